@@ -1,0 +1,48 @@
+# Doors of the project; `make help` lists them. Each sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow test-gpu check format lock environment clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install everything into .venv (repeatable; PYTHON=python3.12 picks another Python)
+	@$(PYTHON) scripts/setup.py $(VENV)
+
+run: setup ## Train, evaluate and draw on a toy Cityscapes: minutes on two CPU cores
+	@$(BIN)/python run.py experiment=toy_quickstart $(ARGS)
+
+test: setup ## The test suite (ARGS="-k name" narrows it)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: setup ## The tests that take minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: setup ## The tests that need an NVIDIA GPU
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+check: setup ## Lint, formatting, types, import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -n 0 tests/test_imports.py
+
+format: setup ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+environment: setup ## Versions, GPU, Detectron2's origin: what a bug report needs
+	@$(BIN)/python -m panoptic_dl.environment
+
+lock: setup ## Resolve requirements.lock anew from pyproject.toml
+	@$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --all-extras --upgrade \
+	  pyproject.toml -o requirements.lock
+
+clean: ## Remove caches of tools (never outputs, datasets or .venv)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

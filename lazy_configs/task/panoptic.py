@@ -1,0 +1,72 @@
+"""Panoptic-DeepLab: semantic logits, a centre heatmap and offsets, grouped into a panoptic map."""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+
+from panoptic_dl.data.loader import test_loader, train_loader
+from panoptic_dl.data.mapper import PanopticTrainMapper, TestMapper
+from panoptic_dl.engine.evaluation import Evaluation
+from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
+
+task = dict(
+    model=L(PanopticDeepLab)(
+        backbone="${backbone}",
+        sem_seg_head="${head.panoptic.semantic}",
+        ins_embed_head="${head.panoptic.instance}",
+        pixel_mean="${pixels.mean}",
+        pixel_std="${pixels.std}",
+        thing_ids="${dataset.thing_ids}",
+        label_divisor="${dataset.label_divisor}",
+        size_divisibility="${dataset.size_divisibility}",
+        stuff_area="${dataset.stuff_area}",
+        center_threshold="${dataset.center_threshold}",
+        nms_kernel="${dataset.nms_kernel}",
+        top_k="${dataset.top_k}",
+        predict_instances=True,
+    ),
+    train_loader=L(train_loader)(
+        dataset="${dataset.train.panoptic}",
+        mapper=L(PanopticTrainMapper)(
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length="${dataset.min_sizes}",
+                    max_size="${dataset.max_size}",
+                    sample_style="choice",
+                ),
+                L(T.RandomCrop)(crop_type="absolute", crop_size="${dataset.crop_size}"),
+                L(T.RandomFlip)(),
+            ],
+            image_format="${dataset.image_format}",
+            num_classes="${dataset.num_classes}",
+            thing_ids="${dataset.thing_ids}",
+            ignore_label="${dataset.ignore_label}",
+            gaussian_sigma="${dataset.gaussian_sigma}",
+            small_instance_area="${dataset.small_instance_area}",
+            small_instance_weight="${dataset.small_instance_weight}",
+            ignore_stuff_in_offset="${dataset.ignore_stuff_in_offset}",
+            ignore_crowd_in_semantic="${dataset.ignore_crowd_in_semantic}",
+        ),
+        batch_size="${train.batch_size}",
+        num_workers="${train.num_workers}",
+        seed="${seed}",
+    ),
+    evaluation=L(Evaluation)(
+        dataset="${dataset.test.panoptic}",
+        loader=L(test_loader)(
+            dataset="${dataset.test.panoptic}",
+            mapper=L(TestMapper)(
+                augmentations=[
+                    L(T.ResizeShortestEdge)(
+                        short_edge_length="${dataset.min_size_test}",
+                        max_size="${dataset.max_size_test}",
+                    )
+                ],
+                image_format="${dataset.image_format}",
+            ),
+            num_workers="${train.num_workers}",
+        ),
+        evaluators="${dataset.evaluators.panoptic}",
+        picture_count="${picture_count}",
+        published="${published}",
+    ),
+)

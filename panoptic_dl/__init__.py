@@ -1,0 +1,1 @@
+"""Panoptic-DeepLab and DeepLabV3+ experiments on Detectron2, composed by Hydra."""

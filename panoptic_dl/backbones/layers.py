@@ -1,0 +1,71 @@
+"""What the backbones share: normalisation by name, weight initialisation, the choice of output
+features.
+
+Legend: N batch, C channels, H W pixels.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from detectron2.layers import ShapeSpec, get_norm
+from torch import nn
+
+# A name that Detectron2's `get_norm` knows, or a function from a number of channels to a layer.
+Norm = str | Callable[[int], nn.Module] | None
+
+
+def build_norm(norm: Norm, num_channels: int) -> nn.Module:
+    """Return the normalisation layer for `num_channels` channels; the identity for "" or None.
+
+    "GN" is Detectron2's group normalisation (Wu & He 2018) with 32 groups where 32 divides the
+    channels; widths such as 48 or 728 get the largest number of groups that divides both them and
+    32, where Detectron2 would raise.
+
+    Raises ValueError for a name that Detectron2's `get_norm` does not know.
+    """
+    if norm == "GN":
+        return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
+    try:
+        layer = get_norm(norm, num_channels)
+    except KeyError:
+        known = "BN, SyncBN, FrozenBN, GN, LN, nnSyncBN, naiveSyncBN, naiveSyncBN_N or '' (none)"
+        raise ValueError(f"norm={norm!r} is unknown: choose {known}") from None
+    return nn.Identity() if layer is None else layer
+
+
+def needs_bias(norm: Norm) -> bool:
+    """Whether a convolution needs its own bias, because no normalisation with a bias follows it."""
+    return norm is None or norm == ""
+
+
+def init_weights(backbone: nn.Module) -> None:
+    """Prepare every convolution below `backbone` for training from scratch (He et al. 2015,
+    fan-out).
+
+    Normal with variance 2 / (kernel area * output channels / groups), so that gradients keep their
+    size through ReLUs; biases 0. Normalisation layers start at scale 1 and shift 0 by themselves.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            # PyTorch's kaiming_normal_ forgets the groups: depthwise kernels would start 1 /
+            # sqrt(C) too small.
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def select_features(
+    out_features: Iterable[str], available: Mapping[str, ShapeSpec]
+) -> dict[str, ShapeSpec]:
+    """Return the shapes of `out_features`, in the order of `available` (fine to coarse).
+
+    Raises ValueError if a name is not in `available`, or if there is none.
+    """
+    names = tuple(out_features)
+    unknown = [name for name in names if name not in available]
+    if unknown or not names:
+        raise ValueError(
+            f"out_features={names} names {unknown or 'nothing'}: this backbone has {tuple(available)}"
+        )
+    return {name: shape for name, shape in available.items() if name in names}

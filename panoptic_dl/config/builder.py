@@ -1,0 +1,111 @@
+"""Build the objects that a config describes."""
+
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+# Packages whose classes and functions a config may call. A config is data that people exchange; it
+# must not be able to run what it likes. Only Python code extends the list, through `allow`.
+_allowed = [
+    "panoptic_dl.backbones",
+    "panoptic_dl.data",
+    "panoptic_dl.engine",
+    "panoptic_dl.evaluation",
+    "panoptic_dl.models",
+    "detectron2.data.transforms",
+    "detectron2.evaluation",
+    "detectron2.layers",
+    "detectron2.modeling",
+    "detectron2.projects",
+    "detectron2.solver",
+    "torch.nn",
+    "torch.optim",
+]
+
+
+class TargetError(ValueError):
+    """A `_target_` that does not exist or that configs may not call."""
+
+
+def allow(*packages: str) -> None:
+    """Let configs call the classes and functions defined in `packages` (dotted names).
+
+    Call it from Python, for instance in the lazy file of your backbone: `allow("my_models")`.
+    """
+    _allowed.extend(name for name in packages if name not in _allowed)
+
+
+def allowed() -> tuple[str, ...]:
+    """The packages whose classes and functions a config may call."""
+    return tuple(_allowed)
+
+
+def build(node: Any, **runtime: Any) -> Any:
+    """Call every `_target_` in `node`, innermost first, and return the result.
+
+    `runtime` adds what a config cannot hold, such as a model's parameters, to the outermost call.
+    A node marked `_partial_: true` becomes a function that waits for its missing arguments. Lists
+    and dicts arrive in constructors as plain `list` and `dict`, never as OmegaConf containers.
+
+    Raises:
+        TargetError: a target is unknown or outside the allow-list (see `allow`).
+        omegaconf.errors.OmegaConfBaseException: an interpolation fails or a value is missing.
+        TypeError: a constructor refuses its arguments; the message names the target.
+    """
+    if isinstance(node, (DictConfig, ListConfig)):
+        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return _build(node, runtime)
+
+
+def _build(node: Any, runtime: dict[str, Any]) -> Any:
+    if isinstance(node, (list, tuple)):
+        return [_build(item, {}) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kwargs = {k: _build(v, {}) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    kwargs |= runtime
+    if "_target_" not in node:
+        return kwargs
+    target = find_target(node["_target_"])
+    if node.get("_partial_"):
+        return partial(target, **kwargs)
+    try:
+        return target(**kwargs)
+    except TypeError as error:
+        name = f"{target.__module__}.{target.__qualname__}"
+        raise TypeError(f"while building {name}({', '.join(kwargs)}): {error}") from error
+
+
+def find_target(target: Any) -> Any:
+    """The callable that a `_target_` names; a callable itself (from Python code) is returned as is.
+
+    The name is checked before anything is imported, and the place where the object was defined
+    afterwards: `torch.nn.modules.module.os.system` starts well and is `os.system` all the same.
+    """
+    if callable(target):
+        return target
+    if not isinstance(target, str) or not _is_allowed(target):
+        raise TargetError(_refusal(target))
+    from detectron2.utils.registry import locate  # imports torch
+
+    try:
+        found = locate(target)
+    except Exception as error:  # locate raises ImportError and what the imported module raises
+        raise TargetError(f"_target_ {target} cannot be found: {error}") from error
+    module = getattr(found, "__module__", None)
+    if not callable(found) or not isinstance(module, str) or not _is_allowed(module):
+        raise TargetError(_refusal(target))
+    return found
+
+
+def _is_allowed(name: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in _allowed)
+
+
+def _refusal(target: Any) -> str:
+    return (
+        f"_target_ {target} is not among the packages that a config may call "
+        f"({', '.join(_allowed)}). If you trust it, say so in Python, for instance in your lazy "
+        f'file: `from panoptic_dl.config import allow; allow("{str(target).partition(".")[0]}")`'
+    )

@@ -1,0 +1,97 @@
+"""Compose the config tree from Python, with errors that name what was probably meant."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from .source import register
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+class ConfigError(ConfigCompositionException, ValueError):
+    """An override that names no key, group or option; the message lists what it could be."""
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the config that `python run.py <overrides>` would run with.
+
+    Args:
+        overrides: what would stand on the command line, such as `["backbone=hrnet48",
+            "dataset.crop_size=[512,512]"]`.
+
+    Raises:
+        ConfigError: an override names an unknown key, group or option.
+    """
+    register()
+    try:
+        return _compose(overrides)
+    except ConfigCompositionException as error:
+        raise ConfigError(explain(error, overrides)) from error
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's message for a failed composition, with near names where a key is unknown."""
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown is None:
+        return text
+    near = near_names(unknown[1], overrides)
+    meant = f"Did you mean: {', '.join(near)}?" if near else "`--cfg job` prints all keys."
+    return f"Unknown key '{unknown[1]}'. {meant}"
+
+
+def suggest(arguments: Sequence[str]) -> None:
+    """After Hydra refused a command line, print to stderr which keys were probably meant."""
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    try:
+        compose(overrides)
+    except ConfigError as error:
+        if str(error).startswith("Unknown key"):
+            print(error, file=sys.stderr)
+    except Exception:  # the command line failed for a reason that Hydra has printed already
+        return
+
+
+def near_names(key: str, overrides: Sequence[str]) -> list[str]:
+    """Keys and groups of the config that resemble `key`, best first, at most five."""
+    groups = _groups()
+    choices = [o for o in overrides if o.partition("=")[0].lstrip("+~") in groups]
+    known = sorted(set(_keys(_compose(choices))) | set(groups))
+    folder, _, leaf = key.rpartition(".")
+    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
+    siblings = [k for k in known if k.rpartition(".")[0] == folder]
+    leaves = {k.rpartition(".")[2]: k for k in siblings}
+    close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
+    ranked = close + same_leaf + difflib.get_close_matches(key, known, n=5, cutoff=0.6)
+    return list(dict.fromkeys(ranked))[:5]
+
+
+def _groups() -> list[str]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        loader = GlobalHydra.instance().config_loader()
+        return [name for name in loader.list_groups("") if name != "hydra"]
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys below `node`, inner nodes included, without resolving anything."""
+    tree = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if not isinstance(tree, dict):
+        return
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        yield from _keys(value, f"{prefix}{name}.")

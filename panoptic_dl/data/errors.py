@@ -1,0 +1,5 @@
+"""The error for everything that is wrong with data on disk."""
+
+
+class DatasetError(ValueError):
+    """A dataset is missing, half-prepared or damaged; the message names the file and the way out."""

@@ -1,0 +1,187 @@
+"""From a record of a dataset to what a model takes.
+
+Every sample equals that of Detectron2's mappers for the same state of NumPy's random numbers; added are
+the checks that turn a damaged or ill-fitting file into an error that names it.
+
+Shapes: H W pixels (after augmentation).
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
+from panopticapi.utils import rgb2id
+
+from panoptic_dl.data.reading import PanopticLabels, check_size, read_image, read_semantic
+
+Augmentations = Sequence[T.Augmentation | T.Transform]
+
+
+class PanopticTrainMapper:
+    """Image and Panoptic-DeepLab targets (Cheng et al., CVPR 2020, section 3.3).
+
+    Args:
+        augmentations: Detectron2 augmentations, applied to image and label together.
+        image_format: channel order of the model's input, "RGB" or "BGR".
+        num_classes: things and stuff; categories of segments must lie below.
+        thing_ids: the categories that have instances.
+        ignore_label: semantic target of pixels without a label.
+        gaussian_sigma: of the peak at each centre in the heatmap, in pixels of the sample.
+        small_instance_area: instances with fewer pixels in the sample weigh `small_instance_weight`
+            times in the semantic loss.
+        ignore_stuff_in_offset: the offset loss looks at things only.
+        ignore_crowd_in_semantic: crowd regions get `ignore_label`.
+    """
+
+    def __init__(
+        self,
+        *,
+        augmentations: Augmentations,
+        num_classes: int,
+        thing_ids: Sequence[int],
+        gaussian_sigma: int,
+        small_instance_area: int,
+        small_instance_weight: int,
+        image_format: str = "RGB",
+        ignore_label: int = 255,
+        ignore_stuff_in_offset: bool = True,
+        ignore_crowd_in_semantic: bool = False,
+    ) -> None:
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.labels = PanopticLabels(num_classes, ignore_label)
+        self.generate_targets = PanopticDeepLabTargetGenerator(
+            ignore_label=ignore_label,
+            thing_ids=thing_ids,
+            sigma=gaussian_sigma,
+            ignore_stuff_in_offset=ignore_stuff_in_offset,
+            small_instance_area=small_instance_area,
+            small_instance_weight=small_instance_weight,
+            ignore_crowd_in_semantic=ignore_crowd_in_semantic,
+        )
+        self._checked: set[str] = set()
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Make one sample from a record with "file_name", "pan_seg_file_name", "segments_info".
+
+        Returns:
+            The other entries of the record, "height" and "width" of the file, and
+            "image" (3, H, W) uint8, "sem_seg" (H, W) int64, "sem_seg_weights" (H, W),
+            "center" (H, W), "center_weights" (1, H, W), "offset" (2, H, W) in pixels, y before x,
+            "offset_weights" (1, H, W), all float32, "center_points" [[y, x], ...].
+
+        Raises:
+            DatasetError: a file cannot be read, image and label differ in size, or a label holds an
+                id that is not in `segments_info` or outside the classes.
+        """
+        record = copy.deepcopy(record)
+        image = read_image(record["file_name"], self.image_format)
+        detection_utils.check_image_size(record, image)
+        panoptic = read_image(record["pan_seg_file_name"], "RGB")
+        check_size(panoptic, record["pan_seg_file_name"], image, record["file_name"])
+        if (
+            record["pan_seg_file_name"] not in self._checked
+        ):  # the whole file, once: 25 ms at 1024 x 2048
+            self.labels.check(panoptic, record)
+            self._checked.add(record["pan_seg_file_name"])
+        del record["pan_seg_file_name"]
+
+        augmented = T.AugInput(image, sem_seg=panoptic)
+        self.augmentations(augmented)
+        record["image"] = _to_tensor(augmented.image)
+        record |= self.generate_targets(rgb2id(augmented.sem_seg), record["segments_info"])
+        return record
+
+
+class SemanticTrainMapper:
+    """Image and one class per pixel.
+
+    The label is the file "sem_seg_file_name" (train ids), or is derived from "pan_seg_file_name" and
+    "segments_info" where a dataset has no label files of that kind.
+
+    Args:
+        augmentations: Detectron2 augmentations, applied to image and label together.
+        image_format: channel order of the model's input, "RGB" or "BGR".
+        num_classes: classes are 0..num_classes-1.
+        ignore_label: label of pixels without a class.
+    """
+
+    def __init__(
+        self,
+        *,
+        augmentations: Augmentations,
+        num_classes: int,
+        image_format: str = "RGB",
+        ignore_label: int = 255,
+    ) -> None:
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.labels = PanopticLabels(num_classes, ignore_label)
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Make one sample.
+
+        Returns:
+            The other entries of the record, "height" and "width" of the file,
+            "image" (3, H, W) uint8 and "sem_seg" (H, W) int64.
+
+        Raises:
+            DatasetError: a file cannot be read, image and label differ in size, or a label holds an
+                id outside the classes.
+        """
+        record = dict(record)
+        image = read_image(record["file_name"], self.image_format)
+        detection_utils.check_image_size(record, image)
+        label = read_semantic(record, self.labels)
+        label_file = record.get("sem_seg_file_name") or record["pan_seg_file_name"]
+        check_size(label, label_file, image, record["file_name"])
+        for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info"):
+            record.pop(key, None)
+
+        augmented = T.AugInput(image, sem_seg=label)
+        self.augmentations(augmented)
+        record["image"] = _to_tensor(augmented.image)
+        record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        return record
+
+
+class TestMapper:
+    """The image alone, whole; labels are the evaluators' business.
+
+    Args:
+        augmentations: Detectron2 augmentations without chance: the resize to the test size.
+        image_format: channel order of the model's input, "RGB" or "BGR".
+    """
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
+    def __init__(self, *, augmentations: Augmentations, image_format: str = "RGB") -> None:
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Make one sample.
+
+        Returns:
+            The record with "image" (3, H, W) uint8, and "height" and "width" of the file, to which the
+            model scales its prediction back.
+
+        Raises:
+            DatasetError: the image cannot be read.
+        """
+        record = dict(record)
+        image = read_image(record["file_name"], self.image_format)
+        detection_utils.check_image_size(record, image)
+        augmented = T.AugInput(image)
+        self.augmentations(augmented)
+        record["image"] = _to_tensor(augmented.image)
+        return record
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)

@@ -1,0 +1,286 @@
+"""Supersampled drawing: layers (cut-outs with a coverage mask) stuck on a canvas from back to front.
+
+Coordinates are image pixels as floats, x to the right and y down, the first pixel spanning [0, 1). Everything is
+drawn `scale` times larger with Pillow's integer rasteriser and averaged down at the end, which gives smooth edges
+and the same bytes on every machine: no floating-point picture arithmetic is involved.
+
+The outline of a layer is traced on its own coverage, so that a label made from the outline cannot disagree with
+what was painted by more than the rounding of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+class Layer:
+    """A cut-out: colours, and the coverage mask that says where they are.
+
+    Args:
+        size: (H, W) of the image in pixels.
+        box: (x0, y0, x1, y1), what the drawing will touch; it is cut to the image.
+        scale: supersampling factor.
+    """
+
+    def __init__(self, size: tuple[int, int], box: Sequence[float], scale: int) -> None:
+        height, width = size
+        self.scale = scale
+        self.x0 = min(max(int(box[0]) - 2, 0), width - 1)
+        self.y0 = min(max(int(box[1]) - 2, 0), height - 1)
+        self.x1 = max(min(int(box[2]) + 3, width), self.x0 + 1)
+        self.y1 = max(min(int(box[3]) + 3, height), self.y0 + 1)
+        shape = ((self.x1 - self.x0) * scale, (self.y1 - self.y0) * scale)
+        self.colours = Image.new("RGB", shape)
+        self.mask = Image.new("L", shape)
+        self._ink = ImageDraw.Draw(self.colours, "RGBA")
+        self._knife = ImageDraw.Draw(self.mask)
+
+    def _local(self, points: Sequence[Point]) -> list[Point]:
+        # Far points are pulled in: Pillow's rasteriser takes time and memory in proportion.
+        s, limit = self.scale, 20000.0
+        return [
+            (
+                min(max((x - self.x0) * s - 0.5, -limit), limit),
+                min(max((y - self.y0) * s - 0.5, -limit), limit),
+            )
+            for x, y in points
+        ]
+
+    def polygon(
+        self, points: Sequence[Point], colour: Colour, *, alpha: int = 255, solid: bool = True
+    ) -> None:
+        """Fills a polygon; `solid` adds it to the silhouette, else it only colours what is there."""
+        local = self._local(points)
+        if len(local) < 3:
+            return
+        self._ink.polygon(local, fill=(*colour, alpha))
+        if solid:
+            self._knife.polygon(local, fill=255)
+
+    def ellipse(
+        self,
+        centre: Point,
+        radii: Point,
+        colour: Colour,
+        *,
+        alpha: int = 255,
+        solid: bool = True,
+    ) -> None:
+        """Fills an upright ellipse of half-axes `radii` in pixels."""
+        (left, top), (right, bottom) = self._local(
+            [
+                (centre[0] - radii[0], centre[1] - radii[1]),
+                (centre[0] + radii[0], centre[1] + radii[1]),
+            ]
+        )
+        self._ink.ellipse((left, top, right, bottom), fill=(*colour, alpha))
+        if solid:
+            self._knife.ellipse((left, top, right, bottom), fill=255)
+
+    def ring(self, centre: Point, radii: Point, width: float, colour: Colour) -> None:
+        """Draws an ellipse's rim, `width` pixels towards its inside, as part of the silhouette."""
+        (left, top), (right, bottom) = self._local(
+            [
+                (centre[0] - radii[0], centre[1] - radii[1]),
+                (centre[0] + radii[0], centre[1] + radii[1]),
+            ]
+        )
+        pixels = max(round(width * self.scale), 1)
+        self._ink.ellipse((left, top, right, bottom), outline=(*colour, 255), width=pixels)
+        self._knife.ellipse((left, top, right, bottom), outline=255, width=pixels)
+
+    def line(
+        self,
+        points: Sequence[Point],
+        width: float,
+        colour: Colour,
+        *,
+        alpha: int = 255,
+        solid: bool = True,
+    ) -> None:
+        """Draws a stroke of `width` pixels with round ends and joints."""
+        local = self._local(points)
+        pixels = max(round(width * self.scale), 1)
+        self._ink.line(local, fill=(*colour, alpha), width=pixels, joint="curve")
+        if solid:
+            self._knife.line(local, fill=255, width=pixels, joint="curve")
+        if alpha == 255 and pixels > 2:
+            r = pixels / 2
+            for x, y in (local[0], local[-1]):
+                self._ink.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 255))
+                if solid:
+                    self._knife.ellipse((x - r, y - r, x + r, y + r), fill=255)
+
+    def cover(self, colour: Colour, alpha_rows: Image.Image) -> None:
+        """Mixes `colour` in by a small "L" image that is stretched over the layer."""
+        mask = alpha_rows.resize(self.colours.size, Image.Resampling.BILINEAR)
+        self.colours.paste(colour, (0, 0), mask)
+
+    def veil(self, colour: Colour, amount: float) -> None:
+        """Mixes `colour` in evenly, `amount` in 0..1 (haze on a thing at one depth)."""
+        if amount > 0:
+            self.colours = Image.blend(
+                self.colours, Image.new("RGB", self.colours.size, colour), amount
+            )
+            self._ink = ImageDraw.Draw(self.colours, "RGBA")
+
+    def coverage(self) -> np.ndarray:
+        """Which pixels are at least half covered: bool (y1 - y0, x1 - x0)."""
+        return np.asarray(self.mask.reduce(self.scale)) >= 128
+
+    def keep_largest_part(self) -> bool:
+        """Erases all but the largest connected part; False if nothing is left of the layer.
+
+        A Cityscapes instance is one polygon, so a thing must be one piece.
+        """
+        coverage = self.coverage().astype(np.uint8)
+        num, parts, stats, _ = cv2.connectedComponentsWithStats(coverage, connectivity=8)
+        if num < 2:
+            return False
+        if num > 2:
+            largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+            near = cv2.dilate((parts == largest).astype(np.uint8), np.ones((3, 3), np.uint8))
+            near[(parts > 0) & (parts != largest)] = 0
+            keep = Image.fromarray(near * 255).resize(self.mask.size, Image.Resampling.NEAREST)
+            self.mask = Image.fromarray(np.minimum(np.asarray(self.mask), np.asarray(keep)))
+            self._knife = ImageDraw.Draw(self.mask)
+        return True
+
+    def outlines(self, tolerance: float = 0.5) -> list[list[tuple[int, int]]]:
+        """Outer contours in whole pixels, largest first; filling one with Pillow gives the coverage.
+
+        Args:
+            tolerance: how far in pixels a vertex that is left out may lie from the outline.
+        """
+        coverage = self.coverage().astype(np.uint8)
+        found = cv2.findContours(coverage, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
+        outlines = []
+        for contour in sorted(found, key=cv2.contourArea, reverse=True):
+            vertices = cv2.approxPolyDP(contour, tolerance, True).reshape(-1, 2)
+            if len(vertices) >= 3:
+                outlines.append([(int(x) + self.x0, int(y) + self.y0) for x, y in vertices])
+        return outlines
+
+
+class Canvas:
+    """The picture under work, `scale` times larger than it will be."""
+
+    def __init__(self, size: tuple[int, int], scale: int) -> None:
+        self.size = size
+        self.scale = scale
+        self.image = Image.new("RGB", (size[1] * scale, size[0] * scale))
+
+    def stick(self, layer: Layer) -> None:
+        """Puts a layer on top."""
+        origin = (layer.x0 * self.scale, layer.y0 * self.scale)
+        self.image.paste(layer.colours, origin, layer.mask)
+
+    def shadow(self, centre: Point, radii: Point, alpha: int, *, blur: float) -> None:
+        """Darkens a soft ellipse (the shadow of a thing on the ground); `blur` in pixels."""
+        margin = 2 * blur + 1
+        x0, y0 = int(centre[0] - radii[0] - margin), int(centre[1] - radii[1] - margin)
+        x1, y1 = int(centre[0] + radii[0] + margin) + 1, int(centre[1] + radii[1] + margin) + 1
+        if x1 <= x0 or y1 <= y0 or x1 < 0 or y1 < 0 or x0 > self.size[1] or y0 > self.size[0]:
+            return
+        # Soft, so drawn at twice the size only and stretched.
+        mask = Image.new("L", ((x1 - x0) * 2, (y1 - y0) * 2))
+        ImageDraw.Draw(mask).ellipse(
+            (
+                (centre[0] - radii[0] - x0) * 2,
+                (centre[1] - radii[1] - y0) * 2,
+                (centre[0] + radii[0] - x0) * 2,
+                (centre[1] + radii[1] - y0) * 2,
+            ),
+            fill=alpha,
+        )
+        mask = mask.filter(ImageFilter.GaussianBlur(blur * 2))
+        s = self.scale
+        mask = mask.resize(((x1 - x0) * s, (y1 - y0) * s), Image.Resampling.BILINEAR)
+        self.image.paste((12, 14, 24), (x0 * s, y0 * s), mask)
+
+    def finish(self) -> Image.Image:
+        """The picture at its own size, (W, H) RGB."""
+        return self.image.reduce(self.scale)
+
+
+class Pen:
+    """Draws on a layer in a thing's own frame: origin at its foot, x right, y UP, in units of its size.
+
+    Args:
+        layer: where to draw.
+        foot: the origin in image pixels.
+        unit: pixels per unit.
+        flip: mirrors x (a thing that faces left).
+    """
+
+    def __init__(self, layer: Layer, foot: Point, unit: float, *, flip: bool = False) -> None:
+        self.layer = layer
+        self.foot = foot
+        self.unit = unit
+        self.sign = -1.0 if flip else 1.0
+
+    def place(self, point: Point) -> Point:
+        """Own frame -> image pixels."""
+        return (
+            self.foot[0] + self.sign * point[0] * self.unit,
+            self.foot[1] - point[1] * self.unit,
+        )
+
+    def polygon(
+        self, points: Sequence[Point], colour: Colour, *, alpha: int = 255, solid: bool = True
+    ) -> None:
+        """See `Layer.polygon`."""
+        self.layer.polygon([self.place(p) for p in points], colour, alpha=alpha, solid=solid)
+
+    def ellipse(
+        self,
+        centre: Point,
+        radii: Point,
+        colour: Colour,
+        *,
+        alpha: int = 255,
+        solid: bool = True,
+    ) -> None:
+        """See `Layer.ellipse`."""
+        scaled = (radii[0] * self.unit, radii[1] * self.unit)
+        self.layer.ellipse(self.place(centre), scaled, colour, alpha=alpha, solid=solid)
+
+    def ring(self, centre: Point, radii: Point, width: float, colour: Colour) -> None:
+        """See `Layer.ring`."""
+        scaled = (radii[0] * self.unit, radii[1] * self.unit)
+        self.layer.ring(self.place(centre), scaled, width * self.unit, colour)
+
+    def line(
+        self,
+        points: Sequence[Point],
+        width: float,
+        colour: Colour,
+        *,
+        alpha: int = 255,
+        solid: bool = True,
+    ) -> None:
+        """See `Layer.line`."""
+        self.layer.line(
+            [self.place(p) for p in points], width * self.unit, colour, alpha=alpha, solid=solid
+        )
+
+
+def mix(first: Colour, second: Colour, amount: float) -> Colour:
+    """`first` at amount 0, `second` at amount 1."""
+    red, green, blue = (
+        min(max(round(a + (b - a) * amount), 0), 255) for a, b in zip(first, second, strict=True)
+    )
+    return red, green, blue
+
+
+def brighten(colour: Colour, factor: float) -> Colour:
+    """`colour` times `factor`, cut to 0..255."""
+    red, green, blue = (min(max(round(c * factor), 0), 255) for c in colour)
+    return red, green, blue

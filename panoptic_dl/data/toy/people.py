@@ -1,0 +1,211 @@
+"""People, on foot and on wheels. Units: a walker's own height is 1; cycles are drawn in metres."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from panoptic_dl.data.toy.canvas import Colour, Pen, brighten, mix
+from panoptic_dl.data.toy.scene import Camera, Light, Part, Shadow, fade
+
+SKINS: tuple[Colour, ...] = ((236, 188, 150), (198, 140, 98), (128, 84, 58), (244, 206, 174))
+HAIRS: tuple[Colour, ...] = ((40, 28, 22), (92, 58, 34), (196, 156, 84), (120, 120, 122))
+TOPS: tuple[Colour, ...] = (
+    (214, 44, 84),
+    (232, 92, 140),
+    (206, 60, 168),
+    (176, 44, 130),
+    (226, 56, 56),
+    (240, 122, 96),
+)
+TROUSERS: tuple[Colour, ...] = ((40, 52, 92), (58, 60, 70), (84, 66, 56), (36, 40, 52))
+VESTS: tuple[Colour, ...] = ((196, 240, 40), (180, 232, 24), (214, 248, 70))
+RUBBER: Colour = (24, 24, 26)
+
+
+def draw_walker(pen: Pen, chance: random.Random) -> None:
+    """A person on foot, facing or walking; height 1."""
+    skin, hair = chance.choice(SKINS), chance.choice(HAIRS)
+    top, trousers = chance.choice(TOPS), chance.choice(TROUSERS)
+    stride = chance.uniform(0.03, 0.13)
+    swing = chance.uniform(0.02, 0.09)
+    dark = brighten(trousers, 0.75)
+    shoe = (30, 26, 26)
+    # The far limbs first.
+    pen.line([(0.11, 0.76), (0.15 + swing / 2, 0.62), (0.14 + swing, 0.5)], 0.07, brighten(top, 0.72))
+    pen.line([(0.04, 0.48), (0.05 + stride * 0.4, 0.27), (stride, 0.035)], 0.1, dark)
+    pen.ellipse((stride + 0.025, 0.022), (0.06, 0.024), shoe)
+    pen.line([(-0.04, 0.48), (-0.03 - stride * 0.3, 0.27), (-stride, 0.035)], 0.105, trousers)
+    pen.ellipse((-stride + 0.025, 0.022), (0.06, 0.024), shoe)
+    hem = chance.choice((0.44, 0.44, 0.3))
+    pen.polygon(
+        [
+            (-0.115, hem),
+            (-0.125, 0.62),
+            (-0.155, 0.78),
+            (-0.09, 0.83),
+            (0.09, 0.83),
+            (0.155, 0.78),
+            (0.125, 0.62),
+            (0.115, hem),
+        ],
+        top,
+    )
+    pen.polygon(
+        [(0.03, hem), (0.04, 0.8), (0.15, 0.78), (0.125, 0.62), (0.115, hem)],
+        brighten(top, 0.82),
+    )
+    if chance.random() < 0.35:
+        bag = chance.choice(((70, 96, 150), (120, 84, 40), (60, 60, 64)))
+        pen.polygon([(-0.2, 0.56), (-0.2, 0.76), (-0.1, 0.78), (-0.1, 0.54)], bag)
+    pen.line([(-0.125, 0.76), (-0.17, 0.62), (-0.15 + swing, 0.49)], 0.072, mix(top, (255, 255, 255), 0.1))
+    pen.ellipse((-0.15 + swing, 0.47), (0.03, 0.03), skin)
+    pen.polygon([(-0.035, 0.8), (-0.035, 0.88), (0.035, 0.88), (0.035, 0.8)], brighten(skin, 0.85))
+    pen.ellipse((0.0, 0.915), (0.072, 0.083), skin)
+    pen.polygon(
+        [
+            (math.cos(a * math.pi / 8) * 0.078, 0.925 + math.sin(a * math.pi / 8) * 0.08)
+            for a in range(-1, 10)
+        ],
+        hair,
+    )
+
+
+def draw_bicycle(pen: Pen, chance: random.Random) -> None:
+    """A bicycle from its side, facing right; metres."""
+    paint = chance.choice(((20, 150, 190), (16, 132, 176), (32, 168, 204)))
+    for hub in (-0.54, 0.54):
+        pen.ring((hub, 0.35), (0.36, 0.36), 0.085, RUBBER)
+        for spoke in range(4):
+            cosine, sine = math.cos(spoke * math.pi / 4), math.sin(spoke * math.pi / 4)
+            pen.line(
+                [(hub - 0.3 * cosine, 0.35 - 0.3 * sine), (hub + 0.3 * cosine, 0.35 + 0.3 * sine)],
+                0.035,
+                (176, 180, 186),
+            )
+        pen.ellipse((hub, 0.35), (0.06, 0.06), (90, 92, 96))
+    tube = 0.085
+    pen.line([(-0.54, 0.35), (-0.18, 0.78), (0.36, 0.8), (0.02, 0.32), (-0.54, 0.35)], tube, paint)
+    pen.line([(-0.2, 0.84), (0.02, 0.32)], tube, paint)
+    pen.line([(0.54, 0.35), (0.34, 0.98)], tube, brighten(paint, 0.85))
+    pen.line([(0.34, 0.98), (0.5, 1.03)], 0.07, (40, 40, 44))
+    pen.line([(-0.34, 0.9), (-0.1, 0.9)], 0.1, (50, 38, 30))
+    pen.ellipse((0.02, 0.32), (0.11, 0.11), (70, 72, 78))
+
+
+def draw_motorcycle(pen: Pen, chance: random.Random) -> None:
+    """A motorcycle from its side, facing right; metres."""
+    paint = chance.choice(((24, 40, 200), (36, 52, 214), (18, 30, 176)))
+    for hub in (-0.7, 0.72):
+        pen.ellipse((hub, 0.34), (0.36, 0.35), RUBBER)
+        pen.ellipse((hub, 0.34), (0.19, 0.19), (168, 172, 178))
+    pen.line([(0.72, 0.34), (0.45, 1.02)], 0.11, (150, 154, 160))
+    pen.polygon([(-0.4, 0.25), (-0.5, 0.6), (0.35, 0.62), (0.42, 0.28)], (66, 68, 76))
+    pen.polygon(
+        [(-1.0, 0.78), (-0.6, 0.6), (0.42, 0.58), (0.5, 0.92), (0.1, 0.98), (-0.1, 0.78)], paint
+    )
+    pen.polygon([(-0.78, 0.76), (-0.75, 0.88), (-0.1, 0.84), (-0.08, 0.74)], (34, 30, 32))
+    pen.polygon([(0.36, 0.8), (0.42, 1.16), (0.6, 1.0), (0.62, 0.78)], mix(paint, (255, 255, 255), 0.2))
+    pen.line([(0.38, 1.06), (0.2, 1.1)], 0.07, (40, 40, 44))
+    pen.line([(-0.2, 0.3), (-0.95, 0.4)], 0.12, (186, 188, 192))
+    pen.ellipse((0.62, 0.88), (0.08, 0.09), (255, 246, 210))
+
+
+def draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
+    """The rider of either machine, facing right; metres, on the same origin as the machine."""
+    vest = chance.choice(VESTS)
+    legs = chance.choice(TROUSERS)
+    skin = chance.choice(SKINS)
+    helmet = (250, 250, 246) if not motor else (244, 244, 238)
+    hip = (-0.2, 0.95) if not motor else (-0.3, 0.88)
+    shoulder = (0.1, 1.47) if not motor else (-0.02, 1.42)
+    grip = (0.42, 1.04) if not motor else (0.3, 1.1)
+    knee, foot = ((0.2, 0.74), (0.06, 0.26)) if not motor else ((0.2, 0.78), (0.02, 0.32))
+    pen.line([hip, (knee[0] - 0.08, knee[1] + 0.08), (foot[0] - 0.1, foot[1] + 0.16)], 0.17, brighten(legs, 0.75))
+    pen.line([hip, shoulder], 0.36, vest)
+    pen.line([(hip[0] + 0.06, hip[1] + 0.14), (shoulder[0] + 0.1, shoulder[1] - 0.12)], 0.07, (236, 238, 236))
+    pen.line([hip, knee, foot], 0.18, legs)
+    pen.ellipse((foot[0] + 0.05, foot[1] - 0.03), (0.14, 0.06), (28, 26, 28))
+    pen.line([shoulder, (0.22, 1.18), grip], 0.13, brighten(vest, 0.86))
+    pen.ellipse(grip, (0.06, 0.06), skin)
+    head = (shoulder[0] + 0.1, shoulder[1] + 0.2)
+    pen.ellipse(head, (0.13, 0.15), skin)
+    if motor:
+        pen.ellipse((head[0], head[1] + 0.02), (0.17, 0.18), helmet)
+        pen.polygon(
+            [
+                (head[0] + 0.03, head[1] - 0.04),
+                (head[0] + 0.03, head[1] + 0.08),
+                (head[0] + 0.16, head[1] + 0.07),
+                (head[0] + 0.16, head[1] - 0.04),
+            ],
+            (30, 34, 44),
+        )
+    else:
+        pen.polygon(
+            [
+                (head[0] + math.cos(a * math.pi / 8) * 0.18, head[1] + 0.02 + math.sin(a * math.pi / 8) * 0.17)
+                for a in range(9)
+            ],
+            helmet,
+        )
+
+
+def place_person(
+    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
+) -> Part:
+    """Somebody on foot at (x, z) metres."""
+    height = chance.uniform(1.68, 1.95)
+    foot = camera.project(x, 0, z)
+    unit = camera.pixels(height, z)
+    layer = camera.layer((foot[0] - 0.3 * unit, foot[1] - 1.05 * unit), (foot[0] + 0.3 * unit, foot[1]))
+    draw_walker(Pen(layer, foot, unit, flip=chance.random() < 0.5), chance)
+    fade(light, layer, z)
+    return Part("person", layer, z, is_thing=True, shadow=ground_shadow(camera, light, x, z, 0.34))
+
+
+def place_rider(
+    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float, motor: bool
+) -> list[Part]:
+    """A cycle and who rides it, as the two things they are."""
+    foot = camera.project(x, 0, z)
+    unit = camera.pixels(1.0, z)
+    flip = chance.random() < 0.5
+    corners = ((foot[0] - 1.15 * unit, foot[1] - 1.95 * unit), (foot[0] + 1.15 * unit, foot[1]))
+    cycle, rider = camera.layer(*corners), camera.layer(*corners)
+    if motor:
+        draw_motorcycle(Pen(cycle, foot, unit, flip=flip), chance)
+    else:
+        draw_bicycle(Pen(cycle, foot, unit, flip=flip), chance)
+    draw_cyclist(Pen(rider, foot, unit, flip=flip), chance, motor=motor)
+    fade(light, cycle, z)
+    fade(light, rider, z)
+    label = "motorcycle" if motor else "bicycle"
+    shadow = ground_shadow(camera, light, x, z, 0.95)
+    return [
+        Part(label, cycle, z, is_thing=True, shadow=shadow),
+        Part("rider", rider, z - 0.01, is_thing=True),
+    ]
+
+
+def place_parked_bicycle(
+    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
+) -> Part:
+    """A bicycle on its stand."""
+    foot = camera.project(x, 0, z)
+    unit = camera.pixels(1.0, z)
+    layer = camera.layer((foot[0] - unit, foot[1] - 1.15 * unit), (foot[0] + unit, foot[1]))
+    draw_bicycle(Pen(layer, foot, unit, flip=chance.random() < 0.5), chance)
+    fade(light, layer, z)
+    return Part("bicycle", layer, z, is_thing=True, shadow=ground_shadow(camera, light, x, z, 0.9))
+
+
+def ground_shadow(camera: Camera, light: Light, x: float, z: float, half_width: float) -> Shadow:
+    """The soft shadow under something slim."""
+    foot = camera.project(x - 0.25 * light.sun_side, 0, z)
+    return Shadow(
+        foot,
+        (camera.pixels(half_width * 1.15, z), camera.pixels(0.13, z)),
+        90 + 200 * light.shadow,
+        camera.pixels(0.08, z),
+    )

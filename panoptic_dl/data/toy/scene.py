@@ -1,0 +1,229 @@
+"""What a toy picture is made of: a camera, a light, and parts in painter's order."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from panoptic_dl.data.toy.canvas import Colour, Layer, Point
+
+
+def sample_random(seed: int, split: str, index: int) -> random.Random:
+    """The source of chance of one sample. Seeded by text: Python hashes it the same way everywhere."""
+    return random.Random(f"panoptic-dl toy {seed} {split} {index}")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera over flat ground; X right, Y up, Z ahead, in metres.
+
+    Attributes:
+        size: (H, W) of the image in pixels.
+        scale: supersampling factor.
+        focal: focal length in pixels.
+        vanish: (x, y) in pixels where the street vanishes; y is the horizon.
+        eye: height of the camera over the ground in metres.
+        offset: how far right of the street's middle the camera stands, in metres.
+    """
+
+    size: tuple[int, int]
+    scale: int
+    focal: float
+    vanish: Point
+    eye: float
+    offset: float = 0.0
+
+    def project(self, x: float, y: float, z: float) -> Point:
+        """Metres -> image pixels. Depth is held at half a metre or more."""
+        z = max(z, 0.5)
+        return (
+            self.vanish[0] + self.focal * (x - self.offset) / z,
+            self.vanish[1] + self.focal * (self.eye - y) / z,
+        )
+
+    def pixels(self, metres: float, z: float) -> float:
+        """How many pixels a length has at depth z."""
+        return self.focal * metres / z
+
+    def layer(self, *points: Point) -> Layer:
+        """An empty layer that holds these points."""
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        return Layer(self.size, (min(xs), min(ys), max(xs), max(ys)), self.scale)
+
+
+@dataclass(frozen=True)
+class Light:
+    """Time of day and weather.
+
+    Attributes:
+        sky: colours at the top and at the horizon.
+        cloud: colour and strength (0..1) of the clouds.
+        haze: what far things fade into.
+        tint: factors on red, green, blue of everything but the sky.
+        shadow: strength of shadows, 0..1.
+        sun_side: -1 sun on the left, +1 on the right.
+    """
+
+    sky: tuple[Colour, Colour]
+    cloud: tuple[Colour, float]
+    haze: Colour
+    tint: tuple[float, float, float]
+    shadow: float
+    sun_side: int
+
+    def haze_at(self, z: float) -> float:
+        """Share of haze at depth z in metres, 0..0.8."""
+        return 0.8 * max(z - 6.0, 0.0) / (max(z - 6.0, 0.0) + 75.0)
+
+
+WEATHERS: dict[str, Light] = {
+    "noon": Light(
+        ((62, 124, 204), (196, 220, 240)),
+        ((255, 255, 255), 0.9),
+        (190, 208, 226),
+        (1.03, 1.02, 1.0),
+        0.42,
+        1,
+    ),
+    "morning": Light(
+        ((104, 150, 206), (232, 226, 216)),
+        ((255, 246, 236), 0.75),
+        (214, 212, 210),
+        (1.0, 1.0, 1.02),
+        0.34,
+        1,
+    ),
+    "golden": Light(
+        ((92, 124, 182), (252, 208, 150)),
+        ((255, 226, 190), 0.8),
+        (238, 204, 164),
+        (1.08, 0.99, 0.86),
+        0.4,
+        1,
+    ),
+    "overcast": Light(
+        ((158, 170, 184), (216, 221, 226)),
+        ((236, 238, 242), 0.7),
+        (200, 206, 212),
+        (0.93, 0.96, 1.0),
+        0.22,
+        1,
+    ),
+}
+
+
+@dataclass
+class Shadow:
+    """A soft ellipse on the ground, in pixels."""
+
+    centre: Point
+    radii: Point
+    alpha: float
+    blur: float
+
+
+@dataclass
+class Part:
+    """One labelled cut-out of the scene.
+
+    Attributes:
+        label: the dataset's own name of the class (or group, or void region).
+        layer: what is painted, and where.
+        depth: metres from the camera; the painter goes from far to near.
+        is_thing: one instance; it is dropped when too little of it stays visible.
+        is_crowd: many instances in one region.
+        shadow: falls on whatever is behind.
+        outlines: polygons in whole pixels, set by `settle`.
+        after: further painting on the canvas's top that belongs to no label (light, reflections).
+    """
+
+    label: str
+    layer: Layer
+    depth: float
+    is_thing: bool = False
+    is_crowd: bool = False
+    shadow: Shadow | None = None
+    outlines: list[list[tuple[int, int]]] = field(default_factory=list)
+    after: Callable[[], None] | None = None
+
+
+def fade(light: Light, layer: Layer, z: float) -> None:
+    """Lets a layer at one depth fade into the haze."""
+    layer.veil(light.haze, light.haze_at(z))
+
+
+def fade_wall(camera: Camera, light: Light, layer: Layer, x: float) -> None:
+    """Haze on a wall that runs along the street at lateral position x: depth changes by column."""
+    row = bytes(
+        round(255 * light.haze_at(camera.focal * abs(x - camera.offset) / max(abs(c), 0.5)))
+        for c in (column + 0.5 - camera.vanish[0] for column in range(layer.x0, layer.x1))
+    )
+    layer.cover(light.haze, Image.frombytes("L", (len(row), 1), row))
+
+
+def fade_ground(camera: Camera, light: Light, layer: Layer) -> None:
+    """Haze on the ground: depth changes by row."""
+    column = bytes(
+        round(255 * light.haze_at(camera.focal * camera.eye / max(r, 0.5)))
+        for r in (row + 0.5 - camera.vanish[1] for row in range(layer.y0, layer.y1))
+    )
+    layer.cover(light.haze, Image.frombytes("L", (1, len(column)), column))
+
+
+def settle(
+    parts: list[Part], size: tuple[int, int], *, least_area: float, least_share: float
+) -> list[Part]:
+    """Traces the outlines and leaves out the things of which too little can be seen.
+
+    Args:
+        parts: in painter's order, far to near.
+        size: (H, W) in pixels.
+        least_area: a thing stays if this many of its pixels are visible ...
+        least_share: ... and this share of its outline's area.
+    Returns:
+        The parts that stay, in the same order, each with at least one outline.
+    """
+    kept = []
+    for part in parts:
+        if (part.is_thing or part.is_crowd) and not part.layer.keep_largest_part():
+            continue
+        part.outlines = part.layer.outlines()
+        if part.is_thing or part.is_crowd:
+            part.outlines = part.outlines[:1]
+        if part.outlines:
+            kept.append(part)
+    order = draw_order(kept, size)
+    seen = np.bincount(order.ravel(), minlength=len(kept) + 1)
+    visible = []
+    for number, part in enumerate(kept, start=1):
+        whole = Image.new("1", (size[1], size[0]))
+        if part.is_thing or part.is_crowd:
+            ImageDraw.Draw(whole).polygon(part.outlines[0], fill=1)
+            area = whole.histogram()[-1]
+            if seen[number] < max(least_area, least_share * area):
+                continue
+        visible.append(part)
+    return visible
+
+
+def draw_order(parts: list[Part], size: tuple[int, int]) -> np.ndarray:
+    """Number (1, 2, ...) of the topmost part at each pixel, 0 where there is none: int32 (H, W)."""
+    image = Image.new("I", (size[1], size[0]))
+    pencil = ImageDraw.Draw(image)
+    for number, part in enumerate(parts, start=1):
+        for outline in part.outlines:
+            pencil.polygon(outline, fill=number)
+    return np.asarray(image, dtype=np.int32)
+
+
+def wave(position: float, phases: list[float]) -> float:
+    """A smooth periodic bump in about -1..1; position 0..1 goes once round."""
+    total = 0.0
+    for octave, phase in enumerate(phases, start=1):
+        total += math.sin(2 * math.pi * (position * (octave + 1) * 2 + phase)) / octave
+    return total / 2

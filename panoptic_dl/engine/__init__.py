@@ -1,0 +1,1 @@
+"""Training, evaluation and what surrounds them; receives built objects, never a config."""

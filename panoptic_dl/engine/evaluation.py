@@ -1,0 +1,124 @@
+"""Run a model over a dataset, measure it, draw a few images, print and save the figures."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
+from tabulate import tabulate
+from torch import nn
+
+from panoptic_dl.evaluation.headline import headline
+from panoptic_dl.visualize.evaluator import PictureEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """The evaluation of one dataset, ready to be called with a model as often as wanted."""
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        loader: Iterable[list[dict[str, Any]]],
+        evaluators: Sequence[DatasetEvaluator],
+        picture_count: int = 0,
+        published: dict[str, float] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset: its name in Detectron2's catalogs.
+            loader: one image at a time, in Detectron2's input format.
+            evaluators: Detectron2 evaluators; their results are merged.
+            picture_count: images drawn as image | truth | prediction.
+            published: figures to stand beneath the run's own, in percent.
+        """
+        self.dataset = dataset
+        self.loader = loader
+        self.evaluators = list(evaluators)
+        self.picture_count = picture_count
+        self.published = published
+
+    def __call__(self, model: nn.Module, folder: Path) -> dict[str, Any]:
+        """Evaluate `model`; called by every process of the run.
+
+        Writes `results.json` and `predictions.png` into `folder`.
+
+        Returns:
+            On the main process: `metrics` (the published columns, in percent; NaN where a metric
+            is undefined), `results` (all that the evaluators said), `num_images`; {} elsewhere.
+        """
+        evaluators = list(self.evaluators)
+        if self.picture_count and comm.is_main_process():
+            evaluators.append(
+                PictureEvaluator(self.dataset, self.picture_count, folder / "predictions.png")
+            )
+        results = inference_on_dataset(model, self.loader, DatasetEvaluators(evaluators))
+        if not comm.is_main_process():
+            return {}
+        num_images = len(self.loader.dataset)  # type: ignore[attr-defined]
+        metrics = headline(results)
+        logger.info(
+            "Results on %s (%d images)\n%s",
+            self.dataset,
+            num_images,
+            results_table(metrics, self.published),
+        )
+        summary = {
+            "dataset": self.dataset,
+            "num_images": num_images,
+            "metrics": metrics,
+            "published": self.published,
+            "results": results,
+        }
+        text = json.dumps(_nan_to_null(summary), indent=2, allow_nan=False)
+        target = folder / "results.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        target.write_text(text + "\n")
+        logger.info("Saved %s", target)
+        if self.picture_count:
+            logger.info("Pictures: %s", folder / "predictions.png")
+        return summary
+
+
+def results_table(metrics: dict[str, float], published: dict[str, float] | None = None) -> str:
+    """The figures in one row, in percent; with `published`, theirs and the difference beneath."""
+    rows = [["own", *metrics.values()]]
+    if published:
+        theirs = [published.get(name) for name in metrics]
+        rows.append(["published", *theirs])
+        rows.append(
+            [
+                "difference",
+                *(
+                    None if b is None else f"{a - b:+.1f}"
+                    for a, b in zip(metrics.values(), theirs, strict=True)
+                ),
+            ]
+        )
+    cells = [
+        [f"{c:.1f}" if isinstance(c, float) and math.isfinite(c) else _text(c) for c in row]
+        for row in rows
+    ]
+    return tabulate(cells, headers=["", *metrics], tablefmt="github", stralign="right")
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return "n/a" if isinstance(cell, float) else str(cell)
+
+
+def _nan_to_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _nan_to_null(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nan_to_null(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

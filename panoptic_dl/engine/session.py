@@ -1,0 +1,82 @@
+"""What every process of a run does first: logging, seeds, a record of what ran."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
+
+from panoptic_dl.environment import describe
+
+from .interrupt import Interrupted
+
+
+def begin(run_dir: str, seed: int, device: str) -> None:
+    """Log to the console (main process) and to `run_dir`, seed, and save what the run stands on.
+
+    Args:
+        run_dir: gets log.txt, environment.txt, and git.txt with the revision and local changes.
+        seed: of Python, numpy and torch; each process adds its rank. Negative: a random one.
+        device: `cuda` or `cpu`.
+    """
+    rank = comm.get_rank()
+    for name in ("panoptic_dl", "detectron2", "fvcore"):
+        setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
+    # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    seed_all_rng(None if seed < 0 else seed + rank)
+    if not comm.is_main_process():
+        return
+    folder = Path(run_dir)
+    (folder / "environment.txt").write_text(describe() + "\n")
+    (folder / "git.txt").write_text(_git_state())
+    logging.getLogger("panoptic_dl").info(
+        "Running on %s (%d process%s, %d CPU threads each); everything goes to %s",
+        torch.cuda.get_device_name() if device == "cuda" else "the CPU",
+        comm.get_world_size(),
+        "es" if comm.get_world_size() > 1 else "",
+        torch.get_num_threads(),
+        os.path.relpath(run_dir),
+    )
+
+
+@contextlib.contextmanager
+def user_errors(run_dir: str) -> Iterator[None]:
+    """Turn an error that a user can cure into one message and exit code 1.
+
+    The traceback is kept in `run_dir/error.txt`. A stop on request ends with exit code 130.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        file = Path(run_dir, "error.txt")
+        with contextlib.suppress(OSError):  # a full disk must not hide the message
+            file.write_text(traceback.format_exc())
+        print(f"\nerror: {error}\n(traceback: {file})", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except Interrupted:
+        raise SystemExit(130) from None
+    except ProcessExitedException as error:  # one of our processes ended, and said why
+        raise SystemExit(error.exit_code) from None
+
+
+def _git_state() -> str:
+    """Revision and local changes of the checkout that runs, or that there is none."""
+    try:
+        root = Path(__file__).parents[2]
+        return "".join(
+            f"$ git {command}\n" + subprocess.check_output(["git", *command.split()], cwd=root, text=True, stderr=subprocess.DEVNULL)
+            for command in ("rev-parse HEAD", "status --short", "diff HEAD")
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout\n"

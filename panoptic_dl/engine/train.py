@@ -1,0 +1,157 @@
+"""mode=train: iterations with Detectron2's trainer and hooks, checkpoints, evaluation at the end."""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import hooks
+from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from panoptic_dl.weights.load import load_model_or_backbone
+
+from .checkpoint import RunCheckpointer
+from .console import ConsoleWriter
+from .evaluation import Evaluation
+from .interrupt import StopOnSignal
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The numbers of a training run; `conf/train/` and the recipe give them."""
+
+    iterations: int
+    batch_size: int  # images of one iteration, over all processes
+    num_workers: int  # loader processes per process
+    precision: str  # fp32 | bf16 | fp16
+    log_period: int  # iterations between lines
+    checkpoint_period: int  # iterations between checkpoints
+    checkpoints_kept: int  # periodic ones; the final one comes on top
+    eval_period: int  # iterations between evaluations; 0: only at the end
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            lowest = 0 if field.name in ("eval_period", "num_workers") else 1
+            if isinstance(value, int) and value < lowest:
+                raise ValueError(f"train.{field.name}={value} must be at least {lowest}")
+
+
+def train(
+    *,
+    device: str,
+    model: nn.Module,
+    loader: Iterable[list[dict[str, Any]]],
+    optimizer: Callable[[nn.Module], Optimizer],
+    schedule: Callable[[Optimizer], Any],
+    evaluation: Evaluation,
+    weights: str | None,
+    resume: bool | str,
+    run_dir: str,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Train `model` and evaluate it; called by every process of the run.
+
+    Args:
+        device: `cuda` or `cpu`.
+        loader: endless batches of this process, in Detectron2's input format.
+        optimizer, schedule: wait for the model, and for the optimizer.
+        weights: file to start from; a whole model or a backbone.
+        resume: True continues from the newest checkpoint in `run_dir`; `auto` does if there is one.
+        run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
+        settings: fields of `TrainSettings`.
+
+    Returns:
+        The last evaluation's results, on the main process; {} elsewhere.
+
+    Raises:
+        ValueError: settings that cannot be; nothing to resume, or a run that would be overwritten.
+        FloatingPointError: a loss is not finite.
+    """
+    numbers = TrainSettings(**settings)
+    model.to(device)
+    wrapped = model
+    if comm.get_world_size() > 1:
+        wrapped = DistributedDataParallel(
+            model, device_ids=[comm.get_local_rank()] if device == "cuda" else None
+        )
+    trainer = Trainer(
+        wrapped,
+        loader,
+        built := optimizer(model),
+        precision=numbers.precision,
+        device=torch.device(device),
+    )
+    checkpointer = RunCheckpointer(
+        model, run_dir, save_to_disk=comm.is_main_process(), trainer=trainer
+    )
+    results: dict[str, Any] = {}
+
+    def evaluate() -> dict[str, float]:
+        results.clear()
+        results.update(evaluation(model, Path(run_dir)))
+        return results.get("metrics", {})
+
+    hook_list = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(built, schedule(built)),
+        StopOnSignal(checkpointer, torch.device(device)),
+        hooks.PeriodicCheckpointer(
+            checkpointer, numbers.checkpoint_period, max_to_keep=numbers.checkpoints_kept
+        )
+        if comm.is_main_process()
+        else None,
+        hooks.EvalHook(numbers.eval_period, evaluate),
+    ]
+    if comm.is_main_process():
+        writers = [
+            ConsoleWriter(numbers.iterations, numbers.log_period),
+            JSONWriter(str(Path(run_dir, "metrics.json"))),
+            TensorboardXWriter(run_dir),
+        ]
+        hook_list.append(hooks.PeriodicWriter(writers, period=numbers.log_period))
+    trainer.register_hooks(hook_list)
+
+    start = _start(checkpointer, trainer, resume, weights, model)
+    if start < numbers.iterations:
+        logger.info("Training from iteration %d to %d", start, numbers.iterations)
+        trainer.train(start, numbers.iterations)
+    else:
+        logger.info("All %d iterations are done already; evaluating", numbers.iterations)
+        evaluate()
+    return results
+
+
+def _start(
+    checkpointer: RunCheckpointer,
+    trainer: Trainer,
+    resume: bool | str,
+    weights: str | None,
+    model: nn.Module,
+) -> int:
+    """Bring weights and state into place; return the iteration to start with."""
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
+    there = checkpointer.has_checkpoint()
+    if resume is True or (resume == "auto" and there):
+        checkpointer.restore()
+        return trainer.iter + 1
+    if there:
+        raise ValueError(
+            f"{checkpointer.save_dir} holds a run already; continue it with resume=true, or name "
+            "another run_dir"
+        )
+    if weights is not None:
+        load_model_or_backbone(model, weights)
+    else:
+        logger.warning("No weights= given: training starts from random weights")
+    return 0

@@ -1,0 +1,64 @@
+"""Versions, devices and Detectron2's origin: `python -m panoptic_dl.environment`, for bug reports."""
+
+import importlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "panopticapi-lite",
+    "cityscapesScripts",
+    "pycocotools",
+    "fvcore",
+    "pillow",
+    "opencv-python-headless",
+    "wandb",
+)
+
+
+def describe() -> str:
+    """One fact a line: project, Python, packages, Detectron2, devices."""
+    import torch
+
+    lines = [("panoptic-dl", version("panoptic-dl")), ("python", platform.python_version())]
+    lines += [("platform", platform.platform()), ("detectron2", detectron2_origin())]
+    lines += [(name, version(name)) for name in PACKAGES]
+    lines += [("CPU cores", str(len(os.sched_getaffinity(0)))), ("CUDA of torch", torch.version.cuda)]
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        lines.append((f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
+    if not torch.cuda.is_available():
+        lines.append(("GPU", "none"))
+    lines.append(("DETECTRON2_DATASETS", os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets")))
+    return "\n".join(f"{name:24}{value}" for name, value in lines)
+
+
+def version(name: str) -> str:
+    """The installed version of a distribution."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def detectron2_origin() -> str:
+    """Version and origin: an official build, or the Python part of sal-detectron2."""
+    try:
+        module = importlib.import_module("detectron2")
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    compiled = any(Path(module.__file__ or "").parent.glob("_C.*"))
+    sal = version("sal-detectron2")
+    origin = "an official build" if sal == "not installed" else f"sal-detectron2 {sal}"
+    operators = "with" if compiled else "without"
+    return f"{module.__version__} ({origin}, {operators} compiled operators)"
+
+
+if __name__ == "__main__":
+    print(describe())

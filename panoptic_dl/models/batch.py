@@ -1,0 +1,126 @@
+"""From Detectron2's list of dicts to padded tensors, with checks that name what is wrong.
+
+Legend: N batch, C channels, H W pixels (of the padded batch).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import Backbone
+from detectron2.structures import ImageList
+from torch import Tensor
+
+# What Detectron2's mapper makes of one image: "image", "height", "width", "file_name", training
+# targets.
+Sample = dict[str, Any]
+
+MIN_SIZE = 32
+
+
+def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
+    """The number that batches are padded to multiples of: `size_divisibility`, or the backbone's if
+    that is 0.
+
+    Raises ValueError if features would not have the same size as the padded image divided by their
+    stride.
+    """
+    stride = coarsest_stride(backbone)
+    if size_divisibility < 0 or size_divisibility % stride:
+        raise ValueError(
+            f"size_divisibility={size_divisibility} must be a multiple of the backbone's coarsest stride, {stride}, "
+            "or 0 for the backbone's own"
+        )
+    return size_divisibility or backbone.size_divisibility or stride
+
+
+def coarsest_stride(backbone: Backbone) -> int:
+    """The largest stride among the backbone's features."""
+    return max(shape.stride for shape in backbone.output_shape().values())
+
+
+def check_images(samples: Sequence[Sample], num_channels: int) -> None:
+    """Raise ValueError unless every sample has an image (`num_channels`, H, W) with H, W >= 32."""
+    if not samples:
+        raise ValueError("the batch is empty: pass a list with at least one dict")
+    for index, sample in enumerate(samples):
+        if "image" not in sample:
+            raise ValueError(f'{_name(index, sample)} has no "image", only {sorted(sample)}')
+        shape = tuple(sample["image"].shape)
+        if len(shape) != 3 or shape[0] != num_channels:
+            raise ValueError(
+                f"{_name(index, sample)} has shape {shape}: expected ({num_channels}, H, W), one channel for each "
+                "number of pixel_mean"
+            )
+        if min(shape[1:]) < MIN_SIZE:
+            raise ValueError(
+                f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: at least {MIN_SIZE} x {MIN_SIZE} are "
+                "needed, so enlarge or pad it"
+            )
+
+
+def check_targets(samples: Sequence[Sample], keys: Iterable[str]) -> None:
+    """Raise ValueError unless every sample has every one of `keys`, of the size of its image."""
+    keys = tuple(keys)
+    for index, sample in enumerate(samples):
+        missing = [key for key in keys if key not in sample]
+        if missing:
+            raise ValueError(
+                f"{_name(index, sample)} has no {', '.join(missing)}: training needs {', '.join(keys)} (call eval() "
+                "on the model for predictions)"
+            )
+        size = tuple(sample["image"].shape[-2:])
+        for key in keys:
+            if tuple(sample[key].shape[-2:]) != size:
+                raise ValueError(
+                    f"{_name(index, sample)}: {key} has shape {tuple(sample[key].shape)}, its image is "
+                    f"{size[0]} x {size[1]}"
+                )
+
+
+def stack_images(
+    samples: Sequence[Sample],
+    *,
+    mean: Tensor,
+    std: Tensor,
+    backbone: Backbone,
+    multiple: int,
+    training: bool,
+) -> ImageList:
+    """Normalise the images, pad them with zeros at the bottom and right, and stack them.
+
+    Args:
+        mean, std: (C, 1, 1) statistics in units of the image.
+        multiple: H and W become multiples of it (see `padding_multiple`).
+        training: a single image whose coarsest feature is one pixel gets a second one, because
+            batch normalisation needs two values per channel.
+
+    Returns the (N, C, H, W) tensor and the sizes (H, W) before padding.
+    """
+    images = [(sample["image"].to(mean.device) - mean) / std for sample in samples]
+    constraints = {**backbone.padding_constraints, "size_divisibility": multiple}
+    stacked = ImageList.from_tensors(images, padding_constraints=constraints)
+    num, _, height, width = stacked.tensor.shape
+    if training and num == 1 and max(height, width) <= coarsest_stride(backbone):
+        stacked.tensor = F.pad(stacked.tensor, (0, width))
+    return stacked
+
+
+def stack_targets(
+    samples: Sequence[Sample], key: str, images: ImageList, *, fill: float = 0
+) -> Tensor:
+    """Pad one kind of target with `fill` to the size of `images`, and stack it: (N, ..., H, W)."""
+    height, width = images.tensor.shape[-2:]
+    targets = []
+    for sample in samples:
+        target = sample[key].to(images.device)
+        padding = (0, width - target.shape[-1], 0, height - target.shape[-2])
+        targets.append(F.pad(target, padding, value=fill))
+    return torch.stack(targets)
+
+
+def _name(index: int, sample: Sample) -> str:
+    """How an error calls a sample."""
+    file_name = sample.get("file_name")
+    return f"image {index} of the batch" + (f" ({file_name})" if file_name else "")

@@ -1,0 +1,94 @@
+"""DeepLabV3+ (Chen et al. 2018) through Detectron2's `SemanticSegmentor` and `DeepLabV3PlusHead`.
+
+Legend: C channels, K classes, H W pixels of the padded batch; height, width pixels of the output.
+"""
+
+from collections.abc import Callable, Sequence
+
+from detectron2.modeling import Backbone, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor, nn
+
+from panoptic_dl.models.batch import (
+    Sample,
+    check_images,
+    check_targets,
+    padding_multiple,
+    stack_images,
+    stack_targets,
+)
+from panoptic_dl.models.normalization import convert_sync_batch_norm
+
+
+class DeepLabV3Plus(SemanticSegmentor):
+    """Detectron2's semantic segmentor that builds its head, takes any image size and says what is
+    wrong with inputs.
+
+    Args:
+        backbone: Detectron2 backbone.
+        sem_seg_head: called as `sem_seg_head(input_shape=backbone.output_shape())`, such as a
+            partial `panoptic_dl.models.heads.semantic_head`.
+        pixel_mean, pixel_std: one number per channel of the image, in its units.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: Callable[..., nn.Module],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ):
+        super().__init__(
+            backbone=backbone,
+            sem_seg_head=sem_seg_head(input_shape=backbone.output_shape()),
+            pixel_mean=tuple(float(value) for value in pixel_mean),
+            pixel_std=tuple(float(value) for value in pixel_std),
+        )
+        self.size_divisibility = padding_multiple(backbone)
+        convert_sync_batch_norm(self)
+
+    def forward(self, batched_inputs: list[Sample]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: one dict per image, with
+                "image": (C, h, w) in the units of `pixel_mean`, at least 32 x 32; sizes may differ
+                    in a batch;
+                "height", "width": size of the prediction, by default that of the image;
+                in training "sem_seg": (h, w) int64 labels.
+
+        Returns:
+            in training {"loss_sem_seg": scalar}; otherwise one dict per image, {"sem_seg": (K,
+            height, width) logits}.
+
+        Raises ValueError naming the image and the key if an input is missing or has the wrong
+        shape.
+        """
+        check_images(batched_inputs, num_channels=len(self.pixel_mean))
+        if self.training:
+            check_targets(batched_inputs, ["sem_seg"])
+        images = stack_images(
+            batched_inputs,
+            mean=self.pixel_mean,
+            std=self.pixel_std,
+            backbone=self.backbone,
+            multiple=self.size_divisibility,
+            training=self.training,
+        )
+        features = self.backbone(images.tensor)
+        if self.training:
+            fill = self.sem_seg_head.ignore_value
+            labels = stack_targets(batched_inputs, "sem_seg", images, fill=fill)
+            _, losses = self.sem_seg_head(features, labels)
+            return losses
+
+        logits, _ = self.sem_seg_head(features)
+        outputs = []
+        for result, size, sample in zip(logits, images.image_sizes, batched_inputs, strict=True):
+            height, width = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
+            outputs.append({"sem_seg": sem_seg_postprocess(result, size, height, width)})
+        return outputs

@@ -1,0 +1,261 @@
+"""Detectron2's heads from plain arguments: each function waits for the backbone's shapes and
+returns one head.
+
+`functools.partial(semantic_branch, in_features=..., ...)` is what a model takes; it calls
+`head(input_shape=backbone.output_shape())`, so that no channel number is written twice.
+
+All three share the decoder of DeepLabV3+ (Chen et al. 2018): ASPP on the coarsest feature, then one
+fusion with every finer feature. The arguments they share:
+
+    input_shape: the backbone's `output_shape()`.
+    in_features: names of the features used; the head orders them fine to coarse.
+    project_channels: channels that each feature but the coarsest is projected to, fine to coarse.
+    aspp_channels, aspp_dilations, aspp_dropout: output channels, three dilation rates and dropout
+        rate of the ASPP.
+    decoder_dim: channels after every fusion.
+    common_stride: stride of the predictions before they are upsampled to the image; that of the
+        finest feature.
+    norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
+    train_size: (height, width) of the training crop in pixels, the window of the image pooling;
+        None pools globally.
+    use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder and
+        heads except centre.
+
+They raise ValueError where these do not fit together.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.layers import ShapeSpec
+from detectron2.projects.deeplab import DeepLabV3PlusHead
+from detectron2.projects.panoptic_deeplab.panoptic_seg import (
+    PanopticDeepLabInsEmbedHead,
+    PanopticDeepLabSemSegHead,
+)
+
+from panoptic_dl.models.image_pooling import accept_any_size
+from panoptic_dl.models.losses import WeightedCrossEntropy
+from panoptic_dl.models.normalization import Norm, head_norm
+
+# Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
+# in its features.
+PADDING = 32
+
+
+def semantic_branch(
+    input_shape: dict[str, ShapeSpec],
+    *,
+    in_features: Sequence[str],
+    project_channels: Sequence[int],
+    aspp_dilations: Sequence[int],
+    num_classes: int,
+    train_size: Sequence[int] | None,
+    aspp_channels: int = 256,
+    aspp_dropout: float = 0.1,
+    decoder_dim: int = 256,
+    common_stride: int = 4,
+    norm: Norm = "SyncBN",
+    use_depthwise_separable_conv: bool = False,
+    head_channels: int = 256,
+    loss_weight: float = 1.0,
+    loss_type: str = "hard_pixel_mining",
+    loss_top_k: float = 0.2,
+    ignore_value: int = 255,
+) -> PanopticDeepLabSemSegHead:
+    """Semantic head of Panoptic-DeepLab (Cheng et al. 2020). Shared arguments: see the top of this
+    file.
+
+    Args:
+        num_classes: stuff and thing classes, K.
+        head_channels: channels before the classifier.
+        loss_weight: factor of `loss_sem_seg`.
+        loss_type: "hard_pixel_mining", or "cross_entropy" over all labelled pixels (`loss_top_k`
+            unused).
+        loss_top_k: share of the pixels with the largest loss that count, in (0, 1].
+        ignore_value: label of pixels that do not count.
+    """
+    if not 0 < loss_top_k <= 1:
+        raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
+    decoder = _decoder_arguments(
+        input_shape,
+        in_features=in_features,
+        project_channels=project_channels,
+        aspp_channels=aspp_channels,
+        aspp_dilations=aspp_dilations,
+        aspp_dropout=aspp_dropout,
+        decoder_dim=decoder_dim,
+        common_stride=common_stride,
+        norm=norm,
+        train_size=train_size,
+        use_depthwise_separable_conv=use_depthwise_separable_conv,
+    )
+    head = PanopticDeepLabSemSegHead(
+        **decoder,
+        num_classes=num_classes,
+        head_channels=head_channels,
+        loss_weight=loss_weight,
+        loss_type=loss_type,
+        loss_top_k=loss_top_k,
+        ignore_value=ignore_value,
+    )
+    if loss_type == "cross_entropy":
+        # Detectron2 puts nn.CrossEntropyLoss here and calls it with pixel weights, which it does
+        # not take.
+        head.loss = WeightedCrossEntropy(ignore_value)
+    return accept_any_size(head)
+
+
+def instance_branch(
+    input_shape: dict[str, ShapeSpec],
+    *,
+    in_features: Sequence[str],
+    project_channels: Sequence[int],
+    aspp_dilations: Sequence[int],
+    train_size: Sequence[int] | None,
+    aspp_channels: int = 256,
+    aspp_dropout: float = 0.1,
+    decoder_dim: int = 128,
+    common_stride: int = 4,
+    norm: Norm = "SyncBN",
+    use_depthwise_separable_conv: bool = False,
+    head_channels: int = 32,
+    center_loss_weight: float = 200.0,
+    offset_loss_weight: float = 0.01,
+) -> PanopticDeepLabInsEmbedHead:
+    """Instance head of Panoptic-DeepLab: centre heatmap and offsets. Shared arguments: see the top
+    of this file.
+
+    Args:
+        head_channels: channels before the two predictors.
+        center_loss_weight: factor of `loss_center` (mean squared error of the heatmap).
+        offset_loss_weight: factor of `loss_offset` (L1 in pixels).
+    """
+    decoder = _decoder_arguments(
+        input_shape,
+        in_features=in_features,
+        project_channels=project_channels,
+        aspp_channels=aspp_channels,
+        aspp_dilations=aspp_dilations,
+        aspp_dropout=aspp_dropout,
+        decoder_dim=decoder_dim,
+        common_stride=common_stride,
+        norm=norm,
+        train_size=train_size,
+        use_depthwise_separable_conv=use_depthwise_separable_conv,
+    )
+    head = PanopticDeepLabInsEmbedHead(
+        **decoder,
+        head_channels=head_channels,
+        center_loss_weight=center_loss_weight,
+        offset_loss_weight=offset_loss_weight,
+    )
+    return accept_any_size(head)
+
+
+def semantic_head(
+    input_shape: dict[str, ShapeSpec],
+    *,
+    in_features: Sequence[str],
+    project_channels: Sequence[int],
+    aspp_dilations: Sequence[int],
+    num_classes: int,
+    train_size: Sequence[int] | None,
+    aspp_channels: int = 256,
+    aspp_dropout: float = 0.1,
+    decoder_dim: int = 256,
+    common_stride: int = 4,
+    norm: Norm = "SyncBN",
+    use_depthwise_separable_conv: bool = False,
+    loss_weight: float = 1.0,
+    loss_type: str = "hard_pixel_mining",
+    ignore_value: int = 255,
+) -> DeepLabV3PlusHead:
+    """Head of DeepLabV3+ (Chen et al. 2018). Shared arguments: see the top of this file.
+
+    Args:
+        num_classes: number of classes, K.
+        loss_weight: factor of `loss_sem_seg`.
+        loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels) or "cross_entropy".
+        ignore_value: label of pixels that do not count.
+    """
+    decoder = _decoder_arguments(
+        input_shape,
+        in_features=in_features,
+        project_channels=project_channels,
+        aspp_channels=aspp_channels,
+        aspp_dilations=aspp_dilations,
+        aspp_dropout=aspp_dropout,
+        decoder_dim=decoder_dim,
+        common_stride=common_stride,
+        norm=norm,
+        train_size=train_size,
+        use_depthwise_separable_conv=use_depthwise_separable_conv,
+    )
+    head = DeepLabV3PlusHead(
+        **decoder,
+        num_classes=num_classes,
+        loss_weight=loss_weight,
+        loss_type=loss_type,
+        ignore_value=ignore_value,
+    )
+    return accept_any_size(head)
+
+
+def _decoder_arguments(
+    input_shape: dict[str, ShapeSpec],
+    *,
+    in_features: Sequence[str],
+    project_channels: Sequence[int],
+    aspp_channels: int,
+    aspp_dilations: Sequence[int],
+    aspp_dropout: float,
+    decoder_dim: int,
+    common_stride: int,
+    norm: Norm,
+    train_size: Sequence[int] | None,
+    use_depthwise_separable_conv: bool,
+) -> dict[str, Any]:
+    """Check the shared arguments and return them as Detectron2's `DeepLabV3PlusHead` takes them."""
+    names = tuple(in_features)
+    missing = [name for name in names if name not in input_shape]
+    if missing or not names:
+        raise ValueError(
+            f"in_features={names} names {missing or 'nothing'}: the backbone returns "
+            f"{tuple(input_shape)} (its out_features)"
+        )
+    if len(project_channels) != len(names) - 1:
+        raise ValueError(
+            f"project_channels={tuple(project_channels)} must have one number for each of "
+            f"in_features={names} but the coarsest: {len(names) - 1}"
+        )
+    if len(aspp_dilations) != 3:
+        raise ValueError(f"aspp_dilations={tuple(aspp_dilations)} must be three numbers")
+    strides = {name: input_shape[name].stride for name in names}
+    finest, coarsest = min(strides.values()), max(strides.values())
+    if common_stride != finest:
+        raise ValueError(
+            f"common_stride={common_stride} must be the stride of the finest of in_features, which is "
+            f"{finest} ({strides})"
+        )
+    return {
+        "input_shape": {name: input_shape[name] for name in names},
+        "project_channels": list(project_channels),
+        "aspp_dilations": list(aspp_dilations),
+        "aspp_dropout": aspp_dropout,
+        "decoder_channels": [decoder_dim] * (len(names) - 1) + [aspp_channels],
+        "common_stride": common_stride,
+        "norm": head_norm(norm),
+        "train_size": _padded_size(train_size, math.lcm(PADDING, coarsest)),
+        "use_depthwise_separable_conv": use_depthwise_separable_conv,
+    }
+
+
+def _padded_size(train_size: Sequence[int] | None, multiple: int) -> tuple[int, int] | None:
+    """(height, width) of the crop after padding to a multiple, which is what the image pooling
+    spans in training."""
+    if train_size is None:
+        return None
+    height, width = train_size
+    return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple

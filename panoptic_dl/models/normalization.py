@@ -1,0 +1,100 @@
+"""Which batch normalisation a model trains with: synchronised only where several processes have
+something to share.
+
+`nn.SyncBatchNorm` raises without a process group and does not run on CPU. The replacements here
+have the same parameters, buffers and names, so that checkpoints fit all of them.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from detectron2.layers import NaiveSyncBatchNorm, get_norm
+from detectron2.utils import comm
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+# A name that Detectron2's `get_norm` knows, or a function from a number of channels to a layer.
+Norm = str | Callable[[int], nn.Module] | None
+
+
+def group_norm(num_channels: int) -> nn.GroupNorm:
+    """Group normalisation with 32 groups, or the most that divide both 32 and `num_channels`."""
+    return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
+
+
+def head_norm(norm: Norm) -> str | Callable[[int], nn.Module]:
+    """Return `norm` as Detectron2's heads want it.
+
+    They look for "" where there is none, and their "GN" raises for widths such as 48.
+    Raises ValueError for a name that Detectron2's `get_norm` does not know.
+    """
+    if norm is None:
+        return ""
+    if norm == "GN":
+        return group_norm
+    if isinstance(norm, str):
+        try:
+            get_norm(norm, 1)
+        except KeyError:
+            known = (
+                "BN, SyncBN, FrozenBN, GN, LN, nnSyncBN, naiveSyncBN, naiveSyncBN_N or '' (none)"
+            )
+            raise ValueError(f"norm={norm!r} is unknown: choose {known}") from None
+    return norm
+
+
+def choose_batch_norm() -> tuple[type[nn.Module], str]:
+    """Return the class that "SyncBN" means in this process group, and the reason in words."""
+    num_processes = comm.get_world_size()
+    if num_processes == 1:
+        return nn.BatchNorm2d, "one process, nothing to synchronise"
+    if "nccl" in dist.get_backend():
+        return nn.SyncBatchNorm, f"{num_processes} processes on GPUs"
+    return (
+        NaiveSyncBatchNorm,
+        f"{num_processes} processes without NCCL, where nn.SyncBatchNorm cannot run",
+    )
+
+
+def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace every `nn.SyncBatchNorm` below `model` by what `choose_batch_norm` says, in place,
+    and log it once.
+
+    Parameters and buffers stay the same objects under the same names. Call it before an optimiser
+    or DistributedDataParallel sees the model, and after the process group exists.
+    """
+    names = [name for name, module in model.named_modules() if type(module) is nn.SyncBatchNorm]
+    if not names:
+        return model
+    chosen, reason = choose_batch_norm()
+    logger.info("SyncBN: %d layers use %s (%s)", len(names), chosen.__name__, reason)
+    if chosen is nn.SyncBatchNorm:
+        return model
+    for name in names:
+        parent_name, _, child_name = name.rpartition(".")
+        setattr(
+            model.get_submodule(parent_name), child_name, _copy(model.get_submodule(name), chosen)
+        )
+    return model
+
+
+def _copy(layer: nn.Module, chosen: type[nn.Module]) -> nn.Module:
+    """A layer of class `chosen` that shares settings, parameters and buffers with `layer`."""
+    assert isinstance(layer, nn.SyncBatchNorm)
+    with torch.device("meta"):
+        copy = chosen(
+            layer.num_features,
+            eps=layer.eps,
+            momentum=layer.momentum,
+            affine=layer.affine,
+            track_running_stats=layer.track_running_stats,
+        )
+    for name, parameter in layer.named_parameters():
+        setattr(copy, name, parameter)
+    for name, buffer in layer.named_buffers():
+        setattr(copy, name, buffer)
+    return copy.train(layer.training)

@@ -1,0 +1,212 @@
+"""Panoptic-DeepLab (Cheng et al., "Panoptic-DeepLab: A Simple, Strong, and Fast Baseline for
+Bottom-Up Panoptic Segmentation", CVPR 2020) around Detectron2's heads.
+
+Legend: N batch, C channels, K classes, H W pixels of the padded batch; height, width pixels of the
+    output.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from panoptic_dl.models.batch import (
+    Sample,
+    check_images,
+    check_targets,
+    padding_multiple,
+    stack_images,
+    stack_targets,
+)
+from panoptic_dl.models.normalization import convert_sync_batch_norm
+from panoptic_dl.postprocess import instances_from_panoptic, panoptic_segmentation
+
+TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
+
+
+class PanopticDeepLab(nn.Module):
+    """Semantic classes, a heatmap of object centres and every pixel's offset to its centre, merged
+    to a panoptic map.
+
+    Args:
+        backbone: Detectron2 backbone.
+        sem_seg_head: called as `sem_seg_head(input_shape=backbone.output_shape())`, such as a
+            partial `panoptic_dl.models.heads.semantic_branch`.
+        ins_embed_head: likewise, such as a partial `panoptic_dl.models.heads.instance_branch`.
+        pixel_mean, pixel_std: one number per channel of the image, in its units.
+        thing_ids: contiguous category ids of the things.
+        label_divisor: panoptic id = category id * label_divisor + instance number.
+        stuff_area: stuff with fewer pixels in an image becomes void.
+        center_threshold: lowest heatmap value of a centre.
+        nms_kernel: side in pixels (odd) of the window in which only the largest centre survives.
+        top_k: most centres in an image.
+        size_divisibility: images are padded to multiples of it; 0 takes the backbone's.
+        predict_instances: whether the output has "instances".
+
+    Raises ValueError for numbers that make no model.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: Callable[..., nn.Module],
+        ins_embed_head: Callable[..., nn.Module],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        thing_ids: Iterable[int],
+        stuff_area: int,
+        nms_kernel: int,
+        label_divisor: int = 1000,
+        center_threshold: float = 0.1,
+        top_k: int = 200,
+        size_divisibility: int = 0,
+        predict_instances: bool = True,
+    ):
+        super().__init__()
+        if nms_kernel < 1 or nms_kernel % 2 == 0:
+            raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
+        if not 1 <= top_k < label_divisor:
+            raise ValueError(
+                f"top_k={top_k} must be at least 1 and below label_divisor={label_divisor}, or instance numbers "
+                "would run into the next category"
+            )
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head(input_shape=backbone.output_shape())
+        self.ins_embed_head = ins_embed_head(input_shape=backbone.output_shape())
+        # Not in checkpoints, as in Detectron2: they belong to the configuration.
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            statistics = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
+            self.register_buffer(name, statistics, persistent=False)
+        self.thing_ids = tuple(int(category) for category in thing_ids)
+        self.label_divisor = label_divisor
+        self.stuff_area = stuff_area
+        self.center_threshold = center_threshold
+        self.nms_kernel = nms_kernel
+        self.top_k = top_k
+        self.size_divisibility = padding_multiple(backbone, size_divisibility)
+        self.predict_instances = predict_instances
+        convert_sync_batch_norm(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are moved to."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: one dict per image, with
+                "image": (C, h, w) in the units of `pixel_mean`, at least 32 x 32; sizes may differ
+                    in a batch;
+                "height", "width": size of the prediction, by default that of the image;
+                in training "sem_seg" (h, w) int64, "center" (h, w), "center_weights" (1, h, w),
+                "offset" (2, h, w) in pixels (y, x), "offset_weights" (1, h, w), and, if wanted,
+                "sem_seg_weights" (h, w).
+
+        Returns:
+            in training a dict of the scalars "loss_sem_seg", "loss_center", "loss_offset";
+            otherwise one dict per image with
+                "sem_seg": (K, height, width) logits;
+                "panoptic_seg": ((height, width) int64 of category * label_divisor + instance, -1
+                    void; None);
+                "instances": `Instances`, possibly none, with pred_classes, pred_masks, pred_boxes,
+                    scores.
+
+        Raises ValueError naming the image and the key if an input is missing or has the wrong
+        shape.
+        """
+        check_images(batched_inputs, num_channels=len(self.pixel_mean))
+        if self.training:
+            check_targets(batched_inputs, TARGETS)
+        images = stack_images(
+            batched_inputs,
+            mean=self.pixel_mean,
+            std=self.pixel_std,
+            backbone=self.backbone,
+            multiple=self.size_divisibility,
+            training=self.training,
+        )
+        features = self.backbone(images.tensor)
+        if self.training:
+            return self.compute_losses(features, batched_inputs, images)
+
+        sem_seg, _ = self.sem_seg_head(features)
+        center, offset, _, _ = self.ins_embed_head(features)
+        return [
+            self.predict(*maps, image_size, sample)
+            for *maps, image_size, sample in zip(
+                sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True
+            )
+        ]
+
+    def compute_losses(
+        self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
+    ) -> dict[str, Tensor]:
+        """The weighted losses of both heads, each a scalar."""
+        ignore_value = self.sem_seg_head.ignore_value
+        sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=ignore_value)
+        sem_seg_weights = None
+        if any("sem_seg_weights" in sample for sample in batched_inputs):
+            check_targets(batched_inputs, ["sem_seg_weights"])
+            sem_seg_weights = stack_targets(batched_inputs, "sem_seg_weights", images)
+        _, losses = self.sem_seg_head(features, sem_seg, sem_seg_weights)
+        _, _, center_losses, offset_losses = self.ins_embed_head(
+            features,
+            stack_targets(batched_inputs, "center", images).unsqueeze(1),
+            stack_targets(batched_inputs, "center_weights", images),
+            stack_targets(batched_inputs, "offset", images),
+            stack_targets(batched_inputs, "offset_weights", images),
+        )
+        return {**losses, **center_losses, **offset_losses}
+
+    def predict(
+        self,
+        sem_seg: Tensor,
+        center: Tensor,
+        offset: Tensor,
+        image_size: tuple[int, int],
+        sample: Sample,
+    ) -> dict[str, Any]:
+        """One image's output from its (K, H, W) logits, (1, H, W) heatmap and (2, H, W) offsets in
+        pixels.
+
+        `image_size` is its size before padding. Offsets keep the units of the network's input when
+        "height" and "width" ask for another size, as in Detectron2.
+        """
+        height = int(sample.get("height", image_size[0]))
+        width = int(sample.get("width", image_size[1]))
+        # float: coordinates of large images do not fit into half precision
+        sem_seg, center, offset = (
+            sem_seg_postprocess(x.float(), image_size, height, width)
+            for x in (sem_seg, center, offset)
+        )
+        panoptic = panoptic_segmentation(
+            sem_seg.argmax(dim=0),
+            center,
+            offset,
+            thing_ids=self.thing_ids,
+            label_divisor=self.label_divisor,
+            stuff_area=self.stuff_area,
+            threshold=self.center_threshold,
+            nms_kernel=self.nms_kernel,
+            top_k=self.top_k,
+        )
+        output: dict[str, Any] = {"sem_seg": sem_seg, "panoptic_seg": (panoptic, None)}
+        if self.predict_instances:
+            output["instances"] = instances_from_panoptic(
+                panoptic,
+                sem_seg,
+                center,
+                thing_ids=self.thing_ids,
+                label_divisor=self.label_divisor,
+            )
+        return output

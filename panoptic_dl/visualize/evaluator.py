@@ -1,0 +1,103 @@
+"""Draw the first images of an evaluation as image | truth | prediction.
+
+H W pixels. A panoptic map holds category * label_divisor + instance per pixel; -1 is void.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from numpy.typing import NDArray
+from panopticapi.utils import rgb2id
+from PIL import Image
+
+from .overlay import draw_segments
+from .palette import class_colors
+from .sheet import save_sheet
+
+
+class PictureEvaluator(DatasetEvaluator):
+    """An evaluator that measures nothing and leaves a picture."""
+
+    def __init__(self, dataset: str, count: int, file: Path) -> None:
+        """
+        Args:
+            dataset: name in Detectron2's catalogs; the truth is read from its records.
+            count: images drawn, the first that come.
+            file: the PNG to write.
+        """
+        self.dataset, self.count, self.file = dataset, count, file
+        self.rows: list[list[NDArray[np.uint8]]] = []
+
+    def reset(self) -> None:
+        self.rows = []
+        self.metadata = MetadataCatalog.get(self.dataset)
+        self.records = {r["file_name"]: r for r in DatasetCatalog.get(self.dataset)}
+        self.names: list[str] = self.metadata.stuff_classes
+        self.colors = class_colors(self.metadata, len(self.names))
+        self.thing_ids = set(self.metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        self.label_divisor = int(self.metadata.get("label_divisor", 1000))
+
+    def process(
+        self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]
+    ) -> None:
+        """Draw inputs and outputs in Detectron2's formats until there are enough."""
+        for record, output in zip(inputs, outputs, strict=True):
+            if len(self.rows) >= self.count:
+                return
+            record = self.records[record["file_name"]]
+            with Image.open(record["file_name"]) as file:
+                image = np.asarray(file.convert("RGB"))
+            maps = [
+                truth_map(record, self.thing_ids, self.label_divisor),
+                self._prediction(output),
+            ]
+            drawn = [
+                draw_segments(
+                    image,
+                    segments,
+                    colors=self.colors,
+                    names=self.names,
+                    label_divisor=self.label_divisor,
+                )
+                for segments in maps
+            ]
+            self.rows.append([image, *drawn])
+
+    def evaluate(self) -> dict[str, Any]:
+        if self.rows:
+            save_sheet(self.rows, ("image", "truth", "prediction"), self.file)
+        return {}
+
+    def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
+        if "panoptic_seg" in output:
+            return output["panoptic_seg"][0].cpu().numpy().astype(np.int64)
+        return output["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.int64) * self.label_divisor
+
+
+def truth_map(
+    record: dict[str, Any], thing_ids: Collection[int], label_divisor: int
+) -> NDArray[np.int64]:
+    """The panoptic map (H, W) of a dataset record; stuff, and all of a semantic record, is instance 0.
+
+    Args:
+        record: in Detectron2's dataset format, with `pan_seg_file_name` and `segments_info`
+            (contiguous category ids), or with `sem_seg_file_name` (255 is void).
+        thing_ids: contiguous ids of the classes with instances.
+        label_divisor: see the module's legend.
+    """
+    if "pan_seg_file_name" not in record:
+        with Image.open(record["sem_seg_file_name"]) as file:
+            classes = np.asarray(file).astype(np.int64)
+        return np.where(classes == 255, -1, classes * label_divisor)
+    with Image.open(record["pan_seg_file_name"]) as file:
+        ids = rgb2id(np.asarray(file.convert("RGB")))
+    truth = np.full(ids.shape, -1, np.int64)
+    for instance, segment in enumerate(record["segments_info"]):
+        category = segment["category_id"]
+        number = instance + 1 if category in thing_ids else 0
+        truth[ids == segment["id"]] = category * label_divisor + number
+    return truth

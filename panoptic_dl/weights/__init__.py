@@ -1,0 +1,1 @@
+"""Weights files: reading them safely and loading them completely."""

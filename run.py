@@ -1,0 +1,51 @@
+"""Compose a config, start the processes, hand over to the mode's function: `python run.py --help`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from panoptic_dl.config.source import register
+
+register()
+composed = False
+
+
+def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
+    """What each process of the run does."""
+    from panoptic_dl.config import allow, build
+    from panoptic_dl.engine.session import begin, user_errors
+
+    allow(*allowed)  # packages that lazy files allowed in the process that composed
+    with user_errors(config.run_dir):
+        begin(config.run_dir, config.seed, device)
+        return build(config.mode, device=device)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """Run one job; return its first figure, for sweepers that optimise."""
+    global composed
+    composed = True
+    from hydra.core.hydra_config import HydraConfig
+
+    from panoptic_dl.config.builder import allowed
+    from panoptic_dl.engine.launch import launch
+    from panoptic_dl.engine.session import user_errors
+
+    config.run_dir = HydraConfig.get().runtime.output_dir
+    OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
+    with user_errors(config.run_dir):
+        results = launch(work, config, allowed(), **config.launch)
+    return next(iter(results["metrics"].values())) if results else None
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code and not composed:
+            from panoptic_dl.config.composition import suggest
+
+            suggest(sys.argv[1:])
+        raise

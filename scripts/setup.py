@@ -1,0 +1,158 @@
+"""Make the checkout ready to run: `make setup`. Standard library only; safe to call again at any time.
+
+A virtual environment (`.venv`, or the folder given) receives the versions of `requirements.lock`
+(every file checked against its hash), Detectron2 without its compiled part (no compiler needed), and
+this project itself, editable. A stamp inside the environment makes a second call instant; an
+interrupted or failed call leaves no stamp, so calling again repairs it. Downloads go through uv's
+cache and are hard-linked: a second checkout costs seconds and little disk.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("requirements.lock", "requirements-detectron2.lock", "requirements-uv.lock")
+OLDEST, NEWEST = (3, 10), (3, 13)
+
+
+def say(text):
+    print("setup: " + text, flush=True)
+
+
+def fingerprint():
+    """Hash of everything that decides what gets installed."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in (*LOCKS, "pyproject.toml", "scripts/setup.py"):
+        digest.update((ROOT / name).read_bytes())
+    digest.update(str(ROOT).encode())  # the editable install points here
+    return digest.hexdigest()
+
+
+def run(*command, **options):
+    return subprocess.run([str(part) for part in command], check=True, **options)
+
+
+def works(python):
+    """Whether an interpreter can be started at all; a half-made environment's cannot."""
+    try:
+        return subprocess.run([str(python), "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def make_environment(folder):
+    """Create the virtual environment and put the pinned uv into it; return uv's command."""
+    python, uv_home = folder / "bin" / "python", folder / "uv"
+    uv = uv_home / "bin" / "uv"
+    if not works(python):
+        if folder.exists():
+            say(str(folder) + " is broken or half made; making it again")
+            shutil.rmtree(str(folder))
+        say("creating " + str(folder) + " with Python " + sys.version.split()[0])
+        run(sys.executable, "-m", "venv", "--without-pip", folder)
+    if not works(uv):
+        say("installing uv, the package installer")
+        install = ["install", "-q", "--no-deps", "--require-hashes", "--target", uv_home]
+        install += ["--upgrade", "--disable-pip-version-check", "-r", ROOT / "requirements-uv.lock"]
+        run(*pip_command(folder), *install)
+    return [uv, "--quiet"]
+
+
+def pip_command(folder):
+    """Some pip that works: the system's own, or one that `ensurepip` unpacks into the environment."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for python in (folder / "bin" / "python", sys.executable):
+        if subprocess.run([str(python), "-m", "pip", "--version"], **quiet).returncode == 0:
+            return [python, "-m", "pip"]
+    python = folder / "bin" / "python"
+    if subprocess.run([str(python), "-m", "ensurepip"], **quiet).returncode == 0:
+        return [python, "-m", "pip"]
+    raise SystemExit(
+        "setup: this Python has neither pip nor ensurepip; on Debian or Ubuntu run\n"
+        "    sudo apt-get install python3-venv\n"
+        "and then the same make command again."
+    )
+
+
+def detectron2_origin(python):
+    """Where the environment's Detectron2 comes from: '', 'official build' or 'sal-detectron2'."""
+    code = (
+        "import importlib.util as u, importlib.metadata as m\n"
+        "names = {d.metadata['Name'].lower() for d in m.distributions()}\n"
+        "found = u.find_spec('detectron2') is not None\n"
+        "sal = names & {'sal-detectron2', 'sal_detectron2'}\n"
+        "print('' if not found else 'sal-detectron2' if sal else 'official build')"
+    )
+    done = subprocess.run([str(python), "-c", code], stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode().strip()
+
+
+def install_detectron2(uv, python):
+    """Unpack the pinned wheel's Python part; an official build that is already there stays."""
+    origin = detectron2_origin(python)
+    if origin == "official build":
+        say("keeping the Detectron2 that is already installed")
+        return
+    say("installing Detectron2 (Python part of sal-detectron2 0.7.2; nothing is compiled)")
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    site = Path(subprocess.check_output([str(python), "-c", code]).decode().strip())
+    unpacked = site / "_detectron2_unpacked"
+    shutil.rmtree(str(unpacked), ignore_errors=True)
+    # The wheel is tagged for CPython 3.10 because of one compiled file, which is left out below.
+    lock = ROOT / "requirements-detectron2.lock"
+    install = ["pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python]
+    run(*uv, *install, "--target", unpacked, "--python-version", "3.10")
+    for compiled in (unpacked / "detectron2").glob("_C.*"):
+        compiled.unlink()
+    for part in (unpacked / "detectron2", *unpacked.glob("sal_detectron2-*.dist-info")):
+        shutil.rmtree(str(site / part.name), ignore_errors=True)
+        part.rename(site / part.name)
+    shutil.rmtree(str(unpacked))
+
+
+def main():
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        raise SystemExit(
+            "setup: Python {}.{} cannot be used; 3.10 to 3.13 can. Name one: make setup "
+            "PYTHON=python3.12 (and remove .venv if it was made with another).".format(
+                *sys.version_info[:2]
+            )
+        )
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv").absolute()
+    stamp, wanted = folder / "setup-stamp", fingerprint()
+    if stamp.is_file() and stamp.read_text() == wanted and works(folder / "bin" / "python"):
+        return
+    started = time.time()
+    stamp.unlink() if stamp.exists() else None
+    os.environ.pop("PYTHONPATH", None)
+    uv, python = make_environment(folder), folder / "bin" / "python"
+    say("installing the pinned packages (torch with CUDA is 5 GB the first time, cached afterwards)")
+    lock = ROOT / "requirements.lock"
+    run(*uv, "pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python)
+    install_detectron2(uv, python)
+    say("installing panoptic-dl itself, editable")
+    editable = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
+    run(*uv, "pip", "install", *editable, "--python", python)
+    run(python, "-c", "import panoptic_dl, detectron2, torchvision, hydra, panopticapi")
+    stamp.write_text(wanted)
+    say("ready in {:.0f} s".format(time.time() - started))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        command = " ".join(str(part) for part in error.cmd[:6])
+        raise SystemExit(
+            "setup: `{} ...` failed (exit {}); its message is above. "
+            "Nothing needs cleaning: run the same make command again.".format(
+                command, error.returncode
+            )
+        )
+    except KeyboardInterrupt:
+        raise SystemExit("\nsetup: interrupted; run the same make command again to finish")

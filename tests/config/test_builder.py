@@ -1,0 +1,113 @@
+"""`build`: calls what a config describes, and only what configs may call."""
+
+import os
+from functools import partial
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from torch import nn
+
+from panoptic_dl.config import TargetError, allow, build
+
+
+def test_inner_targets_are_called_first():
+    node = OmegaConf.create(
+        {
+            "_target_": "torch.nn.ModuleDict",
+            "modules": {"a": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}},
+        }
+    )
+    built = build(node)
+    assert isinstance(built, nn.ModuleDict)
+    assert built["a"].weight.shape == (3, 2)
+
+
+def test_constructors_receive_plain_containers():
+    node = {"_target_": "torch.nn.Identity", "_partial_": True, "x": [1, {"y": [2]}]}
+    (x,) = build(OmegaConf.create(node)).keywords.values()
+    assert type(x) is list
+    assert type(x[1]) is dict
+    assert type(x[1]["y"]) is list
+
+
+def test_partial_waits_and_runtime_arguments_arrive():
+    node = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5}
+    waiting = build(OmegaConf.create(node))
+    assert isinstance(waiting, partial)
+    weights = [nn.Parameter(torch.zeros(1))]
+    assert waiting(weights).param_groups[0]["lr"] == 0.5
+    assert build({"_target_": "torch.optim.SGD", "lr": 0.1}, params=weights).defaults["lr"] == 0.1
+
+
+def test_interpolations_reach_outside_the_node():
+    config = OmegaConf.create(
+        {"n": 5, "layer": {"_target_": "torch.nn.Identity", "x": "${n}", "_partial_": True}}
+    )
+    assert build(config.layer).keywords == {"x": 5}
+
+
+def test_missing_values_are_named():
+    config = OmegaConf.create({"_target_": "torch.nn.Dropout", "p": "???"})
+    with pytest.raises(MissingMandatoryValue, match="p"):
+        build(config)
+
+
+def test_a_constructors_refusal_names_the_target():
+    with pytest.raises(TypeError, match=r"while building torch\.nn\.modules\.linear\.Linear"):
+        build({"_target_": "torch.nn.Linear", "oops": 1})
+
+
+def test_lazy_calls_of_python_code_build_too():
+    assert isinstance(build(L(nn.Conv2d)(in_channels=1, out_channels=1, kernel_size=1)), nn.Conv2d)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.run",
+        "torch.load",
+        "torch.nnx.Linear",
+        "torch.nn.modules.module.os.system",
+        "torch.nn.modules.module.sys.exit",
+        "torch.optim.optimizer.functools.partial",
+        "panoptic_dl.config.lazy.load",
+        "panoptic_dl.engine.session.subprocess.check_output",
+        "detectron2.config.LazyConfig.load",
+        "detectron2.evaluation.evaluator.os.system",
+        "torch.nn",
+        "",
+        None,
+        3,
+    ],
+)
+def test_other_targets_are_refused_and_not_run(target, tmp_path):
+    with pytest.raises(TargetError):
+        build({"_target_": target, "_partial_": True})
+
+
+def test_a_refused_module_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("import os; os.environ['EVIL'] = '1'\ndef f(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TargetError, match=r"allow\(\"evil_module\"\)"):
+        build({"_target_": "evil_module.f"})
+    assert "EVIL" not in os.environ
+
+
+def test_an_unknown_name_in_an_allowed_package_is_named():
+    with pytest.raises(TargetError, match=r"torch\.nn\.Lineer"):
+        build({"_target_": "torch.nn.Lineer"})
+
+
+def test_python_code_can_extend_the_list(tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text("def seven():\n    return 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("panoptic_dl.config.builder._allowed", ["torch.nn"])
+    allow("my_models")
+    assert build({"_target_": "my_models.seven"}) == 7
+
+
