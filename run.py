@@ -1,12 +1,15 @@
-"""Compose a config, start the processes, hand over to the mode's function: `python run.py --help`."""
+"""Compose a config, start its processes, hand over to the mode's function. See --help."""
 
 import sys
+import warnings
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.source import register
 
+# Detectron2 does this while it is imported; nothing a user could act on.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 register()
 composed = False
 

@@ -1,4 +1,4 @@
-"""Versions, devices and Detectron2's origin: `python -m panoptic_dl.environment`, for bug reports."""
+"""Versions, devices and Detectron2's origin: `python -m panoptic_dl.environment`, for reports."""
 
 import importlib
 import os
@@ -29,13 +29,18 @@ def describe() -> str:
     lines = [("panoptic-dl", version("panoptic-dl")), ("python", platform.python_version())]
     lines += [("platform", platform.platform()), ("detectron2", detectron2_origin())]
     lines += [(name, version(name)) for name in PACKAGES]
-    lines += [("CPU cores", str(len(os.sched_getaffinity(0)))), ("CUDA of torch", torch.version.cuda)]
+    lines += [
+        ("CPU cores", str(len(os.sched_getaffinity(0)))),
+        ("CUDA of torch", str(torch.version.cuda)),
+    ]
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         lines.append((f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
     if not torch.cuda.is_available():
         lines.append(("GPU", "none"))
-    lines.append(("DETECTRON2_DATASETS", os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets")))
+    lines.append(
+        ("DETECTRON2_DATASETS", os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets"))
+    )
     return "\n".join(f"{name:24}{value}" for name, value in lines)
 
 

@@ -1,5 +1,4 @@
-"""From class labels, centre heatmap and offsets to a panoptic map and its instances (Cheng et al.
-2020, section 3.3).
+"""From classes, centres and offsets to a panoptic map and its instances (Panoptic-DeepLab).
 
 Legend: K classes, H W pixels of the output, M instances.
 """
@@ -27,16 +26,16 @@ def panoptic_segmentation(
     nms_kernel: int,
     top_k: int,
 ) -> Tensor:
-    """Group the thing pixels around centres, give each group its most frequent class, add the
-    stuff.
+    """Group thing pixels around centres, give each group its most frequent class, add stuff.
+
+    Cheng et al. 2020, section 3.3.
 
     Args:
         sem_seg: (H, W) int64 category ids.
         center: (1, H, W) heatmap of centres, about 0 to 1.
         offset: (2, H, W) offsets (y, x) in pixels from a pixel to its centre.
         thing_ids: category ids of things.
-        label_divisor: panoptic id = category id * label_divisor + instance number, from 1 in each
-            category.
+        label_divisor: panoptic id = category id * label_divisor + number, from 1 per category.
         stuff_area: stuff with fewer pixels becomes void.
         threshold: lowest heatmap value of a centre.
         nms_kernel: side in pixels (odd) of the window in which only the largest value is a centre.

@@ -1,8 +1,8 @@
-"""Make the checkout ready to run: `make setup`. Standard library only; safe to call again at any time.
+"""Make the checkout ready to run: `make setup`. Standard library only; safe to call again.
 
 A virtual environment (`.venv`, or the folder given) receives the versions of `requirements.lock`
-(every file checked against its hash), Detectron2 without its compiled part (no compiler needed), and
-this project itself, editable. A stamp inside the environment makes a second call instant; an
+(every file checked against its hash), Detectron2 without its compiled part (no compiler needed),
+and this project itself, editable. A stamp inside the environment makes a second call instant; an
 interrupted or failed call leaves no stamp, so calling again repairs it. Downloads go through uv's
 cache and are hard-linked: a second checkout costs seconds and little disk.
 """
@@ -58,13 +58,19 @@ def make_environment(folder):
     if not works(uv):
         say("installing uv, the package installer")
         install = ["install", "-q", "--no-deps", "--require-hashes", "--target", uv_home]
-        install += ["--upgrade", "--disable-pip-version-check", "-r", ROOT / "requirements-uv.lock"]
+        install += [
+            "--upgrade",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+            "-r",
+            ROOT / "requirements-uv.lock",
+        ]
         run(*pip_command(folder), *install)
     return [uv, "--quiet"]
 
 
 def pip_command(folder):
-    """Some pip that works: the system's own, or one that `ensurepip` unpacks into the environment."""
+    """A pip that works: the system's own, or one that `ensurepip` unpacks into the environment."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for python in (folder / "bin" / "python", sys.executable):
         if subprocess.run([str(python), "-m", "pip", "--version"], **quiet).returncode == 0:
@@ -131,7 +137,9 @@ def main():
     stamp.unlink() if stamp.exists() else None
     os.environ.pop("PYTHONPATH", None)
     uv, python = make_environment(folder), folder / "bin" / "python"
-    say("installing the pinned packages (torch with CUDA is 5 GB the first time, cached afterwards)")
+    say(
+        "installing the pinned packages (torch with CUDA is 5 GB the first time, cached afterwards)"
+    )
     lock = ROOT / "requirements.lock"
     run(*uv, "pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python)
     install_detectron2(uv, python)
@@ -140,7 +148,7 @@ def main():
     run(*uv, "pip", "install", *editable, "--python", python)
     run(python, "-c", "import panoptic_dl, detectron2, torchvision, hydra, panopticapi")
     stamp.write_text(wanted)
-    say("ready in {:.0f} s".format(time.time() - started))
+    say(f"ready in {time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":
@@ -149,10 +157,8 @@ if __name__ == "__main__":
     except subprocess.CalledProcessError as error:
         command = " ".join(str(part) for part in error.cmd[:6])
         raise SystemExit(
-            "setup: `{} ...` failed (exit {}); its message is above. "
-            "Nothing needs cleaning: run the same make command again.".format(
-                command, error.returncode
-            )
-        )
+            f"setup: `{command} ...` failed (exit {error.returncode}); its message is above. "
+            "Nothing needs cleaning: run the same make command again."
+        ) from None
     except KeyboardInterrupt:
-        raise SystemExit("\nsetup: interrupted; run the same make command again to finish")
+        raise SystemExit("\nsetup: interrupted; run the same make command again") from None

@@ -1,5 +1,4 @@
-"""HRNet (Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition", TPAMI
-2020).
+"""HRNet (Wang et al. 2020, "Deep High-Resolution Representation Learning for Visual Recognition").
 
 Parallel branches at strides 4, 8, 16 and 32 that exchange information after every few residual
 blocks. Parameter names are those of the authors' ImageNet checkpoints (HRNet-Image-Classification),
@@ -68,8 +67,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a skip path (He et al. 2016), which only the first stage
-    uses."""
+    """1x1, 3x3 and 1x1 convolution and a skip path (He et al. 2016): the first stage."""
 
     def __init__(self, in_channels: int, mid_channels: int, norm: Norm):
         super().__init__()
@@ -99,12 +97,10 @@ class Bottleneck(nn.Module):
 
 
 class HighResolutionModule(nn.Module):
-    """Residual blocks on every branch, then each branch receives the sum of all, resampled to its
-    size.
+    """Residual blocks on every branch, then each branch receives the sum of all branches.
 
     Args:
-        channels: channels of every branch, fine to coarse; each branch has half the size of the one
-            before.
+        channels: channels of the branches, fine to coarse, each of half the size of the one before.
         num_blocks: residual blocks on every branch.
     """
 
@@ -114,24 +110,21 @@ class HighResolutionModule(nn.Module):
             nn.Sequential(*(BasicBlock(width, norm) for _ in range(num_blocks)))
             for width in channels
         )
-        # fuse_layers[i][j] brings branch j to the channels of branch i, and down to its size where
-        # j is finer.
+        # fuse_layers[i][j] brings branch j to the channels, and if finer to the size, of i.
         self.fuse_layers = nn.ModuleList()
         for target, width in enumerate(channels):
-            layers = nn.ModuleList()
+            layers: list[nn.Module] = []
             for source, source_width in enumerate(channels):
                 if source > target:
-                    layer = nn.Sequential(
-                        nn.Conv2d(source_width, width, kernel_size=1, bias=needs_bias(norm)),
-                        build_norm(norm, width),
-                    )
+                    bias = needs_bias(norm)
+                    project = nn.Conv2d(source_width, width, kernel_size=1, bias=bias)
+                    layers.append(nn.Sequential(project, build_norm(norm, width)))
                 elif source == target:
-                    layer = nn.Identity()
+                    layers.append(nn.Identity())
                 else:
                     chain = [source_width] * (target - source) + [width]
-                    layer = downsample(chain, norm, last_relu=False)
-                layers.append(layer)
-            self.fuse_layers.append(layers)
+                    layers.append(downsample(chain, norm, last_relu=False))
+            self.fuse_layers.append(nn.ModuleList(layers))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
@@ -153,8 +146,7 @@ class HighResolutionModule(nn.Module):
 
 
 def add_branch(channels: Sequence[int], norm: Norm) -> nn.ModuleList:
-    """Layers that pass all branches on as they are, and make the last of `channels` from the one
-    before."""
+    """Layers that pass all branches on, and make the last of `channels` from the one before."""
     layers: list[nn.Module] = [nn.Identity() for _ in channels[:-1]]
     layers.append(downsample(channels[-2:], norm, last_relu=True))
     return nn.ModuleList(layers)

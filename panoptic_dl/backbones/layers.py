@@ -1,5 +1,4 @@
-"""What the backbones share: normalisation by name, weight initialisation, the choice of output
-features.
+"""What the backbones share: normalisation by name, initial weights, the choice of features.
 
 Legend: N batch, C channels, H W pixels.
 """
@@ -39,16 +38,15 @@ def needs_bias(norm: Norm) -> bool:
 
 
 def init_weights(backbone: nn.Module) -> None:
-    """Prepare every convolution below `backbone` for training from scratch (He et al. 2015,
-    fan-out).
+    """Prepare all convolutions for training from scratch (He et al. 2015, by fan-out).
 
     Normal with variance 2 / (kernel area * output channels / groups), so that gradients keep their
     size through ReLUs; biases 0. Normalisation layers start at scale 1 and shift 0 by themselves.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
-            # PyTorch's kaiming_normal_ forgets the groups: depthwise kernels would start 1 /
-            # sqrt(C) too small.
+            # PyTorch's kaiming_normal_ forgets the groups: depthwise kernels would
+            # start too small by a factor of the root of their channels.
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
             if module.bias is not None:
@@ -66,6 +64,7 @@ def select_features(
     unknown = [name for name in names if name not in available]
     if unknown or not names:
         raise ValueError(
-            f"out_features={names} names {unknown or 'nothing'}: this backbone has {tuple(available)}"
+            f"out_features={names} names {unknown or 'nothing'}: "
+            f"this backbone has {tuple(available)}"
         )
     return {name: shape for name, shape in available.items() if name in names}

@@ -85,8 +85,12 @@ class SeparableConv(nn.Module):
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions, the last one strided, and a skip path: "conv", "sum" or
-    "none"."""
+    """Three separable convolutions, the last one strided, and a skip path.
+
+    Args:
+        channels: channels of the input and after each of the three.
+        skip: "conv" (1x1 convolution), "sum" (identity) or "none".
+    """
 
     def __init__(
         self,
@@ -99,7 +103,8 @@ class XceptionBlock(nn.Module):
         relu_first: bool = True,
     ):
         super().__init__()
-        assert len(channels) == 4 and skip in ("conv", "sum", "none")
+        assert len(channels) == 4
+        assert skip in ("conv", "sum", "none")
         self.skip = skip
         if skip == "conv":
             self.conv = nn.Conv2d(
@@ -110,20 +115,13 @@ class XceptionBlock(nn.Module):
                 bias=needs_bias(norm),
             )
             self.bn = build_norm(norm, channels[3])
-        for index in range(3):
-            layer = SeparableConv(
-                channels[index],
-                channels[index + 1],
-                norm=norm,
-                stride=stride if index == 2 else 1,
-                dilation=dilation,
-                relu_first=relu_first,
-            )
-            self.add_module(f"sep_conv{index + 1}", layer)
+        shared = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
+        self.sep_conv1 = SeparableConv(channels[0], channels[1], **shared)
+        self.sep_conv2 = SeparableConv(channels[1], channels[2], **shared)
+        self.sep_conv3 = SeparableConv(channels[2], channels[3], stride=stride, **shared)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the block's output and what goes into its strided convolution, the finest feature
-        of that level."""
+        """Return the block's output, and the input of its strided convolution (a finer feature)."""
         before_stride = self.sep_conv2(self.sep_conv1(x))
         y = self.sep_conv3(before_stride)
         if self.skip == "conv":

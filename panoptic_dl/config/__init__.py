@@ -1,4 +1,4 @@
-"""Python configs, owned by Hydra: compose a tree from `conf/` and `lazy_configs/`, build its objects."""
+"""Python configs, owned by Hydra: compose the tree of `conf/` and `lazy_configs/`, build it."""
 
 from .builder import TargetError, allow, build
 from .composition import ConfigError, compose

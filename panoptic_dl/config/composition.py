@@ -68,17 +68,17 @@ def suggest(arguments: Sequence[str]) -> None:
 
 
 def near_names(key: str, overrides: Sequence[str]) -> list[str]:
-    """Keys and groups of the config that resemble `key`, best first, at most five."""
+    """Keys and groups of the config that resemble `key`, best first, at most three."""
     groups = _groups()
     choices = [o for o in overrides if o.partition("=")[0].lstrip("+~") in groups]
-    known = sorted(set(_keys(_compose(choices))) | set(groups))
+    known = sorted({k for k in _keys(_compose(choices)) if "._" not in k} | set(groups))
     folder, _, leaf = key.rpartition(".")
     same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
     siblings = [k for k in known if k.rpartition(".")[0] == folder]
     leaves = {k.rpartition(".")[2]: k for k in siblings}
     close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
     ranked = close + same_leaf + difflib.get_close_matches(key, known, n=5, cutoff=0.6)
-    return list(dict.fromkeys(ranked))[:5]
+    return list(dict.fromkeys(ranked))[:3]
 
 
 def _groups() -> list[str]:
@@ -93,5 +93,5 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     if not isinstance(tree, dict):
         return
     for name, value in tree.items():
-        yield f"{prefix}{name}"
-        yield from _keys(value, f"{prefix}{name}.")
+        yield prefix + str(name)
+        yield from _keys(value, f"{prefix}{name!s}.")

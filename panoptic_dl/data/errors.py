@@ -2,4 +2,4 @@
 
 
 class DatasetError(ValueError):
-    """A dataset is missing, half-prepared or damaged; the message names the file and the way out."""
+    """Data is missing, half-prepared or damaged; the message names the file and the way out."""

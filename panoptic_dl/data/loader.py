@@ -73,7 +73,7 @@ def train_loader(
 def test_loader(
     *, dataset: str, mapper: Mapper, num_workers: int
 ) -> "torch.utils.data.DataLoader[Batch]":
-    """Every image once, in the order of the dataset, in batches of one; each process gets its share.
+    """Every image once, in the order of the dataset, one at a time; each process gets its share.
 
     Raises:
         DatasetError: the dataset is unknown or empty.
@@ -85,14 +85,16 @@ def test_loader(
     return loader
 
 
-test_loader.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
+# Not a test, whatever pytest thinks of its name.
+test_loader.__test__ = False  # type: ignore[attr-defined]
 
 
 class _SeededMapper:
     """A mapper that draws from its own stream of NumPy's random numbers.
 
-    Detectron2's augmentations use NumPy's global generator. Worker processes have theirs to themselves
-    and Detectron2 seeds it; without workers, whatever else draws from it would change the samples.
+    Detectron2's augmentations use NumPy's global generator. Worker processes have theirs to
+    themselves and Detectron2 seeds it; without workers, whatever else draws from it would change
+    the samples.
     """
 
     def __init__(self, mapper: Mapper, seed: int) -> None:
@@ -100,13 +102,13 @@ class _SeededMapper:
         self._state = np.random.RandomState(seed).get_state()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        outside = np.random.get_state()
-        np.random.set_state(self._state)
+        outside = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
         try:
             return self._mapper(record)
         finally:
-            self._state = np.random.get_state()
-            np.random.set_state(outside)
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outside)  # noqa: NPY002
 
 
 def _records(dataset: str) -> list[dict[str, Any]]:

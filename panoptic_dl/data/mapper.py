@@ -1,7 +1,7 @@
 """From a record of a dataset to what a model takes.
 
-Every sample equals that of Detectron2's mappers for the same state of NumPy's random numbers; added are
-the checks that turn a damaged or ill-fitting file into an error that names it.
+Every sample equals that of Detectron2's mappers for the same state of NumPy's random numbers; added
+are the checks that turn a damaged or ill-fitting file into an error that names it.
 
 Shapes: H W pixels (after augmentation).
 """
@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from panopticapi.utils import rgb2id
 
-from panoptic_dl.data.reading import PanopticLabels, check_size, read_image, read_semantic
+from panoptic_dl.data.reading import PanopticLabels, SemanticLabelReader, check_size, read_image
 
 Augmentations = Sequence[T.Augmentation | T.Transform]
 
@@ -101,8 +101,8 @@ class PanopticTrainMapper:
 class SemanticTrainMapper:
     """Image and one class per pixel.
 
-    The label is the file "sem_seg_file_name" (train ids), or is derived from "pan_seg_file_name" and
-    "segments_info" where a dataset has no label files of that kind.
+    The label is the file "sem_seg_file_name" (train ids), or is derived from "pan_seg_file_name"
+    and "segments_info" where a dataset has no label files of that kind.
 
     Args:
         augmentations: Detectron2 augmentations, applied to image and label together.
@@ -121,7 +121,7 @@ class SemanticTrainMapper:
     ) -> None:
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
-        self.labels = PanopticLabels(num_classes, ignore_label)
+        self.read_label = SemanticLabelReader(num_classes=num_classes, ignore_label=ignore_label)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make one sample.
@@ -137,7 +137,7 @@ class SemanticTrainMapper:
         record = dict(record)
         image = read_image(record["file_name"], self.image_format)
         detection_utils.check_image_size(record, image)
-        label = read_semantic(record, self.labels)
+        label = self.read_label(record)
         label_file = record.get("sem_seg_file_name") or record["pan_seg_file_name"]
         check_size(label, label_file, image, record["file_name"])
         for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info"):
@@ -168,8 +168,8 @@ class TestMapper:
         """Make one sample.
 
         Returns:
-            The record with "image" (3, H, W) uint8, and "height" and "width" of the file, to which the
-            model scales its prediction back.
+            The record with "image" (3, H, W) uint8, and "height" and "width" of the file, to which
+            the model scales its prediction back.
 
         Raises:
             DatasetError: the image cannot be read.

@@ -18,11 +18,11 @@ VOID = 0  # id of unlabelled pixels in a panoptic PNG
 
 
 def read_image(file: str, image_format: str) -> np.ndarray:
-    """Read a whole image as Detectron2 does, (H, W, channels) uint8 in the channel order of `image_format`.
+    """Read a whole image as Detectron2 does: (H, W, channels) uint8, channels as `image_format`.
 
     Raises:
         DatasetError: the file is missing, truncated or no image. A global
-            `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which would fill the rest with grey, is not obeyed.
+            `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which fills the rest with grey, is not obeyed.
     """
     try:
         with _no_truncated_images():
@@ -58,8 +58,8 @@ def check_size(label: np.ndarray, label_file: str, image: np.ndarray, image_file
 class PanopticLabels:
     """Check panoptic labels, and turn them into semantic ones, without sorting their pixels.
 
-    A look-up table over all 2^24 ids (16 MB) makes both cost a few milliseconds for 1024 x 2048 pixels,
-    `numpy.unique` takes a hundred. Each process has its own.
+    A look-up table over all 2^24 ids (16 MB) makes both cost a few milliseconds for 1024 x 2048
+    pixels; `numpy.unique` takes a hundred. Each process has its own.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
@@ -75,15 +75,16 @@ class PanopticLabels:
     def check(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> None:
         """Raise `DatasetError` unless `panoptic`, (H, W) ids or (H, W, 3) colours, fits the record.
 
-        Its pixels must be void or belong to a segment of `record["segments_info"]`, whose categories
-        lie in 0..num_classes-1.
+        Its pixels must be void or belong to a segment of `record["segments_info"]`, whose
+        categories lie in 0..num_classes-1.
         """
         file = record["pan_seg_file_name"]
         for segment in record["segments_info"]:
             if not 0 <= segment["category_id"] < self.num_classes:
                 raise DatasetError(
-                    f"{file}: segment {segment['id']} has category {segment['category_id']}, outside "
-                    f"the classes 0..{self.num_classes - 1} (dataset.num_classes={self.num_classes})"
+                    f"{file}: segment {segment['id']} has category {segment['category_id']}, "
+                    f"outside the classes 0..{self.num_classes - 1} "
+                    f"(dataset.num_classes={self.num_classes})"
                 )
         ids = rgb2id(panoptic) if panoptic.ndim == 3 else panoptic
         values = {segment["id"]: 1 for segment in record["segments_info"]} | {VOID: 1}
@@ -97,7 +98,7 @@ class PanopticLabels:
             )
 
     def to_semantic(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
-        """Classes of the pixels of `panoptic`, (H, W, 3) colours: (H, W) uint8; void is `ignore_label`."""
+        """Classes of the pixels of `panoptic`, (H, W, 3) colours, as (H, W) uint8."""
         categories = {seg["id"]: seg["category_id"] for seg in record["segments_info"]}
         return self._look_up(rgb2id(panoptic), categories, default=self.ignore_label)
 
@@ -115,29 +116,40 @@ class PanopticLabels:
 
 
 def check_semantic(label: np.ndarray, file: str, num_classes: int, ignore_label: int) -> None:
-    """Raise `DatasetError` if a pixel of `label`, (H, W) uint8, is neither a class nor `ignore_label`."""
+    """Raise `DatasetError` if a pixel of `label`, (H, W) uint8, is no class and not ignored."""
     counts = np.bincount(label.ravel(), minlength=256)
     counts[ignore_label] = 0
     strangers = np.flatnonzero(counts[num_classes:]) + num_classes
     if len(strangers):
         raise DatasetError(
-            f"{file}: label id {strangers[0]} ({counts[strangers[0]]} pixels) is outside the classes "
-            f"0..{num_classes - 1} and is not the ignored label {ignore_label} "
+            f"{file}: label id {strangers[0]} ({counts[strangers[0]]} pixels) is outside the "
+            f"classes 0..{num_classes - 1} and is not the ignored label {ignore_label} "
             f"(dataset.num_classes={num_classes}); ids found outside: {strangers.tolist()}"
         )
 
 
-def read_semantic(record: Mapping[str, Any], labels: PanopticLabels) -> np.ndarray:
-    """Read the semantic label of a record, (H, W) uint8: its own file, else from the panoptic PNG.
+class SemanticLabelReader:
+    """Reads the semantic label of a record: its own file, else made from the panoptic PNG.
 
-    Raises:
-        DatasetError: a file cannot be read, or holds an id outside the classes; names file and id.
+    Args:
+        num_classes: classes are 0..num_classes-1.
+        ignore_label: label of pixels without a class.
     """
-    if "sem_seg_file_name" in record:
-        file = record["sem_seg_file_name"]
-        label = read_image(file, "L").squeeze(2)
-        check_semantic(label, file, labels.num_classes, labels.ignore_label)
-        return label
-    panoptic = read_image(record["pan_seg_file_name"], "RGB")
-    labels.check(panoptic, record)
-    return labels.to_semantic(panoptic, record)
+
+    def __init__(self, *, num_classes: int, ignore_label: int = 255) -> None:
+        self._panoptic = PanopticLabels(num_classes, ignore_label)
+
+    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
+        """Return the label, (H, W) uint8.
+
+        Raises:
+            DatasetError: a file cannot be read, or holds an id outside the classes; names both.
+        """
+        if "sem_seg_file_name" in record:
+            file = record["sem_seg_file_name"]
+            label = read_image(file, "L").squeeze(2)
+            check_semantic(label, file, self._panoptic.num_classes, self._panoptic.ignore_label)
+            return label
+        panoptic = read_image(record["pan_seg_file_name"], "RGB")
+        self._panoptic.check(panoptic, record)
+        return self._panoptic.to_semantic(panoptic, record)

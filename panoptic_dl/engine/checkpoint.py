@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 class RunCheckpointer(Checkpointer):
     """fvcore's checkpointer, made atomic and strict; Detectron2's `PeriodicCheckpointer` drives it.
 
-    A file is written beside its place, flushed to disk and renamed; only then does `last_checkpoint`
-    name it. What was good before stays good, whatever interrupts the writing. Loading accepts tensors
-    and plain values only (`weights_only`), and every parameter must be there.
+    A file is written beside its place, flushed to disk and renamed; only then `last_checkpoint`
+    names it. What was good before stays good, whatever interrupts the writing. Loading accepts
+    tensors and plain values only (`weights_only`), and every parameter must be there.
     """
 
     def save(self, name: str, **extra: Any) -> None:
@@ -57,8 +57,8 @@ class RunCheckpointer(Checkpointer):
         """
         if not self.has_checkpoint():
             raise ValueError(
-                f"resume=true, but there is no checkpoint in {self.save_dir}. Name the run's folder "
-                "with run_dir=..., or drop resume=true to start anew"
+                f"resume=true, but there is no checkpoint in {self.save_dir}. Name the run's "
+                "folder with run_dir=..., or drop resume=true to start anew"
             )
         path = self.get_checkpoint_file()
         try:
@@ -69,8 +69,8 @@ class RunCheckpointer(Checkpointer):
             self.model.load_state_dict(state["model"])
         except (KeyError, RuntimeError) as error:
             raise ValueError(
-                f"the checkpoint {path} is of another model; resume with the overrides that the run "
-                f"was started with (.hydra/overrides.yaml beside it). {error}"
+                f"the checkpoint {path} is of another model; resume with the overrides that the "
+                f"run was started with (.hydra/overrides.yaml beside it). {error}"
             ) from error
         for key, part in self.checkpointables.items():
             part.load_state_dict(state[key])

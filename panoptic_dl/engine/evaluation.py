@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from panoptic_dl.evaluation.headline import headline
+from panoptic_dl.evaluation.figures import as_json, as_text, headline
 from panoptic_dl.visualize.evaluator import PictureEvaluator
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class Evaluation:
             "published": self.published,
             "results": results,
         }
-        text = json.dumps(_nan_to_null(summary), indent=2, allow_nan=False)
+        text = json.dumps(as_json(summary), indent=2, allow_nan=False)
         target = folder / "results.json"
         folder.mkdir(parents=True, exist_ok=True)
         target.write_text(text + "\n")
@@ -88,37 +87,12 @@ class Evaluation:
 
 def results_table(metrics: dict[str, float], published: dict[str, float] | None = None) -> str:
     """The figures in one row, in percent; with `published`, theirs and the difference beneath."""
-    rows = [["own", *metrics.values()]]
+    rows = [["own", *(as_text(value) for value in metrics.values())]]
     if published:
-        theirs = [published.get(name) for name in metrics]
-        rows.append(["published", *theirs])
+        shared = [name if name in published else None for name in metrics]
+        rows.append(["published", *(as_text(published[n]) if n else "" for n in shared)])
         rows.append(
-            [
-                "difference",
-                *(
-                    None if b is None else f"{a - b:+.1f}"
-                    for a, b in zip(metrics.values(), theirs, strict=True)
-                ),
-            ]
+            ["difference", *(f"{metrics[n] - published[n]:+.1f}" if n else "" for n in shared)]
         )
-    cells = [
-        [f"{c:.1f}" if isinstance(c, float) and math.isfinite(c) else _text(c) for c in row]
-        for row in rows
-    ]
-    return tabulate(cells, headers=["", *metrics], tablefmt="github", stralign="right")
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return ""
-    return "n/a" if isinstance(cell, float) else str(cell)
-
-
-def _nan_to_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _nan_to_null(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_null(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    headings = [name.replace("_", " ") for name in metrics]
+    return tabulate(rows, ["", *headings], "github", stralign="right", disable_numparse=True)

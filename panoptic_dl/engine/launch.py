@@ -1,4 +1,4 @@
-"""Start the processes of a run: one, one per GPU, several on the CPU, or those that torchrun made."""
+"""Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
 import logging
 import multiprocessing

@@ -75,8 +75,13 @@ def _git_state() -> str:
     try:
         root = Path(__file__).parents[2]
         return "".join(
-            f"$ git {command}\n" + subprocess.check_output(["git", *command.split()], cwd=root, text=True, stderr=subprocess.DEVNULL)
+            f"$ git {command}\n" + _git(command, root)
             for command in ("rev-parse HEAD", "status --short", "diff HEAD")
         )
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout\n"
+
+
+def _git(command: str, folder: Path) -> str:
+    quiet = subprocess.DEVNULL
+    return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)

@@ -1,4 +1,4 @@
-"""mode=train: iterations with Detectron2's trainer and hooks, checkpoints, evaluation at the end."""
+"""mode=train: Detectron2's trainer and hooks, checkpoints, evaluation on the way and at the end."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -78,6 +78,7 @@ def train(
         FloatingPointError: a loss is not finite.
     """
     numbers = TrainSettings(**settings)
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
     model.to(device)
     wrapped = model
     if comm.get_world_size() > 1:
@@ -115,8 +116,9 @@ def train(
     if comm.is_main_process():
         writers = [
             ConsoleWriter(numbers.iterations, numbers.log_period),
-            JSONWriter(str(Path(run_dir, "metrics.json"))),
-            TensorboardXWriter(run_dir),
+            # Window 1: the iteration's own values, not medians; a resumed run repeats them.
+            JSONWriter(str(Path(run_dir, "metrics.json")), window_size=1),
+            TensorboardXWriter(run_dir, window_size=1),
         ]
         hook_list.append(hooks.PeriodicWriter(writers, period=numbers.log_period))
     trainer.register_hooks(hook_list)

@@ -20,8 +20,7 @@ MIN_SIZE = 32
 
 
 def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
-    """The number that batches are padded to multiples of: `size_divisibility`, or the backbone's if
-    that is 0.
+    """Batches are padded to multiples of this: `size_divisibility`, or if 0 the backbone's.
 
     Raises ValueError if features would not have the same size as the padded image divided by their
     stride.
@@ -29,8 +28,8 @@ def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
     stride = coarsest_stride(backbone)
     if size_divisibility < 0 or size_divisibility % stride:
         raise ValueError(
-            f"size_divisibility={size_divisibility} must be a multiple of the backbone's coarsest stride, {stride}, "
-            "or 0 for the backbone's own"
+            f"size_divisibility={size_divisibility} must be 0 (the backbone's own) or a multiple "
+            f"of the backbone's coarsest stride, {stride}"
         )
     return size_divisibility or backbone.size_divisibility or stride
 
@@ -50,13 +49,13 @@ def check_images(samples: Sequence[Sample], num_channels: int) -> None:
         shape = tuple(sample["image"].shape)
         if len(shape) != 3 or shape[0] != num_channels:
             raise ValueError(
-                f"{_name(index, sample)} has shape {shape}: expected ({num_channels}, H, W), one channel for each "
-                "number of pixel_mean"
+                f"{_name(index, sample)} has shape {shape}: expected ({num_channels}, H, W), "
+                "one channel for each number of pixel_mean"
             )
         if min(shape[1:]) < MIN_SIZE:
             raise ValueError(
-                f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: at least {MIN_SIZE} x {MIN_SIZE} are "
-                "needed, so enlarge or pad it"
+                f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: at least "
+                f"{MIN_SIZE} x {MIN_SIZE} are needed, so enlarge or pad it"
             )
 
 
@@ -67,15 +66,15 @@ def check_targets(samples: Sequence[Sample], keys: Iterable[str]) -> None:
         missing = [key for key in keys if key not in sample]
         if missing:
             raise ValueError(
-                f"{_name(index, sample)} has no {', '.join(missing)}: training needs {', '.join(keys)} (call eval() "
-                "on the model for predictions)"
+                f"{_name(index, sample)} has no {', '.join(missing)}: training needs "
+                f"{', '.join(keys)} (for predictions call eval() on the model)"
             )
         size = tuple(sample["image"].shape[-2:])
         for key in keys:
             if tuple(sample[key].shape[-2:]) != size:
                 raise ValueError(
-                    f"{_name(index, sample)}: {key} has shape {tuple(sample[key].shape)}, its image is "
-                    f"{size[0]} x {size[1]}"
+                    f"{_name(index, sample)} is {size[0]} x {size[1]} pixels, but its {key} has "
+                    f"shape {tuple(sample[key].shape)}: make the targets from the same crop"
                 )
 
 

@@ -21,8 +21,7 @@ from panoptic_dl.models.normalization import convert_sync_batch_norm
 
 
 class DeepLabV3Plus(SemanticSegmentor):
-    """Detectron2's semantic segmentor that builds its head, takes any image size and says what is
-    wrong with inputs.
+    """Detectron2's semantic segmentor, for any image size, building its head from its backbone.
 
     Args:
         backbone: Detectron2 backbone.
@@ -62,8 +61,8 @@ class DeepLabV3Plus(SemanticSegmentor):
                 in training "sem_seg": (h, w) int64 labels.
 
         Returns:
-            in training {"loss_sem_seg": scalar}; otherwise one dict per image, {"sem_seg": (K,
-            height, width) logits}.
+            in training {"loss_sem_seg": scalar}; otherwise one dict per image with
+                "sem_seg": (K, height, width) logits.
 
         Raises ValueError naming the image and the key if an input is missing or has the wrong
         shape.
@@ -81,8 +80,8 @@ class DeepLabV3Plus(SemanticSegmentor):
         )
         features = self.backbone(images.tensor)
         if self.training:
-            fill = self.sem_seg_head.ignore_value
-            labels = stack_targets(batched_inputs, "sem_seg", images, fill=fill)
+            unlabelled = float(self.sem_seg_head.ignore_value)
+            labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
             _, losses = self.sem_seg_head(features, labels)
             return losses
 

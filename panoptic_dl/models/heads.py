@@ -1,5 +1,4 @@
-"""Detectron2's heads from plain arguments: each function waits for the backbone's shapes and
-returns one head.
+"""Detectron2's heads from plain arguments, each waiting for the shapes of a backbone.
 
 `functools.partial(semantic_branch, in_features=..., ...)` is what a model takes; it calls
 `head(input_shape=backbone.output_shape())`, so that no channel number is written twice.
@@ -64,8 +63,7 @@ def semantic_branch(
     loss_top_k: float = 0.2,
     ignore_value: int = 255,
 ) -> PanopticDeepLabSemSegHead:
-    """Semantic head of Panoptic-DeepLab (Cheng et al. 2020). Shared arguments: see the top of this
-    file.
+    """Semantic head of Panoptic-DeepLab (Cheng et al. 2020). Shared arguments: top of this file.
 
     Args:
         num_classes: stuff and thing classes, K.
@@ -124,8 +122,9 @@ def instance_branch(
     center_loss_weight: float = 200.0,
     offset_loss_weight: float = 0.01,
 ) -> PanopticDeepLabInsEmbedHead:
-    """Instance head of Panoptic-DeepLab: centre heatmap and offsets. Shared arguments: see the top
-    of this file.
+    """Instance head of Panoptic-DeepLab: centre heatmap and offsets.
+
+    Shared arguments: top of this file.
 
     Args:
         head_channels: channels before the two predictors.
@@ -172,7 +171,7 @@ def semantic_head(
     loss_type: str = "hard_pixel_mining",
     ignore_value: int = 255,
 ) -> DeepLabV3PlusHead:
-    """Head of DeepLabV3+ (Chen et al. 2018). Shared arguments: see the top of this file.
+    """Head of DeepLabV3+ (Chen et al. 2018). Shared arguments: top of this file.
 
     Args:
         num_classes: number of classes, K.
@@ -236,7 +235,7 @@ def _decoder_arguments(
     finest, coarsest = min(strides.values()), max(strides.values())
     if common_stride != finest:
         raise ValueError(
-            f"common_stride={common_stride} must be the stride of the finest of in_features, which is "
+            f"common_stride={common_stride} must be the stride of the finest of in_features, "
             f"{finest} ({strides})"
         )
     return {
@@ -253,8 +252,7 @@ def _decoder_arguments(
 
 
 def _padded_size(train_size: Sequence[int] | None, multiple: int) -> tuple[int, int] | None:
-    """(height, width) of the crop after padding to a multiple, which is what the image pooling
-    spans in training."""
+    """(height, width) of the padded crop, which the image pooling spans in training."""
     if train_size is None:
         return None
     height, width = train_size

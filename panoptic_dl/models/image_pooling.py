@@ -36,12 +36,12 @@ class ClampedAvgPool2d(nn.Module):
 
 
 def accept_any_size(head: nn.Module) -> nn.Module:
-    """Let every ASPP below `head` take features of any size, in place. Parameter names do not
-    change."""
+    """Let every ASPP below `head` take any feature size, in place; no parameter changes."""
     for aspp in head.modules():
         if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
             pooling = aspp.convs[-1]
-            assert isinstance(pooling, nn.Sequential) and isinstance(pooling[0], nn.AvgPool2d)
+            assert isinstance(pooling, nn.Sequential)
+            assert isinstance(pooling[0], nn.AvgPool2d)
             height, width = aspp.pool_kernel_size
             pooling[0] = ClampedAvgPool2d((height, width))
             aspp.pool_kernel_size = None  # ASPP checks divisibility only where this is set

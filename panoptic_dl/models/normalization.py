@@ -1,5 +1,4 @@
-"""Which batch normalisation a model trains with: synchronised only where several processes have
-something to share.
+"""Which batch normalisation a model trains with: synchronised where several processes train.
 
 `nn.SyncBatchNorm` raises without a process group and does not run on CPU. The replacements here
 have the same parameters, buffers and names, so that checkpoints fit all of them.
@@ -61,8 +60,7 @@ def choose_batch_norm() -> tuple[type[nn.Module], str]:
 
 
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.SyncBatchNorm` below `model` by what `choose_batch_norm` says, in place,
-    and log it once.
+    """Make every `nn.SyncBatchNorm` what `choose_batch_norm` says, in place, and log that once.
 
     Parameters and buffers stay the same objects under the same names. Call it before an optimiser
     or DistributedDataParallel sees the model, and after the process group exists.

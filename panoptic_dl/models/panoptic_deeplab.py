@@ -1,8 +1,6 @@
-"""Panoptic-DeepLab (Cheng et al., "Panoptic-DeepLab: A Simple, Strong, and Fast Baseline for
-Bottom-Up Panoptic Segmentation", CVPR 2020) around Detectron2's heads.
+"""Panoptic-DeepLab (Cheng et al., CVPR 2020) around Detectron2's heads.
 
-Legend: N batch, C channels, K classes, H W pixels of the padded batch; height, width pixels of the
-    output.
+Legend: N batch, C channels, K classes, H W pixels of the padded batch; h w of an image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +27,7 @@ TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
 
 
 class PanopticDeepLab(nn.Module):
-    """Semantic classes, a heatmap of object centres and every pixel's offset to its centre, merged
-    to a panoptic map.
+    """Semantic classes, object centres and pixel offsets to them, merged to a panoptic map.
 
     Args:
         backbone: Detectron2 backbone.
@@ -75,8 +72,8 @@ class PanopticDeepLab(nn.Module):
             raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
         if not 1 <= top_k < label_divisor:
             raise ValueError(
-                f"top_k={top_k} must be at least 1 and below label_divisor={label_divisor}, or instance numbers "
-                "would run into the next category"
+                f"top_k={top_k} must be at least 1 and below label_divisor={label_divisor}, or "
+                "instance numbers would run into the next category"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head(input_shape=backbone.output_shape())
@@ -116,10 +113,9 @@ class PanopticDeepLab(nn.Module):
             in training a dict of the scalars "loss_sem_seg", "loss_center", "loss_offset";
             otherwise one dict per image with
                 "sem_seg": (K, height, width) logits;
-                "panoptic_seg": ((height, width) int64 of category * label_divisor + instance, -1
-                    void; None);
-                "instances": `Instances`, possibly none, with pred_classes, pred_masks, pred_boxes,
-                    scores.
+                "panoptic_seg": (map, None), where map is (height, width) int64 of
+                    category * label_divisor + instance, -1 where void;
+                "instances": `Instances`, perhaps none (see `instances_from_panoptic`).
 
         Raises ValueError naming the image and the key if an input is missing or has the wrong
         shape.
@@ -141,19 +137,17 @@ class PanopticDeepLab(nn.Module):
 
         sem_seg, _ = self.sem_seg_head(features)
         center, offset, _, _ = self.ins_embed_head(features)
-        return [
-            self.predict(*maps, image_size, sample)
-            for *maps, image_size, sample in zip(
-                sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True
-            )
-        ]
+        per_image = zip(
+            sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True
+        )
+        return [self.predict(*inputs) for inputs in per_image]
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
     ) -> dict[str, Tensor]:
         """The weighted losses of both heads, each a scalar."""
-        ignore_value = self.sem_seg_head.ignore_value
-        sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=ignore_value)
+        unlabelled = float(self.sem_seg_head.ignore_value)
+        sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
         sem_seg_weights = None
         if any("sem_seg_weights" in sample for sample in batched_inputs):
             check_targets(batched_inputs, ["sem_seg_weights"])
@@ -176,8 +170,7 @@ class PanopticDeepLab(nn.Module):
         image_size: tuple[int, int],
         sample: Sample,
     ) -> dict[str, Any]:
-        """One image's output from its (K, H, W) logits, (1, H, W) heatmap and (2, H, W) offsets in
-        pixels.
+        """One image's output from (K, H, W) logits, (1, H, W) heatmap, (2, H, W) offsets in pixels.
 
         `image_size` is its size before padding. Offsets keep the units of the network's input when
         "height" and "width" ask for another size, as in Detectron2.

@@ -41,9 +41,7 @@ class PictureEvaluator(DatasetEvaluator):
         self.thing_ids = set(self.metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         self.label_divisor = int(self.metadata.get("label_divisor", 1000))
 
-    def process(
-        self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]
-    ) -> None:
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Draw inputs and outputs in Detectron2's formats until there are enough."""
         for record, output in zip(inputs, outputs, strict=True):
             if len(self.rows) >= self.count:
@@ -81,7 +79,7 @@ class PictureEvaluator(DatasetEvaluator):
 def truth_map(
     record: dict[str, Any], thing_ids: Collection[int], label_divisor: int
 ) -> NDArray[np.int64]:
-    """The panoptic map (H, W) of a dataset record; stuff, and all of a semantic record, is instance 0.
+    """The panoptic map (H, W) of a dataset record; stuff is instance 0, as is all without segments.
 
     Args:
         record: in Detectron2's dataset format, with `pan_seg_file_name` and `segments_info`

@@ -35,7 +35,7 @@ def save_sheet(
         scaled.append([Image.fromarray(picture).resize(size, how) for picture in row])
     head = 34
     width = len(headings) * (cell_width + gap) + gap
-    height = head + sum(row[0].height + gap for row in scaled)
+    height = head + sum(images[0].height + gap for images in scaled)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(18)
@@ -43,9 +43,9 @@ def save_sheet(
         x = gap + column * (cell_width + gap) + cell_width / 2
         draw.text((x, head / 2), heading, font=font, anchor="mm", fill=INK)
     y = head
-    for row in scaled:
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (gap + column * (cell_width + gap), y))
-        y += row[0].height + gap
+    for images in scaled:
+        for column, image in enumerate(images):
+            sheet.paste(image, (gap + column * (cell_width + gap), y))
+        y += images[0].height + gap
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)

@@ -44,7 +44,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if state else {}
+    parameters = state if isinstance(state, dict) else {}
+    tensors = {name: value for name, value in parameters.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"weights={path} holds no parameters")
     return tensors
@@ -89,19 +90,17 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
         for n in own
         if n in tensors and tensors[n].shape != own[n].shape
     ]
-    if missing or unexpected or shapes:
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(faults.values()):
+        lines = [f"  {len(n)} {kind}: {_first(n)}\n" for kind, n in faults.items() if n]
         raise WeightsError(
             f"{source} is of another architecture than the model; nothing was loaded.\n"
-            + "".join(
-                f"  {len(names)} {kind}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}\n"
-                for kind, names in (
-                    ("missing", missing),
-                    ("unexpected", unexpected),
-                    ("of another shape", shapes),
-                )
-                if names
-            )
+            + "".join(lines)
             + "Choose backbone=, head=, dataset= and task= as the weights were trained"
         )
     module.load_state_dict(tensors, strict=False)
     logger.info("Loaded all %d tensors of %s", len(own), source)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -109,5 +109,3 @@ def test_python_code_can_extend_the_list(tmp_path, monkeypatch):
     monkeypatch.setattr("panoptic_dl.config.builder._allowed", ["torch.nn"])
     allow("my_models")
     assert build({"_target_": "my_models.seven"}) == 7
-
-

@@ -1,1 +1,1 @@
-"""Where the datasets lie: each function checks a folder, registers it with Detectron2 and returns its name."""
+"""Where datasets lie: functions that check a folder, register it and return its name."""

@@ -2,9 +2,10 @@
 
     <root>/cityscapes/
       leftImg8bit/<split>/<city>/<id>_leftImg8bit.png
-      gtFine/<split>/<city>/<id>_gtFine_{polygons.json,labelIds.png,instanceIds.png}    as downloaded
-      gtFine/<split>/<city>/<id>_gtFine_labelTrainIds.png                               prepared
-      gtFine/cityscapes_panoptic_<split>/<id>_gtFine_panoptic.png, and .json next to it    prepared
+      gtFine/<split>/<city>/<id>_gtFine_{polygons.json,labelIds.png,instanceIds.png}
+      gtFine/<split>/<city>/<id>_gtFine_labelTrainIds.png                   prepared
+      gtFine/cityscapes_panoptic_<split>/<id>_gtFine_panoptic.png           prepared
+      gtFine/cityscapes_panoptic_<split>.json                               prepared
 
 with <id> = <city>_<sequence>_<frame>.
 """
@@ -42,8 +43,8 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
         prefix: put before the official name: "toy_" for the generated look-alike.
 
     Returns:
-        The name in Detectron2's catalogs, `cityscapes_fine_panoptic_<split>`. Its records and metadata
-        are those of Detectron2's own entry; categories of segments count from 0 (train ids).
+        The name in Detectron2's catalogs, `cityscapes_fine_panoptic_<split>`. Its records and
+        metadata are those of Detectron2's own entry; categories of segments are train ids, 0..18.
 
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
@@ -65,7 +66,8 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
 def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
     """Register a semantic split of Cityscapes (19 train ids, 255 to ignore) after checking it.
 
-    Arguments and errors are those of `cityscapes_panoptic`; the name is `cityscapes_fine_sem_seg_<split>`.
+    Arguments and errors are those of `cityscapes_panoptic`; the name is
+    `cityscapes_fine_sem_seg_<split>`.
     """
     places = _Places(root, split)
 
@@ -159,8 +161,8 @@ class _Places:
         if images != listed:
             odd = sorted(images ^ listed)
             raise self.layout.error(
-                f"{self.panoptic_json} lists {len(listed)} images, {self.images} has {len(images)}; "
-                f"the first that is only in one of them: {odd[0]}",
+                f"{self.panoptic_json} lists {len(listed)} images, "
+                f"{self.images} has {len(images)}; the first that is only in one of them: {odd[0]}",
                 f"delete {self.panoptic_json.name} and {self.prepare}",
             )
         train_ids = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEGORIES}
@@ -208,21 +210,21 @@ class _Places:
         contiguous: dict[bool, dict[int, int]] = {True: {}, False: {}}
         for category in CITYSCAPES_CATEGORIES:
             contiguous[bool(category["isthing"])][category["id"]] = category["trainId"]
-        return dict(
-            panoptic_root=str(self.panoptic),
-            image_root=str(self.images),
-            panoptic_json=str(self.panoptic_json),
-            gt_dir=str(self.labels),
-            evaluator_type="cityscapes_panoptic_seg",
-            ignore_label=255,
-            label_divisor=1000,
-            thing_classes=classes,
-            thing_colors=colors,
-            stuff_classes=classes,
-            stuff_colors=colors,
-            thing_dataset_id_to_contiguous_id=contiguous[True],
-            stuff_dataset_id_to_contiguous_id=contiguous[False],
-        )
+        return {
+            "panoptic_root": str(self.panoptic),
+            "image_root": str(self.images),
+            "panoptic_json": str(self.panoptic_json),
+            "gt_dir": str(self.labels),
+            "evaluator_type": "cityscapes_panoptic_seg",
+            "ignore_label": 255,
+            "label_divisor": 1000,
+            "thing_classes": classes,
+            "thing_colors": colors,
+            "stuff_classes": classes,
+            "stuff_colors": colors,
+            "thing_dataset_id_to_contiguous_id": contiguous[True],
+            "stuff_dataset_id_to_contiguous_id": contiguous[False],
+        }
 
     def semantic_metadata(self) -> dict[str, Any]:
         return dict(

@@ -3,7 +3,7 @@
     <root>/coco/
       <split>2017/<id>.jpg
       panoptic_<split>2017/<id>.png           a segment's id = R + 256 G + 256^2 B
-      annotations/panoptic_<split>2017.json   a segment's category; its images are the dataset's images
+      annotations/panoptic_<split>2017.json   a segment's category; lists the images
       annotations/instances_val2017.json      for box and mask AP only
 
 Part of the images with an annotation file of its own is a valid dataset. `panoptic_stuff_*` folders
@@ -32,8 +32,8 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
         prefix: put before the official name: "toy_" for the generated look-alike.
 
     Returns:
-        The name in Detectron2's catalogs, `coco_2017_<split>_panoptic`. Its records and metadata are
-        those of Detectron2's own entry; categories of segments count from 0, things first.
+        The name in Detectron2's catalogs, `coco_2017_<split>_panoptic`. Its records and metadata
+        are those of Detectron2's own entry; categories of segments count from 0, things first.
 
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
@@ -141,15 +141,15 @@ class _Places:
         )
 
     def semantic_metadata(self) -> dict[str, Any]:
-        return dict(
-            panoptic_root=str(self.panoptic),
-            image_root=str(self.images),
-            panoptic_json=str(self.panoptic_json),
-            evaluator_type="sem_seg",
-            ignore_label=255,
-            stuff_classes=[category["name"] for category in COCO_CATEGORIES],
-            stuff_colors=[category["color"] for category in COCO_CATEGORIES],
-            stuff_dataset_id_to_contiguous_id={
+        return {
+            "panoptic_root": str(self.panoptic),
+            "image_root": str(self.images),
+            "panoptic_json": str(self.panoptic_json),
+            "evaluator_type": "sem_seg",
+            "ignore_label": 255,
+            "stuff_classes": [category["name"] for category in COCO_CATEGORIES],
+            "stuff_colors": [category["color"] for category in COCO_CATEGORIES],
+            "stuff_dataset_id_to_contiguous_id": {
                 category["id"]: index for index, category in enumerate(COCO_CATEGORIES)
             },
-        )
+        }

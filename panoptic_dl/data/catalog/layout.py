@@ -1,7 +1,7 @@
 """Look at a dataset's folder and say precisely what is missing.
 
-Complete folders are listed once and compared as sets: `stat` on each of 118,287 files takes minutes on
-network storage.
+Complete folders are listed once and compared as sets: `stat` on each of 118,287 files takes
+minutes on network storage.
 """
 
 import json
@@ -38,8 +38,8 @@ class Layout:
         return DatasetError(
             f"{self.title}: {problem}\n"
             f"  looked in: {self.base}\n"
-            f"  which is:  {self.folder}/ in dataset.root={self.root!r} (by default the folder that the "
-            "environment variable DETECTRON2_DATASETS names, else ./datasets)\n"
+            f"  which is:  {self.folder}/ in dataset.root={self.root!r} (by default the folder "
+            "that the environment variable DETECTRON2_DATASETS names, else ./datasets)\n"
             f"  remedy:    {remedy}"
         )
 
@@ -56,7 +56,7 @@ class Layout:
     def require_files(
         self, expected: Collection[str], found: Collection[str], folder: Path, remedy: str
     ) -> None:
-        """Raise `DatasetError` naming the first of the `expected` names that is not `found` in `folder`."""
+        """Raise `DatasetError` naming the first of the `expected` names that is not `found`."""
         missing = sorted(set(expected) - set(found))
         if missing:
             raise self.error(

@@ -1,4 +1,4 @@
-"""Detectron2's catalogs, with entries that may be registered again: for another root, or after a repair."""
+"""Detectron2's catalogs, with entries that can be registered again for other files."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ _seen: dict[str, tuple[Any, ...]] = {}  # name -> the state of the files that it
 
 
 class Records:
-    """The records of a dataset, read at once; the first call hands them over, later calls read again.
+    """The records of a dataset, read now; the first call hands them over, later ones read again.
 
     Registering needs them for its checks and the loader needs them a moment later. Reading COCO's
     annotations takes many seconds, and keeping them forever a gigabyte.
@@ -36,9 +36,10 @@ def register_once(
 ) -> str:
     """Register the dataset `name` unless it is registered for these very files; return `name`.
 
-    `sources` are the folders and files that the dataset consists of: when one of them changes (a folder
-    changes with the files that come and go), or another root names others, `load` is called again and
-    the new entry replaces the old one, be it ours or one that Detectron2 registers when it is imported.
+    `sources` are the folders and files that the dataset consists of: when one of them changes (a
+    folder changes with the files that come and go), or another root names others, `load` is called
+    again and the new entry replaces the old one, be it ours or one that Detectron2 registers when
+    it is imported.
     Errors of `load` pass through; the catalogs are then as they were.
     """
     state = tuple(_state_of(source) for source in sources)

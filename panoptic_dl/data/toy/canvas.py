@@ -118,19 +118,6 @@ class Layer:
                 if solid:
                     self._knife.ellipse((x - r, y - r, x + r, y + r), fill=255)
 
-    def cover(self, colour: Colour, alpha_rows: Image.Image) -> None:
-        """Mixes `colour` in by a small "L" image that is stretched over the layer."""
-        mask = alpha_rows.resize(self.colours.size, Image.Resampling.BILINEAR)
-        self.colours.paste(colour, (0, 0), mask)
-
-    def veil(self, colour: Colour, amount: float) -> None:
-        """Mixes `colour` in evenly, `amount` in 0..1 (haze on a thing at one depth)."""
-        if amount > 0:
-            self.colours = Image.blend(
-                self.colours, Image.new("RGB", self.colours.size, colour), amount
-            )
-            self._ink = ImageDraw.Draw(self.colours, "RGBA")
-
     def coverage(self) -> np.ndarray:
         """Which pixels are at least half covered: bool (y1 - y0, x1 - x0)."""
         return np.asarray(self.mask.reduce(self.scale)) >= 128

@@ -6,7 +6,7 @@ import math
 import random
 
 from panoptic_dl.data.toy.canvas import Colour, Pen, brighten, mix
-from panoptic_dl.data.toy.scene import Camera, Light, Part, Shadow, fade
+from panoptic_dl.data.toy.scene import Camera, Light, Part, Shadow
 
 SKINS: tuple[Colour, ...] = ((236, 188, 150), (198, 140, 98), (128, 84, 58), (244, 206, 174))
 HAIRS: tuple[Colour, ...] = ((40, 28, 22), (92, 58, 34), (196, 156, 84), (120, 120, 122))
@@ -160,7 +160,6 @@ def place_person(
     unit = camera.pixels(height, z)
     layer = camera.layer((foot[0] - 0.3 * unit, foot[1] - 1.05 * unit), (foot[0] + 0.3 * unit, foot[1]))
     draw_walker(Pen(layer, foot, unit, flip=chance.random() < 0.5), chance)
-    fade(light, layer, z)
     return Part("person", layer, z, is_thing=True, shadow=ground_shadow(camera, light, x, z, 0.34))
 
 
@@ -178,8 +177,6 @@ def place_rider(
     else:
         draw_bicycle(Pen(cycle, foot, unit, flip=flip), chance)
     draw_cyclist(Pen(rider, foot, unit, flip=flip), chance, motor=motor)
-    fade(light, cycle, z)
-    fade(light, rider, z)
     label = "motorcycle" if motor else "bicycle"
     shadow = ground_shadow(camera, light, x, z, 0.95)
     return [
@@ -196,7 +193,6 @@ def place_parked_bicycle(
     unit = camera.pixels(1.0, z)
     layer = camera.layer((foot[0] - unit, foot[1] - 1.15 * unit), (foot[0] + unit, foot[1]))
     draw_bicycle(Pen(layer, foot, unit, flip=chance.random() < 0.5), chance)
-    fade(light, layer, z)
     return Part("bicycle", layer, z, is_thing=True, shadow=ground_shadow(camera, light, x, z, 0.9))
 
 

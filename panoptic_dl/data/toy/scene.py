@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,9 +75,14 @@ class Light:
     shadow: float
     sun_side: int
 
-    def haze_at(self, z: float) -> float:
-        """Share of haze at depth z in metres, 0..0.8."""
-        return 0.8 * max(z - 6.0, 0.0) / (max(z - 6.0, 0.0) + 75.0)
+    def haze_on(self, z: np.ndarray) -> np.ndarray:
+        """Share of haze, 0..0.7, at depths z in metres (float32). No exponential: exact on every machine."""
+        beyond = np.maximum(z - np.float32(6.0), np.float32(0.0))
+        return np.float32(0.7) * beyond / (beyond + np.float32(75.0))
+
+    def haze_at(self, z: float) -> np.ndarray:
+        """`haze_on` one depth: float32 (1, 1)."""
+        return self.haze_on(np.full((1, 1), z, dtype=np.float32))
 
 
 WEATHERS: dict[str, Light] = {
@@ -139,7 +143,7 @@ class Part:
         is_crowd: many instances in one region.
         shadow: falls on whatever is behind.
         outlines: polygons in whole pixels, set by `settle`.
-        after: further painting on the canvas's top that belongs to no label (light, reflections).
+        haze: share of haze, 0..1, float32 that broadcasts to (H, W); None for none.
     """
 
     label: str
@@ -149,30 +153,21 @@ class Part:
     is_crowd: bool = False
     shadow: Shadow | None = None
     outlines: list[list[tuple[int, int]]] = field(default_factory=list)
-    after: Callable[[], None] | None = None
+    haze: np.ndarray | None = None
 
 
-def fade(light: Light, layer: Layer, z: float) -> None:
-    """Lets a layer at one depth fade into the haze."""
-    layer.veil(light.haze, light.haze_at(z))
+def haze_of_wall(camera: Camera, light: Light, x: float) -> np.ndarray:
+    """Haze on a wall along the street at lateral position x: depth changes by column. float32 (1, W)."""
+    across = np.arange(camera.size[1], dtype=np.float32)[None, :] + np.float32(0.5)
+    across = np.maximum(np.abs(across - np.float32(camera.vanish[0])), np.float32(0.5))
+    return light.haze_on(np.float32(camera.focal * abs(x - camera.offset)) / across)
 
 
-def fade_wall(camera: Camera, light: Light, layer: Layer, x: float) -> None:
-    """Haze on a wall that runs along the street at lateral position x: depth changes by column."""
-    row = bytes(
-        round(255 * light.haze_at(camera.focal * abs(x - camera.offset) / max(abs(c), 0.5)))
-        for c in (column + 0.5 - camera.vanish[0] for column in range(layer.x0, layer.x1))
-    )
-    layer.cover(light.haze, Image.frombytes("L", (len(row), 1), row))
-
-
-def fade_ground(camera: Camera, light: Light, layer: Layer) -> None:
-    """Haze on the ground: depth changes by row."""
-    column = bytes(
-        round(255 * light.haze_at(camera.focal * camera.eye / max(r, 0.5)))
-        for r in (row + 0.5 - camera.vanish[1] for row in range(layer.y0, layer.y1))
-    )
-    layer.cover(light.haze, Image.frombytes("L", (1, len(column)), column))
+def haze_of_ground(camera: Camera, light: Light) -> np.ndarray:
+    """Haze on the ground: depth changes by row. float32 (H, 1)."""
+    down = np.arange(camera.size[0], dtype=np.float32)[:, None] + np.float32(0.5)
+    down = np.maximum(down - np.float32(camera.vanish[1]), np.float32(0.5))
+    return light.haze_on(np.float32(camera.focal * camera.eye) / down)
 
 
 def settle(

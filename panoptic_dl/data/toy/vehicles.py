@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 from panoptic_dl.data.toy.canvas import Colour, Layer, Pen, Point, brighten, mix
-from panoptic_dl.data.toy.scene import Camera, Light, Part, Shadow, fade
+from panoptic_dl.data.toy.scene import Camera, Light, Part, Shadow
 
 CAR_PAINTS: tuple[Colour, ...] = (
     (190, 34, 40),
@@ -142,7 +142,6 @@ def stand(
     camera: Camera, light: Light, label: str, layer: Layer, x: float, z: float, width: float
 ) -> Part:
     """Finishes a box vehicle: haze, and its shadow on the road."""
-    fade(light, layer, z)
     foot = camera.project(x - 0.15 * light.sun_side, 0, z + 0.3)
     shadow = Shadow(
         (foot[0], foot[1]),

@@ -1,0 +1,64 @@
+"""Cityscapes: street scenes of 50 cities, 8 things and 11 stuff classes (Cordts et al., CVPR 2016).
+
+2,975 training and 500 validation images of 1024 x 2048 pixels with fine labels; 12 GB.
+Licence: free for non-commercial use after registration at cityscapes-dataset.com; not to pass on.
+Prepare: unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into
+$DETECTRON2_DATASETS/cityscapes, then `python scripts/prepare_cityscapes.py $DETECTRON2_DATASETS`.
+"""
+
+from detectron2.config import LazyCall as L
+
+from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.evaluation.official import (
+    cityscapes_instance_ap,
+    cityscapes_semantic_iou,
+    panoptic_quality,
+)
+
+dataset = dict(
+    root="${oc.env:DETECTRON2_DATASETS,datasets}",
+    num_classes=19,
+    thing_ids=list(range(11, 19)),
+    label_divisor=1000,  # panoptic id = class * label_divisor + instance
+    ignore_label=255,
+    image_format="RGB",
+    # Sizes are (height, width) in pixels; a "size" alone is that of the shortest edge.
+    crop_size=(512, 1024),
+    min_sizes=(  # one is chosen for each training sample
+        *(512, 640, 704, 832, 896, 1024, 1152, 1216),
+        *(1344, 1408, 1536, 1664, 1728, 1856, 1920, 2048),
+    ),
+    max_size=4096,  # of the longest edge
+    min_size_test=1024,
+    max_size_test=2048,
+    single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any
+    size_divisibility=0,  # images are padded to a multiple of this; 0: what the backbone needs
+    # Targets of Panoptic-DeepLab.
+    gaussian_sigma=10,
+    small_instance_area=4096,
+    small_instance_weight=3,
+    ignore_stuff_in_offset=True,
+    ignore_crowd_in_semantic=False,
+    loss_top_k=0.2,  # share of the hardest pixels in the semantic loss
+    # Post-processing.
+    stuff_area=2048,
+    nms_kernel=7,
+    center_threshold=0.1,
+    top_k=200,
+    train=dict(
+        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="train"),
+        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="train"),
+    ),
+    test=dict(
+        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="val"),
+        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="val"),
+    ),
+    evaluators=dict(
+        panoptic=[
+            L(panoptic_quality)(dataset="${dataset.test.panoptic}"),
+            L(cityscapes_semantic_iou)(dataset="${dataset.test.panoptic}"),
+            L(cityscapes_instance_ap)(dataset="${dataset.test.panoptic}"),
+        ],
+        semantic=[L(cityscapes_semantic_iou)(dataset="${dataset.test.semantic}")],
+    ),
+)

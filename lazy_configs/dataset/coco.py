@@ -1,0 +1,64 @@
+"""COCO 2017 panoptic: photographs of everyday scenes, 80 things and 53 stuff classes.
+
+118,287 training and 5,000 validation images of about 480 x 640 pixels, 20 GB (Lin et al., ECCV
+2014; Kirillov et al., CVPR 2019).
+Licence: annotations CC BY 4.0; images under the Flickr terms of their authors.
+Prepare: `python scripts/prepare_coco.py $DETECTRON2_DATASETS` says what to download to where.
+"""
+
+from detectron2.config import LazyCall as L
+
+from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
+from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.evaluation.official import coco_instance_ap, panoptic_quality, semantic_iou
+
+dataset = dict(
+    root="${oc.env:DETECTRON2_DATASETS,datasets}",
+    num_classes=133,
+    thing_ids=list(range(80)),
+    label_divisor=1000,  # panoptic id = class * label_divisor + instance
+    ignore_label=255,
+    image_format="RGB",
+    # Sizes are (height, width) in pixels; a "size" alone is that of the shortest edge.
+    crop_size=(640, 640),
+    min_sizes=(320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960),  # one for each sample
+    max_size=960,  # of the longest edge; published figures come from 640, an error of their recipe
+    min_size_test=640,
+    max_size_test=640,
+    single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any
+    size_divisibility=640,  # images are padded to a multiple of this
+    # Targets of Panoptic-DeepLab.
+    gaussian_sigma=8,
+    small_instance_area=4096,
+    small_instance_weight=3,
+    ignore_stuff_in_offset=True,
+    ignore_crowd_in_semantic=False,
+    loss_top_k=1.0,  # share of the hardest pixels in the semantic loss
+    # Post-processing.
+    stuff_area=4096,
+    nms_kernel=41,
+    center_threshold=0.1,
+    top_k=200,
+    train=dict(
+        panoptic=L(coco_panoptic)(root="${dataset.root}", split="train"),
+        semantic=L(coco_semantic)(root="${dataset.root}", split="train"),
+    ),
+    test=dict(
+        panoptic=L(coco_panoptic)(root="${dataset.root}", split="val"),
+        semantic=L(coco_semantic)(root="${dataset.root}", split="val"),
+    ),
+    evaluators=dict(
+        panoptic=[
+            L(panoptic_quality)(dataset="${dataset.test.panoptic}"),
+            L(coco_instance_ap)(dataset="${dataset.test.panoptic}"),
+        ],
+        semantic=[
+            L(semantic_iou)(
+                dataset="${dataset.test.semantic}",
+                read_truth=L(SemanticLabelReader)(
+                    num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
+                ),
+            )
+        ],
+    ),
+)

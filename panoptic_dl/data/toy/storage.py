@@ -1,0 +1,113 @@
+"""Makes a generated folder exactly once, whole or not at all.
+
+The folder is made beside its place under another name and renamed when complete, so its name never stands for
+something half-made. A lock keeps two processes from doing the work twice; should the file system know no locks,
+both do it and the first rename counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+RECORD = "toy.json"
+
+
+class ToyStorageError(ValueError):
+    """The toy data cannot be written where it was asked for, or lacks files."""
+
+
+def store_once(
+    root: str, kind: str, parameters: Mapping[str, object], make: Callable[[Path], None]
+) -> Path:
+    """The folder `<root>/<kind>_<hash of the parameters>`, made by `make` if it is not there.
+
+    Args:
+        root: folder for generated data; made if absent.
+        kind: first part of the folder's name.
+        parameters: everything the content depends on, of JSON's types.
+        make: fills the empty folder it is given.
+    Returns:
+        Absolute path of the complete folder.
+    Raises:
+        ToyStorageError: `root` cannot be written, or files have vanished from the complete folder.
+    """
+    text = json.dumps(parameters, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    base = Path(os.path.abspath(os.path.expanduser(root)))
+    target = base / f"{kind}_{digest}"
+    if target.is_dir():
+        return check_whole(target)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with hold_lock(base / f".{target.name}.lock") as alone:
+            if target.is_dir():
+                return check_whole(target)
+            if alone:
+                # Nobody else works on this one, so what lies there was left by an interrupted run.
+                for leftover in base.glob(f".{target.name}.part-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            return fill(target, parameters, make)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(base)):
+            raise
+        raise ToyStorageError(
+            f"toy data cannot be written to {base}: {error.strerror or error}. Choose a folder that can be "
+            f"written, with dataset.root=/another/folder on the command line or root=... in Python"
+        ) from error
+
+
+def fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+    """Makes the content under a temporary name, then gives it its own."""
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
+    try:
+        make(part)
+        # mkdtemp makes it private; a data set is for everybody who may read the root.
+        part.chmod(target.parent.stat().st_mode & 0o777)
+        record = {"parameters": dict(parameters), "num_files": count_files(part)}
+        (part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            # Another process was first (possible only without locks): the same content.
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def check_whole(target: Path) -> Path:
+    """Returns the folder if all of its files are there, e.g. not thinned by a cleaner of /tmp."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        record = json.loads((target / RECORD).read_text())
+        if count_files(target) == record["num_files"] + 1:
+            return target
+    raise ToyStorageError(
+        f"files are missing from (or were added to) the toy data in {target}: delete this folder, it is "
+        f"made anew on the next use"
+    )
+
+
+def count_files(folder: Path) -> int:
+    """Number of files below a folder."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[bool]:
+    """Waits for an exclusive lock; it falls with the process. Yields False where locks are unknown."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone

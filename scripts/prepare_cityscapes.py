@@ -1,0 +1,37 @@
+"""Make the label files that Cityscapes needs: labelTrainIds, panoptic PNGs and their JSON files.
+
+    python scripts/prepare_cityscapes.py ROOT [--workers N]
+
+ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. What exists is
+kept, so an interrupted run continues where it stopped. About 45 minutes of one core for all splits.
+"""
+
+import argparse
+import os
+import sys
+
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.prepare import prepare_cityscapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", metavar="ROOT", help="folder that holds cityscapes/")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(len(os.sched_getaffinity(0)), 16),
+        metavar="N",
+        help="processes that share the images (default: usable cores, %(default)s)",
+    )
+    arguments = parser.parse_args()
+    try:
+        prepare_cityscapes(arguments.root, num_workers=arguments.workers)
+    except DatasetError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
