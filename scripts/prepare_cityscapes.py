@@ -2,8 +2,8 @@
 
     python scripts/prepare_cityscapes.py ROOT [--workers N]
 
-ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. What exists is
-kept, so an interrupted run continues where it stopped. About 45 minutes of one core for all splits.
+ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. What exists
+is kept, so an interrupted run continues where it stopped.
 """
 
 import argparse

@@ -17,13 +17,15 @@ OFFICIAL_COUNTS = {"train": 118287, "val": 5000}
 DOWNLOADS = """
 Download by hand from cocodataset.org/#download, and unpack in {base}/:
 
-  2017 Train images                      train2017.zip                           18 GB    -> train2017/
-  2017 Val images                        val2017.zip                              1 GB    -> val2017/
-  2017 Train/Val annotations             annotations_trainval2017.zip           241 MB    -> annotations/
-  2017 Panoptic Train/Val annotations    panoptic_annotations_trainval2017.zip  821 MB    -> annotations/
+  what                                 archive                                          size
+  2017 Train images                    train2017.zip                                   18 GB
+  2017 Val images                      val2017.zip                                      1 GB
+  2017 Train/Val annotations           annotations_trainval2017.zip                   241 MB
+  2017 Panoptic Train/Val annotations  panoptic_annotations_trainval2017.zip          821 MB
 
-The last one brings two more archives, annotations/panoptic_train2017.zip and panoptic_val2017.zip:
-unpack them in {base}/ too, they become panoptic_train2017/ and panoptic_val2017/.
+They become train2017/, val2017/ and annotations/. The last one brings two more archives,
+annotations/panoptic_train2017.zip and annotations/panoptic_val2017.zip: unpack them in {base}/ too,
+they become panoptic_train2017/ and panoptic_val2017/.
 """
 
 

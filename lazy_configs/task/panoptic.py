@@ -48,6 +48,7 @@ task = dict(
         ),
         batch_size="${train.batch_size}",
         num_workers="${train.num_workers}",
+        aspect_ratio_grouping=True,
         seed="${seed}",
     ),
     evaluation=L(Evaluation)(

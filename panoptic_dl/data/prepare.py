@@ -1,7 +1,7 @@
 """Prepare Cityscapes as downloaded for training: what the official scripts make, made resumably.
 
-For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png`, and for every
-`..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`. The functions
+For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png`, and for each
+`..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`. Functions
 of cityscapesscripts do the work, one image at a time, so that processes can share it and a second
 run continues an interrupted one: a file is there completely or not at all.
 """
@@ -158,7 +158,7 @@ def _known_annotations(target: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
-    """Let the official function convert a data set of one image, and move its results into place."""
+    """Let the official function convert a data set of one image; move the results into place."""
     with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
         city = Path(scratch, "in", "one", "city")
         city.mkdir(parents=True)
@@ -240,7 +240,7 @@ def _complete(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Silence the official functions, and turn their exits and errors into one that names the file."""
+    """Silence the official functions; turn their exits and errors into one that names the file."""
     printed = StringIO()
     try:
         with redirect_stdout(printed):

@@ -21,20 +21,23 @@ from panoptic_dl.environment import describe
 from .interrupt import Interrupted
 
 
-def begin(run_dir: str, seed: int, device: str) -> None:
+def begin(run_dir: str, seed: int | None, device: str) -> None:
     """Log to the console (main process) and to `run_dir`, seed, and save what the run stands on.
 
     Args:
         run_dir: gets log.txt, environment.txt, and git.txt with the revision and local changes.
-        seed: of Python, numpy and torch; each process adds its rank. Negative: a random one.
+        seed: of Python, numpy and torch; each process adds its rank. None: a random one.
         device: `cuda` or `cpu`.
     """
     rank = comm.get_rank()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
         setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
+        for handler in logging.getLogger(name).handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_for_people)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
-    seed_all_rng(None if seed < 0 else seed + rank)
+    seed_all_rng(None if seed is None else seed + rank)
     if not comm.is_main_process():
         return
     folder = Path(run_dir)
@@ -48,6 +51,13 @@ def begin(run_dir: str, seed: int, device: str) -> None:
         torch.get_num_threads(),
         os.path.relpath(run_dir),
     )
+
+
+def _for_people(record: logging.LogRecord) -> bool:
+    """What the console shows; log.txt has everything."""
+    if record.name.startswith("panoptic_dl"):
+        return record.levelno >= logging.INFO
+    return record.levelno >= logging.WARNING or str(record.msg).startswith("Inference done")
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class SemanticEvaluator(SemSegEvaluator):
         """Look up the dataset.
 
         Args:
-            dataset: a name in Detectron2's catalogs; its metadata has `stuff_classes`, all K of them.
+            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
             read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
         """
         records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}

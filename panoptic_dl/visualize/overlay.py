@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from .palette import instance_color
 
@@ -58,6 +58,14 @@ def _edges(segments: NDArray[np.integer]) -> NDArray[np.bool_]:
     return edge
 
 
+def _innermost(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """The pixel (y, x) of a mask that is farthest from its border and from the image's."""
+    rows, columns = find_objects(mask.astype(np.uint8))[0]
+    distance = distance_transform_edt(np.pad(mask[rows, columns], 1))
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    return float(rows.start + y - 1), float(columns.start + x - 1)
+
+
 def _write_names(
     canvas: Image.Image,
     ids: NDArray[np.integer],
@@ -77,7 +85,7 @@ def _write_names(
         width = draw.textlength(name, font=font)
         if areas[row] < 2.5 * width * size:
             continue
-        y, x = center_of_mass(inverse == row)
+        y, x = _innermost(inverse == row)
         draw.text(
             (min(max(x, width / 2), canvas.width - width / 2), y),
             name,

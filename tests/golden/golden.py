@@ -1,22 +1,29 @@
-"""How the golden figures in golden/ were made, so that any implementation can be held against them.
+"""How the golden figures in this folder were made, to hold any implementation against them.
 
-Each <row>.npz holds what the reference Panoptic-DeepLab / DeepLabV3+ model of that table row computes, on CPU in
-float32, from weights, an image and a label map that the functions below make from nothing but a seed. Fill your model
-with `weights`, run it on `image`, compare. The reference used norm "BN", in eval mode.
+Each <row>.npz holds what the reference Panoptic-DeepLab / DeepLabV3+ model of that table row
+computes, on CPU in float32, from weights, an image and a label map that the functions below make
+from nothing but a seed. Fill your model with `weights`, run it on `image`, compare. The reference
+used norm "BN", in eval mode.
 
 Keys of a .npz (H x W is the image, s = STRIDE; maps are sampled [..., ::s, ::s]):
-  feat_<name>_mean          (C,)            mean over pixels of each backbone feature of the normalised image
+  feat_<name>_mean          (C,)            mean over pixels of each feature of the normalised image
   net_sem_seg               (K, H/s, W/s)   logits of the semantic head, at input resolution
-  net_center, net_offset    (1|2, H/s, W/s) instance head, at input resolution; offset is (y, x) in pixels
+  net_center, net_offset    (1|2, H/s, W/s) instance head, at input resolution; offset (y, x), pixels
   sem_seg                   (K, H/s, W/s)   "sem_seg" of the whole model's output for one image
   panoptic_seg              (H, W)          "panoptic_seg": category * 1000 + instance, -1 is void
   scores, classes, boxes, areas             "instances", in the model's order
-  loss_sem_seg, loss_center, loss_offset    training losses for `labels` (normalisation and dropout layers in eval mode)
-COCO rows: the image is 640 x 480 and the model pads it to 640 x 640 with zeros after normalisation; net_* are of the
-padded image. Float maps agree to about 1e-4 relative between machines; panoptic_seg agrees on all but a few pixels,
-because an argmax can flip where two logits almost tie.
-<row>.state_dict.json lists every parameter and buffer of the reference model with its shape: checkpoints published for
-these rows have these names.
+  loss_sem_seg, loss_center, loss_offset    training losses for `labels` (see below)
+COCO rows: the image is 640 x 480 and the model pads it to 640 x 640 with zeros after
+normalisation; net_* are of the padded image. Float maps agree to about 1e-4 relative between
+machines; panoptic_seg agrees on all but a few pixels, because an argmax can flip where two logits
+almost tie.
+
+Losses: normalisation layers are in eval mode, but the dropout that Detectron2's ASPP applies by
+itself is on. Its masks follow `torch.manual_seed(0)` before the model was made with PyTorch's own
+initial weights; see `seeded_model` in tests/models/rows.py.
+
+<row>.state_dict.json lists every parameter and buffer of the reference model with its shape:
+checkpoints published for these rows have these names.
 """
 
 import zlib
@@ -82,7 +89,7 @@ def image(row: str, seed: int = SEED) -> np.ndarray:
 
 
 def labels(row: str, seed: int = SEED) -> tuple[np.ndarray, list[dict]]:
-    """A panoptic label map (H, W) of segment ids, and its segments_info with contiguous category ids."""
+    """A panoptic label map (H, W) of segment ids, and its segments_info (contiguous categories)."""
     height, width = image_size(row)
     coco = row.startswith("coco")
     stuff, things = ((80, 101, 132), np.arange(0, 80)) if coco else ((0, 2, 10), np.arange(11, 19))

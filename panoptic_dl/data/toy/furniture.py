@@ -138,6 +138,24 @@ def draw_bin(
     return Part("static", layer, z, shadow=ground_shadow(camera, light, x, z, 0.6))
 
 
+def draw_heap(
+    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
+) -> Part:
+    """Something under a tarpaulin, "unlabeled": nobody can tell what it is."""
+    foot = camera.project(x, 0, z)
+    unit = camera.pixels(1.0, z)
+    layer = camera.layer((foot[0] - 1.2 * unit, foot[1] - 1.3 * unit), (foot[0] + 1.2 * unit, foot[1]))
+    pen = Pen(layer, foot, unit, flip=chance.random() < 0.5)
+    cloth = chance.choice(((86, 104, 120), (118, 104, 84)))
+    peak = chance.uniform(0.8, 1.1)
+    pen.polygon(
+        [(-0.9, 0), (-0.75, 0.55), (-0.3, peak), (0.1, 0.85 * peak), (0.45, peak * 0.95), (0.9, 0)], cloth
+    )
+    pen.polygon([(-0.3, peak), (-0.45, 0), (-0.1, 0), (0.1, 0.85 * peak)], brighten(cloth, 1.2))
+    pen.polygon([(0.45, peak * 0.95), (0.4, 0), (0.9, 0)], brighten(cloth, 0.75))
+    return Part("unlabeled", layer, z, shadow=ground_shadow(camera, light, x, z, 0.9))
+
+
 def draw_pram(
     camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
 ) -> Part:

@@ -62,10 +62,12 @@ def draw_walker(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((-0.15 + swing, 0.47), (0.03, 0.03), skin)
     pen.polygon([(-0.035, 0.8), (-0.035, 0.88), (0.035, 0.88), (0.035, 0.8)], brighten(skin, 0.85))
     pen.ellipse((0.0, 0.915), (0.072, 0.083), skin)
+    # Hair as a cap: low on the nape (negative x), high on the brow; a back of the head has no brow.
+    brow, nape = (3, 9) if chance.random() < 0.7 else (-1, 9)
     pen.polygon(
         [
-            (math.cos(a * math.pi / 8) * 0.078, 0.925 + math.sin(a * math.pi / 8) * 0.08)
-            for a in range(-1, 10)
+            (math.cos(a * math.pi / 8) * 0.08, 0.925 + math.sin(a * math.pi / 8) * 0.082)
+            for a in range(brow - 1, nape + 2)
         ],
         hair,
     )

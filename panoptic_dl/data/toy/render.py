@@ -13,13 +13,13 @@ from panoptic_dl.data.toy.scene import Part, draw_order
 
 # Strength of the texture by class: (fine grain, blotches), as shares of the colour.
 STREET_TEXTURES: Mapping[str, tuple[float, float]] = {
-    "road": (0.1, 0.05),
-    "sidewalk": (0.05, 0.05),
-    "terrain": (0.16, 0.14),
-    "vegetation": (0.24, 0.1),
+    "road": (0.055, 0.05),
+    "sidewalk": (0.035, 0.045),
+    "terrain": (0.12, 0.14),
+    "vegetation": (0.15, 0.1),
     "building": (0.04, 0.04),
-    "wall": (0.1, 0.08),
-    "fence": (0.08, 0.05),
+    "wall": (0.06, 0.06),
+    "fence": (0.05, 0.05),
     "sky": (0.0, 0.0),
 }
 

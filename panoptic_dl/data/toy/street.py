@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection
 
 from panoptic_dl.data.toy import buildings, furniture, ground, people, plants, vehicles
 from panoptic_dl.data.toy.canvas import Layer
+from panoptic_dl.data.toy.placement import Room
 from panoptic_dl.data.toy.scene import WEATHERS, Camera, Light, Part, settle
-
-Box = tuple[float, float, float, float]
 
 
 def compose_street(
@@ -63,7 +62,7 @@ class Street:
         first = chance.choice(kinds)
         second = chance.choice([kind for kind in kinds if kind != first or kind == "city"])
         self.sides = {-1: first, 1: second}
-        self.taken: list[Box] = []
+        self.room = Room(camera.size)
 
     def lay_ground(self) -> list[Part]:
         """Sky, meadow or paving, pavements, road, and what closes the street far away."""
@@ -170,13 +169,13 @@ class Street:
 
     def fill(self) -> list[Part]:
         """Things and street furniture, nearest last."""
-        chance, half = self.chance, self.half
+        chance = self.chance
         groups: list[list[Part]] = []
 
         def attempt(draw: Callable[[], list[Part]], tries: int = 6, overlap: float = 0.3) -> None:
             for _ in range(tries):
                 parts = draw()
-                if self.claim(parts, overlap):
+                if self.room.claim(parts, overlap):
                     groups.append(parts)
                     return
 
@@ -206,7 +205,7 @@ class Street:
             attempt(self.sign, overlap=0.4)
         if chance.random() < 0.5 and "traffic light" in self.classes:
             attempt(self.traffic_light, overlap=0.4)
-        for draw in (furniture.draw_bin, furniture.draw_pram):
+        for draw in (furniture.draw_bin, furniture.draw_pram, furniture.draw_heap):
             if chance.random() < 0.15:
                 attempt(
                     lambda draw=draw: [  # type: ignore[misc]
@@ -218,39 +217,11 @@ class Street:
                 )
         parts = [part for group in groups for part in group]
         parts.sort(key=lambda part: -part.depth)
-        if half and chance.random() < 0.4:
+        if chance.random() < 0.4:
             parts.append(ground.draw_hood(self.camera, chance))
-        if chance.random() < 0.2:
+        if chance.random() < 0.12:
             parts.append(self.border())
         return parts
-
-    def claim(self, parts: list[Part], overlap: float) -> bool:
-        """Takes the room of these parts unless it is mostly taken or out of the picture."""
-        boxes: list[Box] = []
-        height, width = self.camera.size
-        for part in parts:
-            box = part.layer.mask.getbbox()
-            if box is None:
-                return False
-            s, layer = part.layer.scale, part.layer
-            boxes.append(
-                (layer.x0 + box[0] / s, layer.y0 + box[1] / s, layer.x0 + box[2] / s, layer.y0 + box[3] / s)
-            )
-        union = (
-            min(b[0] for b in boxes), min(b[1] for b in boxes),
-            max(b[2] for b in boxes), max(b[3] for b in boxes),
-        )  # fmt: skip
-        if union[2] - union[0] < 0.02 * height or union[0] >= width - 3 or union[2] <= 3:
-            return False
-        for other in self.taken:
-            across = min(union[2], other[2]) - max(union[0], other[0])
-            down = min(union[3], other[3]) - max(union[1], other[1])
-            if across > 0 and down > 0:
-                smaller = min(area_of(union), area_of(other))
-                if across * down > overlap * smaller:
-                    return False
-        self.taken.append(union)
-        return True
 
     def beside(self, side: int, low: float, high: float) -> float:
         """A lateral position on the pavement, low..high metres from the kerb."""
@@ -349,13 +320,8 @@ class Street:
         """The dark margin that rectification leaves: "out of roi"."""
         height, width = self.camera.size
         side = self.chance.choice((-1, 1))
-        wide = 0.012 * width
+        wide = 0.008 * width
         x0 = 0.0 if side < 0 else width - wide
         layer = Layer(self.camera.size, (x0, 0, x0 + wide, height), self.camera.scale)
         layer.polygon([(x0, -1), (x0, height + 1), (x0 + wide, height + 1), (x0 + wide, -1)], (24, 24, 28))
         return Part("out of roi", layer, 0.0)
-
-
-def area_of(box: Box) -> float:
-    """Area of (x0, y0, x1, y1)."""
-    return (box[2] - box[0]) * (box[3] - box[1])

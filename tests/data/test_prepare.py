@@ -1,0 +1,153 @@
+"""Cityscapes is prepared as the official scripts do it, and an interrupted run continues."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabelImgs
+
+from panoptic_dl.data import prepare
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.prepare import prepare_cityscapes
+from tests.data.small import write_cityscapes
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_cityscapes.py"
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def downloaded(tmp_path):
+    return write_cityscapes(tmp_path / "ours", prepare=False, train=3, val=2)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_results_equal_those_of_the_official_scripts_byte_for_byte(
+    downloaded, tmp_path, monkeypatch
+):
+    official = tmp_path / "official"
+    shutil.copytree(downloaded, official)
+    prepare_cityscapes(downloaded, num_workers=2, say=quiet)
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(official / "cityscapes"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        createTrainIdLabelImgs.main()
+        createPanopticImgs.convert2panoptic(
+            str(official / "cityscapes" / "gtFine"), setNames=["train", "val"]
+        )
+    ours, theirs = files_below(downloaded), files_below(official)
+    assert len(ours) == 5 * (1 + 3 + 1 + 1) + 2
+    assert ours == theirs
+
+
+def test_what_exists_is_kept(downloaded):
+    prepare_cityscapes(downloaded, say=quiet)
+    before = {f: f.stat().st_mtime_ns for f in downloaded.rglob("*.*") if f.is_file()}
+    lines = []
+    prepare_cityscapes(downloaded, say=lines.append)
+    assert {f: f.stat().st_mtime_ns for f in downloaded.rglob("*.*") if f.is_file()} == before
+    assert sum("nothing to do" in line for line in lines) == 4
+
+
+def test_an_interrupted_run_continues(downloaded, monkeypatch):
+    convert, calls = prepare._write_panoptic, []
+
+    def stop_at_the_second(instances, folder, part):
+        calls.append(instances.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        convert(instances, folder, part)
+
+    monkeypatch.setattr(prepare, "_write_panoptic", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_cityscapes(downloaded, say=quiet)
+    gt_fine = downloaded / "cityscapes" / "gtFine"
+    assert not (gt_fine / "cityscapes_panoptic_train.json").exists()
+    calls.append("from now on all succeed")
+    prepare_cityscapes(downloaded, say=quiet)
+    assert calls[0] not in calls[2:]  # its result was kept
+    content = json.loads((gt_fine / "cityscapes_panoptic_train.json").read_text())
+    assert len(content["annotations"]) == 3
+    assert not list(gt_fine.glob(".*"))
+
+
+def test_new_images_join_an_old_json_file(downloaded):
+    write_cityscapes(downloaded, train=1, val=2)  # the same names: the first image is prepared
+    (file,) = (downloaded / "cityscapes/gtFine/cityscapes_panoptic_train").glob("aachen_000002*")
+    file.unlink()
+    prepare_cityscapes(downloaded, say=quiet)
+    assert file.is_file()
+    content = json.loads(file.parent.with_suffix(".json").read_text())
+    assert [a["image_id"][-13:-7] for a in content["annotations"]] == ["000000", "000002", "000001"]
+
+
+def test_a_torn_json_file_is_made_again(downloaded):
+    prepare_cityscapes(downloaded, say=quiet)
+    target = downloaded / "cityscapes/gtFine/cityscapes_panoptic_val.json"
+    whole = target.read_bytes()
+    target.write_bytes(whole[:100])
+    prepare_cityscapes(downloaded, say=quiet)
+    assert target.read_bytes() == whole
+
+
+def test_the_summary_counts(downloaded, monkeypatch):
+    monkeypatch.setitem(prepare.OFFICIAL_COUNTS, "val", 2)
+    lines = []
+    prepare_cityscapes(downloaded / "cityscapes", say=lines.append)  # the folder itself will do
+    assert lines[-3].startswith("train: 3 of the official 2975 images: good for trials")
+    assert lines[-2:] == ["val: complete, 2 images", "test: not there, left out"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "archive"),
+    [("leftImg8bit", "leftImg8bit_trainvaltest.zip"), ("gtFine", "gtFine_trainvaltest.zip")],
+)
+def test_a_missing_folder_is_named_with_its_archive(downloaded, folder, archive):
+    shutil.rmtree(downloaded / "cityscapes" / folder)
+    with pytest.raises(DatasetError, match=f"{folder}.*{archive}"):
+        prepare_cityscapes(downloaded, say=quiet)
+
+
+def test_half_an_archive_is_refused_before_any_work(downloaded):
+    gt_fine = downloaded / "cityscapes" / "gtFine"
+    (file,) = gt_fine.glob("val/bonn/*instanceIds.png")
+    file.unlink()
+    with pytest.raises(DatasetError, match=rf"1 of 2 missing in .*val.*{file.name}.*unpack"):
+        prepare_cityscapes(downloaded, say=quiet)
+    assert not list(gt_fine.glob("*/*/*labelTrainIds.png"))
+
+
+@pytest.mark.parametrize("suffix", ["polygons.json", "instanceIds.png"])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_damaged_file_is_named(downloaded, suffix, num_workers):
+    (file,) = (downloaded / "cityscapes/gtFine/val/aachen").glob(f"*{suffix}")
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(DatasetError, match=f"cannot convert .*{file.name}.*unpack it again"):
+        prepare_cityscapes(downloaded, num_workers=num_workers, say=quiet)
+
+
+def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded):
+    def run(root):
+        command = [sys.executable, str(SCRIPT), str(root), "--workers", "1"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run(downloaded)
+    assert done.returncode == 0, done.stderr
+    assert "train: labelTrainIds: 3 of 3" in done.stdout
+    nothing = run(downloaded / "nothing")
+    assert nothing.returncode == 1
+    assert nothing.stderr.startswith("error: Cityscapes: folder missing: ")
+    assert "Traceback" not in nothing.stderr
