@@ -132,8 +132,8 @@ def _run(evaluate: Callable[[], Any]) -> Figures:
         with redirect_stdout(printed):
             results = evaluate()
     except SystemExit as exit_:
-        last = printed.getvalue().strip().splitlines()[-1:]
-        raise EvaluationError(f"the official Cityscapes script gave up: {''.join(last)}") from exit_
+        reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
+        raise EvaluationError(f"the official Cityscapes script gave up: {reason}") from exit_
     logger.debug("%s", printed.getvalue())
     return {
         task: {name: float(value) for name, value in figures.items()}

@@ -75,7 +75,7 @@ def write_coco(root: Path, *, with_things: bool = True, **counts: int) -> Path:
         images, labels = base / f"{split}2017", base / f"panoptic_{split}2017"
         images.mkdir()
         labels.mkdir()
-        panoptic, boxes = [], []
+        panoptic, boxes, entries = [], [], []
         for index in range(count):
             image_id = 100 + index
             height, width = (60, 80) if index % 3 else (80, 60)
@@ -109,6 +109,14 @@ def write_coco(root: Path, *, with_things: bool = True, **counts: int) -> Path:
                     boxes.append(
                         info | {"image_id": image_id, "id": segment_id, "segmentation": counts_text}
                     )
+            entries.append(
+                {
+                    "id": image_id,
+                    "file_name": f"{image_id:012d}.jpg",
+                    "height": height,
+                    "width": width,
+                }
+            )
             panoptic.append(
                 {
                     "image_id": image_id,
@@ -116,10 +124,6 @@ def write_coco(root: Path, *, with_things: bool = True, **counts: int) -> Path:
                     "segments_info": infos,
                 }
             )
-        entries = [
-            {"id": item["image_id"], "file_name": f"{item['image_id']:012d}.jpg"}
-            for item in panoptic
-        ]
         for kind, annotations in (("panoptic", panoptic), ("instances", boxes)):
             things_only = kind == "instances"
             content = {

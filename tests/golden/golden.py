@@ -8,7 +8,7 @@ used norm "BN", in eval mode.
 Keys of a .npz (H x W is the image, s = STRIDE; maps are sampled [..., ::s, ::s]):
   feat_<name>_mean          (C,)            mean over pixels of each feature of the normalised image
   net_sem_seg               (K, H/s, W/s)   logits of the semantic head, at input resolution
-  net_center, net_offset    (1|2, H/s, W/s) instance head, at input resolution; offset (y, x), pixels
+  net_center, net_offset    (1|2, H/s, W/s) instance head, likewise; offset is (y, x) in pixels
   sem_seg                   (K, H/s, W/s)   "sem_seg" of the whole model's output for one image
   panoptic_seg              (H, W)          "panoptic_seg": category * 1000 + instance, -1 is void
   scores, classes, boxes, areas             "instances", in the model's order

@@ -1,5 +1,4 @@
-"""The eight rows of the published tables: models with the recipes' values, inputs made by formula,
-golden figures.
+"""The eight published rows: models with the recipes' values, inputs by formula, golden figures.
 
 The values are typed from the reference recipes. Nothing here trains: weights come from
 `golden.weights`.
@@ -12,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from detectron2.layers import ASPP
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from torch import Tensor, nn
 
-from panoptic_dl.backbones import HRNet, Xception65
+from panoptic_dl.backbones import HRNet, Xception65, hrnet, xception
 from panoptic_dl.models import (
     DeepLabV3Plus,
     PanopticDeepLab,
@@ -123,13 +122,24 @@ def make_sample(row: str) -> dict[str, Tensor]:
     return {"image": image, **(targets if task == "panoptic" else {"sem_seg": targets["sem_seg"]})}
 
 
+def seeded_model(row: str) -> PanopticDeepLab | DeepLabV3Plus:
+    """The row's model, leaving PyTorch's generator where the reference's losses found it.
+
+    The reference seeded it with 0 and made its model with PyTorch's own initial weights. Dropout
+    masks depend on how many numbers that drew, so our initial weights must not draw any.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (hrnet, xception):
+            patch.setattr(module, "init_weights", lambda backbone: None)
+        torch.manual_seed(0)
+        return build_model(row)
+
+
 def freeze_statistics(model: nn.Module) -> None:
-    """Training mode, with normalisation and dropout as in evaluation: losses become
-    reproducible."""
+    """Training mode, with normalisation in evaluation mode; ASPP's own dropout stays on."""
     model.train()
     for module in model.modules():
-        # ASPP drops out by itself, without a dropout layer.
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, ASPP)):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 

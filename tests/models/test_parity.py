@@ -1,5 +1,4 @@
-"""Every row of the published tables computes what the reference model computed, from the same
-weights and image."""
+"""Every published row computes what the reference did, from the same weights and image."""
 
 from types import SimpleNamespace
 
@@ -10,13 +9,13 @@ import torch
 from tests.golden import golden
 from tests.models.rows import (
     ROWS,
-    build_model,
     captured_outputs,
     fill_weights,
     freeze_statistics,
     load_figures,
     load_shapes,
     make_sample,
+    seeded_model,
 )
 
 STRIDE = golden.STRIDE
@@ -33,7 +32,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 def result(request):
     """One evaluation and one loss computation per row; only the figures stay in memory."""
     row = request.param
-    model = build_model(row)
+    model = seeded_model(row)
     names = {name: list(value.shape) for name, value in model.state_dict().items()}
     fill_weights(model, row)
     sample = make_sample(row)
@@ -82,6 +81,9 @@ def test_semantic_logits_match(result):
     assert_close(result.prediction["sem_seg"][:, ::STRIDE, ::STRIDE], result.golden["sem_seg"])
 
 
+@pytest.mark.skipif(
+    not torch.backends.mkl.is_available(), reason="the golden dropout masks were drawn by MKL"
+)
 def test_losses_match(result):
     assert set(result.losses) == {key for key in result.golden if key.startswith("loss_")}
     for name, loss in result.losses.items():

@@ -56,7 +56,10 @@ def draw_house(
 
     # The end wall that faces the camera, then the front.
     layer.polygon(
-        [camera.project(px, py, near) for px, py in ((x, 0), (x, height), (back, height), (back, 0))],
+        [
+            camera.project(px, py, near)
+            for px, py in ((x, 0), (x, height), (back, height), (back, 0))
+        ],
         gable,
     )
     draw_gable_windows(camera, layer, chance, side=side, x=x, z=near, height=height)
@@ -78,15 +81,24 @@ def draw_house(
     draw_front(layer, chance, point, near=near, far=far, height=height, plaster=front, limit=camera)
     band = mix(front, (255, 255, 255), 0.3)
     for low, high in ((height - 0.45, height), (3.15, 3.4)):
-        layer.polygon([point(near, low), point(near, high), point(far, high), point(far, low)], band)
+        layer.polygon(
+            [point(near, low), point(near, high), point(far, high), point(far, low)], band
+        )
     return Part("building", layer, (near + far) / 2, haze=haze_of_wall(camera, light, x))
 
 
 def draw_front(
-    layer: Layer, chance: random.Random, point, *, near: float, far: float, height: float,
-    plaster: Colour, limit: Camera
+    layer: Layer,
+    chance: random.Random,
+    point,
+    *,
+    near: float,
+    far: float,
+    height: float,
+    plaster: Colour,
+    limit: Camera,
 ) -> None:
-    """Windows, shop fronts and awnings of the side along the street; `point(z, y, inset)` projects."""
+    """Windows, shop fronts and awnings along the street; `point(z, y, inset)` projects."""
     count = max(round((far - near) / 2.7), 1)
     bay = (far - near) / count
     storeys = max(int((height - 3.6) / 2.9), 1)
@@ -139,14 +151,26 @@ def draw_front(
 
 
 def draw_gable_windows(
-    camera: Camera, layer: Layer, chance: random.Random, *, side: int, x: float, z: float, height: float
+    camera: Camera,
+    layer: Layer,
+    chance: random.Random,
+    *,
+    side: int,
+    x: float,
+    z: float,
+    height: float,
 ) -> None:
     """Two columns of windows on the end wall that faces the camera."""
     for column in (2.0, 5.0, 8.0):
         for floor in range(int((height - 1.5) / 2.9)):
             low = 1.2 + 2.9 * floor
             if chance.random() < 0.75:
-                corners = ((column, low), (column, low + 1.5), (column + 1.1, low + 1.5), (column + 1.1, low))
+                corners = (
+                    (column, low),
+                    (column, low + 1.5),
+                    (column + 1.1, low + 1.5),
+                    (column + 1.1, low),
+                )
                 layer.polygon([camera.project(x + side * px, py, z) for px, py in corners], WINDOW)
 
 
@@ -160,7 +184,8 @@ def draw_fence(
 
     def bar(z0: float, z1: float, low: float, high: float, colour: Colour) -> None:
         layer.polygon(
-            [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))], colour
+            [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))],
+            colour,
         )
 
     bar(near, far, 0.0, height, brighten(paint, 0.42))
@@ -186,11 +211,14 @@ def draw_wall(
     """A wall of grey-violet stone blocks."""
     height = chance.uniform(2.0, 2.6)
     stone = chance.choice(((138, 132, 152), (126, 124, 146), (148, 140, 158)))
-    layer = camera.layer(*[camera.project(x, y, z) for y in (0.0, height + 0.2) for z in (near, far)])
+    layer = camera.layer(
+        *[camera.project(x, y, z) for y in (0.0, height + 0.2) for z in (near, far)]
+    )
 
     def block(z0: float, z1: float, low: float, high: float, colour: Colour) -> None:
         layer.polygon(
-            [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))], colour
+            [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))],
+            colour,
         )
 
     block(near, far, 0.0, height, brighten(stone, 0.7))
@@ -219,14 +247,21 @@ def draw_skyline(camera: Camera, light: Light, chance: random.Random) -> Part:
         top = camera.vanish[1] - chance.uniform(0.05, 0.14) * height
         plaster = chance.choice(PLASTERS)
         base = camera.vanish[1] + 2
-        layer.polygon([(x, base), (x, top), (x + wide, top), (x + wide, base)], brighten(plaster, 0.9))
+        layer.polygon(
+            [(x, base), (x, top), (x + wide, top), (x + wide, base)], brighten(plaster, 0.9)
+        )
         step = 0.022 * height
         rows = int((base - top) / step)
         for row in range(1, rows):
             for column in range(int(wide / step) - 1):
                 left, low = x + (column + 0.6) * step, top + row * step
                 layer.polygon(
-                    [(left, low), (left + 0.45 * step, low), (left + 0.45 * step, low + 0.5 * step), (left, low + 0.5 * step)],
+                    [
+                        (left, low),
+                        (left + 0.45 * step, low),
+                        (left + 0.45 * step, low + 0.5 * step),
+                        (left, low + 0.5 * step),
+                    ],
                     WINDOW,
                 )
         x += wide

@@ -1,15 +1,16 @@
-"""Supersampled drawing: layers (cut-outs with a coverage mask) stuck on a canvas from back to front.
+"""Supersampled drawing: layers, cut-outs with a coverage mask, stuck on a canvas back to front.
 
-Coordinates are image pixels as floats, x to the right and y down, the first pixel spanning [0, 1). Everything is
-drawn `scale` times larger with Pillow's integer rasteriser and averaged down at the end, which gives smooth edges
-and the same bytes on every machine: no floating-point picture arithmetic is involved.
+Coordinates are image pixels as floats, x to the right and y down, the first pixel spanning [0, 1).
+Everything is drawn `scale` times larger with Pillow's integer rasteriser and averaged down at the
+end, which gives smooth edges and the same bytes on every machine.
 
-The outline of a layer is traced on its own coverage, so that a label made from the outline cannot disagree with
-what was painted by more than the rounding of a pixel.
+The outline of a layer is traced on its own coverage, so that a label made from the outline cannot
+disagree with what was painted by more than the rounding of a pixel.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -56,7 +57,7 @@ class Layer:
     def polygon(
         self, points: Sequence[Point], colour: Colour, *, alpha: int = 255, solid: bool = True
     ) -> None:
-        """Fills a polygon; `solid` adds it to the silhouette, else it only colours what is there."""
+        """Fills a polygon; `solid` adds it to the silhouette, else it colours what is there."""
         local = self._local(points)
         if len(local) < 3:
             return
@@ -141,7 +142,7 @@ class Layer:
         return True
 
     def outlines(self, tolerance: float = 0.5) -> list[list[tuple[int, int]]]:
-        """Outer contours in whole pixels, largest first; filling one with Pillow gives the coverage.
+        """Outer contours in whole pixels, largest first; Pillow fills one to get the coverage back.
 
         Args:
             tolerance: how far in pixels a vertex that is left out may lie from the outline.
@@ -198,7 +199,7 @@ class Canvas:
 
 
 class Pen:
-    """Draws on a layer in a thing's own frame: origin at its foot, x right, y UP, in units of its size.
+    """Draws on a layer in a thing's own frame: origin at its foot, x right, y up, its own units.
 
     Args:
         layer: where to draw.
@@ -271,3 +272,19 @@ def brighten(colour: Colour, factor: float) -> Colour:
     """`colour` times `factor`, cut to 0..255."""
     red, green, blue = (min(max(round(c * factor), 0), 255) for c in colour)
     return red, green, blue
+
+
+def rectangle(left: float, low: float, right: float, high: float) -> list[Point]:
+    """Corners of an upright rectangle."""
+    return [(left, low), (left, high), (right, high), (right, low)]
+
+
+def arc(centre: Point, radii: Point, begin: float, end: float, steps: int = 18) -> list[Point]:
+    """Points of an ellipse between two angles in turns, counter-clockwise from the right."""
+    points = []
+    for step in range(steps + 1):
+        angle = 2 * math.pi * (begin + (end - begin) * step / steps)
+        points.append(
+            (centre[0] + radii[0] * math.cos(angle), centre[1] + radii[1] * math.sin(angle))
+        )
+    return points

@@ -1,7 +1,8 @@
 """A toy Cityscapes: drawn streets in the official layout, its labels made by the official scripts.
 
-The polygons are the ground truth, in painter's order, with the labels of Cityscapes (groups and void regions too).
-cityscapesscripts turns them into labelIds, labelTrainIds, instanceIds, colours and the panoptic format.
+The polygons are the ground truth, in painter's order, with the labels of Cityscapes, groups and
+void regions too. cityscapesscripts turns them into labelIds, labelTrainIds, instanceIds, colours
+and the panoptic format.
 """
 
 from __future__ import annotations
@@ -58,21 +59,25 @@ def toy_cityscapes(
 ) -> str:
     """Makes a toy Cityscapes on first use and returns the folder that holds its `cityscapes/`.
 
-    The folder takes the place of DETECTRON2_DATASETS: below it lie `cityscapes/leftImg8bit/{train,val}` and
-    `cityscapes/gtFine/{train,val}` with everything Detectron2's loaders and the official evaluators read. A sample
-    depends on (seed, split, index, size, classes) only, never on how many there are or who drew them.
+    The folder takes the place of DETECTRON2_DATASETS: below it lie `cityscapes/leftImg8bit` and
+    `cityscapes/gtFine` with everything Detectron2's loaders and the official evaluators read. A
+    sample depends on (seed, split, index, size, classes) only, not on how many there are or who
+    drew them.
 
     Args:
-        root: where generated data lies, e.g. "./datasets"; a folder named after the parameters is made in it.
+        root: where generated data lies, e.g. "./datasets"; gets a folder named after the
+            parameters.
         num_train, num_val: images of each split.
         size: (H, W) in pixels, both at least 64; W of about 2 H looks best.
         seed: another seed, other streets.
-        classes: Cityscapes names of the classes that may occur, of `ALL_CLASSES`; those in `ALWAYS` must be there.
+        classes: Cityscapes names of the classes that may occur, of `ALL_CLASSES`; those of
+            `ALWAYS` must be among them.
         num_workers: processes; default one per core.
     Returns:
         Absolute path.
     Raises:
-        ValueError: a parameter is out of range; ToyStorageError (a ValueError): root cannot be written.
+        ValueError: a parameter is out of range.
+        ToyStorageError: (a ValueError) root cannot be written.
     """
     height, width = (int(side) for side in size)
     if min(height, width) < 64:
@@ -179,7 +184,7 @@ def write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
 
 
 def convert_to_panoptic(base: Path) -> None:
-    """The official panoptic PNGs and JSONs of both splits; it is talkative, so it talks to nobody."""
+    """Makes the panoptic PNGs and JSONs of both splits the official way, without its chatter."""
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""What stands on a pavement: lamp posts, traffic lights and signs, and things without a class. Metres."""
+"""What stands on a pavement: posts, traffic lights and signs, things without a class. Metres."""
 
 from __future__ import annotations
 
@@ -31,13 +31,19 @@ def draw_pole(
     pen.polygon(
         [(edges[0], 0), (edges[0], height), (edges[1], height), (edges[1], 0)], brighten(STEEL, 1.6)
     )
-    pen.polygon([(-1.5 * half, 0), (-1.5 * half, 0.7), (1.5 * half, 0.7), (1.5 * half, 0)], brighten(STEEL, 0.75))
+    pen.polygon(
+        [(-1.5 * half, 0), (-1.5 * half, 0.7), (1.5 * half, 0.7), (1.5 * half, 0)],
+        brighten(STEEL, 0.75),
+    )
     pen.line([(0, height - 0.05), (1.5, height + 0.15)], width * 0.75, STEEL)
     pen.polygon(
         [(1.1, height + 0.25), (1.2, height), (2.0, height + 0.05), (1.95, height + 0.3)],
         brighten(STEEL, 0.8),
     )
-    pen.polygon([(1.25, height), (1.95, height + 0.05), (1.9, height - 0.05), (1.3, height - 0.08)], (250, 240, 206))
+    pen.polygon(
+        [(1.25, height), (1.95, height + 0.05), (1.9, height - 0.05), (1.3, height - 0.08)],
+        (250, 240, 206),
+    )
     return Part("pole", layer, z, shadow=ground_shadow(camera, light, x, z, 0.4))
 
 
@@ -55,7 +61,9 @@ def draw_sign(
         pen.polygon([(-half, 0), (-half, 2.4), (half, 2.4), (half, 0)], (104, 112, 116))
         pen.polygon([(-half, 0), (-half, 2.4), (0, 2.4), (0, 0)], (150, 158, 162))
         parts.append(Part("pole", post, z, shadow=ground_shadow(camera, light, x, z, 0.25)))
-    layer = camera.layer((foot[0] - unit, foot[1] - 3.7 * unit), (foot[0] + unit, foot[1] - 1.5 * unit))
+    layer = camera.layer(
+        (foot[0] - unit, foot[1] - 3.7 * unit), (foot[0] + unit, foot[1] - 1.5 * unit)
+    )
     pen = Pen(layer, foot, unit)
     draw_sign_plate(pen, (0.0, 2.55), chance.choice(("ban", "warning", "priority", "crossing")))
     parts.append(Part("traffic sign", layer, z - 0.02))
@@ -63,7 +71,7 @@ def draw_sign(
 
 
 def draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
-    """The plate of a sign about 1.1 m across: yellow, red and white, none of it like a house's colours."""
+    """The plate of a sign, about 1.1 m across, in colours that no house has."""
     x, y = centre
     red, white, yellow = (222, 20, 30), (250, 250, 246), (255, 216, 0)
 
@@ -91,7 +99,15 @@ def draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
         polygon(4, 0.72, 0.25, white)
         polygon(4, 0.6, 0.25, yellow)
     else:
-        pen.polygon([(x - 0.55, y - 0.55), (x - 0.55, y + 0.55), (x + 0.55, y + 0.55), (x + 0.55, y - 0.55)], red)
+        pen.polygon(
+            [
+                (x - 0.55, y - 0.55),
+                (x - 0.55, y + 0.55),
+                (x + 0.55, y + 0.55),
+                (x + 0.55, y - 0.55),
+            ],
+            red,
+        )
         polygon(3, 0.55, 0.25, white)
 
 
@@ -106,7 +122,9 @@ def draw_traffic_light(
     pen = Pen(post, foot, unit)
     pen.polygon([(-half, 0), (-half, 2.5), (half, 2.5), (half, 0)], (96, 104, 106))
     pen.polygon([(-half, 0), (-half, 2.5), (0, 2.5), (0, 0)], (144, 152, 154))
-    layer = camera.layer((foot[0] - unit, foot[1] - 4.2 * unit), (foot[0] + unit, foot[1] - 2.2 * unit))
+    layer = camera.layer(
+        (foot[0] - unit, foot[1] - 4.2 * unit), (foot[0] + unit, foot[1] - 2.2 * unit)
+    )
     pen = Pen(layer, foot, unit)
     pen.polygon([(-0.32, 2.4), (-0.32, 3.8), (0.32, 3.8), (0.32, 2.4)], (30, 32, 34))
     shining = chance.randrange(3)
@@ -119,9 +137,7 @@ def draw_traffic_light(
     ]
 
 
-def draw_bin(
-    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
-) -> Part:
+def draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """An advertising column or a litter bin: "static", which no class describes."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
@@ -138,27 +154,26 @@ def draw_bin(
     return Part("static", layer, z, shadow=ground_shadow(camera, light, x, z, 0.6))
 
 
-def draw_heap(
-    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
-) -> Part:
+def draw_heap(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """Something under a tarpaulin, "unlabeled": nobody can tell what it is."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
-    layer = camera.layer((foot[0] - 1.2 * unit, foot[1] - 1.3 * unit), (foot[0] + 1.2 * unit, foot[1]))
+    layer = camera.layer(
+        (foot[0] - 1.2 * unit, foot[1] - 1.3 * unit), (foot[0] + 1.2 * unit, foot[1])
+    )
     pen = Pen(layer, foot, unit, flip=chance.random() < 0.5)
     cloth = chance.choice(((86, 104, 120), (118, 104, 84)))
     peak = chance.uniform(0.8, 1.1)
     pen.polygon(
-        [(-0.9, 0), (-0.75, 0.55), (-0.3, peak), (0.1, 0.85 * peak), (0.45, peak * 0.95), (0.9, 0)], cloth
+        [(-0.9, 0), (-0.75, 0.55), (-0.3, peak), (0.1, 0.85 * peak), (0.45, peak * 0.95), (0.9, 0)],
+        cloth,
     )
     pen.polygon([(-0.3, peak), (-0.45, 0), (-0.1, 0), (0.1, 0.85 * peak)], brighten(cloth, 1.2))
     pen.polygon([(0.45, peak * 0.95), (0.4, 0), (0.9, 0)], brighten(cloth, 0.75))
     return Part("unlabeled", layer, z, shadow=ground_shadow(camera, light, x, z, 0.9))
 
 
-def draw_pram(
-    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
-) -> Part:
+def draw_pram(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """A pram: "dynamic", something that moves and has no class."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)

@@ -58,7 +58,9 @@ def draw_strip(
     return Part(label, layer, 900.0, haze=haze_of_ground(camera, light))
 
 
-def draw_terrain(camera: Camera, light: Light, chance: random.Random, edges: tuple[float, float]) -> Part:
+def draw_terrain(
+    camera: Camera, light: Light, chance: random.Random, edges: tuple[float, float]
+) -> Part:
     """A meadow with tufts and flowers."""
     grass = chance.choice(((146, 176, 76), (158, 180, 84), (138, 168, 72)))
     part = draw_strip(camera, light, "terrain", edges, grass)
@@ -87,14 +89,22 @@ def draw_sidewalk(
     left, right = edges
     z = 3.0
     while z < 45:
-        layer.line([camera.project(left, 0, z), camera.project(right, 0, z)], max(camera.pixels(0.05, z) * 0.5, 0.4), joint, solid=False)
+        layer.line(
+            [camera.project(left, 0, z), camera.project(right, 0, z)],
+            max(camera.pixels(0.05, z) * 0.5, 0.4),
+            joint,
+            solid=False,
+        )
         z += 0.9 + 0.06 * z
     for number in range(1, 4):
         x = left + (right - left) * number / 4
         layer.line([camera.project(x, 0, 2.0), camera.project(x, 0, 60.0)], 0.6, joint, solid=False)
     inner = kerb + (0.22 if kerb == left else -0.22)
     layer.polygon(
-        [camera.project(x, 0, z) for x, z in ((kerb, 2.0), (kerb, 90.0), (inner, 90.0), (inner, 2.0))],
+        [
+            camera.project(x, 0, z)
+            for x, z in ((kerb, 2.0), (kerb, 90.0), (inner, 90.0), (inner, 2.0))
+        ],
         mix(slab, (255, 255, 255), 0.45),
         solid=False,
     )
@@ -118,7 +128,13 @@ def draw_road(
         stripe(half_width * lane - 0.35, 0.7, 2.0, 100.0, brighten(asphalt, 0.94))
     for _ in range(3):
         z, x = chance.uniform(5, 20), chance.uniform(-0.8, 0.5) * half_width
-        stripe(x, chance.uniform(0.5, 1.4), z, z + chance.uniform(0.6, 2.5), brighten(asphalt, chance.choice((0.86, 1.08))))
+        stripe(
+            x,
+            chance.uniform(0.5, 1.4),
+            z,
+            z + chance.uniform(0.6, 2.5),
+            brighten(asphalt, chance.choice((0.86, 1.08))),
+        )
     for side in (-1, 1):
         stripe(side * (half_width - 0.32) - 0.06, 0.12, 2.0, 110.0)
     z = 3.0 + 3.0 * chance.random()
@@ -134,7 +150,9 @@ def draw_road(
     return part
 
 
-def draw_long_shadow(camera: Camera, part: Part, light: Light, reach: tuple[float, float, float]) -> None:
+def draw_long_shadow(
+    camera: Camera, part: Part, light: Light, reach: tuple[float, float, float]
+) -> None:
     """The shadow of a row of houses on a strip of ground that is already painted.
 
     Args:

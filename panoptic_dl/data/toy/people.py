@@ -32,7 +32,9 @@ def draw_walker(pen: Pen, chance: random.Random) -> None:
     dark = brighten(trousers, 0.75)
     shoe = (30, 26, 26)
     # The far limbs first.
-    pen.line([(0.11, 0.76), (0.15 + swing / 2, 0.62), (0.14 + swing, 0.5)], 0.07, brighten(top, 0.72))
+    pen.line(
+        [(0.11, 0.76), (0.15 + swing / 2, 0.62), (0.14 + swing, 0.5)], 0.07, brighten(top, 0.72)
+    )
     pen.line([(0.04, 0.48), (0.05 + stride * 0.4, 0.27), (stride, 0.035)], 0.1, dark)
     pen.ellipse((stride + 0.025, 0.022), (0.06, 0.024), shoe)
     pen.line([(-0.04, 0.48), (-0.03 - stride * 0.3, 0.27), (-stride, 0.035)], 0.105, trousers)
@@ -58,7 +60,11 @@ def draw_walker(pen: Pen, chance: random.Random) -> None:
     if chance.random() < 0.35:
         bag = chance.choice(((70, 96, 150), (120, 84, 40), (60, 60, 64)))
         pen.polygon([(-0.2, 0.56), (-0.2, 0.76), (-0.1, 0.78), (-0.1, 0.54)], bag)
-    pen.line([(-0.125, 0.76), (-0.17, 0.62), (-0.15 + swing, 0.49)], 0.072, mix(top, (255, 255, 255), 0.1))
+    pen.line(
+        [(-0.125, 0.76), (-0.17, 0.62), (-0.15 + swing, 0.49)],
+        0.072,
+        mix(top, (255, 255, 255), 0.1),
+    )
     pen.ellipse((-0.15 + swing, 0.47), (0.03, 0.03), skin)
     pen.polygon([(-0.035, 0.8), (-0.035, 0.88), (0.035, 0.88), (0.035, 0.8)], brighten(skin, 0.85))
     pen.ellipse((0.0, 0.915), (0.072, 0.083), skin)
@@ -107,7 +113,9 @@ def draw_motorcycle(pen: Pen, chance: random.Random) -> None:
         [(-1.0, 0.78), (-0.6, 0.6), (0.42, 0.58), (0.5, 0.92), (0.1, 0.98), (-0.1, 0.78)], paint
     )
     pen.polygon([(-0.78, 0.76), (-0.75, 0.88), (-0.1, 0.84), (-0.08, 0.74)], (34, 30, 32))
-    pen.polygon([(0.36, 0.8), (0.42, 1.16), (0.6, 1.0), (0.62, 0.78)], mix(paint, (255, 255, 255), 0.2))
+    pen.polygon(
+        [(0.36, 0.8), (0.42, 1.16), (0.6, 1.0), (0.62, 0.78)], mix(paint, (255, 255, 255), 0.2)
+    )
     pen.line([(0.38, 1.06), (0.2, 1.1)], 0.07, (40, 40, 44))
     pen.line([(-0.2, 0.3), (-0.95, 0.4)], 0.12, (186, 188, 192))
     pen.ellipse((0.62, 0.88), (0.08, 0.09), (255, 246, 210))
@@ -123,9 +131,17 @@ def draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
     shoulder = (0.1, 1.47) if not motor else (-0.02, 1.42)
     grip = (0.42, 1.04) if not motor else (0.3, 1.1)
     knee, foot = ((0.2, 0.74), (0.06, 0.26)) if not motor else ((0.2, 0.78), (0.02, 0.32))
-    pen.line([hip, (knee[0] - 0.08, knee[1] + 0.08), (foot[0] - 0.1, foot[1] + 0.16)], 0.17, brighten(legs, 0.75))
+    pen.line(
+        [hip, (knee[0] - 0.08, knee[1] + 0.08), (foot[0] - 0.1, foot[1] + 0.16)],
+        0.17,
+        brighten(legs, 0.75),
+    )
     pen.line([hip, shoulder], 0.36, vest)
-    pen.line([(hip[0] + 0.06, hip[1] + 0.14), (shoulder[0] + 0.1, shoulder[1] - 0.12)], 0.07, (236, 238, 236))
+    pen.line(
+        [(hip[0] + 0.06, hip[1] + 0.14), (shoulder[0] + 0.1, shoulder[1] - 0.12)],
+        0.07,
+        (236, 238, 236),
+    )
     pen.line([hip, knee, foot], 0.18, legs)
     pen.ellipse((foot[0] + 0.05, foot[1] - 0.03), (0.14, 0.06), (28, 26, 28))
     pen.line([shoulder, (0.22, 1.18), grip], 0.13, brighten(vest, 0.86))
@@ -146,7 +162,10 @@ def draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
     else:
         pen.polygon(
             [
-                (head[0] + math.cos(a * math.pi / 8) * 0.18, head[1] + 0.02 + math.sin(a * math.pi / 8) * 0.17)
+                (
+                    head[0] + math.cos(a * math.pi / 8) * 0.18,
+                    head[1] + 0.02 + math.sin(a * math.pi / 8) * 0.17,
+                )
                 for a in range(9)
             ],
             helmet,
@@ -160,7 +179,9 @@ def place_person(
     height = chance.uniform(1.68, 1.95)
     foot = camera.project(x, 0, z)
     unit = camera.pixels(height, z)
-    layer = camera.layer((foot[0] - 0.3 * unit, foot[1] - 1.05 * unit), (foot[0] + 0.3 * unit, foot[1]))
+    layer = camera.layer(
+        (foot[0] - 0.3 * unit, foot[1] - 1.05 * unit), (foot[0] + 0.3 * unit, foot[1])
+    )
     draw_walker(Pen(layer, foot, unit, flip=chance.random() < 0.5), chance)
     return Part("person", layer, z, is_thing=True, shadow=ground_shadow(camera, light, x, z, 0.34))
 

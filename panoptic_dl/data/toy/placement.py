@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from panoptic_dl.data.toy.scene import Part
+from panoptic_dl.data.toy.canvas import Layer
+from panoptic_dl.data.toy.scene import Camera, Part
 
 Box = tuple[float, float, float, float]
 
@@ -51,9 +52,9 @@ class Room:
         for other in self.taken:
             across = min(right, other[2]) - max(left, other[0])
             down = min(bottom, other[3]) - max(top, other[1])
-            if across > 0 and down > 0:
-                if across * down > overlap * min(area_of(union), area_of(other)):
-                    return False
+            hidden = max(across, 0.0) * max(down, 0.0)
+            if hidden > overlap * min(area_of(union), area_of(other)):
+                return False
         self.taken.append(union)
         return True
 
@@ -61,3 +62,24 @@ class Room:
 def area_of(box: Box) -> float:
     """Area of (x0, y0, x1, y1)."""
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def merge_crowd(camera: Camera, label: str, members: list[Part]) -> Part:
+    """Makes one crowd region ("cargroup", "persongroup") of things, drawn far to near."""
+    members = sorted(members, key=lambda part: -part.depth)
+    layers = [part.layer for part in members]
+    group = Layer(
+        camera.size,
+        (
+            min(layer.x0 for layer in layers) + 2,
+            min(layer.y0 for layer in layers) + 2,
+            max(layer.x1 for layer in layers) - 3,
+            max(layer.y1 for layer in layers) - 3,
+        ),
+        camera.scale,
+    )
+    for layer in layers:
+        place = ((layer.x0 - group.x0) * group.scale, (layer.y0 - group.y0) * group.scale)
+        group.colours.paste(layer.colours, place, layer.mask)
+        group.mask.paste(255, place, layer.mask)
+    return Part(label, group, min(p.depth for p in members), is_crowd=True)

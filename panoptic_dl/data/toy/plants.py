@@ -57,9 +57,7 @@ def distance_to_rim(across: float, up: float) -> float:
     return 1.0 - math.sqrt(across * across + up * up)
 
 
-def draw_tree(
-    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
-) -> Part:
+def draw_tree(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """A broadleaf tree at (x, z); its trunk is vegetation too."""
     height = chance.uniform(5.5, 8.5)
     spread = chance.uniform(1.7, 2.6)
@@ -135,12 +133,12 @@ def draw_hedge(
         radius = camera.pixels(0.11 * height, z) * big
         tone = mix(brighten(green, 0.7), mix(green, (184, 202, 84), 0.45), 0.15 + 0.75 * up)
         layer.ellipse(
-            (px, py), (radius * 1.1, radius * 0.75), brighten(tone, chance.uniform(0.9, 1.1)),
+            (px, py),
+            (radius * 1.1, radius * 0.75),
+            brighten(tone, chance.uniform(0.9, 1.1)),
             solid=False,
         )
-    return Part(
-        "vegetation", layer, (near + far) / 2, haze=haze_of_wall(camera, light, x)
-    )
+    return Part("vegetation", layer, (near + far) / 2, haze=haze_of_wall(camera, light, x))
 
 
 def draw_far_wood(camera: Camera, light: Light, chance: random.Random) -> Part:

@@ -13,7 +13,7 @@ from panoptic_dl.data.toy.canvas import Colour, Layer, Point
 
 
 def sample_random(seed: int, split: str, index: int) -> random.Random:
-    """The source of chance of one sample. Seeded by text: Python hashes it the same way everywhere."""
+    """The source of chance of one sample, seeded by text, which Python hashes alike everywhere."""
     return random.Random(f"panoptic-dl toy {seed} {split} {index}")
 
 
@@ -76,7 +76,10 @@ class Light:
     sun_side: int
 
     def haze_on(self, z: np.ndarray) -> np.ndarray:
-        """Share of haze, 0..0.7, at depths z in metres (float32). No exponential: exact on every machine."""
+        """Share of haze, 0..0.7, at depths z in metres (float32).
+
+        No exponential: sums, products and quotients are rounded alike by every machine.
+        """
         beyond = np.maximum(z - np.float32(6.0), np.float32(0.0))
         return np.float32(0.7) * beyond / (beyond + np.float32(75.0))
 
@@ -157,14 +160,14 @@ class Part:
 
 
 def haze_of_wall(camera: Camera, light: Light, x: float) -> np.ndarray:
-    """Haze on a wall along the street at lateral position x: depth changes by column. float32 (1, W)."""
+    """Haze on a wall along the street at lateral position x, by column: float32 (1, W)."""
     across = np.arange(camera.size[1], dtype=np.float32)[None, :] + np.float32(0.5)
     across = np.maximum(np.abs(across - np.float32(camera.vanish[0])), np.float32(0.5))
     return light.haze_on(np.float32(camera.focal * abs(x - camera.offset)) / across)
 
 
 def haze_of_ground(camera: Camera, light: Light) -> np.ndarray:
-    """Haze on the ground: depth changes by row. float32 (H, 1)."""
+    """Haze on the ground, by row: float32 (H, 1)."""
     down = np.arange(camera.size[0], dtype=np.float32)[:, None] + np.float32(0.5)
     down = np.maximum(down - np.float32(camera.vanish[1]), np.float32(0.5))
     return light.haze_on(np.float32(camera.focal * camera.eye) / down)

@@ -1,8 +1,8 @@
 """Makes a generated folder exactly once, whole or not at all.
 
-The folder is made beside its place under another name and renamed when complete, so its name never stands for
-something half-made. A lock keeps two processes from doing the work twice; should the file system know no locks,
-both do it and the first rename counts.
+The folder is made beside its place under another name and renamed when complete, so its name never
+stands for something half-made. A lock keeps two processes from doing the work twice; should the
+file system know no locks, both do it and the first rename counts.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def store_once(
         if error.filename is not None and not str(error.filename).startswith(str(base)):
             raise
         raise ToyStorageError(
-            f"toy data cannot be written to {base}: {error.strerror or error}. Choose a folder that can be "
-            f"written, with dataset.root=/another/folder on the command line or root=... in Python"
+            f"toy data cannot be written to {base}: {error.strerror or error}. Choose a "
+            f"folder that can be written: dataset.root=/another/folder on the command line, root=... in Python"
         ) from error
 
 
@@ -91,8 +91,8 @@ def check_whole(target: Path) -> Path:
         if count_files(target) == record["num_files"] + 1:
             return target
     raise ToyStorageError(
-        f"files are missing from (or were added to) the toy data in {target}: delete this folder, it is "
-        f"made anew on the next use"
+        f"files are missing from (or were added to) the toy data in {target}: delete this folder, "
+        f"it is made anew on the next use"
     )
 
 
@@ -103,7 +103,7 @@ def count_files(folder: Path) -> int:
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[bool]:
-    """Waits for an exclusive lock; it falls with the process. Yields False where locks are unknown."""
+    """Waits for an exclusive lock, which falls with the process; False where there are no locks."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,7 +1,8 @@
 """Spreads the making of samples over processes, with a progress line.
 
-The workers are fresh interpreters that import nothing but this package: no fork of a process that may hold a GPU
-and threads, no second run of the caller's main module. They stop by themselves when the caller is gone.
+The workers are fresh interpreters that import nothing but this package: no fork of a process that
+may hold a GPU and threads, no second run of the caller's main module. They stop by themselves when
+the caller is gone.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def attend(
     process: subprocess.Popen[str], task: dict[str, Any], gathered: list[Any], progress: Progress
 ) -> None:
     """Hands a worker its task and collects one line per finished job."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         json.dump(task, process.stdin)
         process.stdin.close()

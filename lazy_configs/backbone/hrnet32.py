@@ -1,0 +1,11 @@
+"""HRNet-W32 (Wang et al. 2020, arXiv:1908.07919), output stride 32: 29.3 M parameters.
+
+ImageNet weights: `hrnetv2_w32_imagenet_pretrained.pth` of the authors' repository
+HRNet-Image-Classification. No published row uses it: a lighter `hrnet48` with the same decoders.
+"""
+
+from .hrnet48 import backbone, decoder, pixels
+
+__all__ = ["backbone", "decoder", "pixels"]
+
+backbone.width = 32

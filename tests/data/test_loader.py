@@ -1,0 +1,141 @@
+"""Loaders: reproducible, fair to all processes, and clear about what they cannot do."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
+from detectron2.utils import comm
+
+from panoptic_dl.data.catalog.coco import coco_panoptic
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.loader import test_loader as make_test_loader
+from panoptic_dl.data.loader import train_loader
+from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
+from tests.data.small import write_coco
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = write_coco(tmp_path_factory.mktemp("data"), train=7)
+    return coco_panoptic(root=str(root), split="train", prefix="loader_")
+
+
+def mapper():
+    return SemanticTrainMapper(
+        augmentations=[T.RandomCrop("absolute", [20, 20]), T.RandomFlip()], num_classes=133
+    )
+
+
+def first(dataset, count=4, **changes):
+    options = {"batch_size": 2, "num_workers": 0, "seed": 3} | changes
+    loader = train_loader(dataset=dataset, mapper=mapper(), **options)
+    return list(itertools.islice(loader, count))
+
+
+def same(left, right):
+    return all(
+        a["image_id"] == b["image_id"] and torch.equal(a["image"], b["image"])
+        for a, b in zip(itertools.chain(*left), itertools.chain(*right), strict=True)
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_seed_decides_order_and_augmentation(dataset, num_workers):
+    one = first(dataset, num_workers=num_workers)
+    np.random.rand(5)  # noqa: NPY002  what others draw does not matter
+    torch.rand(5)
+    assert same(one, first(dataset, num_workers=num_workers))
+    assert not same(one, first(dataset, num_workers=num_workers, seed=4))
+
+
+def test_the_global_random_numbers_are_left_alone(dataset):
+    np.random.seed(0)  # noqa: NPY002
+    expected = np.random.rand()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    first(dataset)
+    assert np.random.rand() == expected  # noqa: NPY002
+
+
+def test_samples_differ_from_epoch_to_epoch(dataset):
+    batches = first(dataset, count=21, batch_size=1)
+    images = [b[0]["image"] for b in batches if b[0]["image_id"] == 101]
+    assert len(images) == 3
+    assert not all(torch.equal(images[0], image) for image in images)
+
+
+def test_every_image_comes_once_in_an_epoch(dataset):
+    ids = [b[0]["image_id"] for b in first(dataset, count=14, batch_size=1)]
+    assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(100, 107))
+
+
+def test_batches_are_upright_or_lying(dataset):
+    for batch in first(dataset, count=6):
+        assert len({item["width"] > item["height"] for item in batch}) == 1
+    mixed = first(dataset, count=12, aspect_ratio_grouping=False)
+    assert any(len({i["width"] > i["height"] for i in batch}) == 2 for batch in mixed)
+
+
+def test_processes_share_images_but_not_augmentation(dataset, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        shares.append(first(dataset, count=7, aspect_ratio_grouping=False))
+    ids = [[b[0]["image_id"] for b in share] for share in shares]
+    merged = list(itertools.chain(*zip(*ids, strict=True)))
+    assert sorted(merged[:7]) == sorted(merged[7:]) == list(range(100, 107))
+    # The same place in the stream has its own chance in each process.
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        loader = train_loader(
+            dataset=dataset,
+            mapper=lambda record: {"drawn": np.random.rand()},  # noqa: NPY002
+            batch_size=2,
+            num_workers=0,
+            seed=3,
+            aspect_ratio_grouping=False,
+        )
+        drawn.append(next(iter(loader))[0]["drawn"])
+    assert drawn[0] != drawn[1]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(dataset, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 8)
+    with pytest.raises(ValueError, match=r"batch of 33 images .* 8 processes.* fits is 40"):
+        first(dataset, batch_size=33)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 1)
+    with pytest.raises(ValueError, match=r"batch of 0 images .* 1 processes.* fits is 1"):
+        first(dataset, batch_size=0)
+
+
+def test_an_empty_or_unknown_dataset_is_refused(dataset):
+    DatasetCatalog.register("loader_empty", list)
+    with pytest.raises(DatasetError, match="'loader_empty' has no images"):
+        first("loader_empty")
+    with pytest.raises(DatasetError, match=f"no dataset .*{dataset[:-1]}.* near: {dataset}"):
+        make_test_loader(dataset=dataset[:-1], mapper=TestMapper(augmentations=[]), num_workers=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_test_loader_serves_every_image_once_in_order(dataset, num_workers):
+    loader = make_test_loader(
+        dataset=dataset, mapper=TestMapper(augmentations=[]), num_workers=num_workers
+    )
+    batches = list(loader)
+    assert [[item["image_id"] for item in batch] for batch in batches] == [
+        [image_id] for image_id in range(100, 107)
+    ]
+    assert batches[0][0]["image"].shape == (3, 80, 60)
+
+
+def test_an_error_in_a_worker_names_the_file(dataset, tmp_path):
+    def broken(record):
+        return TestMapper(augmentations=[])(record | {"file_name": str(tmp_path / "gone.jpg")})
+
+    with pytest.raises(DatasetError, match=r"gone\.jpg"):
+        next(iter(make_test_loader(dataset=dataset, mapper=broken, num_workers=1)))

@@ -1,0 +1,261 @@
+"""The official evaluators: 100 for the truth, honest about nothing, and no litter."""
+
+import copy
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import COCOPanopticEvaluator
+
+from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
+from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.evaluation.figures import EvaluationError, headline
+from panoptic_dl.evaluation.official import (
+    cityscapes_instance_ap,
+    cityscapes_semantic_iou,
+    coco_instance_ap,
+    panoptic_quality,
+    semantic_iou,
+)
+from tests.data.small import write_cityscapes, write_coco
+from tests.evaluation.truth import evaluate, make_instances, predict
+
+CITYSCAPES = {"num_classes": 19, "thing_ids": set(range(11, 19))}
+COCO = {"num_classes": 133, "thing_ids": set(range(80))}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_cityscapes(root, val=3)
+    write_coco(root, val=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cityscapes(root):
+    return cityscapes_panoptic(root=str(root), split="val", prefix="official_")
+
+
+@pytest.fixture(scope="module")
+def coco(root):
+    return coco_panoptic(root=str(root), split="val", prefix="official_")
+
+
+def truth_of(name, kind):
+    records = DatasetCatalog.get(name)
+    return records, [predict(record, **kind) for record in records]
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    """Evaluators must not write into the user's folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert os.listdir(folder) == []
+
+
+def nothing(outputs):
+    """A model that sees void everywhere, one class in the semantic branch, and no instances."""
+    return [
+        {
+            "panoptic_seg": (torch.full_like(output["panoptic_seg"][0], -1), None),
+            "sem_seg": torch.zeros_like(output["sem_seg"]),
+        }
+        for output in outputs
+    ]
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "coco"])
+def test_the_truth_has_panoptic_quality_100(cityscapes, coco, kind):
+    name, options = {"cityscapes": (cityscapes, CITYSCAPES), "coco": (coco, COCO)}[kind]
+    records, outputs = truth_of(name, options)
+    before = [output["panoptic_seg"][0].clone() for output in outputs]
+    figures = evaluate(panoptic_quality(dataset=name), records, outputs)["panoptic_seg"]
+    assert figures == {
+        key + suffix: 100.0 for key in ("PQ", "SQ", "RQ") for suffix in ("", "_th", "_st")
+    }
+    for output, panoptic in zip(outputs, before, strict=True):  # Detectron2 adds 1 in place
+        assert torch.equal(output["panoptic_seg"][0], panoptic)
+
+
+def test_panoptic_quality_equals_detectron2s_driver(cityscapes):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    generator = torch.Generator().manual_seed(0)
+    for output in outputs:  # a model that errs
+        panoptic = output["panoptic_seg"][0]
+        panoptic[torch.rand(panoptic.shape, generator=generator) < 0.2] = 2000
+        panoptic[:, 30:50] = panoptic[:, 30:50].roll(3, 1)
+    ours = evaluate(panoptic_quality(dataset=cityscapes), records, outputs)
+    theirs = evaluate(COCOPanopticEvaluator(cityscapes), records, outputs)
+    assert ours["panoptic_seg"] == pytest.approx(dict(theirs["panoptic_seg"]), abs=1e-12)
+    assert 10 < ours["panoptic_seg"]["PQ"] < 90
+
+
+def test_segments_of_a_model_are_left_as_they_are(coco):
+    records, outputs = truth_of(coco, COCO)
+    for output in outputs:
+        ids = output["panoptic_seg"][0] + 1
+        segments = [
+            {"id": int(i), "category_id": int(i - 1) // 1000, "isthing": bool((i - 1) // 1000 < 80)}
+            for i in ids.unique()
+            if i > 0
+        ]
+        output["panoptic_seg"] = (ids, segments)
+    before = copy.deepcopy([output["panoptic_seg"][1] for output in outputs])
+    figures = evaluate(panoptic_quality(dataset=coco), records, outputs)["panoptic_seg"]
+    assert figures["PQ"] == 100.0
+    assert [output["panoptic_seg"][1] for output in outputs] == before
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "coco"])
+def test_nothing_has_panoptic_quality_0(cityscapes, coco, kind):
+    name, options = {"cityscapes": (cityscapes, CITYSCAPES), "coco": (coco, COCO)}[kind]
+    records, outputs = truth_of(name, options)
+    figures = evaluate(panoptic_quality(dataset=name), records, nothing(outputs))["panoptic_seg"]
+    assert set(figures.values()) == {0.0}
+
+
+def test_without_any_thing_their_figures_are_not_a_number(tmp_path):
+    root = write_coco(tmp_path / "stuff", with_things=False, val=1)
+    name = coco_panoptic(root=str(root), split="val", prefix="stuff_only_")
+    records, outputs = truth_of(name, COCO)
+    figures = evaluate(panoptic_quality(dataset=name), records, outputs)["panoptic_seg"]
+    assert figures["PQ"] == figures["PQ_st"] == 100.0
+    assert math.isnan(figures["PQ_th"])
+    results = evaluate(coco_instance_ap(dataset=name), records, outputs)
+    assert math.isnan(results["segm"]["AP"])
+
+
+def test_a_missing_prediction_is_named(cityscapes):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    for factory in (panoptic_quality, cityscapes_semantic_iou, cityscapes_instance_ap):
+        with pytest.raises(EvaluationError, match=r"no prediction for .*2 predictions for 3"):
+            evaluate(factory(dataset=cityscapes), records[1:], outputs[1:])
+
+
+def test_wrong_areas_in_the_truth_are_an_error(tmp_path):
+    root = write_coco(tmp_path / "wrong", val=1)
+    file = root / "coco" / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    for segment in content["annotations"][0]["segments_info"]:
+        segment["area"] = 1
+    file.write_text(json.dumps(content))
+    name = coco_panoptic(root=str(root), split="val", prefix="wrong_")
+    records, outputs = truth_of(name, COCO)
+    with pytest.raises(EvaluationError, match=r"no percentage.*Areas in the JSON"):
+        evaluate(panoptic_quality(dataset=name), records, outputs)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_the_truth_has_semantic_iou_100_on_cityscapes(root, cityscapes, task):
+    _, outputs = truth_of(cityscapes, CITYSCAPES)
+    name = cityscapes
+    if task == "semantic":
+        name = cityscapes_semantic(root=str(root), split="val", prefix="official_")
+    records = sorted(DatasetCatalog.get(name), key=lambda record: record["file_name"])
+    results = evaluate(cityscapes_semantic_iou(dataset=name), records, outputs)
+    # Thing pixels of crowds are things for the semantic evaluator too.
+    assert results["sem_seg"]["IoU"] == 100.0
+    assert headline(results) == {"mIoU": 100.0}
+
+
+def test_one_class_everywhere_has_its_own_iou_on_cityscapes(cityscapes):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    results = evaluate(cityscapes_semantic_iou(dataset=cityscapes), records, nothing(outputs))
+    assert 0 < results["sem_seg"]["IoU"] < 15  # road alone, the other classes count as 0
+
+
+def test_the_truth_has_instance_ap_100_on_cityscapes(cityscapes, tmp_path):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, outputs)
+    assert results == {"segm": {"AP": 100.0, "AP50": 100.0}}
+    assert headline(results) == {"AP": 100.0}
+
+
+def test_no_instances_have_ap_0(cityscapes, coco):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, nothing(outputs))
+    assert results["segm"] == {"AP": 0.0, "AP50": 0.0}
+    records, outputs = truth_of(coco, COCO)
+    results = evaluate(coco_instance_ap(dataset=coco), records, nothing(outputs))
+    assert headline(results) == {"box_AP": 0.0, "mask_AP": 0.0}
+
+
+def test_predictions_on_ignored_regions_only_have_ap_0_on_cityscapes(cityscapes):
+    """The official script raises IndexError here."""
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    for output in outputs:
+        mask = np.zeros((1, *output["panoptic_seg"][0].shape), dtype=bool)
+        mask[0, 18:26, 62:78] = True  # inside the group of cars
+        instances = output["instances"]
+        persons = instances[instances.pred_classes == 11]
+        group = make_instances(mask, [13], [0.9])
+        output["instances"] = type(persons).cat([group, persons])
+    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, outputs)
+    assert results["segm"]["AP"] == pytest.approx(50.0)  # persons 100, cars 0
+
+
+def test_the_truth_has_box_and_mask_ap_100_on_coco(coco):
+    records, outputs = truth_of(coco, COCO)
+    del outputs[0]["instances"]  # the first image has none: Detectron2 looks only there
+    results = evaluate(coco_instance_ap(dataset=coco), records, outputs)
+    assert 60 < results["segm"]["AP"] < 70  # 4 of 6 persons
+    records, outputs = truth_of(coco, COCO)
+    results = evaluate(coco_instance_ap(dataset=coco), records, outputs)
+    assert headline(results) == {"box_AP": 100.0, "mask_AP": 100.0}
+    assert results["segm"]["AP-person"] == 100.0
+    assert math.isnan(results["segm"]["AP-toothbrush"])  # only a crowd of them
+
+
+def test_semantic_iou_from_panoptic_labels(root):
+    name = coco_semantic(root=str(root), split="val", prefix="official_")
+    evaluator = semantic_iou(dataset=name, read_truth=SemanticLabelReader(num_classes=133))
+    records, outputs = truth_of(name, COCO)
+    assert headline(evaluate(evaluator, records, outputs)) == {"mIoU": 100.0}
+    figures = evaluate(evaluator, records, nothing(outputs))["sem_seg"]
+    shares = []
+    for record in records:
+        label = SemanticLabelReader(num_classes=133)(record)
+        shares.append(((label == 0).sum(), (label != 255).sum()))
+    persons, labelled = np.sum(shares, axis=0)
+    # Everything is a person: 3 classes are there, two are never found.
+    assert figures["mIoU"] == pytest.approx(100 * persons / labelled / 3)
+    assert math.isnan(figures["IoU-car"])
+    assert name in DatasetCatalog
+    assert not [key for key in DatasetCatalog if "labels from its records" in key]
+
+
+def test_an_exit_of_an_official_script_is_an_error(cityscapes):
+    records, outputs = truth_of(cityscapes, CITYSCAPES)
+    outputs[0]["sem_seg"] = outputs[0]["sem_seg"][:, :-1]  # the script exits on other sizes
+    with pytest.raises(EvaluationError, match=r"gave up: Image heights of .*aachen_000000"):
+        evaluate(cityscapes_semantic_iou(dataset=cityscapes), records, outputs)
+
+
+REAL = Path(os.environ.get("PANOPTIC_DL_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
+def test_the_truth_of_real_images_has_100_in_every_figure():
+    name = coco_panoptic(root=str(REAL), split="val", prefix="real_")
+    records = DatasetCatalog.get(name)
+    assert len(records) == 100
+    evaluators = [panoptic_quality(dataset=name), coco_instance_ap(dataset=name)]
+    for evaluator in evaluators:
+        evaluator.reset()
+    for record in records:
+        output = predict(record, **COCO, with_logits=False)
+        for evaluator in evaluators:
+            evaluator.process([record], [output])
+    figures = headline({k: v for e in evaluators for k, v in e.evaluate().items()})
+    assert figures == dict.fromkeys(figures, 100.0)
+    assert len(figures) == 11

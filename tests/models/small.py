@@ -1,0 +1,95 @@
+"""Models and batches that are quick on a CPU, for tests of behaviour rather than figures."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone
+from torch import Tensor
+
+from panoptic_dl.backbones import HRNet, Xception65
+from panoptic_dl.models import (
+    DeepLabV3Plus,
+    PanopticDeepLab,
+    instance_branch,
+    semantic_branch,
+    semantic_head,
+)
+
+NUM_CLASSES = 5
+THINGS = (3, 4)
+TINY_HRNET = {"width": 8, "num_modules": (1, 1, 1, 1), "num_blocks": 1, "stem_channels": 8}
+
+
+def build_backbone(name: str = "hrnet", norm: str = "SyncBN") -> Backbone:
+    """A backbone by name: "hrnet" or "xception", or "xception32" with output stride 32."""
+    if name == "hrnet":
+        return HRNet(**TINY_HRNET, norm=norm)
+    return Xception65(norm=norm, output_stride=32 if name == "xception32" else 16)
+
+
+def decoder_arguments(backbone: Backbone, **changes: Any) -> dict[str, Any]:
+    """What all heads need, narrow."""
+    features = tuple(backbone.output_shape())
+    return {
+        "in_features": features,
+        "project_channels": (8,) * (len(features) - 1),
+        "aspp_channels": 16,
+        "aspp_dilations": (3, 6, 9),
+        "decoder_dim": 16,
+        "norm": "SyncBN",
+        "train_size": (512, 1024),
+        **changes,
+    }
+
+
+def build_panoptic(
+    backbone: Backbone | None = None, *, head: dict[str, Any] | None = None, **changes: Any
+) -> PanopticDeepLab:
+    """A narrow Panoptic-DeepLab; `head` changes both heads' arguments, `changes` the model's."""
+    backbone = backbone or build_backbone()
+    decoder = decoder_arguments(backbone, **(head or {}))
+    arguments = {
+        "pixel_mean": (128, 128, 128),
+        "pixel_std": (64, 64, 64),
+        "thing_ids": THINGS,
+        "stuff_area": 1,
+        "nms_kernel": 7,
+        **changes,
+    }
+    return PanopticDeepLab(
+        backbone=backbone,
+        sem_seg_head=partial(semantic_branch, **decoder, num_classes=NUM_CLASSES, head_channels=16),
+        ins_embed_head=partial(instance_branch, **decoder, head_channels=8),
+        **arguments,
+    )
+
+
+def build_semantic(backbone: Backbone | None = None, **changes: Any) -> DeepLabV3Plus:
+    """A narrow DeepLabV3+; `changes` the head's arguments."""
+    backbone = backbone or build_backbone()
+    decoder = decoder_arguments(backbone, **changes)
+    return DeepLabV3Plus(
+        backbone=backbone,
+        sem_seg_head=partial(semantic_head, **decoder, num_classes=NUM_CLASSES),
+        pixel_mean=(128, 128, 128),
+        pixel_std=(64, 64, 64),
+    )
+
+
+def make_sample(height: int, width: int, seed: int = 0) -> dict[str, Tensor]:
+    """Noise as image and targets for both tasks."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    return {
+        "image": 255 * noise(3, height, width),
+        "sem_seg": (NUM_CLASSES * noise(height, width)).long(),
+        "sem_seg_weights": 1 + noise(height, width),
+        "center": noise(height, width),
+        "center_weights": torch.ones(1, height, width),
+        "offset": 20 * noise(2, height, width) - 10,
+        "offset_weights": torch.ones(1, height, width),
+    }
