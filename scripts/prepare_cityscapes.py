@@ -14,6 +14,12 @@ from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.prepare import prepare_cityscapes
 
 
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: what a cluster grants, not what the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -22,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(len(os.sched_getaffinity(0)), 16),
+        default=min(usable_cores(), 16),
         metavar="N",
         help="processes that share the images (default: usable cores, %(default)s)",
     )

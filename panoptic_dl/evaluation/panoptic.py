@@ -5,7 +5,6 @@ Shapes: H W pixels.
 
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
@@ -81,8 +81,8 @@ def _compare(
     prediction_folder: str,
     categories: dict[int, dict[str, Any]],
 ) -> PQStat:
-    """Match all segments, on a thread per usable core: NumPy and Pillow let go of the lock."""
-    num_threads = max(1, min(len(os.sched_getaffinity(0)), 8, len(pairs)))
+    """Match all segments, on as many threads as torch uses; NumPy and Pillow release the lock."""
+    num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
 
     def compare(share: Iterable[Any]) -> PQStat:
         return pq_compute_single_core(0, list(share), truth_folder, prediction_folder, categories)

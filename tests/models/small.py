@@ -3,11 +3,12 @@
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from detectron2.modeling import Backbone
 from torch import Tensor
 
-from panoptic_dl.backbones import HRNet, Xception65
+from panoptic_dl.backbones import HRNet, Xception65, xception
 from panoptic_dl.models import (
     DeepLabV3Plus,
     PanopticDeepLab,
@@ -22,10 +23,12 @@ TINY_HRNET = {"width": 8, "num_modules": (1, 1, 1, 1), "num_blocks": 1, "stem_ch
 
 
 def build_backbone(name: str = "hrnet", norm: str = "SyncBN") -> Backbone:
-    """A backbone by name: "hrnet" or "xception", or "xception32" with output stride 32."""
+    """A short backbone: "hrnet" or "xception", or "xception32" with output stride 32."""
     if name == "hrnet":
         return HRNet(**TINY_HRNET, norm=norm)
-    return Xception65(norm=norm, output_stride=32 if name == "xception32" else 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xception, "NUM_MIDDLE_BLOCKS", 1)
+        return Xception65(norm=norm, output_stride=32 if name == "xception32" else 16)
 
 
 def decoder_arguments(backbone: Backbone, **changes: Any) -> dict[str, Any]:

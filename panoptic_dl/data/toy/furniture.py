@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from panoptic_dl.data.toy.canvas import Colour, Pen, brighten
+from panoptic_dl.data.toy.canvas import Colour, Pen, brighten, rectangle
 from panoptic_dl.data.toy.people import ground_shadow
 from panoptic_dl.data.toy.scene import Camera, Light, Part
 
@@ -48,26 +48,30 @@ def draw_pole(
 
 
 def draw_sign(
-    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float, pole: bool
+    camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
 ) -> list[Part]:
-    """A traffic sign, with a post of its own when `pole`."""
+    """A traffic sign on its post."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
-    parts = []
-    if pole:
-        post = camera.layer((foot[0] - unit, foot[1] - 3.6 * unit), (foot[0] + unit, foot[1]))
-        half = max(0.1, 0.0085 * camera.size[0] / unit)
-        pen = Pen(post, foot, unit)
-        pen.polygon([(-half, 0), (-half, 2.4), (half, 2.4), (half, 0)], (104, 112, 116))
-        pen.polygon([(-half, 0), (-half, 2.4), (0, 2.4), (0, 0)], (150, 158, 162))
-        parts.append(Part("pole", post, z, shadow=ground_shadow(camera, light, x, z, 0.25)))
     layer = camera.layer(
         (foot[0] - unit, foot[1] - 3.7 * unit), (foot[0] + unit, foot[1] - 1.5 * unit)
     )
+    kind = chance.choice(("ban", "warning", "priority", "crossing"))
+    draw_sign_plate(Pen(layer, foot, unit), (0.0, 2.55), kind)
+    post = draw_post(camera, light, x=x, z=z, height=2.4)
+    return [post, Part("traffic sign", layer, z - 0.02)]
+
+
+def draw_post(camera: Camera, light: Light, *, x: float, z: float, height: float) -> Part:
+    """A slim post of at least four pixels in a picture of 256 rows."""
+    foot = camera.project(x, 0, z)
+    unit = camera.pixels(1.0, z)
+    layer = camera.layer((foot[0] - unit, foot[1] - height * unit), (foot[0] + unit, foot[1]))
+    half = max(0.1, 0.0085 * camera.size[0] / unit)
     pen = Pen(layer, foot, unit)
-    draw_sign_plate(pen, (0.0, 2.55), chance.choice(("ban", "warning", "priority", "crossing")))
-    parts.append(Part("traffic sign", layer, z - 0.02))
-    return parts
+    pen.polygon(rectangle(-half, 0, half, height), (104, 112, 116))
+    pen.polygon(rectangle(-half, 0, 0, height), (150, 158, 162))
+    return Part("pole", layer, z, shadow=ground_shadow(camera, light, x, z, 0.25))
 
 
 def draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
@@ -117,24 +121,17 @@ def draw_traffic_light(
     """A traffic light on its post."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
-    post = camera.layer((foot[0] - unit, foot[1] - 3.0 * unit), (foot[0] + unit, foot[1]))
-    half = max(0.1, 0.0085 * camera.size[0] / unit)
-    pen = Pen(post, foot, unit)
-    pen.polygon([(-half, 0), (-half, 2.5), (half, 2.5), (half, 0)], (96, 104, 106))
-    pen.polygon([(-half, 0), (-half, 2.5), (0, 2.5), (0, 0)], (144, 152, 154))
     layer = camera.layer(
         (foot[0] - unit, foot[1] - 4.2 * unit), (foot[0] + unit, foot[1] - 2.2 * unit)
     )
     pen = Pen(layer, foot, unit)
-    pen.polygon([(-0.32, 2.4), (-0.32, 3.8), (0.32, 3.8), (0.32, 2.4)], (30, 32, 34))
+    pen.polygon(rectangle(-0.32, 2.4, 0.32, 3.8), (30, 32, 34))
     shining = chance.randrange(3)
     for number, colour in enumerate(((250, 44, 36), (255, 188, 30), (46, 230, 110))):
         glow = colour if number == shining else brighten(colour, 0.28)
         pen.ellipse((0, 3.57 - 0.46 * number), (0.19, 0.19), glow)
-    return [
-        Part("pole", post, z, shadow=ground_shadow(camera, light, x, z, 0.25)),
-        Part("traffic light", layer, z - 0.02),
-    ]
+    post = draw_post(camera, light, x=x, z=z, height=2.5)
+    return [post, Part("traffic light", layer, z - 0.02)]
 
 
 def draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:

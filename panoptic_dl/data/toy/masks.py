@@ -42,7 +42,7 @@ def trace_polygons(mask: np.ndarray) -> list[list[float]]:
     contours = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
     polygons: list[list[float]] = []
     for contour in sorted(contours, key=cv2.contourArea, reverse=True):
-        vertices = cv2.approxPolyDP(contour, 0.8, True).reshape(-1, 2)
+        vertices = cv2.approxPolyDP(contour, 0.5, True).reshape(-1, 2)
         # A speck beside the thing's main part is no polygon, but a lone small part is.
         if len(vertices) >= 3 and (cv2.contourArea(contour) >= 16 or not polygons):
             polygons.append([round((float(value) + 0.5) / 2, 2) for value in vertices.ravel()])

@@ -178,8 +178,10 @@ class Place:
     def finish(self) -> list[Part]:
         """All parts in painter's order, with outlines."""
         self.things.sort(key=lambda part: -part.depth)
-        area = 0.0011 * self.size[0] * self.size[1]
-        return settle(self.backdrop + self.things, self.size, least_area=area, least_share=0.4)
+        area = 0.0014 * self.size[0] * self.size[1]
+        return settle(
+            self.backdrop + self.things, self.size, least_area=area, least_share=0.4, void=VOID
+        )
 
 
 def plant_tree(place: Place, x: float, y: float) -> None:

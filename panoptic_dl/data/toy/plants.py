@@ -124,8 +124,7 @@ def draw_hedge(
     )
     leaves = []
     for _ in range(230):
-        step = chance.random()
-        z = 1 / (1 / near + (1 / far - 1 / near) * step)
+        z = 1 / (1 / near + (1 / far - 1 / near) * chance.random())
         leaves.append((chance.random() * 0.98, z, chance.uniform(0.6, 1.4)))
     leaves.sort()
     for up, z, big in leaves:

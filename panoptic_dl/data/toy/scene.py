@@ -174,39 +174,54 @@ def haze_of_ground(camera: Camera, light: Light) -> np.ndarray:
 
 
 def settle(
-    parts: list[Part], size: tuple[int, int], *, least_area: float, least_share: float
+    parts: list[Part], size: tuple[int, int], *, least_area: float, least_share: float, void: str
 ) -> list[Part]:
-    """Traces the outlines and leaves out the things of which too little can be seen.
+    """Traces the outlines, leaves out things hardly seen and gives up the class of stuff slivers.
 
     Args:
         parts: in painter's order, far to near.
         size: (H, W) in pixels.
-        least_area: a thing stays if this many of its pixels are visible ...
-        least_share: ... and this share of its outline's area.
+        least_area: a thing stays if this many of its pixels are visible, ...
+        least_share: ... and this share of its outline's area. Stuff of which less than `least_area`
+            is visible in all keeps its place, but is labelled `void`: nobody would annotate it.
+        void: label of what has no class.
     Returns:
         The parts that stay, in the same order, each with at least one outline.
     """
-    kept = []
+    traced = []
     for part in parts:
-        if (part.is_thing or part.is_crowd) and not part.layer.keep_largest_part():
+        single = part.is_thing or part.is_crowd
+        if single and not part.layer.keep_largest_part():
             continue
         part.outlines = part.layer.outlines()
-        if part.is_thing or part.is_crowd:
+        if single:
             part.outlines = part.outlines[:1]
         if part.outlines:
-            kept.append(part)
-    order = draw_order(kept, size)
-    seen = np.bincount(order.ravel(), minlength=len(kept) + 1)
-    visible = []
-    for number, part in enumerate(kept, start=1):
-        whole = Image.new("1", (size[1], size[0]))
+            traced.append(part)
+    seen = count_visible(traced, size)
+    kept = []
+    for part, visible in zip(traced, seen, strict=True):
         if part.is_thing or part.is_crowd:
+            whole = Image.new("1", (size[1], size[0]))
             ImageDraw.Draw(whole).polygon(part.outlines[0], fill=1)
-            area = whole.histogram()[-1]
-            if seen[number] < max(least_area, least_share * area):
+            if visible < max(least_area, least_share * whole.histogram()[-1]):
                 continue
-        visible.append(part)
-    return visible
+        kept.append(part)
+    seen = count_visible(kept, size)
+    totals: dict[str, int] = {}
+    for part, visible in zip(kept, seen, strict=True):
+        totals[part.label] = totals.get(part.label, 0) + visible
+    for part in kept:
+        if not (part.is_thing or part.is_crowd) and totals[part.label] < least_area:
+            part.label = void
+    return kept
+
+
+def count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
+    """How many pixels of each part no later part covers."""
+    order = draw_order(parts, size)
+    counts = np.bincount(order.ravel(), minlength=len(parts) + 1)
+    return [int(count) for count in counts[1:]]
 
 
 def draw_order(parts: list[Part], size: tuple[int, int]) -> np.ndarray:

@@ -60,7 +60,8 @@ def store_once(
             raise
         raise ToyStorageError(
             f"toy data cannot be written to {base}: {error.strerror or error}. Choose a "
-            f"folder that can be written: dataset.root=/another/folder on the command line, root=... in Python"
+            f"folder that can be written: dataset.root=/another/folder on the command line, "
+            f"root=... in Python"
         ) from error
 
 

@@ -43,7 +43,9 @@ def compose_street(
     for part in parts:
         if part.haze is None and part.depth < 100:
             part.haze = light.haze_at(part.depth)
-    kept = settle(parts, size, least_area=0.0009 * height * width, least_share=0.4)
+    kept = settle(
+        parts, size, least_area=0.0014 * height * width, least_share=0.4, void="unlabeled"
+    )
     return kept, light
 
 
@@ -60,7 +62,7 @@ class Street:
         self.half = chance.uniform(3.7, 4.6)
         self.pavement = chance.uniform(2.6, 3.6)
         self.edge = self.half + self.pavement
-        kinds = ["city", "park", "yard"]
+        kinds = ["city", "park", "park", "yard"]
         first = chance.choice(kinds)
         second = chance.choice([kind for kind in kinds if kind != first or kind == "city"])
         self.sides = {-1: first, 1: second}

@@ -64,31 +64,20 @@ class Traffic:
             attempt(self.crossing_car)
         machines = [kind for kind in ("bicycle", "motorcycle") if kind in self.classes]
         if machines:
-            for _ in range(chance.choice((0, 1, 1))):
+            for _ in range(chance.choice((0, 1, 1, 1))):
                 attempt(lambda: self.rider(chance.choice(machines)), overlap=0.2)
         if "bicycle" in self.classes and chance.random() < 0.4:
             attempt(self.parked_bicycle, overlap=0.2)
         for _ in range(chance.choice((1, 2, 2, 3))):
             attempt(self.walker)
-        for _ in range(chance.choice((0, 1, 1, 2))):
+        for _ in range(chance.choice((0, 1, 1, 2)) if "pole" in self.classes else 0):
             attempt(self.pole, overlap=0.5)
-        if chance.random() < 0.75 and "traffic sign" in self.classes:
+        if chance.random() < 0.9 and "traffic sign" in self.classes:
             attempt(self.sign, overlap=0.4)
         if chance.random() < 0.5 and "traffic light" in self.classes:
             attempt(self.traffic_light, overlap=0.4)
-        for draw in (furniture.draw_bin, furniture.draw_pram, furniture.draw_heap):
-            if chance.random() < 0.15:
-                attempt(
-                    lambda draw=draw: [  # type: ignore[misc]
-                        draw(
-                            self.camera,
-                            self.light,
-                            chance,
-                            x=self.beside(chance.choice((-1, 1)), 0.6, 1.8),
-                            z=chance.uniform(9, 16),
-                        )
-                    ]
-                )
+        if chance.random() < 0.4:
+            attempt(self.clutter)
         parts = [part for group in groups for part in group]
         parts.sort(key=lambda part: -part.depth)
         if chance.random() < 0.4:
@@ -97,27 +86,38 @@ class Traffic:
             parts.append(self.border())
         return parts
 
+    def clutter(self) -> list[Part]:
+        """Something that belongs to no class."""
+        draws = (furniture.draw_bin, furniture.draw_pram, furniture.draw_heap)
+        x = self.beside(self.chance.choice((-1, 1)), 0.6, 1.8)
+        z = self.chance.uniform(9.0, 16.0)
+        return [self.chance.choice(draws)(self.camera, self.light, self.chance, x=x, z=z)]
+
     def beside(self, side: int, low: float, high: float) -> float:
         """A lateral position on the pavement, low..high metres from the kerb."""
         return side * (self.half + self.chance.uniform(low, min(high, self.pavement - 0.3)))
 
     def driving_car(self) -> list[Part]:
+        """A car in the middle of its lane."""
         coming = self.chance.random() < 0.5
         x = (-0.5 if coming else 0.5) * self.half + self.chance.uniform(-0.3, 0.3)
         z = self.chance.uniform(8.0, 22.0)
         return [cars.draw_car(self.camera, self.light, self.chance, x=x, z=z, coming=coming)]
 
     def parked_car(self) -> list[Part]:
+        """A car at the kerb."""
         side = self.chance.choice((-1, 1))
         x = side * (self.half - 0.9)
         z = self.chance.uniform(9.0, 22.0)
         return [cars.draw_car(self.camera, self.light, self.chance, x=x, z=z, coming=side < 0)]
 
     def crossing_car(self) -> list[Part]:
+        """A car from its side."""
         x, z = self.chance.uniform(-3.5, 3.5), self.chance.uniform(10.0, 17.0)
         return [cars.draw_crossing_car(self.camera, self.light, self.chance, x=x, z=z)]
 
     def large_vehicle(self) -> list[Part]:
+        """A bus, lorry or tram."""
         draws = {
             "bus": large_vehicles.draw_bus,
             "truck": large_vehicles.draw_truck,
@@ -133,6 +133,7 @@ class Traffic:
         return [draw(self.camera, self.light, self.chance, x=x, z=z, coming=coming)]
 
     def walker(self) -> list[Part]:
+        """Somebody on the pavement or on the road."""
         if self.chance.random() < 0.35:
             x, z = self.chance.uniform(-0.8, 0.8) * self.half, self.chance.uniform(7.5, 12.0)
         else:
@@ -141,31 +142,41 @@ class Traffic:
         return [people.place_person(self.camera, self.light, self.chance, x=x, z=z)]
 
     def rider(self, machine: str) -> list[Part]:
+        """A cycle and its rider."""
         x, z = self.chance.uniform(-0.9, 0.9) * self.half, self.chance.uniform(7.0, 12.0)
         motor = machine == "motorcycle"
         parts = people.place_rider(self.camera, self.light, self.chance, x=x, z=z, motor=motor)
         return parts if "rider" in self.classes else parts[:1]
 
     def parked_bicycle(self) -> list[Part]:
+        """A bicycle on the pavement."""
         x, z = self.beside(self.chance.choice((-1, 1)), 0.3, 1.4), self.chance.uniform(7.5, 11.5)
         return [people.place_parked_bicycle(self.camera, self.light, self.chance, x=x, z=z)]
 
     def pole(self) -> list[Part]:
+        """A lamp post at the kerb."""
         side = self.chance.choice((-1, 1))
         x, z = side * (self.half + 0.4), self.chance.uniform(8.0, 15.0)
         return [furniture.draw_pole(self.camera, self.light, self.chance, x=x, z=z, side=side)]
 
     def sign(self) -> list[Part]:
+        """A traffic sign and its post."""
         x = self.beside(self.chance.choice((-1, 1)), 0.3, 0.9)
         z = self.chance.uniform(8.0, 13.0)
-        parts = furniture.draw_sign(
-            self.camera, self.light, self.chance, x=x, z=z, pole="pole" in self.classes
-        )
-        return parts
+        return self.name_posts(furniture.draw_sign(self.camera, self.light, self.chance, x=x, z=z))
 
     def traffic_light(self) -> list[Part]:
+        """A traffic light and its post."""
         x, z = self.beside(self.chance.choice((-1, 1)), 0.3, 0.7), self.chance.uniform(8.0, 13.0)
-        return furniture.draw_traffic_light(self.camera, self.light, self.chance, x=x, z=z)
+        parts = furniture.draw_traffic_light(self.camera, self.light, self.chance, x=x, z=z)
+        return self.name_posts(parts)
+
+    def name_posts(self, parts: list[Part]) -> list[Part]:
+        """Posts are of no class where poles are left out."""
+        for part in parts:
+            if part.label == "pole" and "pole" not in self.classes:
+                part.label = "static"
+        return parts
 
     def crowd_of_cars(self) -> Part:
         """A jam far ahead: "cargroup"."""

@@ -1,0 +1,87 @@
+"""What every option of `backbone=` must do; a new file in lazy_configs/backbone is tested as
+well."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling import Backbone
+from torch import nn
+
+FOLDER = Path(__file__).parents[2] / "lazy_configs" / "backbone"
+OPTIONS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture(scope="class", params=OPTIONS)
+def config(request):
+    return LazyConfig.load(str(FOLDER / f"{request.param}.py"))
+
+
+@pytest.fixture(scope="class")
+def backbone(config):
+    torch.manual_seed(0)
+    return instantiate({**config.backbone, "norm": "BN"})
+
+
+class TestEveryBackbone:
+    def test_detectron2_alone_makes_it_from_its_file(self, config):
+        backbone = instantiate(config.backbone)
+        assert isinstance(backbone, Backbone)
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in backbone.modules())
+
+    @pytest.mark.parametrize("size", [(64, 96), (32, 32), (33, 47)])
+    def test_output_shape_agrees_with_the_features(self, backbone, size):
+        with torch.no_grad():
+            features = backbone.eval()(torch.randn(2, 3, *size))
+        shapes = backbone.output_shape()
+        assert list(features) == list(shapes)
+        for name, shape in shapes.items():
+            expected = [-(-side // shape.stride) for side in size]  # rounded up
+            assert list(features[name].shape) == [2, shape.channels, *expected]
+
+    def test_is_padded_to_whole_coarsest_pixels(self, backbone):
+        coarsest = max(shape.stride for shape in backbone.output_shape().values())
+        assert backbone.size_divisibility == 32
+        assert backbone.size_divisibility % coarsest == 0
+
+    def test_gradients_reach_all_parameters_and_are_sound_from_scratch(self, backbone):
+        """Initial weights neither blow signals up nor let them vanish."""
+        backbone.train().zero_grad()
+        features = backbone(torch.randn(2, 3, 64, 64))
+        for feature in features.values():
+            assert 0.05 < feature.std() < 50
+        sum(feature.square().mean() for feature in features.values()).backward()
+        for name, parameter in backbone.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+    def test_evaluation_looks_at_one_image_at_a_time(self, backbone):
+        images = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            together = backbone.eval()(images)
+            alone = backbone(images[1:])
+        for name, feature in alone.items():
+            tolerance = 1e-4 * feature.abs().max().item()
+            torch.testing.assert_close(together[name][1:], feature, rtol=0, atol=tolerance)
+
+    def test_decoder_fits_the_backbone(self, config):
+        for task in ("panoptic", "semantic"):
+            decoder = config.decoder[task]
+            assert set(decoder) == {"in_features", "project_channels", "aspp_dilations"}
+            assert set(decoder.in_features) <= set(config.backbone.out_features)
+            assert len(decoder.project_channels) == len(decoder.in_features) - 1
+            assert len(decoder.aspp_dilations) == 3
+        assert len(config.pixels.mean) == len(config.pixels.std) == 3
+
+    def test_out_features_select(self, config):
+        name = config.backbone.out_features[-1]
+        backbone = instantiate({**config.backbone, "norm": "BN", "out_features": [name]})
+        assert list(backbone.output_shape()) == [name]
+        assert list(backbone(torch.randn(2, 3, 32, 64))) == [name]
+
+    @pytest.mark.parametrize("names", [["res2", "res9"], []])
+    def test_unknown_or_no_features_are_refused(self, config, names):
+        with pytest.raises(ValueError, match=r"out_features.*this backbone has .*res2"):
+            instantiate({**config.backbone, "out_features": names})

@@ -1,0 +1,214 @@
+"""The toy Cityscapes against the official scripts, loaders and evaluator."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.helpers.labels import id2label, labels, name2label
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from cityscapesscripts.preparation.json2labelImg import json2labelImg
+from PIL import Image
+
+from panoptic_dl.data.toy import toy_cityscapes
+from panoptic_dl.data.toy.cityscapes import ALL_CLASSES, CITIES
+from panoptic_dl.data.toy.render import STREET_TEXTURES, render_scene
+from panoptic_dl.data.toy.scene import draw_order, sample_random
+from panoptic_dl.data.toy.street import compose_street
+
+
+def annotations_of(folder: Path, split: str) -> list[Path]:
+    return sorted((folder / "gtFine" / split).glob("*/*_gtFine_polygons.json"))
+
+
+def test_layout_is_official(toy_streets: Path) -> None:
+    for split, count in (("train", 14), ("val", 4)):
+        images = sorted((toy_streets / "leftImg8bit" / split).glob("*/*.png"))
+        assert len(images) == count
+        for image in images:
+            city, sequence, frame, kind = image.stem.split("_")
+            assert (image.parent.name, frame, kind) == (city, "000019", "leftImg8bit")
+            assert city in CITIES[split]
+            assert len(sequence) == 6
+            with Image.open(image) as opened:
+                assert (opened.mode, opened.size) == ("RGB", (192, 96))
+            stem = toy_streets / "gtFine" / split / city / f"{city}_{sequence}_{frame}_gtFine_"
+            for name, mode in (
+                ("labelIds", "L"),
+                ("labelTrainIds", "L"),
+                ("instanceIds", "I;16"),
+                ("color", "RGBA"),
+            ):
+                with Image.open(f"{stem}{name}.png") as opened:
+                    assert (opened.mode, opened.size) == (mode, (192, 96))
+            panoptic = toy_streets / "gtFine" / f"cityscapes_panoptic_{split}"
+            with Image.open(panoptic / f"{stem.name}panoptic.png") as opened:
+                assert (opened.mode, opened.size) == ("RGB", (192, 96))
+
+
+def test_official_scripts_make_the_same_labels(toy_streets: Path, tmp_path: Path) -> None:
+    for polygons in annotations_of(toy_streets, "train") + annotations_of(toy_streets, "val"):
+        stem = str(polygons).removesuffix("polygons.json")
+        for encoding, name in (
+            ("ids", "labelIds"),
+            ("trainIds", "labelTrainIds"),
+            ("color", "color"),
+        ):
+            json2labelImg(str(polygons), str(tmp_path / "again.png"), encoding)
+            again = np.asarray(Image.open(tmp_path / "again.png"))
+            np.testing.assert_array_equal(np.asarray(Image.open(f"{stem}{name}.png")), again)
+        annotation = Annotation()
+        annotation.fromJsonFile(str(polygons))
+        again = np.asarray(createInstanceImage(annotation, "ids"))
+        np.testing.assert_array_equal(np.asarray(Image.open(f"{stem}instanceIds.png")), again)
+
+
+def test_polygons_lie_in_the_image(toy_streets: Path) -> None:
+    for path in annotations_of(toy_streets, "train"):
+        annotation = json.loads(path.read_text())
+        assert (annotation["imgHeight"], annotation["imgWidth"]) == (96, 192)
+        for item in annotation["objects"]:
+            points = np.array(item["polygon"])
+            assert points.dtype.kind == "i"
+            assert points.min() >= 0
+            assert (points.max(axis=0) < (192, 96)).all()
+
+
+def test_crowds_void_and_all_classes_occur(tmp_path: Path) -> None:
+    found: Counter[str] = Counter()
+    for index in range(60):
+        chance = sample_random(3, "train", index)
+        parts, _ = compose_street(chance, (64, 128), classes=ALL_CLASSES, scale=1)
+        found.update({part.label for part in parts})
+    assert {"cargroup", "persongroup"} <= found.keys()
+    assert {"ego vehicle", "out of roi", "unlabeled", "static", "dynamic"} <= found.keys()
+    assert found.keys() >= set(ALL_CLASSES)
+    official = {label.name for label in labels} | {"cargroup", "persongroup"}
+    assert found.keys() <= official
+
+
+def test_default_classes_leave_the_others_out() -> None:
+    for index in range(30):
+        chance = sample_random(0, "val", index)
+        parts, _ = compose_street(chance, (64, 128), classes=("bus",), scale=1)
+        names = {part.label for part in parts if part.label in name2label}
+        evaluated = {name for name in names if not name2label[name].ignoreInEval}
+        assert evaluated <= {
+            "road", "sidewalk", "building", "vegetation", "terrain", "sky", "person", "car", "bus",
+        }  # fmt: skip
+
+
+def test_panoptic_json_agrees_with_the_pngs(toy_streets: Path) -> None:
+    crowds = void = 0
+    for split in ("train", "val"):
+        name = f"cityscapes_panoptic_{split}"
+        content = json.loads((toy_streets / "gtFine" / f"{name}.json").read_text())
+        assert len(content["categories"]) == 19
+        for annotation in content["annotations"]:
+            rgb = np.asarray(Image.open(toy_streets / "gtFine" / name / annotation["file_name"]))
+            ids = rgb.astype(np.int64) @ np.array([1, 256, 256**2])
+            areas = dict(zip(*np.unique(ids, return_counts=True), strict=True))
+            void += areas.pop(0, 0)
+            assert areas == {s["id"]: s["area"] for s in annotation["segments_info"]}
+            crowds += sum(segment["iscrowd"] for segment in annotation["segments_info"])
+            for segment in annotation["segments_info"]:
+                # A whole class with instances under one id is a crowd, and nothing else is.
+                thing = id2label[segment["category_id"]].hasInstances
+                assert segment["iscrowd"] == int(thing and segment["id"] < 1000)
+    assert crowds > 0
+    assert void > 0
+
+
+def test_detectron2_loads_it(toy_streets: Path) -> None:
+    from detectron2.data import MetadataCatalog
+    from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
+    from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
+
+    meta = MetadataCatalog.get("cityscapes_fine_panoptic_train").as_dict()
+    for split, count in (("train", 14), ("val", 4)):
+        images = str(toy_streets / "leftImg8bit" / split)
+        truth = toy_streets / "gtFine"
+        name = f"cityscapes_panoptic_{split}"
+        dicts = load_cityscapes_panoptic(images, str(truth / name), f"{truth / name}.json", meta)
+        assert len(dicts) == count
+        for item in dicts:
+            for key in ("file_name", "sem_seg_file_name", "pan_seg_file_name"):
+                assert Path(item[key]).is_file()
+            semantic = np.asarray(Image.open(item["sem_seg_file_name"]))
+            for segment in item["segments_info"]:
+                assert (semantic == segment["category_id"]).any()
+        assert len(load_cityscapes_semantic(images, str(truth / split))) == count
+
+
+def test_truth_against_itself_is_100(toy_streets: Path, capsys: pytest.CaptureFixture) -> None:
+    from panopticapi.evaluation import pq_compute
+
+    truth = toy_streets / "gtFine" / "cityscapes_panoptic_train"
+    result = pq_compute(f"{truth}.json", f"{truth}.json", str(truth), str(truth))
+    assert result["All"]["pq"] == pytest.approx(1.0)
+    content = json.loads(Path(f"{truth}.json").read_text())
+    occurring = {s["category_id"] for a in content["annotations"] for s in a["segments_info"]}
+    assert result["All"]["n"] == len(occurring) >= 16
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_what_is_drawn_is_what_is_labelled(index: int) -> None:
+    """Other colours for a thing change the pixels of its label only, give or take one."""
+    size = (128, 256)
+    chance = sample_random(7, "train", index)
+    parts, light = compose_street(chance, size, classes=ALL_CLASSES, scale=3)
+
+    def photograph() -> np.ndarray:
+        image = render_scene(
+            parts, random.Random(1), size=size, scale=3, textures=STREET_TEXTURES,
+            haze=light.haze, tint=light.tint, untinted="sky",
+        )  # fmt: skip
+        return np.asarray(image, dtype=np.int32)
+
+    order = draw_order(parts, size)
+    before = photograph()
+    # As in Cityscapes, what one sees through a wheel is labelled bicycle.
+    gaps = np.zeros(size, np.uint8)
+    for number, part in enumerate(parts, start=1):
+        covered = np.zeros(size, bool)
+        layer = part.layer
+        covered[layer.y0 : layer.y1, layer.x0 : layer.x1] = layer.coverage()
+        gaps[(order == number) & ~covered] = 1
+    three = np.ones((3, 3), np.uint8)
+    things = [n for n, part in enumerate(parts, start=1) if part.is_thing]
+    assert things
+    for number in things:
+        part = parts[number - 1]
+        colours = part.layer.colours
+        part.layer.colours = colours.point(lambda value: (value + 128) % 256)
+        changed = (np.abs(photograph() - before).max(axis=2) > 50).astype(np.uint8)
+        part.layer.colours = colours
+        label = (order == number).astype(np.uint8)
+        assert not (changed & ~cv2.dilate(label | gaps, three) & 1).any(), part.label
+        missing = cv2.erode(label, three) & ~cv2.dilate(changed | gaps, three) & 1
+        assert not missing.any(), part.label
+        assert (label & gaps).sum() < (0.45 if part.label == "bicycle" else 0.08) * label.sum()
+
+
+def test_little_is_hopelessly_small(toy_streets: Path) -> None:
+    content = json.loads((toy_streets / "gtFine" / "cityscapes_panoptic_train.json").read_text())
+    areas = [s["area"] for a in content["annotations"] for s in a["segments_info"]]
+    assert min(areas) >= 0.001 * 96 * 192
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": (32, 64)}, "size"),
+        ({"num_val": 0}, "num_val"),
+        ({"classes": ("road", "dragon")}, "dragon"),
+    ],
+)
+def test_parameters_out_of_range(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_cityscapes(root=str(tmp_path), **{"num_train": 1, "num_val": 1, **change})
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,123 @@
+"""The head factories: what they build from plain arguments, and what they refuse."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ASPP, ShapeSpec
+from omegaconf import OmegaConf
+
+from panoptic_dl.models import instance_branch, semantic_branch, semantic_head
+from panoptic_dl.models.losses import WeightedCrossEntropy
+
+SHAPES = {
+    "res2": ShapeSpec(channels=4, stride=4),
+    "res3": ShapeSpec(channels=6, stride=8),
+    "res5": ShapeSpec(channels=8, stride=32),
+}
+ARGUMENTS = {
+    "in_features": ["res2", "res5"],
+    "project_channels": [5],
+    "aspp_channels": 16,
+    "aspp_dilations": [3, 6, 9],
+    "decoder_dim": 12,
+    "norm": "BN",
+    "train_size": [64, 96],
+}
+FACTORIES = {
+    "semantic_branch": lambda **changes: semantic_branch(
+        SHAPES, **{**ARGUMENTS, "num_classes": 3, **changes}
+    ),
+    "instance_branch": lambda **changes: instance_branch(SHAPES, **{**ARGUMENTS, **changes}),
+    "semantic_head": lambda **changes: semantic_head(
+        SHAPES, **{**ARGUMENTS, "num_classes": 3, **changes}
+    ),
+}
+
+
+@pytest.fixture(params=FACTORIES)
+def factory(request):
+    return FACTORIES[request.param]
+
+
+def find_aspp(head):
+    (aspp,) = (module for module in head.modules() if isinstance(module, ASPP))
+    return aspp
+
+
+def test_only_the_named_features_are_used_with_the_named_channels(factory):
+    head = factory()
+    assert head.in_features == ["res2", "res5"]
+    assert head.decoder["res2"]["project_conv"].weight.shape[:2] == (5, 4)
+    assert head.decoder["res2"]["fuse_conv"][1].out_channels == 12
+    assert find_aspp(head).project.out_channels == 16
+
+
+@pytest.mark.parametrize(
+    ("train_size", "kernel"),
+    [((64, 96), (2, 3)), ((65, 1), (3, 1)), ((63, 97), (2, 4)), ((512, 1024), (16, 32))],
+)
+def test_image_pooling_spans_the_padded_crop(factory, train_size, kernel):
+    assert find_aspp(factory(train_size=train_size)).convs[-1][0].kernel_size == kernel
+
+
+def test_finer_features_still_pool_over_the_crop_as_models_pad_it():
+    """33 pixels become 64, so 4 of stride 16, although 3 would hold them."""
+    shapes = {"res5": ShapeSpec(channels=8, stride=16)}
+    changes = {"in_features": ["res5"], "project_channels": [], "common_stride": 16}
+    head = instance_branch(shapes, **{**ARGUMENTS, **changes, "train_size": (33, 65)})
+    assert find_aspp(head).convs[-1][0].kernel_size == (4, 6)
+
+
+def test_omegaconf_lists_are_taken(factory):
+    node = OmegaConf.create(ARGUMENTS)
+    factory(**{name: node[name] for name in node})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_features": ["res2", "res4"]}, r"\['res4'\]: the backbone returns .*'res5'"),
+        ({"in_features": []}, "names nothing"),
+        ({"project_channels": [5, 6]}, "must have one number for each"),
+        ({"aspp_dilations": [6, 12]}, "must be three numbers"),
+        ({"common_stride": 8}, "common_stride=8 must be the stride of the finest"),
+        ({"norm": "Bn"}, "norm='Bn' is unknown"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(factory, changes, message):
+    with pytest.raises(ValueError, match=message):
+        factory(**changes)
+
+
+@pytest.mark.parametrize("name", ["semantic_branch", "semantic_head"])
+def test_an_unknown_loss_is_refused(name):
+    with pytest.raises(ValueError, match="focal"):
+        FACTORIES[name](loss_type="focal")
+
+
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_an_impossible_share_of_pixels_is_refused(share):
+    with pytest.raises(ValueError, match="loss_top_k"):
+        FACTORIES["semantic_branch"](loss_top_k=share)
+
+
+def test_cross_entropy_works_with_pixel_weights():
+    """Detectron2's own head raises here."""
+    head = FACTORIES["semantic_branch"](loss_type="cross_entropy", head_channels=8).train()
+    features = {name: torch.randn(1, s.channels, 64 // s.stride, 64 // s.stride)
+                for name, s in SHAPES.items()}  # fmt: skip
+    labels = torch.randint(0, 3, (1, 64, 64))
+    _, plain = head(features, labels)
+    _, doubled = head(features, labels, torch.full((1, 64, 64), 2.0))
+    assert plain["loss_sem_seg"].isfinite()
+    assert not torch.equal(plain["loss_sem_seg"], doubled["loss_sem_seg"])
+
+
+def test_weighted_cross_entropy():
+    loss = WeightedCrossEntropy(255)
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    labels[0] = 255
+    expected = F.cross_entropy(logits, labels, ignore_index=255)
+    torch.testing.assert_close(loss(logits, labels), expected)
+    torch.testing.assert_close(loss(logits, labels, torch.full((2, 4, 5), 3.0)), 3 * expected)
+    assert loss(logits, torch.full_like(labels, 255)) == 0
