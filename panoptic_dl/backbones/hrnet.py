@@ -132,6 +132,7 @@ class HighResolutionModule(nn.Module):
         branches = [blocks(x) for blocks, x in zip(self.branches, branches, strict=True)]
         fused = []
         for target, layers in enumerate(self.fuse_layers):
+            assert isinstance(layers, nn.ModuleList)
             size = branches[target].shape[-2:]
             total = None
             for source, layer in enumerate(layers):

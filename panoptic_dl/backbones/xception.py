@@ -9,6 +9,7 @@ Legend: N batch, C channels, H W pixels.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -115,7 +116,7 @@ class XceptionBlock(nn.Module):
                 bias=needs_bias(norm),
             )
             self.bn = build_norm(norm, channels[3])
-        shared = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
+        shared: dict[str, Any] = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
         self.sep_conv1 = SeparableConv(channels[0], channels[1], **shared)
         self.sep_conv2 = SeparableConv(channels[1], channels[2], **shared)
         self.sep_conv3 = SeparableConv(channels[2], channels[3], stride=stride, **shared)

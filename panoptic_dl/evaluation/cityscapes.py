@@ -41,9 +41,9 @@ class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
         Raises:
             EvaluationError: an image of the split has no prediction, or the script gives up.
         """
-        comm.synchronize()
+        comm.synchronize()  # predictions of all processes are in the folder
         if not comm.is_main_process():
-            return None
+            return super().evaluate()  # waits for the main process once more
         _require_predictions(self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png")
         return _run(super().evaluate)
 
@@ -60,9 +60,9 @@ class CityscapesInstanceAPEvaluator(CityscapesInstanceEvaluator):
         Raises:
             EvaluationError: an image of the split has no prediction, or the script gives up.
         """
-        comm.synchronize()
+        comm.synchronize()  # predictions of all processes are in the folder
         if not comm.is_main_process():
-            return None
+            return super().evaluate()  # waits for the main process once more
         _require_predictions(
             self._metadata.gt_dir, "_gtFine_instanceIds.png", self._temp_dir, ".txt"
         )

@@ -4,6 +4,7 @@ Legend: C channels, K classes, H W pixels of the padded batch; height, width pix
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -80,7 +81,7 @@ class DeepLabV3Plus(SemanticSegmentor):
         )
         features = self.backbone(images.tensor)
         if self.training:
-            unlabelled = float(self.sem_seg_head.ignore_value)
+            unlabelled: Any = self.sem_seg_head.ignore_value
             labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
             _, losses = self.sem_seg_head(features, labels)
             return losses

@@ -137,16 +137,14 @@ class PanopticDeepLab(nn.Module):
 
         sem_seg, _ = self.sem_seg_head(features)
         center, offset, _, _ = self.ins_embed_head(features)
-        per_image = zip(
-            sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True
-        )
+        per_image = zip(sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True)
         return [self.predict(*inputs) for inputs in per_image]
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
     ) -> dict[str, Tensor]:
         """The weighted losses of both heads, each a scalar."""
-        unlabelled = float(self.sem_seg_head.ignore_value)
+        unlabelled: Any = self.sem_seg_head.ignore_value
         sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
         sem_seg_weights = None
         if any("sem_seg_weights" in sample for sample in batched_inputs):

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabelImgs
+from PIL import Image
 
 from panoptic_dl.data import prepare
 from panoptic_dl.data.errors import DatasetError
@@ -84,14 +86,18 @@ def test_an_interrupted_run_continues(downloaded, monkeypatch):
     assert not list(gt_fine.glob(".*"))
 
 
-def test_new_images_join_an_old_json_file(downloaded):
-    write_cityscapes(downloaded, train=1, val=2)  # the same names: the first image is prepared
-    (file,) = (downloaded / "cityscapes/gtFine/cityscapes_panoptic_train").glob("aachen_000002*")
+def test_a_deleted_file_is_made_from_what_is_there_now(downloaded):
+    prepare_cityscapes(downloaded, say=quiet)
+    gt_fine = downloaded / "cityscapes" / "gtFine"
+    (file,) = (gt_fine / "cityscapes_panoptic_train").glob("aachen_000002*")
     file.unlink()
+    (instances,) = gt_fine.glob("train/aachen/aachen_000002*instanceIds.png")
+    Image.fromarray(np.full((48, 96), 7, dtype=np.uint16)).save(instances)  # road everywhere
     prepare_cityscapes(downloaded, say=quiet)
     assert file.is_file()
     content = json.loads(file.parent.with_suffix(".json").read_text())
     assert [a["image_id"][-13:-7] for a in content["annotations"]] == ["000000", "000002", "000001"]
+    assert [len(a["segments_info"]) for a in content["annotations"]] == [7, 1, 7]
 
 
 def test_a_torn_json_file_is_made_again(downloaded):

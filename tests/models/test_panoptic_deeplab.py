@@ -88,9 +88,13 @@ def test_predictions_equal_the_reference(seed, output, changes):
     assert torch.equal(mine.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_losses_equal_the_reference():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_equal_the_reference(weighted):
     model = build_panoptic(head={"aspp_dropout": 0.0}, size_divisibility=160).train()
     samples = [make_sample(60, 90), make_sample(70, 65, seed=1)]
+    if not weighted:
+        for sample in samples:
+            del sample["sem_seg_weights"]
     ours, theirs = model(samples), run_reference(model, samples)
     assert list(ours) == ["loss_sem_seg", "loss_center", "loss_offset"]
     assert ours == theirs

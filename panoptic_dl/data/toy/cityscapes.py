@@ -24,7 +24,7 @@ from panoptic_dl.data.toy.street import compose_street
 from panoptic_dl.data.toy.workers import make_samples
 
 # Counted up whenever the pictures or labels of the same parameters change.
-VERSION = 1
+VERSION = 2
 
 ALWAYS = ("road", "sidewalk", "building", "vegetation", "terrain", "sky", "person", "car")
 OPTIONAL = (

@@ -202,9 +202,9 @@ def settle(
     kept = []
     for part, visible in zip(traced, seen, strict=True):
         if part.is_thing or part.is_crowd:
-            whole = Image.new("1", (size[1], size[0]))
+            whole = Image.new("L", (size[1], size[0]))
             ImageDraw.Draw(whole).polygon(part.outlines[0], fill=1)
-            if visible < max(least_area, least_share * whole.histogram()[-1]):
+            if visible < max(least_area, least_share * whole.histogram()[1]):
                 continue
         kept.append(part)
     seen = count_visible(kept, size)

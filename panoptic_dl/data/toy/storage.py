@@ -59,9 +59,9 @@ def store_once(
         if error.filename is not None and not str(error.filename).startswith(str(base)):
             raise
         raise ToyStorageError(
-            f"toy data cannot be written to {base}: {error.strerror or error}. Choose a "
-            f"folder that can be written: dataset.root=/another/folder on the command line, "
-            f"root=... in Python"
+            f"toy data cannot be written to {base}: {error.strerror or error}. Choose another "
+            f"folder: PANOPTIC_DL_CACHE=/another/folder in the environment, "
+            f"dataset.root.root=/another/folder on the command line, or root=... in Python"
         ) from error
 
 
