@@ -33,29 +33,31 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, **options)
+def run(*command):
+    return subprocess.run([str(part) for part in command], check=True)
 
 
-def works(python):
-    """Whether an interpreter can be started at all; a half-made environment's cannot."""
+def succeeds(*command):
+    """Whether a command can be run and ends well; it prints nothing."""
+    quiet = subprocess.DEVNULL
     try:
-        return subprocess.run([str(python), "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
+        done = subprocess.run([str(part) for part in command], stdout=quiet, stderr=quiet)
     except OSError:
         return False
+    return done.returncode == 0
 
 
 def make_environment(folder):
     """Create the virtual environment and put the pinned uv into it; return uv's command."""
     python, uv_home = folder / "bin" / "python", folder / "uv"
     uv = uv_home / "bin" / "uv"
-    if not works(python):
+    if not succeeds(python, "-c", ""):
         if folder.exists():
             say(str(folder) + " is broken or half made; making it again")
             shutil.rmtree(str(folder))
         say("creating " + str(folder) + " with Python " + sys.version.split()[0])
         run(sys.executable, "-m", "venv", "--without-pip", folder)
-    if not works(uv):
+    if not succeeds(uv, "--version"):
         say("installing uv, the package installer")
         install = ["install", "-q", "--no-deps", "--require-hashes", "--target", uv_home]
         install += [
@@ -71,12 +73,11 @@ def make_environment(folder):
 
 def pip_command(folder):
     """A pip that works: the system's own, or one that `ensurepip` unpacks into the environment."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    for python in (folder / "bin" / "python", sys.executable):
-        if subprocess.run([str(python), "-m", "pip", "--version"], **quiet).returncode == 0:
-            return [python, "-m", "pip"]
     python = folder / "bin" / "python"
-    if subprocess.run([str(python), "-m", "ensurepip"], **quiet).returncode == 0:
+    for candidate in (python, sys.executable):
+        if succeeds(candidate, "-m", "pip", "--version"):
+            return [candidate, "-m", "pip"]
+    if succeeds(python, "-m", "ensurepip"):
         return [python, "-m", "pip"]
     raise SystemExit(
         "setup: this Python has neither pip nor ensurepip; on Debian or Ubuntu run\n"
@@ -131,7 +132,11 @@ def main():
         )
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / ".venv").absolute()
     stamp, wanted = folder / "setup-stamp", fingerprint()
-    if stamp.is_file() and stamp.read_text() == wanted and works(folder / "bin" / "python"):
+    if (
+        stamp.is_file()
+        and stamp.read_text() == wanted
+        and succeeds(folder / "bin" / "python", "-c", "")
+    ):
         return
     started = time.time()
     stamp.unlink() if stamp.exists() else None

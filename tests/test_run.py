@@ -85,7 +85,10 @@ def test_train_then_eval_of_its_checkpoint_give_the_same_figures(tmp_path, toy, 
 @pytest.mark.parametrize(
     ("backbone", "head", "dataset", "task"),
     itertools.product(
-        ("xception65", "hrnet48"), ("conv", "dsconv"), ("cityscapes", "coco"), ("panoptic", "semantic")
+        ("xception65", "hrnet48"),
+        ("conv", "dsconv"),
+        ("cityscapes", "coco"),
+        ("panoptic", "semantic"),
     ),
 )
 @pytest.mark.slow
@@ -99,7 +102,11 @@ def test_all_sixteen_combinations_train_and_evaluate(tmp_path, toy, backbone, he
 
 def test_two_processes_train_evaluate_and_agree_on_the_figures(tmp_path, toy):
     done = run(
-        *SMALL, *toy["toy_cityscapes"], "launch.num_cpu_processes=2", f"run_dir={tmp_path}", timeout=300
+        *SMALL,
+        *toy["toy_cityscapes"],
+        "launch.num_cpu_processes=2",
+        f"run_dir={tmp_path}",
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())

@@ -1,4 +1,4 @@
-"""Decoders of plain convolutions: Panoptic-DeepLab (arXiv:1911.10194) and DeepLabV3+ (arXiv:1802.02611).
+"""Decoders of plain convolutions: Panoptic-DeepLab (arXiv:1911.10194), DeepLabV3+ (1802.02611).
 
 `panoptic.semantic` and `panoptic.instance` are Panoptic-DeepLab's two branches, `semantic` is
 DeepLabV3+'s head; the task picks. Each waits (`_partial_`) for the backbone's output shape. Which

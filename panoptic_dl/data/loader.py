@@ -1,6 +1,7 @@
 """Detectron2's data loaders by the name of a dataset."""
 
 import difflib
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -56,8 +57,8 @@ def train_loader(
     # The order is one for all processes; augmentation must differ between them.
     sampler_seed = comm.shared_random_seed() if seed is None else seed
     process_seed = np.random.SeedSequence([sampler_seed, comm.get_rank()]).generate_state(1)[0]
-    if num_workers == 0:
-        mapper = _SeededMapper(mapper, int(process_seed))
+    here = num_workers == 0
+    mapper = _SeededMapper(mapper, int(process_seed)) if here else _SteadyMapper(mapper)
     loader: Iterable[Batch] = build_detection_train_loader(
         records,
         mapper=mapper,
@@ -109,6 +110,25 @@ class _SeededMapper:
         finally:
             self._state = np.random.get_state()  # noqa: NPY002
             np.random.set_state(outside)  # noqa: NPY002
+
+
+class _SteadyMapper:
+    """A mapper whose worker process outlives Ctrl-C and SIGTERM.
+
+    Terminals and job managers signal the whole process group. The training process answers by
+    finishing its step, for which it needs its workers; they end with it.
+    """
+
+    def __init__(self, mapper: Mapper) -> None:
+        self._mapper = mapper
+        self._steady = False
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        if not self._steady and torch.utils.data.get_worker_info() is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            self._steady = True
+        return self._mapper(record)
 
 
 def _records(dataset: str) -> list[dict[str, Any]]:

@@ -23,7 +23,10 @@ OPTIONS = sorted(
 )
 COMBINATIONS = list(
     itertools.product(
-        ("xception65", "hrnet48"), ("conv", "dsconv"), ("cityscapes", "coco"), ("panoptic", "semantic")
+        ("xception65", "hrnet48"),
+        ("conv", "dsconv"),
+        ("cityscapes", "coco"),
+        ("panoptic", "semantic"),
     )
 )
 
@@ -150,7 +153,12 @@ def test_the_command_line_names_what_was_meant():
 def test_help_lists_groups_and_options():
     done = run("--help")
     assert done.returncode == 0, done.stderr
-    for word in ("backbone: hrnet18, hrnet32, hrnet48", "head: conv, dsconv", "mode: ", "experiment"):
+    for word in (
+        "backbone: hrnet18, hrnet32, hrnet48",
+        "head: conv, dsconv",
+        "mode: ",
+        "experiment",
+    ):
         assert word in done.stdout
 
 
@@ -170,7 +178,11 @@ def test_completion_imports_no_torch(tmp_path):
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    environment = {"COMP_LINE": "python run.py backbone=", "COMP_POINT": "23", "PATH": "/usr/bin:/bin"}
+    environment = {
+        "COMP_LINE": "python run.py backbone=",
+        "COMP_POINT": "23",
+        "PATH": "/usr/bin:/bin",
+    }
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment

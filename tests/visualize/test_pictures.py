@@ -17,7 +17,12 @@ COLORS = np.asarray([[200, 0, 0], [0, 200, 0]], np.uint8)
 def draw(panoptic, opacity=1.0):
     image = np.full((*panoptic.shape, 3), 100, np.uint8)
     return draw_segments(
-        image, panoptic, colors=COLORS, names=("building", "car"), label_divisor=1000, opacity=opacity
+        image,
+        panoptic,
+        colors=COLORS,
+        names=("building", "car"),
+        label_divisor=1000,
+        opacity=opacity,
     )
 
 
