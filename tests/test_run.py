@@ -64,7 +64,8 @@ def run(*arguments, **options):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "task"), itertools.product(("toy_cityscapes", "toy_coco"), ("panoptic", "semantic"))
+    ("dataset", "task"),
+    list(itertools.product(("toy_cityscapes", "toy_coco"), ("panoptic", "semantic"))),
 )
 def test_train_then_eval_of_its_checkpoint_give_the_same_figures(tmp_path, toy, dataset, task):
     overrides = [*SMALL, *toy[dataset], f"task={task}"]
@@ -82,15 +83,17 @@ def test_train_then_eval_of_its_checkpoint_give_the_same_figures(tmp_path, toy, 
     assert json.dumps(evaluated["metrics"]) == json.dumps(trained["metrics"])  # NaN equals NaN
 
 
-@pytest.mark.parametrize(
-    ("backbone", "head", "dataset", "task"),
+COMBINATIONS = list(
     itertools.product(
         ("xception65", "hrnet48"),
         ("conv", "dsconv"),
         ("cityscapes", "coco"),
         ("panoptic", "semantic"),
-    ),
+    )
 )
+
+
+@pytest.mark.parametrize(("backbone", "head", "dataset", "task"), COMBINATIONS)
 @pytest.mark.slow
 def test_all_sixteen_combinations_train_and_evaluate(tmp_path, toy, backbone, head, dataset, task):
     parts = [f"backbone={backbone}", f"head={head}", f"task={task}"]
@@ -158,7 +161,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, toy):
         (["mode=eval"], "mode=eval needs weights="),
         (["mode=eval", "weights=/nowhere/model.pth"], "weights=/nowhere/model.pth"),
         (["launch.num_gpus=64"], "launch.num_gpus=64, but this machine has"),
-        (["train.batch_size=3", "launch.num_cpu_processes=2"], "batch of 3 images"),
+        (["train.batch_size=3", "launch.num_cpu_processes=2"], "a batch of 3 images"),
         (["train.precision=int4"], "train.precision=int4"),
     ],
 )

@@ -1,7 +1,7 @@
 """Detectron2's data loaders by the name of a dataset."""
 
 import difflib
-import signal
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -113,10 +113,10 @@ class _SeededMapper:
 
 
 class _SteadyMapper:
-    """A mapper whose worker process outlives Ctrl-C and SIGTERM.
+    """A mapper whose worker process outlives Ctrl-C.
 
-    Terminals and job managers signal the whole process group. The training process answers by
-    finishing its step, for which it needs its workers; they end with it.
+    Terminals signal the whole process group. The training process answers by finishing its step,
+    for which it needs its workers; they end with it.
     """
 
     def __init__(self, mapper: Mapper) -> None:
@@ -125,8 +125,7 @@ class _SteadyMapper:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         if not self._steady and torch.utils.data.get_worker_info() is not None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            os.setpgid(0, 0)  # a group of its own; its parent can still end it
             self._steady = True
         return self._mapper(record)
 
