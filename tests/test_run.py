@@ -126,8 +126,14 @@ def test_two_processes_train_evaluate_and_agree_on_the_figures(tmp_path, toy):
     assert again["metrics"]["mIoU"] == pytest.approx(results["metrics"]["mIoU"], abs=1e-6)
 
 
-def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, toy):
+@pytest.mark.parametrize(
+    ("send", "number", "num_workers"),
+    [(os.kill, signal.SIGINT, 0), (os.killpg, signal.SIGINT, 1), (os.killpg, signal.SIGTERM, 1)],
+    ids=["kill", "Ctrl-C in a terminal", "scancel"],
+)
+def test_an_interrupted_run_resumes(tmp_path, toy, send, number, num_workers):
     command = [*SMALL, *toy["toy_cityscapes"], f"run_dir={tmp_path}", "train.iterations=300"]
+    command.append(f"train.num_workers={num_workers}")
     process = subprocess.Popen(
         [sys.executable, "run.py", *command],
         cwd=ROOT,
@@ -135,14 +141,17 @@ def test_ctrl_c_leaves_a_run_that_resumes(tmp_path, toy):
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     deadline = time.monotonic() + 240
     metrics = tmp_path / "metrics.json"
     while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
         assert process.poll() is None, process.communicate()[0]
-    process.send_signal(signal.SIGINT)
+    send(process.pid, number)
+    started = time.monotonic()
     output = process.communicate(timeout=120)[0]
+    assert time.monotonic() - started < 20, "workers held up the end"
     assert process.returncode == 130, output
     assert "resume=true" in output
     assert "Traceback" not in output

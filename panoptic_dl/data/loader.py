@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils import comm
 
 from panoptic_dl.data.errors import DatasetError
+
+GRACE = 25  # seconds between SIGTERM and a worker's end; SLURM kills after 30
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 Batch = list[dict[str, Any]]
@@ -113,10 +116,10 @@ class _SeededMapper:
 
 
 class _SteadyMapper:
-    """A mapper whose worker process outlives Ctrl-C.
+    """A mapper whose worker process outlives Ctrl-C, and SIGTERM for a while.
 
-    Terminals signal the whole process group. The training process answers by finishing its step,
-    for which it needs its workers; they end with it.
+    Terminals and job managers signal all processes of a run. The training process answers by
+    finishing its step, for which it needs its workers.
     """
 
     def __init__(self, mapper: Mapper) -> None:
@@ -125,7 +128,8 @@ class _SteadyMapper:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         if not self._steady and torch.utils.data.get_worker_info() is not None:
-            os.setpgid(0, 0)  # a group of its own; its parent can still end it
+            os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
+            signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
             self._steady = True
         return self._mapper(record)
 

@@ -126,7 +126,10 @@ def train(
     start = _start(checkpointer, trainer, resume, weights, model)
     if start < numbers.iterations:
         logger.info("Training from iteration %d to %d", start, numbers.iterations)
-        trainer.train(start, numbers.iterations)
+        try:
+            trainer.train(start, numbers.iterations)
+        finally:
+            trainer.release_loader()
     else:
         logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         evaluate()

@@ -57,6 +57,10 @@ class Trainer(SimpleTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
+    def release_loader(self) -> None:
+        """Let the loader's worker processes end now; they would hold up the end of the program."""
+        self._data_loader_iter_obj = None
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
 

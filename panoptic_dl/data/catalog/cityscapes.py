@@ -27,10 +27,12 @@ TRAIN_IDS = "_gtFine_labelTrainIds.png"
 PANOPTIC = "_gtFine_panoptic.png"
 
 GET_IMAGES = (
-    "download leftImg8bit_trainvaltest.zip (11 GB) from cityscapes-dataset.com, unpack it there"
+    "download leftImg8bit_trainvaltest.zip (11 GB) from cityscapes-dataset.com, unpack it there,\n"
+    "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
 )
 GET_LABELS = (
-    "download gtFine_trainvaltest.zip (241 MB) from cityscapes-dataset.com, unpack it there"
+    "download gtFine_trainvaltest.zip (241 MB) from cityscapes-dataset.com, unpack it there,\n"
+    "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
 )
 
 

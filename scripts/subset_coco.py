@@ -1,0 +1,81 @@
+"""Make a small COCO panoptic dataset out of a large one: `python scripts/subset_coco.py --help`.
+
+The chosen images become both `train2017` and `val2017` of a new folder, in the official layout, so
+that a model can be trained and evaluated on the very same images: the overfitting check of
+docs/overfitting.md. Images and panoptic PNGs are linked, not copied.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+KINDS = ("panoptic", "instances")
+
+
+def subset(source: Path, target: Path, split: str, ids: list[int] | None, count: int) -> list[int]:
+    """Write the new dataset; return the ids of its images.
+
+    Args:
+        source, target: folders that hold `coco/`.
+        split: `train2017` or `val2017`, where the images come from.
+        ids: the images; None: the first `count` by id.
+
+    Raises:
+        SystemExit: a file or an image id is missing, or the target exists.
+    """
+    coco, small = source / "coco", target / "coco"
+    if small.exists():
+        raise SystemExit(f"error: {small} exists already; remove it or choose another folder")
+    trees = {kind: read(coco / "annotations" / f"{kind}_{split}.json") for kind in KINDS}
+    known = sorted(image["id"] for image in trees["panoptic"]["images"])
+    chosen = known[:count] if ids is None else ids
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise SystemExit(f"error: {split} has no image {unknown[0]}")
+    for name in ("train2017", "val2017"):
+        (small / "annotations").mkdir(parents=True, exist_ok=True)
+        for folder in (name, f"panoptic_{name}"):
+            (small / folder).mkdir()
+        for kind, tree in trees.items():
+            text = json.dumps(chosen_only(tree, set(chosen)))
+            (small / "annotations" / f"{kind}_{name}.json").write_text(text)
+        for image in chosen:
+            link(coco / split / f"{image:012d}.jpg", small / name)
+            link(coco / f"panoptic_{split}" / f"{image:012d}.png", small / f"panoptic_{name}")
+    return chosen
+
+
+def read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise SystemExit(f"error: {file} is missing; `python scripts/prepare_coco.py` says more")
+    tree: dict[str, Any] = json.loads(file.read_text())
+    return tree
+
+
+def chosen_only(tree: dict[str, Any], chosen: set[int]) -> dict[str, Any]:
+    images = [image for image in tree["images"] if image["id"] in chosen]
+    annotations = [a for a in tree["annotations"] if a["image_id"] in chosen]
+    return tree | {"images": images, "annotations": annotations}
+
+
+def link(file: Path, folder: Path) -> None:
+    if not file.is_file():
+        raise SystemExit(f"error: {file} is missing")
+    (folder / file.name).symlink_to(file.resolve())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="folder that holds coco/")
+    parser.add_argument("target", type=Path, help="new folder that will hold coco/")
+    parser.add_argument("--split", default="train2017", choices=("train2017", "val2017"))
+    parser.add_argument("--count", type=int, default=8, help="images, the first by id")
+    parser.add_argument("--ids", type=int, nargs="+", help="these images instead")
+    options = parser.parse_args()
+    chosen = subset(options.source, options.target, options.split, options.ids, options.count)
+    print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
+
+
+if __name__ == "__main__":
+    main()
