@@ -37,12 +37,13 @@ class TrainSettings:
     checkpoint_period: int  # iterations between checkpoints
     checkpoints_kept: int  # periodic ones; the final one comes on top
     eval_period: int  # iterations between evaluations; 0: only at the end
+    eval_at_end: bool
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             lowest = 0 if field.name in ("eval_period", "num_workers") else 1
-            if isinstance(value, int) and value < lowest:
+            if isinstance(value, int) and field.name != "eval_at_end" and value < lowest:
                 raise ValueError(f"train.{field.name}={value} must be at least {lowest}")
 
 
@@ -111,7 +112,7 @@ def train(
         )
         if comm.is_main_process()
         else None,
-        hooks.EvalHook(numbers.eval_period, evaluate),
+        hooks.EvalHook(numbers.eval_period, evaluate, numbers.eval_at_end),
     ]
     if comm.is_main_process():
         writers = [

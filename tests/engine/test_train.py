@@ -51,6 +51,12 @@ def test_evaluation_during_training(tmp_path):
     assert text.count('"PQ": 50.0') == 3
 
 
+def test_evaluation_at_the_end_can_be_left_out(tmp_path):
+    evaluation = TinyEvaluation()
+    assert run_training(tmp_path, evaluation=evaluation, eval_at_end=False) == {}
+    assert evaluation.calls == 0
+
+
 def test_an_interrupted_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path):
     class Repeatable(TinyModel):
         """Stops itself during the fourth iteration."""

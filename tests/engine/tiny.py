@@ -64,6 +64,7 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "checkpoint_period": 2,
         "checkpoints_kept": 2,
         "eval_period": 0,
+        "eval_at_end": True,
     }
     arguments: dict[str, Any] = {
         "device": "cpu",
