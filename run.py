@@ -1,5 +1,6 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
+import os
 import sys
 import warnings
 
@@ -36,6 +37,9 @@ def main(config: DictConfig) -> float | None:
     from panoptic_dl.engine.launch import launch
     from panoptic_dl.engine.session import user_errors
 
+    overrides = HydraConfig.get().overrides.task
+    if "LOCAL_RANK" in os.environ and not any(o.startswith("run_dir=") for o in overrides):
+        raise SystemExit("error: under torchrun name the folder of the run: run_dir=/shared/folder")
     config.run_dir = HydraConfig.get().runtime.output_dir
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):

@@ -1,17 +1,28 @@
 """Build the objects that a config describes."""
 
+import inspect
 from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# Packages whose classes and functions a config may call. A config is data that people exchange; it
-# must not be able to run what it likes. Only Python code extends the list, through `allow`.
+# Modules and packages whose public classes and functions a config may call. A config is data that
+# people exchange; it must not be able to run what it likes. Only Python code extends the list,
+# through `allow`.
 _allowed = [
     "panoptic_dl.backbones",
-    "panoptic_dl.data",
-    "panoptic_dl.engine",
-    "panoptic_dl.evaluation",
+    "panoptic_dl.data.catalog.cityscapes",
+    "panoptic_dl.data.catalog.coco",
+    "panoptic_dl.data.loader",
+    "panoptic_dl.data.mapper",
+    "panoptic_dl.data.reading",
+    "panoptic_dl.data.toy.cityscapes",
+    "panoptic_dl.data.toy.coco",
+    "panoptic_dl.engine.evaluate",
+    "panoptic_dl.engine.evaluation",
+    "panoptic_dl.engine.optimizer",
+    "panoptic_dl.engine.train",
+    "panoptic_dl.evaluation.official",
     "panoptic_dl.models",
     "detectron2.data.transforms",
     "detectron2.evaluation",
@@ -71,21 +82,26 @@ def _build(node: Any, runtime: dict[str, Any]) -> Any:
     if node.get("_partial_"):
         return partial(target, **kwargs)
     try:
-        return target(**kwargs)
+        inspect.signature(target).bind(**kwargs)
     except TypeError as error:
         name = f"{target.__module__}.{target.__qualname__}"
         raise TypeError(f"while building {name}({', '.join(kwargs)}): {error}") from error
+    except ValueError:  # some built-in functions have no signature
+        pass
+    return target(**kwargs)
 
 
 def find_target(target: Any) -> Any:
     """The callable that a `_target_` names; a callable itself (from Python code) is returned as is.
 
-    The name is checked before anything is imported, and the place where the object was defined
-    afterwards: `torch.nn.modules.module.os.system` starts well and is `os.system` all the same.
+    The name's package is checked before anything is imported, and the module that defines the
+    object afterwards: `torch.nn.modules.module.os.system` starts well and is `os.system` all the
+    same. Private names are refused.
     """
     if callable(target):
         return target
-    if not isinstance(target, str) or not _is_allowed(target):
+    packages = {name.partition(".")[0] for name in _allowed}
+    if not isinstance(target, str) or target.partition(".")[0] not in packages:
         raise TargetError(_refusal(target))
     from detectron2.utils.registry import locate  # imports torch
 
@@ -93,14 +109,17 @@ def find_target(target: Any) -> Any:
         found = locate(target)
     except Exception as error:  # locate raises ImportError and what the imported module raises
         raise TargetError(f"_target_ {target} cannot be found: {error}") from error
-    module = getattr(found, "__module__", None)
-    if not callable(found) or not isinstance(module, str) or not _is_allowed(module):
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
+    private = any(part.startswith("_") for part in f"{target}.{name}".split("."))
+    if not callable(found) or private or not _is_allowed(module):
         raise TargetError(_refusal(target))
     return found
 
 
-def _is_allowed(name: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in _allowed)
+def _is_allowed(name: str | None) -> bool:
+    return name is not None and any(
+        name == package or name.startswith(package + ".") for package in _allowed
+    )
 
 
 def _refusal(target: Any) -> str:

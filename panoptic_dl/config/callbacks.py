@@ -1,18 +1,24 @@
 """Look at the output folder before Hydra writes to it."""
 
-import os
+import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 
 class CheckOutputFolder(Callback):
-    """End the program with one line, not a traceback, when the output folder cannot be written."""
+    """End the program with one line when the output folder cannot be written; keep old records."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._check(Path(config.hydra.run.dir), "run_dir")
+        folder = Path(config.hydra.run.dir)
+        self._check(folder, "run_dir")
+        if (folder / ".hydra").exists():  # the record of how the run was started stays as it is
+            with read_write(config), open_dict(config):
+                now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
+                config.hydra.output_subdir = f".hydra/{now}"
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._check(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
@@ -21,9 +27,8 @@ class CheckOutputFolder(Callback):
     def _check(folder: Path, key: str) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise SystemExit(
                 f"error: cannot write to the output folder {folder}: {error.strerror}. "

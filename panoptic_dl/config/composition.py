@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from .source import register
@@ -35,7 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     register()
     try:
         return _compose(overrides)
-    except ConfigCompositionException as error:
+    except HydraException as error:  # unknown names, and overrides that cannot be parsed
         raise ConfigError(explain(error, overrides)) from error
 
 
@@ -70,7 +70,8 @@ def suggest(arguments: Sequence[str]) -> None:
 def near_names(key: str, overrides: Sequence[str]) -> list[str]:
     """Keys and groups of the config that resemble `key`, best first, at most three."""
     groups = _groups()
-    choices = [o for o in overrides if o.partition("=")[0].lstrip("+~") in groups]
+    # Of a sweep, `backbone=xception65,hrnet48`, the first.
+    choices = [o.split(",")[0] for o in overrides if o.partition("=")[0].lstrip("+~") in groups]
     known = sorted({k for k in _keys(_compose(choices)) if "._" not in k} | set(groups))
     folder, _, leaf = key.rpartition(".")
     same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
@@ -54,7 +55,10 @@ class LazyConfigSource(ConfigSource):
         file, group = self._file(config_path), config_path.rpartition("/")[0]
         if not file.is_file():
             raise ConfigLoadError(f"No lazy config at {file}")
-        tree = load(file, name=group, companions=COMPANIONS.get(group, ()))
+        try:
+            tree = load(file, name=group, companions=COMPANIONS.get(group, ()))
+        except Exception as error:  # a lazy file is Python: whatever it raises, say which file
+            raise ConfigCompositionException(f"{file}: {type(error).__name__}: {error}") from error
         # `choice` keeps the names of the chosen options: runs and tables are named after them.
         return ConfigResult(
             provider=self.provider,

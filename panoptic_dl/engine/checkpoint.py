@@ -70,10 +70,16 @@ class RunCheckpointer(Checkpointer):
         except (KeyError, RuntimeError) as error:
             raise ValueError(
                 f"the checkpoint {path} is of another model; resume with the overrides that the "
-                f"run was started with (.hydra/overrides.yaml beside it). {error}"
+                f"run was started with (.hydra/overrides.yaml beside it). {str(error)[:300]} ..."
             ) from error
-        for key, part in self.checkpointables.items():
-            part.load_state_dict(state[key])
+        try:
+            for key, part in self.checkpointables.items():
+                part.load_state_dict(state[key])
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"the checkpoint {path} is of another optimizer or schedule: {error}. Resume with "
+                "the overrides that the run was started with (.hydra/overrides.yaml)"
+            ) from error
         logger.info("Resumed from %s", path)
 
 

@@ -28,6 +28,7 @@ class Evaluation:
         evaluators: Sequence[DatasetEvaluator],
         picture_count: int = 0,
         published: dict[str, float] | None = None,
+        published_note: str | None = None,
     ) -> None:
         """
         Args:
@@ -36,12 +37,14 @@ class Evaluation:
             evaluators: Detectron2 evaluators; their results are merged.
             picture_count: images drawn as image | truth | prediction.
             published: figures to stand beneath the run's own, in percent.
+            published_note: what to know when the two are compared.
         """
         self.dataset = dataset
         self.loader = loader
         self.evaluators = list(evaluators)
         self.picture_count = picture_count
         self.published = published
+        self.published_note = published_note
 
     def __call__(self, model: nn.Module, folder: Path) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
@@ -68,11 +71,14 @@ class Evaluation:
             num_images,
             results_table(metrics, self.published),
         )
+        if self.published and self.published_note:
+            logger.info("Note: %s", self.published_note)
         summary = {
             "dataset": self.dataset,
             "num_images": num_images,
             "metrics": metrics,
             "published": self.published,
+            "published_note": self.published_note,
             "results": results,
         }
         text = json.dumps(as_json(summary), indent=2, allow_nan=False)

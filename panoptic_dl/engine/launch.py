@@ -32,8 +32,12 @@ def launch(
         What `work` returned when a single process ran here, else None.
 
     Raises:
-        ValueError: more GPUs are asked for than the machine has.
+        ValueError: a number that cannot be, or more GPUs than the machine has.
     """
+    for name, value in (("num_gpus", num_gpus), ("num_cpu_processes", num_cpu_processes)):
+        lowest = 1 if name == "num_cpu_processes" else 0
+        if value is not None and (not isinstance(value, int) or value < lowest):
+            raise ValueError(f"launch.{name}={value} must be a whole number, at least {lowest}")
     there = torch.cuda.device_count()
     if num_gpus is None:
         num_gpus = min(1, there)

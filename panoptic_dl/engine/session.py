@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -30,7 +31,10 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
         device: `cuda` or `cpu`.
     """
     rank = comm.get_rank()
+    setup_logger.cache_clear()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
+        for handler in list(logging.getLogger(name).handlers):  # of the job before, in a sweep
+            logging.getLogger(name).removeHandler(handler)
         setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
         for handler in logging.getLogger(name).handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -41,8 +45,9 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
     if not comm.is_main_process():
         return
     folder = Path(run_dir)
-    (folder / "environment.txt").write_text(describe() + "\n")
-    (folder / "git.txt").write_text(_git_state())
+    for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
+        with (folder / name).open("a") as file:  # a resumed run adds to its record
+            file.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S}\n{text}")
     logging.getLogger("panoptic_dl").info(
         "Running on %s (%d process%s, %d CPU threads each); everything goes to %s",
         torch.cuda.get_device_name() if device == "cuda" else "the CPU",
@@ -74,7 +79,10 @@ def user_errors(run_dir: str) -> Iterator[None]:
             file.write_text(traceback.format_exc())
         print(f"\nerror: {error}\n(traceback: {file})", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except Interrupted:
+    except Interrupted:  # which has said how to go on
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; resume=true goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except ProcessExitedException as error:  # one of our processes ended, and said why
         raise SystemExit(error.exit_code) from None

@@ -20,6 +20,7 @@ from .checkpoint import RunCheckpointer
 from .console import ConsoleWriter
 from .evaluation import Evaluation
 from .interrupt import StopOnSignal
+from .schedule import ScheduleHook
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ class TrainSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             lowest = 0 if field.name in ("eval_period", "num_workers") else 1
-            if isinstance(value, int) and field.name != "eval_at_end" and value < lowest:
-                raise ValueError(f"train.{field.name}={value} must be at least {lowest}")
+            if field.type is int and (not isinstance(value, int) or value < lowest):
+                raise ValueError(
+                    f"train.{field.name}={value} must be a whole number, at least {lowest}"
+                )
 
 
 def train(
@@ -105,7 +108,7 @@ def train(
 
     hook_list = [
         hooks.IterationTimer(),
-        hooks.LRScheduler(built, schedule(built)),
+        ScheduleHook(built, schedule(built)),
         StopOnSignal(checkpointer, torch.device(device)),
         hooks.PeriodicCheckpointer(
             checkpointer, numbers.checkpoint_period, max_to_keep=numbers.checkpoints_kept

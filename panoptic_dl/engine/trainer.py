@@ -51,8 +51,8 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         self.grad_scaler.scale(total).backward()
         self.after_backward()
-        # Raises FloatingPointError on every process when a loss is not finite, before the weights
-        # change: the last checkpoint stays the last good state.
+        # Raises FloatingPointError on the main process when a loss is not finite, before its
+        # weights change; the launcher ends the others. The last checkpoint is the last good state.
         self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()

@@ -134,6 +134,10 @@ def _run(evaluate: Callable[[], Any]) -> Figures:
     except SystemExit as exit_:
         reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
         raise EvaluationError(f"the official Cityscapes script gave up: {reason}") from exit_
+    except OSError as error:  # Pillow, on a damaged label; what was printed ends with its progress
+        raise EvaluationError(
+            f"the official Cityscapes script cannot read a label: {error}; prepare them again"
+        ) from error
     logger.debug("%s", printed.getvalue())
     return {
         task: {name: float(value) for name, value in figures.items()}

@@ -16,6 +16,8 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from panoptic_dl.evaluation.figures import EvaluationError
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,8 +36,14 @@ class COCOInstanceEvaluator(COCOEvaluator):
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
         """
-        with redirect_stdout(StringIO()):
-            super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
+        try:
+            with redirect_stdout(StringIO()):
+                super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
+        except (KeyError, ValueError) as error:  # json.JSONDecodeError is a ValueError
+            file = MetadataCatalog.get(dataset).json_file
+            raise EvaluationError(
+                f"{file} is no readable COCO instances file ({error}); fetch or prepare it again"
+            ) from error
         # Panoptic metadata name things and stuff; here the names must be those of things.
         panoptic = MetadataCatalog.get(dataset)
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())

@@ -23,7 +23,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing, damaged, or of a kind that could run code when opened.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"weights={path}: there is no such file")
     try:
@@ -38,9 +38,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"weights={path} cannot be read: {error}") from error
-    except Exception as error:  # pickle.UnpicklingError: something other than tensors is inside
-        raise WeightsError(f"weights={path} holds more than tensors: {error}") from error
+        raise WeightsError(
+            f"weights={path} is empty, truncated or of another kind than its name says: {error}"
+        ) from error
+    except Exception as error:  # pickle.UnpicklingError
+        raise WeightsError(
+            f"weights={path} is no PyTorch file, or holds more than tensors: {error}"
+        ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -48,6 +52,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in parameters.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"weights={path} holds no parameters")
+    if all(name.startswith("module.") for name in tensors):  # saved inside DataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
 
 
@@ -68,22 +74,25 @@ def load_model_or_backbone(model: nn.Module, path: str | Path) -> None:
     Raises:
         WeightsError: the file covers neither.
     """
-    tensors = {name.removeprefix("module."): value for name, value in read_weights(path).items()}
-    if any(name.startswith("backbone.") for name in tensors):
+    tensors = read_weights(path)
+    if all(name.startswith("backbone.") for name in tensors):
+        tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+    elif any(name.startswith("backbone.") for name in tensors):
         return _load(model, tensors, f"weights={path}")
     backbone = model.get_submodule("backbone")
-    wanted = backbone.state_dict().keys()
-    left_out = sorted({name.split(".")[0] for name in tensors.keys() - wanted})
+    wanted = {name for name in backbone.state_dict() if not _is_counter(name)}
+    left_out = sorted(
+        {name.split(".")[0] for name in tensors.keys() - backbone.state_dict().keys()}
+    )
     if left_out and wanted <= tensors.keys():
         logger.info("weights=%s: left out %s, no parts of the backbone", path, ", ".join(left_out))
-        tensors = {name: tensors[name] for name in wanted}
+        tensors = {name: tensors[name] for name in backbone.state_dict() if name in tensors}
     _load(backbone, tensors, f"weights={path} (backbone)")
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     own = module.state_dict()
-    # Batch counters are bookkeeping: files from before torch 0.4.1 do not have them.
-    missing = [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")]
+    missing = [n for n in own if n not in tensors and not _is_counter(n)]
     unexpected = [n for n in tensors if n not in own]
     shapes = [
         f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}"
@@ -100,6 +109,11 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
         )
     module.load_state_dict(tensors, strict=False)
     logger.info("Loaded all %d tensors of %s", len(own), source)
+
+
+def _is_counter(name: str) -> bool:
+    """Batch counters are bookkeeping: files from before torch 0.4.1 do not have them."""
+    return name.endswith("num_batches_tracked")
 
 
 def _first(names: list[str]) -> str:

@@ -90,6 +90,13 @@ def test_an_interrupted_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path)
     ]
 
 
+def test_a_resumed_run_can_be_longer_and_follows_the_longer_schedule(tmp_path):
+    run_training(tmp_path, iterations=4)
+    run_training(tmp_path, iterations=8, resume=True)
+    rates = [0.05 * (1 - i / 8) ** 0.9 for i in range(4, 8)]
+    assert [line["lr"] for line in metrics(tmp_path)][4:] == pytest.approx(rates)
+
+
 def test_a_run_is_not_overwritten(tmp_path):
     run_training(tmp_path)
     with pytest.raises(ValueError, match="resume=true"):
@@ -155,6 +162,7 @@ def test_bf16_trains_on_the_cpu(tmp_path):
         ({"precision": "fp16"}, "needs a GPU"),
         ({"iterations": 0}, "train.iterations=0"),
         ({"log_period": 0}, "train.log_period=0"),
+        ({"iterations": 10.0}, "whole number"),
     ],
 )
 def test_impossible_settings_are_named(tmp_path, change, message):

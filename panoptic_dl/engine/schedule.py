@@ -1,0 +1,23 @@
+"""The learning rate over the iterations, also of a resumed run."""
+
+from typing import Any
+
+from detectron2.engine import hooks
+
+
+class ScheduleHook(hooks.LRScheduler):
+    """Detectron2's hook, which steps the schedule every iteration and logs the learning rate.
+
+    A resumed run takes the position in the schedule from the checkpoint, and everything else
+    (length, power, warm-up, base rate) from its config, so that a run can be made longer.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scheduler.last_epoch = state_dict["last_epoch"]
+
+    def before_train(self) -> None:
+        """Set the first learning rate; that of a checkpoint belongs to the schedule it had."""
+        super().before_train()
+        rates = self.scheduler.get_lr()
+        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
