@@ -45,6 +45,7 @@ dataset = dict(
     nms_kernel=7,
     center_threshold=0.1,
     top_k=200,
+    scale_offsets=False,  # as published; True where test images are shrunk or enlarged
     train=dict(
         panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="train"),
         semantic=L(cityscapes_semantic)(root="${dataset.root}", split="train"),

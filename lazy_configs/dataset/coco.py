@@ -39,6 +39,7 @@ dataset = dict(
     nms_kernel=41,
     center_threshold=0.1,
     top_k=200,
+    scale_offsets=False,  # as published; True where test images are shrunk or enlarged
     train=dict(
         panoptic=L(coco_panoptic)(root="${dataset.root}", split="train"),
         semantic=L(coco_semantic)(root="${dataset.root}", split="train"),

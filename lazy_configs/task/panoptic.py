@@ -23,6 +23,7 @@ task = dict(
         center_threshold="${dataset.center_threshold}",
         nms_kernel="${dataset.nms_kernel}",
         top_k="${dataset.top_k}",
+        scale_offsets="${dataset.scale_offsets}",
         predict_instances=True,
     ),
     train_loader=L(train_loader)(

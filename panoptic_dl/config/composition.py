@@ -63,6 +63,10 @@ def suggest(arguments: Sequence[str]) -> None:
     except ConfigError as error:
         if str(error).startswith("Unknown key"):
             print(error, file=sys.stderr)
+    except ValueError as error:  # `recipe=null`: Hydra shows its own traceback
+        empty = [o for o in overrides if o.endswith("=null") and o[: -len("=null")] in _groups()]
+        if empty:
+            print(f"error: {empty[0]}: a group needs an option ({error})", file=sys.stderr)
     except Exception:  # the command line failed for a reason that Hydra has printed already
         return
 

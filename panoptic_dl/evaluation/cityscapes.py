@@ -22,6 +22,7 @@ from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as in
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from detectron2.utils import comm
 
+from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
         if not comm.is_main_process():
             return super().evaluate()  # waits for the main process once more
         _require_predictions(self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png")
-        return _run(super().evaluate)
+        return _run(super().evaluate, self._metadata.gt_dir)
 
 
 class CityscapesInstanceAPEvaluator(CityscapesInstanceEvaluator):
@@ -79,7 +80,7 @@ class CityscapesInstanceAPEvaluator(CityscapesInstanceEvaluator):
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-            return _run(super().evaluate)
+            return _run(super().evaluate, self._metadata.gt_dir)
 
 
 def _average_precisions(
@@ -125,7 +126,7 @@ def _image_id(file: str) -> str:
     return "_".join(file.split("_")[:3])  # <city>_<sequence>_<frame>
 
 
-def _run(evaluate: Callable[[], Any]) -> Figures:
+def _run(evaluate: Callable[[], Any], truth: str) -> Figures:
     """Call an official script: its output goes to the log, its exit becomes an exception."""
     printed = StringIO()
     try:
@@ -134,10 +135,8 @@ def _run(evaluate: Callable[[], Any]) -> Figures:
     except SystemExit as exit_:
         reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
         raise EvaluationError(f"the official Cityscapes script gave up: {reason}") from exit_
-    except OSError as error:  # Pillow, on a damaged label; what was printed ends with its progress
-        raise EvaluationError(
-            f"the official Cityscapes script cannot read a label: {error}; prepare them again"
-        ) from error
+    except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
+        raise unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
     logger.debug("%s", printed.getvalue())
     return {
         task: {name: float(value) for name, value in figures.items()}

@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 
+from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError, checked
 
 GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
@@ -88,9 +89,14 @@ def _compare(
         return pq_compute_single_core(0, list(share), truth_folder, prediction_folder, categories)
 
     total = PQStat()
+    shares = [pairs[i::num_threads] for i in range(num_threads)]
     with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
-        for statistics in pool.map(compare, (pairs[i::num_threads] for i in range(num_threads))):
-            total += statistics
+        try:
+            for statistics in pool.map(compare, shares):
+                total += statistics
+        except (OSError, SyntaxError) as error:
+            truth = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
+            raise unreadable(truth, error) from error
     return total
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.modeling import Backbone, SemanticSegmentor
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
 from panoptic_dl.models.batch import (
@@ -19,6 +18,7 @@ from panoptic_dl.models.batch import (
     stack_targets,
 )
 from panoptic_dl.models.normalization import convert_sync_batch_norm
+from panoptic_dl.models.resize import resize
 
 
 class DeepLabV3Plus(SemanticSegmentor):
@@ -90,5 +90,5 @@ class DeepLabV3Plus(SemanticSegmentor):
         outputs = []
         for result, size, sample in zip(logits, images.image_sizes, batched_inputs, strict=True):
             height, width = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
-            outputs.append({"sem_seg": sem_seg_postprocess(result, size, height, width)})
+            outputs.append({"sem_seg": resize(result, size, height, width)})
         return outputs

@@ -4,11 +4,10 @@ Legend: N batch, C channels, K classes, H W pixels of the padded batch; h w of a
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.modeling import Backbone
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
@@ -21,9 +20,25 @@ from panoptic_dl.models.batch import (
     stack_targets,
 )
 from panoptic_dl.models.normalization import convert_sync_batch_norm
-from panoptic_dl.postprocess import instances_from_panoptic, panoptic_segmentation
+from panoptic_dl.models.resize import (
+    most_likely_class,
+    most_likely_class_upsampled,
+    resize,
+    upsample,
+)
+from panoptic_dl.postprocess import get_panoptic_segmentations, instances_from_panoptic
 
+VOID = -1
 TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
+
+
+class ImageMaps(NamedTuple):
+    """What post-processing takes of one image, at the size of the output."""
+
+    classes: Tensor  # (H, W) int64
+    logits: Tensor | None  # (K, H, W), or None where nothing needs them
+    center: Tensor  # (1, H, W) heatmap
+    offset: Tensor  # (2, H, W) (y, x) in pixels
 
 
 class PanopticDeepLab(nn.Module):
@@ -42,7 +57,11 @@ class PanopticDeepLab(nn.Module):
         nms_kernel: side in pixels (odd) of the window in which only the largest centre survives.
         top_k: most centres in an image.
         size_divisibility: images are padded to multiples of it; 0 takes the backbone's.
-        predict_instances: whether the output has "instances".
+        scale_offsets: whether offsets grow with the prediction when it is resized to "height" and
+            "width". False leaves them in pixels of the network's input, as Detectron2 does and the
+            published figures need; where the two sizes differ much, only True groups rightly.
+        predict_semantic, predict_instances: whether the output has "sem_seg" and "instances". With
+            neither, no logits of full size are made.
 
     Raises ValueError for numbers that make no model.
     """
@@ -65,6 +84,8 @@ class PanopticDeepLab(nn.Module):
         center_threshold: float = 0.1,
         top_k: int = 200,
         size_divisibility: int = 0,
+        scale_offsets: bool = False,
+        predict_semantic: bool = True,
         predict_instances: bool = True,
     ):
         super().__init__()
@@ -89,7 +110,10 @@ class PanopticDeepLab(nn.Module):
         self.nms_kernel = nms_kernel
         self.top_k = top_k
         self.size_divisibility = padding_multiple(backbone, size_divisibility)
+        self.scale_offsets = scale_offsets
+        self.predict_semantic = predict_semantic
         self.predict_instances = predict_instances
+        self.segment = get_panoptic_segmentations  # a benchmark puts Detectron2's in its place
         convert_sync_batch_norm(self)
 
     @property
@@ -112,7 +136,7 @@ class PanopticDeepLab(nn.Module):
         Returns:
             in training a dict of the scalars "loss_sem_seg", "loss_center", "loss_offset";
             otherwise one dict per image with
-                "sem_seg": (K, height, width) logits;
+                "sem_seg": (K, height, width) logits, perhaps a view of the padded batch;
                 "panoptic_seg": (map, None), where map is (height, width) int64 of
                     category * label_divisor + instance, -1 where void;
                 "instances": `Instances`, perhaps none (see `instances_from_panoptic`).
@@ -135,10 +159,8 @@ class PanopticDeepLab(nn.Module):
         if self.training:
             return self.compute_losses(features, batched_inputs, images)
 
-        sem_seg, _ = self.sem_seg_head(features)
-        center, offset, _, _ = self.ins_embed_head(features)
-        per_image = zip(sem_seg, center, offset, images.image_sizes, batched_inputs, strict=True)
-        return [self.predict(*inputs) for inputs in per_image]
+        network = zip(*self.compute_maps(features), images.image_sizes, batched_inputs, strict=True)
+        return self.merge([self.resize_maps(*maps) for maps in network])
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
@@ -160,44 +182,86 @@ class PanopticDeepLab(nn.Module):
         )
         return {**losses, **center_losses, **offset_losses}
 
-    def predict(
+    @property
+    def needs_logits(self) -> bool:
+        """Whether class logits of full size are part of the output, or of the instances' scores."""
+        return self.predict_semantic or self.predict_instances
+
+    def compute_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The network's output for a batch.
+
+        Returns (N, K, H, W) class logits, (N, 1, H, W) centre heatmaps and (N, 2, H, W) offsets
+        (y, x) in pixels of the network's input. Where no logits are needed they keep the stride of
+        the head, and are upsampled on the way to classes.
+        """
+        if self.needs_logits:
+            sem_seg, _ = self.sem_seg_head(features)
+        else:
+            head: Any = self.sem_seg_head
+            sem_seg = head.layers(features)
+        center, offset, _, _ = self.ins_embed_head(features)
+        return sem_seg, center, offset
+
+    def resize_maps(
         self,
         sem_seg: Tensor,
         center: Tensor,
         offset: Tensor,
         image_size: tuple[int, int],
         sample: Sample,
-    ) -> dict[str, Any]:
-        """One image's output from (K, H, W) logits, (1, H, W) heatmap, (2, H, W) offsets in pixels.
+    ) -> ImageMaps:
+        """One image's maps, as `compute_maps` gives them, at the size of the output.
 
-        `image_size` is its size before padding. Offsets keep the units of the network's input when
-        "height" and "width" ask for another size, as in Detectron2.
+        `image_size` is (h, w) of the image before padding.
         """
         height = int(sample.get("height", image_size[0]))
         width = int(sample.get("width", image_size[1]))
         # float: coordinates of large images do not fit into half precision
-        sem_seg, center, offset = (
-            sem_seg_postprocess(x.float(), image_size, height, width)
-            for x in (sem_seg, center, offset)
-        )
-        panoptic = panoptic_segmentation(
-            sem_seg.argmax(dim=0),
-            center,
-            offset,
+        sem_seg, center, offset = sem_seg.float(), center.float(), offset.float()
+        stride: Any = None if self.needs_logits else self.sem_seg_head.common_stride
+        if stride and image_size == (height, width):
+            logits = None
+            classes = most_likely_class_upsampled(sem_seg, stride)[:height, :width]
+        else:
+            if stride:
+                sem_seg = upsample(sem_seg, stride)
+            logits = resize(sem_seg, image_size, height, width)
+            classes = most_likely_class(logits)
+        center = resize(center, image_size, height, width)
+        offset = resize(offset, image_size, height, width)
+        if self.scale_offsets:
+            offset = torch.stack(
+                (offset[0] * (height / image_size[0]), offset[1] * (width / image_size[1]))
+            )
+        return ImageMaps(classes, logits, center, offset)
+
+    def merge(self, images: Sequence[ImageMaps]) -> list[dict[str, Any]]:
+        """Post-processing: the model's output, one dict per image."""
+        segmentations = self.segment(
+            [maps.classes.unsqueeze(0) for maps in images],
+            [maps.center for maps in images],
+            [maps.offset for maps in images],
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
             stuff_area=self.stuff_area,
+            void_label=VOID,
             threshold=self.center_threshold,
             nms_kernel=self.nms_kernel,
             top_k=self.top_k,
         )
-        output: dict[str, Any] = {"sem_seg": sem_seg, "panoptic_seg": (panoptic, None)}
-        if self.predict_instances:
-            output["instances"] = instances_from_panoptic(
-                panoptic,
-                sem_seg,
-                center,
-                thing_ids=self.thing_ids,
-                label_divisor=self.label_divisor,
-            )
-        return output
+        outputs = []
+        for maps, (panoptic, _) in zip(images, segmentations, strict=True):
+            output: dict[str, Any] = {"panoptic_seg": (panoptic[0], None)}
+            if self.predict_semantic:
+                output["sem_seg"] = maps.logits
+            if self.predict_instances:
+                assert maps.logits is not None
+                output["instances"] = instances_from_panoptic(
+                    panoptic[0],
+                    maps.logits,
+                    maps.center,
+                    thing_ids=self.thing_ids,
+                    label_divisor=self.label_divisor,
+                )
+            outputs.append(output)
+        return outputs

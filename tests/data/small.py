@@ -14,6 +14,7 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from panoptic_dl.data.mapper import PanopticTrainMapper
 from panoptic_dl.data.prepare import prepare_cityscapes
 
 HEIGHT, WIDTH = 48, 96
@@ -139,3 +140,14 @@ def write_coco(root: Path, *, with_things: bool = True, **counts: int) -> Path:
             file = base / "annotations" / f"{kind}_{split}2017.json"
             file.write_text(json.dumps(content))
     return root
+
+
+def panoptic_mapper(augment=(), num_classes=133):
+    return PanopticTrainMapper(
+        augmentations=list(augment),
+        num_classes=num_classes,
+        thing_ids=range(80),
+        gaussian_sigma=3,
+        small_instance_area=200,
+        small_instance_weight=3,
+    )

@@ -243,6 +243,24 @@ def test_an_exit_of_an_official_script_is_an_error(cityscapes):
         evaluate(cityscapes_semantic_iou(dataset=cityscapes), records, outputs)
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "kind"),
+    [
+        (panoptic_quality, "panoptic"),
+        (cityscapes_semantic_iou, "labelIds"),
+        (cityscapes_instance_ap, "instanceIds"),
+    ],
+)
+def test_a_truncated_label_is_named(tmp_path, evaluator, kind):
+    write_cityscapes(tmp_path, val=2)
+    name = cityscapes_panoptic(root=str(tmp_path), split="val", prefix=f"torn_{kind}_")
+    records, outputs = truth_of(name, CITYSCAPES)
+    file = sorted((tmp_path / "cityscapes").glob(f"gtFine/**/*val*/**/*_{kind}.png"))[1]
+    file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(EvaluationError, match=f"(cannot read|Unable to load) {file}"):
+        evaluate(evaluator(dataset=name), records, outputs)
+
+
 REAL = Path(os.environ.get("PANOPTIC_DL_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 

@@ -82,10 +82,47 @@ def test_predictions_equal_the_reference(seed, output, changes):
     assert len(expected) > 2
     assert mine.image_size == expected.image_size
     assert set(mine.get_fields()) == set(expected.get_fields())
-    for name in ("pred_classes", "pred_masks", "scores"):
+    for name in ("pred_classes", "pred_masks"):
         assert torch.equal(mine.get(name), expected.get(name))
         assert mine.get(name).dtype == expected.get(name).dtype
+    torch.testing.assert_close(mine.scores, expected.scores, rtol=1e-6, atol=0)
     assert torch.equal(mine.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_offsets_can_grow_with_the_prediction():
+    """Of an output of other size: what Detectron2's function makes of offsets scaled likewise."""
+    model = build_panoptic(scale_offsets=True).eval()
+    give_maps(model, 64, 96, seed=0)
+    sample = {"image": make_sample(64, 96)["image"], "height": 128, "width": 288}
+    with torch.no_grad():
+        panoptic = model([sample])[0]["panoptic_seg"][0]
+        _, center, offset = model.compute_maps({})
+        offset = offset * torch.tensor([2.0, 3.0]).view(2, 1, 1)
+        model.compute_maps = lambda features: (model.sem_seg_head({})[0], center, offset)
+        model.scale_offsets = False
+        assert torch.equal(panoptic, model([sample])[0]["panoptic_seg"][0])
+        model.compute_maps = lambda features: (model.sem_seg_head({})[0], center, offset * 1.5)
+        assert not torch.equal(panoptic, model([sample])[0]["panoptic_seg"][0])
+
+
+def test_without_logits_the_panoptic_map_is_the_same():
+    samples = [{"image": make_sample(60, 90)["image"]}, {"image": make_sample(33, 64)["image"]}]
+    samples[1] |= {"height": 71, "width": 50}
+    model = build_panoptic(stuff_area=1, nms_kernel=5).eval()
+    generator = torch.Generator().manual_seed(0)
+    sem_seg, center, offset = (
+        torch.randn((2, channels, 16, 24), generator=generator) for channels in (NUM_CLASSES, 1, 2)
+    )
+    model.sem_seg_head.layers = lambda features: sem_seg
+    model.ins_embed_head.layers = lambda features: (center.sigmoid(), offset)
+    with torch.no_grad():
+        expected = model(samples)
+        model.predict_semantic = model.predict_instances = False
+        outputs = model(samples)
+    for output, full in zip(outputs, expected, strict=True):
+        assert set(output) == {"panoptic_seg"}
+        assert torch.equal(output["panoptic_seg"][0], full["panoptic_seg"][0])
+        assert len(output["panoptic_seg"][0].unique()) > 10
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -125,9 +162,11 @@ def test_no_things_give_empty_instances():
 
 def test_instances_can_be_left_out():
     model = build_panoptic(predict_instances=False).eval()
+    sample = {"image": make_sample(32, 32)["image"]}
     with torch.no_grad():
-        output = model([{"image": make_sample(32, 32)["image"]}])[0]
-    assert set(output) == {"sem_seg", "panoptic_seg"}
+        assert set(model([sample])[0]) == {"sem_seg", "panoptic_seg"}
+        model.predict_semantic, model.predict_instances = False, True
+        assert set(model([sample])[0]) == {"instances", "panoptic_seg"}
 
 
 def test_more_centres_allowed_than_pixels_there_are():

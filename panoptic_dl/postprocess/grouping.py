@@ -1,0 +1,127 @@
+"""The nearest centre of every pixel, equal to Detectron2's to the last tie, without its table.
+
+Detectron2 makes a table of all distances, centres by pixels, in single precision, and takes the
+first smallest entry of each column; rounding makes ties of distances that differ, and the order of
+its additions decides them. Here nearly all pixels are settled by bounds that no rounding can cross:
+
+1. The image is cut into cells. Where one centre is nearer to a cell's middle than any other by more
+   than the cell is wide, it is the nearest for everything in the cell.
+2. Other points get their distances in double precision. If the best is ahead of the rest by more
+   than single precision could lose, it is the nearest.
+3. What is left is a tie, or almost: Detectron2's own arithmetic, on these points alone, decides.
+
+Legend: K centres, N points, H W pixels.
+"""
+
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from .host import Numbers
+from .tables import indices
+
+CELL = 8  # pixels
+TABLE = 1 << 18
+
+# Beyond it squares of single precision overflow and distances become equal; far beyond any image.
+FAR = 1e15
+
+
+def nearest_centers(
+    points: Tensor, centers: Tensor, size: tuple[int, int]
+) -> Generator[Tensor, Numbers, Tensor]:
+    """Number of the nearest centre of each point, (N,) int64; of equally near ones the first.
+
+    Args:
+        points: (2, N) float32 or float64, (y, x) in pixels: a pixel plus its offset. They may lie
+            outside the image and need not be finite.
+        centers: (K, 2) int64, (y, x) in pixels, K at least 1.
+        size: (H, W) of the image.
+
+    A coroutine: yields a tensor of one number that it needs on the host, see `host.py`.
+    """
+    if len(centers) == 1:
+        return torch.zeros_like(points[0], dtype=torch.int64)
+    inside, cell = _locate(points, size)
+    table, sure = _nearest_of_cells(centers, size)
+    nearest = table.index_select(0, cell)
+    unsure = sure.index_select(0, cell).logical_and_(inside).logical_not_()
+    (num_unsure,) = yield unsure.sum().view(1)
+    if num_unsure:
+        rest = indices(unsure, num_unsure)
+        nearest[rest] = _nearest_by_distance(points.index_select(1, rest), centers)
+    return nearest
+
+
+def _locate(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Whether each point is in the image, (N,) bool, and the number of its cell, (N,) int64."""
+    height, width = size
+    y, x = points
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    row, column = (points / CELL).nan_to_num_(0, 0, 0).long()
+    row.clamp_(0, _cells(height) - 1)
+    column.clamp_(0, _cells(width) - 1)
+    return inside, row.mul_(_cells(width)).add_(column)
+
+
+def _cells(length: int) -> int:
+    return -(-length // CELL)
+
+
+def _nearest_of_cells(centers: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """For each cell: the centre nearest to its middle, and whether it is so in the whole cell."""
+    rows, columns = _cells(size[0]), _cells(size[1])
+    y, x = ((torch.arange(n, device=centers.device) + 0.5) * CELL for n in (rows, columns))
+    dy, dx = y - centers[:, :1], x - centers[:, 1:]  # (K, rows), (K, columns)
+    nearest, sure = [], []
+    for part in _shares(rows, columns * len(centers)):
+        distance = torch.hypot(dy[:, part, None], dx[:, None, :]).flatten(1)  # (K, cells)
+        first, number = distance.min(dim=0)
+        distance.scatter_(0, number.unsqueeze(0), float("inf"))
+        # A point is at most half a diagonal from the middle, which can bring the second that much
+        # nearer and take the first that much farther; 0.1 pixels are more than rounding costs.
+        sure.append(distance.amin(dim=0) - first > CELL * 2**0.5 + 0.1)
+        nearest.append(number)
+    return torch.cat(nearest), torch.cat(sure)
+
+
+def _nearest_by_distance(points: Tensor, centers: Tensor) -> Tensor:
+    """The nearest centre of each of (2, N) points, (N,) int64, by tables of all distances."""
+    exact = points.double()
+    y, x = centers.double().unsqueeze(2).unbind(1)  # (K, 1) each
+    # Detectron2's rounding moves a squared distance by at most 6 half-units of the last place,
+    # here doubled and more: both sides of a comparison, and our own rounding.
+    tolerance = 16 * torch.finfo(points.dtype).eps
+    nearest = torch.empty_like(points[0], dtype=torch.int64)
+    for part in _shares(points.shape[1], len(centers)):
+        dy, dx = exact[0, part] - y, exact[1, part] - x
+        square = dy.mul_(dy).add_(dx.mul_(dx))  # (K, N)
+        best, number = square.min(dim=0)
+        rivals = (square <= best * (1 + tolerance)).sum(dim=0)
+        tie = (rivals != 1) | ~(best < FAR**2)  # NaN has no rivals and is not smaller either
+        nearest[part] = _settle_ties(points[:, part], centers, number, tie)
+    return nearest
+
+
+def _settle_ties(points: Tensor, centers: Tensor, nearest: Tensor, tie: Tensor) -> Tensor:
+    """`nearest` (N,), as Detectron2 computes it where `tie` (N,) says so."""
+    if points.is_cuda:  # no question to the host: all of the few points
+        return torch.where(tie, _nearest_by_reference(points, centers), nearest)
+    if bool(tie.any()):
+        nearest[tie] = _nearest_by_reference(points[:, tie], centers)
+    return nearest
+
+
+def _nearest_by_reference(points: Tensor, centers: Tensor) -> Tensor:
+    """As `group_pixels` of Detectron2 does it, operation by operation: (N,) int64."""
+    location = points.T.unsqueeze(0)  # (1, N, 2)
+    distance = torch.norm(centers.unsqueeze(1) - location, dim=-1)  # (K, N)
+    return distance.argmin(dim=0)
+
+
+def _shares(length: int, entries: int) -> Iterator[slice]:
+    """Cut `length` so that each part, times `entries`, is a table of moderate size."""
+    step = max(1, TABLE // entries)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

@@ -1,0 +1,218 @@
+"""From classes, centres and offsets to a panoptic map (Cheng et al., CVPR 2020, section 3.3).
+
+Legend: H W pixels, K centres, C classes that occur or could, N thing pixels.
+"""
+
+from collections.abc import Collection, Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from .centers import above_kth, find_peaks
+from .grouping import nearest_centers
+from .host import Numbers, finish
+from .tables import coordinates, count_from_zero, histogram, indices, member
+
+
+def get_panoptic_segmentation(
+    sem_seg: Tensor,
+    center_heatmap: Tensor,
+    offsets: Tensor,
+    thing_ids: Collection[int],
+    label_divisor: int,
+    stuff_area: int,
+    void_label: int,
+    threshold: float = 0.1,
+    nms_kernel: int = 7,
+    top_k: int | None = 200,
+    foreground_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Group thing pixels around centres, give each group its most frequent class, add stuff.
+
+    Equals Detectron2's function of this name in every pixel and centre, ties included, and leaves
+    its inputs as they are. On a GPU it waits for the device twice, and once more if there are
+    `top_k` centres.
+
+    Args:
+        sem_seg: (1, H, W) integer category ids.
+        center_heatmap: (1, H, W) heatmap of centres, about 0 to 1.
+        offsets: (2, H, W) offsets (y, x) in pixels from a pixel to its centre.
+        thing_ids: category ids of things.
+        label_divisor: panoptic id = category id * label_divisor + number, where things count from 1
+            in each category, in the order of their centres, and stuff has 0.
+        stuff_area: stuff with fewer pixels becomes void.
+        void_label: panoptic id of pixels that are neither.
+        threshold: centres have a larger heatmap value.
+        nms_kernel: side in pixels (odd) of the window in which only the largest value is a centre.
+        top_k: only centres above the `top_k`-th largest value count; None, or more than there are
+            centres: all.
+        foreground_mask: (1, H, W), 1 where things are (or bool); by default where the category id
+            is a thing's.
+
+    Half precision gives what the same values give in single precision.
+
+    Returns:
+        panoptic ids (1, H, W) of the type of `sem_seg`; centres (1, K, 2) int64, (y, x) in pixels,
+        row by row.
+
+    Raises:
+        ValueError: shapes or types that do not fit; an even `nms_kernel`, `top_k` below 1.
+    """
+    return get_panoptic_segmentations(
+        [sem_seg],
+        [center_heatmap],
+        [offsets],
+        thing_ids,
+        label_divisor,
+        stuff_area,
+        void_label,
+        threshold,
+        nms_kernel,
+        top_k,
+        None if foreground_mask is None else [foreground_mask],
+    )[0]
+
+
+def get_panoptic_segmentations(
+    sem_segs: Sequence[Tensor] | Tensor,
+    center_heatmaps: Sequence[Tensor] | Tensor,
+    offsets: Sequence[Tensor] | Tensor,
+    thing_ids: Collection[int],
+    label_divisor: int,
+    stuff_area: int,
+    void_label: int,
+    threshold: float = 0.1,
+    nms_kernel: int = 7,
+    top_k: int | None = 200,
+    foreground_masks: Sequence[Tensor] | Tensor | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """`get_panoptic_segmentation` of several images, which may differ in size.
+
+    The first three arguments and the masks are sequences of what that function takes, or batches
+    with a leading dimension. On a GPU it waits for the device as often as for a single image.
+    """
+    _check_numbers(nms_kernel, top_k)
+    masks = [None] * len(sem_segs) if foreground_masks is None else foreground_masks
+    things = frozenset(int(category) for category in thing_ids)
+    tasks = []
+    for maps in zip(sem_segs, center_heatmaps, offsets, masks, strict=True):
+        _check_maps(*maps)
+        tasks.append(
+            _segment(
+                *maps, things, label_divisor, stuff_area, void_label, threshold, nms_kernel, top_k
+            )
+        )
+    return finish(tasks)
+
+
+def _segment(
+    sem_seg: Tensor,
+    heatmap: Tensor,
+    offset: Tensor,
+    foreground: Tensor | None,
+    things: frozenset[int],
+    label_divisor: int,
+    stuff_area: int,
+    void_label: int,
+    threshold: float,
+    nms_kernel: int,
+    top_k: int | None,
+) -> Generator[Tensor, Numbers, tuple[Tensor, Tensor]]:
+    """One image, as a coroutine (see `host.py`)."""
+    height, width = sem_seg.shape[1:]
+    heatmap, offset = _at_least_single(heatmap[0]), _at_least_single(offset)
+    labels = sem_seg.reshape(-1).long()
+    is_thing = member(labels, things) if foreground is None else foreground.reshape(-1) == 1
+    peaks = find_peaks(heatmap, threshold, nms_kernel).flatten()
+    # All that is needed from the device, in one question.
+    binary = is_thing.new_ones(()) if foreground is None else _is_binary(foreground)
+    num_peaks, num_pixels, lowest, highest, is_binary = yield torch.stack(
+        (peaks.sum(), is_thing.sum(), *labels.aminmax(), binary.long())
+    )
+    if not is_binary:
+        raise ValueError("foreground_mask must hold 0 and 1 only")
+    _check_ids_fit(lowest, highest, label_divisor, sem_seg.dtype)
+
+    places = indices(peaks, num_peaks)
+    if top_k is not None and num_peaks >= top_k:
+        keep = above_kth(heatmap.reshape(-1).index_select(0, places), top_k)
+        (num_kept,) = yield keep.sum().view(1)
+        places = places.index_select(0, indices(keep, num_kept))
+    centers = coordinates(places, width)
+
+    slots, ids = count_from_zero(labels, lowest, highest)
+    areas = histogram(slots, len(ids))
+    if len(centers):
+        pixels = indices(is_thing, num_pixels)
+        points = coordinates(pixels, width).T + offset.flatten(1).index_select(1, pixels)
+        groups = yield from nearest_centers(points, centers, (height, width))
+        votes = histogram(
+            groups * len(ids) + slots.index_select(0, pixels), len(centers) * len(ids)
+        ).view(len(centers), len(ids))
+        areas = areas - votes.sum(dim=0)
+    stuff = ~member(ids, things) & (areas >= stuff_area)
+    panoptic = torch.where(stuff, ids * label_divisor, void_label).index_select(0, slots)
+    if len(centers):
+        values = _number_groups(votes, ids, label_divisor)
+        panoptic.scatter_(0, pixels, values.index_select(0, groups))
+    panoptic = panoptic.view(1, height, width).to(sem_seg.dtype)
+    return panoptic, centers.unsqueeze(0)
+
+
+def _number_groups(votes: Tensor, ids: Tensor, label_divisor: int) -> Tensor:
+    """Panoptic id of each centre's pixels, (K,), from their votes for classes, (K, C).
+
+    The class with most votes, of equal ones the smallest, as `torch.mode` has it; numbers count the
+    groups of a class that have pixels.
+    """
+    majority = votes.argmax(dim=1, keepdim=True)
+    members = torch.zeros_like(votes).scatter_(
+        1, majority, (votes.amax(dim=1, keepdim=True) > 0).long()
+    )
+    number = members.cumsum(dim=0).gather(1, majority)
+    return (ids.index_select(0, majority.squeeze(1)) * label_divisor).add_(number.squeeze(1))
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _is_binary(mask: Tensor) -> Tensor:
+    return ((mask == 0) | (mask == 1)).all()
+
+
+def _check_numbers(nms_kernel: int, top_k: int | None) -> None:
+    if nms_kernel < 1 or nms_kernel % 2 == 0:
+        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centres")
+
+
+def _check_maps(
+    sem_seg: Tensor, heatmap: Tensor, offset: Tensor, foreground: Tensor | None
+) -> None:
+    shape = tuple(sem_seg.shape)
+    if len(shape) != 3 or shape[0] != 1 or not sem_seg.numel():
+        raise ValueError(f"sem_seg has shape {shape}: expected (1, H, W) category ids")
+    if sem_seg.is_floating_point() or sem_seg.dtype == torch.bool:
+        raise ValueError(f"sem_seg is {sem_seg.dtype}: expected integer category ids")
+    expected = {"center_heatmap": (heatmap, shape), "offsets": (offset, (2, *shape[1:]))}
+    for name, (values, wanted) in expected.items():
+        if tuple(values.shape) != wanted or not values.is_floating_point():
+            raise ValueError(
+                f"{name} is {values.dtype} of shape {tuple(values.shape)}: expected floating point "
+                f"of shape {wanted}, like sem_seg"
+            )
+    if foreground is not None and tuple(foreground.shape) != shape:
+        raise ValueError(
+            f"foreground_mask has shape {tuple(foreground.shape)}: expected {shape}, like sem_seg"
+        )
+
+
+def _check_ids_fit(lowest: int, highest: int, label_divisor: int, dtype: torch.dtype) -> None:
+    limits = torch.iinfo(dtype)
+    if lowest * label_divisor < limits.min or (highest + 1) * label_divisor > limits.max:
+        raise ValueError(
+            f"panoptic ids of categories {lowest} to {highest} times {label_divisor} do not fit "
+            f"into {dtype}: pass sem_seg as int64"
+        )

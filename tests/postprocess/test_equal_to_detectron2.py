@@ -1,0 +1,257 @@
+"""Every pixel and every centre as Detectron2 has them, on random and on adversarial maps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panoptic_dl.postprocess import get_panoptic_segmentation
+from tests.postprocess.reference import (
+    ARGUMENTS,
+    assert_equal_to_reference,
+    random_maps,
+    reference,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    height=st.integers(2, 40),
+    width=st.integers(2, 40),
+    seed=st.integers(0, 2**20),
+    num_centers=st.integers(1, 30),
+    noise=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
+    top_k=st.sampled_from([1, 2, 3, 10, None]),
+    nms_kernel=st.sampled_from([1, 3, 7, 41]),
+    stuff_area=st.sampled_from([0, 1, 16, 60, 10**6]),
+    threshold=st.sampled_from([-1.0, 0.0, 0.1, 0.5]),
+)
+def test_random_scenes(
+    height, width, seed, num_centers, noise, top_k, nms_kernel, stuff_area, threshold
+):
+    maps = random_maps(height, width, seed, num_centers=num_centers, noise=noise)
+    top_k = top_k if top_k is None else min(top_k, height * width)
+    assert_equal_to_reference(
+        *maps, top_k=top_k, nms_kernel=nms_kernel, stuff_area=stuff_area, threshold=threshold
+    )
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    height=st.integers(2, 20),
+    width=st.integers(2, 20),
+    seed=st.integers(0, 2**20),
+    levels=st.sampled_from([1, 2, 3, 5]),
+    step=st.sampled_from([0.5, 1.0, 4.0]),
+    reach=st.sampled_from([0, 1, 3, 20]),
+)
+def test_few_values_make_ties_everywhere(height, width, seed, levels, step, reach):
+    """Plateaus in the heatmap, equidistant centres, equal votes, scores that tie at `top_k`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high, *shape):
+        return torch.randint(low, high, shape, generator=generator)
+
+    sem_seg = draw(0, 8, 1, height, width)
+    heatmap = draw(0, levels + 1, 1, height, width) / levels
+    offsets = draw(-reach, reach + 1, 2, height, width) * step
+    assert_equal_to_reference(
+        sem_seg, heatmap, offsets, nms_kernel=3, stuff_area=3, top_k=min(20, height * width)
+    )
+    assert_equal_to_reference(sem_seg, heatmap, offsets, nms_kernel=1, stuff_area=1, top_k=None)
+
+
+def test_large_scenes():
+    for seed, num_centers in ((0, 40), (1, 90)):
+        maps = random_maps(260, 300, seed, num_centers=num_centers, noise=4.0)
+        _, centers = assert_equal_to_reference(*maps, top_k=200, stuff_area=500)
+        assert centers.shape[1] > num_centers / 2
+
+
+def test_more_centres_than_cells_can_settle():
+    """A centre on every other pixel: bounds settle nothing, and rounding decides a lot."""
+    maps = random_maps(32, 36, seed=3, noise=5.0)
+    heatmap = torch.zeros(1, 32, 36)
+    heatmap[0, ::2, ::2] = 1
+    _, centers = assert_equal_to_reference(maps[0], heatmap, maps[2], nms_kernel=1, top_k=None)
+    assert centers.shape[1] == 16 * 18
+
+
+def single_peak(height=20, width=24, at=(10, 12)):
+    sem_seg, heatmap, offsets = random_maps(height, width, seed=5)
+    heatmap = torch.zeros_like(heatmap)
+    heatmap[0, at[0], at[1]] = 0.9
+    return sem_seg, heatmap, offsets
+
+
+def test_no_centres():
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=1)
+    panoptic, centers = assert_equal_to_reference(sem_seg, heatmap * 0, offsets)
+    assert centers.shape == (1, 0, 2)
+    assert (panoptic[(sem_seg >= 3) & (sem_seg <= 6)] == -1).all()
+
+
+def test_centres_but_no_things():
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=1, classes=3)
+    panoptic, centers = assert_equal_to_reference(sem_seg, heatmap, offsets)
+    assert centers.shape[1] > 0
+    assert (panoptic % 1000 <= 0).all()
+
+
+def test_all_things_and_none_of_them_declared():
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=1)
+    assert_equal_to_reference(sem_seg % 4 + 3, heatmap, offsets)
+    assert_equal_to_reference(sem_seg, heatmap, offsets, thing_ids=())
+    assert_equal_to_reference(sem_seg, heatmap, offsets, thing_ids={4: 4, 99999: 5}.keys())
+
+
+def test_a_single_centre():
+    panoptic, centers = assert_equal_to_reference(*single_peak())
+    assert centers.tolist() == [[[10, 12]]]
+    assert len(panoptic.unique()) > 2
+
+
+def test_the_threshold_is_exclusive_in_single_precision():
+    sem_seg, heatmap, offsets = single_peak()
+    tenth = torch.tensor(0.1)
+    for value in (tenth, torch.nextafter(tenth, torch.tensor(1.0)), torch.tensor(0.0)):
+        heatmap[0, 10, 12] = value
+        _, centers = assert_equal_to_reference(sem_seg, heatmap, offsets)
+        assert centers.shape[1] == int(value > tenth)
+
+
+def test_of_equal_scores_at_the_limit_none_is_a_centre():
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=1)
+    heatmap = torch.zeros_like(heatmap)
+    heatmap[0, 2, [2, 7, 12, 17, 22]] = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.7])
+    counts = []
+    for top_k in (1, 2, 3, 4, 5, 6):
+        _, centers = assert_equal_to_reference(sem_seg, heatmap, offsets, top_k=top_k, nms_kernel=3)
+        counts.append(centers.shape[1])
+    assert counts == [0, 1, 2, 2, 2, 5]
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e7, 1e10, 1e16, 1e20, math.inf, -math.inf, math.nan])
+def test_offsets_far_outside(offset):
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=2)
+    offsets[0, 5:15] = offset
+    offsets[1, :, 8:16] = -offset
+    _, centers = assert_equal_to_reference(sem_seg, heatmap, offsets)
+    assert centers.shape[1] > 2
+
+
+def test_heatmaps_that_are_not_finite():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=2, num_centers=20)
+    heatmap[0, 3, 4] = math.nan
+    heatmap[0, 12, 30] = math.inf
+    heatmap[0, 20:22, 3:8] = -math.inf
+    _, centers = assert_equal_to_reference(sem_seg, heatmap, offsets, nms_kernel=5)
+    assert centers.shape[1] > 2
+    with_nan = (centers[0] - torch.tensor([3, 4])).abs().amax(1) <= 2
+    assert not with_nan.any()
+
+
+def test_equidistant_centres_and_equal_votes():
+    """Two centres, mirrored pixels, two classes with as many votes: first centre, lowest class."""
+    sem_seg = torch.full((1, 9, 9), 5)
+    sem_seg[0, :, ::2] = 3
+    heatmap = torch.zeros(1, 9, 9)
+    heatmap[0, 4, [1, 7]] = 1
+    panoptic, _ = assert_equal_to_reference(sem_seg, heatmap, torch.zeros(2, 9, 9), nms_kernel=3)
+    assert panoptic[0, 0, 4] == panoptic[0, 0, 0] == 3001
+    sem_seg[0, :, :4], sem_seg[0, :, 4:] = 5, 5
+    sem_seg[0, :3, 5:] = 3  # the right group has 12 pixels of class 3 and 24 of 5
+    sem_seg[0, 3:6, 5:] = 4
+    panoptic, _ = assert_equal_to_reference(sem_seg, heatmap, torch.zeros(2, 9, 9), nms_kernel=3)
+    assert set(panoptic[0, :, 5:].flatten().tolist()) == {3001}
+
+
+def test_rounding_that_single_precision_alone_decides():
+    """Points whose two distances differ by less than a float's last place."""
+    generator = torch.Generator().manual_seed(0)
+    sem_seg = torch.full((1, 64, 64), 3)
+    heatmap = torch.zeros(1, 64, 64)
+    heatmap[0, [10, 10, 50], [10, 50, 30]] = 1
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    ring = torch.rand((64, 64), generator=generator) * 400 - 200
+    # Onto the line that halves the way between the two upper centres, give or take a last place.
+    jitter = (torch.rand((64, 64), generator=generator) - 0.5) * 2e-5
+    offsets = torch.stack((ring - y, 30 + jitter - x))
+    panoptic, _ = assert_equal_to_reference(sem_seg, heatmap, offsets)
+    assert len(panoptic.unique()) == 3
+    exact = torch.stack((y, x)).double() + offsets.double()
+    centers = torch.tensor([[10.0, 10], [10, 50], [50, 30]]).double()
+    distance = (exact[:, None] - centers.T[:, :, None, None]).pow(2).sum(0)
+    assert (distance.argmin(0) + 3001 != panoptic[0]).sum() > 10, "the case has lost its teeth"
+
+
+def test_void_classes_and_negative_ones():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=4)
+    sem_seg[0, :10] = 255
+    sem_seg[0, 10:14, :20] = -1
+    panoptic, _ = assert_equal_to_reference(sem_seg, heatmap, offsets)
+    assert {255000, -1000} <= set(panoptic.flatten().tolist())
+
+
+def test_class_ids_far_apart():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=4)
+    ids = torch.tensor([-70000, 2, 9, 4000, 123456, 123457, 5_000_000, 5_000_001])
+    panoptic, _ = assert_equal_to_reference(
+        ids[sem_seg], heatmap, offsets, thing_ids=(9, 123456, 5_000_001)
+    )
+    assert 5_000_001_001 in panoptic
+
+
+def test_foreground_masks():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=6, num_centers=9)
+    generator = torch.Generator().manual_seed(1)
+    for mask in (
+        torch.rand((1, 30, 34), generator=generator) < 0.5,
+        (torch.rand((1, 30, 34), generator=generator) < 0.8).long(),
+        (torch.rand((1, 30, 34), generator=generator) < 0.2).float(),
+        torch.zeros(1, 30, 34, dtype=torch.bool),
+        torch.ones(1, 30, 34, dtype=torch.uint8),
+    ):
+        assert_equal_to_reference(sem_seg, heatmap, offsets, foreground_mask=mask)
+        assert_equal_to_reference(sem_seg, heatmap * 0, offsets, foreground_mask=mask)
+
+
+def test_views_of_other_tensors():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=7)
+    turned = [maps.transpose(1, 2) for maps in (sem_seg, heatmap, offsets.flip(0))]
+    assert not turned[2].is_contiguous()
+    assert_equal_to_reference(*turned)
+    strided = [
+        maps.repeat_interleave(2, 2).repeat_interleave(3, 1)[:, ::3, ::2]
+        for maps in (sem_seg, heatmap, offsets)
+    ]
+    assert_equal_to_reference(*strided)
+    row = offsets[:, :1].expand(2, 30, 34)
+    column = sem_seg[:, :, :1].expand(1, 30, 34)
+    assert_equal_to_reference(column, heatmap, row)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_same_values_in_single(dtype):
+    sem_seg, heatmap, offsets = random_maps(40, 44, seed=8, num_centers=15)
+    heatmap, offsets = heatmap.to(dtype), offsets.to(dtype)
+    panoptic, centers = get_panoptic_segmentation(sem_seg, heatmap, offsets, **ARGUMENTS)
+    expected = reference(sem_seg, heatmap.float(), offsets.float(), **ARGUMENTS)
+    assert torch.equal(panoptic, expected[0])
+    assert torch.equal(centers, expected[1])
+
+
+def test_double_precision():
+    sem_seg, heatmap, offsets = random_maps(40, 44, seed=8, num_centers=15)
+    generator = torch.Generator().manual_seed(1)
+    offsets = offsets.double() + torch.rand(offsets.shape, generator=generator).double() / 3
+    assert_equal_to_reference(sem_seg, heatmap.double(), offsets)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integer_types_are_kept(dtype):
+    sem_seg, heatmap, offsets = random_maps(20, 24, seed=8)
+    panoptic, _ = assert_equal_to_reference(sem_seg.to(dtype), heatmap, offsets)
+    assert panoptic.dtype == dtype
