@@ -1,0 +1,158 @@
+"""What a trained network would say of a crowded scene, made by formula.
+
+For benchmarks: post-processing costs nothing on the output of random weights, which has no centres,
+and something unreal on random noise. Here things stand on a ground in perspective and hide each
+other; offsets point to centres with an error that grows with the object; class borders waver.
+
+Legend: K classes, H W pixels, M things.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class SceneMaps(NamedTuple):
+    """One image's maps in Panoptic-DeepLab's formats."""
+
+    sem_seg: Tensor  # (1, H, W) int64 contiguous category ids
+    center: Tensor  # (1, H, W) float32 heatmap, 0..1
+    offset: Tensor  # (2, H, W) float32 (y, x) in pixels
+
+    def logits(self, num_classes: int, margin: float = 4.0) -> Tensor:
+        """(K, H, W) class logits whose largest is that of `sem_seg`, by `margin`."""
+        return F.one_hot(self.sem_seg[0], num_classes).permute(2, 0, 1).mul(margin).contiguous()
+
+
+def scene_maps(
+    size: tuple[int, int],
+    num_things: int,
+    *,
+    thing_ids: Sequence[int],
+    stuff_ids: Sequence[int],
+    sigma: float = 10.0,
+    seed: int = 0,
+) -> SceneMaps:
+    """A scene of `size` (H, W) with `num_things` things, as far as none is hidden behind others.
+
+    Args:
+        thing_ids, stuff_ids: contiguous category ids that occur.
+        sigma: of the peaks of the heatmap in pixels, as in training.
+
+    Raises:
+        ValueError: there is no class to draw, or `num_things` is negative.
+    """
+    if not len(stuff_ids) or (num_things and not len(thing_ids)) or num_things < 0:
+        raise ValueError(
+            f"a scene needs stuff_ids, thing_ids for its things and at least 0 of them, got "
+            f"{stuff_ids}, {thing_ids}, {num_things}"
+        )
+    random = np.random.default_rng(seed)
+    height, width = size
+    sem_seg = _stuff(random, size, stuff_ids)
+    offset = np.zeros((2, height, width), np.float32)
+    owner = np.full(size, -1)
+    boxes = _boxes(random, size, num_things)
+    for number, (top, left, box_height, box_width) in enumerate(boxes):
+        rows, columns, mask = _silhouette(random, size, top, left, box_height, box_width)
+        sem_seg[rows, columns][mask] = random.choice(thing_ids)
+        owner[rows, columns][mask] = number
+
+    heatmap = np.zeros(size, np.float32)
+    for number, (*_, box_height, box_width) in enumerate(boxes):
+        y, x = np.nonzero(owner == number)
+        if not len(y):
+            continue
+        center = (y.mean(), x.mean())
+        error = 0.02 * np.hypot(box_height, box_width)
+        drift = random.normal(0, error, (2, 1))
+        offset[:, y, x] = np.stack((center[0] - y, center[1] - x)) + drift * random.random(len(y))
+        _add_peak(heatmap, center, sigma, random.uniform(0.5, 0.95))
+    offset += _smooth_noise(random, 2, size, 16)
+    heatmap += 0.015 * np.abs(_smooth_noise(random, 1, size, 4)[0])
+    return SceneMaps(
+        torch.from_numpy(_waver(random, sem_seg))[None],
+        torch.from_numpy(heatmap.clip(0, 1))[None],
+        torch.from_numpy(offset.astype(np.float32)),
+    )
+
+
+def _stuff(
+    random: np.random.Generator, size: tuple[int, int], stuff_ids: Sequence[int]
+) -> NDArray[np.int64]:
+    """Uneven bands of stuff from top to bottom: (H, W)."""
+    height = size[0]
+    bands = np.sort(random.uniform(0, height, len(stuff_ids) - 1))
+    hills = _smooth_noise(random, 1, size, max(height // 8, 1))[0] * height * 0.05
+    rows = np.arange(height)[:, None] + hills
+    return np.asarray(stuff_ids, np.int64)[np.searchsorted(bands, rows)]
+
+
+def _boxes(
+    random: np.random.Generator, size: tuple[int, int], count: int
+) -> list[tuple[float, float, float, float]]:
+    """(top, left, height, width) in pixels of `count` things, far to near."""
+    height, width = size
+    boxes = []
+    for nearness in np.sort(random.random(count) ** 2):  # 0 at the horizon
+        box_height = height * (0.03 + 0.3 * nearness) * random.uniform(0.7, 1.3)
+        box_width = box_height * random.choice([0.4, 0.5, 1.4, 1.8])
+        bottom = height * (0.45 + 0.5 * nearness) + random.normal(0, 0.02 * height)
+        left = random.uniform(-0.3 * box_width, width - 0.7 * box_width)
+        boxes.append((bottom - box_height, left, box_height, box_width))
+    return boxes
+
+
+def _silhouette(
+    random: np.random.Generator,
+    size: tuple[int, int],
+    top: float,
+    left: float,
+    box_height: float,
+    box_width: float,
+) -> tuple[slice, slice, NDArray[np.bool_]]:
+    """Rows, columns and mask of a rounded shape inside the image."""
+    rows = slice(max(int(top), 0), min(int(top + box_height) + 1, size[0]))
+    columns = slice(max(int(left), 0), min(int(left + box_width) + 1, size[1]))
+    y = (np.arange(rows.start, rows.stop)[:, None] - top) / box_height * 2 - 1
+    x = (np.arange(columns.start, columns.stop)[None] - left) / box_width * 2 - 1
+    power = random.uniform(2, 5)
+    return rows, columns, np.abs(y) ** power + np.abs(x) ** power < 1
+
+
+def _add_peak(
+    heatmap: NDArray[np.float32], center: tuple[float, float], sigma: float, height: float
+) -> None:
+    reach = int(3 * sigma) + 1
+    y, x = round(center[0]), round(center[1])
+    rows = slice(max(y - reach, 0), y + reach + 1)
+    columns = slice(max(x - reach, 0), x + reach + 1)
+    window = heatmap[rows, columns]
+    down = np.arange(rows.start, rows.start + window.shape[0])[:, None] - center[0]
+    right = np.arange(columns.start, columns.start + window.shape[1])[None] - center[1]
+    np.maximum(window, height * np.exp(-(down**2 + right**2) / (2 * sigma**2)), out=window)
+
+
+def _smooth_noise(
+    random: np.random.Generator, channels: int, size: tuple[int, int], cell: int
+) -> NDArray[np.float32]:
+    """(channels, H, W) of standard deviation about 1, smooth over `cell` pixels."""
+    coarse = random.standard_normal((1, channels, size[0] // cell + 2, size[1] // cell + 2))
+    fine = F.interpolate(
+        torch.from_numpy(coarse.astype(np.float32)), size=size, mode="bilinear", align_corners=False
+    )
+    return fine[0].numpy()
+
+
+def _waver(random: np.random.Generator, sem_seg: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Take each pixel's class from a few pixels beside it: borders as networks draw them."""
+    height, width = sem_seg.shape
+    shift = (2 * _smooth_noise(random, 2, (height, width), 6)).round().astype(np.int64)
+    y = (np.arange(height)[:, None] + shift[0]).clip(0, height - 1)
+    x = (np.arange(width)[None] + shift[1]).clip(0, width - 1)
+    return sem_seg[y, x]
