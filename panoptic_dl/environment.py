@@ -44,6 +44,24 @@ def describe() -> str:
     return "\n".join(f"{name:24}{value}" for name, value in lines)
 
 
+def describe_device(device: str) -> str:
+    """What a measured figure must be read with: the processor, threads, and torch's version."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def version(name: str) -> str:
     """The installed version of a distribution."""
     try:

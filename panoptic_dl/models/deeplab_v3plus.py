@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.modeling import Backbone, SemanticSegmentor
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from panoptic_dl.models.batch import (
@@ -63,7 +64,7 @@ class DeepLabV3Plus(SemanticSegmentor):
 
         Returns:
             in training {"loss_sem_seg": scalar}; otherwise one dict per image with
-                "sem_seg": (K, height, width) logits.
+                "sem_seg": (K, height, width) logits, perhaps a view of the padded batch.
 
         Raises ValueError naming the image and the key if an input is missing or has the wrong
         shape.
@@ -71,7 +72,17 @@ class DeepLabV3Plus(SemanticSegmentor):
         check_images(batched_inputs, num_channels=len(self.pixel_mean))
         if self.training:
             check_targets(batched_inputs, ["sem_seg"])
-        images = stack_images(
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            unlabelled: Any = self.sem_seg_head.ignore_value
+            labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
+            _, losses = self.sem_seg_head(self.backbone(images.tensor), labels)
+            return losses
+        return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
+
+    def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
+        """Move images to the model's device, normalise, pad and stack them: (N, C, H, W)."""
+        return stack_images(
             batched_inputs,
             mean=self.pixel_mean,
             std=self.pixel_std,
@@ -79,16 +90,24 @@ class DeepLabV3Plus(SemanticSegmentor):
             multiple=self.size_divisibility,
             training=self.training,
         )
-        features = self.backbone(images.tensor)
-        if self.training:
-            unlabelled: Any = self.sem_seg_head.ignore_value
-            labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
-            _, losses = self.sem_seg_head(features, labels)
-            return losses
 
-        logits, _ = self.sem_seg_head(features)
+    def network(self, images: Tensor) -> tuple[Tensor]:
+        """(N, K, H, W) class logits of (N, C, H, W) normalised images, as the only element."""
+        logits, _ = self.sem_seg_head(self.backbone(images))
+        return (logits,)
+
+    def postprocess(
+        self,
+        maps: tuple[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        batched_inputs: list[Sample],
+    ) -> list[dict[str, Tensor]]:
+        """Cut off the padding and scale to the output, one dict per image.
+
+        `image_sizes` are (h, w) before padding.
+        """
         outputs = []
-        for result, size, sample in zip(logits, images.image_sizes, batched_inputs, strict=True):
+        for logits, size, sample in zip(*maps, image_sizes, batched_inputs, strict=True):
             height, width = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
-            outputs.append({"sem_seg": resize(result, size, height, width)})
+            outputs.append({"sem_seg": resize(logits, size, height, width)})
         return outputs

@@ -147,7 +147,14 @@ class PanopticDeepLab(nn.Module):
         check_images(batched_inputs, num_channels=len(self.pixel_mean))
         if self.training:
             check_targets(batched_inputs, TARGETS)
-        images = stack_images(
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            return self.compute_losses(self.backbone(images.tensor), batched_inputs, images)
+        return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
+
+    def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
+        """Move images to the model's device, normalise, pad and stack them: (N, C, H, W)."""
+        return stack_images(
             batched_inputs,
             mean=self.pixel_mean,
             std=self.pixel_std,
@@ -155,12 +162,6 @@ class PanopticDeepLab(nn.Module):
             multiple=self.size_divisibility,
             training=self.training,
         )
-        features = self.backbone(images.tensor)
-        if self.training:
-            return self.compute_losses(features, batched_inputs, images)
-
-        network = zip(*self.compute_maps(features), images.image_sizes, batched_inputs, strict=True)
-        return self.merge([self.resize_maps(*maps) for maps in network])
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
@@ -187,13 +188,14 @@ class PanopticDeepLab(nn.Module):
         """Whether class logits of full size are part of the output, or of the instances' scores."""
         return self.predict_semantic or self.predict_instances
 
-    def compute_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The network's output for a batch.
+    def network(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Backbone and heads on (N, C, H, W) normalised images.
 
         Returns (N, K, H, W) class logits, (N, 1, H, W) centre heatmaps and (N, 2, H, W) offsets
         (y, x) in pixels of the network's input. Where no logits are needed they keep the stride of
         the head, and are upsampled on the way to classes.
         """
+        features = self.backbone(images)
         if self.needs_logits:
             sem_seg, _ = self.sem_seg_head(features)
         else:
@@ -201,6 +203,19 @@ class PanopticDeepLab(nn.Module):
             sem_seg = head.layers(features)
         center, offset, _, _ = self.ins_embed_head(features)
         return sem_seg, center, offset
+
+    def postprocess(
+        self,
+        maps: tuple[Tensor, Tensor, Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        batched_inputs: list[Sample],
+    ) -> list[dict[str, Any]]:
+        """From what `network` returns to the model's output, one dict per image.
+
+        `image_sizes` are (h, w) before padding.
+        """
+        per_image = zip(*maps, image_sizes, batched_inputs, strict=True)
+        return self.merge([self.resize_maps(*inputs) for inputs in per_image])
 
     def resize_maps(
         self,
@@ -210,7 +225,7 @@ class PanopticDeepLab(nn.Module):
         image_size: tuple[int, int],
         sample: Sample,
     ) -> ImageMaps:
-        """One image's maps, as `compute_maps` gives them, at the size of the output.
+        """One image's maps, as `network` gives them, at the size of the output.
 
         `image_size` is (h, w) of the image before padding.
         """
@@ -236,7 +251,7 @@ class PanopticDeepLab(nn.Module):
         return ImageMaps(classes, logits, center, offset)
 
     def merge(self, images: Sequence[ImageMaps]) -> list[dict[str, Any]]:
-        """Post-processing: the model's output, one dict per image."""
+        """Group pixels, and describe the instances; one dict per image."""
         segmentations = self.segment(
             [maps.classes.unsqueeze(0) for maps in images],
             [maps.center for maps in images],

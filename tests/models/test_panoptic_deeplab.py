@@ -96,12 +96,12 @@ def test_offsets_can_grow_with_the_prediction():
     sample = {"image": make_sample(64, 96)["image"], "height": 128, "width": 288}
     with torch.no_grad():
         panoptic = model([sample])[0]["panoptic_seg"][0]
-        _, center, offset = model.compute_maps({})
+        sem_seg, center, offset = model.network(torch.zeros(1, 3, 64, 96))
         offset = offset * torch.tensor([2.0, 3.0]).view(2, 1, 1)
-        model.compute_maps = lambda features: (model.sem_seg_head({})[0], center, offset)
+        model.network = lambda images: (sem_seg, center, offset)
         model.scale_offsets = False
         assert torch.equal(panoptic, model([sample])[0]["panoptic_seg"][0])
-        model.compute_maps = lambda features: (model.sem_seg_head({})[0], center, offset * 1.5)
+        model.network = lambda images: (sem_seg, center, offset * 1.5)
         assert not torch.equal(panoptic, model([sample])[0]["panoptic_seg"][0])
 
 
