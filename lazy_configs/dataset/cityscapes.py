@@ -29,6 +29,8 @@ dataset = dict(
         *(1344, 1408, 1536, 1664, 1728, 1856, 1920, 2048),
     ),
     max_size=4096,  # of the longest edge
+    image_size=(1024, 2048),  # of the files, for benchmarks
+    file_format="png",
     min_size_test=1024,
     max_size_test=2048,
     single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any

@@ -25,6 +25,7 @@ for _split in (dataset.train, dataset.test):
 dataset.crop_size = (128, 256)
 dataset.min_sizes = (128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 dataset.max_size = 1024
+dataset.image_size = (256, 512)
 dataset.min_size_test, dataset.max_size_test = 256, 512
 dataset.gaussian_sigma = 4
 dataset.small_instance_area = 256

@@ -25,6 +25,7 @@ for _split in (dataset.train, dataset.test):
 dataset.crop_size = (256, 256)
 dataset.min_sizes = (128, 160, 192, 224, 256, 288, 320, 352, 384)
 dataset.max_size = 384
+dataset.image_size = (192, 256)
 dataset.min_size_test, dataset.max_size_test = 256, 256
 dataset.size_divisibility = 256
 dataset.gaussian_sigma = 3

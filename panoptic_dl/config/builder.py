@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 # through `allow`.
 _allowed = [
     "panoptic_dl.backbones",
+    "panoptic_dl.data.benchmark_scenes",
     "panoptic_dl.data.catalog.cityscapes",
     "panoptic_dl.data.catalog.coco",
     "panoptic_dl.data.loader",
@@ -18,12 +19,14 @@ _allowed = [
     "panoptic_dl.data.reading",
     "panoptic_dl.data.toy.cityscapes",
     "panoptic_dl.data.toy.coco",
+    "panoptic_dl.engine.benchmark",
     "panoptic_dl.engine.evaluate",
     "panoptic_dl.engine.evaluation",
     "panoptic_dl.engine.optimizer",
     "panoptic_dl.engine.train",
     "panoptic_dl.evaluation.official",
     "panoptic_dl.models",
+    "panoptic_dl.report",
     "detectron2.data.transforms",
     "detectron2.evaluation",
     "detectron2.layers",

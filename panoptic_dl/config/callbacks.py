@@ -34,3 +34,23 @@ class CheckOutputFolder(Callback):
                 f"error: cannot write to the output folder {folder}: {error.strerror}. "
                 f"Choose another: {key}=FOLDER"
             ) from None
+
+
+class AfterSweep(Callback):
+    """Call functions with the folder of a sweep when all its jobs are done; print what they say.
+
+    Args:
+        functions: dotted names that configs may call (see `panoptic_dl.config.builder.allow`), from
+            a `Path` to text or None.
+    """
+
+    def __init__(self, functions: list[str]) -> None:
+        self.functions = functions
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from .builder import find_target
+
+        for name in self.functions:
+            said = find_target(name)(Path(config.hydra.sweep.dir))
+            if said:
+                print(said)

@@ -1,0 +1,185 @@
+"""Speed as people read it: a table of stages, one of rows, and stacked bars."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+# In the order of the stages.
+COLORS = {
+    "load and decode": "#9aa5b1",
+    "host to device": "#d9a441",
+    "network": "#3566b0",
+    "post-processing": "#c8453b",
+}
+
+
+def summarize(milliseconds: Sequence[float], batch_size: int) -> dict[str, float]:
+    """Median, 90th percentile and mean of a stage's times, and images a second by the mean."""
+    ordered = sorted(milliseconds)
+    mean = statistics.fmean(ordered)
+    ninth = ordered[-1]
+    if len(ordered) > 1:
+        ninth = statistics.quantiles(ordered, n=10, method="inclusive")[-1]
+    return {
+        "p50": statistics.median(ordered),
+        "p90": ninth,
+        "mean": mean,
+        "images_per_s": 1000 * batch_size / max(mean, 1e-9),
+    }
+
+
+def benchmark_text(result: Mapping[str, Any]) -> str:
+    """One result of mode=benchmark: its circumstances and its table."""
+    rows = [
+        [stage, f["p50"], f["p90"], f["mean"], f["images_per_s"]]
+        for stage, f in result["stages"].items()
+    ]
+    headers = ["stage", "p50 ms", "p90 ms", "mean ms", "images/s"]
+    height, width = result["image_size"]
+    lines = [
+        f"{result['name']}: {height} x {width} pixels, batch of {result['settings']['batch_size']},"
+        f" {_options(result['settings'])}",
+        f"{result['machine']}",
+        tabulate(rows, headers, "github", floatfmt=("", ".2f", ".2f", ".2f", ".2f")),
+        f"{result['parameters'] / 1e6:.1f} M parameters, {result['GMACs']:.1f} GMACs "
+        f"({result['GMACs_convention']})",
+        f"peak memory: {_memory(result)}",
+    ]
+    if result["effect"]:
+        lines.append(f"output against fp32 eager: {_effect(result['effect'])}")
+        if result["weights"] is None:
+            lines.append(
+                "(with random weights, whose classes are close calls: trained ones change less)"
+            )
+    return "\n".join(lines)
+
+
+def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Several results, one a line: medians of the stages."""
+    stages = [s for s in (*COLORS, "total") if any(s in r["stages"] for r in results)]
+    rows = []
+    for result in results:
+        p50 = [f"{result['stages'][s]['p50']:.2f}" if s in result["stages"] else "" for s in stages]
+        rows.append(
+            [
+                result["name"],
+                _options(result["settings"]),
+                *p50,
+                f"{result['stages']['total']['images_per_s']:.2f}",
+                f"{result['parameters'] / 1e6:.1f}",
+                f"{result['GMACs']:.0f}",
+                _memory(result),
+                _effect(result["effect"]) if result["effect"] else "",
+            ]
+        )
+    headers = ["row", "options", *(f"{s} ms" for s in stages), "images/s", "M par.", "GMACs"]
+    headers += ["peak memory", "output against fp32 eager"]
+    if not any(result["effect"] for result in results):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    aligned = ["left", "left", *["right"] * (len(stages) + 3), "left"]
+    return tabulate(rows, headers, "github", disable_numparse=True, colalign=aligned)
+
+
+def combine_benchmarks(folder: Path) -> str | None:
+    """Table, JSON and picture of all results below a sweep's folder; None where there is none."""
+    files = sorted(folder.glob("*/benchmark.json"), key=_job)
+    if not files:
+        return None
+    results = [json.loads(file.read_text()) for file in files]
+    machines = dict.fromkeys(result["machine"] for result in results)
+    text = "\n".join([*machines, combined_table(results)])
+    (folder / "benchmark.md").write_text(text + "\n")
+    (folder / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw_stages(results, folder / "benchmark.png")
+    return f"{text}\nSaved {folder}/benchmark.md, .json and .png"
+
+
+def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """A bar for each result, its median stages stacked: a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.7 + 0.62 * len(results)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    labels = [_label(result) for result in results]
+    for row, result in enumerate(results):
+        left = 0.0
+        for stage, color in COLORS.items():
+            if stage not in result["stages"]:
+                continue
+            width = result["stages"][stage]["p50"]
+            axes.barh(row, width, left=left, color=color, height=0.62, label=stage)
+            left += width
+        axes.annotate(
+            f"{left:.3g} ms",
+            (left, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+    )
+    axes.set_yticks(range(len(results)), labels, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    size = " x ".join(str(side) for side in results[0]["image_size"])
+    axes.set_xlabel(f"median milliseconds for a batch, {size} pixels ({results[0]['machine']})")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e3e6ea")
+    axes.set_axisbelow(True)
+    figure.savefig(file)
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    options = _options(result["settings"])
+    return result["name"] if options == "fp32" else f"{result['name']}\n{options}"
+
+
+def _options(settings: Mapping[str, Any]) -> str:
+    """What was changed, in words."""
+    words = [settings["precision"]]
+    words += [
+        name.replace("_", " ")
+        for name in ("channels_last", "compile", "fold_batch_norm", "network_only")
+        if settings[name]
+    ]
+    if settings["postprocess"] != "fast":
+        words.append(f"post-processing by {settings['postprocess']}")
+    return ", ".join(words)
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    host = f"host {result['peak_host_MiB']:.0f} MiB"
+    device = result["peak_device_MiB"]
+    return host if device is None else f"device {device:.0f} MiB, {host}"
+
+
+def _effect(effect: Mapping[str, Any]) -> str:
+    text = (
+        f"logits differ by at most {effect['max_logit_difference']:.2g} (they spread by "
+        f"{effect['logit_spread']:.2g}), {100 * effect['changed_classes']:.3g} % of classes change"
+    )
+    if effect["changed_panoptic"] is not None:
+        text += f", {100 * effect['changed_panoptic']:.3g} % of panoptic pixels"
+    return text
+
+
+def _job(file: Path) -> tuple[int, str]:
+    """Sweeps number their jobs: 2_name comes before 10_name."""
+    number = file.parent.name.partition("_")[0]
+    return (int(number) if number.isdigit() else 0, file.parent.name)
