@@ -1,0 +1,176 @@
+"""mode=benchmark: what it reports, what it refuses, and that options do what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from panoptic_dl.config import compose
+from panoptic_dl.engine.benchmark import STAGES
+from run import work
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("mode=benchmark", "backbone=hrnet_tiny", "dataset=toy_cityscapes"),
+    *("head.aspp_channels=16", "head.panoptic.semantic.decoder_dim=16"),
+    *("head.panoptic.semantic.head_channels=16", "head.panoptic.instance.decoder_dim=16"),
+    *("benchmark.iterations=2", "benchmark.image_size=[64,96]", "benchmark.num_things=5"),
+]
+
+
+def run(tmp_path, *overrides):
+    return work("cpu", compose([*SMALL, *overrides, f"run_dir={tmp_path}"]), ())
+
+
+def test_stages_counts_and_files(tmp_path):
+    result = run(tmp_path)
+    assert list(result["stages"]) == [*STAGES, "total"]
+    for figures in result["stages"].values():
+        assert 0 < figures["p50"] <= figures["p90"]
+        assert figures["images_per_s"] == pytest.approx(1000 / figures["mean"])
+    means = [result["stages"][stage]["mean"] for stage in STAGES]
+    assert result["stages"]["total"]["mean"] == pytest.approx(sum(means))
+    assert next(iter(result["metrics"])) == "total ms"
+    assert result["peak_host_MiB"] > 100
+    assert result["effect"] is None
+    saved = json.loads((tmp_path / "benchmark.json").read_text())
+    assert saved["stages"] == result["stages"]
+    with Image.open(tmp_path / "benchmark.png") as picture:
+        assert picture.width > 800
+    text = (tmp_path / "log.txt").read_text()
+    assert "| post-processing |" in text
+    assert "GMACs" in text
+    assert "threads, torch" in text
+
+
+def test_parameters_and_operations_are_those_of_the_network(tmp_path):
+    """GMACs against a count by hand of a network that is one 3x3 convolution."""
+    from panoptic_dl.config import build
+    from panoptic_dl.engine.benchmark import BenchmarkSettings, _Run
+    from panoptic_dl.engine.inference import InferenceOptions, count_parameters
+
+    config = compose([*SMALL, f"run_dir={tmp_path}"])
+    mode = build(config.mode, device="cpu")
+    assert mode["parameters"] == sum(p.numel() for p in build(config.task.model).parameters())
+
+    class One(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, 7, 3, padding=1, bias=False)
+
+        def preprocess(self, samples):
+            from detectron2.structures import ImageList
+
+            return ImageList.from_tensors([s["image"].float() for s in samples])
+
+        def network(self, images):
+            return (self.convolution(images),)
+
+    settings = BenchmarkSettings(2, 0, 1, False, "fast")
+    scenes = build(config.mode.scenes)
+    probe = _Run(
+        One(), scenes, build(config.mode.mapper), settings, InferenceOptions(), torch.device("cpu")
+    )
+    assert probe.count_macs() == 64 * 96 * 3 * 7 * 9
+    assert count_parameters(One()) == 3 * 7 * 9
+
+
+def test_network_only_is_the_published_flag(tmp_path):
+    result = run(tmp_path, "benchmark.network_only=true", "benchmark.batch_size=2")
+    assert list(result["stages"]) == [*STAGES[:3], "total"]
+
+
+def test_detectron2s_post_processing_in_its_place(tmp_path, monkeypatch):
+    from panoptic_dl.postprocess import reference
+
+    calls = []
+    original = reference.get_panoptic_segmentation
+    monkeypatch.setattr(
+        reference,
+        "get_panoptic_segmentation",
+        lambda *a, **k: calls.append(1) or original(*a, **k),
+    )
+    run(tmp_path, "benchmark.postprocess=reference")
+    assert len(calls) == 3  # one to warm up, two timed
+
+
+def test_the_semantic_task(tmp_path):
+    result = run(tmp_path, "task=semantic", "head.semantic.decoder_dim=16")
+    assert list(result["stages"]) == [*STAGES, "total"]
+
+
+def test_images_that_are_padded(tmp_path):
+    result = run(tmp_path, "benchmark.image_size=[70,90]", "benchmark.batch_size=2")
+    assert result["image_size"] == [70, 90]
+    assert result["input_size"] == [96, 96]
+
+
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        (["benchmark.fold_batch_norm=true"], 1e-3),
+        (["benchmark.channels_last=true"], 1e-3),
+        (["benchmark.precision=bf16"], 3.0),
+    ],
+)
+def test_the_effect_of_options_is_measured(tmp_path, options, largest):
+    effect = run(tmp_path, *options)["effect"]
+    spread = effect["logit_spread"]
+    assert 0.3 < spread < 3, "the comparison is on activations of healthy size"
+    assert 0 < effect["max_logit_difference"] < largest * spread
+    assert 0 <= effect["changed_classes"] < 0.5
+    assert 0 <= effect["changed_panoptic"] <= 1
+
+
+def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
+    from panoptic_dl.models import fold
+
+    original = fold.fuse_conv_bn_weights
+    monkeypatch.setattr(
+        fold,
+        "fuse_conv_bn_weights",
+        lambda w, b, mean, var, eps, *rest: original(w, b, mean * 1.001, var, eps, *rest),
+    )
+    with pytest.raises(SystemExit):
+        run(tmp_path, "benchmark.fold_batch_norm=true")
+    assert "not exact for this network" in (tmp_path / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark.precision=fp8", "benchmark.precision=fp8 is unknown"),
+        ("benchmark.precision=tf32", "tf32 needs a GPU"),
+        ("benchmark.postprocess=slow", "choose fast or reference"),
+        ("benchmark.iterations=0", "benchmark.iterations=0"),
+        ("benchmark.batch_size=0", "benchmark.batch_size=0"),
+        ("benchmark.image_size=[16,64]", "benchmark.image_size="),
+        ("weights=/nowhere.pth", "weights=/nowhere.pth"),
+    ],
+)
+def test_bad_options_are_one_message(tmp_path, capsys, override, message):
+    with pytest.raises(SystemExit):
+        run(tmp_path, override)
+    assert message in capsys.readouterr().err
+
+
+def test_a_sweep_ends_in_one_table(tmp_path):
+    command = ["-m", *SMALL, "benchmark.iterations=1", "head=conv,dsconv"]
+    done = subprocess.run(
+        [sys.executable, "run.py", *command, f"hydra.sweep.dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "benchmark.md").read_text()
+    assert table in done.stdout
+    rows = [line for line in table.splitlines() if line.startswith("| toy_")]
+    assert [row.split()[1].rpartition("_")[2] for row in rows] == ["conv", "dsconv"]
+    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
+    assert (tmp_path / "benchmark.png").is_file()

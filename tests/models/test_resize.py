@@ -1,0 +1,55 @@
+"""Maps at the size of the output, with fewer passes and the same numbers.
+
+Shapes: K classes, H W pixels.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panoptic_dl.models import resize as module
+from panoptic_dl.models.resize import (
+    most_likely_class,
+    most_likely_class_upsampled,
+    resize,
+)
+
+
+@pytest.mark.parametrize("output", [(30, 40), (60, 80), (17, 93)])
+def test_equals_detectron2s_resizing(output):
+    maps = torch.randn(5, 32, 64)
+    ours = resize(maps, (30, 40), *output)
+    assert torch.equal(ours, sem_seg_postprocess(maps, (30, 40), *output))
+
+
+def test_copies_nothing_where_nothing_is_scaled():
+    maps = torch.randn(5, 32, 64)
+    assert resize(maps, (30, 40), 30, 40).data_ptr() == maps.data_ptr()
+
+
+def test_of_equal_logits_the_first_class_counts():
+    logits = torch.randint(0, 3, (7, 40, 50)).float()
+    assert torch.equal(most_likely_class(logits), logits.argmax(dim=0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 12),
+    stride=st.sampled_from([1, 2, 4, 8]),
+    strip=st.integers(1, 17),
+    levels=st.sampled_from([2, 1000]),
+    seed=st.integers(0, 999),
+)
+def test_strips_give_the_classes_of_the_whole(rows, columns, stride, strip, levels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, levels, (6, rows, columns), generator=generator).float()
+    whole = F.interpolate(logits[None], scale_factor=stride, mode="bilinear", align_corners=False)[
+        0
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STRIP", strip)
+        assert torch.equal(most_likely_class_upsampled(logits, stride), whole.argmax(dim=0))
