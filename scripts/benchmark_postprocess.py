@@ -29,6 +29,7 @@ from panoptic_dl.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.models.resize import most_likely_class
 from panoptic_dl.postprocess import get_panoptic_segmentation
+from panoptic_dl.postprocess.centers import find_peaks
 from panoptic_dl.postprocess.reference import detectron2_segmentations
 
 DATASETS: dict[str, dict[str, Any]] = {
@@ -189,9 +190,7 @@ def same_instances(ours: Any, theirs: Any) -> bool:
 def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> list[dict]:
     device = torch.device(arguments.device)
     kinds = {key: data[key] for key in ("thing_ids", "stuff_ids", "sigma")}
-    # A seventh of the things hides behind others, or its peak merges with a neighbour's.
-    drawn = scene_maps(data["size"], round(count * 1.17), **kinds, seed=arguments.seed)
-    maps = SceneMaps(*(part.to(device) for part in drawn))
+    maps = SceneMaps(*(part.to(device) for part in _crowd(count, data, kinds, arguments.seed)))
     logits = maps.logits(data["num_classes"])
     assert torch.equal(most_likely_class(logits), maps.sem_seg[0])
     numbers: dict[str, Any] = {
@@ -235,13 +234,24 @@ def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> 
     return rows
 
 
+def _crowd(count: int, data: dict[str, Any], kinds: dict[str, Any], seed: int) -> SceneMaps:
+    """A scene with at least `count` centres: some things hide others, and some peaks merge."""
+    num_things = count
+    while True:
+        maps = scene_maps(data["size"], num_things, **kinds, seed=seed)
+        peaks = find_peaks(maps.center[0], COMMON["threshold"], data["nms_kernel"])
+        if peaks.sum() >= count:
+            return maps
+        num_things += max(1, count // 12)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", choices=DATASETS, default="cityscapes")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels")
-    parser.add_argument("--centers", type=int, nargs="+", default=[50, 100], help="about as many")
+    parser.add_argument("--centers", type=int, nargs="+", default=[50, 100], help="at least as many")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--repeats", type=int, default=10, help="timed runs of ours; the median")

@@ -24,9 +24,6 @@ from .tables import indices
 CELL = 8  # pixels
 TABLE = 1 << 18
 
-# Beyond it squares of single precision overflow and distances become equal; far beyond any image.
-FAR = 1e15
-
 
 def nearest_centers(
     points: Tensor, centers: Tensor, size: tuple[int, int]
@@ -99,7 +96,7 @@ def _nearest_by_distance(points: Tensor, centers: Tensor) -> Tensor:
         square = dy.mul_(dy).add_(dx.mul_(dx))  # (K, N)
         best, number = square.min(dim=0)
         rivals = (square <= best * (1 + tolerance)).sum(dim=0)
-        tie = (rivals != 1) | ~(best < FAR**2)  # NaN has no rivals and is not smaller either
+        tie = rivals != 1  # many at infinity, where all are as far; none where the point is NaN
         nearest[part] = _settle_ties(points[:, part], centers, number, tie)
     return nearest
 

@@ -122,6 +122,15 @@ def test_the_threshold_is_exclusive_in_single_precision():
         assert centers.shape[1] == int(value > tenth)
 
 
+def test_centres_are_above_zero_whatever_the_threshold():
+    sem_seg, heatmap, offsets = random_maps(30, 34, seed=2, num_centers=12)
+    heatmap = heatmap - 0.5
+    _, centers = assert_equal_to_reference(sem_seg, heatmap, offsets, threshold=-1.0, nms_kernel=3)
+    assert centers.shape[1] > 0
+    assert (heatmap[0, centers[0, :, 0], centers[0, :, 1]] > 0).all()
+    assert_equal_to_reference(sem_seg, heatmap - 0.6, offsets, threshold=-1.0, nms_kernel=3)
+
+
 def test_of_equal_scores_at_the_limit_none_is_a_centre():
     sem_seg, heatmap, offsets = random_maps(20, 24, seed=1)
     heatmap = torch.zeros_like(heatmap)
