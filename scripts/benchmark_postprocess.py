@@ -251,7 +251,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", choices=DATASETS, default="cityscapes")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels")
-    parser.add_argument("--centers", type=int, nargs="+", default=[50, 100], help="at least as many")
+    parser.add_argument("--centers", type=int, nargs="+", default=[50, 100], help="at least")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--repeats", type=int, default=10, help="timed runs of ours; the median")

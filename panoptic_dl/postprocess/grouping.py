@@ -22,7 +22,8 @@ from .host import Numbers
 from .tables import indices
 
 CELL = 8  # pixels
-TABLE = 1 << 18
+# Entries of a table of distances made at once: a CPU's cache, or a GPU's appetite.
+TABLE = {"cpu": 1 << 18, "cuda": 1 << 21}
 
 
 def nearest_centers(
@@ -72,7 +73,7 @@ def _nearest_of_cells(centers: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
     y, x = ((torch.arange(n, device=centers.device) + 0.5) * CELL for n in (rows, columns))
     dy, dx = y - centers[:, :1], x - centers[:, 1:]  # (K, rows), (K, columns)
     nearest, sure = [], []
-    for part in _shares(rows, columns * len(centers)):
+    for part in _shares(rows, columns * len(centers), centers.device):
         distance = torch.hypot(dy[:, part, None], dx[:, None, :]).flatten(1)  # (K, cells)
         first, number = distance.min(dim=0)
         distance.scatter_(0, number.unsqueeze(0), float("inf"))
@@ -91,7 +92,7 @@ def _nearest_by_distance(points: Tensor, centers: Tensor) -> Tensor:
     # here doubled and more: both sides of a comparison, and our own rounding.
     tolerance = 16 * torch.finfo(points.dtype).eps
     nearest = torch.empty_like(points[0], dtype=torch.int64)
-    for part in _shares(points.shape[1], len(centers)):
+    for part in _shares(points.shape[1], len(centers), points.device):
         dy, dx = exact[0, part] - y, exact[1, part] - x
         square = dy.mul_(dy).add_(dx.mul_(dx))  # (K, N)
         best, number = square.min(dim=0)
@@ -117,8 +118,8 @@ def _nearest_by_reference(points: Tensor, centers: Tensor) -> Tensor:
     return distance.argmin(dim=0)
 
 
-def _shares(length: int, entries: int) -> Iterator[slice]:
+def _shares(length: int, entries: int, device: torch.device) -> Iterator[slice]:
     """Cut `length` so that each part, times `entries`, is a table of moderate size."""
-    step = max(1, TABLE // entries)
+    step = max(1, TABLE.get(device.type, TABLE["cpu"]) // entries)
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
