@@ -24,6 +24,8 @@ task = dict(
         nms_kernel="${dataset.nms_kernel}",
         top_k="${dataset.top_k}",
         scale_offsets="${dataset.scale_offsets}",
+        # What a metric does not need can be left out: logits for mIoU, instances for AP.
+        predict_semantic=True,
         predict_instances=True,
     ),
     train_loader=L(train_loader)(
