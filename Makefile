@@ -28,7 +28,7 @@ test-gpu: setup ## The tests that need an NVIDIA GPU
 check: setup ## Lint, formatting, types, import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest -n 0 tests/test_imports.py
 
 format: setup ## Format the code and mend what ruff can mend

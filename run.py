@@ -2,15 +2,12 @@
 
 import os
 import sys
-import warnings
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.source import register
 
-# Detectron2 does this while it is imported; nothing a user could act on.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 register()
 composed = False
 
@@ -34,6 +31,7 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from panoptic_dl.config.builder import allowed
+    from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.launch import launch
     from panoptic_dl.engine.session import user_errors
 
@@ -41,6 +39,8 @@ def main(config: DictConfig) -> float | None:
     if "LOCAL_RANK" in os.environ and not any(o.startswith("run_dir=") for o in overrides):
         raise SystemExit("error: under torchrun name the folder of the run: run_dir=/shared/folder")
     config.run_dir = HydraConfig.get().runtime.output_dir
+    with user_errors(config.run_dir):
+        check_types(config, overrides)
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):
         results = launch(work, config, allowed(), **config.launch)

@@ -51,9 +51,10 @@ def make_environment(folder):
     """Create the virtual environment and put the pinned uv into it; return uv's command."""
     python, uv_home = folder / "bin" / "python", folder / "uv"
     uv = uv_home / "bin" / "uv"
-    if not succeeds(python, "-c", ""):
+    same = f"import sys; sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])})"
+    if not succeeds(python, "-c", same):
         if folder.exists():
-            say(str(folder) + " is broken or half made; making it again")
+            say(str(folder) + " is half made, or of another Python; making it again")
             shutil.rmtree(str(folder))
         say("creating " + str(folder) + " with Python " + sys.version.split()[0])
         run(sys.executable, "-m", "venv", "--without-pip", folder)
@@ -116,7 +117,8 @@ def install_detectron2(uv, python):
     run(*uv, *install, "--target", unpacked, "--python-version", "3.10")
     for compiled in (unpacked / "detectron2").glob("_C.*"):
         compiled.unlink()
-    for part in (unpacked / "detectron2", *unpacked.glob("sal_detectron2-*.dist-info")):
+    # The package last: alone it would pass for an official build after an interruption.
+    for part in (*unpacked.glob("sal_detectron2-*.dist-info"), unpacked / "detectron2"):
         shutil.rmtree(str(site / part.name), ignore_errors=True)
         part.rename(site / part.name)
     shutil.rmtree(str(unpacked))

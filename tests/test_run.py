@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.config import compose
+from panoptic_dl.config import build, compose
 from run import work
 
 ROOT = Path(__file__).parents[1]
@@ -55,11 +55,13 @@ def in_process(run_dir, *overrides):
 def run(*arguments, **options):
     return subprocess.run(
         [sys.executable, "run.py", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
+        **{
+            "cwd": ROOT,
+            "capture_output": True,
+            "text": True,
+            "env": os.environ | {"OMP_NUM_THREADS": "1"},
+            **options,
+        },
     )
 
 
@@ -110,8 +112,12 @@ def test_two_processes_train_evaluate_and_agree_on_the_figures(tmp_path, toy):
         "launch.num_cpu_processes=2",
         f"run_dir={tmp_path}",
         timeout=300,
+        # As users start it: conftest.py sets the number of threads for tests.
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert f"(2 processes, {share} CPU threads each)" in (tmp_path / "log.txt").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["num_images"] == 2
     assert "layers use NaiveSyncBatchNorm" in (tmp_path / "log.txt").read_text()
@@ -179,6 +185,26 @@ def test_bad_input_is_one_message(tmp_path, toy, arguments, message):
     assert done.returncode == 1
     assert f"error: {message}" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_image_met_in_training_is_one_message(tmp_path, toy):
+    config = compose([*SMALL, *toy["toy_cityscapes"], f"dataset.root.root={tmp_path / 'cache'}"])
+    root = Path(build(config.dataset.root))
+    for image in sorted(root.glob("cityscapes/leftImg8bit/train/*/*.png")):
+        image.write_bytes(image.read_bytes()[:2000])
+    overrides = [f"dataset.root.root={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    done = run(*SMALL, *toy["toy_cityscapes"], *overrides)
+    assert done.returncode == 1
+    assert "error: cannot read" in done.stderr
+    assert "leftImg8bit" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" in (tmp_path / "run" / "error.txt").read_text()
+
+
+def test_the_error_of_an_attempt_is_gone_after_the_next(tmp_path, toy):
+    (tmp_path / "error.txt").write_text("of an attempt before")
+    in_process(tmp_path, *SMALL, *toy["toy_cityscapes"], "train.iterations=1")
+    assert not (tmp_path / "error.txt").exists()
 
 
 def test_a_missing_dataset_names_folder_and_cure(tmp_path):

@@ -4,12 +4,15 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,18 +33,36 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             "dataset.crop_size=[512,512]"]`.
 
     Raises:
-        ConfigError: an override names an unknown key, group or option.
+        ConfigError: an override names an unknown key, group or option, or its value is of the
+            wrong kind.
     """
+    from .types import check_types
+
     register()
     try:
-        return _compose(overrides)
+        config = compose_unchecked(overrides)
     except HydraException as error:  # unknown names, and overrides that cannot be parsed
         raise ConfigError(explain(error, overrides)) from error
+    check_types(config, overrides)
+    return config
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
+    with _hydra_of_our_own():
         return hydra.compose("config", overrides=list(overrides))
+
+
+@contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Hydra set up for `conf/`, also while a run of `hydra.main` is under way, whose is kept."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield
+    finally:
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -57,7 +78,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def suggest(arguments: Sequence[str]) -> None:
     """After Hydra refused a command line, print to stderr which keys were probably meant."""
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = [_single(a) for a in arguments if "=" in a and not a.startswith("-")]
     try:
         compose(overrides)
     except ConfigError as error:
@@ -71,25 +92,40 @@ def suggest(arguments: Sequence[str]) -> None:
         return
 
 
+def _single(override: str) -> str:
+    """The first override of a sweep, `optimizer.lr=1e-3` of `optimizer.lr=1e-3,1e-4`."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+        if parsed.is_discrete_sweep():
+            return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
+    except HydraException:  # Hydra has said what is wrong with it
+        pass
+    return override
+
+
+def is_choice(override: str) -> bool:
+    """Whether an override chooses an option of a group."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0] in _groups()
+
+
 def near_names(key: str, overrides: Sequence[str]) -> list[str]:
     """Keys and groups of the config that resemble `key`, best first, at most three."""
-    groups = _groups()
-    # Of a sweep, `backbone=xception65,hrnet48`, the first.
-    choices = [o.split(",")[0] for o in overrides if o.partition("=")[0].lstrip("+~") in groups]
-    known = sorted({k for k in _keys(_compose(choices)) if "._" not in k} | set(groups))
+    choices = [override for override in overrides if is_choice(override)]
+    known = {k for k in _keys(compose_unchecked(choices)) if "._" not in k} | set(_groups())
     folder, _, leaf = key.rpartition(".")
-    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
-    siblings = [k for k in known if k.rpartition(".")[0] == folder]
+    same_leaf = [k for k in sorted(known) if k.rpartition(".")[2] == leaf]
+    siblings = [k for k in sorted(known) if k.rpartition(".")[0] == folder]
     leaves = {k.rpartition(".")[2]: k for k in siblings}
     close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
-    ranked = close + same_leaf + difflib.get_close_matches(key, known, n=5, cutoff=0.6)
+    ranked = close + same_leaf + difflib.get_close_matches(key, sorted(known), n=5, cutoff=0.6)
     return list(dict.fromkeys(ranked))[:3]
 
 
-def _groups() -> list[str]:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+@lru_cache(maxsize=1)
+def _groups() -> tuple[str, ...]:
+    with _hydra_of_our_own():
         loader = GlobalHydra.instance().config_loader()
-        return [name for name in loader.list_groups("") if name != "hydra"]
+        return tuple(name for name in loader.list_groups("") if name != "hydra")
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

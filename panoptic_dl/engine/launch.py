@@ -1,10 +1,11 @@
 """Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -59,11 +60,28 @@ def launch(
         return work(device, *args)
     previous = {s: signal.signal(s, _forward) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        spawn(work, processes, dist_url="auto", args=(device, *args))
+        with _share_of_threads(processes):
+            spawn(work, processes, dist_url="auto", args=(device, *args))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return None
+
+
+@contextlib.contextmanager
+def _share_of_threads(processes: int) -> Iterator[None]:
+    """Processes started inside share the cores, unless the user has set their number of threads.
+
+    With more threads than cores two processes are many times slower than one.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def _forward(number: int, frame: object) -> None:

@@ -45,6 +45,7 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
     if not comm.is_main_process():
         return
     folder = Path(run_dir)
+    (folder / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
     for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
         with (folder / name).open("a") as file:  # a resumed run adds to its record
             file.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S}\n{text}")
@@ -60,6 +61,8 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
 
 def _for_people(record: logging.LogRecord) -> bool:
     """What the console shows; log.txt has everything."""
+    if record.exc_info:  # Detectron2's traceback, of an error that we say in one line
+        return False
     if record.name.startswith("panoptic_dl"):
         return record.levelno >= logging.INFO
     return record.levelno >= logging.WARNING or str(record.msg).startswith("Inference done")

@@ -134,7 +134,10 @@ def _run(evaluate: Callable[[], Any], truth: str) -> Figures:
             results = evaluate()
     except SystemExit as exit_:
         reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
-        raise EvaluationError(f"the official Cityscapes script gave up: {reason}") from exit_
+        raise EvaluationError(
+            f"the official Cityscapes script gave up: {reason}. If it is about a label, unpack or "
+            "prepare that file again"
+        ) from exit_
     except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
         raise unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
     logger.debug("%s", printed.getvalue())
