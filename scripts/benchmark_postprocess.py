@@ -8,7 +8,6 @@ Two comparisons for each scene: `get_panoptic_segmentation` alone, and all that 
 """
 
 import argparse
-import ctypes
 import json
 import statistics
 import time
@@ -25,6 +24,7 @@ from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Detectron2Mo
 from tabulate import tabulate
 
 from panoptic_dl.data.scene_maps import SceneMaps, scene_maps
+from panoptic_dl.engine import memory
 from panoptic_dl.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.models.resize import most_likely_class
@@ -129,12 +129,12 @@ def whole_reference(
 
 def measure(
     work: Callable[[], Any], repeats: int, device: torch.device
-) -> tuple[Any, float, float | None]:
-    """Result, median milliseconds, and peak MiB above what was there before (None: unknown)."""
-    result = None
-    before = start_memory(device)
+) -> tuple[Any, float, float]:
+    """Result, median milliseconds, and peak MiB above what was there before."""
+    before = memory.start(device)
     result = work()
-    peak = None if before is None else peak_memory(device) - before
+    synchronize(device)
+    peak = memory.peak_device(device) - before
     times = []
     for _ in range(repeats):
         synchronize(device)
@@ -148,31 +148,6 @@ def measure(
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def start_memory(device: torch.device) -> float | None:
-    """MiB in use now; the peak is counted from here on."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed but kept would hide a peak
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of resident memory
-    except (OSError, AttributeError):
-        return None
-    return _status("VmRSS")
-
-
-def peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return _status("VmHWM")
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def same_instances(ours: Any, theirs: Any) -> bool:

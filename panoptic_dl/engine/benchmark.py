@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from panoptic_dl.postprocess.reference import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
 from panoptic_dl.weights.load import load_model
 
+from . import memory
 from .calibrate import calibrate
 from .effect import Effect, effect_of
 from .inference import InferenceOptions, Maps, arithmetic, count_parameters, prepare_network
@@ -117,8 +117,8 @@ def benchmark(
         "GMACs": macs / 1e9,
         "GMACs_convention": "one multiplication with one addition; convolutions and matrix products"
         " of backbone and heads, for one image (torch.utils.flop_counter, halved)",
-        "peak_device_MiB": _device_memory(place),
-        "peak_host_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak_device_MiB": memory.peak_device(place) if place.type == "cuda" else None,
+        "peak_host_MiB": memory.peak_host(),
         "effect": None if effect is None else effect.as_dict(),
     }
     folder = Path(run_dir)
@@ -188,8 +188,8 @@ class _Run:
         """Milliseconds of every iteration by stage, and in `total`."""
         times: dict[str, list[float]] = {}
         for iteration in range(self.warmup + self.iterations):
-            if iteration == self.warmup and self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
+            if iteration == self.warmup:
+                memory.start(self.device)
             laps = self.one_iteration(iteration)
             if iteration >= self.warmup:
                 for stage, milliseconds in laps.items():
@@ -235,9 +235,3 @@ class _Run:
         centers = stack([scene.center for scene in scenes], maps[1])
         offsets = stack([scene.offset for scene in scenes], maps[2])
         return logits, centers, offsets
-
-
-def _device_memory(device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_allocated(device) / 2**20

@@ -116,7 +116,7 @@ def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
             axes.barh(row, width, left=left, color=color, height=0.62, label=stage)
             left += width
         axes.annotate(
-            f"{left:.3g} ms",
+            f"{left / 1000:.3g} s" if left >= 1000 else f"{left:.3g} ms",
             (left, row),
             xytext=(5, 0),
             textcoords="offset points",
@@ -142,6 +142,7 @@ def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e3e6ea")
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     figure.savefig(file)
 
 

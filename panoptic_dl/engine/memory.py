@@ -1,0 +1,45 @@
+"""Peak memory from a moment on: of the GPU where one is in use, of this process on the host."""
+
+import contextlib
+import ctypes
+import resource
+from pathlib import Path
+
+import torch
+
+
+def start(device: torch.device) -> float:
+    """Forget peaks so far; return MiB in use now, on the device (of the process, for the CPU).
+
+    Memory that was freed but kept for reuse is given back first, for it would hide a peak.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # glibc and Linux only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    return _status("VmRSS") or 0.0
+
+
+def peak_host() -> float:
+    """Peak MiB of this process since `start` (on Linux; since its beginning elsewhere)."""
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def peak_device(device: torch.device) -> float:
+    """Peak MiB since `start` on the device; for the CPU that of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_host()
+
+
+def _status(key: str) -> float | None:
+    """MiB of a line of this process's status."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith(key)), None)
+    return None if kib is None else int(kib) / 1024
