@@ -4,7 +4,6 @@ Shapes: H W pixels, R true classes, C predicted classes.
 """
 
 import numpy as np
-from torch import Tensor
 
 from panoptic_dl.evaluation.figures import EvaluationError
 
@@ -37,17 +36,3 @@ def count_confusions(
     pairs = truth * num_predicted
     pairs += predicted.reshape(-1)
     return np.bincount(pairs, minlength=num_true * num_predicted).reshape(num_true, num_predicted)
-
-
-def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
-    """Classes of the highest scores: (K, H, W) -> (H, W) int64.
-
-    Raises:
-        EvaluationError: there are not as many scores as classes.
-    """
-    if scores.ndim != 3 or len(scores) != num_classes:
-        raise EvaluationError(
-            f"sem_seg is {tuple(scores.shape)}, not ({num_classes}, height, width): one score for "
-            "each class of the dataset"
-        )
-    return scores.argmax(dim=0).cpu().numpy()

@@ -29,10 +29,11 @@ from panoptic_dl.evaluation.cityscapes_labels import (
     find_labels,
     image_id,
 )
-from panoptic_dl.evaluation.confusion import count_confusions, most_likely
+from panoptic_dl.evaluation.confusion import count_confusions
 from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError, checked
 from panoptic_dl.evaluation.label_files import read_label_ids
+from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.processes import sum_over_processes
 
 MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class

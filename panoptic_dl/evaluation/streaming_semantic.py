@@ -16,9 +16,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from panoptic_dl.evaluation.confusion import count_confusions, most_likely
+from panoptic_dl.evaluation.confusion import count_confusions
 from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError, checked
+from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.processes import sum_over_processes
 
 
