@@ -1,0 +1,71 @@
+"""Which images of a split have been evaluated: each must be, once, by one of the processes."""
+
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+
+from panoptic_dl.evaluation.figures import EvaluationError
+
+
+class Coverage:
+    """Counts how often each image of a split has been evaluated.
+
+    Attributes:
+        seen: (number of images,) int64; sum it over the processes, then `require_all`.
+    """
+
+    def __init__(self, images: Iterable[Hashable], source: str) -> None:
+        """Remember the images with truth.
+
+        Args:
+            images: what names an image: its id, or its file; in any order.
+            source: where their truth is listed, for messages.
+        """
+        self._images = sorted(images, key=str)  # the same order in every process
+        self._positions = {image: position for position, image in enumerate(self._images)}
+        self._source = source
+        if not self._images:
+            raise EvaluationError(f"{source} lists no images: nothing to evaluate")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has been seen."""
+        self.seen = np.zeros(len(self._images), dtype=np.int64)
+
+    def add(self, image: Hashable) -> None:
+        """Count an image.
+
+        Raises:
+            EvaluationError: it has no truth, or has been counted before.
+        """
+        if image not in self._positions:
+            raise EvaluationError(
+                f"no truth for image {image} in {self._source}: the images that are evaluated must "
+                "be those of the dataset that the evaluator was made for"
+            )
+        position = self._positions[image]
+        if self.seen[position]:
+            raise EvaluationError(f"image {image} of {self._source} was evaluated twice")
+        self.seen[position] = 1
+
+    def require_all(self, seen: np.ndarray) -> int:
+        """Return the number of images; `seen` is the sum over all processes.
+
+        Raises:
+            EvaluationError: an image has no prediction, or more than one.
+        """
+        missing = np.flatnonzero(seen == 0)
+        if len(missing):
+            number = len(seen)
+            raise EvaluationError(
+                f"no prediction for image {self._images[missing[0]]} of {self._source} "
+                f"({number - len(missing)} predictions for {number} images): the whole split must "
+                "be evaluated"
+            )
+        if (seen > 1).any():
+            image = self._images[int(np.flatnonzero(seen > 1)[0])]
+            raise EvaluationError(
+                f"image {image} of {self._source} was evaluated by more than one process: use a "
+                "sampler that neither repeats nor pads (Detectron2's InferenceSampler)"
+            )
+        return len(seen)

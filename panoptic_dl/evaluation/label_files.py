@@ -1,0 +1,46 @@
+"""Read labels, once an image; a file that cannot be read is named.
+
+Shapes: H W pixels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from panoptic_dl.evaluation.damage import unreadable
+from panoptic_dl.evaluation.figures import EvaluationError
+
+
+def read_panoptic_ids(file: str | Path) -> np.ndarray:
+    """Read a panoptic PNG: (H, W) ids R + 256 G + 256^2 B, uint32.
+
+    Raises:
+        EvaluationError: it cannot be read, or has no colours.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise EvaluationError(
+                    f"{file} is no panoptic label: its mode is {image.mode}, not RGB"
+                )
+            pixels = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError) as error:
+        raise unreadable([Path(file)], error) from error
+    return pixels.view("<u4")[..., 0] & 0xFFFFFF  # (H, W, 4) bytes -> (H, W) numbers, less alpha
+
+
+def read_label_ids(file: str | Path) -> np.ndarray:
+    """Read a label PNG of 8 or 16 bits: (H, W) int64.
+
+    Raises:
+        EvaluationError: it cannot be read, or has several channels.
+    """
+    try:
+        with Image.open(file) as image:
+            pixels = np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise unreadable([Path(file)], error) from error
+    if pixels.ndim != 2:
+        raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
+    return pixels.astype(np.int64)

@@ -1,0 +1,198 @@
+"""Cityscapes' pixel-level figures (Cordts et al., CVPR 2016, section 4.1) as a stream.
+
+As cityscapesscripts' evalPixelLevelSemanticLabeling computes them: a class that is predicted but
+absent from the truth counts as 0 (Detectron2, for other datasets, leaves it out). Pixels of ignored
+labels do not count as errors.
+
+iIoU weights the pixels of each true instance with the mean size of its class over its own, so that
+small ones count as much as large ones; false positives, which belong to no instance, keep weight 1.
+
+Shapes: K = 19 classes, H W pixels, L = 34 label ids, G categories.
+"""
+
+from typing import Any
+
+import numpy as np
+from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as script
+from cityscapesscripts.helpers.labels import category2labels
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from panoptic_dl.evaluation import exact_sums
+from panoptic_dl.evaluation.cityscapes_labels import (
+    EVALUATED,
+    IGNORED,
+    INSTANCE_LABELS,
+    LABELS,
+    NUM_LABELS,
+    find_labels,
+    image_id,
+)
+from panoptic_dl.evaluation.confusion import count_confusions
+from panoptic_dl.evaluation.coverage import Coverage
+from panoptic_dl.evaluation.figures import EvaluationError, checked
+from panoptic_dl.evaluation.label_files import read_label_ids
+from panoptic_dl.evaluation.most_likely import most_likely
+from panoptic_dl.evaluation.processes import sum_over_processes
+
+MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
+CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
+    name: [label.trainId for label in members if not label.ignoreInEval]
+    for name, members in category2labels.items()
+    if any(not label.ignoreInEval for label in members)
+}
+INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
+    name
+    for name in CATEGORIES
+    if all(label.hasInstances for label in category2labels[name] if label.id >= 0)
+]
+INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
+FOUND, MISSED = range(2)
+
+
+class StreamingCityscapesSemanticEvaluator(DatasetEvaluator):
+    """`sem_seg.IoU` (the mIoU of papers), iIoU, and both over categories (`_sup`), in percent.
+
+    Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file. Labels are
+    read from `gt_dir` of the metadata; all of its images must be evaluated.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        """Look up the labels.
+
+        Args:
+            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`.
+        """
+        folder = MetadataCatalog.get(dataset).gt_dir
+        self._files = find_labels(folder, "_gtFine_labelIds.png")
+        self._coverage = Coverage(self._files, folder)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        self._counts = np.zeros((NUM_LABELS, len(EVALUATED)), dtype=np.int64)
+        # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
+        self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take "sem_seg" of each output; inputs need "file_name".
+
+        Raises:
+            EvaluationError: an image has no truth or comes again; a prediction does not fit.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            image = image_id(item["file_name"])
+            self._coverage.add(image)
+            file = self._files[image]
+            truth = read_label_ids(file)
+            numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
+            try:
+                predicted = most_likely(output["sem_seg"], len(EVALUATED))
+                self._counts += count_confusions(truth, predicted, NUM_LABELS, len(EVALUATED))
+                self._instances += weigh_instances(numbers, predicted)
+            except EvaluationError as error:
+                raise EvaluationError(f"{file}: {error}") from error
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Returns:
+            "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, those of each class and category, as
+            IoU-<class> and IoU_sup-<category>, and the number of images.
+
+        Raises:
+            EvaluationError: in all processes, when an image has no prediction.
+        """
+        counts, instances, seen = sum_over_processes(
+            self._counts, self._instances, self._coverage.seen
+        )
+        num_images = self._coverage.require_all(seen)
+        if not comm.is_main_process():
+            return None
+        weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
+        figures = {
+            name: checked(100 * value, name)
+            for name, value in cityscapes_figures(counts, weighted).items()
+        }
+        return {"sem_seg": figures | {"num_images": num_images}}
+
+
+def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Weighted pixels found and missed of the instances of one image.
+
+    Args:
+        numbers: (H, W) instance ids.
+        predicted: (H, W) train ids.
+
+    Returns:
+        (rows of INSTANCE_ROWS, 2, parts) int64.
+    """
+    if numbers.shape != predicted.shape:
+        raise EvaluationError(f"its instanceIds file is {numbers.shape} (height, width)")
+    total = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+    pixels = np.flatnonzero(numbers > 1000)  # the script's condition
+    owners = numbers.reshape(-1)[pixels]
+    ids = np.flatnonzero(np.bincount(owners)) if len(owners) else owners
+    table = np.zeros(int(ids[-1]) + 1 if len(ids) else 1, dtype=np.int64)
+    table[ids] = np.arange(len(ids))
+    counts = np.bincount(
+        table[owners] * len(EVALUATED) + predicted.reshape(-1)[pixels],
+        minlength=len(ids) * len(EVALUATED),
+    ).reshape(len(ids), len(EVALUATED))
+    for number, row in zip(ids.tolist(), counts, strict=True):
+        label = LABELS.get(number // 1000)
+        if label is None or not label.hasInstances:
+            raise EvaluationError(f"instance {number} belongs to no label with instances")
+        if label.ignoreInEval:
+            continue
+        size = int(row.sum())
+        weight = MEAN_SIZES[label.name] / size
+        for name, columns in (
+            (label.name, [label.trainId]),
+            (label.category, CATEGORIES[label.category]),
+        ):
+            found = int(row[columns].sum())
+            values = np.array([found * weight, (size - found) * weight])
+            total[INSTANCE_ROWS.index(name)] += exact_sums.split(values)
+    return total
+
+
+def cityscapes_figures(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
+    """Figures in 0..1, NaN where there is nothing to divide by.
+
+    Args:
+        counts: (L, K) int64 pixels, rows true label ids, columns predicted train ids.
+        weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
+    """
+    categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])
+    figures: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}
+    groups = [
+        ("", label.name, [label.trainId], np.arange(NUM_LABELS) == label.id) for label in EVALUATED
+    ]
+    groups += [("_sup", name, columns, categories == name) for name, columns in CATEGORIES.items()]
+    for suffix, name, columns, inside in groups:
+        members = [EVALUATED[column].id for column in columns]
+        found = int(counts[np.ix_(members, columns)].sum())
+        missed = int(counts[members].sum()) - found
+        wrong = int(counts[np.ix_(~IGNORED & ~inside, columns)].sum())
+        figures["IoU" + suffix][name] = _ratio(found, found + missed + wrong)
+        if name in INSTANCE_ROWS:
+            found_weight, missed_weight = weighted[INSTANCE_ROWS.index(name)].tolist()
+            figures["iIoU" + suffix][name] = _ratio(
+                found_weight, found_weight + wrong + missed_weight
+            )
+    flat = {kind: _mean(values) for kind, values in figures.items()}
+    for kind, values in figures.items():
+        flat |= {f"{kind}-{name}": value for name, value in values.items()}
+    return flat
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _mean(values: dict[str, float]) -> float:
+    there = [value for value in values.values() if not np.isnan(value)]
+    return sum(there) / len(there) if there else float("nan")

@@ -1,0 +1,118 @@
+"""Intersection over union and accuracies as a stream, as Detectron2's `SemSegEvaluator` has them.
+
+A class that is predicted but absent from the truth of all images: Detectron2 leaves it out of the
+mean, and so does this module, for COCO and all datasets without a script of their own. Cityscapes'
+script counts it as 0: `streaming_cityscapes_semantic`, for Cityscapes. In both, a class that is
+neither predicted nor true does not count.
+
+Shapes: K classes, H W pixels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from panoptic_dl.evaluation.confusion import count_confusions
+from panoptic_dl.evaluation.coverage import Coverage
+from panoptic_dl.evaluation.figures import EvaluationError, checked
+from panoptic_dl.evaluation.most_likely import most_likely
+from panoptic_dl.evaluation.processes import sum_over_processes
+
+
+class StreamingSemanticEvaluator(DatasetEvaluator):
+    """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and those of each class, in percent.
+
+    Outputs need "sem_seg", (K, H, W) scores at the size of the image file. The state is a (K+1, K)
+    table of counts, and an integer an image.
+    """
+
+    def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
+        """Look up the dataset.
+
+        Args:
+            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
+            read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
+        """
+        metadata = MetadataCatalog.get(dataset)
+        self._names = list(metadata.stuff_classes)
+        self._ignore_label = metadata.ignore_label
+        self._read_truth = read_truth
+        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
+        self._coverage = Coverage(self._records, dataset)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        # Rows: true classes, then ignored.
+        self._counts = np.zeros((len(self._names) + 1, len(self._names)), dtype=np.int64)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take "sem_seg" of each output; inputs need "file_name".
+
+        Raises:
+            EvaluationError: an image has no truth or comes again; a prediction does not fit.
+        """
+        num_classes = len(self._names)
+        for item, output in zip(inputs, outputs, strict=True):
+            image = item["file_name"]
+            self._coverage.add(image)
+            truth = self._read_truth(self._records[image]).astype(np.int64)
+            if self._ignore_label != num_classes and (truth == num_classes).any():
+                raise EvaluationError(f"image {image}: unknown label with id {num_classes}")
+            truth[truth == self._ignore_label] = num_classes
+            try:
+                predicted = most_likely(output["sem_seg"], num_classes)
+                self._counts += count_confusions(truth, predicted, num_classes + 1, num_classes)
+            except EvaluationError as error:
+                raise EvaluationError(f"image {image}: {error}") from error
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Returns:
+            "sem_seg": mIoU, fwIoU, IoU-<class>, mACC, pACC, ACC-<class>, and the number of images.
+
+        Raises:
+            EvaluationError: in all processes, when an image has no prediction.
+        """
+        counts, seen = sum_over_processes(self._counts, self._coverage.seen)
+        num_images = self._coverage.require_all(seen)
+        if not comm.is_main_process():
+            return None
+        figures = {
+            name: checked(100 * value, name)
+            for name, value in semantic_figures(counts[:-1], self._names).items()
+        }
+        return {"sem_seg": figures | {"num_images": num_images}}
+
+
+def semantic_figures(counts: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Figures in 0..1 of a table of confusions, (K, K) int64, rows true.
+
+    Returns:
+        `mIoU`, the mean of tp / (tp + fp + fn) over classes that are in the truth; `fwIoU`, the
+        same weighted by their pixels; `pACC`, the share of pixels that are right; `mACC`, the mean
+        of tp / (tp + fn); those of each class, NaN where it is not in the truth.
+    """
+    right = counts.diagonal().astype(np.float64)
+    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    there = true > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ious = np.where(there, right / (true + predicted - right), np.nan)
+        accuracies = np.where(there, right / true, np.nan)
+        weights = true / true.sum()
+        number = there.sum()
+        figures = {
+            "mIoU": ious[there].sum() / number,
+            "fwIoU": (ious[there] * weights[there]).sum() if number else np.nan,
+            "mACC": accuracies[there].sum() / number,
+            "pACC": right.sum() / true.sum(),
+        }
+    figures |= {f"IoU-{name}": value for name, value in zip(names, ious, strict=True)}
+    figures |= {f"ACC-{name}": value for name, value in zip(names, accuracies, strict=True)}
+    return {name: float(value) for name, value in figures.items()}

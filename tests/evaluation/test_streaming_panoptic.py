@@ -1,0 +1,361 @@
+"""Streaming panoptic quality: panopticapi's figures on adversarial images, and its own guards."""
+
+import contextlib
+import io
+import itertools
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from panopticapi.evaluation import PQStat, pq_compute_single_core
+
+from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic
+from panoptic_dl.data.catalog.coco import coco_panoptic
+from panoptic_dl.evaluation import exact_sums
+from panoptic_dl.evaluation.figures import EvaluationError, headline
+from panoptic_dl.evaluation.official import panoptic_quality
+from panoptic_dl.evaluation.segment_matching import match_listed_segments, match_segments
+from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from tests.data.small import write_cityscapes, write_coco
+from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene, write_panoptic
+from tests.evaluation.truth import evaluate, predict
+
+NUM_CLASSES = 6
+CATEGORIES = {index: {"id": index, "isthing": int(index % 2)} for index in range(NUM_CLASSES)}
+numbers = itertools.count()
+
+
+def official(scenes: list[PanopticScene], folder) -> PQStat:
+    """What panopticapi makes of the scenes."""
+    pairs = []
+    for index, scene in enumerate(scenes):
+        write_panoptic(scene, folder, str(index))
+        predicted = [
+            {"id": int(label) + 1, "category_id": int(label) // DIVISOR}
+            for label in np.unique(scene.panoptic)
+            if label >= 0
+        ]
+        truth = {"image_id": index, "file_name": f"{index}.png", "segments_info": scene.segments}
+        pairs.append((truth, truth | {"segments_info": predicted}))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return pq_compute_single_core(
+            0, pairs, str(folder / "truth"), str(folder / "prediction"), CATEGORIES
+        )
+
+
+def register(scenes: list[PanopticScene], folder) -> str:
+    """A dataset with the truth of the scenes; odd categories are things."""
+    name = f"streaming_{next(numbers)}"
+    records = []
+    for index, scene in enumerate(scenes):
+        write_panoptic(scene, folder, str(index))
+        records.append(
+            {
+                "image_id": index,
+                "file_name": f"{index}.jpg",
+                "pan_seg_file_name": str(folder / "truth" / f"{index}.png"),
+                "segments_info": scene.segments,
+            }
+        )
+    DatasetCatalog.register(name, lambda: records)
+    kinds = {kind: {i: i for i in CATEGORIES if i % 2 == kind} for kind in (0, 1)}
+    MetadataCatalog.get(name).set(
+        stuff_classes=[f"class{index}" for index in range(NUM_CLASSES)],
+        thing_dataset_id_to_contiguous_id=kinds[1],
+        stuff_dataset_id_to_contiguous_id=kinds[0],
+        label_divisor=DIVISOR,
+    )
+    return name
+
+
+def outputs_of(scenes):
+    return [{"panoptic_seg": (torch.from_numpy(scene.panoptic), None)} for scene in scenes]
+
+
+def compare(scene: PanopticScene, statistics: PQStat) -> None:
+    matches = match_segments(
+        scene.truth,
+        scene.segments,
+        scene.panoptic,
+        num_classes=NUM_CLASSES,
+        label_divisor=DIVISOR,
+    )
+    for category in range(NUM_CLASSES):
+        expected, own = statistics[category], matches.categories == category
+        assert own.sum() == expected.tp
+        assert (matches.false_positives == category).sum() == expected.fp
+        assert (matches.false_negatives == category).sum() == expected.fn
+        assert matches.ious[own].sum() == pytest.approx(expected.iou, abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_matches_are_those_of_panopticapi(tmp_path_factory, seed):
+    scene = panoptic_scene(seed)
+    compare(scene, official([scene], tmp_path_factory.getbasetemp() / "scenes"))
+
+
+def test_the_scenes_hold_what_is_hard():
+    """A generator that drew nothing odd would prove nothing."""
+    scenes = [panoptic_scene(seed) for seed in range(200)]
+    crowds = [
+        [segment["category_id"] for segment in scene.segments if segment["iscrowd"]]
+        for scene in scenes
+    ]
+    assert any(len(found) > len(set(found)) for found in crowds)  # several of a class
+    assert any((scene.panoptic == -1).all() for scene in scenes)
+    assert any(segment["area"] == 0 for scene in scenes for segment in scene.segments)
+    assert any(segment["area"] == 1 for scene in scenes for segment in scene.segments)
+    assert any((scene.truth == 77_777).any() for scene in scenes)
+    assert any((scene.panoptic // DIVISOR == NUM_CLASSES - 1).any() for scene in scenes)
+    assert any(len(np.unique(scene.panoptic)) > 200 for scene in scenes)
+
+
+def crowds_of_one_class(order):
+    """A prediction on the first, half of it on a crowd of the other class."""
+    truth = np.zeros((4, 8), dtype=np.int64)
+    truth[:, :4], truth[:, 4:] = 5, 9
+    segments = [{"id": i, "category_id": 1, "iscrowd": 1, "area": 16} for i in order]
+    panoptic = np.full(truth.shape, -1)
+    panoptic[:, :4] = DIVISOR + 1
+    return PanopticScene(truth, segments, panoptic)
+
+
+@pytest.mark.parametrize(("order", "errors"), [((5, 9), 1), ((9, 5), 0)])
+def test_only_the_last_crowd_of_a_class_excuses(tmp_path, order, errors):
+    scene = crowds_of_one_class(order)
+    statistics = official([scene], tmp_path)
+    assert statistics[1].fp == errors
+    compare(scene, statistics)
+
+
+@pytest.mark.parametrize(("common", "matched"), [(8, False), (9, True)])
+def test_exactly_one_half_is_no_match(tmp_path, common, matched):
+    truth = np.full((1, 16), 3)
+    panoptic = np.full((1, 16), -1)
+    panoptic[0, :common] = DIVISOR
+    scene = PanopticScene(truth, [{"id": 3, "category_id": 1, "iscrowd": 0, "area": 16}], panoptic)
+    statistics = official([scene], tmp_path)
+    assert statistics[1].tp == matched
+    compare(scene, statistics)
+
+
+@pytest.mark.parametrize(("void", "errors"), [(8, 1), (9, 0)])
+def test_more_than_half_on_void_is_no_error(tmp_path, void, errors):
+    truth = np.full((1, 16), 3)
+    truth[0, :void] = 0
+    panoptic = np.full((1, 16), 2 * DIVISOR)
+    segments = [{"id": 3, "category_id": 1, "iscrowd": 0, "area": 16 - void}]
+    statistics = official([PanopticScene(truth, segments, panoptic)], tmp_path)
+    assert statistics[2].fp == errors
+    compare(PanopticScene(truth, segments, panoptic), statistics)
+
+
+@pytest.mark.parametrize("first", range(0, 80, 20))
+def test_figures_are_those_of_panopticapi(tmp_path, first):
+    scenes = [panoptic_scene(seed) for seed in range(first, first + 20)]
+    name = register(scenes, tmp_path)
+    records = DatasetCatalog.get(name)
+    figures = evaluate(StreamingPanopticEvaluator(name), records, outputs_of(scenes))
+    figures = figures["panoptic_seg"]
+    statistics = official(scenes, tmp_path)
+    for suffix, things in (("", None), ("_th", True), ("_st", False)):
+        average, per_class = statistics.pq_average(CATEGORIES, isthing=things)
+        for key in ("PQ", "SQ", "RQ"):
+            expected = 100 * average[key.lower()]
+            assert figures[key + suffix] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+            for category, values in per_class.items():
+                counts = statistics[category]
+                found = figures[f"{key}-class{category}"]
+                if counts.tp + counts.fp + counts.fn == 0:
+                    assert math.isnan(found)
+                else:
+                    assert found == pytest.approx(100 * values[key.lower()], rel=1e-12, abs=1e-12)
+    assert figures["num_images"] == 20
+    unlisted = sum(bool((scene.truth == 77_777).any()) for scene in scenes)
+    assert figures["num_wrong_areas"] == unlisted
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "coco"])
+def test_figures_equal_the_official_evaluators_on_datasets(tmp_path, monkeypatch, kind):
+    if kind == "cityscapes":
+        write_cityscapes(tmp_path, val=3)
+        name = cityscapes_panoptic(root=str(tmp_path), split="val", prefix="streaming_")
+        options = {"num_classes": 19, "thing_ids": set(range(11, 19))}
+    else:
+        write_coco(tmp_path, val=3)
+        name = coco_panoptic(root=str(tmp_path), split="val", prefix="streaming_")
+        options = {"num_classes": 133, "thing_ids": set(range(80))}
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    records = DatasetCatalog.get(name)
+    outputs = [predict(record, **options, with_logits=False) for record in records]
+    ours = StreamingPanopticEvaluator(name)
+    perfect = evaluate(ours, records, outputs)
+    assert set(headline(perfect).values()) == {100.0}
+    generator = torch.Generator().manual_seed(0)
+    for output in outputs:  # a model that errs
+        panoptic = output["panoptic_seg"][0]
+        panoptic[torch.rand(panoptic.shape, generator=generator) < 0.2] = 2000
+        panoptic[:, 30:50] = panoptic[:, 30:50].roll(3, 1)
+    before = [output["panoptic_seg"][0].clone() for output in outputs]
+    figures = headline(evaluate(ours, records, outputs))
+    expected = headline(evaluate(panoptic_quality(dataset=name), records, outputs))
+    assert figures == pytest.approx(expected, abs=1e-12)
+    assert 10 < figures["PQ"] < 90
+    for output, panoptic in zip(outputs, before, strict=True):
+        assert torch.equal(output["panoptic_seg"][0], panoptic)
+    assert os.listdir(work) == []
+
+
+@pytest.mark.parametrize("with_kind", [True, False])
+def test_listed_segments_have_the_same_figures(tmp_path, with_kind):
+    scenes = [panoptic_scene(seed) for seed in range(10)]
+    name = register(scenes, tmp_path)
+    records, outputs = DatasetCatalog.get(name), outputs_of(scenes)
+    expected = evaluate(StreamingPanopticEvaluator(name), records, outputs)
+    for output in outputs:
+        ids = output["panoptic_seg"][0] + 1
+        segments = [
+            {"id": int(label), "category_id": int(label - 1) // DIVISOR}
+            | ({"isthing": bool((label - 1) // DIVISOR % 2)} if with_kind else {})
+            for label in ids.unique()
+            if label > 0
+        ]
+        output["panoptic_seg"] = (ids, segments)
+    figures = evaluate(StreamingPanopticEvaluator(name), records, outputs)
+    assert figures["panoptic_seg"] == pytest.approx(expected["panoptic_seg"], nan_ok=True, abs=0)
+
+
+def test_without_kind_a_category_is_an_id_of_the_dataset(tmp_path):
+    write_coco(tmp_path, val=1)
+    name = coco_panoptic(root=str(tmp_path), split="val", prefix="streaming_ids_")
+    records = DatasetCatalog.get(name)
+    to_dataset = {
+        contiguous: dataset_id
+        for kind in ("thing", "stuff")
+        for dataset_id, contiguous in getattr(
+            MetadataCatalog.get(name), f"{kind}_dataset_id_to_contiguous_id"
+        ).items()
+    }
+    output = predict(records[0], num_classes=133, thing_ids=set(range(80)), with_logits=False)
+    ids = output["panoptic_seg"][0] + 1
+    segments = [
+        {"id": int(label), "category_id": to_dataset[int(label - 1) // DIVISOR]}
+        for label in ids.unique()
+        if label > 0
+    ]
+    figures = evaluate(
+        StreamingPanopticEvaluator(name), records, [{"panoptic_seg": (ids, segments)}]
+    )
+    assert figures["panoptic_seg"]["PQ"] == 100.0
+
+
+def test_areas_are_counted_and_wrong_ones_reported(tmp_path, caplog):
+    scenes = [panoptic_scene(seed) for seed in (1, 2, 3)]
+    name = register(scenes, tmp_path)
+    records = DatasetCatalog.get(name)
+    before = evaluate(StreamingPanopticEvaluator(name), records, outputs_of(scenes))
+    changed = 0
+    for record in records:
+        for segment in record["segments_info"][:2]:
+            segment["area"] += 1000
+            changed += 1
+    assert changed
+    after = evaluate(StreamingPanopticEvaluator(name), records, outputs_of(scenes))
+    number = before["panoptic_seg"].pop("num_wrong_areas") + changed
+    assert after["panoptic_seg"].pop("num_wrong_areas") == number
+    assert after["panoptic_seg"] == pytest.approx(before["panoptic_seg"], nan_ok=True, abs=0)
+    assert f"{number} true segments have another area" in caplog.text
+
+
+@pytest.fixture
+def two(tmp_path):
+    scenes = [panoptic_scene(seed) for seed in (1, 2)]
+    name = register(scenes, tmp_path)
+    return DatasetCatalog.get(name), outputs_of(scenes), StreamingPanopticEvaluator(name)
+
+
+def test_an_image_that_nobody_evaluated_is_named(two):
+    records, outputs, evaluator = two
+    with pytest.raises(EvaluationError, match=r"no prediction for image 0 .*1 predictions for 2"):
+        evaluate(evaluator, records[1:], outputs[1:])
+
+
+def test_an_image_without_truth_is_named(two):
+    records, outputs, evaluator = two
+    with pytest.raises(EvaluationError, match="no truth for image 17"):
+        evaluator.process([records[0] | {"image_id": 17}], outputs[:1])
+
+
+def test_an_image_that_comes_twice_is_named(two):
+    records, outputs, evaluator = two
+    evaluator.process(records, outputs)
+    with pytest.raises(EvaluationError, match=r"image 1 of .* twice"):
+        evaluator.process(records[1:], outputs[1:])
+    evaluator.reset()
+    evaluator.process(records[1:], outputs[1:])
+
+
+def test_a_label_that_cannot_be_read_is_named(two):
+    records, outputs, evaluator = two
+    file = records[1]["pan_seg_file_name"]
+    with open(file, "rb+") as opened:
+        opened.truncate(60)
+    with pytest.raises(EvaluationError, match=f"cannot read {file}"):
+        evaluator.process(records, outputs)
+
+
+@pytest.mark.parametrize("label", [-2, NUM_CLASSES * DIVISOR])
+def test_a_prediction_outside_the_classes_is_an_error(two, label):
+    records, outputs, evaluator = two
+    outputs[0]["panoptic_seg"][0][0, 0] = label
+    with pytest.raises(EvaluationError, match=f"image 0: predicted panoptic id {label} is neither"):
+        evaluator.process(records, outputs)
+
+
+def test_another_size_is_an_error(two):
+    records, outputs, evaluator = two
+    outputs[0]["panoptic_seg"] = (outputs[0]["panoptic_seg"][0].T, None)
+    with pytest.raises(EvaluationError, match=r"image 0: the prediction is \(18, 14\)"):
+        evaluator.process(records, outputs)
+
+
+def test_an_impossible_figure_is_refused(two):
+    records, outputs, evaluator = two
+    evaluator.process(records, outputs)
+    evaluator._counts[:, 0] += 50  # nothing but a broken program can do this
+    with pytest.raises(EvaluationError, match="is no percentage"):
+        evaluator.evaluate()
+
+
+@pytest.mark.parametrize("categories", [{}, {4: 0, 5: 0}])
+def test_list_and_map_of_segments_must_agree(categories):
+    predicted = np.full((2, 2), 4)
+    with pytest.raises(EvaluationError, match=r"predicted segment [45] is in the"):
+        match_listed_segments(predicted, [], predicted, categories)
+
+
+def test_a_segment_with_the_id_of_void_is_an_error():
+    image = np.zeros((2, 2), dtype=np.int64)
+    segments = [{"id": 0, "category_id": 0, "iscrowd": 0}]
+    with pytest.raises(EvaluationError, match="0 is void"):
+        match_segments(image, segments, image, num_classes=1, label_divisor=DIVISOR)
+
+
+floats = st.lists(st.floats(0, 2.0**29), min_size=1)
+
+
+@given(floats, st.randoms())
+def test_exact_sums_do_not_depend_on_the_order(values, random):
+    first = exact_sums.join(exact_sums.split(np.array(values)).sum(axis=0, keepdims=True))
+    assert first == pytest.approx([math.fsum(values)], rel=1e-15, abs=len(values) * 2.0**-60)
+    random.shuffle(values)
+    again = exact_sums.join(exact_sums.split(np.array(values)).sum(axis=0, keepdims=True))
+    assert (first == again).all()
