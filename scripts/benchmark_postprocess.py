@@ -27,8 +27,7 @@ from panoptic_dl.data.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.engine import memory
 from panoptic_dl.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.models.resize import most_likely_class
-from panoptic_dl.postprocess import get_panoptic_segmentation
+from panoptic_dl.postprocess import get_panoptic_segmentation, most_likely_class
 from panoptic_dl.postprocess.centers import find_peaks
 from panoptic_dl.postprocess.reference import detectron2_segmentations
 

@@ -237,3 +237,15 @@ def test_sweeps_run_every_combination(tmp_path, toy):
     folders = sorted(p.parent.name for p in tmp_path.glob("*/results.json"))
     names = [f"toy_cityscapes_panoptic_hrnet_tiny_{head}" for head in ("conv", "dsconv")]
     assert folders == [f"0_{names[0]}", f"1_{names[1]}"]
+
+
+@pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
+def test_streaming_evaluation_gives_the_official_figures(tmp_path, toy, dataset):
+    overrides = [*SMALL, *toy[dataset], "train.iterations=1"]
+    official = in_process(tmp_path / "official", *overrides)
+    weights = f"weights={tmp_path / 'official' / 'model_final.pth'}"
+    streaming = in_process(
+        tmp_path / "streaming", *overrides, "mode=eval", weights, "evaluators=streaming"
+    )
+    assert list(streaming["metrics"]) == list(official["metrics"])
+    assert streaming["metrics"] == pytest.approx(official["metrics"], abs=1e-9, nan_ok=True)

@@ -9,11 +9,19 @@ $DETECTRON2_DATASETS/cityscapes, then `python scripts/prepare_cityscapes.py $DET
 from detectron2.config import LazyCall as L
 
 from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from panoptic_dl.evaluation.official import (
-    cityscapes_instance_ap,
-    cityscapes_semantic_iou,
-    panoptic_quality,
-)
+from panoptic_dl.evaluation import official, streaming
+
+
+def _evaluators(kind):
+    return dict(
+        panoptic=[
+            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}"),
+            L(kind.cityscapes_semantic_iou)(dataset="${dataset.test.panoptic}"),
+            L(kind.cityscapes_instance_ap)(dataset="${dataset.test.panoptic}"),
+        ],
+        semantic=[L(kind.cityscapes_semantic_iou)(dataset="${dataset.test.semantic}")],
+    )
+
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
@@ -56,12 +64,6 @@ dataset = dict(
         panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="val"),
         semantic=L(cityscapes_semantic)(root="${dataset.root}", split="val"),
     ),
-    evaluators=dict(
-        panoptic=[
-            L(panoptic_quality)(dataset="${dataset.test.panoptic}"),
-            L(cityscapes_semantic_iou)(dataset="${dataset.test.panoptic}"),
-            L(cityscapes_instance_ap)(dataset="${dataset.test.panoptic}"),
-        ],
-        semantic=[L(cityscapes_semantic_iou)(dataset="${dataset.test.semantic}")],
-    ),
+    # By `evaluators=official` (the scripts of the datasets' authors) or `streaming` (ours).
+    evaluators=dict(official=_evaluators(official), streaming=_evaluators(streaming)),
 )

@@ -10,7 +10,25 @@ from detectron2.config import LazyCall as L
 
 from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
 from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.official import coco_instance_ap, panoptic_quality, semantic_iou
+from panoptic_dl.evaluation import official, streaming
+
+
+def _evaluators(kind):
+    return dict(
+        panoptic=[
+            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}"),
+            L(official.coco_instance_ap)(dataset="${dataset.test.panoptic}"),
+        ],
+        semantic=[
+            L(kind.semantic_iou)(
+                dataset="${dataset.test.semantic}",
+                read_truth=L(SemanticLabelReader)(
+                    num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
+                ),
+            )
+        ],
+    )
+
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
@@ -50,18 +68,6 @@ dataset = dict(
         panoptic=L(coco_panoptic)(root="${dataset.root}", split="val"),
         semantic=L(coco_semantic)(root="${dataset.root}", split="val"),
     ),
-    evaluators=dict(
-        panoptic=[
-            L(panoptic_quality)(dataset="${dataset.test.panoptic}"),
-            L(coco_instance_ap)(dataset="${dataset.test.panoptic}"),
-        ],
-        semantic=[
-            L(semantic_iou)(
-                dataset="${dataset.test.semantic}",
-                read_truth=L(SemanticLabelReader)(
-                    num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
-                ),
-            )
-        ],
-    ),
+    # By `evaluators=official` (the scripts of the datasets' authors) or `streaming` (ours).
+    evaluators=dict(official=_evaluators(official), streaming=_evaluators(streaming)),
 )

@@ -73,7 +73,7 @@ task = dict(
             ),
             num_workers="${train.num_workers}",
         ),
-        evaluators="${dataset.evaluators.panoptic}",
+        evaluators="${dataset.evaluators.${evaluators}.panoptic}",
         picture_count="${picture_count}",
         published="${published}",
         published_note="${published_note}",

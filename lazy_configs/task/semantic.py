@@ -27,7 +27,7 @@ _train_loader.mapper = L(SemanticTrainMapper)(
 )
 _evaluation.dataset = "${dataset.test.semantic}"
 _evaluation.loader.dataset = "${dataset.test.semantic}"
-_evaluation.evaluators = "${dataset.evaluators.semantic}"
+_evaluation.evaluators = "${dataset.evaluators.${evaluators}.semantic}"
 
 task = dict(
     model=L(DeepLabV3Plus)(

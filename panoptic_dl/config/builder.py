@@ -25,6 +25,7 @@ _allowed = [
     "panoptic_dl.engine.optimizer",
     "panoptic_dl.engine.train",
     "panoptic_dl.evaluation.official",
+    "panoptic_dl.evaluation.streaming",
     "panoptic_dl.models",
     "panoptic_dl.report",
     "detectron2.data.transforms",

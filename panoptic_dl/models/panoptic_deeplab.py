@@ -20,13 +20,12 @@ from panoptic_dl.models.batch import (
     stack_targets,
 )
 from panoptic_dl.models.normalization import convert_sync_batch_norm
-from panoptic_dl.models.resize import (
+from panoptic_dl.models.resize import most_likely_class_upsampled, resize, upsample
+from panoptic_dl.postprocess import (
+    get_panoptic_segmentations,
+    instances_from_panoptic,
     most_likely_class,
-    most_likely_class_upsampled,
-    resize,
-    upsample,
 )
-from panoptic_dl.postprocess import get_panoptic_segmentations, instances_from_panoptic
 
 VOID = -1
 TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panoptic_dl.postprocess import most_likely_class
+
 STRIP = 16  # rows at the network's stride that are upsampled at once: they stay in the cache
 
 
@@ -29,14 +31,6 @@ def upsample(maps: Tensor, stride: int) -> Tensor:
     return F.interpolate(
         maps.unsqueeze(0), scale_factor=stride, mode="bilinear", align_corners=False
     ).squeeze(0)
-
-
-def most_likely_class(logits: Tensor) -> Tensor:
-    """The first class with the largest logit: (K, H, W) -> (H, W) int64.
-
-    `argmax` of the same result takes three times as long on a CPU.
-    """
-    return logits.max(dim=0).indices
 
 
 def most_likely_class_upsampled(logits: Tensor, stride: int) -> Tensor:

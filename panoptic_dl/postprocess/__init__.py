@@ -1,6 +1,12 @@
 """Post-processing of Panoptic-DeepLab: equal to Detectron2's, many times faster."""
 
+from .classes import most_likely_class
 from .instances import instances_from_panoptic
 from .panoptic import get_panoptic_segmentation, get_panoptic_segmentations
 
-__all__ = ["get_panoptic_segmentation", "get_panoptic_segmentations", "instances_from_panoptic"]
+__all__ = [
+    "get_panoptic_segmentation",
+    "get_panoptic_segmentations",
+    "instances_from_panoptic",
+    "most_likely_class",
+]

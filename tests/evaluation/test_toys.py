@@ -18,7 +18,8 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 @pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
-def test_the_truth_of_a_toy_has_100_in_every_figure(dataset, task):
+@pytest.mark.parametrize("kind", ["official", "streaming"])
+def test_the_truth_of_a_toy_has_100_in_every_figure(dataset, task, kind):
     cfg = compose([f"dataset={dataset}", f"task={task}", *SMALL])
     panoptic, name = build(cfg.dataset.test.panoptic), build(cfg.dataset.test[task])
     assert name.startswith("toy_")
@@ -27,7 +28,7 @@ def test_the_truth_of_a_toy_has_100_in_every_figure(dataset, task):
     things = set(cfg.dataset.thing_ids)
     outputs = [predict(record, cfg.dataset.num_classes, things) for record in truth]
     figures = {}
-    for evaluator in build(cfg.dataset.evaluators[task]):
+    for evaluator in build(cfg.dataset.evaluators[kind][task]):
         figures |= headline(evaluate(evaluator, records, outputs))
     assert len(figures) == (11 if task == "panoptic" else 1)
     assert figures == dict.fromkeys(figures, 100.0)

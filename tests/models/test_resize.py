@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from panoptic_dl.models import resize as module
 from panoptic_dl.models.resize import (
-    most_likely_class,
     most_likely_class_upsampled,
     resize,
 )
@@ -28,11 +27,6 @@ def test_equals_detectron2s_resizing(output):
 def test_copies_nothing_where_nothing_is_scaled():
     maps = torch.randn(5, 32, 64)
     assert resize(maps, (30, 40), 30, 40).data_ptr() == maps.data_ptr()
-
-
-def test_of_equal_logits_the_first_class_counts():
-    logits = torch.randint(0, 3, (7, 40, 50)).float()
-    assert torch.equal(most_likely_class(logits), logits.argmax(dim=0))
 
 
 @settings(max_examples=60, deadline=None)
