@@ -50,7 +50,9 @@ def describe_device(device: str) -> str:
 
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    num_threads = torch.get_num_threads()
+    threads = f"{num_threads} thread" + ("s" if num_threads > 1 else "")
+    return f"{_processor()}, {threads}, torch {torch.__version__}"
 
 
 def _processor() -> str:

@@ -116,7 +116,7 @@ def whole_reference(
     image = torch.zeros(1, height, width, device=logits.device)
 
     def run() -> Any:
-        heads = Stub(maps.center[None].clone(), maps.offset[None], {}, {})
+        heads = Stub(maps.center[None], maps.offset[None], {}, {})
         stub.ins_embed_head = heads
         inputs = [{"image": image, "height": height, "width": width}]
         with warnings.catch_warnings():

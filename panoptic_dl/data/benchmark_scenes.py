@@ -49,7 +49,9 @@ class BenchmarkScenes:
         if file_format not in ("png", "jpg"):
             raise ValueError(f"file_format={file_format} is unknown; choose png or jpg")
         if num_scenes < 1:
-            raise ValueError(f"num_scenes={num_scenes} must be at least 1")
+            raise ValueError(f"benchmark.num_scenes={num_scenes} must be at least 1")
+        if num_things < 0:
+            raise ValueError(f"benchmark.num_things={num_things} must be at least 0")
         self.size = (int(size[0]), int(size[1]))
         self.num_things = num_things
         self.num_classes = num_classes

@@ -26,7 +26,8 @@ class SceneMaps(NamedTuple):
 
     def logits(self, num_classes: int, margin: float = 4.0) -> Tensor:
         """(K, H, W) class logits whose largest is that of `sem_seg`, by `margin`."""
-        return F.one_hot(self.sem_seg[0], num_classes).permute(2, 0, 1).mul(margin).contiguous()
+        logits = torch.zeros((num_classes, *self.sem_seg.shape[1:]), device=self.sem_seg.device)
+        return logits.scatter_(0, self.sem_seg, margin)
 
 
 def scene_maps(

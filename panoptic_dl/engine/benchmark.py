@@ -117,8 +117,7 @@ def benchmark(
         "GMACs": macs / 1e9,
         "GMACs_convention": "one multiplication with one addition; convolutions and matrix products"
         " of backbone and heads, for one image (torch.utils.flop_counter, halved)",
-        "peak_device_MiB": memory.peak_device(place) if place.type == "cuda" else None,
-        "peak_host_MiB": memory.peak_host(),
+        **run.peak_memory(),
         "effect": None if effect is None else effect.as_dict(),
     }
     folder = Path(run_dir)
@@ -153,7 +152,12 @@ class _Run:
         self.warmup = (10 if on_gpu else 1) if numbers.warmup is None else numbers.warmup
         self.iterations = numbers.iterations or (50 if on_gpu else 5)
         self.panoptic = hasattr(model, "segment")
-        if self.panoptic and numbers.postprocess == "reference":
+        if numbers.postprocess == "reference":
+            if not self.panoptic:
+                raise ValueError(
+                    "benchmark.postprocess=reference swaps the grouping of pixels, which "
+                    "task=semantic has none of: drop it"
+                )
             model.segment = detectron2_segmentations
         self.network = model.network
         self.images = model.preprocess(self.load(0)).tensor
@@ -188,15 +192,39 @@ class _Run:
         """Milliseconds of every iteration by stage, and in `total`."""
         times: dict[str, list[float]] = {}
         for iteration in range(self.warmup + self.iterations):
-            if iteration == self.warmup:
-                memory.start(self.device)
             laps = self.one_iteration(iteration)
             if iteration >= self.warmup:
                 for stage, milliseconds in laps.items():
                     times.setdefault(stage, []).append(milliseconds)
         return times
 
-    def one_iteration(self, iteration: int) -> dict[str, float]:
+    @torch.no_grad()
+    def peak_memory(self) -> dict[str, float | None]:
+        """Peaks in MiB of one more iteration, without what making the scene's maps takes."""
+        peaks = []
+
+        def peak() -> None:
+            on_device = memory.peak_device(self.device) if self.device.type == "cuda" else None
+            peaks.append((on_device, memory.peak_host()))
+
+        self.one_iteration(0, before_stages=lambda: memory.start(self.device), after_stages=peak)
+        on_device, on_host = zip(*peaks, strict=True)
+        return {
+            "peak_device_MiB": None if on_device[0] is None else max(on_device),
+            "peak_host_MiB": max(on_host),
+        }
+
+    def one_iteration(
+        self,
+        iteration: int,
+        before_stages: Callable[[], Any] = lambda: None,
+        after_stages: Callable[[], Any] = lambda: None,
+    ) -> dict[str, float]:
+        """Milliseconds of each stage, and in total.
+
+        The two functions are called around the stages up to the network, and around the rest.
+        """
+        before_stages()
         watch = Stopwatch(torch.device("cpu"))
         samples = self.load(iteration)
         watch.lap(STAGES[0])
@@ -210,14 +238,17 @@ class _Run:
             maps = self.network(images.tensor)
         watch.lap(STAGES[2])
         laps |= watch.milliseconds()
+        after_stages()
 
         if not self.numbers.network_only:
             if self.panoptic:
                 maps = self.trained_maps(iteration, maps)
+            before_stages()
             watch = Stopwatch(self.device)
             self.model.postprocess(maps, images.image_sizes, samples)
             watch.lap(STAGES[3])
             laps |= watch.milliseconds()
+            after_stages()
         return laps | {"total": sum(laps.values())}
 
     def trained_maps(self, iteration: int, maps: Maps) -> Maps:
@@ -226,12 +257,15 @@ class _Run:
         scenes = [self.scenes.maps(first + i) for i in range(self.numbers.batch_size)]
         num_classes = maps[0].shape[1]
         height, width = maps[1].shape[2:]
+        stride = width // maps[0].shape[3]  # 1, or that of the head where no logits are needed
 
         def stack(parts: list[Tensor], like: Tensor) -> Tensor:
             padded = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in parts]
             return torch.stack(padded).to(like)
 
         logits = stack([scene.logits(num_classes) for scene in scenes], maps[0])
+        logits = logits[:, :, ::stride, ::stride].contiguous()
+        assert logits.shape == maps[0].shape
         centers = stack([scene.center for scene in scenes], maps[1])
         offsets = stack([scene.offset for scene in scenes], maps[2])
         return logits, centers, offsets

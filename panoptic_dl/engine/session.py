@@ -85,7 +85,9 @@ def user_errors(run_dir: str) -> Iterator[None]:
     except Interrupted:  # which has said how to go on
         raise SystemExit(130) from None
     except KeyboardInterrupt:
-        print("\ninterrupted; resume=true goes on from the last checkpoint", file=sys.stderr)
+        there = Path(run_dir, "last_checkpoint").is_file()
+        how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
+        print(f"\ninterrupted{how}", file=sys.stderr)
         raise SystemExit(130) from None
     except ProcessExitedException as error:  # one of our processes ended, and said why
         raise SystemExit(error.exit_code) from None

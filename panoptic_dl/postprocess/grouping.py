@@ -45,6 +45,10 @@ def nearest_centers(
     table, sure = _nearest_of_cells(centers, size)
     nearest = table.index_select(0, cell)
     unsure = sure.index_select(0, cell).logical_and_(inside).logical_not_()
+    # All centres are equally far, at infinity or NaN: the first counts.
+    finite = points.isfinite().all(dim=0)
+    nearest.mul_(finite)
+    unsure.logical_and_(finite)
     (num_unsure,) = yield unsure.sum().view(1)
     if num_unsure:
         rest = indices(unsure, num_unsure)
@@ -113,9 +117,12 @@ def _settle_ties(points: Tensor, centers: Tensor, nearest: Tensor, tie: Tensor) 
 
 def _nearest_by_reference(points: Tensor, centers: Tensor) -> Tensor:
     """As `group_pixels` of Detectron2 does it, operation by operation: (N,) int64."""
+    num = points.shape[1]
+    if num == 1:  # a single column would be laid out, summed and so rounded in another way
+        points = points.expand(2, 2).contiguous()
     location = points.T.unsqueeze(0)  # (1, N, 2)
     distance = torch.norm(centers.unsqueeze(1) - location, dim=-1)  # (K, N)
-    return distance.argmin(dim=0)
+    return distance.argmin(dim=0)[:num]
 
 
 def _shares(length: int, entries: int, device: torch.device) -> Iterator[slice]:

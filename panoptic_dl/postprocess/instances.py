@@ -100,8 +100,11 @@ def _mean_place(places: Tensor, owner: Tensor, areas: Tensor, masks: Tensor) -> 
     instances are computed as Detectron2 does.
     """
     sums = places.new_zeros((len(areas), 2)).index_add_(0, owner, places)
-    means = sums.double() / areas.unsqueeze(1)
-    whole = means.float().long()
+    areas = areas.unsqueeze(1)
+    means = sums.double() / areas
+    # PyTorch divides on the CPU; on a GPU it multiplies with the reciprocal.
+    single = sums.float() * (1 / areas.float()) if sums.is_cuda else sums.float() / areas.float()
+    whole = single.long()
     close = (means - means.round()).abs() <= 4e-6 * means
     for instance in (close & (sums > EXACT)).any(dim=1).nonzero().flatten().tolist():
         inside = masks[instance].nonzero().float()

@@ -30,8 +30,8 @@ def get_panoptic_segmentation(
     """Group thing pixels around centres, give each group its most frequent class, add stuff.
 
     Equals Detectron2's function of this name in every pixel and centre, ties included, and leaves
-    its inputs as they are. On a GPU it waits for the device twice, and once more if there are
-    `top_k` centres.
+    its inputs as they are. On a GPU it waits for the device twice, once more if there are `top_k`
+    centres, and again if category ids span more than 4096.
 
     Args:
         sem_seg: (1, H, W) integer category ids.
@@ -131,7 +131,7 @@ def _segment(
     )
     if not is_binary:
         raise ValueError("foreground_mask must hold 0 and 1 only")
-    _check_ids_fit(lowest, highest, label_divisor, sem_seg.dtype)
+    _check_ids_fit(lowest * label_divisor, highest * label_divisor + num_peaks, sem_seg.dtype)
 
     places = indices(peaks, num_peaks)
     if top_k is not None and num_peaks >= top_k:
@@ -209,10 +209,11 @@ def _check_maps(
         )
 
 
-def _check_ids_fit(lowest: int, highest: int, label_divisor: int, dtype: torch.dtype) -> None:
+def _check_ids_fit(lowest: int, highest: int, dtype: torch.dtype) -> None:
+    """Raise ValueError unless panoptic ids in this range can be written down."""
     limits = torch.iinfo(dtype)
-    if lowest * label_divisor < limits.min or (highest + 1) * label_divisor > limits.max:
+    if lowest < limits.min or highest > limits.max:
         raise ValueError(
-            f"panoptic ids of categories {lowest} to {highest} times {label_divisor} do not fit "
-            f"into {dtype}: pass sem_seg as int64"
+            f"panoptic ids from {lowest} to {highest} do not fit into {dtype}: pass sem_seg as "
+            "int64"
         )

@@ -22,8 +22,8 @@ def member(values: Tensor, members: frozenset[int]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """A tensor that is copied to a GPU once, without waiting for it."""
-    return torch.tensor(values).to(device, non_blocking=True)
+    """A tensor that is copied to a GPU, and waited for, once."""
+    return torch.tensor(values, device=device)
 
 
 def count_from_zero(labels: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+USUAL_THINGS = 50  # in a scene, as in conf/benchmark/default.yaml
+
 # In the order of the stages.
 COLORS = {
     "load and decode": "#9aa5b1",
@@ -41,11 +43,10 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     headers = ["stage", "p50 ms", "p90 ms", "mean ms", "images/s"]
     height, width = result["image_size"]
     lines = [
-        f"{result['name']}: {height} x {width} pixels, batch of {result['settings']['batch_size']},"
-        f" {_options(result['settings'])}",
+        f"{result['name']}: {height} x {width} pixels, {_options(result)}",
         f"{result['machine']}",
         tabulate(rows, headers, "github", floatfmt=("", ".2f", ".2f", ".2f", ".2f")),
-        f"{result['parameters'] / 1e6:.1f} M parameters, {result['GMACs']:.1f} GMACs "
+        f"{result['parameters'] / 1e6:.1f} M parameters, {result['GMACs']:.3g} GMACs "
         f"({result['GMACs_convention']})",
         f"peak memory: {_memory(result)}",
     ]
@@ -67,11 +68,11 @@ def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 result["name"],
-                _options(result["settings"]),
+                _options(result, with_size=not _same_size(results)),
                 *p50,
                 f"{result['stages']['total']['images_per_s']:.2f}",
                 f"{result['parameters'] / 1e6:.1f}",
-                f"{result['GMACs']:.0f}",
+                f"{result['GMACs']:.3g}",
                 _memory(result),
                 _effect(result["effect"]) if result["effect"] else "",
             ]
@@ -99,14 +100,14 @@ def combine_benchmarks(folder: Path) -> str | None:
 
 
 def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """A bar for each result, its median stages stacked: a PNG."""
+    """A bar for each result, its median stages stacked, with the median total beside: a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 1.7 + 0.62 * len(results)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    labels = [_label(result) for result in results]
+    labels = [_label(result, with_size=not _same_size(results)) for result in results]
     for row, result in enumerate(results):
         left = 0.0
         for stage, color in COLORS.items():
@@ -115,8 +116,9 @@ def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
             width = result["stages"][stage]["p50"]
             axes.barh(row, width, left=left, color=color, height=0.62, label=stage)
             left += width
+        total = result["stages"]["total"]["p50"]
         axes.annotate(
-            f"{left / 1000:.3g} s" if left >= 1000 else f"{left:.3g} ms",
+            f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms",
             (left, row),
             xytext=(5, 0),
             textcoords="offset points",
@@ -136,8 +138,10 @@ def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    size = " x ".join(str(side) for side in results[0]["image_size"])
-    axes.set_xlabel(f"median milliseconds for a batch, {size} pixels ({results[0]['machine']})")
+    what = "for a batch"
+    if _same_size(results):
+        what += f", {_size(results[0])} pixels"
+    axes.set_xlabel(f"median milliseconds {what} ({results[0]['machine']})")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e3e6ea")
@@ -146,13 +150,14 @@ def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     figure.savefig(file)
 
 
-def _label(result: Mapping[str, Any]) -> str:
-    options = _options(result["settings"])
+def _label(result: Mapping[str, Any], with_size: bool) -> str:
+    options = _options(result, with_size)
     return result["name"] if options == "fp32" else f"{result['name']}\n{options}"
 
 
-def _options(settings: Mapping[str, Any]) -> str:
-    """What was changed, in words."""
+def _options(result: Mapping[str, Any], with_size: bool = False) -> str:
+    """What was run, as far as it is not the default, in words."""
+    settings = result["settings"]
     words = [settings["precision"]]
     words += [
         name.replace("_", " ")
@@ -161,7 +166,24 @@ def _options(settings: Mapping[str, Any]) -> str:
     ]
     if settings["postprocess"] != "fast":
         words.append(f"post-processing by {settings['postprocess']}")
+    if with_size:
+        words.append(f"{_size(result)} pixels")
+    if settings["batch_size"] != 1:
+        words.append(f"batch of {settings['batch_size']}")
+    if settings["num_things"] != USUAL_THINGS:
+        words.append(f"{settings['num_things']} things")
+    if result["weights"]:
+        words.append(Path(result["weights"]).name)
     return ", ".join(words)
+
+
+def _size(result: Mapping[str, Any]) -> str:
+    height, width = result["image_size"]
+    return f"{height} x {width}"
+
+
+def _same_size(results: Sequence[Mapping[str, Any]]) -> bool:
+    return len({_size(result) for result in results}) == 1
 
 
 def _memory(result: Mapping[str, Any]) -> str:

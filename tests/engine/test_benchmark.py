@@ -44,7 +44,7 @@ def test_stages_counts_and_files(tmp_path):
     text = (tmp_path / "log.txt").read_text()
     assert "| post-processing |" in text
     assert "GMACs" in text
-    assert "threads, torch" in text
+    assert ", torch 2" in text
 
 
 def test_parameters_and_operations_are_those_of_the_network(tmp_path):
@@ -84,6 +84,31 @@ def test_network_only_is_the_published_flag(tmp_path):
     assert list(result["stages"]) == [*STAGES[:3], "total"]
 
 
+@pytest.mark.parametrize("left_out", [[], ["semantic"], ["instances"], ["semantic", "instances"]])
+def test_post_processing_is_timed_on_maps_like_the_networks(tmp_path, monkeypatch, left_out):
+    from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
+
+    seen = {"network": [], "postprocess": []}
+    network, postprocess = PanopticDeepLab.network, PanopticDeepLab.postprocess
+
+    def spy_network(self, images):
+        maps = network(self, images)
+        seen["network"].append([m.shape for m in maps])
+        return maps
+
+    def spy_postprocess(self, maps, *rest):
+        seen["postprocess"].append([m.shape for m in maps])
+        outputs = postprocess(self, maps, *rest)
+        assert len(outputs[0]["panoptic_seg"][0].unique()) > 5, "a scene with instances"
+        return outputs
+
+    monkeypatch.setattr(PanopticDeepLab, "network", spy_network)
+    monkeypatch.setattr(PanopticDeepLab, "postprocess", spy_postprocess)
+    run(tmp_path, *(f"task.model.predict_{name}=false" for name in left_out))
+    assert seen["postprocess"]
+    assert {str(s) for s in seen["postprocess"]} == {str(seen["network"][0])}
+
+
 def test_detectron2s_post_processing_in_its_place(tmp_path, monkeypatch):
     from panoptic_dl.postprocess import reference
 
@@ -95,7 +120,7 @@ def test_detectron2s_post_processing_in_its_place(tmp_path, monkeypatch):
         lambda *a, **k: calls.append(1) or original(*a, **k),
     )
     run(tmp_path, "benchmark.postprocess=reference")
-    assert len(calls) == 3  # one to warm up, two timed
+    assert len(calls) == 4  # one to warm up, two timed, one for the peak of memory
 
 
 def test_the_semantic_task(tmp_path):
@@ -146,6 +171,7 @@ def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
         ("benchmark.precision=fp8", "benchmark.precision=fp8 is unknown"),
         ("benchmark.precision=tf32", "tf32 needs a GPU"),
         ("benchmark.postprocess=slow", "choose fast or reference"),
+        ("task=semantic benchmark.postprocess=reference", "task=semantic has none"),
         ("benchmark.iterations=0", "benchmark.iterations=0"),
         ("benchmark.batch_size=0", "benchmark.batch_size=0"),
         ("benchmark.image_size=[16,64]", "benchmark.image_size="),
@@ -154,7 +180,7 @@ def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
 )
 def test_bad_options_are_one_message(tmp_path, capsys, override, message):
     with pytest.raises(SystemExit):
-        run(tmp_path, override)
+        run(tmp_path, *override.split())
     assert message in capsys.readouterr().err
 
 

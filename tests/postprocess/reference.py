@@ -25,7 +25,7 @@ ARGUMENTS = {
 
 
 def reference(sem_seg: Tensor, heatmap: Tensor, offsets: Tensor, **arguments):
-    """Detectron2's function on copies, for it writes into its heatmap."""
+    """Detectron2's function on copies, whatever it writes into."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
         return detectron2s(sem_seg.clone(), heatmap.clone(), offsets.clone(), **arguments)

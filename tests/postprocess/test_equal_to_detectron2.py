@@ -196,6 +196,29 @@ def test_rounding_that_single_precision_alone_decides():
     assert (distance.argmin(0) + 3001 != panoptic[0]).sum() > 10, "the case has lost its teeth"
 
 
+def test_a_single_point_that_is_almost_a_tie():
+    """Laid out alone it would be summed in another way, and rounded to another centre."""
+    centers = torch.tensor([[3, 4], [10, 25]])
+    heatmap = torch.zeros(1, 30, 30)
+    heatmap[0, centers[:, 0], centers[:, 1]] = 1
+    sem_seg = torch.zeros(1, 30, 30, dtype=torch.int64)
+    sem_seg[0, [0, 3, 10], [0, 4, 25]] = 3
+    generator = torch.Generator().manual_seed(0)
+    along = torch.tensor([21.0, -7.0])  # at right angles to the line between the two
+    along /= along.norm()
+    winners = set()
+    for distance in torch.rand(200, generator=generator) * 200 - 100:
+        offsets = torch.zeros(2, 30, 30)
+        offsets[:, 0, 0] = centers.float().mean(dim=0) + distance * along
+        panoptic, _ = assert_equal_to_reference(
+            sem_seg, heatmap, offsets, nms_kernel=1, stuff_area=0
+        )
+        winners.add(int(panoptic[0, 0, 0]))
+    assert winners == {3001, 3002}
+    offsets[:, 0, 0] = torch.tensor([-110.7615966796875, 53.58720016479492])
+    assert_equal_to_reference(sem_seg, heatmap, offsets, nms_kernel=1, stuff_area=0)
+
+
 def test_void_classes_and_negative_ones():
     sem_seg, heatmap, offsets = random_maps(30, 34, seed=4)
     sem_seg[0, :10] = 255
@@ -259,7 +282,7 @@ def test_double_precision():
     assert_equal_to_reference(sem_seg, heatmap.double(), offsets)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
 def test_integer_types_are_kept(dtype):
     sem_seg, heatmap, offsets = random_maps(20, 24, seed=8)
     panoptic, _ = assert_equal_to_reference(sem_seg.to(dtype), heatmap, offsets)

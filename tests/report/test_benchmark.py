@@ -28,6 +28,7 @@ def result(name="row", **changes):
             "fold_batch_norm": False,
             "network_only": False,
             "postprocess": "fast",
+            "num_things": 50,
         },
         "stages": {stage: summarize([1.0, 2.0, 9.0], 1) for stage in stages},
         "parameters": 12_345_678,
@@ -69,6 +70,20 @@ def test_tables_leave_out_stages_that_nothing_has():
     both = combined_table([result(stages=stages), result("other")])
     assert "post-processing ms" in both
     assert "output against" not in both
+
+
+def test_rows_of_a_sweep_say_what_differs():
+    rows = []
+    for size, batch, things in (([64, 96], 1, 50), ([64, 96], 2, 50), ([128, 96], 1, 5)):
+        settings = result()["settings"] | {"batch_size": batch, "num_things": things}
+        rows.append(result(image_size=size, settings=settings))
+    lines = combined_table(rows).splitlines()[2:]
+    options = [line.split("|")[2].strip() for line in lines]
+    assert options == [
+        "fp32, 64 x 96 pixels",
+        "fp32, 64 x 96 pixels, batch of 2",
+        "fp32, 128 x 96 pixels, 5 things",
+    ]
 
 
 def test_results_of_a_sweep_are_combined_in_the_order_of_its_jobs(tmp_path):
