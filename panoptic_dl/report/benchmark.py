@@ -46,7 +46,7 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
         f"{result['name']}: {height} x {width} pixels, {_options(result)}",
         f"{result['machine']}",
         tabulate(rows, headers, "github", floatfmt=("", ".2f", ".2f", ".2f", ".2f")),
-        f"{result['parameters'] / 1e6:.1f} M parameters, {result['GMACs']:.3g} GMACs "
+        f"{result['parameters'] / 1e6:.1f} M parameters, {_operations(result)} GMACs "
         f"({result['GMACs_convention']})",
         f"peak memory: {_memory(result)}",
     ]
@@ -72,7 +72,7 @@ def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
                 *p50,
                 f"{result['stages']['total']['images_per_s']:.2f}",
                 f"{result['parameters'] / 1e6:.1f}",
-                f"{result['GMACs']:.3g}",
+                _operations(result),
                 _memory(result),
                 _effect(result["effect"]) if result["effect"] else "",
             ]
@@ -184,6 +184,10 @@ def _size(result: Mapping[str, Any]) -> str:
 
 def _same_size(results: Sequence[Mapping[str, Any]]) -> bool:
     return len({_size(result) for result in results}) == 1
+
+
+def _operations(result: Mapping[str, Any]) -> str:
+    return f"{result['GMACs']:.2f}" if result["GMACs"] < 100 else f"{result['GMACs']:.0f}"
 
 
 def _memory(result: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import math
 import os
 
@@ -16,18 +15,14 @@ from panopticapi.evaluation import PQStat, pq_compute_single_core
 
 from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic
 from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.evaluation import exact_sums
-from panoptic_dl.evaluation.figures import EvaluationError, headline
+from panoptic_dl.evaluation.figures import headline
 from panoptic_dl.evaluation.official import panoptic_quality
-from panoptic_dl.evaluation.segment_matching import match_listed_segments, match_segments
+from panoptic_dl.evaluation.segment_matching import match_segments
 from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
 from tests.data.small import write_cityscapes, write_coco
+from tests.evaluation.panoptic_scenes import CATEGORIES, NUM_CLASSES, outputs_of, register
 from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene, write_panoptic
 from tests.evaluation.truth import evaluate, predict
-
-NUM_CLASSES = 6
-CATEGORIES = {index: {"id": index, "isthing": int(index % 2)} for index in range(NUM_CLASSES)}
-numbers = itertools.count()
 
 
 def official(scenes: list[PanopticScene], folder) -> PQStat:
@@ -46,35 +41,6 @@ def official(scenes: list[PanopticScene], folder) -> PQStat:
         return pq_compute_single_core(
             0, pairs, str(folder / "truth"), str(folder / "prediction"), CATEGORIES
         )
-
-
-def register(scenes: list[PanopticScene], folder) -> str:
-    """A dataset with the truth of the scenes; odd categories are things."""
-    name = f"streaming_{next(numbers)}"
-    records = []
-    for index, scene in enumerate(scenes):
-        write_panoptic(scene, folder, str(index))
-        records.append(
-            {
-                "image_id": index,
-                "file_name": f"{index}.jpg",
-                "pan_seg_file_name": str(folder / "truth" / f"{index}.png"),
-                "segments_info": scene.segments,
-            }
-        )
-    DatasetCatalog.register(name, lambda: records)
-    kinds = {kind: {i: i for i in CATEGORIES if i % 2 == kind} for kind in (0, 1)}
-    MetadataCatalog.get(name).set(
-        stuff_classes=[f"class{index}" for index in range(NUM_CLASSES)],
-        thing_dataset_id_to_contiguous_id=kinds[1],
-        stuff_dataset_id_to_contiguous_id=kinds[0],
-        label_divisor=DIVISOR,
-    )
-    return name
-
-
-def outputs_of(scenes):
-    return [{"panoptic_seg": (torch.from_numpy(scene.panoptic), None)} for scene in scenes]
 
 
 def compare(scene: PanopticScene, statistics: PQStat) -> None:
@@ -273,89 +239,3 @@ def test_areas_are_counted_and_wrong_ones_reported(tmp_path, caplog):
     assert after["panoptic_seg"].pop("num_wrong_areas") == number
     assert after["panoptic_seg"] == pytest.approx(before["panoptic_seg"], nan_ok=True, abs=0)
     assert f"{number} true segments have another area" in caplog.text
-
-
-@pytest.fixture
-def two(tmp_path):
-    scenes = [panoptic_scene(seed) for seed in (1, 2)]
-    name = register(scenes, tmp_path)
-    return DatasetCatalog.get(name), outputs_of(scenes), StreamingPanopticEvaluator(name)
-
-
-def test_an_image_that_nobody_evaluated_is_named(two):
-    records, outputs, evaluator = two
-    with pytest.raises(EvaluationError, match=r"no prediction for image 0 .*1 predictions for 2"):
-        evaluate(evaluator, records[1:], outputs[1:])
-
-
-def test_an_image_without_truth_is_named(two):
-    records, outputs, evaluator = two
-    with pytest.raises(EvaluationError, match="no truth for image 17"):
-        evaluator.process([records[0] | {"image_id": 17}], outputs[:1])
-
-
-def test_an_image_that_comes_twice_is_named(two):
-    records, outputs, evaluator = two
-    evaluator.process(records, outputs)
-    with pytest.raises(EvaluationError, match=r"image 1 of .* twice"):
-        evaluator.process(records[1:], outputs[1:])
-    evaluator.reset()
-    evaluator.process(records[1:], outputs[1:])
-
-
-def test_a_label_that_cannot_be_read_is_named(two):
-    records, outputs, evaluator = two
-    file = records[1]["pan_seg_file_name"]
-    with open(file, "rb+") as opened:
-        opened.truncate(60)
-    with pytest.raises(EvaluationError, match=f"cannot read {file}"):
-        evaluator.process(records, outputs)
-
-
-@pytest.mark.parametrize("label", [-2, NUM_CLASSES * DIVISOR])
-def test_a_prediction_outside_the_classes_is_an_error(two, label):
-    records, outputs, evaluator = two
-    outputs[0]["panoptic_seg"][0][0, 0] = label
-    with pytest.raises(EvaluationError, match=f"image 0: predicted panoptic id {label} is neither"):
-        evaluator.process(records, outputs)
-
-
-def test_another_size_is_an_error(two):
-    records, outputs, evaluator = two
-    outputs[0]["panoptic_seg"] = (outputs[0]["panoptic_seg"][0].T, None)
-    with pytest.raises(EvaluationError, match=r"image 0: the prediction is \(18, 14\)"):
-        evaluator.process(records, outputs)
-
-
-def test_an_impossible_figure_is_refused(two):
-    records, outputs, evaluator = two
-    evaluator.process(records, outputs)
-    evaluator._counts[:, 0] += 50  # nothing but a broken program can do this
-    with pytest.raises(EvaluationError, match="is no percentage"):
-        evaluator.evaluate()
-
-
-@pytest.mark.parametrize("categories", [{}, {4: 0, 5: 0}])
-def test_list_and_map_of_segments_must_agree(categories):
-    predicted = np.full((2, 2), 4)
-    with pytest.raises(EvaluationError, match=r"predicted segment [45] is in the"):
-        match_listed_segments(predicted, [], predicted, categories)
-
-
-def test_a_segment_with_the_id_of_void_is_an_error():
-    image = np.zeros((2, 2), dtype=np.int64)
-    segments = [{"id": 0, "category_id": 0, "iscrowd": 0}]
-    with pytest.raises(EvaluationError, match="0 is void"):
-        match_segments(image, segments, image, num_classes=1, label_divisor=DIVISOR)
-
-
-floats = st.lists(st.floats(0, 2.0**29), min_size=1)
-
-
-@given(floats, st.randoms())
-def test_exact_sums_do_not_depend_on_the_order(values, random):
-    first = exact_sums.join(exact_sums.split(np.array(values)).sum(axis=0, keepdims=True))
-    assert first == pytest.approx([math.fsum(values)], rel=1e-15, abs=len(values) * 2.0**-60)
-    random.shuffle(values)
-    again = exact_sums.join(exact_sums.split(np.array(values)).sum(axis=0, keepdims=True))
-    assert (first == again).all()

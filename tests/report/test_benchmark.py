@@ -58,7 +58,7 @@ def test_a_result_names_its_circumstances():
     }
     settings = result()["settings"] | {"precision": "bf16", "compile": True}
     text = benchmark_text(result(effect=effect, settings=settings, peak_device_MiB=77.0))
-    for part in ("a machine", "bf16, compile", "12.3 M", "7.5 GMACs", "device 77 MiB", "1.23 %"):
+    for part in ("a machine", "bf16, compile", "12.3 M", "7.50 GMACs", "device 77 MiB", "1.23 %"):
         assert part in text
     assert "random weights" in text
     assert "random weights" not in benchmark_text(result(effect=effect, weights="w.pth"))
