@@ -53,6 +53,7 @@ class BenchmarkScenes:
         if num_things < 0:
             raise ValueError(f"benchmark.num_things={num_things} must be at least 0")
         self.size = (int(size[0]), int(size[1]))
+        self.num_scenes = num_scenes
         self.num_things = num_things
         self.num_classes = num_classes
         self.thing_ids = tuple(thing_ids)
@@ -64,7 +65,7 @@ class BenchmarkScenes:
         self._records = [self._write(i, file_format) for i in range(num_scenes)]
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self.num_scenes
 
     def record(self, index: int) -> dict[str, Any]:
         """File name, size and id of an image in Detectron2's dataset format."""
@@ -78,20 +79,12 @@ class BenchmarkScenes:
             self.thing_ids,
             tuple(self.stuff_ids),
             self.sigma,
-            self.seed + index % len(self._records),
+            self.seed + index % self.num_scenes,
         )
 
     def _write(self, index: int, file_format: str) -> dict[str, Any]:
         file = Path(self._folder.name, f"scene_{index:03d}.{file_format}")
-        maps = _scene(
-            self.size,
-            self.num_things,
-            self.thing_ids,
-            tuple(self.stuff_ids),
-            self.sigma,
-            self.seed + index,
-        )
-        Image.fromarray(_paint(maps, self.num_classes, self.seed + index)).save(file)
+        Image.fromarray(_paint(self.maps(index), self.num_classes, self.seed + index)).save(file)
         height, width = self.size
         return {"file_name": str(file), "height": height, "width": width, "image_id": index}
 
