@@ -1,4 +1,4 @@
-"""The class with the highest score in each pixel, of scores that fit the dataset.
+"""The class of each pixel, from scores or classes that fit the dataset.
 
 Shapes: K classes, H W pixels.
 """
@@ -11,18 +11,23 @@ from panoptic_dl.postprocess import most_likely_class
 
 
 def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
-    """Classes of the highest scores, (H, W) int64, the first of equal ones.
+    """Classes of the highest scores, (H, W) int64, the first of equal ones; K where there is none.
 
     Args:
-        scores: (K, H, W), on any device.
+        scores: (K, H, W), on any device; or classes themselves, (H, W) integers, of which all that
+            are outside 0..K-1 mean that the pixel has none.
         num_classes: K as it must be.
 
     Raises:
         EvaluationError: there are not as many scores as classes.
     """
+    if scores.ndim == 2 and not scores.is_floating_point():
+        classes = scores.cpu().numpy().astype(np.int64)
+        classes[(classes < 0) | (classes >= num_classes)] = num_classes
+        return classes
     if scores.ndim != 3 or len(scores) != num_classes:
         raise EvaluationError(
             f"sem_seg is {tuple(scores.shape)}, not ({num_classes}, height, width): one score for "
-            "each class of the dataset"
+            "each class of the dataset, nor classes of (height, width)"
         )
     return most_likely_class(scores).cpu().numpy()

@@ -36,17 +36,24 @@ class SegmentMatches:
     Attributes:
         categories: (M,) int64, of the matched segments, the true positives.
         ious: (M,) float64 in (0.5, 1], of the matched segments.
+        pairs: (M, 2) int64, true and predicted id of the matched segments.
         false_positives: int64, category of each predicted segment that is an error.
+        false_positive_ids: int64, their ids.
         false_negatives: int64, category of each true segment that was missed.
         wrong_areas: ids of the truth whose area in the JSON file is not what the map holds; an id
             of the map that is not listed has the listed area 0.
+        confusions: (K, K + 1) int64, pixels of each true class where each class is predicted, the
+            last column none; without void, pixels of unlisted ids, and crowds.
     """
 
     categories: np.ndarray
     ious: np.ndarray
+    pairs: np.ndarray
     false_positives: np.ndarray
+    false_positive_ids: np.ndarray
     false_negatives: np.ndarray
     wrong_areas: list[int]
+    confusions: np.ndarray
 
 
 def match_segments(
@@ -80,7 +87,9 @@ def match_segments(
     labels = labels + 1  # 0 where void
     found = np.flatnonzero(np.bincount(labels))
     found = found[found > 0]
-    return _match(truth, segments_info, labels, found, (found - 1) // label_divisor)
+    return _match(
+        truth, segments_info, labels, found, found - 1, (found - 1) // label_divisor, num_classes
+    )
 
 
 def match_listed_segments(
@@ -88,6 +97,8 @@ def match_listed_segments(
     segments_info: Sequence[Mapping[str, Any]],
     predicted: np.ndarray,
     categories: Mapping[int, int],
+    *,
+    num_classes: int,
 ) -> SegmentMatches:
     """Compare a map of arbitrary ids with the truth.
 
@@ -95,6 +106,7 @@ def match_listed_segments(
         truth, segments_info: as in `match_segments`.
         predicted: (H, W) ids, 0 where void.
         categories: category of each predicted id.
+        num_classes: categories are 0..K-1.
 
     Raises:
         EvaluationError: sizes differ, an id is in the map or the list alone or is none of a PNG.
@@ -111,7 +123,7 @@ def match_listed_segments(
         places = "list but not in the map" if odd[0] in categories else "map but not in the list"
         raise EvaluationError(f"predicted segment {odd[0]} is in the {places}")
     of_found = np.array([categories[label] for label in found.tolist()], dtype=np.int64)
-    return _match(truth, segments_info, labels, found, of_found)
+    return _match(truth, segments_info, labels, found, found, of_found, num_classes)
 
 
 def _match(
@@ -119,9 +131,13 @@ def _match(
     segments_info: Sequence[Mapping[str, Any]],
     labels: np.ndarray,
     found: np.ndarray,
+    predicted_ids: np.ndarray,
     predicted_categories: np.ndarray,
+    num_classes: int,
 ) -> SegmentMatches:
-    """Compare; `found` are the P ids of `labels` (H*W,) except 0, of the given categories (P,)."""
+    """Compare; `found` are the P values of `labels` (H*W,) except 0, of the given categories (P,),
+    which callers know as `predicted_ids` (P,).
+    """
     segments = {int(segment["id"]): segment for segment in segments_info}  # the last of an id
     ids = np.fromiter(segments, dtype=np.int64, count=len(segments))
     if len(ids) and not 0 < ids.min() <= ids.max() < NUM_IDS:
@@ -158,11 +174,17 @@ def _match(
         rows, columns, intersections, categories, crowd, predicted_categories
     )
     wrong[wrong] = excused[wrong] / areas[wrong] <= 0.5
+    errors = np.flatnonzero(wrong) - 1
     return SegmentMatches(
         categories=categories[row],
         ious=ious,
-        false_positives=predicted_categories[np.flatnonzero(wrong) - 1],
+        pairs=np.stack((ids[row], predicted_ids[column - 1]), axis=1),
+        false_positives=predicted_categories[errors],
+        false_positive_ids=predicted_ids[errors],
         false_negatives=categories[missed],
+        confusions=_confusions(
+            rows, columns, intersections, categories, crowd, predicted_categories, num_classes
+        ),
         wrong_areas=_wrong_areas(segments, true_areas, true_ids),
     )
 
@@ -191,6 +213,22 @@ def _intersections(
     else:  # so many segments that the table of all pairs would outgrow the image
         values, counts = np.unique(pairs, return_counts=True)
     return values // width, values % width, counts
+
+
+def _confusions(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    intersections: np.ndarray,
+    categories: np.ndarray,
+    crowd: np.ndarray,
+    predicted_categories: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    true = np.concatenate(([-1, -1], np.where(crowd, -1, categories)))[rows]
+    predicted = np.concatenate(([num_classes], predicted_categories))[columns]
+    counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    np.add.at(counts, (true[true >= 0], predicted[true >= 0]), intersections[true >= 0])
+    return counts
 
 
 def _on_crowd(

@@ -10,13 +10,14 @@ small ones count as much as large ones; false positives, which belong to no inst
 Shapes: K = 19 classes, H W pixels, L = 34 label ids, G categories.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as script
 from cityscapesscripts.helpers.labels import category2labels
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from panoptic_dl.evaluation import exact_sums
@@ -35,6 +36,7 @@ from panoptic_dl.evaluation.figures import EvaluationError, checked
 from panoptic_dl.evaluation.label_files import read_label_ids
 from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.processes import sum_over_processes
+from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
 
 MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
 CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
@@ -51,11 +53,32 @@ INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
 FOUND, MISSED = range(2)
 
 
-class StreamingCityscapesSemanticEvaluator(DatasetEvaluator):
+@dataclass(frozen=True)
+class Prediction:
+    """Train ids of one image, (H, W) int64, K where there is none; the file of its truth."""
+
+    truth: Path
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Pixels of one image: (L, K + 1) by label and class; weighted ones of instances."""
+
+    confusions: np.ndarray
+    instances: np.ndarray
+
+
+class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compared]):
     """`sem_seg.IoU` (the mIoU of papers), iIoU, and both over categories (`_sup`), in percent.
 
-    Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file. Labels are
-    read from `gt_dir` of the metadata; all of its images must be evaluated.
+    Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file, or (H, W)
+    train ids. Labels are read from `gt_dir` of the metadata; all of its images must be evaluated.
+
+    Attributes:
+        names: K names of classes.
+        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+            class where each class is predicted, the last column none.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -67,12 +90,15 @@ class StreamingCityscapesSemanticEvaluator(DatasetEvaluator):
         folder = MetadataCatalog.get(dataset).gt_dir
         self._files = find_labels(folder, "_gtFine_labelIds.png")
         self._coverage = Coverage(self._files, folder)
+        self.names = [label.name for label in EVALUATED]
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self._coverage.reset()
-        self._counts = np.zeros((NUM_LABELS, len(EVALUATED)), dtype=np.int64)
+        # The last column: pixels that have no class.
+        self._counts = np.zeros((NUM_LABELS, len(EVALUATED) + 1), dtype=np.int64)
+        self.confusions: np.ndarray | None = None
         # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
         self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
 
@@ -82,18 +108,36 @@ class StreamingCityscapesSemanticEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: an image has no truth or comes again; a prediction does not fit.
         """
-        for item, output in zip(inputs, outputs, strict=True):
-            image = image_id(item["file_name"])
-            self._coverage.add(image)
-            file = self._files[image]
-            truth = read_label_ids(file)
-            numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
-            try:
-                predicted = most_likely(output["sem_seg"], len(EVALUATED))
-                self._counts += count_confusions(truth, predicted, NUM_LABELS, len(EVALUATED))
-                self._instances += weigh_instances(numbers, predicted)
-            except EvaluationError as error:
-                raise EvaluationError(f"{file}: {error}") from error
+        super().process(inputs, outputs)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Find the class of each pixel."""
+        image = image_id(item["file_name"])
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(self._files[image], most_likely(output["sem_seg"], len(EVALUATED)))
+
+    def compare(self, taken: Prediction) -> Compared:
+        """Count the pixels of one image."""
+        file, classes = taken.truth, taken.classes
+        truth = read_label_ids(file)
+        numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
+        try:
+            return Compared(
+                count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1),
+                weigh_instances(numbers, classes),
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{file}: {error}") from error
+
+    def add(self, compared: Compared) -> None:
+        """Count the pixels of one image."""
+        self._counts += compared.confusions
+        self._instances += compared.instances
+
+    def quality(self, compared: Compared) -> float:
+        """Mean IoU of one image over the classes in truth or prediction, 0..1; NaN without any."""
+        return cityscapes_figures(compared.confusions, np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
@@ -111,6 +155,7 @@ class StreamingCityscapesSemanticEvaluator(DatasetEvaluator):
         num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
+        self.confusions = counts[[label.id for label in EVALUATED]]
         weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
         figures = {
             name: checked(100 * value, name)
@@ -124,7 +169,7 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Args:
         numbers: (H, W) instance ids.
-        predicted: (H, W) train ids.
+        predicted: (H, W) train ids, K where there is none.
 
     Returns:
         (rows of INSTANCE_ROWS, 2, parts) int64.
@@ -137,10 +182,10 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     ids = np.flatnonzero(np.bincount(owners)) if len(owners) else owners
     table = np.zeros(int(ids[-1]) + 1 if len(ids) else 1, dtype=np.int64)
     table[ids] = np.arange(len(ids))
+    width = len(EVALUATED) + 1
     counts = np.bincount(
-        table[owners] * len(EVALUATED) + predicted.reshape(-1)[pixels],
-        minlength=len(ids) * len(EVALUATED),
-    ).reshape(len(ids), len(EVALUATED))
+        table[owners] * width + predicted.reshape(-1)[pixels], minlength=len(ids) * width
+    ).reshape(len(ids), width)
     for number, row in zip(ids.tolist(), counts, strict=True):
         label = LABELS.get(number // 1000)
         if label is None or not label.hasInstances:
@@ -163,7 +208,7 @@ def cityscapes_figures(counts: np.ndarray, weighted: np.ndarray) -> dict[str, fl
     """Figures in 0..1, NaN where there is nothing to divide by.
 
     Args:
-        counts: (L, K) int64 pixels, rows true label ids, columns predicted train ids.
+        counts: (L, K + 1) int64 pixels, rows true label ids, columns predicted train ids and none.
         weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
     """
     categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])

@@ -7,14 +7,14 @@ its score, and at which overlaps it is right or an error.
 Shapes: H W pixels, N instances, C = 8 classes with instances, O = 10 overlaps.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
@@ -22,14 +22,28 @@ from panoptic_dl.evaluation.average_precision import average_precision
 from panoptic_dl.evaluation.cityscapes_labels import INSTANCE_LABELS, find_labels, image_id
 from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError, checked
-from panoptic_dl.evaluation.instance_matching import CLASSES, OVERLAPS, match_instances
+from panoptic_dl.evaluation.instance_matching import (
+    CLASSES,
+    OVERLAPS,
+    InstanceMatches,
+    match_instances,
+)
 from panoptic_dl.evaluation.label_files import read_label_ids
 from panoptic_dl.evaluation.processes import concatenate_over_processes, sum_over_processes
+from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
 
 BITS = 1 << np.arange(len(OVERLAPS))  # of the overlaps, in a mask of them
 
 
-class StreamingCityscapesInstanceEvaluator(DatasetEvaluator):
+@dataclass(frozen=True)
+class Prediction:
+    """Label id, score and mask, (H, W) bool, of each instance of an image; its truth's file."""
+
+    truth: Path
+    instances: list[tuple[int, float, np.ndarray]]
+
+
+class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, InstanceMatches]):
     """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids) and
@@ -65,19 +79,30 @@ class StreamingCityscapesInstanceEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: an image has no truth or comes again; a prediction does not fit.
         """
-        for item, output in zip(inputs, outputs, strict=True):
-            image = image_id(item["file_name"])
-            self._coverage.add(image)
-            truth = read_label_ids(self._files[image])
-            try:
-                matches = match_instances(truth, self._predictions(output.get("instances")))
-            except EvaluationError as error:
-                raise EvaluationError(f"{self._files[image]}: {error}") from error
-            right, wrong = matches.right @ BITS, matches.wrong @ BITS
-            rows = np.stack((matches.classes, matches.scores, right, wrong), axis=1)
-            self._rows.append(rows[(right | wrong) > 0])
-            self._missed += matches.missed
-            self._num_true += matches.num_true
+        super().process(inputs, outputs)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Move classes, scores and masks to the CPU."""
+        image = image_id(item["file_name"])
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(self._files[image], self._predictions(output.get("instances")))
+
+    def compare(self, taken: Prediction) -> InstanceMatches:
+        """Match the instances of one image."""
+        truth = read_label_ids(taken.truth)
+        try:
+            return match_instances(truth, taken.instances)
+        except EvaluationError as error:
+            raise EvaluationError(f"{taken.truth}: {error}") from error
+
+    def add(self, compared: InstanceMatches) -> None:
+        """Remember what the predictions of one image are."""
+        right, wrong = compared.right @ BITS, compared.wrong @ BITS
+        rows = np.stack((compared.classes, compared.scores, right, wrong), axis=1)
+        self._rows.append(rows[(right | wrong) > 0])
+        self._missed += compared.missed
+        self._num_true += compared.num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
@@ -104,19 +129,22 @@ class StreamingCityscapesInstanceEvaluator(DatasetEvaluator):
         figures = {name: checked(100 * value, name) for name, value in figures.items()}
         return {"segm": figures | {"num_images": num_images}}
 
-    def _predictions(self, instances: Instances | None) -> Iterator[tuple[int, float, np.ndarray]]:
+    def _predictions(self, instances: Instances | None) -> list[tuple[int, float, np.ndarray]]:
         if instances is None:
-            return
+            return []
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        for category, score, mask in zip(classes, scores, instances.pred_masks, strict=True):
+        masks = instances.pred_masks
+        if masks.dtype != torch.bool:
+            masks = masks.to(torch.uint8)  # as Detectron2: below 1 is outside
+        found = []
+        for category, score, mask in zip(classes, scores, masks.cpu().numpy(), strict=True):
             if not 0 <= category < len(self._label_ids):
                 raise EvaluationError(
                     f"a predicted instance has class {category}, outside the classes "
                     f"0..{len(self._label_ids) - 1}"
                 )
-            if mask.dtype != torch.bool:
-                mask = mask.to(torch.uint8)  # as Detectron2: below 1 is outside
-            yield self._label_ids[category], score, mask.cpu().numpy()
+            found.append((self._label_ids[category], score, mask))
+        return found
 
 
 def precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ Shapes: H W pixels, K classes.
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from panoptic_dl.evaluation import exact_sums
@@ -24,6 +24,7 @@ from panoptic_dl.evaluation.segment_matching import (
     match_listed_segments,
     match_segments,
 )
+from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +33,29 @@ TP, FP, FN = range(exact_sums.PARTS, exact_sums.PARTS + 3)
 NAMES = ("PQ", "SQ", "RQ")
 
 
-class StreamingPanopticEvaluator(DatasetEvaluator):
+@dataclass(frozen=True)
+class Prediction:
+    """A panoptic map as `StreamingPanopticEvaluator.process` takes it, of one image."""
+
+    image: Any
+    panoptic: np.ndarray
+    segments: list[dict[str, Any]] | None
+
+
+class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches]):
     """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), and of each class.
 
     In percent. The figure of a class that is neither in the truth nor predicted anywhere is NaN,
     and does not count in an average; panopticapi prints it as 0, and does not count it either.
 
-    The truth of an image is read when it is processed. The state is (K, 6) int64 and one integer an
-    image; its sum over the processes is exact, so that figures do not depend on their number.
+    The truth of an image is read when it is processed. The state is (K, 6) int64, a table of
+    confusions and one integer an image; its sum over the processes is exact, so that figures do not
+    depend on their number.
+
+    Attributes:
+        names: K names of classes.
+        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+            class where each class is predicted, the last column none (void). Crowds do not count.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -59,7 +75,7 @@ class StreamingPanopticEvaluator(DatasetEvaluator):
         stuff = metadata.stuff_dataset_id_to_contiguous_id
         self._contiguous = {**stuff, **things}
         self._things = frozenset(things.values())
-        self._names = list(metadata.stuff_classes)
+        self.names = self._names = list(metadata.stuff_classes)
         categories = sorted({*stuff.values(), *things.values()})
         if categories != list(range(len(self._names))):
             raise EvaluationError(
@@ -77,7 +93,9 @@ class StreamingPanopticEvaluator(DatasetEvaluator):
         """Forget all images."""
         self._coverage.reset()
         self._counts = np.zeros((len(self._names), FN + 1), dtype=np.int64)
+        self._confusions = np.zeros((len(self._names), len(self._names) + 1), dtype=np.int64)
         self._num_wrong_areas = np.zeros(1, dtype=np.int64)
+        self.confusions: np.ndarray | None = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "panoptic_seg" of each output.
@@ -90,15 +108,32 @@ class StreamingPanopticEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: an image has no truth or comes again; a prediction does not fit.
         """
-        for item, output in zip(inputs, outputs, strict=True):
-            image = item["image_id"]
-            self._coverage.add(image)
-            record = self._records[image]
-            panoptic, segments = output["panoptic_seg"]
-            try:
-                self._add(self._match(record, panoptic.cpu().numpy(), segments), record)
-            except EvaluationError as error:
-                raise EvaluationError(f"image {image}: {error}") from error
+        super().process(inputs, outputs)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Move the map to the CPU."""
+        self._coverage.add(item["image_id"])
+        panoptic, segments = output["panoptic_seg"]
+        return Prediction(item["image_id"], panoptic.cpu().numpy(), segments)
+
+    def compare(self, taken: Prediction) -> SegmentMatches:
+        """Match the segments of one image."""
+        record = self._records[taken.image]
+        with naming(taken.image):
+            matches = self._match(record, taken.panoptic, taken.segments)
+        if matches.wrong_areas:
+            logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
+        return matches
+
+    def add(self, compared: SegmentMatches) -> None:
+        """Count the segments of one image."""
+        self._counts += count_segments(compared, len(self._names))
+        self._confusions += compared.confusions
+        self._num_wrong_areas += len(compared.wrong_areas)
+
+    def quality(self, compared: SegmentMatches) -> float:
+        """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
+        return _mean(quality(count_segments(compared, len(self._names)))[:, 0])
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
@@ -110,12 +145,13 @@ class StreamingPanopticEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: in all processes, when an image has no prediction.
         """
-        counts, seen, wrong_areas = sum_over_processes(
-            self._counts, self._coverage.seen, self._num_wrong_areas
+        counts, confusions, seen, wrong_areas = sum_over_processes(
+            self._counts, self._confusions, self._coverage.seen, self._num_wrong_areas
         )
         num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
+        self.confusions = confusions
         of_classes = quality(counts)
         things = np.isin(np.arange(len(counts)), list(self._things))
         everything = np.ones_like(things)
@@ -157,22 +193,25 @@ class StreamingPanopticEvaluator(DatasetEvaluator):
                 category = self._contiguous.get(category, category)
             self._require_category(category, f"predicted segment {segment['id']}")
             categories[segment["id"]] = category
-        return match_listed_segments(truth, record["segments_info"], panoptic, categories)
-
-    def _add(self, matches: SegmentMatches, record: dict[str, Any]) -> None:
-        np.add.at(self._counts[:, IOU], matches.categories, exact_sums.split(matches.ious))
-        np.add.at(self._counts[:, TP], matches.categories, 1)
-        np.add.at(self._counts[:, FP], matches.false_positives, 1)
-        np.add.at(self._counts[:, FN], matches.false_negatives, 1)
-        self._num_wrong_areas += len(matches.wrong_areas)
-        if matches.wrong_areas:
-            logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
+        return match_listed_segments(
+            truth, record["segments_info"], panoptic, categories, num_classes=len(self._names)
+        )
 
     def _require_category(self, category: int, where: str) -> None:
         if not 0 <= category < len(self._names):
             raise EvaluationError(
                 f"{where}: category {category} is outside the classes 0..{len(self._names) - 1}"
             )
+
+
+def count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
+    """The (K, 6) counts of one image: the sum of IoU in parts, TP, FP, FN."""
+    counts = np.zeros((num_classes, FN + 1), dtype=np.int64)
+    np.add.at(counts[:, IOU], matches.categories, exact_sums.split(matches.ious))
+    np.add.at(counts[:, TP], matches.categories, 1)
+    np.add.at(counts[:, FP], matches.false_positives, 1)
+    np.add.at(counts[:, FN], matches.false_negatives, 1)
+    return counts
 
 
 def quality(counts: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ Shapes: K classes, H W pixels.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from panoptic_dl.evaluation.confusion import count_confusions
@@ -21,13 +21,27 @@ from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError, checked
 from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.processes import sum_over_processes
+from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
 
 
-class StreamingSemanticEvaluator(DatasetEvaluator):
+@dataclass(frozen=True)
+class Prediction:
+    """Classes of one image, (H, W) int64, K where there is none."""
+
+    image: str
+    classes: np.ndarray
+
+
+class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
     """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and those of each class, in percent.
 
-    Outputs need "sem_seg", (K, H, W) scores at the size of the image file. The state is a (K+1, K)
-    table of counts, and an integer an image.
+    Outputs need "sem_seg", (K, H, W) scores at the size of the image file, or (H, W) classes. The
+    state is a (K+1, K+1) table of counts, and an integer an image.
+
+    Attributes:
+        names: K names of classes.
+        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+            class where each class is predicted, the last column none.
     """
 
     def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
@@ -38,7 +52,7 @@ class StreamingSemanticEvaluator(DatasetEvaluator):
             read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
         """
         metadata = MetadataCatalog.get(dataset)
-        self._names = list(metadata.stuff_classes)
+        self.names = self._names = list(metadata.stuff_classes)
         self._ignore_label = metadata.ignore_label
         self._read_truth = read_truth
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
@@ -48,8 +62,9 @@ class StreamingSemanticEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all images."""
         self._coverage.reset()
-        # Rows: true classes, then ignored.
-        self._counts = np.zeros((len(self._names) + 1, len(self._names)), dtype=np.int64)
+        # Rows: true classes, then ignored; columns: predicted classes, then none.
+        self._counts = np.zeros((len(self._names) + 1, len(self._names) + 1), dtype=np.int64)
+        self.confusions: np.ndarray | None = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "sem_seg" of each output; inputs need "file_name".
@@ -57,19 +72,32 @@ class StreamingSemanticEvaluator(DatasetEvaluator):
         Raises:
             EvaluationError: an image has no truth or comes again; a prediction does not fit.
         """
+        super().process(inputs, outputs)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Find the class of each pixel."""
+        image = item["file_name"]
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(image, most_likely(output["sem_seg"], len(self._names)))
+
+    def compare(self, taken: Prediction) -> np.ndarray:
+        """Count the confusions of one image, (K+1, K+1)."""
         num_classes = len(self._names)
-        for item, output in zip(inputs, outputs, strict=True):
-            image = item["file_name"]
-            self._coverage.add(image)
-            truth = self._read_truth(self._records[image]).astype(np.int64)
+        truth = self._read_truth(self._records[taken.image]).astype(np.int64)
+        with naming(taken.image):
             if self._ignore_label != num_classes and (truth == num_classes).any():
-                raise EvaluationError(f"image {image}: unknown label with id {num_classes}")
+                raise EvaluationError(f"unknown label with id {num_classes}")
             truth[truth == self._ignore_label] = num_classes
-            try:
-                predicted = most_likely(output["sem_seg"], num_classes)
-                self._counts += count_confusions(truth, predicted, num_classes + 1, num_classes)
-            except EvaluationError as error:
-                raise EvaluationError(f"image {image}: {error}") from error
+            return count_confusions(truth, taken.classes, num_classes + 1, num_classes + 1)
+
+    def add(self, compared: np.ndarray) -> None:
+        """Count the pixels of one image."""
+        self._counts += compared
+
+    def quality(self, compared: np.ndarray) -> float:
+        """Mean IoU of one image over the classes in its truth, 0..1; NaN without any."""
+        return semantic_figures(compared[:-1], self._names)["mIoU"]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
@@ -84,6 +112,7 @@ class StreamingSemanticEvaluator(DatasetEvaluator):
         num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
+        self.confusions = counts[:-1]
         figures = {
             name: checked(100 * value, name)
             for name, value in semantic_figures(counts[:-1], self._names).items()
@@ -92,7 +121,7 @@ class StreamingSemanticEvaluator(DatasetEvaluator):
 
 
 def semantic_figures(counts: np.ndarray, names: list[str]) -> dict[str, float]:
-    """Figures in 0..1 of a table of confusions, (K, K) int64, rows true.
+    """Figures in 0..1 of a table of confusions, (K, K + 1) int64, rows true, last column none.
 
     Returns:
         `mIoU`, the mean of tp / (tp + fp + fn) over classes that are in the truth; `fwIoU`, the
@@ -100,7 +129,7 @@ def semantic_figures(counts: np.ndarray, names: list[str]) -> dict[str, float]:
         of tp / (tp + fn); those of each class, NaN where it is not in the truth.
     """
     right = counts.diagonal().astype(np.float64)
-    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    true, predicted = counts.sum(axis=1), counts[:, :-1].sum(axis=0)
     there = true > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         ious = np.where(there, right / (true + predicted - right), np.nan)

@@ -76,7 +76,7 @@ def test_an_impossible_figure_is_refused(two):
 def test_list_and_map_of_segments_must_agree(categories):
     predicted = np.full((2, 2), 4)
     with pytest.raises(EvaluationError, match=r"predicted segment [45] is in the"):
-        match_listed_segments(predicted, [], predicted, categories)
+        match_listed_segments(predicted, [], predicted, categories, num_classes=9)
 
 
 def test_a_segment_with_the_id_of_void_is_an_error():
