@@ -40,7 +40,7 @@ class Beside(DatasetEvaluator):
             offer: called with each input, its prediction and its quality in 0..1, by the calling
                 thread, in order; quality is that of the first evaluator which knows one.
         """
-        if not isinstance(num_threads, int) or num_threads < 0:
+        if type(num_threads) is not int or num_threads < 0:
             raise ValueError(f"evaluation.num_threads={num_threads} must be a whole number from 0")
         self.evaluators = list(evaluators)
         self._offer = offer
