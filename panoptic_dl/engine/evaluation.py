@@ -4,15 +4,17 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
 
 from panoptic_dl.evaluation.agreement import pair_up, require_agreement
 from panoptic_dl.evaluation.beside import Beside
 from panoptic_dl.evaluation.figures import as_json, headline
 from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.models.averaged import Averaged
 from panoptic_dl.report.results import (
     class_tables,
     comparison_table,
@@ -85,6 +87,8 @@ class Evaluation:
             EvaluationError: what the evaluators refuse, or official figures that differ from ours.
         """
         settings = self.settings
+        if not settings.looks_once and isinstance(model, nn.Module):
+            model = Averaged(cast(Any, model), scales=settings.scales, flip=settings.flip)
         streams = [e for e in self.evaluators if isinstance(e, StreamingEvaluator)]
         others = [e for e in self.evaluators if not isinstance(e, StreamingEvaluator)]
         official = [make() for make in self.official] if settings.official else []

@@ -10,7 +10,14 @@ class EvaluationSettings:
     per_class: bool  # print the tables of classes too; results.md has them anyway
     official: bool  # run the official evaluators too, and hold the figures against each other
     num_threads: int  # that decode and compare beside the network; 0: none
+    scales: list[float]  # of the image, averaged; [1.0] is the model as it is
+    flip: bool  # average with the mirror image
     picture_count: int  # first images drawn as image | truth | prediction; 0: none
+
+    @property
+    def looks_once(self) -> bool:
+        """Whether the model is evaluated as it is."""
+        return self.scales == [1.0] and not self.flip
 
     def __post_init__(self) -> None:
         for name in ("num_threads", "picture_count"):
