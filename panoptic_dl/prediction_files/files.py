@@ -60,7 +60,7 @@ def write_png(file: Path, pixels: np.ndarray) -> None:
         EvaluationError: the disk refuses it.
     """
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)  # labels are small anyway
+    Image.fromarray(pixels).save(buffer, "PNG")
     with whole(file) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
