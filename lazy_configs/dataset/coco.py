@@ -17,7 +17,7 @@ def _evaluators(kind):
     return dict(
         panoptic=[
             L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}"),
-            L(official.coco_instance_ap)(dataset="${dataset.test.panoptic}"),
+            L(kind.coco_instance_ap)(dataset="${dataset.test.panoptic}"),
         ],
         semantic=[
             L(kind.semantic_iou)(
