@@ -28,12 +28,12 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first numbers that `s
 AREAS, OVERLAPS = Params("bbox").areaRng, Params("bbox").iouThrs
 BITS = 1 << np.arange(len(AREAS) * len(OVERLAPS)).reshape(len(AREAS), len(OVERLAPS))
 
-# Columns of a row: class, rank by score in the class and the image, score, and for each of KINDS
-# two sets of BITS: where the prediction matches something, and where it does not count.
-CLASS, RANK, SCORE = range(3)
-MATCHED = {kind: 3 + 2 * index for index, kind in enumerate(KINDS)}
-IGNORED = {kind: 4 + 2 * index for index, kind in enumerate(KINDS)}
-NUM_COLUMNS = 3 + 2 * len(KINDS)
+# Columns of a row: class, score, and for each of KINDS two sets of BITS: where the prediction
+# matches something, and where it does not count. They are 40, and float64 holds 53.
+CLASS, SCORE = range(2)
+MATCHED = {kind: 2 + 2 * index for index, kind in enumerate(KINDS)}
+IGNORED = {kind: 3 + 2 * index for index, kind in enumerate(KINDS)}
+NUM_COLUMNS = 2 + 2 * len(KINDS)
 
 
 ByClass = dict[int, list[dict[str, Any]]]  # annotations as pycocotools has them
@@ -61,7 +61,8 @@ class ImageMatches:
     """The comparison of one image.
 
     Attributes:
-        rows: (N, NUM_COLUMNS) float64, without what lies beyond the 100 best of a class.
+        rows: (N, NUM_COLUMNS) float64, one class after the other, the best first; without what
+            lies beyond the 100 best of a class.
         num_true: (K, A) int64, number of true instances that count.
     """
 
@@ -77,11 +78,11 @@ def match_detections(
     Raises:
         EvaluationError: a segmentation of the truth cannot be read or has another size.
     """
-    asked: dict[str, ByClass] = {kind: defaultdict(list) for kind in KINDS}
+    asked: ByClass = defaultdict(list)
     found: dict[str, ByClass] = {kind: defaultdict(list) for kind in KINDS}
     for instance in truth.instances:
         crowd = int(instance.crowd)
-        annotation = {
+        annotation = {  # of our own, for `evaluateImg` writes into it
             "id": instance.id,
             "area": instance.area,
             "iscrowd": crowd,
@@ -89,8 +90,7 @@ def match_detections(
             "bbox": instance.box,
             "segmentation": _encode_truth(instance, truth.size),
         }
-        for kind in KINDS:  # `evaluateImg` writes into its own
-            asked[kind][instance.category].append(dict(annotation))
+        asked[instance.category].append(annotation)
     for index, category in enumerate(detections.classes):
         box = detections.boxes[index].tolist()
         mask = mask_util.encode(np.asfortranarray(detections.masks[index], dtype=np.uint8))
@@ -102,14 +102,13 @@ def match_detections(
 
     rows = [np.zeros((0, NUM_COLUMNS))]
     num_true = np.zeros((num_classes, len(AREAS)), dtype=np.int64)
-    for category in sorted(asked["bbox"].keys() | found["bbox"].keys()):
+    for category in sorted(asked.keys() | found["bbox"].keys()):
         of_kinds = {
-            kind: _match_class(kind, asked[kind][category], found[kind][category]) for kind in KINDS
+            kind: _match_class(kind, asked[category], found[kind][category]) for kind in KINDS
         }
         everything = of_kinds["bbox"][0]
         mine = np.zeros((len(everything["dtScores"]), NUM_COLUMNS))
-        mine[:, CLASS], mine[:, RANK] = category, np.arange(len(mine))
-        mine[:, SCORE] = everything["dtScores"]
+        mine[:, CLASS], mine[:, SCORE] = category, everything["dtScores"]
         for kind, of_areas in of_kinds.items():
             for bits, area in zip(BITS, of_areas, strict=True):
                 mine[:, MATCHED[kind]] += bits @ (area["dtMatches"] != 0)
@@ -129,19 +128,17 @@ def average_precisions(
         kind: one of KINDS.
         images: (N,) the image of each row, as numbers that sort like the ids of the images: of
             equal scores, those of the first image count first.
-        rows: (N, NUM_COLUMNS), in any order.
+        rows: (N, NUM_COLUMNS), one image after the other, in any order of images.
         num_true: (K, A) sums over all images.
     """
-    order = np.lexsort((rows[:, RANK], images, rows[:, CLASS]))
-    images, rows = images[order], rows[order]
     matched, ignored = (
         (rows[:, column[kind]].astype(np.int64) & BITS[:, :, None]) > 0  # (A, O, N)
         for column in (MATCHED, IGNORED)
     )
     numbers, positions = np.unique(images, return_inverse=True)
     num_classes, width = len(num_true), len(numbers) + 1
-    # As `evaluate` leaves them: by class, then area, then image. True instances count wherever
-    # they are, so that one more image holds all of them.
+    # As `evaluate` leaves them: by class, then area, then image, whichever came first. True
+    # instances count wherever they are, so that one more image holds all of them.
     entries: list[dict[str, Any] | None] = [None] * (num_classes * len(AREAS) * width)
     new = (np.diff(images) != 0) | (np.diff(rows[:, CLASS]) != 0)
     starts = np.concatenate(([0], np.flatnonzero(new) + 1, [len(rows)]))

@@ -1,7 +1,7 @@
 """COCO's box and mask AP (Lin et al., ECCV 2014) as a stream.
 
 pycocotools' figures, by pycocotools (`coco_matching`): an image is matched when it comes, and what
-is remembered of a prediction are eight numbers instead of its mask.
+is remembered of a prediction are seven numbers instead of its mask.
 
 Shapes: N predictions, K classes of things, H W pixels.
 """
@@ -54,7 +54,7 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
     from 0 among the things) and `scores`; an image without them has no predictions. As in the
     official script, the 100 best of each class and image count, and of equal scores the first.
 
-    The state is 64 bytes a prediction, one integer an image and (K, 4) integers. Images are in the
+    The state is 56 bytes a prediction, one integer an image and (K, 4) integers. Images are in the
     order of their ids when precision is computed, so that neither the order of evaluation nor the
     number of processes changes a figure.
     """
