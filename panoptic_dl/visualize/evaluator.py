@@ -73,7 +73,12 @@ class PictureEvaluator(DatasetEvaluator):
     def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
         if "panoptic_seg" in output:
             return output["panoptic_seg"][0].cpu().numpy().astype(np.int64)
-        return output["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.int64) * self.label_divisor
+        semantic = output["sem_seg"]
+        if semantic.ndim == 2:  # classes themselves, where others than 0..K-1 mean none
+            classes = semantic.cpu().numpy().astype(np.int64)
+            classes[(classes < 0) | (classes >= len(self.names))] = -1
+            return np.where(classes < 0, -1, classes * self.label_divisor)
+        return semantic.argmax(dim=0).cpu().numpy().astype(np.int64) * self.label_divisor
 
 
 def truth_map(

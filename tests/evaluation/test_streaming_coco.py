@@ -234,7 +234,9 @@ def test_real_coco():
 
 def test_the_stream_replaces_the_official_evaluator_of_coco():
     cfg = compose(["dataset=toy_coco", "task=panoptic"])
-    targets = [str(item._target_) for item in cfg.dataset.evaluators["streaming"]["panoptic"]]
+    targets = [
+        str(item._target_) for item in cfg.dataset.evaluators["streaming"]["panoptic"].values()
+    ]
     assert all("streaming" in target for target in targets)
 
 

@@ -1,0 +1,211 @@
+"""A whole evaluation, of a model that errs: tables, files, pictures, official figures, saved files.
+
+The model is a function of the truth, so that figures are neither 0 nor 100.
+"""
+
+import csv
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panoptic_dl.config import build, compose
+from panoptic_dl.engine.evaluate import evaluate
+from panoptic_dl.evaluation.figures import EvaluationError
+from tests.evaluation.test_streaming_datasets import err
+
+SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
+NUM_IMAGES = 3
+EVERYTHING = ["evaluation.save=[panoptic,instances,semantic]", "evaluation.official=true"]
+
+
+@pytest.fixture
+def config(tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp().parent / "toy_of_evaluations"
+
+    def make(dataset: str, *overrides: str):
+        numbers = [f"dataset.root.num_val={NUM_IMAGES}", "dataset.root.num_train=1"]
+        place = [f"dataset.root.root={cache}", f"dataset.root.size={SIZES[dataset]}"]
+        loading = ["train.num_workers=0"]
+        return compose([f"dataset={dataset}", *numbers, *place, *loading, *overrides])
+
+    return make
+
+
+class Erring:
+    """A model's outputs for batches of a loader, from the truth of a panoptic dataset."""
+
+    def __init__(self, cfg) -> None:
+        from detectron2.data import DatasetCatalog
+
+        records = DatasetCatalog.get(build(cfg.dataset.test.panoptic))
+        self.records = {record["file_name"]: record for record in records}
+        self.numbers = cfg.dataset.num_classes, set(cfg.dataset.thing_ids)
+        self.names: list[str] = []
+
+    def __call__(self, batch):
+        self.names += [item["file_name"] for item in batch]
+        return [
+            err(
+                self.records[item["file_name"]],
+                *self.numbers,
+                np.random.default_rng(len(item["file_name"]) + sum(map(ord, item["file_name"]))),
+            )
+            for item in batch
+        ]
+
+
+def saved(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("dataset", SIZES)
+def test_files_for_servers_score_as_the_model_that_wrote_them(tmp_path, config, dataset, caplog):
+    caplog.set_level(logging.INFO, logger="panoptic_dl")
+    cfg = config(dataset, *EVERYTHING)
+    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
+    assert "agree with the official evaluators'" in caplog.text
+    assert 5 < summary["metrics"]["PQ"] < 95
+    scored = evaluate(
+        device="cpu",
+        model=torch.nn.Identity(),
+        evaluation=build(config(dataset, "evaluation.official=true").task.evaluation),
+        weights=None,
+        predictions=str(tmp_path / "model" / "predictions"),
+        run_dir=str(tmp_path / "files"),
+    )
+    assert caplog.text.count("agree with the official evaluators'") == 2
+    assert json.dumps(scored["metrics"]) == json.dumps(summary["metrics"])
+    assert saved(tmp_path / "files")["results"] == saved(tmp_path / "model")["results"]
+
+
+@pytest.mark.parametrize("dataset", SIZES)
+def test_semantic_files_alone_score_the_semantic_task(tmp_path, config, dataset):
+    cfg = config(dataset, "task=semantic", "evaluation.save=semantic")
+    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
+    assert list(summary["metrics"]) == ["mIoU"]
+    arguments = {
+        "device": "cpu",
+        "model": torch.nn.Identity(),
+        "weights": None,
+        "predictions": str(tmp_path / "model" / "predictions"),
+        "run_dir": str(tmp_path / "files"),
+    }
+    scored = evaluate(evaluation=build(cfg.task.evaluation), **arguments)
+    assert scored["metrics"] == summary["metrics"]
+
+
+def test_what_files_lack_is_not_scored_and_said(tmp_path, config, caplog):
+    cfg = config("toy_cityscapes", "evaluation.save=panoptic")
+    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
+    arguments = {
+        "device": "cpu",
+        "model": torch.nn.Identity(),
+        "weights": None,
+        "predictions": str(tmp_path / "model" / "predictions"),
+        "run_dir": str(tmp_path / "files"),
+    }
+    official = config("toy_cityscapes", "evaluation.official=true")
+    scored = evaluate(evaluation=build(official.task.evaluation), **arguments)
+    assert "Not scored, for there are no such files: instances, sem_seg" in caplog.text
+    assert set(scored["results"]) == {"panoptic_seg"}
+    assert scored["metrics"]["PQ"] == summary["metrics"]["PQ"]
+    semantic = config("toy_cityscapes", "task=semantic")
+    with pytest.raises(ValueError, match="no predictions for"):
+        evaluate(evaluation=build(semantic.task.evaluation), **arguments)
+
+
+def test_a_run_leaves_tables_and_pictures(tmp_path, config, caplog):
+    caplog.set_level(logging.INFO, logger="panoptic_dl")
+    cfg = config(
+        "toy_cityscapes",
+        *("evaluation.per_class=true", "+published.PQ=63.3", "evaluation.best_and_worst=1"),
+        "published_note=trained longer",
+    )
+    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        rows = {
+            (row["task"], row["metric"], row["class"]): row["value"] for row in csv.DictReader(file)
+        }
+    assert float(rows["panoptic_seg", "PQ", ""]) == summary["metrics"]["PQ"]
+    assert float(rows["sem_seg", "IoU", "road"]) == summary["results"]["sem_seg"]["IoU-road"]
+    text = (tmp_path / "results.md").read_text()
+    for part in ("| published", "| difference", "Note: trained longer", "## Masks by class"):
+        assert part in text
+        assert part.lstrip("# ") in caplog.text
+    difference = f"{summary['metrics']['PQ'] - 63.3:+.1f}"
+    assert difference in text
+    files = {file.name for file in (tmp_path / "pictures").iterdir()}
+    for name in ("best", "worst", "confusions", "pq_by_class", "iou_by_class"):
+        assert f"{name}.png" in files
+        assert str(tmp_path / "pictures" / f"{name}.png") in caplog.text
+        with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_what_is_not_asked_for_is_not_made(tmp_path, config, caplog):
+    caplog.set_level(logging.INFO, logger="panoptic_dl")
+    quiet = ["picture_count=0", "best_and_worst=0", "charts=false", "num_threads=0"]
+    cfg = config("toy_coco", *(f"evaluation.{each}" for each in quiet))
+    build(cfg.task.evaluation)(Erring(cfg), tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {"results.json", "results.csv", "results.md"}
+    assert "by class" not in caplog.text
+    assert "Pictures" not in caplog.text
+
+
+def test_official_figures_that_differ_are_an_error(tmp_path, config, monkeypatch):
+    from panoptic_dl.evaluation import segment_matching
+
+    cfg = config("toy_cityscapes", "evaluation.official=true")
+    evaluation = build(cfg.task.evaluation)
+    monkeypatch.setattr(segment_matching, "_on_crowd", lambda *a: np.full(len(a[-1]) + 1, 10**9))
+    with pytest.raises(EvaluationError, match=r"figures differ .*panoptic_seg.PQ"):
+        evaluation(Erring(cfg), tmp_path)
+    assert (tmp_path / "results.json").is_file()  # nothing is lost
+
+
+def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):
+    cfg = config("toy_cityscapes", f"dataset.root.root={tmp_path / 'own'}")
+    model, evaluation = Erring(cfg), build(cfg.task.evaluation)
+    (label, *_) = sorted((tmp_path / "own").rglob("gtFine/val/*/*_gtFine_instanceIds.png"))
+    label.write_bytes(label.read_bytes()[:200])
+    with pytest.raises(EvaluationError, match=label.name):
+        evaluation(model, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.save=masks", "cannot save 'masks': choose from"),
+        ("evaluation.num_threads=-1", "evaluation.num_threads=-1"),
+        ("evaluation.best_and_worst=-1", "evaluation.best_and_worst=-1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(config, override, message):
+    with pytest.raises(ValueError, match=message):
+        build(config("toy_cityscapes", override).task.evaluation)
+
+
+def test_saving_instances_of_the_semantic_task_is_refused(config):
+    cfg = config("toy_cityscapes", "task=semantic", "evaluation.save=instances")
+    with pytest.raises(ValueError, match="task=panoptic"):
+        build(cfg.task.evaluation)
+
+
+@pytest.mark.parametrize(
+    ("weights", "predictions", "message"),
+    [(None, None, "or predictions=FOLDER"), ("w.pth", "folder", "not both")],
+)
+def test_one_of_weights_and_predictions_is_needed(tmp_path, weights, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(
+            device="cpu",
+            model=torch.nn.Identity(),
+            evaluation=None,
+            weights=weights,
+            predictions=predictions,
+            run_dir=str(tmp_path),
+        )
