@@ -106,7 +106,6 @@ class Evaluation:
         if settings.official:
             official = [make() for entry, make in self.official.items() if entry in entries]
         pictures = EvaluationPictures(self.dataset, folder, settings)
-        others += pictures.evaluators()
         writers = saving(self.dataset, settings.kinds, folder / "predictions")
         beside = Beside(
             [*streams, *writers], num_threads=settings.num_threads, offer=pictures.offer
@@ -127,8 +126,6 @@ class Evaluation:
         summary = self._summary(results)
         self._print(summary)
         self._save(summary, folder)
-        if settings.picture_count:
-            drawn.insert(0, folder / "predictions.png")
         if drawn:
             logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in drawn))
         if settings.kinds:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from panoptic_dl.evaluation.figures import Results
@@ -37,16 +36,16 @@ class EvaluationPictures:
         self.folder = folder
         self.settings = settings
         self._errors = ErrorPictures(dataset, settings.best_and_worst, folder / "pictures")
-
-    def evaluators(self) -> list[DatasetEvaluator]:
-        """What must see the model's outputs, in this process."""
-        count = self.settings.picture_count
-        if not count or not comm.is_main_process():
-            return []
-        return [PictureEvaluator(self.dataset, count, self.folder / "predictions.png")]
+        count = settings.picture_count if comm.is_main_process() else 0
+        self._first: PictureEvaluator | None = None
+        if count:
+            self._first = PictureEvaluator(dataset, count, folder / "predictions.png")
+            self._first.reset()
 
     def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """See `ErrorPictures.offer`."""
+        """Remember a prediction if it is to be drawn; see `Beside`."""
+        if self._first is not None:
+            self._first.process([item], [output])
         self._errors.offer(item, output, quality)
 
     def draw(
@@ -62,6 +61,9 @@ class EvaluationPictures:
             The files, in the main process.
         """
         files = self._errors.draw()
+        if self._first is not None and self._first.rows:
+            self._first.evaluate()
+            files.insert(0, self._first.file)
         if not comm.is_main_process() or not self.settings.charts:
             return files
         confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]

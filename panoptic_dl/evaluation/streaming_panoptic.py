@@ -146,8 +146,14 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         return _mean(quality(count_segments(compared, len(self._names)))[:, 0])
 
     def as_output(self, taken: Prediction) -> dict[str, Any]:
-        """The panoptic map, and the list of segments or None."""
-        return {"panoptic_seg": (torch.from_numpy(taken.panoptic), taken.segments)}
+        """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
+        panoptic = taken.panoptic
+        if taken.segments is not None:
+            panoptic = np.full(taken.panoptic.shape, -1, dtype=np.int64)
+            for number, (label, category) in enumerate(self._listed(taken.segments).items(), 1):
+                instance = number % self._label_divisor if category in self._things else 0
+                panoptic[taken.panoptic == label] = category * self._label_divisor + instance
+        return {"panoptic_seg": (torch.from_numpy(panoptic), None)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
@@ -200,6 +206,13 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
                 num_classes=len(self._names),
                 label_divisor=self._label_divisor,
             )
+        categories = self._listed(segments)
+        return match_listed_segments(
+            truth, record["segments_info"], panoptic, categories, num_classes=len(self._names)
+        )
+
+    def _listed(self, segments: list[dict[str, Any]]) -> dict[int, int]:
+        """The category of each predicted id."""
         categories = {}
         for segment in segments:
             category = segment["category_id"]
@@ -207,9 +220,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
                 category = self._contiguous.get(category, category)
             self._require_category(category, f"predicted segment {segment['id']}")
             categories[segment["id"]] = category
-        return match_listed_segments(
-            truth, record["segments_info"], panoptic, categories, num_classes=len(self._names)
-        )
+        return categories
 
     def _require_category(self, category: int, where: str) -> None:
         if not 0 <= category < len(self._names):

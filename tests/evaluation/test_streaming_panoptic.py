@@ -195,6 +195,14 @@ def test_listed_segments_have_the_same_figures(tmp_path, with_kind):
             if label > 0
         ]
         output["panoptic_seg"] = (ids, segments)
+    evaluator = StreamingPanopticEvaluator(name)
+    for record, output, scene in zip(records, outputs, scenes, strict=True):
+        drawn, nothing = evaluator.as_output(evaluator.take(record, output))["panoptic_seg"]
+        assert nothing is None
+        assert np.array_equal(drawn // DIVISOR, scene.panoptic // DIVISOR)  # -1 // 1000 is -1
+        things = drawn // DIVISOR % 2 == 1
+        pairs = np.stack((drawn[things], scene.panoptic[things.numpy()]))
+        assert np.unique(pairs, axis=1).shape[1] == len(np.unique(scene.panoptic[things.numpy()]))
     figures = evaluate(StreamingPanopticEvaluator(name), records, outputs)
     assert figures["panoptic_seg"] == pytest.approx(expected["panoptic_seg"], nan_ok=True, abs=0)
 
