@@ -212,6 +212,14 @@ def test_a_class_whose_every_prediction_is_excused_does_not_count(tmp_path, excu
     assert ours["PQ_th"] == 100
 
 
+def test_void_does_not_count_in_a_union(tmp_path):
+    scene = scene_of((ROAD, 0, 8), (-1, 0, 0), (PERSON, 0, 8), predicted=[ROAD, ROAD, PERSON])
+    scene.panoptic[1, :6] = scene.panoptic[0, 0]  # 14 pixels for a road of 8
+    ours, theirs = ask_both([scene], tmp_path)
+    assert_same(ours, theirs)
+    assert ours["PQ-road"] == 100
+
+
 def test_without_any_thing_the_script_divides_by_zero(tmp_path):
     scene = scene_of((ROAD, 0, 8), predicted=[ROAD])
     file, truth, name = write_truth([scene], tmp_path)
