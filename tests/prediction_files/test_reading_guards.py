@@ -104,6 +104,14 @@ def test_cityscapes_panoptic_pictures_are_no_labels(tmp_path):
     assert "panoptic_seg" in read(predicted.items[0])
 
 
+def test_the_folder_above_is_refused(cityscapes, tmp_path):
+    """Or its masks would hide its labels, and nothing would be said of them."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "out").rename(tmp_path / "run" / "predictions")
+    with pytest.raises(EvaluationError, match="no predictions for"):
+        PredictionFolder(cityscapes.name, tmp_path / "run")
+
+
 def test_several_files_that_could_be_meant(coco, tmp_path):
     for kind in KINDS:
         (file,) = (tmp_path / "out" / kind).glob("*.json")
