@@ -92,13 +92,12 @@ def picture_folder(file: Path) -> Path:
 
 
 def _walk(root: Path, skipped: Sequence[str]) -> Iterator[Path]:
-    """Files below a folder; without folders directly in it that are skipped, or a JSON file's."""
+    """Files below a folder; not in folders of skipped names, nor in those of JSON files."""
     for place, folders, files in os.walk(root):
         folders[:] = sorted(
             name
             for name in folders
-            if not (Path(place) == root and name in skipped)
-            and not Path(place, f"{name}.json").exists()
+            if name not in skipped and not Path(place, f"{name}.json").exists()
         )
         yield from (Path(place, name) for name in sorted(files))
 

@@ -104,6 +104,14 @@ def test_cityscapes_panoptic_pictures_are_no_labels(tmp_path):
     assert "panoptic_seg" in read(predicted.items[0])
 
 
+def test_the_folder_above_is_refused(cityscapes, tmp_path):
+    """Or its masks would hide its labels, and nothing would be said of them."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "out").rename(tmp_path / "run" / "predictions")
+    with pytest.raises(EvaluationError, match="no predictions for"):
+        PredictionFolder(cityscapes.name, tmp_path / "run")
+
+
 def test_several_files_that_could_be_meant(coco, tmp_path):
     for kind in KINDS:
         (file,) = (tmp_path / "out" / kind).glob("*.json")
@@ -313,83 +321,6 @@ def test_missing_images(coco, tmp_path):
         PredictionFolder(coco.name, tmp_path / "out")(coco.items[0])
     with pytest.raises(EvaluationError, match="image 99 is none of"):
         PredictionFolder(coco.name, tmp_path / "out")({"image_id": 99, "file_name": "99.jpg"})
-
-
-@pytest.mark.parametrize("kind", ["instances", "semantic"])
-def test_missing_and_double_files_of_cityscapes(cityscapes, tmp_path, kind):
-    item, suffix = cityscapes.items[0], ".txt" if kind == "instances" else ".png"
-    (file,) = (tmp_path / "out" / kind).glob(f"{item['image_id']}*{suffix}")
-    copy = tmp_path / "out" / kind / "deep" / f"{item['image_id']}{suffix}"
-    copy.parent.mkdir()
-    shutil.copy(file, copy)
-    with pytest.raises(EvaluationError, match="several predictions for image"):
-        PredictionFolder(cityscapes.name, tmp_path / "out")(item)
-    file.unlink()
-    copy.unlink()
-    message = rf"no prediction for image {item['image_id']}: no file {item['image_id']}\*{suffix}"
-    with pytest.raises(EvaluationError, match=message):
-        PredictionFolder(cityscapes.name, tmp_path / "out")(item)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("../../gtFine/val/x.png 26 0.5", "line 1: |not inside"),
-        ("/etc/x.png 26 0.5", "not inside"),
-        ("masks/nothing.png 26 0.5", "cannot read .*nothing.png"),
-        ("masks/m.png 26", "is not .mask.png labelId confidence"),
-        ("masks/m.png  26 0.5", "is not .mask.png labelId confidence"),
-        ("masks/m.png 26 nan", "is not .mask.png labelId confidence"),
-        ("masks/m.png 26.5 0.5", "is not .mask.png labelId confidence"),
-        ("masks/m.png car 0.5", "is not .mask.png labelId confidence"),
-        ("masks/m.png 255 0.5", "unknown label id 255: .*not train ids"),
-        ("masks/m.png 26 0.5\nmasks/../masks/m.png 26 0.5", "line 2: .*named twice"),
-        ("masks/small.png 26 0.5", r"small.png is \(2, 2\), the image"),
-    ],
-)
-def test_texts_that_cannot_be(cityscapes, tmp_path, line, message):
-    folder = tmp_path / "out" / "instances"
-    Image.new("L", (56, 40)).save(folder / "masks" / "m.png")
-    Image.new("L", (2, 2)).save(folder / "masks" / "small.png")
-    Image.new("L", (56, 40)).save(tmp_path / "gtFine" / "val" / "x.png")
-    text = folder / f"{cityscapes.items[0]['image_id']}_pred.txt"
-    text.write_text(line + "\n")
-    with pytest.raises(EvaluationError, match=message):
-        PredictionFolder(cityscapes.name, tmp_path / "out")(cityscapes.items[0])
-
-
-def test_labels_that_are_not_evaluated_do_not_count(cityscapes, tmp_path):
-    folder, item = tmp_path / "out", cityscapes.items[0]
-    Image.new("L", (56, 40), 1).save(folder / "instances" / "masks" / "m.png")  # any grey counts
-    text = folder / "instances" / f"{item['image_id']}_pred.txt"
-    text.write_text("masks/m.png 26.0 0.1234567890123456\nmasks/../masks/none.png 29 0.5\n")
-    labels = np.zeros((40, 56), dtype=np.uint8)
-    labels[:, :3], labels[:, 3:6] = 29, 26
-    Image.fromarray(labels).save(folder / "semantic" / f"{item['image_id']}_pred_labelIds.png")
-    output = PredictionFolder(cityscapes.name, folder)(item)
-    assert output["instances"].scores.tolist() == [0.1234567890123456]
-    assert output["instances"].pred_classes.tolist() == [13]
-    assert output["instances"].pred_masks.all()
-    assert set(output["sem_seg"][:, :3].unique().tolist()) == {-1}
-    assert set(output["sem_seg"][:, 3:6].unique().tolist()) == {13}
-
-
-def test_label_pictures_that_cannot_be(cityscapes, tmp_path):
-    item = cityscapes.items[0]
-    file = tmp_path / "out" / "semantic" / f"{item['image_id']}_pred_labelIds.png"
-    read = PredictionFolder(cityscapes.name, tmp_path / "out")
-    Image.new("L", (56, 40), 255).save(file)
-    with pytest.raises(EvaluationError, match=r"unknown label id 255: .*not train ids"):
-        read(item)
-    Image.new("L", (40, 56)).save(file)
-    with pytest.raises(EvaluationError, match=r"is \(56, 40\), the image \(40, 56\)"):
-        read(item)
-    Image.new("RGB", (56, 40)).save(file)
-    with pytest.raises(EvaluationError, match="3 channels"):
-        read(item)
-    file.write_bytes(b"\x89PNG")
-    with pytest.raises(EvaluationError, match=f"cannot read {re.escape(str(file))}"):
-        read(item)
 
 
 def test_the_size_of_an_image_may_come_from_its_file(coco, tmp_path):
