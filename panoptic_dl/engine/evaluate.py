@@ -53,6 +53,12 @@ def evaluate(
 def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, Any]:
     folder = PredictionFolder(evaluation.dataset, predictions)
     found = {ENTRIES[kind] for kind in folder.kinds}
+    target, source = Path(run_dir, "predictions").resolve(), Path(predictions).resolve()
+    if evaluation.settings.kinds and (target == source or source in target.parents):
+        raise ValueError(
+            f"evaluation.save would replace the predictions in {predictions} that are to be "
+            "scored: choose another run_dir"
+        )
     logger.info("Scoring %s of %s", ", ".join(folder.kinds), predictions)
     missing = sorted(set(evaluation.evaluators) - found)
     if not found & set(evaluation.evaluators):

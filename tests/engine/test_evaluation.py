@@ -82,6 +82,22 @@ def test_files_for_servers_score_as_the_model_that_wrote_them(tmp_path, config, 
     assert saved(tmp_path / "files")["results"] == saved(tmp_path / "model")["results"]
 
 
+def test_predictions_are_not_replaced_by_those_that_are_saved_of_them(tmp_path, config):
+    evaluation = build(config("toy_coco", "evaluation.save=panoptic").task.evaluation)
+    evaluation(Erring(config("toy_coco")), tmp_path)
+    files = sorted((tmp_path / "predictions").rglob("*"))
+    with pytest.raises(ValueError, match="choose another run_dir"):
+        evaluate(
+            device="cpu",
+            model=torch.nn.Identity(),
+            evaluation=evaluation,
+            weights=None,
+            predictions=str(tmp_path / "predictions"),
+            run_dir=str(tmp_path),
+        )
+    assert sorted((tmp_path / "predictions").rglob("*")) == files
+
+
 @pytest.mark.parametrize("dataset", SIZES)
 def test_semantic_files_alone_score_the_semantic_task(tmp_path, config, dataset):
     cfg = config(dataset, "task=semantic", "evaluation.save=semantic")
