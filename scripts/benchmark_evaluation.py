@@ -43,6 +43,7 @@ from panoptic_dl.evaluation.cityscapes import CityscapesInstanceAPEvaluator
 from panoptic_dl.evaluation.label_files import read_panoptic_ids
 
 NUM_SCENES = 5
+NUM_INSTANCES = 30  # predicted in an image
 THINGS, NUM_CLASSES, DIVISOR = range(11, 19), 19, 1000
 SIDES = ("official", "streaming")
 
@@ -194,13 +195,21 @@ def predict(record: dict[str, Any], seed: int) -> dict[str, Any]:
     scores = torch.randn(NUM_CLASSES, *ids.shape, generator=torch.Generator().manual_seed(seed))
     scores.scatter_add_(0, classes[None], torch.full((1, *ids.shape), 6.0))
     things = [label for label in np.unique(panoptic) if label >= 0 and label // DIVISOR in THINGS]
-    masks = torch.from_numpy(np.stack([panoptic == label for label in things]))
+    found = [panoptic == label for label in things]
+    categories = [int(label) // DIVISOR for label in things]
+    while len(found) < NUM_INSTANCES:  # drawn streets are emptier than real ones: false positives
+        mask = np.zeros(ids.shape, dtype=bool)
+        top, left = draw.integers(0, ids.shape[0]), draw.integers(0, ids.shape[1])
+        mask[top : top + ids.shape[0] // 20, left : left + ids.shape[1] // 40] = True
+        found.append(mask)
+        categories.append(int(draw.choice(THINGS)))
+    masks = torch.from_numpy(np.stack(found))
     instances = Instances(
         ids.shape,
         pred_masks=masks,
         pred_boxes=BitMasks(masks).get_bounding_boxes(),
-        pred_classes=torch.tensor([label // DIVISOR for label in things]),
-        scores=torch.from_numpy(draw.random(len(things))),
+        pred_classes=torch.tensor(categories),
+        scores=torch.from_numpy(draw.random(len(found))),
     )
     return {
         "panoptic_seg": (torch.from_numpy(panoptic), None),
