@@ -27,10 +27,11 @@ def with_gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def analysis_text(analysis: Mapping[str, Any]) -> str:
     """Circumstances, table and conclusion."""
+    void = ", which has no class where unlabelled" if analysis["unlabelled"] == "void" else ""
     return "\n".join(
         [
             f"{analysis['name']} on {analysis['dataset']} ({analysis['num_images']} images), "
-            "predictions replaced by the truth:",
+            f"predictions replaced by the truth{void}:",
             analysis_table(analysis["combinations"]),
             conclusion(analysis["combinations"]),
         ]
@@ -80,7 +81,7 @@ def draw_analysis(analysis: Mapping[str, Any], file: Path) -> None:
     rows = analysis["combinations"]
     figure = Figure(figsize=(10, 5.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    marks, bars = figure.subplots(1, 2, sharey=True, width_ratios=(1, 3.4))
+    marks, bars = figure.subplots(1, 2, sharey=True, width_ratios=(1, 4))
     _draw_marks(marks, rows)
     _draw_bars(bars, rows)
     bars.set_ylim(len(rows) - 0.4, -0.6)
@@ -91,7 +92,8 @@ def draw_analysis(analysis: Mapping[str, Any], file: Path) -> None:
         fontsize=12,
         fontweight="bold",
     )
-    bars.set_xlabel(f"panoptic quality on {analysis['dataset']} ({analysis['num_images']} images)")
+    where = f"PQ in % on {analysis['dataset']} ({analysis['num_images']} images)"
+    bars.set_xlabel(where, x=50 / 144, ha="center", fontsize=9)
     figure.savefig(file)
 
 
@@ -104,10 +106,10 @@ def _draw_marks(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             color = COLORS[branch] if column in true else EMPTY
             axes.scatter(column, place, s=105, color=color, zorder=2)
     axes.set_xlim(-0.6, len(BRANCHES) - 0.4)
+    axes.xaxis.tick_top()
     axes.set_xticks(range(len(BRANCHES)), [f"true\n{name}" for name in BRANCHES.values()])
     for tick, color in zip(axes.get_xticklabels(), COLORS.values(), strict=True):
         tick.set(color=color, fontsize=9, fontweight="bold")
-    axes.xaxis.tick_top()
     axes.tick_params(length=0, labelleft=False)
     axes.spines[:].set_visible(False)
 
@@ -128,14 +130,20 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.annotate(
             text, (pq, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
         )
+    for x, figure, heading in ((132, "PQ_th", "things"), (143, "PQ_st", "stuff")):
+        style = {"ha": "right", "va": "center", "fontsize": 9, "color": "#5b6672"}
+        axes.text(x, -0.78, f"PQ of\n{heading}", **style | {"va": "bottom"})
+        for place, row in enumerate(rows):
+            axes.text(x, place, _number(row["metrics"][figure]), **style)
     model = rows[0]["metrics"]["PQ"]
     if math.isfinite(model):
         axes.axvline(model, color=MODEL_BAR, lw=1, ls=(0, (4, 3)), zorder=3)
-    axes.set_xlim(0, 118)
+    axes.set_xlim(0, 144)
     axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x", color="#e3e6ea")
     axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(axis="x", length=0, labelsize=9)
     axes.tick_params(axis="y", length=0, labelleft=False)
 
 
