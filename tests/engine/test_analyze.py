@@ -79,7 +79,7 @@ def middling(overrides, monkeypatch):
         center, offset = torch.zeros(1, 1, 4 * height, 4 * width), torch.zeros(1, 2, *classes.shape)
         center[0, :, :h, : w - 9] = truth.center[..., 9:]
         center[0, 0, 3, 3] = 0.8
-        offset[0, :, :h, :w] = 0.6 * truth.offset
+        offset[0, :, :h, :w] = 0.6 * truth.offset + 0.25
         if self.needs_logits:
             logits = upsample(logits[0], 4)[None]
         return logits, center, offset
