@@ -245,7 +245,7 @@ def test_streaming_evaluation_gives_the_official_figures(tmp_path, toy, dataset)
     official = in_process(tmp_path / "official", *overrides)
     weights = f"weights={tmp_path / 'official' / 'model_final.pth'}"
     streaming = in_process(
-        tmp_path / "streaming", *overrides, "mode=eval", weights, "evaluators=streaming"
+        tmp_path / "streaming", *overrides, "mode=eval", weights, "evaluation.official=true"
     )
     assert list(streaming["metrics"]) == list(official["metrics"])
     assert streaming["metrics"] == pytest.approx(official["metrics"], abs=1e-9, nan_ok=True)

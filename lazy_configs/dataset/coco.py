@@ -13,11 +13,11 @@ from panoptic_dl.data.reading import SemanticLabelReader
 from panoptic_dl.evaluation import official, streaming
 
 
-def _evaluators(kind):
+def _evaluators(kind, **how):
     return dict(
         panoptic=[
-            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}"),
-            L(official.coco_instance_ap)(dataset="${dataset.test.panoptic}"),
+            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}", **how),
+            L(kind.coco_instance_ap)(dataset="${dataset.test.panoptic}", **how),
         ],
         semantic=[
             L(kind.semantic_iou)(
@@ -25,6 +25,7 @@ def _evaluators(kind):
                 read_truth=L(SemanticLabelReader)(
                     num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
                 ),
+                **how,
             )
         ],
     )
@@ -68,6 +69,8 @@ dataset = dict(
         panoptic=L(coco_panoptic)(root="${dataset.root}", split="val"),
         semantic=L(coco_semantic)(root="${dataset.root}", split="val"),
     ),
-    # By `evaluators=official` (the scripts of the datasets' authors) or `streaming` (ours).
-    evaluators=dict(official=_evaluators(official), streaming=_evaluators(streaming)),
+    # Ours, and with `evaluation.official=true`, which makes them, those of the datasets' authors.
+    evaluators=dict(
+        streaming=_evaluators(streaming), official=_evaluators(official, _partial_=True)
+    ),
 )

@@ -5,7 +5,6 @@ from detectron2.config import LazyCall as L
 
 from panoptic_dl.data.loader import test_loader, train_loader
 from panoptic_dl.data.mapper import PanopticTrainMapper, TestMapper
-from panoptic_dl.data.reading import SemanticLabelReader
 from panoptic_dl.engine.evaluation import Evaluation
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 
@@ -67,14 +66,12 @@ task = dict(
                     )
                 ],
                 image_format="${dataset.image_format}",
-                read_truth=L(SemanticLabelReader)(
-                    num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
-                ),
             ),
             num_workers="${train.num_workers}",
         ),
-        evaluators="${dataset.evaluators.${evaluators}.panoptic}",
-        picture_count="${picture_count}",
+        evaluators="${dataset.evaluators.streaming.panoptic}",
+        official="${dataset.evaluators.official.panoptic}",
+        settings="${evaluation}",
         published="${published}",
         published_note="${published_note}",
     ),

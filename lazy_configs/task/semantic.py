@@ -27,7 +27,8 @@ _train_loader.mapper = L(SemanticTrainMapper)(
 )
 _evaluation.dataset = "${dataset.test.semantic}"
 _evaluation.loader.dataset = "${dataset.test.semantic}"
-_evaluation.evaluators = "${dataset.evaluators.${evaluators}.semantic}"
+_evaluation.evaluators = "${dataset.evaluators.streaming.semantic}"
+_evaluation.official = "${dataset.evaluators.official.semantic}"
 
 task = dict(
     model=L(DeepLabV3Plus)(

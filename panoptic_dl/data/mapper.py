@@ -7,7 +7,7 @@ Shapes: H W pixels (after augmentation).
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -156,8 +156,6 @@ class TestMapper:
     Args:
         augmentations: Detectron2 augmentations without chance: the resize to the test size.
         image_format: channel order of the model's input, "RGB" or "BGR".
-        read_truth: called with the record to find damaged labels, by name and before the evaluators
-            do; what it returns is dropped. None trusts the labels.
     """
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
@@ -167,11 +165,9 @@ class TestMapper:
         *,
         augmentations: Augmentations,
         image_format: str = "RGB",
-        read_truth: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
-        self.read_truth = read_truth
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make one sample.
@@ -181,10 +177,8 @@ class TestMapper:
             the model scales its prediction back.
 
         Raises:
-            DatasetError: the image cannot be read, or its label is damaged.
+            DatasetError: the image cannot be read.
         """
-        if self.read_truth is not None:
-            self.read_truth(record)
         record = dict(record)
         image = read_image(record["file_name"], self.image_format)
         detection_utils.check_image_size(record, image)

@@ -1,20 +1,33 @@
-"""Run a model over a dataset, measure it, draw a few images, print and save the figures."""
+"""Run a model over a dataset, measure it, draw, print and save the figures."""
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from tabulate import tabulate
-from torch import nn
 
-from panoptic_dl.evaluation.figures import as_json, as_text, headline
+from panoptic_dl.evaluation.agreement import pair_up, require_agreement
+from panoptic_dl.evaluation.beside import Beside
+from panoptic_dl.evaluation.figures import as_json, headline
+from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.report.results import (
+    class_tables,
+    comparison_table,
+    headline_table,
+    results_csv,
+    results_markdown,
+)
 from panoptic_dl.visualize.evaluator import PictureEvaluator
 
+from .evaluation_settings import EvaluationSettings
+from .predict import Batch, Model, predict
+
 logger = logging.getLogger(__name__)
+
+Results = dict[str, dict[str, Any]]
 
 
 class Evaluation:
@@ -24,9 +37,10 @@ class Evaluation:
         self,
         *,
         dataset: str,
-        loader: Iterable[list[dict[str, Any]]],
+        loader: Iterable[Batch],
         evaluators: Sequence[DatasetEvaluator],
-        picture_count: int = 0,
+        settings: dict[str, Any],
+        official: Sequence[Callable[[], DatasetEvaluator]] = (),
         published: dict[str, float] | None = None,
         published_note: str | None = None,
     ) -> None:
@@ -34,71 +48,114 @@ class Evaluation:
         Args:
             dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
-            evaluators: Detectron2 evaluators; their results are merged.
-            picture_count: images drawn as image | truth | prediction.
+            evaluators: Detectron2 evaluators; their results are merged. Streaming ones work beside
+                the network.
+            settings: fields of `EvaluationSettings`.
+            official: make the official evaluators of the same figures, where settings want them.
             published: figures to stand beneath the run's own, in percent.
             published_note: what to know when the two are compared.
+
+        Raises ValueError for settings that cannot be.
         """
         self.dataset = dataset
         self.loader = loader
         self.evaluators = list(evaluators)
-        self.picture_count = picture_count
+        self.settings = EvaluationSettings(**settings)
+        self.official = list(official)
         self.published = published
         self.published_note = published_note
 
-    def __call__(self, model: nn.Module, folder: Path) -> dict[str, Any]:
+    def __call__(
+        self, model: Model, folder: Path, *, batches: Iterable[Batch] | None = None
+    ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
-        Writes `results.json` and `predictions.png` into `folder`.
+        Writes `results.json`, `results.csv`, `results.md` and pictures into `folder`.
+
+        Args:
+            model: from a batch to Detectron2's outputs.
+            folder: of the run.
+            batches: instead of those of the loader.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
             is undefined), `results` (all that the evaluators said), `num_images`; {} elsewhere.
+
+        Raises:
+            EvaluationError: what the evaluators refuse, or official figures that differ from ours.
         """
-        evaluators = list(self.evaluators)
-        if self.picture_count and comm.is_main_process():
-            evaluators.append(
-                PictureEvaluator(self.dataset, self.picture_count, folder / "predictions.png")
+        settings = self.settings
+        streams = [e for e in self.evaluators if isinstance(e, StreamingEvaluator)]
+        others = [e for e in self.evaluators if not isinstance(e, StreamingEvaluator)]
+        official = [make() for make in self.official] if settings.official else []
+        if settings.picture_count and comm.is_main_process():
+            others.append(
+                PictureEvaluator(self.dataset, settings.picture_count, folder / "predictions.png")
             )
-        results = inference_on_dataset(model, self.loader, DatasetEvaluators(evaluators))
+        beside = Beside(streams, num_threads=settings.num_threads)
+        everyone = [beside, *others, *official]
+        for evaluator in everyone:
+            evaluator.reset()
+        batches = self.loader if batches is None else batches
+        try:
+            predict(model, batches, everyone)
+            results = _merged([beside, *others])
+        finally:
+            beside.close()
+        theirs = _merged(official)
         if not comm.is_main_process():
             return {}
-        num_images = len(self.loader.dataset)  # type: ignore[attr-defined]
-        metrics = headline(results)
-        logger.info(
-            "Results on %s (%d images)\n%s",
-            self.dataset,
-            num_images,
-            results_table(metrics, self.published),
-        )
-        if self.published and self.published_note:
-            logger.info("Note: %s", self.published_note)
-        summary = {
+        summary = self._summary(results)
+        self._print(summary)
+        self._save(summary, folder)
+        if settings.official:
+            self._compare(results, theirs)
+        return summary
+
+    def _summary(self, results: Results) -> dict[str, Any]:
+        return {
             "dataset": self.dataset,
-            "num_images": num_images,
-            "metrics": metrics,
+            "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
+            "metrics": headline(results),
             "published": self.published,
             "published_note": self.published_note,
             "results": results,
         }
-        text = json.dumps(as_json(summary), indent=2, allow_nan=False)
-        target = folder / "results.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        target.write_text(text + "\n")
-        logger.info("Saved %s", target)
-        if self.picture_count:
-            logger.info("Pictures: %s", folder / "predictions.png")
-        return summary
 
-
-def results_table(metrics: dict[str, float], published: dict[str, float] | None = None) -> str:
-    """The figures in one row, in percent; with `published`, theirs and the difference beneath."""
-    rows = [["own", *(as_text(value) for value in metrics.values())]]
-    if published:
-        shared = [name if name in published else None for name in metrics]
-        rows.append(["published", *(as_text(published[n]) if n else "" for n in shared)])
-        rows.append(
-            ["difference", *(f"{metrics[n] - published[n]:+.1f}" if n else "" for n in shared)]
+    def _print(self, summary: dict[str, Any]) -> None:
+        logger.info(
+            "Results on %s (%d images)\n%s",
+            summary["dataset"],
+            summary["num_images"],
+            headline_table(summary["metrics"], self.published),
         )
-    headings = [name.replace("_", " ") for name in metrics]
-    return tabulate(rows, ["", *headings], "github", stralign="right", disable_numparse=True)
+        if self.published and self.published_note:
+            logger.info("Note: %s", self.published_note)
+        if self.settings.per_class:
+            for table in class_tables(summary["results"]):
+                logger.info("%s\n%s", table.title, table.text())
+
+    def _save(self, summary: dict[str, Any], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n"
+        (folder / "results.json").write_text(text)
+        (folder / "results.csv").write_text(results_csv(summary))
+        (folder / "results.md").write_text(results_markdown(summary))
+        logger.info("Saved %s, .csv and .md", folder / "results.json")
+        if self.settings.picture_count:
+            logger.info("Pictures: %s", folder / "predictions.png")
+
+    def _compare(self, own: Results, theirs: Results) -> None:
+        pairs = pair_up(own, theirs)
+        rows = [(f"{p.task} {p.name}", p.own, p.official, p.difference) for p in pairs]
+        logger.info("Own and official figures\n%s", comparison_table(rows))
+        require_agreement(pairs)
+        logger.info("All %d figures agree with the official evaluators'", len(pairs))
+
+
+def _merged(evaluators: Iterable[DatasetEvaluator]) -> Results:
+    """The results of all evaluators; each is asked in every process."""
+    results: Results = {}
+    for evaluator in evaluators:
+        results |= evaluator.evaluate() or {}
+    return results

@@ -66,11 +66,6 @@ def checked(value: float, name: str) -> float:
     return min(max(value, 0.0), 100.0)
 
 
-def as_text(value: float, digits: int = 1) -> str:
-    """Print a figure: "62.6", or "n/a" when it could not be computed."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
-
-
 def as_json(value: Any) -> Any:
     """Copy nested results for `json.dump`: plain numbers, None for figures that are not finite."""
     if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ add      a few integers to the counts                           one image after 
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from detectron2.evaluation import DatasetEvaluator
 
@@ -19,7 +19,13 @@ Compared = TypeVar("Compared")
 
 
 class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
-    """A Detectron2 evaluator whose `process` is `add(compare(take(...)))` of each image."""
+    """A Detectron2 evaluator whose `process` is `add(compare(take(...)))` of each image.
+
+    Attributes:
+        needs: the entry of a model's output that is evaluated.
+    """
+
+    needs: ClassVar[str]
 
     @abstractmethod
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Taken:
@@ -44,6 +50,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
     def quality(self, compared: Compared) -> float | None:
         """How good a single image is, 0..1, to find the best and the worst; None: not known."""
         return None
+
+    def as_output(self, taken: Taken) -> dict[str, Any]:
+        """What was taken of a prediction in the form of a model's output, for pictures."""
+        raise NotImplementedError  # of evaluators that know no quality
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take, compare and add each image."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
+from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
 from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
 )
@@ -31,6 +32,11 @@ def cityscapes_semantic_iou(*, dataset: str) -> DatasetEvaluator:
 def cityscapes_instance_ap(*, dataset: str) -> DatasetEvaluator:
     """Cityscapes' mask AP; outputs may have "instances"."""
     return StreamingCityscapesInstanceEvaluator(dataset)
+
+
+def coco_instance_ap(*, dataset: str) -> DatasetEvaluator:
+    """COCO's box and mask AP; outputs may have "instances"."""
+    return COCOInstanceEvaluator(dataset)
 
 
 def semantic_iou(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as script
 from cityscapesscripts.helpers.labels import category2labels
 from detectron2.data import MetadataCatalog
@@ -81,6 +82,8 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
             class where each class is predicted, the last column none.
     """
 
+    needs = "sem_seg"
+
     def __init__(self, dataset: str) -> None:
         """Look up the labels.
 
@@ -138,6 +141,10 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
     def quality(self, compared: Compared) -> float:
         """Mean IoU of one image over the classes in truth or prediction, 0..1; NaN without any."""
         return cityscapes_figures(compared.confusions, np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
+
+    def as_output(self, taken: Prediction) -> dict[str, Any]:
+        """Classes, (H, W), K where there is none."""
+        return {"sem_seg": torch.from_numpy(taken.classes)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.

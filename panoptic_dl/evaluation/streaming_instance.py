@@ -52,6 +52,8 @@ class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, Instan
     The state is 32 bytes a prediction, one integer an image and a few tables.
     """
 
+    needs = "instances"
+
     def __init__(self, dataset: str) -> None:
         """Look up the labels.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
@@ -57,6 +58,8 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none (void). Crowds do not count.
     """
+
+    needs = "panoptic_seg"
 
     def __init__(self, dataset: str) -> None:
         """Look up the dataset.
@@ -134,6 +137,10 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
     def quality(self, compared: SegmentMatches) -> float:
         """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
         return _mean(quality(count_segments(compared, len(self._names)))[:, 0])
+
+    def as_output(self, taken: Prediction) -> dict[str, Any]:
+        """The panoptic map, and the list of segments or None."""
+        return {"panoptic_seg": (torch.from_numpy(taken.panoptic), taken.segments)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
@@ -43,6 +44,8 @@ class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
         confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none.
     """
+
+    needs = "sem_seg"
 
     def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
         """Look up the dataset.
@@ -98,6 +101,10 @@ class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
     def quality(self, compared: np.ndarray) -> float:
         """Mean IoU of one image over the classes in its truth, 0..1; NaN without any."""
         return semantic_figures(compared[:-1], self._names)["mIoU"]
+
+    def as_output(self, taken: Prediction) -> dict[str, Any]:
+        """Classes, (H, W), K where there is none."""
+        return {"sem_seg": torch.from_numpy(taken.classes)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.

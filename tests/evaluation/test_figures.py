@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.evaluation.figures import EvaluationError, as_json, as_text, checked, headline
+from panoptic_dl.evaluation.figures import EvaluationError, as_json, checked, headline
+from panoptic_dl.report.results import as_text
 
 PANOPTIC = {
     name + suffix: index + 10.0

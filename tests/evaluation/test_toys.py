@@ -29,6 +29,7 @@ def test_the_truth_of_a_toy_has_100_in_every_figure(dataset, task, kind):
     outputs = [predict(record, cfg.dataset.num_classes, things) for record in truth]
     figures = {}
     for evaluator in build(cfg.dataset.evaluators[kind][task]):
+        evaluator = evaluator() if kind == "official" else evaluator
         figures |= headline(evaluate(evaluator, records, outputs))
     assert len(figures) == (11 if task == "panoptic" else 1)
     assert figures == dict.fromkeys(figures, 100.0)

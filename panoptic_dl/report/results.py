@@ -1,0 +1,129 @@
+"""The figures of an evaluation as people read them: tables, Markdown, CSV.
+
+All figures are percentages; NaN, which no image could decide, is "n/a" in print and empty in CSV.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+TITLES = {
+    "panoptic_seg": "Panoptic quality",
+    "sem_seg": "Semantic segmentation",
+    "bbox": "Boxes",
+    "segm": "Masks",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures by class; a row is a name and one figure for each of `columns`."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[float]]]
+
+    def text(self) -> str:
+        """As a Markdown table."""
+        rows = [[name, *(as_text(value) for value in values)] for name, values in self.rows]
+        return _table(["", *self.columns], rows)
+
+
+def as_text(value: float, digits: int = 1) -> str:
+    """Print a figure: "62.6", or "n/a" when it could not be computed."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
+
+
+def headline_table(
+    metrics: Mapping[str, float], published: Mapping[str, float] | None = None
+) -> str:
+    """The figures in one row, in percent; with `published`, theirs and the difference beneath."""
+    rows = [["own", *(as_text(value) for value in metrics.values())]]
+    if published:
+        shared = [name if name in published else None for name in metrics]
+        rows.append(["published", *(as_text(published[n]) if n else "" for n in shared)])
+        rows.append(
+            [
+                "difference",
+                *(_signed(metrics[n] - published[n]) if n else "" for n in shared),
+            ]
+        )
+    return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
+
+
+def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """What `results` say of single classes and categories, such as `PQ-road` and `IoU_sup-sky`."""
+    tables = []
+    for task, figures in results.items():
+        for kind, is_category in (("class", False), ("category", True)):
+            names: dict[str, dict[str, float]] = {}
+            columns: list[str] = []
+            for key, value in figures.items():
+                metric, dash, name = key.partition("-")
+                if not dash or metric.endswith("_sup") != is_category:
+                    continue
+                metric = metric.removesuffix("_sup")
+                columns += [metric] if metric not in columns else []
+                names.setdefault(name, {})[metric] = float(value)
+            if columns:
+                rows = [
+                    (name, [values.get(column, math.nan) for column in columns])
+                    for name, values in names.items()
+                ]
+                tables.append(Table(f"{TITLES.get(task, task)} by {kind}", columns, rows))
+    return tables
+
+
+def comparison_table(rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """Name, own figure, official figure and difference, to ten decimals."""
+    return _table(
+        ["", "own", "official", "difference"],
+        [
+            [name, as_text(own, 10), as_text(official, 10), f"{difference:+.1e}"]
+            for name, own, official, difference in rows
+        ],
+    )
+
+
+def results_markdown(summary: Mapping[str, Any]) -> str:
+    """The headline, notes and all classes of one evaluation.
+
+    Args:
+        summary: "dataset", "num_images", "metrics", "published", "published_note", "results".
+    """
+    parts = [
+        f"# {summary['dataset']}: {summary['num_images']} images",
+        headline_table(summary["metrics"], summary["published"]),
+    ]
+    if summary["published"] and summary["published_note"]:
+        parts.append(f"Note: {summary['published_note']}")
+    for table in class_tables(summary["results"]):
+        parts += [f"## {table.title}", table.text()]
+    return "\n\n".join(parts) + "\n"
+
+
+def results_csv(summary: Mapping[str, Any]) -> str:
+    """One line a figure: task, metric, class (empty for means) and value in percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "metric", "class", "value"])
+    for task, figures in summary["results"].items():
+        for key, value in figures.items():
+            metric, _, name = key.partition("-")
+            number = float(value)
+            writer.writerow([task, metric, name, value if math.isfinite(number) else ""])
+    return text.getvalue()
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}" if math.isfinite(value) else "n/a"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ("left", *["right"] * (len(headings) - 1))
+    return tabulate(rows, headings, "github", colalign=align, disable_numparse=True)

@@ -1,0 +1,169 @@
+"""Comparing beside the network: nothing is lost, the order is kept, memory is bounded."""
+
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panoptic_dl.evaluation.beside import Beside
+from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from tests.evaluation.panoptic_scenes import outputs_of, register
+from tests.evaluation.scenes import panoptic_scene
+
+PATIENCE = 20  # seconds that a thread waits for another before the test fails
+
+
+class Recorder(StreamingEvaluator[int, int]):
+    """Remembers what was added, and by which threads it was compared."""
+
+    needs = "number"
+
+    def __init__(self, task: str = "numbers") -> None:
+        self.task = task
+        self.reset()
+
+    def reset(self) -> None:
+        self.taken: list[int] = []
+        self.added: list[int] = []
+        self.threads: set[int] = set()
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> int:
+        self.taken.append(output["number"])
+        return output["number"]
+
+    def compare(self, taken: int) -> int:
+        self.threads.add(threading.get_ident())
+        if taken < 0:
+            raise EvaluationError(f"image {taken}: negative")
+        return taken
+
+    def add(self, compared: int) -> None:
+        self.added.append(compared)
+
+    def evaluate(self) -> dict[str, dict[str, Any]]:
+        return {self.task: {"sum": sum(self.added)}}
+
+
+def feed(beside: Beside, numbers) -> None:
+    for number in numbers:
+        beside.process([{"image_id": number}], [{"number": number}])
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_every_image_is_added_once_in_order(num_threads):
+    first, second = Recorder("first"), Recorder("second")
+    beside = Beside([first, second], num_threads=num_threads)
+    beside.reset()
+    feed(beside, range(50))
+    assert beside.evaluate() == {"first": {"sum": 1225}, "second": {"sum": 1225}}
+    assert first.added == second.added == list(range(50))
+    here = threading.get_ident()
+    assert (here in first.threads) == (num_threads == 0)
+
+
+def test_the_network_waits_when_too_many_images_do():
+    """With two threads held up, no more than three images may be in memory."""
+
+    class Held(Recorder):
+        gate = threading.Event()
+
+        def compare(self, taken: int) -> int:
+            assert self.gate.wait(PATIENCE)
+            return super().compare(taken)
+
+    held = Held()
+    beside = Beside([held], num_threads=2)
+    feeder = threading.Thread(target=feed, args=(beside, range(10)))
+    feeder.start()
+    feeder.join(0.5)
+    assert feeder.is_alive()
+    assert held.taken == [0, 1, 2]
+    assert held.added == []
+    held.gate.set()
+    feeder.join(PATIENCE)
+    assert beside.evaluate() == {"numbers": {"sum": 45}}
+
+
+def test_images_are_compared_side_by_side():
+    """Two images that wait for each other can only be done by two threads."""
+
+    class Paired(Recorder):
+        together = threading.Barrier(2)
+
+        def compare(self, taken: int) -> int:
+            self.together.wait(PATIENCE)
+            return super().compare(taken)
+
+    beside = Beside([Paired()], num_threads=2)
+    feed(beside, range(4))
+    assert beside.evaluate() == {"numbers": {"sum": 6}}
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_an_error_of_an_image_is_raised_and_forgotten_by_reset(num_threads):
+    recorder = Recorder()
+    beside = Beside([recorder], num_threads=num_threads)
+    with pytest.raises(EvaluationError, match="image -7: negative"):
+        feed(beside, [1, -7, *range(20)])
+    beside.reset()
+    feed(beside, [2, 3])
+    assert beside.evaluate() == {"numbers": {"sum": 5}}
+
+
+def test_an_error_of_the_last_image_is_raised_too():
+    recorder = Recorder()
+    beside = Beside([recorder], num_threads=2)
+    gate = threading.Event()
+    compare = recorder.compare
+    recorder.compare = lambda taken: gate.wait(PATIENCE) and compare(taken)
+    feed(beside, [1, -7])
+    gate.set()
+    with pytest.raises(EvaluationError, match="negative"):
+        beside.evaluate()
+
+
+def test_no_thread_is_left_behind():
+    before = set(threading.enumerate())
+    beside = Beside([Recorder()], num_threads=3)
+    feed(beside, range(9))
+    beside.evaluate()
+    assert set(threading.enumerate()) <= before
+
+
+def test_two_evaluators_of_one_task_are_refused():
+    beside = Beside([Recorder(), Recorder()], num_threads=0)
+    with pytest.raises(EvaluationError, match="two evaluators report numbers"):
+        beside.evaluate()
+
+
+@pytest.mark.parametrize("num_threads", [-1, 1.5, None, True])
+def test_impossible_numbers_of_threads_are_named(num_threads):
+    with pytest.raises(ValueError, match="num_threads="):
+        Beside([], num_threads=num_threads)
+
+
+def test_figures_and_offers_do_not_depend_on_threads(tmp_path):
+    scenes = [panoptic_scene(seed) for seed in range(20)]
+    name = register(scenes, tmp_path)
+    said = []
+    for num_threads in (0, 1, 4):
+        offers = []
+
+        def offer(item, output, quality, offers=offers):
+            panoptic, segments = output["panoptic_seg"]
+            offers.append((item["image_id"], quality, panoptic.sum().item(), segments))
+
+        evaluator = StreamingPanopticEvaluator(name)
+        beside = Beside([evaluator], num_threads=num_threads, offer=offer)
+        for item, output in zip(evaluator._records.values(), outputs_of(scenes), strict=True):
+            beside.process([item], [output])
+        results = beside.evaluate()
+        assert len(offers) == len(scenes)
+        assert any(0 < quality < 1 for _, quality, *_ in offers)
+        said.append(json.dumps([results, offers]))
+    assert said[0] == said[1] == said[2]
+    assert np.isfinite(json.loads(said[0])[0]["panoptic_seg"]["PQ"])
