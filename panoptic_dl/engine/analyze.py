@@ -3,14 +3,14 @@
 import json
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.evaluation.evaluator import inference_context
+from detectron2.evaluation import inference_context
 from detectron2.utils import comm
-from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
 from panoptic_dl.evaluation.figures import as_json, headline
@@ -22,6 +22,7 @@ from panoptic_dl.report.analysis import analysis_text, draw_analysis, with_gains
 from panoptic_dl.weights.load import load_model
 
 from .oracle import COMBINATIONS, UNLABELLED, predictions
+from .progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +124,13 @@ def measure(
     for evaluator in evaluators:
         evaluator.reset()
     counts = np.zeros((len(COMBINATIONS), 3), dtype=np.int64)
-    total = len(loader)  # type: ignore[arg-type]
-    with inference_context(model), torch.no_grad():
-        for number, batch in enumerate(loader, start=1):
+    progress = Progress(
+        len(loader),  # type: ignore[arg-type]
+        what="analysed",
+        shown=comm.is_main_process(),
+    )
+    with closing(progress), inference_context(model), torch.no_grad():
+        for batch in loader:
             check_images(batch, num_channels=len(model.pixel_mean))
             images = model.preprocess(batch)
             maps = model.network(images.tensor)
@@ -143,8 +148,7 @@ def measure(
                         len(found.false_negatives),
                         len(found.false_positives),
                     ]
-            # The console shows what starts like Detectron2's own line.
-            log_every_n_seconds(logging.INFO, f"Analysed {number}/{total}", n=5, name=__name__)
+            progress.add(len(batch))
     (counts,) = sum_over_processes(counts)
     return [dict(zip(("matched", "missed", "wrong"), row, strict=True)) for row in counts.tolist()]
 

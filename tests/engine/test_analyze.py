@@ -23,7 +23,7 @@ from tests.data.small import write_coco
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    *("backbone=hrnet_tiny", "dataset=coco", "evaluators=streaming", "picture_count=0"),
+    *("backbone=hrnet_tiny", "dataset=coco", "evaluation.picture_count=0"),
     *("head.aspp_channels=16", "head.panoptic.semantic.decoder_dim=16"),
     *("head.panoptic.semantic.head_channels=16", "head.panoptic.instance.decoder_dim=16"),
     *("dataset.min_size_test=60", "dataset.max_size_test=80", "dataset.size_divisibility=0"),
