@@ -16,8 +16,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in (*LEAVES, "weights", "__init__")},
     "models": {"postprocess"},
     "evaluation": {"postprocess"},  # one fast argmax over classes for both
+    "prediction_files": {"evaluation"},
     "engine": {
-        *("environment", "evaluation", "models", "postprocess"),
+        *("environment", "evaluation", "models", "postprocess", "prediction_files"),
         *("report", "visualize", "weights"),
     },
 }

@@ -13,13 +13,15 @@ from panoptic_dl.evaluation import official, streaming
 
 
 def _evaluators(kind, **how):
+    """By task and by the entry of a model's output that is measured."""
+    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
     return dict(
-        panoptic=[
-            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}", **how),
-            L(kind.cityscapes_semantic_iou)(dataset="${dataset.test.panoptic}", **how),
-            L(kind.cityscapes_instance_ap)(dataset="${dataset.test.panoptic}", **how),
-        ],
-        semantic=[L(kind.cityscapes_semantic_iou)(dataset="${dataset.test.semantic}", **how)],
+        panoptic=dict(
+            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
+            sem_seg=L(kind.cityscapes_semantic_iou)(dataset=panoptic, **how),
+            instances=L(kind.cityscapes_instance_ap)(dataset=panoptic, **how),
+        ),
+        semantic=dict(sem_seg=L(kind.cityscapes_semantic_iou)(dataset=semantic, **how)),
     )
 
 

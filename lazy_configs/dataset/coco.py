@@ -14,20 +14,17 @@ from panoptic_dl.evaluation import official, streaming
 
 
 def _evaluators(kind, **how):
+    """By task and by the entry of a model's output that is measured."""
+    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
+    reader = L(SemanticLabelReader)(
+        num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
+    )
     return dict(
-        panoptic=[
-            L(kind.panoptic_quality)(dataset="${dataset.test.panoptic}", **how),
-            L(kind.coco_instance_ap)(dataset="${dataset.test.panoptic}", **how),
-        ],
-        semantic=[
-            L(kind.semantic_iou)(
-                dataset="${dataset.test.semantic}",
-                read_truth=L(SemanticLabelReader)(
-                    num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
-                ),
-                **how,
-            )
-        ],
+        panoptic=dict(
+            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
+            instances=L(kind.coco_instance_ap)(dataset=panoptic, **how),
+        ),
+        semantic=dict(sem_seg=L(kind.semantic_iou)(dataset=semantic, read_truth=reader, **how)),
     )
 
 

@@ -2,17 +2,20 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
 
 from panoptic_dl.evaluation.agreement import pair_up, require_agreement
 from panoptic_dl.evaluation.beside import Beside
 from panoptic_dl.evaluation.figures import as_json, headline
 from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.models.averaged import Averaged
+from panoptic_dl.prediction_files.saving import saving
 from panoptic_dl.report.results import (
     class_tables,
     comparison_table,
@@ -20,8 +23,8 @@ from panoptic_dl.report.results import (
     results_csv,
     results_markdown,
 )
-from panoptic_dl.visualize.evaluator import PictureEvaluator
 
+from .evaluation_pictures import EvaluationPictures
 from .evaluation_settings import EvaluationSettings
 from .predict import Batch, Model, predict
 
@@ -38,9 +41,9 @@ class Evaluation:
         *,
         dataset: str,
         loader: Iterable[Batch],
-        evaluators: Sequence[DatasetEvaluator],
+        evaluators: Mapping[str, DatasetEvaluator],
         settings: dict[str, Any],
-        official: Sequence[Callable[[], DatasetEvaluator]] = (),
+        official: Mapping[str, Callable[[], DatasetEvaluator]] | None = None,
         published: dict[str, float] | None = None,
         published_note: str | None = None,
     ) -> None:
@@ -48,10 +51,11 @@ class Evaluation:
         Args:
             dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
-            evaluators: Detectron2 evaluators; their results are merged. Streaming ones work beside
-                the network.
+            evaluators: Detectron2 evaluators, by the entry of a model's output that each measures;
+                their results are merged. Streaming ones work beside the network.
             settings: fields of `EvaluationSettings`.
-            official: make the official evaluators of the same figures, where settings want them.
+            official: make the official evaluators of the same figures, by the same entries, where
+                settings want them.
             published: figures to stand beneath the run's own, in percent.
             published_note: what to know when the two are compared.
 
@@ -59,14 +63,20 @@ class Evaluation:
         """
         self.dataset = dataset
         self.loader = loader
-        self.evaluators = list(evaluators)
+        self.evaluators = dict(evaluators)
         self.settings = EvaluationSettings(**settings)
-        self.official = list(official)
+        self.official = dict(official or {})
+        saving(dataset, self.settings.kinds, Path())  # refuses what it cannot save now, not later
         self.published = published
         self.published_note = published_note
 
     def __call__(
-        self, model: Model, folder: Path, *, batches: Iterable[Batch] | None = None
+        self,
+        model: Model,
+        folder: Path,
+        *,
+        batches: Iterable[Batch] | None = None,
+        entries: Collection[str] | None = None,
     ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
@@ -76,6 +86,7 @@ class Evaluation:
             model: from a batch to Detectron2's outputs.
             folder: of the run.
             batches: instead of those of the loader.
+            entries: of the model's output that are measured; by default all that can be.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -85,14 +96,21 @@ class Evaluation:
             EvaluationError: what the evaluators refuse, or official figures that differ from ours.
         """
         settings = self.settings
-        streams = [e for e in self.evaluators if isinstance(e, StreamingEvaluator)]
-        others = [e for e in self.evaluators if not isinstance(e, StreamingEvaluator)]
-        official = [make() for make in self.official] if settings.official else []
-        if settings.picture_count and comm.is_main_process():
-            others.append(
-                PictureEvaluator(self.dataset, settings.picture_count, folder / "predictions.png")
-            )
-        beside = Beside(streams, num_threads=settings.num_threads)
+        if not settings.looks_once and isinstance(model, nn.Module):
+            model = Averaged(cast(Any, model), scales=settings.scales, flip=settings.flip)
+        entries = self.evaluators if entries is None else entries
+        measuring = [each for entry, each in self.evaluators.items() if entry in entries]
+        streams = [each for each in measuring if isinstance(each, StreamingEvaluator)]
+        others = [each for each in measuring if not isinstance(each, StreamingEvaluator)]
+        official = []
+        if settings.official:
+            official = [make() for entry, make in self.official.items() if entry in entries]
+        pictures = EvaluationPictures(self.dataset, folder, settings)
+        others += pictures.evaluators()
+        writers = saving(self.dataset, settings.kinds, folder / "predictions")
+        beside = Beside(
+            [*streams, *writers], num_threads=settings.num_threads, offer=pictures.offer
+        )
         everyone = [beside, *others, *official]
         for evaluator in everyone:
             evaluator.reset()
@@ -103,11 +121,18 @@ class Evaluation:
         finally:
             beside.close()
         theirs = _merged(official)
+        drawn = pictures.draw(results, streams)
         if not comm.is_main_process():
             return {}
         summary = self._summary(results)
         self._print(summary)
         self._save(summary, folder)
+        if settings.picture_count:
+            drawn.insert(0, folder / "predictions.png")
+        if drawn:
+            logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in drawn))
+        if settings.kinds:
+            logger.info("Predictions for servers: %s", folder / "predictions")
         if settings.official:
             self._compare(results, theirs)
         return summary
@@ -142,8 +167,6 @@ class Evaluation:
         (folder / "results.csv").write_text(results_csv(summary))
         (folder / "results.md").write_text(results_markdown(summary))
         logger.info("Saved %s, .csv and .md", folder / "results.json")
-        if self.settings.picture_count:
-            logger.info("Pictures: %s", folder / "predictions.png")
 
     def _compare(self, own: Results, theirs: Results) -> None:
         pairs = pair_up(own, theirs)

@@ -10,10 +10,27 @@ class EvaluationSettings:
     per_class: bool  # print the tables of classes too; results.md has them anyway
     official: bool  # run the official evaluators too, and hold the figures against each other
     num_threads: int  # that decode and compare beside the network; 0: none
+    scales: list[float]  # of the image, averaged; [1.0] is the model as it is
+    flip: bool  # average with the mirror image
+    save: str | list[str] | None  # kinds of predictions written to files, see prediction_files
     picture_count: int  # first images drawn as image | truth | prediction; 0: none
+    best_and_worst: int  # best, and worst, images drawn with their errors; 0: none
+    charts: bool  # draw figures by class and confusions
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is saved."""
+        if self.save is None:
+            return []
+        return [self.save] if isinstance(self.save, str) else list(self.save)
+
+    @property
+    def looks_once(self) -> bool:
+        """Whether the model is evaluated as it is."""
+        return self.scales == [1.0] and not self.flip
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "picture_count"):
+        for name in ("num_threads", "picture_count", "best_and_worst"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            if type(value) is not int or value < 0:
                 raise ValueError(f"evaluation.{name}={value} must be a whole number from 0")

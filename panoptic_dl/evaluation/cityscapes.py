@@ -21,9 +21,12 @@ import numpy as np
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_script
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from detectron2.utils import comm
+from PIL import Image
 
+from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, to_label_ids
 from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.evaluation.most_likely import most_likely
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,23 @@ Figures = dict[str, dict[str, float]]
 class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
-    Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file.
+    Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
+    train ids, of which all others than 0..18 mean that the pixel has none.
     """
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Write label ids for the script; `unlabeled` where a pixel has no class.
+
+        The script knows no 255: its array of counts has no place for it.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            classes = output["sem_seg"]
+            if classes.ndim == 2:
+                labels = to_label_ids(most_likely(classes, len(EVALUATED)))
+                name = f"{Path(item['file_name']).stem}_pred.png"
+                Image.fromarray(labels).save(Path(self._temp_dir, name))
+            else:
+                super().process([item], [output])
 
     def evaluate(self) -> Figures | None:
         """Compute the figures; None but in the first process.

@@ -37,3 +37,11 @@ def find_labels(folder: str, suffix: str) -> dict[str, Path]:
 def image_id(file: str) -> str:
     """`<city>_<sequence>_<frame>`, from the name of an image or label file."""
     return "_".join(Path(file).name.split("_")[:3])
+
+
+def to_label_ids(classes: np.ndarray) -> np.ndarray:
+    """Label ids, uint8, of train ids of any shape; 0 (unlabeled) where it is none of 0..18."""
+    table = np.zeros(len(EVALUATED) + 1, dtype=np.uint8)
+    table[:-1] = [label.id for label in EVALUATED]
+    valid = (classes >= 0) & (classes < len(EVALUATED))
+    return table[np.where(valid, classes, len(EVALUATED))]

@@ -1,7 +1,7 @@
 """Evaluators that keep counts instead of files, by the name of a dataset in Detectron2's catalogs.
 
-Their figures are those of `official.py`, under the same names; COCO's AP has no streaming form yet.
-They write nothing, read each label once, and sum small integers over the processes.
+Their figures are those of `official.py`, under the same names. They write nothing, read each label
+once, and share small integers, and a few numbers a prediction for AP, over the processes.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
-from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
 from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
 )
+from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
 from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
 from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
@@ -36,7 +36,7 @@ def cityscapes_instance_ap(*, dataset: str) -> DatasetEvaluator:
 
 def coco_instance_ap(*, dataset: str) -> DatasetEvaluator:
     """COCO's box and mask AP; outputs may have "instances"."""
-    return COCOInstanceEvaluator(dataset)
+    return StreamingCOCOInstanceEvaluator(dataset)
 
 
 def semantic_iou(

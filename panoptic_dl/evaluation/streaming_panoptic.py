@@ -3,6 +3,13 @@
 panopticapi's figures (`segment_matching`) without its detour: nothing is written or read back, and
 what is remembered of an image are a few integers a class.
 
+One measure serves COCO and Cityscapes. cityscapesscripts' `evaluatePanoptic` counts segments and
+averages as panopticapi does; its groups are crowds. Of both scripts these corners are kept: a class
+that is predicted somewhere and true nowhere counts, with 0; one without true segments other than
+crowds whose predictions all lie on void or those crowds does not count. Not kept are the areas of
+the JSON file, which both believe (pixels are counted instead), and their division by zero on a
+split without any thing, or any stuff (the figures are NaN).
+
 Shapes: H W pixels, K classes.
 """
 

@@ -34,7 +34,14 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PANOPTIC_DL_CACHE", str(tmp_path_factory.getbasetemp() / "toys"))
 
 
-def err(record: dict, num_classes: int, thing_ids: set[int], draw: np.random.Generator) -> dict:
+def err(
+    record: dict,
+    num_classes: int,
+    thing_ids: set[int],
+    draw: np.random.Generator,
+    *,
+    with_logits: bool = True,
+) -> dict:
     """The truth, moved by some pixels and with holes; some things have another class."""
     perfect = predict(record, num_classes, thing_ids, with_logits=False)["panoptic_seg"][0].numpy()
     panoptic = np.roll(perfect, draw.integers(0, 6, 2), axis=(0, 1))
@@ -42,15 +49,14 @@ def err(record: dict, num_classes: int, thing_ids: set[int], draw: np.random.Gen
         if draw.random() < 0.1 and label >= 0:
             other = draw.integers(num_classes) * LABEL_DIVISOR + 900
             panoptic[(panoptic == label) & (draw.random(panoptic.shape) < 0.9)] = other
-    classes = panoptic // LABEL_DIVISOR
-    semantic = torch.from_numpy(np.where(panoptic < 0, 0, classes))
     things = [
         label for label in np.unique(panoptic) if label >= 0 and label // LABEL_DIVISOR in thing_ids
     ]
-    output = {
-        "panoptic_seg": (torch.from_numpy(panoptic), None),
-        "sem_seg": torch.nn.functional.one_hot(semantic, num_classes).permute(2, 0, 1).float(),
-    }
+    output = {"panoptic_seg": (torch.from_numpy(panoptic), None)}
+    if with_logits:
+        semantic = torch.from_numpy(np.where(panoptic < 0, 0, panoptic // LABEL_DIVISOR))
+        one_hot = torch.nn.functional.one_hot(semantic, num_classes)
+        output["sem_seg"] = one_hot.permute(2, 0, 1).float()
     if things:
         output["instances"] = make_instances(
             np.stack([panoptic == label for label in things]),

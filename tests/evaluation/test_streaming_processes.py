@@ -20,9 +20,11 @@ from panoptic_dl.evaluation.processes import concatenate_over_processes, sum_ove
 from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
 )
+from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
 from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
 from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
+from tests.evaluation.coco_scenes import predict_scenes, register_coco, truth_of_scenes
 from tests.evaluation.scenes import (
     instance_predictions,
     panoptic_scene,
@@ -114,12 +116,20 @@ def make_semantic(folder: Path):
     return evaluator, records, outputs
 
 
+def make_coco_instances(folder: Path):
+    content = truth_of_scenes(NUM_IMAGES, seed=0)
+    name = register_coco(content, folder, "shared_instances")
+    records = DatasetCatalog.get(name)
+    return StreamingCOCOInstanceEvaluator(name), records, predict_scenes(content, seed=0)
+
+
 Made = tuple[DatasetEvaluator, list[dict], list[dict]]
 MAKERS: list[Callable[[Path], Made]] = [
     make_panoptic,
     make_cityscapes_semantic,
     make_cityscapes_instances,
     make_semantic,
+    make_coco_instances,
 ]
 
 

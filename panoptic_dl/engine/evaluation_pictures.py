@@ -1,0 +1,104 @@
+"""The pictures of an evaluation: first, best and worst images, bars of classes, confusions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from panoptic_dl.evaluation.figures import Results
+from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.visualize.class_bars import draw_class_bars
+from panoptic_dl.visualize.confusion_matrix import draw_confusions
+from panoptic_dl.visualize.evaluator import PictureEvaluator
+
+from .error_pictures import ErrorPictures
+from .evaluation_settings import EvaluationSettings
+
+BARS = (  # what is drawn of each class: task, measure, measures marked beside
+    ("panoptic_seg", "PQ", ("SQ", "RQ")),
+    ("sem_seg", "IoU", ()),
+)
+
+
+class EvaluationPictures:
+    """What is remembered of an evaluation to be drawn, and drawn at its end."""
+
+    def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
+        """
+        Args:
+            dataset: name in Detectron2's catalogs.
+            folder: of the run; `predictions.png` and `pictures/` go there.
+            settings: how many images are drawn, and whether charts are.
+        """
+        self.dataset = dataset
+        self.folder = folder
+        self.settings = settings
+        self._errors = ErrorPictures(dataset, settings.best_and_worst, folder / "pictures")
+
+    def evaluators(self) -> list[DatasetEvaluator]:
+        """What must see the model's outputs, in this process."""
+        count = self.settings.picture_count
+        if not count or not comm.is_main_process():
+            return []
+        return [PictureEvaluator(self.dataset, count, self.folder / "predictions.png")]
+
+    def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
+        """See `ErrorPictures.offer`."""
+        self._errors.offer(item, output, quality)
+
+    def draw(
+        self, results: Results, evaluators: Sequence[StreamingEvaluator[Any, Any]]
+    ) -> list[Path]:
+        """Draw what an evaluation has found; every process must call this.
+
+        Args:
+            results: of all evaluators; used in the main process.
+            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
+
+        Returns:
+            The files, in the main process.
+        """
+        files = self._errors.draw()
+        if not comm.is_main_process() or not self.settings.charts:
+            return files
+        confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]
+        if confused:
+            chosen: Any = next((e for e in confused if e.needs == "sem_seg"), confused[0])
+            file = self.folder / "pictures" / "confusions.png"
+            draw_confusions(
+                chosen.confusions, chosen.names, file, title=f"Confusions on {self.dataset}"
+            )
+            files.append(file)
+        return files + self._draw_bars(results)
+
+    def _draw_bars(self, results: Results) -> list[Path]:
+        metadata = MetadataCatalog.get(self.dataset)
+        ids = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
+        things = {metadata.stuff_classes[index] for index in ids}
+        files = []
+        for task, measure, others in BARS:
+            values, *marked = (
+                _of_classes(results.get(task, {}), name) for name in (measure, *others)
+            )
+            if values:
+                files.append(self.folder / "pictures" / f"{measure.lower()}_by_class.png")
+                draw_class_bars(
+                    values,
+                    files[-1],
+                    title=f"{measure} by class on {self.dataset}",
+                    measure=measure,
+                    things=things or None,
+                    others=dict(zip(others, marked, strict=True)),
+                )
+        return files
+
+
+def _of_classes(figures: Any, measure: str) -> dict[str, float]:
+    return {
+        key.removeprefix(f"{measure}-"): float(value)
+        for key, value in figures.items()
+        if key.startswith(f"{measure}-")
+    }

@@ -1,0 +1,134 @@
+"""Instances and semantic predictions as Cityscapes' scripts read them, image by image.
+
+Shapes: N instances, H W pixels.
+"""
+
+import math
+from collections.abc import Hashable
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from PIL import Image
+from torch import Tensor
+
+from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, LABELS
+from panoptic_dl.evaluation.damage import unreadable
+from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.evaluation.label_files import read_label_ids
+from panoptic_dl.prediction_files.coco_readers import make_instances
+from panoptic_dl.prediction_files.dataset import PredictedDataset
+from panoptic_dl.prediction_files.files import inside
+from panoptic_dl.prediction_files.reading import AGAIN, require_size
+from panoptic_dl.prediction_files.search import CityFiles, one_file
+
+EVALUATED_IDS = {label.id: label.trainId for label in EVALUATED}
+
+
+class CityscapesInstanceFiles:
+    """Texts that name masks, their label ids and confidences."""
+
+    def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
+        """Remember where the files are."""
+        self._files = files
+        self._classes = {label: index for index, label in dataset.instance_ids.items()}
+        self._advice = dataset.advice()
+
+    def read(self, image: Hashable, size: tuple[int, int]) -> Instances:
+        """The instances of an image, in the order of the text; none where it is empty.
+
+        Predictions of labels that are not evaluated (a caravan) do not count, as in the script.
+
+        Returns:
+            `pred_masks` (N, H, W) bool, `pred_boxes` around them, `pred_classes` (N,) train ids,
+            `scores` (N,) float64, exactly as written.
+
+        Raises:
+            EvaluationError: the text is missing or torn, or names a file outside of the folder; a
+                mask cannot be read or is of another size; a label is unknown.
+        """
+        text = one_file(self._files, image, ".txt")
+        masks, classes, scores = [], [], []
+        seen: set[Path] = set()
+        for number, line in enumerate(_lines(text), start=1):
+            where = f"{text}, line {number}"
+            name, label, score = _fields(line, where)
+            file = inside(self._files[0], text.parent, name, text)
+            if file in seen:
+                raise EvaluationError(
+                    f"{where}: {name} is named twice, and Cityscapes' script takes the last; give "
+                    "each instance a mask of its own"
+                )
+            seen.add(file)
+            if label not in LABELS:
+                raise EvaluationError(f"{where}: unknown label id {label}: {self._advice}")
+            if label not in self._classes:
+                continue
+            masks.append(read_mask(file, size))
+            classes.append(self._classes[label])
+            scores.append(score)
+        return make_instances(masks, classes, scores, size)
+
+
+class CityscapesSemanticFiles:
+    """Pictures of label ids."""
+
+    def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
+        """Remember where the files are."""
+        self._files = files
+        self._advice = dataset.advice()
+        self._table = np.full(max(LABELS) + 1, -1, dtype=np.int64)
+        for label, train_id in EVALUATED_IDS.items():
+            self._table[label] = train_id
+
+    def read(self, image: Hashable, size: tuple[int, int]) -> Tensor:
+        """Train ids of an image, (H, W) int64, -1 where the label is not evaluated.
+
+        Raises:
+            EvaluationError: the picture is missing or torn, or of another size; a label is unknown.
+        """
+        file = one_file(self._files, image, ".png")
+        labels = read_label_ids(file)
+        require_size(file, labels.shape, size)
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self._table):
+            odd = low if low < 0 else high
+            raise EvaluationError(f"{file}: unknown label id {odd}: {self._advice}")
+        return torch.from_numpy(self._table[labels])
+
+
+def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a mask: (H, W) bool, True where the grey value is not 0, as Cityscapes' script has it.
+
+    Raises:
+        EvaluationError: it cannot be read, or is of another size.
+    """
+    try:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError) as error:
+        raise unreadable([file], error) from error
+    require_size(file, pixels.shape, size)
+    return pixels != 0
+
+
+def _lines(text: Path) -> list[str]:
+    try:
+        return text.read_text().splitlines()
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        raise EvaluationError(f"cannot read {text} ({error}); {AGAIN}") from error
+
+
+def _fields(line: str, where: str) -> tuple[str, int, float]:
+    """File, label id and confidence of a line."""
+    fields = line.split(" ")
+    try:
+        name, label, score = fields[0], float(fields[1]), float(fields[2])
+        if len(fields) != 3 or not name or label != int(label) or not math.isfinite(score):
+            raise ValueError("fields that cannot be")
+    except (ValueError, IndexError, OverflowError) as error:
+        raise EvaluationError(
+            f'{where}: {line!r} is not "mask.png labelId confidence", with single spaces; {AGAIN}'
+        ) from error
+    return name, int(label), score

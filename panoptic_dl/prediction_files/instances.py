@@ -1,0 +1,75 @@
+"""Instances of a model's output on their way into files.
+
+Shapes: N instances, H W pixels.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks
+
+from panoptic_dl.evaluation.figures import EvaluationError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TakenInstances:
+    """Instances of one image.
+
+    Attributes:
+        image: what names it.
+        categories: N dataset ids.
+        scores: N numbers.
+        masks: (N, H, W) bool.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels, right and bottom exclusive.
+    """
+
+    image: Any
+    categories: list[int]
+    scores: list[float]
+    masks: np.ndarray
+    boxes: np.ndarray
+
+
+def take_instances(
+    image: Any, output: Mapping[str, Any], dataset_ids: Mapping[int, int]
+) -> TakenInstances:
+    """Move "instances" of an output to the CPU; an output without them has found nothing.
+
+    Args:
+        dataset_ids: dataset id of each class.
+
+    Raises:
+        EvaluationError: a class has none, a score is not finite.
+    """
+    instances = output.get("instances")
+    if instances is None:
+        return TakenInstances(image, [], [], np.zeros((0, 0, 0), dtype=bool), np.zeros((0, 4)))
+    categories = []
+    for category in instances.pred_classes.tolist():
+        if category not in dataset_ids:
+            raise EvaluationError(
+                f"a predicted instance has class {category}, which is none of the "
+                f"{len(dataset_ids)} classes with instances"
+            )
+        categories.append(dataset_ids[category])
+    scores = [float(score) for score in instances.scores.tolist()]
+    if not np.isfinite(scores).all():
+        raise EvaluationError("the score of a predicted instance is not finite")
+    masks = instances.pred_masks
+    if masks.dtype != torch.bool:
+        masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
+    boxes = instances.pred_boxes if instances.has("pred_boxes") else boxes_of(masks)
+    return TakenInstances(
+        image, categories, scores, masks.cpu().numpy(), boxes.tensor.cpu().numpy().astype(float)
+    )
+
+
+def boxes_of(masks: torch.Tensor) -> Any:
+    """Detectron2's `Boxes` around masks, (N, H, W) bool; zeros around none."""
+    return BitMasks(masks).get_bounding_boxes()

@@ -1,0 +1,80 @@
+"""Masks as COCO's run-length code, checked: of a cut one, pycocotools makes pixels by chance.
+
+Shapes: H W pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from panoptic_dl.evaluation.figures import EvaluationError
+
+OFFSET = 48  # of the characters of compressed codes
+BITS, MORE, SIGN = 5, 0x20, 0x10
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Compress a mask, (H, W) bool: "size" [H, W] and "counts", fit for JSON."""
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def decode(code: Any, size: tuple[int, int]) -> np.ndarray:
+    """Read a code, compressed or as a list of counts: (H, W) bool.
+
+    Args:
+        code: what JSON holds.
+        size: (height, width) as it must be.
+
+    Raises:
+        EvaluationError: it is no run-length code, is of another size, or does not end where the
+            mask ends.
+    """
+    if not isinstance(code, dict) or "size" not in code or "counts" not in code:
+        raise EvaluationError(
+            'a "segmentation" is no run-length code (size and counts); encode polygons with '
+            "pycocotools' mask.frPyObjects"
+        )
+    if list(code["size"]) != list(size):
+        raise EvaluationError(
+            f"a mask is {tuple(code['size'])}, the image {size} (height, width): predict at the "
+            "size of the image file"
+        )
+    counts = code["counts"]
+    try:
+        if isinstance(counts, list):
+            runs = [int(count) for count in counts]
+            if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
+                raise ValueError("its counts do not add up to the mask")
+            code = coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)
+        elif not isinstance(counts, str):
+            raise ValueError("its counts are no text")
+        mask: np.ndarray = coco_mask.decode(code)
+        # Codes as pycocotools writes them come back the same; others are read slowly.
+        is_odd = isinstance(counts, str) and encode(mask)["counts"] != counts
+        if is_odd and sum(_runs(counts)) != size[0] * size[1]:
+            raise ValueError("it ends too early")
+    except ValueError as error:
+        raise EvaluationError(f"a mask has a damaged run-length code: {error}") from error
+    return mask.astype(bool)
+
+
+def _runs(counts: str) -> list[int]:
+    """Numbers of pixels of alternating runs, from a compressed code.
+
+    Each is written in groups of five bits, lowest first; from the fourth on, as the difference to
+    that two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts.encode("ascii"):
+        group = byte - OFFSET
+        value |= (group & 0x1F) << shift
+        shift += BITS
+        if not group & MORE:
+            if group & SIGN:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs

@@ -1,0 +1,52 @@
+"""`evaluation.save`: the writers of the kinds of predictions that are wanted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.prediction_files.cityscapes_writers import (
+    CityscapesInstanceWriter,
+    CityscapesSemanticWriter,
+)
+from panoptic_dl.prediction_files.coco_writers import CocoInstanceWriter, CocoSemanticWriter
+from panoptic_dl.prediction_files.dataset import look_up
+from panoptic_dl.prediction_files.panoptic_writer import PanopticWriter
+from panoptic_dl.prediction_files.search import KINDS
+
+
+def saving(
+    dataset: str, kinds: str | Sequence[str], folder: str | Path
+) -> list[StreamingEvaluator[Any, Any]]:
+    """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
+
+    Args:
+        dataset: a dataset of Detectron2's catalogs, whole, whose metadata has `gt_dir` (Cityscapes)
+            or `panoptic_json` or `json_file` (COCO).
+        kinds: one or several of "panoptic", "instances" and "semantic"; outputs need
+            "panoptic_seg", may have "instances", need "sem_seg".
+        folder: made when an evaluation begins. What an earlier one has written for this dataset is
+            replaced then; other files below `<folder>/<kind>` are an error.
+
+    Raises:
+        ValueError: a kind is unknown, or the dataset has no such truth.
+    """
+    wanted = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
+    for kind in wanted:
+        if kind not in KINDS:
+            raise ValueError(f"cannot save {kind!r}: choose from {', '.join(KINDS)}")
+    if not wanted:
+        return []
+    predicted = look_up(dataset)
+    makers: dict[str, Any] = {
+        "panoptic": PanopticWriter,
+        "instances": CityscapesInstanceWriter if predicted.cityscapes else CocoInstanceWriter,
+        "semantic": CityscapesSemanticWriter if predicted.cityscapes else CocoSemanticWriter,
+    }
+    for kind in wanted:
+        if kind != "semantic" and predicted.things is None:
+            raise ValueError(
+                f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
+                "or choose task=panoptic"
+            )
+    return [makers[kind](predicted, Path(folder) / kind) for kind in wanted]

@@ -1,0 +1,307 @@
+"""Writers: what they refuse, what they leave in a folder, and a disk that is full."""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.prediction_files.folder import PredictionFolder
+from panoptic_dl.prediction_files.saving import saving
+from panoptic_dl.prediction_files.search import KINDS
+from tests.prediction_files.datasets import coco_scenes, files_below, save, streets, toy
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return coco_scenes(tmp_path, range(6))
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    return streets(tmp_path, range(4))
+
+
+CITY_KINDS = ("instances", "semantic")
+
+
+def test_unknown_kinds_are_refused(coco, tmp_path):
+    with pytest.raises(ValueError, match="cannot save 'boxes': choose from panoptic, instances, s"):
+        saving(coco.name, ["panoptic", "boxes"], tmp_path)
+    assert saving(coco.name, [], tmp_path) == []
+    twice = saving(coco.name, ["semantic", "semantic"], tmp_path)
+    assert len(twice) == 1
+    assert isinstance(twice[0], StreamingEvaluator)
+
+
+@pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
+@pytest.mark.parametrize("kind", ["panoptic", "instances"])
+def test_the_semantic_task_has_semantic_predictions_only(tmp_path, dataset, kind):
+    with pytest.raises(ValueError, match=rf"cannot save {kind} .*task=panoptic"):
+        saving(toy(dataset, "semantic").name, kind, tmp_path)
+
+
+def test_a_dataset_of_another_kind_is_refused(tmp_path):
+    DatasetCatalog.register("predicted_other", lambda: [])
+    MetadataCatalog.get("predicted_other").stuff_classes = ["a"]
+    with pytest.raises(EvaluationError, match="no format of prediction files is known"):
+        saving("predicted_other", "semantic", tmp_path)
+
+
+def test_names_of_files_must_differ(coco, tmp_path):
+    coco.items[1]["file_name"] = "elsewhere/" + Path(coco.items[0]["file_name"]).name
+    with pytest.raises(EvaluationError, match=r"images 5 and 8 .*rename one"):
+        saving(coco.name, "panoptic", tmp_path)
+
+
+@pytest.mark.parametrize("source", ["coco", "cityscapes"])
+def test_files_lie_where_the_servers_look_and_nothing_else(request, tmp_path, source):
+    predicted = request.getfixturevalue(source)
+    folder = tmp_path / "out"
+    save(predicted, KINDS if source == "coco" else CITY_KINDS, folder)
+    names = files_below(folder)
+    if source == "coco":
+        stem = "panoptic_small7_panoptic-dl_results"
+        assert names == {
+            f"panoptic/{stem}.json",
+            *(f"panoptic/{stem}/{item['image_id']:012d}.png" for item in predicted.items),
+            "instances/detections_small7_panoptic-dl_results.json",
+            "instances/boxes/detections_small7_panoptic-dl_results.json",
+            "semantic/stuff_small7_panoptic-dl_results.json",
+        }
+        return
+    images = [item["image_id"] for item in predicted.items]
+    masks = {name for name in names if name.startswith("instances/masks/")}
+    assert len(masks) == sum(len(output["instances"]) for output in predicted.outputs)
+    assert names - masks == {
+        *(f"instances/{image}_pred.txt" for image in images),
+        *(f"semantic/{image}_pred_labelIds.png" for image in images),
+    }
+
+
+@pytest.mark.parametrize("source", ["coco", "cityscapes"])
+def test_an_evaluation_that_is_repeated_overwrites_cleanly(request, tmp_path, source):
+    predicted = request.getfixturevalue(source)
+    kinds = KINDS if source == "coco" else CITY_KINDS
+    save(predicted, kinds, tmp_path / "once")
+    # Before: another model, whose evaluation ended, then one that did not.
+    outputs = predicted.outputs
+    predicted.outputs = outputs[::-1]
+    save(predicted, kinds, tmp_path / "out")
+    evaluators = saving(predicted.name, kinds, tmp_path / "out")
+    for evaluator in evaluators:
+        evaluator.reset()
+        evaluator.process(predicted.items[:2], outputs[2:4])
+    for evaluator in evaluators:  # the same object again, as in training
+        evaluator.reset()
+        evaluator.process(predicted.items, outputs)
+        assert evaluator.evaluate() == {}
+    assert contents(tmp_path / "out") == contents(tmp_path / "once")
+
+
+def test_an_evaluation_that_ends_early_leaves_no_whole_file(coco, tmp_path):
+    save(coco, KINDS, tmp_path / "out")
+    for evaluator in saving(coco.name, KINDS, tmp_path / "out"):
+        evaluator.reset()
+        evaluator.process(coco.items[:2], coco.outputs[:2])
+        with pytest.raises(EvaluationError, match=r"no prediction for image 11 .*whole split"):
+            evaluator.evaluate()
+    assert not list((tmp_path / "out").rglob("*.json"))
+    with pytest.raises(EvaluationError, match="did not end: evaluate again"):
+        PredictionFolder(coco.name, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stranger"),
+    [
+        ("panoptic", "panoptic_small7_other_results.json"),
+        ("panoptic", "panoptic_small7_panoptic-dl_results/000000000099.png"),
+        ("instances", "notes.txt"),
+        ("semantic", "deep/below/stuff_small7_panoptic-dl_results.json"),
+    ],
+)
+def test_other_files_in_the_folder_are_refused_and_kept(coco, tmp_path, kind, stranger):
+    save(coco, KINDS, tmp_path / "out")
+    file = tmp_path / "out" / kind / stranger
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    before = contents(tmp_path / "out")
+    (evaluator,) = saving(coco.name, kind, tmp_path / "out")
+    with pytest.raises(EvaluationError, match=f"{re.escape(str(file))} is not a file of pred"):
+        evaluator.reset()
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["other_0_0_pred.txt", "masks/other_0_0_0000.png", "a.png"])
+def test_other_files_of_cityscapes_are_refused(cityscapes, tmp_path, name):
+    for kind in CITY_KINDS:
+        file = tmp_path / kind / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+        with pytest.raises(EvaluationError, match=re.escape(str(file))):
+            saving(cityscapes.name, kind, tmp_path)[0].reset()
+
+
+def test_making_writers_touches_nothing(coco, tmp_path):
+    save(coco, KINDS, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    evaluators = saving(coco.name, KINDS, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(EvaluationError, match=r"call reset\(\) first"):
+        evaluators[0].process(coco.items[:1], coco.outputs[:1])
+
+
+def test_what_a_model_does_not_predict_is_named(coco, tmp_path):
+    for evaluator, key in zip(
+        saving(coco.name, ["panoptic", "semantic"], tmp_path / "out"),
+        ["panoptic_seg", "sem_seg"],
+        strict=True,
+    ):
+        evaluator.reset()
+        with pytest.raises(EvaluationError, match=f'image 5: .* no "{key}" to save'):
+            evaluator.process(coco.items[:1], [{"instances": None}])
+
+
+def test_no_instances_anywhere_are_worth_a_warning(coco, tmp_path, caplog):
+    save(coco, "instances", tmp_path / "out")
+    assert not [r for r in caplog.records if "nothing was found anywhere" in r.message]
+    coco.outputs = [{} for _ in coco.outputs]
+    save(coco, "instances", tmp_path / "out")
+    assert [r for r in caplog.records if "nothing was found anywhere" in r.message]
+    (file,) = (tmp_path / "out" / "instances").glob("*.json")
+    assert file.read_text().split() == ["[", "]"]
+
+
+def test_images_come_once_and_belong_to_the_dataset(coco, tmp_path):
+    (evaluator,) = saving(coco.name, "panoptic", tmp_path / "out")
+    evaluator.reset()
+    evaluator.process(coco.items[:1], coco.outputs[:1])
+    with pytest.raises(EvaluationError, match=r"image 5 .* twice"):
+        evaluator.process(coco.items[:1], coco.outputs[:1])
+    with pytest.raises(EvaluationError, match="image 4 "):
+        evaluator.process([{"image_id": 4}], coco.outputs[:1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "segments", "message"),
+    [
+        ([[-2, 0]], None, "predicted panoptic id -2"),
+        ([[6000, 0]], None, "predicted panoptic id 6000"),
+        ([[0, 3]], [], "predicted segment 3 is in the map but not in the list"),
+        ([[0, 0]], [{"id": 3, "category_id": 1, "isthing": True}], "in the list but not in"),
+        ([[0, 3]], [{"id": 3, "category_id": 77, "isthing": True}], "category 77 is outside"),
+        ([[0, 3]], [{"id": 3, "category_id": 1}] * 2, "listed twice"),
+        ([[0, 256**3]], [{"id": 256**3, "category_id": 1}], "outside 1..16777215"),
+    ],
+)
+def test_panoptic_maps_that_cannot_be(coco, tmp_path, ids, segments, message):
+    (evaluator,) = saving(coco.name, "panoptic", tmp_path / "out")
+    evaluator.reset()
+    output = {"panoptic_seg": (torch.tensor(ids), segments)}
+    with pytest.raises(EvaluationError, match=f"image 5: .*{message}"):
+        evaluator.process(coco.items[:1], [output])
+
+
+@pytest.mark.parametrize("change", ["class", "score"])
+def test_instances_that_cannot_be(coco, cityscapes, tmp_path, change):
+    for predicted in (coco, cityscapes):
+        (evaluator,) = saving(predicted.name, "instances", tmp_path / "out")
+        evaluator.reset()
+        index = next(i for i, o in enumerate(predicted.outputs) if len(o.get("instances", ())))
+        instances = predicted.outputs[index]["instances"]
+        if change == "class":
+            instances.pred_classes = instances.pred_classes + 19
+            message = "none of the .* classes with instances"
+        else:
+            instances.scores[0] = float("nan")
+            message = "score .* not finite"
+        with pytest.raises(EvaluationError, match=message):
+            evaluator.process([predicted.items[index]], [predicted.outputs[index]])
+
+
+@pytest.mark.parametrize("source", ["coco", "cityscapes"])
+def test_comparing_may_leave_the_thread_and_the_order(request, tmp_path, source):
+    predicted = request.getfixturevalue(source)
+    kinds = KINDS if source == "coco" else CITY_KINDS
+    save(predicted, kinds, tmp_path / "once")
+    for evaluator in saving(predicted.name, kinds, tmp_path / "out"):
+        evaluator.reset()
+        taken = [
+            evaluator.take(item, output)
+            for item, output in zip(predicted.items, predicted.outputs, strict=True)
+        ]
+        with ThreadPoolExecutor(3) as pool:
+            compared = list(pool.map(evaluator.compare, taken))
+        for image in reversed(compared):
+            evaluator.add(image)
+        evaluator.evaluate()
+    assert contents(tmp_path / "out") == contents(tmp_path / "once")
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("kind", "temporary", "named"),
+    [
+        ("panoptic", "{panoptic}/.000000000005.png.tmp", "{panoptic}/000000000005.png"),
+        ("panoptic", ".{panoptic}.json.part0", ".{panoptic}.json.part0"),
+        ("panoptic", ".{panoptic}.json.tmp", "{panoptic}.json"),
+        ("instances", "boxes/.{boxes}.json.part0", "boxes/.{boxes}.json.part0"),
+        ("semantic", ".{stuff}.json.tmp", "{stuff}.json"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, temporary, named):
+    stems = {
+        name: f"{prefix}_small7_panoptic-dl_results"
+        for name, prefix in (("panoptic", "panoptic"), ("boxes", "detections"), ("stuff", "stuff"))
+    }
+    (evaluator,) = saving(coco.name, kind, tmp_path)
+    evaluator.reset()
+    os.symlink(FULL, tmp_path / kind / temporary.format(**stems))
+    file = tmp_path / kind / named.format(**stems)
+    message = re.escape(f"cannot write {file} (No space left on device); make room")
+    with pytest.raises(EvaluationError, match=message):
+        run(evaluator, coco)
+    assert not (tmp_path / kind / f"{stems['panoptic']}.json").exists()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("kind", CITY_KINDS)
+def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
+    (evaluator,) = saving(cityscapes.name, kind, tmp_path / "out")
+    evaluator.reset()
+    image = cityscapes.items[0]["image_id"]
+    name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
+    os.symlink(FULL, tmp_path / "out" / kind / f".{name}.tmp")
+    with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
+        run(evaluator, cityscapes)
+
+
+def run(evaluator, predicted) -> None:
+    evaluator.process(predicted.items, predicted.outputs)
+    evaluator.evaluate()
+
+
+def test_a_disk_that_is_not_shared_is_noticed(coco, cityscapes, tmp_path):
+    cases = [(coco, kind) for kind in KINDS] + [(cityscapes, kind) for kind in CITY_KINDS]
+    for number, (predicted, kind) in enumerate(cases):
+        folder = tmp_path / str(number)
+        (evaluator,) = saving(predicted.name, kind, folder)
+        evaluator.reset()
+        evaluator.process(predicted.items, predicted.outputs)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.unlink()  # as if another machine had written it
+        with pytest.raises(EvaluationError, match="must write to one disk"):
+            evaluator.evaluate()
