@@ -19,6 +19,8 @@ _allowed = [
     "panoptic_dl.data.reading",
     "panoptic_dl.data.toy.cityscapes",
     "panoptic_dl.data.toy.coco",
+    "panoptic_dl.data.truth_maps",
+    "panoptic_dl.engine.analyze",
     "panoptic_dl.engine.benchmark",
     "panoptic_dl.engine.evaluate",
     "panoptic_dl.engine.evaluation",
