@@ -30,7 +30,8 @@ def test_the_example_backbone_runs(tmp_path, monkeypatch, task):
     shutil.copytree(ROOT / "lazy_configs", lazy, ignore=shutil.ignore_patterns("__pycache__"))
     (lazy / "backbone" / "plain.py").write_text(code_of("lazy_configs/backbone/plain.py"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    monkeypatch.setitem(sys.modules, "my_models", None)  # forgotten again after the test
+    del sys.modules["my_models"]
     monkeypatch.setattr("panoptic_dl.config.source.ROOT", lazy)
     monkeypatch.setattr("panoptic_dl.config.builder._allowed", ["panoptic_dl.models"])
     cfg = compose(["backbone=plain", "dataset=toy_cityscapes", f"task={task}", "backbone.width=8"])

@@ -29,7 +29,7 @@ def read_panoptic_ids(file: str | Path) -> np.ndarray:
 
 
 def read_label_ids(file: str | Path) -> np.ndarray:
-    """Read a label PNG of 8 or 16 bits: (H, W) int64, not to be written to.
+    """Read a label PNG of 8 or 16 bits: (H, W) integers as in the file, not to be written to.
 
     Raises:
         EvaluationError: it cannot be read, or has several channels.
@@ -63,4 +63,4 @@ def _label_ids(file: str | Path, image: Image.Image) -> np.ndarray:
     pixels = np.array(image)
     if pixels.ndim != 2:
         raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
-    return pixels.astype(np.int64)
+    return pixels

@@ -4,6 +4,7 @@ Shapes: K classes, H W pixels.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from panoptic_dl.evaluation.figures import EvaluationError
@@ -11,7 +12,9 @@ from panoptic_dl.postprocess import most_likely_class
 
 
 def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
-    """Classes of the highest scores, (H, W) int64, the first of equal ones; K where there is none.
+    """Classes of the highest scores, (H, W) int16, the first of equal ones; K where there is none.
+
+    Small numbers, for predictions wait to be compared.
 
     Args:
         scores: (K, H, W), on any device; or classes themselves, (H, W) integers, of which all that
@@ -24,10 +27,10 @@ def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
     if scores.ndim == 2 and not scores.is_floating_point():
         classes = scores.cpu().numpy().astype(np.int64)
         classes[(classes < 0) | (classes >= num_classes)] = num_classes
-        return classes
+        return classes.astype(np.int16)
     if scores.ndim != 3 or len(scores) != num_classes:
         raise EvaluationError(
             f"sem_seg is {tuple(scores.shape)}, not ({num_classes}, height, width): one score for "
             "each class of the dataset, nor classes of (height, width)"
         )
-    return most_likely_class(scores).cpu().numpy()
+    return most_likely_class(scores).to(torch.int16).cpu().numpy()

@@ -56,7 +56,7 @@ FOUND, MISSED = range(2)
 
 @dataclass(frozen=True)
 class Prediction:
-    """Train ids of one image, (H, W) int64, K where there is none; the file of its truth."""
+    """Train ids of one image, (H, W) int16, K where there is none; the file of its truth."""
 
     truth: Path
     classes: np.ndarray

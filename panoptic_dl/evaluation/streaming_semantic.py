@@ -27,7 +27,7 @@ from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
 
 @dataclass(frozen=True)
 class Prediction:
-    """Classes of one image, (H, W) int64, K where there is none."""
+    """Classes of one image, (H, W) int16, K where there is none."""
 
     image: str
     classes: np.ndarray
