@@ -90,7 +90,7 @@ def _one_hot(classes: np.ndarray, num_classes: int) -> Tensor:
     if (classes == num_classes).any():
         raise EvaluationError(
             "a pixel has no class, which Detectron2's evaluator cannot express: its prediction is "
-            "always one of the classes; use evaluators=streaming, which counts it as missed"
+            "always one of the classes; leave out evaluation.official=true, ours count it as missed"
         )
-    index = torch.from_numpy(classes).unsqueeze(0)
+    index = torch.from_numpy(classes.astype(np.int64)).unsqueeze(0)
     return torch.zeros(num_classes, *classes.shape, dtype=torch.uint8).scatter_(0, index, 1)
