@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=200, help="images for the growth of memory")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--threads", type=int, default=2, help="threads of either side")
+    parser.add_argument(
+        "--network", type=float, default=0.1, help="seconds of a network that runs elsewhere"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_evaluation.json"))
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
@@ -61,7 +64,11 @@ def main() -> None:
     if arguments.side:
         warnings.simplefilter("ignore")
         torch.set_num_threads(arguments.threads)
-        print(json.dumps(measure(arguments.side, arguments.root, arguments.threads)))
+        print(
+            json.dumps(
+                measure(arguments.side, arguments.root, arguments.threads, arguments.network)
+            )
+        )
         return
     with tempfile.TemporaryDirectory(prefix="benchmark_evaluation_") as folder:
         scenes = toy_cityscapes(
@@ -77,7 +84,10 @@ def main() -> None:
             repeat(Path(scenes, "cityscapes"), root / "cityscapes", number)
             for side in SIDES:
                 print(f"{side}: {number} images ...", file=sys.stderr, flush=True)
-                measured[side][number] = run_side(side, root, arguments.threads)
+                measured[side][number] = run_side(side, root, arguments.threads, 0.0)
+                if number == arguments.images:
+                    beside = run_side(side, root, arguments.threads, arguments.network)
+                    measured[side][number]["beside"] = beside["wall"]
             own, theirs = (measured[side][number]["results"] for side in reversed(SIDES))
             require_agreement(pair_up(own, theirs))
             shutil.rmtree(root)
@@ -114,8 +124,9 @@ def repeat(scenes: Path, target: Path, number: int) -> None:
     (target / f"{panoptic}.json").write_text(json.dumps(listed))
 
 
-def run_side(side: str, root: Path, threads: int) -> dict[str, Any]:
+def run_side(side: str, root: Path, threads: int, network: float) -> dict[str, Any]:
     command = [sys.executable, __file__, "--side", side, "--root", str(root)]
+    command += ["--network", str(network)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [*command, "--threads", str(threads)], env=environment, check=True, stdout=subprocess.PIPE
@@ -124,8 +135,11 @@ def run_side(side: str, root: Path, threads: int) -> dict[str, Any]:
     return result
 
 
-def measure(side: str, root: str, threads: int) -> dict[str, Any]:
-    """Time and memory of one side's evaluators, and what they say."""
+def measure(side: str, root: str, threads: int, network: float) -> dict[str, Any]:
+    """Time and memory of one side's evaluators, and what they say.
+
+    Before each image the calling thread sleeps for `network` seconds: the network of a GPU.
+    """
     name = cityscapes_panoptic(root=root, split="val")
     records = sorted(DatasetCatalog.get(name), key=lambda record: record["file_name"])
     outputs = [predict(record, seed) for seed, record in enumerate(records[:NUM_SCENES])]
@@ -137,6 +151,7 @@ def measure(side: str, root: str, threads: int) -> dict[str, Any]:
     peak = before
     wall, cpu = time.perf_counter(), cpu_seconds()
     for index, record in enumerate(records):
+        time.sleep(network)
         output = dict(outputs[index % NUM_SCENES])
         # A copy for either side: Detectron2's evaluator adds 1 to the map that it is given.
         output["panoptic_seg"] = (output["panoptic_seg"][0].clone(), None)
@@ -238,6 +253,10 @@ def report(measured: dict[str, dict[int, dict[str, Any]]], arguments: argparse.N
             rows.append([f"{number} images: {name}", theirs[key], own[key], theirs[key] / own[key]])
         for key, name in (("growth", "memory kept, MiB"), ("peak", "peak memory, MiB")):
             rows.append([f"{number} images: {name}", theirs[key], own[key], None])
+        if "beside" in own:
+            name = f"seconds an image, with {arguments.network} s of a network elsewhere"
+            both = theirs["beside"], own["beside"]
+            rows.append([f"{number} images: {name}", *both, both[0] / both[1]])
     height, width = arguments.size
     instances = measured["streaming"][arguments.images]["instances"]
     return "\n".join(

@@ -88,5 +88,7 @@ def test_detectron2s_evaluator_takes_classes(classes_and_evaluator):
 def test_detectron2s_evaluator_cannot_express_none(classes_and_evaluator, none):
     records, classes, evaluator = classes_and_evaluator
     classes[0, 2, 3] = none
-    with pytest.raises(EvaluationError, match=r"image a.png: .*cannot express.*streaming"):
+    with pytest.raises(
+        EvaluationError, match=r"image a.png: .*cannot express.*evaluation.official"
+    ):
         evaluate(evaluator, records, [{"sem_seg": value} for value in classes])
