@@ -65,7 +65,7 @@ def _for_people(record: logging.LogRecord) -> bool:
         return False
     if record.name.startswith("panoptic_dl"):
         return record.levelno >= logging.INFO
-    return record.levelno >= logging.WARNING or str(record.msg).startswith("Inference done")
+    return record.levelno >= logging.WARNING
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from panoptic_dl.evaluation.label_files import read_label_ids
 from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.processes import sum_over_processes
 from panoptic_dl.evaluation.stream import StreamingEvaluator, naming
+from panoptic_dl.evaluation.streaming_semantic import semantic_figures
 
 MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
 CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
@@ -151,7 +152,8 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
 
         Returns:
             "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, those of each class and category, as
-            IoU-<class> and IoU_sup-<category>, and the number of images.
+            IoU-<class> and IoU_sup-<category>, fwIoU, mACC and pACC as `semantic_figures` has them
+            (the script prints none), and the number of images.
 
         Raises:
             EvaluationError: in all processes, when an image has no prediction.
@@ -163,10 +165,14 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
         if not comm.is_main_process():
             return None
         self.confusions = counts[[label.id for label in EVALUATED]]
+        accuracies = semantic_figures(self.confusions, self.names)
         weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
         figures = {
             name: checked(100 * value, name)
-            for name, value in cityscapes_figures(counts, weighted).items()
+            for name, value in (
+                cityscapes_figures(counts, weighted)
+                | {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
+            ).items()
         }
         return {"sem_seg": figures | {"num_images": num_images}}
 

@@ -20,6 +20,7 @@ from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.models.resize import upsample
 from run import work
 from tests.data.small import write_coco
+from tests.evaluation.test_streaming_datasets import REAL
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -129,6 +130,17 @@ def test_all_truth_is_perfect(tmp_path, overrides, middling):
     assert row(result, *BRANCHES)["PQ"] == 100.0
     assert result["combinations"][-1]["segments"] == {"matched": 9, "missed": 0, "wrong": 0}
     assert row(result, "semantic")["PQ_th"] < 90
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
+def test_all_truth_of_real_coco_is_perfect_but_for_small_stuff(tmp_path, overrides):
+    """What docs/analysis.md says of the 100 images of val2017; the model is untrained."""
+    real = [*overrides, f"dataset.root={REAL}", "mode.unlabelled=void"]
+    assert row(run(tmp_path / "whole", real), *BRANCHES)["PQ"] == 100.0
+    published = run(tmp_path / "published", real, "dataset.stuff_area=4096")
+    assert row(published, *BRANCHES)["PQ_th"] == 100.0
+    assert published["combinations"][-1]["segments"] == {"matched": 1000, "missed": 73, "wrong": 0}
 
 
 def test_true_semantics_make_perfect_stuff(tmp_path, overrides, middling):

@@ -15,7 +15,7 @@ from PIL import Image
 from panoptic_dl.config import build, compose
 from panoptic_dl.engine.evaluate import evaluate
 from panoptic_dl.evaluation.figures import EvaluationError
-from tests.evaluation.test_streaming_datasets import err
+from tests.evaluation.test_streaming_datasets import REAL, err
 
 SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
 NUM_IMAGES = 3
@@ -56,6 +56,29 @@ class Erring:
             )
             for item in batch
         ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
+def test_real_coco_agrees_with_the_official_evaluators_and_with_its_files(tmp_path):
+    overrides = ["dataset=coco", f"dataset.root={REAL}", "train.num_workers=0"]
+    cfg = compose([*overrides, *EVERYTHING[1:], "evaluation.save=[panoptic,instances]"])
+    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
+    assert summary["num_images"] == 100
+    assert 5 < summary["metrics"]["PQ"] < 95
+    assert 1 < summary["metrics"]["mask_AP"] < 95
+    scored = evaluate(
+        device="cpu",
+        model=torch.nn.Identity(),
+        evaluation=build(compose(overrides).task.evaluation),
+        weights=None,
+        predictions=str(tmp_path / "model" / "predictions"),
+        run_dir=str(tmp_path / "files"),
+    )
+    assert json.dumps(scored["metrics"]) == json.dumps(summary["metrics"])
+    semantic = compose([*overrides, "task=semantic", "evaluation.official=true"])
+    figures = build(semantic.task.evaluation)(Erring(semantic), tmp_path / "semantic")["metrics"]
+    assert 5 < figures["mIoU"] < 95
 
 
 def saved(folder):

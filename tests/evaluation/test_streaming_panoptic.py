@@ -180,6 +180,44 @@ def test_figures_equal_the_official_evaluators_on_datasets(tmp_path, monkeypatch
     assert os.listdir(work) == []
 
 
+def test_confusions_are_the_pixels_of_pairs_of_classes(tmp_path):
+    scenes = [panoptic_scene(seed) for seed in range(20)]
+    name = register(scenes, tmp_path)
+    evaluator = StreamingPanopticEvaluator(name)
+    evaluate(evaluator, DatasetCatalog.get(name), outputs_of(scenes))
+    expected = np.zeros((NUM_CLASSES, NUM_CLASSES + 1), dtype=int)
+    for scene in scenes:
+        for segment in scene.segments:
+            if segment["iscrowd"]:
+                continue
+            predicted = scene.panoptic[scene.truth == segment["id"]] // DIVISOR
+            predicted = np.where(predicted < 0, NUM_CLASSES, predicted)
+            np.add.at(expected[segment["category_id"]], predicted, 1)
+    assert np.array_equal(evaluator.confusions, expected)
+    assert (expected[:, :-1] > 0).sum() > NUM_CLASSES
+    assert expected[:, -1].sum() > 0
+
+
+def test_matched_ids_belong_together():
+    for scene in (panoptic_scene(seed) for seed in range(60)):
+        matches = match_segments(
+            scene.truth,
+            scene.segments,
+            scene.panoptic,
+            num_classes=NUM_CLASSES,
+            label_divisor=DIVISOR,
+        )
+        void = ~np.isin(scene.truth, [s["id"] for s in scene.segments]) & (scene.truth == 0)
+        for (true, predicted), iou in zip(matches.pairs, matches.ious, strict=True):
+            one, other = scene.truth == true, scene.panoptic == predicted
+            assert iou == (one & other).sum() / ((one | other) & ~(other & void)).sum()
+        wrong = set(matches.false_positive_ids.tolist())
+        assert wrong <= set(np.unique(scene.panoptic).tolist()) - set(matches.pairs[:, 1].tolist())
+        assert [label // DIVISOR for label in matches.false_positive_ids] == list(
+            matches.false_positives
+        )
+
+
 @pytest.mark.parametrize("with_kind", [True, False])
 def test_listed_segments_have_the_same_figures(tmp_path, with_kind):
     scenes = [panoptic_scene(seed) for seed in range(10)]

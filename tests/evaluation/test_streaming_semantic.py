@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoptic_dl.evaluation.cityscapes import CityscapesSemanticEvaluator
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, image_id
+from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, LABELS, image_id
 from panoptic_dl.evaluation.figures import EvaluationError, headline
 from panoptic_dl.evaluation.semantic import SemanticEvaluator
 from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
@@ -113,6 +113,53 @@ def test_figures_equal_the_existing_evaluator(tmp_path):
     ours = evaluate(StreamingCityscapesSemanticEvaluator(name), records, outputs)["sem_seg"]
     theirs = evaluate(CityscapesSemanticEvaluator(name), records, outputs)["sem_seg"]
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs, **CLOSE)
+
+
+def test_accuracies_and_confusions_of_cityscapes_are_those_of_train_ids(tmp_path):
+    """Detectron2's generic evaluator has what Cityscapes' script does not print."""
+    name, records, outputs = streets(tmp_path, range(6))
+    evaluator = StreamingCityscapesSemanticEvaluator(name)
+    ours = evaluate(evaluator, records, outputs)["sem_seg"]
+    to_train = np.array([name2label[each.name].trainId for each in LABELS.values()])
+    assert list(LABELS) == list(range(len(to_train)))
+    to_train[to_train < 0] = 255
+
+    def read_truth(record):
+        (file,) = tmp_path.glob(f"gtFine/*/{image_id(record['file_name'])}_gtFine_labelIds.png")
+        return to_train[np.array(Image.open(file))]
+
+    generic = f"{name}_generic"
+    DatasetCatalog.register(generic, lambda: records)
+    names = [label.name for label in EVALUATED]
+    MetadataCatalog.get(generic).set(stuff_classes=names, ignore_label=255)
+    theirs = evaluate(SemanticEvaluator(generic, read_truth), records, outputs)["sem_seg"]
+    for key in ("fwIoU", "mACC", "pACC"):
+        assert 0 < ours[key] < 100
+        assert ours[key] == pytest.approx(theirs[key], **CLOSE)
+    expected = np.zeros((19, 20), dtype=int)
+    for record, output in zip(records, outputs, strict=True):
+        truth, predicted = read_truth(record), output["sem_seg"].argmax(0).numpy()
+        np.add.at(expected, (truth[truth < 255], predicted[truth < 255]), 1)
+    assert np.array_equal(evaluator.confusions, expected)
+    assert expected.sum() > 0
+
+
+def test_pixels_without_a_class_are_missed(tmp_path):
+    name, records, outputs = streets(tmp_path, range(3))
+    full = StreamingCityscapesSemanticEvaluator(name)
+    evaluate(full, records, outputs)
+    holed = []
+    for output in outputs:
+        classes = output["sem_seg"].argmax(0)
+        classes[::2] = 255
+        holed.append({"sem_seg": classes})
+    evaluator = StreamingCityscapesSemanticEvaluator(name)
+    figures = evaluate(evaluator, records, holed)["sem_seg"]
+    assert (evaluator.confusions.sum(axis=1) == full.confusions.sum(axis=1)).all()
+    assert evaluator.confusions[:, -1].sum() > 0
+    assert (evaluator.confusions[:, :-1] <= full.confusions[:, :-1]).all()
+    right = evaluator.confusions[:, :-1].diagonal().sum()
+    assert figures["pACC"] == pytest.approx(100 * right / evaluator.confusions.sum())
 
 
 def test_the_conventions_for_a_class_absent_from_the_truth(tmp_path):
