@@ -119,13 +119,15 @@ class Evaluation:
             results = _merged([beside, *others])
         finally:
             beside.close()
-        theirs = _merged(official)
+        summary: dict[str, Any] = {}
+        if comm.is_main_process():  # first of all: nothing that follows may lose the figures
+            summary = self._summary(results)
+            self._print(summary)
+            self._save(summary, folder)
         drawn = pictures.draw(results, streams)
+        theirs = _merged(official)
         if not comm.is_main_process():
             return {}
-        summary = self._summary(results)
-        self._print(summary)
-        self._save(summary, folder)
         if drawn:
             logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in drawn))
         if settings.kinds:

@@ -30,6 +30,8 @@ class EvaluationSettings:
         return self.scales == [1.0] and not self.flip
 
     def __post_init__(self) -> None:
+        if not self.scales or not all(scale > 0 for scale in self.scales):
+            raise ValueError(f"evaluation.scales={list(self.scales)} must be positive numbers")
         for name in ("num_threads", "picture_count", "best_and_worst"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:

@@ -221,6 +221,8 @@ def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):
         ("evaluation.save=masks", "cannot save 'masks': choose from"),
         ("evaluation.num_threads=-1", "evaluation.num_threads=-1"),
         ("evaluation.best_and_worst=-1", "evaluation.best_and_worst=-1"),
+        ("evaluation.scales=[0.5,-1]", r"evaluation.scales=\[0.5, -1\]"),
+        ("evaluation.scales=[]", r"evaluation.scales=\[\]"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(config, override, message):
