@@ -240,12 +240,17 @@ def test_sweeps_run_every_combination(tmp_path, toy):
 
 
 @pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
-def test_streaming_evaluation_gives_the_official_figures(tmp_path, toy, dataset):
+def test_a_trained_model_is_evaluated_by_all_means(tmp_path, toy, dataset):
     overrides = [*SMALL, *toy[dataset], "train.iterations=1"]
-    official = in_process(tmp_path / "official", *overrides)
-    weights = f"weights={tmp_path / 'official' / 'model_final.pth'}"
-    streaming = in_process(
-        tmp_path / "streaming", *overrides, "mode=eval", weights, "evaluation.official=true"
-    )
-    assert list(streaming["metrics"]) == list(official["metrics"])
-    assert streaming["metrics"] == pytest.approx(official["metrics"], abs=1e-9, nan_ok=True)
+    trained = in_process(tmp_path / "trained", *overrides)
+    weights = f"weights={tmp_path / 'trained' / 'model_final.pth'}"
+    beside = ["evaluation.official=true", "evaluation.save=[panoptic,instances]"]
+    evaluated = in_process(tmp_path / "model", *overrides, "mode=eval", weights, *beside)
+    assert json.dumps(evaluated["metrics"]) == json.dumps(trained["metrics"])
+    files = f"predictions={tmp_path / 'model' / 'predictions'}"
+    scored = in_process(tmp_path / "files", *overrides, "mode=eval", files)
+    expected = {key: value for key, value in trained["metrics"].items() if key != "mIoU"}
+    assert json.dumps(scored["metrics"]) == json.dumps(expected)
+    looks = ["evaluation.flip=true", "evaluation.scales=[1.0,1.5]"]
+    averaged = in_process(tmp_path / "looks", *overrides, "mode=eval", weights, *looks)
+    assert list(averaged["metrics"]) == list(trained["metrics"])
