@@ -9,14 +9,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
-    *("backbones", "config", "data", "environment"),
+    *("backbones", "config", "environment", "image_files"),
     *("postprocess", "report", "visualize"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in (*LEAVES, "weights", "__init__")},
+    "data": {"image_files"},
     "models": {"postprocess"},
-    "evaluation": {"postprocess"},  # one fast argmax over classes for both
-    "prediction_files": {"evaluation"},
+    "evaluation": {"image_files", "postprocess"},  # one fast argmax over classes for both
+    "prediction_files": {"evaluation", "image_files"},
     "engine": {
         *("environment", "evaluation", "models", "postprocess", "prediction_files"),
         *("report", "visualize", "weights"),

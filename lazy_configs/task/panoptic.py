@@ -74,5 +74,7 @@ task = dict(
         settings="${evaluation}",
         published="${published}",
         published_note="${published_note}",
+        published_row="${published_row}",
+        row="${choice.dataset}_${choice.task}_${choice.backbone}_${choice.head}",
     ),
 )

@@ -3,16 +3,16 @@
 Shapes: H W pixels.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from detectron2.data import detection_utils
 from panopticapi.utils import rgb2id
-from PIL import ImageFile
 
 from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.image_files import no_truncated_images
 
 VOID = 0  # id of unlabelled pixels in a panoptic PNG
 
@@ -25,7 +25,7 @@ def read_image(file: str, image_format: str) -> np.ndarray:
             `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which fills the rest with grey, is not obeyed.
     """
     try:
-        with _no_truncated_images():
+        with no_truncated_images():
             return detection_utils.read_image(file, format=image_format)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
         reason = (
@@ -34,16 +34,6 @@ def read_image(file: str, image_format: str) -> np.ndarray:
         raise DatasetError(
             f"cannot read {file} ({reason}); fetch or prepare this file again"
         ) from error
-
-
-@contextmanager
-def _no_truncated_images() -> Iterator[None]:
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def check_size(label: np.ndarray, label_file: str, image: np.ndarray, image_file: str) -> None:
@@ -55,11 +45,14 @@ def check_size(label: np.ndarray, label_file: str, image: np.ndarray, image_file
         )
 
 
+_of_thread = threading.local()
+
+
 class PanopticLabels:
     """Check panoptic labels, and turn them into semantic ones, without sorting their pixels.
 
     A look-up table over all 2^24 ids (16 MB) makes both cost a few milliseconds for 1024 x 2048
-    pixels; `numpy.unique` takes a hundred. Each process has its own.
+    pixels; `numpy.unique` takes a hundred. Each thread has its own, empty between two calls.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
@@ -67,10 +60,6 @@ class PanopticLabels:
             raise ValueError(f"labels are 8 bit: {num_classes=}, {ignore_label=} do not fit")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
-        self._table: np.ndarray | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_table": None}  # worker processes make their own
 
     def check(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> None:
         """Raise `DatasetError` unless `panoptic`, (H, W) ids or (H, W, 3) colours, fits the record.
@@ -103,15 +92,16 @@ class PanopticLabels:
         return self._look_up(rgb2id(panoptic), categories, default=self.ignore_label)
 
     def _look_up(self, ids: np.ndarray, values: dict[int, int], default: int) -> np.ndarray:
-        if self._table is None:
-            self._table = np.zeros(256**3, dtype=np.uint8)
+        table = getattr(_of_thread, "table", None)
+        if table is None:
+            table = _of_thread.table = np.zeros(256**3, dtype=np.uint8)
         # Entries hold 1 + value so that those of no segment may stay 0: filling 16 MB is not free.
         keys = np.fromiter(values, dtype=np.int64, count=len(values))
-        self._table[keys] = np.fromiter(values.values(), dtype=np.int64, count=len(values)) + 1
+        table[keys] = np.fromiter(values.values(), dtype=np.int64, count=len(values)) + 1
         try:
-            found = self._table[ids]
+            found = table[ids]
         finally:
-            self._table[keys] = 0
+            table[keys] = 0
         return np.where(found == 0, default, found - 1).astype(np.uint8)
 
 

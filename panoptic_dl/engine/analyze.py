@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ def analyze(
     loader: Iterable[list[dict[str, Any]]],
     make_evaluator: Callable[[], StreamingEvaluator[Any, Any]],
     weights: str | None,
+    predictions: str | None,
+    looks: Mapping[str, Any],
     run_dir: str,
     name: str,
     unlabelled: str,
@@ -52,6 +54,7 @@ def analyze(
             `panoptic_dl.data.truth_maps`; of several processes each has its share.
         make_evaluator: makes an evaluator of panoptic quality, one for each combination.
         weights: a file with all of the model.
+        predictions, looks: refused: what `mode=eval` takes instead of a model that looks once.
         name: of the run, in the picture.
         unlabelled: "predicted" or "void", see `engine.oracle.predictions`.
 
@@ -60,13 +63,19 @@ def analyze(
         what `analysis.json` has; {} elsewhere.
 
     Raises:
-        ValueError: no weights are named, or they do not fit the model; the model has no such
-            branches; `unlabelled` is unknown.
+        ValueError: predictions or several looks are asked for; no weights are named, or they do
+            not fit the model; the model has no such branches; `unlabelled` is unknown.
     """
     if not isinstance(model, PanopticDeepLab):
         raise ValueError(
             "mode=analyze replaces centres and offsets, which task=semantic has none of: choose "
             "task=panoptic, or mode=eval"
+        )
+    if predictions is not None:
+        raise ValueError("mode=analyze needs a network, not predictions=FOLDER: give weights=FILE")
+    if looks != {"scales": [1.0], "flip": False}:
+        raise ValueError(
+            "mode=analyze looks at each image once: leave out evaluation.scales and evaluation.flip"
         )
     if unlabelled not in UNLABELLED:
         raise ValueError(f"mode.unlabelled={unlabelled} is unknown; choose predicted or void")

@@ -96,10 +96,11 @@ class ErrorPictures:
         Returns:
             The files of the sheets in the main process; [] elsewhere, and without any image.
         """
-        if not self.count:
-            return []
         if comm.is_main_process():
             self._delete_old()
+        if not self.count:
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
         mine = np.array(self._extremes.keys, np.float64).reshape(-1, 2)
         everyone = concatenate_over_processes(mine)  # also waits until the old files are gone
         keys = [(float(quality), int(position)) for quality, position in everyone]
@@ -132,8 +133,7 @@ class ErrorPictures:
         return CompressedMap.of(panoptic.cpu().numpy())
 
     def _delete_old(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for file in self.folder.iterdir():
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if OURS.fullmatch(file.name):
                 file.unlink()
 

@@ -47,12 +47,17 @@ def evaluate(
             "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
         )
     load_model(model, weights)
-    return evaluation(model.to(device), Path(run_dir))
+    return evaluation(model.to(device), Path(run_dir), source={"weights": weights})
 
 
 def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, Any]:
-    folder = PredictionFolder(evaluation.dataset, predictions)
-    found = {ENTRIES[kind] for kind in folder.kinds}
+    if not evaluation.settings.looks_once:
+        raise ValueError(
+            "evaluation.scales and evaluation.flip need a network to look at images: leave them "
+            "out with predictions=FOLDER"
+        )
+    measured = {kind for kind, entry in ENTRIES.items() if entry in evaluation.evaluators}
+    folder = PredictionFolder(evaluation.dataset, predictions, measured)
     target, source = Path(run_dir, "predictions").resolve(), Path(predictions).resolve()
     if evaluation.settings.kinds and (target == source or source in target.parents):
         raise ValueError(
@@ -60,17 +65,15 @@ def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, 
             "scored: choose another run_dir"
         )
     logger.info("Scoring %s of %s", ", ".join(folder.kinds), predictions)
-    missing = sorted(set(evaluation.evaluators) - found)
-    if not found & set(evaluation.evaluators):
-        raise ValueError(
-            f"{predictions} holds {', '.join(folder.kinds)} only, which nothing of this task "
-            "measures: choose the task of the predictions"
-        )
+    missing = sorted(measured - set(folder.kinds))
     if missing:
         logger.warning("Not scored, for there are no such files: %s", ", ".join(missing))
+    if evaluation.settings.official:
+        logger.info("The official evaluators are given the predictions as they were read")
     return evaluation(
         lambda batch: [folder(item) for item in batch],
         Path(run_dir),
         batches=RecordsOfProcess(evaluation.dataset),
-        entries=found,
+        entries={ENTRIES[kind] for kind in folder.kinds},
+        source={"predictions": predictions},
     )

@@ -12,14 +12,15 @@ from torch import nn
 
 from panoptic_dl.evaluation.agreement import pair_up, require_agreement
 from panoptic_dl.evaluation.beside import Beside
-from panoptic_dl.evaluation.figures import as_json, headline
+from panoptic_dl.evaluation.figures import HEADLINE, as_json, headline
 from panoptic_dl.evaluation.stream import StreamingEvaluator
 from panoptic_dl.models.averaged import Averaged
-from panoptic_dl.prediction_files.saving import saving
+from panoptic_dl.prediction_files.saving import clear_others, saving
 from panoptic_dl.report.results import (
     class_tables,
     comparison_table,
     headline_table,
+    notes,
     results_csv,
     results_markdown,
 )
@@ -46,6 +47,8 @@ class Evaluation:
         official: Mapping[str, Callable[[], DatasetEvaluator]] | None = None,
         published: dict[str, float] | None = None,
         published_note: str | None = None,
+        published_row: str | None = None,
+        row: str | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +61,8 @@ class Evaluation:
                 settings want them.
             published: figures to stand beneath the run's own, in percent.
             published_note: what to know when the two are compared.
+            published_row: the combination of parts that published figures belong to; None: any.
+            row: the combination that is evaluated.
 
         Raises ValueError for settings that cannot be.
         """
@@ -67,8 +72,18 @@ class Evaluation:
         self.settings = EvaluationSettings(**settings)
         self.official = dict(official or {})
         saving(dataset, self.settings.kinds, Path())  # refuses what it cannot save now, not later
+        unknown = sorted(set(published or {}) - set(HEADLINE))
+        if unknown or not all(_is_number(value) for value in (published or {}).values()):
+            raise ValueError(
+                f"published={published} must hold numbers by the names {', '.join(HEADLINE)}"
+            )
         self.published = published
         self.published_note = published_note
+        if published and published_row not in (None, row):
+            logger.warning(
+                "Published figures are those of %s, and not shown for %s", published_row, row
+            )
+            self.published = None
 
     def __call__(
         self,
@@ -77,6 +92,7 @@ class Evaluation:
         *,
         batches: Iterable[Batch] | None = None,
         entries: Collection[str] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
@@ -87,6 +103,7 @@ class Evaluation:
             folder: of the run.
             batches: instead of those of the loader.
             entries: of the model's output that are measured; by default all that can be.
+            source: what is measured, such as a file of weights, for the record.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -107,6 +124,8 @@ class Evaluation:
             official = [make() for entry, make in self.official.items() if entry in entries]
         pictures = EvaluationPictures(self.dataset, folder, settings)
         writers = saving(self.dataset, settings.kinds, folder / "predictions")
+        if writers and comm.is_main_process():
+            clear_others(self.dataset, settings.kinds, folder / "predictions")
         beside = Beside(
             [*streams, *writers], num_threads=settings.num_threads, offer=pictures.offer
         )
@@ -121,10 +140,12 @@ class Evaluation:
             beside.close()
         summary: dict[str, Any] = {}
         if comm.is_main_process():  # first of all: nothing that follows may lose the figures
-            summary = self._summary(results)
+            summary = self._summary(results, source or {})
             self._print(summary)
             self._save(summary, folder)
         drawn = pictures.draw(results, streams)
+        if official:
+            logger.info("Running the official evaluators ...")
         theirs = _merged(official)
         if not comm.is_main_process():
             return {}
@@ -136,9 +157,14 @@ class Evaluation:
             self._compare(results, theirs)
         return summary
 
-    def _summary(self, results: Results) -> dict[str, Any]:
+    def _summary(self, results: Results, source: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "dataset": self.dataset,
+            "measured": {
+                **source,
+                "scales": list(self.settings.scales),
+                "flip": self.settings.flip,
+            },
             "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
             "metrics": headline(results),
             "published": self.published,
@@ -153,23 +179,30 @@ class Evaluation:
             summary["num_images"],
             headline_table(summary["metrics"], self.published),
         )
-        if self.published and self.published_note:
-            logger.info("Note: %s", self.published_note)
+        for note in notes(summary):
+            logger.info("Note: %s", note)
         if self.settings.per_class:
             for table in class_tables(summary["results"]):
                 logger.info("%s\n%s", table.title, table.text())
 
     def _save(self, summary: dict[str, Any], folder: Path) -> None:
+        texts = {
+            "results.json": json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n",
+            "results.csv": results_csv(summary),
+            "results.md": results_markdown(summary),
+        }
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n"
-        (folder / "results.json").write_text(text)
-        (folder / "results.csv").write_text(results_csv(summary))
-        (folder / "results.md").write_text(results_markdown(summary))
+        for name, text in texts.items():
+            try:
+                (folder / name).write_text(text)
+            except OSError as error:  # a full disk does not name the file
+                raise OSError(f"cannot write {folder / name}: {error.strerror}") from error
         logger.info("Saved %s, .csv and .md", folder / "results.json")
 
     def _compare(self, own: Results, theirs: Results) -> None:
         pairs = pair_up(own, theirs)
-        rows = [(f"{p.task} {p.name}", p.own, p.official, p.difference) for p in pairs]
+        shown = [p for p in pairs if self.settings.per_class or "-" not in p.name or not p.agrees]
+        rows = [(f"{p.task} {p.name}", p.own, p.official, p.difference) for p in shown]
         logger.info("Own and official figures\n%s", comparison_table(rows))
         require_agreement(pairs)
         logger.info("All %d figures agree with the official evaluators'", len(pairs))
@@ -181,3 +214,7 @@ def _merged(evaluators: Iterable[DatasetEvaluator]) -> Results:
     for evaluator in evaluators:
         results |= evaluator.evaluate() or {}
     return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

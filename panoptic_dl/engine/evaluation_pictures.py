@@ -22,6 +22,10 @@ BARS = (  # what is drawn of each class: task, measure, measures marked beside
 )
 
 
+CONFUSIONS = "confusions.png"
+CHARTS = (CONFUSIONS, *(f"{measure.lower()}_by_class.png" for _, measure, _ in BARS))
+
+
 class EvaluationPictures:
     """What is remembered of an evaluation to be drawn, and drawn at its end."""
 
@@ -35,6 +39,12 @@ class EvaluationPictures:
         self.dataset = dataset
         self.folder = folder
         self.settings = settings
+        if comm.is_main_process():  # what an earlier evaluation drew is not of this one
+            for old in (
+                folder / "predictions.png",
+                *(folder / "pictures" / name for name in CHARTS),
+            ):
+                old.unlink(missing_ok=True)
         self._errors = ErrorPictures(dataset, settings.best_and_worst, folder / "pictures")
         count = settings.picture_count if comm.is_main_process() else 0
         self._first: PictureEvaluator | None = None
@@ -69,7 +79,7 @@ class EvaluationPictures:
         confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]
         if confused:
             chosen: Any = next((e for e in confused if e.needs == "sem_seg"), confused[0])
-            file = self.folder / "pictures" / "confusions.png"
+            file = self.folder / "pictures" / CONFUSIONS
             draw_confusions(
                 chosen.confusions, chosen.names, file, title=f"Confusions on {self.dataset}"
             )

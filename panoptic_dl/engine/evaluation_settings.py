@@ -30,9 +30,22 @@ class EvaluationSettings:
         return self.scales == [1.0] and not self.flip
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(scale > 0 for scale in self.scales):
-            raise ValueError(f"evaluation.scales={list(self.scales)} must be positive numbers")
+        if (
+            not isinstance(self.scales, list)
+            or not self.scales
+            or not all(map(_is_positive, self.scales))
+        ):
+            raise ValueError(f"evaluation.scales={self.scales} must be a list of positive numbers")
+        if not (self.save is None or isinstance(self.save, (str, list))):
+            raise ValueError(
+                f"evaluation.save={self.save} must be panoptic, instances, semantic, or a list of "
+                "them"
+            )
         for name in ("num_threads", "picture_count", "best_and_worst"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ValueError(f"evaluation.{name}={value} must be a whole number from 0")
+
+
+def _is_positive(scale: object) -> bool:
+    return isinstance(scale, (int, float)) and scale > 0

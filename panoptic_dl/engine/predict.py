@@ -26,9 +26,10 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
         evaluators: each gets every batch and its outputs.
     """
     evaluators = list(evaluators)
+    size = comm.get_world_size()
     progress = Progress(
         len(batches),  # type: ignore[arg-type]
-        what="evaluated",
+        what=f"evaluated by the first of {size} processes" if size > 1 else "evaluated",
         shown=comm.is_main_process(),
     )
     mode = inference_context(model) if isinstance(model, nn.Module) else contextlib.nullcontext()

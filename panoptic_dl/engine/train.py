@@ -103,7 +103,7 @@ def train(
 
     def evaluate() -> dict[str, float]:
         results.clear()
-        results.update(evaluation(model, Path(run_dir)))
+        results.update(evaluation(model, Path(run_dir), source={"iteration": trainer.iter + 1}))
         return results.get("metrics", {})
 
     hook_list = [

@@ -56,6 +56,14 @@ class Beside(DatasetEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Hand over outputs; returns before they are compared, unless too many are waiting."""
+        try:
+            self._process(inputs, outputs)
+        except BaseException:
+            for evaluator in self.evaluators:
+                evaluator.fail()
+            raise
+
+    def _process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for item, output in zip(inputs, outputs, strict=True):
             taken = [evaluator.take(item, output) for evaluator in self.evaluators]
             if not self._num_threads:
@@ -75,9 +83,15 @@ class Beside(DatasetEvaluator):
         Raises:
             EvaluationError: what an evaluator refuses, or a task that two of them report.
         """
-        while self._waiting:
-            self._finish_first()
-        self.close()
+        try:
+            while self._waiting:
+                self._finish_first()
+        except BaseException:
+            for evaluator in self.evaluators:
+                evaluator.fail()
+            raise
+        finally:
+            self.close()
         results: dict[str, dict[str, Any]] = {}
         for evaluator in self.evaluators:  # each takes part in an exchange of all processes
             for task, figures in (evaluator.evaluate() or {}).items():

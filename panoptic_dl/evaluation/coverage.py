@@ -10,8 +10,7 @@ from panoptic_dl.evaluation.figures import EvaluationError
 class Coverage:
     """Counts how often each image of a split has been evaluated.
 
-    Attributes:
-        seen: (number of images,) int64; sum it over the processes, then `require_all`.
+    `seen`, (number of images,) int64, is summed over the processes; then `require_all`.
     """
 
     def __init__(self, images: Iterable[Hashable], source: str) -> None:
@@ -30,7 +29,17 @@ class Coverage:
 
     def reset(self) -> None:
         """Forget what has been seen."""
-        self.seen = np.zeros(len(self._images), dtype=np.int64)
+        self._seen = np.zeros(len(self._images), dtype=np.int64)
+        self._failed = False
+
+    def fail(self) -> None:
+        """An image could not be evaluated: until `reset` none counts as seen."""
+        self._failed = True
+
+    @property
+    def seen(self) -> np.ndarray:
+        """How often this process has evaluated each image."""
+        return np.zeros_like(self._seen) if self._failed else self._seen
 
     def add(self, image: Hashable) -> None:
         """Count an image.
@@ -44,9 +53,9 @@ class Coverage:
                 "be those of the dataset that the evaluator was made for"
             )
         position = self._positions[image]
-        if self.seen[position]:
+        if self._seen[position]:
             raise EvaluationError(f"image {image} of {self._source} was evaluated twice")
-        self.seen[position] = 1
+        self._seen[position] = 1
 
     def require_all(self, seen: np.ndarray) -> int:
         """Return the number of images; `seen` is the sum over all processes.

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.image_files import no_truncated_images
 
 
 def unreadable(files: Iterable[Path], error: Exception) -> EvaluationError:
@@ -18,7 +19,7 @@ def unreadable(files: Iterable[Path], error: Exception) -> EvaluationError:
 
 def _is_readable(file: Path) -> bool:
     try:
-        with Image.open(file) as image:
+        with no_truncated_images(), Image.open(file) as image:
             image.load()
     except (OSError, SyntaxError):  # Pillow raises both on damaged files
         return False

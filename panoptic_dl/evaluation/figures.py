@@ -13,6 +13,11 @@ Results = Mapping[str, Mapping[str, Any]]
 TOLERANCE = 1e-6  # of percentages; sums of floats may end a hair above 100
 
 
+_KINDS = [f"{name}_{kind}" for kind in ("th", "st") for name in ("PQ", "SQ", "RQ")]
+HEADLINE = ("PQ", "SQ", "RQ", "mIoU", "AP", "box_AP", "mask_AP", *_KINDS)
+"""Names of the figures that tables show, in their order."""
+
+
 class EvaluationError(ValueError):
     """Predictions, truth or figures that cannot be right; the message names what does not fit."""
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.image_files import no_truncated_images
 
 _last = threading.local()
 
@@ -43,7 +44,7 @@ def _read(file: str | Path, decode: Callable[[str | Path, Image.Image], np.ndarr
         key = decode, str(file), status.st_mtime_ns, status.st_size
         if getattr(_last, "key", None) == key:
             return _last.label  # type: ignore[no-any-return]
-        with Image.open(file) as image:
+        with no_truncated_images(), Image.open(file) as image:
             label = decode(file, image)
     except (OSError, SyntaxError) as error:
         raise unreadable([Path(file)], error) from error

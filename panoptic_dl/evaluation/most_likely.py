@@ -22,7 +22,7 @@ def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
         num_classes: K as it must be.
 
     Raises:
-        EvaluationError: there are not as many scores as classes.
+        EvaluationError: there are not as many scores as classes, or one is not a number.
     """
     if scores.ndim == 2 and not scores.is_floating_point():
         classes = scores.cpu().numpy().astype(np.int64)
@@ -33,4 +33,6 @@ def most_likely(scores: Tensor, num_classes: int) -> np.ndarray:
             f"sem_seg is {tuple(scores.shape)}, not ({num_classes}, height, width): one score for "
             "each class of the dataset, nor classes of (height, width)"
         )
+    if torch.isnan(scores.max()):
+        raise EvaluationError("a score of sem_seg is not a number: the network has diverged")
     return most_likely_class(scores).to(torch.int16).cpu().numpy()

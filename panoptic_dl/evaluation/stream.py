@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from detectron2.evaluation import DatasetEvaluator
 
+from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError
 
 Taken = TypeVar("Taken")
@@ -26,10 +27,13 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
     """
 
     needs: ClassVar[str]
+    _coverage: Coverage
 
     @abstractmethod
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Taken:
         """Keep of one image what `compare` needs, in NumPy's arrays, and count the image as seen.
+
+        Arrays are copies: a model may use its memory again, and other evaluators write to it.
 
         Raises:
             EvaluationError: the image has no truth or comes again; a prediction does not fit.
@@ -58,7 +62,26 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take, compare and add each image."""
         for item, output in zip(inputs, outputs, strict=True):
-            self.add(self.compare(self.take(item, output)))
+            try:
+                self.add(self.compare(self.take(item, output)))
+            except BaseException:
+                self.fail()
+                raise
+
+    def fail(self) -> None:
+        """Give no figures before `reset`, for an image that was taken was not added."""
+        self._coverage.fail()
+
+    def entry(self, output: dict[str, Any]) -> Any:
+        """What the evaluator needs of an output.
+
+        Raises:
+            EvaluationError: it is not there.
+        """
+        value = output.get(self.needs)
+        if value is None:
+            raise EvaluationError(f'the model\'s output has no "{self.needs}"')
+        return value
 
 
 @contextmanager

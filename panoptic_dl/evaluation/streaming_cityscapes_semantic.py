@@ -119,7 +119,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
         image = image_id(item["file_name"])
         self._coverage.add(image)
         with naming(image):
-            return Prediction(self._files[image], most_likely(output["sem_seg"], len(EVALUATED)))
+            return Prediction(self._files[image], most_likely(self.entry(output), len(EVALUATED)))
 
     def compare(self, taken: Prediction) -> Compared:
         """Count the pixels of one image."""

@@ -59,6 +59,8 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
     number of processes changes a figure.
     """
 
+    needs = "instances"
+
     def __init__(self, dataset: str) -> None:
         """Read the truth.
 
@@ -72,6 +74,10 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
         metadata = MetadataCatalog.get(dataset)
         categories = metadata.thing_dataset_id_to_contiguous_id
         self.names = [metadata.thing_classes[index] for index in sorted(categories.values())]
+        if sorted(categories.values()) != list(range(len(categories))):
+            raise EvaluationError(
+                f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
+            )
         self._truth = read_instances(metadata.json_file, categories)
         images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
         _require_same(images, set(self._truth), dataset, metadata.json_file)
@@ -163,7 +169,7 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
                 f"a predicted mask is {tuple(masks.shape[1:])}, the truth {size} (height, width): "
                 "predict at the size of the image file"
             )
-        return Detections(classes, scores, boxes, masks.cpu().numpy())
+        return Detections(classes, scores, boxes, masks.to("cpu", copy=True).numpy())
 
 
 def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -> None:

@@ -123,8 +123,11 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
         """Move the map to the CPU."""
         self._coverage.add(item["image_id"])
-        panoptic, segments = output["panoptic_seg"]
-        return Prediction(item["image_id"], panoptic.cpu().numpy(), segments)
+        with naming(item["image_id"]):
+            panoptic, segments = self.entry(output)
+            if panoptic.is_floating_point():
+                raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
+        return Prediction(item["image_id"], panoptic.to("cpu", copy=True).numpy(), segments)
 
     def compare(self, taken: Prediction) -> SegmentMatches:
         """Match the segments of one image."""
@@ -217,7 +220,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         for segment in segments:
             category = segment["category_id"]
             if segment.get("isthing") is None:  # Detectron2: an id of the dataset
-                category = self._contiguous.get(category, category)
+                category = self._contiguous.get(category, -1)
             self._require_category(category, f"predicted segment {segment['id']}")
             categories[segment["id"]] = category
         return categories

@@ -82,7 +82,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
         image = item["file_name"]
         self._coverage.add(image)
         with naming(image):
-            return Prediction(image, most_likely(output["sem_seg"], len(self._names)))
+            return Prediction(image, most_likely(self.entry(output), len(self._names)))
 
     def compare(self, taken: Prediction) -> np.ndarray:
         """Count the confusions of one image, (K+1, K+1)."""
@@ -145,7 +145,7 @@ def semantic_figures(counts: np.ndarray, names: list[str]) -> dict[str, float]:
         number = there.sum()
         figures = {
             "mIoU": ious[there].sum() / number,
-            "fwIoU": (ious[there] * weights[there]).sum() if number else np.nan,
+            "fwIoU": (ious[there] * weights[there]).sum(),  # 0 without any, as in Detectron2
             "mACC": accuracies[there].sum() / number,
             "pACC": right.sum() / true.sum(),
         }

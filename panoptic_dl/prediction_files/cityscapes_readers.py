@@ -3,6 +3,7 @@
 Shapes: N instances, H W pixels.
 """
 
+import logging
 import math
 from collections.abc import Hashable
 from pathlib import Path
@@ -17,12 +18,16 @@ from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, LABELS
 from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError
 from panoptic_dl.evaluation.label_files import read_label_ids
+from panoptic_dl.image_files import no_truncated_images
 from panoptic_dl.prediction_files.coco_readers import make_instances
 from panoptic_dl.prediction_files.dataset import PredictedDataset
 from panoptic_dl.prediction_files.files import inside
 from panoptic_dl.prediction_files.reading import AGAIN, require_size
 from panoptic_dl.prediction_files.search import CityFiles, one_file
 
+logger = logging.getLogger(__name__)
+
+VEHICLES = [each.id for each in LABELS.values() if each.ignoreInEval and each.category == "vehicle"]
 EVALUATED_IDS = {label.id: label.trainId for label in EVALUATED}
 
 
@@ -32,6 +37,7 @@ class CityscapesInstanceFiles:
     def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
         """Remember where the files are."""
         self._files = files
+        self._warned = False
         self._classes = {label: index for index, label in dataset.instance_ids.items()}
         self._advice = dataset.advice()
 
@@ -63,6 +69,7 @@ class CityscapesInstanceFiles:
             seen.add(file)
             if label not in LABELS:
                 raise EvaluationError(f"{where}: unknown label id {label}: {self._advice}")
+            self._warn(label, where)
             if label not in self._classes:
                 continue
             masks.append(read_mask(file, size))
@@ -70,14 +77,31 @@ class CityscapesInstanceFiles:
             scores.append(score)
         return make_instances(masks, classes, scores, size)
 
+    def _warn(self, label: int, where: str) -> None:
+        """Say, once, that a label has no instances, as Cityscapes' script sees it."""
+        if not LABELS[label].hasInstances and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: label id %d (%s) has no instances and does not count: %s",
+                where,
+                label,
+                LABELS[label].name,
+                self._advice,
+            )
+
 
 class CityscapesSemanticFiles:
-    """Pictures of label ids."""
+    """Pictures of label ids.
+
+    What is not evaluated is no class. Cityscapes' script has one exception, which is warned of: in
+    iIoU_sup, and nowhere else, a caravan or trailer is a wrong pixel of the category vehicle.
+    """
 
     def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
         """Remember where the files are."""
         self._files = files
         self._advice = dataset.advice()
+        self._warned = False
         self._table = np.full(max(LABELS) + 1, -1, dtype=np.int64)
         for label, train_id in EVALUATED_IDS.items():
             self._table[label] = train_id
@@ -95,7 +119,32 @@ class CityscapesSemanticFiles:
         if low < 0 or high >= len(self._table):
             odd = low if low < 0 else high
             raise EvaluationError(f"{file}: unknown label id {odd}: {self._advice}")
-        return torch.from_numpy(self._table[labels])
+        classes = self._table[labels]
+        counts = np.bincount(labels.reshape(-1), minlength=len(self._table))
+        if not self._warned:
+            self._warn(file, counts)
+        return torch.from_numpy(classes)
+
+    def _warn(self, file: Path, counts: np.ndarray) -> None:
+        """Say, once, what looks like another numbering, or is counted otherwise."""
+        if counts[self._table < 0].sum() > counts.sum() / 2:
+            self._warned = True
+            odd = int(np.where(self._table < 0, counts, 0).argmax())
+            logger.warning(
+                "%s: more than half of the pixels have labels that are not evaluated, such as %d "
+                "(%s): %s",
+                file,
+                odd,
+                LABELS[odd].name,
+                self._advice,
+            )
+        elif counts[VEHICLES].any():
+            self._warned = True
+            logger.warning(
+                "%s: caravans and trailers are no class here; Cityscapes' script counts them as "
+                "vehicles in iIoU_sup, which will differ there",
+                file,
+            )
 
 
 def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -105,7 +154,7 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
         EvaluationError: it cannot be read, or is of another size.
     """
     try:
-        with Image.open(file) as picture:
+        with no_truncated_images(), Image.open(file) as picture:
             pixels = np.asarray(picture.convert("L"))
     except (OSError, SyntaxError) as error:
         raise unreadable([file], error) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from panoptic_dl.evaluation.figures import EvaluationError
@@ -26,27 +26,42 @@ IMAGE, CATEGORY, NUMBER = (int, str), (int,), (int, float)  # types in JSON
 
 
 class CocoInstanceFile:
-    """The detections of a JSON file."""
+    """The detections of a JSON file.
+
+    Their boxes are those of its "bbox"; else those of the file of the same name in `boxes/`, which
+    `saving` writes; else boxes around the masks. Areas of instances are those of the masks, also
+    where a "bbox" is there, as Detectron2 has it; pycocotools' loadRes then takes those of boxes,
+    which changes the mask AP of small, medium and large instances.
+    """
 
     def __init__(self, dataset: PredictedDataset, file: Path) -> None:
         """Read the file.
 
         Raises:
             EvaluationError: it is torn or no result file; it holds boxes alone; none of its images
-                is one of the dataset.
+                is one of the dataset; the file of boxes has other detections.
         """
         keys = {"image_id": IMAGE, "category_id": CATEGORY, "score": NUMBER}
         self._file = file
         self._classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
         self._advice = dataset.advice()
         self._entries = _by_image(dataset, file, keys)
+        self._boxes = _boxes_of(dataset, file, self._entries, keys)
+        logger.info(
+            "%s: %d detections in %d of %d images; boxes are %s",
+            file,
+            sum(map(len, self._entries.values())),
+            len(self._entries),
+            len(dataset.images),
+            "around the masks" if self._boxes is None else "those of the file",
+        )
 
     def read(self, image: Hashable, size: tuple[int, int]) -> Instances:
         """The instances of an image, in the order of the file; none where it has no entry.
 
         Returns:
-            `pred_masks` (N, H, W) bool, `pred_boxes` around them, `pred_classes` (N,), `scores`
-            (N,) float64, exactly as written.
+            `pred_masks` (N, H, W) bool, `pred_boxes` (float32), `pred_classes` (N,), `scores` (N,)
+            float64, exactly as written.
 
         Raises:
             EvaluationError: a mask is damaged or of another size; a category is unknown.
@@ -65,6 +80,7 @@ class CocoInstanceFile:
             [self._classes[entry["category_id"]] for entry in entries],
             [float(entry["score"]) for entry in entries],
             size,
+            boxes=None if self._boxes is None else self._boxes.get(image, []),
         )
 
 
@@ -113,14 +129,27 @@ class CocoSemanticFile:
 
 
 def make_instances(
-    masks: list[np.ndarray], classes: list[int], scores: list[float], size: tuple[int, int]
+    masks: list[np.ndarray],
+    classes: list[int],
+    scores: list[float],
+    size: tuple[int, int],
+    *,
+    boxes: list[list[float]] | None = None,
 ) -> Instances:
-    """Detectron2's `Instances` of an image of the size (height, width), maybe none."""
+    """Detectron2's `Instances` of an image of the size (height, width), maybe none.
+
+    `boxes` are left, top, width and height in pixels; None: around the masks.
+    """
     pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
+    pred_boxes = boxes_of(pred_masks)
+    if boxes is not None:
+        corners = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        pred_boxes = Boxes(corners)
     return Instances(
         size,
         pred_masks=pred_masks,
-        pred_boxes=boxes_of(pred_masks),
+        pred_boxes=pred_boxes,
         pred_classes=torch.tensor(classes, dtype=torch.int64),
         scores=torch.tensor(scores, dtype=torch.float64),
     )
@@ -135,8 +164,50 @@ def _mask(file: Path, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarra
         ) from error
 
 
+def _boxes_of(
+    dataset: PredictedDataset,
+    file: Path,
+    detections: Mapping[Hashable, list[dict[str, Any]]],
+    keys: Mapping[str, tuple[type, ...]],
+) -> dict[Hashable, list[list[float]]] | None:
+    """Boxes of the detections of each image, from their "bbox" or from our file beside; or None."""
+    source, entries = file, dict(detections)
+    beside = file.parent / "boxes" / file.name
+    if not any("bbox" in entry for each in entries.values() for entry in each):
+        if not beside.is_file() or not entries:
+            return None
+        source, entries = beside, _by_image(dataset, beside, keys, masks=False)
+        for image in {*entries, *detections}:
+            pairs = [
+                [(entry["category_id"], entry["score"]) for entry in each.get(image, [])]
+                for each in (entries, detections)
+            ]
+            if pairs[0] != pairs[1]:
+                raise EvaluationError(
+                    f"{beside} has other detections in image {image} than {file}: remove it, or "
+                    "save both again"
+                )
+    found: dict[Hashable, list[list[float]]] = {}
+    for image, each in entries.items():
+        found[image] = [entry.get("bbox") for entry in each]  # type: ignore[misc]
+        for box in found[image]:
+            if not (
+                isinstance(box, list)
+                and len(box) == 4
+                and all(type(side) in NUMBER and math.isfinite(side) for side in box)
+            ):
+                raise EvaluationError(
+                    f'{source}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
+                )
+    return found
+
+
 def _by_image(
-    dataset: PredictedDataset, file: Path, keys: Mapping[str, tuple[type, ...]]
+    dataset: PredictedDataset,
+    file: Path,
+    keys: Mapping[str, tuple[type, ...]],
+    *,
+    masks: bool = True,
 ) -> dict[Hashable, list[dict[str, Any]]]:
     """Entries of the file by image; those of images that the dataset lacks are reported."""
     found: dict[Hashable, list[dict[str, Any]]] = {}
@@ -160,7 +231,7 @@ def _by_image(
             dataset.name,
             sorted(strangers, key=str)[0],
         )
-    if keys.get("score") and entries and not any("segmentation" in e for e in entries):
+    if masks and keys.get("score") and entries and not any("segmentation" in e for e in entries):
         raise EvaluationError(
             f'{file} holds boxes and no masks ("segmentation"): name the file with the masks'
         )

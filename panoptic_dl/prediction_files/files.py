@@ -42,7 +42,8 @@ def whole(file: Path) -> Iterator[Path]:
     Raises:
         EvaluationError: the disk refuses it.
     """
-    temporary = file.with_name(f".{file.name}{TEMPORARY}")
+    # Of this process: another that predicts the same image must not take it for its own.
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{TEMPORARY}")
     with writing(file):
         try:
             yield temporary

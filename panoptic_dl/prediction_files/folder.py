@@ -3,7 +3,7 @@
 Shapes: H W pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,12 +36,13 @@ class PredictionFolder:
         kinds: the kinds found, of "panoptic", "instances" and "semantic".
     """
 
-    def __init__(self, dataset: str, folder: str | Path) -> None:
+    def __init__(self, dataset: str, folder: str | Path, kinds: Collection[str] = KINDS) -> None:
         """Look for predictions, and read JSON files.
 
         Args:
             dataset: that they are of; see `saving`. One of the semantic task takes "semantic" only.
             folder: that holds `<kind>/`, or the files themselves.
+            kinds: that are looked for.
 
         Raises:
             EvaluationError: there is nothing, or several files that could be meant; a JSON file
@@ -53,7 +54,7 @@ class PredictionFolder:
         self._dataset = predicted
         self._readers: dict[str, Reader] = {}
         for kind in KINDS if predicted.things is not None else ("semantic",):
-            reader = _reader(predicted, place, kind)
+            reader = _reader(predicted, place, kind) if kind in kinds else None
             if reader is not None:
                 self._readers[kind] = reader
         self.kinds = tuple(self._readers)

@@ -66,7 +66,11 @@ def take_instances(
         masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
     boxes = instances.pred_boxes if instances.has("pred_boxes") else boxes_of(masks)
     return TakenInstances(
-        image, categories, scores, masks.cpu().numpy(), boxes.tensor.cpu().numpy().astype(float)
+        image,
+        categories,
+        scores,
+        masks.to("cpu", copy=True).numpy(),
+        boxes.tensor.cpu().numpy().astype(float),
     )
 
 

@@ -50,3 +50,18 @@ def saving(
                 "or choose task=panoptic"
             )
     return [makers[kind](predicted, Path(folder) / kind) for kind in wanted]
+
+
+def clear_others(dataset: str, kinds: Sequence[str], folder: Path) -> None:
+    """Remove what an earlier evaluation has saved of other kinds, which is another model's.
+
+    Call this in one process, with the arguments of `saving`.
+
+    Raises:
+        EvaluationError: a folder of another kind has files that are not ours.
+    """
+    if look_up(dataset).things is None:
+        return  # of the semantic task: there is but one kind
+    others = [kind for kind in KINDS if kind not in kinds and (Path(folder) / kind).exists()]
+    for writer in saving(dataset, others, folder):
+        writer.clear()

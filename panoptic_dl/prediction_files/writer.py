@@ -78,7 +78,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
         """
         self._coverage.reset()
         self._given[0] = 0
-        in_first_process(self._clear, f"save predictions in {self.folder}")
+        in_first_process(self.clear, f"save predictions in {self.folder}")
         self._is_ready = True
 
     def evaluate(self) -> dict[str, Any]:
@@ -126,7 +126,12 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             )
         return image
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove the files of an earlier evaluation, in this process, and make the folders.
+
+        Raises:
+            EvaluationError: a file in the folder is not the writer's; then none is removed.
+        """
         own = []
         if self.folder.exists():
             for file in sorted(self.folder.rglob("*")):
@@ -151,7 +156,9 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             if file.parent == parts.file.parent and parts.is_part(name):
                 return True
         if name.startswith(".") and name.endswith(TEMPORARY):
-            file = file.with_name(name[1 : -len(TEMPORARY)])
+            own, dot, process = name[1 : -len(TEMPORARY)].rpartition(".")
+            if dot and process.isdigit():
+                file = file.with_name(own)
         if any(file == parts.file for parts in self.parts):
             return True
         return self.is_own(file.relative_to(self.folder).as_posix())

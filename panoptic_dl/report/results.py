@@ -56,6 +56,18 @@ def headline_table(
     return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
 
 
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What to know when the figures of a summary are compared with the published ones."""
+    found = []
+    if summary["published"]:
+        if summary["published_note"]:
+            found.append(summary["published_note"])
+        measured = summary["measured"]
+        if measured["scales"] != [1.0] or measured["flip"]:
+            found.append("published figures are of one look at each image, these of several")
+    return found
+
+
 def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """What `results` say of single classes and categories, such as `PQ-road` and `IoU_sup-sky`."""
     tables = []
@@ -94,14 +106,16 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
     """The headline, notes and all classes of one evaluation.
 
     Args:
-        summary: "dataset", "num_images", "metrics", "published", "published_note", "results".
+        summary: "dataset", "num_images", "measured", "metrics", "published", "published_note",
+            "results".
     """
     parts = [
         f"# {summary['dataset']}: {summary['num_images']} images",
         headline_table(summary["metrics"], summary["published"]),
     ]
-    if summary["published"] and summary["published_note"]:
-        parts.append(f"Note: {summary['published_note']}")
+    measured = ", ".join(f"{key}={value}" for key, value in summary["measured"].items())
+    parts.append(f"Measured: {measured}")
+    parts += [f"Note: {note}" for note in notes(summary)]
     for table in class_tables(summary["results"]):
         parts += [f"## {table.title}", table.text()]
     return "\n\n".join(parts) + "\n"

@@ -254,6 +254,8 @@ def test_what_is_left_with_all_truth_has_these_causes():
         (["weights=null"], "mode=analyze needs weights=FILE"),
         (["weights=/nowhere.pth"], "weights=/nowhere.pth: there is no such file"),
         (["task=semantic"], "choose task=panoptic"),
+        (["predictions=folder"], "needs a network, not predictions=FOLDER"),
+        (["evaluation.flip=true"], "looks at each image once"),
         (["mode.unlabelled=ignored"], "mode.unlabelled=ignored is unknown; choose predicted or"),
     ],
 )

@@ -6,6 +6,7 @@ The model is a function of the truth, so that figures are neither 0 nor 100.
 import csv
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_what_files_lack_is_not_scored_and_said(tmp_path, config, caplog):
     }
     official = config("toy_cityscapes", "evaluation.official=true")
     scored = evaluate(evaluation=build(official.task.evaluation), **arguments)
-    assert "Not scored, for there are no such files: instances, sem_seg" in caplog.text
+    assert "Not scored, for there are no such files: instances, semantic" in caplog.text
     assert set(scored["results"]) == {"panoptic_seg"}
     assert scored["metrics"]["PQ"] == summary["metrics"]["PQ"]
     semantic = config("toy_cityscapes", "task=semantic")
@@ -183,6 +184,67 @@ def test_a_run_leaves_tables_and_pictures(tmp_path, config, caplog):
         assert str(tmp_path / "pictures" / f"{name}.png") in caplog.text
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             assert min(picture.size) > 100
+
+
+def test_figures_are_there_even_if_pictures_cannot_be_drawn(tmp_path, config, monkeypatch):
+    evaluation, model = build(config("toy_coco").task.evaluation), Erring(config("toy_coco"))
+
+    def fail(*args, **kwargs):
+        raise OSError("no space for pictures")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("panoptic_dl.engine.error_pictures.save_sheet", fail)
+        with pytest.raises(OSError, match="no space for pictures"):
+            evaluation(model, tmp_path)
+    assert saved(tmp_path)["metrics"]["PQ"] > 5
+    assert (tmp_path / "results.md").is_file()
+    number = len(model.names)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pictures").write_text("in the way")
+    with pytest.raises(OSError, match="pictures"):
+        evaluation(model, tmp_path / "other")
+    assert len(model.names) == number  # known before the network runs
+
+
+def test_a_full_disk_names_the_file(tmp_path, config):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    os.symlink("/dev/full", tmp_path / "results.csv")
+    with pytest.raises(OSError, match=r"cannot write .*results\.csv: No space left"):
+        build(config("toy_coco").task.evaluation)(Erring(config("toy_coco")), tmp_path)
+
+
+def test_results_say_what_was_measured(tmp_path, config):
+    evaluation = build(config("toy_coco", "evaluation.charts=false").task.evaluation)
+    evaluation(Erring(config("toy_coco")), tmp_path, source={"weights": "mine.pth"})
+    assert saved(tmp_path)["measured"] == {"weights": "mine.pth", "scales": [1.0], "flip": False}
+    assert "Measured: weights=mine.pth, scales=[1.0], flip=False" in (
+        (tmp_path / "results.md").read_text()
+    )
+
+
+def test_what_an_earlier_evaluation_left_is_not_mixed_with_this_one(tmp_path, config):
+    first = config("toy_coco", "evaluation.save=[panoptic,instances]")
+    build(first.task.evaluation)(Erring(first), tmp_path)
+    assert list((tmp_path / "predictions" / "instances").rglob("*.json"))
+    quiet = ["save=panoptic", "charts=false", "best_and_worst=0", "picture_count=0"]
+    second = config("toy_coco", *(f"evaluation.{each}" for each in quiet))
+    build(second.task.evaluation)(Erring(second), tmp_path)
+    assert list((tmp_path / "predictions" / "panoptic").rglob("*.json"))
+    assert not list((tmp_path / "predictions" / "instances").rglob("*.json"))
+    assert not list(tmp_path.rglob("pictures/*"))
+    assert not (tmp_path / "predictions.png").exists()
+
+
+def test_published_figures_of_another_row_are_not_shown(config, caplog):
+    row = "toy_cityscapes_panoptic_xception65_conv"
+    published = ["+published.PQ=63.3", f"published_row={row}"]
+    own = build(config("toy_cityscapes", *published).task.evaluation)
+    assert own.published == {"PQ": 63.3}
+    assert not caplog.text
+    other = build(config("toy_cityscapes", *published, "head=dsconv").task.evaluation)
+    assert other.published is None
+    assert f"are those of {row}, and not shown for" in caplog.text
 
 
 def test_what_is_not_asked_for_is_not_made(tmp_path, config, caplog):
@@ -223,6 +285,10 @@ def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):
         ("evaluation.best_and_worst=-1", "evaluation.best_and_worst=-1"),
         ("evaluation.scales=[0.5,-1]", r"evaluation.scales=\[0.5, -1\]"),
         ("evaluation.scales=[]", r"evaluation.scales=\[\]"),
+        ("evaluation.scales=null", "evaluation.scales=None"),
+        ("evaluation.save=true", "evaluation.save=True"),
+        ("+published.PG=63.3", "published=.* by the names PQ, SQ"),
+        ("+published.PQ=high", "must hold numbers"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(config, override, message):
@@ -234,6 +300,19 @@ def test_saving_instances_of_the_semantic_task_is_refused(config):
     cfg = config("toy_cityscapes", "task=semantic", "evaluation.save=instances")
     with pytest.raises(ValueError, match="task=panoptic"):
         build(cfg.task.evaluation)
+
+
+def test_files_are_not_looked_at_several_times(tmp_path, config):
+    cfg = config("toy_coco", "evaluation.flip=true")
+    with pytest.raises(ValueError, match="leave them out with predictions=FOLDER"):
+        evaluate(
+            device="cpu",
+            model=torch.nn.Identity(),
+            evaluation=build(cfg.task.evaluation),
+            weights=None,
+            predictions=str(tmp_path),
+            run_dir=str(tmp_path),
+        )
 
 
 @pytest.mark.parametrize(

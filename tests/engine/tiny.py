@@ -48,7 +48,7 @@ class TinyEvaluation:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, model: nn.Module, folder: Path) -> dict[str, Any]:
+    def __call__(self, model: nn.Module, folder: Path, *, source: Any) -> dict[str, Any]:
         self.calls += 1
         return {"metrics": {"PQ": 50.0}, "num_images": 1}
 

@@ -2,13 +2,20 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from panopticapi.utils import id2rgb
+from PIL import Image
 
+from panoptic_dl.data.reading import SemanticLabelReader
 from panoptic_dl.evaluation.beside import Beside
+from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.evaluation.label_files import read_label_ids
 from panoptic_dl.evaluation.stream import StreamingEvaluator
 from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
 from tests.evaluation.panoptic_scenes import outputs_of, register
@@ -19,6 +26,8 @@ PATIENCE = 20  # seconds that a thread waits for another before the test fails
 
 class Recorder(StreamingEvaluator[int, int]):
     """Remembers what was added, and by which threads it was compared."""
+
+    _coverage = Coverage([0], "numbers")
 
     needs = "number"
 
@@ -132,6 +141,77 @@ def test_no_thread_is_left_behind():
     feed(beside, range(9))
     beside.evaluate()
     assert set(threading.enumerate()) <= before
+
+
+def test_outputs_may_change_after_they_were_handed_over(tmp_path):
+    """Detectron2's evaluators add 1 to the map that they are given; models use memory again."""
+    scenes = [panoptic_scene(seed) for seed in range(8)]
+    name = register(scenes, tmp_path)
+    said = []
+    for spoil in (False, True):
+        evaluator = StreamingPanopticEvaluator(name)
+        gate, compare = threading.Event(), evaluator.compare
+        evaluator.compare = lambda taken, g=gate, c=compare: g.wait(PATIENCE) and c(taken)
+        beside = Beside([evaluator], num_threads=len(scenes))
+        for item, output in zip(evaluator._records.values(), outputs_of(scenes), strict=True):
+            output["panoptic_seg"] = (output["panoptic_seg"][0].clone(), None)
+            beside.process([item], [output])
+            if spoil:
+                output["panoptic_seg"][0].fill_(3000)
+        gate.set()
+        said.append(json.dumps(beside.evaluate()))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_after_a_failure_there_are_no_figures_before_reset(tmp_path, num_threads):
+    scenes = [panoptic_scene(seed) for seed in range(3)]
+    evaluator = StreamingPanopticEvaluator(register(scenes, tmp_path))
+    items, outputs = list(evaluator._records.values()), outputs_of(scenes)
+    bad = [*outputs[:2], {"panoptic_seg": (torch.zeros(2, 2, dtype=torch.int64), None)}]
+    beside = Beside([evaluator], num_threads=num_threads)
+
+    def feed_all(outputs):
+        beside.process(items, outputs)
+        return beside.evaluate()
+
+    with pytest.raises(EvaluationError, match="image 2: the prediction is"):
+        feed_all(bad)
+    with pytest.raises(EvaluationError, match="no prediction for image"):
+        beside.evaluate()
+    with pytest.raises(EvaluationError, match="twice"):
+        beside.process(items[:1], outputs[:1])
+    beside.reset()
+    assert feed_all(outputs)["panoptic_seg"]["num_images"] == 3
+
+
+def test_labels_are_read_by_threads_at_once(tmp_path):
+    """Of Cityscapes and COCO: each thread has its own memory of the last label, and tables."""
+    draw = np.random.default_rng(0)
+    files, records = [], []
+    for number in range(8):
+        files.append(tmp_path / f"{number}_ids.png")
+        Image.fromarray(draw.integers(0, 30, (300, 400), dtype=np.uint8)).save(files[-1])
+        panoptic = draw.integers(1, 200, (300, 400))
+        record = {
+            "pan_seg_file_name": str(tmp_path / f"{number}_panoptic.png"),
+            "segments_info": [
+                {"id": index, "category_id": int(draw.integers(0, 100))} for index in range(1, 200)
+            ],
+        }
+        Image.fromarray(id2rgb(panoptic)).save(record["pan_seg_file_name"])
+        records.append(record)
+    reader = SemanticLabelReader(num_classes=100)
+
+    def read(number: int) -> list[np.ndarray]:
+        return [read_label_ids(files[number]), reader(records[number])]
+
+    order = [int(number) for number in draw.integers(0, 8, 300)]
+    expected = [read(number) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in zip(order, pool.map(read, order), strict=True):
+            for one, other in zip(found, expected[number], strict=True):
+                assert np.array_equal(one, other)
 
 
 def test_two_evaluators_of_one_task_are_refused():

@@ -48,6 +48,8 @@ def test_images_must_be_those_of_the_dataset_once_each(scene, tmp_path):
     evaluator.process(records[:1], [{}])
     with pytest.raises(EvaluationError, match="was evaluated twice"):
         evaluator.process(records[:1], [{}])
+    evaluator.reset()
+    evaluator.process(records[:1], [{}])
     with pytest.raises(EvaluationError, match=r"no prediction for image .*1 predictions for 3"):
         evaluator.evaluate()
     evaluator.reset()

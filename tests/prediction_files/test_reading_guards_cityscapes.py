@@ -70,6 +70,42 @@ def test_labels_that_are_not_evaluated_do_not_count(saved_cityscapes, tmp_path):
     assert set(output["sem_seg"][:, 3:6].unique().tolist()) == {13}
 
 
+def test_instances_of_labels_without_any_are_warned_of(saved_cityscapes, tmp_path, caplog):
+    folder, item = tmp_path / "out" / "instances", saved_cityscapes.items[0]
+    for name in "ab":
+        Image.new("L", (56, 40), 1).save(folder / "masks" / f"{name}.png")
+    text = folder / f"{item['image_id']}_pred.txt"
+    text.write_text("masks/a.png 13 0.5\nmasks/b.png 13 0.5\n")
+    PredictionFolder(saved_cityscapes.name, tmp_path / "out")(item)
+    assert caplog.text.count("label id 13 (fence) has no instances and does not count") == 1
+    assert "not train ids" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("label", "share", "message"),
+    [
+        (0, 1.0, r"more than half .* such as 0 \(unlabeled\): .*not train ids"),
+        (0, 0.4, None),
+        (29, 0.1, "caravans and trailers are no class here"),
+        (16, 0.1, None),
+    ],
+)
+def test_labels_that_look_wrong_are_warned_of(
+    saved_cityscapes, tmp_path, caplog, label, share, message
+):
+    item = saved_cityscapes.items[0]
+    file = tmp_path / "out" / "semantic" / f"{item['image_id']}_pred_labelIds.png"
+    labels = np.full((40, 56), 7, dtype=np.uint8)
+    labels[:, : round(56 * share)] = label
+    Image.fromarray(labels).save(file)
+    read = PredictionFolder(saved_cityscapes.name, tmp_path / "out")
+    for _ in range(2):
+        read(item)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (message is not None)  # once
+    assert all(re.search(message, each) for each in warned)
+
+
 def test_label_pictures_that_cannot_be(saved_cityscapes, tmp_path):
     item = saved_cityscapes.items[0]
     file = tmp_path / "out" / "semantic" / f"{item['image_id']}_pred_labelIds.png"

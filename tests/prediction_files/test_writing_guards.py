@@ -254,11 +254,11 @@ FULL = Path("/dev/full")
 @pytest.mark.parametrize(
     ("kind", "temporary", "named"),
     [
-        ("panoptic", "{panoptic}/.000000000005.png.tmp", "{panoptic}/000000000005.png"),
+        ("panoptic", "{panoptic}/.000000000005.png.{pid}.tmp", "{panoptic}/000000000005.png"),
         ("panoptic", ".{panoptic}.json.part0", ".{panoptic}.json.part0"),
-        ("panoptic", ".{panoptic}.json.tmp", "{panoptic}.json"),
+        ("panoptic", ".{panoptic}.json.{pid}.tmp", "{panoptic}.json"),
         ("instances", "boxes/.{boxes}.json.part0", "boxes/.{boxes}.json.part0"),
-        ("semantic", ".{stuff}.json.tmp", "{stuff}.json"),
+        ("semantic", ".{stuff}.json.{pid}.tmp", "{stuff}.json"),
     ],
 )
 def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, temporary, named):
@@ -268,7 +268,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, tempo
     }
     (evaluator,) = saving(coco.name, kind, tmp_path)
     evaluator.reset()
-    os.symlink(FULL, tmp_path / kind / temporary.format(**stems))
+    os.symlink(FULL, tmp_path / kind / temporary.format(**stems, pid=os.getpid()))
     file = tmp_path / kind / named.format(**stems)
     message = re.escape(f"cannot write {file} (No space left on device); make room")
     with pytest.raises(EvaluationError, match=message):
@@ -283,7 +283,7 @@ def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
     evaluator.reset()
     image = cityscapes.items[0]["image_id"]
     name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
-    os.symlink(FULL, tmp_path / "out" / kind / f".{name}.tmp")
+    os.symlink(FULL, tmp_path / "out" / kind / f".{name}.{os.getpid()}.tmp")
     with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
         run(evaluator, cityscapes)
 

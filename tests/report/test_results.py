@@ -59,6 +59,7 @@ def test_markdown_holds_all_tables_and_the_note():
     summary = {
         "dataset": "streets",
         "num_images": 3,
+        "measured": {"weights": "mine.pth", "scales": [1.0], "flip": True},
         "metrics": METRICS,
         "published": {"PQ": 63.3},
         "published_note": "trained longer",
@@ -66,6 +67,8 @@ def test_markdown_holds_all_tables_and_the_note():
     }
     text = results_markdown(summary)
     assert text.startswith("# streets: 3 images\n")
+    assert "Measured: weights=mine.pth, scales=[1.0], flip=True" in text
     assert "Note: trained longer" in text
+    assert "Note: published figures are of one look at each image" in text
     assert text.count("## ") == 3
     assert "Note" not in results_markdown(summary | {"published": None})
