@@ -13,3 +13,17 @@ def test_scores_must_fit_the_dataset():
     for wrong in (torch.zeros(4, 2, 2), torch.zeros(5, 2)):
         with pytest.raises(EvaluationError, match="one score for each class"):
             most_likely(wrong, 5)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    for place in (0, 3):
+        scores = torch.randn(5, 20, 30)
+        scores[place, 7, 7] = torch.nan
+        with pytest.raises(EvaluationError, match="not a number"):
+            most_likely(scores, 5)
+    assert most_likely(torch.full((2, 3, 4), torch.inf), 2).max() == 0
+
+
+def test_classes_outside_mean_none():
+    classes = torch.tensor([[0, 4, 5], [-1, 255, 2]])
+    assert most_likely(classes, 5).tolist() == [[0, 4, 5], [5, 5, 2]]

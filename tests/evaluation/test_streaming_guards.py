@@ -1,8 +1,12 @@
 """What the streaming panoptic quality refuses, by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
+from PIL import ImageFile
 
 from panoptic_dl.evaluation.figures import EvaluationError
 from panoptic_dl.evaluation.segment_matching import match_listed_segments, match_segments
@@ -84,3 +88,35 @@ def test_a_segment_with_the_id_of_void_is_an_error():
     segments = [{"id": 0, "category_id": 0, "iscrowd": 0}]
     with pytest.raises(EvaluationError, match="0 is void"):
         match_segments(image, segments, image, num_classes=1, label_divisor=DIVISOR)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({}, 'image 0: the model\'s output has no "panoptic_seg"'),
+        ({"panoptic_seg": None}, 'has no "panoptic_seg"'),
+        ({"panoptic_seg": (torch.zeros(14, 18), None)}, "holds torch.float32, not integers"),
+    ],
+)
+def test_outputs_that_are_none_are_named(two, output, message):
+    records, _, evaluator = two
+    with pytest.raises(EvaluationError, match=message):
+        evaluator.process(records[:1], [output])
+
+
+def test_torn_labels_are_refused_whatever_pillow_was_told(two, monkeypatch):
+    records, outputs, evaluator = two
+    file = Path(records[0]["pan_seg_file_name"])
+    file.write_bytes(file.read_bytes()[:-40])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(EvaluationError, match=f"cannot read {file}"):
+        evaluator.process(records[:1], outputs[:1])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_an_unknown_id_of_the_dataset_is_refused(two):
+    records, outputs, evaluator = two
+    ids = torch.ones_like(outputs[0]["panoptic_seg"][0])
+    listed = [{"id": 1, "category_id": 77}]
+    with pytest.raises(EvaluationError, match="predicted segment 1: category -1 is outside"):
+        evaluator.process(records[:1], [{"panoptic_seg": (ids, listed)}])
