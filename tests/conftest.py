@@ -1,4 +1,4 @@
-"""One thread for each test process: pytest runs two, and spinning threads starve others. Logs."""
+"""What all tests share: one thread each, for processes starve each other, and a log to be heard."""
 
 import logging
 import os
