@@ -8,7 +8,6 @@ Shapes: H W pixels, K = 19 classes.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, to_label_ids
 from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.stream import naming
+from panoptic_dl.prediction_files.classes import TakenClasses
 from panoptic_dl.prediction_files.dataset import PredictedDataset
 from panoptic_dl.prediction_files.files import write_png, write_text
 from panoptic_dl.prediction_files.instances import TakenInstances, take_instances
@@ -30,10 +30,6 @@ class CityscapesInstanceWriter(PredictionWriter[TakenInstances, None]):
     """Writes "instances" with `pred_masks`, `pred_classes` (train ids) and `scores`, all digits."""
 
     key = "instances"
-
-    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
-        super().__init__(dataset, folder)
 
     def folders(self) -> list[Path]:
         """That of the texts, and that of the masks."""
@@ -70,14 +66,6 @@ class CityscapesInstanceWriter(PredictionWriter[TakenInstances, None]):
 
     def _text(self, image: Any) -> Path:
         return self.folder / f"{image}_pred.txt"
-
-
-@dataclass(frozen=True)
-class TakenClasses:
-    """Train ids of one image, (H, W) int64, K where there is none."""
-
-    image: Any
-    classes: np.ndarray
 
 
 class CityscapesSemanticWriter(PredictionWriter[TakenClasses, None]):

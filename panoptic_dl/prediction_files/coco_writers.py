@@ -8,7 +8,6 @@ Masks stand without boxes, because pycocotools takes the sizes of detections fro
 are any, and APs of small, medium and large objects with them. Shapes: H W pixels, K classes.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from panoptic_dl.evaluation.most_likely import most_likely
 from panoptic_dl.evaluation.stream import naming
+from panoptic_dl.prediction_files.classes import TakenClasses
 from panoptic_dl.prediction_files.dataset import PredictedDataset
 from panoptic_dl.prediction_files.instances import TakenInstances, take_instances
 from panoptic_dl.prediction_files.masks import encode
@@ -69,14 +69,6 @@ class CocoInstanceWriter(PredictionWriter[TakenInstances, tuple[Any, Entries, En
         image, *entries = compared
         for parts, mine in zip(self.parts, entries, strict=True):
             parts.append(image, mine)
-
-
-@dataclass(frozen=True)
-class TakenClasses:
-    """Classes of one image, (H, W) int64, K where there is none."""
-
-    image: Any
-    classes: np.ndarray
 
 
 class CocoSemanticWriter(PredictionWriter[TakenClasses, Entries]):

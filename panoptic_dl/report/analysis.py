@@ -11,6 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from panoptic_dl.report.results import as_difference, as_text
+
 BRANCHES = {"semantic": "semantic", "center": "centre", "offset": "offset"}  # and their headings
 FIGURES = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 SMALL = 0.05  # PQ that a table with one digit would not show
@@ -43,8 +45,8 @@ def analysis_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         marks = ["truth" if branch in row["truth"] else "" for branch in BRANCHES]
-        figures = [_number(row["metrics"][figure]) for figure in FIGURES]
-        lines.append([*marks, *figures, _signed(row["gain"]) if row["truth"] else ""])
+        figures = [as_text(row["metrics"][figure]) for figure in FIGURES]
+        lines.append([*marks, *figures, as_difference(row["gain"]) if row["truth"] else ""])
     headings = [*BRANCHES.values(), *(figure.replace("_", " ") for figure in FIGURES), "gain"]
     aligned = ["center"] * len(BRANCHES) + ["right"] * (len(FIGURES) + 1)
     return tabulate(lines, headings, "github", disable_numparse=True, colalign=aligned)
@@ -57,7 +59,7 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         return "PQ cannot be computed: no image has a segment."
     ranked = sorted(gains, key=lambda branch: -gains[branch])
     first, second = ranked[0], ranked[1]
-    listed = ", ".join(f"{BRANCHES[branch]} {_signed(gains[branch])}" for branch in ranked)
+    listed = ", ".join(f"{BRANCHES[branch]} {as_difference(gains[branch])}" for branch in ranked)
     if gains[first] < SMALL:
         text = f"No branch's truth alone gains PQ ({listed}): look at the pairs."
     elif gains[first] - gains[second] < SMALL:
@@ -126,7 +128,9 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         if len(row["truth"]) == len(BRANCHES):
             color = ALL_BAR
         axes.barh(place, pq, color=color, height=0.62)
-        text = f"{pq:.1f}" + (f"  ({_signed(row['gain'])})" if row["truth"] else "  the model")
+        text = f"{pq:.1f}" + (
+            f"  ({as_difference(row['gain'])})" if row["truth"] else "  the model"
+        )
         axes.annotate(
             text, (pq, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -134,7 +138,7 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         style = {"ha": "right", "va": "center", "fontsize": 9, "color": "#5b6672"}
         axes.text(x, -0.78, f"PQ of\n{heading}", **style | {"va": "bottom"})
         for place, row in enumerate(rows):
-            axes.text(x, place, _number(row["metrics"][figure]), **style)
+            axes.text(x, place, as_text(row["metrics"][figure]), **style)
     model = rows[0]["metrics"]["PQ"]
     if math.isfinite(model):
         axes.axvline(model, color=MODEL_BAR, lw=1, ls=(0, (4, 3)), zorder=3)
@@ -145,11 +149,3 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.tick_params(axis="y", length=0, labelleft=False)
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "n/a"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}" if math.isfinite(value) else "n/a"

@@ -39,6 +39,11 @@ def as_text(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
 
 
+def as_difference(value: float) -> str:
+    """Print a difference: "+0.4", or "n/a" when one of the two could not be computed."""
+    return f"{value:+.1f}" if math.isfinite(value) else "n/a"
+
+
 def headline_table(
     metrics: Mapping[str, float], published: Mapping[str, float] | None = None
 ) -> str:
@@ -50,7 +55,7 @@ def headline_table(
         rows.append(
             [
                 "difference",
-                *(_signed(metrics[n] - published[n]) if n else "" for n in shared),
+                *(as_difference(metrics[n] - published[n]) if n else "" for n in shared),
             ]
         )
     return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
@@ -132,10 +137,6 @@ def results_csv(summary: Mapping[str, Any]) -> str:
             number = float(value)
             writer.writerow([task, metric, name, value if math.isfinite(number) else ""])
     return text.getvalue()
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}" if math.isfinite(value) else "n/a"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
