@@ -33,7 +33,8 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Taken:
         """Keep of one image what `compare` needs, in NumPy's arrays, and count the image as seen.
 
-        Arrays are copies: a model may use its memory again, and other evaluators write to it.
+        Maps are copies: a model may use its memory again, and Detectron2's evaluators write to
+        them. Masks of instances are not, for they are large: on the CPU they must stay as they are.
 
         Raises:
             EvaluationError: the image has no truth or comes again; a prediction does not fit.

@@ -169,7 +169,7 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
                 f"a predicted mask is {tuple(masks.shape[1:])}, the truth {size} (height, width): "
                 "predict at the size of the image file"
             )
-        return Detections(classes, scores, boxes, masks.to("cpu", copy=True).numpy())
+        return Detections(classes, scores, boxes, masks.cpu().numpy())
 
 
 def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -> None:

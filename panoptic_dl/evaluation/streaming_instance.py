@@ -139,9 +139,7 @@ class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, Instan
         if masks.dtype != torch.bool:
             masks = masks.to(torch.uint8)  # as Detectron2: below 1 is outside
         found = []
-        for category, score, mask in zip(
-            classes, scores, masks.to("cpu", copy=True).numpy(), strict=True
-        ):
+        for category, score, mask in zip(classes, scores, masks.cpu().numpy(), strict=True):
             if not 0 <= category < len(self._label_ids):
                 raise EvaluationError(
                     f"a predicted instance has class {category}, outside the classes "

@@ -69,7 +69,7 @@ def take_instances(
         image,
         categories,
         scores,
-        masks.to("cpu", copy=True).numpy(),
+        masks.cpu().numpy(),
         boxes.tensor.cpu().numpy().astype(float),
     )
 
