@@ -127,7 +127,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
             panoptic, segments = self.entry(output)
             if panoptic.is_floating_point():
                 raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
-        return Prediction(item["image_id"], panoptic.to("cpu", copy=True).numpy(), segments)
+        return Prediction(item["image_id"], panoptic.cpu().numpy().copy(), segments)
 
     def compare(self, taken: Prediction) -> SegmentMatches:
         """Match the segments of one image."""

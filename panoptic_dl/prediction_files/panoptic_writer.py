@@ -69,7 +69,7 @@ class PanopticWriter(PredictionWriter[Taken, dict[str, Any]]):
         """Move the map to the CPU."""
         image = self.begin(item, output, required=True)
         panoptic, segments = output["panoptic_seg"]
-        return Taken(image, panoptic.to("cpu", copy=True).numpy(), segments)
+        return Taken(image, panoptic.cpu().numpy().copy(), segments)
 
     def compare(self, taken: Taken) -> dict[str, Any]:
         """Write the picture; return the image's entry of the JSON file."""
