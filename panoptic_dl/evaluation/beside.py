@@ -4,9 +4,11 @@ One job is one image with all its evaluators, so that a label which two of them 
 (`label_files`). NumPy and Pillow let go of Python's lock where the time goes.
 """
 
+import ctypes
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
@@ -14,7 +16,15 @@ from detectron2.evaluation import DatasetEvaluator
 from panoptic_dl.evaluation.figures import EvaluationError
 from panoptic_dl.evaluation.stream import StreamingEvaluator
 
+M_ARENA_MAX = -8  # of mallopt(3)
+
 Offer = Callable[[dict[str, Any], dict[str, Any], float], None]
+
+
+def share_arenas() -> None:
+    """Let glibc make two arenas at most: with one a thread, each keeps what images of it took."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 class Beside(DatasetEvaluator):
@@ -70,6 +80,7 @@ class Beside(DatasetEvaluator):
                 self._add(item, taken, self._compare(taken))
                 continue
             if self._pool is None:
+                share_arenas()
                 self._pool = ThreadPoolExecutor(self._num_threads, "evaluation")
             self._waiting.append((item, taken, self._pool.submit(self._compare, taken)))
             while len(self._waiting) > self._num_threads or (
