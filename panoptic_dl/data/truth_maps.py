@@ -6,6 +6,7 @@ Shapes: H W pixels of the image file.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from panopticapi.utils import rgb2id
@@ -56,7 +57,6 @@ class TruthMapper:
     ) -> None:
         self.mapper = mapper
         self.labels = PanopticLabels(num_classes, ignore_label)
-        self.thing_ids = torch.tensor(sorted(thing_ids))
         self.generate = PanopticDeepLabTargetGenerator(
             ignore_label=ignore_label,
             thing_ids=thing_ids,
@@ -86,14 +86,14 @@ class TruthMapper:
 
     def maps(self, panoptic: Any, segments_info: list[dict[str, Any]]) -> TruthMaps:
         """The maps of a label, (H, W, 3) uint8 colours, and its segments."""
-        targets = self.generate(rgb2id(panoptic), segments_info)
+        ids = rgb2id(panoptic)
+        targets = self.generate(ids, segments_info)
         classes = targets["sem_seg"]
         things = [s["id"] for s in segments_info if s["category_id"] in self.generate.thing_ids]
-        ids = torch.from_numpy(rgb2id(panoptic).astype("int64"))
         return TruthMaps(
             classes=classes,
             labelled=classes != self.labels.ignore_label,
             center=targets["center"].unsqueeze(0),
             offset=targets["offset"],
-            has_offset=torch.isin(ids, torch.tensor(things, dtype=torch.int64)),
+            has_offset=torch.from_numpy(np.isin(ids, things)),
         )

@@ -58,7 +58,8 @@ class ErrorPictures:
         metadata = MetadataCatalog.get(dataset)
         self._drawer = RowDrawer(metadata)
         self._num_classes = len(metadata.stuff_classes)
-        records = sorted(DatasetCatalog.get(dataset), key=lambda record: record["file_name"])
+        listed = DatasetCatalog.get(dataset) if count else []  # COCO's take seconds to read
+        records = sorted(listed, key=lambda record: record["file_name"])
         self._records: list[dict[str, Any]] = records
         self._positions = {record["file_name"]: i for i, record in enumerate(records)}
         self.reset()
@@ -80,6 +81,8 @@ class ErrorPictures:
         Raises:
             EvaluationError: the image is not in the dataset, or a prediction has another form.
         """
+        if not self.count:
+            return
         if item["file_name"] not in self._positions:
             raise EvaluationError(f"{item['file_name']} is not among the images of {self.dataset}")
         self._measure = "PQ" if "panoptic_seg" in output else "mIoU"

@@ -106,14 +106,6 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
         # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
         self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "sem_seg" of each output; inputs need "file_name".
-
-        Raises:
-            EvaluationError: an image has no truth or comes again; a prediction does not fit.
-        """
-        super().process(inputs, outputs)
-
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
         """Find the class of each pixel."""
         image = image_id(item["file_name"])

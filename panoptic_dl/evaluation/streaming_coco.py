@@ -91,14 +91,6 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "instances" of each output, or none; inputs need "image_id".
-
-        Raises:
-            EvaluationError: an image has no truth or comes again; a prediction does not fit.
-        """
-        super().process(inputs, outputs)
-
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
         """Move boxes, classes, scores and masks to the CPU."""
         image = item["image_id"]

@@ -75,14 +75,6 @@ class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, Instan
         self._missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
         self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "instances" of each output, or none; inputs need "file_name".
-
-        Raises:
-            EvaluationError: an image has no truth or comes again; a prediction does not fit.
-        """
-        super().process(inputs, outputs)
-
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
         """Move classes, scores and masks to the CPU."""
         image = image_id(item["file_name"])

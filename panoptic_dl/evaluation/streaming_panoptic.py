@@ -43,7 +43,7 @@ NAMES = ("PQ", "SQ", "RQ")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A panoptic map as `StreamingPanopticEvaluator.process` takes it, of one image."""
+    """A panoptic map as `StreamingPanopticEvaluator.take` is given it, of one image."""
 
     image: Any
     panoptic: np.ndarray
@@ -107,21 +107,17 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         self._num_wrong_areas = np.zeros(1, dtype=np.int64)
         self.confusions: np.ndarray | None = None
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "panoptic_seg" of each output.
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Copy the map to the CPU.
 
         Args:
-            inputs: "image_id" is used.
-            outputs: "panoptic_seg" is (H, W) of category * label_divisor + instance, -1 where void,
+            item: "image_id" is used.
+            output: "panoptic_seg" is (H, W) of category * label_divisor + instance, -1 where void,
                 and None; or (H, W) ids, 0 where void, and Detectron2's list of segments.
 
         Raises:
-            EvaluationError: an image has no truth or comes again; a prediction does not fit.
+            EvaluationError: the image has no truth or comes again; the map is none of integers.
         """
-        super().process(inputs, outputs)
-
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
-        """Move the map to the CPU."""
         self._coverage.add(item["image_id"])
         with naming(item["image_id"]):
             panoptic, segments = self.entry(output)

@@ -69,14 +69,6 @@ class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
         self._counts = np.zeros((len(self._names) + 1, len(self._names) + 1), dtype=np.int64)
         self.confusions: np.ndarray | None = None
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "sem_seg" of each output; inputs need "file_name".
-
-        Raises:
-            EvaluationError: an image has no truth or comes again; a prediction does not fit.
-        """
-        super().process(inputs, outputs)
-
     def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
         """Find the class of each pixel."""
         image = item["file_name"]

@@ -19,9 +19,9 @@ from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError
 from panoptic_dl.evaluation.label_files import read_label_ids
 from panoptic_dl.image_files import no_truncated_images
-from panoptic_dl.prediction_files.coco_readers import make_instances
 from panoptic_dl.prediction_files.dataset import PredictedDataset
 from panoptic_dl.prediction_files.files import inside
+from panoptic_dl.prediction_files.instances import make_instances
 from panoptic_dl.prediction_files.reading import AGAIN, require_size
 from panoptic_dl.prediction_files.search import CityFiles, one_file
 

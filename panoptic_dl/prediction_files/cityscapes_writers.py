@@ -29,7 +29,7 @@ INSTANCE_FILE = re.compile(rf"(?P<image>.+)_pred\.txt|{MASKS}/(?P<owner>.+)_\d+\
 class CityscapesInstanceWriter(PredictionWriter[TakenInstances, None]):
     """Writes "instances" with `pred_masks`, `pred_classes` (train ids) and `scores`, all digits."""
 
-    key = "instances"
+    needs = "instances"
 
     def folders(self) -> list[Path]:
         """That of the texts, and that of the masks."""
@@ -71,7 +71,7 @@ class CityscapesInstanceWriter(PredictionWriter[TakenInstances, None]):
 class CityscapesSemanticWriter(PredictionWriter[TakenClasses, None]):
     """Writes "sem_seg": (K, H, W) scores of train ids, or (H, W) train ids, others meaning none."""
 
-    key = "sem_seg"
+    needs = "sem_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from panoptic_dl.evaluation.figures import EvaluationError
 from panoptic_dl.prediction_files.dataset import PredictedDataset
-from panoptic_dl.prediction_files.instances import boxes_of
+from panoptic_dl.prediction_files.instances import make_instances
 from panoptic_dl.prediction_files.masks import decode
 from panoptic_dl.prediction_files.reading import entries_of, read_json
 
@@ -126,33 +126,6 @@ class CocoSemanticFile:
                 )
             classes[mask] = category
         return torch.from_numpy(classes)
-
-
-def make_instances(
-    masks: list[np.ndarray],
-    classes: list[int],
-    scores: list[float],
-    size: tuple[int, int],
-    *,
-    boxes: list[list[float]] | None = None,
-) -> Instances:
-    """Detectron2's `Instances` of an image of the size (height, width), maybe none.
-
-    `boxes` are left, top, width and height in pixels; None: around the masks.
-    """
-    pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
-    pred_boxes = boxes_of(pred_masks)
-    if boxes is not None:
-        corners = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        pred_boxes = Boxes(corners)
-    return Instances(
-        size,
-        pred_masks=pred_masks,
-        pred_boxes=pred_boxes,
-        pred_classes=torch.tensor(classes, dtype=torch.int64),
-        scores=torch.tensor(scores, dtype=torch.float64),
-    )
 
 
 def _mask(file: Path, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:

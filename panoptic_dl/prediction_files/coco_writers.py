@@ -31,7 +31,7 @@ class CocoInstanceWriter(PredictionWriter[TakenInstances, tuple[Any, Entries, En
     Scores are written with all digits. An image without instances has no entry.
     """
 
-    key = "instances"
+    needs = "instances"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
@@ -77,7 +77,7 @@ class CocoSemanticWriter(PredictionWriter[TakenClasses, Entries]):
     Where an image has no class anywhere, an empty mask of the first one says that it was seen.
     """
 
-    key = "sem_seg"
+    needs = "sem_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""

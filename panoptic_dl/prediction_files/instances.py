@@ -1,4 +1,4 @@
-"""Instances of a model's output on their way into files.
+"""Instances of a model's output on their way into files, and back.
 
 Shapes: N instances, H W pixels.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from panoptic_dl.evaluation.figures import EvaluationError
 
@@ -77,3 +77,30 @@ def take_instances(
 def boxes_of(masks: torch.Tensor) -> Any:
     """Detectron2's `Boxes` around masks, (N, H, W) bool; zeros around none."""
     return BitMasks(masks).get_bounding_boxes()
+
+
+def make_instances(
+    masks: list[np.ndarray],
+    classes: list[int],
+    scores: list[float],
+    size: tuple[int, int],
+    *,
+    boxes: list[list[float]] | None = None,
+) -> Instances:
+    """Detectron2's `Instances` of an image of the size (height, width), maybe none.
+
+    `boxes` are left, top, width and height in pixels; None: around the masks.
+    """
+    pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
+    pred_boxes = boxes_of(pred_masks)
+    if boxes is not None:
+        corners = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        pred_boxes = Boxes(corners)
+    return Instances(
+        size,
+        pred_masks=pred_masks,
+        pred_boxes=pred_boxes,
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
+        scores=torch.tensor(scores, dtype=torch.float64),
+    )

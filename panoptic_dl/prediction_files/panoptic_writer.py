@@ -38,7 +38,7 @@ class PanopticWriter(PredictionWriter[Taken, dict[str, Any]]):
     where void, and Detectron2's list of segments.
     """
 
-    key = "panoptic_seg"
+    needs = "panoptic_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""

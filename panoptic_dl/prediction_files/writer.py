@@ -13,7 +13,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.utils import comm
@@ -37,13 +37,10 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
     """A writer of one kind of predictions.
 
     Attributes:
-        key: of outputs, what is written.
         dataset: what is predicted.
         folder: where all files of the kind lie.
         parts: JSON files that processes write together.
     """
-
-    key: ClassVar[str]
 
     def __init__(
         self, dataset: PredictedDataset, folder: Path, parts: Sequence[JsonParts] = ()
@@ -51,7 +48,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
         """Remember the names; nothing is read or written before `reset`."""
         self.dataset, self.folder, self.parts = dataset, folder, tuple(parts)
         self._coverage = Coverage(dataset.images, dataset.name)
-        self._given = np.zeros(1, dtype=np.int64)  # outputs that had `key`
+        self._given = np.zeros(1, dtype=np.int64)  # outputs that had what is written
         self._is_ready = False
 
     @abstractmethod
@@ -97,7 +94,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             logger.warning(
                 'No output had "%s": the files in %s say that nothing was found anywhere. Does the '
                 "model predict them?",
-                self.key,
+                self.needs,
                 self.folder,
             )
         in_first_process(self._finish, f"finish the predictions in {self.folder}")
@@ -108,7 +105,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
 
         Args:
             item, output: as in `take`.
-            required: whether the output must have `key`.
+            required: whether the output must have what is written.
 
         Raises:
             EvaluationError: the image is not of the dataset or comes again; the key is not there.
@@ -117,12 +114,12 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             raise EvaluationError(f"call reset() first: it makes {self.folder} ready")
         image = self.dataset.image(item)
         self._coverage.add(image)
-        if output.get(self.key) is not None:
+        if output.get(self.needs) is not None:
             self._given += 1
         elif required:
             raise EvaluationError(
-                f'image {image}: the model\'s output has no "{self.key}" to save; do not save this '
-                "kind, or let the model predict it"
+                f'image {image}: the model\'s output has no "{self.needs}" to save; do not save '
+                "this kind, or let the model predict it"
             )
         return image
 
