@@ -1,161 +1,19 @@
-"""A whole evaluation, of a model that errs: tables, files, pictures, official figures, saved files.
+"""A whole evaluation, of a model that errs: tables, pictures, official figures, what is refused.
 
 The model is a function of the truth, so that figures are neither 0 nor 100.
 """
 
 import csv
-import json
 import logging
 import os
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from panoptic_dl.config import build, compose
-from panoptic_dl.engine.evaluate import evaluate
+from panoptic_dl.config import build
 from panoptic_dl.evaluation.figures import EvaluationError
-from tests.evaluation.test_streaming_datasets import REAL, err
-
-SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
-NUM_IMAGES = 3
-EVERYTHING = ["evaluation.save=[panoptic,instances,semantic]", "evaluation.official=true"]
-
-
-@pytest.fixture
-def config(tmp_path_factory):
-    cache = tmp_path_factory.getbasetemp().parent / "toy_of_evaluations"
-
-    def make(dataset: str, *overrides: str):
-        numbers = [f"dataset.root.num_val={NUM_IMAGES}", "dataset.root.num_train=1"]
-        place = [f"dataset.root.root={cache}", f"dataset.root.size={SIZES[dataset]}"]
-        loading = ["train.num_workers=0"]
-        return compose([f"dataset={dataset}", *numbers, *place, *loading, *overrides])
-
-    return make
-
-
-class Erring:
-    """A model's outputs for batches of a loader, from the truth of a panoptic dataset."""
-
-    def __init__(self, cfg) -> None:
-        from detectron2.data import DatasetCatalog
-
-        records = DatasetCatalog.get(build(cfg.dataset.test.panoptic))
-        self.records = {record["file_name"]: record for record in records}
-        self.numbers = cfg.dataset.num_classes, set(cfg.dataset.thing_ids)
-        self.names: list[str] = []
-
-    def __call__(self, batch):
-        self.names += [item["file_name"] for item in batch]
-        return [
-            err(
-                self.records[item["file_name"]],
-                *self.numbers,
-                np.random.default_rng(len(item["file_name"]) + sum(map(ord, item["file_name"]))),
-            )
-            for item in batch
-        ]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
-def test_real_coco_agrees_with_the_official_evaluators_and_with_its_files(tmp_path):
-    overrides = ["dataset=coco", f"dataset.root={REAL}", "train.num_workers=0"]
-    cfg = compose([*overrides, *EVERYTHING[1:], "evaluation.save=[panoptic,instances]"])
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
-    assert summary["num_images"] == 100
-    assert 5 < summary["metrics"]["PQ"] < 95
-    assert 1 < summary["metrics"]["mask_AP"] < 95
-    scored = evaluate(
-        device="cpu",
-        model=torch.nn.Identity(),
-        evaluation=build(compose(overrides).task.evaluation),
-        weights=None,
-        predictions=str(tmp_path / "model" / "predictions"),
-        run_dir=str(tmp_path / "files"),
-    )
-    assert json.dumps(scored["metrics"]) == json.dumps(summary["metrics"])
-    semantic = compose([*overrides, "task=semantic", "evaluation.official=true"])
-    figures = build(semantic.task.evaluation)(Erring(semantic), tmp_path / "semantic")["metrics"]
-    assert 5 < figures["mIoU"] < 95
-
-
-def saved(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.mark.parametrize("dataset", SIZES)
-def test_files_for_servers_score_as_the_model_that_wrote_them(tmp_path, config, dataset, caplog):
-    caplog.set_level(logging.INFO, logger="panoptic_dl")
-    cfg = config(dataset, *EVERYTHING)
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
-    assert "agree with the official evaluators'" in caplog.text
-    assert 5 < summary["metrics"]["PQ"] < 95
-    scored = evaluate(
-        device="cpu",
-        model=torch.nn.Identity(),
-        evaluation=build(config(dataset, "evaluation.official=true").task.evaluation),
-        weights=None,
-        predictions=str(tmp_path / "model" / "predictions"),
-        run_dir=str(tmp_path / "files"),
-    )
-    assert caplog.text.count("agree with the official evaluators'") == 2
-    assert json.dumps(scored["metrics"]) == json.dumps(summary["metrics"])
-    assert saved(tmp_path / "files")["results"] == saved(tmp_path / "model")["results"]
-
-
-def test_predictions_are_not_replaced_by_those_that_are_saved_of_them(tmp_path, config):
-    evaluation = build(config("toy_coco", "evaluation.save=panoptic").task.evaluation)
-    evaluation(Erring(config("toy_coco")), tmp_path)
-    files = sorted((tmp_path / "predictions").rglob("*"))
-    with pytest.raises(ValueError, match="choose another run_dir"):
-        evaluate(
-            device="cpu",
-            model=torch.nn.Identity(),
-            evaluation=evaluation,
-            weights=None,
-            predictions=str(tmp_path / "predictions"),
-            run_dir=str(tmp_path),
-        )
-    assert sorted((tmp_path / "predictions").rglob("*")) == files
-
-
-@pytest.mark.parametrize("dataset", SIZES)
-def test_semantic_files_alone_score_the_semantic_task(tmp_path, config, dataset):
-    cfg = config(dataset, "task=semantic", "evaluation.save=semantic")
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
-    assert list(summary["metrics"]) == ["mIoU"]
-    arguments = {
-        "device": "cpu",
-        "model": torch.nn.Identity(),
-        "weights": None,
-        "predictions": str(tmp_path / "model" / "predictions"),
-        "run_dir": str(tmp_path / "files"),
-    }
-    scored = evaluate(evaluation=build(cfg.task.evaluation), **arguments)
-    assert scored["metrics"] == summary["metrics"]
-
-
-def test_what_files_lack_is_not_scored_and_said(tmp_path, config, caplog):
-    cfg = config("toy_cityscapes", "evaluation.save=panoptic")
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
-    arguments = {
-        "device": "cpu",
-        "model": torch.nn.Identity(),
-        "weights": None,
-        "predictions": str(tmp_path / "model" / "predictions"),
-        "run_dir": str(tmp_path / "files"),
-    }
-    official = config("toy_cityscapes", "evaluation.official=true")
-    scored = evaluate(evaluation=build(official.task.evaluation), **arguments)
-    assert "Not scored, for there are no such files: instances, semantic" in caplog.text
-    assert set(scored["results"]) == {"panoptic_seg"}
-    assert scored["metrics"]["PQ"] == summary["metrics"]["PQ"]
-    semantic = config("toy_cityscapes", "task=semantic")
-    with pytest.raises(ValueError, match="no predictions for"):
-        evaluate(evaluation=build(semantic.task.evaluation), **arguments)
+from tests.engine.erring import Erring, saved
 
 
 def test_a_run_leaves_tables_and_pictures(tmp_path, config, caplog):
@@ -300,32 +158,3 @@ def test_saving_instances_of_the_semantic_task_is_refused(config):
     cfg = config("toy_cityscapes", "task=semantic", "evaluation.save=instances")
     with pytest.raises(ValueError, match="task=panoptic"):
         build(cfg.task.evaluation)
-
-
-def test_files_are_not_looked_at_several_times(tmp_path, config):
-    cfg = config("toy_coco", "evaluation.flip=true")
-    with pytest.raises(ValueError, match="leave them out with predictions=FOLDER"):
-        evaluate(
-            device="cpu",
-            model=torch.nn.Identity(),
-            evaluation=build(cfg.task.evaluation),
-            weights=None,
-            predictions=str(tmp_path),
-            run_dir=str(tmp_path),
-        )
-
-
-@pytest.mark.parametrize(
-    ("weights", "predictions", "message"),
-    [(None, None, "or predictions=FOLDER"), ("w.pth", "folder", "not both")],
-)
-def test_one_of_weights_and_predictions_is_needed(tmp_path, weights, predictions, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate(
-            device="cpu",
-            model=torch.nn.Identity(),
-            evaluation=None,
-            weights=weights,
-            predictions=predictions,
-            run_dir=str(tmp_path),
-        )

@@ -23,3 +23,13 @@ def saved_cityscapes(tmp_path):
     predicted = streets(tmp_path, range(4))
     save(predicted, ["instances", "semantic"], tmp_path / "out")
     return predicted
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return coco_scenes(tmp_path, range(6))
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    return streets(tmp_path, range(4))
