@@ -51,8 +51,11 @@ task = dict(
         ),
         batch_size="${train.batch_size}",
         num_workers="${train.num_workers}",
-        aspect_ratio_grouping=True,
         seed="${seed}",
+        accumulate="${train.accumulate}",
+        aspect_ratio_grouping=True,
+        overfit_batches="${train.overfit_batches}",
+        max_bad_samples="${dataset.max_bad_samples}",
     ),
     evaluation=L(Evaluation)(
         dataset="${dataset.test.panoptic}",

@@ -1,70 +1,135 @@
-"""Save and restore a run's state: weights, optimizer, schedule, gradient scaler, iteration."""
+"""Save and restore a run's state: weights, optimizer, schedule, scaler, iteration, data stream."""
 
 import logging
-import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
-from fvcore.common.checkpoint import Checkpointer
-from torch import nn
+from detectron2.utils import comm
+from torch import distributed, nn
+
+from .checkpoint_files import BEST, CheckpointFiles
 
 logger = logging.getLogger(__name__)
 
+ON_ERROR = ("stop", "continue")
 
-class RunCheckpointer(Checkpointer):
-    """fvcore's checkpointer, made atomic and strict; Detectron2's `PeriodicCheckpointer` drives it.
 
-    A file is written beside its place, flushed to disk and renamed; only then `last_checkpoint`
-    names it. What was good before stays good, whatever interrupts the writing. Loading accepts
-    tensors and plain values only (`weights_only`), and every parameter must be there.
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class RunCheckpoints:
+    """The checkpoints of a run; made in all its processes, written by the main one.
+
+    A state holds no random generators: what is random in training is a function of the seed and the
+    iteration (see `Trainer`), or of the position in the data stream.
     """
 
-    def save(self, name: str, **extra: Any) -> None:
-        """Write `<save_dir>/<name>.pth`; `extra` is stored beside the run's state."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        state: dict[str, Any] = {"model": self.model.state_dict()}
-        state |= {key: part.state_dict() for key, part in self.checkpointables.items()} | extra
-        target = Path(self.save_dir, f"{name}.pth")
-        temporary = target.with_suffix(".pth.partial")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-            temporary.unlink(missing_ok=True)
-            raise OSError(
-                f"cannot save the checkpoint {target}: {error}. Earlier checkpoints are untouched; "
-                "free some space and continue with resume=true"
-            ) from error
-        logger.info("Saved %s", target)
-        self.tag_last_checkpoint(target.name)
+    def __init__(
+        self,
+        run_dir: str,
+        *,
+        model: nn.Module,
+        parts: Mapping[str, Stateful],
+        kept: int,
+        best: str | None = None,
+        on_error: str = "stop",
+    ) -> None:
+        """
+        Args:
+            model: not inside DistributedDataParallel, so that names stay plain.
+            parts: what has a state besides, by names in the file.
+            kept: numbered checkpoints that stay; `model_final` and `model_best` come on top.
+            best: figure by which `model_best` is chosen; None: the first of an evaluation.
+            on_error: a checkpoint that cannot be written stops the run | continue with a warning.
+        """
+        if on_error not in ON_ERROR:
+            raise ValueError(
+                f"checkpoint.on_error={on_error} is unknown; choose one of {', '.join(ON_ERROR)}"
+            )
+        self.files = CheckpointFiles(run_dir)
+        self.model, self.parts = model, dict(parts)
+        self.kept, self.best, self.on_error = kept, best, on_error
+        self.newest: str | None = None  # file of the state in memory, until the next step
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        tag = Path(self.save_dir, "last_checkpoint")
-        temporary = tag.with_suffix(".partial")
-        temporary.write_text(last_filename_basename)
-        temporary.replace(tag)
+    def exist(self) -> bool:
+        """Whether the folder holds a checkpoint, whole or not."""
+        return bool(self.files.names())
 
-    def restore(self) -> None:
-        """Load the newest checkpoint of the run's folder, all of it.
+    def save(self, iteration: int, *, final: bool = False, must: bool = False) -> None:
+        """Write the state after an iteration, once; the main process alone does.
+
+        Args:
+            final: give it the name `model_final` too.
+            must: an error is raised whatever `on_error` says, for the run is about to end.
 
         Raises:
-            ValueError: there is none, it is unreadable, or its parameters are not the model's.
+            FloatingPointError: a weight is infinite or not a number; nothing is written.
+            OSError: it cannot be written.
         """
-        if not self.has_checkpoint():
-            raise ValueError(
-                f"resume=true, but there is no checkpoint in {self.save_dir}. Name the run's "
-                "folder with run_dir=..., or drop resume=true to start anew"
-            )
-        path = self.get_checkpoint_file()
+        if not comm.is_main_process():
+            return
+        name = f"model_{iteration:07d}.pth"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
+            if self.newest != name:
+                self.files.write(name, self._state(iteration), iteration)
+                self.newest = name
+                logger.info("Saved %s", self.files.folder / name)
+                self.files.remove_all_but(self.kept)
+            if final:
+                self.files.link(name, "model_final.pth")
+        except OSError as error:
+            self.newest = None
+            if must or self.on_error == "stop":
+                raise OSError(f"{error}; free some space and continue with resume=true") from error
+            logger.error("%s; training goes on (checkpoint.on_error=continue)", error)
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        weights = self.model.state_dict()
+        for name, value in weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"{name} is infinite or not a number after iteration {iteration}: no "
+                    "checkpoint is written, the last one is from before"
+                )
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {"model": weights, "iteration": iteration} | parts
+
+    def evaluated(self, figures: dict[str, float]) -> None:
+        """Remember the figures of the newest checkpoint; keep it as `model_best` if it is."""
+        if not comm.is_main_process() or self.newest is None or not figures:
+            return
+        figure = self.best or next(iter(figures))
+        if figure not in figures:
+            raise ValueError(
+                f"checkpoint.best={figure} is no figure of this evaluation; choose one of "
+                + ", ".join(figures)
+            )
+        try:
+            self.files.note_figures(self.newest, figures)
+            best = self.files.manifest().get(BEST, {}).get("figures", {}).get(figure)
+            # NaN, a figure that is not defined, is better than nothing and worse than any other.
+            if best is None or best != best or figures[figure] > best:
+                self.files.link(self.newest, BEST)
+        except OSError as error:
+            if self.on_error == "stop":
+                raise
+            logger.error("%s; training goes on (checkpoint.on_error=continue)", error)
+
+    def was_evaluated(self) -> bool:
+        """Whether the evaluation of the checkpoint that was restored came to its end."""
+        return self.newest is None or "figures" in self.files.manifest().get(self.newest, {})
+
+    def restore(self) -> int:
+        """Load the newest complete checkpoint, all of it; return its iteration.
+
+        Raises:
+            ValueError: there is none, or its parameters are not the model's.
+        """
+        name, state = self._chosen_by_all()
+        path = self.files.folder / name
         try:
             self.model.load_state_dict(state["model"])
         except (KeyError, RuntimeError) as error:
@@ -72,17 +137,38 @@ class RunCheckpointer(Checkpointer):
                 f"the checkpoint {path} is of another model; resume with the overrides that the "
                 f"run was started with (.hydra/overrides.yaml beside it). {str(error)[:300]} ..."
             ) from error
-        try:
-            for key, part in self.checkpointables.items():
+        for key, part in self.parts.items():
+            try:
                 part.load_state_dict(state[key])
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"the checkpoint {path} is of another optimizer or schedule: {error}. Resume with "
-                "the overrides that the run was started with (.hydra/overrides.yaml)"
-            ) from error
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    f"the checkpoint {path} does not fit the run's {key}: {error}. Resume with the "
+                    "overrides that the run was started with (.hydra/overrides.yaml)"
+                ) from error
+        self.newest = name
         logger.info("Resumed from %s", path)
+        return int(state["iteration"])
 
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    def _chosen_by_all(self) -> tuple[str, dict[str, Any]]:
+        """The main process finds the newest; the others read the same, or fail as it does."""
+        if comm.get_world_size() == 1:
+            return self.files.newest_complete()
+        found: list[Any] = [None]
+        state: dict[str, Any] = {}
+        if comm.is_main_process():
+            try:
+                found[0], state = self.files.newest_complete()
+            except ValueError as error:
+                found[0] = error
+        distributed.broadcast_object_list(found)
+        if isinstance(found[0], ValueError):
+            raise found[0]
+        if not comm.is_main_process():
+            path = self.files.folder / found[0]
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is not seen by process {comm.get_rank()}: run_dir must be a folder "
+                    "that all machines share"
+                )
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        return found[0], state

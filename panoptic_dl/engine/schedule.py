@@ -12,6 +12,9 @@ class ScheduleHook(hooks.LRScheduler):
     (length, power, warm-up, base rate) from its config, so that a run can be made longer.
     """
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.scheduler.last_epoch}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.scheduler.last_epoch = state_dict["last_epoch"]
 

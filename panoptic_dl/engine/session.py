@@ -19,6 +19,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.environment import describe
 
+from .exit_codes import ExitCode
 from .interrupt import Interrupted
 
 
@@ -70,9 +71,9 @@ def _for_people(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def user_errors(run_dir: str) -> Iterator[None]:
-    """Turn an error that a user can cure into one message and exit code 1.
+    """Turn an error that a user can cure into one message and an exit code; see `ExitCode`.
 
-    The traceback is kept in `run_dir/error.txt`. A stop on request ends with exit code 130.
+    The traceback is kept in `run_dir/error.txt`.
     """
     try:
         yield
@@ -81,14 +82,15 @@ def user_errors(run_dir: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk must not hide the message
             file.write_text(traceback.format_exc())
         print(f"\nerror: {error}\n(traceback: {file})", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        diverged = isinstance(error, FloatingPointError)
+        raise SystemExit(ExitCode.DIVERGED if diverged else ExitCode.ERROR) from None
     except Interrupted:  # which has said how to go on
-        raise SystemExit(130) from None
+        raise SystemExit(ExitCode.SAVED) from None
     except KeyboardInterrupt:
         there = Path(run_dir, "last_checkpoint").is_file()
         how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
         print(f"\ninterrupted{how}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None
     except ProcessExitedException as error:  # one of our processes ended, and said why
         raise SystemExit(error.exit_code) from None
 

@@ -1,60 +1,38 @@
 """mode=train: Detectron2's trainer and hooks, checkpoints, evaluation on the way and at the end."""
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import hooks
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from panoptic_dl.weights.load import load_model_or_backbone
 
-from .checkpoint import RunCheckpointer
-from .console import ConsoleWriter
+from .bad_samples import BadSamples
+from .checkpoint import RunCheckpoints
 from .evaluation import Evaluation
-from .interrupt import StopOnSignal
+from .interrupt import StopOnSignal, StopRequest
+from .nonfinite import NonFiniteLosses
+from .run_record import writers
+from .saving import EvaluateOnTheWay, SaveOnTheWay
 from .schedule import ScheduleHook
-from .trainer import Trainer
+from .train_settings import CheckpointSettings, TrainSettings
+from .trainer import Loader, Trainer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The numbers of a training run; `conf/train/` and the recipe give them."""
-
-    iterations: int
-    batch_size: int  # images of one iteration, over all processes
-    num_workers: int  # loader processes per process
-    precision: str  # fp32 | bf16 | fp16
-    log_period: int  # iterations between lines
-    checkpoint_period: int  # iterations between checkpoints
-    checkpoints_kept: int  # periodic ones; the final one comes on top
-    eval_period: int  # iterations between evaluations; 0: only at the end
-    eval_at_end: bool
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            lowest = 0 if field.name in ("eval_period", "num_workers") else 1
-            if field.type is int and (not isinstance(value, int) or value < lowest):
-                raise ValueError(
-                    f"train.{field.name}={value} must be a whole number, at least {lowest}"
-                )
 
 
 def train(
     *,
     device: str,
     model: nn.Module,
-    loader: Iterable[list[dict[str, Any]]],
+    loader: Loader,
     optimizer: Callable[[nn.Module], Optimizer],
     schedule: Callable[[Optimizer], Any],
     evaluation: Evaluation,
@@ -62,17 +40,22 @@ def train(
     resume: bool | str,
     run_dir: str,
     settings: dict[str, Any],
+    checkpoint: dict[str, Any],
+    max_bad_samples: int = 0,
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
     Args:
         device: `cuda` or `cpu`.
-        loader: endless batches of this process, in Detectron2's input format.
+        loader: endless micro-batches of this process, in Detectron2's input format.
         optimizer, schedule: wait for the model, and for the optimizer.
         weights: file to start from; a whole model or a backbone.
-        resume: True continues from the newest checkpoint in `run_dir`; `auto` does if there is one.
+        resume: True continues from the newest complete checkpoint in `run_dir`; `auto` does if
+            there is one.
         run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
         settings: fields of `TrainSettings`.
+        checkpoint: fields of `CheckpointSettings`.
+        max_bad_samples: images that cannot be read before the run gives up; see `BadSamples`.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -80,84 +63,97 @@ def train(
     Raises:
         ValueError: settings that cannot be; nothing to resume, or a run that would be overwritten.
         FloatingPointError: a loss is not finite.
+        Interrupted: a signal asked to stop; the state is saved.
+        OSError: a checkpoint cannot be written.
     """
-    numbers = TrainSettings(**settings)
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    numbers, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     model.to(device)
     wrapped = model
     if comm.get_world_size() > 1:
         wrapped = DistributedDataParallel(
             model, device_ids=[comm.get_local_rank()] if device == "cuda" else None
         )
+    stop = StopRequest()
     trainer = Trainer(
         wrapped,
         loader,
         built := optimizer(model),
         precision=numbers.precision,
         device=torch.device(device),
+        stop=stop,
+        nonfinite=NonFiniteLosses(folder, numbers.on_nonfinite, numbers.max_nonfinite_skips),
+        bad_samples=BadSamples(folder, max_bad_samples),
+        clip_norm=numbers.clip_norm,
     )
-    checkpointer = RunCheckpointer(
-        model, run_dir, save_to_disk=comm.is_main_process(), trainer=trainer
+    checkpoints = RunCheckpoints(
+        run_dir,
+        model=model,
+        parts={"trainer": trainer},
+        kept=saving.kept,
+        best=saving.best,
+        on_error=saving.on_error,
     )
     results: dict[str, Any] = {}
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(iterations: int) -> dict[str, float]:
         results.clear()
-        results.update(evaluation(model, Path(run_dir), source={"iteration": trainer.iter + 1}))
+        results.update(evaluation(model, folder, source={"iteration": iterations}))
         return results.get("metrics", {})
 
-    hook_list = [
-        hooks.IterationTimer(),
-        ScheduleHook(built, schedule(built)),
-        StopOnSignal(checkpointer, torch.device(device)),
-        hooks.PeriodicCheckpointer(
-            checkpointer, numbers.checkpoint_period, max_to_keep=numbers.checkpoints_kept
-        )
-        if comm.is_main_process()
-        else None,
-        hooks.EvalHook(numbers.eval_period, evaluate, numbers.eval_at_end),
-    ]
-    if comm.is_main_process():
-        writers = [
-            ConsoleWriter(numbers.iterations, numbers.log_period),
-            # Window 1: the iteration's own values, not medians; a resumed run repeats them.
-            JSONWriter(str(Path(run_dir, "metrics.json")), window_size=1),
-            TensorboardXWriter(run_dir, window_size=1),
+    on_the_way = SaveOnTheWay(checkpoints, saving.period)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            ScheduleHook(built, schedule(built)),
+            on_the_way,
+            StopOnSignal(on_the_way.save_now, run_dir),
+            EvaluateOnTheWay(
+                evaluate,
+                checkpoints,
+                stop,
+                period=numbers.eval_period,
+                at_end=numbers.eval_at_end,
+            ),
         ]
-        hook_list.append(hooks.PeriodicWriter(writers, period=numbers.log_period))
-    trainer.register_hooks(hook_list)
-
-    start = _start(checkpointer, trainer, resume, weights, model)
-    if start < numbers.iterations:
-        logger.info("Training from iteration %d to %d", start, numbers.iterations)
+    )
+    with stop.listen():
+        with stop.at_once():  # nothing is lost yet
+            start = _start(checkpoints, resume, weights, model)
+        if comm.is_main_process():
+            record = writers(
+                folder,
+                start=start,
+                iterations=numbers.iterations,
+                log_period=numbers.log_period,
+                on_error=saving.on_error,
+            )
+            trainer.register_hooks([hooks.PeriodicWriter(record, period=numbers.log_period)])
+        if start < numbers.iterations:
+            logger.info("Training from iteration %d to %d", start, numbers.iterations)
+        else:
+            logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         try:
-            trainer.train(start, numbers.iterations)
+            trainer.train(start, max(start, numbers.iterations))
         finally:
             trainer.release_loader()
-    else:
-        logger.info("All %d iterations are done already; evaluating", numbers.iterations)
-        evaluate()
     return results
 
 
 def _start(
-    checkpointer: RunCheckpointer,
-    trainer: Trainer,
-    resume: bool | str,
-    weights: str | None,
-    model: nn.Module,
+    checkpoints: RunCheckpoints, resume: bool | str, weights: str | None, model: nn.Module
 ) -> int:
     """Bring weights and state into place; return the iteration to start with."""
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
-    there = checkpointer.has_checkpoint()
+    there = comm.all_gather(checkpoints.exist())[0]
     if resume is True or (resume == "auto" and there):
-        checkpointer.restore()
-        return trainer.iter + 1
+        return checkpoints.restore() + 1
     if there:
         raise ValueError(
-            f"{checkpointer.save_dir} holds a run already; continue it with resume=true, or name "
-            "another run_dir"
+            f"{checkpoints.files.folder} holds a run already; continue it with resume=true, or "
+            "name another run_dir"
         )
     if weights is not None:
         load_model_or_backbone(model, weights)

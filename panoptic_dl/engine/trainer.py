@@ -1,70 +1,186 @@
-"""One training step, in full or mixed precision, on a GPU or the CPU."""
+"""One training step: micro-batches, gradients, one word between the processes, the optimizer."""
 
+import contextlib
+import math
+import random
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
-from torch import nn
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from .bad_samples import BadSamples
+from .interrupt import StopRequest
+from .nonfinite import NonFiniteLosses
+from .step_figures import gather_figures, mean
+
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+class Loader(Protocol):
+    """Endless micro-batches of this process, `accumulate` of them for a step."""
+
+    seed: int
+    accumulate: int
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
+    def take_bad_samples(self) -> dict[str, str]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Trainer(SimpleTrainer):
-    """Detectron2's trainer with `precision`: `fp32`, `bf16`, or `fp16` with a gradient scaler.
+    """Detectron2's trainer with `precision`, accumulated gradients, and steps that agree.
 
-    Its own `AMPTrainer` asks for CUDA and scales gradients in bf16 too, where nothing underflows.
+    Whatever is random in a step depends on (seed, iteration, rank) alone, so a resumed run draws
+    what an uninterrupted one draws. After the gradients, one collective tells every process the
+    losses of all, whether one is not finite, and whether one was asked to stop: they act alike.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data_loader: Iterable[list[dict[str, Any]]],
+        loader: Loader,
         optimizer: Optimizer,
         *,
         precision: str,
         device: torch.device,
+        stop: StopRequest,
+        nonfinite: NonFiniteLosses,
+        bad_samples: BadSamples,
+        clip_norm: float | None = None,
     ) -> None:
+        """
+        Args:
+            model: returns a dict of losses; perhaps inside DistributedDataParallel.
+            precision: fp32 | tf32 | bf16 | fp16 (with a gradient scaler).
+            clip_norm: larger gradients are shrunk to this norm (over all parameters); None: never.
+        """
         if precision not in PRECISIONS:
             raise ValueError(
                 f"train.precision={precision} is unknown; choose one of {', '.join(PRECISIONS)}"
             )
-        if precision == "fp16" and device.type == "cpu":
-            raise ValueError("train.precision=fp16 needs a GPU; on the CPU choose bf16 or fp32")
-        super().__init__(model, data_loader, optimizer)
+        if precision in ("fp16", "tf32") and device.type == "cpu":
+            raise ValueError(
+                f"train.precision={precision} needs a GPU; on the CPU choose bf16 or fp32"
+            )
+        super().__init__(model, loader, optimizer)
+        self.loader = loader
         self.device = device
         self.dtype = PRECISIONS[precision]
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.stop, self.nonfinite, self.bad_samples = stop, nonfinite, bad_samples
+        self.clip_norm = clip_norm
+        self.agreed_signal = 0  # that some process received before this step's figures were told
+        self.skipped = False  # whether the last step left the weights as they were
 
     def run_step(self) -> None:
-        """Read a batch, compute losses and gradients, step the optimizer, record the figures."""
+        """Take micro-batches, compute losses and gradients, step the optimizer, record figures."""
         assert self.model.training, "the model was left in eval mode"
-        started = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - started
-        mixed = self.dtype is not torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed):
-            losses = self.model(batch)
-            total = sum(losses.values())
+        self._seed_step()
+        self.nonfinite.before_step(self.model)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
+        batches, losses, data_time = self._gradients()
         self.after_backward()
-        # Raises FloatingPointError on the main process when a loss is not finite, before its
-        # weights change; the launcher ends the others. The last checkpoint is the last good state.
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        bad = self.loader.take_bad_samples()
+        rows = gather_figures(
+            losses | {"grad_norm": norm},
+            {"data_time": data_time, "signal": self.stop.signal, "bad": len(bad)},
+        )
+        self.agreed_signal = int(max(row["signal"] for row in rows))
+        if any(row["bad"] for row in rows):
+            self.bad_samples.add(bad)
+        self._record(rows, list(losses))
+        # In fp16 gradients overflow now and then: the scaler leaves such steps out by itself.
+        watched = [*losses] if self.grad_scaler.is_enabled() else [*losses, "grad_norm"]
+        fine = [all(math.isfinite(row[name]) for name in watched) for row in rows]
+        self.skipped = not all(fine)
+        if self.skipped:
+            self.nonfinite.act(self, rows, fine, batches)
+        else:
+            if self.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+            self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
+        """Sum a step's gradients; return its micro-batches, mean losses, seconds of waiting."""
+        batches: list[Any] = []
+        sums: dict[str, Tensor] = {}
+        waited = 0.0
+        parts = self.loader.accumulate
+        for part in range(parts):
+            started = time.perf_counter()
+            batches.append(next(self._data_loader_iter))
+            waited += time.perf_counter() - started
+            with self._alone() if part < parts - 1 else contextlib.nullcontext():
+                with self.autocast():
+                    losses = self.model(batches[-1])
+                    total = sum(losses.values()) / parts
+                self.grad_scaler.scale(total).backward()
+            for name, loss in losses.items():
+                share = loss.detach() / parts
+                sums[name] = sums[name] + share if part else share
+        return batches, sums, waited
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Gradients are exchanged once a step, with those of the last micro-batch."""
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward pass."""
+        mixed = self.dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
+
+    def _seed_step(self) -> None:
+        words = np.random.SeedSequence([self.loader.seed, self.iter, comm.get_rank()])
+        state = words.generate_state(4)
+        torch.manual_seed(int(state[0]))
+        np.random.seed(state)  # noqa: NPY002
+        random.seed(state.tobytes())
+
+    def _record(self, rows: list[dict[str, float]], losses: list[str]) -> None:
+        """Losses are means over the processes, the time of waiting is that of the slowest."""
+        means = {name: mean(rows, name) for name in losses}
+        self.storage.put_scalar("data_time", max(row["data_time"] for row in rows))
+        self.storage.put_scalar("grad_norm", rows[0]["grad_norm"])
+        self.storage.put_scalar("total_loss", sum(means.values()))
+        if len(means) > 1:
+            self.storage.put_scalars(**means)
 
     def release_loader(self) -> None:
         """Let the loader's worker processes end now; they would hold up the end of the program."""
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
+        return super().state_dict() | {
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "loader": self.loader.state_dict(),
+            "skips": self.nonfinite.skips,
+            "bad_samples": dict(self.bad_samples.known),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):
+        if state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.loader.load_state_dict(state_dict["loader"])
+        self.nonfinite.skips = state_dict["skips"]
+        self.bad_samples.known |= state_dict["bad_samples"]

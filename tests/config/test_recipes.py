@@ -105,7 +105,7 @@ def ours(row: str) -> dict[str, object]:
         "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": head["use_depthwise_separable_conv"],
         "SOLVER.BASE_LR": optimizer["lr"],
         "SOLVER.BIAS_LR_FACTOR": optimizer["bias_lr_factor"],
-        "SOLVER.CHECKPOINT_PERIOD": train["checkpoint_period"],
+        "SOLVER.CHECKPOINT_PERIOD": cfg["checkpoint"]["period"],
         "SOLVER.IMS_PER_BATCH": train["batch_size"],
         "SOLVER.LR_SCHEDULER_NAME": schedule["_target_"].rpartition(".")[2],
         "SOLVER.MAX_ITER": schedule["max_iters"],

@@ -1,6 +1,9 @@
 """Loaders: reproducible, fair to all processes, and clear about what they cannot do."""
 
 import itertools
+import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,12 +11,16 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.utils import comm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from panoptic_dl.data.catalog.coco import coco_panoptic
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.loader import test_loader as make_test_loader
 from panoptic_dl.data.loader import train_loader
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
+from panoptic_dl.data.sample_order import SampleOrder
+from panoptic_dl.data.train_loader import TrainLoader
 from tests.data.small import write_coco
 
 
@@ -80,7 +87,6 @@ def test_batches_are_upright_or_lying(dataset):
 
 def test_processes_share_images_but_not_augmentation(dataset, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: 2)
     shares = []
     for rank in range(2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
@@ -141,3 +147,155 @@ def test_an_error_in_a_worker_names_the_file_in_one_line(dataset, tmp_path):
         DatasetError, match=rf"^cannot read {tmp_path}/gone\.jpg \(missing\)[^\n]*$"
     ):
         next(iter(make_test_loader(dataset=dataset, mapper=broken, num_workers=1)))
+
+
+def draws(order, count):
+    return list(itertools.islice(order, count))
+
+
+def test_the_order_is_one_for_all_ways_of_sharing(dataset, monkeypatch):
+    """Groups of two: two processes with two passes each, one with four, four with one."""
+
+    def steps(processes, accumulate):
+        monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+        streams = []
+        for rank in range(processes):
+            monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+            streams.append(
+                first(dataset, count=3 * accumulate, batch_size=8, accumulate=accumulate)
+            )
+        return [
+            [streams[rank][step * accumulate + part] for part in range(accumulate)
+             for rank in range(processes)]
+            for step in range(3)
+        ]  # fmt: skip
+
+    one, two, four = (list(itertools.chain(*steps(*shared))) for shared in ((1, 4), (2, 2), (4, 1)))
+    assert len(one) == 12
+    assert same(one, two)
+    assert same(one, four)
+
+
+def test_a_sample_depends_on_seed_and_position_alone(dataset):
+    one = first(dataset, count=6, num_workers=0)
+    assert same(one, first(dataset, count=6, num_workers=1))
+    assert same(one, first(dataset, count=6, num_workers=3))
+
+
+@given(
+    num_images=st.integers(1, 9),
+    shapes=st.lists(st.booleans(), min_size=9, max_size=9),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    taken=st.integers(0, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_order_goes_on_with_groups_of_another_size(num_images, shapes, sizes, taken):
+    """Every position comes once, whatever the sizes; the same size repeats the same groups."""
+    shapes = shapes[:num_images]
+    whole = SampleOrder(num_images, sizes[0], 5, shapes)
+    before = draws(whole, taken)
+    state = json.loads(json.dumps(whole.state_dict()))
+    for size in sizes:
+        other = SampleOrder(num_images, size, 5, shapes)
+        other.load_state_dict(state)
+        after = draws(other, 8)
+        if size == sizes[0]:
+            copy = SampleOrder(num_images, size, 5, shapes)
+            assert draws(copy, taken + 8) == before + after
+        positions = [p for group in before + after for _, p in group]
+        waiting = [p for _, p in other.state_dict()["waiting"]]
+        assert sorted(positions + waiting) == list(range(len(positions) + len(waiting)))
+        assert all(len({shapes[i] for i, _ in group}) == 1 for group in after)
+        assert all(len(group) == size for group in after)
+
+
+def test_an_order_visits_every_image_once_in_an_epoch():
+    indices = [index for group in draws(SampleOrder(10, 1, 0), 30) for index, _ in group]
+    epochs = [indices[:10], indices[10:20], indices[20:]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_stream_is_taken_up_with_another_number_of_processes(dataset, monkeypatch):
+    loader = train_loader(dataset=dataset, mapper=mapper(), batch_size=4, num_workers=2, seed=3)
+    done = list(itertools.islice(loader, 3))
+    state = loader.state_dict()
+    assert same(done, first(dataset, count=3, batch_size=4))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    rest = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        loader = train_loader(dataset=dataset, mapper=mapper(), batch_size=4, num_workers=0, seed=3)
+        loader.load_state_dict(state)
+        rest += itertools.islice(loader, 4)
+    ids = [item["image_id"] for batch in done + rest for item in batch]
+    assert len(ids) == 28  # four epochs of seven, but for what waits for images of its shape
+    assert max(ids.count(i) for i in set(ids)) - min(ids.count(i) for i in set(ids)) <= 1
+
+
+def test_a_state_of_another_dataset_is_refused():
+    state = SampleOrder(9, 1, 0).state_dict()
+    with pytest.raises(ValueError, match="trained on 9 images and the dataset has 8"):
+        SampleOrder(8, 1, 0).load_state_dict(state)
+
+
+def broken_for(*broken):
+    """A mapper that cannot read some images; the others give their id and a random number."""
+
+    def read(record):
+        if record["image_id"] in broken:
+            raise DatasetError(f"cannot read {record['file_name']} (missing)")
+        return {"image_id": record["image_id"], "drawn": np.random.rand()}  # noqa: NPY002
+
+    return read
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_bounded_number_of_bad_images_is_stood_in_for(dataset, num_workers):
+    def take(bad, limit):
+        loader = train_loader(
+            dataset=dataset,
+            mapper=broken_for(*bad),
+            batch_size=1,
+            num_workers=num_workers,
+            seed=3,
+            max_bad_samples=limit,
+        )
+        samples = [batch[0] for batch in itertools.islice(loader, 7)]
+        return samples, loader.take_bad_samples(), loader.take_bad_samples()
+
+    whole, none, _ = take((), 0)
+    assert none == {}
+    some, bad, again = take((101, 103), 2)
+    assert again == {}
+    assert sorted(file.rpartition("/")[2] for file in bad) == [
+        *("000000000101.jpg", "000000000103.jpg")
+    ]
+    assert all("cannot read" in error for error in bad.values())
+    for left, right in zip(whole, some, strict=True):
+        assert left["image_id"] == right["image_id"] or left["image_id"] in (101, 103)
+        assert right["image_id"] not in (101, 103)
+        assert left["drawn"] == right["drawn"]  # of its place in the stream
+    assert some == take((101, 103), 2)[0]
+    with pytest.raises(DatasetError, match=r"cannot read .*0000000010[13]\.jpg"):
+        take((101, 103), 0)
+    with pytest.raises(DatasetError, match="cannot read"):
+        take(range(100, 107), 50)
+
+
+def test_images_without_a_listed_size_are_measured(dataset):
+    records = [
+        {k: v for k, v in record.items() if k not in ("width", "height")}
+        for record in DatasetCatalog.get(dataset)
+    ]
+    loader = TrainLoader(records=records, mapper=mapper(), batch_size=2, num_workers=0, seed=3)
+    assert same(list(itertools.islice(loader, 6)), first(dataset, count=6))
+
+
+def test_a_loader_process_that_dies_is_an_error_that_says_so(dataset):
+    def die(record):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    loader = train_loader(dataset=dataset, mapper=die, batch_size=1, num_workers=1, seed=0)
+    with pytest.raises(DatasetError, match=r"a loader process died.*resume=true"):
+        next(iter(loader))

@@ -1,56 +1,69 @@
 """A model and a loader that train in milliseconds, with a run's arguments around them."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 
+from panoptic_dl.data.train_loader import TrainLoader
 from panoptic_dl.engine.optimizer import build_optimizer
 from panoptic_dl.engine.train import train
 
 
 class TinyModel(nn.Module):
-    """A linear fit; returns a dict of losses like Detectron2's models."""
+    """A linear fit with dropout; returns a dict of losses like Detectron2's models.
 
-    def __init__(self) -> None:
+    `poison`: image ids whose loss is not a number. `fail_at`: the call whose loss is none.
+    """
+
+    def __init__(self, poison: tuple[int, ...] = ()) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1))
         self.head = nn.Linear(8, 1)
         self.fail_at = -1
         self.calls = 0
+        self.poison = set(poison)
 
-    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         self.calls += 1
-        error = self.head(self.backbone(batch)) - batch.sum(dim=1, keepdim=True)
+        numbers = torch.stack([sample["numbers"] for sample in batch])
+        error = self.head(self.backbone(numbers)) - numbers.sum(dim=1, keepdim=True)
         loss = error.square().mean()
-        if self.calls == self.fail_at:
+        if self.calls == self.fail_at or self.poison & {sample["image_id"] for sample in batch}:
             loss = loss * float("nan")
         return {"loss_fit": loss, "loss_extra": 0.1 * loss}
 
 
-class TinyLoader:
-    """Endless batches (8, 4); the n-th is the same in every run."""
+RECORDS = [{"image_id": i, "file_name": f"{i}.png", "width": 2, "height": 1} for i in range(20)]
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        while True:
-            yield torch.randn(8, 4, generator=generator)
+
+def tiny_sample(record: dict[str, Any]) -> dict[str, Any]:
+    """Four numbers that depend on the image and on the augmentation's randomness."""
+    drawn = np.random.randn(4) + record["image_id"] / 20  # noqa: NPY002
+    return record | {"numbers": torch.as_tensor(drawn, dtype=torch.float32)}
+
+
+def tiny_loader(**changes: Any) -> TrainLoader:
+    options: dict[str, Any] = {"batch_size": 8, "num_workers": 0, "seed": 1} | changes
+    return TrainLoader(records=RECORDS, mapper=options.pop("mapper", tiny_sample), **options)
 
 
 class TinyEvaluation:
-    """Counts how often it is asked."""
+    """Counts how often it is asked; the n-th answer is the n-th figure, the last one repeats."""
 
-    def __init__(self) -> None:
+    def __init__(self, *figures: float) -> None:
         self.calls = 0
+        self.figures = figures or (50.0,)
 
     def __call__(self, model: nn.Module, folder: Path, *, source: Any) -> dict[str, Any]:
         self.calls += 1
-        return {"metrics": {"PQ": 50.0}, "num_images": 1}
+        figure = self.figures[min(self.calls, len(self.figures)) - 1]
+        return {"metrics": {"PQ": figure}, "num_images": 1}
 
 
 def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[str, Any]:
@@ -58,18 +71,20 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
     settings = {
         "iterations": iterations,
         "batch_size": 8,
+        "accumulate": 1,
         "num_workers": 0,
         "precision": "fp32",
+        "clip_norm": None,
+        "overfit_batches": 0,
+        "on_nonfinite": "stop",
+        "max_nonfinite_skips": 2,
         "log_period": 1,
-        "checkpoint_period": 2,
-        "checkpoints_kept": 2,
         "eval_period": 0,
         "eval_at_end": True,
     }
+    checkpoint = {"period": 2, "kept": 2, "best": None, "on_error": "stop"}
     arguments: dict[str, Any] = {
         "device": "cpu",
-        "model": TinyModel(),
-        "loader": TinyLoader(),
         "optimizer": partial(
             build_optimizer,
             optimizer=torch.optim.Adam,
@@ -84,5 +99,10 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "resume": False,
     }
     for name, value in changes.items():
-        (settings if name in settings else arguments)[name] = value
-    return train(**arguments, run_dir=str(run_dir), settings=settings)
+        group = next((g for g in (settings, checkpoint) if name in g), arguments)
+        group[name] = value
+    arguments["model"] = arguments.get("model") or TinyModel()
+    arguments["loader"] = arguments.get("loader") or tiny_loader(
+        **{name: settings[name] for name in ("accumulate", "num_workers", "overfit_batches")}
+    )
+    return train(**arguments, run_dir=str(run_dir), settings=settings, checkpoint=checkpoint)

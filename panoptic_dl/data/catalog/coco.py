@@ -33,7 +33,8 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
 
     Returns:
         The name in Detectron2's catalogs, `coco_2017_<split>_panoptic`. Its records and metadata
-        are those of Detectron2's own entry; categories of segments count from 0, things first.
+        are those of Detectron2's own entry, and the sizes of images; categories of segments count
+        from 0, things first.
 
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
@@ -112,7 +113,20 @@ class _Places:
             raise layout.error(problem, self.remedy) from error
         names = [os.path.basename(record["pan_seg_file_name"]) for record in records]
         self._require(names, images, labels)
+        self._add_sizes(records)
         return records
+
+    def _add_sizes(self, records: list[Record]) -> None:
+        """Upright and lying images are told apart before they are read: "height", "width"."""
+        listed = self.layout.read_json(self.panoptic_json, self.remedy).get("images", [])
+        sizes = {image["id"]: image for image in listed}
+        for record in records:
+            image = sizes.get(record["image_id"], {})
+            if not {"height", "width"} <= image.keys():
+                raise self.layout.error(
+                    f"{self.panoptic_json} has no size of image {record['image_id']}", self.remedy
+                )
+            record |= {"height": image["height"], "width": image["width"]}
 
     def _annotations(self) -> list[dict[str, Any]]:
         annotations: list[dict[str, Any]] = self.layout.read_json(self.panoptic_json, self.remedy)[

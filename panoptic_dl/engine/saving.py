@@ -1,0 +1,90 @@
+"""When a run is saved and evaluated."""
+
+import logging
+from collections.abc import Callable
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from .checkpoint import RunCheckpoints
+from .interrupt import Interrupted, StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+class SaveOnTheWay(HookBase):
+    """A checkpoint every `period` iterations, and `model_final` after the last."""
+
+    def __init__(self, checkpoints: RunCheckpoints, period: int) -> None:
+        self.checkpoints, self.period = checkpoints, period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter:
+            self.checkpoints.save(self.trainer.iter, final=True, must=True)
+        elif done % self.period == 0:
+            self.checkpoints.save(self.trainer.iter)
+
+    def save_now(self) -> None:
+        """Save, or say that the run cannot be resumed from here."""
+        self.checkpoints.save(self.trainer.iter, must=True)
+
+
+class EvaluateOnTheWay(HookBase):
+    """An evaluation every `period` iterations and at the end, each of a checkpoint just saved.
+
+    So a signal may end an evaluation at once; the resumed run makes up for it. `model_best` is the
+    checkpoint with the best figure so far.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[int], dict[str, float]],
+        checkpoints: RunCheckpoints,
+        stop: StopRequest,
+        *,
+        period: int,
+        at_end: bool,
+    ) -> None:
+        """
+        Args:
+            evaluate: from the iterations done to figures by name; {} but on the main process.
+            period: 0: at the end only.
+        """
+        self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
+        self.period, self.at_end = period, at_end
+
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        if done >= self.trainer.max_iter:
+            return
+        evaluated = comm.all_gather(self.checkpoints.was_evaluated())[0]
+        if done and self._is_due(done) and not evaluated:
+            logger.info("The evaluation after iteration %d had not come to its end", done)
+            self.trainer.storage.iter = done - 1  # its figures belong to the step before
+            self._evaluate(done)
+            self.trainer.storage.iter = done
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and self._is_due(done):
+            self.checkpoints.save(self.trainer.iter)
+            self._evaluate(done)
+
+    def after_train(self) -> None:
+        if self.at_end and self.trainer.iter >= self.trainer.max_iter:  # all steps were done
+            self._evaluate(self.trainer.max_iter)
+
+    def _is_due(self, done: int) -> bool:
+        return self.period > 0 and done % self.period == 0
+
+    def _evaluate(self, done: int) -> None:
+        try:
+            with self.stop.at_once():
+                figures = self.evaluate(done)
+        except Interrupted:
+            logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
+            raise
+        self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
+        self.checkpoints.evaluated(figures)
+        comm.synchronize()

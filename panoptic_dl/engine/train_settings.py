@@ -1,0 +1,57 @@
+"""The numbers of a training run, checked before anything is built."""
+
+from dataclasses import dataclass, fields
+
+LOWEST = {"eval_period": 0, "num_workers": 0, "overfit_batches": 0, "max_nonfinite_skips": 0}
+
+
+class _Numbers:
+    """Raises ValueError for a whole number that is none, or too small."""
+
+    group: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value, lowest = getattr(self, field.name), LOWEST.get(field.name, 1)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if field.type is int and (not whole or value < lowest):
+                raise ValueError(
+                    f"{self.group}.{field.name}={value} must be a whole number, at least {lowest}"
+                )
+
+
+@dataclass(frozen=True)
+class TrainSettings(_Numbers):
+    """`conf/train/` and the recipe give them."""
+
+    iterations: int
+    batch_size: int  # images of one iteration, over all processes and micro-batches
+    accumulate: int  # micro-batches of one iteration, in each process
+    num_workers: int  # loader processes per process
+    precision: str  # fp32 | tf32 | bf16 | fp16
+    clip_norm: float | None  # largest norm of the gradient; None: any
+    overfit_batches: int  # train on the first N batches again and again; 0: on all
+    on_nonfinite: str  # stop | skip
+    max_nonfinite_skips: int  # steps that a run may leave out
+    log_period: int  # iterations between lines
+    eval_period: int  # iterations between evaluations; 0: only at the end
+    eval_at_end: bool
+
+    group = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"train.clip_norm={self.clip_norm} must be above 0, or null")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(_Numbers):
+    """`conf/checkpoint/` gives them."""
+
+    period: int  # iterations between checkpoints
+    kept: int  # numbered ones
+    best: str | None  # figure that model_best is best in; None: the first
+    on_error: str  # stop | continue
+
+    group = "checkpoint"
