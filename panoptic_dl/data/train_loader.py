@@ -95,6 +95,8 @@ class TrainLoader:
             num_workers=self._num_workers,
             collate_fn=list,
             worker_init_fn=_steady if self._num_workers else None,
+            # The default in a process that was spawned is to spawn: tens of seconds of imports.
+            multiprocessing_context="fork" if self._num_workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers are left alone
         )
         batches = iter(loader)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
         device: `cuda` or `cpu`.
     """
     rank = comm.get_rank()
+    # Loader workers of a process that was spawned would be spawned too: tens of seconds of imports.
+    multiprocessing.set_start_method("fork", force=True)
     setup_logger.cache_clear()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
         for handler in list(logging.getLogger(name).handlers):  # of the job before, in a sweep

@@ -106,9 +106,11 @@ class Trainer(SimpleTrainer):
         if any(row["bad"] for row in rows):
             self.bad_samples.add(bad)
         self._record(rows, list(losses))
-        # In fp16 gradients overflow now and then: the scaler leaves such steps out by itself.
-        watched = [*losses] if self.grad_scaler.is_enabled() else [*losses, "grad_norm"]
-        fine = [all(math.isfinite(row[name]) for name in watched) for row in rows]
+        fine = [all(math.isfinite(row[name]) for name in losses) for row in rows]
+        # One process's loss spoils the gradient of all. In fp16 gradients overflow now and then:
+        # the scaler leaves such steps out by itself.
+        if all(fine) and not self.grad_scaler.is_enabled():
+            fine = [math.isfinite(row["grad_norm"]) for row in rows]
         self.skipped = not all(fine)
         if self.skipped:
             self.nonfinite.act(self, rows, fine, batches)

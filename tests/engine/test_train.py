@@ -82,14 +82,6 @@ def test_resuming_nothing_is_an_error_and_auto_starts(tmp_path):
         run_training(tmp_path, resume="maybe")
 
 
-def test_resuming_another_model_is_an_error(tmp_path):
-    run_training(tmp_path)
-    other = TinyModel()
-    other.head = torch.nn.Linear(8, 2)
-    with pytest.raises(ValueError, match="another model"):
-        run_training(tmp_path, model=other, resume=True)
-
-
 def test_weights_start_a_run(tmp_path):
     run_training(tmp_path / "first")
     model = TinyModel()

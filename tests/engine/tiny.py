@@ -53,6 +53,9 @@ def tiny_loader(**changes: Any) -> TrainLoader:
     return TrainLoader(records=RECORDS, mapper=options.pop("mapper", tiny_sample), **options)
 
 
+SCHEDULE = partial(WarmupPolyLR, max_iters=6, warmup_iters=2)
+
+
 class TinyEvaluation:
     """Counts how often it is asked; the n-th answer is the n-th figure, the last one repeats."""
 
