@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from panoptic_dl.weights.load import load_model_or_backbone
+from panoptic_dl.weights.start import start_from
 
 from .checkpoint import RunCheckpointer
 from .console import ConsoleWriter
@@ -62,6 +63,8 @@ def train(
     resume: bool | str,
     run_dir: str,
     settings: dict[str, Any],
+    pretrained: dict[str, Any] | None = None,
+    image_format: str = "RGB",
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -73,6 +76,8 @@ def train(
         resume: True continues from the newest checkpoint in `run_dir`; `auto` does if there is one.
         run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
         settings: fields of `TrainSettings`.
+        pretrained: the file that the recipe starts from, for whoever gives no weights.
+        image_format: channel order of the images, RGB or BGR.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -127,7 +132,8 @@ def train(
         hook_list.append(hooks.PeriodicWriter(writers, period=numbers.log_period))
     trainer.register_hooks(hook_list)
 
-    start = _start(checkpointer, trainer, resume, weights, model)
+    fresh = partial(start_from, model, weights, pretrained, image_format)
+    start = _start(checkpointer, trainer, resume, fresh)
     if start < numbers.iterations:
         logger.info("Training from iteration %d to %d", start, numbers.iterations)
         try:
@@ -144,8 +150,7 @@ def _start(
     checkpointer: RunCheckpointer,
     trainer: Trainer,
     resume: bool | str,
-    weights: str | None,
-    model: nn.Module,
+    load_start: Callable[[], None],
 ) -> int:
     """Bring weights and state into place; return the iteration to start with."""
     if resume not in (True, False, "auto"):
@@ -159,8 +164,5 @@ def _start(
             f"{checkpointer.save_dir} holds a run already; continue it with resume=true, or name "
             "another run_dir"
         )
-    if weights is not None:
-        load_model_or_backbone(model, weights)
-    else:
-        logger.warning("No weights= given: training starts from random weights")
+    load_start()
     return 0
