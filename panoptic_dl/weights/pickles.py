@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +30,7 @@ ALLOWED_INSTRUCTIONS = frozenset(
         *("LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
         *("STRING", "BINSTRING", "SHORT_BINSTRING"),
         *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
         *("EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
         *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
         *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
@@ -143,7 +144,7 @@ class _Dtype(_Stand):
         """Bytes (or latin-1 text, from Python 2) -> flat array in this machine's byte order."""
         if isinstance(data, str):
             data = data.encode("latin1")
-        if not isinstance(data, bytes):
+        if not isinstance(data, (bytes, bytearray)):
             raise WeightsError("it holds an array that is not made of bytes")
         kind = np.dtype(self.order + self.code)
         return np.frombuffer(data, kind).astype(kind.newbyteorder("="))
@@ -209,13 +210,22 @@ def _bytes_of(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*arguments: Any) -> bytes:
+    """Protocol 2 writes the bytes of an empty array as a call of `bytes`."""
+    if arguments:
+        raise WeightsError("it makes bytes of something")
+    return b""
+
+
 def _load_storage(data: Any) -> _Storage:
     """A storage is a torch file inside the pickle; torch itself would open it unrestricted."""
     if not isinstance(data, bytes):
         raise WeightsError("it holds a tensor that is not made of bytes")
     try:
         storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        kind, raw = storage.dtype, storage.untyped()
+        with warnings.catch_warnings():  # typed storages are deprecated, and what pickles hold
+            warnings.simplefilter("ignore", UserWarning)
+            kind, raw = storage.dtype, storage.untyped()
     except Exception as error:
         raise WeightsError(
             "it holds a tensor with more than numbers inside, or a torn one"
@@ -248,6 +258,13 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
+    """Protocol 5 calls this in the place of `_reconstruct`."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
 def _mapping(pairs: Any = ()) -> _Dict:
     return _Dict(pairs if isinstance(pairs, list) else ())
 
@@ -259,14 +276,19 @@ def _no_call(*_: Any) -> NoReturn:
 ALLOWED_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _mapping,
     ("_codecs", "encode"): _bytes_of,
+    ("__builtin__", "bytes"): _no_bytes,
     ("numpy", "dtype"): _dtype,
     ("numpy", "ndarray"): _no_call,  # named as an argument only
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.storage", "_load_from_bytes"): _load_storage,
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # numpy 1, numpy 2
-    ALLOWED_NAMES |= {(_module, "_reconstruct"): _reconstruct, (_module, "scalar"): _scalar}
+for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
+    ALLOWED_NAMES |= {
+        (f"{_core}.multiarray", "_reconstruct"): _reconstruct,
+        (f"{_core}.multiarray", "scalar"): _scalar,
+        (f"{_core}.numeric", "_frombuffer"): _from_buffer,
+    }
 
 
 class _Reader(pickle.Unpickler):

@@ -1,5 +1,6 @@
 """Write weights with their provenance, whole or not at all."""
 
+import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ def write_weights(
 def _write(path: Path, tensors: dict[str, Tensor], provenance: Provenance) -> None:
     if path.suffix == ".safetensors":
         save_file(tensors, path, metadata={"format": "pt", **provenance.header()})
+        _sort_header(path)
         return
     content: dict[str, Any] = {"model": tensors, "provenance": provenance.plain()}
     if path.suffix == ".pth":
@@ -94,6 +96,21 @@ def _write(path: Path, tensors: dict[str, Tensor], provenance: Provenance) -> No
     content |= {"model": arrays, "__author__": AUTHOR, "matching_heuristics": False}
     with path.open("wb") as file:
         pickle.dump(content, file, protocol=4)
+
+
+def _sort_header(path: Path) -> None:
+    """safetensors writes its texts in any order: sort them, so that equal content is equal files.
+
+    The format: 8 bytes with the header's length, the header in JSON, the numbers.
+    """
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))  # spaces, as the format allows
 
 
 def _sync_folder(folder: Path) -> None:
