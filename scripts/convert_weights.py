@@ -13,7 +13,7 @@ import sys
 import torch
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.weights.convert import ARCHITECTURES, Images, convert, hold_against, open_source
+from panoptic_dl.weights.convert import ARCHITECTURES, Stated, convert, hold_against, open_source
 from panoptic_dl.weights.provenance import megabytes
 
 
@@ -26,12 +26,11 @@ def main() -> None:
     parser.add_argument(
         "--backbone", choices=list(ARCHITECTURES), help="default: told by names and shapes"
     )
-    parser.add_argument("--licence", default="not stated", help="kept in OUT, as you state it")
+    parser.add_argument("--licence", help="kept in OUT, as you state it")
     parser.add_argument(
         "--image-format",
         choices=("RGB", "BGR"),
-        default="RGB",
-        help="channel order that IN was trained with; default RGB",
+        help="channel order that IN was trained with; default: what IN says, else RGB",
     )
     parser.add_argument(
         "--allow-partial",
@@ -60,8 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         source,
         arguments.target,
         backbone,
-        Images(config.pixels.mean, config.pixels.std, arguments.image_format),
-        licence=arguments.licence,
+        {"pixel_mean": config.pixels.mean, "pixel_std": config.pixels.std},
+        Stated(arguments.licence, arguments.image_format),
         allow_partial=arguments.allow_partial,
         overwrite=arguments.overwrite,
     )

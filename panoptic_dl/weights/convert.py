@@ -1,7 +1,7 @@
 """Take the backbone out of a file of any known origin, and write it under our names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -42,12 +42,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Images:
-    """What a backbone was trained on."""
+class Stated:
+    """What the person who converts says of a file; None: not stated."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
-    order: str  # of the channels, RGB or BGR
+    licence: str | None = None
+    image_format: str | None = None  # channel order, RGB or BGR
 
 
 def open_source(path: str | Path, architecture: str | None = None) -> Source:
@@ -93,13 +92,17 @@ def convert(
     source: Source,
     target: str | Path,
     backbone: nn.Module,
-    images: Images,
+    statistics: Mapping[str, Sequence[float]],
+    stated: Stated,
     *,
-    licence: str = "not stated",
     allow_partial: bool = False,
     overwrite: bool = False,
 ) -> Provenance:
     """Write the backbone of `source` as `target`, under the names of a whole model here.
+
+    Args:
+        backbone: of the source's architecture; its values do not matter.
+        statistics: `pixel_mean` and `pixel_std` that go with it, if the file has none itself.
 
     Counters of batches are left out: they start at 0 with the training. The file is read again and
     held against what was written.
@@ -123,23 +126,41 @@ def convert(
     fitting = {BACKBONE + name: tensors[name] for name in coverage.matched if not is_counter(name)}
     if not fitting:
         raise WeightsError(f"{source.file.path} has nothing of {source.architecture}")
-    provenance = Provenance(
-        source_file=source.file.path.name,
-        source_sha256=source.file.sha256,
-        source_size=source.file.size,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        licence=licence,
-        converter=f"panoptic-dl {metadata.version('panoptic-dl')}",
-        origin=source.origin,
-        architecture=source.architecture,
-        pixel_mean=tuple(float(value) for value in images.mean),
-        pixel_std=tuple(float(value) for value in images.std),
-        image_format=images.order,
-        percent=coverage.percent,
-    )
+    provenance = describe(source, {**statistics, **source.renamed.statistics}, stated)
+    provenance = replace(provenance, percent=coverage.percent)
     write_weights(target, fitting, provenance, overwrite=overwrite)
     verify(target, fitting)
     return provenance
+
+
+def describe(
+    source: Source, statistics: Mapping[str, Sequence[float]], stated: Stated
+) -> Provenance:
+    """The provenance of a converted file; what the source itself says of its images stays true.
+
+    Raises:
+        WeightsError: another channel order is stated than the source's own provenance says.
+    """
+    file, before = source.file, source.file.provenance
+    if before and stated.image_format not in (None, before.image_format):
+        raise WeightsError(
+            f"{file.path} says that it expects {before.image_format} images: leave out "
+            f"--image-format {stated.image_format}"
+        )
+    return Provenance(
+        source_file=file.path.name,
+        source_sha256=file.sha256,
+        source_size=file.size,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        licence=stated.licence or (before.licence if before else "not stated"),
+        converter=f"panoptic-dl {metadata.version('panoptic-dl')}",
+        origin=f"{before.source_file}; {before.origin}" if before else source.origin,
+        architecture=source.architecture,
+        pixel_mean=_floats(before.pixel_mean if before else statistics["pixel_mean"]),
+        pixel_std=_floats(before.pixel_std if before else statistics["pixel_std"]),
+        image_format=before.image_format if before else stated.image_format or "RGB",
+        percent=100.0,
+    )
 
 
 def verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -156,3 +177,7 @@ def verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
     )
     if not same:
         raise OSError(f"{path} does not hold what was written; write it to another disk")
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -103,7 +103,7 @@ def _load(
     if coverage.faults:
         raise WeightsError(_refusal(coverage, source))
     module.load_state_dict(dict(tensors), strict=False)
-    logger.info("Loaded all of %s: %s", source, "; ".join(coverage.lines()))
+    logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))
 
 
 def _refusal(coverage: Coverage, source: str) -> str:

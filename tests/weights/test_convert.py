@@ -134,6 +134,29 @@ def test_the_backbone_is_taken_out_of_a_whole_model(tmp_path, hrnet, run):
     assert torch.equal(model.backbone.conv1.weight, hrnet.conv1.weight)
 
 
+def test_what_a_converted_file_says_stays_true_when_it_is_converted_again(tmp_path, source, run):
+    first, second = tmp_path / "a.pkl", tmp_path / "b.safetensors"
+    run(source, first, "--image-format", "BGR", "--licence", "MIT")
+    run(first, second)
+    said = read_file(second).provenance
+    assert said is not None
+    assert (said.image_format, said.licence, said.source_file) == ("BGR", "MIT", "a.pkl")
+    assert source.name in said.origin
+    with pytest.raises(SystemExit, match="expects BGR images"):
+        run(first, tmp_path / "c.pth", "--image-format", "RGB")
+
+
+def test_statistics_in_an_old_detectron2_file_go_before_those_of_the_backbone(tmp_path, hrnet, run):
+    state = {f"backbone.{n}": v for n, v in hrnet.state_dict().items()}
+    state |= {"sem_seg_head.predictor.weight": torch.zeros(1), "pixel_std": torch.ones(3, 1, 1)}
+    torch.save({"model": state}, tmp_path / "m.pth")
+    run(tmp_path / "m.pth", tmp_path / "w.pth")
+    said = read_file(tmp_path / "w.pth").provenance
+    assert said is not None
+    assert said.pixel_std == (1, 1, 1)
+    assert said.pixel_mean == (123.675, 116.28, 103.53)
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_each_published_backbone_is_told_by_its_names(row):
     shapes = load_shapes(row).items()

@@ -106,6 +106,20 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, kind):
     assert os.listdir(tmp_path) == [file.name]
 
 
+def test_what_was_there_is_whole_until_the_new_file_takes_its_name(tmp_path, monkeypatch):
+    file = tmp_path / "w.pth"
+    file.write_text("precious")
+
+    def fails(self, target):
+        raise OSError("no more")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="cannot write"):
+        write_weights(file, Tiny().state_dict(), provenance(), overwrite=True)
+    assert file.read_text() == "precious"
+    assert os.listdir(tmp_path) == [file.name]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_torn_files_are_named(tmp_path, kind, share):
