@@ -4,8 +4,9 @@ ImageNet weights: `hrnetv2_w18_imagenet_pretrained.pth` of the authors' reposito
 HRNet-Image-Classification. No published row uses it: a lighter `hrnet48` with the same decoders.
 """
 
-from .hrnet48 import backbone, decoder, pixels
+from .hrnet48 import backbone, decoder, pixels, pretrained
 
-__all__ = ["backbone", "decoder", "pixels"]
+__all__ = ["backbone", "decoder", "pixels", "pretrained"]
 
 backbone.width = 18
+pretrained.file = "hrnetv2_w18_imagenet_pretrained.pth"

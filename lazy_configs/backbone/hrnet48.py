@@ -29,3 +29,8 @@ decoder = dict(
 )
 
 pixels = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+pretrained = dict(
+    file="hrnetv2_w48_imagenet_pretrained.pth",
+    source="HRNet-Image-Classification, the repository of HRNet's authors",
+)

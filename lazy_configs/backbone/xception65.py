@@ -28,3 +28,8 @@ decoder = dict(
 )
 
 pixels = dict(mean=(128.0, 128.0, 128.0), std=(128.0, 128.0, 128.0))
+
+pretrained = dict(
+    file="tf-xception65-270e81cf.pth",
+    source="release v0.1.0 of SegmenTron (LikeLy-Journey), made of DeepLab's TensorFlow model",
+)

@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[2] / "lazy_configs"
 
 # What a group's option settles besides the variable of the group's name: the features that heads
-# read and the statistics of its pixels come with a backbone. They land at the root of the config.
-COMPANIONS = {"backbone": ("decoder", "pixels")}
+# read, the statistics of its pixels and, if there is one, the file of its pre-trained weights come
+# with a backbone. They land at the root of the config.
+COMPANIONS = {"backbone": ("decoder", "pixels", "pretrained")}
 
 
 class LazyConfigSource(ConfigSource):

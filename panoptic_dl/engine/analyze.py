@@ -40,6 +40,7 @@ def analyze(
     run_dir: str,
     name: str,
     unlabelled: str,
+    image_format: str = "RGB",
 ) -> dict[str, Any]:
     """Measure PQ with semantic prediction, centres and offsets replaced by the truth.
 
@@ -57,6 +58,7 @@ def analyze(
         predictions, looks: refused: what `mode=eval` takes instead of a model that looks once.
         name: of the run, in the picture.
         unlabelled: "predicted" or "void", see `engine.oracle.predictions`.
+        image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
         On the main process: `metrics` (PQ of the model, then of each combination, in percent) and
@@ -81,10 +83,10 @@ def analyze(
         raise ValueError(f"mode.unlabelled={unlabelled} is unknown; choose predicted or void")
     if weights is None:
         raise ValueError(
-            "mode=analyze needs weights=FILE (.pth or .safetensors), such as "
+            "mode=analyze needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
             "weights=outputs/NAME/TIME/model_final.pth"
         )
-    load_model(model, weights)
+    load_model(model, weights, image_format)
     model.predict_semantic = model.predict_instances = False  # panoptic maps are all that is needed
     evaluators = [make_evaluator() for _ in COMBINATIONS]
     segments = measure(model.to(device), loader, evaluators, unlabelled=unlabelled)

@@ -70,6 +70,7 @@ def benchmark(
     run_dir: str,
     name: str,
     settings: dict[str, Any],
+    image_format: str = "RGB",
 ) -> dict[str, Any]:
     """Time each stage of inference on drawn scenes; print a table, save JSON and a picture.
 
@@ -84,6 +85,7 @@ def benchmark(
         weights: optional, for speed does not depend on them.
         name: of the row, in tables.
         settings: fields of `BenchmarkSettings` and of `InferenceOptions`.
+        image_format: channel order of the images, RGB or BGR.
 
     Raises:
         ValueError: options that cannot be, or that this machine does not have.
@@ -97,7 +99,7 @@ def benchmark(
     model.to(place).eval()
     run = _Run(model, scenes, mapper, numbers, options, place)
     if weights is not None:
-        load_model(model, weights)
+        load_model(model, weights, image_format)
     else:
         calibrate(model, lambda: model.network(run.images[:1]))
     macs = run.count_macs()

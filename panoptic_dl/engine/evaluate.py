@@ -25,12 +25,14 @@ def evaluate(
     weights: str | None,
     predictions: str | None,
     run_dir: str,
+    image_format: str = "RGB",
 ) -> dict[str, Any]:
     """Load `weights` completely, evaluate, print the table and save the results in `run_dir`.
 
     Args:
         predictions: folder of files in the formats of the servers, to be scored in the place of a
             network; what is not there is not scored.
+        image_format: channel order of the loader's images, RGB or BGR.
 
     Raises:
         ValueError: neither weights nor predictions are named, or both; weights do not fit the
@@ -43,10 +45,10 @@ def evaluate(
         return _score(evaluation, predictions, run_dir)
     if weights is None:
         raise ValueError(
-            "mode=eval needs weights=FILE (.pth or .safetensors), such as "
+            "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
             "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
         )
-    load_model(model, weights)
+    load_model(model, weights, image_format)
     return evaluation(model.to(device), Path(run_dir), source={"weights": weights})
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from panoptic_dl.weights.load import load_model_or_backbone
+from panoptic_dl.weights.start import start_from
 
 from .bad_samples import BadSamples
 from .checkpoint import RunCheckpoints
@@ -42,6 +43,8 @@ def train(
     settings: dict[str, Any],
     checkpoint: dict[str, Any],
     max_bad_samples: int = 0,
+    pretrained: dict[str, Any] | None = None,
+    image_format: str = "RGB",
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -56,6 +59,8 @@ def train(
         settings: fields of `TrainSettings`.
         checkpoint: fields of `CheckpointSettings`.
         max_bad_samples: images that cannot be read before the run gives up; see `BadSamples`.
+        pretrained: the file that the recipe starts from, for whoever gives no weights.
+        image_format: channel order of the images, RGB or BGR.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -122,7 +127,8 @@ def train(
     )
     with stop.listen():
         with stop.at_once():  # nothing is lost yet
-            start = _start(checkpoints, resume, weights, model)
+            fresh = partial(start_from, model, weights, pretrained, image_format)
+            start = _start(checkpoints, resume, fresh)
         if comm.is_main_process():
             record = writers(
                 folder,
@@ -143,9 +149,7 @@ def train(
     return results
 
 
-def _start(
-    checkpoints: RunCheckpoints, resume: bool | str, weights: str | None, model: nn.Module
-) -> int:
+def _start(checkpoints: RunCheckpoints, resume: bool | str, load_start: Callable[[], None]) -> int:
     """Bring weights and state into place; return the iteration to start with."""
     there = comm.all_gather(checkpoints.exist())[0]
     if resume is True or (resume == "auto" and there):
@@ -155,8 +159,5 @@ def _start(
             f"{checkpoints.files.folder} holds a run already; continue it with resume=true, or "
             "name another run_dir"
         )
-    if weights is not None:
-        load_model_or_backbone(model, weights)
-    else:
-        logger.warning("No weights= given: training starts from random weights")
+    load_start()
     return 0

@@ -1,1 +1,1 @@
-"""Weights files: reading them safely and loading them completely."""
+"""Weights files: reading them safely, loading them completely, writing and publishing them."""

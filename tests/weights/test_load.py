@@ -6,20 +6,10 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from panoptic_dl.weights.load import WeightsError, load_model, load_model_or_backbone, read_weights
 
-
-class Tiny(nn.Module):
-    def __init__(self, width: int = 3) -> None:
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
-        self.head = nn.Linear(width, 2)
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+from .small import Tiny, same
 
 
 @pytest.mark.parametrize("wrap", ["plain", "model", "state_dict"])
@@ -87,10 +77,14 @@ def test_malicious_files_are_refused_and_not_run(tmp_path, monkeypatch, name, ho
         torch.save({"model": Evil()}, tmp_path / name)
     with pytest.raises(WeightsError, match=name):
         read_weights(tmp_path / name)
-    assert not (tmp_path / "evil_was_run").exists()
+    with pytest.raises(WeightsError, match=name):
+        load_model_or_backbone(Tiny(), tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_missing_torn_and_empty_files(tmp_path):
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        load_model(Tiny(), tmp_path / "none.pth")
     with pytest.raises(WeightsError, match="no such file"):
         read_weights(tmp_path / "none.pth")
     torch.save(Tiny().state_dict(), tmp_path / "torn.pth")

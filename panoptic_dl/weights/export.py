@@ -1,0 +1,156 @@
+"""Make of a run's checkpoint the file that one would publish."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .convert import verify
+from .coverage import compare
+from .errors import WeightsError
+from .load import load_model
+from .provenance import Provenance
+from .read import WeightsFile, hash_file, read_file
+from .write import write_weights
+
+RESULTS, GIT = "results.json", "git.txt"
+HASH_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The parameters of a checkpoint, without the state of its training."""
+
+    file: WeightsFile
+    tensors: dict[str, Tensor]
+    iteration: int  # finished iterations; -1: the file does not say
+
+
+def open_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
+    """Read a checkpoint's parameters; with `ema`, their moving averages.
+
+    Raises:
+        WeightsError: the file cannot be read, or has no averages.
+    """
+    file = read_file(path)
+    tensors = file.tensors
+    if ema:
+        averages = file.beside.get("ema")
+        if not isinstance(averages, Mapping) or not averages:
+            raise WeightsError(f"{path} holds no averaged weights (`ema`): leave out --ema")
+        if not all(isinstance(value, Tensor) for value in averages.values()):
+            raise WeightsError(f"{path}: `ema` holds something else than tensors")
+        tensors = {str(name): value.detach() for name, value in averages.items()}
+    return Checkpoint(file, tensors, _iteration(file.beside))
+
+
+def export(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    folder: Path,
+    *,
+    row: str,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+    image_format: str,
+    run: Path,
+    licence: str = "not stated",
+    overwrite: bool = False,
+) -> Path:
+    """Write `<folder>/<row>-<first digits of its SHA-256>.safetensors` and prove that it loads.
+
+    The same checkpoint gives the same file, and so the same name.
+
+    Args:
+        model: of the run's config, of any values: the file is loaded into it.
+        row: dataset_task_backbone_head.
+        run: the run's folder; git revision and figures are read there.
+
+    Raises:
+        WeightsError: the checkpoint is not of this model, or the file is there already.
+        OSError: the disk is full, or does not keep what it is given.
+    """
+    coverage = compare(model.state_dict(), checkpoint.tensors)
+    if coverage.faults:
+        raise WeightsError(
+            f"{checkpoint.file.path} is not of the model in its run's config:\n  "
+            + "\n  ".join(coverage.lines())
+        )
+    changed = datetime.fromtimestamp(checkpoint.file.path.stat().st_mtime, timezone.utc)
+    provenance = Provenance(
+        source_file=checkpoint.file.path.name,
+        source_sha256=checkpoint.file.sha256,
+        source_size=checkpoint.file.size,
+        date=changed.isoformat(timespec="seconds"),
+        licence=licence,
+        converter=f"panoptic-dl {metadata.version('panoptic-dl')}",
+        origin="a run of panoptic-dl",
+        architecture=row,
+        pixel_mean=tuple(float(value) for value in pixel_mean),
+        pixel_std=tuple(float(value) for value in pixel_std),
+        image_format=image_format,
+        percent=coverage.percent,
+        row=row,
+        iteration=checkpoint.iteration,
+        revision=revision(run / GIT),
+        metrics=metrics(run / RESULTS),
+    )
+    unnamed = folder / f"{row}.unverified.safetensors"
+    write_weights(unnamed, checkpoint.tensors, provenance, overwrite=True)
+    try:
+        verify(unnamed, checkpoint.tensors)
+        load_model(model, unnamed, image_format)
+        own = model.state_dict()
+        wrong = [n for n, t in checkpoint.tensors.items() if n in own and not _same(own[n], t)]
+        if wrong:
+            raise OSError(f"{unnamed}: {wrong[0]} is another after loading")
+        target = folder / f"{row}-{hash_file(unnamed)[:HASH_DIGITS]}.safetensors"
+        if target.exists() and not overwrite:
+            raise WeightsError(f"{target} exists; it is this very file, or allow --overwrite")
+        return unnamed.replace(target)
+    finally:
+        unnamed.unlink(missing_ok=True)
+
+
+def revision(git: Path) -> str:
+    """The git revision that a run noted last, and whether there were local changes; "" if none."""
+    if not git.is_file():
+        return ""
+    last = git.read_text(errors="replace").rpartition("$ git rev-parse HEAD\n")[2]
+    head, _, rest = last.partition("\n")
+    status = rest.partition("$ git status --short\n")[2].partition("$ git diff HEAD")[0]
+    known = len(head) in (40, 64) and all(c in "0123456789abcdef" for c in head)
+    return head + (" with local changes" if status.strip() else "") if known else ""
+
+
+def metrics(results: Path) -> str:
+    """JSON of the headline figures of a run's `results.json`; "" where there are none.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    if not results.is_file():
+        return ""
+    try:
+        figures = json.loads(results.read_text())["metrics"]
+        return json.dumps({str(k): round(v, 2) for k, v in figures.items() if v is not None})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{results} is damaged: {error!r}; evaluate the run again") from error
+
+
+def _iteration(beside: Mapping[str, Any]) -> int:
+    """Checkpoints count from 0 the iteration that was finished last."""
+    trainer = beside.get("trainer")
+    for place in (beside, trainer if isinstance(trainer, Mapping) else {}):
+        if type(place.get("iteration")) is int:
+            return place["iteration"] + 1
+    return -1
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool((a.cpu().double().nan_to_num() == b.double().nan_to_num()).all())

@@ -1,0 +1,236 @@
+"""What stands on a pickle's stack in the place of numpy's and torch's arrays.
+
+Made from bytes with every shape checked; numpy's and torch's own restoring code, which trusts
+its input, sees none of it. `ALLOWED_NAMES` is all that a pickle may call.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import WeightsError
+
+# Numbers only: dtypes of objects, text, records and dates are not weights.
+ALLOWED_DTYPES = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"))
+MOST_DIMENSIONS = 8
+
+
+class Stand:
+    """Something on the pickle's stack, which the pickle may not change."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise WeightsError("it tries to change an object")
+
+
+class Function(Stand):
+    """A name that the file may call."""
+
+    __slots__ = ("make",)
+    make: Callable[..., Any]
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        object.__setattr__(self, "make", make)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise WeightsError("it tries to change an object")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.make(*arguments)
+
+
+class _Dict(dict):
+    """In the place of `OrderedDict`; attributes such as a state dict's `_metadata` are dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class Value(Stand):
+    """A finished tensor or number."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Dtype(Stand):
+    """In the place of `numpy.dtype`: a code such as "f4", and its byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if code not in ALLOWED_DTYPES:
+            raise WeightsError(f"it holds an array of dtype {short(code)}, and not of numbers")
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "|", "="):
+            raise WeightsError(f"it holds a dtype with the byte order {short(order)}")
+        self.order = order
+
+    def read(self, data: Any) -> np.ndarray:
+        """Bytes (or latin-1 text, from Python 2) -> flat array in this machine's byte order."""
+        if isinstance(data, str):
+            data = data.encode("latin1")
+        if not isinstance(data, (bytes, bytearray)):
+            raise WeightsError("it holds an array that is not made of bytes")
+        kind = np.dtype(self.order + self.code)
+        return np.frombuffer(data, kind).astype(kind.newbyteorder("="))
+
+
+class Array(Stand):
+    """In the place of `numpy.ndarray`, empty until its state comes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise WeightsError("it holds an array in an unknown form")
+        _, shape, dtype, column_major, data = state
+        if not isinstance(dtype, _Dtype):
+            raise WeightsError("it holds an array without a dtype")
+        shape = _sizes(shape)
+        flat = dtype.read(data)
+        if math.prod(shape) != flat.size:
+            raise WeightsError(f"it holds an array of shape {shape} with {flat.size} values")
+        array = flat.reshape(shape, order="F" if column_major else "C")
+        self.value = _tensor(array)
+
+
+class _Storage(Stand):
+    """The flat numbers of a torch tensor."""
+
+    __slots__ = ("flat",)
+
+    def __init__(self, flat: Tensor) -> None:
+        self.flat = flat
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or len(value) > MOST_DIMENSIONS:
+        raise WeightsError("it holds an array without a shape")
+    if not all(type(number) is int and 0 <= number < 2**48 for number in value):
+        raise WeightsError(f"it holds an array of shape {short(value)}")
+    return value
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """torch knows unsigned numbers only of 8 bits; no weights are such, so others are refused."""
+    try:
+        return torch.from_numpy(np.array(array, order="C"))
+    except TypeError as error:
+        raise WeightsError(f"it holds an array of dtype {array.dtype}") from error
+
+
+def _scalar(dtype: Any, data: Any) -> Value:
+    if not isinstance(dtype, _Dtype):
+        raise WeightsError("it holds a number without a dtype")
+    return Value(dtype.read(data).reshape(()).item())
+
+
+def _bytes_of(text: Any, encoding: Any) -> bytes:
+    """Protocol 2 has no bytes and writes them as text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise WeightsError("it encodes text other than bytes")
+    return text.encode("latin1")
+
+
+def _no_bytes(*arguments: Any) -> bytes:
+    """Protocol 2 writes the bytes of an empty array as a call of `bytes`."""
+    if arguments:
+        raise WeightsError("it makes bytes of something")
+    return b""
+
+
+def _load_storage(data: Any) -> _Storage:
+    """A storage is a torch file inside the pickle; torch itself would open it unrestricted."""
+    if not isinstance(data, bytes):
+        raise WeightsError("it holds a tensor that is not made of bytes")
+    try:
+        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # typed storages are deprecated, and what pickles hold
+            warnings.simplefilter("ignore", UserWarning)
+            kind, raw = storage.dtype, storage.untyped()
+    except Exception as error:
+        raise WeightsError(
+            "it holds a tensor with more than numbers inside, or a torn one"
+        ) from error
+    return _Storage(torch.empty(0, dtype=kind).set_(raw))
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Value:
+    if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
+        raise WeightsError("it holds a tensor without numbers")
+    size, stride = _sizes(size), _sizes(stride)
+    if len(size) != len(stride):
+        raise WeightsError("it holds a tensor whose shape and strides differ in length")
+    length = storage.flat.numel()
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) and (last >= length or math.prod(size) > length):
+        raise WeightsError(f"it holds a tensor of shape {size} with {length} values")
+    return Value(torch.as_strided(storage.flat, size, stride, offset).clone())
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _dtype(code: Any, *flags: Any) -> _Dtype:
+    return _Dtype(code, *flags)
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Array:
+    """Protocol 5 calls this in the place of `_reconstruct`."""
+    array = Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
+def _mapping(pairs: Any = ()) -> _Dict:
+    return _Dict(pairs if isinstance(pairs, list) else ())
+
+
+def _no_call(*_: Any) -> NoReturn:
+    raise WeightsError("it calls numpy.ndarray by itself")
+
+
+ALLOWED_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _mapping,
+    ("_codecs", "encode"): _bytes_of,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("numpy", "dtype"): _dtype,
+    ("numpy", "ndarray"): _no_call,  # named as an argument only
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+}
+for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
+    ALLOWED_NAMES |= {
+        (f"{_core}.multiarray", "_reconstruct"): _reconstruct,
+        (f"{_core}.multiarray", "scalar"): _scalar,
+        (f"{_core}.numeric", "_frombuffer"): _from_buffer,
+    }
+
+
+def short(value: Any) -> str:
+    """A value of the file, for a message."""
+    return repr(value)[:80]

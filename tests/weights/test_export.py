@@ -1,0 +1,150 @@
+"""scripts/export_weights.py: a run becomes the file that one would publish."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from panoptic_dl.config import build, compose
+from panoptic_dl.weights.export import revision
+from panoptic_dl.weights.load import load_model
+from panoptic_dl.weights.read import hash_file, read_file
+from scripts import export_weights
+
+HEAD = 40 * "a"
+GIT = (
+    f"# 2026-01-01 00:00:00\n$ git rev-parse HEAD\n{HEAD}\n$ git status --short\n$ git diff HEAD\n"
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    small = ["head.aspp_channels=16", "head.semantic.decoder_dim=16", "dataset.crop_size=[64,64]"]
+    return compose(["backbone=hrnet_tiny", "dataset=toy_cityscapes", "task=semantic", *small])
+
+
+@pytest.fixture(scope="module")
+def states(config):
+    torch.manual_seed(0)
+    return [build(config.task.model).state_dict() for _ in range(2)]
+
+
+@pytest.fixture
+def folder(tmp_path, config, states):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(1000)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"model": states[0], "ema": states[1], "trainer": {"iteration": 5}, "opt": optimizer}
+    torch.save(content, run / "model_final.pth")
+    torch.save({"model": states[1], "iteration": 8}, run / "model_best.pth")
+    (run / "git.txt").write_text(GIT.replace(HEAD, 40 * "b") + GIT)
+    (run / "results.json").write_text(json.dumps({"metrics": {"mIoU": 61.987, "AP": None}}))
+    return run
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    def call(*arguments) -> Path:
+        monkeypatch.setattr(sys, "argv", ["export_weights.py", *map(str, arguments)])
+        export_weights.main()
+        found = re.search(r"-> (\S+)", capsys.readouterr().out)
+        assert found
+        return Path(found[1])
+
+    return call
+
+
+def test_the_file_is_named_by_row_and_hash_and_says_where_it_comes_from(
+    folder, export, config, states
+):
+    file = export(folder, "--licence", "CC0")
+    digest = hash_file(file)[:8]
+    assert file == folder / f"toy_cityscapes_semantic_hrnet_tiny_conv-{digest}.safetensors"
+    read = read_file(file)
+    assert read.tensors.keys() == states[0].keys()
+    said = read.provenance
+    assert said is not None
+    assert (said.row, said.iteration) == ("toy_cityscapes_semantic_hrnet_tiny_conv", 6)
+    assert said.revision == HEAD
+    assert json.loads(said.metrics) == {"mIoU": 61.99}
+    assert said.source_sha256 == hash_file(folder / "model_final.pth")
+    assert said.licence == "CC0"
+    model = build(config.task.model)
+    load_model(model, file)
+    assert all(torch.equal(v, states[0][n]) for n, v in model.state_dict().items())
+
+
+def test_the_same_checkpoint_gives_the_same_file(folder, export, tmp_path):
+    first = export(folder)
+    with pytest.raises(SystemExit, match="it is this very file"):
+        export(folder)
+    (tmp_path / "elsewhere").mkdir()
+    assert export(folder, "--to", tmp_path / "elsewhere").name == first.name
+    assert export(folder, "--overwrite") == first
+    assert [p.name for p in folder.glob("*.safetensors")] == [first.name]
+
+
+def test_averages_and_other_checkpoints(folder, export, states):
+    for arguments in (["--ema"], ["--checkpoint", "model_best.pth"]):
+        tensors = read_file(export(folder, *arguments)).tensors
+        assert all(torch.equal(v, states[1][n]) for n, v in tensors.items())
+    with pytest.raises(SystemExit, match="no averaged weights"):
+        export(folder, "--ema", "--checkpoint", "model_best.pth")
+    with pytest.raises(SystemExit, match=r"it has model_best\.pth, model_final\.pth"):
+        export(folder, "--checkpoint", "model_0000001.pth")
+
+
+def test_a_file_that_came_out_wrong_gets_no_name(folder, export, monkeypatch):
+    """A loader that changes a value is found out, and nothing is left."""
+
+    def load_wrongly(model, path, image_format):
+        load_model(model, path, image_format)
+        next(iter(model.parameters())).data[0] += 1
+
+    monkeypatch.setattr("panoptic_dl.weights.export.load_model", load_wrongly)
+    with pytest.raises(SystemExit, match="another after loading"):
+        export(folder)
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_runs_that_cannot_be_exported(folder, export, states, tmp_path):
+    state = dict(states[0])
+    state.pop("sem_seg_head.predictor.bias")
+    torch.save({"model": state}, folder / "model_final.pth")
+    with pytest.raises(SystemExit, match=r"1 missing: sem_seg_head\.predictor\.bias"):
+        export(folder)
+    (folder / "results.json").write_text("{")
+    torch.save({"model": states[0]}, folder / "model_final.pth")
+    with pytest.raises(SystemExit, match=r"results\.json is damaged"):
+        export(folder)
+    (folder / ".hydra" / "config.yaml").write_text("a: 1\n")
+    with pytest.raises(SystemExit, match=r"config\.yaml is"):
+        export(folder)
+    with pytest.raises(SystemExit, match="no run folder of ours"):
+        export(tmp_path)
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_malicious_config_builds_nothing(folder, export, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config.task.model = {"_target_": "os.system", "command": "touch evil_was_run"}
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    with pytest.raises(SystemExit, match=r"os\.system is not among"):
+        export(folder)
+    assert "evil_was_run" not in os.listdir(folder)
+
+
+def test_the_revision_that_a_run_noted(tmp_path):
+    file = tmp_path / "git.txt"
+    assert revision(file) == ""
+    file.write_text("# 2026\nnot a git checkout\n")
+    assert revision(file) == ""
+    file.write_text(GIT.replace("--short\n", "--short\n M run.py\n"))
+    assert revision(file) == f"{HEAD} with local changes"
