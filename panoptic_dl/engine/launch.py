@@ -1,5 +1,6 @@
 """Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,8 @@ def launch(
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
         machines.must_be_one("torchrun")
         return _join_torchrun(work, device, num_gpus, args)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":  # in a job of joblib
+        multiprocessing.set_start_method(None, force=True)  # neither PyTorch nor loaders know it
     processes = wanted or num_cpu_processes
     if processes * num_machines == 1:
         return work(device, *args)
