@@ -32,9 +32,9 @@ def scontrol(tmp_path, monkeypatch):
 
 def stop(number, requeue=True):
     """What training does when it stopped on a signal."""
+    interrupted = Interrupted()
+    interrupted.signal = number
     with pytest.raises(Interrupted), requeue_when_stopped(requeue):
-        interrupted = Interrupted()
-        interrupted.signal = number
         raise interrupted
 
 
