@@ -1,6 +1,5 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
-import os
 import sys
 
 import hydra
@@ -15,10 +14,13 @@ composed = False
 def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
     """What each process of the run does."""
     from panoptic_dl.config import allow, build
+    from panoptic_dl.engine.requeue import requeue_when_stopped
     from panoptic_dl.engine.session import begin, user_errors
+    from panoptic_dl.engine.signals import interruptible
 
     allow(*allowed)  # packages that lazy files allowed in the process that composed
-    with user_errors(config.run_dir):
+    requeue = requeue_when_stopped(config.launch.requeue)
+    with interruptible(), user_errors(config.run_dir), requeue:
         begin(config.run_dir, config.seed, device)
         return build(config.mode, device=device)
 
@@ -31,16 +33,18 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from panoptic_dl.config.builder import allowed
+    from panoptic_dl.config.one_folder import found_again
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.launch import launch
+    from panoptic_dl.engine.requeue import check_requeue
     from panoptic_dl.engine.session import user_errors
 
-    overrides = HydraConfig.get().overrides.task
-    if "LOCAL_RANK" in os.environ and not any(o.startswith("run_dir=") for o in overrides):
-        raise SystemExit("error: under torchrun name the folder of the run: run_dir=/shared/folder")
-    config.run_dir = HydraConfig.get().runtime.output_dir
+    hydra_config = HydraConfig.get()
+    same_folder = found_again(hydra_config, config)
+    config.run_dir = hydra_config.runtime.output_dir
     with user_errors(config.run_dir):
-        check_types(config, overrides)
+        check_types(config, hydra_config.overrides.task)
+        check_requeue(config.launch.requeue, config.resume, same_folder)
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):
         results = launch(work, config, allowed(), **config.launch)

@@ -8,19 +8,38 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from .one_folder import agree_on_folder, is_first, under_torchrun
+
 
 class CheckOutputFolder(Callback):
-    """End the program with one line when the output folder cannot be written; keep old records."""
+    """Settle on one folder for all processes; keep old records.
+
+    The program ends with one line when that folder cannot be written.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.run.dir)
-        self._check(folder, "run_dir")
-        if (folder / ".hydra").exists():  # the record of how the run was started stays as it is
-            with read_write(config), open_dict(config):
+        try:
+            folder = agree_on_folder(config)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+        with read_write(config), open_dict(config):
+            if not is_first(config):  # the first process records how the run was started
+                config.hydra.run.dir = str(folder)
+                config.hydra.output_subdir = None
+                return
+            self._check(folder, "run_dir")
+            if (folder / ".hydra").exists():  # the record of an earlier start stays as it is
                 now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
                 config.hydra.output_subdir = f".hydra/{now}"
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        by_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
+        if under_torchrun() or (config.launch.num_machines > 1 and not by_slurm):
+            raise SystemExit(
+                "error: torchrun and launch.machine_rank start one run, not a sweep. SLURM starts "
+                "sweeps on several machines: python run.py -m hydra/launcher=slurm launch=slurm "
+                "launch.num_machines=N ...; on one machine leave torchrun out"
+            )
         self._check(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
     @staticmethod

@@ -38,7 +38,6 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """
     from .types import check_types
 
-    register()
     try:
         config = compose_unchecked(overrides)
     except HydraException as error:  # unknown names, and overrides that cannot be parsed
@@ -48,6 +47,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
+    register()  # a job of submitit or joblib is not begun by run.py
     with _hydra_of_our_own():
         return hydra.compose("config", overrides=list(overrides))
 

@@ -1,0 +1,56 @@
+"""Programs that tests start: what a process of a run does, reduced to what the test looks at."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from detectron2.utils import comm
+
+from panoptic_dl.engine.launch import launch
+
+NUMBERS = {"num_gpus": 0, "num_cpu_processes": 2}
+
+
+def note(device: str, folder: str) -> None:
+    """Say who one is."""
+    text = f"{comm.get_rank()} of {comm.get_world_size()}, here {comm.get_local_rank()}, {device}"
+    Path(folder, f"rank{comm.get_rank()}.txt").write_text(text)
+
+
+def wait(device: str, folder: str) -> None:
+    """Save and end on a signal, as training does; note which came and how often."""
+    came = []
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: came.append(number))
+    Path(folder, f"pid{comm.get_rank()}.txt").write_text(str(os.getpid()))
+    while not came:
+        time.sleep(0.1)
+    time.sleep(1)
+    Path(folder, f"came{comm.get_rank()}.txt").write_text(str(came))
+    sys.exit(75)
+
+
+def deaf(device: str, folder: str) -> None:
+    """Hear nothing, as a process that hangs in a collective operation."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Path(folder, f"pid{comm.get_rank()}.txt").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def fail(device: str, folder: str) -> None:
+    """One process fails while the other goes on."""
+    if comm.get_rank() == 1:
+        sys.exit(3)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    from panoptic_dl.engine import children
+    from panoptic_dl.engine.session import user_errors
+
+    children.ORPHANS_LIVE = 1.0
+    with user_errors(sys.argv[2]):
+        launch(globals()[sys.argv[1]], sys.argv[2], **NUMBERS)
