@@ -14,8 +14,9 @@ import cloudpickle
 from detectron2.engine import launch as spawn
 from torch.multiprocessing import ProcessExitedException
 
+from .exit_codes import ExitCode
 from .machines import Machines
-from .requeue import EXIT_SAVED, tell_submitit
+from .requeue import tell_submitit
 from .signals import STOPPING
 
 ORPHANS_LIVE = 30.0  # seconds in which they may save and end by themselves
@@ -57,7 +58,7 @@ def start_children(
             return
         except ProcessExitedException as error:
             failure = error
-    if received and failure.exit_code == EXIT_SAVED and requeue:
+    if received and failure.exit_code == ExitCode.SAVED and requeue:
         tell_submitit(received[0])
     if received and failure.exit_code < 0:
         raise KeyboardInterrupt

@@ -10,10 +10,9 @@ from typing import Any
 
 from detectron2.engine import HookBase
 
-logger = logging.getLogger(__name__)
+from .signals import STOPPING
 
-# SLURM warns with what --signal says, mostly SIGUSR1; submitit uses SIGUSR2; both end in SIGTERM.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,7 +43,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous: dict[signal.Signals, Any] = {s: signal.signal(s, self._take) for s in SIGNALS}
+        previous: dict[signal.Signals, Any] = {s: signal.signal(s, self._take) for s in STOPPING}
         try:
             yield
         finally:

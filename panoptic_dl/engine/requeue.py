@@ -17,7 +17,6 @@ from detectron2.utils import comm
 from .interrupt import Interrupted
 
 logger = logging.getLogger(__name__)
-EXIT_SAVED = os.EX_TEMPFAIL  # 75: stopped on request, and the same command goes on
 REQUEUED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -53,11 +52,11 @@ def requeue_when_stopped(requeue: bool) -> Iterator[None]:
         yield
     except Interrupted as stop:
         if requeue:
-            _requeue(getattr(stop, "signal", None))
+            _requeue(stop.signal)
         raise
 
 
-def _requeue(number: int | None) -> None:
+def _requeue(number: int) -> None:
     if number not in REQUEUED_ON:
         logger.warning("Not queued again: only SIGUSR1 and SIGUSR2 ask for that")
     elif "SUBMITIT_EXECUTOR" in os.environ:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+# SLURM warns with what --signal says, mostly SIGUSR1; submitit uses SIGUSR2; both end in SIGTERM.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
