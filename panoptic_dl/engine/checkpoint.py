@@ -65,6 +65,13 @@ class RunCheckpointer(Checkpointer):
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
+        if ("ema" in state) != ("ema" in self.checkpointables):
+            there = "no moving average of the weights" if "ema" not in state else "one"
+            raise ValueError(
+                f"train.ema is {'set' if 'ema' in self.checkpointables else 'null'}, but the "
+                f"checkpoint {path} has {there}: resume with the train.ema that the run was "
+                "started with (.hydra/overrides.yaml beside it)"
+            )
         try:
             self.model.load_state_dict(state["model"])
         except (KeyError, RuntimeError) as error:

@@ -18,6 +18,8 @@ from panoptic_dl.weights.load import load_model_or_backbone
 
 from .checkpoint import RunCheckpointer
 from .console import ConsoleWriter
+from .ema import UpdateAverage, WeightAverage
+from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
 from .interrupt import StopOnSignal
 from .schedule import ScheduleHook
@@ -39,6 +41,7 @@ class TrainSettings:
     checkpoints_kept: int  # periodic ones; the final one comes on top
     eval_period: int  # iterations between evaluations; 0: only at the end
     eval_at_end: bool
+    ema: float | None = None  # decay of the weights' moving average; None: no average
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -89,6 +92,7 @@ def train(
         wrapped = DistributedDataParallel(
             model, device_ids=[comm.get_local_rank()] if device == "cuda" else None
         )
+    average = None if numbers.ema is None else WeightAverage(model, numbers.ema)
     trainer = Trainer(
         wrapped,
         loader,
@@ -97,18 +101,24 @@ def train(
         device=torch.device(device),
     )
     checkpointer = RunCheckpointer(
-        model, run_dir, save_to_disk=comm.is_main_process(), trainer=trainer
+        model,
+        run_dir,
+        save_to_disk=comm.is_main_process(),
+        trainer=trainer,
+        **({} if average is None else {"ema": average}),
     )
     results: dict[str, Any] = {}
 
     def evaluate() -> dict[str, float]:
         results.clear()
-        results.update(evaluation(model, Path(run_dir), source={"iteration": trainer.iter + 1}))
+        source = {"iteration": trainer.iter + 1}
+        results.update(evaluate_both(evaluation, model, average, Path(run_dir), source=source))
         return results.get("metrics", {})
 
     hook_list = [
         hooks.IterationTimer(),
         ScheduleHook(built, schedule(built)),
+        None if average is None else UpdateAverage(average),
         StopOnSignal(checkpointer, torch.device(device)),
         hooks.PeriodicCheckpointer(
             checkpointer, numbers.checkpoint_period, max_to_keep=numbers.checkpoints_kept
@@ -134,6 +144,8 @@ def train(
             trainer.train(start, numbers.iterations)
         finally:
             trainer.release_loader()
+        if average is not None and comm.is_main_process():
+            logger.info("Saved the moving average of the weights: %s", average.save(run_dir))
     else:
         logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         evaluate()

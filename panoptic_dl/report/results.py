@@ -61,6 +61,13 @@ def headline_table(
     return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
 
 
+def comparison_of_rows(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of several evaluations, one a row under its name; all have the same columns."""
+    columns = list(next(iter(rows.values())))
+    lines = [[name, *(as_text(metrics[c]) for c in columns)] for name, metrics in rows.items()]
+    return _table(["", *(column.replace("_", " ") for column in columns)], lines)
+
+
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What to know when the figures of a summary are compared with the published ones."""
     found = []

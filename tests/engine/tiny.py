@@ -65,6 +65,7 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "checkpoints_kept": 2,
         "eval_period": 0,
         "eval_at_end": True,
+        "ema": None,
     }
     arguments: dict[str, Any] = {
         "device": "cpu",
