@@ -27,6 +27,7 @@ from panoptic_dl.report.results import (
 
 from .evaluation_pictures import EvaluationPictures
 from .evaluation_settings import EvaluationSettings
+from .float32 import float32
 from .predict import Batch, Model, predict
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ class Evaluation:
             evaluator.reset()
         batches = self.loader if batches is None else batches
         try:
-            predict(model, batches, everyone)
+            with float32(tf32=False):  # whatever a model is trained in, its figures are one thing
+                predict(model, batches, everyone)
             results = _merged([beside, *others])
         finally:
             beside.close()

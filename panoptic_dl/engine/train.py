@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.weights.load import load_model_or_backbone
 
 from .checkpoint import RunCheckpointer
@@ -22,6 +23,7 @@ from .ema import UpdateAverage, WeightAverage
 from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
 from .interrupt import StopOnSignal
+from .performance import Performance, performing, prepare_model
 from .schedule import ScheduleHook
 from .trainer import Trainer
 
@@ -35,13 +37,16 @@ class TrainSettings:
     iterations: int
     batch_size: int  # images of one iteration, over all processes
     num_workers: int  # loader processes per process
-    precision: str  # fp32 | bf16 | fp16
+    precision: str  # fp32 | tf32 | bf16 | fp16
     log_period: int  # iterations between lines
     checkpoint_period: int  # iterations between checkpoints
     checkpoints_kept: int  # periodic ones; the final one comes on top
     eval_period: int  # iterations between evaluations; 0: only at the end
     eval_at_end: bool
     ema: float | None = None  # decay of the weights' moving average; None: no average
+    activation_checkpointing: bool = False  # of the backbone's blocks
+    channels_last: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -87,6 +92,12 @@ def train(
     numbers = TrainSettings(**settings)
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     model.to(device)
+    if numbers.activation_checkpointing:
+        blocks = recompute_activations(model.get_submodule("backbone"))
+        logger.info("Activations inside %d blocks of the backbone are computed twice", blocks)
+    performance = Performance(numbers.precision, numbers.channels_last, numbers.compile)
+    performance.check(torch.device(device))
+    prepare_model(model, performance)
     wrapped = model
     if comm.get_world_size() > 1:
         wrapped = DistributedDataParallel(
@@ -97,7 +108,7 @@ def train(
         wrapped,
         loader,
         built := optimizer(model),
-        precision=numbers.precision,
+        precision=performance.autocast,
         device=torch.device(device),
     )
     checkpointer = RunCheckpointer(
@@ -141,7 +152,8 @@ def train(
     if start < numbers.iterations:
         logger.info("Training from iteration %d to %d", start, numbers.iterations)
         try:
-            trainer.train(start, numbers.iterations)
+            with performing(performance):
+                trainer.train(start, numbers.iterations)
         finally:
             trainer.release_loader()
         if average is not None and comm.is_main_process():

@@ -66,6 +66,9 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "eval_period": 0,
         "eval_at_end": True,
         "ema": None,
+        "activation_checkpointing": False,
+        "channels_last": False,
+        "compile": False,
     }
     arguments: dict[str, Any] = {
         "device": "cpu",
