@@ -122,7 +122,9 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
         assert len(calls) == number
         return {"metrics": {"PQ": 50.0}}
 
-    run_training(tmp_path / "fast", iterations=3, compile=True, model=model, evaluation=evaluation)
+    run_training(
+        tmp_path / "fast", iterations=3, compile=True, model=model, evaluation=evaluation, **sgd
+    )
     assert len(calls) == 1 + 3  # the trial, and the steps
     plain, fast = (final(tmp_path / name)["model"] for name in ("plain", "fast"))
     assert list(plain) == list(fast)
