@@ -19,10 +19,19 @@ from panoptic_dl.weights.load import load_model_or_backbone
 
 from .checkpoint import RunCheckpointer
 from .console import ConsoleWriter
+from .deviations import (
+    Recipe,
+    Run,
+    deviations_table,
+    find_deviations,
+    images_of_statistics,
+    scale_learning_rate,
+)
 from .ema import UpdateAverage, WeightAverage
 from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
 from .interrupt import StopOnSignal
+from .micro_batches import accumulation
 from .performance import Performance, performing, prepare_model
 from .schedule import ScheduleHook
 from .trainer import Trainer
@@ -43,6 +52,9 @@ class TrainSettings:
     checkpoints_kept: int  # periodic ones; the final one comes on top
     eval_period: int  # iterations between evaluations; 0: only at the end
     eval_at_end: bool
+    images_per_gpu: int | None = None  # most in one forward pass; None: all of a process's share
+    accumulate: int | None = None  # forward passes of a step; None: as images_per_gpu needs
+    auto_scale_lr: bool = False  # the learning rate with the batch
     ema: float | None = None  # decay of the weights' moving average; None: no average
     activation_checkpointing: bool = False  # of the backbone's blocks
     channels_last: bool = False
@@ -70,6 +82,7 @@ def train(
     resume: bool | str,
     run_dir: str,
     settings: dict[str, Any],
+    recipe: dict[str, Any],
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -81,6 +94,7 @@ def train(
         resume: True continues from the newest checkpoint in `run_dir`; `auto` does if there is one.
         run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
         settings: fields of `TrainSettings`.
+        recipe: fields of `Recipe`: what is meant, to be compared with what is done.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -90,6 +104,12 @@ def train(
         FloatingPointError: a loss is not finite.
     """
     numbers = TrainSettings(**settings)
+    meant = Recipe(**recipe)
+    accumulate = accumulation(
+        numbers.batch_size, comm.get_world_size(), numbers.images_per_gpu, numbers.accumulate
+    )
+    if accumulate > 1:  # MERGER: hand it to the trainer and the loader, and drop this
+        raise ValueError("train.accumulate > 1 needs the trainer of the main branch")
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     model.to(device)
     if numbers.activation_checkpointing:
@@ -104,10 +124,15 @@ def train(
             model, device_ids=[comm.get_local_rank()] if device == "cuda" else None
         )
     average = None if numbers.ema is None else WeightAverage(model, numbers.ema)
+    built = optimizer(model)
+    if numbers.auto_scale_lr:
+        factor = scale_learning_rate(built, meant, numbers.batch_size)
+        logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
+    _report_deviations(meant, numbers, model, built, accumulate)
     trainer = Trainer(
         wrapped,
         loader,
-        built := optimizer(model),
+        built,
         precision=performance.autocast,
         device=torch.device(device),
     )
@@ -162,6 +187,35 @@ def train(
         logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         evaluate()
     return results
+
+
+def _report_deviations(
+    recipe: Recipe, numbers: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
+) -> None:
+    """Say what the run does otherwise than its recipe."""
+    processes = comm.get_world_size()
+    each = numbers.batch_size // processes // accumulate
+    run = Run(
+        iterations=numbers.iterations,
+        batch_size=numbers.batch_size,
+        lr=optimizer.defaults["lr"],
+        accumulate=accumulate,
+        statistics=images_of_statistics(model, each, processes),
+        precision=numbers.precision,
+        ema=numbers.ema,
+        auto_scale_lr=numbers.auto_scale_lr,
+    )
+    found = find_deviations(recipe, run)
+    if not found:
+        logger.info("Trained as the recipe says: batch, learning rate, length, arithmetic")
+        return
+    changed = any(deviation.meaning is not None for deviation in found)
+    logger.log(
+        logging.WARNING if changed else logging.INFO,
+        "The run differs from its recipe%s\n%s",
+        ": figures will too" if changed else ", not in what it should reach",
+        deviations_table(found),
+    )
 
 
 def _start(

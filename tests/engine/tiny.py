@@ -65,6 +65,9 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "checkpoints_kept": 2,
         "eval_period": 0,
         "eval_at_end": True,
+        "images_per_gpu": None,
+        "accumulate": None,
+        "auto_scale_lr": False,
         "ema": None,
         "activation_checkpointing": False,
         "channels_last": False,
@@ -86,6 +89,7 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "evaluation": TinyEvaluation(),
         "weights": None,
         "resume": False,
+        "recipe": {"iterations": iterations, "batch_size": 8, "lr": 0.05},
     }
     for name, value in changes.items():
         (settings if name in settings else arguments)[name] = value
