@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .evaluation import Evaluation
 from .interrupt import StopOnSignal
 from .micro_batches import accumulation
 from .performance import Performance, performing, prepare_model
+from .rehearsal import fresh_folder, shortened
 from .schedule import ScheduleHook
 from .trainer import Trainer
 
@@ -52,6 +54,7 @@ class TrainSettings:
     checkpoints_kept: int  # periodic ones; the final one comes on top
     eval_period: int  # iterations between evaluations; 0: only at the end
     eval_at_end: bool
+    fast_dev_run: bool = False  # a few iterations of everything; see rehearsal
     images_per_gpu: int | None = None  # most in one forward pass; None: all of a process's share
     accumulate: int | None = None  # forward passes of a step; None: as images_per_gpu needs
     auto_scale_lr: bool = False  # the learning rate with the batch
@@ -105,6 +108,10 @@ def train(
     """
     numbers = TrainSettings(**settings)
     meant = Recipe(**recipe)
+    if numbers.fast_dev_run:
+        logger.warning("fast_dev_run: a few iterations of everything, no results")
+        numbers, resume, run_dir = shortened(numbers), False, fresh_folder(run_dir)
+        evaluation = partial(evaluation, rehearsal=True)  # type: ignore[assignment]
     accumulate = accumulation(
         numbers.batch_size, comm.get_world_size(), numbers.images_per_gpu, numbers.accumulate
     )
@@ -181,6 +188,9 @@ def train(
                 trainer.train(start, numbers.iterations)
         finally:
             trainer.release_loader()
+        if numbers.fast_dev_run:
+            checkpointer.restore()
+            logger.info("Read the last checkpoint again. fast_dev_run found nothing wrong")
         if average is not None and comm.is_main_process():
             logger.info("Saved the moving average of the weights: %s", average.save(run_dir))
     else:

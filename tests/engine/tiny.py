@@ -48,8 +48,11 @@ class TinyEvaluation:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, model: nn.Module, folder: Path, *, source: Any) -> dict[str, Any]:
+    def __call__(
+        self, model: nn.Module, folder: Path, *, source: Any, rehearsal: bool = False
+    ) -> dict[str, Any]:
         self.calls += 1
+        self.rehearsal = rehearsal
         return {"metrics": {"PQ": 50.0}, "num_images": 1}
 
 
@@ -65,6 +68,7 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "checkpoints_kept": 2,
         "eval_period": 0,
         "eval_at_end": True,
+        "fast_dev_run": False,
         "images_per_gpu": None,
         "accumulate": None,
         "auto_scale_lr": False,
