@@ -53,6 +53,7 @@ task = dict(
         num_workers="${train.num_workers}",
         seed="${seed}",
         accumulate="${train.accumulate}",
+        images_per_gpu="${train.images_per_gpu}",
         aspect_ratio_grouping=True,
         overfit_batches="${train.overfit_batches}",
         max_bad_samples="${dataset.max_bad_samples}",

@@ -242,6 +242,11 @@ class HRNet(Backbone):
         """Image sizes should be multiples of this; other sizes work, with features rounded up."""
         return 32
 
+    @property
+    def recomputable_blocks(self) -> list[nn.Module]:
+        """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
+        return [*self.layer1, *self.stage2, *self.stage3, *self.stage4]
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every returned feature."""
         return dict(self.shapes)

@@ -205,6 +205,12 @@ class Xception65(Backbone):
         """Image sizes should be multiples of this; other sizes work, with features rounded up."""
         return 32
 
+    @property
+    def recomputable_blocks(self) -> list[nn.Module]:
+        """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
+        names = ["block1", "block2", "block3", *self.middle, "block20", "block21"]
+        return [self.get_submodule(name) for name in names]
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every returned feature."""
         return dict(self.shapes)

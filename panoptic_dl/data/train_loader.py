@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.micro_batches import micro_batch_size
+from panoptic_dl.data.micro_batches import accumulation
 from panoptic_dl.data.sample_order import Draw, SampleOrder
 from panoptic_dl.data.samples import BAD, Samples
 
@@ -39,7 +39,8 @@ class TrainLoader:
         batch_size: int,
         num_workers: int,
         seed: int | None,
-        accumulate: int = 1,
+        accumulate: int | None = None,
+        images_per_gpu: int | None = None,
         aspect_ratio_grouping: bool = True,
         overfit_batches: int = 0,
         max_bad_samples: int = 0,
@@ -51,7 +52,8 @@ class TrainLoader:
             batch_size: images in a step over all processes and micro-batches together.
             num_workers: loader processes for each training process.
             seed: decides order and augmentation; None takes a random one, the same everywhere.
-            accumulate: micro-batches of a step in each process.
+            accumulate, images_per_gpu: give the number of micro-batches of a step in each process;
+                see `accumulation`.
             aspect_ratio_grouping: keep upright and lying images in separate micro-batches, to pad
                 less.
             overfit_batches: N repeats the first N batches for ever, as they were augmented; 0 does
@@ -68,8 +70,9 @@ class TrainLoader:
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"{name}={number} must be a whole number, at least 0")
         self._rank, self._num_processes = comm.get_rank(), comm.get_world_size()
-        self._group_size = micro_batch_size(batch_size, self._num_processes, accumulate)
-        self.batch_size, self.accumulate = batch_size, accumulate
+        self.batch_size = batch_size
+        self.accumulate = accumulation(batch_size, self._num_processes, images_per_gpu, accumulate)
+        self._group_size = batch_size // self._num_processes // self.accumulate
         self.max_bad_samples = max_bad_samples
         self.bad_samples: dict[str, str] = {}  # met since the trainer last asked
         self.seed = comm.shared_random_seed() if seed is None else seed

@@ -130,6 +130,13 @@ class RunCheckpoints:
         """
         name, state = self._chosen_by_all()
         path = self.files.folder / name
+        if ("ema" in state) != ("ema" in self.parts):
+            there = "one" if "ema" in state else "no moving average of the weights"
+            raise ValueError(
+                f"train.ema is {'set' if 'ema' in self.parts else 'null'}, but the checkpoint "
+                f"{path} has {there}: resume with the train.ema that the run was started with "
+                "(.hydra/overrides.yaml beside it)"
+            )
         try:
             self.model.load_state_dict(state["model"])
         except (KeyError, RuntimeError) as error:

@@ -27,7 +27,9 @@ from panoptic_dl.report.results import (
 
 from .evaluation_pictures import EvaluationPictures
 from .evaluation_settings import EvaluationSettings
+from .float32 import float32
 from .predict import Batch, Model, predict
+from .rehearsal import FirstImages
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class Evaluation:
         batches: Iterable[Batch] | None = None,
         entries: Collection[str] | None = None,
         source: Mapping[str, Any] | None = None,
+        rehearsal: bool = False,
     ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
@@ -104,6 +107,8 @@ class Evaluation:
             batches: instead of those of the loader.
             entries: of the model's output that are measured; by default all that can be.
             source: what is measured, such as a file of weights, for the record.
+            rehearsal: only a few images, to see that everything works; what is written says that
+                it is no result. Official evaluators, which need the whole split, are left out.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -119,11 +124,17 @@ class Evaluation:
         measuring = [each for entry, each in self.evaluators.items() if entry in entries]
         streams = [each for each in measuring if isinstance(each, StreamingEvaluator)]
         others = [each for each in measuring if not isinstance(each, StreamingEvaluator)]
+        few = FirstImages(self.dataset, self.loader) if rehearsal else None
+        if few is not None and (others or settings.official):
+            logger.warning("Evaluators that need the whole split are left out of this trial")
+            others = []
         official = []
-        if settings.official:
+        if settings.official and few is None:
             official = [make() for entry, make in self.official.items() if entry in entries]
         pictures = EvaluationPictures(self.dataset, folder, settings)
-        writers = saving(self.dataset, settings.kinds, folder / "predictions")
+        writers = saving(
+            self.dataset, settings.kinds, folder / "predictions", few.records if few else None
+        )
         if writers and comm.is_main_process():
             clear_others(self.dataset, settings.kinds, folder / "predictions")
         beside = Beside(
@@ -132,15 +143,20 @@ class Evaluation:
         everyone = [beside, *others, *official]
         for evaluator in everyone:
             evaluator.reset()
+        if few is not None:
+            batches = few
+            for stream in streams:
+                stream.rehearse(few.total)
         batches = self.loader if batches is None else batches
         try:
-            predict(model, batches, everyone)
+            with float32(tf32=False):  # whatever a model is trained in, its figures are one thing
+                predict(model, batches, everyone)
             results = _merged([beside, *others])
         finally:
             beside.close()
         summary: dict[str, Any] = {}
         if comm.is_main_process():  # first of all: nothing that follows may lose the figures
-            summary = self._summary(results, source or {})
+            summary = self._summary(results, source or {}, few)
             self._print(summary)
             self._save(summary, folder)
         drawn = pictures.draw(results, streams)
@@ -153,28 +169,33 @@ class Evaluation:
             logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in drawn))
         if settings.kinds:
             logger.info("Predictions for servers: %s", folder / "predictions")
-        if settings.official:
+        if official:
             self._compare(results, theirs)
         return summary
 
-    def _summary(self, results: Results, source: Mapping[str, Any]) -> dict[str, Any]:
+    def _summary(
+        self, results: Results, source: Mapping[str, Any], few: FirstImages | None
+    ) -> dict[str, Any]:
+        no_result = None if few is None else f"fast_dev_run: {few.said}, no result"
         return {
+            **({} if no_result is None else {"no_result": no_result}),
             "dataset": self.dataset,
             "measured": {
                 **source,
                 "scales": list(self.settings.scales),
                 "flip": self.settings.flip,
             },
-            "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
+            "num_images": len(self.loader.dataset) if few is None else few.total,  # type: ignore[attr-defined]
             "metrics": headline(results),
-            "published": self.published,
+            "published": self.published if few is None else None,
             "published_note": self.published_note,
             "results": results,
         }
 
     def _print(self, summary: dict[str, Any]) -> None:
         logger.info(
-            "Results on %s (%d images)\n%s",
+            "%s on %s (%d images)\n%s",
+            summary.get("no_result", "Results"),
             summary["dataset"],
             summary["num_images"],
             headline_table(summary["metrics"], self.published),

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from panoptic_dl.models.fold import fold_batch_norms
 
+from .float32 import float32
+
 Maps = tuple[Tensor, ...]
 Network = Callable[[Tensor], Maps]
 
@@ -41,15 +43,12 @@ class InferenceOptions:
 @contextlib.contextmanager
 def arithmetic(options: InferenceOptions, device: torch.device) -> Iterator[None]:
     """The precision of what runs inside, exactly: PyTorch itself lets convolutions use TF32."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = options.precision == "tf32"
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-    try:
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    with (
+        float32(tf32=options.precision == "tf32"),
+        torch.autocast(device.type, dtype=half, enabled=half is not None),
+    ):
+        yield
 
 
 def prepare_network(model: Any, options: InferenceOptions, example: Tensor) -> Network:

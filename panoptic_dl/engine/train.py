@@ -13,13 +13,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.weights.start import start_from
 
 from .bad_samples import BadSamples
 from .checkpoint import RunCheckpoints
+from .deviations import Recipe, report_deviations, scale_learning_rate
+from .ema import UpdateAverage, WeightAverage
+from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
 from .interrupt import StopOnSignal, StopRequest
 from .nonfinite import NonFiniteLosses
+from .performance import Performance, performing, prepare_model
+from .rehearsal import fresh_folder, shortened
 from .run_record import writers
 from .saving import EvaluateOnTheWay, SaveOnTheWay
 from .schedule import ScheduleHook
@@ -42,6 +48,7 @@ def train(
     run_dir: str,
     settings: dict[str, Any],
     checkpoint: dict[str, Any],
+    recipe: dict[str, Any],
     max_bad_samples: int = 0,
     pretrained: dict[str, Any] | None = None,
     image_format: str = "RGB",
@@ -58,6 +65,7 @@ def train(
         run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
         settings: fields of `TrainSettings`.
         checkpoint: fields of `CheckpointSettings`.
+        recipe: fields of `Recipe`: what is meant, to be compared with what is done.
         max_bad_samples: images that cannot be read before the run gives up; see `BadSamples`.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         image_format: channel order of the images, RGB or BGR.
@@ -72,22 +80,40 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     numbers, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
+    meant = Recipe(**recipe)
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
+    if numbers.fast_dev_run:
+        logger.warning("fast_dev_run: a few iterations of everything, no results")
+        numbers, saving = shortened(numbers, saving)
+        resume, run_dir = False, fresh_folder(run_dir)
+        evaluation = partial(evaluation, rehearsal=True)  # type: ignore[assignment]
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device)
+    if numbers.activation_checkpointing:
+        blocks = recompute_activations(model.get_submodule("backbone"))
+        logger.info("Activations inside %d blocks of the backbone are computed twice", blocks)
+    performance = Performance(numbers.precision, numbers.channels_last, numbers.compile)
+    performance.check(torch.device(device))
+    prepare_model(model, performance)
     wrapped = model
     if comm.get_world_size() > 1:
         wrapped = DistributedDataParallel(
             model, device_ids=[comm.get_local_rank()] if device == "cuda" else None
         )
+    average = None if numbers.ema is None else WeightAverage(model, numbers.ema)
+    built = optimizer(model)
+    if numbers.auto_scale_lr:
+        factor = scale_learning_rate(built, meant, numbers.batch_size)
+        logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
+    report_deviations(meant, numbers, model, built, loader.accumulate)
     stop = StopRequest()
     trainer = Trainer(
         wrapped,
         loader,
-        built := optimizer(model),
-        precision=numbers.precision,
+        built,
+        precision=performance.autocast,
         device=torch.device(device),
         stop=stop,
         nonfinite=NonFiniteLosses(folder, numbers.on_nonfinite, numbers.max_nonfinite_skips),
@@ -97,7 +123,7 @@ def train(
     checkpoints = RunCheckpoints(
         run_dir,
         model=model,
-        parts={"trainer": trainer},
+        parts={"trainer": trainer} | ({} if average is None else {"ema": average}),
         kept=saving.kept,
         best=saving.best,
         on_error=saving.on_error,
@@ -106,7 +132,8 @@ def train(
 
     def evaluate(iterations: int) -> dict[str, float]:
         results.clear()
-        results.update(evaluation(model, folder, source={"iteration": iterations}))
+        source = {"iteration": iterations}
+        results.update(evaluate_both(evaluation, model, average, folder, source=source))
         return results.get("metrics", {})
 
     on_the_way = SaveOnTheWay(checkpoints, saving.period)
@@ -114,6 +141,7 @@ def train(
         [
             hooks.IterationTimer(),
             ScheduleHook(built, schedule(built)),
+            None if average is None else UpdateAverage(average, lambda: trainer.skipped),
             on_the_way,
             StopOnSignal(on_the_way.save_now, run_dir),
             EvaluateOnTheWay(
@@ -143,9 +171,15 @@ def train(
         else:
             logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         try:
-            trainer.train(start, max(start, numbers.iterations))
+            with performing(performance):
+                trainer.train(start, max(start, numbers.iterations))
         finally:
             trainer.release_loader()
+    if numbers.fast_dev_run:
+        checkpoints.restore()
+        logger.info("Read the last checkpoint again. fast_dev_run found nothing wrong")
+    if average is not None and comm.is_main_process():
+        logger.info("Saved the moving average of the weights: %s", average.save(run_dir))
     return results
 
 

@@ -26,13 +26,20 @@ class TrainSettings(_Numbers):
 
     iterations: int
     batch_size: int  # images of one iteration, over all processes and micro-batches
-    accumulate: int  # micro-batches of one iteration, in each process
+    images_per_gpu: int | None  # most in one micro-batch; None: all of a process's share
+    accumulate: int | None  # micro-batches of an iteration; None: as images_per_gpu needs
+    auto_scale_lr: bool  # the learning rate with the batch
     num_workers: int  # loader processes per process
     precision: str  # fp32 | tf32 | bf16 | fp16
+    channels_last: bool
+    compile: bool
+    activation_checkpointing: bool  # of the backbone's blocks
     clip_norm: float | None  # largest norm of the gradient; None: any
-    overfit_batches: int  # train on the first N batches again and again; 0: on all
+    ema: float | None  # decay of the weights' moving average; None: no average
     on_nonfinite: str  # stop | skip
     max_nonfinite_skips: int  # steps that a run may leave out
+    overfit_batches: int  # train on the first N batches again and again; 0: on all
+    fast_dev_run: bool  # a few iterations of everything; see rehearsal
     log_period: int  # iterations between lines
     eval_period: int  # iterations between evaluations; 0: only at the end
     eval_at_end: bool

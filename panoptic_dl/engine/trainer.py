@@ -21,12 +21,7 @@ from .interrupt import StopRequest
 from .nonfinite import NonFiniteLosses
 from .step_figures import gather_figures, mean
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Loader(Protocol):
@@ -65,21 +60,13 @@ class Trainer(SimpleTrainer):
         """
         Args:
             model: returns a dict of losses; perhaps inside DistributedDataParallel.
-            precision: fp32 | tf32 | bf16 | fp16 (with a gradient scaler).
+            precision: of the forward pass: fp32 | bf16 | fp16 (with a gradient scaler).
             clip_norm: larger gradients are shrunk to this norm (over all parameters); None: never.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"train.precision={precision} is unknown; choose one of {', '.join(PRECISIONS)}"
-            )
-        if precision in ("fp16", "tf32") and device.type == "cpu":
-            raise ValueError(
-                f"train.precision={precision} needs a GPU; on the CPU choose bf16 or fp32"
-            )
         super().__init__(model, loader, optimizer)
         self.loader = loader
         self.device = device
-        self.dtype = PRECISIONS[precision]
+        self.dtype = DTYPES[precision]
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.stop, self.nonfinite, self.bad_samples = stop, nonfinite, bad_samples
         self.clip_norm = clip_norm
@@ -111,8 +98,9 @@ class Trainer(SimpleTrainer):
         # the scaler leaves such steps out by itself.
         if all(fine) and not self.grad_scaler.is_enabled():
             fine = [math.isfinite(row["grad_norm"]) for row in rows]
-        self.skipped = not all(fine)
-        if self.skipped:
+        self.skipped = not math.isfinite(rows[0]["grad_norm"])
+        if not all(fine):
+            self.skipped = True
             self.nonfinite.act(self, rows, fine, batches)
         else:
             if self.clip_norm is not None:

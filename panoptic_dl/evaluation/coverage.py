@@ -31,6 +31,14 @@ class Coverage:
         """Forget what has been seen."""
         self._seen = np.zeros(len(self._images), dtype=np.int64)
         self._failed = False
+        self._rehearsed: int | None = None
+
+    def rehearse(self, number: int) -> None:
+        """Until `reset`, any `number` of the images are to be evaluated instead of all.
+
+        For a trial of the evaluation, whose figures are no results.
+        """
+        self._rehearsed = number
 
     def fail(self) -> None:
         """An image could not be evaluated: until `reset` none counts as seen."""
@@ -64,7 +72,13 @@ class Coverage:
             EvaluationError: an image has no prediction, or more than one.
         """
         missing = np.flatnonzero(seen == 0)
-        if len(missing):
+        if self._rehearsed is not None:
+            if len(seen) - len(missing) != self._rehearsed:
+                raise EvaluationError(
+                    f"{len(seen) - len(missing)} predictions for the {self._rehearsed} images of "
+                    f"{self._source} in a trial: all of them must be evaluated"
+                )
+        elif len(missing):
             number = len(seen)
             raise EvaluationError(
                 f"no prediction for image {self._images[missing[0]]} of {self._source} "
@@ -77,4 +91,4 @@ class Coverage:
                 f"image {image} of {self._source} was evaluated by more than one process: use a "
                 "sampler that neither repeats nor pads (Detectron2's InferenceSampler)"
             )
-        return len(seen)
+        return len(seen) - len(missing)

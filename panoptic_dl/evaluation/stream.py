@@ -73,6 +73,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Taken, Compared]):
         """Give no figures before `reset`, for an image that was taken was not added."""
         self._coverage.fail()
 
+    def rehearse(self, number: int) -> None:
+        """Until `reset`, take `number` images for all: a trial, whose figures are no results."""
+        self._coverage.rehearse(number)
+
     def entry(self, output: dict[str, Any]) -> Any:
         """What the evaluator needs of an output.
 

@@ -3,7 +3,7 @@
 Contiguous categories, 0..K-1, are those of models; dataset ids are those of files.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,13 @@ class PredictedDataset:
         return "files hold the dataset's own ids, with their gaps, not classes counted from 0"
 
 
-def look_up(dataset: str) -> PredictedDataset:
+def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) -> PredictedDataset:
     """Look up a dataset of Detectron2's catalogs.
 
     Args:
         dataset: one whose metadata has `gt_dir` (Cityscapes), `panoptic_json` or `json_file` (COCO,
             and whatever lies on disk as it does).
+        records: those of its images that are predicted; None: all.
 
     Raises:
         EvaluationError: its metadata has none of them, or two of its images share a name.
@@ -91,7 +92,7 @@ def look_up(dataset: str) -> PredictedDataset:
             "(Cityscapes), panoptic_json or json_file (COCO)"
         )
     images: dict[Hashable, str] = {}
-    for record in DatasetCatalog.get(dataset):
+    for record in DatasetCatalog.get(dataset) if records is None else records:
         if cityscapes:
             image = image_id(record["file_name"])
             images[image] = image

@@ -1,6 +1,6 @@
 """`evaluation.save`: the writers of the kinds of predictions that are wanted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from panoptic_dl.prediction_files.search import KINDS
 
 
 def saving(
-    dataset: str, kinds: str | Sequence[str], folder: str | Path
+    dataset: str,
+    kinds: str | Sequence[str],
+    folder: str | Path,
+    records: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[StreamingEvaluator[Any, Any]]:
     """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
 
@@ -27,6 +30,7 @@ def saving(
             "panoptic_seg", may have "instances", need "sem_seg".
         folder: made when an evaluation begins. What an earlier one has written for this dataset is
             replaced then; other files below `<folder>/<kind>` are an error.
+        records: of the images that will be predicted, for a trial; None: all of the dataset.
 
     Raises:
         ValueError: a kind is unknown, or the dataset has no such truth.
@@ -37,7 +41,7 @@ def saving(
             raise ValueError(f"cannot save {kind!r}: choose from {', '.join(KINDS)}")
     if not wanted:
         return []
-    predicted = look_up(dataset)
+    predicted = look_up(dataset, records)
     makers: dict[str, Any] = {
         "panoptic": PanopticWriter,
         "instances": CityscapesInstanceWriter if predicted.cityscapes else CocoInstanceWriter,

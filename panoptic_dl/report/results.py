@@ -61,9 +61,16 @@ def headline_table(
     return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
 
 
+def comparison_of_rows(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of several evaluations, one a row under its name; all have the same columns."""
+    columns = list(next(iter(rows.values())))
+    lines = [[name, *(as_text(metrics[c]) for c in columns)] for name, metrics in rows.items()]
+    return _table(["", *(column.replace("_", " ") for column in columns)], lines)
+
+
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What to know when the figures of a summary are compared with the published ones."""
-    found = []
+    found = [summary["no_result"]] if summary.get("no_result") else []
     if summary["published"]:
         if summary["published_note"]:
             found.append(summary["published_note"])
@@ -112,9 +119,10 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
 
     Args:
         summary: "dataset", "num_images", "measured", "metrics", "published", "published_note",
-            "results".
+            "results"; "no_result", why they are none, of a trial.
     """
     parts = [
+        f"# {summary['no_result']}" if summary.get("no_result") else "",
         f"# {summary['dataset']}: {summary['num_images']} images",
         headline_table(summary["metrics"], summary["published"]),
     ]
@@ -123,13 +131,15 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
     parts += [f"Note: {note}" for note in notes(summary)]
     for table in class_tables(summary["results"]):
         parts += [f"## {table.title}", table.text()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def results_csv(summary: Mapping[str, Any]) -> str:
     """One line a figure: task, metric, class (empty for means) and value in percent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if summary.get("no_result"):
+        writer.writerow([summary["no_result"], "", "", ""])
     writer.writerow(["task", "metric", "class", "value"])
     for task, figures in summary["results"].items():
         for key, value in figures.items():

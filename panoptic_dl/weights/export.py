@@ -40,7 +40,8 @@ def open_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
     file = read_file(path)
     tensors = file.tensors
     if ema:
-        averages = file.beside.get("ema")
+        average = file.beside.get("ema")
+        averages = average.get("model") if isinstance(average, Mapping) else None
         if not isinstance(averages, Mapping) or not averages:
             raise WeightsError(f"{path} holds no averaged weights (`ema`): leave out --ema")
         if not all(isinstance(value, Tensor) for value in averages.values()):

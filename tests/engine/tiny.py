@@ -63,8 +63,11 @@ class TinyEvaluation:
         self.calls = 0
         self.figures = figures or (50.0,)
 
-    def __call__(self, model: nn.Module, folder: Path, *, source: Any) -> dict[str, Any]:
+    def __call__(
+        self, model: nn.Module, folder: Path, *, source: Any, rehearsal: bool = False
+    ) -> dict[str, Any]:
         self.calls += 1
+        self.rehearsal = rehearsal
         figure = self.figures[min(self.calls, len(self.figures)) - 1]
         return {"metrics": {"PQ": figure}, "num_images": 1}
 
@@ -74,7 +77,6 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
     settings = {
         "iterations": iterations,
         "batch_size": 8,
-        "accumulate": 1,
         "num_workers": 0,
         "precision": "fp32",
         "clip_norm": None,
@@ -84,6 +86,14 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "log_period": 1,
         "eval_period": 0,
         "eval_at_end": True,
+        "fast_dev_run": False,
+        "images_per_gpu": None,
+        "accumulate": None,
+        "auto_scale_lr": False,
+        "ema": None,
+        "activation_checkpointing": False,
+        "channels_last": False,
+        "compile": False,
     }
     checkpoint = {"period": 2, "kept": 2, "best": None, "on_error": "stop"}
     arguments: dict[str, Any] = {
@@ -100,12 +110,14 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         "evaluation": TinyEvaluation(),
         "weights": None,
         "resume": False,
+        "recipe": {"iterations": iterations, "batch_size": 8, "lr": 0.05},
     }
     for name, value in changes.items():
         group = next((g for g in (settings, checkpoint) if name in g), arguments)
         group[name] = value
     arguments["model"] = arguments.get("model") or TinyModel()
     arguments["loader"] = arguments.get("loader") or tiny_loader(
-        **{name: settings[name] for name in ("accumulate", "num_workers", "overfit_batches")}
+        **{name: settings[name] for name in ("accumulate", "images_per_gpu", "num_workers")},
+        overfit_batches=settings["overfit_batches"],
     )
     return train(**arguments, run_dir=str(run_dir), settings=settings, checkpoint=checkpoint)

@@ -40,7 +40,12 @@ def folder(tmp_path, config, states):
     (run / ".hydra").mkdir(parents=True)
     OmegaConf.save(config, run / ".hydra" / "config.yaml")
     optimizer = {"state": {0: {"exp_avg": torch.zeros(1000)}}, "param_groups": [{"lr": 0.1}]}
-    content = {"model": states[0], "ema": states[1], "trainer": {"iteration": 5}, "opt": optimizer}
+    content = {
+        "model": states[0],
+        "ema": {"model": states[1], "num_updates": 5},
+        "trainer": {"iteration": 5},
+        "opt": optimizer,
+    }
     torch.save(content, run / "model_final.pth")
     torch.save({"model": states[1], "iteration": 8}, run / "model_best.pth")
     (run / "git.txt").write_text(GIT.replace(HEAD, 40 * "b") + GIT)

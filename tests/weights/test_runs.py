@@ -19,7 +19,11 @@ def run_folder(tmp_path):
     """Checkpoints as a run leaves them; the weights of each are filled with one number."""
     for number, name in enumerate(("model_0000003", "model_0000007", "model_best", "model_final")):
         state = {k: torch.full_like(v, number) for k, v in Tiny().state_dict().items()}
-        content = {"model": state, "ema": {k: v + 9 for k, v in state.items()}, "trainer": {}}
+        content = {
+            "model": state,
+            "ema": {"model": {k: v + 9 for k, v in state.items()}},
+            "trainer": {},
+        }
         torch.save(content, tmp_path / f"{name}.pth")
     (tmp_path / "last_checkpoint").write_text("model_0000007.pth\n")
     return tmp_path

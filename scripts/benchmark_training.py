@@ -1,0 +1,185 @@
+"""Speed and memory of a training step: `python scripts/benchmark_training.py --help`.
+
+Rows are trained with random weights on drawn images in Cityscapes' format, twice as large as the
+crop: "synthetic" repeats one batch that lies on the device, "mapper" reads, scales, crops and makes
+targets anew for every step. On a GPU the batch is doubled until memory runs out; on the CPU only
+the batches that are named are run. Prints Markdown; `--output FILE` writes JSON too.
+
+A setting is `precision`, and what else is switched on, joined by "+":
+`bf16+channels_last+compile+activation_checkpointing`. The first is what speed is compared with.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import statistics
+import time
+from collections.abc import Generator, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.nn import Module
+
+from panoptic_dl.config import build, compose
+from panoptic_dl.engine import memory
+from panoptic_dl.engine.performance import Performance, performing, prepare_model
+from panoptic_dl.environment import describe_device
+from panoptic_dl.models.activation_checkpointing import recompute_activations
+
+ROWS = ("xception65_conv", "hrnet48_conv", "xception65_dsconv", "hrnet48_dsconv")
+SWITCHES = ("channels_last", "compile", "activation_checkpointing")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def overrides(row: str, size: tuple[int, int], num_workers: int, batch: int) -> list[str]:
+    """The Cityscapes recipe at crops of `size`, on drawn images of twice that size."""
+    backbone, _, head = row.rpartition("_")
+    full = compose(["dataset=cityscapes"]).dataset
+    ratio = size[0] / full.crop_size[0]
+    sides = [round(side * ratio) for side in full.min_sizes]
+    return [
+        *(f"backbone={backbone}", f"head={head}", "dataset=toy_cityscapes"),
+        *("dataset.root.num_train=32", "dataset.root.num_val=1"),
+        f"dataset.root.size=[{2 * size[0]},{2 * size[1]}]",
+        f"dataset.crop_size=[{size[0]},{size[1]}]",
+        f"dataset.min_sizes={sides}",
+        f"dataset.max_size={round(full.max_size * ratio)}",
+        f"train.num_workers={num_workers}",
+        f"train.batch_size={batch}",
+    ]
+
+
+def steps(
+    config: Any, setting: str, device: torch.device, kind: str
+) -> Generator[None, None, None]:
+    """Train; every `next` is one step, done when it returns."""
+    precision, *switches = setting.split("+")
+    unknown = sorted(set(switches) - set(SWITCHES))
+    if unknown:
+        raise SystemExit(f"error: setting {setting}: {unknown[0]} is none of {', '.join(SWITCHES)}")
+    options = Performance(precision, "channels_last" in switches, "compile" in switches)
+    options.check(device)
+    torch.manual_seed(0)
+    model: Module = build(config.task.model).to(device).train()
+    if "activation_checkpointing" in switches:
+        recompute_activations(model.get_submodule("backbone"))
+    prepare_model(model, options)
+    optimizer = build(config.optimizer)(model)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    batches = iter(build(config.task.train_loader))
+    if kind == "synthetic":
+        batch = [
+            {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in sample.items()}
+            for sample in next(batches)
+        ]
+        batches = (batch for _ in count())
+    half = HALF.get(precision)
+    with performing(options):
+        for batch in batches:
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                loss = sum(model(batch).values())
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            yield
+
+
+def measure(
+    config: Any, setting: str, device: torch.device, kind: str, warmup: int, iterations: int
+) -> dict[str, float]:
+    """Median seconds of a step, images a second, peak MiB."""
+    with contextlib.closing(steps(config, setting, device, kind)) as training:
+        for _ in islice(training, warmup):
+            pass
+        memory.start(device)
+        seconds = []
+        for _ in range(iterations):
+            started = time.perf_counter()
+            next(training)
+            seconds.append(time.perf_counter() - started)
+        peak = memory.peak_device(device)
+    median = statistics.median(seconds)
+    return {
+        "s/iter": median,
+        "images/s": config.train.batch_size / median,
+        "peak MiB": peak,
+    }
+
+
+def sizes_of_batches(named: list[int], device: torch.device) -> Iterator[int]:
+    """The named ones; then, on a GPU, twice the last, and so on."""
+    yield from named
+    if device.type == "cuda":
+        yield from (named[-1] * 2**power for power in count(1))
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A line for each row, setting, input and batch; out of memory ends the batches."""
+    device = torch.device(options.device)
+    lines: list[dict[str, Any]] = []
+    for row in options.rows:
+        for setting in options.settings:
+            for kind in options.inputs:
+                for batch in sizes_of_batches(options.batches, device):
+                    config = compose(overrides(row, options.size, options.num_workers, batch))
+                    line = {"row": row, "setting": setting, "input": kind, "batch": batch}
+                    try:
+                        found = measure(
+                            config, setting, device, kind, options.warmup, options.iterations
+                        )
+                    except torch.OutOfMemoryError:
+                        print(f"{line}: out of memory", flush=True)
+                        break
+                    finally:
+                        gc.collect()
+                        if device.type == "cuda":
+                            torch.cuda.empty_cache()
+                    first = next(
+                        (
+                            other["s/iter"]
+                            for other in lines
+                            if other["setting"] == options.settings[0]
+                            and all(other[key] == line[key] for key in ("row", "input", "batch"))
+                        ),
+                        found["s/iter"],
+                    )
+                    lines.append(line | found | {"speed": first / found["s/iter"]})
+                    print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    gpu = torch.cuda.is_available()
+    best = "bf16+channels_last+compile"
+    parser.add_argument("--rows", nargs="+", default=ROWS, help="backbone_head")
+    parser.add_argument("--settings", nargs="+", default=["fp32", best])
+    parser.add_argument("--inputs", nargs="+", default=["synthetic", "mapper"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[4])
+    parser.add_argument("--size", nargs=2, type=int, default=(512, 1024), help="height width")
+    parser.add_argument("--iterations", type=int, default=20 if gpu else 3)
+    parser.add_argument("--warmup", type=int, default=10 if gpu else 1)
+    parser.add_argument("--num-workers", type=int, default=10 if gpu else 1)
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    lines = run(options)
+    machine = describe_device(options.device)
+    print(f"\n{machine}; crops of {options.size[0]} x {options.size[1]} pixels")
+    print(tabulate(lines, "keys", "github", floatfmt=".4g"))
+    if options.output:
+        result = {"machine": machine, "size": list(options.size), "lines": lines}
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What a run says about the recipe it leaves, and the learning rate that follows the batch."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.layers import NaiveSyncBatchNorm
+from torch import nn
+
+from panoptic_dl.config import compose
+from panoptic_dl.engine.deviations import (
+    Recipe,
+    Run,
+    deviations_table,
+    find_deviations,
+    images_of_statistics,
+    scale_learning_rate,
+)
+
+from .test_train import metrics
+from .tiny import run_training
+
+RECIPE = Recipe(iterations=90000, batch_size=32, lr=1e-3)
+SAME = {"iterations": 90000, "batch_size": 32, "lr": 1e-3, "accumulate": 1, "statistics": 32}
+
+
+def found(**changes):
+    return {d.what: d for d in find_deviations(RECIPE, Run(**{**SAME, **changes}))}
+
+
+def test_the_recipe_itself_differs_in_nothing():
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"batch_size": 16}, {"train.batch_size", "images seen"}),
+        ({"batch_size": 16, "iterations": 180000}, {"train.batch_size", "train.iterations"}),
+        ({"lr": 5e-4}, {"optimizer.lr"}),
+        ({"statistics": 4}, {"images of BatchNorm's statistics"}),
+        ({"statistics": None}, set()),
+        ({"precision": "bf16"}, {"train.precision"}),
+        ({"clip_norm": 1.0}, {"train.clip_norm"}),
+    ],
+)
+def test_what_changes_results_is_named(changes, names):
+    deviations = found(**changes)
+    assert set(deviations) == names
+    assert all(d.meaning for d in deviations.values())
+
+
+def test_what_changes_no_results_is_said_too():
+    assert {d.what: d.meaning for d in found(accumulate=8, ema=0.99).values()} == {
+        "train.ema": None,
+        "forward passes a step": None,
+    }
+    table = deviations_table(list(found(accumulate=8).values()))
+    assert "| forward passes a step | 1        | 8          | no change of results |" in table
+
+
+def test_a_scaled_rate_is_said_to_be():
+    changes = {"batch_size": 16, "lr": 5e-4, "auto_scale_lr": True}
+    assert found(**changes)["optimizer.lr"].meaning == "scaled by 0.5, linearly with the batch"
+    assert "auto_scale_lr=true" not in found(**changes)["train.batch_size"].meaning
+    assert "auto_scale_lr=true" in found(batch_size=16)["train.batch_size"].meaning
+
+
+def test_images_of_statistics():
+    def model(*layers):
+        return nn.Sequential(*layers)
+
+    synchronised = model(NaiveSyncBatchNorm(2), nn.SyncBatchNorm(2))
+    assert images_of_statistics(synchronised, 4, 8) == 32
+    assert images_of_statistics(model(nn.BatchNorm2d(2), NaiveSyncBatchNorm(2)), 4, 8) == 4
+    assert images_of_statistics(model(nn.GroupNorm(1, 2)), 4, 8) is None
+
+
+def test_the_rates_of_all_groups_follow_the_batch():
+    a, b = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [a], "lr": 0.2}, {"params": [b]}], lr=0.1)
+    assert scale_learning_rate(optimizer, RECIPE, 8) == 0.25
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025]
+    assert optimizer.defaults["lr"] == 0.025
+
+
+@pytest.mark.parametrize("name", ["iterations", "batch_size", "lr"])
+def test_a_recipe_without_numbers_is_refused(name):
+    with pytest.raises(ValueError, match=f"recipe_record.{name}=0"):
+        Recipe(**{"iterations": 1, "batch_size": 1, "lr": 1.0, name: 0})
+
+
+def test_a_run_scales_its_rate_only_if_asked(tmp_path, caplog):
+    recipe = {"iterations": 6, "batch_size": 16, "lr": 0.05}
+    with caplog.at_level(logging.WARNING):
+        run_training(tmp_path / "as it is", recipe=recipe)
+    assert "differs from its recipe: figures will too" in caplog.text
+    assert "multiplied" not in caplog.text
+    run_training(tmp_path / "scaled", recipe=recipe, auto_scale_lr=True)
+    assert "multiplied by 0.5" in caplog.text
+    first, second = (
+        [line["lr"] for line in metrics(tmp_path / name)] for name in ("as it is", "scaled")
+    )
+    assert second == pytest.approx([rate / 2 for rate in first])
+
+
+def test_a_resumed_run_is_scaled_once(tmp_path):
+    recipe = {"iterations": 8, "batch_size": 16, "lr": 0.05}
+    run_training(tmp_path, iterations=4, recipe=recipe, auto_scale_lr=True)
+    run_training(tmp_path, iterations=8, recipe=recipe, auto_scale_lr=True, resume=True)
+    rates = [0.025 * (1 - i / 8) ** 0.9 for i in range(4, 8)]
+    assert [line["lr"] for line in metrics(tmp_path)][4:] == pytest.approx(rates)
+
+
+def test_a_run_as_its_recipe_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run_training(tmp_path)
+    assert "Trained as the recipe says" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["1gpu", "2gpu", "4gpu", "8gpu", "cpu"])
+@pytest.mark.parametrize("recipe", ["dataset=cityscapes", "dataset=coco", "task=semantic"])
+def test_presets_keep_batch_rate_and_length(name, recipe):
+    from panoptic_dl.data.micro_batches import accumulation
+
+    plain, preset = compose([recipe]), compose([recipe, f"hardware={name}"])
+    processes = max(1, preset.launch.num_gpus)
+    assert str(preset.launch.num_gpus) == name.removesuffix("gpu").replace("cpu", "0")
+    for key in ("batch_size", "iterations"):
+        assert preset.train[key] == plain.train[key]
+    assert preset.optimizer == plain.optimizer
+    passes = accumulation(
+        preset.train.batch_size, processes, preset.train.images_per_gpu, preset.train.accumulate
+    )
+    share = preset.train.batch_size // processes // passes
+    assert share * processes * passes == plain.train.batch_size
+    assert share <= 8
+
+
+def test_an_override_does_not_change_the_record():
+    config = compose(["train.batch_size=8", "optimizer.lr=0.1", "train.iterations=7"])
+    assert dict(config.recipe_record) == {"iterations": 90000, "batch_size": 32, "lr": 1e-3}
+    assert (config.train.batch_size, config.optimizer.lr, config.train.iterations) == (8, 0.1, 7)
