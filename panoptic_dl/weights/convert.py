@@ -105,8 +105,6 @@ def convert(
         backbone: of the source's architecture; its values do not matter.
         statistics: `pixel_mean` and `pixel_std` that go with it, if the file has none itself.
 
-    Counters of batches are left out: they start at 0 with the training.
-
     Raises:
         WeightsError: a part of the backbone is missing and `allow_partial` is not given, or the
             target cannot be.
