@@ -64,7 +64,7 @@ ORIGINS = (
         source="timm/models/hrnet.py, which kept the names of the authors' lib/models/cls_hrnet.py",
     ),
     Origin(
-        name="Detectron2's Panoptic-DeepLab or DeepLabV3+ with a backbone of panoptic-deeplab",
+        name="Panoptic-DeepLab or DeepLabV3+, of Detectron2 or of this project",
         mark="sem_seg_head.predictor.weight",
         renames=(),
         drops=dict.fromkeys(STATISTICS, "pixel statistics, which Detectron2 saved until 2020"),

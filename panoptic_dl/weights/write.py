@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import WeightsError
 from .provenance import Provenance
+from .read import read_file
 
 KINDS = (".safetensors", ".pth", ".pkl")
 AUTHOR = "panoptic-dl"
@@ -44,7 +45,8 @@ def write_weights(
 ) -> None:
     """Write a file that `read_file` and, with these names, Detectron2 read.
 
-    It is written beside its place, flushed to disk and renamed: a file of this name is whole.
+    It is written beside its place, flushed to disk, read again, held against what was to be
+    written, and renamed: a file of this name is whole.
 
     Args:
         path: its ending decides the kind: .safetensors, .pth, or the .pkl of Detectron2.
@@ -68,6 +70,7 @@ def write_weights(
         temporary.chmod(rights)  # safetensors makes files that only their owner may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        verify(temporary, plain)
         temporary.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:  # what each kind says of a full disk
@@ -77,6 +80,22 @@ def write_weights(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Read a file again and hold every value against what was to be written.
+
+    Raises:
+        OSError: they differ: a disk that does not keep what it is given.
+    """
+    again = read_file(path).tensors
+    same = again.keys() == tensors.keys() and all(
+        again[name].dtype == tensor.dtype
+        and torch.equal(again[name].nan_to_num(), tensor.nan_to_num())
+        for name, tensor in tensors.items()
+    )
+    if not same:
+        raise OSError(f"{path} does not hold what was written; write it to another disk")
 
 
 def _write(path: Path, tensors: dict[str, Tensor], provenance: Provenance) -> None:
