@@ -116,8 +116,10 @@ def test_a_command_that_cannot_be_requeued(tmp_path, arguments, message):
     ("launcher", "num_processes"),
     [
         (["hydra/launcher=submitit_local"], 2),
-        (["hydra/launcher=local"], 1),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 1),
+        pytest.param(["hydra/launcher=local"], 1, marks=pytest.mark.slow),
+        pytest.param(
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 2, marks=pytest.mark.slow
+        ),
     ],
     ids=["submitit_local", "local", "joblib"],
 )
@@ -136,6 +138,7 @@ def test_launchers_run_every_job_in_its_folder(tmp_path, toy, launcher, num_proc
         assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_jobs_for_slurm_are_described_by_the_preset(tmp_path, toy):  # noqa: F811
     """A false sbatch keeps the script and runs it here, as the job 71."""
     programs = {

@@ -109,8 +109,9 @@ def requeue_job() -> bool:
 def tell_submitit(number: int) -> None:
     """Let submitit, which waited for this signal before training took it over, queue us again.
 
-    Its handler ends this process; where there is none of it, nothing happens.
+    Its handler ends this process; in those that we started ourselves there is none of it, and
+    nothing happens.
     """
     handler = signal.getsignal(number)
-    if "SUBMITIT_EXECUTOR" in os.environ and callable(handler):
+    if callable(handler) and str(getattr(handler, "__module__", "")).startswith("submitit."):
         handler(number, None)

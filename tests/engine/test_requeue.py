@@ -7,6 +7,7 @@ import pytest
 
 from panoptic_dl.engine.interrupt import Interrupted
 from panoptic_dl.engine.requeue import check_requeue, requeue_when_stopped
+from panoptic_dl.engine.signals import interruptible
 
 
 @pytest.fixture
@@ -94,13 +95,22 @@ def test_other_ends_of_processes_do_not_disturb(scontrol, tmp_path):
 def test_submitit_is_told_instead(scontrol, monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     told = []
-    previous = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    handler = lambda number, frame: told.append(number)  # noqa: E731
+    handler.__module__ = "submitit.core.job_environment"
+    previous = signal.signal(signal.SIGUSR2, handler)
     try:
         stop(signal.SIGUSR2)
         stop(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGUSR2, previous)
     assert told == [signal.SIGUSR2]
+    assert scontrol.calls() == []
+
+
+def test_processes_that_submitit_did_not_start_end_in_peace(scontrol, monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")  # they inherit it
+    with interruptible():
+        stop(signal.SIGUSR2)
     assert scontrol.calls() == []
 
 
