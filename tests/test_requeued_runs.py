@@ -8,24 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.engine.requeue import EXIT_SAVED
-from panoptic_dl.engine.session import user_errors
+from panoptic_dl.engine.exit_codes import ExitCode
 from tests.test_launchers import ENVIRONMENT
 from tests.test_run import ROOT, SMALL, toy  # noqa: F401
-
-
-def code_of_a_stopped_run():
-    with pytest.raises(SystemExit) as stop, user_errors("."):
-        raise Interrupted
-    return stop.value.code
-
-
-pytestmark = pytest.mark.skipif(
-    code_of_a_stopped_run() != EXIT_SAVED, reason="training does not end with EXIT_SAVED yet"
-)
 
 
 def start(*arguments, **environment):
@@ -101,7 +86,7 @@ def test_a_slurm_job_queues_again_and_the_same_command_goes_on(tmp_path, toy, nu
     wait_for(lambda: metrics.is_file() and metrics.read_text(), process)
     process.send_signal(signal.SIGUSR1)
     output = process.communicate(timeout=120)[0]
-    assert process.returncode == EXIT_SAVED, output
+    assert process.returncode == ExitCode.SAVED, output
     assert (tmp_path / "calls.txt").read_text() == "requeue 42\n"
     assert "Queued again: `scontrol requeue 42`" in (folder / "log.txt").read_text()
     again = start(*command, **slurm)
