@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from panoptic_dl.engine.exit_codes import ExitCode
 from tests.test_launchers import ENVIRONMENT
 from tests.test_run import ROOT, SMALL, toy  # noqa: F401
