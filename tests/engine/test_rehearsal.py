@@ -67,6 +67,7 @@ def test_in_two_processes(tmp_path, toy):
         *toy["toy_cityscapes"],
         "dataset.root.num_val=6",
         "train.fast_dev_run=true",
+        "train.ema=0.9",
         "launch.num_cpu_processes=2",
         f"run_dir={tmp_path}",
         timeout=300,
