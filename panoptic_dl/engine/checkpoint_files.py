@@ -5,7 +5,6 @@ of its evaluation; `last_checkpoint` holds the name of the newest file, as Detec
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -14,13 +13,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
+from .whole_files import flush, save_whole, sha256_of, write_text
+
 logger = logging.getLogger(__name__)
 
-MANIFEST, LAST = "checkpoints.json", "last_checkpoint"
+MANIFEST, LAST, BEST = "checkpoints.json", "last_checkpoint", "model_best.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 State = dict[str, Any]
 
@@ -46,21 +47,10 @@ class CheckpointFiles:
             OSError: there is no room, or what was written does not read back; nothing changed.
         """
         target = self.folder / name
-        temporary = self.folder / f"{name}.partial"
         try:
-            with temporary.open("wb") as file:
-                hashing = _Hashing(file)
-                torch.save(state, cast(BinaryIO, hashing))
-                file.flush()
-                os.fsync(file.fileno())
-            if _sha256(temporary) != hashing.sha256.hexdigest():
-                raise OSError("what was written does not read back")
-            size = temporary.stat().st_size
-            temporary.replace(target)
-            self._remember(name, iteration, hashing.sha256.hexdigest(), size)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            sha256 = save_whole(target, state)
+            self._remember(name, iteration, sha256, target.stat().st_size)
+        except OSError as error:
             raise OSError(
                 f"cannot save the checkpoint {target}: {error}. Earlier checkpoints are untouched"
             ) from error
@@ -77,7 +67,7 @@ class CheckpointFiles:
                 os.link(self.folder / source, temporary)
             except OSError:  # a file system without links
                 shutil.copyfile(self.folder / source, temporary)
-                _flush(temporary)
+                flush(temporary)
             temporary.replace(self.folder / name)
             temporary.unlink(missing_ok=True)  # renaming a link to the same file does nothing
             self._update(lambda files: files.update({name: dict(files[source])}))
@@ -136,7 +126,7 @@ class CheckpointFiles:
                 self._update(lambda files: [files.pop(other, None) for other in torn])
             if name not in self.manifest():
                 path = self.folder / name
-                self._remember(name, state["iteration"], _sha256(path), path.stat().st_size)
+                self._remember(name, state["iteration"], sha256_of(path), path.stat().st_size)
             return name, state
         there = ", ".join(torn)
         raise ValueError(
@@ -176,7 +166,7 @@ class CheckpointFiles:
                 raise ValueError(
                     f"it has {path.stat().st_size} bytes of {known.get('bytes')}: truncated"
                 )
-            if known is not None and _sha256(path) != known.get("sha256"):
+            if known is not None and sha256_of(path) != known.get("sha256"):
                 raise ValueError("its contents are not those that were written (SHA-256 differs)")
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "iteration" not in state:
@@ -199,46 +189,3 @@ class CheckpointFiles:
         there = set(self.names())
         files = {name: entry for name, entry in files.items() if name in there}
         write_text(self.folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
-
-
-BEST = "model_best.pth"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(text)
-    _flush(temporary)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # renames are on the disk as well
-    finally:
-        os.close(folder)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-class _Hashing:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()

@@ -5,7 +5,6 @@ Polyak & Juditsky 1992, as networks use it (Tarvainen & Valpola 2017). The avera
 without which a short run's average would still be its random beginning.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .whole_files import save_whole
 
 FILE = "model_ema.pth"
 
@@ -130,15 +131,9 @@ class WeightAverage:
             OSError: the disk is full; a file of that name from before is untouched.
         """
         target = Path(run_dir, FILE)
-        temporary = target.with_suffix(".pth.partial")
         try:
-            with temporary.open("wb") as file:
-                torch.save({"model": self.weights()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-            temporary.unlink(missing_ok=True)
+            save_whole(target, {"model": self.weights()})
+        except OSError as error:
             raise OSError(f"cannot save the averaged weights {target}: {error}") from error
         return target
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
-from .checkpoint_files import write_text
 from .console import ConsoleWriter
+from .whole_files import write_text
 
 logger = logging.getLogger(__name__)
 
