@@ -46,6 +46,7 @@ def test_a_signal_is_passed_on_and_the_exit_code_comes_back(tmp_path, number):
     process = start("wait", tmp_path)
     pids(tmp_path, process)
     process.send_signal(number)
+    time.sleep(0.5)  # two at a time would be one
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 75
