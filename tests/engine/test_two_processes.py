@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import time
+from unittest import mock
 
 import pytest
 from detectron2.utils import comm
@@ -41,11 +43,25 @@ def attempt(folder, name, **options):
     (folder / f"{name}.{comm.get_rank()}.txt").write_text(outcome)
 
 
+def stop_while_saving_is_slow(folder):
+    """No process may end before the main one has saved: the launcher would end that, too."""
+    real = torch.save
+
+    def slow(state, file):
+        time.sleep(1)
+        real(state, file)
+
+    with mock.patch.object(torch, "save", slow):
+        attempt(folder, "parts", model=Stopping(), period=100)
+    there = (folder / "parts" / "model_0000003.pth").is_file()
+    (folder / f"saved.{comm.get_rank()}.txt").write_text(str(there))
+
+
 def scenarios(device, folder):
     """All in one pair of processes, for each pair takes seconds to start."""
     attempt(folder, "whole")
     attempt(folder, "accumulated", accumulate=2)
-    attempt(folder, "parts", model=Stopping())
+    stop_while_saving_is_slow(folder)
     attempt(folder, "parts", num_workers=2, resume="auto")
     attempt(folder, "nan_stop", model=TinyModel(poison=(7,)))
     attempt(
@@ -83,6 +99,7 @@ def said(folder, name):
 
 def test_a_signal_to_one_stops_both_and_the_resumed_run_equals_the_whole(folder):
     assert said(folder, "whole") == said(folder, "parts") == "finished"
+    assert said(folder, "saved") == "True"
     assert (
         "model_0000003.pth" in json.loads((folder / "parts/checkpoints.json").read_text())["files"]
     )
