@@ -7,6 +7,7 @@ import time
 from unittest import mock
 
 import pytest
+import torch
 from detectron2.utils import comm
 
 from panoptic_dl.data.errors import DatasetError
