@@ -104,16 +104,10 @@ def fire(run_dir: Path, iterations: int, kills: int, chance: random.Random) -> i
 
 def wait_for_a_step(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
     """Until it has trained on from where it was, or ended."""
-    file = run_dir / "metrics.json"
-    before = file.stat().st_mtime_ns if file.is_file() else 0
-    first = len(file.read_bytes()) if file.is_file() else 0
-    while process.poll() is None:
-        time.sleep(0.05)
-        with contextlib.suppress(OSError):
-            # The file is cut back to the checkpoint first: shorter, and then it grows.
-            if file.stat().st_mtime_ns != before and file.stat().st_size >= first:
-                return
-            first = min(first, file.stat().st_size + 1)
+    output = run_dir.with_suffix(".txt")
+    before = output.read_text().count("total_loss") if output.is_file() else 0
+    while process.poll() is None and output.read_text().count("total_loss") <= before:
+        time.sleep(0.1)
 
 
 def steps(run_dir: Path) -> int:

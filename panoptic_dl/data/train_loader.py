@@ -79,7 +79,7 @@ class TrainLoader:
         self._seed_is_fixed = seed is not None
         self._mapper, self._num_images = mapper, len(records)
         self._num_workers, self._overfit_batches = num_workers, overfit_batches
-        self._shapes = list(map(_is_lying, records)) if aspect_ratio_grouping else None
+        self._shapes = _shapes(records) if aspect_ratio_grouping else None
         self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
         self._steps_done = 0
         self._order = self._new_order()
@@ -162,7 +162,14 @@ class _OfProcess:
             yield from groups[self._rank :: self._num_processes]
 
 
-def _is_lying(record: dict[str, Any]) -> bool:
+def _shapes(records: Sequence[dict[str, Any]]) -> list[int]:
+    """For each image 1: lying, or 0; one that cannot be read counts among the most."""
+    known = [_is_lying(record) for record in records]
+    mostly = known.count(True) >= known.count(False)
+    return [int(mostly if lying is None else lying) for lying in known]
+
+
+def _is_lying(record: dict[str, Any]) -> bool | None:
     """Whether an image is wider than high, by its record, or by the first bytes of its file."""
     if "width" in record and "height" in record:
         return bool(record["width"] > record["height"])
@@ -170,7 +177,7 @@ def _is_lying(record: dict[str, Any]) -> bool:
         with Image.open(record["file_name"]) as image:
             return image.width > image.height
     except (OSError, SyntaxError):  # the mapper will say what is wrong with it, when it comes
-        return False
+        return None
 
 
 def _next(batches: Iterator[Batch]) -> Batch:

@@ -34,8 +34,10 @@ class BadSamples:
             return
         self.known |= new
         if comm.is_main_process():
-            text = json.dumps(self.known, indent=1)
-            (self.run_dir / FILE).write_text(text + "\n")
+            try:
+                (self.run_dir / FILE).write_text(json.dumps(self.known, indent=1) + "\n")
+            except OSError as failure:  # the warnings say it, too
+                logger.error("Cannot write %s: %s", self.run_dir / FILE, failure)
         for file, error in new.items():
             logger.warning(
                 "Another image stands in for %s (bad image %d of at most %d): %s",

@@ -1,14 +1,14 @@
 """Save and restore a run's state: weights, optimizer, schedule, scaler, iteration, data stream."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from .checkpoint_files import BEST, CheckpointFiles
+from .checkpoint_files import BEST, FINAL, CheckpointFiles
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class RunCheckpoints:
         return bool(self.files.names())
 
     def save(self, iteration: int, *, final: bool = False, must: bool = False) -> None:
-        """Write the state after an iteration, once; the main process alone does.
+        """Write the state after an iteration, once; called by all processes.
+
+        The main process writes and the others wait: the first that ends has the launcher end all.
 
         Args:
             final: give it the name `model_final` too.
@@ -69,8 +71,11 @@ class RunCheckpoints:
             FloatingPointError: a weight is infinite or not a number; nothing is written.
             OSError: it cannot be written.
         """
-        if not comm.is_main_process():
-            return
+        if comm.is_main_process():
+            self._save(iteration, final, must)
+        comm.synchronize()
+
+    def _save(self, iteration: int, final: bool, must: bool) -> None:
         name = f"model_{iteration:07d}.pth"
         try:
             if self.newest != name:
@@ -79,7 +84,7 @@ class RunCheckpoints:
                 logger.info("Saved %s", self.files.folder / name)
                 self.files.remove_all_but(self.kept)
             if final:
-                self.files.link(name, "model_final.pth")
+                self.files.link(name, FINAL)
         except OSError as error:
             self.newest = None
             if must or self.on_error == "stop":
@@ -88,14 +93,21 @@ class RunCheckpoints:
 
     def _state(self, iteration: int) -> dict[str, Any]:
         weights = self.model.state_dict()
-        for name, value in weights.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise FloatingPointError(
-                    f"{name} is infinite or not a number after iteration {iteration}: no "
-                    "checkpoint is written, the last one is from before"
-                )
         parts = {name: part.state_dict() for name, part in self.parts.items()}
+        for name in not_finite({"model": weights} | parts):
+            raise FloatingPointError(
+                f"{name} is infinite or not a number after iteration {iteration}: no "
+                "checkpoint is written, the last one is from before"
+            )
         return {"model": weights, "iteration": iteration} | parts
+
+    def name_final(self) -> None:
+        """Let the checkpoint that was restored, of a run's last step, be `model_final`."""
+        if comm.is_main_process() and self.newest is not None:
+            files = self.files.manifest()
+            hashes = [files.get(name, {}).get("sha256") for name in (self.newest, FINAL)]
+            if hashes[0] != hashes[1] or FINAL not in self.files.names():
+                self.files.link(self.newest, FINAL)
 
     def evaluated(self, figures: dict[str, float]) -> None:
         """Remember the figures of the newest checkpoint; keep it as `model_best` if it is."""
@@ -108,11 +120,10 @@ class RunCheckpoints:
                 + ", ".join(figures)
             )
         try:
-            self.files.note_figures(self.newest, figures)
             best = self.files.manifest().get(BEST, {}).get("figures", {}).get(figure)
             # NaN, a figure that is not defined, is better than nothing and worse than any other.
-            if best is None or best != best or figures[figure] > best:
-                self.files.link(self.newest, BEST)
+            is_best = best is None or best != best or figures[figure] > best
+            self.files.note_figures(self.newest, figures, is_best)
         except OSError as error:
             if self.on_error == "stop":
                 raise
@@ -179,3 +190,16 @@ class RunCheckpoints:
                 )
             state = torch.load(path, map_location="cpu", weights_only=True)
         return found[0], state
+
+
+def not_finite(state: Any, name: str = "") -> Iterator[str]:
+    """Names of the tensors in a nested state that hold an infinite value, or none."""
+    if isinstance(state, torch.Tensor):
+        if state.is_floating_point() and not torch.isfinite(state).all():
+            yield name
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from not_finite(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, list | tuple):
+        for place, value in enumerate(state):
+            yield from not_finite(value, f"{name}[{place}]")

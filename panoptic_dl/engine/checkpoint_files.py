@@ -21,7 +21,8 @@ from .whole_files import flush, save_whole, sha256_of, write_text
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, LAST, BEST = "checkpoints.json", "last_checkpoint", "model_best.pth"
+MANIFEST, LAST = "checkpoints.json", "last_checkpoint"
+BEST, FINAL = "model_best.pth", "model_final.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 State = dict[str, Any]
 
@@ -60,6 +61,10 @@ class CheckpointFiles:
 
         Raises OSError where that fails; nothing changed then.
         """
+        self._link(source, name)
+        self._update(lambda files: files.update({name: dict(files[source])}))
+
+    def _link(self, source: str, name: str) -> None:
         temporary = self.folder / f"{name}.partial"
         temporary.unlink(missing_ok=True)
         try:
@@ -70,7 +75,6 @@ class CheckpointFiles:
                 flush(temporary)
             temporary.replace(self.folder / name)
             temporary.unlink(missing_ok=True)  # renaming a link to the same file does nothing
-            self._update(lambda files: files.update({name: dict(files[source])}))
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -79,13 +83,29 @@ class CheckpointFiles:
                 "are untouched"
             ) from error
 
-    def note_figures(self, name: str, figures: dict[str, float]) -> None:
-        """Remember that a checkpoint was evaluated, and with what result."""
-        self._update(lambda files: files[name].update(figures=figures))
+    def note_figures(self, name: str, figures: dict[str, float], is_best: bool) -> None:
+        """Remember a checkpoint's evaluation, and keep it as the best; all of it or nothing.
+
+        Until the manifest says so, the evaluation counts as not made, and is made again.
+        """
+        if is_best:
+            self._link(name, BEST)
+
+        def change(files: dict[str, Any]) -> None:
+            files[name]["figures"] = figures
+            if is_best:
+                files[BEST] = dict(files[name])
+
+        self._update(change)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process was writing; only who holds the folder may."""
+        for file in self.folder.glob("model_*.pth.partial"):
+            file.unlink(missing_ok=True)
 
     def remove_all_but(self, number: int) -> None:
         """Remove numbered checkpoints but for the newest `number`."""
-        numbered = [name for name in self.names() if name not in ("model_final.pth", BEST)]
+        numbered = [name for name in self.names() if name not in (FINAL, BEST)]
         for name in numbered[:-number]:
             (self.folder / name).unlink(missing_ok=True)
         self._update(lambda files: [files.pop(n, None) for n in numbered[:-number]])
@@ -94,7 +114,7 @@ class CheckpointFiles:
         """What is known of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
         try:
             files = json.loads((self.folder / MANIFEST).read_text())["files"]
-            return {str(name): dict(entry) for name, entry in files.items()}
+            return {str(name): dict(e) for name, e in files.items() if _is_complete(e)}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -119,6 +139,9 @@ class CheckpointFiles:
                 logger.warning("Checkpoint %s is left out: %s", self.folder / name, error)
                 torn.append(name)
                 continue
+            if torn:  # a whole checkpoint each: one is enough to look into
+                for old in self.folder.glob("model_*.pth.torn"):
+                    old.unlink(missing_ok=True)
             for other in torn:  # else the next ones of their names, or their age, would mislead
                 with contextlib.suppress(OSError):
                     (self.folder / other).replace(self.folder / f"{other}.torn")
@@ -189,3 +212,9 @@ class CheckpointFiles:
         there = set(self.names())
         files = {name: entry for name, entry in files.items() if name in there}
         write_text(self.folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+
+
+def _is_complete(entry: Any) -> bool:
+    """Whether an entry of the manifest says enough to verify its file by."""
+    kinds = {"iteration": int, "bytes": int, "sha256": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in kinds.items())

@@ -155,10 +155,14 @@ class Evaluation:
         finally:
             beside.close()
         summary: dict[str, Any] = {}
+        unsaved: OSError | None = None
         if comm.is_main_process():  # first of all: nothing that follows may lose the figures
             summary = self._summary(results, source or {}, few)
             self._print(summary)
-            self._save(summary, folder)
+            try:
+                self._save(summary, folder)
+            except OSError as error:  # raised when the processes have nothing more to tell
+                unsaved = error
         drawn = pictures.draw(results, streams)
         if official:
             logger.info("Running the official evaluators ...")
@@ -171,6 +175,8 @@ class Evaluation:
             logger.info("Predictions for servers: %s", folder / "predictions")
         if official:
             self._compare(results, theirs)
+        if unsaved is not None:
+            raise unsaved
         return summary
 
     def _summary(

@@ -9,7 +9,6 @@ from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.utils import comm
 
 from .signals import STOPPING
 
@@ -81,7 +80,6 @@ class StopOnSignal(HookBase):
         if not number or self.trainer.iter + 1 >= self.trainer.max_iter:
             return  # after the last step all is saved anyway
         self.save()
-        comm.synchronize()  # the first process that ends has the launcher end the others
         logger.warning(
             "Stopped by %s after iteration %d of %d; continue with the same command and: "
             "run_dir=%s resume=true",

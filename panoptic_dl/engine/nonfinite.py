@@ -111,8 +111,11 @@ class NonFiniteLosses:
                 for process in range(len(rows))
                 if not fine[process]
             ]
-            with (self.run_dir / FILE).open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            try:
+                with (self.run_dir / FILE).open("a") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in lines)
+            except OSError as error:  # what is to be said is more than what can be written
+                logger.error("Cannot write %s: %s", self.run_dir / FILE, error)
         shown = [str(image["image_id"]) for image in images]
         return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 

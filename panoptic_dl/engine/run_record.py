@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.engine import HookBase
+from torch.utils.tensorboard import SummaryWriter
 
 from .console import ConsoleWriter
 from .whole_files import write_text
@@ -14,57 +17,110 @@ logger = logging.getLogger(__name__)
 FILE = "metrics.json"
 
 
-def writers(
-    run_dir: Path, *, start: int, iterations: int, log_period: int, on_error: str
-) -> list[EventWriter]:
-    """The writers of the main process.
+class RunRecord(HookBase):
+    """The figures of every `log_period`-th step, and of every evaluation in a line of its own.
 
-    Args:
-        start: first iteration to come; what the files hold of it or later ones, from an attempt
-            that was ended and goes on from a checkpoint, is dropped.
-        on_error: a full disk stops the run | continue.
+    Register it before what saves: a step's line is on the disk when its checkpoint is, so a run
+    that is killed and goes on has each line once. For the main process.
     """
-    forget_from(run_dir / FILE, start)
-    # Window 1: the iteration's own values, not medians; a resumed run repeats them.
-    files = [
-        JSONWriter(str(run_dir / FILE), window_size=1),
-        TensorboardXWriter(str(run_dir), window_size=1, purge_step=start if start else None),
-    ]
-    if on_error == "continue":
-        files = [_Enduring(each) for each in files]
-    return [ConsoleWriter(iterations, log_period), *files]
 
+    def __init__(
+        self, run_dir: Path, *, start: int, iterations: int, log_period: int, on_error: str
+    ) -> None:
+        """
+        Args:
+            start: first iteration to come; what metrics.json holds of it or later ones, from an
+                attempt that was ended and goes on from a checkpoint, is dropped.
+            on_error: a full disk stops the run | continue.
 
-def forget_from(file: Path, start: int) -> None:
-    """Drop the lines of iterations from `start` on, and a line that was torn."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["iteration"] < start:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            logger.warning("Dropped a torn line of %s: %s", file, line[:80])
-    write_text(file, "".join(line + "\n" for line in kept))
+        Raises:
+            OSError: the files cannot be written.
+        """
+        self.file, self.period, self.on_error = run_dir / FILE, log_period, on_error
+        keep_lines(self.file, lambda line: line["iteration"] < start)
+        self._console = ConsoleWriter(iterations, log_period)
+        self._lines = self.file.open("a")
+        self._events = SummaryWriter(str(run_dir), purge_step=start if start else None)
+        self._written, self._complained = start - 1, False
 
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period == 0 or done == self.trainer.max_iter:
+            self._console.write()
+            self._write_step()
 
-class _Enduring(EventWriter):
-    """A writer whose disk may be full: it says so once and tries again the next time."""
-
-    def __init__(self, writer: EventWriter) -> None:
-        self.writer, self.said = writer, False
-
-    def write(self) -> None:
-        try:
-            self.writer.write()
-        except OSError as error:
-            if not self.said:
-                logger.error("Figures cannot be written: %s; training goes on", error)
-            self.said = True
+    def after_train(self) -> None:
+        """Write the last step's figures, when training ended between two lines."""
+        self.on_error = "continue"  # what ended it must not be hidden
+        last = min(self.trainer.iter, self.trainer.max_iter - 1)
+        if last > self._written and "total_loss" in self.trainer.storage.latest():
+            self._write_step()
 
     def close(self) -> None:
+        """After the last evaluation."""
+        self._console.close()
+        self._enduring(self._lines.close)
+        self._enduring(self._events.close)
+
+    def figures(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """Write those of an evaluation after `iteration`, in place of any that there are."""
+        self._enduring(lambda: keep_lines(self.file, lambda x: not _is_evaluation(x, iteration)))
+        self._enduring(self._reopen)
+        self._write(iteration, figures)
+
+    def _reopen(self) -> None:
+        self._lines.close()
+        self._lines = self.file.open("a")
+
+    def _write_step(self) -> None:
+        latest = self.trainer.storage.latest()
+        iteration = max(at for _, at in latest.values())
+        self._write(iteration, {name: v for name, (v, at) in latest.items() if at == iteration})
+        self._written = iteration
+
+    def _write(self, iteration: int, figures: Mapping[str, float]) -> None:
+        line = json.dumps({**figures, "iteration": iteration}, sort_keys=True)
+
+        def write() -> None:
+            self._lines.write(line + "\n")
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, iteration)
+
+        self._enduring(write)
+
+    def _enduring(self, write: Callable[[], None]) -> None:
         try:
-            self.writer.close()
+            write()
         except OSError as error:
-            logger.error("Figures were lost at the end: %s", error)
+            if self.on_error == "stop":
+                raise OSError(
+                    f"cannot write the figures to {self.file}: {error}; free some space and "
+                    "continue with resume=true"
+                ) from error
+            if not self._complained:
+                logger.error("Figures cannot be written to %s: %s", self.file, error)
+            self._complained = True
+
+
+def keep_lines(file: Path, wanted: Callable[[dict[str, float]], bool]) -> None:
+    """Drop the other lines of a metrics.json, and one that was torn."""
+    if not file.is_file():
+        return
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _is_wanted(line, wanted, file)]
+    if kept != lines:
+        write_text(file, "".join(kept))
+
+
+def _is_wanted(line: str, wanted: Callable[[dict[str, float]], bool], file: Path) -> bool:
+    try:
+        return wanted(json.loads(line))
+    except (ValueError, KeyError, TypeError):
+        logger.warning("Dropped a torn line of %s: %s", file, line[:80])
+        return False
+
+
+def _is_evaluation(line: Mapping[str, float], iteration: int) -> bool:
+    return line["iteration"] == iteration and "total_loss" not in line

@@ -8,6 +8,7 @@ from detectron2.utils import comm
 
 from .checkpoint import RunCheckpoints
 from .interrupt import Interrupted, StopRequest
+from .run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,10 @@ class SaveOnTheWay(HookBase):
 
     def __init__(self, checkpoints: RunCheckpoints, period: int) -> None:
         self.checkpoints, self.period = checkpoints, period
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter >= self.trainer.max_iter:  # killed before it was named so
+            self.checkpoints.name_final()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -42,6 +47,7 @@ class EvaluateOnTheWay(HookBase):
         evaluate: Callable[[int], dict[str, float]],
         checkpoints: RunCheckpoints,
         stop: StopRequest,
+        record: RunRecord | None,
         *,
         period: int,
         at_end: bool,
@@ -49,10 +55,11 @@ class EvaluateOnTheWay(HookBase):
         """
         Args:
             evaluate: from the iterations done to figures by name; {} but on the main process.
+            record: gets the figures; of the main process.
             period: 0: at the end only.
         """
         self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
-        self.period, self.at_end = period, at_end
+        self.record, self.period, self.at_end = record, period, at_end
 
     def before_train(self) -> None:
         done = self.trainer.start_iter
@@ -61,9 +68,7 @@ class EvaluateOnTheWay(HookBase):
         evaluated = comm.all_gather(self.checkpoints.was_evaluated())[0]
         if done and self._is_due(done) and not evaluated:
             logger.info("The evaluation after iteration %d had not come to its end", done)
-            self.trainer.storage.iter = done - 1  # its figures belong to the step before
             self._evaluate(done)
-            self.trainer.storage.iter = done
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -79,12 +84,18 @@ class EvaluateOnTheWay(HookBase):
         return self.period > 0 and done % self.period == 0
 
     def _evaluate(self, done: int) -> None:
+        figures: dict[str, float] = {}
         try:
             with self.stop.at_once():
                 figures = self.evaluate(done)
         except Interrupted:
             logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
             raise
-        self.trainer.storage.put_scalars(**figures, smoothing_hint=False)
+        except OSError as error:
+            if self.checkpoints.on_error == "stop":
+                raise
+            logger.error("The results of the evaluation cannot be written: %s", error)
+        if self.record is not None:
+            self.record.figures(done - 1, figures)
         self.checkpoints.evaluated(figures)
         comm.synchronize()

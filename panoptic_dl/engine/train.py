@@ -1,5 +1,6 @@
 """mode=train: Detectron2's trainer and hooks, checkpoints, evaluation on the way and at the end."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from panoptic_dl.evaluation.figures import HEADLINE
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.weights.start import start_from
 
@@ -22,11 +24,12 @@ from .deviations import Recipe, report_deviations, scale_learning_rate
 from .ema import UpdateAverage, WeightAverage
 from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
+from .folder_lock import folder_lock
 from .interrupt import StopOnSignal, StopRequest
 from .nonfinite import NonFiniteLosses
 from .performance import Performance, performing, prepare_model
 from .rehearsal import fresh_folder, shortened
-from .run_record import writers
+from .run_record import RunRecord
 from .saving import EvaluateOnTheWay, SaveOnTheWay
 from .schedule import ScheduleHook
 from .train_settings import CheckpointSettings, TrainSettings
@@ -83,6 +86,10 @@ def train(
     meant = Recipe(**recipe)
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
+    if saving.best is not None and saving.best.removeprefix("ema/") not in HEADLINE:
+        raise ValueError(
+            f"checkpoint.best={saving.best} is no figure; choose one of {', '.join(HEADLINE)}"
+        )
     if numbers.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")
         numbers, saving = shortened(numbers, saving)
@@ -136,45 +143,50 @@ def train(
         results.update(evaluate_both(evaluation, model, average, folder, source=source))
         return results.get("metrics", {})
 
-    on_the_way = SaveOnTheWay(checkpoints, saving.period)
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            ScheduleHook(built, schedule(built)),
-            None if average is None else UpdateAverage(average, lambda: trainer.skipped),
-            on_the_way,
-            StopOnSignal(on_the_way.save_now, run_dir),
-            EvaluateOnTheWay(
-                evaluate,
-                checkpoints,
-                stop,
-                period=numbers.eval_period,
-                at_end=numbers.eval_at_end,
-            ),
-        ]
-    )
-    with stop.listen():
+    # These first: the schedule's state is in checkpoints.
+    trainer.register_hooks([hooks.IterationTimer(), ScheduleHook(built, schedule(built))])
+    if average is not None:
+        trainer.register_hooks([UpdateAverage(average, lambda: trainer.skipped)])
+    with contextlib.ExitStack() as held:
+        held.enter_context(stop.listen())
         with stop.at_once():  # nothing is lost yet
+            record = None
+            if comm.is_main_process():
+                held.enter_context(folder_lock(folder))
+                checkpoints.files.remove_leftovers()
             fresh = partial(start_from, model, weights, pretrained, image_format)
-            start = _start(checkpoints, resume, fresh)
-        if comm.is_main_process():
-            record = writers(
-                folder,
-                start=start,
-                iterations=numbers.iterations,
-                log_period=numbers.log_period,
-                on_error=saving.on_error,
-            )
-            trainer.register_hooks([hooks.PeriodicWriter(record, period=numbers.log_period)])
+            start = _start(checkpoints, resume, numbers.iterations, fresh)
+            if comm.is_main_process():
+                record = RunRecord(
+                    folder,
+                    start=start,
+                    iterations=numbers.iterations,
+                    log_period=numbers.log_period,
+                    on_error=saving.on_error,
+                )
+        on_the_way = SaveOnTheWay(checkpoints, saving.period)
+        evaluating = EvaluateOnTheWay(
+            evaluate,
+            checkpoints,
+            stop,
+            record,
+            period=numbers.eval_period,
+            at_end=numbers.eval_at_end,
+        )
+        stopping = StopOnSignal(on_the_way.save_now, run_dir)
+        # The record comes first: no checkpoint without its line.
+        trainer.register_hooks([record, on_the_way, stopping, evaluating])
         if start < numbers.iterations:
             logger.info("Training from iteration %d to %d", start, numbers.iterations)
         else:
             logger.info("All %d iterations are done already; evaluating", numbers.iterations)
         try:
             with performing(performance):
-                trainer.train(start, max(start, numbers.iterations))
+                trainer.train(start, numbers.iterations)
         finally:
             trainer.release_loader()
+            if record is not None:
+                record.close()
     if numbers.fast_dev_run:
         checkpoints.restore()
         logger.info("Read the last checkpoint again. fast_dev_run found nothing wrong")
@@ -183,11 +195,22 @@ def train(
     return results
 
 
-def _start(checkpoints: RunCheckpoints, resume: bool | str, load_start: Callable[[], None]) -> int:
+def _start(
+    checkpoints: RunCheckpoints,
+    resume: bool | str,
+    iterations: int,
+    load_start: Callable[[], None],
+) -> int:
     """Bring weights and state into place; return the iteration to start with."""
     there = comm.all_gather(checkpoints.exist())[0]
     if resume is True or (resume == "auto" and there):
-        return checkpoints.restore() + 1
+        start = checkpoints.restore() + 1
+        if start > iterations:
+            raise ValueError(
+                f"train.iterations={iterations}, but {checkpoints.files.folder} has {start} "
+                f"behind it: resume with train.iterations={start} or more"
+            )
+        return start
     if there:
         raise ValueError(
             f"{checkpoints.files.folder} holds a run already; continue it with resume=true, or "

@@ -21,6 +21,7 @@ from .interrupt import StopRequest
 from .nonfinite import NonFiniteLosses
 from .step_figures import gather_figures, mean
 
+MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,6 +72,7 @@ class Trainer(SimpleTrainer):
         self.stop, self.nonfinite, self.bad_samples = stop, nonfinite, bad_samples
         self.clip_norm = clip_norm
         self.agreed_signal = 0  # that some process received before this step's figures were told
+        self.overflows = 0  # steps in a row whose gradients were not finite in fp16
         self.skipped = False  # whether the last step left the weights as they were
 
     def run_step(self) -> None:
@@ -95,9 +97,11 @@ class Trainer(SimpleTrainer):
         self._record(rows, list(losses))
         fine = [all(math.isfinite(row[name]) for name in losses) for row in rows]
         # One process's loss spoils the gradient of all. In fp16 gradients overflow now and then:
-        # the scaler leaves such steps out by itself.
-        if all(fine) and not self.grad_scaler.is_enabled():
-            fine = [math.isfinite(row["grad_norm"]) for row in rows]
+        # the scaler leaves such steps out by itself; but not for ever.
+        overflow = all(fine) and not math.isfinite(rows[0]["grad_norm"])
+        self.overflows = self.overflows + 1 if overflow else 0
+        if overflow and (not self.grad_scaler.is_enabled() or self.overflows > MAX_OVERFLOWS):
+            fine = [False] * len(rows)
         self.skipped = not math.isfinite(rows[0]["grad_norm"])
         if not all(fine):
             self.skipped = True
@@ -163,14 +167,32 @@ class Trainer(SimpleTrainer):
         return super().state_dict() | {
             "grad_scaler": self.grad_scaler.state_dict(),
             "loader": self.loader.state_dict(),
+            "overflows": self.overflows,
             "skips": self.nonfinite.skips,
             "bad_samples": dict(self.bad_samples.known),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; the optimizer's options (but for its state) are the config's.
+
+        Raises:
+            ValueError: it is of an optimizer of another kind, or of other parameters.
+        """
+        ours = [_options(group) for group in self.optimizer.param_groups]
+        theirs = [_options(group) for group in state_dict["optimizer"]["param_groups"]]
+        if [group.keys() for group in ours] != [group.keys() for group in theirs]:
+            raise ValueError("it is of an optimizer of another kind")
         super().load_state_dict(state_dict)
+        for group, options in zip(self.optimizer.param_groups, ours, strict=True):
+            group |= options
+        self.overflows = state_dict["overflows"]
         if state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.loader.load_state_dict(state_dict["loader"])
         self.nonfinite.skips = state_dict["skips"]
         self.bad_samples.known |= state_dict["bad_samples"]
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """Of an optimizer's group: what is neither parameters nor set by the schedule."""
+    return {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}

@@ -153,7 +153,7 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path):
     run_training(tmp_path, evaluation=third, resume=True, **options)
     assert third.calls == 1  # the last one
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert {x["iteration"]: x["PQ"] for x in lines if "PQ" in x} == {2: 10, 5: 30, 9: 50}
+    assert {x["iteration"]: x["PQ"] for x in lines if "PQ" in x} == {2: 10, 5: 30, 8: 50}
 
 
 def test_a_signal_before_training_leaves_no_run(tmp_path, monkeypatch):
