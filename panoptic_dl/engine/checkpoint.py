@@ -108,6 +108,7 @@ class RunCheckpoints:
             hashes = [files.get(name, {}).get("sha256") for name in (self.newest, FINAL)]
             if hashes[0] != hashes[1] or FINAL not in self.files.names():
                 self.files.link(self.newest, FINAL)
+            self.files.remove_all_but(self.kept)
 
     def evaluated(self, figures: dict[str, float]) -> None:
         """Remember the figures of the newest checkpoint; keep it as `model_best` if it is."""

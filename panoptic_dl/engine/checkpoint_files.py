@@ -100,7 +100,7 @@ class CheckpointFiles:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process was writing; only who holds the folder may."""
-        for file in self.folder.glob("model_*.pth.partial"):
+        for file in self.folder.glob("*.partial"):
             file.unlink(missing_ok=True)
 
     def remove_all_but(self, number: int) -> None:

@@ -292,6 +292,16 @@ def test_images_without_a_listed_size_are_measured(dataset):
     assert same(list(itertools.islice(loader, 6)), first(dataset, count=6))
 
 
+def test_an_image_of_unknown_shape_is_met_in_the_first_epoch(tmp_path):
+    """Alone in a group of its own it would wait until it has been drawn several times."""
+    records = [
+        {"image_id": i, "file_name": f"{i}.png", "width": 2, "height": 1} for i in range(7)
+    ] + [{"image_id": 7, "file_name": str(tmp_path / "none.png")}]
+    loader = TrainLoader(records=records, mapper=broken_for(7), batch_size=4, num_workers=0, seed=0)
+    with pytest.raises(DatasetError, match=r"none\.png"):
+        list(itertools.islice(loader, 2))
+
+
 def test_a_loader_process_that_dies_is_an_error_that_says_so(dataset):
     def die(record):
         os.kill(os.getpid(), signal.SIGKILL)

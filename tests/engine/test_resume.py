@@ -177,3 +177,54 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
         run_training(tmp_path, model=Twice(4))
     assert not isinstance(stop.value, Interrupted)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
+def test_fewer_iterations_than_are_done_are_refused(tmp_path):
+    run_training(tmp_path, iterations=4)
+    with pytest.raises(ValueError, match=r"train.iterations=2, but .* has 4 behind it"):
+        run_training(tmp_path, iterations=2, resume=True)
+
+
+def optimizer(kind, **options):
+    return lambda model: kind(model.parameters(), lr=0.05, **options)
+
+
+def test_the_options_of_the_optimizer_are_those_of_the_config(tmp_path):
+    run_training(tmp_path, iterations=2, optimizer=optimizer(torch.optim.AdamW, weight_decay=0.1))
+    changed = optimizer(torch.optim.AdamW, weight_decay=0.3)
+    run_training(tmp_path, iterations=4, optimizer=changed, resume=True)
+    (group,) = state(tmp_path)["trainer"]["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.3
+    with pytest.raises(ValueError, match="optimizer of another kind"):
+        run_training(tmp_path, optimizer=optimizer(torch.optim.SGD, momentum=0.9), resume=True)
+
+
+@pytest.fixture
+def fp16_on_the_cpu(monkeypatch):
+    """Its gradient scaler works there as well; only slowly."""
+    monkeypatch.setattr("panoptic_dl.engine.performance.Performance.check", lambda *a: None)
+
+
+def test_the_gradient_scaler_is_resumed(tmp_path, fp16_on_the_cpu):
+    options = {"precision": "fp16", "iterations": 9}
+    run_training(tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        run_training(tmp_path / "parts", model=Stopping(4), **options)
+    run_training(tmp_path / "parts", resume=True, **options)
+    whole = state(tmp_path / "whole")
+    assert whole["trainer"]["grad_scaler"]["_growth_tracker"] > 3
+    assert same(whole, state(tmp_path / "parts"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_fp16_gradients_may_not_overflow_for_ever(tmp_path, fp16_on_the_cpu):
+    class Steep(TinyModel):
+        """A finite loss whose gradient never is."""
+
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return losses | {"loss_root": (self.head.weight * 0).square().sum().sqrt()}
+
+    with pytest.raises(FloatingPointError, match="iteration=40"):
+        run_training(tmp_path, model=Steep(), precision="fp16", iterations=60, ema=0.9)
+    assert (tmp_path / "nonfinite.jsonl").is_file()

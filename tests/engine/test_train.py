@@ -165,6 +165,12 @@ def test_best_keeps_the_checkpoint_with_the_best_figure(tmp_path):
     assert kept == ["model_0000007.pth", "model_best.pth", "model_final.pth"]
 
 
+def test_a_best_figure_without_a_meaning_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no figure; choose one of PQ"):
+        run_training(tmp_path, best="pq")
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_a_best_figure_that_is_none_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.best=AP is no figure.*PQ"):
         run_training(tmp_path, best="AP")

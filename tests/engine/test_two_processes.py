@@ -28,6 +28,18 @@ class Stopping(TinyModel):
         return result
 
 
+class Drawing(TinyModel):
+    """Notes a random number of each step."""
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.drawn = drawn
+
+    def forward(self, batch):
+        self.drawn.append(float(torch.rand(1)))
+        return super().forward(batch)
+
+
 def sample_without_3(record):
     if record["image_id"] == 3:
         raise DatasetError("cannot read 3.png (missing)")
@@ -61,6 +73,9 @@ def stop_while_saving_is_slow(folder):
 def scenarios(device, folder):
     """All in one pair of processes, for each pair takes seconds to start."""
     attempt(folder, "whole")
+    draws = []
+    attempt(folder, "draws", model=Drawing(draws), iterations=2)
+    (folder / f"drawn.{comm.get_rank()}.txt").write_text(repr(draws))
     attempt(folder, "accumulated", accumulate=2)
     stop_while_saving_is_slow(folder)
     attempt(folder, "parts", num_workers=2, resume="auto")
@@ -106,6 +121,12 @@ def test_a_signal_to_one_stops_both_and_the_resumed_run_equals_the_whole(folder)
     )
     assert same(state(folder / "whole"), state(folder / "parts"))
     assert losses(folder / "whole") == losses(folder / "parts")
+
+
+def test_each_process_and_step_draws_its_own_random_numbers(folder):
+    drawn = [(folder / f"drawn.{rank}.txt").read_text() for rank in range(2)]
+    numbers = [number for text in drawn for number in json.loads(text)]
+    assert len(set(numbers)) == 4
 
 
 def test_the_images_of_a_step_do_not_depend_on_the_sharing(folder, tmp_path):
