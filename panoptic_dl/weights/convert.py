@@ -9,9 +9,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .coverage import Coverage, compare, is_counter
+from .dtypes import not_finite
 from .errors import WeightsError
 from .load import split_backbone
 from .origins import BACKBONE, Renamed, rename
+from .printable import printable
 from .provenance import Provenance
 from .read import WeightsFile, read_file
 from .write import check_target, write_weights
@@ -77,7 +79,7 @@ def find_architecture(tensors: Mapping[str, Tensor], path: str | Path) -> str:
                 return architecture
     raise WeightsError(
         f"{path} is none of {', '.join(ARCHITECTURES)} by its names and shapes (it begins with "
-        f"{', '.join(list(tensors)[:3])}); if it is one, say which with --backbone"
+        f"{', '.join(map(printable, list(tensors)[:3]))}); if it is one, say which with --backbone"
     )
 
 
@@ -106,8 +108,8 @@ def convert(
         statistics: `pixel_mean` and `pixel_std` that go with it, if the file has none itself.
 
     Raises:
-        WeightsError: a part of the backbone is missing and `allow_partial` is not given, or the
-            target cannot be.
+        WeightsError: a part of the backbone is missing and `allow_partial` is not given, a value is
+            not finite, or the target cannot be.
         OSError: the disk is full; nothing is left behind.
     """
     target = Path(target)
@@ -124,6 +126,11 @@ def convert(
     fitting = {BACKBONE + name: tensors[name] for name in coverage.matched if not is_counter(name)}
     if not fitting:
         raise WeightsError(f"{source.file.path} has nothing of {source.architecture}")
+    if bad := not_finite(fitting, fitting):
+        raise WeightsError(
+            f"{source.file.path} holds infinite values or NaN in {len(bad)} tensors, such as "
+            f"{bad[0]}. Nothing was written; get the file anew"
+        )
     provenance = describe(source, {**statistics, **source.renamed.statistics}, stated)
     provenance = replace(provenance, percent=coverage.percent)
     write_weights(target, fitting, provenance, overwrite=overwrite)

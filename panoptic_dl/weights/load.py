@@ -7,9 +7,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .coverage import Coverage, compare
+from .dtypes import not_finite
 from .errors import WeightsError
 from .origins import BACKBONE, Renamed, rename
 from .pixels import check_pixels
+from .printable import printable
 from .read import WeightsFile, read_file, read_weights
 from .run_folder import find_weights
 
@@ -102,6 +104,14 @@ def _load(
     coverage = compare(module.state_dict(), tensors, dropped)
     if coverage.faults:
         raise WeightsError(_refusal(coverage, source))
+    if bad := not_finite(tensors, coverage.matched):
+        logger.warning(
+            "%s holds infinite values or NaN in %d tensors, such as %s: it comes from a training "
+            "that failed; take another checkpoint",
+            source,
+            len(bad),
+            printable(bad[0]),
+        )
     module.load_state_dict(dict(tensors), strict=False)
     logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .dtypes import KNOWN
 from .errors import WeightsError
 
 BACKBONE = "backbone."
@@ -97,7 +98,7 @@ def rename(tensors: Mapping[str, Tensor]) -> Renamed:
     statistics = {
         name: tuple(float(value) for value in plain[name].flatten()[:16])
         for name in STATISTICS
-        if name in plain
+        if name in plain and plain[name].dtype in KNOWN
     }
     if origin is None:
         return Renamed(dict(plain), None, {}, statistics)
