@@ -129,7 +129,7 @@ def convert(
     if bad := not_finite(fitting, fitting):
         raise WeightsError(
             f"{source.file.path} holds infinite values or NaN in {len(bad)} tensors, such as "
-            f"{bad[0]}. Nothing was written; get the file anew"
+            f"{printable(bad[0])}. Nothing was written; get the file anew"
         )
     provenance = describe(source, {**statistics, **source.renamed.statistics}, stated)
     provenance = replace(provenance, percent=coverage.percent)
@@ -146,13 +146,15 @@ def describe(
         WeightsError: another channel order is stated than the source's own provenance says.
     """
     file, before = source.file, source.file.provenance
-    if before and stated.image_format not in (None, before.image_format):
+    order = before.image_format if before else None
+    order = order if order in ("RGB", "BGR") else None
+    if order and stated.image_format not in (None, order):
         raise WeightsError(
-            f"{file.path} says that it expects {before.image_format} images: leave out "
+            f"{file.path} says that it expects {order} images: leave out "
             f"--image-format {stated.image_format}"
         )
     return Provenance(
-        source_file=file.path.name,
+        source_file=printable(file.path.name),
         source_sha256=file.sha256,
         source_size=file.size,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -162,7 +164,7 @@ def describe(
         architecture=source.architecture,
         pixel_mean=_floats(before.pixel_mean if before else statistics["pixel_mean"]),
         pixel_std=_floats(before.pixel_std if before else statistics["pixel_std"]),
-        image_format=before.image_format if before else stated.image_format or "RGB",
+        image_format=order or stated.image_format or "RGB",
         percent=100.0,
     )
 

@@ -14,6 +14,7 @@ from .coverage import compare
 from .errors import WeightsError
 from .figures import figures, figures_of_average
 from .load import load_model
+from .printable import printable
 from .provenance import Provenance
 from .read import WeightsFile, hash_file, read_file
 from .write import write_weights
@@ -119,7 +120,7 @@ def export(
         own = model.state_dict()
         wrong = [n for n, t in checkpoint.tensors.items() if n in own and not _same(own[n], t)]
         if wrong:
-            raise OSError(f"{unnamed}: {wrong[0]} is another after loading")
+            raise OSError(f"{unnamed}: {printable(wrong[0])} is another after loading")
         name = f"{row}-ema" if checkpoint.averaged else row
         target = folder / f"{name}-{hash_file(unnamed)[:HASH_DIGITS]}.safetensors"
         if target.exists() and not overwrite:

@@ -42,6 +42,17 @@ HEAD = "its segmentation head"
 HRNET_CLASSIFIER = dict.fromkeys(
     ("incre_modules", "downsamp_modules", "final_layer", "classifier"), CLASSIFIER
 )
+# What stands beside a backbone in files of any origin; other parts are not known, and a fault.
+BESIDE: Mapping[str, str] = {
+    **HRNET_CLASSIFIER,
+    **dict.fromkeys(("fc", "head", "last_layer", "classif"), CLASSIFIER),
+    **dict.fromkeys(("auxlayer", "aux_head", "decode_head", "auxiliary_head"), HEAD),
+    **dict.fromkeys(
+        ("sem_seg_head", "ins_embed_head", "proposal_generator", "roi_heads"),
+        "the head of a whole model",
+    ),
+    **dict.fromkeys(STATISTICS, "pixel statistics"),
+}
 ORIGINS = (
     Origin(
         name="SegmenTron, Xception-65 for ImageNet",

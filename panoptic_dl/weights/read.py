@@ -40,7 +40,7 @@ class WeightsFile:
 
     def lines(self) -> list[str]:
         """For a log: what file this is and where it comes from."""
-        first = f"{self.path} ({megabytes(self.size)}, SHA-256 {self.sha256})"
+        first = f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})"
         said = self.provenance.lines() if self.provenance else ["carries no provenance"]
         return [first, *said]
 
@@ -140,10 +140,11 @@ def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise WeightsError(
-            f"weights={path} is empty, truncated or of another kind than its name says: {error}"
+            f"weights={path} is empty, truncated or of another kind than its name says: "
+            f"{printable(str(error), 2000)}"
         ) from error
     except Exception as error:  # pickle.UnpicklingError, and what a torn archive makes of Python
         raise WeightsError(
             f"weights={path} is no PyTorch file, or holds more than tensors and plain values: "
-            f"{error}"
+            f"{printable(str(error), 2000)}"
         ) from error
