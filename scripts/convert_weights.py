@@ -52,9 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     with torch.device("meta"):  # names and shapes are all that is needed
         backbone = build(config.backbone)
     _, coverage = hold_against(source, backbone)
-    print(
-        f"{printable(str(source.file.path), 4096)}: {megabytes(source.file.size)}, SHA-256 {source.file.sha256}"
-    )
+    path, size = printable(str(source.file.path), 4096), megabytes(source.file.size)
+    print(f"{path}: {size}, SHA-256 {source.file.sha256}")
     print(f"names of: {source.origin}")
     print(f"backbone: {source.architecture}, {coverage.numbers_wanted:,} values")
     print("".join(f"  {line}\n" for line in coverage.lines(shown=20)), end="")
