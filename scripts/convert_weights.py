@@ -14,6 +14,7 @@ import torch
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.weights.convert import ARCHITECTURES, Stated, convert, hold_against, open_source
+from panoptic_dl.weights.printable import printable
 from panoptic_dl.weights.provenance import megabytes
 
 
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     with torch.device("meta"):  # names and shapes are all that is needed
         backbone = build(config.backbone)
     _, coverage = hold_against(source, backbone)
-    print(f"{source.file.path}: {megabytes(source.file.size)}, SHA-256 {source.file.sha256}")
+    path, size = printable(str(source.file.path), 4096), megabytes(source.file.size)
+    print(f"{path}: {size}, SHA-256 {source.file.sha256}")
     print(f"names of: {source.origin}")
     print(f"backbone: {source.architecture}, {coverage.numbers_wanted:,} values")
     print("".join(f"  {line}\n" for line in coverage.lines(shown=20)), end="")

@@ -7,19 +7,25 @@ into the model of the run's saved config, and every value compared, before it ge
 """
 
 import argparse
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from panoptic_dl.config import allow, build
 from panoptic_dl.weights.errors import WeightsError
 from panoptic_dl.weights.export import export, open_checkpoint
+from panoptic_dl.weights.printable import printable
 from panoptic_dl.weights.provenance import megabytes
 from panoptic_dl.weights.run_folder import find_checkpoint
 
 CHOICES = ("dataset", "task", "backbone", "head")
+LOOKUPS = (AttributeError, TypeError, KeyError)
 
 
 def main() -> None:
@@ -49,16 +55,16 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.run
     allow(*arguments.allow)
-    config = read_config(folder)
+    config, saved = read_config(folder)
     checkpoint = open_checkpoint(find_checkpoint(folder, arguments.checkpoint), ema=arguments.ema)
     file = export(
         checkpoint,
         build(config.task.model),
         arguments.to or folder,
-        row="_".join(config.choice[name] for name in CHOICES),
-        pixel_mean=config.pixels.mean,
-        pixel_std=config.pixels.std,
-        image_format=config.dataset.image_format,
+        row=saved.row,
+        pixel_mean=saved.pixel_mean,
+        pixel_std=saved.pixel_std,
+        image_format=saved.image_format,
         run=folder,
         licence=arguments.licence,
         overwrite=arguments.overwrite,
@@ -68,22 +74,63 @@ def run(arguments: argparse.Namespace) -> None:
     print("read again and loaded into the model of the run's config: every value is the same")
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The run's saved config.
+@dataclass(frozen=True)
+class Saved:
+    """What a file is named by and says, of a run's saved config: plain values alone."""
+
+    row: str
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    image_format: str
+
+
+def read_config(folder: Path) -> tuple[DictConfig, Saved]:
+    """The run's saved config, and what is published of it.
+
+    These values are taken as they stand in the file, never resolved: `${oc.env:...}` would publish
+    a variable of whoever exports, and a choice such as `../x` would leave the folder.
 
     Raises:
-        WeightsError: there is none, or it lacks what names the row.
+        WeightsError: there is none, or what names the row is missing or no plain value.
     """
     file = folder / ".hydra" / "config.yaml"
     if not file.is_file():
         raise WeightsError(f"{folder} is no run folder of ours: {file} is missing")
     try:
         config = OmegaConf.load(file)
-        if isinstance(config, DictConfig) and all(config.choice[name] for name in CHOICES):
-            return config
-    except (OmegaConfBaseException, AttributeError, TypeError, KeyError) as error:
-        raise WeightsError(f"{file} is damaged: {error}") from error
-    raise WeightsError(f"{file} is no config of a run")
+        if not isinstance(config, DictConfig):
+            raise TypeError("no table")
+        plain = {
+            key: OmegaConf.to_container(config[key], resolve=False)
+            for key in ("choice", "pixels", "dataset")
+        }
+    except RecursionError as error:
+        raise WeightsError(f"{file} is damaged: it is nested too deeply") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError, *LOOKUPS) as error:
+        raise WeightsError(f"{file} is damaged: {printable(str(error))}") from error
+    return config, _saved(file, plain)
+
+
+def _saved(file: Path, plain: dict[str, Any]) -> Saved:
+    choices = [plain["choice"].get(name) for name in CHOICES]
+    for name, choice in zip(CHOICES, choices, strict=True):
+        if not isinstance(choice, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", choice):
+            raise WeightsError(
+                f"{file} is no config of a run: choice.{name} is {printable(choice)}, and not a "
+                "name of letters, digits, - and _; restore the file that the run wrote"
+            )
+    image_format = plain["dataset"].get("image_format")
+    if image_format not in ("RGB", "BGR"):
+        raise WeightsError(
+            f"{file}: dataset.image_format is {printable(image_format)}; write RGB or BGR there"
+        )
+    statistics: dict[str, tuple[float, ...]] = {}
+    for name in ("mean", "std"):
+        values = plain["pixels"].get(name)
+        if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+            raise WeightsError(f"{file}: pixels.{name} is no list of numbers; write them there")
+        statistics[name] = tuple(map(float, values))
+    return Saved("_".join(choices), statistics["mean"], statistics["std"], image_format)
 
 
 if __name__ == "__main__":

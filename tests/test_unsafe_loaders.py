@@ -1,7 +1,7 @@
 """No module opens a file with a loader that could run what is in it; see SECURITY.md."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,26 @@ FILES = [
 FORBIDDEN: dict[str, dict[str, str]] = {
     "pickle.load": {},
     "pickle.loads": {},
-    "pickle.Unpickler": {"panoptic_dl/weights/pickles.py": "parent of the allow-listed reader"},
-    "pickle._Unpickler": {},
+    "pickle.Unpickler": {},
+    "pickle._Unpickler": {"panoptic_dl/weights/programs.py": "parent of the allow-listed reader"},
     "yaml.load": {},
     "yaml.load_all": {},
     "yaml.full_load": {},
     "yaml.full_load_all": {},
     "yaml.unsafe_load": {},
     "yaml.unsafe_load_all": {},
+    **{f"yaml.{loader}": {} for loader in ("Loader", "FullLoader", "UnsafeLoader", "CLoader")},
+    "pandas.read_pickle": {},
+    "torch.serialization._legacy_load": {},
+    "torch.serialization._load": {},
+    "torch._weights_only_unpickler": {},
+    "fvcore.common.checkpoint": {},
+    "detectron2.engine.DefaultPredictor": {},
+    "detectron2.engine.DefaultTrainer": {},
+    "detectron2.engine.defaults": {},
+    "hydra.utils.get_class": {},
+    "hydra.utils.get_method": {},
+    "hydra.utils.get_object": {},
     "torch.jit.load": {},
     "torch.package": {},
     "torch.hub": {},
@@ -47,6 +59,7 @@ FORBIDDEN: dict[str, dict[str, str]] = {
     **{
         module: {}
         for module in (
+            "_pickle",
             "cPickle",
             "dill",
             "joblib",
@@ -57,6 +70,10 @@ FORBIDDEN: dict[str, dict[str, str]] = {
     },
 }
 BUILTINS = ("eval", "exec", "compile")
+# Modules that name a loader: none is imported, or looked into, by a text.
+HIDING = ("pickle", "torch", "yaml", "numpy", *FORBIDDEN)
+IMPORTERS = ("importlib.import_module", "importlib.__import__", "builtins.__import__")
+LOADERS = ("torch.load", "torch.serialization.load")
 METHODS = {  # of fvcore's checkpointers: they open files as they like
     "resume_or_load": "fvcore's checkpointer reads unrestrictedly",
 }
@@ -72,17 +89,22 @@ def violations(file: Path, name: str) -> list[str]:
             inside = full_name == forbidden or full_name.startswith(forbidden + ".")
             if inside and name not in allowed:
                 found.append(f"{line}: {full_name}")
+    right = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and is_plain_load(n)}
     for node in ast.walk(tree):
+        if (
+            isinstance(node, (ast.Name, ast.Attribute))
+            and dotted(node, aliases) in LOADERS
+            and id(node) not in right
+        ):
+            found.append(f"{node.lineno}: {dotted(node, aliases)} without weights_only=True")
         if not isinstance(node, ast.Call):
             continue
         called = dotted(node.func, aliases)
+        if hidden := names_by_text(node, called, aliases):
+            found.append(f"{node.lineno}: {hidden} by a text")
         if isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
             found.append(f"{node.lineno}: {node.func.id}")
         options = {k.arg: k.value for k in node.keywords}
-        if called in ("torch.load", "torch.serialization.load") and not is_true(
-            options.get("weights_only")
-        ):
-            found.append(f"{node.lineno}: {called} without weights_only=True")
         if called in ("numpy.load", "numpy.lib.npyio.load"):
             pickled = options.get("allow_pickle")
             if len(node.args) > 2 or None in options or (pickled and not is_false(pickled)):
@@ -90,6 +112,34 @@ def violations(file: Path, name: str) -> list[str]:
         if isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
             found.append(f"{node.lineno}: {node.func.attr}: {METHODS[node.func.attr]}")
     return found
+
+
+def is_plain_load(call: ast.Call) -> bool:
+    """Whether the call says weights_only=True, and names no module that reads in pickle's place."""
+    options = {k.arg: k.value for k in call.keywords}
+    others = len(call.args) > 2 or None in options or "pickle_module" in options
+    return is_true(options.get("weights_only")) and not others
+
+
+def names_by_text(call: ast.Call, called: str, aliases: dict[str, str]) -> str:
+    """The module that a call imports or looks into by a text; "" if it does neither."""
+    if called in IMPORTERS or (isinstance(call.func, ast.Name) and call.func.id == "__import__"):
+        text = call.args[0] if call.args else None
+        if isinstance(text, ast.Constant) and isinstance(text.value, str):
+            return text.value if is_inside(text.value, HIDING) else ""
+    if isinstance(call.func, ast.Name) and call.func.id == "getattr" and call.args:
+        module = dotted(call.args[0], aliases)
+        attribute = call.args[1] if len(call.args) > 1 else None
+        if module in ("pickle", "yaml"):
+            return module
+        if isinstance(attribute, ast.Constant):
+            full = f"{module}.{attribute.value}"
+            return full if full in LOADERS or is_inside(full, FORBIDDEN) else ""
+    return ""
+
+
+def is_inside(name: str, parents: Iterable[str]) -> bool:
+    return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -163,6 +213,30 @@ def test_no_file_uses_an_unsafe_loader(file):
         "import hydra\nhydra.utils.instantiate(c)",
         "checkpointer.resume_or_load(f)",
         "import joblib\njoblib.load(f)",
+        "import torch\nread = torch.load\nread(f)",
+        "import torch\nfrom functools import partial\npartial(torch.load, weights_only=True)(f)",
+        "import torch, dill as d\ntorch.load(f, weights_only=True, pickle_module=d)",
+        "import torch\ntorch.load(f, weights_only=True, pickle_module=own)",
+        "import torch\ntorch.load(f, weights_only=True, **options)",
+        "import torch\ngetattr(torch, 'load')(f)",
+        "import torch\ntorch.serialization._legacy_load(f, p)",
+        "from torch.serialization import _legacy_load",
+        "from fvcore.common.checkpoint import Checkpointer",
+        "from detectron2.engine import DefaultPredictor",
+        "from detectron2.engine import DefaultTrainer",
+        "from detectron2.engine.defaults import DefaultTrainer",
+        "import detectron2.engine as e\ne.DefaultPredictor(c)",
+        "import _pickle\n_pickle.loads(b'')",
+        "import pandas as pd\npd.read_pickle(f)",
+        "import yaml\nyaml.Loader(f).get_data()",
+        "import yaml\nyaml.UnsafeLoader(f)",
+        "import importlib\nimportlib.import_module('pickle').loads(b'')",
+        "from importlib import import_module\nimport_module('torch').load(f)",
+        "__import__('pickle').loads(b'')",
+        "import pickle\ngetattr(pickle, 'loads')(b'')",
+        "import pickle\ngetattr(pickle, name)(b'')",
+        "import hydra\nhydra.utils.get_class(name)",
+        "from hydra.utils import get_class",
         "eval(text)",
         "import builtins\nbuiltins.exec(text)",
     ],

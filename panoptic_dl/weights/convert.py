@@ -9,9 +9,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .coverage import Coverage, compare, is_counter
+from .dtypes import not_finite
 from .errors import WeightsError
 from .load import split_backbone
 from .origins import BACKBONE, Renamed, rename
+from .printable import printable
 from .provenance import Provenance
 from .read import WeightsFile, read_file
 from .write import check_target, write_weights
@@ -77,7 +79,7 @@ def find_architecture(tensors: Mapping[str, Tensor], path: str | Path) -> str:
                 return architecture
     raise WeightsError(
         f"{path} is none of {', '.join(ARCHITECTURES)} by its names and shapes (it begins with "
-        f"{', '.join(list(tensors)[:3])}); if it is one, say which with --backbone"
+        f"{', '.join(map(printable, list(tensors)[:3]))}); if it is one, say which with --backbone"
     )
 
 
@@ -106,8 +108,8 @@ def convert(
         statistics: `pixel_mean` and `pixel_std` that go with it, if the file has none itself.
 
     Raises:
-        WeightsError: a part of the backbone is missing and `allow_partial` is not given, or the
-            target cannot be.
+        WeightsError: a part of the backbone is missing and `allow_partial` is not given, a value is
+            not finite, or the target cannot be.
         OSError: the disk is full; nothing is left behind.
     """
     target = Path(target)
@@ -124,6 +126,11 @@ def convert(
     fitting = {BACKBONE + name: tensors[name] for name in coverage.matched if not is_counter(name)}
     if not fitting:
         raise WeightsError(f"{source.file.path} has nothing of {source.architecture}")
+    if bad := not_finite(fitting, fitting):
+        raise WeightsError(
+            f"{source.file.path} holds infinite values or NaN in {len(bad)} tensors, such as "
+            f"{printable(bad[0])}. Nothing was written; get the file anew"
+        )
     provenance = describe(source, {**statistics, **source.renamed.statistics}, stated)
     provenance = replace(provenance, percent=coverage.percent)
     write_weights(target, fitting, provenance, overwrite=overwrite)
@@ -139,13 +146,15 @@ def describe(
         WeightsError: another channel order is stated than the source's own provenance says.
     """
     file, before = source.file, source.file.provenance
-    if before and stated.image_format not in (None, before.image_format):
+    order = before.image_format if before else None
+    order = order if order in ("RGB", "BGR") else None
+    if order and stated.image_format not in (None, order):
         raise WeightsError(
-            f"{file.path} says that it expects {before.image_format} images: leave out "
+            f"{file.path} says that it expects {order} images: leave out "
             f"--image-format {stated.image_format}"
         )
     return Provenance(
-        source_file=file.path.name,
+        source_file=printable(file.path.name),
         source_sha256=file.sha256,
         source_size=file.size,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -155,7 +164,7 @@ def describe(
         architecture=source.architecture,
         pixel_mean=_floats(before.pixel_mean if before else statistics["pixel_mean"]),
         pixel_std=_floats(before.pixel_std if before else statistics["pixel_std"]),
-        image_format=before.image_format if before else stated.image_format or "RGB",
+        image_format=order or stated.image_format or "RGB",
         percent=100.0,
     )
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .dtypes import stands_for
+from .printable import printable
+
 SHOWN = 4
 
 
@@ -48,7 +51,9 @@ class Coverage:
         lines += [
             f"{len(names)} {kind}: {_first(names, shown)}" for kind, names in self.faults.items()
         ]
-        lines += [f"dropped: {part} ({count} tensors)" for part, count in self.dropped.items()]
+        lines += [
+            f"dropped: {printable(part)} ({count} tensors)" for part, count in self.dropped.items()
+        ]
         if self.counters_missing:
             lines.append(f"{self.counters_missing} batch counters missing: they stay at 0")
         if self.counters_unexpected:
@@ -64,18 +69,18 @@ def compare(
     """Hold a file's `tensors` against the state dict `wanted`; nothing is changed.
 
     A tensor of whole numbers in the place of real ones, or the reverse, is a mismatch like a wrong
-    shape.
+    shape; so is one of numbers that torch may not be able to copy, which would fail half-way.
     """
     matched, mismatched, numbers = [], [], 0
     for name, own in wanted.items():
-        if name not in tensors or (is_counter(name) and tensors[name].shape == own.shape):
+        if name not in tensors:
             continue
         other = tensors[name]
         if other.shape != own.shape:
-            mismatched.append(f"{name} {tuple(other.shape)} for {tuple(own.shape)}")
-        elif other.is_floating_point() != own.is_floating_point() or other.is_complex():
+            mismatched.append(f"{name} {tuple(other.shape)[:8]} for {tuple(own.shape)}")
+        elif not stands_for(other.dtype, own.dtype):
             mismatched.append(f"{name} {other.dtype} for {own.dtype}")
-        else:
+        elif not is_counter(name):
             matched.append(name)
             numbers += own.numel()
     missing = [name for name in wanted if name not in tensors]
@@ -99,4 +104,4 @@ def is_counter(name: str) -> bool:
 
 
 def _first(names: tuple[str, ...], shown: int) -> str:
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+    return ", ".join(map(printable, names[:shown])) + (", ..." if len(names) > shown else "")

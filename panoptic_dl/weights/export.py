@@ -1,6 +1,6 @@
 """Make of a run's checkpoint the file that one would publish."""
 
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from .coverage import compare
 from .errors import WeightsError
+from .figures import figures, figures_of_average
 from .load import load_model
+from .printable import printable
 from .provenance import Provenance
 from .read import WeightsFile, hash_file, read_file
 from .write import write_weights
 
-RESULTS, GIT = "results.json", "git.txt"
+GIT = "git.txt"
+AVERAGE_FILE = "model_ema.pth"
+AVERAGED = " (moving average of the weights)"
 HASH_DIGITS = 8
 
 
@@ -28,6 +32,7 @@ class Checkpoint:
     file: WeightsFile
     tensors: dict[str, Tensor]
     iteration: int  # finished iterations; -1: the file does not say
+    averaged: bool = False  # whether they are the moving average of the weights
 
 
 def open_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
@@ -46,7 +51,8 @@ def open_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
         if not all(isinstance(value, Tensor) for value in averages.values()):
             raise WeightsError(f"{path}: `ema` holds something else than tensors")
         tensors = {str(name): value.detach() for name, value in averages.items()}
-    return Checkpoint(file, tensors, _iteration(file.beside))
+    averaged = ema or path.name == AVERAGE_FILE
+    return Checkpoint(file, tensors, _iteration(file.beside), averaged)
 
 
 def export(
@@ -64,7 +70,8 @@ def export(
 ) -> Path:
     """Write `<folder>/<row>-<first digits of its SHA-256>.safetensors` and prove that it loads.
 
-    The same checkpoint gives the same file, and so the same name.
+    The same checkpoint gives the same file, and so the same name. A moving average is named
+    `<row>-ema-<...>`. Figures are those of these very weights, or none.
 
     Args:
         model: of the run's config, of any values: the file is loaded into it.
@@ -81,6 +88,10 @@ def export(
             f"{checkpoint.file.path} is not of the model in its run's config:\n  "
             + "\n  ".join(coverage.lines())
         )
+    file = checkpoint.file
+    metrics = figures(run, file.path.name, file.sha256)
+    if checkpoint.averaged:
+        metrics = figures_of_average(run, checkpoint.iteration)
     changed = datetime.fromtimestamp(checkpoint.file.path.stat().st_mtime, timezone.utc)
     provenance = Provenance(
         source_file=checkpoint.file.path.name,
@@ -95,25 +106,26 @@ def export(
         pixel_std=tuple(float(value) for value in pixel_std),
         image_format=image_format,
         percent=coverage.percent,
-        row=row,
+        row=row + (AVERAGED if checkpoint.averaged else ""),
         iteration=checkpoint.iteration,
         revision=revision(run / GIT),
-        metrics=metrics(run / RESULTS),
+        metrics=metrics,
     )
-    unnamed = folder / f"{row}.unverified.safetensors"
-    write_weights(unnamed, checkpoint.tensors, provenance, overwrite=True)
-    try:
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {folder}; make it, or name another with --to")
+    with tempfile.TemporaryDirectory(prefix=".unverified-", dir=folder) as fresh:
+        unnamed = Path(fresh) / "unverified.safetensors"  # in the way of nobody's file
+        write_weights(unnamed, checkpoint.tensors, provenance)
         load_model(model, unnamed, image_format)
         own = model.state_dict()
         wrong = [n for n, t in checkpoint.tensors.items() if n in own and not _same(own[n], t)]
         if wrong:
-            raise OSError(f"{unnamed}: {wrong[0]} is another after loading")
-        target = folder / f"{row}-{hash_file(unnamed)[:HASH_DIGITS]}.safetensors"
+            raise OSError(f"{unnamed}: {printable(wrong[0])} is another after loading")
+        name = f"{row}-ema" if checkpoint.averaged else row
+        target = folder / f"{name}-{hash_file(unnamed)[:HASH_DIGITS]}.safetensors"
         if target.exists() and not overwrite:
             raise WeightsError(f"{target} exists; it is this very file, or allow --overwrite")
         return unnamed.replace(target)
-    finally:
-        unnamed.unlink(missing_ok=True)
 
 
 def revision(git: Path) -> str:
@@ -125,21 +137,6 @@ def revision(git: Path) -> str:
     status = rest.partition("$ git status --short\n")[2].partition("$ git diff HEAD")[0]
     known = len(head) in (40, 64) and all(c in "0123456789abcdef" for c in head)
     return head + (" with local changes" if status.strip() else "") if known else ""
-
-
-def metrics(results: Path) -> str:
-    """JSON of the headline figures of a run's `results.json`; "" where there are none.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
-    if not results.is_file():
-        return ""
-    try:
-        figures = json.loads(results.read_text())["metrics"]
-        return json.dumps({str(k): round(v, 2) for k, v in figures.items() if v is not None})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{results} is damaged: {error!r}; evaluate the run again") from error
 
 
 def _iteration(beside: Mapping[str, Any]) -> int:

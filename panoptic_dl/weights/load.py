@@ -7,9 +7,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .coverage import Coverage, compare
+from .dtypes import not_finite
 from .errors import WeightsError
-from .origins import BACKBONE, Renamed, rename
+from .origins import BACKBONE, BESIDE, Renamed, rename
 from .pixels import check_pixels
+from .printable import printable
 from .read import WeightsFile, read_file, read_weights
 from .run_folder import find_weights
 
@@ -60,10 +62,10 @@ def is_whole_model(tensors: Mapping[str, Tensor]) -> bool:
 def split_backbone(
     backbone: nn.Module, renamed: Renamed
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """A backbone's tensors by its own names, and the parts of the file that are none of its own.
+    """A backbone's tensors by its own names, and what stands beside it: heads, a classifier.
 
-    A part is a name up to its first dot. What is in a part that the backbone has, but not in the
-    backbone, stays in, and is unexpected: such a file is of another architecture.
+    A part is a name up to its first dot. What is in no part that is known to stand beside a
+    backbone stays in, and is unexpected: such a file is of another architecture.
     """
     parts = {name.split(".")[0] for name in backbone.state_dict()}
     prefix = BACKBONE if any(name.startswith(BACKBONE) for name in renamed.tensors) else ""
@@ -72,11 +74,12 @@ def split_backbone(
     for name, tensor in renamed.tensors.items():
         own = name.removeprefix(prefix)
         part = own.split(".")[0]
-        if name.startswith(prefix) and part in parts:
-            tensors[own] = tensor
-        else:
-            key = f"{name.split('.')[0] if not name.startswith(prefix) else part}, no part of it"
+        known = part in BESIDE and part not in parts
+        if known or (prefix and name.split(".")[0] in BESIDE):
+            key = f"{part}, {BESIDE[part]}"
             dropped[key] = dropped.get(key, 0) + 1
+        else:
+            tensors[own if own not in tensors else name] = tensor
     return tensors, dropped
 
 
@@ -102,6 +105,14 @@ def _load(
     coverage = compare(module.state_dict(), tensors, dropped)
     if coverage.faults:
         raise WeightsError(_refusal(coverage, source))
+    if bad := not_finite(tensors, coverage.matched):
+        logger.warning(
+            "%s holds infinite values or NaN in %d tensors, such as %s: it comes from a training "
+            "that failed; take another checkpoint",
+            source,
+            len(bad),
+            printable(bad[0]),
+        )
     module.load_state_dict(dict(tensors), strict=False)
     logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .dtypes import KNOWN
 from .errors import WeightsError
 
 BACKBONE = "backbone."
@@ -41,6 +42,17 @@ HEAD = "its segmentation head"
 HRNET_CLASSIFIER = dict.fromkeys(
     ("incre_modules", "downsamp_modules", "final_layer", "classifier"), CLASSIFIER
 )
+# What stands beside a backbone in files of any origin; other parts are not known, and a fault.
+BESIDE: Mapping[str, str] = {
+    **HRNET_CLASSIFIER,
+    **dict.fromkeys(("fc", "head", "last_layer", "classif"), CLASSIFIER),
+    **dict.fromkeys(("auxlayer", "aux_head", "decode_head", "auxiliary_head"), HEAD),
+    **dict.fromkeys(
+        ("sem_seg_head", "ins_embed_head", "proposal_generator", "roi_heads"),
+        "the head of a whole model",
+    ),
+    **dict.fromkeys(STATISTICS, "pixel statistics"),
+}
 ORIGINS = (
     Origin(
         name="SegmenTron, Xception-65 for ImageNet",
@@ -97,7 +109,7 @@ def rename(tensors: Mapping[str, Tensor]) -> Renamed:
     statistics = {
         name: tuple(float(value) for value in plain[name].flatten()[:16])
         for name in STATISTICS
-        if name in plain
+        if name in plain and plain[name].dtype in KNOWN
     }
     if origin is None:
         return Renamed(dict(plain), None, {}, statistics)

@@ -1,35 +1,16 @@
 """Detectron2-style `.pkl` files, read without running anything that is in them.
 
-A pickle is a program. Two gates stand before it: `_check_program` reads its instructions without
-executing any and refuses those that weights do not need; `_Reader` then executes the rest, where
-every name that the file may call stands for a function in `stand_ins` and never for the original.
+A pickle is a program; `programs` checks and executes it, and what it may call is in `stand_ins`.
 """
 
 import io
-import pickle
-import pickletools
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .errors import WeightsError
-from .stand_ins import ALLOWED_NAMES, Array, Function, Stand, Value, short
-
-# Instructions that make plain containers and values, name something, call it, or use the memo.
-ALLOWED_INSTRUCTIONS = frozenset(
-    (
-        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
-        *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2"),
-        *("LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING"),
-        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-        *("EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
-        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-        *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
-        *("GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
-        *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
-    )
-)
+from .printable import printable
+from .programs import Budget, PlainReader, Stand, check_program
+from .stand_ins import ALLOWED_NAMES, Array, Value
 
 
 def read_pickle(path: Path) -> Any:
@@ -40,8 +21,14 @@ def read_pickle(path: Path) -> Any:
     """
     data = path.read_bytes()
     try:
-        _check_program(data)
-        content = _Reader(io.BytesIO(data), encoding="latin1").load()
+        stream = io.BytesIO(data)
+        check_program(stream, len(data))
+        if rest := len(data) - stream.tell():
+            raise WeightsError(f"{rest} bytes follow its end")
+        stream.seek(0)
+        reader = _Reader(stream, encoding="latin1")
+        reader.budget = Budget(len(data))
+        content = reader.load()
         return _unwrap(content, [len(data)])
     except WeightsError as error:
         raise WeightsError(
@@ -52,35 +39,13 @@ def read_pickle(path: Path) -> Any:
         raise WeightsError(f"weights={path} is refused: it is nested too deeply") from error
     except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
         raise WeightsError(
-            f"weights={path} is empty, truncated or no pickle: {type(error).__name__}: {error}"
+            f"weights={path} is empty, truncated or no pickle: {type(error).__name__}: "
+            f"{printable(str(error))}"
         ) from error
 
 
-def _check_program(data: bytes) -> None:
-    """Refuse instructions outside the list, and memo places that only exhaust memory."""
-    stop = -1
-    for instruction, argument, position in pickletools.genops(data):
-        name = instruction.name
-        if name not in ALLOWED_INSTRUCTIONS:
-            raise WeightsError(f"it uses the pickle instruction {name}, which weights do not need")
-        if name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
-            raise WeightsError(f"it asks for {argument} places of memory")
-        stop = position or 0
-    if stop != len(data) - 1:
-        raise WeightsError(f"{len(data) - 1 - stop} bytes follow its end")
-
-
-class _Reader(pickle.Unpickler):
-    """Executes a checked pickle; names outside the list are refused, the others are ours."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        make = ALLOWED_NAMES.get((module, name))
-        if make is None:
-            raise WeightsError(f"it asks for {short(f'{module}.{name}')}")
-        return Function(make)
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise WeightsError("it refers to something outside of the file")
+class _Reader(PlainReader):
+    names = ALLOWED_NAMES
 
 
 def _unwrap(value: Any, budget: list[int]) -> Any:

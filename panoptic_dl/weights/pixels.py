@@ -8,6 +8,7 @@ from torch import nn
 
 from .errors import WeightsError
 from .origins import STATISTICS
+from .printable import printable
 from .read import WeightsFile
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,15 @@ def check_pixels(
     if file.provenance:
         said |= {name: getattr(file.provenance, name) for name in STATISTICS}
         expected = file.provenance.image_format
-        if expected != image_format:
+        if expected not in ("RGB", "BGR"):
+            logger.warning(
+                "weights=%s says that it expects %s images, which is neither RGB nor BGR: this is "
+                "ignored, and the run feeds %s",
+                file.path,
+                printable(expected),
+                image_format,
+            )
+        elif expected != image_format:
             raise WeightsError(
                 f"weights={file.path} expects {expected} images, this run feeds {image_format}: "
                 f"set dataset.image_format={expected}, or take weights for the other order"

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import WeightsError
+from .printable import printable
 
 LONGEST_TEXT = 500
+LONGEST_METRICS = 4000  # cut text is no JSON: the writer keeps to it
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Provenance:
     pixel_std: tuple[float, ...]
     image_format: str  # channel order, RGB or BGR
     percent: float  # share of the architecture's values that the file has
-    row: str = ""  # of an exported model: dataset_task_backbone_head
+    row: str = ""  # of an exported model: dataset_task_backbone_head, and whether it is an average
     iteration: int = -1  # of an exported model: finished iterations; -1: not known
     revision: str = ""  # of an exported model: git revision of the code that trained it
     metrics: str = ""  # of an exported model: JSON of its headline figures, in percent
@@ -78,11 +80,13 @@ def read_provenance(stored: Mapping[str, Any] | None) -> Provenance | None:
         if field.name not in stored:
             continue
         try:
-            values[field.name] = _read(stored[field.name], field.type)
-        except (TypeError, ValueError) as error:
+            longest = LONGEST_METRICS if field.name == "metrics" else LONGEST_TEXT
+            values[field.name] = _read(stored[field.name], field.type, longest)
+        # "1e999" as a whole number, a list in a thousand lists
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise WeightsError(
                 f"the provenance in the file is damaged: {field.name} is "
-                f"{str(stored[field.name])[:80]!r}"
+                f"'{printable(stored[field.name], 80)}'"
             ) from error
     try:
         return Provenance(**values)
@@ -95,11 +99,11 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _read(value: Any, kind: Any) -> Any:
+def _read(value: Any, kind: Any, longest: int) -> Any:
     if kind is str:
         if not isinstance(value, str):
             raise TypeError
-        return "".join(c if c.isprintable() else "?" for c in value[:LONGEST_TEXT])
+        return "".join(c if c.isprintable() else "?" for c in value[:longest])
     value = json.loads(value) if isinstance(value, str) else value
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from .errors import WeightsError
 from .pickles import read_pickle
+from .printable import printable
 from .provenance import Provenance, megabytes, read_provenance
 
 logger = logging.getLogger(__name__)
 
+DEEPEST = 8  # wrappers: a file may hold itself
 KINDS = (".safetensors", ".pth", ".pt", ".pkl")
 WRAPPERS = ("model", "state_dict")
 
@@ -38,7 +40,7 @@ class WeightsFile:
 
     def lines(self) -> list[str]:
         """For a log: what file this is and where it comes from."""
-        first = f"{self.path} ({megabytes(self.size)}, SHA-256 {self.sha256})"
+        first = f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})"
         said = self.provenance.lines() if self.provenance else ["carries no provenance"]
         return [first, *said]
 
@@ -78,8 +80,10 @@ def read_file(path: str | Path) -> WeightsFile:
         raise WeightsError(f"weights={path} holds no parameters")
     odd = [n for n, t in tensors.items() if t.layout != torch.strided or t.device.type != "cpu"]
     if odd:
-        raise WeightsError(f"weights={path}: {odd[0]} is sparse or empty, not an array of numbers")
-    if others := [str(name) for name in state if str(name) not in tensors]:
+        raise WeightsError(
+            f"weights={path}: {printable(odd[0])} is sparse or empty, not an array of numbers"
+        )
+    if others := [printable(n) for n, v in state.items() if not isinstance(v, Tensor)]:
         logger.info("weights=%s: not tensors, and ignored: %s", path, ", ".join(others[:8]))
     return WeightsFile(
         path=path,
@@ -95,10 +99,12 @@ def unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
     """The parameters inside `model` and `state_dict`, and what lies beside them.
 
     Raises:
-        WeightsError: both are there, side by side.
+        WeightsError: both are there, side by side; or they are nested without an end.
     """
     beside: dict[str, Any] = {}
-    while isinstance(content, Mapping):
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            return {}, beside
         found = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if len(found) > 1:
             raise WeightsError(
@@ -108,7 +114,7 @@ def unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
             return dict(content), beside
         beside |= {str(k): v for k, v in content.items() if k not in (*found, "provenance")}
         content = content[found[0]]
-    return {}, beside
+    raise WeightsError(f"its weights lie more than {DEEPEST} wrappers deep; save them as `model`")
 
 
 def hash_file(path: Path) -> str:
@@ -134,10 +140,11 @@ def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise WeightsError(
-            f"weights={path} is empty, truncated or of another kind than its name says: {error}"
+            f"weights={path} is empty, truncated or of another kind than its name says: "
+            f"{printable(str(error), 2000)}"
         ) from error
     except Exception as error:  # pickle.UnpicklingError, and what a torn archive makes of Python
         raise WeightsError(
             f"weights={path} is no PyTorch file, or holds more than tensors and plain values: "
-            f"{error}"
+            f"{printable(str(error), 2000)}"
         ) from error

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from .errors import WeightsError
+from .printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def find_weights(path: str | Path) -> Path:
     if not path.is_dir():
         raise WeightsError(f"weights={path}: there is no such file or folder")
     chosen = find_checkpoint(path)
-    logger.info("weights=%s is a run folder: taking %s", path, chosen.name)
+    logger.info("weights=%s is a run folder: taking %s", path, printable(chosen.name))
     return chosen
 
 
@@ -36,7 +37,9 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     Raises:
         WeightsError: it is not there.
     """
-    there = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "no .pth file at all"
+    there = (
+        ", ".join(sorted(printable(p.name) for p in folder.glob("*.pth"))) or "no .pth file at all"
+    )
     if name is not None:
         if Path(name).name != name or not (folder / name).is_file():
             raise WeightsError(f"{folder} has no checkpoint {name}; it has {there}")

@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .dtypes import KNOWN
 from .errors import WeightsError
+from .printable import printable
 from .provenance import Provenance
 from .read import read_file
 
@@ -60,6 +62,11 @@ def write_weights(
     """
     path = Path(path)
     check_target(path, overwrite)
+    if odd := [name for name, tensor in tensors.items() if tensor.dtype not in KNOWN]:
+        raise WeightsError(
+            f"{path}: {printable(odd[0])} has numbers of {tensors[odd[0]].dtype}, which not every "
+            "reader knows; make them torch.float32 first"
+        )
     # Clones: a view would take all of the tensor behind it along.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

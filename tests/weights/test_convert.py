@@ -109,6 +109,27 @@ def test_more_of_the_backbones_own_parts_and_other_shapes_are_refused(tmp_path, 
         run(source, tmp_path / "w.pth")
 
 
+def test_parts_that_nobody_knows_are_refused(tmp_path, source, run):
+    change(source, lambda state: state.update({"module.stage5.0.weight": torch.zeros(1)}))
+    with pytest.raises(SystemExit, match="does not fit"):
+        run(source, tmp_path / "w.pth")
+    assert "1 unexpected: stage5.0.weight" in run(source, tmp_path / "w.pth", "--allow-partial")
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, source, run):
+    change(source, lambda state: state["module.bn1.weight"].fill_(float("nan")))
+    with pytest.raises(SystemExit, match=r"NaN in 1 tensors, such as backbone\.bn1\.weight"):
+        run(source, tmp_path / "w.pth")
+    assert not (tmp_path / "w.pth").exists()
+
+
+def test_numbers_of_odd_kinds_are_not_the_disks_fault(tmp_path, source, run):
+    odd = torch.zeros(64).to(torch.float8_e4m3fn)
+    change(source, lambda state: state.update({"module.bn1.weight": odd}))
+    with pytest.raises(SystemExit, match="does not fit"):
+        run(source, tmp_path / "w.pth")
+
+
 def test_another_backbone_an_existing_file_and_the_source_itself_are_refused(tmp_path, source, run):
     with pytest.raises(SystemExit, match="does not fit hrnet32"):
         run(source, tmp_path / "w.pth", "--backbone", "hrnet32")
@@ -128,7 +149,7 @@ def test_the_backbone_is_taken_out_of_a_whole_model(tmp_path, hrnet, run):
         {"model": state | {"sem_seg_head.predictor.weight": torch.zeros(1)}}, tmp_path / "m.pth"
     )
     report = run(tmp_path / "m.pth", tmp_path / "w.pth")
-    assert "dropped: sem_seg_head, no part of it (1 tensors)" in report
+    assert "dropped: sem_seg_head, the head of a whole model (1 tensors)" in report
     model = Model()
     load_model_or_backbone(model, tmp_path / "w.pth")
     assert torch.equal(model.backbone.conv1.weight, hrnet.conv1.weight)

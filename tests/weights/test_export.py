@@ -49,8 +49,22 @@ def folder(tmp_path, config, states):
     torch.save(content, run / "model_final.pth")
     torch.save({"model": states[1], "iteration": 8}, run / "model_best.pth")
     (run / "git.txt").write_text(GIT.replace(HEAD, 40 * "b") + GIT)
-    (run / "results.json").write_text(json.dumps({"metrics": {"mIoU": 61.987, "AP": None}}))
+    (run / "results.json").write_text(json.dumps({"metrics": {"mIoU": 1.0}}))  # of any weights
+    note(run, "model_final.pth", {"mIoU": 61.987, "AP": None, "ema/mIoU": 7.0})
+    note_average(run, 6)
     return run
+
+
+def note(run: Path, name: str, figures: dict, **changes) -> None:
+    """As engine/checkpoint_files.py notes the figures of an evaluation."""
+    entry = {"iteration": 5, "sha256": hash_file(run / name), "figures": figures} | changes
+    (run / "checkpoints.json").write_text(json.dumps({"files": {name: entry}}))
+
+
+def note_average(run: Path, iteration: int, **more) -> None:
+    (run / "ema").mkdir(exist_ok=True)
+    summary = {"measured": {"iteration": iteration}, "metrics": {"mIoU": 63.0}} | more
+    (run / "ema" / "results.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture
@@ -96,9 +110,17 @@ def test_the_same_checkpoint_gives_the_same_file(folder, export, tmp_path):
 
 
 def test_averages_and_other_checkpoints(folder, export, states):
-    for arguments in (["--ema"], ["--checkpoint", "model_best.pth"]):
-        tensors = read_file(export(folder, *arguments)).tensors
-        assert all(torch.equal(v, states[1][n]) for n, v in tensors.items())
+    for arguments, label, figures in (
+        (["--ema"], "-ema-", '{"mIoU": 63.0}'),
+        (["--checkpoint", "model_best.pth"], "_conv-", ""),
+    ):
+        file = export(folder, *arguments)
+        read = read_file(file)
+        assert all(torch.equal(v, states[1][n]) for n, v in read.tensors.items())
+        assert label in file.name
+        assert read.provenance
+        assert read.provenance.metrics == figures
+        assert ("moving average of the weights" in read.provenance.row) == ("--ema" in arguments)
     with pytest.raises(SystemExit, match="no averaged weights"):
         export(folder, "--ema", "--checkpoint", "model_best.pth")
     with pytest.raises(SystemExit, match=r"it has model_best\.pth, model_final\.pth"):
@@ -124,10 +146,16 @@ def test_runs_that_cannot_be_exported(folder, export, states, tmp_path):
     torch.save({"model": state}, folder / "model_final.pth")
     with pytest.raises(SystemExit, match=r"1 missing: sem_seg_head\.predictor\.bias"):
         export(folder)
-    (folder / "results.json").write_text("{")
     torch.save({"model": states[0]}, folder / "model_final.pth")
-    with pytest.raises(SystemExit, match=r"results\.json is damaged"):
+    with pytest.raises(SystemExit, match="is not the file that the run wrote"):
         export(folder)
+    for damage in ("{", "[" * 100000, "[]", '{"files": 1}', '{"files": {"model_final.pth": 1}}'):
+        (folder / "checkpoints.json").write_text(damage)
+        with pytest.raises(SystemExit, match=r"checkpoints\.json is damaged"):
+            export(folder)
+    (folder / "checkpoints.json").unlink()
+    with pytest.raises(SystemExit, match="there is no folder"):
+        export(folder, "--to", tmp_path / "none")
     (folder / ".hydra" / "config.yaml").write_text("a: 1\n")
     with pytest.raises(SystemExit, match=r"config\.yaml is"):
         export(folder)

@@ -94,6 +94,13 @@ def test_another_channel_order_is_refused(tmp_path, theirs, ours):
     load_model(model, file, theirs)
 
 
+def test_an_unknown_channel_order_is_ignored_and_said(tmp_path, caplog):
+    file = tmp_path / "w.safetensors"
+    write_weights(file, Tiny().state_dict(), provenance(image_format="GBR"))
+    load_model(Tiny(), file)
+    assert "neither RGB nor BGR" in caplog.text
+
+
 def test_damaged_provenance_is_an_error_and_its_text_is_harmless(tmp_path, caplog):
     caplog.set_level("INFO")
     file = tmp_path / "w.pth"
@@ -107,6 +114,11 @@ def test_damaged_provenance_is_an_error_and_its_text_is_harmless(tmp_path, caplo
         ("pixel_mean", 3),
         ("licence", 5),
         ("percent", True),
+        ("source_size", float("inf")),
+        ("source_size", "1e999"),
+        ("iteration", float("nan")),
+        ("pixel_mean", "[" * 100000),
+        ("percent", 10**400),
     ):
         torch.save({"model": Tiny().state_dict(), "provenance": said | {name: value}}, file)
         with pytest.raises(WeightsError, match=f"damaged: {name}"):
