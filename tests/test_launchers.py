@@ -186,4 +186,4 @@ def test_torchrun_saves_on_sigterm(tmp_path, toy):  # noqa: F811
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=120)
     assert (tmp_path / "last_checkpoint").is_file()
-    assert "Stopped after iteration" in (tmp_path / "log.txt").read_text()
+    assert "Stopped by SIGTERM after iteration" in (tmp_path / "log.txt").read_text()
