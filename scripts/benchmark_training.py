@@ -14,25 +14,31 @@ import contextlib
 import gc
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Generator, Iterator
-from itertools import count, islice
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch.nn import Module
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.data.train_loader import TrainLoader
 from panoptic_dl.engine import memory
+from panoptic_dl.engine.bad_samples import BadSamples
+from panoptic_dl.engine.interrupt import StopRequest
+from panoptic_dl.engine.nonfinite import NonFiniteLosses
 from panoptic_dl.engine.performance import Performance, performing, prepare_model
+from panoptic_dl.engine.trainer import Trainer
 from panoptic_dl.environment import describe_device
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 
 ROWS = ("xception65_conv", "hrnet48_conv", "xception65_dsconv", "hrnet48_dsconv")
 SWITCHES = ("channels_last", "compile", "activation_checkpointing")
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def overrides(row: str, size: tuple[int, int], num_workers: int, batch: int) -> list[str]:
@@ -68,27 +74,39 @@ def steps(
     if "activation_checkpointing" in switches:
         recompute_activations(model.get_submodule("backbone"))
     prepare_model(model, options)
-    optimizer = build(config.optimizer)(model)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    batches = iter(build(config.task.train_loader))
-    if kind == "synthetic":
-        batch = [
-            {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in sample.items()}
-            for sample in next(batches)
-        ]
-        batches = (batch for _ in count())
-    half = HALF.get(precision)
-    with performing(options):
-        for batch in batches:
-            with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                loss = sum(model(batch).values())
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+    loader = build(config.task.train_loader)
+    trainer = Trainer(
+        model,
+        OneBatch(loader, device) if kind == "synthetic" else loader,
+        build(config.optimizer)(model),
+        precision=options.autocast,
+        device=device,
+        stop=StopRequest(),
+        nonfinite=NonFiniteLosses(Path(tempfile.gettempdir()), "stop", 0),
+        bad_samples=BadSamples(Path(tempfile.gettempdir()), 0),
+    )
+    with performing(options), EventStorage() as trainer.storage:
+        for trainer.iter in count():
+            trainer.run_step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             yield
+
+
+class OneBatch:
+    """A loader that gives its first batch again and again, from the device."""
+
+    def __init__(self, loader: TrainLoader, device: torch.device) -> None:
+        self.seed, self.accumulate = loader.seed, loader.accumulate
+        self.take_bad_samples = loader.take_bad_samples
+        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+        self.batch = [
+            {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in sample.items()}
+            for sample in next(iter(loader))
+        ]
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return repeat(self.batch)
 
 
 def measure(

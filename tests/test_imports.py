@@ -10,17 +10,18 @@ PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
     *("backbones", "config", "environment", "image_files"),
-    *("postprocess", "report", "visualize"),
+    *("postprocess", "report", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
-    **{layer: set() for layer in (*LEAVES, "weights", "__init__")},
+    **{layer: set() for layer in (*LEAVES, "__init__")},
+    "weights": {"whole_files"},
     "data": {"image_files"},
     "models": {"postprocess"},
     "evaluation": {"image_files", "postprocess"},  # one fast argmax over classes for both
     "prediction_files": {"evaluation", "image_files"},
     "engine": {
         *("environment", "evaluation", "models", "postprocess", "prediction_files"),
-        *("report", "visualize", "weights"),
+        *("report", "visualize", "weights", "whole_files"),
     },
 }
 

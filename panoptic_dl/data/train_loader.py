@@ -70,7 +70,6 @@ class TrainLoader:
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"{name}={number} must be a whole number, at least 0")
         self._rank, self._num_processes = comm.get_rank(), comm.get_world_size()
-        self.batch_size = batch_size
         self.accumulate = accumulation(batch_size, self._num_processes, images_per_gpu, accumulate)
         self._group_size = batch_size // self._num_processes // self.accumulate
         self.max_bad_samples = max_bad_samples

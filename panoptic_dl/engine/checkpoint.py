@@ -8,7 +8,9 @@ import torch
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from .checkpoint_files import BEST, FINAL, CheckpointFiles
+from panoptic_dl.weights.run_folder import FINAL
+
+from .checkpoint_files import BEST, CheckpointFiles
 
 logger = logging.getLogger(__name__)
 

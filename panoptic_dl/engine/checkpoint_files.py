@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from .whole_files import flush, save_whole, sha256_of, write_text
+from panoptic_dl.weights.run_folder import FINAL, MANIFEST, NEWEST
+from panoptic_dl.whole_files import flush, save_whole, sha256_of, write_text
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, LAST = "checkpoints.json", "last_checkpoint"
-BEST, FINAL = "model_best.pth", "model_final.pth"
+BEST = "model_best.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 State = dict[str, Any]
 
@@ -108,7 +108,8 @@ class CheckpointFiles:
         numbered = [name for name in self.names() if name not in (FINAL, BEST)]
         for name in numbered[:-number]:
             (self.folder / name).unlink(missing_ok=True)
-        self._update(lambda files: [files.pop(n, None) for n in numbered[:-number]])
+        if numbered[:-number]:
+            self._update(lambda files: None)  # which forgets those that are gone
 
     def manifest(self) -> dict[str, Any]:
         """What is known of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
@@ -204,7 +205,7 @@ class CheckpointFiles:
         now = datetime.now().isoformat(timespec="seconds")
         entry = {"iteration": iteration, "bytes": size, "sha256": sha256, "saved": now}
         self._update(lambda files: files.update({name: entry}))
-        write_text(self.folder / LAST, name)
+        write_text(self.folder / NEWEST, name)
 
     def _update(self, change: Callable[[dict[str, Any]], Any]) -> None:
         files = self.manifest()

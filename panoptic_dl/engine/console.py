@@ -28,8 +28,6 @@ class ConsoleWriter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter >= self.max_iter:  # what is written after training: evaluation figures
-            return
         done = storage.iter + 1
         line = self._line(storage, done)
         if sys.stderr.isatty():

@@ -15,9 +15,8 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .whole_files import save_whole
-
-FILE = "model_ema.pth"
+from panoptic_dl.weights.run_folder import AVERAGE
+from panoptic_dl.whole_files import save_whole
 
 
 class WeightAverage:
@@ -130,7 +129,7 @@ class WeightAverage:
         Raises:
             OSError: the disk is full; a file of that name from before is untouched.
         """
-        target = Path(run_dir, FILE)
+        target = Path(run_dir, AVERAGE)
         try:
             save_whole(target, {"model": self.weights()})
         except OSError as error:

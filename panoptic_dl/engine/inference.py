@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from panoptic_dl.models.fold import fold_batch_norms
 
-from .float32 import float32
+from .float32 import check_precision, float32
 
 Maps = tuple[Tensor, ...]
 Network = Callable[[Tensor], Maps]
 
 MIN_SIDE = 32  # pixels; the smallest image that models take
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,7 @@ class InferenceOptions:
 
     def check(self, device: torch.device) -> None:
         """Raise ValueError for options that the device does not have."""
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"benchmark.precision={self.precision} is unknown; choose {', '.join(PRECISIONS)}"
-            )
-        if device.type == "cpu" and self.precision in ("tf32", "fp16"):
-            raise ValueError(
-                f"benchmark.precision={self.precision} needs a GPU; on the CPU choose fp32 or bf16"
-            )
+        check_precision("benchmark.precision", self.precision, device)
 
 
 @contextlib.contextmanager

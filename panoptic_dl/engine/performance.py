@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .float32 import float32
+from .float32 import check_precision, float32
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,7 @@ class Performance:
 
     def check(self, device: torch.device) -> None:
         """Raise ValueError for what is unknown, or what the device does not have."""
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"train.precision={self.precision} is unknown; choose {', '.join(PRECISIONS)}"
-            )
-        if device.type == "cpu" and self.precision in ("tf32", "fp16"):
-            raise ValueError(
-                f"train.precision={self.precision} needs a GPU; on the CPU choose bf16 or fp32"
-            )
+        check_precision("train.precision", self.precision, device)
 
     @property
     def autocast(self) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from detectron2.engine import HookBase
 from torch.utils.tensorboard import SummaryWriter
 
+from panoptic_dl.whole_files import write_text
+
 from .console import ConsoleWriter
-from .whole_files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -102,9 +102,8 @@ class Trainer(SimpleTrainer):
         self.overflows = self.overflows + 1 if overflow else 0
         if overflow and (not self.grad_scaler.is_enabled() or self.overflows > MAX_OVERFLOWS):
             fine = [False] * len(rows)
-        self.skipped = not math.isfinite(rows[0]["grad_norm"])
+        self.skipped = overflow or not all(fine)
         if not all(fine):
-            self.skipped = True
             self.nonfinite.act(self, rows, fine, batches)
         else:
             if self.clip_norm is not None:

@@ -10,17 +10,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from panoptic_dl.whole_files import sha256_of
+
 from .coverage import compare
 from .errors import WeightsError
 from .figures import figures, figures_of_average
 from .load import load_model
 from .printable import printable
 from .provenance import Provenance
-from .read import WeightsFile, hash_file, read_file
+from .read import WeightsFile, read_file
+from .run_folder import AVERAGE as AVERAGE_FILE
 from .write import write_weights
 
 GIT = "git.txt"
-AVERAGE_FILE = "model_ema.pth"
 AVERAGED = " (moving average of the weights)"
 HASH_DIGITS = 8
 
@@ -122,7 +124,7 @@ def export(
         if wrong:
             raise OSError(f"{unnamed}: {printable(wrong[0])} is another after loading")
         name = f"{row}-ema" if checkpoint.averaged else row
-        target = folder / f"{name}-{hash_file(unnamed)[:HASH_DIGITS]}.safetensors"
+        target = folder / f"{name}-{sha256_of(unnamed)[:HASH_DIGITS]}.safetensors"
         if target.exists() and not overwrite:
             raise WeightsError(f"{target} exists; it is this very file, or allow --overwrite")
         return unnamed.replace(target)

@@ -9,8 +9,9 @@ from typing import Any
 from .errors import WeightsError
 from .printable import printable
 from .provenance import LONGEST_METRICS
+from .run_folder import MANIFEST
 
-MANIFEST, RESULTS, AVERAGE_RESULTS = "checkpoints.json", "results.json", "ema/results.json"
+RESULTS, AVERAGE_RESULTS = "results.json", "ema/results.json"
 AVERAGE = "ema/"  # begins the names of the average's figures beside those of the raw weights
 
 

@@ -4,7 +4,6 @@ Nothing in a file is ever executed: `.safetensors` holds nothing executable, `.p
 torch's `weights_only`, and `.pkl` by the allow-list in `pickles`.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from panoptic_dl.whole_files import sha256_of
 
 from .errors import WeightsError
 from .pickles import read_pickle
@@ -87,7 +88,7 @@ def read_file(path: str | Path) -> WeightsFile:
         logger.info("weights=%s: not tensors, and ignored: %s", path, ", ".join(others[:8]))
     return WeightsFile(
         path=path,
-        sha256=hash_file(path),
+        sha256=sha256_of(path),
         size=path.stat().st_size,
         tensors={name: value.detach() for name, value in tensors.items()},
         beside=beside,
@@ -115,15 +116,6 @@ def unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
         beside |= {str(k): v for k, v in content.items() if k not in (*found, "provenance")}
         content = content[found[0]]
     raise WeightsError(f"its weights lie more than {DEEPEST} wrappers deep; save them as `model`")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:

@@ -9,7 +9,9 @@ from .printable import printable
 logger = logging.getLogger(__name__)
 
 FINAL = "model_final.pth"
+AVERAGE = "model_ema.pth"
 NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
+MANIFEST = "checkpoints.json"  # what is known of each checkpoint
 
 
 def find_weights(path: str | Path) -> Path:

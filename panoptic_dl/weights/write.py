@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from panoptic_dl.whole_files import flush, sync_folder
+
 from .dtypes import KNOWN
 from .errors import WeightsError
 from .printable import printable
@@ -75,11 +77,10 @@ def write_weights(
         rights = temporary.stat().st_mode
         _write(temporary, plain, provenance)
         temporary.chmod(rights)  # safetensors makes files that only their owner may read
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         verify(temporary, plain)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:  # what each kind says of a full disk
         raise OSError(
             f"cannot write {path}: {error}. No part of it is left; free some space or name another "
@@ -137,12 +138,3 @@ def _sort_header(path: Path) -> None:
         assert len(text) <= length
         file.seek(8)
         file.write(text.ljust(length))  # spaces, as the format allows
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

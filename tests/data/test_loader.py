@@ -1,7 +1,6 @@
 """Loaders: reproducible, fair to all processes, and clear about what they cannot do."""
 
 import itertools
-import json
 import os
 import signal
 
@@ -11,15 +10,12 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.utils import comm
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from panoptic_dl.data.catalog.coco import coco_panoptic
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.loader import test_loader as make_test_loader
 from panoptic_dl.data.loader import train_loader
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
-from panoptic_dl.data.sample_order import SampleOrder
 from panoptic_dl.data.train_loader import TrainLoader
 from tests.data.small import write_coco
 
@@ -149,10 +145,6 @@ def test_an_error_in_a_worker_names_the_file_in_one_line(dataset, tmp_path):
         next(iter(make_test_loader(dataset=dataset, mapper=broken, num_workers=1)))
 
 
-def draws(order, count):
-    return list(itertools.islice(order, count))
-
-
 def test_the_order_is_one_for_all_ways_of_sharing(dataset, monkeypatch):
     """Groups of two: two processes with two passes each, one with four, four with one."""
 
@@ -182,40 +174,6 @@ def test_a_sample_depends_on_seed_and_position_alone(dataset):
     assert same(one, first(dataset, count=6, num_workers=3))
 
 
-@given(
-    num_images=st.integers(1, 9),
-    shapes=st.lists(st.booleans(), min_size=9, max_size=9),
-    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    taken=st.integers(0, 12),
-)
-@settings(max_examples=60, deadline=None)
-def test_an_order_goes_on_with_groups_of_another_size(num_images, shapes, sizes, taken):
-    """Every position comes once, whatever the sizes; the same size repeats the same groups."""
-    shapes = shapes[:num_images]
-    whole = SampleOrder(num_images, sizes[0], 5, shapes)
-    before = draws(whole, taken)
-    state = json.loads(json.dumps(whole.state_dict()))
-    for size in sizes:
-        other = SampleOrder(num_images, size, 5, shapes)
-        other.load_state_dict(state)
-        after = draws(other, 8)
-        if size == sizes[0]:
-            copy = SampleOrder(num_images, size, 5, shapes)
-            assert draws(copy, taken + 8) == before + after
-        positions = [p for group in before + after for _, p in group]
-        waiting = [p for _, p in other.state_dict()["waiting"]]
-        assert sorted(positions + waiting) == list(range(len(positions) + len(waiting)))
-        assert all(len({shapes[i] for i, _ in group}) == 1 for group in after)
-        assert all(len(group) == size for group in after)
-
-
-def test_an_order_visits_every_image_once_in_an_epoch():
-    indices = [index for group in draws(SampleOrder(10, 1, 0), 30) for index, _ in group]
-    epochs = [indices[:10], indices[10:20], indices[20:]]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
 def test_a_stream_is_taken_up_with_another_number_of_processes(dataset, monkeypatch):
     loader = train_loader(dataset=dataset, mapper=mapper(), batch_size=4, num_workers=2, seed=3)
     done = list(itertools.islice(loader, 3))
@@ -231,12 +189,6 @@ def test_a_stream_is_taken_up_with_another_number_of_processes(dataset, monkeypa
     ids = [item["image_id"] for batch in done + rest for item in batch]
     assert len(ids) == 28  # four epochs of seven, but for what waits for images of its shape
     assert max(ids.count(i) for i in set(ids)) - min(ids.count(i) for i in set(ids)) <= 1
-
-
-def test_a_state_of_another_dataset_is_refused():
-    state = SampleOrder(9, 1, 0).state_dict()
-    with pytest.raises(ValueError, match="trained on 9 images and the dataset has 8"):
-        SampleOrder(8, 1, 0).load_state_dict(state)
 
 
 def broken_for(*broken):

@@ -61,7 +61,7 @@ def test_what_does_not_read_back_is_not_taken(tmp_path, monkeypatch):
     run_training(tmp_path, iterations=2)
     before = (tmp_path / "model_0000001.pth").read_bytes()
     files = CheckpointFiles(tmp_path)
-    monkeypatch.setattr("panoptic_dl.engine.whole_files.sha256_of", lambda path: "other")
+    monkeypatch.setattr("panoptic_dl.whole_files.sha256_of", lambda path: "other")
     with pytest.raises(OSError, match="does not read back"):
         files.write("model_0000001.pth", {"iteration": 1}, 1)
     assert (tmp_path / "model_0000001.pth").read_bytes() == before

@@ -11,7 +11,8 @@ from panoptic_dl.backbones import HRNet
 from panoptic_dl.weights.convert import ARCHITECTURES, find_architecture
 from panoptic_dl.weights.errors import WeightsError
 from panoptic_dl.weights.load import load_model_or_backbone
-from panoptic_dl.weights.read import hash_file, read_file
+from panoptic_dl.weights.read import read_file
+from panoptic_dl.whole_files import sha256_of
 from scripts import convert_weights
 from tests.models.rows import ROWS, load_shapes
 
@@ -75,7 +76,7 @@ def test_a_converted_backbone_starts_a_model(tmp_path, source, hrnet, run, kind,
     assert "batch counters missing" in report
     said = read_file(target).provenance
     assert said is not None
-    assert (said.source_file, said.source_sha256) == (source.name, hash_file(source))
+    assert (said.source_file, said.source_sha256) == (source.name, sha256_of(source))
     assert (said.source_size, said.architecture) == (source.stat().st_size, "hrnet18")
     assert said.licence == "MIT, as its authors say"
     assert said.pixel_mean == (123.675, 116.28, 103.53)
@@ -83,7 +84,7 @@ def test_a_converted_backbone_starts_a_model(tmp_path, source, hrnet, run, kind,
     model = Model()
     load_model_or_backbone(model, target)
     assert same(hrnet, model.backbone)
-    for fact in (hash_file(source), "MIT, as its authors say", source.name, "RGB", "hrnet18"):
+    for fact in (sha256_of(source), "MIT, as its authors say", source.name, "RGB", "hrnet18"):
         assert fact in caplog.text  # the log of every run that loads it shows where it comes from
 
 

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from panoptic_dl.config import build, compose
 from panoptic_dl.weights.export import revision
 from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.read import hash_file, read_file
+from panoptic_dl.weights.read import read_file
+from panoptic_dl.whole_files import sha256_of
 from scripts import export_weights
 
 HEAD = 40 * "a"
@@ -57,7 +58,7 @@ def folder(tmp_path, config, states):
 
 def note(run: Path, name: str, figures: dict, **changes) -> None:
     """As engine/checkpoint_files.py notes the figures of an evaluation."""
-    entry = {"iteration": 5, "sha256": hash_file(run / name), "figures": figures} | changes
+    entry = {"iteration": 5, "sha256": sha256_of(run / name), "figures": figures} | changes
     (run / "checkpoints.json").write_text(json.dumps({"files": {name: entry}}))
 
 
@@ -83,7 +84,7 @@ def test_the_file_is_named_by_row_and_hash_and_says_where_it_comes_from(
     folder, export, config, states
 ):
     file = export(folder, "--licence", "CC0")
-    digest = hash_file(file)[:8]
+    digest = sha256_of(file)[:8]
     assert file == folder / f"toy_cityscapes_semantic_hrnet_tiny_conv-{digest}.safetensors"
     read = read_file(file)
     assert read.tensors.keys() == states[0].keys()
@@ -92,7 +93,7 @@ def test_the_file_is_named_by_row_and_hash_and_says_where_it_comes_from(
     assert (said.row, said.iteration) == ("toy_cityscapes_semantic_hrnet_tiny_conv", 6)
     assert said.revision == HEAD
     assert json.loads(said.metrics) == {"mIoU": 61.99}
-    assert said.source_sha256 == hash_file(folder / "model_final.pth")
+    assert said.source_sha256 == sha256_of(folder / "model_final.pth")
     assert said.licence == "CC0"
     model = build(config.task.model)
     load_model(model, file)

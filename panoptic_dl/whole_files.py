@@ -25,6 +25,7 @@ def save_whole(target: Path, state: dict[str, Any]) -> str:
         if sha256_of(temporary) != hashing.sha256.hexdigest():
             raise OSError("what was written does not read back")
         temporary.replace(target)
+        sync_folder(target.parent)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -47,17 +48,22 @@ def write_text(target: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # renames are on the disk as well
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def flush(path: Path) -> None:
     """Have the system write a file to the disk now."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename is on the disk only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
