@@ -8,6 +8,14 @@ import pytest
 from panoptic_dl.engine.signals import STOPPING, interruptible
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal():
+    """What a shell starts in the background ignores SIGINT, and so would these tests."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_interrupts_once(number):
     before = {each: signal.getsignal(each) for each in STOPPING}
