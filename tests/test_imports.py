@@ -9,13 +9,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
-    *("backbones", "config", "environment", "image_files"),
+    *("backbones", "classes", "config", "environment", "image_files"),
     *("postprocess", "report", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in (*LEAVES, "__init__")},
     "weights": {"whole_files"},
-    "data": {"image_files"},
+    "data": {"classes", "image_files"},
     "models": {"postprocess"},
     "evaluation": {"image_files", "postprocess"},  # one fast argmax over classes for both
     "prediction_files": {"evaluation", "image_files"},

@@ -8,7 +8,11 @@ $DETECTRON2_DATASETS/cityscapes, then `python scripts/prepare_cityscapes.py $DET
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.data.catalog.cityscapes import (
+    cityscapes_classes,
+    cityscapes_panoptic,
+    cityscapes_semantic,
+)
 from panoptic_dl.evaluation import official, streaming
 
 
@@ -29,6 +33,7 @@ dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     num_classes=19,
     thing_ids=list(range(11, 19)),
+    classes=L(cityscapes_classes)(),  # names and colours, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
     ignore_label=255,
     image_format="RGB",

@@ -8,7 +8,7 @@ Prepare: `python scripts/prepare_coco.py $DETECTRON2_DATASETS` says what to down
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
+from panoptic_dl.data.catalog.coco import coco_classes, coco_panoptic, coco_semantic
 from panoptic_dl.data.reading import SemanticLabelReader
 from panoptic_dl.evaluation import official, streaming
 
@@ -32,6 +32,7 @@ dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     num_classes=133,
     thing_ids=list(range(80)),
+    classes=L(coco_classes)(),  # names and colours, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
     ignore_label=255,
     image_format="RGB",

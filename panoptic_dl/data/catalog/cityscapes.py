@@ -17,6 +17,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_bu
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.data.datasets.cityscapes_panoptic import get_cityscapes_panoptic_files
 
+from panoptic_dl.classes import Classes
 from panoptic_dl.data.catalog.layout import Layout, list_city_files, list_files
 from panoptic_dl.data.catalog.registry import Record, register_once
 
@@ -34,6 +35,11 @@ GET_LABELS = (
     "download gtFine_trainvaltest.zip (241 MB) from cityscapes-dataset.com, unpack it there,\n"
     "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
 )
+
+
+def cityscapes_classes() -> Classes:
+    """The 19 classes that count, by train id."""
+    return Classes.of_categories(CITYSCAPES_CATEGORIES)
 
 
 def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:

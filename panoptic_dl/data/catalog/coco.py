@@ -17,10 +17,16 @@ from typing import Any
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
+from panoptic_dl.classes import Classes
 from panoptic_dl.data.catalog.layout import Layout, list_files
 from panoptic_dl.data.catalog.registry import Record, register_once
 
 SPLITS = ("train", "val")
+
+
+def coco_classes() -> Classes:
+    """The 80 things, then the 53 stuff classes."""
+    return Classes.of_categories(COCO_CATEGORIES)
 
 
 def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
