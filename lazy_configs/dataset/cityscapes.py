@@ -48,6 +48,9 @@ dataset = dict(
     file_format="png",
     min_size_test=1024,
     max_size_test=2048,
+    augmentation="crop_first",  # or reference: Detectron2 on the whole image; slower, same pixels
+    # Decoded files on a fast disk, from the second epoch on: a folder, and its limit (10^9 bytes).
+    cache=dict(folder=None, max_gb=100),
     single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any
     size_divisibility=0,  # images are padded to a multiple of this; 0: what the backbone needs
     # Targets of Panoptic-DeepLab.

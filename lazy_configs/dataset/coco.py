@@ -44,6 +44,9 @@ dataset = dict(
     file_format="jpg",
     min_size_test=640,
     max_size_test=640,
+    augmentation="crop_first",  # or reference: Detectron2 on the whole image; slower, same pixels
+    # Decoded files on a fast disk, from the second epoch on: a folder, and its limit (10^9 bytes).
+    cache=dict(folder=None, max_gb=100),
     single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any
     size_divisibility=640,  # images are padded to a multiple of this
     # Targets of Panoptic-DeepLab.

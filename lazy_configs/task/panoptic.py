@@ -3,6 +3,7 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from panoptic_dl.data.decoded_cache import decoded_cache
 from panoptic_dl.data.loader import test_loader, train_loader
 from panoptic_dl.data.mapper import PanopticTrainMapper, TestMapper
 from panoptic_dl.engine.evaluation import Evaluation
@@ -39,6 +40,10 @@ task = dict(
                 L(T.RandomCrop)(crop_type="absolute", crop_size="${dataset.crop_size}"),
                 L(T.RandomFlip)(),
             ],
+            augmentation="${dataset.augmentation}",
+            cache=L(decoded_cache)(
+                folder="${dataset.cache.folder}", max_gb="${dataset.cache.max_gb}"
+            ),
             image_format="${dataset.image_format}",
             num_classes="${dataset.num_classes}",
             thing_ids="${dataset.thing_ids}",

@@ -21,6 +21,8 @@ _train_loader.mapper = L(SemanticTrainMapper)(
         ),
         L(T.RandomFlip)(),
     ],
+    augmentation="${dataset.augmentation}",
+    cache=_train_loader.mapper.cache,
     image_format="${dataset.image_format}",
     num_classes="${dataset.num_classes}",
     ignore_label="${dataset.ignore_label}",

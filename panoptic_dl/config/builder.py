@@ -14,6 +14,7 @@ _allowed = [
     "panoptic_dl.data.benchmark_scenes",
     "panoptic_dl.data.catalog.cityscapes",
     "panoptic_dl.data.catalog.coco",
+    "panoptic_dl.data.decoded_cache",
     "panoptic_dl.data.loader",
     "panoptic_dl.data.mapper",
     "panoptic_dl.data.reading",

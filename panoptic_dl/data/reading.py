@@ -3,16 +3,23 @@
 Shapes: H W pixels.
 """
 
-import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from detectron2.data import detection_utils
-from panopticapi.utils import rgb2id
 
 from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.segment_numbers import colors_to_ids, segment_numbers
 from panoptic_dl.image_files import no_truncated_images
+
+
+class Shaped(Protocol):
+    """An array, or what will be one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
 
 VOID = 0  # id of unlabelled pixels in a panoptic PNG
 
@@ -36,7 +43,7 @@ def read_image(file: str, image_format: str) -> np.ndarray:
         ) from error
 
 
-def check_size(label: np.ndarray, label_file: str, image: np.ndarray, image_file: str) -> None:
+def check_size(label: Shaped, label_file: str, image: Shaped, image_file: str) -> None:
     """Raise `DatasetError` unless a label has the height and width of its image."""
     if label.shape[:2] != image.shape[:2]:
         raise DatasetError(
@@ -45,15 +52,8 @@ def check_size(label: np.ndarray, label_file: str, image: np.ndarray, image_file
         )
 
 
-_of_thread = threading.local()
-
-
 class PanopticLabels:
-    """Check panoptic labels, and turn them into semantic ones, without sorting their pixels.
-
-    A look-up table over all 2^24 ids (16 MB) makes both cost a few milliseconds for 1024 x 2048
-    pixels; `numpy.unique` takes a hundred. Each thread has its own, empty between two calls.
-    """
+    """Check panoptic labels, and turn them into semantic ones."""
 
     def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
         if not 0 < num_classes <= 255 or not 0 <= ignore_label <= 255:
@@ -75,34 +75,31 @@ class PanopticLabels:
                     f"outside the classes 0..{self.num_classes - 1} "
                     f"(dataset.num_classes={self.num_classes})"
                 )
-        ids = rgb2id(panoptic) if panoptic.ndim == 3 else panoptic
-        values = {segment["id"]: 1 for segment in record["segments_info"]} | {VOID: 1}
-        known = self._look_up(ids, values, default=0)
-        if not known.all():
-            strangers = np.unique(ids[known == 0]).tolist()
+        ids = colors_to_ids(panoptic) if panoptic.ndim == 3 else panoptic
+        unknown = self._numbers(ids, record) == 0
+        unknown &= ids != VOID
+        if unknown.any():
+            strangers = np.unique(ids[unknown]).tolist()
             raise DatasetError(
-                f"{file}: id {strangers[0]} is in the PNG ({int((known == 0).sum())} pixels of "
+                f"{file}: id {strangers[0]} is in the PNG ({int(unknown.sum())} pixels of "
                 f"{len(strangers)} such ids) but not in segments_info of the JSON file; the two "
                 "do not belong together: fetch or prepare them again"
             )
 
     def to_semantic(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
-        """Classes of the pixels of `panoptic`, (H, W, 3) colours, as (H, W) uint8."""
-        categories = {seg["id"]: seg["category_id"] for seg in record["segments_info"]}
-        return self._look_up(rgb2id(panoptic), categories, default=self.ignore_label)
+        """Classes of the pixels of `panoptic`, (H, W) ids or (H, W, 3) colours: (H, W) uint8."""
+        ids = colors_to_ids(panoptic) if panoptic.ndim == 3 else panoptic
+        categories = [segment["category_id"] for segment in record["segments_info"]]
+        table = np.array([self.ignore_label, *categories], dtype=np.uint8)
+        classes: np.ndarray = table[self._numbers(ids, record)]
+        return classes
 
-    def _look_up(self, ids: np.ndarray, values: dict[int, int], default: int) -> np.ndarray:
-        table = getattr(_of_thread, "table", None)
-        if table is None:
-            table = _of_thread.table = np.zeros(256**3, dtype=np.uint8)
-        # Entries hold 1 + value so that those of no segment may stay 0: filling 16 MB is not free.
-        keys = np.fromiter(values, dtype=np.int64, count=len(values))
-        table[keys] = np.fromiter(values.values(), dtype=np.int64, count=len(values)) + 1
+    def _numbers(self, ids: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
         try:
-            found = table[ids]
-        finally:
-            table[keys] = 0
-        return np.where(found == 0, default, found - 1).astype(np.uint8)
+            return segment_numbers(ids, [segment["id"] for segment in record["segments_info"]])
+        except ValueError as error:
+            file = record["pan_seg_file_name"]
+            raise DatasetError(f"{file}: {error} in segments_info of the JSON file") from error
 
 
 def check_semantic(label: np.ndarray, file: str, num_classes: int, ignore_label: int) -> None:

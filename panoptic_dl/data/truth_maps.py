@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
-from panopticapi.utils import rgb2id
 from torch import Tensor
 
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.reading import PanopticLabels, read_image
+from panoptic_dl.data.segment_numbers import colors_to_ids
+from panoptic_dl.data.targets import PanopticTargets
 
 
 class TruthMaps(NamedTuple):
@@ -29,7 +29,7 @@ class TruthMaps(NamedTuple):
 class TruthMapper:
     """Adds the truth at the size of the file to what another mapper makes of a record.
 
-    Targets are those of training (Detectron2's generator), of the whole file, without augmentation.
+    Targets are those of training, of the whole file, without augmentation.
 
     A crowd is many objects in one segment. Training ignores its centre and offsets, yet the
     generator makes them: one centre in the middle, where all its pixels point. They are taken here:
@@ -57,11 +57,13 @@ class TruthMapper:
     ) -> None:
         self.mapper = mapper
         self.labels = PanopticLabels(num_classes, ignore_label)
-        self.generate = PanopticDeepLabTargetGenerator(
+        self.generate = PanopticTargets(
             ignore_label=ignore_label,
             thing_ids=thing_ids,
             sigma=gaussian_sigma,
             ignore_stuff_in_offset=True,
+            small_instance_area=0,
+            small_instance_weight=1,
             ignore_crowd_in_semantic=ignore_crowd_in_semantic,
         )
 
@@ -86,7 +88,7 @@ class TruthMapper:
 
     def maps(self, panoptic: Any, segments_info: list[dict[str, Any]]) -> TruthMaps:
         """The maps of a label, (H, W, 3) uint8 colours, and its segments."""
-        ids = rgb2id(panoptic)
+        ids = colors_to_ids(panoptic)
         targets = self.generate(ids, segments_info)
         classes = targets["sem_seg"]
         things = [s["id"] for s in segments_info if s["category_id"] in self.generate.thing_ids]

@@ -8,6 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .stage_bars import draw_stage_bars
+
 USUAL_THINGS = 50  # in a scene, as in conf/benchmark/default.yaml
 
 # In the order of the stages.
@@ -101,53 +103,22 @@ def combine_benchmarks(folder: Path) -> str | None:
 
 def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     """A bar for each result, its median stages stacked, with the median total beside: a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 1.7 + 0.62 * len(results)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    labels = [_label(result, with_size=not _same_size(results)) for result in results]
-    for row, result in enumerate(results):
-        left = 0.0
-        for stage, color in COLORS.items():
-            if stage not in result["stages"]:
-                continue
-            width = result["stages"][stage]["p50"]
-            axes.barh(row, width, left=left, color=color, height=0.62, label=stage)
-            left += width
-        total = result["stages"]["total"]["p50"]
-        axes.annotate(
-            f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms",
-            (left, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper left",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-    )
-    axes.set_yticks(range(len(results)), labels, fontsize=9)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlim(left=0)
     what = "for a batch"
     if _same_size(results):
         what += f", {_size(results[0])} pixels"
-    axes.set_xlabel(f"median milliseconds {what} ({results[0]['machine']})")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e3e6ea")
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    figure.savefig(file)
+    rows = [
+        (
+            _label(result, with_size=not _same_size(results)),
+            {
+                stage: result["stages"][stage]["p50"]
+                for stage in COLORS
+                if stage in result["stages"]
+            },
+            result["stages"]["total"]["p50"],
+        )
+        for result in results
+    ]
+    draw_stage_bars(rows, COLORS, f"median milliseconds {what} ({results[0]['machine']})", file)
 
 
 def _label(result: Mapping[str, Any], with_size: bool) -> str:

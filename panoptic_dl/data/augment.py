@@ -1,0 +1,234 @@
+"""Resize, crop and flip as Detectron2 does, touching only the pixels that end up in the crop.
+
+Cityscapes' recipe enlarges an image to 2048 x 4096 pixels to keep 512 x 1024 of them. Here the crop
+is chosen first, from the same random numbers. Every pixel comes out as from the long way: the part
+that is resized begins and ends where pixels of the image and of the enlarged one share an edge, so
+that Pillow weighs the same pixels by the same weights.
+
+Shapes: H W pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil, gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from PIL import Image
+
+from panoptic_dl.data.segment_numbers import colors_to_ids, ids_to_colors
+from panoptic_dl.data.sources import IDS, Source
+
+METHODS = ("crop_first", "reference")
+
+Augmentations = Sequence[T.Augmentation | T.Transform]
+
+
+class Axis(NamedTuple):
+    """What becomes of the rows, or of the columns: `old` are resized to `new`, some are kept."""
+
+    old: int
+    new: int
+    start: int
+    stop: int
+
+    @property
+    def is_whole(self) -> bool:
+        return self.old == self.new and self.start == 0 and self.stop == self.new
+
+
+@dataclass
+class Plan:
+    """Resize, then crop, then flip; and what is left to be done on pixels."""
+
+    rows: Axis
+    columns: Axis
+    flips: list[int] = field(default_factory=list)  # axes: 0 upside down, 1 left to right
+    rest: list[Any] = field(default_factory=list)
+
+
+class Augment:
+    """Applies augmentations to an image and its label.
+
+    Args:
+        augmentations: Detectron2's.
+        method: "crop_first": `ResizeShortestEdge`, then a random crop, then `RandomFlip`, as far as
+            they come first and in this order, are done together, the others on the pixels that
+            these leave. "reference": Detectron2 does all of them, on the whole image.
+
+    Raises:
+        ValueError: the method is unknown.
+    """
+
+    def __init__(self, augmentations: Augmentations, method: str = METHODS[0]) -> None:
+        if method not in METHODS:
+            raise ValueError(f"dataset.augmentation={method}: choose from {', '.join(METHODS)}")
+        self.augmentations = list(augmentations)
+        self.method = method
+
+    def __call__(
+        self, image: Source, label: Source
+    ) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """The augmented image, (H, W, 3), and label, (H, W), of files of the same size."""
+        plan = self.plan(image.shape)
+        picture, classes = _take_image(image, plan), _take_label(label, plan)
+        if not plan.rest:
+            return picture, classes
+        is_panoptic = label.kind == IDS
+        pixels = T.AugInput(picture, sem_seg=ids_to_colors(classes) if is_panoptic else classes)
+        T.AugmentationList(plan.rest)(pixels)
+        segments = pixels.sem_seg
+        return pixels.image, colors_to_ids(segments) if is_panoptic else segments
+
+    def plan(self, shape: tuple[int, int]) -> Plan:
+        """Draw what is random about the augmentations of an image of `shape`."""
+        height, width = shape
+        plan = Plan(Axis(height, height, 0, height), Axis(width, width, 0, width))
+        if self.method == "reference":
+            plan.rest = self.augmentations
+            return plan
+        for number, augmentation in enumerate(self.augmentations):
+            if not _looks_at_shape_only(augmentation):
+                plan.rest = self.augmentations[number:]
+                break
+            size = plan.rows.stop - plan.rows.start, plan.columns.stop - plan.columns.start
+            transform = _draw(augmentation, size)
+            if not _joined(plan, transform):
+                plan.rest = [transform, *self.augmentations[number + 1 :]]
+                break
+        return plan
+
+
+def _looks_at_shape_only(augmentation: Any) -> bool:
+    """Whether its random choice depends on the size of the image, not on pixels."""
+    if type(augmentation) is T.RandomCrop_CategoryAreaConstraint:
+        return bool(augmentation.single_category_max_area >= 1)
+    return type(augmentation) in (
+        *(T.ResizeShortestEdge, T.RandomCrop, T.RandomFlip),
+        *(T.Resize, T.FixedSizeCrop, T.CropTransform, T.NoOpTransform),
+    )
+
+
+def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
+    if isinstance(augmentation, T.Transform):
+        return augmentation
+    blank = np.broadcast_to(np.uint8(0), (*size, 3))  # takes no memory
+    if isinstance(augmentation, T.RandomCrop_CategoryAreaConstraint):
+        return augmentation.get_transform(blank, blank[:, :, 0])
+    return augmentation.get_transform(blank)
+
+
+def _joined(plan: Plan, transform: Any) -> bool:
+    """Add a transform to the plan, if it can be done together with those before."""
+    rows, columns = plan.rows, plan.columns
+    if isinstance(transform, T.NoOpTransform):
+        return True
+    if type(transform) is T.ResizeTransform and transform.interp == Image.Resampling.BILINEAR:
+        if plan.flips or not (rows.is_whole and columns.is_whole):
+            return False
+        plan.rows = Axis(rows.old, transform.new_h, 0, transform.new_h)
+        plan.columns = Axis(columns.old, transform.new_w, 0, transform.new_w)
+        return True
+    if type(transform) is T.CropTransform:
+        if plan.flips:
+            return False
+        top, left = rows.start + transform.y0, columns.start + transform.x0
+        plan.rows = rows._replace(start=top, stop=min(top + transform.h, rows.stop))
+        plan.columns = columns._replace(start=left, stop=min(left + transform.w, columns.stop))
+        return True
+    if type(transform) in (T.HFlipTransform, T.VFlipTransform):
+        plan.flips.append(int(type(transform) is T.HFlipTransform))
+        return True
+    return False
+
+
+class _Part(NamedTuple):
+    """Of one axis: pixels first..last of the file, of which box is resized to size; the crop."""
+
+    first: int
+    last: int
+    box: tuple[int, int]
+    size: int
+    crop: slice
+
+
+def _part(axis: Axis) -> _Part:
+    common = gcd(axis.old, axis.new)
+    old, new = axis.old // common, axis.new // common  # every `new` pixels end where `old` do
+    start, stop = axis.start // new, ceil(axis.stop / new)
+    reach = ceil(max(1, old / new)) + 1  # pixels that Pillow's bilinear weights look beyond
+    first, last = max(0, start * old - reach), min(axis.old, stop * old + reach)
+    box = (start * old - first, stop * old - first)
+    crop = slice(axis.start - start * new, axis.stop - start * new)
+    return _Part(first, last, box, (stop - start) * new, crop)
+
+
+def _take_image(image: Source, plan: Plan) -> NDArray[np.uint8]:
+    rows, columns = _part(plan.rows), _part(plan.columns)
+    new = plan.rows.new, plan.columns.new
+    order = None
+    if 2 * rows.size * columns.size < new[0] * new[1]:  # else little is saved
+        order = order_of_passes((plan.rows.old, plan.columns.old), new)
+    if order is None:
+        whole = Image.fromarray(np.ascontiguousarray(image.rows(plan.rows.old)))
+        resized = whole.resize((new[1], new[0]), Image.Resampling.BILINEAR)
+        crop = slice(plan.rows.start, plan.rows.stop), slice(plan.columns.start, plan.columns.stop)
+        return _flipped(np.asarray(resized)[crop], plan.flips)
+    pixels = image.rows(rows.last)[rows.first : rows.last, columns.first : columns.last]
+    part = Image.fromarray(np.ascontiguousarray(pixels))
+    for axis in order:
+        part = _resized(part, axis, rows if axis == 0 else columns)
+    return _flipped(np.asarray(part)[rows.crop, columns.crop], plan.flips)
+
+
+def _resized(image: Image.Image, axis: int, part: _Part) -> Image.Image:
+    """Resize along one axis: 0 the rows, 1 the columns."""
+    width, height = image.size
+    if axis == 0:
+        size, box = (width, part.size), (0, part.box[0], width, part.box[1])
+    else:
+        size, box = (part.size, height), (part.box[0], 0, part.box[1], height)
+    return image.resize(size, Image.Resampling.BILINEAR, box)
+
+
+@lru_cache(maxsize=4096)
+def order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int] | None:
+    """The axes in the order in which Pillow resizes (H, W); between the two it rounds to 8 bits.
+
+    Asked of Pillow itself, with noise: the rule differs between versions. None: it is done in some
+    other way.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, old, dtype=np.uint8)
+    image = Image.fromarray(noise)
+    (height, width), bilinear = new, Image.Resampling.BILINEAR
+    whole = image.resize((width, height), bilinear)
+    between = {0: (image.width, height), 1: (width, image.height)}
+    for order in ((1, 0), (0, 1)):
+        two = image.resize(between[order[0]], bilinear).resize((width, height), bilinear)
+        if two == whole:
+            return order
+    return None
+
+
+def _take_label(label: Source, plan: Plan) -> NDArray[np.integer]:
+    rows = nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
+    columns = nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
+    pixels = label.rows(int(rows[-1]) + 1)
+    return _flipped(pixels[rows].take(columns, axis=1), plan.flips)
+
+
+def _flipped(pixels: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
+    return np.flip(pixels, axes) if axes else pixels
+
+
+@lru_cache(maxsize=256)
+def nearest(old: int, new: int) -> NDArray[np.int32]:
+    """For each of `new` pixels the one of `old` that Pillow takes when it resizes to the nearest.
+
+    Asked of Pillow itself: where two are equally near, the rounding of its sums decides.
+    """
+    row = Image.fromarray(np.arange(old, dtype=np.int32)[None])
+    return np.asarray(row.resize((new, 1), Image.Resampling.NEAREST))[0]

@@ -1,0 +1,67 @@
+"""Ids of pixels, their colours, and the segments that they belong to."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from panopticapi.utils import id2rgb, rgb2id
+
+from panoptic_dl.data.segment_numbers import colors_to_ids, ids_to_colors, segment_numbers
+
+IDS = st.integers(0, 256**3 - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ids=st.lists(IDS, min_size=1, max_size=30, unique=True),
+    known=st.integers(0, 30),
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from([np.uint32, np.int32, np.int64]),
+)
+def test_numbers_are_positions(ids, known, seed, kind):
+    pixels = np.random.default_rng(seed).choice(ids, (7, 9)).astype(kind)
+    listed = ids[:known]
+    expected = [[listed.index(i) + 1 if i in listed else 0 for i in row] for row in pixels.tolist()]
+    assert segment_numbers(pixels, listed).tolist() == expected
+    assert not segment_numbers(pixels, []).any()  # the table is empty again
+
+
+def test_ids_that_no_pixel_can_have_match_none():
+    pixels = np.array([[0, 5, 256**3 - 1]], np.uint32)
+    numbers = segment_numbers(pixels, [-1, 256**3, 5, 0, 2**40])
+    assert numbers.tolist() == [[4, 3, 0]]
+
+
+def test_an_id_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match="two segments have the id 7"):
+        segment_numbers(np.zeros((2, 2), np.uint32), [3, 7, 9, 7])
+    with pytest.raises(ValueError, match="65536 segments in an image"):
+        segment_numbers(np.zeros((2, 2), np.uint32), list(range(2**16)))
+
+
+def test_threads_do_not_see_each_others_ids():
+    wrong = []
+
+    def work(offset):
+        pixels = np.arange(1000, dtype=np.uint32).reshape(20, 50)
+        for _ in range(200):
+            numbers = segment_numbers(pixels, list(range(offset, 1000, 3)))
+            wrong.extend(np.flatnonzero((numbers > 0) != (pixels % 3 == offset)))
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_colours_are_panopticapis():
+    colors = np.random.default_rng(0).integers(0, 256, (13, 17, 3)).astype(np.uint8)
+    ids = colors_to_ids(colors)
+    assert np.array_equal(ids, rgb2id(colors))
+    assert np.array_equal(ids_to_colors(ids), id2rgb(ids))
+    assert np.array_equal(ids_to_colors(ids.astype(np.int64)), colors)
+    assert np.array_equal(colors_to_ids(colors[::2, ::-1]), rgb2id(colors[::2, ::-1]))
