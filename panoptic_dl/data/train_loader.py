@@ -14,6 +14,7 @@ from PIL import Image
 
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.micro_batches import accumulation
+from panoptic_dl.data.moved_ahead import moved_ahead
 from panoptic_dl.data.sample_order import Draw, SampleOrder
 from panoptic_dl.data.samples import BAD, Samples
 
@@ -80,6 +81,7 @@ class TrainLoader:
         self._num_workers, self._overfit_batches = num_workers, overfit_batches
         self._shapes = _shapes(records) if aspect_ratio_grouping else None
         self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
+        self.device: torch.device | None = None  # where batches are moved, if it is a GPU
         self._steps_done = 0
         self._order = self._new_order()
 
@@ -91,6 +93,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on after the last step that was taken, or that was loaded."""
+        on_gpu = self.device is not None and self.device.type == "cuda"
         loader = torch.utils.data.DataLoader(
             Samples(self._dataset, self._mapper, self.seed, max_bad=self.max_bad_samples),
             batch_sampler=_OfProcess(self._coming_steps(), self._rank, self._num_processes),
@@ -100,8 +103,11 @@ class TrainLoader:
             # The default in a process that was spawned is to spawn: tens of seconds of imports.
             multiprocessing_context="fork" if self._num_workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers are left alone
+            pin_memory=on_gpu,
         )
-        batches = iter(loader)
+        batches: Iterator[Batch] = iter(loader)
+        if self.device is not None and on_gpu:
+            batches = moved_ahead(batches, self.device)
         while True:
             for part in range(self.accumulate):
                 batch = _next(batches)

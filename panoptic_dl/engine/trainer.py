@@ -30,6 +30,7 @@ class Loader(Protocol):
 
     seed: int
     accumulate: int
+    device: torch.device | None  # where its batches shall be, if it moves them
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
     def take_bad_samples(self) -> dict[str, str]: ...
@@ -66,7 +67,7 @@ class Trainer(SimpleTrainer):
         """
         super().__init__(model, loader, optimizer)
         self.loader = loader
-        self.device = device
+        self.device = loader.device = device
         self.dtype = DTYPES[precision]
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.stop, self.nonfinite, self.bad_samples = stop, nonfinite, bad_samples
