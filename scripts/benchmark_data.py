@@ -5,7 +5,7 @@
 Drawn streets in Cityscapes' format, 1024 x 2048 pixels, about 2.3 MB and 30 segments an image as in
 Cityscapes; the published recipe. Or your own data, as `run.py` would train on it:
 
-    python scripts/benchmark_data.py dataset=coco task=semantic
+    python scripts/benchmark_data.py dataset=coco
 
 Prints CPU milliseconds of each stage on one core, samples a second of 1..n loader processes, and
 bytes; draws the stages. It stops when a sample differs from Detectron2's.
@@ -94,6 +94,10 @@ def measure(
     """Compare the ways sample by sample, then time their stages, then their loaders."""
     config = compose(overrides)
     records = DatasetCatalog.get(build(config.task.train_loader.dataset))[: max(8, num_samples)]
+    if config.task.evaluation.dataset == config.dataset.test.semantic and any(
+        "sem_seg_file_name" not in record for record in records
+    ):
+        raise SystemExit("error: Detectron2 has no mapper for classes from panoptic labels")
     made = {way: make_mapper(config, way, cache) for way in WAYS}
     for position in range(2 * len(records)):  # each file twice, so that the cache has them all
         record = records[position % len(records)]
