@@ -13,9 +13,8 @@ import pytest
 from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabelImgs
 from PIL import Image
 
-from panoptic_dl.data import prepare
 from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.prepare import prepare_cityscapes
+from panoptic_dl.data.prepare import check_cityscapes, cityscapes, labels, prepare_cityscapes
 from tests.data.small import write_cityscapes
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_cityscapes.py"
@@ -65,7 +64,7 @@ def test_what_exists_is_kept(downloaded):
 
 
 def test_an_interrupted_run_continues(downloaded, monkeypatch):
-    convert, calls = prepare._write_panoptic, []
+    convert, calls = labels._write_panoptic, []
 
     def stop_at_the_second(instances, folder, part):
         calls.append(instances)
@@ -73,7 +72,7 @@ def test_an_interrupted_run_continues(downloaded, monkeypatch):
             raise KeyboardInterrupt
         convert(instances, folder, part)
 
-    monkeypatch.setattr(prepare, "_write_panoptic", stop_at_the_second)
+    monkeypatch.setattr(labels, "_write_panoptic", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         prepare_cityscapes(downloaded, say=quiet)
     gt_fine = downloaded / "cityscapes" / "gtFine"
@@ -110,7 +109,7 @@ def test_a_torn_json_file_is_made_again(downloaded):
 
 
 def test_the_summary_counts(downloaded, monkeypatch):
-    monkeypatch.setitem(prepare.OFFICIAL_COUNTS, "val", 2)
+    monkeypatch.setitem(cityscapes.OFFICIAL_COUNTS, "val", 2)
     lines = []
     prepare_cityscapes(downloaded / "cityscapes", say=lines.append)  # the folder itself will do
     assert lines[-3].startswith("train: 3 of the official 2975 images: good for trials")

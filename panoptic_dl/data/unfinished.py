@@ -1,0 +1,33 @@
+"""Files that are there whole or not at all, and what an interrupted process leaves of them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_OURS = re.compile(r"\..+\.\d+\.unfinished")
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Give a path to write to, and move the file to `target` once it is written."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name was left by a process that was killed while it wrote."""
+    return _OURS.fullmatch(name) is not None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete such files below `folder`; nobody else may be writing there."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if is_unfinished(name):
+                Path(place, name).unlink(missing_ok=True)
