@@ -6,18 +6,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_OURS = re.compile(r"\..+\.\d+\.unfinished")
+_OURS = re.compile(r"\.unfinished\.\d+\..+")
 
 
 @contextlib.contextmanager
 def whole(target: Path) -> Iterator[Path]:
     """Give a path to write to, and move the file to `target` once it is written."""
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    # The name ends as before: image libraries choose the format by that.
+    unfinished = target.with_name(f".unfinished.{os.getpid()}.{target.name}")
     try:
         yield unfinished
         os.replace(unfinished, target)
-    finally:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
+        raise
 
 
 def is_unfinished(name: str) -> bool:

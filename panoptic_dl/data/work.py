@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -114,7 +116,7 @@ def share_out(
         num_workers, mp_context=context, initializer=_begin, initargs=(stop, os.getpid())
     ) as pool:
         try:
-            yield from pool.map(function, *zip(*jobs, strict=True))
+            yield from pool.map(partial(_do, function), *zip(*jobs, strict=True))
         except BrokenProcessPool as error:
             raise DatasetError(
                 f"one of {num_workers} processes was killed, mostly because memory ran out: take "
@@ -147,8 +149,19 @@ def _begin(stop: Any, parent: int) -> None:
     _stop = stop
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as the pool ends its workers
+    signal.signal(signal.SIGTERM, _end)  # as the pool ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(1)
+
+
+def _do(function: Callable[..., Any], *job: Any) -> Any:
+    try:
+        return function(*job)
+    except SystemExit:  # the job has cleaned up; the pool would have its worker go on
+        os._exit(1)
 
 
 def _end_with(parent: int) -> None:

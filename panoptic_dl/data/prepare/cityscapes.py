@@ -14,6 +14,7 @@ from panoptic_dl.data.prepare.folder import (
     describe,
     missing_folder,
     raise_problems,
+    ready,
 )
 from panoptic_dl.data.prepare.labels import (
     IMAGES,
@@ -86,6 +87,7 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         count = len(_ids(base / "leftImg8bit" / split, IMAGES))
         note = "" if split in LABELLED or not count else " (no public labels, so none are made)"
         say(f"{split}: {describe(count, official)}{note}")
+    say(ready(base, "cityscapes"))
 
 
 def _require_folders(base: Path) -> None:

@@ -19,6 +19,7 @@ from panoptic_dl.data.prepare.folder import (
     describe,
     missing_folder,
     raise_problems,
+    ready,
 )
 from panoptic_dl.data.work import Say
 
@@ -69,6 +70,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
             if not (base / name).is_dir():
                 raise _missing(base, name)
     raise_problems(problem for split in OFFICIAL_COUNTS for problem in _check(base, split, say))
+    say(ready(base, "coco"))
 
 
 def _without_what_is_done(archive: Archive, base: Path) -> Archive:

@@ -89,6 +89,11 @@ def raise_problems(problems: Iterable[str]) -> None:
         raise DatasetError("\n".join(lines))
 
 
+def ready(base: Path, dataset: str) -> str:
+    """What to say to a config so that it finds the dataset."""
+    return f"ready: dataset={dataset} dataset.root={base.parent}"
+
+
 def describe(count: int, official: int) -> str:
     """What it means that a split has so many images."""
     if count == official:
