@@ -1,43 +1,14 @@
-"""Make the label files that Cityscapes needs: labelTrainIds, panoptic PNGs and their JSON files.
+"""Make Cityscapes ready: unpack its archives, make label files, count.
 
-    python scripts/prepare_cityscapes.py ROOT [--workers N]
+    python scripts/prepare_cityscapes.py ROOT [--workers N] [--check]
 
-ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. What exists
-is kept, so an interrupted run continues where it stopped.
+ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. Put
+leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into it, packed. What exists is kept, so an
+interrupted run continues where it stopped.
 """
 
-import argparse
-import os
-import sys
-
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.prepare import prepare_cityscapes
-
-
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a cluster grants, not what the machine has
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", metavar="ROOT", help="folder that holds cityscapes/")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(usable_cores(), 16),
-        metavar="N",
-        help="processes that share the images (default: usable cores, %(default)s)",
-    )
-    arguments = parser.parse_args()
-    try:
-        prepare_cityscapes(arguments.root, num_workers=arguments.workers)
-    except DatasetError as error:
-        sys.exit(f"error: {error}")
-
+from panoptic_dl.data.prepare import check_cityscapes, prepare_cityscapes
+from panoptic_dl.data.prepare.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(str(__doc__), prepare_cityscapes, check_cityscapes, "cityscapes")

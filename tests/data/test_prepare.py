@@ -13,10 +13,10 @@ import pytest
 from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabelImgs
 from PIL import Image
 
-from panoptic_dl.data import prepare
 from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.prepare import prepare_cityscapes
-from tests.data.small import write_cityscapes
+from panoptic_dl.data.prepare import check_cityscapes, cityscapes, labels, prepare_cityscapes
+from panoptic_dl.data.prepare.folder import alone_in
+from tests.data.small import write_cityscapes, write_street
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_cityscapes.py"
 
@@ -65,7 +65,7 @@ def test_what_exists_is_kept(downloaded):
 
 
 def test_an_interrupted_run_continues(downloaded, monkeypatch):
-    convert, calls = prepare._write_panoptic, []
+    convert, calls = labels._write_panoptic, []
 
     def stop_at_the_second(instances, folder, part):
         calls.append(instances)
@@ -73,7 +73,7 @@ def test_an_interrupted_run_continues(downloaded, monkeypatch):
             raise KeyboardInterrupt
         convert(instances, folder, part)
 
-    monkeypatch.setattr(prepare, "_write_panoptic", stop_at_the_second)
+    monkeypatch.setattr(labels, "_write_panoptic", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         prepare_cityscapes(downloaded, say=quiet)
     gt_fine = downloaded / "cityscapes" / "gtFine"
@@ -110,11 +110,53 @@ def test_a_torn_json_file_is_made_again(downloaded):
 
 
 def test_the_summary_counts(downloaded, monkeypatch):
-    monkeypatch.setitem(prepare.OFFICIAL_COUNTS, "val", 2)
+    monkeypatch.setitem(cityscapes.OFFICIAL_COUNTS, "val", 2)
     lines = []
     prepare_cityscapes(downloaded / "cityscapes", say=lines.append)  # the folder itself will do
-    assert lines[-3].startswith("train: 3 of the official 2975 images: good for trials")
-    assert lines[-2:] == ["val: complete, 2 images", "test: not there, left out"]
+    assert lines[-4].startswith("train: 3 of the official 2975 images: good for trials")
+    assert lines[-3:-1] == ["val: complete, 2 images", "test: not there, left out"]
+    assert lines[-1] == f"ready: dataset=cityscapes dataset.root={downloaded}"
+
+
+def test_dummy_labels_of_test_are_left_as_they_are(downloaded):
+    write_street(downloaded / "cityscapes", "test", "berlin", "berlin_000000_000019", 0)
+    lines = []
+    prepare_cityscapes(downloaded, say=lines.append)
+    assert "test: 1 of the official 1525 images" in lines[-2]
+    assert len(list((downloaded / "cityscapes/gtFine/test/berlin").iterdir())) == 3
+    assert not (downloaded / "cityscapes/gtFine/cityscapes_panoptic_test").exists()
+
+
+def test_checking_changes_nothing_and_says_what_preparing_would_make(downloaded):
+    before = files_below(downloaded)
+    with pytest.raises(DatasetError, match=r"3 of 3 missing .*TrainIds\.png: run this again, wi"):
+        check_cityscapes(downloaded, say=quiet)
+    assert files_below(downloaded) == before
+    prepare_cityscapes(downloaded, say=quiet)
+    lines = []
+    check_cityscapes(downloaded, say=lines.append)
+    assert lines[0].startswith("train: 3 of the official 2975")
+
+
+def test_a_split_with_images_and_no_labels_is_named(downloaded):
+    shutil.rmtree(downloaded / "cityscapes/gtFine/val")
+    with pytest.raises(DatasetError, match=r"2 of 2 missing in .*gtFine/val, first "):
+        prepare_cityscapes(downloaded, say=quiet)
+
+
+def test_two_at_the_same_time_are_refused(downloaded):
+    base = downloaded / "cityscapes"
+    with alone_in(base), pytest.raises(DatasetError, match=f"another process prepares {base}"):
+        prepare_cityscapes(downloaded, say=quiet)
+    prepare_cityscapes(downloaded, say=quiet)
+
+
+def test_what_a_killed_process_left_is_removed(downloaded):
+    (aachen,) = (downloaded / "cityscapes/gtFine/val/aachen").glob("*polygons.json")
+    left = aachen.with_name(".unfinished.77.aachen_000000_000019_gtFine_labelTrainIds.png")
+    left.write_bytes(b"half")
+    prepare_cityscapes(downloaded, say=quiet)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +165,11 @@ def test_the_summary_counts(downloaded, monkeypatch):
 )
 def test_a_missing_folder_is_named_with_its_archive(downloaded, folder, archive):
     shutil.rmtree(downloaded / "cityscapes" / folder)
-    with pytest.raises(DatasetError, match=f"{folder}.*{archive}"):
-        prepare_cityscapes(downloaded, say=quiet)
+    for attempt in (prepare_cityscapes, check_cityscapes):
+        with pytest.raises(
+            DatasetError, match=f"(?s)folder missing: .*{folder}\n.*{archive} .*bytes"
+        ):
+            attempt(downloaded, say=quiet)
 
 
 def test_half_an_archive_is_refused_before_any_work(downloaded):
@@ -153,7 +198,13 @@ def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded):
     done = run(downloaded)
     assert done.returncode == 0, done.stderr
     assert "train: labelTrainIds: 3 of 3" in done.stdout
-    nothing = run(downloaded / "nothing")
-    assert nothing.returncode == 1
-    assert nothing.stderr.startswith("error: Cityscapes: folder missing: ")
-    assert "Traceback" not in nothing.stderr
+    (downloaded / "nothing").mkdir()
+    for place, message in (
+        ("nothing", "error: Cityscapes: folder missing: "),
+        ("nowhere", "error: no such folder: "),
+    ):
+        nothing = run(downloaded / place)
+        assert nothing.returncode == 1
+        assert nothing.stderr.startswith(message)
+        assert "Traceback" not in nothing.stderr
+    assert not list((downloaded / "nothing").iterdir())

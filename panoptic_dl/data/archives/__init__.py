@@ -1,0 +1,1 @@
+"""The official .zip archives of datasets: which are there, are they sound, unpack them."""

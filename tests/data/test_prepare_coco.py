@@ -1,0 +1,154 @@
+"""COCO comes ready out of its archives, and what is missing is named with its archive."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from panoptic_dl.data.catalog.coco import coco_panoptic
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.prepare import check_coco, coco, prepare_cityscapes, prepare_coco
+from tests.data.small import write_cityscapes, write_coco
+from tests.data.test_prepare import files_below, quiet
+from tests.data.zips import zip_cityscapes, zip_coco
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_coco.py"
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The archives in a folder of their own, and what they must become."""
+    source, target = write_coco(tmp_path / "source", train=3, val=2), tmp_path / "target"
+    target.mkdir()
+    zip_coco(source, target)
+    return source, target
+
+
+def place(target: Path, where: str) -> Path:
+    """Move the archives; return the folder that the command is given."""
+    if where == "beside":
+        return target
+    base = target / "coco"
+    base.mkdir()
+    for file in target.glob("*.zip"):
+        file.rename(base / file.name)
+    return base if where == "the folder itself" else target
+
+
+@pytest.mark.parametrize("where", ["beside", "inside", "the folder itself"])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_archives_become_the_dataset(packed, where, num_workers):
+    source, target = packed
+    prepare_coco(place(target, where), num_workers=num_workers, say=quiet)
+    made = files_below(target / "coco")
+    assert {k: v for k, v in made.items() if not k.endswith(".zip")} == files_below(source / "coco")
+    name = coco_panoptic(root=str(target), split="val", prefix=f"packed_{where}_{num_workers}_")
+    assert len(DatasetCatalog.get(name)) == 2
+
+
+def test_archives_of_cityscapes_become_the_dataset(tmp_path):
+    source, target = write_cityscapes(tmp_path / "source", train=3, val=2), tmp_path / "target"
+    target.mkdir()
+    zip_cityscapes(source, target)
+    prepare_cityscapes(target, say=quiet)
+    assert files_below(target / "cityscapes") == files_below(source / "cityscapes")
+
+
+def test_the_script_prepares_checks_and_goes_on_without_archives(packed, monkeypatch):
+    _, target = packed
+
+    def run(*more):
+        command = [sys.executable, str(SCRIPT), str(target), *more]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    first = run("--check")
+    assert first.returncode == 1
+    assert first.stderr.startswith(f"error: COCO 2017: folder missing: {target}/coco/train2017\n")
+    assert "panoptic_annotations_trainval2017.zip     860,725,834 bytes (861 MB)" in first.stderr
+    assert not (target / "coco").exists()
+    done = run("--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "val: 2 of the official 5000 images: good for trials" in done.stdout
+    assert f"ready: dataset=coco dataset.root={target}" in done.stdout
+    for file in target.rglob("*.zip"):  # as the script said they can be
+        file.unlink()
+    for again in (run(), run("--check")):
+        assert again.returncode == 0
+        assert again.stdout.splitlines() == done.stdout.splitlines()[-3:]
+    wrong = run("--workers", "0")
+    assert wrong.returncode == 2
+    assert "must be at least 1" in wrong.stderr
+
+
+def test_inner_archives_are_not_needed_again_once_their_images_are_all_there(packed, monkeypatch):
+    _, target = packed
+    prepare_coco(target, say=quiet)
+    inner = target / "coco/annotations/panoptic_val2017.zip"
+    inner.unlink()
+    monkeypatch.setitem(coco.OFFICIAL_COUNTS, "val", 2)
+    lines = []
+    prepare_coco(target, say=lines.append)
+    assert not inner.exists()
+    assert lines[-2] == "val: complete, 2 images"
+    next((target / "coco/panoptic_val2017").iterdir()).unlink()
+    prepare_coco(target, say=quiet)
+    assert len(list((target / "coco/panoptic_val2017").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        ("train2017", "folder missing: .*train2017\n(?s:.*) train2017.zip +19,336,861,798 bytes"),
+        ("panoptic_val2017", "folder missing: (?s:.*)panoptic_annotations_trainval2017.zip"),
+        ("val2017/000000000101.jpg", r"1 of 2 missing in .*000101\.jpg: put val2017.zip into"),
+        ("panoptic_train2017/000000000102.png", r"1 of 3 missing .*000102\.png: put panoptic_anno"),
+        ("annotations/panoptic_train2017.json", "file missing: .*put panoptic_annotations_train"),
+        ("annotations/instances_val2017.json", "file missing: .*put annotations_trainval2017.zip"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_archive(tmp_path, lacks, says):
+    base = write_coco(tmp_path, train=3, val=2) / "coco"
+    check_coco(tmp_path, say=quiet)
+    gone = base / lacks
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    for attempt in (prepare_coco, check_coco):
+        with pytest.raises(DatasetError, match=says):
+            attempt(tmp_path, say=quiet)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{}], "annotations": [{}]}', "{}"])
+@pytest.mark.parametrize("kind", ["panoptic", "instances"])
+def test_annotations_that_are_none_are_named(tmp_path, text, kind):
+    file = write_coco(tmp_path, train=3, val=2) / f"coco/annotations/{kind}_val2017.json"
+    file.write_text(text)
+    with pytest.raises(DatasetError, match=f"{kind}_val2017.json.*: put .*annotations_trainval201"):
+        check_coco(tmp_path, say=quiet)
+
+
+def test_annotations_of_other_images_are_named(tmp_path):
+    base = write_coco(tmp_path, train=3, val=2) / "coco"
+    file = base / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["images"].pop()
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"1 of 2 images missing in .*instances_val2017"):
+        check_coco(tmp_path, say=quiet)
+
+
+def test_images_without_labels_are_counted_and_unfinished_ones_are_not(tmp_path):
+    base = write_coco(tmp_path, train=3, val=2) / "coco"
+    shutil.copy(base / "val2017/000000000101.jpg", base / "val2017/000000000999.jpg")
+    (base / "val2017/.unfinished.7.000000000998.jpg").touch()
+    lines = []
+    check_coco(tmp_path, say=lines.append)
+    assert lines[1].endswith("(1 more images are without labels, and unused)")
+
+
+def test_an_unfinished_download_is_mentioned(tmp_path):
+    (tmp_path / "train2017.zip.crdownload").touch()
+    with pytest.raises(DatasetError, match=r"not finished: .*train2017\.zip\.crdownload"):
+        prepare_coco(tmp_path, say=quiet)
