@@ -83,7 +83,8 @@ class PanopticLabels:
             raise DatasetError(
                 f"{file}: id {strangers[0]} is in the PNG ({int((known == 0).sum())} pixels of "
                 f"{len(strangers)} such ids) but not in segments_info of the JSON file; the two "
-                "do not belong together: fetch or prepare them again"
+                "do not belong together: fetch or prepare them again. In PNGs of your own a colour "
+                "is id % 256, id // 256 % 256, id // 65536, and is never blended by resizing"
             )
 
     def to_semantic(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:

@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
+from panoptic_dl.evaluation.coco_matching import KINDS, NAMES
 from panoptic_dl.evaluation.coco_truth import ImageTruth, TrueInstance
 from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.label_files import read_panoptic_ids
@@ -112,6 +113,12 @@ class PanopticInstanceEvaluator(COCOInstanceEvaluator):
                 super().__init__(name)
             finally:
                 MetadataCatalog.remove(name)
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Compute the figures; NaN where the dataset has no things, which Detectron2 cannot say."""
+        if not self._metadata.thing_dataset_id_to_contiguous_id:
+            return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
+        return super().evaluate(img_ids)
 
 
 def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:

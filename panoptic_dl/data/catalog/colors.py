@@ -8,21 +8,23 @@ from numpy.typing import NDArray
 
 from panoptic_dl.classes import Color
 
-STEPS = np.arange(15, 256, 30)  # of each channel: 9^3 = 729 candidates
-AVOIDED = ((0, 0, 0), (255, 255, 255))  # void in pictures; outlines
+STEPS = np.arange(15, 256, 30)  # of each channel
+LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
 
 
 def distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
     """Choose RGB colours one after another, each the farthest (CIELAB) from all before it.
 
     Args:
-        number: how many; at most 729 less those `taken` that are candidates.
+        number: how many, at most 300.
         taken: colours that are in use already.
     """
     candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
     places = _lab(candidates)
+    readable = (places[:, 0] > LIGHTNESS[0]) & (places[:, 0] < LIGHTNESS[1])
+    candidates, places = candidates[readable], places[readable]
     distance = np.full(len(candidates), np.inf)
-    for place in _lab(np.array([*AVOIDED, *taken])):
+    for place in _lab(np.array([(128, 128, 128), *taken])):  # greys are nobody's colour
         distance = np.minimum(distance, ((places - place) ** 2).sum(1))
     chosen: list[Color] = []
     for _ in range(number):
