@@ -48,12 +48,17 @@ def convert_instances(
     things = {category["id"] for category in categories if category["isthing"]}
     rest = categories[-1]["id"] if background is not None else None
     by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    known = {category["id"] for category in content["categories"]}
     for annotation in content["annotations"]:
-        if annotation.get("image_id") not in by_image:
-            raise DatasetError(
-                f"{source}: annotation {annotation.get('id')} is of image "
-                f'{annotation.get("image_id")!r}, which is not among its "images"'
-            )
+        for what, key, there in (
+            ("image", "image_id", by_image),
+            ("category", "category_id", known),
+        ):
+            if annotation.get(key) not in there:
+                raise DatasetError(
+                    f"{source}: annotation {annotation.get('id')} is of {what} "
+                    f"{annotation.get(key)!r}, which that file does not list"
+                )
         by_image[annotation["image_id"]].append(annotation)
     folder, file = root / f"panoptic_{split}", root / "annotations" / f"panoptic_{split}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +140,7 @@ def _paint(
     things: Collection[int],
     rest: int | None,
 ) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-    """Ids (H, W), and the category and crowd flag of each that was painted, if only below others."""
+    """Ids (H, W), and category and crowd flag of all that was painted, also below others."""
     size = image["height"], image["width"]
     masks = [(annotation, _mask(annotation, size, source)) for annotation in annotations]
     masks.sort(key=lambda pair: (not pair[0].get("iscrowd", 0), -int(pair[1].sum())))

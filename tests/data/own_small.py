@@ -66,7 +66,7 @@ def draw_segments(
     ids = np.zeros(size, dtype=np.int64)
     stuff = [category["id"] for category in categories if not category["isthing"]]
     things = [category["id"] for category in categories if category["isthing"]]
-    numbers = iter(random.permutation(256**3 - 1)[:40] + 1)
+    numbers = iter(np.unique(random.integers(1, 256**3, 40)))
     kinds: dict[int, tuple[int, int]] = {}
     height, width = size
     for band, category in enumerate(random.permutation(stuff)[:3].tolist()):
