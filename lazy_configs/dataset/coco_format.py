@@ -18,6 +18,7 @@ dataset.max_size = 2048  # of the longest edge
 dataset.image_size = (512, 768)  # for benchmarks only
 dataset.min_size_test, dataset.max_size_test = 640, 1280
 dataset.size_divisibility = 0  # what the backbone needs
+dataset.loss_top_k = 0.2  # the hardest pixels: small classes count beside large ones
 dataset.scale_offsets = True  # predictions are made at another size than that of the files
 # Areas and windows in pixels of the files.
 dataset.stuff_area = 1024

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.classes import Color
 
-STEPS = np.arange(15, 256, 30)  # of each channel
+STEPS = np.arange(40, 241, 25)  # of each channel; strong colours hide the picture below
 LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
 
 
