@@ -175,8 +175,14 @@ def _mask(annotation: dict[str, Any], size: tuple[int, int], source: Path) -> np
         if isinstance(encoded, list):
             encoded = mask_util.merge(mask_util.frPyObjects(encoded, *size))
         elif isinstance(encoded["counts"], list):
+            if sum(encoded["counts"]) != encoded["size"][0] * encoded["size"][1]:
+                raise ValueError("its counts do not add up to the mask")
             encoded = mask_util.frPyObjects(encoded, *size)
         mask: np.ndarray = mask_util.decode(encoded).astype(bool)
+        counts = encoded["counts"]
+        again = mask_util.encode(np.asfortranarray(mask, np.uint8))["counts"]
+        if isinstance(counts, str) and again.decode() != counts:  # pixels came by chance
+            raise ValueError("its code was cut, or is none that pycocotools writes")
     except Exception as error:  # pycocotools raises no class of its own
         raise DatasetError(f"{where} has a mask that cannot be read ({error})") from error
     if mask.shape != size:
