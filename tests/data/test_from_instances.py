@@ -38,7 +38,7 @@ def exported():
         (3, run_lengths(40, 0, 60, 10, compressed=True), 0),
         (8, box(10, 15, 50, 35), 0),
         (8, run_lengths(20, 20, 30, 30, compressed=False), 0),
-        (8, run_lengths(5, 12, 55, 38, compressed=True), 1),
+        (8, run_lengths(40, 20, 55, 30, compressed=True), 1),  # smaller than a car
         (9, box(22, 22, 24, 24), 0),
         (9, box(22, 22, 24, 24), 0),  # twice: one of them is hidden
     ]

@@ -82,6 +82,7 @@ def test_chosen_colours_differ_from_each_other_and_from_given_ones(number, taken
     assert len(set(colors)) == number
     assert not set(colors) & set(taken)
     assert colors == distinct_colors(number, taken)
+    assert not set(distinct_colors(1, colors)) & set(colors)
 
 
 def test_the_first_chosen_colours_are_far_apart():

@@ -113,6 +113,16 @@ def test_metadata_serve_detectron2_and_colours_are_those_of_the_classes(root, fo
     assert len(semantic.stuff_dataset_id_to_contiguous_id) == len(classes)
 
 
+def test_colours_of_the_training_split_serve_the_test_split(root, form):
+    edit(root, lambda c: c["categories"][0].update(color=[1, 2, 3]), form)
+    colors = [
+        MetadataCatalog.get(register(root, form, part=part)).stuff_colors
+        for part in ("train", "test")
+    ]
+    assert colors[0] == colors[1]
+    assert [1, 2, 3] in colors[1]
+
+
 def test_coco_itself_is_own_data_as_well(tmp_path):
     from panoptic_dl.data.catalog.coco import coco_panoptic
 
@@ -178,20 +188,23 @@ def test_one_folder_may_serve_training_and_test(tmp_path):
     root = write_own(tmp_path, all=2)
     places = {"train_split": "all", "test_split": "all"}
     classes = classes_of(root, **places)
-    records = [
-        DatasetCatalog.get(
-            own_dataset(
-                form="coco_format",
-                task="panoptic",
-                part=part,
-                classes=classes,
-                root=str(root),
-                split="all",
-            )
+    # One name of a split, and two files: the entries must not replace each other.
+    shutil.copytree(root / "annotations", root / "held out")
+    edit(root, lambda c: c["annotations"].pop(), split="all")
+    files = {"train": None, "test": "held out/panoptic_all.json"}
+    names = [
+        own_dataset(
+            form="coco_format",
+            task="panoptic",
+            part=part,
+            classes=classes,
+            root=str(root),
+            split="all",
+            json=file,
         )
-        for part in ("train", "test")
+        for part, file in files.items()
     ]
-    assert records[0] == records[1]
+    assert [len(DatasetCatalog.get(name)) for name in names] == [1, 2]
 
 
 def test_sizes_of_the_json_are_taken_where_they_are(root, form):
