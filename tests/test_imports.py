@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"image_files", "postprocess"},  # one fast argmax over classes for both
     "prediction_files": {"evaluation", "image_files"},
     "engine": {
-        *("environment", "evaluation", "models", "postprocess", "prediction_files"),
+        *("classes", "environment", "evaluation", "models", "postprocess", "prediction_files"),
         *("report", "visualize", "weights", "whole_files"),
     },
 }

@@ -11,9 +11,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 # through `allow`.
 _allowed = [
     "panoptic_dl.backbones",
+    "panoptic_dl.classes",
     "panoptic_dl.data.benchmark_scenes",
     "panoptic_dl.data.catalog.cityscapes",
     "panoptic_dl.data.catalog.coco",
+    "panoptic_dl.data.catalog.own_data",
     "panoptic_dl.data.decoded_cache",
     "panoptic_dl.data.loader",
     "panoptic_dl.data.mapper",

@@ -23,7 +23,7 @@ class BenchmarkScenes:
         num_scenes: how many different ones there are.
         num_things: things drawn in each; about six of seven have a centre of their own.
         num_classes, thing_ids: contiguous category ids; the first eight that are no things are the
-            stuff.
+            stuff. Where all are things, some are the ground as well; where none is, none is drawn.
         sigma: of the peaks of the heatmap, in pixels.
         file_format: `png` or `jpg`, as the dataset has its images.
         seed: of the scenes.
@@ -54,10 +54,11 @@ class BenchmarkScenes:
             raise ValueError(f"benchmark.num_things={num_things} must be at least 0")
         self.size = (int(size[0]), int(size[1]))
         self.num_scenes = num_scenes
-        self.num_things = num_things
+        self.num_things = num_things if len(thing_ids) else 0
         self.num_classes = num_classes
         self.thing_ids = tuple(thing_ids)
-        self.stuff_ids = [i for i in range(num_classes) if i not in set(thing_ids)][:8]
+        stuff = [i for i in range(num_classes) if i not in set(thing_ids)]
+        self.stuff_ids = (stuff or list(thing_ids))[:8]
         self.sigma = sigma
         self.seed = seed or 0
         # The folder goes when the scenes do.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from detectron2.data import detection_utils
+from PIL import Image
 
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.segment_numbers import colors_to_ids, segment_numbers
@@ -28,12 +29,15 @@ def read_image(file: str, image_format: str) -> np.ndarray:
     """Read a whole image as Detectron2 does: (H, W, channels) uint8, channels as `image_format`.
 
     Raises:
-        DatasetError: the file is missing, truncated or no image. A global
+        DatasetError: the file is missing, truncated or no image, or has more than 8 bits. A global
             `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which fills the rest with grey, is not obeyed.
     """
     try:
         with no_truncated_images():
+            _require_8_bits(file)
             return detection_utils.read_image(file, format=image_format)
+    except DatasetError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
         reason = (
             "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged: {error}"
@@ -41,6 +45,16 @@ def read_image(file: str, image_format: str) -> np.ndarray:
         raise DatasetError(
             f"cannot read {file} ({reason}); fetch or prepare this file again"
         ) from error
+
+
+def _require_8_bits(file: str) -> None:
+    """Refuse grey images of more bits, whose values above 255 Pillow would cut off."""
+    with Image.open(file) as image:
+        if image.mode[0] in "IF":
+            raise DatasetError(
+                f"{file} has more than 8 bits a pixel (mode {image.mode}): write it anew with 8, "
+                "scaled as suits it"
+            )
 
 
 def check_size(label: Shaped, label_file: str, image: Shaped, image_file: str) -> None:
@@ -83,7 +97,8 @@ class PanopticLabels:
             raise DatasetError(
                 f"{file}: id {strangers[0]} is in the PNG ({int(unknown.sum())} pixels of "
                 f"{len(strangers)} such ids) but not in segments_info of the JSON file; the two "
-                "do not belong together: fetch or prepare them again"
+                "do not belong together: fetch or prepare them again. In PNGs of your own a colour "
+                "is id % 256, id // 256 % 256, id // 65536, and is never blended by resizing"
             )
 
     def to_semantic(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from panoptic_dl.classes import Classes
 from panoptic_dl.prediction_files.folder import PredictionFolder
 from panoptic_dl.weights.load import load_model
 
+from .class_record import require_classes
 from .evaluation import Evaluation
 from .predict import RecordsOfProcess
 
@@ -26,6 +28,7 @@ def evaluate(
     predictions: str | None,
     run_dir: str,
     image_format: str = "RGB",
+    classes: Classes | None = None,
 ) -> dict[str, Any]:
     """Load `weights` completely, evaluate, print the table and save the results in `run_dir`.
 
@@ -33,10 +36,11 @@ def evaluate(
         predictions: folder of files in the formats of the servers, to be scored in the place of a
             network; what is not there is not scored.
         image_format: channel order of the loader's images, RGB or BGR.
+        classes: of the dataset; where the weights are of a run, they must be its classes.
 
     Raises:
         ValueError: neither weights nor predictions are named, or both; weights do not fit the
-            model.
+            model or the classes.
         EvaluationError: a prediction is missing or damaged.
     """
     if predictions is not None:
@@ -49,6 +53,8 @@ def evaluate(
             "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
         )
     load_model(model, weights, image_format)
+    if classes is not None:
+        require_classes(classes, weights)
     return evaluation(model.to(device), Path(run_dir), source={"weights": weights})
 
 

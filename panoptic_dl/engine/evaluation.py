@@ -221,7 +221,7 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             try:
-                (folder / name).write_text(text)
+                (folder / name).write_text(text, encoding="utf-8")  # names of classes
             except OSError as error:  # a full disk does not name the file
                 raise OSError(f"cannot write {folder / name}: {error.strerror}") from error
         logger.info("Saved %s, .csv and .md", folder / "results.json")

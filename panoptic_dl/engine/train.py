@@ -14,12 +14,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from panoptic_dl.classes import Classes
 from panoptic_dl.evaluation.figures import HEADLINE
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.weights.start import start_from
 
 from .bad_samples import BadSamples
 from .checkpoint import RunCheckpoints
+from .class_record import record_classes
 from .deviations import Recipe, report_deviations, scale_learning_rate
 from .ema import UpdateAverage, WeightAverage
 from .evaluate_average import evaluate_both
@@ -55,6 +57,7 @@ def train(
     max_bad_samples: int = 0,
     pretrained: dict[str, Any] | None = None,
     image_format: str = "RGB",
+    classes: Classes | None = None,
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -72,6 +75,7 @@ def train(
         max_bad_samples: images that cannot be read before the run gives up; see `BadSamples`.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         image_format: channel order of the images, RGB or BGR.
+        classes: of the dataset, which `run_dir/classes.json` keeps.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -157,6 +161,8 @@ def train(
             fresh = partial(start_from, model, weights, pretrained, image_format)
             start = _start(checkpoints, resume, numbers.iterations, fresh)
             if comm.is_main_process():
+                if classes is not None:
+                    record_classes(classes, folder)
                 record = RunRecord(
                     folder,
                     start=start,

@@ -6,6 +6,7 @@
 | cityscapes_semantic_iou | sem_seg | IoU iIoU IoU_sup iIoU_sup |
 | cityscapes_instance_ap | segm | AP AP50 |
 | coco_instance_ap | bbox, segm | AP AP50 AP75 APs APm APl, AP-<class> |
+| panoptic_instance_ap | bbox, segm | the same |
 | semantic_iou | sem_seg | mIoU fwIoU mACC pACC, IoU-<class> ACC-<class> |
 """
 
@@ -21,6 +22,7 @@ from panoptic_dl.evaluation.cityscapes import (
 )
 from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
 from panoptic_dl.evaluation.panoptic import PanopticQualityEvaluator
+from panoptic_dl.evaluation.panoptic_instances import PanopticInstanceEvaluator
 from panoptic_dl.evaluation.semantic import SemanticEvaluator
 
 
@@ -42,6 +44,11 @@ def cityscapes_instance_ap(*, dataset: str) -> DatasetEvaluator:
 def coco_instance_ap(*, dataset: str) -> DatasetEvaluator:
     """COCO's box and mask AP; outputs may have "instances"."""
     return COCOInstanceEvaluator(dataset)
+
+
+def panoptic_instance_ap(*, dataset: str) -> DatasetEvaluator:
+    """COCO's box and mask AP, the truth being panoptic labels; outputs may have "instances"."""
+    return PanopticInstanceEvaluator(dataset)
 
 
 def semantic_iou(

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
@@ -20,6 +21,7 @@ from panopticapi.evaluation import PQStat, pq_compute_single_core
 
 from panoptic_dl.evaluation.damage import unreadable
 from panoptic_dl.evaluation.figures import EvaluationError, checked
+from panoptic_dl.evaluation.label_files import read_panoptic_ids
 
 GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
 
@@ -55,7 +57,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             return None
         predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
         truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
-        pairs = []
+        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for annotation in truth["annotations"]:
             if annotation["image_id"] not in predictions:
                 raise EvaluationError(
@@ -63,7 +65,10 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
                     f"{self._metadata.panoptic_json} ({len(predictions)} predictions for "
                     f"{len(truth['annotations'])} images): the whole split must be evaluated"
                 )
-            pairs.append((annotation, predictions[annotation["image_id"]]))
+            _complete(annotation, self._metadata.panoptic_root)
+            # Detectron2 names the file as the image, whose folder it forgets.
+            own_name = {"file_name": f"{len(pairs)}.png"}
+            pairs.append((annotation, predictions[annotation["image_id"]] | own_name))
         categories = {category["id"]: category for category in truth["categories"]}
         with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
             for _, prediction in pairs:
@@ -74,6 +79,21 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             for name, value in _average(statistics, categories, things).items():
                 figures[name + suffix] = checked(100 * value, name + suffix)
         return {"panoptic_seg": figures}
+
+
+def _complete(annotation: dict[str, Any], folder: str) -> None:
+    """Give segments what the script needs and own data may lack: no crowd, pixels as area."""
+    segments = annotation["segments_info"]
+    for segment in segments:
+        segment.setdefault("iscrowd", 0)
+    without = [segment for segment in segments if "area" not in segment]
+    if without:
+        ids, areas = np.unique(
+            read_panoptic_ids(Path(folder, annotation["file_name"])), return_counts=True
+        )
+        counted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        for segment in without:
+            segment["area"] = counted.get(segment["id"], 0)
 
 
 def _compare(

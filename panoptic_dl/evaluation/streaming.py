@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
+from panoptic_dl.evaluation.panoptic_instances import StreamingPanopticInstanceEvaluator
 from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
 )
@@ -37,6 +38,11 @@ def cityscapes_instance_ap(*, dataset: str) -> DatasetEvaluator:
 def coco_instance_ap(*, dataset: str) -> DatasetEvaluator:
     """COCO's box and mask AP; outputs may have "instances"."""
     return StreamingCOCOInstanceEvaluator(dataset)
+
+
+def panoptic_instance_ap(*, dataset: str) -> DatasetEvaluator:
+    """COCO's box and mask AP, the truth being panoptic labels; outputs may have "instances"."""
+    return StreamingPanopticInstanceEvaluator(dataset)
 
 
 def semantic_iou(

@@ -6,12 +6,14 @@ is remembered of a prediction are seven numbers instead of its mask.
 Shapes: N predictions, K classes of things, H W pixels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
@@ -24,7 +26,7 @@ from panoptic_dl.evaluation.coco_matching import (
     average_precisions,
     match_detections,
 )
-from panoptic_dl.evaluation.coco_truth import read_instances
+from panoptic_dl.evaluation.coco_truth import ImageTruth, read_instances
 from panoptic_dl.evaluation.coverage import Coverage
 from panoptic_dl.evaluation.figures import EvaluationError, checked
 from panoptic_dl.evaluation.processes import concatenate_over_processes, sum_over_processes
@@ -78,12 +80,22 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
             raise EvaluationError(
                 f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
             )
-        self._truth = read_instances(metadata.json_file, categories)
-        images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
-        _require_same(images, set(self._truth), dataset, metadata.json_file)
-        self._numbers = {image: number for number, image in enumerate(sorted(images))}
-        self._coverage = Coverage(images, metadata.json_file)
+        self._truth = self._read_truth(dataset, metadata)
+        self._numbers = {image: number for number, image in enumerate(sorted(self._truth))}
+        self._coverage = Coverage(self._truth, self._source)
         self.reset()
+
+    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
+        """The truth by the id of the image; `_source` says in messages what it is of."""
+        self._source = metadata.json_file
+        truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
+        images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
+        _require_same(images, set(truth), dataset, self._source)
+        return truth
+
+    def _size(self, image: Any) -> tuple[int, int]:
+        """(H, W) of an image."""
+        return self._truth[image].size
 
     def reset(self) -> None:
         """Forget all images."""
@@ -137,7 +149,7 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
         return results
 
     def _detections(self, image: Any, instances: Instances | None) -> Detections:
-        size = self._truth[image].size
+        size = self._size(image)
         if instances is None or not len(instances):
             return Detections([], [], np.zeros((0, 4)), np.zeros((0, *size), dtype=bool))
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()

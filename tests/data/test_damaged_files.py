@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
-from panoptic_dl.data.reading import PanopticLabels
+from panoptic_dl.data.reading import PanopticLabels, read_image
 from tests.data.small import panoptic_mapper
 
 
@@ -120,3 +120,11 @@ def test_labels_larger_than_a_byte_are_refused():
 def test_annotations_of_the_fixture_have_a_crowd_and_void(root):
     content = json.loads((root / "coco/annotations/panoptic_train2017.json").read_text())
     assert any(s["iscrowd"] for a in content["annotations"] for s in a["segments_info"])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_images_of_16_bits_are_refused_and_not_clipped(tmp_path, suffix):
+    file = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(file)
+    with pytest.raises(DatasetError, match=rf"{file} has more than 8 bits a pixel \(mode I;16\)"):
+        read_image(str(file), "RGB")

@@ -82,3 +82,10 @@ def test_images_are_read_by_the_real_mapper(file_format):
 def test_impossible_scenes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         scenes(**changes)
+
+
+@pytest.mark.parametrize("things", [(), (0, 1, 2)])
+def test_things_or_stuff_alone_make_a_scene(things):
+    made = scenes(num_classes=3, thing_ids=things)
+    assert set(made.maps(0).sem_seg.unique().tolist()) <= {0, 1, 2}
+    assert bool((made.maps(0).center > 0.4).any()) == bool(things)

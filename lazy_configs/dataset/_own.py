@@ -1,0 +1,75 @@
+"""What the formats of own data have in common: everything that comes from files."""
+
+from detectron2.config import LazyCall as L
+
+from panoptic_dl.classes import count_classes, thing_ids
+from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.evaluation import official, streaming
+
+
+def _evaluators(kind, **how):
+    """By task and by the entry of a model's output that is measured."""
+    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
+    reader = L(SemanticLabelReader)(
+        num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
+    )
+    return dict(
+        panoptic=dict(
+            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
+            sem_seg=L(kind.semantic_iou)(dataset=panoptic, read_truth=reader, **how),
+            instances=L(kind.panoptic_instance_ap)(dataset=panoptic, **how),
+        ),
+        semantic=dict(sem_seg=L(kind.semantic_iou)(dataset=semantic, read_truth=reader, **how)),
+    )
+
+
+def _split(form, part):
+    def of(task):
+        return L(own_dataset)(
+            form=form,
+            task=task,
+            part=part,
+            classes="${dataset.classes}",
+            root="${dataset.root}",
+            split=f"${{dataset.{part}_split}}",
+            json=f"${{dataset.{part}_json}}",
+            images=f"${{dataset.{part}_images}}",
+            labels=f"${{dataset.{part}_labels}}",
+        )
+
+    return dict(panoptic=of("panoptic"), semantic=of("semantic"))
+
+
+def own_data(form):
+    """Entries of `dataset` for data in the format of that name."""
+    return dict(
+        root=None,  # the folder of your data
+        # Files and folders are found by the names of the splits ...
+        train_split="train",
+        test_split="val",
+        # ... or named, relative to the root.
+        train_json=None,
+        train_images=None,
+        train_labels=None,
+        test_json=None,
+        test_images=None,
+        test_labels=None,
+        classes_file=None,  # RUN/classes.json: a trained model where its dataset is not
+        classes=L(own_classes)(
+            form=form,
+            root="${dataset.root}",
+            train_split="${dataset.train_split}",
+            test_split="${dataset.test_split}",
+            train_json="${dataset.train_json}",
+            test_json="${dataset.test_json}",
+            classes_file="${dataset.classes_file}",
+        ),
+        num_classes=L(count_classes)(classes="${dataset.classes}"),
+        thing_ids=L(thing_ids)(classes="${dataset.classes}"),
+        train=_split(form, "train"),
+        test=_split(form, "test"),
+        evaluators=dict(
+            streaming=_evaluators(streaming), official=_evaluators(official, _partial_=True)
+        ),
+    )

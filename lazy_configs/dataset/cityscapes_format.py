@@ -1,0 +1,15 @@
+"""Your own data in Cityscapes' folders: panoptic JSON files and PNGs with your categories.
+
+    python run.py dataset=cityscapes_format dataset.root=FOLDER
+
+FOLDER holds gtFine/cityscapes_panoptic_train.json, gtFine/cityscapes_panoptic_train/ and
+leftImg8bit/train/<city>/, and the same of val; polygons and other labels are not needed. Classes,
+things and stuff come from the JSON files, sizes are those of Cityscapes (1024 x 2048 pixels).
+docs/custom_dataset.md: the format, a worked example, which of these numbers to change, and how.
+"""
+
+from ._own import own_data
+from .cityscapes import dataset
+
+dataset.update(own_data("cityscapes_format"))
+dataset.scale_offsets = True  # files may be of any size

@@ -1,0 +1,353 @@
+"""Own data in both formats is found where it may lie, and what is wrong with it is named."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from panopticapi.utils import rgb2id
+from PIL import Image
+
+from panoptic_dl.classes import load_classes
+from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.mapper import SemanticTrainMapper
+from panoptic_dl.data.reading import SemanticLabelReader
+from tests.data.own_small import CATEGORIES, write_own
+from tests.data.small import panoptic_mapper, write_coco
+
+FORMS = ("coco_format", "cityscapes_format")
+JSON = {
+    "coco_format": "annotations/panoptic_{}.json",
+    "cityscapes_format": "gtFine/cityscapes_panoptic_{}.json",
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def root(tmp_path, form):
+    return write_own(tmp_path / "my data", form=form, train=3, val=2)
+
+
+def classes_of(root, form="coco_format", **places):
+    splits = {"train_split": "train", "test_split": "val"}
+    return own_classes(form=form, root=root and str(root), **splits | places)
+
+
+def register(root, form="coco_format", part="train", task="panoptic", split=None, **places):
+    return own_dataset(
+        form=form,
+        task=task,
+        part=part,
+        classes=classes_of(root, form),
+        root=str(root),
+        split=split or {"train": "train", "test": "val"}[part],
+        **places,
+    )
+
+
+def edit(root, change, form="coco_format", split="train"):
+    """Let `change` alter the content of the JSON file, which is written back."""
+    file = root / JSON[form].format(split)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".JPEG"])
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_records_say_what_the_files_say(tmp_path, form, task, suffix):
+    root = write_own(tmp_path, form=form, train=4, val=1, suffix=suffix)
+    classes = classes_of(root, form)
+    by_name = {category["name"]: category for category in CATEGORIES}
+    records = DatasetCatalog.get(register(root, form, task=task))
+    content = json.loads((root / JSON[form].format("train")).read_text(encoding="utf-8"))
+    assert [r["image_id"] for r in records] == [a["image_id"] for a in content["annotations"]]
+    for record, annotation in zip(records, content["annotations"], strict=True):
+        with Image.open(record["file_name"]) as image, Image.open(record["pan_seg_file_name"]) as p:
+            assert image.size == p.size
+            ids = rgb2id(np.asarray(p))
+        assert Path(record["file_name"]).suffix == suffix
+        truth = {segment["id"]: segment for segment in annotation["segments_info"]}
+        assert sorted(truth) == sorted(set(np.unique(ids).tolist()) - {0})
+        for segment in record["segments_info"]:
+            category = by_name[classes.names[segment["category_id"]]]
+            assert category["id"] == truth[segment["id"]]["category_id"]
+            assert segment["isthing"] == bool(category["isthing"])
+            assert segment["iscrowd"] == truth[segment["id"]].get("iscrowd", 0)
+        # Semantic labels, from the same PNG, pixel by pixel.
+        label = SemanticLabelReader(num_classes=len(classes))(record)
+        expected = np.full(ids.shape, 255)
+        for number, segment in truth.items():
+            name = next(c["name"] for c in CATEGORIES if c["id"] == segment["category_id"])
+            expected[ids == number] = classes.names.index(name)
+        np.testing.assert_array_equal(label, expected)
+
+
+def test_both_mappers_take_the_records(root, form):
+    names = {task: register(root, form, task=task) for task in ("panoptic", "semantic")}
+    number = len(CATEGORIES)
+    sample = panoptic_mapper(num_classes=number)(DatasetCatalog.get(names["panoptic"])[0])
+    mapper = SemanticTrainMapper(augmentations=[], num_classes=number)
+    semantic = mapper(DatasetCatalog.get(names["semantic"])[0])
+    assert (sample["sem_seg"] == semantic["sem_seg"]).all()
+
+
+def test_metadata_serve_detectron2_and_colours_are_those_of_the_classes(root, form):
+    classes = classes_of(root, form)
+    metadata = MetadataCatalog.get(register(root, form, part="test"))
+    assert metadata.stuff_classes == metadata.thing_classes == list(classes.names)
+    assert metadata.stuff_colors == [list(color) for color in classes.colors]
+    assert sorted(metadata.thing_dataset_id_to_contiguous_id.values()) == list(classes.thing_ids)
+    semantic = MetadataCatalog.get(register(root, form, task="semantic"))
+    assert semantic.get("thing_dataset_id_to_contiguous_id") is None
+    assert len(semantic.stuff_dataset_id_to_contiguous_id) == len(classes)
+
+
+def test_colours_of_the_training_split_serve_the_test_split(root, form):
+    edit(root, lambda c: c["categories"][0].update(color=[1, 2, 3]), form)
+    colors = [
+        MetadataCatalog.get(register(root, form, part=part)).stuff_colors
+        for part in ("train", "test")
+    ]
+    assert colors[0] == colors[1]
+    assert [1, 2, 3] in colors[1]
+
+
+def test_coco_itself_is_own_data_as_well(tmp_path):
+    from panoptic_dl.data.catalog.coco import coco_panoptic
+
+    write_coco(tmp_path, train=3, val=1)
+    theirs = coco_panoptic(root=str(tmp_path), split="train")
+    ours = register(tmp_path / "coco")
+    expected = DatasetCatalog.get(theirs)
+    for segment in (segment for record in expected for segment in record["segments_info"]):
+        del segment["bbox"]  # which nothing reads
+    assert DatasetCatalog.get(ours) == expected
+    for key in ("stuff_classes", "thing_dataset_id_to_contiguous_id", "panoptic_json"):
+        assert MetadataCatalog.get(ours).get(key) == MetadataCatalog.get(theirs).get(key)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "annotations"),
+    [
+        ("train2017", "panoptic_train2017", "annotations/panoptic_train2017.json"),
+        ("images/train", "annotations/panoptic_train", "annotations/panoptic_train.json"),
+        ("images", "annotations/panoptic_train2017", "annotations/panoptic_train.json"),
+    ],
+)
+def test_usual_places_are_found(tmp_path, images, labels, annotations):
+    root = write_own(tmp_path, train=2, val=1)
+    (root / "images").mkdir()
+    for before, after in (("train", images), ("panoptic_train", labels)):
+        if (root / after).is_dir():
+            (root / after).rmdir()
+        shutil.move(root / before, root / after)
+    shutil.move(root / JSON["coco_format"].format("train"), root / annotations)
+    assert len(DatasetCatalog.get(register(root))) == 2
+
+
+def test_places_may_be_named_inside_and_outside_the_root(tmp_path):
+    root = write_own(tmp_path / "a", train=2, val=1)
+    shutil.move(root / "annotations" / "panoptic_train.json", root / "mine.json")
+    shutil.move(root / "train", tmp_path / "photos")
+    shutil.move(root / "panoptic_train", root / "masks")
+    places = {"json": "mine.json", "images": str(tmp_path / "photos"), "labels": "masks"}
+    records = DatasetCatalog.get(register(root, **places))
+    assert len(records) == 2
+    assert records[0]["file_name"].startswith(str(tmp_path / "photos"))
+
+
+def test_images_may_lie_in_folders_of_their_own(tmp_path):
+    root = write_own(tmp_path, train=2, val=1)
+    for index, place in enumerate(("cam 1", "cam 2/night")):
+        (root / "train" / place).mkdir(parents=True)
+        shutil.move(root / "train" / f"img {index}.png", root / "train" / place / "same.png")
+    edit(
+        root,
+        lambda c: [
+            image.update(file_name=f"./{place}/same.png")
+            for image, place in zip(c["images"], ("cam 1", "cam 2/night"), strict=True)
+        ],
+    )
+    records = DatasetCatalog.get(register(root))
+    assert all(os.path.isfile(record["file_name"]) for record in records)
+    assert len({record["file_name"] for record in records}) == 2
+
+
+def test_one_folder_may_serve_training_and_test(tmp_path):
+    root = write_own(tmp_path, all=2)
+    places = {"train_split": "all", "test_split": "all"}
+    classes = classes_of(root, **places)
+    # One name of a split, and two files: the entries must not replace each other.
+    shutil.copytree(root / "annotations", root / "held out")
+    edit(root, lambda c: c["annotations"].pop(), split="all")
+    files = {"train": None, "test": "held out/panoptic_all.json"}
+    names = [
+        own_dataset(
+            form="coco_format",
+            task="panoptic",
+            part=part,
+            classes=classes,
+            root=str(root),
+            split="all",
+            json=file,
+        )
+        for part, file in files.items()
+    ]
+    assert [len(DatasetCatalog.get(name)) for name in names] == [1, 2]
+
+
+def test_sizes_of_the_json_are_taken_where_they_are(root, form):
+    edit(root, lambda c: c["images"][0].update(height=60, width=80), form)
+    first, second, _ = DatasetCatalog.get(register(root, form))
+    assert (first["height"], first["width"]) == (60, 80)
+    assert "height" not in second
+
+
+def test_images_without_annotation_are_left_out_aloud(root, form, caplog):
+    edit(root, lambda c: c["annotations"].pop(0), form)
+    with caplog.at_level(logging.WARNING):
+        assert len(DatasetCatalog.get(register(root, form))) == 2
+    assert "1 of its 3 images have no annotation and are left out, such as" in caplog.text
+
+
+def test_changed_files_are_looked_at_again(tmp_path):
+    root = write_own(tmp_path, train=2, val=1)
+    assert len(DatasetCatalog.get(register(root))) == 2
+    (root / "train" / "img 1.png").unlink()
+    with pytest.raises(DatasetError, match=r"file missing: .*img 1.png \(1 of 2 such files"):
+        register(root)
+
+
+def first_segment(**entries):
+    return lambda c: c["annotations"][0]["segments_info"][0].update(entries)
+
+
+def set_in(key, index=0, /, **entries):
+    return lambda c: c[key][index].update(entries)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"].pop(0), r"an annotation is of image .*, which is not among its"),
+        (lambda c: c["images"].append(c["images"][0]), r"lists image .* twice"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), r"has two annotations of image"),
+        (set_in("images", id=None), r"needs an \"id\", a number or text"),
+        (set_in("images", id=1.5), r"needs an \"id\", a number or text"),
+        (lambda c: c["annotations"][0].pop("segments_info"), r"this is no panoptic file. One of"),
+        (lambda c: c["annotations"][0].pop("file_name"), r"\"file_name\" of the annotation of"),
+        (set_in("annotations", file_name="/etc/passwd"), r"relative to the folder of these files"),
+        (set_in("annotations", file_name="../../x.png"), r"relative to the folder of these files"),
+        (set_in("annotations", file_name="none.png"), r"file missing: none.png, which .*lists"),
+        (set_in("annotations", 1, file_name="none.png"), r"file missing: .*/none.png \(1 of 3"),
+        (set_in("annotations", segments_info={}), r"segments_info of image .* is no list"),
+        (first_segment(id=0), r"segment 0 of label-0.png: ids are whole numbers from 1 to"),
+        (first_segment(id=256**3), r"segment 16777216 of label-0.png: ids are whole numbers"),
+        (first_segment(id="7"), r"segment '7' of label-0.png: ids are whole numbers"),
+        (first_segment(category_id=5), r"has the category_id 5, which is not among the \"cat"),
+        (first_segment(category_id=None), r"has the category_id None"),
+        (first_segment(iscrowd="no"), r"\"iscrowd\" is 'no'; write 0 or 1"),
+        (
+            lambda c: c["annotations"][0]["segments_info"].append(
+                c["annotations"][0]["segments_info"][0]
+            ),
+            r"of label-0.png is listed twice",
+        ),
+        (lambda c: c.pop("images"), r"its \"images\" are missing or empty"),
+        (lambda c: c["annotations"].clear(), r"its \"annotations\" are missing or empty"),
+    ],
+)
+def test_what_cannot_be_is_named(root, form, change, message):
+    file = edit(root, change, form)
+    with pytest.raises(DatasetError, match=message) as caught:
+        register(root, form)
+    assert file.name in str(caught.value) or "such files" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, "", 3, "/home/x/1.png", "../val/img 0.png"])
+def test_names_of_images_stay_in_their_folder(tmp_path, name):
+    root = write_own(tmp_path, train=2, val=1)
+    edit(root, set_in("images", file_name=name))
+    with pytest.raises(DatasetError, match='"file_name" of image 10000 is') as caught:
+        register(root)
+    assert repr(name) in str(caught.value)
+
+
+def test_mixed_kinds_of_image_ids_are_refused(tmp_path):
+    root = write_own(tmp_path, train=2, val=1)
+    edit(root, lambda c: [c[k][0].update({i: "a"}) for k, i in IDS])
+    with pytest.raises(DatasetError, match="some image ids are numbers and some texts"):
+        register(root)
+
+
+IDS = (("images", "id"), ("annotations", "image_id"))
+
+
+def test_a_missing_image_names_file_and_folders(tmp_path):
+    root = write_own(tmp_path / "c", train=2, val=1)
+    (root / "train" / "img 0.png").unlink()
+    with pytest.raises(DatasetError, match=r"img 0.png, which .*panoptic_train.json lists") as c:
+        register(root)
+    assert "dataset.train_images=FOLDER" in str(c.value)
+    root = write_own(tmp_path / "s", form="cityscapes_format", train=2, val=1)
+    next((root / "leftImg8bit").rglob("x_000001*")).unlink()
+    with pytest.raises(DatasetError, match=r"<city>/x_000001_000000_leftImg8bit.\* \(1 of 2"):
+        register(root, "cityscapes_format")
+
+
+def test_two_files_for_an_image_of_cityscapes_are_refused(tmp_path):
+    root = write_own(tmp_path, form="cityscapes_format", train=1, val=1)
+    image = next((root / "leftImg8bit" / "train").rglob("*.png"))
+    (root / "leftImg8bit" / "train" / "y").mkdir()
+    shutil.copy(image, root / "leftImg8bit" / "train" / "y" / image.with_suffix(".jpg").name)
+    with pytest.raises(DatasetError, match="two files are image x_000000_000000"):
+        register(root, "cityscapes_format")
+
+
+def test_missing_roots_and_splits_name_the_cure(tmp_path, form):
+    with pytest.raises(DatasetError, match=rf"dataset={form} needs dataset.root=FOLDER"):
+        classes_of(None, form)
+    with pytest.raises(DatasetError, match=r"folder missing: .*none(?s:.*)dataset.root=FOLDER"):
+        classes_of(tmp_path / "none", form)
+    with pytest.raises(DatasetError, match=r"file missing: .*panoptic_train") as caught:
+        classes_of(tmp_path, form)
+    assert "dataset.train_json=FILE" in str(caught.value)
+    assert "dataset.classes_file=RUN/classes.json" in str(caught.value)
+    root = write_own(tmp_path, form=form, train=1)  # no validation split
+    assert len(classes_of(root, form)) == len(CATEGORIES)
+    with pytest.raises(DatasetError, match=r"panoptic_val.*(?s:.*)dataset.test_split=NAME"):
+        register(root, form, part="test")
+
+
+def test_a_test_split_alone_has_the_same_classes(root, form):
+    before = classes_of(root, form)
+    (root / JSON[form].format("train")).unlink()
+    assert classes_of(root, form) == before
+    assert len(DatasetCatalog.get(register(root, form, part="test"))) == 2
+
+
+def test_classes_of_a_run_need_no_dataset_and_must_be_those_of_one(root, form, tmp_path):
+    classes = classes_of(root, form)
+    file = tmp_path / "classes.json"
+    file.write_text(classes.to_json())
+    assert load_classes(file) == classes
+    assert classes_of(None, form, classes_file=str(file)) == classes
+    file.write_text(classes.to_json().replace("screw", "bolt"))
+    other = classes_of(root, form, classes_file=str(file))
+    with pytest.raises(DatasetError, match=r"has other categories .*'screw', not 'bolt'"):
+        own_dataset(
+            form=form, task="panoptic", part="test", classes=other, root=str(root), split="val"
+        )
+    with pytest.raises(DatasetError, match=r"dataset.classes_file: cannot read .*none.json"):
+        classes_of(None, form, classes_file=str(tmp_path / "none.json"))

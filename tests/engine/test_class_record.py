@@ -1,0 +1,69 @@
+"""`classes.json` of a run: written once, and held against what a run or weights are used with."""
+
+import json
+
+import pytest
+
+from panoptic_dl.classes import Classes, load_classes
+from panoptic_dl.engine.class_record import FILE, record_classes, require_classes
+
+CLASSES = Classes(("Förderband", "box"), ((1, 2, 3), (255, 0, 9)), (1,))
+OTHERS = [
+    (Classes(("box", "Förderband"), CLASSES.colors, (1,)), "class 0 is 'box', not 'Förderband'"),
+    (Classes(CLASSES.names, CLASSES.colors, ()), r"class 1 \('box'\) is stuff, not a thing"),
+    (Classes(("box",), ((0, 0, 0),), ()), "1 classes, not 2"),
+]
+
+
+def test_the_file_is_plain_and_reads_back(tmp_path):
+    record_classes(CLASSES, tmp_path)
+    assert json.loads((tmp_path / FILE).read_text()) == {
+        "names": ["Förderband", "box"],
+        "colors": [[1, 2, 3], [255, 0, 9]],
+        "thing_ids": [1],
+    }
+    assert (tmp_path / FILE).read_bytes().isascii()
+    assert load_classes(tmp_path / FILE) == CLASSES
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
+def test_a_run_goes_on_with_its_own_classes_only(tmp_path, other, message):
+    record_classes(CLASSES, tmp_path)
+    record_classes(Classes(CLASSES.names, ((9, 9, 9), (8, 8, 8)), (1,)), tmp_path)  # new colours
+    with pytest.raises(ValueError, match=f"other classes than this run was started.*{message}"):
+        record_classes(other, tmp_path)
+    assert load_classes(tmp_path / FILE) == CLASSES
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
+def test_weights_are_measured_on_their_own_classes_only(tmp_path, other, message):
+    require_classes(other, str(tmp_path / "model.pth"))  # nothing is known
+    record_classes(CLASSES, tmp_path)
+    for weights in (tmp_path, tmp_path / "model_final.pth"):
+        require_classes(CLASSES, str(weights))
+        with pytest.raises(ValueError, match=f"than the model of weights=.*{message}"):
+            require_classes(other, str(weights))
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / f"{FILE}.partial").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*classes\.json"):
+        record_classes(CLASSES, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"names": ["a"], "colors": [[0, 0]], "thing_ids": []}'),
+        '{"names": ["a"], "colors": [[0, 0, 256]], "thing_ids": []}',
+        '{"names": [1], "colors": [[0, 0, 0]], "thing_ids": []}',
+        '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": [1]}',
+        '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": ["0"]}',
+        '{"names": ["a"], "colors": [], "thing_ids": []}',
+        '{"names": null, "colors": [], "thing_ids": []}',
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.json does not describe classes"):
+        load_classes(tmp_path / FILE)

@@ -1,0 +1,148 @@
+"""What docs/custom_dataset.md says can be done is done here, with its own text, on fewer images."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from panoptic_dl.config import build, compose
+from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+from tests.test_run import HEAD, in_process
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "custom_dataset.md").read_text(encoding="utf-8")
+SMALL = [*HEAD, "dataset.min_size_test=64", "train.iterations=2", "train.num_workers=0"]
+
+
+def blocks(language):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    return [text for kind, text in found if kind == language]
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    """The folder of run.py, with the guide's dataset and experiment in it."""
+    (script,) = (code for code in blocks("python") if code.startswith("# make_shapes.py"))
+    script = script.replace('write("train", 80', 'write("train", 4')
+    script = script.replace('write("val", 20', 'write("val", 2')
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "make_shapes.py", "exec"), {})
+    (experiment,) = blocks("yaml")
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    file = re.search(r"conf/experiment/\w+\.yaml", experiment)[0]
+    (tmp_path / file).write_text(experiment)
+    monkeypatch.setattr("panoptic_dl.config.composition.CONF", conf)
+    return tmp_path
+
+
+def test_the_worked_example_works(at_home):
+    (commands,) = (b for b in blocks("") if "experiment=shapes" in b)
+    ours = [shlex.split(line)[2:] for line in commands.splitlines()]
+    assert len(ours) == 3
+    results = []
+    for overrides in ours:
+        named = [o for o in overrides if o.startswith("run_dir=")]
+        run_dir = at_home / (named[0].partition("=")[2] if named else f"run{len(results)}")
+        results.append(in_process(run_dir, *overrides, *SMALL))
+    trained, evaluated, semantic = results
+    assert json.dumps(trained["metrics"]) == json.dumps(evaluated["metrics"])
+    header = next(line for line in GUIDE.splitlines() if line.startswith("|     |   PQ"))
+    columns = [cell.strip().replace(" ", "_") for cell in header.split("|")[2:-1]]
+    assert list(trained["metrics"]) == columns
+    assert list(semantic["metrics"]) == ["mIoU"]
+    assert (at_home / "run1" / "predictions" / "panoptic").is_dir()
+    timed = ["dataset.classes_file=outputs/shapes/classes.json", "mode=benchmark"]
+    assert timed[0] in GUIDE
+    shutil.rmtree(at_home / "shapes")
+    timed += ["benchmark.image_size=[64,64]", "benchmark.iterations=1", "weights=outputs/shapes"]
+    assert in_process(at_home / "timed", "experiment=shapes", *SMALL, *timed)["metrics"]
+
+
+def test_the_format_in_the_guide_is_the_format(tmp_path):
+    content = json.loads(blocks("json")[0])
+    for place in ("annotations", "train", "panoptic_train"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "annotations" / "panoptic_train.json").write_text(json.dumps(content))
+    Image.new("RGB", (160, 128)).save(tmp_path / "train" / "photo.jpg")
+    Image.new("RGB", (160, 128)).save(tmp_path / "panoptic_train" / "photo.png")
+    classes = own_classes(
+        form="coco_format", root=str(tmp_path), train_split="train", test_split="val"
+    )
+    assert classes.names == ("ball", "wall")
+    (record,) = DatasetCatalog.get(
+        own_dataset(
+            form="coco_format",
+            task="panoptic",
+            part="train",
+            classes=classes,
+            root=str(tmp_path),
+            split="train",
+        )
+    )
+    assert [segment["category_id"] for segment in record["segments_info"]] == [1, 0]
+
+
+def test_the_conversion_in_the_guide_makes_a_dataset(tmp_path):
+    (command,) = (line for line in GUIDE.splitlines() if line.startswith("python scripts/inst"))
+    names = ["road", "car", "sky"]
+    exported = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60}],
+        "categories": [{"id": 5 * i, "name": name} for i, name in enumerate(names, 1)],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 1,
+                "category_id": category,
+                "iscrowd": 0,
+                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+            }
+            for i, (category, left, top, right, bottom) in enumerate(
+                [(5, 0, 20, 60, 40), (10, 5, 25, 15, 35), (10, 30, 25, 50, 35)]
+            )
+        ],
+    }
+    (tmp_path / "exported.json").write_text(json.dumps(exported))
+    script, *arguments = shlex.split(command)[1:]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4 segments of 1 images\n"
+    (tmp_path / "mine" / "train").mkdir()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "mine" / "train" / "a.jpg")
+    config = compose(["dataset=coco_format", f"dataset.root={tmp_path / 'mine'}"])
+    classes = build(config.dataset.classes)
+    assert classes.names == ("car", "road", "sky", "other")
+    assert classes.thing_ids == (0,)
+    (record,) = DatasetCatalog.get(build(config.dataset.train.panoptic))
+    assert sorted(s["category_id"] for s in record["segments_info"]) == [0, 0, 1, 3]
+
+
+def test_every_number_and_file_that_the_guide_names_exists():
+    config = compose(["dataset=coco_format"])
+    table = GUIDE.partition("## Which numbers to change")[2].partition("##")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE)
+    assert len(rows) > 10
+    for cell, value in rows:
+        for name in re.findall(r"`([\w.]+)`", cell):
+            place = config if "." in name else config.dataset
+            for key in name.split("."):
+                place = place[key]
+            if isinstance(place, (int, float)) and name != "optimizer.lr" and "," not in value:
+                assert float(value) == place, name
+    for target in re.findall(r"\]\(([\w./-]+)\)", GUIDE):
+        assert (ROOT / "docs" / target).exists(), target
+    for key in re.findall(r"`dataset\.(\w+)=", GUIDE):
+        assert key in config.dataset, key
