@@ -6,7 +6,7 @@ import pytest
 
 from panoptic_dl.classes import load_classes
 from tests.data.own_small import CATEGORIES, write_own
-from tests.test_run import SMALL, in_process, run
+from tests.test_run import SMALL, in_process
 
 PLAIN = ["evaluation.picture_count=0", "evaluation.best_and_worst=0", "evaluation.charts=false"]
 
@@ -84,7 +84,5 @@ def test_another_set_of_classes_is_refused(tmp_path):
 
 
 def test_without_a_root_the_command_says_what_is_needed(tmp_path):
-    done = run(*SMALL, "dataset=coco_format", f"run_dir={tmp_path}")
-    assert done.returncode == 1
-    assert "error: dataset=coco_format needs dataset.root=FOLDER" in done.stderr
-    assert "Traceback" not in done.stderr
+    message = error_of(tmp_path, *SMALL, "dataset=coco_format")
+    assert "dataset=coco_format needs dataset.root=FOLDER" in message

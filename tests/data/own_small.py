@@ -8,6 +8,8 @@ import numpy as np
 from panopticapi.utils import id2rgb
 from PIL import Image
 
+from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+
 CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyond ASCII, few colours
     {"id": 901, "name": "Förderband", "isthing": 0},
     {"id": 7, "name": "red box", "isthing": 1, "color": [200, 30, 30]},
@@ -17,6 +19,11 @@ CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyon
     {"id": 0, "name": "wall", "isthing": False, "color": None},
 ]
 SIZES = ((60, 80), (80, 60), (48, 96), (64, 64))  # (height, width), one image after another
+
+JSON = {
+    "coco_format": "annotations/panoptic_{}.json",
+    "cityscapes_format": "gtFine/cityscapes_panoptic_{}.json",
+}
 
 Entry = dict[str, Any]
 
@@ -90,3 +97,29 @@ def draw_segments(
                 segment["area"] = int(area)
             segments.append(segment)
     return ids, segments
+
+
+def classes_of(root, form="coco_format", **places):
+    splits = {"train_split": "train", "test_split": "val"}
+    return own_classes(form=form, root=root and str(root), **splits | places)
+
+
+def register(root, form="coco_format", part="train", task="panoptic", split=None, **places):
+    return own_dataset(
+        form=form,
+        task=task,
+        part=part,
+        classes=classes_of(root, form),
+        root=str(root),
+        split=split or {"train": "train", "test": "val"}[part],
+        **places,
+    )
+
+
+def edit(root, change, form="coco_format", split="train"):
+    """Let `change` alter the content of the JSON file, which is written back."""
+    file = root / JSON[form].format(split)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content))
+    return file
