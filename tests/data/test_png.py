@@ -111,7 +111,7 @@ def unusual():
     rgb = random.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     yield "palette", encode_image(Image.fromarray(rgb).quantize(16))
     yield "alpha", encode_image(Image.fromarray(rgb).convert("RGBA"))
-    yield "16 bit", encode_image(Image.fromarray(gray.astype(np.uint16) * 200))
+    yield "16 bit", cv2.imencode(".png", rgb.astype(np.uint16) * 200)[1].tobytes()
     yield "one bit", encode_image(Image.fromarray(gray).convert("1"))
     exif = Image.Exif()
     exif[274] = 6
