@@ -25,6 +25,7 @@ _allowed = [
     "panoptic_dl.data.truth_maps",
     "panoptic_dl.engine.analyze",
     "panoptic_dl.engine.benchmark",
+    "panoptic_dl.engine.browse",
     "panoptic_dl.engine.evaluate",
     "panoptic_dl.engine.evaluation",
     "panoptic_dl.engine.optimizer",
