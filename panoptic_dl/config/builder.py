@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 # through `allow`.
 _allowed = [
     "panoptic_dl.backbones",
+    "panoptic_dl.classes",
     "panoptic_dl.data.benchmark_scenes",
     "panoptic_dl.data.catalog.cityscapes",
     "panoptic_dl.data.catalog.coco",
@@ -20,6 +21,7 @@ _allowed = [
     "panoptic_dl.data.toy.cityscapes",
     "panoptic_dl.data.toy.coco",
     "panoptic_dl.data.truth_maps",
+    "panoptic_dl.demo.mode",
     "panoptic_dl.engine.analyze",
     "panoptic_dl.engine.benchmark",
     "panoptic_dl.engine.evaluate",
