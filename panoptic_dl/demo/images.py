@@ -60,7 +60,7 @@ def from_pillow(image: Image.Image) -> Picture:
         return Picture(pixels, (*notes, note))
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
-        if opaque.getextrema()[3] != (255, 255):
+        if opaque.getchannel("A").getextrema() != (255, 255):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, opaque)
             notes.append("transparent parts are seen over white")

@@ -1,4 +1,4 @@
-"""What `input=` means: files, folders, patterns, videos and cameras, each with a name for results."""
+"""What `input=` means: files, folders, patterns, videos, cameras; each has a name for results."""
 
 import difflib
 import glob

@@ -12,12 +12,14 @@ from detectron2.utils import comm
 
 from panoptic_dl.classes import Classes
 from panoptic_dl.engine.progress import Progress
+from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.weights.printable import printable
 
 from .errors import DemoError
 from .images import Picture
 from .inputs import Input, find_inputs
-from .predictor import Predictor, Prepared, Raw
+from .network import Prepared, Raw
+from .predictor import Predictor
 from .result import PanopticResult
 from .results import Results, files_of
 from .settings import DemoSettings
@@ -65,6 +67,7 @@ def demo(
             "(.safetensors, .pth, .pkl) with the experiment= or parts that it was trained with"
         )
     choices = DemoSettings(**settings)
+    views = choices.views_of(panoptic=isinstance(model, PanopticDeepLab))
     found = find_inputs(inputs)
     logger.info("Model: %s", row)
     predictor = Predictor(
@@ -73,9 +76,8 @@ def demo(
         device=device,
         precision=choices.precision,
         maps=choices.maps,
-        **_kinds(model, choices),
+        branches=choices.needs_branches(views),
     )
-    views = choices.views_of(panoptic=predictor.is_panoptic)
     results = Results(Path(run_dir, FOLDER), choices, views, classes)
     run = _Run(predictor, results, choices)
     pictures = [one for one in found.inputs if not one.is_video]
@@ -103,11 +105,6 @@ def demo(
     if run.failures:
         raise DemoError(_failed(run.failures, len(found.inputs)))
     return {"metrics": {"images/s": rate, "images": run.done}}
-
-
-def _kinds(model: Any, choices: DemoSettings) -> dict[str, bool]:
-    views = choices.views_of(panoptic=hasattr(model, "merge"))
-    return {"branches": choices.needs_branches(views)}
 
 
 def _say_renamed(inputs: list[Input]) -> None:

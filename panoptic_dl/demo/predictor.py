@@ -3,64 +3,32 @@
 H W pixels of an image, h w of the network's input.
 """
 
-import logging
-import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from panoptic_dl.classes import Classes
 from panoptic_dl.config import build
 from panoptic_dl.config.saved import saved_config
 from panoptic_dl.engine.float32 import check_precision
-from panoptic_dl.engine.inference import InferenceOptions, arithmetic
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.visualize.segments import SegmentTable
 from panoptic_dl.weights.load import load_model
 
 from .errors import DemoError
 from .images import Picture, from_array, from_pillow, read_picture
+from .network import Network, Prepared, Raw, find_device
 from .result import VOID, PanopticResult, Segment
 from .sizes import labels_at, to_network, values_at
-
-logger = logging.getLogger(__name__)
 
 SIZES = ("network", "image")
 
 AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image, and what the network is given of it: (3, h, w) uint8."""
-
-    picture: Picture
-    tensor: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
-        height, width = self.picture.pixels.shape[:2]
-        return height, width
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What the network says of one image, on the CPU, at the size of its maps."""
-
-    semantic: NDArray[np.integer]
-    panoptic: NDArray[np.int32] | None
-    scores: NDArray[np.float32]  # of the things, in the order of their labels
-    center: NDArray[np.float32] | None
-    offset: NDArray[np.float32] | None
 
 
 class Predictor:
@@ -134,25 +102,27 @@ class Predictor:
         """
         if maps not in SIZES:
             raise DemoError(f"maps={maps} is unknown; choose {' or '.join(SIZES)}")
-        self.device = _device(device)
+        self.device = find_device(device)
         check_precision("precision", precision, self.device)
+        if branches and not isinstance(model, PanopticDeepLab):
+            raise DemoError("branches: a model of the semantic task has no centres and offsets")
         if weights is not None:
             load_model(model, str(weights), mapper.image_format)
-        self.is_panoptic = isinstance(model, PanopticDeepLab)
-        if self.is_panoptic:
-            model.predict_semantic = model.predict_instances = True
-        if branches and not self.is_panoptic:
-            raise DemoError("a model of the semantic task has no centres and offsets: branches")
-        self.model = model.to(self.device).eval()
         self.mapper, self.classes = mapper, classes
-        self.maps, self.branches = maps, branches
-        self._options = InferenceOptions(precision=precision)
-        self._network = threading.Lock()
+        self.label_divisor = int(getattr(model, "label_divisor", 1000))
+        self.network = Network(
+            *(model, self.device),
+            num_classes=len(classes),
+            precision=precision,
+            at_image_size=maps == "image",
+            branches=branches,
+        )
 
+    # A path is a Sequence, too: lists and tuples alone are several images.
     @overload
     def __call__(self, images: AnImage) -> PanopticResult: ...
     @overload
-    def __call__(self, images: Sequence[AnImage]) -> list[PanopticResult]: ...
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[PanopticResult]: ...
     def __call__(self, images: Any) -> PanopticResult | list[PanopticResult]:
         """Predict one image, or a list of them.
 
@@ -189,19 +159,8 @@ class Predictor:
         return Prepared(image, resized)
 
     def predict(self, images: Sequence[Prepared]) -> list[Raw]:
-        """Run the network, one thread at a time.
-
-        Images of one size are a batch. Others are not put together: padding would show in the maps.
-        """
-        groups: dict[Any, list[int]] = {}
-        for position, image in enumerate(images):
-            groups.setdefault((image.tensor.shape, self._map_size(image)), []).append(position)
-        raws: dict[int, Raw] = {}
-        for positions in groups.values():
-            batch = [images[position] for position in positions]
-            with self._network, torch.no_grad(), arithmetic(self._options, self.device):
-                raws |= zip(positions, self._run(batch), strict=True)
-        return [raws[position] for position in range(len(images))]
+        """Run the network on prepared images; see `Network`."""
+        return self.network(images)
 
     def finish(self, image: Prepared, raw: Raw) -> PanopticResult:
         """Bring maps to the image's size, and list the segments; in any thread."""
@@ -215,7 +174,7 @@ class Predictor:
         center, offset = raw.center, raw.offset
         if center is not None and offset is not None:
             scales = [new / old for new, old in zip(size, center.shape, strict=True)]
-            if self.maps == "image":  # they were left in pixels of the network, mostly
+            if self.network.at_image_size:  # they were left in pixels of the network, mostly
                 scales = [1.0, 1.0]
             center = values_at(center, size)
             offset = np.stack(
@@ -232,50 +191,6 @@ class Predictor:
             offset=offset,
             notes=image.picture.notes,
         )
-
-    @property
-    def label_divisor(self) -> int:
-        """A panoptic label is class * label_divisor + instance."""
-        return int(getattr(self.model, "label_divisor", 1000))
-
-    def _map_size(self, image: Prepared) -> tuple[int, int]:
-        """(height, width) of the maps of an image."""
-        if self.maps == "image":
-            return image.size
-        return image.tensor.shape[1], image.tensor.shape[2]
-
-    def _run(self, batch: Sequence[Prepared]) -> Iterable[Raw]:
-        samples: list[dict[str, Any]] = []
-        for image in batch:
-            height, width = self._map_size(image)
-            samples.append({"image": image.tensor, "height": height, "width": width})
-        # Not `forward`, which wants 32 x 32 pixels at least: padding here makes up for the rest.
-        images = self.model.preprocess(samples)
-        maps = self.model.network(images.tensor)
-        if not self.is_panoptic:
-            outputs = self.model.postprocess(maps, images.image_sizes, samples)
-            none = np.zeros(0, np.float32)
-            return [
-                Raw(self._classes(o["sem_seg"].float().argmax(dim=0)), None, none, None, None)
-                for o in outputs
-            ]
-        per_image = zip(*maps, images.image_sizes, samples, strict=True)
-        resized = [self.model.resize_maps(*inputs) for inputs in per_image]
-        return [
-            Raw(
-                self._classes(image_maps.classes),
-                output["panoptic_seg"][0].int().cpu().numpy(),
-                output["instances"].scores.float().cpu().numpy(),
-                image_maps.center[0].cpu().numpy() if self.branches else None,
-                image_maps.offset.cpu().numpy() if self.branches else None,
-            )
-            for image_maps, output in zip(resized, self.model.merge(resized), strict=True)
-        ]
-
-    def _classes(self, classes: Tensor) -> NDArray[np.integer]:
-        if len(self.classes) <= 256:
-            return classes.to(torch.uint8).cpu().numpy()
-        return classes.int().cpu().numpy().astype(np.uint16)
 
     def _things(self, panoptic: NDArray[np.integer]) -> list[int]:
         """Labels of the things of a map, ascending."""
@@ -304,15 +219,3 @@ class Predictor:
                 )
             )
         return segments
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise DemoError(
-            f"device={name} is unknown; choose cuda, cuda:1 and so on, or cpu"
-        ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DemoError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs")
-    return device

@@ -8,7 +8,7 @@ inputs.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -103,7 +103,7 @@ class Stages(Generic[Item]):
         self._writer = ThreadPoolExecutor(1, "write")
         self.times = Times()
 
-    def run(self, items: Iterable[Item]) -> Iterator[Outcome[Item]]:
+    def run(self, items: Iterable[Item]) -> Generator[Outcome[Item], None, None]:
         """The outcomes of all items, in their order, as they come.
 
         An item that cannot be read is an outcome with an error. Errors of other stages end it all.

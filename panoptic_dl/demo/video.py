@@ -83,8 +83,8 @@ class VideoReader:
         if self.total is None or self.total - read <= max(1, TORN * self.total):
             return None
         return (
-            f"{self._name} ends after {read} of {self.total} frames: it is cut off or damaged; what "
-            "there is was drawn"
+            f"{self._name} ends after {read} of {self.total} frames: it is cut off or damaged; "
+            "what there is was drawn"
         )
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def draw_offsets(
 
 def _dark(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.merge([(grey * np.float32(0.45)).astype(np.uint8)] * 3)
+    return np.asarray(cv2.merge([(grey * np.float32(0.45)).astype(np.uint8)] * 3), np.uint8)
 
 
 def _wheel_colors(
@@ -60,7 +60,7 @@ def _wheel_colors(
     hsv[:, 0, 0] = (np.degrees(np.arctan2(y, x)) % 360) / 2 % 180
     hsv[:, 0, 1] = 40 + 215 * np.clip(strength, 0, 1)
     hsv[:, 0, 2] = 245
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[:, 0]
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)[:, 0]
 
 
 def _with_wheel(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -57,9 +57,9 @@ def place_labels(
         tops = np.clip(ys - high // 2, 0, height - high)
         lefts = np.clip(xs - wide // 2, 0, width - wide)
         free = inside.copy()
-        for t, l, b, r in boxes:
-            rows = (tops < b + GAP) & (tops + high + GAP > t)
-            columns = (lefts < r + GAP) & (lefts + wide + GAP > l)
+        for y0, x0, y1, x1 in boxes:
+            rows = (tops < y1 + GAP) & (tops + high + GAP > y0)
+            columns = (lefts < x1 + GAP) & (lefts + wide + GAP > x0)
             free[np.ix_(rows, columns)] = 0
         place: Place | None = None
         if free.max(initial=0) > 0:
@@ -82,8 +82,8 @@ def place_labels(
 def _is_free(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, int]]) -> bool:
     top, left, bottom, right = box
     return not any(
-        top < b + GAP and bottom + GAP > t and left < r + GAP and right + GAP > l
-        for t, l, b, r in boxes
+        top < y1 + GAP and bottom + GAP > y0 and left < x1 + GAP and right + GAP > x0
+        for y0, x0, y1, x1 in boxes
     )
 
 

@@ -87,7 +87,7 @@ class SegmentDrawer:
         table = SegmentTable.of(panoptic)
         things = table.choose(self.are_things(table.ids))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        plain = cv2.merge([(70 + grey * np.float32(0.55)).astype(np.uint8)] * 3)
+        plain = np.repeat((70 + grey * np.float32(0.55)).astype(np.uint8)[..., None], 3, axis=2)
         cv2.copyTo(image, things, plain)
         return self._draw(plain, table, table.ids, scores or {}, caption, only=things)
 
@@ -129,10 +129,12 @@ class SegmentDrawer:
         for row, label in enumerate(labels.tolist()):
             if label >= 0:
                 colors[row] = self.color_of(label)
-        tinted = cv2.addWeighted(image, 1 - self.opacity, table.paint(colors), self.opacity, 0)
+        tint = table.paint(colors)
+        blended = cv2.addWeighted(image, 1 - self.opacity, tint, self.opacity, 0)
+        tinted = np.asarray(blended, np.uint8)
         things = self.are_things(labels)
         if only is not None:
-            tinted = cv2.copyTo(tinted, only, image)
+            tinted = np.asarray(cv2.copyTo(tinted, only, image), np.uint8)
         self._outline(tinted, table, things, stuff=only is None)
         named = things if only is not None else labels >= 0
         plates = self._plates(image.shape, table, labels, things, named, colors, scores, caption)

@@ -54,7 +54,7 @@ class SegmentTable:
         if self.index.dtype == np.uint8:
             table = np.zeros((1, 256, 3), np.uint8)
             table[0, : len(colors)] = colors
-            return cv2.LUT(cv2.merge([self.index] * 3), table)
+            return np.asarray(cv2.LUT(cv2.merge([self.index] * 3), table), np.uint8)
         return colors[self.index]
 
     def choose(self, wanted: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -62,7 +62,7 @@ class SegmentTable:
         if self.index.dtype == np.uint8:
             table = np.zeros(256, np.uint8)
             table[: len(wanted)] = wanted * np.uint8(255)
-            return cv2.LUT(self.index, table)
+            return np.asarray(cv2.LUT(self.index, table), np.uint8)
         return (wanted * np.uint8(255))[self.index]
 
     def edges(self, thickness: int = 1) -> NDArray[np.uint8]:
@@ -73,5 +73,6 @@ class SegmentTable:
         edge[:, 1:] |= index[:, 1:] != index[:, :-1]
         edge *= 255
         if thickness > 1:
-            edge = cv2.dilate(edge, np.ones((thickness, thickness), np.uint8))
+            square = np.ones((thickness, thickness), np.uint8)
+            return np.asarray(cv2.dilate(edge, square), np.uint8)
         return edge
