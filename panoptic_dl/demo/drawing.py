@@ -15,7 +15,7 @@ from panoptic_dl.visualize.legend import with_legend
 from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.segments import SegmentTable
 from panoptic_dl.visualize.sheet import PAPER
-from panoptic_dl.visualize.writing import Plate, text_size, write_plates
+from panoptic_dl.visualize.writing import Plate, corner, text_size, write_plates
 
 from .errors import DemoError
 from .result import PanopticResult
@@ -24,6 +24,7 @@ SEMANTIC_VIEWS = ("semantic",)
 VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
 BRANCHES = ("center", "offset")
 CAPTIONS = {"center": "centres", "offset": "offsets to centres"}
+SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
 SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
 
 
@@ -67,16 +68,15 @@ def draw_side_by_side(
     """The image and views of it in cells of one size, with a legend below."""
     check_views(views, panoptic=result.panoptic is not None)
     result = enlarged(result)
-    drawer = drawer_of(result, style)
+    drawer = drawer_of(result, style, SHEET_TEXT)
     cells = [_captioned(result.image, "image")]
     cells += [_view(result, view, drawer, CAPTIONS.get(view, view)) for view in views]
     sheet = _in_cells(cells)
     entries = legend_of(result, views, drawer) if style.legend else []
-    # Letters suit a cell; in a sheet of two columns they can be a little larger.
-    return with_legend(sheet, entries, round(text_size(result.image.shape) * 1.25))
+    return with_legend(sheet, entries, round(text_size(result.image.shape) * SHEET_TEXT))
 
 
-def drawer_of(result: PanopticResult, style: Style) -> SegmentDrawer:
+def drawer_of(result: PanopticResult, style: Style, text_scale: float = 1.0) -> SegmentDrawer:
     """Of the classes of a result."""
     classes = result.classes
     return SegmentDrawer(
@@ -86,6 +86,7 @@ def drawer_of(result: PanopticResult, style: Style) -> SegmentDrawer:
         label_divisor=result.label_divisor,
         opacity=style.opacity,
         labels=style.labels,
+        text_scale=text_scale,
     )
 
 
@@ -148,9 +149,11 @@ def _view(
 
 
 def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.uint8]:
-    plate = Plate(caption or "", round(text_size(picture.shape) * 1.2))
+    plate = Plate(caption or "", round(text_size(picture.shape) * SHEET_TEXT * 1.2))
     fits = plate.extent[0] < picture.shape[0] and plate.extent[1] < picture.shape[1]
-    return write_plates(picture, [(plate, 0, 0)] if caption and fits else [])
+    if not caption or not fits:
+        return picture
+    return write_plates(picture, [(plate, *corner(picture.shape, plate))])
 
 
 def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

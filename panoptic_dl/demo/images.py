@@ -68,11 +68,7 @@ def from_pillow(image: Image.Image) -> Picture:
             image = opaque
     elif image.mode == "CMYK":
         notes.append("CMYK is converted without its colour profile")
-    try:
-        pixels = np.array(image.convert("RGB"))
-    except ValueError:
-        raise DemoError(f"a picture of mode {image.mode} has no way to RGB: convert it") from None
-    return Picture(pixels, tuple(notes))
+    return Picture(np.array(image.convert("RGB")), tuple(notes))
 
 
 def from_array(array: NDArray[np.generic]) -> Picture:

@@ -22,16 +22,19 @@ def result_names(files: Sequence[Path]) -> list[str]:
     deepest = max((len(file.parts) for file in files), default=0)
     for depth in range(2, min(deepest, 6) + 1):
         _spell_out(names, [_safe("_".join(_tail(file, depth))) for file in files])
+    return _numbered(names, [name == _safe(f.stem) for name, f in zip(names, files, strict=True)])
+
+
+def _numbered(names: Sequence[str], own: Sequence[bool]) -> list[str]:
+    """Number those that still share a name; an input keeps its `own` before others get it."""
+    final = list(names)
     taken: set[str] = set()
-    final = []
-    singles = {key for key, members in _groups(names).items() if len(members) == 1}
-    for name in names:
-        unique, number = name, 1
-        while _key(unique) in taken or (number > 1 and _key(unique) in singles):
+    for i in sorted(range(len(names)), key=lambda i: not own[i]):
+        number = 1
+        while _key(final[i]) in taken:
             number += 1
-            unique = f"{name}_{number}"
-        taken.add(_key(unique))
-        final.append(unique)
+            final[i] = f"{names[i]}_{number}"
+        taken.add(_key(final[i]))
     return final
 
 

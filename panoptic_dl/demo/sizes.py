@@ -3,6 +3,7 @@
 H W pixels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -11,6 +12,10 @@ import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
+
+from panoptic_dl.visualize.segments import SegmentTable
+
+LARGEST = 16  # factor that is rounded; beyond, squares stay visible
 
 
 class AnySize(T.AugInput):
@@ -34,14 +39,32 @@ def to_network(image: NDArray[np.uint8], augmentations: Any, image_format: str) 
 
 
 def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
-    """A map of labels at (height, width): the label of the nearest pixel."""
+    """A map of labels at (height, width): the label of the nearest pixel.
+
+    Where that makes squares of 2 x 2 and more, their corners are rounded, by the median of the
+    labels around each pixel. Lines keep their width; a segment of a single pixel may vanish.
+    """
     if labels.shape == size:
         return labels
     rows, columns = (
         ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
         for old, new in zip(labels.shape, size, strict=True)
     )
-    return labels[rows[:, None], columns]
+    return _rounded(labels[rows[:, None], columns], min(_ratios(labels.shape, size)))
+
+
+def _ratios(old: Sequence[int], new: Sequence[int]) -> list[float]:
+    return [b / a for a, b in zip(old, new, strict=True)]
+
+
+def _rounded(labels: NDArray[np.integer], factor: float) -> NDArray[np.integer]:
+    side = 2 * min(int(factor), LARGEST) - 1  # in which a line of `factor` pixels has the majority
+    if side < 3:
+        return labels
+    table = SegmentTable.of(labels.astype(np.int32))
+    # OpenCV has small windows alone for more than 256 labels.
+    index = cv2.medianBlur(table.index, side if table.index.dtype == np.uint8 else min(side, 5))
+    return table.ids[index].astype(labels.dtype)
 
 
 def values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -121,7 +121,7 @@ class Stages(Generic[Item]):
         finishing: deque[tuple[Item, Future[Any] | DemoError]] = deque()
         more = True
         while True:
-            batch: list[tuple[Item, Any]] = []
+            batch: list[tuple[Item, Any]] = []  # an error where one could not be read
             while len(batch) < self._batch_size:
                 more = more and self._read_ahead(items, reading)
                 if not reading:
@@ -131,7 +131,7 @@ class Stages(Generic[Item]):
                 try:
                     batch.append((item, future.result()))
                 except DemoError as error:
-                    finishing.append((item, error))
+                    batch.append((item, error))
                 except EndOfStream:
                     more = False
                     reading.clear()
@@ -158,20 +158,26 @@ class Stages(Generic[Item]):
     def _pass_on(
         self, batch: Sequence[tuple[Item, Any]]
     ) -> Iterator[tuple[Item, Future[Any] | DemoError]]:
+        whole = [read for _, read in batch if not isinstance(read, DemoError)]
         since = time.perf_counter()
         try:
-            said = self._network([read for _, read in batch])
+            said = iter(self._network(whole) if whole else [])
         except torch.OutOfMemoryError:
             error = DemoError(
                 "out of GPU memory: demo.batch_size=1 demo.precision=bf16, or a smaller "
                 "dataset.max_size_test; launch.num_gpus=0 takes the CPU"
             )
-            yield from ((item, error) for item, _ in batch)
+            yield from (
+                (item, read if isinstance(read, DemoError) else error) for item, read in batch
+            )
             return
         self.times.add(self.times.spent, "network", since)
-        for (item, read), raw in zip(batch, said, strict=True):
+        for item, read in batch:
+            if isinstance(read, DemoError):
+                yield item, read
+                continue
             work = self._workers.submit(
-                self._timed, "drawing and encoding", self._finish, item, read, raw
+                self._timed, "drawing and encoding", self._finish, item, read, next(said)
             )
             if self._write is not None:
                 work = self._writer.submit(self._written, work)

@@ -15,7 +15,7 @@ from .labels import place_labels
 from .palette import instance_color
 from .segments import SegmentTable
 from .sheet import Color
-from .writing import Plate, line_width, text_size, write_plates
+from .writing import Plate, corner, line_width, text_size, write_plates
 
 Plates = Sequence[tuple[Plate, int, int]]
 
@@ -32,6 +32,7 @@ class SegmentDrawer:
         label_divisor: int,
         opacity: float = 0.55,
         labels: bool = True,
+        text_scale: float = 1.0,
     ) -> None:
         """
         Args:
@@ -40,12 +41,13 @@ class SegmentDrawer:
             label_divisor: see the module's legend.
             opacity: of the tint, 0..1.
             labels: whether segments are named.
+            text_scale: of letters, for pictures that will be shown smaller.
         """
         self.names = [name.split("-merged")[0] for name in names]
         self.colors = np.asarray(colors, np.uint8).reshape(-1, 3)
         self.thing_ids = frozenset(thing_ids)
         self.label_divisor = label_divisor
-        self.opacity, self.labels = opacity, labels
+        self.opacity, self.labels, self.text_scale = opacity, labels, text_scale
 
     def panoptic(
         self,
@@ -170,12 +172,12 @@ class SegmentDrawer:
         scores: Mapping[int, float],
         caption: str | None,
     ) -> list[tuple[Plate, int, int]]:
-        size = text_size(shape)
+        size = round(text_size(shape) * self.text_scale)
         plates: list[tuple[Plate, int, int]] = []
         if caption:
             plate = Plate(caption, round(size * 1.2))
             if plate.extent[0] < shape[0] and plate.extent[1] < shape[1]:
-                plates.append((plate, 0, 0))
+                plates.append((plate, *corner(shape, plate)))
         if not self.labels:
             return plates
         wanted = []

@@ -28,8 +28,8 @@ def font(size: int) -> Font:
 
 
 def text_size(shape: Sequence[int]) -> int:
-    """Pixels of letters for a picture (H, W, ...): a 45th of the side of a square as large."""
-    return max(SMALLEST, round(math.sqrt(shape[0] * shape[1]) / 45))
+    """Pixels of letters for a picture (H, W, ...): a 52nd of the side of a square as large."""
+    return max(SMALLEST, round(math.sqrt(shape[0] * shape[1]) / 52))
 
 
 def line_width(shape: Sequence[int]) -> int:
@@ -61,6 +61,21 @@ class Plate:
         return round(self.size * 1.5), width
 
 
+def corner(shape: Sequence[int], plate: Plate) -> tuple[int, int]:
+    """(top, left) of a caption: a little off the upper left corner, if there is room."""
+    margin = plate.size // 2
+    high, wide = plate.extent
+    return min(margin, shape[0] - high), min(margin, shape[1] - wide)
+
+
+def _lifted(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A colour that can be told from the dark plate: dark ones become brighter."""
+    red, green, blue = color
+    missing = max(0.0, 90 - (0.299 * red + 0.587 * green + 0.114 * blue)) / 255
+    red, green, blue = (round(part + (255 - part) * missing) for part in color)
+    return red, green, blue
+
+
 def write_plates(
     picture: NDArray[np.uint8], plates: Sequence[tuple[Plate, int, int]]
 ) -> NDArray[np.uint8]:
@@ -80,7 +95,7 @@ def write_plates(
                     *(left + inset, top + inset),
                     *(left + inset + plate.mark - 1, top + height - inset - 1),
                 ),
-                fill=plate.color,
+                fill=_lifted(plate.color),
             )
         x = left + plate.pad + plate.mark + (width - plate.mark - 2 * plate.pad) / 2
         draw.text(
