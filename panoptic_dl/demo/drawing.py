@@ -35,6 +35,7 @@ class Style:
     legend: bool = True
     labels: bool = True
     opacity: float = 0.55  # of colours over the image
+    enlarge: bool = True  # small pictures, for labels to fit
 
 
 def check_views(views: Sequence[str], *, panoptic: bool) -> None:
@@ -56,7 +57,7 @@ def check_views(views: Sequence[str], *, panoptic: bool) -> None:
 def draw_overlay(result: PanopticResult, view: str, style: Style) -> NDArray[np.uint8]:
     """One view over the image, with a legend below."""
     check_views([view], panoptic=result.panoptic is not None)
-    result = enlarged(result)
+    result = enlarged(result) if style.enlarge else result
     drawer = drawer_of(result, style)
     picture = _view(result, view, drawer, None)
     return with_legend(picture, legend_of(result, [view], drawer) if style.legend else [])
@@ -67,7 +68,7 @@ def draw_side_by_side(
 ) -> NDArray[np.uint8]:
     """The image and views of it in cells of one size, with a legend below."""
     check_views(views, panoptic=result.panoptic is not None)
-    result = enlarged(result)
+    result = enlarged(result) if style.enlarge else result
     drawer = drawer_of(result, style, SHEET_TEXT)
     cells = [_captioned(result.image, "image")]
     cells += [_view(result, view, drawer, CAPTIONS.get(view, view)) for view in views]

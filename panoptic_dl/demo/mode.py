@@ -189,7 +189,7 @@ class _Run:
             result: PanopticResult = self.predictor.finish(image, raw)
             source = f"{one.source}#{number}"
             self.results.write_panoptic(f"{one.name}/{number:06d}", result, source)
-            return self.results.draw(result, legend=False)
+            return self.results.draw(result, exact=True)
 
         def write(pictures: dict[str, Any]) -> None:
             for kind, picture in pictures.items():

@@ -10,6 +10,7 @@ Each file is there whole or not at all. H W pixels.
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,14 @@ class Results:
         self._images: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
-    def draw(self, result: PanopticResult, *, legend: bool = True) -> dict[str, NDArray[np.uint8]]:
-        """The pictures of a result by kind; without a legend they have the size of the image."""
-        style = (
-            self.settings.style
-            if legend
-            else type(self.settings.style)(
-                legend=False, labels=self.settings.labels, opacity=self.settings.opacity
-            )
-        )
+    def draw(self, result: PanopticResult, *, exact: bool = False) -> dict[str, NDArray[np.uint8]]:
+        """The pictures of a result by kind.
+
+        With `exact`, as for videos, an overlay has the size of the image: no legend, never larger.
+        """
+        style = self.settings.style
+        if exact:
+            style = replace(style, legend=False, enlarge=False)
         pictures = {}
         for kind in self.kinds:
             if kind == SIDE_BY_SIDE:
