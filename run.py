@@ -34,6 +34,7 @@ def main(config: DictConfig) -> float | None:
 
     from panoptic_dl.config.builder import allowed
     from panoptic_dl.config.one_folder import found_again
+    from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.launch import launch
     from panoptic_dl.engine.requeue import check_requeue
@@ -45,6 +46,8 @@ def main(config: DictConfig) -> float | None:
     with user_errors(config.run_dir):
         check_types(config, hydra_config.overrides.task)
         check_requeue(config.launch.requeue, config.resume, same_folder)
+        if hydra_config.runtime.choices.get("mode") == "demo":
+            config = with_run_of_weights(config, hydra_config.overrides.task)
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):
         results = launch(work, config, allowed(), **config.launch)

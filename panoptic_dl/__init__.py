@@ -1,6 +1,26 @@
 """Panoptic-DeepLab and DeepLabV3+ experiments on Detectron2, composed by Hydra."""
 
 import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panoptic_dl.demo.predictor import Predictor
+    from panoptic_dl.demo.result import PanopticResult
+
+__all__ = ["PanopticResult", "Predictor"]
 
 # Detectron2 does this while it is imported; nothing a user could act on.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+
+
+def __getattr__(name: str) -> Any:
+    """`Predictor` and `PanopticResult`, which import torch, when somebody asks for them."""
+    if name == "Predictor":
+        from panoptic_dl.demo.predictor import Predictor
+
+        return Predictor
+    if name == "PanopticResult":
+        from panoptic_dl.demo.result import PanopticResult
+
+        return PanopticResult
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

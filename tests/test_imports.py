@@ -13,12 +13,17 @@ LEAVES = (
     *("postprocess", "report", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
-    **{layer: set() for layer in (*LEAVES, "__init__")},
+    **{layer: set() for layer in LEAVES},
+    "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
     "data": {"classes", "image_files"},
     "models": {"postprocess"},
     "evaluation": {"image_files", "postprocess"},  # one fast argmax over classes for both
     "prediction_files": {"evaluation", "image_files"},
+    "demo": {
+        *("classes", "config", "engine", "evaluation", "image_files", "models"),
+        *("prediction_files", "visualize", "weights"),
+    },
     "engine": {
         *("classes", "environment", "evaluation", "models", "postprocess", "prediction_files"),
         *("report", "visualize", "weights", "whole_files"),

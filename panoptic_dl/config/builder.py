@@ -23,6 +23,7 @@ _allowed = [
     "panoptic_dl.data.toy.cityscapes",
     "panoptic_dl.data.toy.coco",
     "panoptic_dl.data.truth_maps",
+    "panoptic_dl.demo.mode",
     "panoptic_dl.engine.analyze",
     "panoptic_dl.engine.benchmark",
     "panoptic_dl.engine.browse",

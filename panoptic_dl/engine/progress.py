@@ -15,10 +15,10 @@ PERIOD = 10.0  # seconds between lines
 class Progress:
     """Counts images; shows images a second and the time left."""
 
-    def __init__(self, total: int, *, what: str, shown: bool = True) -> None:
+    def __init__(self, total: int | None, *, what: str, shown: bool = True) -> None:
         """
         Args:
-            total: images to come, of this process.
+            total: images to come, of this process; None: nobody knows.
             what: what is done to them, such as "evaluated".
             shown: False counts in silence, for all processes but one.
         """
@@ -43,6 +43,8 @@ class Progress:
     def line(self, seconds: float) -> str:
         """What is said after so many seconds."""
         rate = self.done / max(seconds, 1e-9)
+        if self.total is None:
+            return f"{self.what} {self.done} images  {rate:.3g} images/s"
         left = datetime.timedelta(seconds=round((self.total - self.done) / max(rate, 1e-9)))
         return f"{self.what} {self.done}/{self.total} images  {rate:.3g} images/s  ETA {left}"
 

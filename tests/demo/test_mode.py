@@ -1,0 +1,323 @@
+"""mode=demo from inputs to files, in this process and as people start it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from panopticapi.evaluation import pq_compute
+from panopticapi.utils import rgb2id
+from PIL import Image
+
+from panoptic_dl import Predictor
+from panoptic_dl.config import build
+from panoptic_dl.demo import results as results_module
+from panoptic_dl.demo.errors import DemoError
+from panoptic_dl.demo.mode import demo
+from panoptic_dl.demo.settings import DemoSettings
+from panoptic_dl.evaluation.figures import EvaluationError
+from tests.demo.conftest import scene
+from tests.demo.test_video import make_video
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_demo(run, inputs, run_dir, **settings):
+    """What mode=demo calls, with the parts of a run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = {"num_workers": 2, **settings}
+    return demo(
+        device="cpu",
+        model=build(run.config.task.model),
+        mapper=build(run.config.task.evaluation.loader.mapper),
+        classes=build(run.config.dataset.classes),
+        weights=str(run.folder),
+        inputs=inputs if isinstance(inputs, (list, int, type(None))) else str(inputs),
+        run_dir=str(run_dir),
+        row="a_row",
+        settings=settings,
+    )
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "run.py", "mode=demo", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    for number, name in enumerate(("a/x.jpg", "b/x.jpg", "y.jpg", "y.png", "z.png")):
+        Image.fromarray(scene(64, 128 + number, number)).save(folder / name)
+    return folder
+
+
+def files(folder):
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+def test_every_input_has_results_of_its_own(panoptic_run, photos, tmp_path):
+    done = run_demo(panoptic_run, photos, tmp_path / "out", format="png", legend=False)
+    folder = tmp_path / "out" / "demo"
+    names = ["a_x", "b_x", "y_jpg", "y_png", "z"]
+    assert files(folder) == [f"panoptic/{name}.png" for name in names]
+    assert done["metrics"]["images"] == 5
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
+    sources = ("a/x.jpg", "b/x.jpg", "y.jpg", "y.png", "z.png")
+    for name, source in zip(names, sources, strict=True):
+        drawn = np.asarray(Image.open(folder / "panoptic" / f"{name}.png"))
+        assert np.array_equal(drawn, predictor(photos / source).draw(legend=False)), name
+
+
+def test_a_broken_file_is_named_and_the_rest_goes_on(panoptic_run, photos, tmp_path):
+    (photos / "broken.png").write_bytes((photos / "z.png").read_bytes()[:300])
+    (photos / "text.jpg").write_text("hello")
+    with pytest.raises(DemoError) as error:
+        run_demo(panoptic_run, photos, tmp_path / "out", batch_size=2)
+    assert "2 of 7 inputs failed, the others are done" in str(error.value)
+    assert str(photos / "broken.png") in str(error.value)
+    assert str(photos / "text.jpg") in str(error.value)
+    assert len(files(tmp_path / "out" / "demo")) == 5
+
+
+@pytest.mark.parametrize("layout", ["overlay", "side_by_side", "both"])
+def test_views_and_layouts(panoptic_run, photos, tmp_path, layout):
+    views = ["panoptic", "semantic", "instances", "center", "offset"]
+    run_demo(panoptic_run, photos / "z.png", tmp_path / "out", views=views, layout=layout)
+    expected = [f"{view}/z.jpg" for view in views] if layout != "side_by_side" else []
+    expected += ["side_by_side/z.jpg"] if layout != "overlay" else []
+    assert files(tmp_path / "out" / "demo") == sorted(expected)
+    if layout != "overlay":
+        sheet = Image.open(tmp_path / "out" / "demo" / "side_by_side" / "z.jpg")
+        # Pictures below 256 pixels grow twofold; three rows of two.
+        assert 2 * 2 * 132 < sheet.width < 2 * 2 * 132 + 20
+        assert sheet.height > 3 * 2 * 64
+
+
+def test_panoptic_files_are_read_by_panopticapi(panoptic_run, photos, tmp_path):
+    run_demo(panoptic_run, photos, tmp_path / "out", save="json")
+    folder = tmp_path / "out" / "demo"
+    content = json.loads((folder / "coco_panoptic.json").read_text())
+    assert [image["id"] for image in content["images"]] == ["a_x", "b_x", "y_jpg", "y_png", "z"]
+    assert content["images"][0]["file_name"] == str(photos / "a" / "x.jpg")
+    assert len(content["categories"]) == 19
+    # Held against itself by the official code, which compares PNG and JSON, all is right.
+    quality = pq_compute(
+        str(folder / "coco_panoptic.json"),
+        str(folder / "coco_panoptic.json"),
+        str(folder / "coco_panoptic"),
+        str(folder / "coco_panoptic"),
+    )
+    assert quality["All"]["pq"] == 1
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
+    result = predictor(photos / "z.png")
+    (annotation,) = [a for a in content["annotations"] if a["image_id"] == "z"]
+    ids = rgb2id(np.asarray(Image.open(folder / "coco_panoptic" / annotation["file_name"])))
+    assert np.array_equal(ids, result.panoptic + 1)
+    for segment, saved in zip(result.segments, annotation["segments_info"], strict=True):
+        assert saved["id"] == segment.id + 1
+        assert saved["category_id"] == segment.category
+        assert saved["area"] == segment.area == (ids == saved["id"]).sum()
+        assert saved["isthing"] == segment.is_thing == ("score" in saved)
+        x, y, width, height = saved["bbox"]
+        assert (x, y, x + width, y + height) == segment.box
+
+
+def test_a_video_keeps_frames_rate_and_size(panoptic_run, tmp_path):
+    video = make_video(tmp_path / "v.mp4", frames=7, size=(64, 128))
+    run_demo(panoptic_run, video, tmp_path / "out", save="json", layout="both")
+    folder = tmp_path / "out" / "demo"
+    frames = [f"coco_panoptic/v/{number:06d}.png" for number in range(7)]
+    assert files(folder) == sorted(
+        ["coco_panoptic.json", *frames, "panoptic/v.mp4", "side_by_side/v.mp4"]
+    )
+    capture = cv2.VideoCapture(str(folder / "panoptic" / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 7
+    assert capture.get(cv2.CAP_PROP_FPS) == 12.5
+    assert capture.read()[1].shape == (64, 128, 3)
+    content = json.loads((folder / "coco_panoptic.json").read_text())
+    assert [image["id"] for image in content["images"]] == [f"v/{n:06d}" for n in range(7)]
+
+
+def test_max_frames_ends_a_video(panoptic_run, tmp_path):
+    video = make_video(tmp_path / "v.mp4", frames=20, size=(64, 128))
+    run_demo(panoptic_run, video, tmp_path / "out", max_frames=3)
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "demo" / "panoptic" / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_broken_videos_are_named_and_the_rest_goes_on(panoptic_run, photos, tmp_path):
+    (photos / "text.mp4").write_text("hello")
+    torn = make_video(photos / "torn.avi", frames=30, size=(64, 128), code="MJPG")
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    make_video(photos / "whole.mp4", frames=3, size=(64, 128))
+    with pytest.raises(DemoError) as error:
+        run_demo(panoptic_run, photos, tmp_path / "out")
+    assert "2 of 8 inputs failed" in str(error.value)
+    assert "text.mp4: OpenCV can decode no frame" in str(error.value)
+    assert "torn.avi ends after" in str(error.value)
+    written = files(tmp_path / "out" / "demo")
+    assert "panoptic/torn.mp4" in written  # what there was of it
+    assert "panoptic/whole.mp4" in written
+
+
+def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
+    run_demo(semantic_run, photos / "z.png", tmp_path / "out", layout="both")
+    assert files(tmp_path / "out" / "demo") == ["semantic/z.jpg", "side_by_side/z.jpg"]
+    with pytest.raises(DemoError, match=r"demo\.views: a model of the semantic task has no view"):
+        run_demo(semantic_run, photos, tmp_path / "other", views=["center"])
+    with pytest.raises(DemoError, match=r"demo\.save=json writes panoptic files"):
+        run_demo(semantic_run, photos, tmp_path / "other", save="json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": ["depth"]}, r"demo\.views: there is no view 'depth'; choose from panoptic"),
+        ({"views": []}, r"demo\.views: there is no view none"),
+        ({"layout": "grid"}, r"demo\.layout=grid is unknown; choose overlay, side_by_side, both"),
+        ({"format": "gif"}, r"demo\.format=gif"),
+        ({"save": "xml"}, r"demo\.save=xml is unknown; choose null, json"),
+        ({"batch_size": 0}, r"demo\.batch_size=0"),
+        ({"num_workers": 1.5}, r"demo\.num_workers=1\.5"),
+        ({"max_frames": True}, r"demo\.max_frames=True"),
+        ({"opacity": 2.0}, r"demo\.opacity=2\.0"),
+        ({"maps": "both"}, "maps=both"),
+        ({"precision": "int4"}, "precision=int4"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_error(panoptic_run, photos, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_demo(panoptic_run, photos, tmp_path / "out", **settings)
+
+
+def test_the_config_has_all_settings_and_no_others():
+    from dataclasses import asdict
+
+    from panoptic_dl.config import compose
+
+    assert dict(compose(["mode=demo"]).demo) == asdict(DemoSettings())
+
+
+def test_results_of_an_earlier_demo_are_never_overwritten(panoptic_run, photos, tmp_path):
+    run_demo(panoptic_run, photos / "a", tmp_path / "out")
+    before = (tmp_path / "out" / "demo" / "panoptic" / "x.jpg").read_bytes()
+    with pytest.raises(DemoError, match="holds the results of an earlier demo"):
+        run_demo(panoptic_run, photos / "b", tmp_path / "out")
+    assert (tmp_path / "out" / "demo" / "panoptic" / "x.jpg").read_bytes() == before
+
+
+def test_a_full_disk_ends_it_with_one_error_and_no_torn_file(
+    panoptic_run, photos, tmp_path, monkeypatch
+):
+    original, count = Path.write_bytes, iter(range(100))
+
+    def write_bytes(self, data):
+        if "demo" in self.parts and next(count) >= 2:
+            original(self, data[:10])
+            raise OSError(28, "No space left on device")
+        return original(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(EvaluationError, match="No space left on device"):
+        run_demo(panoptic_run, photos, tmp_path / "out", num_workers=1)
+    for file in (tmp_path / "out" / "demo").rglob("*.*"):
+        Image.open(file).load()
+        assert not file.name.startswith(".")
+
+
+def test_an_error_of_ours_is_not_taken_for_a_broken_file(
+    panoptic_run, photos, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(results_module, "draw_overlay", fail)
+    with pytest.raises(ZeroDivisionError):
+        run_demo(panoptic_run, photos, tmp_path / "out")
+
+
+def test_ctrl_c_leaves_whole_files_and_their_json(panoptic_run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(scene(64, 128)).save(tmp_path / "one.png")
+    for number in range(600):  # links to one file would be one input
+        shutil.copy(tmp_path / "one.png", photos / f"{number:03d}.png")
+    stopped = interrupt(panoptic_run, photos, tmp_path / "out", "panoptic/00[0-9].jpg")
+    assert stopped.returncode == 130, stopped.output
+    assert "is whole" in stopped.output
+    assert "Traceback" not in stopped.output
+    folder = tmp_path / "out" / "demo"
+    pictures = list(folder.rglob("*.jpg"))
+    assert 0 < len(pictures) < 600
+    for picture in [*pictures, *folder.rglob("*.png")]:
+        Image.open(picture).load()
+    content = json.loads((folder / "coco_panoptic.json").read_text())
+    listed = {a["file_name"] for a in content["annotations"]}
+    assert listed == {file.name for file in (folder / "coco_panoptic").iterdir()}
+    assert list(folder.rglob(".*")) == []
+
+
+def test_ctrl_c_ends_a_video_in_good_order(panoptic_run, tmp_path):
+    video = make_video(tmp_path / "v.mp4", frames=2000, size=(64, 128))
+    stopped = interrupt(panoptic_run, video, tmp_path / "out", "coco_panoptic/v/00000[5-9].png")
+    assert stopped.returncode == 130, stopped.output
+    folder = tmp_path / "out" / "demo"
+    capture = cv2.VideoCapture(str(folder / "panoptic" / "v.mp4"))
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    assert 1 <= frames < 2000
+    for _ in range(frames):
+        assert capture.read()[0]
+    assert list(folder.rglob(".*")) == []
+
+
+def interrupt(run, source, run_dir, pattern):
+    """Start a demo as a terminal does; press Ctrl-C as soon as results of this name are there."""
+    process = start(
+        *(f"weights={run.folder}", f"input={source}", f"run_dir={run_dir}", "demo.save=json"),
+        "demo.num_workers=2",
+    )
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
+    reader.start()
+    deadline = time.monotonic() + 120
+    while not list((run_dir / "demo").glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        assert process.poll() is None, output
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(60)
+    reader.join()
+    process.output = "".join(output)
+    return process
+
+
+def test_as_people_start_it_with_a_run_and_nothing_else(panoptic_run, photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"hello")
+    process = start(f"weights={panoptic_run.folder}", f"input={photos}", f"run_dir={tmp_path}/out")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 1, output
+    assert "error: 1 of 6 inputs failed" in output
+    assert "Model: toy_cityscapes_panoptic_hrnet_tiny_conv" in output
+    assert "drawn 6/6" in output
+    assert "images/s" in output
+    assert "bottleneck:" in output
+    assert "Results of" in output  # which inputs have other names
+    assert "Traceback" not in output
+    assert len(list((tmp_path / "out" / "demo" / "panoptic").iterdir())) == 5

@@ -1,0 +1,300 @@
+"""`Predictor`: what mode=eval predicts, for images of any kind and size, from any thread."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from panoptic_dl import PanopticResult, Predictor
+from panoptic_dl.config import build, compose
+from panoptic_dl.config.saved import SavedConfigError
+from panoptic_dl.demo.errors import DemoError
+from panoptic_dl.demo.sizes import labels_at
+from panoptic_dl.engine.predict import predict
+from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.weights.load import load_model
+from tests.demo.conftest import ROW, scene
+
+
+@pytest.fixture(scope="module")
+def predictor(panoptic_run):
+    return Predictor.from_run(panoptic_run.folder, device="cpu", branches=True)
+
+
+class Remembers(DatasetEvaluator):
+    """Keeps what mode=eval's loop gives to evaluators."""
+
+    def __init__(self):
+        self.seen = []
+
+    def process(self, inputs, outputs):
+        self.seen += list(zip(inputs, outputs, strict=True))
+
+
+@pytest.fixture(scope="module")
+def evaluated(panoptic_run, tmp_path_factory):
+    """Inputs and outputs of mode=eval's own loader, model and loop on toy images."""
+    cache = tmp_path_factory.getbasetemp().parent / "toy_of_demo"
+    numbers = ["dataset.root.num_train=1", "dataset.root.num_val=3", "dataset.root.size=[96,192]"]
+    config = compose([*ROW, *numbers, f"dataset.root.root={cache}"])
+    model = build(config.task.model).eval()
+    load_model(model, panoptic_run.folder)
+    remembers = Remembers()
+    predict(model, build(config.task.evaluation.loader), [remembers])
+    return remembers.seen
+
+
+def test_at_the_size_of_the_image_maps_are_those_of_mode_eval(panoptic_run, evaluated):
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu", maps="image")
+    for item, output in evaluated:  # 96 x 192, which the network sees as 64 x 128
+        result = predictor(item["file_name"])
+        panoptic = output["panoptic_seg"][0].numpy()
+        assert np.array_equal(result.panoptic, panoptic)
+        assert len(np.unique(panoptic)) > 3
+        assert np.array_equal(result.semantic, output["sem_seg"].argmax(dim=0).numpy())
+        things = [segment for segment in result.segments if segment.is_thing]
+        instances = output["instances"]
+        assert len(things) == len(instances) > 0
+        for number, segment in enumerate(things):
+            assert segment.category == int(instances.pred_classes[number])
+            assert segment.score == pytest.approx(float(instances.scores[number]))
+            assert np.array_equal(result.mask(segment), instances.pred_masks[number].numpy())
+            assert list(segment.box) == instances.pred_boxes.tensor[number].tolist()
+            assert segment.area == int(instances.pred_masks[number].sum())
+
+
+def test_an_image_of_the_test_size_is_predicted_as_by_mode_eval(panoptic_run, evaluated, tmp_path):
+    model = panoptic_run.model
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
+    for item, _ in evaluated:
+        image = item["image"]  # of the size that the network sees: 64 x 128
+        file = tmp_path / "image.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+        with torch.no_grad():
+            (output,) = model([{"image": image, "height": 64, "width": 128}])
+        assert np.array_equal(predictor(file).panoptic, output["panoptic_seg"][0].numpy())
+
+
+def test_arrays_pillow_images_and_paths_are_the_same_image(predictor, tmp_path):
+    array = scene(64, 128)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    first = predictor(array)
+    assert isinstance(first, PanopticResult)
+    for other in (Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert np.array_equal(predictor(other).panoptic, first.panoptic)
+    with pytest.raises(DemoError, match="a dict is no image"):
+        predictor({})
+    with pytest.raises(DemoError, match="there is no such file"):
+        predictor("nowhere.jpg")
+
+
+def test_channels_are_those_that_the_model_wants(panoptic_run):
+    rgb, bgr = (Predictor.from_run(panoptic_run.folder, device="cpu") for _ in range(2))
+    bgr.mapper.image_format = "BGR"
+    array = scene(64, 128)
+    assert np.array_equal(bgr(array[..., ::-1]).panoptic, rgb(array).panoptic)
+    assert not np.array_equal(bgr(array).semantic, rgb(array).semantic)
+
+
+def test_a_list_is_a_batch(predictor):
+    images = [scene(64, 128, 0), scene(128, 64, 1), scene(64, 128, 2), scene(80, 200, 3)]
+    sizes = []
+    network = predictor.network.model.network
+    predictor.network.model.network = lambda x: sizes.append(tuple(x.shape)) or network(x)
+    try:
+        together = predictor(images)
+    finally:
+        predictor.network.model.network = network
+    assert sorted(size[0] for size in sizes) == [1, 1, 2]  # images of one size go together
+    assert [r.image.shape for r in together] == [image.shape for image in images]
+    for image, result in zip(images, together, strict=True):
+        alone = predictor(image)
+        assert (alone.semantic == result.semantic).mean() > 0.999  # sums in another order
+        assert (alone.panoptic == result.panoptic).mean() > 0.99
+    assert predictor([]) == []
+    assert len(predictor((images[0],))) == 1
+
+
+def test_many_threads_get_what_one_gets(predictor):
+    images = [scene(64, 128, seed) for seed in range(4)]
+    expected = [predictor(image) for image in images]
+    wrong = []
+
+    def work(offset):
+        for turn in range(6):
+            number = (offset + turn) % len(images)
+            result = predictor(images[number])
+            for name in ("panoptic", "semantic", "center", "offset"):
+                if not np.array_equal(getattr(result, name), getattr(expected[number], name)):
+                    wrong.append((number, name))
+            if result.segments != expected[number].segments:
+                wrong.append((number, "segments"))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_any_size_gives_a_picture(request, task, size):
+    run = request.getfixturevalue(f"{task}_run")
+    for maps in ("network", "image"):
+        result = Predictor.from_run(run.folder, device="cpu", maps=maps)(scene(*size))
+        assert result.semantic.shape == size
+        assert result.semantic.max() < 19
+        picture = result.draw()
+        assert picture.dtype == np.uint8
+        assert picture.shape[0] >= size[0]
+        assert picture.shape[1] >= size[1]
+
+
+@given(st.integers(1, 150), st.integers(1, 150))
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_results_fit_the_image(predictor, height, width):
+    result = predictor(scene(height, width))
+    assert result.panoptic.shape == result.semantic.shape == result.center.shape == (height, width)
+    assert result.offset.shape == (2, height, width)
+    assert sum(s.area for s in result.segments) == (result.panoptic >= 0).sum()
+    for segment in result.segments:
+        rows, columns = np.nonzero(result.mask(segment))
+        assert segment.area == len(rows)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert segment.box == box
+        assert segment.is_thing == (segment.category >= 11) == (segment.score is not None)
+        assert segment.name == result.classes.names[segment.category]
+    scores = [segment.score for segment in result.instances]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_offsets_are_in_pixels_of_the_image(predictor):
+    small = scene(64, 128)
+    large = np.asarray(Image.fromarray(small).resize((256, 128), Image.Resampling.NEAREST))
+    at_test_size, enlarged = predictor(small), predictor(large)
+    ratio = np.abs(enlarged.offset).mean() / np.abs(at_test_size.offset).mean()
+    assert 1.6 < ratio < 2.4
+
+
+def test_a_semantic_model_has_classes_alone(semantic_run):
+    predictor = Predictor.from_run(semantic_run.folder, device="cpu")
+    array = scene(64, 128)
+    result = predictor(array)
+    assert result.panoptic is None
+    assert result.segments == result.instances == []
+    image = torch.as_tensor(array.copy()).permute(2, 0, 1)
+    with torch.no_grad():
+        (output,) = semantic_run.model([{"image": image}])
+    assert np.array_equal(result.semantic, output["sem_seg"].argmax(dim=0).numpy())
+    assert result.draw().shape[1] == 256  # grown by a whole number
+    with pytest.raises(DemoError, match="no view 'panoptic'"):
+        result.draw("panoptic")
+    with pytest.raises(DemoError, match="no centres"):
+        Predictor.from_run(semantic_run.folder, device="cpu", branches=True)
+
+
+def test_drawing_refuses_what_it_cannot_draw(panoptic_run):
+    result = Predictor.from_run(panoptic_run.folder, device="cpu")(scene(64, 128))
+    with pytest.raises(DemoError, match="there is no view 'depth'; choose from panoptic"):
+        result.draw("depth")
+    with pytest.raises(DemoError, match="branches=True"):
+        result.draw("center")
+    with pytest.raises(ValueError, match="overlay takes one view"):
+        result.draw(["panoptic", "semantic"])
+    with pytest.raises(DemoError, match="name each once"):
+        result.draw(["semantic", "semantic"], layout="side_by_side")
+
+
+def test_from_run_takes_the_weights_that_are_named(panoptic_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(panoptic_run.folder, run)
+    state = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"model": other}, run / "model_best.pth")
+    torch.save({"model": other}, tmp_path / "other.pth")
+    expected = next(iter(other.values()))
+    for weights in ("model_best.pth", tmp_path / "other.pth", str(tmp_path / "other.pth")):
+        model = Predictor.from_run(run, weights=weights, device="cpu").network.model
+        assert torch.equal(next(iter(model.state_dict().values())), expected)
+    with pytest.raises(WeightsError, match=r"none\.pth"):
+        Predictor.from_run(run, weights="none.pth")
+    torch.save({"model": {"backbone.a": torch.zeros(1), "head.b": torch.zeros(1)}}, run / "w.pth")
+    with pytest.raises(WeightsError):
+        Predictor.from_run(run, weights="w.pth")
+
+
+def test_settings_that_cannot_be_are_refused(panoptic_run, tmp_path):
+    with pytest.raises(DemoError, match="maps=huge"):
+        Predictor.from_run(panoptic_run.folder, maps="huge")
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        Predictor.from_run(panoptic_run.folder, device="cpu", precision="fp16")
+    with pytest.raises(DemoError, match="device=cuda:99"):
+        Predictor.from_run(panoptic_run.folder, device="cuda:99")
+    with pytest.raises(DemoError, match="device=tpu0"):
+        Predictor.from_run(panoptic_run.folder, device="tpu0")
+    with pytest.raises(SavedConfigError, match="is no run folder"):
+        Predictor.from_run(tmp_path)
+
+
+def test_classes_of_the_run_take_the_place_of_the_datasets(panoptic_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(panoptic_run.folder, run)
+    names = [f"kind ${{{i}}}" for i in range(19)]
+    classes = {"names": names, "colors": [[i, 2 * i, 3 * i] for i in range(19)], "thing_ids": [18]}
+    (run / "classes.json").write_text(json.dumps(classes))
+    text = (run / ".hydra" / "config.yaml").read_text()
+    # As a config has it whose classes are read from files of the dataset.
+    reading = "num_classes: {_target_: panoptic_dl.data.catalog.nowhere.count}"
+    assert "num_classes: 19" in text
+    (run / ".hydra" / "config.yaml").write_text(text.replace("num_classes: 19", reading))
+    predictor = Predictor.from_run(run, device="cpu")
+    assert list(predictor.classes.names) == names
+    assert predictor.network.model.thing_ids == (18,)
+    predictor(scene(64, 128))
+    (run / "classes.json").write_text('{"names": ["a"], "colors": [], "thing_ids": []}')
+    with pytest.raises(SavedConfigError, match=r"classes\.json is damaged"):
+        Predictor.from_run(run)
+    classes["names"].append("one more")
+    classes["colors"].append([0, 0, 0])
+    (run / "classes.json").write_text(json.dumps(classes))
+    with pytest.raises(WeightsError):  # the model has one class more than the weights
+        Predictor.from_run(run)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 60), st.integers(1, 60), st.data())
+def test_labels_come_from_their_neighbourhood(height, width, new_height, new_width, data):
+    values = data.draw(
+        st.lists(st.integers(-1, 5), min_size=height * width, max_size=height * width)
+    )
+    labels = np.array(values, np.int32).reshape(height, width)
+    resized = labels_at(labels, (new_height, new_width))
+    assert resized.dtype == labels.dtype
+    assert resized.shape == (new_height, new_width)
+    assert set(np.unique(resized)) <= set(np.unique(labels))
+    if labels.shape == (new_height, new_width):
+        assert np.array_equal(resized, labels)
+
+
+def test_lines_and_sides_keep_their_places_when_labels_are_enlarged():
+    labels = np.zeros((8, 8), np.int32)
+    labels[:, 3] = 7
+    labels[5:] = 2
+    for factor in (2, 3, 4, 6):
+        large = labels_at(labels, (8 * factor, 8 * factor))
+        assert (large[: 4 * factor, 3 * factor : 4 * factor] == 7).all()
+        assert (large[5 * factor :] == 2).all()
+        assert (large[: 4 * factor, : 3 * factor] == 0).all()

@@ -1,0 +1,226 @@
+"""Drawings of predictions: every segment is seen, labels keep apart and inside, at any size."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from panoptic_dl.visualize.branches import draw_centers, draw_offsets
+from panoptic_dl.visualize.labels import place_labels
+from panoptic_dl.visualize.legend import legend_strip, with_legend
+from panoptic_dl.visualize.palette import instance_color
+from panoptic_dl.visualize.segmentation import SegmentDrawer
+from panoptic_dl.visualize.segments import WIDEST_TABLE, SegmentTable
+from panoptic_dl.visualize.writing import Plate, text_size, write_plates
+
+COLORS = ((200, 0, 0), (0, 200, 0), (10, 10, 60))
+NAMES = ("road", "tree-merged", "car")
+
+
+def drawer(**options):
+    options = {"names": NAMES, "colors": COLORS, "thing_ids": (2,), "label_divisor": 10, **options}
+    return SegmentDrawer(**options)
+
+
+def grey(*size):
+    return np.full((*size, 3), 100, np.uint8)
+
+
+MAPS = arrays(
+    np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(-1, 9)
+)
+
+
+@given(MAPS, st.sampled_from([0, 300, WIDEST_TABLE]))
+def test_a_table_holds_what_the_map_does(labels, offset):
+    labels = np.where(labels < 0, -1, labels + offset)
+    table = SegmentTable.of(labels)
+    ids, areas = np.unique(labels, return_counts=True)
+    assert table.ids.tolist() == ids.tolist()
+    assert table.areas.tolist() == areas.tolist()
+    assert np.array_equal(table.ids[table.index], labels)
+    colors = np.random.default_rng(0).integers(0, 256, (len(ids), 3), dtype=np.uint8)
+    assert np.array_equal(table.paint(colors), colors[table.index])
+    wanted = ids % 2 == 0
+    assert np.array_equal(table.choose(wanted) > 0, labels % 2 == 0)
+    for label, (left, top, right, bottom) in zip(ids, table.boxes(), strict=True):
+        rows, columns = np.nonzero(labels == label)
+        assert (top, bottom) == (rows.min(), rows.max() + 1)
+        assert (left, right) == (columns.min(), columns.max() + 1)
+
+
+def test_more_segments_than_a_byte_can_count():
+    labels = np.arange(40 * 50, dtype=np.int32).reshape(40, 50)
+    table = SegmentTable.of(labels)
+    assert table.index.dtype == np.uint16
+    colors = np.arange(2000 * 3).reshape(2000, 3).astype(np.uint8)
+    assert np.array_equal(table.paint(colors), colors[labels])
+    assert table.choose(np.arange(2000) == 77).sum() == 255
+    many = drawer(names=["a"] * 3, label_divisor=1000)
+    assert many.panoptic(grey(40, 50), labels).shape == (40, 50, 3)
+
+
+def test_edges_lie_between_segments():
+    labels = np.zeros((8, 8), np.int32)
+    labels[:, 4:] = 1
+    assert np.nonzero(SegmentTable.of(labels).edges().any(axis=0))[0].tolist() == [4]
+    assert SegmentTable.of(labels).edges(3).any(axis=0).sum() == 3
+    assert not SegmentTable.of(np.zeros((3, 3), np.int32)).edges().any()
+
+
+def test_classes_have_their_colours_and_instances_shades_of_them():
+    panoptic = np.zeros((60, 90), np.int32)
+    panoptic[:, 30:60], panoptic[:, 60:] = 21, 22
+    picture = drawer(opacity=1.0, labels=False).panoptic(grey(60, 90), panoptic)
+    assert tuple(picture[30, 10]) == COLORS[0]
+    shades = {tuple(picture[30, 45]), tuple(picture[30, 75])}
+    assert shades == {tuple(instance_color(np.uint8(COLORS[2]), n)) for n in (1, 2)}
+    assert len(shades) == 2
+    assert (picture[30, 30] > 180).all()  # a bright outline of things
+    void = drawer(opacity=0.6, labels=False).panoptic(grey(6, 6), np.full((6, 6), -1, np.int32))
+    assert (void == 40).all()
+
+
+def test_only_things_have_colour_among_instances():
+    panoptic = np.zeros((60, 90), np.int32)
+    panoptic[:, 45:] = 21
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[..., 0] = 200
+    picture = drawer(labels=False).instances(image, panoptic)
+    assert len(set(picture[30, 10].tolist())) == 1  # grey
+    assert len(set(picture[30, 80].tolist())) > 1
+
+
+def test_the_image_is_not_changed():
+    image, panoptic = grey(64, 64), np.full((64, 64), 21, np.int32)
+    drawer().panoptic(image, panoptic)
+    drawer().instances(image, panoptic)
+    drawer().semantic(image, panoptic // 10)
+    draw_centers(image, np.ones((64, 64), np.float32))
+    draw_offsets(image, np.ones((2, 64, 64), np.float32), np.full((64, 64), 255, np.uint8))
+    assert (image == 100).all()
+
+
+def overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 25),
+    st.integers(4, 40),
+)
+def test_labels_never_meet_nor_leave_the_picture(height, width, seed, number, size):
+    chance = np.random.default_rng(seed)
+    index = np.zeros((height, width), np.uint8)
+    for segment in range(1, number):
+        y, x = chance.integers(height), chance.integers(width)
+        index[y : y + chance.integers(1, 90), x : x + chance.integers(1, 90)] = segment
+    wanted = [(s, (size, int(chance.integers(1, 150)))) for s in range(number)]
+    taken = [((0, 0), (min(10, height), min(10, width)))]
+    places = place_labels(index, wanted, taken)
+    boxes = [(0, 0, min(10, height), min(10, width))]
+    for place, (_, (high, wide)) in zip(places, wanted, strict=True):
+        if place is not None:
+            boxes.append((*place, place[0] + high, place[1] + wide))
+    for number, box in enumerate(boxes):
+        assert 0 <= box[0] < box[2] <= height
+        assert 0 <= box[1] < box[3] <= width
+        assert not any(overlap(box, other) for other in boxes[:number])
+
+
+def test_a_label_stands_in_its_segment_where_that_is_widest():
+    ring = np.zeros((200, 300), np.uint8)
+    ring[40:160, 60:200] = 1  # the ring's centre of mass is not in the ring
+    (ring_place, inner) = place_labels(ring, [(0, (14, 60)), (1, (14, 60))])
+    assert ring[ring_place[0] + 7, ring_place[1] + 30] == 0
+    assert ring_place[1] >= 195  # the right side of the ring is the wide one
+    assert ring[inner[0] : inner[0] + 14, inner[1] : inner[1] + 60].all()
+
+
+def test_labels_that_find_no_room_stand_beside_or_fall_out():
+    index = np.zeros((100, 100), np.uint8)
+    index[40:44, 40:60] = 1
+    blocking = [((41, 0), (2, 100))]
+    (place,) = place_labels(index, [(1, (12, 40))], blocking)
+    assert place == (27, 29)  # above it, in the middle
+    assert place_labels(index, [(1, (12, 40))], [((20, 0), (50, 100))]) == [None]
+    assert place_labels(index, [(1, (12, 101))]) == [None]
+    assert place_labels(index, [(9, (5, 5))]) == [None]  # a segment that is not there
+
+
+def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "panoptic_dl.visualize.segmentation.write_plates",
+        lambda picture, plates: written.extend(p.text for p, *_ in plates) or picture,
+    )
+    panoptic = np.zeros((300, 600), np.int32)
+    panoptic[:, 200:400], panoptic[:, 400:] = 10, 21
+    drawer().panoptic(grey(300, 600), panoptic, {21: 0.876}, caption="hello")
+    assert sorted(written) == ["car 0.88", "hello", "road", "tree"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (64, 64), (20, 3000), (3000, 20), (3000, 4000)])
+def test_every_size_is_drawn(size):
+    panoptic = np.zeros(size, np.int32)
+    panoptic[size[0] // 2 :] = 21
+    picture = drawer().panoptic(grey(*size), panoptic, {21: 1.0}, caption="panoptic")
+    assert picture.shape == (*size, 3)
+    center = np.zeros(size, np.float32)
+    things = SegmentTable.of(panoptic).choose(np.array([False, True][-len(np.unique(panoptic)) :]))
+    assert draw_centers(grey(*size), center).shape == (*size, 3)
+    assert draw_offsets(grey(*size), np.zeros((2, *size), np.float32), things).shape == (*size, 3)
+
+
+def test_text_grows_with_the_picture_and_is_told_from_its_ground():
+    sizes = [text_size((side, side)) for side in (64, 512, 1024, 4000)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 10
+    assert sizes[-1] > 4 * sizes[1]
+    for ground in (0, 128, 255):  # any picture below
+        plate = Plate("word", 20, (0, 0, 60))
+        picture = write_plates(np.full((60, 120, 3), ground, np.uint8), [(plate, 10, 10)])
+        high, wide = plate.extent
+        inside = picture[10 : 10 + high, 10 : 10 + wide].astype(int)
+        assert inside.max() > 240
+        assert np.median(inside) < 80
+
+
+def test_a_legend_names_all_in_as_many_lines_as_it_takes():
+    entries = [(f"class {i}", (i, 0, 0)) for i in range(30)]
+    wide, narrow = legend_strip(entries, 2000, 14), legend_strip(entries, 200, 14)
+    assert wide.shape[1] == 2000
+    assert narrow.shape[0] > 5 * wide.shape[0]
+    for red in range(30):
+        assert (narrow == (red, 0, 0)).all(axis=-1).any(), red
+    assert legend_strip([], 100, 14).shape == (0, 100, 3)
+    assert with_legend(grey(50, 10), entries).shape[1] == 240  # names need room
+    assert np.array_equal(with_legend(grey(5, 5), []), grey(5, 5))
+
+
+def test_the_legend_counts_things():
+    labels = np.array([-1, 0, 21, 22, 10])
+    assert drawer().legend(labels) == [
+        ("road", COLORS[0]),
+        ("tree", COLORS[1]),
+        ("car (2)", COLORS[2]),
+    ]
+
+
+def test_heat_glows_where_centres_are_and_directions_have_colours():
+    center = np.zeros((40, 40), np.float32)
+    center[20, 20], center[5, 5] = 1, 2  # above 1, too
+    picture = draw_centers(grey(40, 40), center)
+    assert picture[20, 20].astype(int).sum() > 3 * picture[30, 30].astype(int).sum()
+    offset = np.zeros((2, 400, 400), np.float32)
+    offset[1, :, :200], offset[1, :, 200:] = 50, -50  # to the right, to the left
+    things = np.full((400, 400), 255, np.uint8)
+    picture = draw_offsets(grey(400, 400), offset, things)
+    assert np.argmax(picture[50, 50]) == 0  # red is to the right
+    assert picture[50, 350, 0] < 100
+    none = draw_offsets(grey(20, 20), offset[:, :20, :20], np.zeros((20, 20), np.uint8))
+    assert (none == none[0, 0]).all()
