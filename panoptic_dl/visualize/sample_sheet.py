@@ -102,8 +102,9 @@ def panels(
             image, sample["center"].numpy(), sample["center_weights"][0].numpy()
         ),
         f"offsets, up to {longest:.0f} pixels; a disc's:": draw_offsets(offset),
-        "weights of the offset loss: "
-        f"{_values(sample['offset_weights'].numpy())}": _gray(sample["offset_weights"][0].numpy()),
+        f"weights of the offset loss: {_values(sample['offset_weights'].numpy())}": _gray(
+            sample["offset_weights"][0].numpy()
+        ),
     }
 
 
@@ -158,7 +159,7 @@ def _heading(text: str, width: int, *, wheel: bool) -> Picture:
     if wheel:
         away = (side - 1) / 2 - np.mgrid[:side, :side]
         inside = np.hypot(*away) <= side / 2
-        disc = np.where(inside[..., None], draw_offsets(away * inside), np.uint8(PAPER))
+        disc = np.where(inside[..., None], draw_offsets(away * inside), np.array(PAPER, np.uint8))
         strip.paste(Image.fromarray(disc), (round(x + _length(text, 18)) + 6, 2))
     return np.asarray(strip)
 
