@@ -64,7 +64,7 @@ def examine(
 
 def _report(rows: list[Row], patient: Patient) -> dict[str, Any]:
     """Print and save; where there is no room to save, say so after the table."""
-    name = "_".join(patient.choice.values())
+    name = patient.row
     logger.debug("The doctor's table\n%s", text(rows))  # for log.txt, without colours
     print(text(rows, in_color=sys.stdout.isatty()), flush=True)
     folder = Path(patient.run_dir)

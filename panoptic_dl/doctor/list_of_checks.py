@@ -88,7 +88,7 @@ def row_checks() -> list[Check]:
         Check(ROW, "classes", look_at_classes, cure=ASK_PYTHON),
         Check(ROW, "model", look_at_model, cure=ASK_PYTHON),
         Check(ROW, "weights", look_at_weights, (model,), "weights= of the same row, or none"),
-        Check(ROW, "optimizer", look_at_optimizer, (model,), ASK_PYTHON),
+        Check(ROW, "optimizer", look_at_optimizer, (model, settings), ASK_PYTHON),
         Check(ROW, "batch", look_at_batch, shared, "train.batch_size of the message"),
         Check(ROW, "recipe", look_at_recipe, (batch, optimizer), ASK_PYTHON),
         Check(ROW, "normalisation", look_at_normalization, (batch, model), ASK_PYTHON),

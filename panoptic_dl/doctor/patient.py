@@ -70,6 +70,11 @@ class Patient:
         return self._built[name]
 
     @property
+    def row(self) -> str:
+        """The name of the row: dataset_task_backbone_head."""
+        return "_".join(self.choice[group] for group in ("dataset", "task", "backbone", "head"))
+
+    @property
     def num_processes(self) -> int:
         """That train together."""
         return comm.get_world_size()

@@ -20,11 +20,11 @@ def look_at_occurrences(title: str, patient: Patient) -> Verdict:
     if not absent:
         rarest = min(range(len(names)), key=lambda index: counts[index])
         return ok(f"all {len(names)} occur, the rarest is {names[rarest]}")
-    more = ", ..." if len(absent) > SHOWN else ""
+    few = len(absent) <= SHOWN
     return warn(
-        f"{len(absent)} of {len(names)} never occur: {', '.join(absent[:SHOWN])}{more}",
+        f"{len(absent)} of {len(names)} never occur" + (f": {', '.join(absent)}" if few else ""),
         "nothing, if the dataset is a small one; else look at how its labels were made",
-        absent if more else (),
+        () if few else absent,
     )
 
 

@@ -16,9 +16,9 @@ def look_for_overlap(patient: Patient) -> Verdict:
     files: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     for title, split in patient.splits.items():
-        for report in split.reports:
-            if report.digest is not None:
-                files[report.digest][title].append(report.file_name)
+        for name, digest in {r.file_name: r.digest for r in split.reports}.items():
+            if digest is not None:
+                files[digest][title].append(name)
                 count += 1
     for title, name, digest in _same_names(patient):
         if name not in files[digest][title]:

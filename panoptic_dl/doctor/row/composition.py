@@ -7,15 +7,12 @@ from panoptic_dl.engine.train_settings import CheckpointSettings, TrainSettings
 from ..patient import Patient
 from ..verdicts import Verdict, judge, ok
 
-GROUPS = ("dataset", "task", "backbone", "head")
-
 
 def look_at_settings(patient: Patient) -> Verdict:
     """Numbers of training that can be."""
     numbers = TrainSettings(**patient.train)
     CheckpointSettings(**patient.checkpoint)
-    row = "_".join(patient.choice[group] for group in GROUPS)
-    return ok(f"{row}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
+    return ok(f"{patient.row}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
 
 
 def look_at_recipe(patient: Patient) -> Verdict:

@@ -96,10 +96,11 @@ def _cure(patient: Patient, estimate: Estimate, images: int, share: float) -> st
         for n in range(1, images)
         if per_process % n == 0 and MARGIN * estimate.total(n) <= 0.9 * share
     ]
-    ways = [f"train.images_per_gpu={max(fitting)} (same batch, more passes)"] if fitting else []
-    if not patient.train["activation_checkpointing"]:
-        ways.append("train.activation_checkpointing=true")
-    if patient.train["precision"] in ("fp32", "tf32"):
-        ways.append("train.precision=bf16")
-    ways.append("more GPUs" if patient.device == "cuda" else "a machine with more memory")
-    return ", or ".join(ways)
+    others = "train.activation_checkpointing=true, train.precision=bf16"
+    more = "more GPUs" if patient.device == "cuda" else "a machine with more memory"
+    if fitting:
+        return (
+            f"train.images_per_gpu={max(fitting)} (same batch, more passes); with larger ones: "
+            f"{others}, {more}"
+        )
+    return f"{more}; or all of: train.images_per_gpu=1, {others}"

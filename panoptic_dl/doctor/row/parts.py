@@ -1,5 +1,7 @@
 """Whether a row's parts can be built."""
 
+import warnings
+
 from torch import nn
 
 from ..patient import Patient
@@ -32,5 +34,7 @@ def look_at_loader(patient: Patient) -> Verdict:
 
 def look_at_evaluation(patient: Patient) -> Verdict:
     """Loader and evaluators of the validation split can be made."""
-    evaluation = patient.part("evaluation")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of many processes: another row says it
+        evaluation = patient.part("evaluation")
     return ok(f"{', '.join(evaluation.evaluators)} of {evaluation.dataset}")
