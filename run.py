@@ -25,6 +25,22 @@ def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
         return build(config.mode, device=device)
 
 
+def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
+    """Start the run's processes; a mode that looks into what is wrong gets to look into that, too.
+
+    Such modes have the key `launch_refused`.
+    """
+    from panoptic_dl.engine.launch import launch
+
+    try:
+        return launch(work, config, allowed, **config.launch)
+    except ValueError as error:
+        if "launch_refused" not in config.mode:
+            raise
+        config.mode.launch_refused = str(error)
+        return launch(work, config, allowed, num_gpus=None)
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """Run one job; return its first figure, for sweepers that optimise."""
@@ -36,7 +52,6 @@ def main(config: DictConfig) -> float | None:
     from panoptic_dl.config.one_folder import found_again
     from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.config.types import check_types
-    from panoptic_dl.engine.launch import launch
     from panoptic_dl.engine.requeue import check_requeue
     from panoptic_dl.engine.session import user_errors
 
@@ -50,7 +65,7 @@ def main(config: DictConfig) -> float | None:
             config = with_run_of_weights(config, hydra_config.overrides.task)
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):
-        results = launch(work, config, allowed(), **config.launch)
+        results = start(config, allowed())
     return next(iter(results["metrics"].values())) if results else None
 
 

@@ -24,6 +24,7 @@ _allowed = [
     "panoptic_dl.data.toy.coco",
     "panoptic_dl.data.truth_maps",
     "panoptic_dl.demo.mode",
+    "panoptic_dl.doctor.examination",
     "panoptic_dl.engine.analyze",
     "panoptic_dl.engine.benchmark",
     "panoptic_dl.engine.browse",
@@ -67,11 +68,13 @@ def build(node: Any, **runtime: Any) -> Any:
     """Call every `_target_` in `node`, innermost first, and return the result.
 
     `runtime` adds what a config cannot hold, such as a model's parameters, to the outermost call.
-    A node marked `_partial_: true` becomes a function that waits for its missing arguments. Lists
-    and dicts arrive in constructors as plain `list` and `dict`, never as OmegaConf containers.
+    A node marked `_partial_: true` becomes a function that waits for its missing arguments, and
+    `{_later_: node}` one without arguments that builds `node` anew whenever it is called. Lists and
+    dicts arrive in constructors as plain `list` and `dict`, never as OmegaConf containers.
 
     Raises:
-        TargetError: a target is unknown or outside the allow-list (see `allow`).
+        TargetError: a target is unknown or outside the allow-list (see `allow`). Of a node marked
+            `_later_`, when its function is called.
         omegaconf.errors.OmegaConfBaseException: an interpolation fails or a value is missing.
         TypeError: a constructor refuses its arguments; the message names the target.
     """
@@ -85,6 +88,11 @@ def _build(node: Any, runtime: dict[str, Any]) -> Any:
         return [_build(item, {}) for item in node]
     if not isinstance(node, dict):
         return node
+    if "_later_" in node:
+        if len(node) > 1:
+            others = ", ".join(str(key) for key in node if key != "_later_")
+            raise TypeError(f"_later_ stands alone in its node, not beside {others}")
+        return partial(_build, node["_later_"], runtime)
     kwargs = {k: _build(v, {}) for k, v in node.items() if k not in ("_target_", "_partial_")}
     kwargs |= runtime
     if "_target_" not in node:

@@ -29,7 +29,7 @@ from .evaluation_pictures import EvaluationPictures
 from .evaluation_settings import EvaluationSettings
 from .float32 import float32
 from .predict import Batch, Model, predict
-from .rehearsal import FirstImages
+from .rehearsal import NUM_IMAGES, FirstImages
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Evaluation:
         entries: Collection[str] | None = None,
         source: Mapping[str, Any] | None = None,
         rehearsal: bool = False,
+        rehearsal_images: int = NUM_IMAGES,
     ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
@@ -109,6 +110,7 @@ class Evaluation:
             source: what is measured, such as a file of weights, for the record.
             rehearsal: only a few images, to see that everything works; what is written says that
                 it is no result. Official evaluators, which need the whole split, are left out.
+            rehearsal_images: how many of them, over all processes, one for each at least.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -124,7 +126,7 @@ class Evaluation:
         measuring = [each for entry, each in self.evaluators.items() if entry in entries]
         streams = [each for each in measuring if isinstance(each, StreamingEvaluator)]
         others = [each for each in measuring if not isinstance(each, StreamingEvaluator)]
-        few = FirstImages(self.dataset, self.loader) if rehearsal else None
+        few = FirstImages(self.dataset, self.loader, rehearsal_images) if rehearsal else None
         if few is not None and (others or settings.official):
             logger.warning("Evaluators that need the whole split are left out of this trial")
             others = []

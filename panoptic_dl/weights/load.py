@@ -20,27 +20,35 @@ __all__ = ["WeightsError", "load_model", "load_model_or_backbone", "read_weights
 logger = logging.getLogger(__name__)
 
 
-def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") -> None:
+def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") -> Coverage:
     """Load every parameter and buffer of `model` from a file, or from a run folder of ours.
 
     Args:
         image_format: channel order of the images that the run feeds, RGB or BGR.
+
+    Returns:
+        How the file's tensors and the model agree.
 
     Raises:
         WeightsError: a name is missing or unexpected, or a shape differs; the message lists them.
             Or the file cannot be read, or is for another channel order.
     """
     file, renamed = _read(model, path, image_format)
-    _load(model, renamed.tensors, renamed.dropped, f"weights={file.path}")
+    return _load(model, renamed.tensors, renamed.dropped, f"weights={file.path}")
 
 
-def load_model_or_backbone(model: nn.Module, path: str | Path, image_format: str = "RGB") -> None:
+def load_model_or_backbone(
+    model: nn.Module, path: str | Path, image_format: str = "RGB"
+) -> Coverage:
     """Load a whole model, or only its backbone from a file that covers all of the backbone.
 
     Parts of a classifier or a head that a backbone's file has beside it are left out, and logged.
 
     Args:
         image_format: as for `load_model`.
+
+    Returns:
+        How the file's tensors and the model, or its backbone, agree.
 
     Raises:
         WeightsError: the file covers neither, cannot be read, or is for another channel order.
@@ -101,7 +109,7 @@ def _read(model: nn.Module, path: str | Path, image_format: str) -> tuple[Weight
 
 def _load(
     module: nn.Module, tensors: Mapping[str, Tensor], dropped: Mapping[str, int], source: str
-) -> None:
+) -> Coverage:
     coverage = compare(module.state_dict(), tensors, dropped)
     if coverage.faults:
         raise WeightsError(_refusal(coverage, source))
@@ -115,6 +123,7 @@ def _load(
         )
     module.load_state_dict(dict(tensors), strict=False)
     logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))
+    return coverage
 
 
 def _refusal(coverage: Coverage, source: str) -> str:

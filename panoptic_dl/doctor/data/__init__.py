@@ -1,0 +1,1 @@
+"""Checks of datasets: their JSON files, and every image and label."""

@@ -1,0 +1,1 @@
+"""Checks of the machine: programs, devices, memory and disk."""

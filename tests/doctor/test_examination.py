@@ -1,0 +1,133 @@
+"""mode=doctor as a user runs it: the table, the files, the exit code."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from ..test_run import SMALL, in_process, run
+from ..test_run import toy as toy
+from .broken import image_of, write_healthy
+
+
+def rows_in(folder):
+    content = json.loads((folder / "doctor.json").read_text())
+    return content, {f"{r['group']}: {r['name']}": r for r in content["rows"]}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task"), [("toy_cityscapes", "panoptic"), ("toy_coco", "semantic")]
+)
+def test_a_toy_row_is_healthy_and_takes_its_steps(tmp_path, toy, capsys, dataset, task):
+    overrides = [*SMALL, *toy[dataset], f"task={task}", "train.batch_size=4", "mode=doctor"]
+    results = in_process(tmp_path, *overrides, "doctor.workers=1")
+    assert next(iter(results["metrics"])) == "red"
+    assert results["metrics"]["red"] == 0
+    content, rows = rows_in(tmp_path)
+    assert content["healthy"]
+    assert content["row"] == f"{dataset}_{task}_hrnet_tiny_conv"
+    assert rows["steps: training"]["found"].startswith("2 steps in ")
+    assert "total_loss" in rows["steps: training"]["found"]
+    assert rows["steps: evaluation"]["found"].startswith("1 image: ")
+    assert not any(row["state"] in ("FAIL", "not checked") for row in rows.values())
+    said = capsys.readouterr().out
+    assert "steps\n  ok " in said
+    assert "\x1b" not in said  # colours are for terminals
+    assert not (tmp_path / "doctor").exists()
+    assert not list(tmp_path.glob("*.pth"))
+    table = (tmp_path / "doctor.md").read_text()
+    assert table.startswith(f"# {content['row']}: ")
+    assert "| steps: training " in table
+
+
+def test_a_red_row_is_exit_code_1_with_its_cure(tmp_path):
+    root = write_healthy(tmp_path / "data", "coco")
+    image_of(root).write_bytes(b"torn")
+    done = run(
+        *(*SMALL, "dataset=coco", f"dataset.root={root}", "train.batch_size=4"),
+        *("mode=doctor", f"run_dir={tmp_path / 'run'}", "doctor.workers=2"),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    red = [index for index, line in enumerate(lines) if line.startswith("  FAIL ")]
+    assert len(red) == 1
+    assert "images" in lines[red[0]]
+    assert f"- {image_of(root)}: truncated or damaged" in lines[red[0] + 1]
+    assert f"cure: unzip -o train2017.zip -d {root}/coco" in lines[red[0] + 2]
+    content, rows = rows_in(tmp_path / "run")
+    assert not content["healthy"]
+    assert rows["steps: training"]["state"] == "not checked"
+    assert rows["steps: training"]["found"] == "needs train data: images"
+
+
+def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path):
+    done = run(
+        *(*SMALL, "dataset=coco", f"dataset.root={tmp_path}/nowhere", "mode=doctor"),
+        *("launch.num_gpus=64", f"run_dir={tmp_path / 'run'}"),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    _, rows = rows_in(tmp_path / "run")
+    red = {title for title, row in rows.items() if row["state"] == "FAIL"}
+    assert red == {"set-up: device", "train data: layout", "val data: layout"}
+    assert "launch.num_gpus=64, but this machine has" in rows["set-up: device"]["found"]
+    assert "prepare_coco.py" in rows["train data: layout"]["cure"]
+    assert f"{tmp_path}/nowhere" in rows["train data: layout"]["found"]
+
+
+def test_a_loss_that_is_not_finite_is_a_red_row(tmp_path, toy):
+    overrides = [*SMALL, *toy["toy_cityscapes"], "train.batch_size=4", "mode=doctor"]
+    poison = "head.panoptic.instance.center_loss_weight=.nan"
+    with pytest.raises(SystemExit) as stopped:
+        in_process(tmp_path, *overrides, poison, "doctor.workers=1")
+    assert stopped.value.code == 1
+    _, rows = rows_in(tmp_path)
+    assert rows["steps: training"]["state"] == "FAIL"
+    assert "a loss or gradient is not finite" in rows["steps: training"]["found"]
+    assert rows["steps: evaluation"]["state"] == "not checked"
+    assert (tmp_path / "doctor" / "nonfinite.jsonl").is_file()
+    assert not list((tmp_path / "doctor").glob("*.pth"))
+
+
+def test_two_processes_make_one_table(tmp_path, toy):
+    done = run(
+        *(*SMALL, *toy["toy_cityscapes"], "train.batch_size=4", "mode=doctor"),
+        *("launch.num_cpu_processes=2", f"run_dir={tmp_path}"),
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("set-up\n") == 1
+    _, rows = rows_in(tmp_path)
+    assert rows["row: batch"]["found"] == "4 images = 2 processes x 1 pass x 2"
+    assert "NaiveSyncBatchNorm, statistics over 4 images" in rows["row: normalisation"]["found"]
+    assert rows["steps: training"]["state"] == "ok"
+    assert rows["steps: evaluation"]["found"].startswith("2 images: ")
+
+
+@pytest.mark.slow
+def test_real_coco(tmp_path):
+    from ..test_real_coco import DATA
+
+    if DATA is None:
+        pytest.skip("needs COCO: set DETECTRON2_DATASETS")
+    overrides = ["dataset=coco", f"dataset.root={DATA}", "backbone=hrnet_tiny", "mode=doctor"]
+    in_process(tmp_path, *overrides, "train.batch_size=4", "train.num_workers=1")
+    _, rows = rows_in(tmp_path)
+    assert not any(row["state"] in ("FAIL", "not checked") for row in rows.values())
+    assert rows["steps: training"]["state"] == "ok"
+
+
+def test_a_run_folder_without_room_still_has_its_table(tmp_path, toy, capsys, monkeypatch):
+    def full(file, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("panoptic_dl.doctor.examination.write_text", full)
+    overrides = [*SMALL, *toy["toy_coco"], "mode=doctor", "doctor.steps=false"]
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    results = in_process(tmp_path / "run", *overrides, "doctor.workers=1")
+    assert results["metrics"]["red"] == 0
+    assert "both splits\n" in capsys.readouterr().out
+    assert "cannot be saved" in (tmp_path / "run" / "log.txt").read_text()
