@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,7 +66,7 @@ class DecodedCache:
             return pixels
         except FileNotFoundError:
             pass
-        except (ValueError, OSError, EOFError):  # damaged: it is made anew
+        except Exception:  # damaged, in one of the many ways of headers: it is made anew
             self._remove(kept)
         pixels = decode()
         if self._is_open and not kept.exists():
@@ -73,7 +74,7 @@ class DecodedCache:
         return pixels
 
     def _keep(self, kept: Path, key: str, pixels: NDArray[np.integer]) -> None:
-        unfinished = kept.with_name(f".{os.getpid()}.{kept.name}")
+        unfinished = kept.with_name(f".{uuid.uuid4().hex}.{kept.name}")
         reserved = 0
         try:
             kept.parent.mkdir(exist_ok=True)
@@ -81,6 +82,8 @@ class DecodedCache:
                 self._remove(old)
             size = pixels.nbytes + HEADER
             with self._used() as used:
+                if used[0] + size > self.max_bytes:
+                    used[0] = self._measured()  # writers that were killed have not given back
                 if used[0] + size > self.max_bytes:
                     self._close(f"is full ({used[0] / 1e9:.1f} GB, dataset.cache.max_gb)")
                     return
@@ -90,7 +93,10 @@ class DecodedCache:
                 np.save(opened, pixels)
                 opened.flush()
                 os.fsync(opened.fileno())
-            os.replace(unfinished, kept)
+            with self._used() as used:
+                if kept.exists():  # another process was faster: its bytes are counted already
+                    used[0] -= reserved
+                os.replace(unfinished, kept)
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
@@ -125,7 +131,11 @@ class DecodedCache:
             file.write(str(max(0, used[0])))
 
     def _measured(self) -> int:
-        return sum(file.stat().st_size for file in self.folder.glob("*/*.npy"))
+        return sum(
+            file.stat().st_size
+            for file in self.folder.glob("*/*.npy")
+            if not file.name.startswith(".")
+        )
 
 
 def decoded_cache(folder: str | None, max_gb: float) -> DecodedCache | None:

@@ -17,13 +17,15 @@ def moved_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
     """
     copies = torch.cuda.Stream(device)
 
-    def move(batch: Batch) -> Batch:
+    def move(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copies):
-            return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+            moved = _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+            return moved, copies.record_event()
 
-    def hand_over(batch: Batch) -> Batch:
+    def hand_over(started: tuple[Batch, torch.cuda.Event]) -> Batch:
+        batch, copied = started
         now = torch.cuda.current_stream(device)
-        now.wait_stream(copies)
+        now.wait_event(copied)  # of this batch, not of the one that is being copied
         # The allocator must not give the memory away before this stream is done with it.
         return _mapped(batch, lambda tensor: _recorded(tensor, now))
 
@@ -32,8 +34,8 @@ def moved_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
 
 def ahead(
     batches: Iterator[Batch],
-    start: Callable[[Batch], Batch],
-    finish: Callable[[Batch], Batch],
+    start: Callable[[Batch], Any],
+    finish: Callable[[Any], Batch],
 ) -> Iterator[Batch]:
     """`finish(start(batch))` for each batch, the next one started before this one is given out."""
     upcoming = _start(batches, start)
@@ -47,7 +49,7 @@ def ahead(
         yield finish(due)
 
 
-def _start(batches: Iterator[Batch], start: Callable[[Batch], Batch]) -> Batch | Exception | None:
+def _start(batches: Iterator[Batch], start: Callable[[Batch], Any]) -> Any:
     try:
         return start(next(batches))
     except StopIteration:

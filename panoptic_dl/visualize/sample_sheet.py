@@ -4,17 +4,16 @@ Shapes: H W pixels, K classes.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from panoptic_dl.classes import Classes
-
 from .sheet import GAP, INK, LINE, PAPER, fit, save_sheet
 
+Color = tuple[int, int, int]
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 HEAT = np.array([255, 225, 60], np.float32)
@@ -22,6 +21,15 @@ LEFT_OUT = np.array([150, 20, 30], np.float32)
 WHITE_WEIGHT = 3.0  # the least weight that is drawn white
 COLUMNS, NARROWEST = 3, 480  # of the sheet; pixels of a column
 LARGEST = {2: (960, 720), 3: (640, 640)}  # width and height of a panel in pixels, by columns
+
+
+class Classes(Protocol):
+    """Names and RGB colours of the K classes; see `panoptic_dl.classes`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def colors(self) -> tuple[Color, ...]: ...
 
 
 def save_sample(
@@ -80,16 +88,16 @@ def panels(
     image = image[..., ::-1] if image_format == "BGR" else image
     labels = sample["sem_seg"].numpy()
     ignored = labels == ignore_label
-    strange = labels[~ignored & ((labels < 0) | (labels >= len(classes)))]
+    strange = labels[~ignored & ((labels < 0) | (labels >= len(classes.names)))]
     if strange.size:
         raise ValueError(
-            f"{sample['file_name']} has the label {strange[0]}, and there are {len(classes)} "
+            f"{sample['file_name']} has the label {strange[0]}, and there are {len(classes.names)} "
             "classes: dataset.num_classes and dataset.classes do not agree"
         )
     colors = np.array([*classes.colors, (0, 0, 0)], np.uint8)
     found = {
         "image": np.ascontiguousarray(image),
-        "labels (black: ignored)": colors[np.where(ignored, len(classes), labels)],
+        "labels (black: ignored)": colors[np.where(ignored, len(classes.names), labels)],
     }
     if "center" not in sample:
         return found
@@ -97,13 +105,16 @@ def panels(
     offset = sample["offset"].numpy()
     longest = float(np.hypot(*offset).max())
     return found | {
-        f"weights of the semantic loss: {_values(weights)}": _gray(weights),
+        f"weights of the semantic loss, dark to bright: {_values(weights)}": _gray(
+            weights, max(WHITE_WEIGHT, float(weights.max()))
+        ),
         "centre heatmap (red: left out of the loss)": _heatmap(
             image, sample["center"].numpy(), sample["center_weights"][0].numpy()
         ),
-        f"offsets, up to {longest:.0f} pixels; a disc's:": draw_offsets(offset),
-        f"weights of the offset loss: {_values(sample['offset_weights'].numpy())}": _gray(
-            sample["offset_weights"][0].numpy()
+        f"offsets, up to {longest:.0f} pixels; those of a disc:": draw_offsets(offset),
+        "weights of the offset loss, dark to bright: "
+        f"{_values(sample['offset_weights'].numpy())}": _gray(
+            sample["offset_weights"][0].numpy(), 1.0
         ),
     }
 
@@ -118,7 +129,7 @@ def draw_offsets(offset: NDArray[np.floating]) -> Picture:
     length = np.hypot(y, x)
     bright = np.sqrt(length / max(float(length.max()), 1e-9))
     hue = np.arctan2(y, x) / (2 * np.pi) % 1.0
-    value = np.where(length > 0, 0.25 + 0.75 * bright, 0)
+    value = np.where(length > 0, 0.35 + 0.65 * bright, 0)
     rgb = hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.9), value], axis=-1))
     return (rgb * 255).round().astype(np.uint8)
 
@@ -133,8 +144,8 @@ def _heatmap(
     return (dark * (1 - heat) + HEAT * heat).round().astype(np.uint8)
 
 
-def _gray(weights: NDArray[np.floating]) -> Picture:
-    white = max(WHITE_WEIGHT, float(weights.max())) if weights.max() > 1 else 1.0
+def _gray(weights: NDArray[np.floating], white: float) -> Picture:
+    """Black for a weight of 0; `white` is the weight that is white."""
     return np.repeat((weights / white * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -179,11 +190,11 @@ def _caption(sample: dict[str, Any], width: float) -> str:
     return caption
 
 
-def _legend(
-    labels: NDArray[np.integer], classes: Classes, room: float
-) -> list[tuple[str, tuple[int, int, int]]]:
+def _legend(labels: NDArray[np.integer], classes: Classes, room: float) -> list[tuple[str, Color]]:
     """Names and colours of the classes that have most pixels, as many as fit into `room` pixels."""
-    areas = np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes))
+    areas = np.bincount(
+        labels[(labels >= 0) & (labels < len(classes.names))], minlength=len(classes.names)
+    )
     legend = []
     for index in np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]:
         name = classes.names[index].removesuffix("-merged")

@@ -1,0 +1,199 @@
+"""mode=browse: one picture a training sample, of what the sample holds."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panoptic_dl.classes import Classes
+from panoptic_dl.config import build, compose
+from panoptic_dl.visualize.sample_sheet import draw_offsets, panels, save_sample
+from run import work
+
+SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
+RED, GREEN = (200, 30, 30), (30, 200, 30)
+CLASSES = Classes(("stuff", "thing"), (RED, GREEN), (1,))
+BOTH = [(dataset, task) for dataset in SIZES for task in ("panoptic", "semantic")]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp().parent / "toy"
+    return lambda dataset, task="panoptic": [
+        *(f"dataset={dataset}", f"task={task}", f"dataset.root.size={SIZES[dataset]}"),
+        *("dataset.root.num_train=4", "dataset.root.num_val=2", f"dataset.root.root={cache}"),
+        *("dataset.crop_size=[64,64]", "dataset.min_sizes=[64,80]", "backbone=hrnet_tiny"),
+    ]
+
+
+def run(folder, *overrides):
+    folder.mkdir(parents=True, exist_ok=True)
+    return work("cpu", compose(["mode=browse", *overrides, f"run_dir={folder}"]), ())
+
+
+def by_start(sample, classes, ignore_label=255, image_format="RGB"):
+    """The panels by the first words of their headings."""
+    found = panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
+    return {heading.split(" (")[0].split(",")[0]: picture for heading, picture in found.items()}
+
+
+def sample_of(size=(8, 10)):
+    """A thing in the upper left corner, an ignored row, stuff elsewhere."""
+    labels = torch.zeros(size, dtype=torch.int64)
+    labels[:4, :5] = 1
+    labels[-1] = 255
+    weights = 1 + 2.0 * (labels == 1)
+    center = torch.zeros(size)
+    center[2, 2] = 1
+    ys, xs = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    return {
+        "file_name": "folder/picture.png",
+        "height": 20,
+        "width": 30,
+        "image": torch.arange(3 * size[0] * size[1]).reshape(3, *size).to(torch.uint8),
+        "sem_seg": labels,
+        "sem_seg_weights": weights,
+        "center": center,
+        "center_points": [[2.0, 2.0]],
+        "center_weights": (labels != 255)[None].float(),
+        "offset": torch.stack([2 - ys, 2 - xs]) * (labels == 1).float(),
+        "offset_weights": (labels == 1)[None].float(),
+    }
+
+
+@pytest.mark.parametrize(("dataset", "task"), BOTH)
+def test_pictures_are_of_the_samples_that_training_draws(tmp_path, toy, dataset, task):
+    overrides = toy(dataset, task)
+    result = run(tmp_path, *overrides, "browse.count=6")  # more than an epoch
+    # Training groups its images otherwise; what happens to each must be the same.
+    config = compose([*overrides, "train.batch_size=2", "train.num_workers=0"])
+    batches, trained = iter(build(config.task.train_loader)), []
+    for _ in range(4):
+        trained += next(batches)
+    classes = build(config.dataset.classes)
+    kept = []
+    for sample in trained:
+        file = tmp_path / "expected.png"
+        save_sample(sample, file, classes, ignore_label=255, image_format="RGB")
+        kept.append(file.read_bytes())
+    drawn = [Path(file) for file in result["files"]]
+    assert drawn == sorted((tmp_path / "browse").iterdir())
+    assert [int(file.name.split("_")[0]) for file in drawn] == list(range(6))
+    matches = sum(file.read_bytes() in kept for file in drawn)
+    assert matches >= 4  # two may wait for another of their shape
+    if dataset == "toy_cityscapes":  # all of one shape: the same order
+        assert [file.read_bytes() for file in drawn] == kept[:6]
+        names = [Path(sample["file_name"]).stem for sample in trained[:6]]
+        assert [file.stem.split("_", 1)[1] for file in drawn] == names
+
+
+@pytest.mark.parametrize("dataset", list(SIZES))
+def test_panels_of_real_samples_show_their_tensors(toy, dataset):
+    config = compose(["mode=browse", *toy(dataset)])
+    classes = build(config.dataset.classes)
+    batches = iter(build(config.mode.loader))
+    peaks = 0
+    for _ in range(4):
+        (sample,) = next(batches)
+        shown = by_start(sample, classes)
+        assert (shown["image"] == sample["image"].permute(1, 2, 0).numpy()).all()
+        labels = sample["sem_seg"].numpy()
+        assert not shown["labels"][labels == 255].any()
+        for label in set(np.unique(labels)) - {255}:
+            assert (shown["labels"][labels == label] == classes.colors[label]).all()
+        for y, x in sample["center_points"]:
+            # Red and green of the peaks; the image beneath is darkened below this.
+            assert shown["centre heatmap"][round(float(y)), round(float(x))][:2].min() > 200
+            peaks += 1
+        still = (sample["offset"] == 0).all(0).numpy()
+        assert not shown["offsets"][still].any()
+        assert shown["offsets"][~still].max(axis=-1).min() > 80
+        learnt = sample["offset_weights"][0].numpy()
+        assert (shown["weights of the offset loss"][..., 0] == 255 * learnt).all()
+    assert peaks
+
+
+def test_panels_of_a_made_sample():
+    sample = sample_of()
+    shown = by_start(sample, CLASSES)
+    assert len(shown) == 6
+    assert (shown["labels"][:4, :5] == GREEN).all()
+    assert (shown["labels"][4:7] == RED).all()
+    assert not shown["labels"][7].any()
+    heat = shown["centre heatmap"].astype(int)
+    assert tuple(heat[2, 2]) == (255, 225, 60)
+    assert np.ptp(heat[:7], axis=-1)[sample["center"][:7].numpy() == 0].max() <= 1  # gray
+    assert (heat[7, :, 0] - heat[7, :, 1] > 50).all()  # red: no weight
+    weights = shown["weights of the semantic loss"][..., 0]
+    assert set(weights[:4, :5].ravel()) == {255}
+    assert set(weights[4:7].ravel()) == {85}
+    assert set(weights[7]) == {0}
+    del sample["center"]
+    assert list(by_start(sample, CLASSES)) == ["image", "labels"]
+
+
+def test_bgr_images_are_shown_in_their_true_colours():
+    sample = sample_of()
+    rgb = by_start(sample, CLASSES)["image"]
+    sample["image"] = sample["image"].flip(0)
+    assert (by_start(sample, CLASSES, image_format="BGR")["image"] == rgb).all()
+
+
+def test_hue_is_direction_and_brightness_is_length():
+    field = np.zeros((2, 1, 4))
+    field[:, 0] = [[0, 0, 4, 0], [4, 1, 0, 0]]  # right, a little right, down, none
+    right, near, down, none = draw_offsets(field)[0].astype(int)
+    assert right.argmax() == near.argmax() == 0
+    assert right.max() == down.max() == 255
+    assert 80 < near.max() < 200
+    assert (right != down).any()
+    assert not none.any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (700, 900)])
+def test_any_size_is_drawn(tmp_path, size):
+    sample = sample_of((8, 10))
+    for key, value in sample.items():
+        if isinstance(value, torch.Tensor):
+            sample[key] = torch.zeros((*value.shape[:-2], *size), dtype=value.dtype)
+    sample["file_name"] = f"{'long' * 60}.png"
+    save_sample(sample, tmp_path / "a.png", CLASSES, ignore_label=255, image_format="RGB")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width >= 3 * 480
+        assert picture.height < 1500
+
+
+def test_old_pictures_go_and_other_files_stay(tmp_path, toy):
+    run(tmp_path, *toy("toy_cityscapes"), "browse.count=3")
+    (tmp_path / "browse" / "mine.txt").touch()
+    result = run(tmp_path, *toy("toy_cityscapes"), "browse.count=1", "browse.num_workers=2")
+    names = {file.name for file in (tmp_path / "browse").iterdir()}
+    assert names == {Path(result["files"][0]).name, "mine.txt"}
+
+
+def test_bad_input_is_one_message(tmp_path, toy, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, *toy("toy_cityscapes"), "browse.count=0")
+    assert "error: browse.count=0 must be" in capsys.readouterr().err
+    sample = sample_of()
+    sample["sem_seg"][0, 0] = 7
+    with pytest.raises(ValueError, match=r"picture\.png has the label 7, and there are 2 classes"):
+        panels(sample, CLASSES, ignore_label=255, image_format="RGB")
+
+
+def test_a_damaged_image_is_named_and_a_stand_in_said(tmp_path, toy, capsys):
+    overrides = toy("toy_cityscapes")
+    root = Path(build(compose(overrides).dataset.root))
+    shutil.copytree(root, tmp_path / "data" / root.name)
+    other = ["dataset=cityscapes", f"dataset.root={tmp_path / 'data' / root.name}"]
+    other += overrides[-3:]
+    images = sorted((tmp_path / "data").glob("**/leftImg8bit/train/*/*.png"))
+    images[0].write_bytes(images[0].read_bytes()[:500])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "stop", *other)
+    assert images[0].name in capsys.readouterr().err
+    run(tmp_path / "on", *other, "dataset.max_bad_samples=1", "browse.count=4")
+    assert f"stands in for {images[0]}" in (tmp_path / "on" / "log.txt").read_text()
