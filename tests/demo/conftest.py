@@ -50,3 +50,13 @@ def scene(height, width, seed=0):
     chance = np.random.default_rng(seed)
     coarse = chance.integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    for number, name in enumerate(("a/x.jpg", "b/x.jpg", "y.jpg", "y.png", "z.png")):
+        Image.fromarray(scene(64, 128 + number, number)).save(folder / name)
+    return folder

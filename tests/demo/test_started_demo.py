@@ -1,0 +1,100 @@
+"""mode=demo as people start it, and as they stop it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+from PIL import Image
+
+from tests.demo.conftest import scene
+from tests.demo.test_video import make_video
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "run.py", "mode=demo", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_leaves_whole_files_and_their_json(panoptic_run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(scene(64, 128)).save(tmp_path / "one.png")
+    for number in range(600):  # links to one file would be one input
+        shutil.copy(tmp_path / "one.png", photos / f"{number:03d}.png")
+    stopped = interrupt(panoptic_run, photos, tmp_path / "out", "panoptic/00[0-9].jpg")
+    assert stopped.returncode == 130, stopped.output
+    assert "is whole" in stopped.output
+    assert "Traceback" not in stopped.output
+    folder = tmp_path / "out" / "demo"
+    pictures = list(folder.rglob("*.jpg"))
+    assert 0 < len(pictures) < 600
+    for picture in [*pictures, *folder.rglob("*.png")]:
+        Image.open(picture).load()
+    content = json.loads((folder / "coco_panoptic.json").read_text())
+    listed = {a["file_name"] for a in content["annotations"]}
+    assert listed == {file.name for file in (folder / "coco_panoptic").iterdir()}
+    assert list(folder.rglob(".*")) == []
+
+
+def test_ctrl_c_ends_a_video_in_good_order(panoptic_run, tmp_path):
+    video = make_video(tmp_path / "v.mp4", frames=2000, size=(64, 128))
+    stopped = interrupt(panoptic_run, video, tmp_path / "out", "coco_panoptic/v/00000[5-9].png")
+    assert stopped.returncode == 130, stopped.output
+    folder = tmp_path / "out" / "demo"
+    capture = cv2.VideoCapture(str(folder / "panoptic" / "v.mp4"))
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    assert 1 <= frames < 2000
+    for _ in range(frames):
+        assert capture.read()[0]
+    assert list(folder.rglob(".*")) == []
+
+
+def interrupt(run, source, run_dir, pattern):
+    """Start a demo as a terminal does; press Ctrl-C as soon as results of this name are there."""
+    process = start(
+        *(f"weights={run.folder}", f"input={source}", f"run_dir={run_dir}", "demo.save=json"),
+        "demo.num_workers=2",
+    )
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
+    reader.start()
+    deadline = time.monotonic() + 120
+    while not list((run_dir / "demo").glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        assert process.poll() is None, output
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(60)
+    reader.join()
+    process.output = "".join(output)
+    return process
+
+
+def test_as_people_start_it_with_a_run_and_nothing_else(panoptic_run, photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"hello")
+    process = start(f"weights={panoptic_run.folder}", f"input={photos}", f"run_dir={tmp_path}/out")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 1, output
+    assert "error: 1 of 6 inputs failed" in output
+    assert "Model: toy_cityscapes_panoptic_hrnet_tiny_conv" in output
+    assert "drawn 6/6" in output
+    assert "images/s" in output
+    assert "bottleneck:" in output
+    assert "Results of" in output  # which inputs have other names
+    assert "Traceback" not in output
+    assert len(list((tmp_path / "out" / "demo" / "panoptic").iterdir())) == 5
