@@ -132,6 +132,6 @@ def test_an_image_of_a_bombs_size_is_named(tmp_path):
 
 
 def test_a_tiny_image_with_an_odd_name(tmp_path):
-    file = tmp_path / "ein Bild – 写真 (1).png"
+    file = tmp_path / "ein Bild 写真 (1).png"
     Image.new("RGB", (1, 1)).save(file)
     assert look_at(Question({"file_name": str(file)}, (1, 1), 3, 255, False)).problems == []
