@@ -2,8 +2,8 @@
 
 2,975 training and 500 validation images of 1024 x 2048 pixels with fine labels; 12 GB.
 Licence: free for non-commercial use after registration at cityscapes-dataset.com; not to pass on.
-Prepare: unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into
-$DETECTRON2_DATASETS/cityscapes, then `python scripts/prepare_cityscapes.py $DETECTRON2_DATASETS`.
+Prepare: put leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into $DETECTRON2_DATASETS,
+then `python scripts/prepare_cityscapes.py $DETECTRON2_DATASETS`.
 """
 
 from detectron2.config import LazyCall as L

@@ -3,7 +3,8 @@
 118,287 training and 5,000 validation images of about 480 x 640 pixels, 20 GB (Lin et al., ECCV
 2014; Kirillov et al., CVPR 2019).
 Licence: annotations CC BY 4.0; images under the Flickr terms of their authors.
-Prepare: `python scripts/prepare_coco.py $DETECTRON2_DATASETS` says what to download to where.
+Prepare: `python scripts/prepare_coco.py $DETECTRON2_DATASETS` says what to download,
+unpacks it and counts.
 """
 
 from detectron2.config import LazyCall as L

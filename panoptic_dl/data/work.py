@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -93,11 +93,11 @@ class Progress:
 
 def share_out(
     function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], num_workers: int
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Call `function(*job)` for each of the jobs and yield the results, in the order of the jobs.
 
     When the loop over them ends early (an error, Ctrl-C), jobs under way are asked to stop through
-    `stop_if_asked`, and waited for.
+    `stop_if_asked`, and waited for. `contextlib.closing` makes that certain.
 
     Args:
         function: of a module, to be found by the processes.

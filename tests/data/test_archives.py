@@ -59,12 +59,14 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_all_members_are_unpacked_and_only_those_that_are_wanted(tmp_path, num_workers):
     members = images(150)
-    others = [("__MACOSX/val2017/._0.jpg", b"x"), ("README", b"x"), ("val2017/", b"")]
+    others = [("__MACOSX/val2017/._0.jpg", b"x"), ("R\x1b[31m", b"x"), ("val2017/", b"")]
     write(tmp_path / "val2017.zip", *members, *others)
     lines = []
     run(tmp_path, num_workers, lines.append)
     assert tree(tmp_path / "coco") == dict(members)
-    assert lines[-2].startswith("val2017.zip: 2 other files stay in it: __MACOSX/val2017/._0.jpg")
+    assert lines[-2].startswith(
+        "val2017.zip: 2 other files kept in it: __MACOSX/val2017/._0.jpg, 'R\\x1b[31m'"
+    )
     assert lines[-1] == "val2017.zip: 150 files unpacked; it can be deleted"
     assert (tmp_path / "val2017.zip").is_file()
 

@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 from panoptic_dl.data.archives.find import Archive, errors_of
@@ -88,14 +89,18 @@ def _unpack_one(
     ]
     progress = Progress(name, sum(info.file_size for info in infos), say, unit="B")
     try:
-        for done in share_out(_unpack_members, jobs, num_workers):
-            progress.add(done)
+        with closing(share_out(_unpack_members, jobs, num_workers)) as results:
+            for done in results:
+                progress.add(done)
     finally:
         progress.close()
         _opened.clear()
     if archive.others:
-        shown = ", ".join(archive.others[:3]) + (", ..." if len(archive.others) > 3 else "")
-        say(f"{name}: {len(archive.others)} other files stay in it: {shown}")
+        number = len(archive.others)
+        # A name could hold what a terminal obeys.
+        shown = [text if text.isprintable() else ascii(text) for text in archive.others[:3]]
+        shown += ["..."] if number > 3 else []
+        say(f"{name}: {number} other file{'s' * (number > 1)} kept in it: {', '.join(shown)}")
     say(f"{name}: {len(infos)} files unpacked; it can be deleted")
 
 

@@ -27,14 +27,12 @@ DOWNLOADED = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_instance
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
 PANOPTIC = "_gtFine_panoptic.png"
 
-GET_IMAGES = (
-    "download leftImg8bit_trainvaltest.zip (11 GB) from cityscapes-dataset.com, unpack it there,\n"
+PREPARE = (
+    "from cityscapes-dataset.com into it, packed as it is,\n"
     "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
 )
-GET_LABELS = (
-    "download gtFine_trainvaltest.zip (241 MB) from cityscapes-dataset.com, unpack it there,\n"
-    "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
-)
+GET_IMAGES = f"download leftImg8bit_trainvaltest.zip (11.6 GB) {PREPARE}"
+GET_LABELS = f"download gtFine_trainvaltest.zip (253 MB) {PREPARE}"
 
 
 def cityscapes_classes() -> Classes:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,10 @@ def _named(file: Path) -> Iterator[None]:
             yield
     except (Exception, SystemExit) as error:
         last = printed.getvalue().strip().splitlines()[-1:] or [repr(error)]
-        raise DatasetError(f"cannot convert {file}: {last[0]}; unpack it again") from error
+        raise DatasetError(
+            f"cannot convert {file}: {last[0]}; delete it and run this again with "
+            "gtFine_trainvaltest.zip in place, or unpack it again"
+        ) from error
 
 
 def _work(
@@ -153,7 +156,8 @@ def _work(
         return
     progress = Progress(title, len(jobs), say)
     try:
-        for _ in share_out(function, jobs, num_workers):
-            progress.add(1)
+        with closing(share_out(function, jobs, num_workers)) as results:
+            for _ in results:
+                progress.add(1)
     finally:
         progress.close()

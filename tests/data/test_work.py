@@ -1,0 +1,115 @@
+"""Work is shared out, stopped at once, and nobody is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.data.work import Progress, share_out, size_text, stop_if_asked
+
+ROOT = Path(__file__).parents[2]
+
+
+def double(number):
+    return 2 * number
+
+
+def fail(number):
+    if number == 3:
+        raise DatasetError(f"{number}.png is damaged")
+    return number
+
+
+def die(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def long(seconds, file):
+    """A job that takes long, with a mark while it is under way."""
+    end = time.monotonic() + seconds
+    Path(file).touch()
+    try:
+        while time.monotonic() < end:
+            stop_if_asked()
+            time.sleep(0.01)
+    finally:
+        Path(file).unlink()
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, 50])
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_results_come_in_the_order_of_the_jobs(num_workers, count):
+    jobs = [(i,) for i in range(count)]
+    assert list(share_out(double, jobs, num_workers)) == [2 * i for i in range(count)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_is_that_of_the_job(num_workers):
+    with pytest.raises(DatasetError) as caught:
+        list(share_out(fail, [(i,) for i in range(9)], num_workers))
+    assert str(caught.value) == "3.png is damaged"
+
+
+def test_a_worker_that_is_killed_is_an_error_with_a_cure():
+    with pytest.raises(DatasetError, match=r"one of 2 processes was killed.*--workers"):
+        list(share_out(die, [(i,) for i in range(9)], 2))
+
+
+def test_what_is_not_wanted_any_more_is_stopped(tmp_path):
+    start = time.monotonic()
+    jobs = [(0.0, tmp_path / "a")] + [(60.0, tmp_path / f"{i}") for i in range(5)]
+    with closing(share_out(long, jobs, 2)) as results:
+        next(results)
+    assert time.monotonic() - start < 20
+    assert not list(tmp_path.iterdir())
+
+
+CODE = """
+import sys, time
+from pathlib import Path
+from panoptic_dl.data.prepare.command import run_command
+from panoptic_dl.data.work import share_out
+from tests.data.test_work import long
+def prepare(root, num_workers):
+    list(share_out(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
+run_command("", prepare, prepare, "")
+"""
+
+
+def test_ctrl_c_of_a_terminal_ends_workers_that_have_nothing_to_do_in_silence(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(tmp_path), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None and not (tmp_path / "under way").exists():
+        time.sleep(0.02)
+    time.sleep(1)  # the other one waits for work
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "\nstopped; the same command goes on from here\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_says_what_is_done_and_what_is_left():
+    lines = []
+    progress = Progress("a.zip", 10_000_000_000, lines.append, unit="B")
+    progress.done = 2_500_000_000
+    assert progress.line(30.0) == "a.zip: 2.5 GB of 10 GB, 0:01:30 left"
+    progress.add(7_500_000_000)
+    assert lines == ["a.zip: 10 GB of 10 GB"]
+    assert [size_text(n) for n in (0, 999, 1000, 999_600, 11_592_327_197)] == [
+        *("0 bytes", "999 bytes", "1 KB", "1 MB", "11.6 GB"),
+    ]
