@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 from detectron2.engine import launch as spawn
+from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
 from .exit_codes import ExitCode
@@ -120,7 +121,11 @@ class _Carried:
         self.function = function
 
     def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
+        result = self.function(*args)
+        # A process that ends while gloo's threads run aborts now and then.
+        distributed.barrier()
+        distributed.destroy_process_group()
+        return result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)

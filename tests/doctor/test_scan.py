@@ -86,10 +86,11 @@ def test_a_sample_is_always_the_same_and_in_order(split):
     assert len(look(split, sample=1000)) == 20
 
 
-def test_a_killed_process_is_an_error_with_a_cure(split, monkeypatch):
-    def die(questions):
-        os.kill(os.getpid(), signal.SIGKILL)
+def die(questions):
+    os.kill(os.getpid(), signal.SIGKILL)
 
+
+def test_a_killed_process_is_an_error_with_a_cure(split, monkeypatch):
     monkeypatch.setattr(scanning, "CHUNK", 2)
     monkeypatch.setattr(scanning, "_look_at_all", die)
     with pytest.raises(DatasetError, match=r"was killed[\s\S]*doctor\.workers=1"):

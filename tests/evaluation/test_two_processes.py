@@ -70,6 +70,7 @@ def evaluate_all(rank: int, folder: str) -> None:
         ),
     ]
     Path(folder, f"seen_{rank}.json").write_text(json.dumps(seen))
+    torch.distributed.barrier()  # gloo aborts when the other process is still talking
     torch.distributed.destroy_process_group()
 
 

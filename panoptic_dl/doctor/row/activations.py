@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
 from torch import Tensor, nn
 
 from panoptic_dl.engine.trainer import DTYPES
@@ -48,6 +49,9 @@ def count_kept(
     sizes = []
     with _as_before(model), torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
         model.train()
+        for layer in model.modules():
+            if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
+                layer.eval()  # it would wait for the other processes; it keeps as much
         for side in SIDES:
             sample = _sample(side, num_classes, ignore_label)
             kept, block = _sizes_kept(model, [sample] * IMAGES, recompute)
