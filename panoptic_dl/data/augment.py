@@ -96,7 +96,7 @@ class Augment:
                 break
             size = plan.rows.stop - plan.rows.start, plan.columns.stop - plan.columns.start
             transform = _draw(augmentation, size)
-            if not _joined(plan, transform):
+            if not _leaves_pixels(transform) or not _joined(plan, transform):
                 plan.rest = [transform, *self.augmentations[number + 1 :]]
                 break
         return plan
@@ -119,6 +119,13 @@ def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
     if isinstance(augmentation, T.RandomCrop_CategoryAreaConstraint):
         return augmentation.get_transform(blank, blank[:, :, 0])
     return augmentation.get_transform(blank)
+
+
+def _leaves_pixels(transform: Any) -> bool:
+    """What leaves none is Detectron2's business: an empty sample, or its own error."""
+    if type(transform) is T.ResizeTransform:
+        return bool(transform.new_h and transform.new_w)
+    return type(transform) is not T.CropTransform or bool(transform.w and transform.h)
 
 
 def _joined(plan: Plan, transform: Any) -> bool:

@@ -48,6 +48,8 @@ def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDA
 
 def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The ids, R + 256 G + 256^2 B, of colours (H, W, 3): `panopticapi.utils.rgb2id`, faster."""
+    if not colors.size:  # which OpenCV refuses
+        return np.zeros(colors.shape[:2], np.uint32)
     four_bytes = cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2RGBA)
     ids: NDArray[np.uint32] = four_bytes.view("<u4")[:, :, 0]
     ids &= 0xFFFFFF

@@ -80,7 +80,8 @@ def make_evaluation_step(patient: Patient) -> Verdict | None:
         return None
     if not results["metrics"]:
         return fail("the evaluators gave no figure", "choose the evaluators of the dataset")
-    return ok(f"{results['num_images']} image: {', '.join(results['metrics'])}")
+    number = results["num_images"]
+    return ok(f"{number} image{'s' if number > 1 else ''}: {', '.join(results['metrics'])}")
 
 
 STEPS = {"training": make_training_steps, "evaluation": make_evaluation_step}

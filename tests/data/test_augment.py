@@ -100,6 +100,7 @@ OTHERS = {
     "no operation": [T.NoOpTransform()],
     "nearest": [T.ResizeShortestEdge(60, interp=Image.Resampling.NEAREST)],
     "a fixed size": [T.Resize((33, 47)), T.RandomCrop("absolute", (20, 30))],
+    "a crop of nothing": [T.ResizeShortestEdge(60), T.RandomCrop("relative", (0.5, 0.001))],
     "padding": [T.FixedSizeCrop((100, 100))],
 }
 

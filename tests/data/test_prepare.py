@@ -140,7 +140,7 @@ def test_checking_changes_nothing_and_says_what_preparing_would_make(downloaded)
 
 def test_a_split_with_images_and_no_labels_is_named(downloaded):
     shutil.rmtree(downloaded / "cityscapes/gtFine/val")
-    with pytest.raises(DatasetError, match=r"2 of 2 missing in .*gtFine/val, first "):
+    with pytest.raises(DatasetError, match=r"2 of 2 missing or torn in .*gtFine/val, first "):
         prepare_cityscapes(downloaded, say=quiet)
 
 
@@ -176,7 +176,9 @@ def test_half_an_archive_is_refused_before_any_work(downloaded):
     gt_fine = downloaded / "cityscapes" / "gtFine"
     (file,) = gt_fine.glob("val/bonn/*instanceIds.png")
     file.unlink()
-    with pytest.raises(DatasetError, match=rf"1 of 2 missing in .*val.*{file.name}.*unpack"):
+    with pytest.raises(
+        DatasetError, match=rf"1 of 2 missing or torn in .*val.*{file.name}.*unpack"
+    ):
         prepare_cityscapes(downloaded, say=quiet)
     assert not list(gt_fine.glob("*/*/*labelTrainIds.png"))
 
@@ -185,7 +187,8 @@ def test_half_an_archive_is_refused_before_any_work(downloaded):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_damaged_file_is_named(downloaded, suffix, num_workers):
     (file,) = (downloaded / "cityscapes/gtFine/val/aachen").glob(f"*{suffix}")
-    file.write_bytes(file.read_bytes()[:60])
+    content = file.read_bytes()
+    file.write_bytes(content[:60] + content[-8:])  # which ends as it should
     with pytest.raises(DatasetError, match=f"cannot convert .*{file.name}.*unpack it again"):
         prepare_cityscapes(downloaded, num_workers=num_workers, say=quiet)
 
@@ -208,3 +211,25 @@ def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded):
         assert nothing.stderr.startswith(message)
         assert "Traceback" not in nothing.stderr
     assert not list((downloaded / "nothing").iterdir())
+
+
+@pytest.mark.parametrize("length", [0, 50])
+@pytest.mark.parametrize(
+    "pattern", ["gtFine/train/*/*_labelTrainIds.png", "gtFine/cityscapes_panoptic_train/*.png"]
+)
+def test_what_the_official_scripts_left_torn_is_made_anew(downloaded, pattern, length):
+    prepare_cityscapes(downloaded, say=quiet)
+    expected = files_below(downloaded)
+    torn = sorted((downloaded / "cityscapes").glob(pattern))[1]
+    torn.write_bytes(torn.read_bytes()[:length])
+    with pytest.raises(DatasetError, match=rf"1 of 3 missing or torn in .*first {torn.name[:9]}"):
+        check_cityscapes(downloaded, say=quiet)
+    prepare_cityscapes(downloaded, say=quiet)
+    assert files_below(downloaded) == expected
+
+
+def test_a_torn_image_is_no_image(downloaded):
+    torn = sorted((downloaded / "cityscapes").glob("leftImg8bit/train/*/*.png"))[0]
+    torn.write_bytes(torn.read_bytes()[:-5])
+    with pytest.raises(DatasetError, match=r"1 of 3 missing or torn in .*leftImg8bit/train"):
+        prepare_cityscapes(downloaded, say=quiet)

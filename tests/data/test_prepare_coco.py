@@ -104,7 +104,10 @@ def test_inner_archives_are_not_needed_again_once_their_images_are_all_there(pac
     [
         ("train2017", "folder missing: .*train2017\n(?s:.*) train2017.zip +19,336,861,798 bytes"),
         ("panoptic_val2017", "folder missing: (?s:.*)panoptic_annotations_trainval2017.zip"),
-        ("val2017/000000000101.jpg", r"1 of 2 missing in .*000101\.jpg: put val2017.zip into"),
+        (
+            "val2017/000000000101.jpg",
+            r"1 of 2 missing or torn in .*000101\.jpg: put val2017.zip into",
+        ),
         ("panoptic_train2017/000000000102.png", r"1 of 3 missing .*000102\.png: put panoptic_anno"),
         ("annotations/panoptic_train2017.json", "file missing: .*put panoptic_annotations_train"),
         ("annotations/instances_val2017.json", "file missing: .*put annotations_trainval2017.zip"),

@@ -64,4 +64,5 @@ def test_colours_are_panopticapis():
     assert np.array_equal(ids, rgb2id(colors))
     assert np.array_equal(ids_to_colors(ids), id2rgb(ids))
     assert np.array_equal(ids_to_colors(ids.astype(np.int64)), colors)
+    assert colors_to_ids(colors[:, :0]).shape == (13, 0)
     assert np.array_equal(colors_to_ids(colors[::2, ::-1]), rgb2id(colors[::2, ::-1]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,7 @@ def errors_of(path: Path, kind: Kind | None, member: str = "") -> Iterator[None]
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError),
         *(NotImplementedError, RuntimeError, KeyError),  # odd compression; encrypted; changed since
+        *(UnicodeDecodeError, struct.error),  # damaged names and headers
     ) as error:
         place = f"{path}, in {member}" if member else str(path)
         size = size_text(path.stat().st_size)

@@ -29,6 +29,7 @@ from panoptic_dl.data.prepare.labels import (
 )
 from panoptic_dl.data.unfinished import remove_unfinished
 from panoptic_dl.data.work import Say
+from panoptic_dl.image_files import is_whole_png
 
 TITLE = "Cityscapes"
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
@@ -136,13 +137,20 @@ def _check_results(base: Path, split: str) -> Iterator[str]:
     images, labels = _ids(base / "leftImg8bit" / split, IMAGES), base / "gtFine" / split
     panoptic = labels.with_name(f"cityscapes_panoptic_{split}")
     listing = panoptic.with_suffix(".json")
-    made = {file.name.removesuffix(PANOPTIC) for file in panoptic.glob(f"*{PANOPTIC}")}
+    made = {
+        file.name.removesuffix(PANOPTIC)
+        for file in panoptic.glob(f"*{PANOPTIC}")
+        if is_whole_png(file)
+    }
     yield from compare(TITLE, images, _ids(labels, TRAIN_IDS), labels, TRAIN_IDS, AGAIN)
     yield from compare(TITLE, images, made, panoptic, PANOPTIC, AGAIN)
     yield from compare(TITLE, images, set(known_annotations(listing)), listing, "", AGAIN)
 
 
 def _ids(folder: Path, suffix: str) -> set[str]:
-    """`<city>_<sequence>_<frame>` of the files below `folder`, without unfinished ones."""
-    names = (file.name for file in folder.glob(f"*/*{suffix}"))
-    return {name.removesuffix(suffix) for name in names if not name.startswith(".")}
+    """`<city>_<sequence>_<frame>` of the files below `folder`, without unfinished and torn ones."""
+    return {
+        file.name.removesuffix(suffix)
+        for file in folder.glob(f"*/*{suffix}")
+        if not file.name.startswith(".") and (file.suffix != ".png" or is_whole_png(file))
+    }

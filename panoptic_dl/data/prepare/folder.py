@@ -78,7 +78,7 @@ def compare(
     missing = sorted(expected - found)
     if missing:
         yield (
-            f"{title}: {len(missing)} of {len(expected)} missing in {where}, "
+            f"{title}: {len(missing)} of {len(expected)} missing or torn in {where}, "
             f"first {missing[0]}{suffix}: {remedy}"
         )
 

@@ -22,6 +22,7 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.data.unfinished import whole
 from panoptic_dl.data.work import Progress, Say, share_out
+from panoptic_dl.image_files import is_whole_png
 
 IMAGES, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
 INSTANCES, LABEL_IDS = "_gtFine_instanceIds.png", "_gtFine_labelIds.png"
@@ -35,7 +36,7 @@ def make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
         DatasetError: a polygons file is damaged; names it.
     """
     polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
-    wanted = [file for file in polygons if not _sibling(file, POLYGONS, TRAIN_IDS).is_file()]
+    wanted = [f for f in polygons if not is_whole_png(_sibling(f, POLYGONS, TRAIN_IDS))]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
 
@@ -61,7 +62,7 @@ def make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     for file in instances:
         image_id = file.name.removesuffix(INSTANCES)
         part = parts_of[image_id] = parts / f"{image_id}.json"
-        if not (folder / (image_id + PANOPTIC)).is_file() or not (
+        if not is_whole_png(folder / (image_id + PANOPTIC)) or not (
             image_id in known or part.is_file()
         ):
             wanted.append((file, folder, part))
