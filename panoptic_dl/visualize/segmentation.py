@@ -188,7 +188,7 @@ class SegmentDrawer:
                 continue
             text = self.names[label // self.label_divisor]
             if label in scores:
-                text += f" {scores[label]:.2f}"
+                text += f" {max(0.0, scores[label]):.2f}"  # weak centres: a little below 0
             red, green, blue = colors[row].tolist()
             plate = Plate(text, size, (red, green, blue))
             high, wide = plate.extent
