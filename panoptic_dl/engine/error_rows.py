@@ -22,8 +22,8 @@ from panoptic_dl.evaluation.label_files import read_panoptic_ids
 from panoptic_dl.evaluation.segment_matching import match_segments
 from panoptic_dl.visualize.error_overlay import draw_errors, error_legend
 from panoptic_dl.visualize.evaluator import truth_map
-from panoptic_dl.visualize.overlay import draw_segments
 from panoptic_dl.visualize.palette import class_colors
+from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheet import Color
 
 HEADINGS = ("image", "truth", "prediction", "errors")
@@ -45,9 +45,14 @@ class RowDrawer:
         """Args: metadata: of the dataset, in Detectron2's catalog."""
         self.names: list[str] = metadata.stuff_classes
         self.short_names = [name.split("-merged")[0] for name in self.names]
-        self.colors = class_colors(metadata, len(self.names))
         self.things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         self.label_divisor = int(metadata.get("label_divisor", 1000))
+        self.drawer = SegmentDrawer(
+            names=self.names,
+            colors=class_colors(metadata, len(self.names)),
+            thing_ids=self.things,
+            label_divisor=self.label_divisor,
+        )
 
     def panoptic(
         self, record: dict[str, Any], prediction: np.ndarray, size: tuple[int, int]
@@ -105,14 +110,7 @@ class RowDrawer:
         # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
         # be one pixel wide, are painted in full and then averaged.
         maps = [
-            draw_segments(
-                small,
-                _shrink(segments, size),
-                colors=self.colors,
-                names=self.names,
-                label_divisor=self.label_divisor,
-            )
-            for segments in (truth, prediction)
+            self.drawer.panoptic(small, _shrink(segments, size)) for segments in (truth, prediction)
         ]
         errors = Image.fromarray(draw_errors(np.asarray(image), kinds, names))
         larger = size[0] > errors.width

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from .overlay import draw_segments
 from .palette import class_colors
+from .segmentation import SegmentDrawer
 from .sheet import save_sheet
 
 
@@ -37,9 +37,14 @@ class PictureEvaluator(DatasetEvaluator):
         self.metadata = MetadataCatalog.get(self.dataset)
         self.records = {r["file_name"]: r for r in DatasetCatalog.get(self.dataset)}
         self.names: list[str] = self.metadata.stuff_classes
-        self.colors = class_colors(self.metadata, len(self.names))
         self.thing_ids = set(self.metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         self.label_divisor = int(self.metadata.get("label_divisor", 1000))
+        self.drawer = SegmentDrawer(
+            names=self.names,
+            colors=class_colors(self.metadata, len(self.names)),
+            thing_ids=self.thing_ids,
+            label_divisor=self.label_divisor,
+        )
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Draw inputs and outputs in Detectron2's formats until there are enough."""
@@ -53,16 +58,7 @@ class PictureEvaluator(DatasetEvaluator):
                 truth_map(record, self.thing_ids, self.label_divisor),
                 self._prediction(output),
             ]
-            drawn = [
-                draw_segments(
-                    image,
-                    segments,
-                    colors=self.colors,
-                    names=self.names,
-                    label_divisor=self.label_divisor,
-                )
-                for segments in maps
-            ]
+            drawn = [self.drawer.panoptic(image, segments) for segments in maps]
             self.rows.append([image, *drawn])
 
     def evaluate(self) -> dict[str, Any]:

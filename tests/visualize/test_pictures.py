@@ -7,8 +7,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.visualize.evaluator import PictureEvaluator, truth_map
-from panoptic_dl.visualize.overlay import draw_segments
 from panoptic_dl.visualize.palette import class_colors, instance_color
+from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheet import save_sheet
 
 COLORS = np.asarray([[200, 0, 0], [0, 200, 0]], np.uint8)
@@ -16,14 +16,14 @@ COLORS = np.asarray([[200, 0, 0], [0, 200, 0]], np.uint8)
 
 def draw(panoptic, opacity=1.0):
     image = np.full((*panoptic.shape, 3), 100, np.uint8)
-    return draw_segments(
-        image,
-        panoptic,
-        colors=COLORS,
+    drawer = SegmentDrawer(
         names=("building", "car"),
+        colors=COLORS,
+        thing_ids=[1],
         label_divisor=1000,
         opacity=opacity,
     )
+    return drawer.panoptic(image, panoptic)
 
 
 def test_stuff_has_its_class_colour_and_instances_have_shades():

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from panoptic_dl.data.segment_numbers import colors_to_ids
+
 from .cityscapes_labels import look_at_cityscapes
 from .difference import add_difference
 from .opening import LOSSY, look_at_image, open_whole, why_not
@@ -80,9 +82,7 @@ def _panoptic(file: str, report: ImageReport) -> np.ndarray | None:
         return None
     if image.mode == "RGBA":
         report.add("labels", f"{file}: RGBA; its fourth channel is not looked at", serious=False)
-    pixels = np.asarray(image, dtype=np.int64)
-    ids: np.ndarray = pixels[..., 0] + 256 * pixels[..., 1] + 256**2 * pixels[..., 2]
-    return ids
+    return colors_to_ids(np.asarray(image)[..., :3]).astype(np.int64)
 
 
 def _semantic(file: str, report: ImageReport) -> np.ndarray | None:
