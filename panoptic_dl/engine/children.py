@@ -121,11 +121,7 @@ class _Carried:
         self.function = function
 
     def __call__(self, *args: Any) -> Any:
-        result = self.function(*args)
-        # A process that ends while gloo's threads run aborts now and then.
-        distributed.barrier()
-        distributed.destroy_process_group()
-        return result
+        return self.function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)
@@ -145,4 +141,12 @@ def _arrive(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="watches the parent").start()
-    return cloudpickle.loads(function)
+    work: Callable[..., Any] = cloudpickle.loads(function)
+
+    def work_and_part(*args: Any) -> None:
+        work(*args)
+        # A process that ends while gloo's threads run, or while others talk to it, aborts at times.
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+    return work_and_part
