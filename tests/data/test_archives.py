@@ -1,59 +1,20 @@
-"""Archives are found by what is in them, unpacked whole, and can do no harm."""
+"""Archives are found by what is in them and unpacked whole."""
 
 import errno
 import os
-import random
 import shutil
-import signal
-import stat
-import subprocess
-import sys
-import time
 import zipfile
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.data.archives import find
-from panoptic_dl.data.archives.find import HostileArchive, find_archives
+from panoptic_dl.data.archives.find import find_archives
 from panoptic_dl.data.archives.kinds import CITYSCAPES, COCO
-from panoptic_dl.data.archives.unpack import unpack
 from panoptic_dl.data.errors import DatasetError
 
-ROOT = Path(__file__).parents[2]
-IMAGE = "val2017/{:012d}.jpg"
-
-
-def quiet(line: str) -> None:
-    pass
-
-
-def write(
-    path: Path, *members: tuple[str, bytes], mode: int = 0, method: int = zipfile.ZIP_DEFLATED
-) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members:
-            info = zipfile.ZipInfo(name)
-            info.compress_type, info.external_attr = method, mode << 16
-            archive.writestr(info, data)
-    return path
-
-
-def images(count: int, size: int = 2000) -> list[tuple[str, bytes]]:
-    return [(IMAGE.format(i), random.Random(i).randbytes(size + i)) for i in range(count)]
-
-
-def run(folder: Path, num_workers: int = 1, say=quiet) -> None:
-    found = find_archives([folder], COCO, say)
-    unpack(found, folder / "coco", num_workers=num_workers, say=say)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+from .coco_archives import IMAGE, images, run, tree, write
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -149,73 +110,6 @@ def test_damage_within_is_named_and_leaves_no_file(tmp_path, num_workers, header
     assert not any("unfinished" in name for name in left)
 
 
-NAMES = [
-    *("../evil.jpg", "val2017/../../evil.jpg", "/tmp/evil.jpg", "C:/evil.jpg", "//host/evil.jpg"),
-    *("val2017\\..\\..\\evil.jpg", "..", "val2017/\0evil.jpg"),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_leads_elsewhere_refuses_the_archive(tmp_path, name):
-    placeholder = "x" * len(name)  # zipfile itself would mend some of the names
-    path = write(tmp_path / "any.zip", *images(1), (placeholder, b"evil"))
-    path.write_bytes(path.read_bytes().replace(placeholder.encode(), name.encode()))
-    before = tree(tmp_path)
-    with pytest.raises(HostileArchive, match="refused, nothing of it was unpacked"):
-        run(tmp_path)
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.parametrize("mode", [stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o600, stat.S_IFIFO])
-def test_links_and_devices_are_refused(tmp_path, mode):
-    write(tmp_path / "val2017.zip", (IMAGE.format(0), b"/etc/passwd"), mode=mode)
-    with pytest.raises(HostileArchive, match="is a link or a device"):
-        run(tmp_path)
-
-
-def test_a_name_that_comes_twice_is_refused(tmp_path):
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        write(tmp_path / "val2017.zip", *images(1), *images(1))
-    with pytest.raises(HostileArchive, match="comes twice"):
-        run(tmp_path)
-
-
-def patched(path: Path, name: str, **fields: int) -> None:
-    """Change numbers of a member in the archive's directory."""
-    data = bytearray(path.read_bytes())
-    entry = data.rindex(name.encode()) - 46
-    assert data[entry : entry + 4] == b"PK\1\2"
-    for offset, length, value in {
-        "flags": (8, 2, fields.get("flags")),
-        "size": (24, 4, fields.get("size")),
-    }.values():
-        if value is not None:
-            data[entry + offset : entry + offset + length] = value.to_bytes(length, "little")
-    path.write_bytes(data)
-
-
-def test_encrypted_members_are_refused(tmp_path):
-    patched(write(tmp_path / "val2017.zip", *images(1)), IMAGE.format(0), flags=1)
-    with pytest.raises(HostileArchive, match="is encrypted"):
-        run(tmp_path)
-
-
-def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch):
-    patched(write(tmp_path / "val2017.zip", *images(1)), IMAGE.format(0), size=3_000_000_000)
-    monkeypatch.setattr(find, "MOST_BYTES", 2_000_000_000)
-    with pytest.raises(HostileArchive, match=r"would unpack to 3 GB"):
-        run(tmp_path)
-
-
-@pytest.mark.parametrize("declared", [100, 60_000])
-def test_a_member_gives_no_more_and_no_less_than_it_declares(tmp_path, declared):
-    path = write(tmp_path / "val2017.zip", (IMAGE.format(0), bytes(50_000)))
-    patched(path, IMAGE.format(0), size=declared)
-    with pytest.raises(DatasetError, match="damaged or incomplete"):
-        run(tmp_path)
-    assert tree(tmp_path / "coco") == {}
-
-
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -259,76 +153,3 @@ def test_a_folder_in_the_way_is_named(tmp_path):
     (tmp_path / "coco" / IMAGE.format(0) / "in").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"cannot unpack .*000\.jpg of .*val2017.zip to"):
         run(tmp_path)
-
-
-STARTED = """
-import sys
-from panoptic_dl.data.prepare import check_coco, prepare_coco
-from panoptic_dl.data.prepare.command import run_command
-run_command("", prepare_coco, check_coco, "coco")
-"""
-
-
-def start(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", STARTED, str(folder), "--workers", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-        # As in a terminal, also where the tests' own SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """An archive that takes a second or more."""
-    folder = tmp_path_factory.mktemp("many")
-    return write(folder / "val2017.zip", *images(1500, 80_000), method=zipfile.ZIP_STORED)
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "all_of_them"),
-    [
-        (signal.SIGINT, 130, True),  # as a terminal sends it
-        (signal.SIGTERM, 143, False),
-        (signal.SIGTERM, 143, True),
-        (signal.SIGKILL, -9, False),
-    ],
-)
-def test_stopped_in_the_middle_and_run_again_gives_the_same(
-    tmp_path, many, number, code, all_of_them
-):
-    os.link(many, tmp_path / "val2017.zip")
-    target = tmp_path / "coco" / "val2017"
-    process = start(tmp_path)
-    while process.poll() is None and not (target.is_dir() and len(os.listdir(target)) > 20):
-        time.sleep(0.005)
-    (os.killpg if all_of_them else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == code, said
-    there = os.listdir(target)
-    assert 0 < len(there) < 1500
-    if number != signal.SIGKILL:
-        assert "stopped; the same command goes on from here" in said
-        assert "Traceback" not in said
-        assert not any(name.startswith(".") for name in there)
-    wait_for_group(process.pid)
-    run(tmp_path, 2)
-    with zipfile.ZipFile(many) as archive:
-        expected = {i.filename: i.CRC for i in archive.infolist()}
-    made = tree(tmp_path / "coco")
-    assert {name: zipfile.crc32(data) for name, data in made.items()} == expected
-
-
-def wait_for_group(group: int) -> None:
-    """Until no process of the group lives: workers notice within a second that they are alone."""
-    for _ in range(100):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    raise AssertionError("a worker outlived the process that started it")

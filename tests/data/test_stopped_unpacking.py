@@ -1,0 +1,88 @@
+"""Unpacking that is stopped in the middle goes on with the same command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .coco_archives import images, run, tree, write
+
+ROOT = Path(__file__).parents[2]
+
+
+STARTED = """
+import sys
+from panoptic_dl.data.prepare import check_coco, prepare_coco
+from panoptic_dl.data.prepare.command import run_command
+run_command("", prepare_coco, check_coco, "coco")
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTED, str(folder), "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        # As in a terminal, also where the tests' own SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An archive that takes a second or more."""
+    folder = tmp_path_factory.mktemp("many")
+    return write(folder / "val2017.zip", *images(1500, 80_000), method=zipfile.ZIP_STORED)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "all_of_them"),
+    [
+        (signal.SIGINT, 130, True),  # as a terminal sends it
+        (signal.SIGTERM, 143, False),
+        (signal.SIGTERM, 143, True),
+        (signal.SIGKILL, -9, False),
+    ],
+)
+def test_stopped_in_the_middle_and_run_again_gives_the_same(
+    tmp_path, many, number, code, all_of_them
+):
+    os.link(many, tmp_path / "val2017.zip")
+    target = tmp_path / "coco" / "val2017"
+    process = start(tmp_path)
+    while process.poll() is None and not (target.is_dir() and len(os.listdir(target)) > 20):
+        time.sleep(0.005)
+    (os.killpg if all_of_them else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code, said
+    there = os.listdir(target)
+    assert 0 < len(there) < 1500
+    if number != signal.SIGKILL:
+        assert "stopped; the same command goes on from here" in said
+        assert "Traceback" not in said
+        assert not any(name.startswith(".") for name in there)
+    wait_for_group(process.pid)
+    run(tmp_path, 2)
+    with zipfile.ZipFile(many) as archive:
+        expected = {i.filename: i.CRC for i in archive.infolist()}
+    made = tree(tmp_path / "coco")
+    assert {name: zipfile.crc32(data) for name, data in made.items()} == expected
+
+
+def wait_for_group(group: int) -> None:
+    """Until no process of the group lives: workers notice within a second that they are alone."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a worker outlived the process that started it")
