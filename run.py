@@ -54,6 +54,7 @@ def main(config: DictConfig) -> float | None:
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.requeue import check_requeue
     from panoptic_dl.engine.session import user_errors
+    from panoptic_dl.gpus import take_gpus
 
     hydra_config = HydraConfig.get()
     same_folder = found_again(hydra_config, config)
@@ -65,6 +66,7 @@ def main(config: DictConfig) -> float | None:
             config = with_run_of_weights(config, hydra_config.overrides.task)
     OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
     with user_errors(config.run_dir):
+        take_gpus(config.launch.num_gpus)
         results = start(config, allowed())
     return next(iter(results["metrics"].values())) if results else None
 
