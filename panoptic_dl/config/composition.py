@@ -82,9 +82,10 @@ def suggest(arguments: Sequence[str]) -> None:
     given = [a for a in arguments if "=" in a and not a.startswith("-")]
     for override, text in ((one, as_text(one)) for one in given):
         if text is not None:
+            for_shell = shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
             print(
                 f"error: {override} has signs that mean something to Hydra; as plain text it is: "
-                f"{shlex.quote(text)}",
+                f"{for_shell}",
                 file=sys.stderr,
             )
             return
