@@ -1,0 +1,78 @@
+"""What Weights & Biases keeps in a run's folder: the run's id, and what it has written down.
+
+A `.wandb` file is a LevelDB log after a header of 7 bytes: blocks of 32 KiB, in them pieces of a
+checksum (4 bytes), a length (2) and a kind (1: whole, 2: first, 3: middle, 4: last), little-endian.
+"""
+
+import json
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.whole_files import write_text
+
+ID_FILE = "wandb.json"
+HEADER, BLOCK, PIECE = 7, 32 * 1024, struct.Struct("<IHB")
+WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def run_id(folder: Path) -> str:
+    """The id of the folder's W&B run; a new one is written down first.
+
+    Raises:
+        ValueError: the file with the id is damaged.
+        OSError: it cannot be written.
+    """
+    file = folder / ID_FILE
+    try:
+        known: Any = json.loads(file.read_text())["id"]
+    except FileNotFoundError:
+        known = secrets.token_hex(4)
+        write_text(file, json.dumps({"id": known}) + "\n")
+    except (ValueError, KeyError, TypeError):
+        known = None
+    if not isinstance(known, str) or not known.isalnum():
+        raise ValueError(f"{file} is damaged; remove it, and a new W&B run is begun")
+    return known
+
+
+def last_step(folder: Path, run_id: str) -> int:
+    """W&B's last step of a run in the files that it left here; -1: none."""
+    return max(
+        (step for file in _files(folder, run_id) for step in steps(file)),
+        default=-1,
+    )
+
+
+def steps(file: Path) -> Iterator[int]:
+    """W&B's steps of the history in a `.wandb` file."""
+    from wandb.proto import wandb_internal_pb2
+
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            yield record.history.step.num
+
+
+def _files(folder: Path, run_id: str) -> list[Path]:
+    return sorted((folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """The whole records of a `.wandb` file's bytes; one that a kill has torn is the end of it."""
+    at, parts = HEADER, b""
+    while at + PIECE.size <= len(data):
+        if BLOCK - at % BLOCK < PIECE.size:  # too little of the block is left for a piece
+            at += BLOCK - at % BLOCK
+            continue
+        checksum, length, kind = PIECE.unpack_from(data, at)
+        part = data[at + PIECE.size : at + PIECE.size + length]
+        if len(part) < length or zlib.crc32(part, zlib.crc32(bytes([kind]))) != checksum:
+            return
+        at += PIECE.size + length
+        parts = part if kind in (WHOLE, FIRST) else parts + part
+        if kind in (WHOLE, LAST):
+            yield parts
