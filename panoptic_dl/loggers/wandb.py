@@ -149,7 +149,7 @@ class WandbLogger(Logger):
                 raise
             mode, why_not = "offline", f"{type(error).__name__}: {error}"
             self._run = self._init(run, identity, mode)
-        self._say(run.folder, identity, why_not)
+        self._say(run.folder, identity, mode, why_not)
         if mode == "online":
             self._last = self._run.starting_step - 1
         else:
@@ -187,8 +187,8 @@ class WandbLogger(Logger):
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
 
-    def _say(self, folder: Path, identity: str, why_not: str | None) -> None:
-        if self._run.url:
+    def _say(self, folder: Path, identity: str, mode: str, why_not: str | None) -> None:
+        if mode == "online":
             logger.info("W&B: %s", self._run.url)
             return
         later = f"wandb sync {os.path.relpath(folder)}/wandb/offline-run-*-{identity}"

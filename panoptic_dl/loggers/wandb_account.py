@@ -2,10 +2,12 @@
 
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 MODES = ("online", "offline", "disabled")
+OLD_SERVER = "https://api.wandb.ai"  # whose keys are those of the default one, too
 ALIASES = {"dryrun": "offline", "run": "online"}  # older names that wandb knows
 
 
@@ -26,22 +28,26 @@ def choose_mode(asked: str | None) -> tuple[str, str | None]:
     if mode not in MODES:
         source = "logger.wandb.mode" if asked else "WANDB_MODE"
         raise ValueError(f"{source}={mode} is unknown; choose one of {', '.join(MODES)}")
-    if mode == "online" and not has_key(settings.base_url, settings.api_key):
+    servers = [settings.base_url]
+    if settings.base_url == wandb.Settings.model_fields["base_url"].default:
+        servers.append(OLD_SERVER)
+    if mode == "online" and not settings.api_key and not has_key(servers):
         return "offline", f"there is no key for {urlsplit(settings.base_url).netloc}"
     return mode, None
 
 
-def has_key(server: str, in_settings: str | None = None) -> bool:
-    """Whether wandb finds a key by itself: in the environment, its settings or a netrc file."""
-    if in_settings or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+def has_key(servers: Sequence[str]) -> bool:
+    """Whether wandb finds a key for a server by itself: in the environment or a netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     named = os.environ.get("NETRC")
     files = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
     for file in files:
         try:
-            found = netrc.netrc(file.expanduser()).authenticators(urlsplit(server).netloc)
+            known = netrc.netrc(file.expanduser())
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and found[2]:
+        entries = [known.authenticators(urlsplit(server).netloc) for server in servers]
+        if any(entry and entry[2] for entry in entries):
             return True
     return False
