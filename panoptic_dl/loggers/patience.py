@@ -57,5 +57,7 @@ class Patience:
             call, future = item
             try:
                 future.set_result(call())
-            except BaseException as error:
+            except Exception as error:
                 future.set_exception(error)
+            except BaseException as error:  # such as SystemExit: our program goes on
+                future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))

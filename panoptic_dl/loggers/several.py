@@ -73,7 +73,9 @@ class Loggers:
 
 
 @contextlib.contextmanager
-def ending(loggers: Loggers, ended: Callable[[BaseException | None], tuple[str, int]]) -> Iterator[None]:
+def ending(
+    loggers: Loggers, ended: Callable[[BaseException | None], tuple[str, int]]
+) -> Iterator[None]:
     """Tell the loggers how what is inside ended.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from .interface import Details, Figures, Logger, Run, is_evaluation
 from .patience import NotInTime, Patience
 from .run_facts import chosen
-from .wandb_account import choose_mode
+from .wandb_account import MODES, choose_mode
 from .wandb_files import last_step, run_id
 from .wandb_names import MAIN, of_evaluation, of_step, step_number
 from .wandb_service import end_service
@@ -56,6 +56,10 @@ class WandbLogger(Logger):
             raise ValueError(
                 f"logger.wandb.log_checkpoints={log_checkpoints} is unknown; choose one of "
                 + ", ".join(LOG_CHECKPOINTS)
+            )
+        if mode is not None and mode not in MODES:
+            raise ValueError(
+                f"logger.wandb.mode={mode} is unknown; choose one of {', '.join(MODES)}"
             )
         for key, seconds in (("init", init_timeout), ("finish", finish_timeout)):
             if seconds <= 0:
@@ -111,10 +115,13 @@ class WandbLogger(Logger):
         def tell() -> None:
             if self._run is None:
                 return
+            import wandb
+
             if status == "stopped":
                 self._run.mark_preempting()  # it shall go on: not "failed"
             self._run.summary["status"] = status
             self._run.finish(exit_code=exit_code)
+            wandb.teardown(exit_code)  # its process ends when all is on the disk
 
         seconds = self._finish_timeout if status == "finished" else UNFINISHED
         try:
@@ -148,6 +155,9 @@ class WandbLogger(Logger):
             if mode != "online":
                 raise
             mode, why_not = "offline", f"{type(error).__name__}: {error}"
+            import wandb
+
+            wandb.teardown()  # its process still holds the run that could not be begun
             self._run = self._init(run, identity, mode)
         self._say(run.folder, identity, mode, why_not)
         if mode == "online":
