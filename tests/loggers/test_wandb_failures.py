@@ -97,8 +97,14 @@ def test_a_file_of_w_and_b_is_damaged(tmp_path, said):
 
 def test_a_line_hangs(tmp_path, monkeypatch, said):
     monkeypatch.setattr(ours, "LINE", 0.5)
-    monkeypatch.setattr(wandb.Run, "log", lambda *arguments, **options: time.sleep(60))
-    assert train(tmp_path) < 20  # starting logs the network's parts, and may take this long
+    real = wandb.Run.log
+
+    def log(run, data, step, commit):
+        real(run, data, step=step, commit=commit)
+        time.sleep(20 * (step == 6))
+
+    monkeypatch.setattr(wandb.Run, "log", log)
+    assert train(tmp_path) < 10
     assert len(said()) == 1
 
 
@@ -127,11 +133,12 @@ def test_finishing_hangs(tmp_path, monkeypatch, said):
     started = time.perf_counter()
     loggers = {"wandb": wandb_logger(finish_timeout=0.5)}
     run_training(tmp_path, model=model, loggers=loggers)
-    assert len(model.held) == 1
+    assert model.held
     assert time.perf_counter() - started < 15
     (warning,) = said()
     assert "W&B: finishing took longer than" in warning
-    assert not any(n in children_named("wandb-core") for n in model.held)
+    states = [Path(f"/proc/{n}/stat").read_text().split()[2] for n in model.held]
+    assert set(states) <= {"Z", "X"}  # killed
     trained = [e["iteration"] for e in one(tmp_path).history if "train/total_loss" in e]
     assert trained == list(range(len(trained)))
     # What it did not get, it gets when the run goes on.
