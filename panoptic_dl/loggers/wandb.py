@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .interface import Details, Figures, Logger, Run, is_evaluation
 from .patience import NotInTime, Patience
@@ -71,6 +71,7 @@ class WandbLogger(Logger):
         self._run: Any = None
         self._staging: str | None = None  # the folder, where it is ours
         self._last = -1  # W&B's last step
+        self._later = "wandb sync"  # the command that sends what was not sent
         self._best: dict[str, tuple[float, int]] = {}  # figure, iteration
 
     def start(self, run: Run) -> None:
@@ -135,10 +136,10 @@ class WandbLogger(Logger):
     def _do(self, call: Callable[[], None], seconds: float, what: str) -> None:
         try:
             self._patience(call, seconds, f"W&B: {what}")
-        except NotInTime:
+        except NotInTime as error:
             self._run = None
             end_service()  # or the end of the program would wait for it
-            raise
+            raise NotInTime(f"{error}; what was not sent is kept: `{self._later}`") from None
 
     def _begin(self, run: Run) -> None:
         folder = run.folder / "wandb"
@@ -149,6 +150,7 @@ class WandbLogger(Logger):
         if mode == "disabled":
             return
         identity = run_id(run.folder)
+        self._later = f"wandb sync {os.path.relpath(run.folder)}/wandb/*run-*-{identity}"
         try:
             self._run = self._init(run, identity, mode)
         except Exception as error:
@@ -159,7 +161,7 @@ class WandbLogger(Logger):
 
             wandb.teardown()  # its process still holds the run that could not be begun
             self._run = self._init(run, identity, mode)
-        self._say(run.folder, identity, mode, why_not)
+        self._say(mode, why_not)
         if mode == "online":
             self._last = self._run.starting_step - 1
         else:
@@ -173,7 +175,7 @@ class WandbLogger(Logger):
 
         if STAGING not in os.environ:
             self._staging = os.environ[STAGING] = str((run.folder / "wandb").absolute())
-        wanted = {
+        wanted: dict[str, Any] = {
             "console": "off",  # log.txt has it, and a print must never wait for W&B
             "silent": True,
             "init_timeout": self._init_timeout,
@@ -189,7 +191,7 @@ class WandbLogger(Logger):
             id=identity,
             resume="allow",
             reinit="create_new",  # of a run that was given up nothing is left behind
-            mode=mode,
+            mode=cast(Any, mode),
             dir=str(run.folder),
             group=self._group or run.about.get("sweep"),
             job_type=run.mode,
@@ -197,18 +199,17 @@ class WandbLogger(Logger):
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
 
-    def _say(self, folder: Path, identity: str, mode: str, why_not: str | None) -> None:
+    def _say(self, mode: str, why_not: str | None) -> None:
         if mode == "online":
             logger.info("W&B: %s", self._run.url)
             return
-        later = f"wandb sync {os.path.relpath(folder)}/wandb/offline-run-*-{identity}"
         if why_not is None:
-            logger.info("W&B: offline; send it with `%s`", later)
+            logger.info("W&B: offline; send it with `%s`", self._later)
         else:
             logger.warning(
                 "W&B: %s. The run is kept offline; send it later with `wandb login` and `%s`",
                 why_not,
-                later,
+                self._later,
             )
 
     def _describe(self, run: Run) -> None:

@@ -51,8 +51,9 @@ def steps(file: Path) -> Iterator[int]:
     """W&B's steps of the history in a `.wandb` file."""
     from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2
     for data in records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+        record = messages.Record.FromString(data)
         if record.WhichOneof("record_type") == "history":
             yield record.history.step.num
 

@@ -69,18 +69,18 @@ def confusion_chart(confusions: Confusions) -> Any:
     if len(cells) > MOST_CELLS:
         cells = sorted(sorted(cells, reverse=True)[:MOST_CELLS], key=lambda cell: cell[1:])
     rows = [[confusions.names[row], columns[column], n] for n, row, column in cells]
-    names = ["Actual", "Predicted", "nPredictions"]
+    names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(
         vega_spec_name="wandb/confusion_matrix/v1",
         data_table=wandb.Table(columns=names, data=rows),
-        fields={name: name for name in names},
+        fields={str(name): str(name) for name in names},
         string_fields={"title": "Confusions, in pixels"},
     )
 
 
 def modules_table(modules: Sequence[tuple[str, str, int, int]]) -> Any:
     """The network's parts and their parameters."""
-    columns = ["module", "class", "parameters", "trained"]
+    columns: list[str | int] = ["module", "class", "parameters", "trained"]
     return wandb.Table(columns=columns, data=[list(row) for row in modules])
 
 

@@ -1,0 +1,77 @@
+"""W&B's files are read as LevelDB's log format says, whole or torn at any byte."""
+
+import json
+import struct
+import zlib
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from panoptic_dl.loggers.wandb_files import last_step, records, run_id
+
+HEADER = b":W&B\xe1\xbe\x00"
+
+
+def written(contents):
+    """The format written by its description; the ends of the records in the bytes."""
+    data, ends = bytearray(HEADER), []
+    for content in contents:
+        first = True
+        while True:
+            left = 32768 - len(data) % 32768
+            if left < 7:
+                data += bytes(left)
+                continue
+            part, content = content[: left - 7], content[left - 7 :]
+            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[
+                first, not content
+            ]
+            data += struct.pack("<IHB", zlib.crc32(bytes([kind]) + part), len(part), kind) + part
+            first = False
+            if not content:
+                break
+        ends.append(len(data))
+    return bytes(data), ends
+
+
+sizes = st.one_of(
+    st.integers(0, 50), st.integers(32_700, 32_800), st.integers(65_400, 65_600), st.just(200_000)
+)
+
+
+@given(st.lists(sizes, max_size=6), st.data())
+@example([32768 - 7 - 7 - 6, 10], None)  # six bytes are left of the first block
+def test_whole_and_torn_files(lengths, draw):
+    contents = [bytes([n + 1]) * length for n, length in enumerate(lengths)]
+    data, ends = written(contents)
+    assert list(records(data)) == contents
+    if draw is not None:
+        cut = draw.draw(st.integers(0, len(data)))
+        assert list(records(data[:cut])) == contents[: sum(end <= cut for end in ends)]
+
+
+@given(st.binary(max_size=200))
+def test_other_bytes_end_quietly(data):
+    list(records(HEADER + data))
+
+
+def test_the_id_stays(tmp_path):
+    known = run_id(tmp_path)
+    assert run_id(tmp_path) == known
+    assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": known}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"id": 3}', '{"id": "../x"}', '["id"]', '{"id": ""}'])
+def test_a_damaged_id_is_named(tmp_path, text):
+    (tmp_path / "wandb.json").write_text(text)
+    with pytest.raises(ValueError, match=r"wandb\.json is damaged; remove it"):
+        run_id(tmp_path)
+
+
+def test_files_of_other_runs_do_not_count(tmp_path):
+    assert last_step(tmp_path, "abc") == -1
+    folder = tmp_path / "wandb" / "offline-run-20260101_000000-other"
+    folder.mkdir(parents=True)
+    (folder / "run-other.wandb").write_bytes(b"nothing that could be read")
+    assert last_step(tmp_path, "abc") == -1
