@@ -1,10 +1,10 @@
 """Loggers of a run: told how it begins, and how it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from panoptic_dl.loggers import run_facts
-from panoptic_dl.loggers.interface import Figures, Run
+from panoptic_dl.loggers.interface import Figures, Logger, Run
 from panoptic_dl.loggers.several import Loggers
 
 from .exit_codes import ExitCode
@@ -24,6 +24,20 @@ def start_loggers(
     if loggers:
         facts = {"about": run_facts.about(folder), "config": run_facts.config(folder)}
         loggers.start(Run(folder, mode, start, history, modules, **facts))
+
+
+def tell_of_figures(
+    loggers: Mapping[str, Logger] | None,
+    folder: Path,
+    mode: str,
+    figures: Figures,
+    pictures: Sequence[Path],
+) -> None:
+    """Tell loggers of a run that is over, with nothing but figures."""
+    listening = Loggers(loggers)
+    start_loggers(listening, folder, mode)
+    listening.measured(figures, pictures)
+    listening.finish("finished", 0)
 
 
 def how_it_ended(error: BaseException | None) -> tuple[str, int]:

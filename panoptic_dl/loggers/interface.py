@@ -21,7 +21,7 @@ class Run:
     """A run that begins, or goes on."""
 
     folder: Path
-    mode: str  # train | eval
+    mode: str  # train | eval | benchmark
     start: int = 0  # the first iteration to come
     history: Sequence[Figures] = ()  # lines of metrics.json from before, each with "iteration"
     modules: Sequence[tuple[str, str, int, int]] = ()  # name, class, parameters, of these trained
@@ -67,6 +67,9 @@ class Logger:
 
     def evaluation(self, iteration: int, figures: Figures, details: Details) -> None:
         """Figures in percent of the state after an iteration; NaN: undefined."""
+
+    def measured(self, figures: Figures, pictures: Sequence[Path]) -> None:
+        """Figures of a run without iterations, such as a benchmark's, named with their units."""
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
         """A checkpoint was written; `best`: it is the best of the run so far."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from detectron2.utils import comm
@@ -45,6 +45,9 @@ class Loggers:
 
     def evaluation(self, iteration: int, figures: Figures, details: Details) -> None:
         self._tell(lambda each: each.evaluation(iteration, figures, details))
+
+    def measured(self, figures: Figures, pictures: Sequence[Path]) -> None:
+        self._tell(lambda each: each.measured(figures, pictures))
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
         self._tell(lambda each: each.checkpoint(file, iteration, best))

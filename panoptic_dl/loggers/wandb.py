@@ -71,6 +71,7 @@ class WandbLogger(Logger):
         self._run: Any = None
         self._staging: str | None = None  # the folder, where it is ours
         self._last = -1  # W&B's last step
+        self._kind = "train"
         self._later = "wandb sync"  # the command that sends what was not sent
         self._best: dict[str, tuple[float, int]] = {}  # figure, iteration
 
@@ -96,6 +97,18 @@ class WandbLogger(Logger):
             self._summarise(iteration, figures)
 
         self._do(tell, MEDIA, "an evaluation")
+
+    def measured(self, figures: Figures, pictures: Sequence[Path]) -> None:
+        def tell() -> None:
+            if self._run is None:
+                return
+            from .wandb_media import picture
+
+            named = {f"{self._kind}/{name}": value for name, value in figures.items()}
+            self._run.summary.update(named)
+            self._log(0, 1, {f"pictures/{file.stem}": picture(file) for file in pictures})
+
+        self._do(tell, MEDIA, "figures")
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
         if self._log_checkpoints == "none" or (self._log_checkpoints == "best" and not best):
@@ -146,6 +159,7 @@ class WandbLogger(Logger):
         folder.mkdir(exist_ok=True)
         if not os.access(folder, os.W_OK):  # W&B would go somewhere else
             raise PermissionError(f"{folder} cannot be written")
+        self._kind = run.mode
         mode, why_not = choose_mode(self._mode)
         if mode == "disabled":
             return

@@ -42,8 +42,13 @@ def media(details: Details, *, pictures: bool) -> dict[str, Any]:
     if details.confusions is not None:
         found["charts/confusions"] = confusion_chart(details.confusions)
     for file in details.pictures:
-        found[f"pictures/{file.stem}"] = wandb.Image(str(file), caption=file.name)
+        found[f"pictures/{file.stem}"] = picture(file)
     return found
+
+
+def picture(file: Path) -> Any:
+    """A `wandb.Image` of a file."""
+    return wandb.Image(str(file), caption=file.name)
 
 
 def image(sample: Sample, names: Sequence[str]) -> Any:
