@@ -10,7 +10,7 @@ from .interface import Details, Figures, Logger, Run, is_evaluation
 from .patience import NotInTime, Patience
 from .run_facts import chosen
 from .wandb_account import MODES, choose_mode
-from .wandb_files import last_step, run_id
+from .wandb_files import last_step, mend, run_id
 from .wandb_names import MAIN, of_evaluation, of_step, step_number
 from .wandb_service import end_service
 
@@ -72,6 +72,7 @@ class WandbLogger(Logger):
         self._staging: str | None = None  # the folder, where it is ours
         self._last = -1  # W&B's last step
         self._kind = "train"
+        self._mend: Callable[[], None] = lambda: None
         self._later = "wandb sync"  # the command that sends what was not sent
         self._best: dict[str, tuple[float, int]] = {}  # figure, iteration
 
@@ -152,6 +153,7 @@ class WandbLogger(Logger):
         except NotInTime as error:
             self._run = None
             end_service()  # or the end of the program would wait for it
+            self._mend()
             raise NotInTime(f"{error}; what was not sent is kept: `{self._later}`") from None
 
     def _begin(self, run: Run) -> None:
@@ -164,6 +166,8 @@ class WandbLogger(Logger):
         if mode == "disabled":
             return
         identity = run_id(run.folder)
+        self._mend = lambda: mend(run.folder, identity)
+        self._mend()  # an attempt before this one may have been killed
         self._later = f"wandb sync {os.path.relpath(run.folder)}/wandb/*run-*-{identity}"
         try:
             self._run = self._init(run, identity, mode)

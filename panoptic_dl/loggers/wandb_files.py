@@ -5,6 +5,7 @@ checksum (4 bytes), a length (2) and a kind (1: whole, 2: first, 3: middle, 4: l
 """
 
 import json
+import os
 import secrets
 import struct
 import zlib
@@ -49,11 +50,8 @@ def last_step(folder: Path, run_id: str) -> int:
 
 def steps(file: Path) -> Iterator[int]:
     """W&B's steps of the history in a `.wandb` file."""
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2
     for data in records(file.read_bytes()):
-        record = messages.Record.FromString(data)
+        record = _message(data)
         if record.WhichOneof("record_type") == "history":
             yield record.history.step.num
 
@@ -62,8 +60,36 @@ def _files(folder: Path, run_id: str) -> list[Path]:
     return sorted((folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
 
 
+def mend(folder: Path, run_id: str) -> None:
+    """Cut off what a kill has torn, in the files of a run that nobody writes any more.
+
+    `wandb sync` gives up at a torn record, and does not send the files that follow: those of the
+    attempts that went on. A file in which nothing of the run is whole is removed.
+    """
+    for file in _files(folder, run_id):
+        data = file.read_bytes()
+        whole = list(_records(data))
+        kinds = {_message(record).WhichOneof("record_type") for _, record in whole}
+        if "run" not in kinds:
+            file.unlink()
+        elif whole[-1][0] < len(data):
+            os.truncate(file, whole[-1][0])
+
+
 def records(data: bytes) -> Iterator[bytes]:
     """The whole records of a `.wandb` file's bytes; one that a kill has torn is the end of it."""
+    return (record for _, record in _records(data))
+
+
+def _message(record: bytes) -> Any:
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    return messages.Record.FromString(record)
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """With where each ends."""
     at, parts = HEADER, b""
     while at + PIECE.size <= len(data):
         if BLOCK - at % BLOCK < PIECE.size:  # too little of the block is left for a piece
@@ -76,4 +102,4 @@ def records(data: bytes) -> Iterator[bytes]:
         at += PIECE.size + length
         parts = part if kind in (WHOLE, FIRST) else parts + part
         if kind in (WHOLE, LAST):
-            yield parts
+            yield at, parts

@@ -121,6 +121,13 @@ class Holding(TinyModel):
         return super().forward(batch)
 
 
+def lives(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 def children_named(name):
     files = Path("/proc/self/task").glob("*/children")
     numbers = [int(number) for file in files for number in file.read_text().split()]
@@ -137,8 +144,7 @@ def test_finishing_hangs(tmp_path, monkeypatch, said):
     assert time.perf_counter() - started < 15
     (warning,) = said()
     assert "W&B: finishing took longer than" in warning
-    states = [Path(f"/proc/{n}/stat").read_text().split()[2] for n in model.held]
-    assert set(states) <= {"Z", "X"}  # killed
+    assert not any(map(lives, model.held))
     trained = [e["iteration"] for e in one(tmp_path).history if "train/total_loss" in e]
     assert trained == list(range(len(trained)))
     # What it did not get, it gets when the run goes on.

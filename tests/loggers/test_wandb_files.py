@@ -7,8 +7,9 @@ import zlib
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from wandb.proto import wandb_internal_pb2
 
-from panoptic_dl.loggers.wandb_files import last_step, records, run_id
+from panoptic_dl.loggers.wandb_files import last_step, mend, records, run_id
 
 HEADER = b":W&B\xe1\xbe\x00"
 
@@ -67,6 +68,26 @@ def test_a_damaged_id_is_named(tmp_path, text):
     (tmp_path / "wandb.json").write_text(text)
     with pytest.raises(ValueError, match=r"wandb\.json is damaged; remove it"):
         run_id(tmp_path)
+
+
+@given(st.integers(0, 400_000))
+def test_mended_files_are_whole(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "wandb" / "run-20260101_000000-abc").mkdir(parents=True)
+    file = folder / "wandb" / "run-20260101_000000-abc" / "run-abc.wandb"
+    run = wandb_internal_pb2.Record(run={"run_id": "abc"}).SerializeToString()
+    lines = [
+        wandb_internal_pb2.Record(history={"step": {"num": n}, "item": [{"key": "x" * 9_000 * n}]})
+        for n in range(9)
+    ]
+    data, ends = written([run, *(line.SerializeToString() for line in lines)])
+    file.write_bytes(data[:cut])
+    mend(folder, "abc")
+    if cut < ends[0]:
+        assert not file.exists()
+    else:
+        assert file.read_bytes() == data[: max(end for end in ends if end <= cut)]
+    assert last_step(folder, "abc") == sum(end <= cut for end in ends) - 2 + (cut < ends[0])
 
 
 def test_files_of_other_runs_do_not_count(tmp_path):
