@@ -179,6 +179,8 @@ class WandbLogger(Logger):
 
             wandb.teardown()  # its process still holds the run that could not be begun
             self._run = self._init(run, identity, mode)
+        if mode == "online":  # earlier attempts' lines are on the server, or are sent again
+            self._later = f"wandb sync {os.path.relpath(Path(self._run.dir).parent)}"
         self._say(mode, why_not)
         if mode == "online":
             self._last = self._run.starting_step - 1
