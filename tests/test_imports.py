@@ -25,8 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("classes", "config", "engine", "evaluation", "image_files", "models"),
         *("prediction_files", "visualize", "weights"),
     },
+    "loggers": {"report", "visualize", "whole_files"},
     "engine": {
-        *("classes", "environment", "evaluation", "models", "postprocess", "prediction_files"),
+        *("classes", "environment", "evaluation", "loggers", "models", "postprocess"),
+        "prediction_files",
         *("report", "visualize", "weights", "whole_files"),
     },
     "sweeps": {"engine"},

@@ -34,6 +34,7 @@ _allowed = [
     "panoptic_dl.engine.train",
     "panoptic_dl.evaluation.official",
     "panoptic_dl.evaluation.streaming",
+    "panoptic_dl.loggers",
     "panoptic_dl.models",
     "panoptic_dl.report",
     "panoptic_dl.sweeps",

@@ -26,7 +26,7 @@ NO_PART = (
 )
 IN_EVALUATION = ("scales", "flip")  # the rest of it is printed, drawn and saved beside
 PLACES = (  # words of a command that say where, not what
-    *("run_dir", "resume", "sweep", "sweep_dir", "dataset.root.root", "dataset.cache.folder"),
+    *("run_dir", "resume", "sweep_dir", "dataset.root.root", "dataset.cache.folder"),
 )
 
 
@@ -73,6 +73,7 @@ def choices(hydra: Any) -> dict[str, str]:
 def command(overrides: Sequence[str]) -> str:
     """The command that repeats one run by itself, without folders of this machine.
 
+    A row of a table brings the table's numbers with it, `-m sweep=toy`, and runs alone all the same.
     Of a path from the root, such as `weights=/data/x.pth`, the last part is left.
     """
     words = []
@@ -81,7 +82,8 @@ def command(overrides: Sequence[str]) -> str:
         if key.lstrip("+") in PLACES or key.startswith("sweep."):
             continue
         words.append(f"{key}={Path(value).name}" if value.startswith(("/", "~")) else override)
-    return shlex.join(["python", "run.py", *words])
+    table = [word for word in words if word.startswith("sweep=")]
+    return shlex.join(["python", "run.py", *(["-m"] if table else []), *words])
 
 
 def config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:

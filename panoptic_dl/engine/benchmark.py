@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_dl.environment import describe_device
+from panoptic_dl.loggers.interface import Logger
 from panoptic_dl.postprocess.reference import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
 from panoptic_dl.weights.load import load_model
@@ -22,6 +23,7 @@ from . import memory
 from .calibrate import calibrate
 from .effect import Effect, effect_of
 from .inference import InferenceOptions, Maps, arithmetic, count_parameters, prepare_network
+from .loggers import tell_of_figures
 from .stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ def benchmark(
     name: str,
     settings: dict[str, Any],
     image_format: str = "RGB",
+    loggers: dict[str, Logger] | None = None,
 ) -> dict[str, Any]:
     """Time each stage of inference on drawn scenes; print a table, save JSON and a picture.
 
@@ -86,6 +89,7 @@ def benchmark(
         name: of the row, in tables.
         settings: fields of `BenchmarkSettings` and of `InferenceOptions`.
         image_format: channel order of the images, RGB or BGR.
+        loggers: are told the figures, by their names; see `Loggers`.
 
     Raises:
         ValueError: options that cannot be, or that this machine does not have.
@@ -107,6 +111,7 @@ def benchmark(
     parameters = count_parameters(model)
     logger.info("Warming up %d times, then timing %d iterations", run.warmup, run.iterations)
     times = run.time_stages()
+    peaks = run.peak_memory()
     result: dict[str, Any] = {
         "name": name,
         "machine": describe_device(device),
@@ -119,7 +124,7 @@ def benchmark(
         "GMACs": macs / 1e9,
         "GMACs_convention": "one multiplication with one addition; convolutions and matrix products"
         " of backbone and heads, for one image (torch.utils.flop_counter, halved)",
-        **run.peak_memory(),
+        **peaks,
         "effect": None if effect is None else effect.as_dict(),
     }
     folder = Path(run_dir)
@@ -129,7 +134,11 @@ def benchmark(
     logger.info("%s", benchmark_text(result))
     logger.info("Saved %s and benchmark.png", folder / "benchmark.json")
     p50 = {f"{stage} ms": figures["p50"] for stage, figures in result["stages"].items()}
-    return {"metrics": {"total ms": p50.pop("total ms"), **p50}, **result}
+    metrics = {"total ms": p50.pop("total ms"), **p50}
+    more = {"parameters": parameters, "GMACs": macs / 1e9}
+    more |= {name: value for name, value in peaks.items() if value is not None}
+    tell_of_figures(loggers, folder, "benchmark", metrics | more, [folder / "benchmark.png"])
+    return {"metrics": metrics, **result}
 
 
 def _pick(settings: dict[str, Any], kind: type) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed, nn
 
+from panoptic_dl.loggers.several import Loggers
 from panoptic_dl.weights.run_folder import FINAL
 
 from .checkpoint_files import BEST, CheckpointFiles
@@ -38,6 +39,7 @@ class RunCheckpoints:
         kept: int,
         best: str | None = None,
         on_error: str = "stop",
+        loggers: Loggers | None = None,
     ) -> None:
         """
         Args:
@@ -46,6 +48,7 @@ class RunCheckpoints:
             kept: numbered checkpoints that stay; `model_final` and `model_best` come on top.
             best: figure by which `model_best` is chosen; None: the first of an evaluation.
             on_error: a checkpoint that cannot be written stops the run | continue with a warning.
+            loggers: are told of every checkpoint, and which is the best.
         """
         if on_error not in ON_ERROR:
             raise ValueError(
@@ -54,6 +57,7 @@ class RunCheckpoints:
         self.files = CheckpointFiles(run_dir)
         self.model, self.parts = model, dict(parts)
         self.kept, self.best, self.on_error = kept, best, on_error
+        self.loggers = loggers or Loggers(None)
         self.newest: str | None = None  # file of the state in memory, until the next step
 
     def exist(self) -> bool:
@@ -85,6 +89,7 @@ class RunCheckpoints:
                 self.newest = name
                 logger.info("Saved %s", self.files.folder / name)
                 self.files.remove_all_but(self.kept)
+                self.loggers.checkpoint(self.files.folder / name, iteration, best=False)
             if final:
                 self.files.link(name, FINAL)
         except OSError as error:
@@ -127,6 +132,9 @@ class RunCheckpoints:
             # NaN, a figure that is not defined, is better than nothing and worse than any other.
             is_best = best is None or best != best or figures[figure] > best
             self.files.note_figures(self.newest, figures, is_best)
+            if is_best:
+                iteration = self.files.manifest().get(self.newest, {}).get("iteration", -1)
+                self.loggers.checkpoint(self.files.folder / self.newest, iteration, best=True)
         except OSError as error:
             if self.on_error == "stop":
                 raise

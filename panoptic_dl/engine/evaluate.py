@@ -7,11 +7,15 @@ from typing import Any
 from torch import nn
 
 from panoptic_dl.classes import Classes
+from panoptic_dl.loggers.interface import Details, Logger
+from panoptic_dl.loggers.network import modules
+from panoptic_dl.loggers.several import Loggers, ending
 from panoptic_dl.prediction_files.folder import PredictionFolder
 from panoptic_dl.weights.load import load_model
 
 from .class_record import require_classes
 from .evaluation import Evaluation
+from .loggers import how_it_ended, start_loggers
 from .predict import RecordsOfProcess
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,7 @@ def evaluate(
     run_dir: str,
     image_format: str = "RGB",
     classes: Classes | None = None,
+    loggers: dict[str, Logger] | None = None,
 ) -> dict[str, Any]:
     """Load `weights` completely, evaluate, print the table and save the results in `run_dir`.
 
@@ -36,6 +41,7 @@ def evaluate(
         predictions: folder of files in the formats of the servers, to be scored in the place of a
             network; what is not there is not scored.
         image_format: channel order of the loader's images, RGB or BGR.
+        loggers: are told the figures and more, by their names; see `Loggers`.
         classes: of the dataset; where the weights are of a run, they must be its classes.
 
     Raises:
@@ -43,10 +49,13 @@ def evaluate(
             model or the classes.
         EvaluationError: a prediction is missing or damaged.
     """
+    listening = Loggers(loggers)
     if predictions is not None:
         if weights is not None:
             raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
-        return _score(evaluation, predictions, run_dir)
+        with ending(listening, how_it_ended):
+            start_loggers(listening, Path(run_dir), "eval")
+            return _told(listening, _score(evaluation, predictions, run_dir))
     if weights is None:
         raise ValueError(
             "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
@@ -55,7 +64,16 @@ def evaluate(
     load_model(model, weights, image_format)
     if classes is not None:
         require_classes(classes, weights)
-    return evaluation(model.to(device), Path(run_dir), source={"weights": weights})
+    with ending(listening, how_it_ended):
+        start_loggers(listening, Path(run_dir), "eval", modules=modules(model))
+        results = evaluation(model.to(device), Path(run_dir), source={"weights": weights})
+        return _told(listening, results)
+
+
+def _told(loggers: Loggers, results: dict[str, Any]) -> dict[str, Any]:
+    if results:
+        loggers.evaluation(0, results["metrics"], results.get("details", Details()))
+    return results
 
 
 def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, Any]:

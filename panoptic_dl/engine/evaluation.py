@@ -114,7 +114,8 @@ class Evaluation:
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
-            is undefined), `results` (all that the evaluators said), `num_images`; {} elsewhere.
+            is undefined), `results` (all that the evaluators said), `num_images`, `details` (for
+            loggers); {} elsewhere.
 
         Raises:
             EvaluationError: what the evaluators refuse, or official figures that differ from ours.
@@ -179,7 +180,7 @@ class Evaluation:
             self._compare(results, theirs)
         if unsaved is not None:
             raise unsaved
-        return summary
+        return {**summary, "details": pictures.details(results, streams, drawn)}
 
     def _summary(
         self, results: Results, source: Mapping[str, Any], few: FirstImages | None

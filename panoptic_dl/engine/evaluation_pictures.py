@@ -9,6 +9,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.evaluation.figures import Results
 from panoptic_dl.evaluation.stream import StreamingEvaluator
+from panoptic_dl.loggers.interface import Confusions, Details
 from panoptic_dl.visualize.class_bars import draw_class_bars
 from panoptic_dl.visualize.confusion_matrix import draw_confusions
 from panoptic_dl.visualize.evaluator import PictureEvaluator
@@ -76,15 +77,30 @@ class EvaluationPictures:
             files.insert(0, self._first.file)
         if not comm.is_main_process() or not self.settings.charts:
             return files
-        confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]
-        if confused:
-            chosen: Any = next((e for e in confused if e.needs == "sem_seg"), confused[0])
+        chosen = _confused(evaluators)
+        if chosen is not None:
             file = self.folder / "pictures" / CONFUSIONS
             draw_confusions(
                 chosen.confusions, chosen.names, file, title=f"Confusions on {self.dataset}"
             )
             files.append(file)
         return files + self._draw_bars(results)
+
+    def details(
+        self,
+        results: Results,
+        evaluators: Sequence[StreamingEvaluator[Any, Any]],
+        files: Sequence[Path],
+    ) -> Details:
+        """What loggers show of an evaluation that was drawn, in the main process."""
+        chosen = _confused(evaluators)
+        return Details(
+            results=results,
+            samples=() if self._first is None else tuple(self._first.samples),
+            class_names=MetadataCatalog.get(self.dataset).stuff_classes,
+            confusions=None if chosen is None else Confusions(chosen.names, chosen.confusions),
+            pictures=files,
+        )
 
     def _draw_bars(self, results: Results) -> list[Path]:
         metadata = MetadataCatalog.get(self.dataset)
@@ -106,6 +122,12 @@ class EvaluationPictures:
                     others=dict(zip(others, marked, strict=True)),
                 )
         return files
+
+
+def _confused(evaluators: Sequence[StreamingEvaluator[Any, Any]]) -> Any:
+    """The evaluator whose confusions are shown: the semantic one if there is one; or None."""
+    confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]
+    return next((e for e in confused if e.needs == "sem_seg"), next(iter(confused), None))
 
 
 def _of_classes(figures: Any, measure: str) -> dict[str, float]:

@@ -23,6 +23,11 @@ def start(device: torch.device) -> float:
     return _status("VmRSS") or 0.0
 
 
+def host() -> float:
+    """MiB of this process now (on Linux; elsewhere at most so far), without its loader workers."""
+    return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
 def peak_host() -> float:
     """Peak MiB of this process since `start` (on Linux; since its beginning elsewhere)."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

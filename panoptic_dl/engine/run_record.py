@@ -1,4 +1,4 @@
-"""What a run writes of its figures: metrics.json, TensorBoard, the console."""
+"""What a run writes of its figures: metrics.json, the console, and what its loggers are told."""
 
 import json
 import logging
@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from detectron2.engine import HookBase
-from torch.utils.tensorboard import SummaryWriter
 
+from panoptic_dl.loggers.interface import Details, Figures
+from panoptic_dl.loggers.several import Loggers
 from panoptic_dl.whole_files import write_text
 
+from . import memory
 from .console import ConsoleWriter
 
 logger = logging.getLogger(__name__)
@@ -26,13 +29,25 @@ class RunRecord(HookBase):
     """
 
     def __init__(
-        self, run_dir: Path, *, start: int, iterations: int, log_period: int, on_error: str
+        self,
+        run_dir: Path,
+        *,
+        start: int,
+        iterations: int,
+        batch_size: int,
+        log_period: int,
+        on_error: str,
+        loggers: Loggers,
+        device: torch.device,
     ) -> None:
         """
         Args:
             start: first iteration to come; what metrics.json holds of it or later ones, from an
                 attempt that was ended and goes on from a checkpoint, is dropped.
+            batch_size: images of an iteration, of all processes.
             on_error: a full disk stops the run | continue.
+            loggers: are told of every line.
+            device: whose memory is recorded; of this process.
 
         Raises:
             OSError: the files cannot be written.
@@ -41,7 +56,7 @@ class RunRecord(HookBase):
         keep_lines(self.file, lambda line: line["iteration"] < start)
         self._console = ConsoleWriter(iterations, log_period)
         self._lines = self.file.open("a")
-        self._events = SummaryWriter(str(run_dir), purge_step=start if start else None)
+        self._loggers, self._batch_size, self._device = loggers, batch_size, device
         self._written, self._complained = start - 1, False
 
     def after_step(self) -> None:
@@ -61,13 +76,17 @@ class RunRecord(HookBase):
         """After the last evaluation."""
         self._console.close()
         self._enduring(self._lines.close)
-        self._enduring(self._events.close)
 
-    def figures(self, iteration: int, figures: Mapping[str, float]) -> None:
+    def history(self) -> list[Figures]:
+        """The lines so far."""
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+    def figures(self, iteration: int, figures: Mapping[str, float], details: Details) -> None:
         """Write those of an evaluation after `iteration`, in place of any that there are."""
         self._enduring(lambda: keep_lines(self.file, lambda x: not _is_evaluation(x, iteration)))
         self._enduring(self._reopen)
         self._write(iteration, figures)
+        self._loggers.evaluation(iteration, figures, details)
 
     def _reopen(self) -> None:
         self._lines.close()
@@ -76,8 +95,27 @@ class RunRecord(HookBase):
     def _write_step(self) -> None:
         latest = self.trainer.storage.latest()
         iteration = max(at for _, at in latest.values())
-        self._write(iteration, {name: v for name, (v, at) in latest.items() if at == iteration})
+        figures = {name: v for name, (v, at) in latest.items() if at == iteration}
+        figures |= self._speed_and_memory(iteration)
+        self._write(iteration, figures)
+        self._loggers.step(iteration, figures)
         self._written = iteration
+
+    def _speed_and_memory(self, iteration: int) -> dict[str, float]:
+        """Images a second over the steps since the line before, MiB of this process and its GPU.
+
+        What is done between steps, such as evaluations and checkpoints, is not counted.
+        """
+        found = {"host_memory_MiB": memory.host()}
+        times = self.trainer.storage.histories().get("time")
+        if times is not None:
+            count = min(iteration - self._written, len(times.values()))
+            seconds = sum(value for value, _ in times.values()[-count:]) / max(count, 1)
+            if seconds > 0:
+                found["images_per_s"] = self._batch_size / seconds
+        if self._device.type == "cuda":
+            found["device_memory_MiB"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+        return found
 
     def _write(self, iteration: int, figures: Mapping[str, float]) -> None:
         line = json.dumps({**figures, "iteration": iteration}, sort_keys=True)
@@ -86,8 +124,6 @@ class RunRecord(HookBase):
             self._lines.write(line + "\n")
             self._lines.flush()
             os.fsync(self._lines.fileno())
-            for name, value in figures.items():
-                self._events.add_scalar(name, value, iteration)
 
         self._enduring(write)
 

@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+
+from panoptic_dl.loggers.interface import Details
 
 from .checkpoint import RunCheckpoints
 from .interrupt import Interrupted, StopRequest
@@ -44,7 +47,7 @@ class EvaluateOnTheWay(HookBase):
 
     def __init__(
         self,
-        evaluate: Callable[[int], dict[str, float]],
+        evaluate: Callable[[int], dict[str, Any]],
         checkpoints: RunCheckpoints,
         stop: StopRequest,
         record: RunRecord | None,
@@ -54,8 +57,9 @@ class EvaluateOnTheWay(HookBase):
     ) -> None:
         """
         Args:
-            evaluate: from the iterations done to figures by name; {} but on the main process.
-            record: gets the figures; of the main process.
+            evaluate: from the iterations done to results, their figures as `metrics`; {} but on the
+                main process.
+            record: gets them; of the main process.
             period: 0: at the end only.
         """
         self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
@@ -84,10 +88,10 @@ class EvaluateOnTheWay(HookBase):
         return self.period > 0 and done % self.period == 0
 
     def _evaluate(self, done: int) -> None:
-        figures: dict[str, float] = {}
+        results: dict[str, Any] = {}
         try:
             with self.stop.at_once():
-                figures = self.evaluate(done)
+                results = self.evaluate(done)
         except Interrupted:
             logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
             raise
@@ -95,7 +99,8 @@ class EvaluateOnTheWay(HookBase):
             if self.checkpoints.on_error == "stop":
                 raise
             logger.error("The results of the evaluation cannot be written: %s", error)
+        figures = results.get("metrics", {})
         if self.record is not None:
-            self.record.figures(done - 1, figures)
+            self.record.figures(done - 1, figures, results.get("details", Details()))
         self.checkpoints.evaluated(figures)
         comm.synchronize()

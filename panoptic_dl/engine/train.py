@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 
 from panoptic_dl.classes import Classes
 from panoptic_dl.evaluation.figures import HEADLINE
+from panoptic_dl.loggers.interface import Logger
+from panoptic_dl.loggers.network import modules
+from panoptic_dl.loggers.several import Loggers, ending
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.weights.start import start_from
 
@@ -28,6 +31,7 @@ from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
 from .folder_lock import folder_lock
 from .interrupt import StopOnSignal, StopRequest
+from .loggers import how_it_ended, start_loggers
 from .nonfinite import NonFiniteLosses
 from .performance import Performance, performing, prepare_model
 from .rehearsal import fresh_folder, shortened
@@ -58,6 +62,7 @@ def train(
     pretrained: dict[str, Any] | None = None,
     image_format: str = "RGB",
     classes: Classes | None = None,
+    loggers: dict[str, Logger] | None = None,
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -68,7 +73,7 @@ def train(
         weights: file to start from; a whole model or a backbone.
         resume: True continues from the newest complete checkpoint in `run_dir`; `auto` does if
             there is one.
-        run_dir: checkpoints, metrics.json, TensorBoard events, results and pictures go there.
+        run_dir: checkpoints, metrics.json, results, pictures and what loggers write go there.
         settings: fields of `TrainSettings`.
         checkpoint: fields of `CheckpointSettings`.
         recipe: fields of `Recipe`: what is meant, to be compared with what is done.
@@ -76,6 +81,7 @@ def train(
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         image_format: channel order of the images, RGB or BGR.
         classes: of the dataset, which `run_dir/classes.json` keeps.
+        loggers: are told what metrics.json is told and more, by their names; see `Loggers`.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -97,9 +103,9 @@ def train(
     if numbers.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")
         numbers, saving = shortened(numbers, saving)
-        resume, run_dir = False, fresh_folder(run_dir)
+        resume, run_dir, loggers = False, fresh_folder(run_dir), None
         evaluation = partial(evaluation, rehearsal=True)  # type: ignore[assignment]
-    folder = Path(run_dir)
+    folder, listening = Path(run_dir), Loggers(loggers)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device)
     if numbers.activation_checkpointing:
@@ -138,14 +144,15 @@ def train(
         kept=saving.kept,
         best=saving.best,
         on_error=saving.on_error,
+        loggers=listening,
     )
     results: dict[str, Any] = {}
 
-    def evaluate(iterations: int) -> dict[str, float]:
+    def evaluate(iterations: int) -> dict[str, Any]:
         results.clear()
         source = {"iteration": iterations}
         results.update(evaluate_both(evaluation, model, average, folder, source=source))
-        return results.get("metrics", {})
+        return results
 
     # These first: the schedule's state is in checkpoints.
     rates = schedule(built)
@@ -155,6 +162,7 @@ def train(
         trainer.register_hooks([UpdateAverage(average, lambda: trainer.skipped)])
     with contextlib.ExitStack() as held:
         held.enter_context(stop.listen())
+        held.enter_context(ending(listening, how_it_ended))
         with stop.at_once():  # nothing is lost yet
             record = None
             if comm.is_main_process():
@@ -169,8 +177,19 @@ def train(
                     folder,
                     start=start,
                     iterations=numbers.iterations,
+                    batch_size=numbers.batch_size,
                     log_period=numbers.log_period,
                     on_error=saving.on_error,
+                    loggers=listening,
+                    device=torch.device(device),
+                )
+                start_loggers(
+                    listening,
+                    folder,
+                    "train",
+                    start=start,
+                    history=record.history(),
+                    modules=modules(model),
                 )
         on_the_way = SaveOnTheWay(checkpoints, saving.period)
         evaluating = EvaluateOnTheWay(

@@ -15,6 +15,7 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 
 from .palette import class_colors
+from .samples import Sample, sample
 from .segmentation import SegmentDrawer
 from .sheet import save_sheet
 
@@ -31,9 +32,11 @@ class PictureEvaluator(DatasetEvaluator):
         """
         self.dataset, self.count, self.file = dataset, count, file
         self.rows: list[list[NDArray[np.uint8]]] = []
+        self.samples: list[Sample] = []  # the same images, for loggers
 
     def reset(self) -> None:
         self.rows = []
+        self.samples = []
         self.metadata = MetadataCatalog.get(self.dataset)
         self.records = {r["file_name"]: r for r in DatasetCatalog.get(self.dataset)}
         self.names: list[str] = self.metadata.stuff_classes
@@ -60,6 +63,8 @@ class PictureEvaluator(DatasetEvaluator):
             ]
             drawn = [self.drawer.panoptic(image, segments) for segments in maps]
             self.rows.append([image, *drawn])
+            name = Path(record["file_name"]).stem
+            self.samples.append(sample(name, image, maps[0], maps[1], self.label_divisor))
 
     def evaluate(self) -> dict[str, Any]:
         if self.rows:

@@ -78,11 +78,10 @@ def test_seeds_of_one_row_have_a_hash_in_common():
 
 
 def test_the_command_repeats_the_row_anywhere():
-    words = ["experiment=a", "sweep=table", "sweep.seeds=[0,1]", "resume=auto", "run_dir=/x/y"]
-    words += ["sweep_dir=/s", "weights=/data/net.pth", "dataset.root.root=/d", "name='my row'"]
-    assert (
-        command(words) == "python run.py experiment=a weights=net.pth 'name='\"'\"'my row'\"'\"''"
-    )
+    words = ["experiment=a", "sweep.seeds=[0,1]", "resume=auto", "run_dir=/x/y"]
+    words += ["sweep_dir=/s", "weights=/data/net.pth", "dataset.root.root=/d", "name=my row"]
+    assert command(words) == "python run.py experiment=a weights=net.pth 'name=my row'"
+    assert command(["sweep=toy", *words[:2]]) == "python run.py -m sweep=toy experiment=a"
 
 
 def test_the_facts_of_a_run():

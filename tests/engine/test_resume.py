@@ -14,7 +14,7 @@ from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
 
 def losses(run_dir):
     lines = [json.loads(line) for line in (run_dir / "metrics.json").read_text().splitlines()]
-    ignored = ("time", "data_time", "eta_seconds")
+    ignored = ("time", "data_time", "images_per_s", "host_memory_MiB")
     return [{k: v for k, v in line.items() if k not in ignored} for line in lines if "lr" in line]
 
 

@@ -1,11 +1,14 @@
 """mode=train on a tiny model: figures, files, precision, accumulation, refusals."""
 
 import json
+import time
 from functools import partial
 
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+
+from panoptic_dl.loggers.tensorboard import TensorBoardLogger
 
 from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
 
@@ -24,7 +27,8 @@ def final(run_dir):
 
 def test_a_run_leaves_losses_checkpoints_and_results(tmp_path):
     evaluation = TinyEvaluation()
-    results = run_training(tmp_path, evaluation=evaluation)
+    loggers = {"tensorboard": TensorBoardLogger()}
+    results = run_training(tmp_path, evaluation=evaluation, loggers=loggers)
     assert results["metrics"] == {"PQ": 50.0}
     assert evaluation.calls == 1
     lines = metrics(tmp_path)
@@ -36,6 +40,36 @@ def test_a_run_leaves_losses_checkpoints_and_results(tmp_path):
         *("model_0000003.pth", "model_0000005.pth", "model_best.pth", "model_final.pth")
     ]
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
+
+
+def test_lines_have_speed_and_memory(tmp_path):
+    run_training(tmp_path)
+    lines = metrics(tmp_path)
+    timed = [line for line in lines if "time" in line]
+    assert len(timed) >= 3
+    assert [x["images_per_s"] for x in timed] == pytest.approx([8 / x["time"] for x in timed])
+    assert all(50 < line["host_memory_MiB"] < 100_000 for line in lines)
+    assert not any("device_memory_MiB" in line for line in lines)  # of GPUs
+
+
+def test_speed_is_that_of_all_steps_since_the_line_before(tmp_path):
+    run_training(tmp_path, iterations=9, model=Slow(8), log_period=3)
+    last = metrics(tmp_path)[-1]
+    assert 8 / last["images_per_s"] == pytest.approx(0.3 / 3, abs=0.05)
+    assert last["time"] < 0.1
+
+
+class Slow(TinyModel):
+    """One of its calls takes 0.3 s."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, batch):
+        result = super().forward(batch)
+        time.sleep(0.3 * (self.calls == self.call))
+        return result
 
 
 def test_the_learning_rate_warms_up_and_decays_every_iteration(tmp_path):

@@ -13,6 +13,8 @@ from detectron2.utils import comm
 from panoptic_dl.data.errors import DatasetError
 from panoptic_dl.engine.interrupt import Interrupted
 from panoptic_dl.engine.launch import launch
+from tests.loggers.reading import one
+from tests.loggers.told import wandb_logger
 
 from .test_resume import losses, same, state
 from .tiny import SCHEDULE, TinyEvaluation, TinyModel, run_training, tiny_loader, tiny_sample
@@ -89,6 +91,7 @@ def scenarios(device, folder):
     loader = tiny_loader(mapper=sample_without_3, max_bad_samples=1)
     attempt(folder, "too_bad", loader=loader, max_bad_samples=0)
     attempt(folder, "evaluated", evaluation=TinyEvaluation(1.0, 3.0, 2.0), eval_period=2)
+    attempt(folder, "logged", loggers={"wandb": wandb_logger(mode="offline")})
     attempt(folder, "torn", iterations=4, schedule=SCHEDULE)
     if comm.is_main_process():
         newest = folder / "torn" / "model_0000003.pth"
@@ -169,6 +172,13 @@ def test_bad_images_are_known_to_both(folder):
     assert said(folder, "bad") == "finished"
     assert json.loads((folder / "bad/bad_samples.json").read_text()).keys() == {"3.png"}
     assert said(folder, "too_bad").startswith("ValueError: 1 images of the training split")
+
+
+def test_the_main_process_alone_logs(folder):
+    assert said(folder, "logged") == "finished"
+    told = one(folder / "logged")
+    assert [e["iteration"] for e in told.history if "train/total_loss" in e] == list(range(6))
+    assert told.exit == 0
 
 
 def test_the_best_is_kept_by_the_main_process(folder):

@@ -1,0 +1,1 @@
+"""Where a run's figures go besides metrics.json: TensorBoard, a CSV file, Weights & Biases."""
