@@ -41,7 +41,7 @@ def write_text(target: Path, text: str) -> None:
     """
     temporary = target.with_name(f"{target.name}.partial")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         flush(temporary)
         temporary.replace(target)
     except OSError:

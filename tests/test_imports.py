@@ -10,10 +10,11 @@ PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
     *("backbones", "classes", "config", "environment", "image_files"),
-    *("postprocess", "report", "visualize", "whole_files"),
+    *("postprocess", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in LEAVES},
+    "report": {"image_files", "whole_files"},
     "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
     "data": {"classes", "image_files"},

@@ -35,7 +35,7 @@ _allowed = [
     "panoptic_dl.evaluation.official",
     "panoptic_dl.evaluation.streaming",
     "panoptic_dl.models",
-    "panoptic_dl.report",
+    "panoptic_dl.report.benchmark",
     "detectron2.data.transforms",
     "detectron2.evaluation",
     "detectron2.layers",
