@@ -101,7 +101,7 @@ def _frame(x_axis: Scale, y_axis: Scale) -> str:
     parts.append(
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom:g}" y2="{bottom:g}"/>'
     )
-    for tick in ticks(x_axis.low, x_axis.high, 5):
+    for tick in ticks(x_axis.low, x_axis.high, 6):
         x = x_axis(tick)
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
         parts.append(

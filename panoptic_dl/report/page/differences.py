@@ -8,6 +8,7 @@ from panoptic_dl.report.tables.build import Table
 
 COPIES = ("task", "mode")  # hold resolved copies of other keys
 MOST = 80  # keys of a table
+UNSAID = (*NAMES, "row")  # names, folders and seeds
 LONGEST = 60  # letters of a value
 
 
@@ -47,7 +48,7 @@ def differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[st
     rows = [
         (key, values)
         for key, values in rows
-        if len(set(values)) > 1 and (key == "seed" or _last(key) not in NAMES)
+        if len(set(values)) > 1 and (key == "seed" or _last(key) not in UNSAID)
     ]
     originals = {(_last(key), values) for key, values in rows if _first(key) not in COPIES}
     return [

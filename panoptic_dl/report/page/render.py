@@ -16,7 +16,7 @@ from panoptic_dl.report.runs.collect import Collected
 from panoptic_dl.report.runs.curves import Curves
 from panoptic_dl.report.tables.build import Line, Table
 from panoptic_dl.report.tables.names import figure_name
-from panoptic_dl.report.tables.text import cell_texts, run_text
+from panoptic_dl.report.tables.text import cell_texts
 from panoptic_dl.report.tables.verdict import STATED
 
 from .charts import bar
@@ -129,7 +129,9 @@ def _render(
         "planned": collected.planned,
         "unreadable": collected.unreadable,
     }
-    page = _environment().get_template("report.html")
+    page = _environment(short_labels([run.label for run in collected.runs])).get_template(
+        "report.html"
+    )
     text = page.render(
         **parts,
         notes=notes,
@@ -146,7 +148,13 @@ def _render(
     return text, notes
 
 
-def _environment() -> Environment:
+def short_labels(labels: Sequence[str]) -> dict[str, str]:
+    """The last folder of each label, or all of it where another ends the same."""
+    ends = Counter(label.rpartition("/")[2] for label in labels)
+    return {x: x if ends[x.rpartition("/")[2]] > 1 else x.rpartition("/")[2] for x in labels}
+
+
+def _environment(shorter: Mapping[str, str]) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -156,7 +164,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": figure_name,
-        "run": run_text,
+        "short": lambda label: shorter.get(label, label),
         "bar": bar,
         "duration": duration,
         "cell": _cell,
@@ -180,18 +188,18 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
-def _counts(tables: Sequence[Table], collected: Collected) -> list[tuple[str, int, str]]:
-    """Verdicts of the published rows, and what became of the other runs."""
+def _counts(
+    tables: Sequence[Table], collected: Collected
+) -> list[tuple[str, list[tuple[str, int, str]]]]:
+    """Verdicts of the published rows, and what became of the runs: word, number, kind of dot."""
     verdicts = [line.verdict for table in tables for line in table.lines if line.verdict]
-    counted = Counter((verdict.word, verdict.kind) for verdict in verdicts)
-    found = [(f"published rows {word}", count, kind) for (word, kind), count in counted.items()]
+    words = Counter((verdict.word, verdict.kind) for verdict in verdicts)
     statuses = Counter(run.status for run in collected.runs)
-    found += [(f"runs {status}", count, status) for status, count in statuses.items()]
-    if collected.planned:
-        found.append(("rows not started", len(collected.planned), "open"))
-    if collected.unreadable:
-        found.append(("folders unreadable", len(collected.unreadable), "failed"))
-    return found
+    rows = [(word, count, kind) for (word, kind), count in words.items()]
+    runs = [(status, count, status) for status, count in statuses.items()]
+    runs += [("not started", len(collected.planned), "open")] if collected.planned else []
+    runs += [("unreadable", len(collected.unreadable), "failed")] if collected.unreadable else []
+    return [("Published rows", rows), ("Runs", runs)]
 
 
 def _sections(parts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ def tick_text(value: float) -> str:
     size = abs(value)
     if size < 1e-12:
         return "0"
-    if size < 1e-3:
+    if size < 9.9e-3:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     for unit, name in ((1e6, "M"), (1e3, "k")):
