@@ -106,7 +106,7 @@ def results_of(dataset, metrics, classes=CLASSES):
     return {
         "dataset": dataset,
         "measured": {"iteration": 90_000, "scales": [1.0], "flip": False},
-        "num_images": 500,
+        "num_images": 5000 if dataset.startswith("coco") else 500,
         "metrics": _json(metrics),
         "results": {task: _json(figures)},
     }

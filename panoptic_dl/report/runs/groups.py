@@ -67,11 +67,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         if run.mode in MEASURING:
-            families.setdefault((run.row, run.mode, _family(run)), []).append(run)
+            families.setdefault((run.row, run.mode, family_of(run)), []).append(run)
     return [_group(members) for members in families.values()]
 
 
-def _family(run: Run) -> str:
+def family_of(run: Run) -> str:
+    """The same text for runs of one experiment with different seeds."""
     if run.settings:
         return family(run.settings)
     # A hash includes the seed, so that runs without their resolved config stand alone.

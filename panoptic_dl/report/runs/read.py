@@ -1,5 +1,6 @@
 """Read a run's folder."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,16 @@ def read_run(folder: Path, label: str) -> Run:
         metrics=metrics if status == "finished" else {},
         results=results,
         settings=_beside(folder / ".hydra" / "resolved.yaml", read_settings, remarks),
+        last_written="" if status == "finished" else _last_written(folder),
         remarks=remarks,
     )
+
+
+def _last_written(folder: Path) -> str:
+    """A run that was killed still says that it is running: this tells for how long."""
+    files = [file for name in ("log.txt", "metrics.json") if (file := folder / name).is_file()]
+    newest = max((file.stat().st_mtime for file in files), default=0.0)
+    return datetime.fromtimestamp(newest).isoformat(timespec="seconds") if newest else ""
 
 
 def _beside(file: Path, read: Any, remarks: list[str]) -> Any:

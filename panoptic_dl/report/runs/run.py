@@ -49,6 +49,7 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)  # percent; NaN: undecided
     results: Mapping[str, Any] = field(default_factory=dict)  # results.json
     settings: Mapping[str, str] = field(default_factory=dict)  # the resolved config, flat
+    last_written: str = ""  # when a run that is not finished last wrote its log or figures
     remarks: Sequence[str] = ()  # what of it could not be read
 
     @property
@@ -58,7 +59,7 @@ class Run:
     @property
     def when(self) -> str:
         """The last sign of the run in ISO 8601; "" where it left none."""
-        return max((a.ended or a.started for a in self.attempts), default="")
+        return max([self.last_written, *(a.ended or a.started for a in self.attempts)])
 
     @property
     def trial(self) -> str:

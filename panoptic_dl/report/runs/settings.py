@@ -13,9 +13,18 @@ from .fields import LARGEST
 
 MOST = 20_000  # leaves; ours have some hundreds
 
-# Where and how a run works, and what it is called: none of it changes figures.
-OUTSIDE = ("hydra", "launch", "logger", "hardware", "sweep", "checkpoint", "published", "input")
-NAMES = ("seed", "run_dir", "resume", "name", "sweep_dir", "num_workers", "published_note")
+# Where and how a run works, what it is called, and what it prints, draws and saves: none of it
+# changes figures. Top keys, then last parts of keys, for `task` and `mode` hold copies of others.
+OUTSIDE = (
+    *("hydra", "mode", "launch", "logger", "sweep", "checkpoint", "choice", "input"),
+    *("published", "benchmark", "browse", "demo", "doctor"),
+)
+NAMES = (
+    *("seed", "run_dir", "resume", "name", "sweep_dir", "published_note", "published_row"),
+    *("num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips"),
+    *("per_class", "official", "num_threads", "save", "picture_count", "best_and_worst", "charts"),
+)
+PLACES = (".root.root", ".cache.folder", ".cache.max_gb")
 
 
 def read_settings(file: Path) -> dict[str, str]:
@@ -46,7 +55,9 @@ def family(settings: Mapping[str, str]) -> str:
     kept = {
         key: value
         for key, value in settings.items()
-        if key.partition(".")[0] not in OUTSIDE and key.rpartition(".")[2] not in NAMES
+        if key.partition(".")[0] not in OUTSIDE
+        and key.rpartition(".")[2] not in NAMES
+        and not key.endswith(PLACES)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from .build import Line, Table
 from .names import figure_name
-from .text import KINDS, PLUS_MINUS, line_texts, notes_text
+from .text import KINDS, PLUS_MINUS, SHORT, line_texts, notes_text
 from .verdict import STATED
 
 SPECIAL = {
@@ -12,7 +12,6 @@ SPECIAL = {
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
     **{"<": "\\textless{}", ">": "\\textgreater{}", PLUS_MINUS: "$\\pm$", "·": "$\\cdot$"},
 }
-SHORT = dict(zip(KINDS, ("own", "publ.", "diff."), strict=True))
 
 
 def report_latex(tables: Sequence[Table]) -> str:

@@ -8,7 +8,7 @@ from panoptic_dl.report.runs.collect import Collected
 
 from .build import Line, Table
 from .names import figure_name
-from .text import KINDS, line_texts, notes_text, run_text
+from .text import KINDS, SHORT, line_texts, notes_text, run_text
 from .verdict import STATED
 
 
@@ -48,7 +48,7 @@ def table_markdown(table: Table, level: int = 2, runs: bool = True) -> str:
     headings = ["row", *(["run"] if runs else [])]
     for name in table.columns:
         shown = figure_name(name)
-        headings += [f"{shown} {kind}" for kind in KINDS] if table.published else [shown]
+        headings += [f"{shown} {SHORT[kind]}" for kind in KINDS] if table.published else [shown]
     headings += ["verdict"] if table.published else []
     rows: list[list[str]] = []
     notes: list[str] = []

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 CONF = Path(__file__).parents[3] / "conf"
+VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published figures were measured on
 GROUPS = ("dataset", "task", "backbone", "head")
 
 
@@ -23,6 +24,7 @@ class PublishedRow:
     figures: Mapping[str, float]  # percent
     iterations: int
     batch_size: int
+    num_images: int | None  # of the validation split; None: not known
     recipe: str  # whose figures they are, of several
     other_recipes: tuple[str, ...] = ()  # that are held against the same figures, with a note
 
@@ -79,6 +81,7 @@ def _row(file: Path, experiment: Mapping[str, Any], recipes: Path) -> PublishedR
         figures={name: float(value) for name, value in experiment["published"].items()},
         iterations=int(record["iterations"]),
         batch_size=int(record["batch_size"]),
+        num_images=VAL_IMAGES.get(chosen["dataset"]),
         recipe=old if has_old else usual,
         other_recipes=(usual,) if has_old else (),
     )

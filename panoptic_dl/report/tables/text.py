@@ -10,6 +10,7 @@ from .build import Cell, Line, Table
 
 PLUS_MINUS = "±"
 KINDS = ("own", "published", "difference")
+SHORT = dict(zip(KINDS, ("own", "publ.", "diff."), strict=True))
 
 
 def own_text(own: Spread | None) -> str:

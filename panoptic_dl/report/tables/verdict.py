@@ -54,7 +54,7 @@ def judge(group: Group, row: PublishedRow) -> Verdict:
     """The verdict on runs of a row's parts."""
     run = group.first
     if not run.finished:
-        return Verdict(run.status)
+        return Verdict(run.status, f"last line {run.when}" if run.status == "running" else "")
     refused = refusal(run, row)
     if refused:
         return Verdict("no verdict", refused)
@@ -91,6 +91,9 @@ def refusal(run: Run, row: PublishedRow) -> str:
     recipe = run.choices.get("recipe", row.recipe)
     if recipe not in (row.recipe, *row.other_recipes):
         return f"other recipe: {recipe}"
+    images = run.results.get("num_images")
+    if None not in (images, row.num_images) and images != row.num_images:
+        return f"measured on {images} images, not on all {row.num_images:,}"
     if run.several_looks:
         return "several looks at each image, published figures are of one"
     changed = [name for name in map(_key, run.overrides) if _changes_parts(name)]
