@@ -1,8 +1,8 @@
 """Refresh docs/results.md, the repository's own results, from runs; nobody edits it by hand.
 
-    python scripts/publish_docs.py outputs/sweeps/toy   # keeps its finished runs in docs/results.json
-    python scripts/publish_docs.py                      # makes the page anew from docs/results.json
-    python scripts/publish_docs.py --check              # only says whether the page is up to date
+    python scripts/publish_docs.py outputs/toy  # adds its finished runs to docs/results.json
+    python scripts/publish_docs.py              # makes the page anew from docs/results.json
+    python scripts/publish_docs.py --check      # only says whether the page is up to date
 
 A run replaces an earlier one of the same config and seed; --fresh forgets all earlier runs.
 """

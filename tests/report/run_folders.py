@@ -145,7 +145,8 @@ def _parts(row):
             if backbone == "hrnet" and head.startswith("tiny_"):
                 return dataset, task, "hrnet_tiny", head.removeprefix("tiny_")
             return dataset, task, backbone, head
-    return row.split("_")
+    parts = row.split("_")
+    return parts if len(parts) == len(PARTS) else ("mine", "panoptic", "net", "x")
 
 
 def _json(figures):

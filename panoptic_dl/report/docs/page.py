@@ -13,7 +13,7 @@ from panoptic_dl.report.tables.verdict import STATED
 
 from .record import as_run
 
-HEAD = """<!-- Made by `make results` from docs/results.json and conf/experiment: never edit it by hand. -->
+HEAD = """<!-- Made by `make results` from docs/results.json and conf/experiment; never edit it. -->
 
 # Results
 

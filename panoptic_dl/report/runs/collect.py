@@ -39,7 +39,7 @@ def collect(folders: Sequence[Path]) -> Collected:
         for folder, files in _folders(root, seen):
             label = _unused(_label(root, folder, several=len(folders) > 1), labels)
             if "sweep.json" in files:
-                rows = _planned(folder, label)
+                rows = _planned(root, folder, label, several=len(folders) > 1)
                 planned += rows if isinstance(rows, list) else []
                 unreadable += [rows] if isinstance(rows, Unreadable) else []
             if "run.json" in files:
@@ -89,7 +89,9 @@ def _unused(label: str, labels: set[str]) -> str:
     return wanted
 
 
-def _planned(folder: Path, label: str) -> "list[Planned] | Unreadable":
+def _planned(
+    root: Path, folder: Path, label: str, *, several: bool
+) -> "list[Planned] | Unreadable":
     """The rows of a sweep without a run.json."""
     try:
         plan = Fields(read_json(folder / "sweep.json"), "sweep.json")
@@ -98,7 +100,8 @@ def _planned(folder: Path, label: str) -> "list[Planned] | Unreadable":
         for row in plan.objects("rows"):
             own = row.text("folder", required=True)
             if not (folder / own / "run.json").exists():
-                found.append(Planned(f"{label}/{own}", name, row.texts("overrides")))
+                shown = _label(root, folder / own, several=several)
+                found.append(Planned(shown, name, row.texts("overrides")))
         return found
     except (ValueError, OSError) as error:
         return Unreadable(label, _reason(error))

@@ -2,11 +2,20 @@
 
 import json
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 LARGEST = 32 << 20  # bytes: files of this kind have some KiB
+
+
+def regular_size(file: Path) -> int:
+    """Bytes of a file; ValueError for pipes and the like, which could be waited for forever."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file.name} is no file")
+    return found.st_size
 
 
 def read_json(file: Path) -> Mapping[str, Any]:
@@ -16,12 +25,13 @@ def read_json(file: Path) -> Mapping[str, Any]:
         ValueError: it is no JSON, no object, or far too large; the message is for people.
         OSError: it cannot be opened.
     """
-    if file.stat().st_size > LARGEST:
-        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes: it is no file of a run")
+    size = regular_size(file)
+    if size > LARGEST:
+        raise ValueError(f"{file.name} has {size:,} bytes: it is no file of a run")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        what = "is empty" if not file.stat().st_size else f"is no whole JSON file ({error})"
+        what = "is empty" if not size else f"is no whole JSON file ({error})"
         raise ValueError(f"{file.name} {what}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")

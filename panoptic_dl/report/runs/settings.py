@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .fields import LARGEST
+from .fields import LARGEST, regular_size
 
 MOST = 20_000  # leaves; ours have some hundreds
 
@@ -34,7 +34,7 @@ def read_settings(file: Path) -> dict[str, str]:
         ValueError: it is no YAML, or not a config.
     """
     too_much = f"{file.name} has more than {MOST:,} values: it is no config of ours"
-    if file.stat().st_size > LARGEST:
+    if regular_size(file) > LARGEST:
         raise ValueError(too_much)
     try:
         with file.open(encoding="utf-8") as opened:
