@@ -42,8 +42,9 @@ def test_fields_arrive(tmp_path):
         "seed": None,
         "wall_seconds": None,
     }
-    make_run(tmp_path, **changes, metrics={})
+    make_run(tmp_path, **changes, metrics={"PQ": 1.0})  # of an evaluation on the way
     (run,) = collect([tmp_path]).runs
+    assert run.metrics == {}
     assert (run.status, run.error, run.revision, run.seed) == ("failed", "out of memory", "", None)
     assert math.isnan(run.wall_seconds)
     assert run.settings["train.batch_size"] == "32"

@@ -167,18 +167,21 @@ def test_each_image_and_truth_is_in_the_page_once(tmp_path):
     assert len(sources) == len(set(sources)) == 2 * (2 + 3)
 
 
-def test_the_report_writes_four_files_whole(tmp_path):
+KINDS = ("md", "csv", "tex", "html")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_writes_four_files_whole(tmp_path, kind):
     run = make_run(tmp_path / "run")
     report = make_report([run], tmp_path / "out")
-    assert [file.name for file in report.files] == [
-        f"report.{kind}" for kind in ("md", "csv", "tex", "html")
-    ]
-    before = report.files[-1].read_bytes()
-    blocked = tmp_path / "out" / "report.html.partial"
-    blocked.mkdir()  # as good as a full disk: the new file cannot be written
-    with pytest.raises(OSError, match=r"cannot write .*report\.html"):
+    assert [file.name for file in report.files] == [f"report.{kind}" for kind in KINDS]
+    file = tmp_path / "out" / f"report.{kind}"
+    before = file.read_bytes()
+    make_run(tmp_path / "run", metrics={"PQ": 1.0})
+    file.with_name(f"{file.name}.partial").mkdir()  # as a full disk: the new one is not written
+    with pytest.raises(OSError, match=f"cannot write .*report.{kind}"):
         make_report([run], tmp_path / "out")
-    assert report.files[-1].read_bytes() == before
+    assert file.read_bytes() == before
 
 
 def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
