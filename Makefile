@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu check format lock environment clean
+.PHONY: help setup run test test-slow test-gpu check format results lock environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: setup ## Lint, formatting, types, import directions
 format: setup ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+results: setup ## Make docs/results.md anew; ARGS="FOLDER..." adds the runs below folders
+	@$(BIN)/python scripts/publish_docs.py $(ARGS)
 
 environment: setup ## Versions, GPU, Detectron2's origin: what a bug report needs
 	@$(BIN)/python -m panoptic_dl.environment

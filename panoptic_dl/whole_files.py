@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import torch
-
 
 def save_whole(target: Path, state: dict[str, Any]) -> str:
     """`torch.save`, replacing a file of that name once the new one reads back; return its SHA-256.
@@ -15,6 +13,8 @@ def save_whole(target: Path, state: dict[str, Any]) -> str:
     Raises:
         OSError: there is no room, or what was written does not read back; nothing changed.
     """
+    import torch  # takes seconds, and small files do without
+
     temporary = target.with_name(f"{target.name}.partial")
     try:
         with temporary.open("wb") as file:
@@ -41,7 +41,7 @@ def write_text(target: Path, text: str) -> None:
     """
     temporary = target.with_name(f"{target.name}.partial")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         flush(temporary)
         temporary.replace(target)
     except OSError:

@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
-    *("backbones", "classes", "environment", "image_files"),
-    *("gpus", "postprocess", "report", "visualize", "whole_files"),
+    *("backbones", "classes", "environment", "gpus", "image_files"),
+    *("postprocess", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in LEAVES},
     "config": {"gpus"},
+    "report": {"image_files", "whole_files"},
     "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
     "data": {"classes", "image_files"},

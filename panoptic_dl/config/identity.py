@@ -73,7 +73,7 @@ def choices(hydra: Any) -> dict[str, str]:
 def command(overrides: Sequence[str]) -> str:
     """The command that repeats one run by itself, without folders of this machine.
 
-    A row of a table brings the table's numbers with it, `-m sweep=toy`, and runs alone all the same.
+    A row of a table brings the table's numbers, `-m sweep=toy`, and is its only row.
     Of a path from the root, such as `weights=/data/x.pth`, the last part is left.
     """
     words = []

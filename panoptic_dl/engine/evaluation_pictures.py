@@ -13,6 +13,7 @@ from panoptic_dl.loggers.interface import Confusions, Details
 from panoptic_dl.visualize.class_bars import draw_class_bars
 from panoptic_dl.visualize.confusion_matrix import draw_confusions
 from panoptic_dl.visualize.evaluator import PictureEvaluator
+from panoptic_dl.visualize.gallery import clear_gallery
 
 from .error_pictures import ErrorPictures
 from .evaluation_settings import EvaluationSettings
@@ -46,11 +47,14 @@ class EvaluationPictures:
                 *(folder / "pictures" / name for name in CHARTS),
             ):
                 old.unlink(missing_ok=True)
+            clear_gallery(folder / "pictures" / "gallery")
         self._errors = ErrorPictures(dataset, settings.best_and_worst, folder / "pictures")
         count = settings.picture_count if comm.is_main_process() else 0
         self._first: PictureEvaluator | None = None
         if count:
-            self._first = PictureEvaluator(dataset, count, folder / "predictions.png")
+            self._first = PictureEvaluator(
+                dataset, count, folder / "predictions.png", folder / "pictures" / "gallery"
+            )
             self._first.reset()
 
     def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:

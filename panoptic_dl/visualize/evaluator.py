@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from .gallery import save_gallery
 from .palette import class_colors
 from .samples import Sample, sample
 from .segmentation import SegmentDrawer
@@ -23,13 +24,15 @@ from .sheet import save_sheet
 class PictureEvaluator(DatasetEvaluator):
     """An evaluator that measures nothing and leaves a picture."""
 
-    def __init__(self, dataset: str, count: int, file: Path) -> None:
+    def __init__(self, dataset: str, count: int, file: Path, gallery: Path | None = None) -> None:
         """
         Args:
             dataset: name in Detectron2's catalogs; the truth is read from its records.
             count: images drawn, the first that come.
             file: the PNG to write.
+            gallery: a folder for the same pictures singly, as small JPEGs; None: none.
         """
+        self.gallery = gallery
         self.dataset, self.count, self.file = dataset, count, file
         self.rows: list[list[NDArray[np.uint8]]] = []
         self.samples: list[Sample] = []  # the same images, for loggers
@@ -48,6 +51,7 @@ class PictureEvaluator(DatasetEvaluator):
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
         )
+        self.stems: list[str] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Draw inputs and outputs in Detectron2's formats until there are enough."""
@@ -55,6 +59,7 @@ class PictureEvaluator(DatasetEvaluator):
             if len(self.rows) >= self.count:
                 return
             record = self.records[record["file_name"]]
+            self.stems.append(Path(record["file_name"]).stem)
             with Image.open(record["file_name"]) as file:
                 image = np.asarray(file.convert("RGB"))
             maps = [
@@ -69,6 +74,8 @@ class PictureEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, Any]:
         if self.rows:
             save_sheet(self.rows, ("image", "truth", "prediction"), self.file)
+            if self.gallery is not None:
+                save_gallery(self.stems, self.rows, self.gallery)
         return {}
 
     def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.visualize.evaluator import PictureEvaluator, truth_map
+from panoptic_dl.visualize.gallery import save_gallery
 from panoptic_dl.visualize.palette import class_colors, instance_color
 from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheet import save_sheet
@@ -99,7 +100,7 @@ def test_the_evaluator_draws_the_first_images_only(records, tmp_path):
     MetadataCatalog.get(name).set(
         stuff_classes=["a", "b"], thing_dataset_id_to_contiguous_id={1: 1}, label_divisor=1000
     )
-    evaluator = PictureEvaluator(name, 1, tmp_path / "out.png")
+    evaluator = PictureEvaluator(name, 1, tmp_path / "out.png", tmp_path / "gallery")
     evaluator.reset()
     output = {"panoptic_seg": (torch.zeros(6, 8, dtype=torch.int64), None)}
     evaluator.process(records[:1], [output])
@@ -107,3 +108,24 @@ def test_the_evaluator_draws_the_first_images_only(records, tmp_path):
     assert len(evaluator.rows) == 1
     assert evaluator.evaluate() == {}
     assert (tmp_path / "out.png").is_file()
+    kinds = ("image", "prediction", "truth")
+    gallery = sorted(file.name for file in (tmp_path / "gallery").iterdir())
+    assert gallery == [f"i_{kind}.jpg" for kind in kinds]
+
+
+def test_a_gallery_has_each_picture_once_and_none_of_an_earlier_evaluation(tmp_path):
+    folder = tmp_path / "gallery"
+    row = [np.full((900, 1800, 3), shade, np.uint8) for shade in (10, 120, 240)]
+    save_gallery(["old"], [row], folder)
+    (folder / "notes.txt").write_text("mine")
+    small = [np.full((1, 3, 3), 7, np.uint8)] * 3
+    save_gallery(["a/b", "a:b", "a" * 300], [row, small, small], folder)
+    names = ["a_b", "a_b-2", "a" * 120]
+    wanted = {f"{name}_{kind}.jpg" for name in names for kind in ("image", "truth", "prediction")}
+    assert {file.name for file in folder.iterdir()} == wanted | {"notes.txt"}
+    for kind, shade in (("image", 10), ("truth", 120), ("prediction", 240)):
+        with Image.open(folder / f"a_b_{kind}.jpg") as picture:
+            assert picture.size == (640, 320)
+            assert abs(int(np.asarray(picture).mean()) - shade) <= 1
+    with Image.open(folder / "a_b-2_truth.jpg") as picture:
+        assert picture.size == (3, 1)  # never enlarged

@@ -1,0 +1,124 @@
+"""What of a run stays in the repository: plain JSON, without paths of the machine that ran it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.report.runs.fields import Fields, read_json
+from panoptic_dl.report.runs.groups import family_of
+from panoptic_dl.report.runs.run import MEASURING, Attempt, Run
+
+FORMAT = 1
+PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?[/\\][^\s,'\"\]}]+")  # an absolute one
+
+
+def as_record(run: Run) -> dict[str, Any]:
+    """A finished run as JSON holds it."""
+    measured = run.results.get("measured") or {}
+    return {
+        "name": _without_paths(run.name),
+        "mode": run.mode,
+        "row": run.row,
+        "choices": {k: _without_paths(v) for k, v in sorted(run.choices.items())},
+        "overrides": [_without_paths(override) for override in run.overrides],
+        "command": _without_paths(run.command),
+        "seed": run.seed,
+        "family": family_of(run),
+        "revision": run.revision,
+        "changed": run.changed,
+        "environment": {
+            key: _without_paths(str(value)) if isinstance(value, str) else value
+            for key, value in sorted(run.environment.items())
+        },
+        "train": dict(sorted(run.train.items())),
+        "published_note": run.published_note or None,
+        "date": run.when[:10],
+        "wall_seconds": _number(run.wall_seconds),
+        "device_hours": _number(run.device_hours),
+        "metrics": {name: _number(value) for name, value in run.metrics.items()},
+        "dataset": run.results.get("dataset"),
+        "num_images": run.results.get("num_images"),
+        "measured": {key: measured[key] for key in ("scales", "flip") if key in measured},
+        "no_result": run.results.get("no_result") or run.trial or None,
+    }
+
+
+def as_run(record: Mapping[str, Any], where: str) -> Run:
+    """A run that gives the same tables as the one that was recorded.
+
+    Raises:
+        ValueError: the record is none; the message begins with `where`.
+    """
+    fields = Fields(record, where)
+    seed, day = fields.number("seed"), fields.text("date")
+    return Run(
+        folder=Path(),
+        label=fields.text("name", required=True),
+        name=fields.text("name"),
+        mode=fields.text("mode", required=True),
+        row=fields.text("row", required=True),
+        status="finished",
+        choices={str(k): str(v) for k, v in fields.object("choices").data.items()},
+        overrides=fields.texts("overrides"),
+        command=fields.text("command"),
+        seed=None if seed != seed else int(seed),
+        config_hash=fields.text("family"),
+        revision=fields.text("revision"),
+        changed=fields.flag("changed"),
+        environment=dict(fields.object("environment").data),
+        train=dict(fields.object("train").data),
+        published_note=fields.text("published_note"),
+        attempts=[Attempt(day, day, fields.number("wall_seconds"), "finished")],
+        wall_seconds=fields.number("wall_seconds"),
+        device_hours=fields.number("device_hours"),
+        metrics=fields.object("metrics").numbers(),
+        results={
+            key: record[key]
+            for key in ("dataset", "num_images", "measured", "no_result")
+            if record.get(key) is not None
+        },
+    )
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The records of a file; none where there is no file.
+
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
+    if not file.exists():
+        return []
+    data = read_json(file)
+    if data.get("format") != FORMAT:
+        raise ValueError(f"{file.name} has format {data.get('format')!r}, not {FORMAT}")
+    return [dict(fields.data) for fields in Fields(data, file.name).objects("runs")]
+
+
+def merged(old: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Records with the finished ones of `runs`, which replace those of the same config and seed."""
+    found = {_key(record): record for record in old}
+    for run in sorted(runs, key=lambda run: run.when):
+        if run.finished and run.mode in MEASURING and run.metrics:
+            record = as_record(run)
+            found[_key(record)] = record
+    return sorted(found.values(), key=lambda r: (r["row"], r["name"], r["mode"], str(r["seed"])))
+
+
+def records_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """The file's content."""
+    return json.dumps({"format": FORMAT, "runs": records}, indent=1, allow_nan=False) + "\n"
+
+
+def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    same = (record["row"], record["mode"], record["family"], record["seed"])
+    return same if record["seed"] is not None else (*same, record["date"], record["wall_seconds"])
+
+
+def _number(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def _without_paths(text: str) -> str:
+    return PATH.sub("PATH", text)

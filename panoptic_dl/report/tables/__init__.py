@@ -1,0 +1,1 @@
+"""Own figures beside published ones, with verdicts: data, Markdown, CSV and LaTeX."""

@@ -1,0 +1,36 @@
+"""Collect runs into a report: report.html, and the tables as .md, .csv and .tex.
+
+    python scripts/report.py outputs/sweeps/cityscapes_panoptic_conv --out outputs/report
+
+Folders are searched for runs, which know themselves by their run.json. The page is one file that
+opens without a network. Runs that cannot be read are named in it, with the reason.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from panoptic_dl.report.making import make_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("outputs/report"), metavar="DIR")
+    arguments = parser.parse_args()
+    try:
+        report = make_report(arguments.folders, arguments.out, made=time.strftime("%Y-%m-%d %H:%M"))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(report.markdown)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for file in report.files:
+        print(f"saved {file} ({file.stat().st_size / 1e3:,.0f} kB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""All that lies below the folders is found, or named with the reason why not."""
+
+import json
+import math
+import os
+
+import pytest
+
+from panoptic_dl.report.runs.collect import collect
+from panoptic_dl.report.runs.curves import read_curves, thinned
+
+from .run_folders import make_run
+
+
+def test_runs_are_found_at_any_depth_and_once(tmp_path):
+    make_run(tmp_path / "a" / "b" / "run")
+    make_run(tmp_path / "other")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    found = collect([tmp_path, tmp_path / "a", tmp_path])
+    assert sorted(run.label for run in found.runs) == [
+        f"{tmp_path.name}/{name}" for name in ("a/b/run", "other")
+    ]
+
+
+def test_a_run_folder_itself_can_be_named(tmp_path):
+    (run,) = collect([make_run(tmp_path / "mine")]).runs
+    assert run.label == "mine"
+    assert str(tmp_path) not in run.label
+
+
+def test_folders_of_the_same_name_keep_labels_apart(tmp_path):
+    folders = [make_run(tmp_path / part / "run") for part in "ab"]
+    assert [run.label for run in collect(folders).runs] == ["run", "run (2)"]
+
+
+def test_fields_arrive(tmp_path):
+    changes = {
+        "status": "failed",
+        "error": "out of memory\nsecond line",
+        "git": None,
+        "sweep": "table",
+        "seed": None,
+        "wall_seconds": None,
+    }
+    make_run(tmp_path, **changes, metrics={"PQ": 1.0})  # of an evaluation on the way
+    (run,) = collect([tmp_path]).runs
+    assert run.metrics == {}
+    assert (run.status, run.error, run.revision, run.seed) == ("failed", "out of memory", "", None)
+    assert math.isnan(run.wall_seconds)
+    assert run.settings["train.batch_size"] == "32"
+
+
+def test_null_figures_are_undecided(tmp_path):
+    make_run(tmp_path, metrics={"PQ": 60.0, "AP": math.nan})
+    (run,) = collect([tmp_path]).runs
+    assert run.metrics["PQ"] == 60.0
+    assert math.isnan(run.metrics["AP"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "run.json is empty"),
+        ('{"format": 1, "na', "run.json is no whole JSON file"),
+        ("[1]", "run.json holds a list"),
+        ("[" * 100_000, "run.json is no whole JSON file"),
+        ('{"format": 2}', "run.json has format 2"),
+        ('{"format": 1, "status": "asleep", "mode": "train", "row": "x"}', "status 'asleep'"),
+        ('{"format": 1, "status": "failed", "mode": "train"}', "run.json: row is missing"),
+        ('{"format": 1, "status": "failed", "mode": 3, "row": "x"}', "mode must be text"),
+        (
+            '{"format": 1, "status": "failed", "mode": "a", "row": "x", "metrics": {"PQ": "9"}}',
+            "run.json: metrics: PQ must be a number",
+        ),
+        ("\udcff", "run.json is no whole JSON file"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path, content, reason):
+    make_run(tmp_path / "good")
+    bad = make_run(tmp_path / "bad")
+    (bad / "run.json").write_bytes(content.encode(errors="surrogateescape"))
+    found = collect([tmp_path])
+    assert [run.label for run in found.runs] == ["good"]
+    (item,) = found.unreadable
+    assert item.label == "bad"
+    assert reason in item.reason
+    assert str(tmp_path) not in item.reason
+
+
+def test_a_run_that_may_not_be_read_is_named(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "run.json").symlink_to(folder / "gone")
+    (item,) = collect([tmp_path]).unreadable
+    assert item.reason == "run.json: No such file or directory"
+
+
+def test_a_folder_of_before_run_json_is_named(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.json").write_text("{}")
+    (item,) = collect([tmp_path]).unreadable
+    assert "no run.json" in item.reason
+
+
+@pytest.mark.parametrize(
+    ("yaml", "reason"),
+    [
+        ("a: [", "no whole YAML"),
+        ("just words", "holds no config"),
+        ("a: &a [*a]", "no whole YAML"),
+        ("a: &a [{x: 1},{x: 1},{x: 1}]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n"
+            for i in range(9)
+        ), "more than 20,000 values"),
+        ("!!python/object/apply:os.system ['false']", "no whole YAML"),
+    ],
+)  # fmt: skip
+def test_a_damaged_config_is_remarked_and_the_run_stays(tmp_path, yaml, reason):
+    make_run(tmp_path)
+    (tmp_path / ".hydra" / "resolved.yaml").write_text(yaml)
+    (run,) = collect([tmp_path]).runs
+    (remark,) = run.remarks
+    assert reason in remark
+    assert run.settings == {}
+
+
+def test_planned_rows_that_were_not_started_are_found(tmp_path):
+    make_run(tmp_path / "done")
+    rows = [{"folder": name, "overrides": [f"x={name}"]} for name in ("done", "never")]
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "name": "s", "rows": rows}))
+    (row,) = collect([tmp_path]).planned
+    assert (row.label, row.overrides) == ("never", ["x=never"])
+    (tmp_path / "sweep.json").write_text("{")
+    (item,) = collect([tmp_path]).unreadable
+    assert "sweep.json" in item.reason
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no run\.json below"):
+        collect([tmp_path])
+    with pytest.raises(ValueError, match="is no folder"):
+        collect([tmp_path / "wrong"])
+
+
+def test_curves_of_a_file_that_is_still_written(tmp_path):
+    lines = [
+        {"iteration": 9, "total_loss": 3.0, "lr": 0.1},
+        {"iteration": 9, "PQ": 10.0},
+        {"iteration": 19, "total_loss": 2.0},
+        {"iteration": 19, "total_loss": 1.0},  # written again after an interruption
+        {"iteration": 29, "total_loss": math.inf},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    file = tmp_path / "metrics.json"
+    file.write_text(text + "nonsense\n[]\n" + '{"iteration": 39, "total')
+    curves = read_curves(file)
+    assert curves.steps == {"total_loss": [(10, 3.0), (20, 1.0)], "lr": [(10, 0.1)]}
+    assert curves.evaluations == {"PQ": [(10, 10.0)]}
+    assert curves.damaged == 2
+    assert read_curves(tmp_path / "none").steps == {}
+
+
+def test_thinned_curves_keep_their_mean():
+    points = [(i, float(i % 7)) for i in range(1000)]
+    few = thinned(points, 100)
+    assert len(few) == 100
+    assert sum(y for _, y in few) / 100 == pytest.approx(sum(y for _, y in points) / 1000)
+    assert thinned(points, 1000) == points
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "results.json").unlink()
+    os.mkfifo(tmp_path / "results.json")
+    (run,) = collect([tmp_path]).runs
+    assert run.results == {}

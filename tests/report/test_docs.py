@@ -1,0 +1,118 @@
+"""docs/results.md is made from its data, and says what they say."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panoptic_dl.report.docs.page import results_page
+from panoptic_dl.report.docs.record import as_record, as_run, merged, read_records
+from panoptic_dl.report.runs.collect import collect
+from panoptic_dl.report.runs.groups import group_runs
+from panoptic_dl.report.tables.build import build_tables
+from panoptic_dl.report.tables.published import published_rows
+from panoptic_dl.report.tables.text import line_texts
+
+from .run_folders import make_run
+
+ROOT = Path(__file__).parents[2]
+CONV = "cityscapes_panoptic_xception65_conv"
+
+
+def publish(*arguments):
+    return subprocess.run(
+        [sys.executable, "scripts/publish_docs.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_page_of_this_repository_is_what_its_data_give():
+    text = results_page(read_records(ROOT / "docs" / "results.json"), published_rows())
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == text
+
+
+def test_a_record_gives_the_tables_of_its_run(tmp_path):
+    make_run(tmp_path / "a", CONV, seed=0, metrics={"PQ": 62.0, "mIoU": 79.4, "AP": math.nan})
+    make_run(tmp_path / "b", CONV, seed=1, metrics={"PQ": 63.0, "mIoU": 79.5, "AP": math.nan})
+    other = ["backbone.norm=GN"]
+    make_run(tmp_path / "c", CONV, overrides=other, settings={"backbone": {"norm": "GN"}})
+    make_run(tmp_path / "d", "toy_coco_panoptic_hrnet_tiny_conv", seed=None)
+    make_run(tmp_path / "e", CONV, overrides=["train.fast_dev_run=true"], settings={"x": 1})
+    runs = collect([tmp_path]).runs
+    records = json.loads(json.dumps(merged([], runs), allow_nan=False))
+    again = [as_run(record, "x") for record in records]
+
+    def content(runs):
+        tables = build_tables(group_runs(runs), published_rows())
+        return sorted(
+            (table.title, line.title, *line_texts(line, table), str(line.verdict))
+            for table in tables
+            for line in table.lines
+        )
+
+    assert content(again) == content(runs)
+
+
+def test_newer_runs_replace_those_of_the_same_config_and_seed(tmp_path):
+    make_run(tmp_path / "old" / "run", metrics={"PQ": 1.0})
+    records = merged([], collect([tmp_path / "old"]).runs)
+    make_run(tmp_path / "new" / "run", metrics={"PQ": 2.0})
+    make_run(tmp_path / "new" / "seed", seed=1, metrics={"PQ": 3.0})
+    make_run(tmp_path / "new" / "failed", seed=2, status="failed")
+    records = merged(records, collect([tmp_path / "new"]).runs)
+    assert [record["metrics"]["PQ"] for record in records] == [2.0, 3.0]
+
+
+names = st.text(st.characters(codec="ascii", categories=("Lu", "Ll", "Nd")), min_size=1, max_size=9)
+
+
+@given(st.lists(names, min_size=1, max_size=4), st.sampled_from(["", "[", "x,", "'"]))
+def test_records_hold_no_paths_of_a_machine(tmp_path_factory, parts, before):
+    path = "/" + "/".join(parts)
+    folder = tmp_path_factory.mktemp("run")
+    overrides = [f"dataset.root={before}{path}", f"weights=~{path}", "head=conv", f"x={parts[0]}/y"]
+    make_run(folder, overrides=overrides, command=f"python run.py run_dir={path} a={path}")
+    (run,) = collect([folder]).runs
+    record = as_record(run)
+    assert record["overrides"] == [
+        f"dataset.root={before}PATH",
+        "weights=PATH",
+        "head=conv",
+        f"x={parts[0]}/y",
+    ]
+    assert record["command"] == "python run.py run_dir=PATH a=PATH"
+
+
+def test_the_script_adds_runs_and_checks(tmp_path):
+    run = make_run(tmp_path / "run", metrics={"PQ": 62.7, "mIoU": 79.4})
+    make_run(tmp_path / "running", seed=1, status="running")
+    done = publish(tmp_path, "--docs", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "running is left out: running" in done.stderr
+    page = tmp_path / "results.md"
+    assert "| Xception-65 (1) | 62.7 | 62.6 | +0.1 |" in " ".join(page.read_text().split())
+    assert publish("--docs", tmp_path, "--check").returncode == 0
+    page.write_text(page.read_text().replace("62.7", "92.7"))
+    checked = publish("--docs", tmp_path, "--check")
+    assert checked.returncode == 1
+    assert "run `make results`" in checked.stderr
+    (run / "run.json").write_text("{")
+    done = publish(run, "--docs", tmp_path)
+    assert "run is left out: run.json is no whole JSON file" in done.stderr
+    assert "62.7" in page.read_text()  # the record of before stays
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 7}', '{"format": 1, "runs": [{}]}'])
+def test_damaged_data_are_an_error_and_not_replaced(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    done = publish("--docs", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: results.json")
+    assert (tmp_path / "results.json").read_text() == content
