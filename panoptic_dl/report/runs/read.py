@@ -1,6 +1,6 @@
 """Read a run's folder."""
 
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def _last_written(folder: Path) -> str:
     """A run that was killed still says that it is running: this tells for how long."""
     files = [file for name in ("log.txt", "metrics.json") if (file := folder / name).is_file()]
     newest = max((file.stat().st_mtime for file in files), default=0.0)
-    return datetime.fromtimestamp(newest).isoformat(timespec="seconds") if newest else ""
+    moment = datetime.fromtimestamp(newest, timezone.utc)
+    return moment.isoformat(timespec="seconds") if newest else ""
 
 
 def _beside(file: Path, read: Any, remarks: list[str]) -> Any:

@@ -62,6 +62,11 @@ class Run:
         return max([self.last_written, *(a.ended or a.started for a in self.attempts)])
 
     @property
+    def moment(self) -> str:
+        """The same for people: "2026-01-31 09:05"."""
+        return self.when[:16].replace("T", " ")
+
+    @property
     def trial(self) -> str:
         """Why its figures are none, such as a fast_dev_run; "" where they are."""
         if self.results.get("no_result"):

@@ -54,7 +54,7 @@ def judge(group: Group, row: PublishedRow) -> Verdict:
     """The verdict on runs of a row's parts."""
     run = group.first
     if not run.finished:
-        return Verdict(run.status, f"last line {run.when}" if run.status == "running" else "")
+        return Verdict(run.status, f"last line {run.moment}" if run.status == "running" else "")
     refused = refusal(run, row)
     if refused:
         return Verdict("no verdict", refused)
