@@ -83,8 +83,10 @@ def standing(
 
 
 def _said(folder: Path) -> str | None:
+    """The message that `user_errors` has left, without the error's type."""
     try:
-        return error_line((folder / "error.txt").read_text())
+        line = error_line((folder / "error.txt").read_text())
+        return line.partition(": ")[2] or line
     except (OSError, UnicodeDecodeError):
         return None
 
