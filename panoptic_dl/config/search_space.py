@@ -43,8 +43,8 @@ class SearchSpace:
     def lowest(self) -> dict[str, Any]:
         """One value of each key, to see whether a config with such keys can be composed."""
         return {
-            key: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low  # type: ignore[attr-defined]
-            for key, d in self.searched.items()
+            key: limits["choices"][0] if "choices" in limits else limits["low"]
+            for key, limits in self.limits().items()
         }
 
     def check_kinds(self, config: DictConfig) -> None:
@@ -56,7 +56,7 @@ class SearchSpace:
         for key, distribution in self.searched.items():
             own = _selected(config, key.lstrip("+"))
             if isinstance(distribution, FloatDistribution) and type(own) is int:
-                low, high = text(distribution.low), text(distribution.high)
+                low, high = f"{distribution.low:g}", f"{distribution.high:g}"
                 raise ValueError(
                     f"{key} holds whole numbers, such as {own}: "
                     f"'{key}=int(interval({low},{high}))' searches those"
@@ -78,6 +78,10 @@ class SearchSpace:
             if _can_draw(distribution, value):
                 found[key] = value
         return found
+
+    def limits(self) -> dict[str, dict[str, Any]]:
+        """By key: `choices`, or `low`, `high` and whether draws are even over their `log`."""
+        return {key: _limits(distribution) for key, distribution in self.searched.items()}
 
     def described(self) -> dict[str, str]:
         """Each distribution as text, to be compared with that of an earlier start."""
@@ -128,7 +132,8 @@ def _distribution(override: Override) -> BaseDistribution:
     if isinstance(value, IntervalSweep):
         ends: Any = (value.start, value.end)
         whole = all(isinstance(end, int) for end in ends)  # Hydra's are floats but for int(...)
-        return (IntDistribution if whole else FloatDistribution)(*ends, log="log" in value.tags)
+        numbers: Any = IntDistribution if whole else FloatDistribution
+        return numbers(*ends, log="log" in value.tags)
     if override.is_range_sweep() and not value.shuffle:
         steps: list[Any] = list(override.sweep_iterator())
         if len(steps) > 1:
@@ -139,6 +144,13 @@ def _distribution(override: Override) -> BaseDistribution:
     if not choices:
         raise ValueError("no values")
     return CategoricalDistribution(choices)
+
+
+def _limits(distribution: BaseDistribution) -> dict[str, Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return {"choices": list(distribution.choices)}
+    numbers: Any = distribution
+    return {"low": numbers.low, "high": numbers.high, "log": numbers.log}
 
 
 def _selected(config: DictConfig, key: str) -> Any:

@@ -142,7 +142,7 @@ class Study:
             "seed": self.seed,
             "starts_with_own": notes["starts_with_own"],
             "fixed": list(self.space.fixed),
-            "log": [k for k, d in self.space.searched.items() if getattr(d, "log", False)],
+            "space": self.space.limits(),
             "best": None if best is None else best.number,
             "importance": self._importance(finished),
             "trials": [

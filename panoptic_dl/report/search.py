@@ -76,14 +76,14 @@ def _head(record: Mapping[str, Any], best: Mapping[str, Any], figure: str) -> st
     if record["starts_with_own"] and first["value"] is not None and first is not best:
         lines[1] += f" The config's own values, trial 0: {first['value']:.2f}."
     if record["importance"]:
-        names = short_names(list(record["importance"]))
+        names = short_names(list(record["space"]))
         shares = ", ".join(f"{names[k]} {100 * s:.0f} %" for k, s in record["importance"].items())
         lines.append(f"What moved it (PED-ANOVA, a hint with few trials): {shares}.")
     return "\n".join([*lines, f"To run it again: `{best['command']}`"])
 
 
 def _table(trials: list[dict[str, Any]], figure: str, record: Mapping[str, Any]) -> str:
-    keys = list(dict.fromkeys(key for trial in record["trials"] for key in trial["values"]))
+    keys = list(record["space"])
     names = short_names(keys)
     rows = [
         [

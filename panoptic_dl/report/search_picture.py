@@ -28,7 +28,7 @@ def draw_search(record: Mapping[str, Any], file: Path, figure_name: str) -> None
     from .search import short_names
 
     keys = _keys(record)
-    names = short_names(list(dict.fromkeys(k for t in record["trials"] for k in t["values"])))
+    names = short_names(list(record["space"]))
     columns = min(COLUMNS, max(len(keys), 1))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(
@@ -111,19 +111,22 @@ def _draw_history(axes: Any, record: Mapping[str, Any], figure_name: str) -> Non
 
 
 def _draw_slice(axes: Any, record: Mapping[str, Any], key: str, name: str) -> None:
-    values = [trial["values"][key] for trial in record["trials"] if key in trial["values"]]
-    numeric = all(isinstance(value, (int, float)) for value in values)
-    if numeric:
-        _scatter(axes, record, lambda trial: trial["values"].get(key))
-        if key in record["log"]:
-            axes.set_xscale("log")
-        axes.margins(x=0.08)
-    else:
-        choices = list(dict.fromkeys(values))
-        places = {choice: place for place, choice in enumerate(sorted(choices))}
+    drawn_from = record["space"][key]
+    if "choices" in drawn_from:
+        places = {choice: place for place, choice in enumerate(drawn_from["choices"])}
         _scatter(axes, record, lambda trial: places.get(trial["values"].get(key)))
         axes.set_xticks(range(len(places)), [_cut(choice) for choice in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
+    else:
+        _scatter(axes, record, lambda trial: trial["values"].get(key))
+        low, high = drawn_from["low"], drawn_from["high"]
+        if drawn_from["log"]:
+            axes.set_xscale("log")
+            room = (high / low) ** 0.04
+            axes.set_xlim(low / room, high * room)
+        else:
+            room = 0.04 * (high - low) or 0.5
+            axes.set_xlim(low - room, high + room)
     share = (record["importance"] or {}).get(key)
     axes.set_title(name, loc="left", fontsize=10, color=INK)
     if share is not None:
@@ -195,9 +198,8 @@ def _limits(record: Mapping[str, Any]) -> tuple[float, float]:
 
 def _keys(record: Mapping[str, Any]) -> list[str]:
     """Searched keys, the ones that matter most first; at most `MOST`."""
-    keys = dict.fromkeys(key for trial in record["trials"] for key in trial["values"])
     shares = record["importance"] or {}
-    return sorted(keys, key=lambda key: -shares.get(key, 0.0))[:MOST]
+    return sorted(record["space"], key=lambda key: -shares.get(key, 0.0))[:MOST]
 
 
 def _finished(record: Mapping[str, Any]) -> list[dict[str, Any]]:
