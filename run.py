@@ -15,6 +15,7 @@ def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
     """What each process of the run does."""
     from panoptic_dl.config import allow, build
     from panoptic_dl.engine.requeue import requeue_when_stopped
+    from panoptic_dl.engine.run_state import note_figures, note_machine
     from panoptic_dl.engine.session import begin, user_errors
     from panoptic_dl.engine.signals import interruptible
 
@@ -22,7 +23,10 @@ def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
     requeue = requeue_when_stopped(config.launch.requeue)
     with interruptible(), user_errors(config.run_dir), requeue:
         begin(config.run_dir, config.seed, device)
-        return build(config.mode, device=device)
+        note_machine(config.run_dir, device)
+        results = build(config.mode, device=device)
+        note_figures(config.run_dir, results)
+        return results
 
 
 def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
@@ -49,22 +53,32 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from panoptic_dl.config.builder import allowed
-    from panoptic_dl.config.one_folder import found_again
+    from panoptic_dl.config.identity import identity, plain_yaml
+    from panoptic_dl.config.one_folder import found_again, is_first
     from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.requeue import check_requeue
+    from panoptic_dl.engine.run_state import recorded
     from panoptic_dl.engine.session import user_errors
+    from panoptic_dl.gpus import take_gpus
 
     hydra_config = HydraConfig.get()
+    mode = hydra_config.runtime.choices.get("mode")
     same_folder = found_again(hydra_config, config)
     config.run_dir = hydra_config.runtime.output_dir
-    with user_errors(config.run_dir):
+    trial = mode == "train" and config.train.fast_dev_run is True  # leaves no record of its own
+    with (
+        recorded(config.run_dir, writes=is_first(config) and not trial) as state,
+        user_errors(config.run_dir),
+    ):
+        state.begin(identity(config, hydra_config))
         check_types(config, hydra_config.overrides.task)
         check_requeue(config.launch.requeue, config.resume, same_folder)
-        if hydra_config.runtime.choices.get("mode") == "demo":
+        if mode == "demo":
             config = with_run_of_weights(config, hydra_config.overrides.task)
-    OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
-    with user_errors(config.run_dir):
+        state.resolved(plain_yaml(config))
+        OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
+        take_gpus(config.launch.num_gpus)
         results = start(config, allowed())
     return next(iter(results["metrics"].values())) if results else None
 

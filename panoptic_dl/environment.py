@@ -3,8 +3,10 @@
 import importlib
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "torch",
@@ -53,6 +55,34 @@ def describe_device(device: str) -> str:
     num_threads = torch.get_num_threads()
     threads = f"{num_threads} thread" + ("s" if num_threads > 1 else "")
     return f"{_processor()}, {threads}, torch {torch.__version__}"
+
+
+def measured_on(device: str) -> dict[str, Any]:
+    """Versions and the device's name, as `run.json` keeps them."""
+    import torch
+
+    cuda = torch.device(device).type == "cuda"
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "detectron2": detectron2_origin(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+    }
+
+
+def git_revision() -> dict[str, Any] | None:
+    """Revision of the checkout that runs, and whether files differ from it; None without git."""
+    try:
+        return {"revision": git("rev-parse HEAD").strip(), "changed": bool(git("status --short"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def git(command: str) -> str:
+    """What a git command says of the checkout that this file is in."""
+    folder, quiet = Path(__file__).parents[1], subprocess.DEVNULL
+    return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)
 
 
 def _processor() -> str:

@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
-    *("backbones", "classes", "config", "environment", "image_files"),
-    *("postprocess", "report", "visualize", "whole_files"),
+    *("backbones", "classes", "environment", "image_files"),
+    *("gpus", "postprocess", "report", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in LEAVES},
+    "config": {"gpus"},
     "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
     "data": {"classes", "image_files"},

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from panoptic_dl.gpus import give_out_gpus
+
 from .one_folder import agree_on_folder, is_first, under_torchrun
 
 
@@ -53,6 +55,16 @@ class CheckOutputFolder(Callback):
                 f"error: cannot write to the output folder {folder}: {error.strerror}. "
                 f"Choose another: {key}=FOLDER"
             ) from None
+
+
+class GiveOutGpus(Callback):
+    """Where jobs of a sweep run beside each other on this machine, each takes GPUs of its own."""
+
+    BESIDE = (".JoblibLauncher", ".LocalLauncher")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if str(config.hydra.launcher._target_).endswith(self.BESIDE):
+            give_out_gpus()
 
 
 class AfterSweep(Callback):

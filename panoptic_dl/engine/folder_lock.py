@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, name: str = FILE) -> Iterator[None]:
     """Hold the folder, for the main process of a run; the system lets go when the process ends.
 
     A record lock, which forked loader workers do not inherit, and which works over NFS.
@@ -22,7 +23,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it.
     """
-    path = folder / FILE
+    path = folder / name
     with path.open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,3 +41,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds such a lock; asking does not take it, not for a moment."""
+    try:
+        with path.open("rb") as file:
+            # struct flock of 64-bit Linux: type, whence, start, length, process.
+            question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:  # no such file, or a disk without locks
+        return False
+    return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK

@@ -18,7 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.environment import describe
+from panoptic_dl.environment import describe, git
 
 from .exit_codes import ExitCode
 from .interrupt import Interrupted
@@ -101,15 +101,9 @@ def user_errors(run_dir: str) -> Iterator[None]:
 def _git_state() -> str:
     """Revision and local changes of the checkout that runs, or that there is none."""
     try:
-        root = Path(__file__).parents[2]
         return "".join(
-            f"$ git {command}\n" + _git(command, root)
+            f"$ git {command}\n" + git(command)
             for command in ("rev-parse HEAD", "status --short", "diff HEAD")
         )
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout\n"
-
-
-def _git(command: str, folder: Path) -> str:
-    quiet = subprocess.DEVNULL
-    return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)

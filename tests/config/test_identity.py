@@ -1,0 +1,107 @@
+"""What a run says it is: the same hash wherever it runs, another where its figures may differ."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from panoptic_dl.config import compose
+from panoptic_dl.config.identity import (
+    command,
+    config_hash,
+    differing_keys,
+    figures_config,
+    identity,
+    plain_yaml,
+)
+
+TINY = ["backbone=hrnet_tiny", "dataset=toy_cityscapes"]
+
+
+def hashed(*overrides):
+    return config_hash(compose([*TINY, *overrides]), "train")
+
+
+SAME = [
+    "run_dir=elsewhere",
+    "resume=auto",
+    "launch.num_cpu_processes=2",
+    "train.num_workers=7",
+    "train.log_period=3",
+    "checkpoint.period=7",
+    "evaluation.per_class=true",
+    "evaluation.picture_count=0",
+    "dataset.root.root=/elsewhere",
+    "dataset.cache.folder=/elsewhere",
+    "name=mine",
+    "published={PQ: 50.0}",
+]
+OTHER = [
+    "seed=1",
+    "train.iterations=7",
+    "optimizer.lr=0.5",
+    "head=dsconv",
+    "task=semantic",
+    "backbone.norm=BN",
+    "dataset.crop_size=[64,64]",
+    "dataset.root.seed=4",
+    "evaluation.flip=true",
+    "train.precision=bf16",
+    "train.images_per_gpu=1",  # what batch normalisation sees at once
+    "weights=model.pth",
+]
+
+
+@pytest.mark.parametrize("override", SAME)
+def test_where_and_how_a_run_works_is_not_hashed(override):
+    assert hashed(override) == hashed() is not None
+
+
+@pytest.mark.parametrize("override", OTHER)
+def test_what_changes_figures_changes_the_hash(override):
+    assert hashed(override) not in (hashed(), None)
+    different = differing_keys(
+        figures_config(compose(TINY)), figures_config(compose([*TINY, override]))
+    )
+    key = override.partition("=")[0]
+    assert different
+    assert any(name.startswith((key, f"{key}.")) for name in different) or key in ("head", "task")
+
+
+def test_modes_differ():
+    assert config_hash(compose(TINY), "eval") != hashed()
+
+
+def test_a_config_that_cannot_be_resolved_has_no_hash():
+    config = OmegaConf.merge(compose(TINY), {"seed": "${nowhere.to.be.found}"})
+    assert config_hash(config, "train") is None
+
+
+def test_the_command_repeats_the_row_anywhere():
+    words = ["experiment=a", "sweep=table", "sweep.seeds=[0,1]", "resume=auto", "run_dir=/x/y"]
+    words += ["sweep_dir=/s", "weights=/data/net.pth", "dataset.root.root=/d", "name='my row'"]
+    assert (
+        command(words) == "python run.py experiment=a weights=net.pth 'name='\"'\"'my row'\"'\"''"
+    )
+
+
+def test_the_facts_of_a_run():
+    overrides = [*TINY, "seed=3"]
+    hydra = OmegaConf.create(
+        {
+            "mode": "RUN",
+            "overrides": {"task": overrides},
+            "runtime": {
+                "choices": {"mode": "train", "hydra/launcher": "basic", "experiment": None}
+            },
+            "sweep": {"dir": "outputs/sweeps/x"},
+        }
+    )
+    config = compose(overrides)
+    facts = identity(config, hydra)
+    assert facts["row"] == facts["name"] == "toy_cityscapes_panoptic_hrnet_tiny_conv"
+    assert facts["choices"] == {"mode": "train"}
+    assert facts["seed"] == 3
+    assert facts["sweep"] is None
+    assert facts["recipe"] == {"iterations": 500, "batch_size": 8, "lr": 1e-3}
+    assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
+    assert facts["config_hash"] == hashed("seed=3")
+    assert "${" not in plain_yaml(config)
