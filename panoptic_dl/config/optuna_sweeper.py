@@ -14,17 +14,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:  # Optuna takes a second to import, and most commands do not need it
-    from .search_space import SearchSpace
     from .search_study import Study
 
-# What figures do not depend on: a search goes on with other values of these.
-NO_PART = (
-    *("hydra", "run_dir", "sweep_dir", "resume", "launch", "logger", "name", "sweep", "mode"),
-    *("published", "published_note", "published_row", "choice"),
-    *("train.num_workers", "train.log_period"),
-)
 RESUMED = "resume=auto"
 
 
@@ -98,10 +92,11 @@ class Search(Sweeper):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with only_search_in(self.folder):
-                study = self._study(arguments)
-                with study.readable():
-                    code = self._search(study)
-        except (ValueError, OSError) as error:
+                code = self._search(self._study(arguments))
+        except OSError as error:
+            reason = error.strerror or error
+            raise SystemExit(f"error: {error.filename or self.folder}: {reason}") from None
+        except ValueError as error:
             raise SystemExit(f"error: {error}") from None
         if code:
             raise SystemExit(code)
@@ -123,7 +118,7 @@ class Search(Sweeper):
         return Study(
             self.folder,
             space,
-            _setting(own, space),
+            _setting(own),
             maximize=self.direction == "maximize",
             sampler=self.sampler,
             startup=self.startup,
@@ -223,23 +218,18 @@ class Search(Sweeper):
         return record
 
 
-def _setting(config: DictConfig, space: "SearchSpace") -> dict[str, Any]:
-    """What figures depend on besides the searched values: the config's leaves, not yet resolved."""
+def _setting(config: DictConfig) -> dict[str, Any]:
+    """What figures depend on besides the searched values, as JSON has it."""
+    from .identity import figures_config
+
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    return _flat(tree, {*NO_PART, *(key.lstrip("+") for key in space.searched)})
-
-
-def _flat(tree: Any, without: set[str], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if name in without:
-            continue
-        if isinstance(value, dict):
-            found.update(_flat(value, without, f"{name}."))
-        else:
-            found[name] = value
-    return found
+    hydra = tree.pop("hydra")
+    try:
+        figures = figures_config(OmegaConf.create(tree))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the config cannot be resolved: {error}") from error
+    chosen = hydra["runtime"]["choices"].get("mode")
+    return json.loads(json.dumps({**figures, "mode": chosen}, default=str))
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,28 +1,26 @@
-"""The trials of a search, kept by Optuna in one SQLite file from which the search goes on."""
+"""The trials of a search, kept by Optuna in a journal from which the search goes on."""
 
 import fcntl
 import math
 import os
-import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
+from .identity import differing_keys
 from .search_space import SearchSpace
 
-FILE = "search.db"
+FILE = "journal.jsonl"  # one change a line, as JSON: no data base, no pickle
 STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
-DAMAGED = (SQLAlchemyError, optuna.exceptions.OptunaError, sqlite3.Error, AssertionError)
 
 
 class Study:
@@ -33,10 +31,10 @@ class Study:
     end first).
 
     Args:
-        folder: holds `search.db`.
+        folder: holds `journal.jsonl`; only this process works in it.
         space: what is searched.
-        setting: what else the figures of trials depend on, as flat values by key. A search goes
-            on only with the same space and setting.
+        setting: what else the figures of trials depend on, as JSON has it. A search goes on only
+            with the same space and setting.
         maximize: whether larger figures are better.
         sampler: `tpe` or `random`.
         startup: trials that are drawn at random before `tpe` looks at figures.
@@ -44,7 +42,7 @@ class Study:
         first: values by key of the first trial; keys that are missing are drawn.
 
     Raises:
-        ValueError: the folder holds another search, or its file is damaged.
+        ValueError: the folder holds another search, or its journal is damaged.
     """
 
     def __init__(
@@ -62,35 +60,39 @@ class Study:
         self.folder, self.space, self.maximize = folder, space, maximize
         self.sampler, self.startup, self.seed = sampler, startup, seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self.readable():
-            self.study = optuna.create_study(
-                storage=_storage(folder / FILE),
+        self.study = self._opened()
+        earlier = self.study.user_attrs
+        description = {
+            "space": space.described(),
+            "setting": {**setting, "direction": "maximize" if maximize else "minimize"},
+        }
+        if "setting" in earlier:
+            self._refuse_another(earlier, description)
+        else:  # new, or killed before its first trial
+            if first and not self._trials():
+                self.study.enqueue_trial(dict(first))
+            self.study.set_user_attr("starts_with_own", set(first) == set(space.searched))
+            self.study.set_user_attr("space", description["space"])
+            self.study.set_user_attr("setting", description["setting"])
+
+    def _opened(self) -> optuna.Study:
+        file = self.folder / FILE
+        _end_with_a_line(file)
+        direction = StudyDirection.MAXIMIZE if self.maximize else StudyDirection.MINIMIZE
+        try:
+            backend = JournalFileBackend(str(file), _HeldAlready())  # type: ignore[arg-type]
+            return optuna.create_study(
+                storage=JournalStorage(backend),
                 study_name="search",
-                direction="maximize" if maximize else "minimize",
+                direction=direction,
                 load_if_exists=True,
             )
-            earlier = self.study.user_attrs
-            description = {"space": space.described(), "setting": dict(setting)}
-            description["setting"]["direction"] = "maximize" if maximize else "minimize"
-            if "setting" in earlier:
-                self._refuse_another(earlier, description)
-            else:  # new, or killed before its first trial
-                if first and not self._trials():
-                    self.study.enqueue_trial(dict(first))
-                self.study.set_user_attr("starts_with_own", set(first) == set(space.searched))
-                self.study.set_user_attr("space", description["space"])
-                self.study.set_user_attr("setting", description["setting"])
-
-    @contextmanager
-    def readable(self) -> Iterator[None]:
-        """Say which file is damaged or cannot be written, and what to do."""
-        try:
-            yield
-        except DAMAGED as error:
-            reason = str(getattr(error, "orig", None) or error or type(error).__name__)
+        except OSError:
+            raise
+        except Exception as error:  # lines that are not Optuna's can raise anything
             raise ValueError(
-                f"{self.folder / FILE} cannot be read or written: {reason.splitlines()[0]}. "
-                "Mend that and start again, or name another folder: sweep_dir=FOLDER"
+                f"{file} is damaged ({type(error).__name__}: {error}): put back a copy of it, or "
+                "name another folder: sweep_dir=FOLDER"
             ) from error
 
     def unfinished(self) -> list[int]:
@@ -183,14 +185,21 @@ class Study:
 
     def _refuse_another(self, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for part in ("space", "setting"):
-            was, wanted = earlier[part], now[part]
-            for key in sorted({*was, *wanted}):
-                if was.get(key) != wanted.get(key):
-                    raise ValueError(
-                        f"{self.folder} holds another search: {key} was {was.get(key)} there and "
-                        f"is {wanted.get(key)} now. Give what was given then, or name another "
-                        "folder: sweep_dir=FOLDER"
-                    )
+            for key in differing_keys(earlier[part], now[part])[:1]:
+                was, wanted = _at(earlier[part], key), _at(now[part], key)
+                raise ValueError(
+                    f"{self.folder} holds another search: {key} was {was} there and is {wanted} "
+                    "now. Give what was given then, or name another folder: sweep_dir=FOLDER"
+                )
+
+
+def _at(tree: Any, key: str) -> Any:
+    """The value of a dotted key; the keys of a search space have dots themselves."""
+    if key in tree:
+        return tree[key]
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return "nothing" if tree is None else tree
 
 
 def folder_name(number: int) -> str:
@@ -223,9 +232,22 @@ def only_search_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _storage(file: Path) -> optuna.storages.RDBStorage:
-    """SQLite opened by path: as part of a URL, a path with `{` or `?` would mean something else."""
-    connect = partial(sqlite3.connect, str(file), timeout=60, check_same_thread=False)
-    return optuna.storages.RDBStorage(
-        "sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool}
-    )
+def _end_with_a_line(file: Path) -> None:
+    """Cut off what a process had begun to write when it was killed."""
+    if not file.exists():
+        return
+    with file.open("rb+") as journal:
+        journal.truncate(journal.read().rfind(b"\n") + 1)
+
+
+class _HeldAlready:
+    """The journal's lock: nobody else writes, see `only_search_in`.
+
+    Optuna's own is a file that a killed process leaves behind.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
