@@ -119,7 +119,7 @@ class Study:
             for key, distribution in self.space.searched.items():
                 trial._suggest(key, distribution)
             frozen = self._trials()[number]
-        return {key: frozen.params[key] for key in self.space.searched}
+        return self._ordered(frozen.params)
 
     def tell(self, number: int, outcome: float | str) -> None:
         """End a trial with its figure, or with why there is none."""
@@ -153,12 +153,16 @@ class Study:
                     "folder": folder_name(trial.number),
                     "state": STATES[trial.state.name],
                     "value": trial.value if trial.state == TrialState.COMPLETE else None,
-                    "values": dict(sorted(trial.params.items())),
+                    "values": self._ordered(trial.params),
                     "error": notes.get(f"error of {trial.number}"),
                 }
                 for trial in begun
             ],
         }
+
+    def _ordered(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as their keys were given."""
+        return {key: values[key] for key in self.space.searched if key in values}
 
     def _importance(self, finished: list[FrozenTrial]) -> dict[str, float] | None:
         """Shares of the keys in the spread of figures (PED-ANOVA); None where that says nothing."""
