@@ -1,6 +1,8 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -45,13 +47,8 @@ def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
         return launch(work, config, allowed, num_gpus=None)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
-    """Run one job; return its first figure, for sweepers that optimise."""
-    global composed
-    composed = True
-    from hydra.core.hydra_config import HydraConfig
-
+def run(config: DictConfig, hydra_config: Any) -> float | None:
+    """One run, alone or a row of a sweep; return its first figure, for sweepers that optimise."""
     from panoptic_dl.config.builder import allowed
     from panoptic_dl.config.identity import identity, plain_yaml
     from panoptic_dl.config.one_folder import found_again, is_first
@@ -62,10 +59,7 @@ def main(config: DictConfig) -> float | None:
     from panoptic_dl.engine.session import user_errors
     from panoptic_dl.gpus import take_gpus
 
-    hydra_config = HydraConfig.get()
     mode = hydra_config.runtime.choices.get("mode")
-    same_folder = found_again(hydra_config, config)
-    config.run_dir = hydra_config.runtime.output_dir
     trial = mode == "train" and config.train.fast_dev_run is True  # leaves no record of its own
     with (
         recorded(config.run_dir, writes=is_first(config) and not trial) as state,
@@ -73,6 +67,7 @@ def main(config: DictConfig) -> float | None:
     ):
         state.begin(identity(config, hydra_config))
         check_types(config, hydra_config.overrides.task)
+        same_folder = found_again(hydra_config, config)
         check_requeue(config.launch.requeue, config.resume, same_folder)
         if mode == "demo":
             config = with_run_of_weights(config, hydra_config.overrides.task)
@@ -81,6 +76,38 @@ def main(config: DictConfig) -> float | None:
         take_gpus(config.launch.num_gpus)
         results = start(config, allowed())
     return next(iter(results["metrics"].values())) if results else None
+
+
+def run_row(config: DictConfig, hydra_config: Any) -> float | None:
+    """One row of a sweep: left alone if it is done, gone on with if it has begun."""
+    from panoptic_dl.config.identity import differences, identity
+    from panoptic_dl.engine.session import user_errors
+    from panoptic_dl.sweeps.row import failing_alone, standing
+
+    folder = Path(config.run_dir)
+    with failing_alone(folder):
+        with user_errors(config.run_dir):
+            facts = identity(config, hydra_config)
+            found = standing(folder, facts, config.resume, lambda: differences(config, folder))
+        if found.finished:
+            print(f"{folder.name}: finished already, left as it is")
+            return found.figure
+        config.resume = found.resume
+        return run(config, hydra_config)
+    return None
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """Run one job."""
+    global composed
+    composed = True
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_config = HydraConfig.get()
+    config.run_dir = hydra_config.runtime.output_dir
+    return (run_row if hydra_config.mode == RunMode.MULTIRUN else run)(config, hydra_config)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("classes", "environment", "evaluation", "models", "postprocess", "prediction_files"),
         *("report", "visualize", "weights", "whole_files"),
     },
+    "sweeps": {"engine"},
     "doctor": {  # looks at everything; nothing looks at it
         *("data", "engine", "environment", "evaluation", "image_files", "models"),
         *("weights", "whole_files"),

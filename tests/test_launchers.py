@@ -132,7 +132,7 @@ def test_launchers_run_every_job_in_its_folder(tmp_path, toy, launcher, num_proc
     assert done.returncode == 0, done.stdout + done.stderr
     folders = sorted(path.parent for path in tmp_path.glob("*/results.json"))
     name = "toy_cityscapes_panoptic_hrnet_tiny_conv"
-    assert [folder.name for folder in folders] == [f"0_{name}", f"1_{name}"]
+    assert [folder.name for folder in folders] == [f"{name}-seed=0", f"{name}-seed=1"]
     for seed, folder in enumerate(folders):
         assert holds_one_run(folder, num_processes)
         assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
@@ -165,7 +165,7 @@ def test_jobs_for_slurm_are_described_by_the_preset(tmp_path, toy):  # noqa: F81
     script = (tmp_path / "script.sh").read_text().splitlines()
     for line in ("nodes=1", "ntasks-per-node=1", "time=1440", "signal=USR2@120", "partition=tests"):
         assert f"#SBATCH --{line}" in script
-    assert holds_one_run(next((tmp_path / "sweep").glob("0_*")), 1)
+    assert holds_one_run(next((tmp_path / "sweep").glob("toy*")), 1)
 
 
 def test_torchrun_saves_on_sigterm(tmp_path, toy):  # noqa: F811

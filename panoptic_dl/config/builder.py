@@ -36,6 +36,7 @@ _allowed = [
     "panoptic_dl.evaluation.streaming",
     "panoptic_dl.models",
     "panoptic_dl.report",
+    "panoptic_dl.sweeps",
     "detectron2.data.transforms",
     "detectron2.evaluation",
     "detectron2.layers",

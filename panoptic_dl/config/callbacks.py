@@ -1,6 +1,8 @@
 """Look at the output folder before Hydra writes to it."""
 
+import json
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from panoptic_dl.gpus import give_out_gpus
 
 from .one_folder import agree_on_folder, is_first, under_torchrun
+from .sweep_plan import SweepError, leave_out, narrow, plan, with_seeds
 
 
 class CheckOutputFolder(Callback):
@@ -55,6 +58,56 @@ class CheckOutputFolder(Callback):
                 f"error: cannot write to the output folder {folder}: {error.strerror}. "
                 f"Choose another: {key}=FOLDER"
             ) from None
+
+
+class Sweep(Callback):
+    """Give a sweep its rows, their folders and its seeds; at its end say how the rows stand.
+
+    The program then ends with exit code 1 when a row has failed.
+
+    Args:
+        status: dotted name of a function from the sweep's folder to text (or None) and whether all
+            went well.
+    """
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        chosen = config.hydra.runtime.choices.get("sweep")
+        if chosen or config.sweep.seeds is not None:
+            what = f"sweep={chosen} is a table" if chosen else "sweep.seeds repeats rows"
+            raise SystemExit(f"error: {what}, for sweeps: python run.py -m ...")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            with read_write(config), open_dict(config):
+                narrow(config)
+                with_seeds(config)
+                found = plan(config)
+                if found is not None:
+                    leave_out(config, found.unsaid)
+                    self._keep(Path(config.hydra.sweep.dir), found.rows)
+        except (SweepError, OSError) as error:
+            raise SystemExit(f"error: {error}") from None
+
+    @staticmethod
+    def _keep(folder: Path, rows: Mapping[str, list[str]]) -> None:
+        named = [{"folder": name, "overrides": overrides} for name, overrides in rows.items()]
+        text = json.dumps({"format": 1, "name": folder.name, "rows": named}, indent=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "sweep.json.partial"
+        partial.write_text(text + "\n")
+        partial.replace(folder / "sweep.json")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from .builder import find_target
+
+        text, well = find_target(self.status)(Path(config.hydra.sweep.dir))
+        if text:
+            print(text)
+        if not well:
+            raise SystemExit(1)
 
 
 class GiveOutGpus(Callback):

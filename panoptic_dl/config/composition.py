@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,17 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def suggest(arguments: Sequence[str]) -> None:
     """After Hydra refused a command line, print to stderr which keys were probably meant."""
-    overrides = [_single(a) for a in arguments if "=" in a and not a.startswith("-")]
+    given = [a for a in arguments if "=" in a and not a.startswith("-")]
+    for override, text in ((one, as_text(one)) for one in given):
+        if text is not None:
+            for_shell = shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
+            print(
+                f"error: {override} has signs that mean something to Hydra; as plain text it is: "
+                f"{for_shell}",
+                file=sys.stderr,
+            )
+            return
+    overrides = [_single(one) for one in given]
     try:
         compose(overrides)
     except ConfigError as error:
@@ -90,6 +101,24 @@ def suggest(arguments: Sequence[str]) -> None:
             print(f"error: {empty[0]}: a group needs an option ({error})", file=sys.stderr)
     except Exception:  # the command line failed for a reason that Hydra has printed already
         return
+
+
+def as_text(override: str) -> str | None:
+    """An override that Hydra cannot parse, with quotes that let it; None where that is not it."""
+    key, _, value = override.partition("=")
+    if value[:1] in ("[", "{", "'", '"'):  # more likely a list or quote that was not closed
+        return None
+    quoted = f"{key}='" + re.sub(r"(\\*)(')", r"\1\1\\\2", value) + "'"
+    parser = OverridesParser.create()
+    try:
+        parser.parse_overrides([override])
+    except HydraException:
+        try:
+            (parsed,) = parser.parse_overrides([quoted])
+        except HydraException:
+            return None
+        return quoted if parsed.value() == value else None
+    return None
 
 
 def _single(override: str) -> str:

@@ -1,15 +1,17 @@
 """What a run is: its parts, its command, and a hash of what its figures depend on."""
 
+import copy
 import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+RESOLVED = ".hydra/resolved.yaml"  # the config that a run has left
 ROW = ("dataset", "task", "backbone", "head")
 
 # Where, how and in which words a run works. Figures do not depend on it (docs/long_runs.md says why
@@ -38,17 +40,19 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
     """
     tree: Any = OmegaConf.to_container(config, resolve=False)
     overrides = list(hydra.overrides.task)
+    mode = str(hydra.runtime.choices.get("mode"))
     in_sweep = hydra.mode == RunMode.MULTIRUN
     return {
         "name": _value(config, "name"),
-        "mode": hydra.runtime.choices.get("mode"),
+        "mode": mode,
         "row": "_".join(str(tree["choice"].get(group)) for group in ROW),
         "choices": choices(hydra),
         "overrides": overrides,
         "command": command(overrides),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
         "seed": _value(config, "seed"),
-        "config_hash": config_hash(config, str(hydra.runtime.choices.get("mode"))),
+        "config_hash": config_hash(config, mode),
+        "config_hash_any_seed": config_hash(config, mode, any_seed=True),
         "recipe": _value(config, "recipe_record"),
         "train": {
             key: _value(config, f"train.{key}") for key in ("iterations", "batch_size", "precision")
@@ -80,30 +84,35 @@ def command(overrides: Sequence[str]) -> str:
     return shlex.join(["python", "run.py", *words])
 
 
-def config_hash(config: DictConfig, mode: str) -> str | None:
-    """SHA-256 of what a run's figures depend on; None where the config cannot be resolved."""
-    try:
-        text = json.dumps([mode, _flat(figures_config(config))], sort_keys=True)
-    except Exception:  # a run with such a config ends, and says why
-        return None
-    return hashlib.sha256(text.encode()).hexdigest()
+def config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:
+    """SHA-256 of what a run's figures depend on, in hexadecimal digits.
+
+    Interpolations count as they are written: what they lead to is in the config itself, or belongs
+    to the machine.
+
+    Args:
+        any_seed: runs that differ in their seed only have the same one.
+    """
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    left = figures_config(tree)
+    if any_seed:
+        left.pop("seed", None)
+    return hashlib.sha256(json.dumps([mode, _flat(left)], sort_keys=True).encode()).hexdigest()
 
 
-def figures_config(config: DictConfig) -> dict[str, Any]:
-    """The resolved config without what figures do not depend on, nor what is there twice."""
-    left: Any = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
-    for key in NO_PART:
-        parent, _, leaf = key.rpartition(".")
-        node = OmegaConf.select(left, parent) if parent else left
-        if OmegaConf.is_dict(node) and leaf in node:
-            node[leaf] = None
-    evaluation = left.get("evaluation")
-    if OmegaConf.is_dict(evaluation):
-        for key in set(evaluation) - set(IN_EVALUATION):
-            evaluation[key] = None
-    left.pop("mode", None)  # copies of the rest
-    tree: Any = OmegaConf.to_container(left, resolve=True)
-    return tree
+def figures_config(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what figures do not depend on, and without `mode`: copies of the rest."""
+    left: dict[str, Any] = copy.deepcopy(dict(tree))
+    for key in (*NO_PART, "mode"):
+        *parents, leaf = key.split(".")
+        node: Any = left
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(leaf, None)
+    evaluation = left.get("evaluation") or {}
+    left["evaluation"] = {key: evaluation.get(key) for key in IN_EVALUATION}
+    return left
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -115,6 +124,15 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
         if first.get(key) != second.get(key) or (key in first) != (key in second)
     ]
     return sorted(different, key=lambda key: key.startswith("task."))
+
+
+def differences(config: DictConfig, folder: Path) -> list[str]:
+    """Keys that figures depend on and that the run in `folder` had otherwise."""
+    saved = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+    here = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(saved, dict) or not isinstance(here, dict):
+        return []
+    return differing_keys(*(figures_config(cast(Any, tree)) for tree in (saved, here)))
 
 
 def plain_yaml(config: DictConfig) -> str:

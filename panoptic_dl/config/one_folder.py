@@ -55,11 +55,12 @@ def has_time(place: Any, config: DictConfig) -> bool:
 
     Args:
         place: `hydra.run` or `hydra.sweep`.
-        config: has `run_dir`, which the folder usually is.
+        config: has `run_dir` and `sweep_dir`, which the folder usually is.
     """
     folder = _as_written(place, "dir")
-    if "${run_dir}" in folder:
-        folder += _as_written(config, "run_dir")
+    for key in ("run_dir", "sweep_dir"):
+        if f"${{{key}}}" in folder:
+            folder += _as_written(config, key)
     return "${now:" in folder
 
 

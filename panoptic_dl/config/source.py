@@ -80,3 +80,10 @@ def register() -> None:
     """Make the lazy configs known to Hydra; call before `hydra.main` or `compose`. Idempotent."""
     Plugins.instance().register(LazyConfigSource)
     Plugins.instance().register(LazySearchPath)
+    OmegaConf.register_new_resolver("row_folder", _row_folder, replace=True)
+
+
+def _row_folder(mode: str, name: str, said: str) -> str:
+    from .sweep_plan import row_folder  # imports Hydra's sweeper
+
+    return row_folder(mode, name, said)

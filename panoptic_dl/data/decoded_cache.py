@@ -31,10 +31,13 @@ class DecodedCache:
         max_gb: gigabytes (10^9 bytes) that all its files together may take.
 
     Raises:
-        DatasetError: the folder cannot be made or written to, or `max_gb` is not positive.
+        DatasetError: the folder has no name, or cannot be made or written to, or `max_gb` is not
+            positive.
     """
 
     def __init__(self, folder: str, max_gb: float) -> None:
+        if not folder.strip():  # it would be the current one
+            raise DatasetError("dataset.cache.folder is empty: name a folder, or null for no cache")
         self.folder = Path(folder).expanduser().absolute()
         self.max_bytes = int(max_gb * 1e9)
         self._is_open = True  # to more files

@@ -21,7 +21,7 @@ from .inputs import Input, find_inputs
 from .network import Prepared, Raw
 from .predictor import Predictor
 from .result import PanopticResult
-from .results import Results, files_of
+from .results import Results
 from .settings import DemoSettings
 from .stages import EndOfStream, Stages, Times
 from .video import SUFFIX, VideoReader, VideoWriter
@@ -101,7 +101,7 @@ def demo(
     logger.info("%d images in %.1f s, %.3g images/s", run.done, seconds, rate)
     for line in run.times.lines(choices.workers):
         logger.info("%s", line)
-    logger.info("Results: %s", files_of(results.folder, results.kinds))
+    logger.info("Results: %s", results.places())
     if run.failures:
         raise DemoError(_failed(run.failures, len(found.inputs)))
     return {"metrics": {"images/s": rate, "images": run.done}}

@@ -106,7 +106,6 @@ class Network:
         for image in batch:
             height, width = self.size_of_maps(image)
             samples.append({"image": image.tensor, "height": height, "width": width})
-        # Not `forward`, which wants 32 x 32 pixels at least: padding here makes up for the rest.
         images = self.model.preprocess(samples)
         maps = self.model.network(images.tensor)
         if not self.is_panoptic:

@@ -9,7 +9,7 @@ Each file is there whole or not at all. H W pixels.
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ class Results:
             self._images.sort(key=lambda image: image["id"])
             self._parts().merge([image["id"] for image in self._images])
 
+    def places(self) -> str:
+        """Where results are, for the log."""
+        files = [*self.kinds, *([f"{JSON}.json"] if self.settings.save else [])]
+        return ", ".join(str(self.folder / file) for file in files)
+
     def _parts(self) -> JsonParts:
         categories = [
             {"id": i, "name": name, "color": list(color), "isthing": int(i in self._things)}
@@ -143,8 +148,3 @@ def _corner_and_size(box: tuple[int, int, int, int]) -> list[int]:
     """[x, y, width, height] of (x0, y0, x1, y1), in pixels."""
     left, top, right, bottom = box
     return [left, top, right - left, bottom - top]
-
-
-def files_of(folder: Path, kinds: Mapping[str, Any] | Sequence[str]) -> str:
-    """Where results are, for the log."""
-    return ", ".join(str(folder / kind) for kind in kinds)

@@ -6,11 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from panoptic_dl.data.errors import DatasetError
+
 from .patient import Patient
 from .verdicts import State, Verdict, from_error
 
 logger = logging.getLogger(__name__)
 
+OWN_DATA = (
+    'correct what is named, then run this again; "When something is refused" in '
+    "docs/custom_dataset.md says more"
+)
 UNEXPECTED = "log.txt in the run's folder has the whole error: please report it with that file"
 
 
@@ -80,4 +86,5 @@ def _make(check: Check, patient: Patient, rows: dict[str, Row]) -> Verdict | Non
         return check.look(patient)
     except (Exception, SystemExit) as error:  # official scripts end the program where data is bad
         logger.debug("%s failed", check.title, exc_info=True)
-        return from_error(error, check.cure)
+        own = patient.has_own_data and isinstance(error, DatasetError)
+        return from_error(error, OWN_DATA if own else check.cure)

@@ -6,6 +6,8 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from panoptic_dl.data.catalog.own_data import FORMATS
+
 from .data.split import Split
 
 
@@ -73,6 +75,11 @@ class Patient:
     def row(self) -> str:
         """The name of the row: dataset_task_backbone_head."""
         return "_".join(self.choice[group] for group in ("dataset", "task", "backbone", "head"))
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the dataset is somebody's own: sizes, areas and crowds need not be listed."""
+        return self.choice["dataset"] in FORMATS
 
     @property
     def num_processes(self) -> int:

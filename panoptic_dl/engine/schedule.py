@@ -5,6 +5,16 @@ from typing import Any
 from detectron2.engine import hooks
 
 
+def check_length(schedule: Any, iterations: int) -> None:
+    """Raise ValueError where a schedule ends before training: a power of less than 0 is none."""
+    length = getattr(schedule, "max_iters", iterations)
+    if length < iterations:
+        raise ValueError(
+            f"schedule.max_iters={length} is shorter than train.iterations={iterations}: leave it "
+            "out, and it is as long"
+        )
+
+
 class ScheduleHook(hooks.LRScheduler):
     """Detectron2's hook, which steps the schedule every iteration and logs the learning rate.
 

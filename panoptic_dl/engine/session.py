@@ -92,7 +92,8 @@ def user_errors(run_dir: str) -> Iterator[None]:
     except KeyboardInterrupt:
         there = Path(run_dir, "last_checkpoint").is_file()
         how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
-        print(f"\ninterrupted{how}", file=sys.stderr)
+        if comm.is_main_process():  # others are ended so when one of them failed, which says why
+            print(f"\ninterrupted{how}", file=sys.stderr)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except ProcessExitedException as error:  # one of our processes ended, and said why
         raise SystemExit(error.exit_code) from None

@@ -33,7 +33,7 @@ from .performance import Performance, performing, prepare_model
 from .rehearsal import fresh_folder, shortened
 from .run_record import RunRecord
 from .saving import EvaluateOnTheWay, SaveOnTheWay
-from .schedule import ScheduleHook
+from .schedule import ScheduleHook, check_length
 from .train_settings import CheckpointSettings, TrainSettings
 from .trainer import Loader, Trainer
 
@@ -148,7 +148,9 @@ def train(
         return results.get("metrics", {})
 
     # These first: the schedule's state is in checkpoints.
-    trainer.register_hooks([hooks.IterationTimer(), ScheduleHook(built, schedule(built))])
+    rates = schedule(built)
+    check_length(rates, numbers.iterations)
+    trainer.register_hooks([hooks.IterationTimer(), ScheduleHook(built, rates)])
     if average is not None:
         trainer.register_hooks([UpdateAverage(average, lambda: trainer.skipped)])
     with contextlib.ExitStack() as held:

@@ -16,8 +16,6 @@ from torch import Tensor
 # targets.
 Sample = dict[str, Any]
 
-MIN_SIZE = 32
-
 
 def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
     """Batches are padded to multiples of this: `size_divisibility`, or if 0 the backbone's.
@@ -40,7 +38,7 @@ def coarsest_stride(backbone: Backbone) -> int:
 
 
 def check_images(samples: Sequence[Sample], num_channels: int) -> None:
-    """Raise ValueError unless every sample has an image (`num_channels`, H, W) with H, W >= 32."""
+    """Raise ValueError unless every sample has an image (`num_channels`, H, W) with pixels."""
     if not samples:
         raise ValueError("the batch is empty: pass a list with at least one dict")
     for index, sample in enumerate(samples):
@@ -52,10 +50,10 @@ def check_images(samples: Sequence[Sample], num_channels: int) -> None:
                 f"{_name(index, sample)} has shape {shape}: expected ({num_channels}, H, W), "
                 "one channel for each number of pixel_mean"
             )
-        if min(shape[1:]) < MIN_SIZE:
+        if not min(shape[1:]):
             raise ValueError(
-                f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: at least "
-                f"{MIN_SIZE} x {MIN_SIZE} are needed, so enlarge or pad it"
+                f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: leave it out, or "
+                "enlarge it; was a long strip resized to nothing?"
             )
 
 

@@ -57,7 +57,7 @@ class DeepLabV3Plus(SemanticSegmentor):
 
         Args:
             batched_inputs: one dict per image, with
-                "image": (C, h, w) in the units of `pixel_mean`, at least 32 x 32; sizes may differ
+                "image": (C, h, w) in the units of `pixel_mean`, of any size; sizes may differ
                     in a batch;
                 "height", "width": size of the prediction, by default that of the image;
                 in training "sem_seg": (h, w) int64 labels.

@@ -89,7 +89,7 @@ def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def combine_benchmarks(folder: Path) -> str | None:
     """Table, JSON and picture of all results below a sweep's folder; None where there is none."""
-    files = sorted(folder.glob("*/benchmark.json"), key=_job)
+    files = _in_order(folder)
     if not files:
         return None
     results = [json.loads(file.read_text()) for file in files]
@@ -177,7 +177,13 @@ def _effect(effect: Mapping[str, Any]) -> str:
     return text
 
 
-def _job(file: Path) -> tuple[int, str]:
-    """Sweeps number their jobs: 2_name comes before 10_name."""
-    number = file.parent.name.partition("_")[0]
-    return (int(number) if number.isdigit() else 0, file.parent.name)
+def _in_order(folder: Path) -> list[Path]:
+    """The results below a sweep's folder, in the order of its plan."""
+    try:
+        rows = json.loads((folder / "sweep.json").read_bytes())["rows"]
+        order = [row["folder"] for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        order = []
+    files = sorted(folder.glob("*/benchmark.json"))
+    known = [f for name in order for f in files if f.parent.name == name]
+    return known or files

@@ -156,5 +156,5 @@ def _note(absent: list[str], width: int) -> str:
 
 
 def _short(name: str) -> str:
-    """COCO's merged classes without their suffix, as on pictures."""
-    return name.split("-merged")[0]
+    """COCO's merged classes without their suffix, as on pictures; matplotlib sees no formula."""
+    return name.split("-merged")[0].replace("$", r"\$")

@@ -39,7 +39,8 @@ def draw_confusions(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [name.split("-merged")[0] for name in names]
+    # A pair of dollars would be a formula to matplotlib.
+    names = [name.split("-merged")[0].replace("$", r"\$") for name in names]
     shown = worst_classes(counts, most)
     table, columns = _table(counts, names, shown)
     pairs = worst_pairs(counts, listed)

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import ConfigError, build, compose
+from panoptic_dl.config.composition import suggest
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = sorted(
@@ -148,6 +150,20 @@ def test_the_command_line_names_what_was_meant():
     assert done.returncode == 1
     assert "Did you mean: backbone.norm" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["photo (1).jpg", "Müller.jpg", "~/x.jpg", "a=b.jpg", "it's.jpg"])
+def test_the_command_line_says_how_to_write_a_text(name, capsys):
+    suggest(["mode=demo", f"input={name}"])
+    (_, said) = capsys.readouterr().err.strip().split("as plain text it is: ")
+    (override,) = shlex.split(said)  # as the shell hands it over
+    assert compose(["mode=demo", override]).input == name
+
+
+@pytest.mark.parametrize("whole", ["input=a.jpg", "input=[a,b", "input='a"])
+def test_no_quotes_are_advised_where_they_are_not_what_is_missing(whole, capsys):
+    suggest([whole])
+    assert not capsys.readouterr().err
 
 
 def test_help_lists_groups_and_options():

@@ -70,9 +70,11 @@ def test_modes_differ():
     assert config_hash(compose(TINY), "eval") != hashed()
 
 
-def test_a_config_that_cannot_be_resolved_has_no_hash():
-    config = OmegaConf.merge(compose(TINY), {"seed": "${nowhere.to.be.found}"})
-    assert config_hash(config, "train") is None
+def test_seeds_of_one_row_have_a_hash_in_common():
+    first, second = (compose([*TINY, f"seed={seed}"]) for seed in (0, 1))
+    assert config_hash(first, "train", any_seed=True) == config_hash(second, "train", any_seed=True)
+    other = compose([*TINY, "optimizer.lr=0.5"])
+    assert config_hash(first, "train", any_seed=True) != config_hash(other, "train", any_seed=True)
 
 
 def test_the_command_repeats_the_row_anywhere():

@@ -81,6 +81,17 @@ def test_a_changed_file_is_decoded_anew_and_the_old_one_goes(cache, image):
     assert used(cache) == files(cache)[0].stat().st_size
 
 
+def test_a_file_of_another_size_is_decoded_anew_whatever_its_time(cache, image):
+    os.utime(image, ns=(1, 1))
+    before = open_source(image, "RGB", cache).rows(20).copy()
+    with open(image, "ab") as file:  # readers of PNG mind no bytes behind its end
+        file.write(b"more")
+    os.utime(image, ns=(1, 1))
+    decoded = np.zeros_like(before)
+    assert np.array_equal(cache.get(image, "RGB", lambda: decoded), decoded)
+    assert len(files(cache)) == 1
+
+
 def test_the_limit_is_kept_and_said_once(tmp_path, caplog):
     cache = DecodedCache(str(tmp_path / "cache"), 5000 / 1e9)  # two of 1928 bytes
     for number in range(5):
@@ -141,6 +152,8 @@ def test_a_cache_that_cannot_be_is_refused(tmp_path):
         DecodedCache(str(tmp_path / "file"), 1)
     with pytest.raises(DatasetError, match=r"dataset\.cache\.max_gb=0 must be above 0"):
         DecodedCache(str(tmp_path / "cache"), 0)
+    with pytest.raises(DatasetError, match=r"dataset\.cache\.folder is empty: .* null"):
+        decoded_cache("", 100)
 
 
 def test_without_a_folder_there_is_none(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """mode=train on a tiny model: figures, files, precision, accumulation, refusals."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -42,6 +43,13 @@ def test_the_learning_rate_warms_up_and_decays_every_iteration(tmp_path):
     warmup = [0.001, 0.5005, 1, 1, 1, 1]
     wanted = [0.05 * w * (1 - i / 6) ** 0.9 for i, w in enumerate(warmup)]
     assert [line["lr"] for line in metrics(tmp_path)] == pytest.approx(wanted)
+
+
+def test_a_schedule_that_ends_before_training_is_refused(tmp_path):
+    short = partial(WarmupPolyLR, max_iters=5, warmup_iters=2)
+    with pytest.raises(ValueError, match=r"max_iters=5 is shorter than train\.iterations=6"):
+        run_training(tmp_path, schedule=short)
+    run_training(tmp_path / "longer", schedule=partial(WarmupPolyLR, max_iters=9, warmup_iters=2))
 
 
 def test_evaluation_during_training(tmp_path):

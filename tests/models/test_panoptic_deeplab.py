@@ -218,7 +218,7 @@ def test_a_target_of_another_size_is_named(model):
         ([{"sem_seg": torch.zeros(32, 32)}], r'has no "image", only \[\'sem_seg\'\]'),
         ([{"image": torch.zeros(1, 64, 64)}], r"shape \(1, 64, 64\): expected \(3, H, W\)"),
         ([{"image": torch.zeros(64, 64)}], r"shape \(64, 64\): expected \(3, H, W\)"),
-        ([{"image": torch.zeros(3, 64, 20)}], "64 x 20 pixels: at least 32 x 32"),
+        ([{"image": torch.zeros(3, 64, 0)}], "64 x 0 pixels: leave it out"),
     ],
 )
 def test_a_wrong_image_is_described(model, training, batch, message):

@@ -123,6 +123,20 @@ def test_rows_are_percentages_of_true_classes(tmp_path, drawn):
     require_readable(drawn[0])
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path, drawn):
+    names = ["$$ <b>", "US$ in CA$", "one $"]
+    draw_class_bars(
+        dict(zip(names, (1.0, 2.0, math.nan), strict=True)),
+        tmp_path / "a.png",
+        title="t",
+        measure="PQ",
+    )
+    draw_confusions(counts_of(3), names, tmp_path / "b.png", title="t")
+    for figure in drawn:
+        require_readable(figure)
+        assert any(r"US\$ in CA\$" in text for text in words(figure))
+
+
 @pytest.mark.parametrize("counts", [np.zeros((3, 4), np.int64), np.eye(3, 4, dtype=np.int64)])
 def test_without_confusions(tmp_path, drawn, counts):
     draw_confusions(counts, ["a", "b", "c"], tmp_path / "a.png", title="t")

@@ -54,7 +54,7 @@ def own_classes(
             splits[0].require_annotations()
         except DatasetError as error:
             raise DatasetError(
-                f"{error}\n             A trained model without its dataset: "
+                f"{error};\n             for a trained model without its dataset: "
                 "dataset.classes_file=RUN/classes.json"
             ) from error
     return read_categories(files).classes

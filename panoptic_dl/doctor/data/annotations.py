@@ -9,7 +9,8 @@ from ..verdicts import Verdict, judge
 from .cures import Made, cure
 from .split import Split
 
-NEEDED = ("id", "category_id", "area")  # the official scripts read all of them
+NEEDED = ("id", "category_id")
+MEASURED = (*NEEDED, "area")  # the official scripts read all of them
 LARGEST_ID = 256**3 - 1
 
 
@@ -20,17 +21,20 @@ def look_at_annotations(title: str, patient: Patient) -> Verdict | None:
         return None
     content = split.content
     num_segments = sum(len(a.get("segments_info", ())) for a in content["annotations"])
-    file = split.panoptic_json
+    file, own = split.panoptic_json, patient.has_own_data
     return judge(
         f"{len(content['annotations']):,} images with {num_segments:,} segments",
         f"problems in {file}",
         cure(patient, title, Made.PREPARED),
-        [f"{file}: {problem}" for problem in (*_listed_badly(split), *_segments(split))],
+        [
+            f"{file}: {problem}"
+            for problem in (*_listed_badly(split, own=own), *_segments(split, own=own))
+        ],
         [f"{file}: {problem}" for problem in _unused(split)],
     )
 
 
-def _listed_badly(split: Split) -> Iterator[str]:
+def _listed_badly(split: Split, *, own: bool) -> Iterator[str]:
     images, annotations = split.content["images"], split.content["annotations"]
     for what, values in (
         ("image id", [image.get("id") for image in images]),
@@ -44,7 +48,7 @@ def _listed_badly(split: Split) -> Iterator[str]:
         if annotation.get("image_id") not in known:
             yield f"an annotation is of image {annotation.get('image_id')}, which is not listed"
     for image in images:
-        if not {"height", "width"} <= image.keys():
+        if not own and not {"height", "width"} <= image.keys():
             yield f"image {image.get('id')} has no height or width"
 
 
@@ -55,14 +59,15 @@ def _unused(split: Split) -> Iterator[str]:
             yield f"image {image.get('id')} has no annotation: it is not used"
 
 
-def _segments(split: Split) -> Iterator[str]:
+def _segments(split: Split, *, own: bool) -> Iterator[str]:
+    needed = NEEDED if own else MEASURED
     for annotation in split.content["annotations"]:
         where = annotation.get("file_name")
         segments = annotation.get("segments_info", ())
         for number, count in _several([segment.get("id") for segment in segments]):
             yield f"{count} segments of {where} have the id {number}"
         for segment in segments:
-            missing = [key for key in NEEDED if key not in segment]
+            missing = [key for key in needed if key not in segment]
             if missing:
                 yield f"segment {segment.get('id')} of {where} has no {', '.join(missing)}"
             elif type(segment["id"]) is not int or not 0 < segment["id"] <= LARGEST_ID:

@@ -60,16 +60,17 @@ def _categories(split: Split) -> Iterator[str]:
 
 
 def look_at_crowds(title: str, patient: Patient) -> Verdict | None:
-    """`iscrowd` is there, is 0 or 1, and is 1 for things only."""
+    """`iscrowd` is there, but for own data, is 0 or 1, and is 1 for things only."""
     split = patient.splits[title]
     if split.panoptic_json is None:
         return None
     things = _things(split)
     failures, warnings = [], []
+    default = 0 if patient.has_own_data else None
     crowds = total = 0
     for annotation in split.content["annotations"]:
         for segment in annotation.get("segments_info", ()):
-            crowd, total = segment.get("iscrowd"), total + 1
+            crowd, total = segment.get("iscrowd", default), total + 1
             where = f"segment {segment.get('id')} of {annotation.get('file_name')}"
             if crowd not in (0, 1):
                 failures.append(

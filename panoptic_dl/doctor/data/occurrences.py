@@ -3,7 +3,8 @@
 from collections import Counter
 
 from ..patient import Patient
-from ..verdicts import State, Verdict, ok, warn
+from ..verdicts import State, Verdict, fail, ok, warn
+from .cures import Made, cure
 from .split import Split
 
 SHOWN = 8
@@ -20,6 +21,10 @@ def look_at_occurrences(title: str, patient: Patient) -> Verdict:
     if not absent:
         rarest = min(range(len(names)), key=lambda index: counts[index])
         return ok(f"all {len(names)} occur, the rarest is {names[rarest]}")
+    if len(absent) == len(names):
+        return fail(
+            "no class occurs: nothing can be learnt or measured", cure(patient, title, Made.LABELS)
+        )
     few = len(absent) <= SHOWN
     return warn(
         f"{len(absent)} of {len(names)} never occur" + (f": {', '.join(absent)}" if few else ""),

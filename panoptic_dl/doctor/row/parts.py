@@ -4,6 +4,8 @@ import warnings
 
 from torch import nn
 
+from panoptic_dl.engine.schedule import check_length
+
 from ..patient import Patient
 from ..verdicts import Verdict, ok
 
@@ -19,6 +21,7 @@ def look_at_optimizer(patient: Patient) -> Verdict:
     """Optimizer and schedule can be made for the model."""
     optimizer = patient.part("optimizer")(patient.part("model"))
     schedule = patient.part("schedule")(optimizer)
+    check_length(schedule, patient.train["iterations"])
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     return ok(
         f"{type(optimizer).__name__}, {len(rates)} groups, rate {max(rates):.3g}, "

@@ -1,0 +1,127 @@
+"""The rows of a sweep: which they are, and the folder of each, under the same name every time."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from .composition import compose_unchecked, is_choice
+
+LONGEST = 150  # of a folder's name; file systems take 255 bytes
+
+
+class SweepError(ValueError):
+    """A sweep that cannot be; the message says how it could."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run.
+
+    Attributes:
+        rows: overrides of each, by the name of its folder.
+        unsaid: swept keys that stand in the folders' names, because the rows' names lack them.
+    """
+
+    rows: Mapping[str, list[str]]
+    unsaid: list[str]
+
+
+def narrow(config: DictConfig) -> None:
+    """Let the command line's `backbone=hrnet48` stand in place of a table's `backbone` column."""
+    params = config.hydra.sweeper.get("params")
+    if params:
+        given = {_key(text) for text in config.hydra.overrides.task}
+        config.hydra.sweeper.params = {k: v for k, v in params.items() if k not in given}
+
+
+def with_seeds(config: DictConfig) -> None:
+    """Have `sweep.seeds` repeat every row of a sweep.
+
+    Args:
+        config: the sweep's own, `hydra` included; its sweeper gets the seeds.
+
+    Raises:
+        SweepError: seeds are given twice, are none, or the sweeper is not Hydra's own.
+    """
+    seeds = config.sweep.seeds
+    if seeds is None:
+        return
+    wanted = "sweep.seeds=[0,1,2]: whole numbers, each once"
+    if not OmegaConf.is_list(seeds) or not seeds or len(set(seeds)) < len(seeds):
+        raise SweepError(f"sweep.seeds={seeds}: {wanted}")
+    if not all(type(seed) is int for seed in seeds):
+        raise SweepError(f"sweep.seeds={seeds}: {wanted}")
+    params = config.hydra.sweeper.get("params") or {}
+    if "seed" in params or any(o.partition("=")[0] == "seed" for o in config.hydra.overrides.task):
+        raise SweepError("sweep.seeds and seed: give one of them")
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
+    config.hydra.sweeper.params = {**params, "seed": ",".join(str(seed) for seed in seeds)}
+
+
+def plan(config: DictConfig) -> Plan | None:
+    """The rows of Hydra's own sweeper; None for others, which decide as they go.
+
+    Args:
+        config: the sweep's own, `hydra` included.
+
+    Raises:
+        SweepError: two rows are the same.
+    """
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        return None
+    params = config.hydra.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    overrides = OverridesParser.create().parse_overrides(words)
+    swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    mode = str(config.hydra.runtime.choices.get("mode"))
+    names = [_name(job) for job in jobs]
+    said = [key for key in swept if is_choice(f"{key}=")]
+    for unsaid in ([key for key in swept if key not in said], swept):
+        folders = [row_folder(mode, n, _said(j, unsaid)) for n, j in zip(names, jobs, strict=True)]
+        if len(set(folders)) == len(folders):
+            return Plan(dict(zip(folders, map(list, jobs), strict=True)), unsaid)
+    twice = next(folder for folder in folders if folders.count(folder) > 1)
+    raise SweepError(f"two rows of this sweep are the same: {twice}")
+
+
+def row_folder(mode: str, name: str, said: str) -> str:
+    """The folder of a row: its name, what the name does not say, the mode if it is not training.
+
+    Long ones end in a hash of the rest; characters that file systems dislike become `_`.
+    """
+    text = "-".join(filter(None, ["" if mode == "train" else mode, name, said]))
+    safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)
+    if safe != text or len(safe) > LONGEST:
+        ending = hashlib.sha256(text.encode()).hexdigest()[:8]
+        safe = f"{safe[: LONGEST - 9]}-{ending}"
+    return safe
+
+
+def leave_out(config: DictConfig, unsaid: Sequence[str]) -> None:
+    """Have Hydra's names of jobs hold the keys `unsaid` only; see `row_folder`."""
+    keys = {_key(text) for text in config.hydra.overrides.task} - set(unsaid)
+    keys |= set(config.hydra.sweeper.get("params") or {}) - set(unsaid)
+    text = ",".join(f"'{key}'" for key in sorted(keys))
+    config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{text}]")
+
+
+def _name(job: Sequence[str]) -> str:
+    needed = [text for text in job if is_choice(text) or _key(text) == "name"]
+    return str(compose_unchecked(needed).name)
+
+
+def _said(job: Sequence[str], keys: Sequence[str]) -> str:
+    """As Hydra's `hydra.job.override_dirname` has it."""
+    return ",".join(sorted(text for text in job if _key(text) in keys))
+
+
+def _key(override: str) -> Any:
+    return OverridesParser.create().parse_override(override).key_or_group

@@ -1,0 +1,31 @@
+"""How the rows of sweeps stand: finished, running, failed, stopped, killed, waiting.
+
+python scripts/sweep_status.py outputs/sweeps/toy
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from panoptic_dl.sweeps.status import BAD, rows, status_json, status_text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweeps", nargs="+", type=Path, help="folders of sweeps")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    arguments = parser.parse_args()
+    try:
+        found = {sweep: rows(sweep) for sweep in arguments.sweeps}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(status_json([row for each in found.values() for row in each]))
+    else:
+        print("\n\n".join(f"{sweep}\n{status_text(each)}" for sweep, each in found.items()))
+    return int(any(row.status in BAD for each in found.values() for row in each))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
