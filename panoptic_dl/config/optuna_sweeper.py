@@ -14,12 +14,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:  # Optuna takes a second to import, and most commands do not need it
     from .search_study import Study
-
-RESUMED = "resume=auto"
 
 
 class Search(Sweeper):
@@ -72,14 +69,13 @@ class Search(Sweeper):
         self.own_values_first, self.report = own_values_first, report
         self.params = {str(key): value for key, value in (params or {}).items()}
 
-    config: DictConfig
-
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         from .search_jobs import Job
 
         self.hydra_context, self.config = hydra_context, config
+        self.composed: DictConfig = config
         self.loader, self.folder = hydra_context.config_loader, Path(config.hydra.sweep.dir)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=Job(task_function), config=config
@@ -110,11 +106,10 @@ class Search(Sweeper):
         try:
             space = search_space([*given, *arguments], self.loader)
             self.validate_batch_is_legal([space.overrides(space.lowest())])
-            own = self.loader.load_sweep_config(self.config, list(space.fixed))
+            own = self.loader.load_sweep_config(self.composed, list(space.fixed))
             space.check_kinds(own)
         except HydraException as error:
             raise ValueError(explain(error, [])) from error
-        self.resumed = "resume" in own and not any(o.startswith("resume=") for o in space.fixed)
         return Study(
             self.folder,
             space,
@@ -174,9 +169,8 @@ class Search(Sweeper):
             if isinstance(result, str):
                 print(f"Trial {number} failed: {result}", file=sys.stderr)
             else:
-                print(
-                    f"Trial {number}: {result:.4g} with {study.space.words(study.values(number))}"
-                )
+                values = study.space.words(study.values(number))
+                print(f"Trial {number}: {result:.4g} with {values}")
         return stopped
 
     def _launch(self, study: "Study", batch: list[int]) -> list[Any]:
@@ -196,9 +190,8 @@ class Search(Sweeper):
     def _overrides(self, study: "Study", number: int) -> list[str]:
         from .search_study import folder_name
 
-        texts = study.space.overrides(study.values(number))
-        texts += [RESUMED] if self.resumed else []
-        return [*texts, f"hydra.sweep.subdir={folder_name(number)}"]
+        values = study.values(number)
+        return [*study.space.overrides(values), f"hydra.sweep.subdir={folder_name(number)}"]
 
     def _save(self, study: "Study") -> dict[str, Any]:
         """Write search.json, sweep.json (for the sweep's status) and best.yaml."""
@@ -223,13 +216,8 @@ def _setting(config: DictConfig) -> dict[str, Any]:
     from .identity import figures_config
 
     tree: Any = OmegaConf.to_container(config, resolve=False)
-    hydra = tree.pop("hydra")
-    try:
-        figures = figures_config(OmegaConf.create(tree))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"the config cannot be resolved: {error}") from error
-    chosen = hydra["runtime"]["choices"].get("mode")
-    return json.loads(json.dumps({**figures, "mode": chosen}, default=str))
+    mode = tree.pop("hydra")["runtime"]["choices"].get("mode")
+    return json.loads(json.dumps({**figures_config(tree), "mode": mode}))
 
 
 def _write(file: Path, text: str) -> None:

@@ -44,7 +44,7 @@ def outcome(job: JobReturn | Exception, folder: Path) -> float | str | None:
 
     Args:
         job: what the launcher gave back, or what it raised.
-        folder: of the trial; a run leaves its traceback there, in `error.txt`.
+        folder: of the trial; a run leaves there what was wrong, in failed.txt and error.txt.
     """
     try:
         if isinstance(job, Exception):
@@ -53,24 +53,27 @@ def outcome(job: JobReturn | Exception, folder: Path) -> float | str | None:
     except EndedEarly as end:
         if end.code in STOPPED:
             return None
-        return _error_in(folder / "error.txt") or f"ended with exit code {end.code}"
+        return _said(folder) or f"ended with exit code {end.code}"
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        return _error_in(folder / "error.txt") or f"{type(error).__name__}: {first}"
+        return _said(folder) or f"{type(error).__name__}: {first}"
     try:
         figure = float(value)
     except (TypeError, ValueError):
-        return _error_in(folder / "error.txt") or f"gave {value!r} in place of a figure"
+        return _said(folder) or f"gave {value!r} in place of a figure"
     if not math.isfinite(figure):
-        return _error_in(folder / "error.txt") or f"its figure is {figure}"
+        return _said(folder) or f"its figure is {figure}"
     return figure
 
 
-def _error_in(file: Path) -> str | None:
-    """Of a traceback: the error's first line."""
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
-    return named[-1].strip() if named else None
+def _said(folder: Path) -> str | None:
+    """The first line of a run's error, which it has left in its folder."""
+    for name, pattern in (("failed.txt", "."), ("error.txt", r"[A-Za-z_][\w.]*(: |$)")):
+        try:
+            lines = (folder / name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        named = [line.strip() for line in lines if re.match(pattern, line)]
+        if named:
+            return named[-1]
+    return None

@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 def main(config):
     folder = Path(HydraConfig.get().runtime.output_dir)
     with (folder / "ran.txt").open("a") as file:
-        file.write(f"{config.resume}\\n")
+        file.write("once\\n")
     happens = json.loads(os.environ.get("HAPPENS", "{}")).get(folder.name[-1])
     first = len((folder / "ran.txt").read_text().split()) == 1
     if happens in ("kill", "interrupt", "save") and not first:
@@ -36,7 +36,7 @@ def main(config):
     if happens == "save":
         raise SystemExit(75)
     if happens == "exit":
-        text = "Traceback\\n  File x\\nValueError: no such file\\nmore\\n"
+        text = "Traceback\\n  File x\\nValueError: no such file\\n  more\\n"
         (folder / "error.txt").write_text(text)
         raise SystemExit(1)
     if happens == "raise":
@@ -52,7 +52,6 @@ CONFIG = {
     "part": {"a": 0.5, "b": 2},
     "kind": "x",
     "factor": 1.0,
-    "resume": False,
     "launch": {"num_gpus": 1},
     "hydra": {"sweep": {"dir": "found"}, "searchpath": [f"file://{ROOT}/conf"]},
 }
@@ -168,7 +167,7 @@ def test_a_search_that_is_stopped_says_how_to_go_on(tmp_path, search, happens):
     assert (tmp_path / "found" / "best.yaml").is_file()
     assert search(3, happens={1: happens}).returncode == 0
     assert [t["state"] for t in trials(tmp_path)] == ["finished"] * 3
-    assert (tmp_path / "found" / "trial_001" / "ran.txt").read_text() == "auto\nauto\n"
+    assert (tmp_path / "found" / "trial_001" / "ran.txt").read_text() == "once\nonce\n"
 
 
 def test_several_trials_at_once_and_one_of_them_killed(tmp_path, search):
