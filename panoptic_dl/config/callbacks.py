@@ -103,6 +103,8 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from .builder import find_target
 
+        if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+            return  # which has told of its trials, and counts on failed ones
         text, well = find_target(self.status)(Path(config.hydra.sweep.dir))
         if text:
             print(text)
