@@ -66,6 +66,13 @@ def test_a_killed_table_goes_on(tmp_path, toy):  # noqa: F811
     assert all(state["metrics"]["mIoU"] is not None for state in found.values())
     assert len({state["config_hash"] for state in found.values()}) == 8
     assert "8 finished" in again.stdout
+    report = [sys.executable, "scripts/report.py", str(tmp_path), "--out", str(tmp_path / "report")]
+    assert subprocess.run(report, cwd=ROOT, capture_output=True).returncode == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(name in page for name in found)
+    rows = (tmp_path / "report" / "report.md").read_text()
+    for backbone in ("HRNet-tiny", "HRNet-18"):
+        assert rows.count(f"{backbone}, conv") == rows.count(f"{backbone}, dsconv") == 2
 
 
 LAUNCHERS = [
