@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from panoptic_dl.report.making import make_report
 from panoptic_dl.report.runs.collect import collect
 from panoptic_dl.report.runs.curves import read_curves, thinned
 
@@ -174,3 +175,55 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "results.json")
     (run,) = collect([tmp_path]).runs
     assert run.results == {}
+
+
+def test_a_trial_is_told_as_one(tmp_path):
+    (tmp_path / "x" / "fast_dev_run").mkdir(parents=True)
+    (tmp_path / "x" / "fast_dev_run" / "results.json").write_text("{}")
+    (item,) = collect([tmp_path]).unreadable
+    assert (item.label, item.reason) == (
+        "x/fast_dev_run",
+        "a trial (train.fast_dev_run=true) is no result",
+    )
+
+
+def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    make_run(tmp_path / "good")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    (item,) = collect([tmp_path]).unreadable
+    assert (item.label, item.reason) == ("closed", "its folder: Permission denied")
+
+
+HOSTILE = {
+    "name": "half \ud800 a character",
+    "seed": 10**400,
+    "wall_seconds": 10**400,
+    "train": {"iterations": "many", "batch_size": [1], "precision": {"a": 1}},
+    "environment": {"device": {"x": ["<b>"]}, "devices": "two"},
+    "attempts": [{"started": None}],
+    "metrics": {"PQ": math.nan, "AP": math.inf, "mIoU": 10**400},
+}
+
+
+def test_hostile_values_make_a_report_all_the_same(tmp_path):
+    results = {"metrics": [], "measured": [1], "results": {"panoptic_seg": 3}, "dataset": {"a": 1}}
+    lines = [
+        {"iteration": 10**400, "total_loss": 1.0},
+        {"iteration": 1, "total_loss": 1e308, "lr": 10**400},
+        {"iteration": -5, "total_loss": 1.0},
+        {"iteration": 5, "total_loss": 2, "l\ud800": 1.0},
+    ]
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    make_run(odd, metrics={}, results=results, lines=lines, settings={"\ud800": 1})
+    run = json.loads((odd / "run.json").read_text()) | HOSTILE
+    (odd / "run.json").write_text(json.dumps(run))
+    report = make_report([tmp_path], tmp_path / "out")
+    assert [file.stat().st_size > 0 for file in report.files] == [True] * 4

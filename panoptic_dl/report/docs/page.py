@@ -68,7 +68,7 @@ def _facts(group: Group) -> list[str]:
     run = group.first
     facts = []
     iterations, batch = run.train.get("iterations"), run.train.get("batch_size")
-    if run.mode == "train" and iterations is not None:
+    if run.mode == "train" and isinstance(iterations, int):
         facts.append(f"{iterations:,} iterations of {batch} in {run.train.get('precision')}")
     if len(group.runs) == 1 and run.seed is not None:
         facts.append(f"seed {run.seed}")
@@ -78,7 +78,7 @@ def _facts(group: Group) -> list[str]:
     times = f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
     took = duration(run.wall_seconds)
     facts.append(f"{times}{device or 'unknown machine'}{f', {took}' if took else ''}")
-    facts += [run.when] if run.when else []
+    facts += [run.when[:10]] if run.when else []
     if run.revision:
         facts.append(f"revision {run.revision[:10]}{' with changes' if run.changed else ''}")
     return facts

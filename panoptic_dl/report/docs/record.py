@@ -1,6 +1,7 @@
 """What of a run stays in the repository: plain JSON, without paths of the machine that ran it."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?[/\\][^\s,'\"\]}]+")  # an absolu
 
 def as_record(run: Run) -> dict[str, Any]:
     """A finished run as JSON holds it."""
-    measured = run.results.get("measured") or {}
     return {
         "name": _without_paths(run.name),
         "mode": run.mode,
@@ -40,7 +40,7 @@ def as_record(run: Run) -> dict[str, Any]:
         "metrics": {name: _number(value) for name, value in run.metrics.items()},
         "dataset": run.results.get("dataset"),
         "num_images": run.results.get("num_images"),
-        "measured": {key: measured[key] for key in ("scales", "flip") if key in measured},
+        "measured": {k: run.measured[k] for k in ("scales", "flip") if k in run.measured},
         "no_result": run.results.get("no_result") or run.trial or None,
     }
 
@@ -63,7 +63,7 @@ def as_run(record: Mapping[str, Any], where: str) -> Run:
         choices={str(k): str(v) for k, v in fields.object("choices").data.items()},
         overrides=fields.texts("overrides"),
         command=fields.text("command"),
-        seed=None if seed != seed else int(seed),
+        seed=int(seed) if math.isfinite(seed) else None,
         config_hash=fields.text("family"),
         revision=fields.text("revision"),
         changed=fields.flag("changed"),
@@ -117,7 +117,7 @@ def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _number(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
+    return value if math.isfinite(value) else None
 
 
 def _without_paths(text: str) -> str:

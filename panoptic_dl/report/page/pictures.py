@@ -85,7 +85,7 @@ def _example(
             if kind in shared:
                 continue
             file = run.folder / FOLDER / f"{name}_{kind}.jpg"
-            if not file.exists():
+            if not file.is_file():
                 continue
             try:
                 address, size = _address(file, longest, quality)

@@ -80,12 +80,14 @@ def speeds(
 
 def _read(file: Path, row: str) -> Benchmark:
     fields = Fields(read_json(file), file.name)
-    height, width = (int(side) for side in fields.texts("image_size"))
+    sides = fields.texts("image_size")
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be [height, width], not {sides}")
     total = fields.object("stages").object("total")
     return Benchmark(
         row=row,
         machine=fields.text("machine"),
-        size=f"{height} x {width}",
+        size=f"{sides[0]} x {sides[1]}",
         images_per_s=total.number("images_per_s"),
         device_MiB=fields.number("peak_device_MiB"),
         host_MiB=fields.number("peak_host_MiB"),
@@ -122,7 +124,7 @@ def _charts(table: Table, benchmarks: Sequence[Benchmark]) -> list[tuple[str, Ma
         dots = []
         for index, line in enumerate(table.lines):
             figure = _figure(line, main)
-            if main and line.row in rates and math.isfinite(figure):
+            if main and math.isfinite(rates.get(line.row, math.nan)) and math.isfinite(figure):
                 dots.append(Dot(line.title, index, rates[line.row], figure))
         if dots:
             chart = scatter_chart(f"{main} over speed", dots, "images/s", str(main))

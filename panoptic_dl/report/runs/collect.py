@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fields import Fields, read_json
+from .fields import Fields, printable, read_json
 from .read import read_run
 from .run import Planned, Run, Unreadable
 
@@ -36,7 +36,8 @@ def collect(folders: Sequence[Path]) -> Collected:
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
-        for folder, files in _folders(root, seen):
+        closed: list[OSError] = []
+        for folder, files in _folders(root, seen, closed):
             label = _unused(_label(root, folder, several=len(folders) > 1), labels)
             if "sweep.json" in files:
                 rows = _planned(root, folder, label, several=len(folders) > 1)
@@ -48,8 +49,10 @@ def collect(folders: Sequence[Path]) -> Collected:
                 except (ValueError, OSError) as error:
                     unreadable.append(Unreadable(label, _reason(error)))
             elif any(name in files for name in LEFTOVERS):
-                reason = "it has no run.json: an older version of panoptic-dl made it"
-                unreadable.append(Unreadable(label, reason))
+                unreadable.append(Unreadable(label, _without_record(folder)))
+        for refused in closed:
+            label = _label(root, Path(str(refused.filename)), several=len(folders) > 1)
+            unreadable.append(Unreadable(label, f"its folder: {refused.strerror}"))
     if not (runs or unreadable or planned):
         raise ValueError(
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
@@ -58,9 +61,20 @@ def collect(folders: Sequence[Path]) -> Collected:
     return Collected(runs, unreadable, planned)
 
 
-def _folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, Sequence[str]]]:
-    """Folders below `root` with the names of their files, in order; each folder once."""
-    for name, below, files in os.walk(root, followlinks=True):
+def _without_record(folder: Path) -> str:
+    if folder.name == "fast_dev_run":
+        return "a trial (train.fast_dev_run=true) is no result"
+    return "it has no run.json: an older version of panoptic-dl made it"
+
+
+def _folders(
+    root: Path, seen: set[str], closed: list[OSError]
+) -> Iterator[tuple[Path, Sequence[str]]]:
+    """Folders below `root` with the names of their files, in order; each folder once.
+
+    Those that may not be opened go into `closed`.
+    """
+    for name, below, files in os.walk(root, followlinks=True, onerror=closed.append):
         real = os.path.realpath(name)
         if real in seen:  # given twice, or a link that leads back
             below.clear()
@@ -76,7 +90,7 @@ def _folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, Sequence[str]]]
 def _label(root: Path, folder: Path, *, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
-    return str(below) if not several and below.parts else str(Path(name, below))
+    return printable(str(below) if not several and below.parts else str(Path(name, below)))
 
 
 def _unused(label: str, labels: set[str]) -> str:

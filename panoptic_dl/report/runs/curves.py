@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .fields import printable
+
+LARGEST = 1e30  # what is beyond has no place in a chart
+
 Points = Sequence[tuple[int, float]]  # iterations done, and a figure
 
 
@@ -66,7 +70,7 @@ def _lines(file: Path) -> Iterator[Mapping[str, Any] | None]:
         for raw in opened:
             try:
                 line = json.loads(raw)
-                whole = isinstance(line, dict) and isinstance(line.get("iteration"), int)
+                whole = isinstance(line, dict) and _is_count(line.get("iteration"))
             except (ValueError, RecursionError):
                 whole = False
                 if not raw.endswith(b"\n"):
@@ -74,11 +78,15 @@ def _lines(file: Path) -> Iterator[Mapping[str, Any] | None]:
             yield line if whole else None
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < LARGEST
+
+
 def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
     found: dict[str, list[tuple[int, float]]] = {}
     for iteration, line in sorted(lines.items()):
         for name, value in line.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if name != "iteration" and number and math.isfinite(value):
-                found.setdefault(name, []).append((iteration, float(value)))
+            if name != "iteration" and number and abs(value) < LARGEST:  # also not NaN
+                found.setdefault(printable(name), []).append((iteration, float(value)))
     return dict(found)

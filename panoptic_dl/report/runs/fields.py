@@ -18,6 +18,11 @@ def regular_size(file: Path) -> int:
     return found.st_size
 
 
+def printable(text: str) -> str:
+    """Text that can be written: halves of characters, as of a file's damaged name, become "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def read_json(file: Path) -> Mapping[str, Any]:
     """The object in a JSON file.
 
@@ -35,7 +40,8 @@ def read_json(file: Path) -> Mapping[str, Any]:
         raise ValueError(f"{file.name} {what}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")
-    return data
+    whole: Mapping[str, Any] = json.loads(printable(json.dumps(data, ensure_ascii=False)))
+    return whole
 
 
 class Fields:
@@ -58,7 +64,10 @@ class Fields:
         value = self._get(key, (int, float), "a number")
         if isinstance(value, bool):
             raise ValueError(f"{self.where}: {key} must be a number, not {value!r}")
-        return math.nan if value is None else float(value)
+        try:
+            return math.nan if value is None else float(value)
+        except OverflowError:  # a number of hundreds of digits
+            return math.inf
 
     def object(self, key: str) -> "Fields":
         value = self._get(key, dict, "an object")

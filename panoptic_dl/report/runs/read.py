@@ -1,5 +1,6 @@
 """Read a run's folder."""
 
+import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def read_run(folder: Path, label: str) -> Run:
         overrides=fields.texts("overrides"),
         command=fields.text("command"),
         sweep=fields.text("sweep") or None,
-        seed=None if seed != seed else int(seed),
+        seed=int(seed) if math.isfinite(seed) else None,
         config_hash=fields.text("config_hash"),
         revision=git.text("revision"),
         changed=git.flag("changed"),

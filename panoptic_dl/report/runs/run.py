@@ -80,8 +80,13 @@ class Run:
     @property
     def several_looks(self) -> bool:
         """Whether predictions of scaled or mirrored images were averaged."""
-        measured = self.results.get("measured") or {}
-        return measured.get("scales", [1.0]) != [1.0] or bool(measured.get("flip", False))
+        return self.measured.get("scales", [1.0]) != [1.0] or bool(self.measured.get("flip"))
+
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        """How the evaluation looked at images."""
+        found = self.results.get("measured")
+        return found if isinstance(found, dict) else {}
 
     def setting(self, key: str) -> str | None:
         """A leaf of the config: resolved, else as overridden; None where neither is known."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .fields import LARGEST, regular_size
+from .fields import LARGEST, printable, regular_size
 
 MOST = 20_000  # leaves; ours have some hundreds
 
@@ -70,4 +70,8 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
         for index, item in enumerate(node):
             yield from _leaves(item, f"{key}.{index}")
     else:
-        yield key, node if isinstance(node, str) else json.dumps(node, default=str)
+        yield printable(key), printable(node if isinstance(node, str) else _json(node))
+
+
+def _json(node: Any) -> str:
+    return json.dumps(node, default=str, ensure_ascii=False)
