@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
+from panoptic_dl.engine.run_record import RunRecord
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
 
 from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
@@ -50,6 +51,18 @@ def test_lines_have_speed_and_memory(tmp_path):
     assert [x["images_per_s"] for x in timed] == pytest.approx([8 / x["time"] for x in timed])
     assert all(50 < line["host_memory_MiB"] < 100_000 for line in lines)
     assert not any("device_memory_MiB" in line for line in lines)  # of GPUs
+
+
+def test_a_gpu_has_its_peak_in_the_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**20)
+    monkeypatch.setattr("panoptic_dl.engine.train.RunRecord", OfGpu)
+    run_training(tmp_path, iterations=2)
+    assert [line["device_memory_MiB"] for line in metrics(tmp_path)] == [5.0, 5.0]
+
+
+class OfGpu(RunRecord):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options | {"device": torch.device("cuda")})
 
 
 def test_speed_is_that_of_all_steps_since_the_line_before(tmp_path):

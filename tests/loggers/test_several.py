@@ -125,3 +125,14 @@ def test_an_evaluation_alone_leaves_no_events(tmp_path):
     loggers.evaluation(0, {"PQ": 1.0}, Details())
     loggers.finish("finished", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_processes_tell_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr("panoptic_dl.loggers.several.comm.is_main_process", lambda: False)
+    noting = Noting()
+    loggers = Loggers({"n": noting})
+    loggers.start(Run(tmp_path, "eval"))
+    loggers.evaluation(0, {}, Details())
+    loggers.finish("finished", 0)
+    assert not loggers
+    assert noting.told == []

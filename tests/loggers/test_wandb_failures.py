@@ -145,8 +145,6 @@ def test_finishing_hangs(tmp_path, monkeypatch, said):
     (warning,) = said()
     assert "W&B: finishing took longer than" in warning
     assert not any(map(lives, model.held))
-    trained = [e["iteration"] for e in one(tmp_path).history if "train/total_loss" in e]
-    assert trained == list(range(len(trained)))
     # What it did not get, it gets when the run goes on.
     run_training(tmp_path, iterations=8, resume=True, loggers={"wandb": wandb_logger()})
     history = [entry for told in attempts(tmp_path) for entry in told.history]
