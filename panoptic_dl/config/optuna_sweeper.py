@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,11 +194,12 @@ class Search(Sweeper):
 
     def _save(self, study: "Study") -> dict[str, Any]:
         """Write search.json, sweep.json (for the sweep's status) and best.yaml."""
+        from .identity import command
+
         record = study.record()
         for trial in record["trials"]:
             trial["overrides"] = study.space.overrides(trial["values"])
-            words = [o for o in trial["overrides"] if o.lstrip("+").partition("=")[0] != "sweep"]
-            trial["command"] = shlex.join(["python", "run.py", *words])
+            trial["command"] = command(trial["overrides"])
         rows = [{key: trial[key] for key in ("folder", "overrides")} for trial in record["trials"]]
         sweep = {"format": 1, "name": record["name"], "rows": rows}
         _write(study.folder / "search.json", json.dumps(record, indent=2) + "\n")

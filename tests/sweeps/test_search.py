@@ -120,7 +120,7 @@ def test_a_search_that_was_killed_draws_what_it_would_have_drawn(tmp_path, searc
 
 
 def test_the_best_trial_is_written_as_a_command(tmp_path, search):
-    done = search(6, "factor=2.0")
+    done = search(6, "factor=2.0", "+sweep_dir=/somewhere")
     assert done.returncode == 0, done.stderr
     found = trials(tmp_path)
     best = max(found, key=lambda trial: trial["value"])
