@@ -3,6 +3,7 @@
 H W pixels.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,10 +41,12 @@ def save_gallery(
 
 
 def clear_gallery(folder: Path) -> None:
-    """Delete the pictures of an earlier evaluation, and nothing else."""
+    """Delete the pictures of an earlier evaluation, and the folder if it held nothing else."""
     for kind in KINDS:
         for file in folder.glob(f"*_{kind}.jpg"):
             file.unlink()
+    with contextlib.suppress(OSError):  # not there, or not empty
+        folder.rmdir()
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

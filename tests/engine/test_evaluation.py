@@ -85,6 +85,7 @@ def test_what_an_earlier_evaluation_left_is_not_mixed_with_this_one(tmp_path, co
     first = config("toy_coco", "evaluation.save=[panoptic,instances]")
     build(first.task.evaluation)(Erring(first), tmp_path)
     assert list((tmp_path / "predictions" / "instances").rglob("*.json"))
+    assert len(list((tmp_path / "pictures" / "gallery").glob("*_prediction.jpg"))) == 3
     quiet = ["save=panoptic", "charts=false", "best_and_worst=0", "picture_count=0"]
     second = config("toy_coco", *(f"evaluation.{each}" for each in quiet))
     build(second.task.evaluation)(Erring(second), tmp_path)

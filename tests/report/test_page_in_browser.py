@@ -65,6 +65,13 @@ def test_no_width_scrolls_sideways(page, width):
     assert page.run(OVERFLOW) <= 0
 
 
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_names_of_rows_stay_in_their_column(page, width):
+    page.resize(width, 844, mobile=width < 500)
+    wide = "[...document.querySelectorAll('th.stick')].filter(t => t.scrollWidth > t.clientWidth)"
+    assert page.run(f"{wide}.map(t => t.textContent)") == []
+
+
 def test_dark_mode_is_dark(page, tmp_path):
     brightness = {}
     for scheme in ("light", "dark"):
