@@ -135,6 +135,7 @@ def test_the_best_trial_is_written_as_a_command(tmp_path, search):
         type(t["values"]["part.b"]) is int and 0 <= t["values"]["part.a"] <= 1 for t in found
     )
     assert {trial["values"]["kind"] for trial in found} == {"x", "y"}
+    assert len({trial["values"]["part.a"] for trial in found}) == 6
     rows = json.loads((tmp_path / "found" / "sweep.json").read_text())["rows"]
     assert [row["folder"] for row in rows] == [f"trial_{i:03d}" for i in range(6)]
     assert all((tmp_path / "found" / row["folder"] / ".hydra").is_dir() for row in rows)
