@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 
 from panoptic_dl.config import compose
+from panoptic_dl.config.optuna_sweeper import Search
 from panoptic_dl.config.search_space import SearchSpace, search_space
 from panoptic_dl.config.search_study import _end_with_a_line
 from panoptic_dl.report.search import report_search, short_names
@@ -219,16 +220,11 @@ def test_another_search_in_the_folder_is_refused(tmp_path, search):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        (["part.a=0.3"], "nothing to search"),
         (["part.b=interval(1,9)"], "'part.b=int(interval(1,9))' searches those"),
-        (["part.a=tag(log,interval(0,1))"], "part.a=tag(log,interval(0,1)): "),
-        (["part.a=interval(1,0)"], "part.a=interval(1,0): "),
         pytest.param(  # imports the parts, for near names
             *(["part.c=interval(0,1)"], "Unknown key 'part.c'"), marks=pytest.mark.slow
         ),
         (["kind=x,y", "hydra.sweeper.n_jobs=0"], "n_jobs=0: a whole number from 1 on"),
-        (["kind=x,y", "hydra.sweeper.seed=-1"], "seed=-1: a whole number from 0 on, or null"),
-        (["kind=x,y", "hydra.sweeper.sampler=best"], "sampler=best: tpe or random"),
     ],
 )
 def test_what_cannot_be_searched(tmp_path, search, space, said):
@@ -236,6 +232,34 @@ def test_what_cannot_be_searched(tmp_path, search, space, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert not runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("a=0.3", "nothing to search"),
+        ("a=tag(log,interval(0,1))", r"a=tag\(log,interval\(0,1\)\): "),
+        ("a=interval(1,0)", r"a=interval\(1,0\): "),
+    ],
+)
+def test_what_is_no_space(override, said):
+    with pytest.raises(ValueError, match=said):
+        search_space([override])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"seed": -1}, "seed=-1: a whole number from 0 on, or null"),
+        ({"sampler": "best"}, "sampler=best: tpe or random"),
+        ({"direction": "up"}, "direction=up: maximize or minimize"),
+        ({"n_trials": 0}, "n_trials=0: a whole number from 1 on"),
+    ],
+)
+def test_what_the_sweeper_refuses(wrong, said):
+    right = {"n_trials": 2, "n_jobs": 1, "direction": "maximize", "sampler": "tpe"}
+    with pytest.raises(SystemExit, match=said):
+        Search(**{**right, "startup": 5, "seed": 0, "own_values_first": True, **wrong})
 
 
 def test_the_example_searches_keys_that_there_are():
