@@ -1,0 +1,91 @@
+"""What a search draws from, what it refuses, and how its values are spelled."""
+
+import struct
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+
+from panoptic_dl.config.optuna_sweeper import Search
+from panoptic_dl.config.search_space import SearchSpace, search_space
+from panoptic_dl.config.search_study import _end_with_a_line
+from panoptic_dl.report.search import short_names
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("a=0.3", "nothing to search"),
+        ("a=tag(log,interval(0,1))", r"a=tag\(log,interval\(0,1\)\): "),
+        ("a=interval(1,0)", r"a=interval\(1,0\): "),
+    ],
+)
+def test_what_is_no_space(override, said):
+    with pytest.raises(ValueError, match=said):
+        search_space([override])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"seed": -1}, "seed=-1: a whole number from 0 on, or null"),
+        ({"sampler": "best"}, "sampler=best: tpe or random"),
+        ({"direction": "up"}, "direction=up: maximize or minimize"),
+        ({"n_trials": 0}, "n_trials=0: a whole number from 1 on"),
+    ],
+)
+def test_what_the_sweeper_refuses(wrong, said):
+    right = {"n_trials": 2, "n_jobs": 1, "direction": "maximize", "sampler": "tpe"}
+    with pytest.raises(SystemExit, match=said):
+        Search(**{**right, "startup": 5, "seed": 0, "own_values_first": True, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("keys", "short"),
+    [
+        (["optimizer.lr", "seed"], ["lr", "seed"]),
+        (["a.width", "b.width", "width"], ["a.width", "b.width", "width"]),
+        (["+new.key", "head"], ["key", "head"]),
+    ],
+)
+def test_keys_are_told_apart_by_as_few_parts_as_needed(keys, short):
+    assert list(short_names(keys).values()) == short
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(NUMBERS)
+def test_values_reach_a_trial_to_the_last_bit(value):
+    space = SearchSpace((), {"key": FloatDistribution(0, 1)})
+    (text,) = space.overrides({"key": value})
+    read = OverridesParser.create().parse_override(text).value()
+    assert isinstance(read, float)
+    assert struct.pack("d", read) == struct.pack("d", value)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=2, unique=True), st.integers(1, 7))
+def test_ranges_are_the_values_that_hydra_has(ends, step):
+    low, high = sorted(ends)
+    space = search_space([f"key=range({low},{high},{step})"])
+    drawn = space.searched["key"]
+    values = list(range(low, high, step))
+    if len(values) > 1:
+        assert list(range(drawn.low, drawn.high + 1, drawn.step)) == values
+    else:
+        assert [int(choice) for choice in drawn.choices] == values
+
+
+def test_a_line_that_was_being_written_is_cut_off(tmp_path):
+    file = tmp_path / "journal.jsonl"
+    for text, left in (
+        ("", ""),
+        ("{", ""),
+        ('{"a":1}\n', '{"a":1}\n'),
+        ('{"a":1}\n{"b', '{"a":1}\n'),
+    ):
+        file.write_text(text)
+        _end_with_a_line(file)
+        assert file.read_text() == left
