@@ -128,7 +128,9 @@ def conclude(sweep: Path) -> tuple[str | None, bool]:
     """What a sweep says at its end, and whether all its rows went well."""
     try:
         found = rows(sweep)
-    except ValueError:  # jobs of modes that leave no record
+    except ValueError:
+        return None, True
+    if all(row.status == "waiting" for row in found):  # trials, and modes that leave no record
         return None, True
     text = f"\n{status_text(found)}"
     if any(row.status in (*BAD, "stopped", "waiting") for row in found):
