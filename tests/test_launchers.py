@@ -25,7 +25,7 @@ def torchrun(*arguments, options=(), **more):
 def holds_one_run(folder, num_processes=2):
     """One record, one log of the whole, one set of results."""
     assert sorted(p.name for p in (folder / ".hydra").iterdir()) == [
-        *("config.yaml", "hydra.yaml", "overrides.yaml"),
+        *("config.yaml", "hydra.yaml", "overrides.yaml", "resolved.yaml"),
     ]
     logs = sorted(p.name for p in folder.glob("log.txt*"))
     assert logs == ["log.txt", *(f"log.txt.rank{i}" for i in range(1, num_processes))]
