@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict, read_write
 
 from panoptic_dl.config.composition import _hydra_of_our_own
+from panoptic_dl.config.source import register
 from panoptic_dl.config.sweep_plan import LONGEST, SweepError, narrow, plan, row_folder, with_seeds
 
 
 def config_of(*overrides):
+    register()  # as run.py does, so that this file also passes by itself
     with _hydra_of_our_own():
         config = hydra_compose("config", list(overrides), return_hydra_config=True)
     assert Plugins.instance()
@@ -116,4 +118,5 @@ def test_a_folder_is_one_name_that_any_disk_takes(one, other):
 def test_other_modes_have_folders_of_their_own():
     assert row_folder("train", "a", "") == "a"
     assert row_folder("benchmark", "a", "b=1") == "benchmark-a-b=1"
+    register()
     assert OmegaConf.create({"x": "${row_folder:eval,a,}"}).x == "eval-a"
