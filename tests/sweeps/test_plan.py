@@ -95,11 +95,30 @@ def test_seeds_repeat_every_row():
         (["sweep.seeds=[a]"], "whole numbers"),
         (["sweep.seeds=3"], "whole numbers"),
         (["sweep.seeds=[0,1]", "seed=4"], "give one of them"),
+        (["sweep.seeds=[0,1]", "++seed=4"], "give one of them"),
     ],
 )
 def test_seeds_that_cannot_be(overrides, message):
     with pytest.raises(SweepError, match=message):
         rows_of(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("swept", "message"),
+    [
+        ("sweep=cityscapes_panoptic_conv,cityscapes_panoptic_dsconv", "one table at a time"),
+        ("sweep.seeds=0,1", "write sweep.seeds="),
+        ("sweep.seeds=range(3)", "write sweep.seeds="),
+    ],
+)
+def test_rows_do_not_differ_in_what_says_which_rows_there_are(swept, message):
+    with pytest.raises(SweepError, match=message):
+        rows_of(swept=[swept])
+
+
+def test_a_swept_mode_is_the_one_of_its_row():
+    found = rows_of("weights=a.pth", swept=["mode=eval,benchmark"])
+    assert [name.partition("-")[0] for name in found.rows] == ["eval", "benchmark"]
 
 
 def test_two_rows_of_one_name_are_refused():
