@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,7 +79,9 @@ def plan(config: DictConfig) -> Plan | None:
         return None
     params = config.hydra.sweeper.get("params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    overrides = OverridesParser.create().parse_overrides(words)
+    outer = GlobalHydra.instance()
+    loader = outer.config_loader() if outer.is_initialized() else None  # for glob(...)
+    overrides = OverridesParser.create(loader).parse_overrides(words)
     swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
     _refuse_several_plans(swept)
     (jobs,) = BasicSweeper.split_arguments(overrides, None)

@@ -116,6 +116,16 @@ def test_rows_do_not_differ_in_what_says_which_rows_there_are(swept, message):
         rows_of(swept=[swept])
 
 
+def test_a_pattern_is_the_options_that_fit():
+    swept = "experiment=glob(cityscapes_semantic*)"
+    config = config_of()
+    with read_write(config), open_dict(config), _hydra_of_our_own():
+        config.hydra.overrides.task = [swept]
+        found = plan(config)
+    names = ["cityscapes_semantic_hrnet48_conv", "cityscapes_semantic_xception65_conv"]
+    assert list(found.rows) == names
+
+
 def test_a_swept_mode_is_the_one_of_its_row():
     found = rows_of("weights=a.pth", swept=["mode=eval,benchmark"])
     assert [name.partition("-")[0] for name in found.rows] == ["eval", "benchmark"]
