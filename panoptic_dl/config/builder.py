@@ -37,6 +37,7 @@ _allowed = [
     "panoptic_dl.loggers",
     "panoptic_dl.models",
     "panoptic_dl.report.benchmark",
+    "panoptic_dl.report.search",
     "panoptic_dl.sweeps.status",
     "detectron2.data.transforms",
     "detectron2.evaluation",

@@ -48,7 +48,7 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
         "row": "_".join(str(tree["choice"].get(group)) for group in ROW),
         "choices": choices(hydra),
         "overrides": overrides,
-        "command": command(overrides),
+        "command": command(overrides, search=in_sweep and not is_table(hydra.sweeper._target_)),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
         "seed": _value(config, "seed"),
         "config_hash": config_hash(config, mode),
@@ -70,16 +70,22 @@ def choices(hydra: Any) -> dict[str, str]:
     }
 
 
-def command(overrides: Sequence[str]) -> str:
+def is_table(sweeper: str) -> bool:
+    """Whether it is Hydra's own sweeper, which runs all rows; others search."""
+    return sweeper.endswith(".BasicSweeper")
+
+
+def command(overrides: Sequence[str], *, search: bool = False) -> str:
     """The command that repeats one run by itself, without folders of this machine.
 
-    A row of a table brings the table's numbers, `-m sweep=toy`, and is its only row.
+    A row of a table brings the table's numbers, `-m sweep=toy`, and is its only row. A trial of a
+    search has all of its numbers in its overrides; with `sweep=` it would search.
     Of a path from the root, such as `weights=/data/x.pth`, the last part is left.
     """
     words = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key.lstrip("+") in PLACES or key.startswith("sweep."):
+        if key.lstrip("+") in PLACES or key.startswith("sweep.") or (search and key == "sweep"):
             continue
         words.append(f"{key}={Path(value).name}" if value.startswith(("/", "~")) else override)
     table = [word for word in words if word.startswith("sweep=")]

@@ -199,7 +199,7 @@ class Search(Sweeper):
         record = study.record()
         for trial in record["trials"]:
             trial["overrides"] = study.space.overrides(trial["values"])
-            trial["command"] = command(trial["overrides"])
+            trial["command"] = command(trial["overrides"], search=True)
         rows = [{key: trial[key] for key in ("folder", "overrides")} for trial in record["trials"]]
         sweep = {"format": 1, "name": record["name"], "rows": rows}
         _write(study.folder / "search.json", json.dumps(record, indent=2) + "\n")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,7 +59,7 @@ def with_seeds(config: DictConfig) -> None:
     if not all(type(seed) is int for seed in seeds):
         raise SweepError(f"sweep.seeds={seeds}: {wanted}")
     params = config.hydra.sweeper.get("params") or {}
-    if "seed" in params or any(o.partition("=")[0] == "seed" for o in config.hydra.overrides.task):
+    if "seed" in params or "seed" in map(_key, config.hydra.overrides.task):
         raise SweepError("sweep.seeds and seed: give one of them")
     if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
         raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
@@ -72,20 +73,26 @@ def plan(config: DictConfig) -> Plan | None:
         config: the sweep's own, `hydra` included.
 
     Raises:
-        SweepError: two rows are the same.
+        SweepError: two rows are the same, or rows have different tables or seeds to repeat.
     """
     if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
         return None
     params = config.hydra.sweeper.get("params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    overrides = OverridesParser.create().parse_overrides(words)
+    outer = GlobalHydra.instance()
+    loader = outer.config_loader() if outer.is_initialized() else None  # for glob(...)
+    overrides = OverridesParser.create(loader).parse_overrides(words)
     swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
+    _refuse_several_plans(swept)
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     mode = str(config.hydra.runtime.choices.get("mode"))
+    modes = [next((_value(x) for x in job if _key(x) == "mode"), mode) for job in jobs]
     names = [_name(job) for job in jobs]
     said = [key for key in swept if is_choice(f"{key}=")]
     for unsaid in ([key for key in swept if key not in said], swept):
-        folders = [row_folder(mode, n, _said(j, unsaid)) for n, j in zip(names, jobs, strict=True)]
+        folders = [
+            row_folder(m, n, _said(j, unsaid)) for m, n, j in zip(modes, names, jobs, strict=True)
+        ]
         if len(set(folders)) == len(folders):
             return Plan(dict(zip(folders, map(list, jobs), strict=True)), unsaid)
     twice = next(folder for folder in folders if folders.count(folder) > 1)
@@ -113,6 +120,14 @@ def leave_out(config: DictConfig, unsaid: Sequence[str]) -> None:
     config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{text}]")
 
 
+def _refuse_several_plans(swept: Sequence[str]) -> None:
+    """What says which rows there are has been read before rows are, so rows cannot differ in it."""
+    if "sweep" in swept:
+        raise SweepError("sweep=A,B: one table at a time; each has a folder of its own")
+    if "sweep.seeds" in swept:
+        raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
+
+
 def _name(job: Sequence[str]) -> str:
     needed = [text for text in job if is_choice(text) or _key(text) == "name"]
     return str(compose_unchecked(needed).name)
@@ -121,6 +136,10 @@ def _name(job: Sequence[str]) -> str:
 def _said(job: Sequence[str], keys: Sequence[str]) -> str:
     """As Hydra's `hydra.job.override_dirname` has it."""
     return ",".join(sorted(text for text in job if _key(text) in keys))
+
+
+def _value(override: str) -> str:
+    return str(OverridesParser.create().parse_override(override).value())
 
 
 def _key(override: str) -> Any:

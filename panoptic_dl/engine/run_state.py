@@ -156,7 +156,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / FILE).read_bytes())
         whole = isinstance(state, dict) and isinstance(state.get("attempts"), list)
-        if not whole or not all(isinstance(each, dict) for each in state["attempts"]):
+        if not whole or not _is_ours(state):
             raise ValueError("it is not what a run writes")
     except FileNotFoundError:
         return {}
@@ -164,6 +164,22 @@ def read_state(folder: Path) -> dict[str, Any]:
         logger.warning("%s is damaged and not used: %s", folder / FILE, error)
         return {}
     return state
+
+
+def _is_ours(state: Mapping[str, Any]) -> bool:
+    """Whether the fields on which others count are of their kinds."""
+    figures = state.get("metrics") or {}
+    return (
+        isinstance(state.get("status"), str)
+        and isinstance(figures, dict)
+        and all(value is None or isinstance(value, (int, float)) for value in figures.values())
+        and all(
+            isinstance(each, dict)
+            and isinstance(each.get("started"), str)
+            and isinstance(each.get("seconds"), (int, float))
+            for each in state["attempts"]
+        )
+    )
 
 
 def is_alive(folder: Path) -> bool:

@@ -11,6 +11,8 @@ from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
 from panoptic_dl.config import TargetError, allow, build
+from panoptic_dl.config.builder import find_target
+from panoptic_dl.config.composition import CONF
 
 
 def test_inner_targets_are_called_first():
@@ -114,3 +116,10 @@ def test_python_code_can_extend_the_list(tmp_path, monkeypatch):
     monkeypatch.setattr("panoptic_dl.config.builder._allowed", ["torch.nn"])
     allow("my_models")
     assert build({"_target_": "my_models.seven"}) == 7
+
+
+def test_a_search_may_call_the_report_that_its_config_names():
+    from panoptic_dl.report.search import report_search
+
+    sweeper = OmegaConf.load(CONF / "hydra" / "sweeper" / "optuna.yaml")
+    assert find_target(sweeper.report) is report_search

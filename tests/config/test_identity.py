@@ -1,6 +1,7 @@
 """What a run says it is: the same hash wherever it runs, another where its figures may differ."""
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import compose
@@ -82,6 +83,23 @@ def test_the_command_repeats_the_row_anywhere():
     words += ["sweep_dir=/s", "weights=/data/net.pth", "dataset.root.root=/d", "name=my row"]
     assert command(words) == "python run.py experiment=a weights=net.pth 'name=my row'"
     assert command(["sweep=toy", *words[:2]]) == "python run.py -m sweep=toy experiment=a"
+
+
+def test_the_command_of_a_trial_does_not_search():
+    words = ["experiment=a", "sweep=toy_search", "optimizer.lr=0.1"]
+    assert command(words, search=True) == "python run.py experiment=a optimizer.lr=0.1"
+    config = compose([*TINY])
+    hydra = OmegaConf.create(
+        {
+            "mode": "MULTIRUN",
+            "overrides": {"task": words},
+            "runtime": {"choices": {"mode": "train"}},
+            "sweep": {"dir": "outputs/sweeps/x"},
+            "sweeper": {"_target_": "hydra_plugins.panoptic_dl.OptunaSweeper"},
+        }
+    )
+    hydra.mode = RunMode.MULTIRUN
+    assert identity(config, hydra)["command"] == command(words, search=True)
 
 
 def test_the_facts_of_a_run():

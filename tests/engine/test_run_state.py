@@ -137,7 +137,14 @@ def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):
     assert "No space left on device" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"attempts": 3}', '{"attempts": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"attempts": 3}', '{"attempts": [1]}', '{"attempts": []}'),
+        '{"status": "finished", "attempts": [{}]}',
+        '{"status": "finished", "attempts": [], "metrics": {"PQ": "x"}}',
+    ],
+)
 def test_a_damaged_record_begins_anew(tmp_path, text, caplog):
     (tmp_path / "run.json").write_text(text)
     attempt(tmp_path)

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict, read_write
 
 from panoptic_dl.config.composition import _hydra_of_our_own
+from panoptic_dl.config.source import register
 from panoptic_dl.config.sweep_plan import LONGEST, SweepError, narrow, plan, row_folder, with_seeds
 
 
 def config_of(*overrides):
+    register()  # as run.py does, so that this file also passes by itself
     with _hydra_of_our_own():
         config = hydra_compose("config", list(overrides), return_hydra_config=True)
     assert Plugins.instance()
@@ -93,11 +95,40 @@ def test_seeds_repeat_every_row():
         (["sweep.seeds=[a]"], "whole numbers"),
         (["sweep.seeds=3"], "whole numbers"),
         (["sweep.seeds=[0,1]", "seed=4"], "give one of them"),
+        (["sweep.seeds=[0,1]", "++seed=4"], "give one of them"),
     ],
 )
 def test_seeds_that_cannot_be(overrides, message):
     with pytest.raises(SweepError, match=message):
         rows_of(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("swept", "message"),
+    [
+        ("sweep=cityscapes_panoptic_conv,cityscapes_panoptic_dsconv", "one table at a time"),
+        ("sweep.seeds=0,1", "write sweep.seeds="),
+        ("sweep.seeds=range(3)", "write sweep.seeds="),
+    ],
+)
+def test_rows_do_not_differ_in_what_says_which_rows_there_are(swept, message):
+    with pytest.raises(SweepError, match=message):
+        rows_of(swept=[swept])
+
+
+def test_a_pattern_is_the_options_that_fit():
+    swept = "experiment=glob(cityscapes_semantic*)"
+    config = config_of()
+    with read_write(config), open_dict(config), _hydra_of_our_own():
+        config.hydra.overrides.task = [swept]
+        found = plan(config)
+    names = ["cityscapes_semantic_hrnet48_conv", "cityscapes_semantic_xception65_conv"]
+    assert list(found.rows) == names
+
+
+def test_a_swept_mode_is_the_one_of_its_row():
+    found = rows_of("weights=a.pth", swept=["mode=eval,benchmark"])
+    assert [name.partition("-")[0] for name in found.rows] == ["eval", "benchmark"]
 
 
 def test_two_rows_of_one_name_are_refused():
@@ -116,4 +147,5 @@ def test_a_folder_is_one_name_that_any_disk_takes(one, other):
 def test_other_modes_have_folders_of_their_own():
     assert row_folder("train", "a", "") == "a"
     assert row_folder("benchmark", "a", "b=1") == "benchmark-a-b=1"
+    register()
     assert OmegaConf.create({"x": "${row_folder:eval,a,}"}).x == "eval-a"

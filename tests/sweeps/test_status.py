@@ -20,7 +20,7 @@ def write(folder, status, **more):
         "mode": "train",
         "status": status,
         "config_hash": "a",
-        "attempts": [{}],
+        "attempts": [{"started": "2026-01-01T00:00:00+00:00", "seconds": 3671.4}],
         "train": {"iterations": 9},
         "wall_seconds": 3671.4,
         **more,
