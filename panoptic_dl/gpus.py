@@ -6,6 +6,7 @@ user on one machine give out the same GPUs, each to one job at a time.
 """
 
 import fcntl
+import itertools
 import os
 import stat
 import sys
@@ -80,7 +81,9 @@ def lock_folder() -> Path:
 def _visible(environment: MutableMapping[str, str]) -> list[str]:
     """The GPUs that this process could use, without starting CUDA."""
     if VISIBLE in environment:
-        return [name.strip() for name in environment[VISIBLE].split(",") if name.strip()]
+        names = [name.strip() for name in environment[VISIBLE].split(",")]
+        # CUDA stops at the first name that is none, such as the -1 that hides all.
+        return list(itertools.takewhile(lambda name: name and name != "-1", names))
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]

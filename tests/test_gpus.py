@@ -85,7 +85,14 @@ def test_outside_of_such_a_sweep_nothing_is_taken(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "wanted", "taken"),
-    [("", None, []), ("", 0, []), ("2,7", None, ["2"]), ("2,7", 0, []), ("2, 7", 2, ["2", "7"])],
+    [
+        ("-1", None, []),
+        ("", None, []),
+        ("", 0, []),
+        ("2,7", None, ["2"]),
+        ("2,7", 0, []),
+        ("2, 7", 2, ["2", "7"]),
+    ],
 )
 def test_numbers_are_those_of_launch(names, wanted, taken):
     environment = sweep_of(names)

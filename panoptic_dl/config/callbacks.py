@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import traceback
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +91,9 @@ class Sweep(Callback):
                     self._keep(Path(config.hydra.sweep.dir), found.rows)
         except (SweepError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
+        except Exception as error:  # Hydra would go on, and run the sweep without its plan
+            traceback.print_exc()
+            raise SystemExit(f"error: this sweep cannot be planned: {error}") from None
 
     @staticmethod
     def _keep(folder: Path, rows: Mapping[str, list[str]]) -> None:

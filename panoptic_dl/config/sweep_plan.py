@@ -106,7 +106,7 @@ def row_folder(mode: str, name: str, said: str) -> str:
     """
     text = "-".join(filter(None, ["" if mode == "train" else mode, name, said]))
     safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)
-    if safe != text or len(safe) > LONGEST:
+    if safe != text or len(safe) > LONGEST or not safe.strip("."):
         ending = hashlib.sha256(text.encode()).hexdigest()[:8]
         safe = f"{safe[: LONGEST - 9]}-{ending}"
     return safe

@@ -144,6 +144,10 @@ def test_a_folder_is_one_name_that_any_disk_takes(one, other):
     assert (first == second) == (one == other)
 
 
+def test_a_name_leads_nowhere_else():
+    assert row_folder("train", "..", "").startswith("..-")
+
+
 def test_other_modes_have_folders_of_their_own():
     assert row_folder("train", "a", "") == "a"
     assert row_folder("benchmark", "a", "b=1") == "benchmark-a-b=1"
