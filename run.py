@@ -47,11 +47,14 @@ def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
         return launch(work, config, allowed, num_gpus=None)
 
 
-def run(config: DictConfig, hydra_config: Any) -> float | None:
-    """One run, alone or a row of a sweep; return its first figure, for sweepers that optimise."""
+def run(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | None:
+    """One run, alone or a row of a sweep; return its first figure, for sweepers that optimise.
+
+    `same_folder`: the command started again has the same output folder.
+    """
     from panoptic_dl.config.builder import allowed
     from panoptic_dl.config.identity import identity, plain_yaml
-    from panoptic_dl.config.one_folder import found_again, is_first
+    from panoptic_dl.config.one_folder import is_first
     from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.requeue import check_requeue
@@ -67,7 +70,6 @@ def run(config: DictConfig, hydra_config: Any) -> float | None:
     ):
         state.begin(identity(config, hydra_config))
         check_types(config, hydra_config.overrides.task)
-        same_folder = found_again(hydra_config, config)
         check_requeue(config.launch.requeue, config.resume, same_folder)
         if mode == "demo":
             config = with_run_of_weights(config, hydra_config.overrides.task)
@@ -78,7 +80,7 @@ def run(config: DictConfig, hydra_config: Any) -> float | None:
     return next(iter(results["metrics"].values())) if results else None
 
 
-def run_row(config: DictConfig, hydra_config: Any) -> float | None:
+def run_row(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | None:
     """One row of a sweep: left alone if it is done, gone on with if it has begun."""
     from panoptic_dl.config.identity import differences, identity
     from panoptic_dl.engine.session import user_errors
@@ -93,7 +95,7 @@ def run_row(config: DictConfig, hydra_config: Any) -> float | None:
             print(f"{folder.name}: finished already, left as it is")
             return found.figure
         config.resume = found.resume
-        return run(config, hydra_config)
+        return run(config, hydra_config, same_folder)
     return None
 
 
@@ -105,9 +107,13 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from panoptic_dl.config.one_folder import found_again
+
     hydra_config = HydraConfig.get()
+    same_folder = found_again(hydra_config, config)  # before the time in its name is fixed
     config.run_dir = hydra_config.runtime.output_dir
-    return (run_row if hydra_config.mode == RunMode.MULTIRUN else run)(config, hydra_config)
+    do = run_row if hydra_config.mode == RunMode.MULTIRUN else run
+    return do(config, hydra_config, same_folder)
 
 
 if __name__ == "__main__":

@@ -86,8 +86,10 @@ def test_rows_of_a_sweep_say_what_differs():
     ]
 
 
-def test_results_of_a_sweep_are_combined_in_the_order_of_its_jobs(tmp_path):
+def test_results_of_a_sweep_are_combined_in_the_order_of_its_plan(tmp_path):
     assert combine_benchmarks(tmp_path) is None
+    rows = [{"folder": f"{number}_row"} for number in (0, 2, 10)]
+    (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
     for number in (0, 2, 10):
         folder = tmp_path / f"{number}_row"
         folder.mkdir()

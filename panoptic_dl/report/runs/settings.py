@@ -9,6 +9,11 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 from .fields import LARGEST, printable, regular_size
 
 MOST = 20_000  # leaves; ours have some hundreds
@@ -38,7 +43,7 @@ def read_settings(file: Path) -> dict[str, str]:
         raise ValueError(too_much)
     try:
         with file.open(encoding="utf-8") as opened:
-            tree = yaml.load(opened, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            tree = SafeLoader(opened).get_single_data()
         if not isinstance(tree, dict):
             raise ValueError(f"{file.name} holds no config")
         found = list(islice(_leaves(tree, ""), MOST + 1))  # aliases can make a few lines endless
