@@ -8,7 +8,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in subprocesses
 
-# Where the shell starts tests in the background, SIGINT is ignored, and children would inherit that.
+# Where a shell starts the tests in the background SIGINT is ignored; children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

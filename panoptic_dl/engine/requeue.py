@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 REQUEUED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Requeued(SystemExit):
+    """This process ends, all is saved, and its job is in the queue again."""
+
+
 def check_requeue(requeue: bool, resume: bool | str, same_folder: bool) -> None:
     """Refuse `launch.requeue=true` where the command, started again, would not go on.
 
@@ -114,4 +118,7 @@ def tell_submitit(number: int) -> None:
     """
     handler = signal.getsignal(number)
     if callable(handler) and str(getattr(handler, "__module__", "")).startswith("submitit."):
-        handler(number, None)
+        try:
+            handler(number, None)
+        except SystemExit as stop:
+            raise Requeued(stop.code) from None

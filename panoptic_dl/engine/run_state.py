@@ -20,6 +20,7 @@ from panoptic_dl.whole_files import write_text
 
 from .exit_codes import ExitCode
 from .folder_lock import folder_lock, is_held
+from .requeue import Requeued
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def recorded(run_dir: str, *, writes: bool) -> Iterator[RunState]:
         try:
             yield state
         except SystemExit as stop:
-            if stop.code in STOPPED:
+            if stop.code in STOPPED or isinstance(stop, Requeued):
                 state.end("stopped")
             elif stop.code:
                 state.end("failed", _in_error_file(Path(run_dir), stop.code))

@@ -10,6 +10,7 @@ from typing import Any
 
 from panoptic_dl.engine.checkpoint_files import NEWEST
 from panoptic_dl.engine.exit_codes import ExitCode
+from panoptic_dl.engine.requeue import Requeued
 from panoptic_dl.engine.run_state import error_line, read_state
 
 FAILED = "failed.txt"  # in a row's folder: the first line of what the last attempt ended with
@@ -39,7 +40,7 @@ def failing_alone(folder: Path) -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:  # which has said why
-        if stop.code in STOPPING:
+        if stop.code in STOPPING or isinstance(stop, Requeued):
             raise
         if stop.code:
             _note(folder, _said(folder) or f"exit code {stop.code}")
