@@ -47,14 +47,14 @@ def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
         return launch(work, config, allowed, num_gpus=None)
 
 
-def run(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | None:
+def run(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float | None:
     """One run, alone or a row of a sweep; return its first figure, for sweepers that optimise.
 
-    `same_folder`: the command started again has the same output folder.
+    `facts`: see `panoptic_dl.config.identity`.
     """
     from panoptic_dl.config.builder import allowed
-    from panoptic_dl.config.identity import identity, plain_yaml
-    from panoptic_dl.config.one_folder import is_first
+    from panoptic_dl.config.identity import plain_yaml
+    from panoptic_dl.config.one_folder import found_again, is_first
     from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.config.types import check_types
     from panoptic_dl.engine.requeue import check_requeue
@@ -62,13 +62,15 @@ def run(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | Non
     from panoptic_dl.engine.session import user_errors
     from panoptic_dl.gpus import take_gpus
 
-    mode = hydra_config.runtime.choices.get("mode")
+    mode = facts["mode"]
+    same_folder = found_again(hydra_config, config)  # before the time in its name is fixed
+    config.run_dir = hydra_config.runtime.output_dir
     trial = mode == "train" and config.train.fast_dev_run is True  # leaves no record of its own
     with (
         recorded(config.run_dir, writes=is_first(config) and not trial) as state,
         user_errors(config.run_dir),
     ):
-        state.begin(identity(config, hydra_config))
+        state.begin(facts)
         check_types(config, hydra_config.overrides.task)
         check_requeue(config.launch.requeue, config.resume, same_folder)
         if mode == "demo":
@@ -80,22 +82,21 @@ def run(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | Non
     return next(iter(results["metrics"].values())) if results else None
 
 
-def run_row(config: DictConfig, hydra_config: Any, same_folder: bool) -> float | None:
+def run_row(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float | None:
     """One row of a sweep: left alone if it is done, gone on with if it has begun."""
-    from panoptic_dl.config.identity import differences, identity
+    from panoptic_dl.config.identity import differences
     from panoptic_dl.engine.session import user_errors
     from panoptic_dl.sweeps.row import failing_alone, standing
 
-    folder = Path(config.run_dir)
+    folder = Path(hydra_config.runtime.output_dir)
     with failing_alone(folder):
-        with user_errors(config.run_dir):
-            facts = identity(config, hydra_config)
+        with user_errors(str(folder)):
             found = standing(folder, facts, config.resume, lambda: differences(config, folder))
         if found.finished:
             print(f"{folder.name}: finished already, left as it is")
             return found.figure
         config.resume = found.resume
-        return run(config, hydra_config, same_folder)
+        return run(config, hydra_config, facts)
     return None
 
 
@@ -107,13 +108,11 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from panoptic_dl.config.one_folder import found_again
+    from panoptic_dl.config.identity import identity
 
     hydra_config = HydraConfig.get()
-    same_folder = found_again(hydra_config, config)  # before the time in its name is fixed
-    config.run_dir = hydra_config.runtime.output_dir
     do = run_row if hydra_config.mode == RunMode.MULTIRUN else run
-    return do(config, hydra_config, same_folder)
+    return do(config, hydra_config, identity(config, hydra_config))
 
 
 if __name__ == "__main__":

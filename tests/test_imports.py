@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = (
-    *("backbones", "classes", "environment", "gpus", "image_files"),
+    *("backbones", "classes", "environment", "folder_lock", "gpus", "image_files"),
     *("postprocess", "visualize", "whole_files"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in LEAVES},
-    "config": {"gpus"},
+    "config": {"folder_lock", "gpus", "whole_files"},
     "report": {"image_files", "whole_files"},
     "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "loggers": {"report", "visualize", "whole_files"},
     "engine": {
-        *("classes", "environment", "evaluation", "loggers", "models", "postprocess"),
-        "prediction_files",
+        *("classes", "environment", "evaluation", "folder_lock", "loggers", "models"),
+        *("postprocess", "prediction_files"),
         *("report", "visualize", "weights", "whole_files"),
     },
     "sweeps": {"engine"},

@@ -1,9 +1,7 @@
 """Look at the output folder before Hydra writes to it."""
 
-import json
 import tempfile
 import traceback
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from panoptic_dl.gpus import give_out_gpus
 
 from .one_folder import agree_on_folder, is_first, under_torchrun
-from .sweep_plan import SweepError, leave_out, narrow, plan, with_seeds
+from .sweep_plan import SweepError, keep_plan, leave_out, narrow, plan, with_seeds
 
 
 class CheckOutputFolder(Callback):
@@ -88,21 +86,12 @@ class Sweep(Callback):
                 found = plan(config)
                 if found is not None:
                     leave_out(config, found.unsaid)
-                    self._keep(Path(config.hydra.sweep.dir), found.rows)
+                    keep_plan(Path(config.hydra.sweep.dir), found.rows)
         except (SweepError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
         except Exception as error:  # Hydra would go on, and run the sweep without its plan
             traceback.print_exc()
             raise SystemExit(f"error: this sweep cannot be planned: {error}") from None
-
-    @staticmethod
-    def _keep(folder: Path, rows: Mapping[str, list[str]]) -> None:
-        named = [{"folder": name, "overrides": overrides} for name, overrides in rows.items()]
-        text = json.dumps({"format": 1, "name": folder.name, "rows": named}, indent=1)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "sweep.json.partial"
-        partial.write_text(text + "\n")
-        partial.replace(folder / "sweep.json")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from .builder import find_target

@@ -14,6 +14,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from panoptic_dl.folder_lock import folder_lock
+from panoptic_dl.whole_files import write_text
+
 if TYPE_CHECKING:  # Optuna takes a second to import, and most commands do not need it
     from .search_study import Study
 
@@ -82,11 +85,11 @@ class Search(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of `n_trials`; end the program with 130 when stopped, 1 in vain."""
-        from .search_study import only_search_in
+        from .search_study import LOCK
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with only_search_in(self.folder):
+            with folder_lock(self.folder, LOCK, "sweep_dir"):
                 code = self._search(self._study(arguments))
         except OSError as error:
             reason = error.strerror or error
@@ -195,19 +198,19 @@ class Search(Sweeper):
     def _save(self, study: "Study") -> dict[str, Any]:
         """Write search.json, sweep.json (for the sweep's status) and best.yaml."""
         from .identity import command
+        from .sweep_plan import keep_plan
 
         record = study.record()
         for trial in record["trials"]:
             trial["overrides"] = study.space.overrides(trial["values"])
             trial["command"] = command(trial["overrides"], search=True)
-        rows = [{key: trial[key] for key in ("folder", "overrides")} for trial in record["trials"]]
-        sweep = {"format": 1, "name": record["name"], "rows": rows}
-        _write(study.folder / "search.json", json.dumps(record, indent=2) + "\n")
-        _write(study.folder / "sweep.json", json.dumps(sweep, indent=2) + "\n")
+        rows = {trial["folder"]: trial["overrides"] for trial in record["trials"]}
+        write_text(study.folder / "search.json", json.dumps(record, indent=2) + "\n")
+        keep_plan(study.folder, rows)
         if record["best"] is not None:
             trial = record["trials"][record["best"]]
             best = {key: trial[key] for key in ("value", "folder", "overrides", "command")}
-            _write(study.folder / "best.yaml", OmegaConf.to_yaml(OmegaConf.create(best)))
+            write_text(study.folder / "best.yaml", OmegaConf.to_yaml(OmegaConf.create(best)))
         return record
 
 
@@ -218,9 +221,3 @@ def _setting(config: DictConfig) -> dict[str, Any]:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     mode = tree.pop("hydra")["runtime"]["choices"].get("mode")
     return json.loads(json.dumps({**figures_config(tree), "mode": mode}))
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f"{file.name}.partial")
-    temporary.write_text(text)
-    temporary.replace(file)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def outcome(job: JobReturn | Exception, folder: Path) -> float | str | None:
 
     Args:
         job: what the launcher gave back, or what it raised.
-        folder: of the trial; a run leaves there what was wrong, in failed.txt and error.txt.
+        folder: of the trial; a row leaves there what was wrong, in failed.txt.
     """
     try:
         if isinstance(job, Exception):
@@ -67,13 +66,8 @@ def outcome(job: JobReturn | Exception, folder: Path) -> float | str | None:
 
 
 def _said(folder: Path) -> str | None:
-    """The first line of a run's error, which it has left in its folder."""
-    for name, pattern in (("failed.txt", "."), ("error.txt", r"[A-Za-z_][\w.]*(: |$)")):
-        try:
-            lines = (folder / name).read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        named = [line.strip() for line in lines if re.match(pattern, line)]
-        if named:
-            return named[-1]
-    return None
+    """The first line of a row's error, which it has left in its folder."""
+    try:
+        return (folder / "failed.txt").read_text(errors="replace").strip() or None
+    except OSError:
+        return None

@@ -1,11 +1,8 @@
 """The trials of a search, kept by Optuna in a journal from which the search goes on."""
 
-import fcntl
 import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from .identity import differing_keys
 from .search_space import SearchSpace
 
 FILE = "journal.jsonl"  # one change a line, as JSON: no data base, no pickle
+LOCK = ".search.lock"  # held by the search: trials under way are not unfinished ones
 STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
 
 
@@ -211,31 +209,6 @@ def folder_name(number: int) -> str:
     return f"trial_{number:03d}"
 
 
-@contextmanager
-def only_search_in(folder: Path) -> Iterator[None]:
-    """Hold the folder: trials of a search that is under way are not unfinished ones.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    with (folder / ".search.lock").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise ValueError(
-                f"{folder} is being searched by {holder}: wait for it, end it, or name another "
-                "folder: sweep_dir=FOLDER"
-            ) from error
-        except OSError:  # a disk without locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
-        yield
-
-
 def _end_with_a_line(file: Path) -> None:
     """Cut off what a process had begun to write when it was killed."""
     if not file.exists():
@@ -245,7 +218,7 @@ def _end_with_a_line(file: Path) -> None:
 
 
 class _HeldAlready:
-    """The journal's lock: nobody else writes, see `only_search_in`.
+    """The journal's lock: nobody else writes, see `LOCK`.
 
     Optuna's own is a file that a killed process leaves behind.
     """

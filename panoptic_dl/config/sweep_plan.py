@@ -1,15 +1,19 @@
 """The rows of a sweep: which they are, and the folder of each, under the same name every time."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+
+from panoptic_dl.whole_files import write_text
 
 from .composition import compose_unchecked, is_choice
 
@@ -126,6 +130,14 @@ def _refuse_several_plans(swept: Sequence[str]) -> None:
         raise SweepError("sweep=A,B: one table at a time; each has a folder of its own")
     if "sweep.seeds" in swept:
         raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
+
+
+def keep_plan(folder: Path, rows: Mapping[str, Sequence[str]]) -> None:
+    """Write `sweep.json`, which says what a sweep's folder is to hold; see `Plan.rows`."""
+    named = [{"folder": name, "overrides": list(each)} for name, each in rows.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"format": 1, "name": folder.absolute().name, "rows": named}
+    write_text(folder / "sweep.json", json.dumps(content, indent=1) + "\n")
 
 
 def _name(job: Sequence[str]) -> str:

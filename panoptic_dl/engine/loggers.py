@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from panoptic_dl.loggers import run_facts
 from panoptic_dl.loggers.interface import Figures, Logger, Run
 from panoptic_dl.loggers.several import Loggers
 
 from .exit_codes import ExitCode
 from .interrupt import Interrupted
+from .run_state import read_state
 
 
 def start_loggers(
@@ -22,8 +22,7 @@ def start_loggers(
 ) -> None:
     """Tell loggers of the run in a folder, with what is recorded there; see `Run`."""
     if loggers:
-        facts = {"about": run_facts.about(folder), "config": run_facts.config(folder)}
-        loggers.start(Run(folder, mode, start, history, modules, **facts))
+        loggers.start(Run(folder, mode, start, history, modules, read_state(folder)))
 
 
 def tell_of_figures(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 
-from panoptic_dl.loggers.interface import Details, Figures
+from panoptic_dl.loggers.interface import Details, Figures, is_evaluation
 from panoptic_dl.loggers.several import Loggers
 from panoptic_dl.whole_files import write_text
 
@@ -83,7 +83,11 @@ class RunRecord(HookBase):
 
     def figures(self, iteration: int, figures: Mapping[str, float], details: Details) -> None:
         """Write those of an evaluation after `iteration`, in place of any that there are."""
-        self._enduring(lambda: keep_lines(self.file, lambda x: not _is_evaluation(x, iteration)))
+        self._enduring(
+            lambda: keep_lines(
+                self.file, lambda line: line["iteration"] != iteration or not is_evaluation(line)
+            )
+        )
         self._enduring(self._reopen)
         self._write(iteration, figures)
         self._loggers.evaluation(iteration, figures, details)
@@ -157,7 +161,3 @@ def _is_wanted(line: str, wanted: Callable[[dict[str, float]], bool], file: Path
     except (ValueError, KeyError, TypeError):
         logger.warning("Dropped a torn line of %s: %s", file, line[:80])
         return False
-
-
-def _is_evaluation(line: Mapping[str, float], iteration: int) -> bool:
-    return line["iteration"] == iteration and "total_loss" not in line

@@ -16,10 +16,10 @@ from detectron2.utils import comm
 
 from panoptic_dl.environment import git_revision, measured_on
 from panoptic_dl.evaluation.figures import as_json
+from panoptic_dl.folder_lock import folder_lock, is_held
 from panoptic_dl.whole_files import write_text
 
 from .exit_codes import ExitCode
-from .folder_lock import folder_lock, is_held
 from .requeue import Requeued
 
 logger = logging.getLogger(__name__)

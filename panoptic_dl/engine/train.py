@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from panoptic_dl.classes import Classes
 from panoptic_dl.evaluation.figures import HEADLINE
+from panoptic_dl.folder_lock import folder_lock
 from panoptic_dl.loggers.interface import Logger
 from panoptic_dl.loggers.network import modules
 from panoptic_dl.loggers.several import Loggers, ending
@@ -29,7 +30,6 @@ from .deviations import Recipe, report_deviations, scale_learning_rate
 from .ema import UpdateAverage, WeightAverage
 from .evaluate_average import evaluate_both
 from .evaluation import Evaluation
-from .folder_lock import folder_lock
 from .interrupt import StopOnSignal, StopRequest
 from .loggers import how_it_ended, start_loggers
 from .nonfinite import NonFiniteLosses

@@ -5,6 +5,7 @@ All of it happens in the main process. Iterations count from 0, as in metrics.js
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.visualize.samples import Sample
+
+from . import run_facts
 
 Figures = Mapping[str, float]
 
@@ -26,7 +29,11 @@ class Run:
     history: Sequence[Figures] = ()  # lines of metrics.json from before, each with "iteration"
     modules: Sequence[tuple[str, str, int, int]] = ()  # name, class, parameters, of these trained
     about: Mapping[str, Any] = field(default_factory=dict)  # the folder's run.json, if there is one
-    config: Mapping[str, Any] = field(default_factory=dict)  # the whole config, resolved
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The whole config, resolved where the folder has it so; read for who wants it."""
+        return run_facts.config(self.folder)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What the records in a run's folder say of it: run.json, and its config."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,21 +9,7 @@ import yaml
 
 logger = logging.getLogger(__name__)
 
-ABOUT = "run.json"
 CONFIGS = (".hydra/resolved.yaml", ".hydra/config.yaml")  # the first that is there
-
-
-def about(folder: Path) -> dict[str, Any]:
-    """The folder's run.json: name, choices of groups, sweep, revision; {} if there is none."""
-    file = folder / ABOUT
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        logger.warning("Loggers are told nothing of %s, which is damaged: %s", file, error)
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def config(folder: Path) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def test_results_that_cannot_be_written_do_not_stop_training_when_told_so(tmp_pa
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path):
-    holder = "from panoptic_dl.engine.folder_lock import folder_lock; from pathlib import Path;"
+    holder = "from panoptic_dl.folder_lock import folder_lock; from pathlib import Path;"
     code = (
         f"{holder}\nwith folder_lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     )

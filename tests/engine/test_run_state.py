@@ -10,9 +10,9 @@ import pytest
 
 from panoptic_dl.engine import run_state
 from panoptic_dl.engine.exit_codes import ExitCode
-from panoptic_dl.engine.folder_lock import folder_lock
 from panoptic_dl.engine.run_state import error_line, is_alive, note, note_figures, recorded
 from panoptic_dl.engine.session import user_errors
+from panoptic_dl.folder_lock import folder_lock
 
 FACTS = {"name": "row", "mode": "train"}
 

@@ -44,6 +44,7 @@ def make_run(folder: Path, row="cityscapes_panoptic_xception65_conv", **changes)
         "sweep": None,
         "seed": seed,
         "config_hash": f"{hash((row, seed)) & (1 << 64) - 1:016x}" * 4,
+        "config_hash_any_seed": f"{row} {batch_size} {json.dumps(settings, sort_keys=True)}",
         "git": {"revision": "0123456789abcdef" * 2, "changed": False},
         "environment": {"python": "3.11.7", "torch": "2.15.0", "device": "a CPU", "devices": 0},
         "recipe": {"iterations": iterations, "batch_size": batch_size, "lr": lr},

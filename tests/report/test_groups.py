@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from panoptic_dl.report.runs.groups import group_runs, spread
 from panoptic_dl.report.runs.read import read_run
-from panoptic_dl.report.runs.settings import family
 
 from .run_folders import make_run
 
@@ -84,18 +83,10 @@ def test_random_seeds_are_never_the_same(tmp_path):
     assert len(group.runs) == 2
 
 
-def test_without_a_resolved_config_runs_of_different_hashes_stand_alone(tmp_path):
-    made = [make_run(tmp_path / f"{seed}", seed=seed, settings=None) for seed in (0, 1)]
+def test_runs_without_a_common_hash_stand_alone(tmp_path):
+    made = [make_run(tmp_path / f"{s}", seed=s, config_hash_any_seed=None) for s in (0, 1)]
     assert len(group_runs(runs(*made))) == 2
 
 
 def test_modes_without_figures_are_no_rows(tmp_path):
     assert group_runs(runs(make_run(tmp_path, mode="benchmark"))) == []
-
-
-def test_a_family_is_what_figures_depend_on():
-    base = {"optimizer.lr": "1", "train.num_workers": "2", "run_dir": "a", "mode.run_dir": "a"}
-    same = base | {"train.num_workers": "0", "run_dir": "b", "seed": "3", "task.x.seed": "3"}
-    assert family(base) == family(same)
-    assert family(base) != family(base | {"optimizer.lr": "2"})
-    assert family(base) != family(base | {"dataset.root": "elsewhere"})

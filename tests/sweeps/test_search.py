@@ -37,8 +37,7 @@ def main(config):
     if happens == "save":
         raise SystemExit(75)
     if happens == "exit":
-        text = "Traceback\\n  File x\\nValueError: no such file\\n  more\\n"
-        (folder / "error.txt").write_text(text)
+        (folder / "failed.txt").write_text("ValueError: no such file\\n")
         raise SystemExit(1)
     if happens == "raise":
         raise RuntimeError("of its own\\nand more")
@@ -201,7 +200,8 @@ def test_another_search_in_the_folder_is_refused(tmp_path, search):
         fcntl.lockf(file, fcntl.LOCK_EX)
         done = search(2)
     assert done.returncode == 1
-    assert "is being searched by process" in done.stderr
+    assert "is in use by process" in done.stderr
+    assert "name another sweep_dir" in done.stderr
     journal = tmp_path / "found" / "journal.jsonl"
     journal.write_text("no journal\n" + journal.read_text())
     done = search(2)

@@ -61,7 +61,7 @@ def test_a_row_is_running_as_long_as_its_process_lives(tmp_path):
     folder = write(tmp_path / "row", "running")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from panoptic_dl.engine.folder_lock import folder_lock\n"
+        "from panoptic_dl.folder_lock import folder_lock\n"
         f"with folder_lock(Path(sys.argv[1]), {LOCK!r}):\n    print('held', flush=True); input()"
     )
     holder = subprocess.Popen(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.report.runs.fields import Fields, read_json
-from panoptic_dl.report.runs.groups import family_of
 from panoptic_dl.report.runs.run import MEASURING, Attempt, Run
 
 FORMAT = 1
@@ -25,7 +24,7 @@ def as_record(run: Run) -> dict[str, Any]:
         "overrides": [_without_paths(override) for override in run.overrides],
         "command": _without_paths(run.command),
         "seed": run.seed,
-        "family": family_of(run),
+        "family": run.family,
         "revision": run.revision,
         "changed": run.changed,
         "environment": {
@@ -64,7 +63,7 @@ def as_run(record: Mapping[str, Any], where: str) -> Run:
         overrides=fields.texts("overrides"),
         command=fields.text("command"),
         seed=int(seed) if math.isfinite(seed) else None,
-        config_hash=fields.text("family"),
+        family=fields.text("family"),
         revision=fields.text("revision"),
         changed=fields.flag("changed"),
         environment=dict(fields.object("environment").data),

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from panoptic_dl.report.runs.settings import NAMES
 from panoptic_dl.report.tables.build import Table
 
 COPIES = ("task", "mode")  # hold resolved copies of other keys
 MOST = 80  # keys of a table
-UNSAID = (*NAMES, "row")  # names, folders and seeds
+UNSAID = (  # last parts of keys: names, folders, seeds, and what is printed, drawn and saved
+    *("seed", "run_dir", "resume", "name", "row", "sweep_dir", "published_note", "published_row"),
+    *("num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips"),
+    *("per_class", "official", "num_threads", "save", "picture_count", "best_and_worst", "charts"),
+)
 LONGEST = 60  # letters of a value
 
 

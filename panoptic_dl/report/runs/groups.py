@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .run import MEASURING, Run
-from .settings import family
 
 
 @dataclass(frozen=True)
@@ -67,16 +66,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         if run.mode in MEASURING:
-            families.setdefault((run.row, run.mode, family_of(run)), []).append(run)
+            families.setdefault((run.row, run.mode, run.family), []).append(run)
     return [_group(members) for members in families.values()]
-
-
-def family_of(run: Run) -> str:
-    """The same text for runs of one experiment with different seeds."""
-    if run.settings:
-        return family(run.settings)
-    # A hash includes the seed, so that runs without their resolved config stand alone.
-    return f"{run.config_hash or run.label}"
 
 
 def _group(members: Sequence[Run]) -> Group:

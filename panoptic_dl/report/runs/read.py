@@ -53,6 +53,8 @@ def read_run(folder: Path, label: str) -> Run:
         sweep=fields.text("sweep") or None,
         seed=int(seed) if math.isfinite(seed) else None,
         config_hash=fields.text("config_hash"),
+        # The hash with the seed makes a run stand alone, and so does its label.
+        family=fields.text("config_hash_any_seed") or fields.text("config_hash") or label,
         revision=git.text("revision"),
         changed=git.flag("changed"),
         environment=dict(fields.object("environment").data),

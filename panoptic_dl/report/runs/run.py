@@ -36,6 +36,7 @@ class Run:
     sweep: str | None = None
     seed: int | None = None
     config_hash: str = ""
+    family: str = ""  # the same for runs of one experiment with different seeds
     revision: str = ""  # of git, "" where unknown
     changed: bool = False  # whether the working tree was
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -1,8 +1,7 @@
-"""A resolved config as flat text, and what of it makes two runs the same experiment."""
+"""A resolved config as flat text."""
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,6 @@ except ImportError:
 from .fields import LARGEST, printable, regular_size
 
 MOST = 20_000  # leaves; ours have some hundreds
-
-# Where and how a run works, what it is called, and what it prints, draws and saves: none of it
-# changes figures. Top keys, then last parts of keys, for `task` and `mode` hold copies of others.
-OUTSIDE = (
-    *("hydra", "mode", "launch", "logger", "sweep", "checkpoint", "choice", "input"),
-    *("published", "benchmark", "browse", "demo", "doctor"),
-)
-NAMES = (
-    *("seed", "run_dir", "resume", "name", "sweep_dir", "published_note", "published_row"),
-    *("num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips"),
-    *("per_class", "official", "num_threads", "save", "picture_count", "best_and_worst", "charts"),
-)
-PLACES = (".root.root", ".cache.folder", ".cache.max_gb")
 
 
 def read_settings(file: Path) -> dict[str, str]:
@@ -53,18 +39,6 @@ def read_settings(file: Path) -> dict[str, str]:
     if len(found) > MOST:
         raise ValueError(too_much)
     return dict(found)
-
-
-def family(settings: Mapping[str, str]) -> str:
-    """The same text for runs that differ in nothing but their seed and what changes no figures."""
-    kept = {
-        key: value
-        for key, value in settings.items()
-        if key.partition(".")[0] not in OUTSIDE
-        and key.rpartition(".")[2] not in NAMES
-        and not key.endswith(PLACES)
-    }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:

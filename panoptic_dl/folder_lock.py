@@ -15,10 +15,14 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, name: str = FILE) -> Iterator[None]:
+def folder_lock(folder: Path, name: str = FILE, key: str = "run_dir") -> Iterator[None]:
     """Hold the folder, for the main process of a run; the system lets go when the process ends.
 
     A record lock, which forked loader workers do not inherit, and which works over NFS.
+
+    Args:
+        name: of the lock; several may be held in one folder.
+        key: of the config that names the folder.
 
     Raises:
         ValueError: another process holds it.
@@ -31,8 +35,7 @@ def folder_lock(folder: Path, name: str = FILE) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise ValueError(
-                f"{folder} is in use by {holder}: wait for that run, end it, or name another "
-                "run_dir"
+                f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
             ) from error
         except OSError as error:
             logger.warning("This disk has no locks (%s): never start two runs in %s", error, folder)
