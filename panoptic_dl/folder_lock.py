@@ -11,7 +11,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-FILE = ".lock"
+FILE = ".lock"  # of what trains in a folder
+RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
 
 
 @contextlib.contextmanager
@@ -56,3 +57,8 @@ def is_held(path: Path) -> bool:
     except OSError:  # no such file, or a disk without locks
         return False
     return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
+    return is_held(folder / RUN_LOCK) or is_held(folder / FILE)

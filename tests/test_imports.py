@@ -15,7 +15,7 @@ LEAVES = (
 MAY_IMPORT: dict[str, set[str]] = {
     **{layer: set() for layer in LEAVES},
     "config": {"folder_lock", "gpus", "whole_files"},
-    "report": {"image_files", "whole_files"},
+    "report": {"folder_lock", "image_files", "whole_files"},
     "__init__": {"demo"},  # `Predictor`, imported when it is asked for
     "weights": {"whole_files"},
     "data": {"classes", "image_files"},
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("postprocess", "prediction_files"),
         *("report", "visualize", "weights", "whole_files"),
     },
-    "sweeps": {"engine"},
+    "sweeps": {"engine", "folder_lock"},
     "doctor": {  # looks at everything; nothing looks at it
         *("data", "engine", "environment", "evaluation", "image_files", "models"),
         *("weights", "whole_files"),

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.environment import git_revision, measured_on
 from panoptic_dl.evaluation.figures import as_json
-from panoptic_dl.folder_lock import folder_lock, is_held
+from panoptic_dl.folder_lock import RUN_LOCK, folder_lock
 from panoptic_dl.whole_files import write_text
 
 from .exit_codes import ExitCode
@@ -25,7 +25,6 @@ from .requeue import Requeued
 logger = logging.getLogger(__name__)
 
 FILE = "run.json"
-LOCK = ".run.lock"  # held as long as the process that started the run lives
 RESOLVED = ".hydra/resolved.yaml"
 STOPPED = (ExitCode.SAVED, ExitCode.INTERRUPTED)
 
@@ -101,9 +100,9 @@ def recorded(run_dir: str, *, writes: bool) -> Iterator[RunState]:
     """
     with contextlib.ExitStack() as held:
         if writes and Path(run_dir).is_dir():
-            with _never_failing(Path(run_dir, LOCK)):
+            with _never_failing(Path(run_dir, RUN_LOCK)):
                 try:
-                    held.enter_context(folder_lock(Path(run_dir), LOCK))
+                    held.enter_context(folder_lock(Path(run_dir), RUN_LOCK))
                 except ValueError:  # another run holds it; training will say so
                     writes = False
         state = RunState(run_dir, writes=writes)
@@ -181,11 +180,6 @@ def _is_ours(state: Mapping[str, Any]) -> bool:
             for each in state["attempts"]
         )
     )
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
-    return is_held(folder / LOCK) or is_held(folder / ".lock")
 
 
 def error_line(traceback: str) -> str:

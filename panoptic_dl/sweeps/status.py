@@ -9,7 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from panoptic_dl.engine.run_state import is_alive, read_state
+from panoptic_dl.engine.run_state import read_state
+from panoptic_dl.folder_lock import is_alive
 
 from .row import FAILED
 

@@ -10,9 +10,9 @@ import pytest
 
 from panoptic_dl.engine import run_state
 from panoptic_dl.engine.exit_codes import ExitCode
-from panoptic_dl.engine.run_state import error_line, is_alive, note, note_figures, recorded
+from panoptic_dl.engine.run_state import error_line, note, note_figures, recorded
 from panoptic_dl.engine.session import user_errors
-from panoptic_dl.folder_lock import folder_lock
+from panoptic_dl.folder_lock import folder_lock, is_alive
 
 FACTS = {"name": "row", "mode": "train"}
 
@@ -117,9 +117,8 @@ def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
 def test_asking_takes_no_lock(tmp_path):
     assert not is_alive(tmp_path)
     with folder_lock(tmp_path):
-        code = (
-            f"from panoptic_dl.engine.run_state import *; print(is_alive(Path({str(tmp_path)!r})))"
-        )
+        code = "import sys, pathlib, panoptic_dl.folder_lock as it\n"
+        code += f"print(it.is_alive(pathlib.Path({str(tmp_path)!r})))"
         asked = [sys.executable, "-c", code]
         assert subprocess.check_output(asked, text=True) == "True\n"
     with folder_lock(tmp_path):

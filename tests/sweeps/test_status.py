@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from panoptic_dl.engine.exit_codes import ExitCode
-from panoptic_dl.engine.run_state import LOCK
+from panoptic_dl.folder_lock import RUN_LOCK
 from panoptic_dl.sweeps.row import FAILED, failing_alone, standing
 from panoptic_dl.sweeps.status import conclude, row, rows, status_text
 from tests.test_run import ROOT
@@ -62,7 +62,8 @@ def test_a_row_is_running_as_long_as_its_process_lives(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from panoptic_dl.folder_lock import folder_lock\n"
-        f"with folder_lock(Path(sys.argv[1]), {LOCK!r}):\n    print('held', flush=True); input()"
+        f"with folder_lock(Path(sys.argv[1]), {RUN_LOCK!r}):\n"
+        "    print('held', flush=True)\n    input()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],

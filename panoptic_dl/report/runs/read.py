@@ -5,6 +5,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.folder_lock import is_alive
+
 from .fields import Fields, read_json
 from .run import Attempt, Run
 from .settings import read_settings
@@ -34,6 +36,8 @@ def read_run(folder: Path, label: str) -> Run:
     status = fields.text("status", required=True)
     if status not in STATUSES:
         raise ValueError(f"run.json: status {status!r} is none of {', '.join(STATUSES)}")
+    if status == "running" and not is_alive(folder):
+        status = "killed"
     seed, git = fields.number("seed"), fields.object("git")
     remarks: list[str] = []
     results = _beside(folder / "results.json", read_json, remarks)
@@ -82,7 +86,7 @@ def read_run(folder: Path, label: str) -> Run:
 
 
 def _last_written(folder: Path) -> str:
-    """A run that was killed still says that it is running: this tells for how long."""
+    """When a run that has no end yet, or was killed, last wrote a line."""
     files = [file for name in ("log.txt", "metrics.json") if (file := folder / name).is_file()]
     newest = max((file.stat().st_mtime for file in files), default=0.0)
     moment = datetime.fromtimestamp(newest, timezone.utc)

@@ -29,7 +29,7 @@ class Run:
     name: str
     mode: str
     row: str  # <dataset>_<task>_<backbone>_<head>
-    status: str  # running | finished | stopped | failed
+    status: str  # running | finished | stopped (by a signal) | killed (without a word) | failed
     choices: Mapping[str, str] = field(default_factory=dict)  # option of each group
     overrides: Sequence[str] = ()
     command: str = ""

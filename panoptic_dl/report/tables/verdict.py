@@ -54,7 +54,8 @@ def judge(group: Group, row: PublishedRow) -> Verdict:
     """The verdict on runs of a row's parts."""
     run = group.first
     if not run.finished:
-        return Verdict(run.status, f"last line {run.moment}" if run.status == "running" else "")
+        open_ended = run.status in ("running", "killed")
+        return Verdict(run.status, f"last line {run.moment}" if open_ended else "")
     refused = refusal(run, row)
     if refused:
         return Verdict("no verdict", refused)
