@@ -39,7 +39,7 @@ results: setup ## Make docs/results.md anew; ARGS="FOLDER..." adds the runs belo
 	@$(BIN)/python scripts/publish_docs.py $(ARGS)
 
 environment: setup ## Versions, GPU, Detectron2's origin: what a bug report needs
-	@$(BIN)/python -m panoptic_dl.environment
+	@$(BIN)/python -m panoptic_dl.core.environment
 
 lock: setup ## Resolve requirements.lock anew from pyproject.toml
 	@$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \

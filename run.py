@@ -7,7 +7,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_dl.config.source import register
+from panoptic_dl.config.lazy import register
 
 register()
 composed = False
@@ -16,10 +16,9 @@ composed = False
 def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
     """What each process of the run does."""
     from panoptic_dl.config import allow, build
-    from panoptic_dl.engine.requeue import requeue_when_stopped
-    from panoptic_dl.engine.run_state import note_figures, note_machine
-    from panoptic_dl.engine.session import begin, user_errors
-    from panoptic_dl.engine.signals import interruptible
+    from panoptic_dl.core.run_folder import note_figures, note_machine
+    from panoptic_dl.launch.session import begin, user_errors
+    from panoptic_dl.launch.signals import interruptible, requeue_when_stopped
 
     allow(*allowed)  # packages that lazy files allowed in the process that composed
     requeue = requeue_when_stopped(config.launch.requeue)
@@ -36,7 +35,7 @@ def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
 
     Such modes have the key `launch_refused`.
     """
-    from panoptic_dl.engine.launch import launch
+    from panoptic_dl.launch.launcher import launch
 
     try:
         return launch(work, config, allowed, **config.launch)
@@ -50,17 +49,20 @@ def start(config: DictConfig, allowed: tuple[str, ...]) -> dict | None:
 def run(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float | None:
     """One run, alone or a row of a sweep; return its first figure, for sweepers that optimise.
 
-    `facts`: see `panoptic_dl.config.identity`.
+    `facts`: see `panoptic_dl.config.run_identity`.
     """
     from panoptic_dl.config.builder import allowed
-    from panoptic_dl.config.identity import plain_yaml
-    from panoptic_dl.config.one_folder import found_again, is_first
-    from panoptic_dl.config.saved import with_run_of_weights
-    from panoptic_dl.config.types import check_types
-    from panoptic_dl.engine.requeue import check_requeue
-    from panoptic_dl.engine.run_state import recorded
-    from panoptic_dl.engine.session import user_errors
-    from panoptic_dl.gpus import take_gpus
+    from panoptic_dl.config.composition import check_types
+    from panoptic_dl.config.run_identity import (
+        found_again,
+        is_first,
+        plain_yaml,
+        with_run_of_weights,
+    )
+    from panoptic_dl.core.run_folder import recorded
+    from panoptic_dl.launch.gpus import take_gpus
+    from panoptic_dl.launch.session import user_errors
+    from panoptic_dl.launch.signals import check_requeue
 
     mode = facts["mode"]
     same_folder = found_again(hydra_config, config)  # before the time in its name is fixed
@@ -84,9 +86,9 @@ def run(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float |
 
 def run_row(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float | None:
     """One row of a sweep: left alone if it is done, gone on with if it has begun."""
-    from panoptic_dl.config.identity import differences
-    from panoptic_dl.engine.session import user_errors
-    from panoptic_dl.sweeps.row import failing_alone, standing
+    from panoptic_dl.config.run_identity import differences
+    from panoptic_dl.launch.session import user_errors
+    from panoptic_dl.sweeps.table import failing_alone, standing
 
     folder = Path(hydra_config.runtime.output_dir)
     with failing_alone(folder):
@@ -108,7 +110,7 @@ def main(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from panoptic_dl.config.identity import identity
+    from panoptic_dl.config.run_identity import identity
 
     hydra_config = HydraConfig.get()
     do = run_row if hydra_config.mode == RunMode.MULTIRUN else run

@@ -4,8 +4,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panoptic_dl.demo.predictor import Predictor
-    from panoptic_dl.demo.result import PanopticResult
+    from panoptic_dl.demo.predictor import PanopticResult, Predictor
 
 __all__ = ["PanopticResult", "Predictor"]
 
@@ -20,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Predictor
     if name == "PanopticResult":
-        from panoptic_dl.demo.result import PanopticResult
+        from panoptic_dl.demo.predictor import PanopticResult
 
         return PanopticResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,13 +33,13 @@ from PIL import Image
 from tabulate import tabulate
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data import mapper as mappers
+from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.data.sample_order import randomness_of
-from panoptic_dl.data.segment_numbers import colors_to_ids, ids_to_colors
-from panoptic_dl.data.toy.cityscapes import ALL_CLASSES, toy_cityscapes
-from panoptic_dl.data.train_loader import TrainLoader
-from panoptic_dl.environment import describe_device
-from panoptic_dl.report.stage_bars import draw_stage_bars
+from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
+from panoptic_dl.report.benchmark import draw_stage_bars
 
 WAYS = ("reference", "crop_first", "crop_first, cached")
 COLORS = {

@@ -33,14 +33,17 @@ from detectron2.evaluation import (
 from detectron2.structures import BitMasks, Instances
 from tabulate import tabulate
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic
-from panoptic_dl.data.toy.cityscapes import ALL_CLASSES, toy_cityscapes
-from panoptic_dl.environment import describe_device
+from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.images import read_panoptic_ids
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
+from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
 from panoptic_dl.evaluation import streaming
-from panoptic_dl.evaluation.agreement import pair_up, require_agreement
-from panoptic_dl.evaluation.beside import Beside
-from panoptic_dl.evaluation.cityscapes import CityscapesInstanceAPEvaluator
-from panoptic_dl.evaluation.label_files import read_panoptic_ids
+from panoptic_dl.evaluation.evaluator import Beside
+from panoptic_dl.evaluation.official import (
+    CityscapesInstanceAPEvaluator,
+    pair_up,
+    require_agreement,
+)
 
 NUM_SCENES = 5
 NUM_INSTANCES = 30  # predicted in an image

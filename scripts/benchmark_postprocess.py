@@ -23,13 +23,12 @@ from detectron2.modeling import Backbone
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Detectron2Model
 from tabulate import tabulate
 
-from panoptic_dl.data.scene_maps import SceneMaps, scene_maps
-from panoptic_dl.engine import memory
-from panoptic_dl.environment import describe_device
+from panoptic_dl.core.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
+from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.postprocess import get_panoptic_segmentation, most_likely_class
-from panoptic_dl.postprocess.centers import find_peaks
-from panoptic_dl.postprocess.reference import detectron2_segmentations
+from panoptic_dl.postprocess.panoptic import detectron2_segmentations, find_peaks
+from panoptic_dl.train import console as memory
 
 DATASETS: dict[str, dict[str, Any]] = {
     "cityscapes": {

@@ -27,15 +27,14 @@ from tabulate import tabulate
 from torch.nn import Module
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.data.train_loader import TrainLoader
-from panoptic_dl.engine import memory
-from panoptic_dl.engine.bad_samples import BadSamples
-from panoptic_dl.engine.interrupt import StopRequest
-from panoptic_dl.engine.nonfinite import NonFiniteLosses
-from panoptic_dl.engine.performance import Performance, performing, prepare_model
-from panoptic_dl.engine.trainer import Trainer
-from panoptic_dl.environment import describe_device
+from panoptic_dl.core.environment import describe_device
+from panoptic_dl.data.loader import TrainLoader
+from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.models.activation_checkpointing import recompute_activations
+from panoptic_dl.train import console as memory
+from panoptic_dl.train.nonfinite import NonFiniteLosses
+from panoptic_dl.train.precision import Performance, performing, prepare_model
+from panoptic_dl.train.trainer import BadSamples, Trainer
 
 ROWS = ("xception65_conv", "hrnet48_conv", "xception65_dsconv", "hrnet48_dsconv")
 SWITCHES = ("channels_last", "compile", "activation_checkpointing")

@@ -13,9 +13,9 @@ import sys
 import torch
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.weights.convert import ARCHITECTURES, Stated, convert, hold_against, open_source
-from panoptic_dl.weights.printable import printable
-from panoptic_dl.weights.provenance import megabytes
+from panoptic_dl.core.files import printable
+from panoptic_dl.weights.export import ARCHITECTURES, Stated, convert, hold_against, open_source
+from panoptic_dl.weights.read import megabytes
 
 
 def main() -> None:

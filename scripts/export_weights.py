@@ -18,11 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from panoptic_dl.config import allow, build
-from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.files import printable
+from panoptic_dl.core.run_folder import find_checkpoint
 from panoptic_dl.weights.export import export, open_checkpoint
-from panoptic_dl.weights.printable import printable
-from panoptic_dl.weights.provenance import megabytes
-from panoptic_dl.weights.run_folder import find_checkpoint
+from panoptic_dl.weights.read import megabytes
 
 CHOICES = ("dataset", "task", "backbone", "head")
 LOOKUPS = (AttributeError, TypeError, KeyError)

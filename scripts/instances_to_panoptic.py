@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.from_instances import convert_instances
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare.from_instances import convert_instances
 
 
 def main() -> None:

@@ -11,11 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from panoptic_dl.report.docs.page import results_page
-from panoptic_dl.report.docs.record import merged, read_records, records_text
-from panoptic_dl.report.runs.collect import collect
-from panoptic_dl.report.tables.published import published_rows
-from panoptic_dl.whole_files import write_text
+from panoptic_dl.core.files import write_text
+from panoptic_dl.report.publish import merged, read_records, records_text, results_page
+from panoptic_dl.report.runs import collect
+from panoptic_dl.report.tables import published_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from panoptic_dl.report.making import make_report
+from panoptic_dl.report.page import make_report
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+from panoptic_dl.datasets.custom import own_classes, own_dataset
 from tests.test_run import HEAD, in_process
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl import gpus
+from panoptic_dl.launch import gpus
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +32,7 @@ def sweep_of(names: str) -> dict[str, str]:
 # A job that takes GPUs, notes from when to when it had them, and ends.
 JOB = """
 import logging, os, random, sys, time
-from panoptic_dl.gpus import take_gpus
+from panoptic_dl.launch.gpus import take_gpus
 names = take_gpus(int(sys.argv[1]))
 assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(names)
 print("took", *names, flush=True)

@@ -86,7 +86,7 @@ def test_the_rule_sees_relative_and_absolute_imports(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     file = folder / "bad.py"
     file.write_text(
-        "from ..data import mapper\nimport omegaconf\nfrom panoptic_dl.engine.train import train\n"
+        "from ..data import mapper\nimport omegaconf\nfrom panoptic_dl.train.train import train\n"
         "from panoptic_dl import backbones\nimport lazy_configs.head\nfrom ..postprocess import x\n"
     )
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
@@ -94,8 +94,8 @@ def test_the_rule_sees_relative_and_absolute_imports(tmp_path, monkeypatch):
     assert [v.split(":")[0] for v in violations(file)] == [
         "panoptic_dl.data.mapper",
         "omegaconf",
-        "panoptic_dl.engine.train.train",
-        "panoptic_dl.backbones",
+        "panoptic_dl.train.train.train",
+        "panoptic_dl.models.backbones",
         "lazy_configs.head",
     ]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from panoptic_dl.classes import load_classes
+from panoptic_dl.core.classes import load_classes
 from tests.data.own_small import CATEGORIES, write_own
 from tests.test_run import SMALL, in_process
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.engine.exit_codes import ExitCode
+from panoptic_dl.core.run_folder import ExitCode
 from tests.test_launchers import ENVIRONMENT
 from tests.test_run import ROOT, SMALL, toy  # noqa: F401
 

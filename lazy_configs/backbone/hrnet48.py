@@ -6,7 +6,7 @@ HRNet-Image-Classification; the parts of it that classify are not used.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.backbones.hrnet import HRNet
+from panoptic_dl.models.backbones.hrnet import HRNet
 
 backbone = L(HRNet)(
     width=48,

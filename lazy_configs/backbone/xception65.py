@@ -6,7 +6,7 @@ of SegmenTron; its parameter names are those of this backbone.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.backbones.xception import Xception65
+from panoptic_dl.models.backbones.xception import Xception65
 
 backbone = L(Xception65)(
     norm="SyncBN",

@@ -2,9 +2,9 @@
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.classes import count_classes, thing_ids
-from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
-from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.core.classes import count_classes, thing_ids
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.datasets.custom import own_classes, own_dataset
 from panoptic_dl.evaluation import official, streaming
 
 

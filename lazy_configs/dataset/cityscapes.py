@@ -8,7 +8,7 @@ then `python scripts/prepare_cityscapes.py $DETECTRON2_DATASETS`.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.catalog.cityscapes import (
+from panoptic_dl.datasets.cityscapes import (
     cityscapes_classes,
     cityscapes_panoptic,
     cityscapes_semantic,

@@ -9,8 +9,8 @@ unpacks it and counts.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.catalog.coco import coco_classes, coco_panoptic, coco_semantic
-from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
 from panoptic_dl.evaluation import official, streaming
 
 

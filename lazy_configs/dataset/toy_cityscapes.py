@@ -7,7 +7,7 @@ All sizes are a quarter of those of Cityscapes, all areas a sixteenth.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.toy.cityscapes import toy_cityscapes
+from panoptic_dl.datasets.toy.cityscapes import toy_cityscapes
 
 from .cityscapes import dataset
 

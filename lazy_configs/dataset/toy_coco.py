@@ -7,7 +7,7 @@ download, nothing to prepare. All sizes are 0.4 of those of COCO, all areas a si
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.data.toy.coco import toy_coco
+from panoptic_dl.datasets.toy.coco import toy_coco
 
 from .coco import dataset
 

@@ -1,6 +1,6 @@
 """Python configs, owned by Hydra: compose the tree of `conf/` and `lazy_configs/`, build it."""
 
-from .builder import TargetError, allow, build
-from .composition import ConfigError, compose
+from panoptic_dl.config.builder import TargetError, allow, build
+from panoptic_dl.config.composition import ConfigError, compose
 
 __all__ = ["ConfigError", "TargetError", "allow", "build", "compose"]

@@ -6,39 +6,33 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# Modules and packages whose public classes and functions a config may call. A config is data that
-# people exchange; it must not be able to run what it likes. Only Python code extends the list,
-# through `allow`.
+# Modules and packages whose public classes and functions a config may call, and single names of
+# modules that hold others, too. A config is data that people exchange; it must not be able to run
+# what it likes. Only Python code extends the list, through `allow`.
 _allowed = [
-    "panoptic_dl.backbones",
-    "panoptic_dl.classes",
-    "panoptic_dl.data.benchmark_scenes",
-    "panoptic_dl.data.catalog.cityscapes",
-    "panoptic_dl.data.catalog.coco",
-    "panoptic_dl.data.catalog.own_data",
-    "panoptic_dl.data.decoded_cache",
+    "panoptic_dl.core.classes.Classes",
+    "panoptic_dl.core.classes.count_classes",
+    "panoptic_dl.core.classes.thing_ids",
+    "panoptic_dl.core.images.SemanticLabelReader",
     "panoptic_dl.data.loader",
     "panoptic_dl.data.mapper",
-    "panoptic_dl.data.reading",
-    "panoptic_dl.data.toy.cityscapes",
-    "panoptic_dl.data.toy.coco",
-    "panoptic_dl.data.truth_maps",
-    "panoptic_dl.demo.mode",
-    "panoptic_dl.doctor.examination",
-    "panoptic_dl.engine.analyze",
-    "panoptic_dl.engine.benchmark",
-    "panoptic_dl.engine.browse",
-    "panoptic_dl.engine.evaluate",
-    "panoptic_dl.engine.evaluation",
-    "panoptic_dl.engine.optimizer",
-    "panoptic_dl.engine.train",
+    "panoptic_dl.data.sources",
+    "panoptic_dl.datasets.cityscapes",
+    "panoptic_dl.datasets.coco",
+    "panoptic_dl.datasets.custom",
+    "panoptic_dl.datasets.toy.cityscapes",
+    "panoptic_dl.datasets.toy.coco",
+    "panoptic_dl.demo.demo.demo",
+    "panoptic_dl.doctor.doctor.examine",
     "panoptic_dl.evaluation.official",
     "panoptic_dl.evaluation.streaming",
     "panoptic_dl.loggers",
     "panoptic_dl.models",
+    "panoptic_dl.modes",
     "panoptic_dl.report.benchmark",
     "panoptic_dl.report.search",
     "panoptic_dl.sweeps.status",
+    "panoptic_dl.train.train",
     "detectron2.data.transforms",
     "detectron2.evaluation",
     "detectron2.layers",
@@ -48,6 +42,30 @@ _allowed = [
     "torch.nn",
     "torch.optim",
 ]
+
+# Names in configs that were saved by earlier versions, and what they are called now.
+MOVED = {
+    "panoptic_dl.backbones": "panoptic_dl.models.backbones",
+    "panoptic_dl.classes": "panoptic_dl.core.classes",
+    "panoptic_dl.config.callbacks": "panoptic_dl.sweeps.callbacks",
+    "panoptic_dl.data.benchmark_scenes": "panoptic_dl.modes.benchmark",
+    "panoptic_dl.data.catalog.cityscapes": "panoptic_dl.datasets.cityscapes",
+    "panoptic_dl.data.catalog.coco": "panoptic_dl.datasets.coco",
+    "panoptic_dl.data.catalog.own_data": "panoptic_dl.datasets.custom",
+    "panoptic_dl.data.decoded_cache": "panoptic_dl.data.sources",
+    "panoptic_dl.data.reading": "panoptic_dl.core.images",
+    "panoptic_dl.data.toy": "panoptic_dl.datasets.toy",
+    "panoptic_dl.data.truth_maps": "panoptic_dl.data.mapper",
+    "panoptic_dl.demo.mode": "panoptic_dl.demo.demo",
+    "panoptic_dl.doctor.examination": "panoptic_dl.doctor.doctor",
+    "panoptic_dl.engine.analyze": "panoptic_dl.modes.analyze",
+    "panoptic_dl.engine.benchmark": "panoptic_dl.modes.benchmark",
+    "panoptic_dl.engine.browse": "panoptic_dl.modes.browse",
+    "panoptic_dl.engine.evaluate": "panoptic_dl.modes.evaluate",
+    "panoptic_dl.engine.evaluation": "panoptic_dl.modes.evaluate",
+    "panoptic_dl.engine.optimizer": "panoptic_dl.train.train",
+    "panoptic_dl.engine.train": "panoptic_dl.train.train",
+}
 
 
 class TargetError(ValueError):
@@ -123,6 +141,8 @@ def find_target(target: Any) -> Any:
     if callable(target):
         return target
     packages = {name.partition(".")[0] for name in _allowed}
+    if isinstance(target, str):
+        target = current_name(target)
     if not isinstance(target, str) or target.partition(".")[0] not in packages:
         raise TargetError(_refusal(target))
     from detectron2.utils.registry import locate  # imports torch
@@ -133,15 +153,23 @@ def find_target(target: Any) -> Any:
         raise TargetError(f"_target_ {target} cannot be found: {error}") from error
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     private = any(part.startswith("_") for part in f"{target}.{name}".split("."))
-    if not callable(found) or private or not _is_allowed(module):
+    if not callable(found) or private or not _is_allowed(f"{module}.{name}"):
         raise TargetError(_refusal(target))
     return found
 
 
-def _is_allowed(name: str | None) -> bool:
-    return name is not None and any(
-        name == package or name.startswith(package + ".") for package in _allowed
-    )
+def current_name(target: str) -> str:
+    """The present name of what a saved config calls `target`; see `MOVED`."""
+    parts = target.split(".")
+    for length in range(len(parts), 1, -1):
+        moved = MOVED.get(".".join(parts[:length]))
+        if moved is not None:
+            return ".".join([moved, *parts[length:]])
+    return target
+
+
+def _is_allowed(name: str) -> bool:
+    return any(name == entry or name.startswith(entry + ".") for entry in _allowed)
 
 
 def _refusal(target: Any) -> str:

@@ -1,1 +1,1 @@
-"""Datasets: catalogs of the official ones, toy ones made on first use, mappers and loaders."""
+"""The input pipeline: reading, augmentation, targets, batches."""

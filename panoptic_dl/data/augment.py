@@ -19,7 +19,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.data.segment_numbers import colors_to_ids, ids_to_colors
+from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data.sources import IDS, Source
 
 METHODS = ("crop_first", "reference")

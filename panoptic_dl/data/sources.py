@@ -1,18 +1,164 @@
 """Images and labels of which only some rows are needed.
 
 Shapes: H W pixels.
+
+Decoded images and labels, kept on a fast disk from the second epoch on.
+
+A file of the cache belongs to one state of its source, its size and time of change; when these
+differ it is thrown away. It is there completely or not at all, and processes may share a folder.
 """
 
-from collections.abc import Callable
+import fcntl
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
-from panoptic_dl.data.decoded_cache import DecodedCache
-from panoptic_dl.data.png import first_rows, plain_png
-from panoptic_dl.data.reading import read_image
-from panoptic_dl.data.segment_numbers import colors_to_ids
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import colors_to_ids, read_image
+from panoptic_dl.core.png import first_rows, plain_png
+
+logger = logging.getLogger(__name__)
+
+HEADER = 128  # bytes that NumPy writes before the pixels
+
+
+class DecodedCache:
+    """A folder of NumPy files, up to a number of bytes; what no longer fits is decoded each time.
+
+    Args:
+        folder: is made when missing; lies best on a local disk.
+        max_gb: gigabytes (10^9 bytes) that all its files together may take.
+
+    Raises:
+        DatasetError: the folder has no name, or cannot be made or written to, or `max_gb` is not
+            positive.
+    """
+
+    def __init__(self, folder: str, max_gb: float) -> None:
+        if not folder.strip():  # it would be the current one
+            raise DatasetError("dataset.cache.folder is empty: name a folder, or null for no cache")
+        self.folder = Path(folder).expanduser().absolute()
+        self.max_bytes = int(max_gb * 1e9)
+        self._is_open = True  # to more files
+        if self.max_bytes <= 0:
+            raise DatasetError(f"dataset.cache.max_gb={max_gb} must be above 0")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._used():
+                pass
+        except OSError as error:
+            raise DatasetError(f"dataset.cache.folder={folder}: {error.strerror}") from error
+
+    def get(
+        self, file: str, kind: str, decode: Callable[[], NDArray[np.integer]]
+    ) -> NDArray[np.integer]:
+        """The pixels of `file` read as `kind`; what `decode` returns is kept for the next time.
+
+        The array may be a read-only map of a file, of which only what is used is read.
+        """
+        try:
+            status = os.stat(file)
+        except OSError:
+            return decode()  # whose error names the file
+        key = hashlib.sha256(f"{os.path.abspath(file)}\0{kind}".encode()).hexdigest()[:32]
+        name = f"{key}-{status.st_size}-{status.st_mtime_ns}.npy"
+        kept = self.folder / key[:2] / name
+        try:
+            pixels: NDArray[np.integer] = np.load(kept, mmap_mode="r")
+            return pixels
+        except FileNotFoundError:
+            pass
+        except Exception:  # damaged, in one of the many ways of headers: it is made anew
+            self._remove(kept)
+        pixels = decode()
+        if self._is_open and not kept.exists():
+            self._keep(kept, key, _narrowest(pixels))
+        return pixels
+
+    def _keep(self, kept: Path, key: str, pixels: NDArray[np.integer]) -> None:
+        unfinished = kept.with_name(f".{uuid.uuid4().hex}.{kept.name}")
+        reserved = 0
+        try:
+            kept.parent.mkdir(exist_ok=True)
+            for old in kept.parent.glob(f"{key}-*"):  # of another state of the source
+                self._remove(old)
+            size = pixels.nbytes + HEADER
+            with self._used() as used:
+                if used[0] + size > self.max_bytes:
+                    used[0] = self._measured()  # writers that were killed have not given back
+                if used[0] + size > self.max_bytes:
+                    self._close(f"is full ({used[0] / 1e9:.1f} GB, dataset.cache.max_gb)")
+                    return
+                used[0] += size
+                reserved = size
+            with unfinished.open("wb") as opened:
+                np.save(opened, pixels)
+                opened.flush()
+                os.fsync(opened.fileno())
+            with self._used() as used:
+                if kept.exists():  # another process was faster: its bytes are counted already
+                    used[0] -= reserved
+                os.replace(unfinished, kept)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            with suppress(OSError), self._used() as used:
+                used[0] -= reserved
+            self._close(f"takes no more: {error.strerror}")
+
+    def _remove(self, kept: Path) -> None:
+        with suppress(OSError):
+            size = kept.stat().st_size
+            kept.unlink()
+            with self._used() as used:
+                used[0] -= size
+
+    def _close(self, why: str) -> None:
+        self._is_open = False
+        logger.warning(
+            "the cache %s %s; further images are decoded each time", self.folder.name, why
+        )
+
+    @contextmanager
+    def _used(self) -> Iterator[list[int]]:
+        """The bytes in use, in a list of one, to be read and changed by one process at a time."""
+        with (self.folder / "bytes_used").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read().strip()
+            used = [int(text) if text.isdigit() else self._measured()]
+            yield used
+            file.seek(0)
+            file.truncate()
+            file.write(str(max(0, used[0])))
+
+    def _measured(self) -> int:
+        return sum(
+            file.stat().st_size
+            for file in self.folder.glob("*/*.npy")
+            if not file.name.startswith(".")
+        )
+
+
+def decoded_cache(folder: str | None, max_gb: float) -> DecodedCache | None:
+    """A cache in `folder`, or none at all."""
+    return None if folder is None else DecodedCache(folder, max_gb)
+
+
+def _narrowest(pixels: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The same numbers in the fewest bytes: ids of Cityscapes fit into two."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return pixels.astype(np.min_scalar_type(int(pixels.max(initial=0))))
+
 
 IDS = "ids"  # a panoptic label's colours as numbers, R + 256 G + 256^2 B
 CHANNELS = {"RGB": 3, "BGR": 3, IDS: 3, "L": 1}  # of the PNGs that hold a format as it is

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from panoptic_dl.data.segment_numbers import segment_numbers
+from panoptic_dl.core.images import segment_numbers
 
 # What Detectron2's "centre minus coordinate" is computed in, a float64 minus a float32: NumPy 1
 # takes the array's type, NumPy 2 the wider one.

@@ -1,1 +1,1 @@
-"""The demo: anybody's pictures and videos in, drawings and panoptic files out; and `Predictor`."""
+"""`mode=demo` and `Predictor`: predictions for images, folders, videos and cameras."""

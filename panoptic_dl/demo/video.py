@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DemoError
+from panoptic_dl.core.errors import DemoError
 
 FPS = 25.0  # of sources that do not say
 SUFFIX = ".mp4"

@@ -1,1 +1,1 @@
-"""mode=doctor: is everything in place for a row? A table of checks, with a cure for each red."""
+"""`mode=doctor`: checks of the machine, the dataset, the weights and the config before a run."""

@@ -1,28 +1,29 @@
-"""Two training steps and one evaluation step, as a run makes them, in a folder that goes away."""
+"""Two training steps and one evaluation step, as a run makes them, in a folder that goes away.
+
+Several processes: the first makes the checks, the others wait, and take the steps with it.
+"""
 
 import contextlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.utils import comm
 
-from panoptic_dl.engine import memory
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.engine.train import train
-
-from .amounts import amount
-from .patient import Patient
-from .verdicts import Verdict, fail, ok
+from panoptic_dl.doctor.context import Patient, Verdict, fail, ok
+from panoptic_dl.doctor.machine import amount
+from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.train import console as memory
+from panoptic_dl.train.train import train
 
 NUM_STEPS = 2
 FOLDER = "doctor"  # below the run's own
-SPEAK = ("panoptic_dl.doctor", "panoptic_dl.engine.console", "panoptic_dl.engine.progress")
+SPEAK = ("panoptic_dl.doctor", "panoptic_dl.train.console", "panoptic_dl.core.parallel")
 
 
 def make_training_steps(patient: Patient) -> Verdict | None:
@@ -84,7 +85,7 @@ def make_evaluation_step(patient: Patient) -> Verdict | None:
     return ok(f"{number} image{'s' if number > 1 else ''}: {', '.join(results['metrics'])}")
 
 
-STEPS = {"training": make_training_steps, "evaluation": make_evaluation_step}
+COLLECTIVE_STEPS = {"training": make_training_steps, "evaluation": make_evaluation_step}
 
 
 def clear(patient: Patient) -> None:
@@ -131,3 +132,53 @@ def _quietly() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(progress)
+
+
+PERIOD = 60.0  # seconds; processes that hear nothing for half an hour give up
+WAIT, END = "wait", "end"
+
+Step = Callable[[Patient], Verdict | None]
+
+
+class Leader:
+    """The first process's word to the others."""
+
+    def __init__(self) -> None:
+        self._spoken = time.monotonic()
+        self._lost = False  # a step failed here: nobody knows where the others are
+
+    def keep_waiting(self) -> None:
+        """Call it as often as you like."""
+        if time.monotonic() - self._spoken > PERIOD:
+            self._say(WAIT)
+
+    def take(self, name: str, step: Step, patient: Patient) -> Verdict | None:
+        """Take a step together with all others."""
+        self._say(name)
+        try:
+            return step(patient)
+        except BaseException:
+            self._lost = True
+            raise
+
+    def dismiss(self) -> None:
+        """The others may end."""
+        if not self._lost:
+            self._say(END)
+
+    def _say(self, word: str) -> None:
+        if comm.get_world_size() > 1:
+            comm.all_gather(word)
+        self._spoken = time.monotonic()
+
+
+def follow(steps: dict[str, Step], patient: Patient) -> None:
+    """What the other processes do. A step that fails ends the process, and with it the run."""
+    while (word := comm.all_gather(None)[0]) != END:
+        if word != WAIT:
+            steps[word](patient)
+
+
+def together(leader: Leader, name: str, step: Step) -> Step:
+    """A check that all processes take part in."""
+    return partial(leader.take, name, step)

@@ -1,1 +1,1 @@
-"""What a prediction is worth: the official evaluators, and the figures that tables print."""
+"""Metrics: streaming evaluators, and the official scripts that they are held against."""

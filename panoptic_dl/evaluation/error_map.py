@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.segment_matching import SegmentMatches
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.panoptic import SegmentMatches
 
 # Codes are positions in these names.
 PANOPTIC_KINDS = ("not counted", "right", "outline", "false positive", "missed", "mismatched")

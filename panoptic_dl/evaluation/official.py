@@ -8,22 +8,611 @@
 | coco_instance_ap | bbox, segm | AP AP50 AP75 APs APm APl, AP-<class> |
 | panoptic_instance_ap | bbox, segm | the same |
 | semantic_iou | sem_seg | mIoU fwIoU mACC pACC, IoU-<class> ACC-<class> |
+
+Panoptic quality (Kirillov et al., CVPR 2019) by panopticapi, inside Detectron2's evaluator.
+
+Shapes: H W pixels.
+
+The official Cityscapes scripts (Cordts et al., CVPR 2016), inside Detectron2's evaluators.
+
+The scripts were written for the command line: they exit the process on errors, print pages, and
+write into the working folder. Here errors become exceptions, pages go to the log (level DEBUG), and
+nothing is written outside a temporary folder. The scripts take every label below `gt_dir` for a
+question, so the whole split must be predicted.
+
+Shapes: K classes, H W pixels, N instances.
+
+Box and mask AP by pycocotools (Lin et al., ECCV 2014), inside Detectron2's evaluator.
+
+Shapes: N instances, H W pixels.
+
+Mean intersection over union for datasets without an official script, by Detectron2's evaluator.
+
+Shapes: K classes, H W pixels.
+
+The things of panoptic labels as the truth of box and mask AP, where there is no instances file.
+
+Masks are the visible pixels, for panoptic segments do not overlap, and boxes are around them. The
+instances files of COCO have polygons of annotators instead: figures of the two do not compare.
+
+Shapes: H W pixels.
+
+Hold our figures against those of the official evaluators, for the same predictions.
 """
 
-from collections.abc import Callable
+import copy
+import itertools
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
-
-from panoptic_dl.evaluation.cityscapes import (
-    CityscapesInstanceAPEvaluator,
-    CityscapesSemanticEvaluator,
+import torch
+from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_script
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    SemSegEvaluator,
 )
-from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
-from panoptic_dl.evaluation.panoptic import PanopticQualityEvaluator
-from panoptic_dl.evaluation.panoptic_instances import PanopticInstanceEvaluator
-from panoptic_dl.evaluation.semantic import SemanticEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from panopticapi.evaluation import PQStat, pq_compute_single_core
+from PIL import Image
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_panoptic_ids, unreadable
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
+from panoptic_dl.evaluation.coco_instances import (
+    KINDS,
+    NAMES,
+    ImageTruth,
+    StreamingCOCOInstanceEvaluator,
+    TrueInstance,
+)
+from panoptic_dl.evaluation.evaluator import naming
+from panoptic_dl.evaluation.metrics import Results, checked
+from panoptic_dl.evaluation.semantic import most_likely
+
+GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
+
+
+class PanopticQualityEvaluator(COCOPanopticEvaluator):
+    """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), in percent.
+
+    The measure and the averages are panopticapi's. Its driver is replaced, because it divides by
+    zero when a split has no thing, or no stuff, at all, leaves one process per core of the machine
+    behind, and names neither the file nor the remedy when a prediction is missing. Detectron2's
+    `process` is kept, but works on a copy: on the CPU it adds 1 to the model's own output.
+    """
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take "panoptic_seg" of each output: (H, W) ids and, or None, the list of segments."""
+        copies = []
+        for output in outputs:
+            panoptic, segments = output["panoptic_seg"]
+            if segments is not None:
+                segments = [dict(segment) for segment in segments]
+            copies.append({"panoptic_seg": (panoptic.clone(), segments)})
+        super().process(inputs, copies)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Raises:
+            EvaluationError: an image has no prediction, or the truth yields impossible figures.
+        """
+        comm.synchronize()
+        gathered = comm.gather(self._predictions)
+        if not comm.is_main_process():
+            return None
+        predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
+        truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
+        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for annotation in truth["annotations"]:
+            if annotation["image_id"] not in predictions:
+                raise EvaluationError(
+                    f"no prediction for image {annotation['image_id']} of "
+                    f"{self._metadata.panoptic_json} ({len(predictions)} predictions for "
+                    f"{len(truth['annotations'])} images): the whole split must be evaluated"
+                )
+            _complete(annotation, self._metadata.panoptic_root)
+            # Detectron2 names the file as the image, whose folder it forgets.
+            own_name = {"file_name": f"{len(pairs)}.png"}
+            pairs.append((annotation, predictions[annotation["image_id"]] | own_name))
+        categories = {category["id"]: category for category in truth["categories"]}
+        with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
+            for _, prediction in pairs:
+                Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
+            statistics = _compare(pairs, self._metadata.panoptic_root, folder, categories)
+        figures: dict[str, float] = {}
+        for suffix, things in GROUPS.items():
+            for name, value in _average(statistics, categories, things).items():
+                figures[name + suffix] = checked(100 * value, name + suffix)
+        return {"panoptic_seg": figures}
+
+
+def _complete(annotation: dict[str, Any], folder: str) -> None:
+    """Give segments what the script needs and own data may lack: no crowd, pixels as area."""
+    segments = annotation["segments_info"]
+    for segment in segments:
+        segment.setdefault("iscrowd", 0)
+    without = [segment for segment in segments if "area" not in segment]
+    if without:
+        ids, areas = np.unique(
+            read_panoptic_ids(Path(folder, annotation["file_name"])), return_counts=True
+        )
+        counted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        for segment in without:
+            segment["area"] = counted.get(segment["id"], 0)
+
+
+def _compare(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
+    truth_folder: str,
+    prediction_folder: str,
+    categories: dict[int, dict[str, Any]],
+) -> PQStat:
+    """Match all segments, on as many threads as torch uses; NumPy and Pillow release the lock."""
+    num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
+
+    def compare(share: Iterable[Any]) -> PQStat:
+        return pq_compute_single_core(0, list(share), truth_folder, prediction_folder, categories)
+
+    total = PQStat()
+    shares = [pairs[i::num_threads] for i in range(num_threads)]
+    with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for statistics in pool.map(compare, shares):
+                total += statistics
+        except (OSError, SyntaxError) as error:
+            truth = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
+            raise unreadable(truth, error) from error
+    return total
+
+
+def _average(
+    statistics: PQStat, categories: dict[int, dict[str, Any]], things: bool | None
+) -> dict[str, float]:
+    try:
+        averages, _ = statistics.pq_average(categories, isthing=things)
+    except ZeroDivisionError:  # no such class in truth or predictions
+        averages = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
+    return {name.upper(): float(averages[name]) for name in ("pq", "sq", "rq")}
+
+
+logger = logging.getLogger(__name__)
+
+Figures = dict[str, dict[str, float]]
+
+
+class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
+    """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
+
+    Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
+    train ids, of which all others than 0..18 mean that the pixel has none.
+    """
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Write label ids for the script; `unlabeled` where a pixel has no class.
+
+        The script knows no 255: its array of counts has no place for it.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            classes = output["sem_seg"]
+            if classes.ndim == 2:
+                labels = to_label_ids(most_likely(classes, len(EVALUATED)))
+                name = f"{Path(item['file_name']).stem}_pred.png"
+                Image.fromarray(labels).save(Path(self._temp_dir, name))
+            else:
+                super().process([item], [output])
+
+    def evaluate(self) -> Figures | None:
+        """Compute the figures; None but in the first process.
+
+        Raises:
+            EvaluationError: an image of the split has no prediction, or the script gives up.
+        """
+        comm.synchronize()  # predictions of all processes are in the folder
+        if not comm.is_main_process():
+            return super().evaluate()  # waits for the main process once more
+        _require_predictions(self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png")
+        return _run(super().evaluate, self._metadata.gt_dir)
+
+
+class CityscapesInstanceAPEvaluator(CityscapesInstanceEvaluator):
+    """Average precision of masks, `segm.AP` and `segm.AP50`.
+
+    Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids), `scores`.
+    """
+
+    def evaluate(self) -> Figures | None:
+        """Compute the figures; None but in the first process.
+
+        Raises:
+            EvaluationError: an image of the split has no prediction, or the script gives up.
+        """
+        comm.synchronize()  # predictions of all processes are in the folder
+        if not comm.is_main_process():
+            return super().evaluate()  # waits for the main process once more
+        _require_predictions(
+            self._metadata.gt_dir, "_gtFine_instanceIds.png", self._temp_dir, ".txt"
+        )
+        official = instance_script.evaluateMatches
+        with (
+            # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
+            # of the truth into the temporary one: both are for later runs by hand.
+            _replaced(instance_script, "writeDict2JSON", lambda content, file: None),
+            _replaced(
+                instance_script,
+                "evaluateMatches",
+                lambda matches, args: _average_precisions(official, matches, args),
+            ),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            return _run(super().evaluate, self._metadata.gt_dir)
+
+
+def _average_precisions(
+    official: Callable[[Any, Any], np.ndarray], matches: dict[str, Any], args: Any
+) -> np.ndarray:
+    """Average precisions by distance, class and overlap; also where the script raises IndexError.
+
+    It does when all instances of a class are missed and all predictions of it are ignored (on void,
+    groups or tiny instances): its list of scores is empty then. That is an average precision of 0.
+    """
+    try:
+        return official(matches, args)
+    except IndexError:
+        pass
+    rows = []
+    for label in args.instLabels:
+        for overlap in args.overlaps:
+            single = copy.copy(args)
+            single.instLabels, single.overlaps = [label], np.array([overlap])
+            try:
+                rows.append(official(matches, single)[:, 0, 0])
+            except IndexError:
+                rows.append(np.zeros_like(rows[0]) if rows else np.zeros(1))
+    # (K * overlaps, distances) -> (distances, K, overlaps)
+    return np.stack(rows, axis=1).reshape(-1, len(args.instLabels), len(args.overlaps))
+
+
+def _require_predictions(truth: str, label: str, folder: str, suffix: str) -> None:
+    """Raise `EvaluationError` unless each label file below `truth` has a prediction in `folder`."""
+    predicted = {_image_id(file.name) for file in Path(folder).glob(f"*_pred{suffix}")}
+    labels = sorted(Path(truth).glob(f"*/*{label}"))
+    if not labels:
+        raise EvaluationError(f"no <city>/*{label} below {truth}")
+    missing = [file for file in labels if _image_id(file.name) not in predicted]
+    if missing:
+        raise EvaluationError(
+            f"no prediction for {missing[0]} ({len(predicted)} predictions for {len(labels)} "
+            "images): the official Cityscapes scripts need the whole split"
+        )
+
+
+def _image_id(file: str) -> str:
+    return "_".join(file.split("_")[:3])  # <city>_<sequence>_<frame>
+
+
+def _run(evaluate: Callable[[], Any], truth: str) -> Figures:
+    """Call an official script: its output goes to the log, its exit becomes an exception."""
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            results = evaluate()
+    except SystemExit as exit_:
+        reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
+        raise EvaluationError(
+            f"the official Cityscapes script gave up: {reason}. If it is about a label, unpack or "
+            "prepare that file again"
+        ) from exit_
+    except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
+        raise unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
+    logger.debug("%s", printed.getvalue())
+    return {
+        task: {name: float(value) for name, value in figures.items()}
+        for task, figures in results.items()
+    }
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+class COCOInstanceEvaluator(COCOEvaluator):
+    """`bbox.AP` and `segm.AP`, and those at single overlaps, by area and by class.
+
+    Outputs may have "instances" with `pred_masks` (N, H, W), `pred_boxes`, `pred_classes` (counted
+    from 0 among the things) and `scores`. An image without them counts as one without predictions;
+    Detectron2 forgets it, and reports nothing when that is so for all images. No predictions at all
+    are an AP of 0 where there is something to find, as the official script has it, and not NaN.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        """Read the truth.
+
+        Args:
+            dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
+        """
+        try:
+            with redirect_stdout(StringIO()):
+                super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
+        except (KeyError, ValueError) as error:  # json.JSONDecodeError is a ValueError
+            file = MetadataCatalog.get(dataset).json_file
+            raise EvaluationError(
+                f"{file} is no readable COCO instances file ({error}); fetch or prepare it again"
+            ) from error
+        # Panoptic metadata name things and stuff; here the names must be those of things.
+        panoptic = MetadataCatalog.get(dataset)
+        things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
+        self._metadata = Metadata(
+            name=dataset,
+            json_file=panoptic.json_file,
+            thing_classes=[panoptic.thing_classes[index] for index in things],
+            thing_dataset_id_to_contiguous_id=panoptic.thing_dataset_id_to_contiguous_id,
+        )
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take "instances" of each output, or none."""
+        nothing = Instances(
+            (0, 0),
+            pred_boxes=Boxes(torch.zeros(0, 4)),
+            scores=torch.zeros(0),
+            pred_classes=torch.zeros(0, dtype=torch.long),
+        )
+        found = [{"instances": output.get("instances", nothing)} for output in outputs]
+        super().process(inputs, found)
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Compute the figures; empty but in the first process."""
+        printed = StringIO()
+        with redirect_stdout(printed):
+            results: dict[str, dict[str, float]] = super().evaluate(img_ids)
+        logger.debug("%s", printed.getvalue())
+        return results
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        if coco_eval is None:  # nothing was predicted
+            empty = COCO()
+            empty.dataset = {
+                "images": self._coco_api.dataset["images"],
+                "categories": self._coco_api.dataset["categories"],
+                "annotations": [],
+            }
+            empty.createIndex()
+            coco_eval = COCOeval(self._coco_api, empty, iou_type)
+            coco_eval.evaluate()
+            coco_eval.accumulate()
+            coco_eval.summarize()
+        results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        return results
+
+
+# Detectron2 logs all classes in one line as Python writes dictionaries.
+_details = logging.getLogger(f"{__name__}.details")
+_details.setLevel(logging.WARNING)
+
+
+class SemanticEvaluator(SemSegEvaluator):
+    """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and the IoU of each class.
+
+    Outputs need "sem_seg" at the size of the image file: (K, H, W) scores, or (H, W) classes. A
+    class that is not in the truth of any image does not count, even where it is predicted
+    (Cityscapes' script counts it as 0); its own IoU is NaN.
+    """
+
+    def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
+        """Look up the dataset.
+
+        Args:
+            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
+            read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
+        """
+        records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
+        # Detectron2 wants a label file for each image; the image's own name is as good, for it only
+        # hands it to the loading function.
+        truth = f"{dataset} with labels from its records"
+        metadata = MetadataCatalog.get(dataset)
+        DatasetCatalog.register(
+            truth, lambda: [{"file_name": name, "sem_seg_file_name": name} for name in records]
+        )
+        MetadataCatalog.get(truth).set(
+            stuff_classes=metadata.stuff_classes, ignore_label=metadata.ignore_label
+        )
+        try:
+            super().__init__(
+                truth,
+                sem_seg_loading_fn=lambda name, dtype: read_truth(records[name]).astype(dtype),
+            )
+        finally:
+            DatasetCatalog.remove(truth)
+            MetadataCatalog.remove(truth)
+        self._logger = _details
+        self._compute_boundary_iou = False  # a second metric that nobody asked for, and slow
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take "sem_seg" of each output; classes become scores, 1 for the class and 0 for others.
+
+        Raises:
+            EvaluationError: a pixel has no class.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            scores = output["sem_seg"]
+            if scores.ndim == 2:
+                with naming(item["file_name"]):
+                    scores = _one_hot(most_likely(scores, self._num_classes), self._num_classes)
+            super().process([item], [{"sem_seg": scores}])
+
+    def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[Any]:
+        """Keep no predictions: they serve a file that is not written."""
+        return []
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures; None but in the first process."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
+            results = super().evaluate()
+        if results is None:
+            return None
+        return {"sem_seg": {name: float(value) for name, value in results["sem_seg"].items()}}
+
+
+def _one_hot(classes: np.ndarray, num_classes: int) -> Tensor:
+    """Scores (K, H, W) uint8 of classes (H, W)."""
+    if (classes == num_classes).any():
+        raise EvaluationError(
+            "a pixel has no class, which Detectron2's evaluator cannot express: its prediction is "
+            "always one of the classes; leave out evaluation.official=true, ours count it as missed"
+        )
+    index = torch.from_numpy(classes.astype(np.int64)).unsqueeze(0)
+    return torch.zeros(num_classes, *classes.shape, dtype=torch.uint8).scatter_(0, index, 1)
+
+
+class PanopticTruth(Mapping[Any, ImageTruth]):
+    """Instances by the id of the image, made from its PNG when they are asked for."""
+
+    def __init__(self, dataset: str) -> None:
+        """
+        Args:
+            dataset: a panoptic dataset of Detectron2's catalogs; its things are 0..K-1.
+        """
+        self._things = set(MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values())
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._records)
+
+    def size(self, image: Any) -> tuple[int, int]:
+        """(H, W) of a label, without decoding it.
+
+        Raises:
+            EvaluationError: it cannot be read.
+        """
+        file = self._records[image]["pan_seg_file_name"]
+        try:
+            with Image.open(file) as label:
+                return label.height, label.width
+        except (OSError, SyntaxError) as error:
+            raise unreadable([Path(file)], error) from error
+
+    def __getitem__(self, image: Any) -> ImageTruth:
+        record = self._records[image]
+        ids = read_panoptic_ids(record["pan_seg_file_name"])
+        instances = []
+        for segment in record["segments_info"]:
+            if segment["category_id"] not in self._things:
+                continue
+            mask = np.asfortranarray(ids == segment["id"], dtype=np.uint8)
+            encoded = mask_util.encode(mask)
+            area = int(mask_util.area(encoded))
+            if not area:  # listed without pixels: nothing that could be found
+                continue
+            instances.append(
+                TrueInstance(
+                    segment["id"],
+                    segment["category_id"],
+                    bool(segment["iscrowd"]),
+                    area,
+                    mask_util.toBbox(encoded).tolist(),
+                    {"size": list(ids.shape), "counts": encoded["counts"].decode()},
+                )
+            )
+        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
+
+
+class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
+    """COCO's box and mask AP against the things of panoptic labels, as a stream."""
+
+    _truth: PanopticTruth
+
+    def _read_truth(self, dataset: str, metadata: Metadata) -> PanopticTruth:
+        self._source = dataset
+        return PanopticTruth(dataset)
+
+    def _size(self, image: Any) -> tuple[int, int]:
+        return self._truth.size(image)
+
+
+class PanopticInstanceEvaluator(COCOInstanceEvaluator):
+    """The same by pycocotools, which is given an instances file made for it."""
+
+    def __init__(self, dataset: str) -> None:
+        """Make the truth: every label of the dataset is read."""
+        metadata = MetadataCatalog.get(dataset)
+        name = f"{dataset} with the instances of its panoptic labels"
+        with tempfile.TemporaryDirectory(prefix="panoptic_instances_") as folder:
+            file = Path(folder, "instances.json")
+            file.write_text(json.dumps(_as_coco(PanopticTruth(dataset), metadata)))
+            MetadataCatalog.get(name).set(
+                json_file=str(file),
+                thing_classes=metadata.thing_classes,
+                thing_dataset_id_to_contiguous_id=metadata.thing_dataset_id_to_contiguous_id,
+            )
+            try:
+                super().__init__(name)
+            finally:
+                MetadataCatalog.remove(name)
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """Compute the figures; NaN where the dataset has no things, which Detectron2 cannot say."""
+        if not self._metadata.thing_dataset_id_to_contiguous_id:
+            return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
+        return super().evaluate(img_ids)
+
+
+def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
+    """An instances file in COCO's format, categories with the ids of the dataset."""
+    things = metadata.thing_dataset_id_to_contiguous_id
+    dataset_ids = {index: category for category, index in things.items()}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, of_image in truth.items():
+        images.append({"id": image, "height": of_image.size[0], "width": of_image.size[1]})
+        annotations += [
+            {
+                "id": len(annotations) + number,  # from 1: a match with 0 counts as none
+                "image_id": image,
+                "category_id": dataset_ids[instance.category],
+                "iscrowd": int(instance.crowd),
+                "area": instance.area,
+                "bbox": instance.box,
+                "segmentation": instance.segmentation,
+            }
+            for number, instance in enumerate(of_image.instances, start=1)
+        ]
+    names = metadata.thing_classes
+    categories = [{"id": category, "name": names[index]} for category, index in things.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def panoptic_quality(*, dataset: str) -> DatasetEvaluator:
@@ -56,3 +645,69 @@ def semantic_iou(
 ) -> DatasetEvaluator:
     """IoU over labels that `read_truth` makes from records; outputs need "sem_seg"."""
     return SemanticEvaluator(dataset, read_truth)
+
+
+TOLERANCES = {  # of percentages: 1e-12 of counts and ratios, 1e-9 of average precisions
+    "panoptic_seg": 1e-10,
+    "sem_seg": 1e-10,
+    "bbox": 1e-7,
+    "segm": 1e-7,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure, in percent, as both have it."""
+
+    task: str
+    name: str
+    own: float
+    official: float
+
+    @property
+    def difference(self) -> float:
+        """Of two figures that are both undefined it is 0; of one that is, NaN."""
+        if math.isnan(self.own) and math.isnan(self.official):
+            return 0.0
+        return self.own - self.official
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference lies within the tolerance of the task."""
+        return abs(self.difference) <= TOLERANCES[self.task]
+
+
+def pair_up(own: Results, official: Results) -> list[Pair]:
+    """All figures that both have, in the order of the official ones.
+
+    Raises:
+        EvaluationError: an official task or none of its figures is among our own.
+    """
+    pairs = []
+    for task, figures in official.items():
+        shared = list(_shared(task, own.get(task, {}), figures))
+        if not shared:
+            raise EvaluationError(f"the official evaluators report {task}, ours do not")
+        pairs += shared
+    return pairs
+
+
+def require_agreement(pairs: list[Pair]) -> None:
+    """Raise `EvaluationError` that names the figures which differ beyond the tolerances."""
+    odd = [pair for pair in pairs if not pair.agrees]
+    if odd:
+        names = ", ".join(
+            f"{pair.task}.{pair.name} {pair.own:.12g} (official {pair.official:.12g})"
+            for pair in odd[:5]
+        )
+        raise EvaluationError(
+            f"{len(odd)} of {len(pairs)} figures differ from the official evaluators': {names}. "
+            "Where areas in the panoptic JSON are wrong (num_wrong_areas in results.json), the "
+            "official ones trust them: prepare the dataset again; else please report this as a bug"
+        )
+
+
+def _shared(task: str, own: Results, official: Results) -> Iterator[Pair]:
+    for name, value in official.items():
+        if name in own:
+            yield Pair(task, name, float(own[name]), float(value))  # type: ignore[arg-type]

@@ -1,130 +1,519 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019) by panopticapi, inside Detectron2's evaluator.
+"""Panoptic quality (Kirillov et al., CVPR 2019) as a stream.
 
-Shapes: H W pixels.
+panopticapi's figures (`segment_matching`) without its detour: nothing is written or read back, and
+what is remembered of an image are a few integers a class.
+
+One measure serves COCO and Cityscapes. cityscapesscripts' `evaluatePanoptic` counts segments and
+averages as panopticapi does; its groups are crowds. Of both scripts these corners are kept: a class
+that is predicted somewhere and true nowhere counts, with 0; one without true segments other than
+crowds whose predictions all lie on void or those crowds does not count. Not kept are the areas of
+the JSON file, which both believe (pixels are counted instead), and their division by zero on a
+split without any thing, or any stuff (the figures are NaN).
+
+Shapes: H W pixels, K classes.
+
+Which predicted segment is which true one, in one image (Kirillov et al., CVPR 2019, section 4).
+
+A predicted segment matches a true one of its class when their intersection over union exceeds 0.5;
+at most one can. What follows is panopticapi's definition, corners included:
+
+- Pixels without truth (void, id 0) do not count in a union. A predicted segment without a match
+  that has more than half of its pixels on void and the crowd of its own class is no error.
+- A crowd is never matched and never missed. Of several crowds of one class only the last of
+  `segments_info` excuses predictions: in panopticapi a later one overwrites the earlier.
+- A segment that is listed but has no pixels is missed. Pixels of an id that is not listed belong to
+  no segment, but are not void either.
+
+One difference: areas are counted in the map. panopticapi takes those of the truth from the JSON
+file, and has printed a quality of 669 % that way; areas that differ are returned.
+
+Shapes: H W pixels, T true segments, P predicted segments, M matches, K classes. Truth ids are those
+of panoptic PNG files, R + 256 G + 256^2 B.
 """
 
-import itertools
-import json
-import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
-from io import StringIO
-from pathlib import Path
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from panopticapi.evaluation import PQStat, pq_compute_single_core
 
-from panoptic_dl.evaluation.damage import unreadable
-from panoptic_dl.evaluation.figures import EvaluationError, checked
-from panoptic_dl.evaluation.label_files import read_panoptic_ids
+from panoptic_dl.core import distributed as exact_sums
+from panoptic_dl.core.distributed import sum_over_processes
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_panoptic_ids
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
+from panoptic_dl.evaluation.metrics import checked
 
-GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
+NUM_IDS = 256**3  # of a panoptic PNG
+UNLISTED, VOID, FIRST_SEGMENT = range(3)  # rows of the table of intersections
 
 
-class PanopticQualityEvaluator(COCOPanopticEvaluator):
-    """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), in percent.
+@dataclass(frozen=True)
+class SegmentMatches:
+    """The comparison of one image.
 
-    The measure and the averages are panopticapi's. Its driver is replaced, because it divides by
-    zero when a split has no thing, or no stuff, at all, leaves one process per core of the machine
-    behind, and names neither the file nor the remedy when a prediction is missing. Detectron2's
-    `process` is kept, but works on a copy: on the CPU it adds 1 to the model's own output.
+    Attributes:
+        categories: (M,) int64, of the matched segments, the true positives.
+        ious: (M,) float64 in (0.5, 1], of the matched segments.
+        pairs: (M, 2) int64, true and predicted id of the matched segments.
+        false_positives: int64, category of each predicted segment that is an error.
+        false_positive_ids: int64, their ids.
+        false_negatives: int64, category of each true segment that was missed.
+        wrong_areas: ids of the truth whose area in the JSON file is not what the map holds; an id
+            of the map that is not listed has the listed area 0.
+        confusions: (K, K + 1) int64, pixels of each true class where each class is predicted, the
+            last column none; without void, pixels of unlisted ids, and crowds.
     """
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "panoptic_seg" of each output: (H, W) ids and, or None, the list of segments."""
-        copies = []
-        for output in outputs:
-            panoptic, segments = output["panoptic_seg"]
-            if segments is not None:
-                segments = [dict(segment) for segment in segments]
-            copies.append({"panoptic_seg": (panoptic.clone(), segments)})
-        super().process(inputs, copies)
+    categories: np.ndarray
+    ious: np.ndarray
+    pairs: np.ndarray
+    false_positives: np.ndarray
+    false_positive_ids: np.ndarray
+    false_negatives: np.ndarray
+    wrong_areas: list[int]
+    confusions: np.ndarray
+
+
+def match_segments(
+    truth: np.ndarray,
+    segments_info: Sequence[Mapping[str, Any]],
+    panoptic: np.ndarray,
+    *,
+    num_classes: int,
+    label_divisor: int,
+) -> SegmentMatches:
+    """Compare a panoptic map with the truth.
+
+    Args:
+        truth: (H, W) ids, 0 where void.
+        segments_info: "id", "category_id", "iscrowd" and, to be checked, "area" of true segments.
+        panoptic: (H, W) int64 of category * label_divisor + instance, -1 where void.
+        num_classes: categories are 0..K-1.
+        label_divisor: see `panoptic`.
+
+    Raises:
+        EvaluationError: sizes differ, or an id fits no category.
+    """
+    _require_size(truth, panoptic)
+    labels = panoptic.reshape(-1).astype(np.int64, copy=False)
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < -1 or highest >= num_classes * label_divisor:
+        raise EvaluationError(
+            f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
+            f"one of {num_classes} classes * {label_divisor} + instance"
+        )
+    labels = labels + 1  # 0 where void
+    found = np.flatnonzero(np.bincount(labels))
+    found = found[found > 0]
+    return _match(
+        truth, segments_info, labels, found, found - 1, (found - 1) // label_divisor, num_classes
+    )
+
+
+def match_listed_segments(
+    truth: np.ndarray,
+    segments_info: Sequence[Mapping[str, Any]],
+    predicted: np.ndarray,
+    categories: Mapping[int, int],
+    *,
+    num_classes: int,
+) -> SegmentMatches:
+    """Compare a map of arbitrary ids with the truth.
+
+    Args:
+        truth, segments_info: as in `match_segments`.
+        predicted: (H, W) ids, 0 where void.
+        categories: category of each predicted id.
+        num_classes: categories are 0..K-1.
+
+    Raises:
+        EvaluationError: sizes differ, an id is in the map or the list alone or is none of a PNG.
+    """
+    _require_size(truth, predicted)
+    labels = predicted.reshape(-1).astype(np.int64, copy=False)
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < NUM_IDS:
+            raise EvaluationError(f"predicted segment id {label} is outside 0..{NUM_IDS - 1}")
+    found = np.flatnonzero(np.bincount(labels))
+    found = found[found > 0]
+    odd = sorted(set(found.tolist()) ^ set(categories))
+    if odd:
+        places = "list but not in the map" if odd[0] in categories else "map but not in the list"
+        raise EvaluationError(f"predicted segment {odd[0]} is in the {places}")
+    of_found = np.array([categories[label] for label in found.tolist()], dtype=np.int64)
+    return _match(truth, segments_info, labels, found, found, of_found, num_classes)
+
+
+def _match(
+    truth: np.ndarray,
+    segments_info: Sequence[Mapping[str, Any]],
+    labels: np.ndarray,
+    found: np.ndarray,
+    predicted_ids: np.ndarray,
+    predicted_categories: np.ndarray,
+    num_classes: int,
+) -> SegmentMatches:
+    """Compare; `found` are the P values of `labels` (H*W,) except 0, of the given categories (P,),
+    which callers know as `predicted_ids` (P,).
+    """
+    segments = {int(segment["id"]): segment for segment in segments_info}  # the last of an id
+    ids = np.fromiter(segments, dtype=np.int64, count=len(segments))
+    if len(ids) and not 0 < ids.min() <= ids.max() < NUM_IDS:
+        raise EvaluationError(
+            f"true segment ids {ids.min()}..{ids.max()} are outside 1..{NUM_IDS - 1}; 0 is void"
+        )
+    true_ids = truth.reshape(-1).astype(np.int64, copy=False)
+    rows, columns, intersections = _intersections(true_ids, ids, labels, found)
+
+    true_areas = np.bincount(rows, intersections, len(ids) + FIRST_SEGMENT).astype(np.int64)
+    areas = np.bincount(columns, intersections, len(found) + 1).astype(np.int64)
+    on_void = np.zeros(len(found) + 1, dtype=np.int64)
+    on_void[columns[rows == VOID]] = intersections[rows == VOID]
+
+    categories = np.array([s["category_id"] for s in segments.values()], dtype=np.int64)
+    crowd = np.array([s["iscrowd"] == 1 for s in segments.values()], dtype=bool)
+
+    # Candidates: a segment of the truth that is no crowd and a predicted segment of its class.
+    pairs = (rows >= FIRST_SEGMENT) & (columns > 0)
+    row, column, common = rows[pairs] - FIRST_SEGMENT, columns[pairs], intersections[pairs]
+    same = (categories[row] == predicted_categories[column - 1]) & ~crowd[row]
+    row, column, common = row[same], column[same], common[same]
+    unions = areas[column] + true_areas[row + FIRST_SEGMENT] - common - on_void[column]
+    ious = common / unions
+    matched = ious > 0.5
+    row, column, ious = row[matched], column[matched], ious[matched]
+
+    missed = ~crowd
+    missed[row] = False
+    wrong = np.ones(len(found) + 1, dtype=bool)
+    wrong[0] = False
+    wrong[column] = False
+    excused = on_void + _on_crowd(
+        rows, columns, intersections, categories, crowd, predicted_categories
+    )
+    wrong[wrong] = excused[wrong] / areas[wrong] <= 0.5
+    errors = np.flatnonzero(wrong) - 1
+    return SegmentMatches(
+        categories=categories[row],
+        ious=ious,
+        pairs=np.stack((ids[row], predicted_ids[column - 1]), axis=1),
+        false_positives=predicted_categories[errors],
+        false_positive_ids=predicted_ids[errors],
+        false_negatives=categories[missed],
+        confusions=_confusions(
+            rows, columns, intersections, categories, crowd, predicted_categories, num_classes
+        ),
+        wrong_areas=_wrong_areas(segments, true_areas, true_ids),
+    )
+
+
+def _intersections(
+    true_ids: np.ndarray, ids: np.ndarray, labels: np.ndarray, found: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the pixels of each pair: rows, columns and counts of the pairs that exist.
+
+    Rows are UNLISTED, VOID and T segments; columns void and P segments. Look-up tables over all ids
+    are cheap, for only the pages of memory that are used come into being.
+    """
+    width = len(found) + 1
+    table = np.zeros(NUM_IDS, dtype=np.int64)
+    table[0] = VOID * width
+    table[ids] = (FIRST_SEGMENT + np.arange(len(ids))) * width
+    pairs = table[true_ids]
+    table = np.zeros(int(found[-1]) + 1 if len(found) else 1, dtype=np.int64)
+    table[found] = 1 + np.arange(len(found))
+    pairs += table[labels]
+    size = (FIRST_SEGMENT + len(ids)) * width
+    if size <= max(1 << 20, 4 * pairs.size):
+        counts = np.bincount(pairs)
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:  # so many segments that the table of all pairs would outgrow the image
+        values, counts = np.unique(pairs, return_counts=True)
+    return values // width, values % width, counts
+
+
+def _confusions(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    intersections: np.ndarray,
+    categories: np.ndarray,
+    crowd: np.ndarray,
+    predicted_categories: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    true = np.concatenate(([-1, -1], np.where(crowd, -1, categories)))[rows]
+    predicted = np.concatenate(([num_classes], predicted_categories))[columns]
+    counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    np.add.at(counts, (true[true >= 0], predicted[true >= 0]), intersections[true >= 0])
+    return counts
+
+
+def _on_crowd(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    intersections: np.ndarray,
+    categories: np.ndarray,
+    crowd: np.ndarray,
+    predicted_categories: np.ndarray,
+) -> np.ndarray:
+    """Pixels of each predicted segment on the last crowd of its class: (1 + P,), the first void."""
+    pixels = np.zeros(len(predicted_categories) + 1, dtype=np.int64)
+    last = {int(categories[index]): int(index) for index in np.flatnonzero(crowd)}
+    for category, index in last.items():
+        pairs = (rows == FIRST_SEGMENT + index) & (columns > 0)
+        own = np.flatnonzero(pairs)[predicted_categories[columns[pairs] - 1] == category]
+        pixels[columns[own]] = intersections[own]
+    return pixels
+
+
+def _wrong_areas(
+    segments: Mapping[int, Mapping[str, Any]], true_areas: np.ndarray, true_ids: np.ndarray
+) -> list[int]:
+    wrong = [
+        label
+        for (label, segment), area in zip(
+            segments.items(), true_areas[FIRST_SEGMENT:].tolist(), strict=True
+        )
+        if segment.get("area", area) != area
+    ]
+    if true_areas[UNLISTED]:
+        wrong += sorted(set(np.unique(true_ids).tolist()) - set(segments) - {0})
+    return wrong
+
+
+def _require_size(truth: np.ndarray, predicted: np.ndarray) -> None:
+    if truth.shape != predicted.shape:
+        raise EvaluationError(
+            f"the prediction is {predicted.shape}, the truth {truth.shape} (height, width): "
+            "predict at the size of the image file"
+        )
+
+
+logger = logging.getLogger(__name__)
+
+IOU = slice(0, exact_sums.PARTS)  # columns of the state
+TP, FP, FN = range(exact_sums.PARTS, exact_sums.PARTS + 3)
+NAMES = ("PQ", "SQ", "RQ")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A panoptic map as `StreamingPanopticEvaluator.take` is given it, of one image."""
+
+    image: Any
+    panoptic: np.ndarray
+    segments: list[dict[str, Any]] | None
+
+
+class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches]):
+    """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), and of each class.
+
+    In percent. The figure of a class that is neither in the truth nor predicted anywhere is NaN,
+    and does not count in an average; panopticapi prints it as 0, and does not count it either.
+
+    The truth of an image is read when it is processed. The state is (K, 6) int64, a table of
+    confusions and one integer an image; its sum over the processes is exact, so that figures do not
+    depend on their number.
+
+    Attributes:
+        names: K names of classes.
+        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+            class where each class is predicted, the last column none (void). Crowds do not count.
+    """
+
+    needs = "panoptic_seg"
+
+    def __init__(self, dataset: str) -> None:
+        """Look up the dataset.
+
+        Args:
+            dataset: a panoptic dataset of Detectron2's catalogs. Its categories, those of
+                `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1 together, and
+                `stuff_classes` must name all of them.
+
+        Raises:
+            EvaluationError: they are not, or a record has another category.
+        """
+        metadata = MetadataCatalog.get(dataset)
+        self._label_divisor = metadata.get("label_divisor", 1000)
+        things = metadata.thing_dataset_id_to_contiguous_id
+        stuff = metadata.stuff_dataset_id_to_contiguous_id
+        self._contiguous = {**stuff, **things}
+        self._things = frozenset(things.values())
+        self.names = self._names = list(metadata.stuff_classes)
+        categories = sorted({*stuff.values(), *things.values()})
+        if categories != list(range(len(self._names))):
+            raise EvaluationError(
+                f"the categories of {dataset} are not 0..{len(self._names) - 1}, one for each name "
+                f"of its stuff_classes, but {categories}"
+            )
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        for record in self._records.values():
+            for segment in record["segments_info"]:
+                self._require_category(segment["category_id"], record["pan_seg_file_name"])
+        self._coverage = Coverage(self._records, metadata.get("panoptic_json", dataset))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        self._counts = np.zeros((len(self._names), FN + 1), dtype=np.int64)
+        self._confusions = np.zeros((len(self._names), len(self._names) + 1), dtype=np.int64)
+        self._num_wrong_areas = np.zeros(1, dtype=np.int64)
+        self.confusions: np.ndarray | None = None
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Copy the map to the CPU.
+
+        Args:
+            item: "image_id" is used.
+            output: "panoptic_seg" is (H, W) of category * label_divisor + instance, -1 where void,
+                and None; or (H, W) ids, 0 where void, and Detectron2's list of segments.
+
+        Raises:
+            EvaluationError: the image has no truth or comes again; the map is none of integers.
+        """
+        self._coverage.add(item["image_id"])
+        with naming(item["image_id"]):
+            panoptic, segments = self.entry(output)
+            if panoptic.is_floating_point():
+                raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
+        return Prediction(item["image_id"], panoptic.cpu().numpy().copy(), segments)
+
+    def compare(self, taken: Prediction) -> SegmentMatches:
+        """Match the segments of one image."""
+        record = self._records[taken.image]
+        with naming(taken.image):
+            matches = self._match(record, taken.panoptic, taken.segments)
+        if matches.wrong_areas:
+            logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
+        return matches
+
+    def add(self, compared: SegmentMatches) -> None:
+        """Count the segments of one image."""
+        self._counts += count_segments(compared, len(self._names))
+        self._confusions += compared.confusions
+        self._num_wrong_areas += len(compared.wrong_areas)
+
+    def quality(self, compared: SegmentMatches) -> float:
+        """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
+        return _mean(quality(count_segments(compared, len(self._names)))[:, 0])
+
+    def as_output(self, taken: Prediction) -> dict[str, Any]:
+        """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
+        panoptic = taken.panoptic
+        if taken.segments is not None:
+            panoptic = np.full(taken.panoptic.shape, -1, dtype=np.int64)
+            for number, (label, category) in enumerate(self._listed(taken.segments).items(), 1):
+                instance = number % self._label_divisor if category in self._things else 0
+                panoptic[taken.panoptic == label] = category * self._label_divisor + instance
+        return {"panoptic_seg": (torch.from_numpy(panoptic), None)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the figures from what all processes have seen; None but in the first of them.
 
+        Returns:
+            "panoptic_seg": PQ, SQ, RQ, PQ_th, ..., PQ-<class>, ..., and the number of images and of
+            true segments whose area in the JSON file is wrong (and was not used).
+
         Raises:
-            EvaluationError: an image has no prediction, or the truth yields impossible figures.
+            EvaluationError: in all processes, when an image has no prediction.
         """
-        comm.synchronize()
-        gathered = comm.gather(self._predictions)
+        counts, confusions, seen, wrong_areas = sum_over_processes(
+            self._counts, self._confusions, self._coverage.seen, self._num_wrong_areas
+        )
+        num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
-        predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
-        truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
-        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        for annotation in truth["annotations"]:
-            if annotation["image_id"] not in predictions:
-                raise EvaluationError(
-                    f"no prediction for image {annotation['image_id']} of "
-                    f"{self._metadata.panoptic_json} ({len(predictions)} predictions for "
-                    f"{len(truth['annotations'])} images): the whole split must be evaluated"
-                )
-            _complete(annotation, self._metadata.panoptic_root)
-            # Detectron2 names the file as the image, whose folder it forgets.
-            own_name = {"file_name": f"{len(pairs)}.png"}
-            pairs.append((annotation, predictions[annotation["image_id"]] | own_name))
-        categories = {category["id"]: category for category in truth["categories"]}
-        with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
-            for _, prediction in pairs:
-                Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
-            statistics = _compare(pairs, self._metadata.panoptic_root, folder, categories)
+        self.confusions = confusions
+        of_classes = quality(counts)
+        things = np.isin(np.arange(len(counts)), list(self._things))
+        everything = np.ones_like(things)
         figures: dict[str, float] = {}
-        for suffix, things in GROUPS.items():
-            for name, value in _average(statistics, categories, things).items():
-                figures[name + suffix] = checked(100 * value, name + suffix)
+        for suffix, chosen in (("", everything), ("_th", things), ("_st", ~things)):
+            for index, name in enumerate(NAMES):
+                figures[name + suffix] = _mean(of_classes[chosen, index])
+        for index, name in enumerate(NAMES):
+            figures |= {
+                f"{name}-{class_name}": float(value)
+                for class_name, value in zip(self._names, of_classes[:, index], strict=True)
+            }
+        figures = {name: checked(100 * value, name) for name, value in figures.items()}
+        if wrong_areas[0]:
+            logger.warning(
+                "%d true segments have another area in the JSON file than in the PNG files; the "
+                "pixels were counted, but prepare the dataset again",
+                wrong_areas[0],
+            )
+        figures |= {"num_images": num_images, "num_wrong_areas": int(wrong_areas[0])}
         return {"panoptic_seg": figures}
 
-
-def _complete(annotation: dict[str, Any], folder: str) -> None:
-    """Give segments what the script needs and own data may lack: no crowd, pixels as area."""
-    segments = annotation["segments_info"]
-    for segment in segments:
-        segment.setdefault("iscrowd", 0)
-    without = [segment for segment in segments if "area" not in segment]
-    if without:
-        ids, areas = np.unique(
-            read_panoptic_ids(Path(folder, annotation["file_name"])), return_counts=True
+    def _match(
+        self, record: dict[str, Any], panoptic: np.ndarray, segments: list[dict[str, Any]] | None
+    ) -> SegmentMatches:
+        truth = read_panoptic_ids(record["pan_seg_file_name"])
+        if segments is None:
+            return match_segments(
+                truth,
+                record["segments_info"],
+                panoptic,
+                num_classes=len(self._names),
+                label_divisor=self._label_divisor,
+            )
+        categories = self._listed(segments)
+        return match_listed_segments(
+            truth, record["segments_info"], panoptic, categories, num_classes=len(self._names)
         )
-        counted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
-        for segment in without:
-            segment["area"] = counted.get(segment["id"], 0)
+
+    def _listed(self, segments: list[dict[str, Any]]) -> dict[int, int]:
+        """The category of each predicted id."""
+        categories = {}
+        for segment in segments:
+            category = segment["category_id"]
+            if segment.get("isthing") is None:  # Detectron2: an id of the dataset
+                category = self._contiguous.get(category, -1)
+            self._require_category(category, f"predicted segment {segment['id']}")
+            categories[segment["id"]] = category
+        return categories
+
+    def _require_category(self, category: int, where: str) -> None:
+        if not 0 <= category < len(self._names):
+            raise EvaluationError(
+                f"{where}: category {category} is outside the classes 0..{len(self._names) - 1}"
+            )
 
 
-def _compare(
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
-    truth_folder: str,
-    prediction_folder: str,
-    categories: dict[int, dict[str, Any]],
-) -> PQStat:
-    """Match all segments, on as many threads as torch uses; NumPy and Pillow release the lock."""
-    num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
-
-    def compare(share: Iterable[Any]) -> PQStat:
-        return pq_compute_single_core(0, list(share), truth_folder, prediction_folder, categories)
-
-    total = PQStat()
-    shares = [pairs[i::num_threads] for i in range(num_threads)]
-    with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for statistics in pool.map(compare, shares):
-                total += statistics
-        except (OSError, SyntaxError) as error:
-            truth = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
-            raise unreadable(truth, error) from error
-    return total
+def count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
+    """The (K, 6) counts of one image: the sum of IoU in parts, TP, FP, FN."""
+    counts = np.zeros((num_classes, FN + 1), dtype=np.int64)
+    np.add.at(counts[:, IOU], matches.categories, exact_sums.split(matches.ious))
+    np.add.at(counts[:, TP], matches.categories, 1)
+    np.add.at(counts[:, FP], matches.false_positives, 1)
+    np.add.at(counts[:, FN], matches.false_negatives, 1)
+    return counts
 
 
-def _average(
-    statistics: PQStat, categories: dict[int, dict[str, Any]], things: bool | None
-) -> dict[str, float]:
-    try:
-        averages, _ = statistics.pq_average(categories, isthing=things)
-    except ZeroDivisionError:  # no such class in truth or predictions
-        averages = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
-    return {name.upper(): float(averages[name]) for name in ("pq", "sq", "rq")}
+def quality(counts: np.ndarray) -> np.ndarray:
+    """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2.
+
+    Args:
+        counts: (K, 6) int64: the sum of IoU in parts, TP, FP, FN.
+    """
+    iou, tp = exact_sums.join(counts[:, IOU]), counts[:, TP].astype(np.float64)
+    segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        segmentation = np.where(tp > 0, iou / tp, 0.0)
+        figures = np.stack((iou / segments, segmentation, tp / segments), axis=1)
+    figures[segments == 0] = np.nan
+    return figures
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

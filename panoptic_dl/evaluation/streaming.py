@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
-from panoptic_dl.evaluation.panoptic_instances import StreamingPanopticInstanceEvaluator
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
-    StreamingCityscapesSemanticEvaluator,
-)
-from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
-from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
+from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
+from panoptic_dl.evaluation.official import StreamingPanopticInstanceEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 
 
 def panoptic_quality(*, dataset: str) -> DatasetEvaluator:

@@ -1,1 +1,1 @@
-"""Where a run's figures go besides metrics.json: TensorBoard, a CSV file, Weights & Biases."""
+"""Loggers: CSV, TensorBoard and Weights & Biases behind one interface."""

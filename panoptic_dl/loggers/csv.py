@@ -9,9 +9,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from panoptic_dl.whole_files import write_text
-
-from .interface import Details, Figures, Logger, Run, is_evaluation
+from panoptic_dl.core.files import write_text
+from panoptic_dl.loggers.base import Details, Figures, Logger, Run, is_evaluation
 
 FILE = "figures.csv"
 

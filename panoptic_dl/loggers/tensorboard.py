@@ -2,7 +2,7 @@
 
 from torch.utils.tensorboard import SummaryWriter
 
-from .interface import Details, Figures, Logger, Run
+from panoptic_dl.loggers.base import Details, Figures, Logger, Run
 
 
 class TensorBoardLogger(Logger):

@@ -15,11 +15,11 @@ from panoptic_dl.models.batch import (
     check_images,
     check_targets,
     padding_multiple,
+    resize,
     stack_images,
     stack_targets,
 )
-from panoptic_dl.models.normalization import convert_sync_batch_norm
-from panoptic_dl.models.resize import resize
+from panoptic_dl.models.batch_norm import convert_sync_batch_norm
 
 
 class DeepLabV3Plus(SemanticSegmentor):

@@ -21,22 +21,94 @@ fusion with every finer feature. The arguments they share:
         heads except centre.
 
 They raise ValueError where these do not fit together.
+
+Image pooling of Detectron2's ASPP (Chen et al. 2017, section 3.3) for images of any size.
+
+In training the pooling sees the whole crop. At other sizes Detectron2 pools with windows of the
+crop's size, and raises unless the feature is a multiple of the window. Here the window is cut to
+the feature instead.
+
+Legend: N batch, C channels, H W feature pixels.
+
+The one loss that Detectron2's heads lack.
+
+Legend: N batch, K classes, H W pixels.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.layers import ShapeSpec
+import torch.nn.functional as F
+from detectron2.layers import ASPP, ShapeSpec
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 from detectron2.projects.panoptic_deeplab.panoptic_seg import (
     PanopticDeepLabInsEmbedHead,
     PanopticDeepLabSemSegHead,
 )
+from torch import Tensor, nn
 
-from panoptic_dl.models.image_pooling import accept_any_size
-from panoptic_dl.models.losses import WeightedCrossEntropy
-from panoptic_dl.models.normalization import Norm, head_norm
+from panoptic_dl.models.batch_norm import Norm, head_norm
+
+
+class ClampedAvgPool2d(nn.Module):
+    """Mean over a window that slides with stride 1 and is never larger than the input.
+
+    For inputs at least as large as the window, `nn.AvgPool2d(kernel_size, stride=1)` bit for bit.
+
+    Args:
+        kernel_size: (height, width) of the window in feature pixels.
+    """
+
+    def __init__(self, kernel_size: tuple[int, int]):
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, max(1, H - height + 1), max(1, W - width + 1))."""
+        height, width = self.kernel_size
+        window = (min(height, x.shape[-2]), min(width, x.shape[-1]))
+        return F.avg_pool2d(x, window, stride=1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}"
+
+
+def accept_any_size(head: nn.Module) -> nn.Module:
+    """Let every ASPP below `head` take any feature size, in place; no parameter changes."""
+    for aspp in head.modules():
+        if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
+            pooling = aspp.convs[-1]
+            assert isinstance(pooling, nn.Sequential)
+            assert isinstance(pooling[0], nn.AvgPool2d)
+            height, width = aspp.pool_kernel_size
+            pooling[0] = ClampedAvgPool2d((height, width))
+            aspp.pool_kernel_size = None  # ASPP checks divisibility only where this is set
+    return head
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Mean cross entropy of the labelled pixels, each multiplied by its weight.
+
+    Same call as Detectron2's `DeepLabCE`. Without weights it equals
+    `nn.CrossEntropyLoss(ignore_index=ignore_value)`, except that a batch without labels gives 0
+    instead of nan.
+
+    Args:
+        ignore_value: label of pixels that do not count.
+    """
+
+    def __init__(self, ignore_value: int):
+        super().__init__()
+        self.ignore_value = ignore_value
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(N, K, H, W) logits, (N, H, W) int64 labels and (N, H, W) weights -> scalar."""
+        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
+        if weights is not None:
+            losses = losses * weights
+        return losses.sum() / (labels != self.ignore_value).sum().clamp(min=1)
+
 
 # Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
 # in its features.

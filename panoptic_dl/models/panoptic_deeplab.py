@@ -15,12 +15,14 @@ from panoptic_dl.models.batch import (
     Sample,
     check_images,
     check_targets,
+    most_likely_class_upsampled,
     padding_multiple,
+    resize,
     stack_images,
     stack_targets,
+    upsample,
 )
-from panoptic_dl.models.normalization import convert_sync_batch_norm
-from panoptic_dl.models.resize import most_likely_class_upsampled, resize, upsample
+from panoptic_dl.models.batch_norm import convert_sync_batch_norm
 from panoptic_dl.postprocess import (
     get_panoptic_segmentations,
     instances_from_panoptic,

@@ -1,17 +1,72 @@
 """From classes, centres and offsets to a panoptic map (Cheng et al., CVPR 2020, section 3.3).
 
 Legend: H W pixels, K centres, C classes that occur or could, N thing pixels.
+
+Object centres: the peaks of a heatmap (Cheng et al., CVPR 2020, section 3.3).
+
+Legend: H W pixels, M peaks.
+
+Detectron2's own post-processing behind our interface: what benchmarks are a ratio against.
 """
 
+import warnings
 from collections.abc import Collection, Generator, Sequence
 
 import torch
+import torch.nn.functional as F
+from detectron2.projects.panoptic_deeplab import post_processing
 from torch import Tensor
 
-from .centers import above_kth, find_peaks
-from .grouping import nearest_centers
-from .host import Numbers, finish
-from .tables import coordinates, count_from_zero, histogram, indices, member
+from panoptic_dl.postprocess.grouping import (
+    Numbers,
+    coordinates,
+    count_from_zero,
+    finish,
+    histogram,
+    indices,
+    member,
+    nearest_centers,
+)
+
+
+def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
+    """Return where a centre may be: (H, W) bool.
+
+    A peak is above `threshold`, above 0, and the largest value of the window around it; a plateau
+    has as many peaks as pixels. Windows that hold a NaN have none.
+
+    Args:
+        heatmap: (H, W) floating point.
+        nms_kernel: side of the window in pixels, odd.
+    """
+    largest = window_max(window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
+    return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
+
+
+def window_max(values: Tensor, size: int, dim: int) -> Tensor:
+    """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
+
+    Maxima of two neighbours make those of four, eight, ...: log2(size) passes instead of `size`.
+    """
+    margin = [0, 0, 0, 0]  # left, right, top, bottom
+    margin[2 - 2 * dim] = margin[3 - 2 * dim] = size // 2
+    values = F.pad(values, margin, value=float("-inf"))
+    width = 1  # each value is the maximum of `width` original ones, from its own place on
+    while width < size:
+        step = min(width, size - width)
+        length = values.shape[dim] - step
+        values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+        width += step
+    return values
+
+
+def above_kth(scores: Tensor, top_k: int) -> Tensor:
+    """Which of the M peaks are above the `top_k`-th largest: (M,) bool, for M >= top_k.
+
+    The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal scores
+    that straddle the limit none.
+    """
+    return scores > scores.topk(top_k).values[-1]
 
 
 def get_panoptic_segmentation(
@@ -217,3 +272,28 @@ def _check_ids_fit(lowest: int, highest: int, dtype: torch.dtype) -> None:
             f"panoptic ids from {lowest} to {highest} do not fit into {dtype}: pass sem_seg as "
             "int64"
         )
+
+
+def detectron2_segmentations(
+    sem_segs: Sequence[Tensor],
+    center_heatmaps: Sequence[Tensor],
+    offsets: Sequence[Tensor],
+    thing_ids: Collection[int],
+    label_divisor: int,
+    stuff_area: int,
+    void_label: int,
+    threshold: float = 0.1,
+    nms_kernel: int = 7,
+    top_k: int | None = 200,
+) -> list[tuple[Tensor, Tensor]]:
+    """As `get_panoptic_segmentations`, by Detectron2's function, image after image."""
+    with warnings.catch_warnings():
+        # It calls meshgrid the old way.
+        warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+        return [
+            post_processing.get_panoptic_segmentation(
+                *(sem_seg, heatmap, offset, thing_ids, label_divisor, stuff_area),
+                *(void_label, threshold, nms_kernel, top_k),
+            )
+            for sem_seg, heatmap, offset in zip(sem_segs, center_heatmaps, offsets, strict=True)
+        ]

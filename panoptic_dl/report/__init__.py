@@ -1,1 +1,1 @@
-"""Tables and pictures for people, made from what runs leave behind."""
+"""Tables and pages of finished runs."""

@@ -1,1 +1,1 @@
-"""Sweeps: rows that go on where they were, that fail alone, and how they stand."""
+"""Sweeps and searches: tables of experiments, their status, Optuna."""

@@ -9,10 +9,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from panoptic_dl.engine.run_state import read_state
-from panoptic_dl.folder_lock import is_alive
-
-from .row import FAILED
+from panoptic_dl.core.files import is_alive
+from panoptic_dl.core.run_folder import read_state
+from panoptic_dl.sweeps.table import FAILED
 
 PLAN = "sweep.json"
 BAD = ("failed", "killed")

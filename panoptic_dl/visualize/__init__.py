@@ -1,1 +1,1 @@
-"""Pictures of images, labels and predictions."""
+"""Drawings: segmentations, sheets of images, charts, error maps."""

@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from .gallery import save_gallery
-from .palette import class_colors
-from .samples import Sample, sample
-from .segmentation import SegmentDrawer
-from .sheet import save_sheet
+from panoptic_dl.visualize.segmentation import SegmentDrawer, class_colors
+from panoptic_dl.visualize.sheets import Sample, sample, save_gallery, save_sheet
 
 
 class PictureEvaluator(DatasetEvaluator):

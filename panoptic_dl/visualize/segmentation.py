@@ -3,19 +3,311 @@
 One pass over the pixels each for colours, blending and outlines: the number of segments hardly
 matters. H W pixels, K classes. A panoptic map holds category * label_divisor + instance per pixel;
 -1 is void.
+
+The segments of a map as a small table: colours and sizes come from it, never from masks.
+
+H W pixels, S segments.
+
+Where the names of segments go: inside of them where there is room, never over each other.
+
+H W pixels of the picture; a place is (top, left) of a plate, a centre (y, x).
+
+Colours of classes and of the instances within a class.
+
+Text in pictures: fonts, and sizes that suit a picture's.
+
+H W pixels.
 """
 
+import colorsys
+import math
+import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import find_objects
 
-from .labels import place_labels
-from .palette import instance_color
-from .segments import SegmentTable
-from .sheet import Color
-from .writing import Plate, corner, line_width, text_size, write_plates
+WIDEST_TABLE = 1 << 22  # labels up to here are counted, larger ones sorted
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """What a map of labels holds.
+
+    Attributes:
+        ids: (S,) the labels that occur, ascending.
+        index: (H, W) the place of each pixel's label in `ids`; uint8 where that is enough.
+        areas: (S,) in pixels.
+    """
+
+    ids: NDArray[np.int64]
+    index: NDArray[np.integer]
+    areas: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.integer]) -> "SegmentTable":
+        """Of a map (H, W) of labels from -1, which mostly means void."""
+        highest = int(labels.max(initial=-1))
+        if highest >= WIDEST_TABLE:
+            ids, index, areas = np.unique(labels, return_inverse=True, return_counts=True)
+            index = index.reshape(labels.shape)
+        else:
+            slots = labels + 1
+            counts = np.bincount(slots.reshape(-1), minlength=1)
+            found = np.flatnonzero(counts)
+            ids, areas = found - 1, counts[found]
+            table = np.zeros(len(counts), np.uint16)
+            table[found] = np.arange(len(found))
+            index = table[slots]
+        return cls(ids, index.astype(np.uint8 if len(ids) <= 256 else np.uint16), areas)
+
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """(x0, y0, x1, y1) of each segment in pixels, right and bottom exclusive."""
+        found = find_objects(self.index.astype(np.int32) + 1, max_label=len(self.ids))
+        return [(x.start, y.start, x.stop, y.stop) for y, x in found]
+
+    def paint(self, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) of the colours (S, 3) of the segments."""
+        if self.index.dtype == np.uint8:
+            table = np.zeros((1, 256, 3), np.uint8)
+            table[0, : len(colors)] = colors
+            return np.asarray(cv2.LUT(cv2.merge([self.index] * 3), table), np.uint8)
+        return colors[self.index]
+
+    def choose(self, wanted: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """(H, W) mask, 255 where the segment (of (S,) bool) is wanted, else 0."""
+        if self.index.dtype == np.uint8:
+            table = np.zeros(256, np.uint8)
+            table[: len(wanted)] = wanted * np.uint8(255)
+            return np.asarray(cv2.LUT(self.index, table), np.uint8)
+        return (wanted * np.uint8(255))[self.index]
+
+    def edges(self, thickness: int = 1) -> NDArray[np.uint8]:
+        """(H, W) mask, 255 on lines of `thickness` pixels between segments, else 0."""
+        index = self.index
+        edge = np.zeros(index.shape, np.uint8)
+        edge[1:] |= index[1:] != index[:-1]
+        edge[:, 1:] |= index[:, 1:] != index[:, :-1]
+        edge *= 255
+        if thickness > 1:
+            square = np.ones((thickness, thickness), np.uint8)
+            return np.asarray(cv2.dilate(edge, square), np.uint8)
+        return edge
+
+
+LONGEST_SIDE = 512  # of the map that is searched for room
+GAP = 1  # pixels between two plates
+
+Place = tuple[int, int]
+
+
+def place_labels(
+    index: NDArray[np.integer],
+    wanted: Sequence[tuple[int, tuple[int, int]]],
+    taken: Sequence[tuple[Place, tuple[int, int]]] = (),
+) -> list[Place | None]:
+    """Find places for labels, the first ones first.
+
+    A label goes where its segment is widest among the places that are free; if none is, above or
+    below the segment.
+
+    Args:
+        index: (H, W) segments, from 0.
+        wanted: the segment of each label and its extent (height, width) in pixels.
+        taken: places and extents of what is in the picture already.
+
+    Returns:
+        (top, left) of each label, or None where there is no room.
+    """
+    height, width = index.shape
+    step = -(-max(height, width) // LONGEST_SIDE)
+    small = np.ascontiguousarray(index[step // 2 :: step, step // 2 :: step])
+    if not small.size:
+        small, step = index, 1
+    room = _distance_to_edges(small)
+    windows = find_objects(small.astype(np.int32) + 1)
+    boxes = [(top, left, top + h, left + w) for (top, left), (h, w) in taken]
+    places: list[Place | None] = []
+    for segment, (high, wide) in wanted:
+        window = windows[segment] if segment < len(windows) else None
+        if window is None or high > height or wide > width:
+            places.append(None)
+            continue
+        inside = np.where(small[window] == segment, room[window], 0)
+        top, left = window[0].start, window[1].start
+        # Centres of pixels of the segment, in the picture's pixels.
+        ys = (np.arange(inside.shape[0]) + top) * step + step // 2
+        xs = (np.arange(inside.shape[1]) + left) * step + step // 2
+        # A centre near the border of the picture moves in until the plate is whole.
+        tops = np.clip(ys - high // 2, 0, height - high)
+        lefts = np.clip(xs - wide // 2, 0, width - wide)
+        free = inside.copy()
+        for y0, x0, y1, x1 in boxes:
+            rows = (tops < y1 + GAP) & (tops + high + GAP > y0)
+            columns = (lefts < x1 + GAP) & (lefts + wide + GAP > x0)
+            free[np.ix_(rows, columns)] = 0
+        place: Place | None = None
+        if free.max(initial=0) > 0:
+            y, x = np.unravel_index(int(free.argmax()), free.shape)
+            place = int(tops[y]), int(lefts[x])
+        else:
+            middle = int(np.clip(int(xs.mean()) - wide // 2, 0, width - wide))
+            for outside in (int(ys[0]) - high - GAP, int(ys[-1]) + GAP):
+                if 0 <= outside <= height - high and _is_free(
+                    (outside, middle, outside + high, middle + wide), boxes
+                ):
+                    place = outside, middle
+                    break
+        places.append(place)
+        if place is not None:
+            boxes.append((place[0], place[1], place[0] + high, place[1] + wide))
+    return places
+
+
+def _is_free(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, int]]) -> bool:
+    top, left, bottom, right = box
+    return not any(
+        top < y1 + GAP and bottom + GAP > y0 and left < x1 + GAP and right + GAP > x0
+        for y0, x0, y1, x1 in boxes
+    )
+
+
+def _distance_to_edges(index: NDArray[np.integer]) -> NDArray[np.float32]:
+    """(H, W) of how far each pixel is from another segment, or from the border of the picture."""
+    inner = np.zeros((index.shape[0] + 2, index.shape[1] + 2), np.uint8)
+    inside = inner[1:-1, 1:-1]
+    inside[:] = 1
+    inside[1:] &= index[1:] == index[:-1]
+    inside[:, 1:] &= index[:, 1:] == index[:, :-1]
+    distance = cv2.distanceTransform(inner, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return distance + 0.5  # segments of a line's width have room, too
+
+
+Color = tuple[int, int, int]
+
+
+def class_colors(metadata: Any, num_classes: int) -> NDArray[np.uint8]:
+    """RGB of every contiguous class id, (K, 3).
+
+    The dataset's own colours where its Detectron2 metadata has them for all classes, else hues that
+    are far apart for neighbouring ids.
+    """
+    for key in ("stuff_colors", "thing_colors"):
+        colors = metadata.get(key, None)
+        if colors is not None and len(colors) == num_classes:
+            return np.asarray(colors, np.uint8)
+    golden = 0.618033988749895
+    hues = [(i * golden) % 1.0 for i in range(num_classes)]
+    rgb = [colorsys.hsv_to_rgb(h, 0.65, 0.95 - 0.3 * (i % 2)) for i, h in enumerate(hues)]
+    return (np.asarray(rgb) * 255).round().astype(np.uint8)
+
+
+def instance_color(color: NDArray[np.uint8], instance: int) -> NDArray[np.uint8]:
+    """A shade of a class's RGB colour (3,) that tells neighbouring instances apart."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(color / 255.0))
+    turn = (instance * 0.618033988749895) % 1.0
+    hue = (hue + 0.16 * (turn - 0.5)) % 1.0
+    value = min(1.0, max(0.35, value + 0.45 * (((instance * 0.7548776662) % 1.0) - 0.35)))
+    saturation = min(1.0, max(0.35, saturation))
+    return (np.asarray(colorsys.hsv_to_rgb(hue, saturation, value)) * 255).astype(np.uint8)
+
+
+SMALLEST = 10  # pixels of a letter that can be read
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_of_thread = threading.local()
+
+
+def font(size: int) -> Font:
+    """Pillow's own font; each thread has its own, for FreeType's are not for several at once."""
+    fonts: dict[int, Font] = _of_thread.__dict__.setdefault("fonts", {})
+    if size not in fonts:
+        fonts[size] = ImageFont.load_default(size)
+    return fonts[size]
+
+
+def text_size(shape: Sequence[int]) -> int:
+    """Pixels of letters for a picture (H, W, ...): a 52nd of the side of a square as large."""
+    return max(SMALLEST, round(math.sqrt(shape[0] * shape[1]) / 52))
+
+
+def line_width(shape: Sequence[int]) -> int:
+    """Pixels of a thin line in a picture (H, W, ...)."""
+    return max(1, round(math.sqrt(shape[0] * shape[1]) / 800))
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A text on a dark plate with round corners, and a mark in a colour at its left."""
+
+    text: str
+    size: int  # pixels of letters
+    color: tuple[int, int, int] | None = None  # RGB of the mark; None: no mark
+
+    @property
+    def pad(self) -> int:
+        return max(2, round(self.size * 0.32))
+
+    @property
+    def mark(self) -> int:
+        """Width of the mark in pixels."""
+        return 0 if self.color is None else max(2, round(self.size * 0.28))
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        width = math.ceil(font(self.size).getlength(self.text)) + 2 * self.pad + self.mark
+        return round(self.size * 1.5), width
+
+
+def corner(shape: Sequence[int], plate: Plate) -> tuple[int, int]:
+    """(top, left) of a caption: a little off the upper left corner, if there is room."""
+    margin = plate.size // 2
+    high, wide = plate.extent
+    return min(margin, shape[0] - high), min(margin, shape[1] - wide)
+
+
+def _lifted(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A colour that can be told from the dark plate: dark ones become brighter."""
+    red, green, blue = color
+    missing = max(0.0, 90 - (0.299 * red + 0.587 * green + 0.114 * blue)) / 255
+    red, green, blue = (round(part + (255 - part) * missing) for part in color)
+    return red, green, blue
+
+
+def write_plates(
+    picture: NDArray[np.uint8], plates: Sequence[tuple[Plate, int, int]]
+) -> NDArray[np.uint8]:
+    """Draw plates into a picture (H, W, 3), each with its top and left in pixels; return a copy."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for plate, top, left in plates:
+        height, width = plate.extent
+        radius = max(1, round(plate.size * 0.3))
+        mask = Image.new("L", (width, height))
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, width - 1, height - 1), radius, fill=200)
+        canvas.paste((16, 16, 20), (left, top), mask)
+        if plate.color is not None:
+            inset = max(1, plate.pad // 2)
+            draw.rectangle(
+                (
+                    *(left + inset, top + inset),
+                    *(left + inset + plate.mark - 1, top + height - inset - 1),
+                ),
+                fill=_lifted(plate.color),
+            )
+        x = left + plate.pad + plate.mark + (width - plate.mark - 2 * plate.pad) / 2
+        draw.text(
+            (x, top + height / 2), plate.text, font=font(plate.size), anchor="mm", fill="white"
+        )
+    return np.asarray(canvas)
+
 
 Plates = Sequence[tuple[Plate, int, int]]
 

@@ -1,1 +1,1 @@
-"""Weights files: reading them safely, loading them completely, writing and publishing them."""
+"""Weights files: reading them safely, converting names, loading, exporting."""

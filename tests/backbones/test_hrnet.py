@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panoptic_dl.backbones.hrnet import HRNet
+from panoptic_dl.models.backbones.hrnet import HRNet
 
 
 @pytest.mark.parametrize(("width", "count"), [(18, 9_562_260), (32, 29_305_536), (48, 65_325_120)])

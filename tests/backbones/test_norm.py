@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from panoptic_dl.backbones import xception
-from panoptic_dl.backbones.hrnet import HRNet
-from panoptic_dl.backbones.layers import build_norm
+from panoptic_dl.models.backbones import xception
+from panoptic_dl.models.backbones.hrnet import HRNet
+from panoptic_dl.models.backbones.layers import build_norm
 
 NORMS = ["BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", ""]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from panoptic_dl.backbones import xception
-from panoptic_dl.backbones.xception import Xception65
+from panoptic_dl.models.backbones import xception
+from panoptic_dl.models.backbones.xception import Xception65
 
 ALL = ("res2", "res3", "res4", "res5")
 

@@ -5,7 +5,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import compose
-from panoptic_dl.config.identity import (
+from panoptic_dl.config.run_identity import (
     command,
     config_hash,
     differing_keys,

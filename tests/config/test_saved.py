@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.config.saved import SavedConfigError, saved_config, with_run_of_weights
+from panoptic_dl.config.run_identity import SavedConfigError, saved_config, with_run_of_weights
 
 ROW = [
     *("backbone=hrnet_tiny", "head=dsconv", "dataset=toy_coco", "head.aspp_channels=16"),

@@ -4,9 +4,7 @@ import random
 import zipfile
 from pathlib import Path
 
-from panoptic_dl.data.archives.find import find_archives
-from panoptic_dl.data.archives.kinds import COCO
-from panoptic_dl.data.archives.unpack import unpack
+from panoptic_dl.datasets.prepare.archives import COCO, find_archives, unpack
 
 IMAGE = "val2017/{:012d}.jpg"
 

@@ -3,8 +3,8 @@
 import pytest
 from detectron2.data import DatasetCatalog
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from tests.data.small import write_cityscapes, write_coco
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
+from panoptic_dl.datasets.custom import own_classes, own_dataset
 
 CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyond ASCII, few colours
     {"id": 901, "name": "Förderband", "isthing": 0},

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.data.archives.find import find_archives
-from panoptic_dl.data.archives.kinds import CITYSCAPES, COCO
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare.archives import CITYSCAPES, COCO, find_archives
 
 from .coco_archives import IMAGE, images, run, tree, write
 

@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.data.augment import Augment, nearest, order_of_passes
-from panoptic_dl.data.segment_numbers import ids_to_colors
 from panoptic_dl.data.sources import IDS, Source
 
 

@@ -8,10 +8,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
-from panoptic_dl.data.catalog import registry
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets import registry
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from tests.data.small import write_cityscapes, write_coco
 
 
@@ -90,7 +90,7 @@ def test_a_prefix_makes_another_entry(complete, coco):
 
 
 def test_annotations_are_read_once_for_check_and_loader(complete, coco, monkeypatch):
-    from panoptic_dl.data.catalog import coco as module
+    from panoptic_dl.datasets import coco as module
 
     calls = []
     load = module.load_coco_panoptic_json
@@ -251,7 +251,7 @@ def test_a_stray_file_among_the_images_is_named(cityscapes):
 
 
 def test_large_folders_are_checked_without_a_stat_for_each_file(tmp_path, monkeypatch):
-    from panoptic_dl.data.catalog.layout import list_files
+    from panoptic_dl.datasets.registry import list_files
 
     folder = tmp_path / "many"
     folder.mkdir()

@@ -3,8 +3,8 @@
 import pytest
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
-from panoptic_dl.classes import Classes
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.classes import Classes
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "coco", "toy_cityscapes", "toy_coco"])

@@ -10,9 +10,9 @@ from detectron2.data import transforms as T
 from panopticapi.utils import id2rgb, rgb2id
 from PIL import Image, ImageFile
 
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import PanopticLabels, read_image
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
-from panoptic_dl.data.reading import PanopticLabels, read_image
 from tests.data.small import panoptic_mapper
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_dl.data import decoded_cache as module
-from panoptic_dl.data.decoded_cache import DecodedCache, decoded_cache
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.sources import IDS, open_source
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.data import sources as module
+from panoptic_dl.data.sources import IDS, DecodedCache, decoded_cache, open_source
 
 
 @pytest.fixture

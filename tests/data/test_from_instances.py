@@ -9,8 +9,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.from_instances import convert_instances
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare.from_instances import convert_instances
 
 SIZE = (40, 60)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.data.archives import find
-from panoptic_dl.data.archives.find import HostileArchive
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare import archives as find
+from panoptic_dl.datasets.prepare.archives import HostileArchive
 
 from .coco_archives import IMAGE, images, run, tree, write
 

@@ -11,12 +11,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.utils import comm
 
-from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.data.loader import TrainLoader, train_loader
 from panoptic_dl.data.loader import test_loader as make_test_loader
-from panoptic_dl.data.loader import train_loader
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
-from panoptic_dl.data.train_loader import TrainLoader
+from panoptic_dl.datasets.coco import coco_panoptic
 from tests.data.small import write_coco
 
 

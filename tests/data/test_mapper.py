@@ -13,8 +13,8 @@ from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from panopticapi.utils import rgb2id
 
+from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.mapper import PanopticTrainMapper, SemanticTrainMapper, TestMapper
-from panoptic_dl.data.reading import SemanticLabelReader
 from tests.data.small import panoptic_mapper
 
 THINGS = {"cityscapes": list(range(11, 19)), "coco": list(range(80))}

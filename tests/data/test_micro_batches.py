@@ -2,7 +2,7 @@
 
 import pytest
 
-from panoptic_dl.data.micro_batches import accumulation
+from panoptic_dl.data.loader import accumulation
 
 
 @pytest.mark.parametrize(

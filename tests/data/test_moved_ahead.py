@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from panoptic_dl.data.moved_ahead import ahead, moved_ahead
-from panoptic_dl.data.train_loader import TrainLoader
+from panoptic_dl.data.loader import TrainLoader
+from panoptic_dl.data.prefetch import ahead, moved_ahead
 
 
 def test_the_next_batch_is_started_before_this_one_is_given_out():
@@ -63,7 +63,7 @@ def test_where_the_stream_is_counts_batches_that_were_taken(monkeypatch):
     """Batches that were only moved ahead come again after resuming."""
     expected = [[s["id"] for s in batch] for batch in itertools.islice(loader(), 6)]
     monkeypatch.setattr(
-        "panoptic_dl.data.train_loader.moved_ahead",
+        "panoptic_dl.data.loader.moved_ahead",
         lambda batches, device: ahead(batches, lambda b: b, lambda b: b),
     )
     monkeypatch.setattr(

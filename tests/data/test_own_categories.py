@@ -7,9 +7,8 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.data.catalog.categories import read_categories
-from panoptic_dl.data.catalog.colors import distinct_colors
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.categories import distinct_colors, read_categories
 from tests.data.own_small import CATEGORIES
 
 COLORS = st.lists(st.integers(0, 255), min_size=3, max_size=3)
@@ -176,7 +175,7 @@ def test_a_damaged_file_is_named(tmp_path, text, message):
 
 
 def test_a_file_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
-    from panoptic_dl.data.catalog import categories as module
+    from panoptic_dl.datasets import categories as module
 
     calls = []
     read = module.read_annotations

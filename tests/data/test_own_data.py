@@ -12,11 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from panoptic_dl.classes import load_classes
-from panoptic_dl.data.catalog.own_data import own_dataset
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.classes import load_classes
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.mapper import SemanticTrainMapper
-from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.datasets.custom import own_dataset
 from tests.data.own_small import CATEGORIES, JSON, classes_of, edit, register, write_own
 from tests.data.small import panoptic_mapper, write_coco
 
@@ -94,7 +94,7 @@ def test_colours_of_the_training_split_serve_the_test_split(root, form):
 
 
 def test_coco_itself_is_own_data_as_well(tmp_path):
-    from panoptic_dl.data.catalog.coco import coco_panoptic
+    from panoptic_dl.datasets.coco import coco_panoptic
 
     write_coco(tmp_path, train=3, val=1)
     theirs = coco_panoptic(root=str(tmp_path), split="train")

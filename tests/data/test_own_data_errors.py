@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from panoptic_dl.data.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError
 from tests.data.own_small import CATEGORIES, classes_of, edit, register, write_own
 
 FORMS = ("coco_format", "cityscapes_format")

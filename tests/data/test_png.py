@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.png import first_rows, plain_png
-from panoptic_dl.data.segment_numbers import colors_to_ids
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import colors_to_ids
+from panoptic_dl.core.png import first_rows, plain_png
 from panoptic_dl.data.sources import IDS, open_source
 
 

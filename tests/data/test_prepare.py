@@ -13,9 +13,10 @@ import pytest
 from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabelImgs
 from PIL import Image
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.prepare import check_cityscapes, cityscapes, labels, prepare_cityscapes
-from panoptic_dl.data.prepare.folder import alone_in
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare import check_cityscapes, cityscapes, prepare_cityscapes
+from panoptic_dl.datasets.prepare import cityscapes as labels
+from panoptic_dl.datasets.prepare.command import alone_in
 from tests.data.small import write_cityscapes, write_street
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_cityscapes.py"

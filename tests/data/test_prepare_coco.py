@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog
 
-from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.prepare import check_coco, coco, prepare_cityscapes, prepare_coco
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.coco import coco_panoptic
+from panoptic_dl.datasets.prepare import check_coco, coco, prepare_cityscapes, prepare_coco
 from tests.data.small import write_cityscapes, write_coco
 from tests.data.test_prepare import files_below, quiet
 from tests.data.zips import zip_cityscapes, zip_coco

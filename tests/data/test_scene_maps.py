@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from panoptic_dl.data.benchmark_scenes import BenchmarkScenes
 from panoptic_dl.data.mapper import TestMapper
-from panoptic_dl.data.scene_maps import scene_maps
+from panoptic_dl.modes.benchmark import BenchmarkScenes
+from panoptic_dl.modes.scene_maps import scene_maps
 from panoptic_dl.postprocess import get_panoptic_segmentation
 
 THINGS, STUFF = range(11, 19), (10, 8, 2, 0)

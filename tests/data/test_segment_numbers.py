@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from panopticapi.utils import id2rgb, rgb2id
 
-from panoptic_dl.data.segment_numbers import colors_to_ids, ids_to_colors, segment_numbers
+from panoptic_dl.core.images import colors_to_ids, ids_to_colors, segment_numbers
 
 IDS = st.integers(0, 256**3 - 1)
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.mapper import TestMapper
-from panoptic_dl.data.truth_maps import TruthMapper
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.data.mapper import TestMapper, TruthMapper
 
 from .small import panoptic_mapper
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.data.work import Progress, share_out, size_text, stop_if_asked
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.parallel import Progress, share_out, size_text, stop_if_asked
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,8 +75,8 @@ def test_what_is_not_wanted_any_more_is_stopped(tmp_path):
 CODE = """
 import sys, time
 from pathlib import Path
-from panoptic_dl.data.prepare.command import run_command
-from panoptic_dl.data.work import share_out
+from panoptic_dl.datasets.prepare.command import run_command
+from panoptic_dl.core.parallel import share_out
 from tests.data.test_work import long
 def prepare(root, num_workers):
     list(share_out(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.engine.calibrate import calibrate
+from panoptic_dl.modes.benchmark import calibrate
 from tests.test_run import SMALL
 
 ROW = [

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFile
 
-from panoptic_dl.demo.errors import DemoError
-from panoptic_dl.demo.images import from_array, from_pillow, read_picture
+from panoptic_dl.core.errors import DemoError
+from panoptic_dl.demo.inputs import from_array, from_pillow, read_picture
 from tests.demo.conftest import scene
 
 RGB = scene(24, 40)

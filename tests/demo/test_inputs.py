@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.demo.errors import DemoError
+from panoptic_dl.core.errors import DemoError
 from panoptic_dl.demo.inputs import find_inputs
 
 

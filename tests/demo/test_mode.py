@@ -12,11 +12,10 @@ from PIL import Image
 
 from panoptic_dl import Predictor
 from panoptic_dl.config import build
-from panoptic_dl.demo import results as results_module
-from panoptic_dl.demo.errors import DemoError
-from panoptic_dl.demo.mode import demo
-from panoptic_dl.demo.settings import DemoSettings
-from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.core.errors import DemoError, EvaluationError
+from panoptic_dl.demo import outputs as results_module
+from panoptic_dl.demo.demo import demo
+from panoptic_dl.demo.outputs import DemoSettings
 from tests.demo.test_video import make_video
 
 

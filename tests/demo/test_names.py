@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.demo.names import result_names
+from panoptic_dl.demo.inputs import result_names
 
 
 def names(*files):

@@ -14,11 +14,10 @@ from PIL import Image
 
 from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.config import build, compose
-from panoptic_dl.config.saved import SavedConfigError
-from panoptic_dl.demo.errors import DemoError
-from panoptic_dl.demo.sizes import labels_at
-from panoptic_dl.engine.predict import predict
-from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.config.run_identity import SavedConfigError
+from panoptic_dl.core.errors import DemoError, WeightsError
+from panoptic_dl.demo.predictor import labels_at
+from panoptic_dl.modes.evaluate import predict
 from panoptic_dl.weights.load import load_model
 from tests.demo.conftest import ROW, scene
 

@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from panoptic_dl.demo.errors import DemoError
-from panoptic_dl.demo.stages import EndOfStream, Stages
+from panoptic_dl.core.errors import DemoError
+from panoptic_dl.demo.demo import EndOfStream, Stages
 
 
 def stages(read=lambda i: i, finish=lambda i, read, said: said, **options):

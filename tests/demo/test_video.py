@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panoptic_dl.demo.errors import DemoError
+from panoptic_dl.core.errors import DemoError
 from panoptic_dl.demo.video import VideoReader, VideoWriter
 
 

@@ -4,14 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.data.catalog.cityscapes import (
+from panoptic_dl.datasets.cityscapes import (
     cityscapes_classes,
     cityscapes_panoptic,
     cityscapes_semantic,
 )
-from panoptic_dl.data.catalog.coco import coco_classes, coco_panoptic, coco_semantic
-from panoptic_dl.doctor.checks import Check, Row, make_checks
-from panoptic_dl.doctor.patient import DoctorSettings, Patient
+from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
+from panoptic_dl.doctor.context import Check, DoctorSettings, Patient, Row, make_checks
 
 REGISTER = {
     ("cityscapes", "panoptic"): cityscapes_panoptic,

@@ -124,7 +124,7 @@ def test_a_run_folder_without_room_still_has_its_table(tmp_path, toy, capsys, mo
     def full(file, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("panoptic_dl.doctor.examination.write_text", full)
+    monkeypatch.setattr("panoptic_dl.doctor.doctor.write_text", full)
     overrides = [*SMALL, *toy["toy_coco"], "mode=doctor", "doctor.steps=false"]
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     results = in_process(tmp_path / "run", *overrides, "doctor.workers=1")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from panoptic_dl.doctor.list_of_checks import data_checks
+from panoptic_dl.doctor.doctor import data_checks
 
 from .broken import FAULTS, write_healthy
 from .patients import examined, patient_of, words

@@ -2,8 +2,8 @@
 
 import pytest
 
-from panoptic_dl.data.catalog.own_data import own_classes
-from panoptic_dl.doctor.list_of_checks import data_checks
+from panoptic_dl.datasets.custom import own_classes
+from panoptic_dl.doctor.doctor import data_checks
 from tests.data.own_small import edit, register, write_own
 
 from .patients import examined, patient_of, words

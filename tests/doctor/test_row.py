@@ -8,11 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.doctor.checks import make_checks
-from panoptic_dl.doctor.list_of_checks import data_checks, row_checks, set_up_checks
-from panoptic_dl.doctor.machine import packages
-from panoptic_dl.doctor.patient import DoctorSettings, Patient
-from panoptic_dl.doctor.row import memory
+from panoptic_dl.doctor import machine as packages
+from panoptic_dl.doctor import memory
+from panoptic_dl.doctor.context import DoctorSettings, Patient, make_checks
+from panoptic_dl.doctor.doctor import data_checks, row_checks, set_up_checks
 
 from ..test_run import SMALL
 from .broken import write_healthy

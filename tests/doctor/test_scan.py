@@ -11,12 +11,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.doctor.data import scan as scanning
-from panoptic_dl.doctor.data.look import Question, look_at
-from panoptic_dl.doctor.data.scan import scan
-from panoptic_dl.doctor.data.segments import Segments
-from panoptic_dl.doctor.data.split import Split
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.doctor import labels as scanning
+from panoptic_dl.doctor.labels import Question, Segments, Split, look_at, scan
 
 from .patients import patient_of
 
@@ -98,12 +95,12 @@ def test_a_killed_process_is_an_error_with_a_cure(split, monkeypatch):
 
 
 def test_rows_of_a_scan_that_failed_are_not_green(tmp_path, monkeypatch):
-    from panoptic_dl.doctor.list_of_checks import data_checks
+    from panoptic_dl.doctor.doctor import data_checks
 
     from .broken import write_healthy
     from .patients import examined
 
-    monkeypatch.setattr("panoptic_dl.doctor.data.files.scan", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("panoptic_dl.doctor.data.scan", lambda *a, **k: 1 / 0)
     rows = examined(data_checks(), patient_of(write_healthy(tmp_path, "coco"), "coco"))
     for name in ("sizes", "labels", "label ids", "areas", "boxes", "image modes", "orientation"):
         assert rows[f"train data: {name}"].verdict.state.value == "not checked", name

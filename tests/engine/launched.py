@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
-from panoptic_dl.engine.launch import launch
+from panoptic_dl.launch.launcher import launch
 
 NUMBERS = {"num_gpus": 0, "num_cpu_processes": 2}
 
@@ -48,8 +48,8 @@ def fail(device: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    from panoptic_dl.engine import children
-    from panoptic_dl.engine.session import user_errors
+    from panoptic_dl.launch import launcher as children
+    from panoptic_dl.launch.session import user_errors
 
     children.ORPHANS_LIVE = 1.0
     with user_errors(sys.argv[2]):

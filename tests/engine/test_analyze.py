@@ -14,10 +14,10 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.data.truth_maps import TruthMapper
-from panoptic_dl.engine.oracle import COMBINATIONS
+from panoptic_dl.data.mapper import TruthMapper
+from panoptic_dl.models.batch import upsample
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.models.resize import upsample
+from panoptic_dl.modes.analyze import COMBINATIONS
 from run import work
 from tests.data.small import write_coco
 from tests.evaluation.test_streaming_datasets import REAL

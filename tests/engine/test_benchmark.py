@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from panoptic_dl.config import compose
-from panoptic_dl.engine.benchmark import STAGES
+from panoptic_dl.modes.benchmark import STAGES
 from run import work
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,8 @@ def test_stages_counts_and_files(tmp_path):
 def test_parameters_and_operations_are_those_of_the_network(tmp_path):
     """GMACs against a count by hand of a network that is one 3x3 convolution."""
     from panoptic_dl.config import build
-    from panoptic_dl.engine.benchmark import BenchmarkSettings, _Run
-    from panoptic_dl.engine.inference import InferenceOptions, count_parameters
+    from panoptic_dl.modes.benchmark import BenchmarkSettings, _Run
+    from panoptic_dl.train.precision import InferenceOptions, count_parameters
 
     config = compose([*SMALL, f"run_dir={tmp_path}"])
     mode = build(config.mode, device="cpu")
@@ -110,7 +110,7 @@ def test_post_processing_is_timed_on_maps_like_the_networks(tmp_path, monkeypatc
 
 
 def test_detectron2s_post_processing_in_its_place(tmp_path, monkeypatch):
-    from panoptic_dl.postprocess import reference
+    from panoptic_dl.postprocess import panoptic as reference
 
     calls = []
     original = reference.get_panoptic_segmentation
@@ -152,7 +152,7 @@ def test_the_effect_of_options_is_measured(tmp_path, options, largest):
 
 
 def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
-    from panoptic_dl.models import fold
+    from panoptic_dl.models import batch_norm as fold
 
     original = fold.fuse_conv_bn_weights
     monkeypatch.setattr(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from panoptic_dl.classes import Classes
 from panoptic_dl.config import build, compose
-from panoptic_dl.visualize.sample_sheet import draw_offsets, panels, save_sample
+from panoptic_dl.core.classes import Classes
+from panoptic_dl.visualize.sheets import draw_offsets, panels, save_sample
 from run import work
 
 SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}

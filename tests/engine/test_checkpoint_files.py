@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from panoptic_dl.engine.checkpoint_files import CheckpointFiles
+from panoptic_dl.train.checkpoint import CheckpointFiles
 
 from .test_resume import losses, same, state
 from .tiny import SCHEDULE, TinyEvaluation, TinyModel, run_training
@@ -61,7 +61,7 @@ def test_what_does_not_read_back_is_not_taken(tmp_path, monkeypatch):
     run_training(tmp_path, iterations=2)
     before = (tmp_path / "model_0000001.pth").read_bytes()
     files = CheckpointFiles(tmp_path)
-    monkeypatch.setattr("panoptic_dl.whole_files.sha256_of", lambda path: "other")
+    monkeypatch.setattr("panoptic_dl.core.files.sha256_of", lambda path: "other")
     with pytest.raises(OSError, match="does not read back"):
         files.write("model_0000001.pth", {"iteration": 1}, 1)
     assert (tmp_path / "model_0000001.pth").read_bytes() == before
@@ -230,7 +230,7 @@ def full_metrics(monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("panoptic_dl.engine.run_record.os.fsync", full)
+    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", full)
 
 
 def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeypatch, caplog):
@@ -238,10 +238,10 @@ def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeyp
     full_metrics(monkeypatch)
     with pytest.raises(OSError, match=r"cannot write the figures to .*metrics.json.*resume=true"):
         run_training(tmp_path / "stop")
-    monkeypatch.setattr("panoptic_dl.engine.run_record.os.fsync", real)
+    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", real)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "panoptic_dl.engine.run_record.RunRecord._reopen",
+            "panoptic_dl.train.hooks.RunRecord._reopen",
             lambda self: (_ for _ in ()).throw(OSError(28, "No space left on device")),
         )
         run_training(tmp_path / "on", on_error="continue")
@@ -263,7 +263,7 @@ def test_results_that_cannot_be_written_do_not_stop_training_when_told_so(tmp_pa
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path):
-    holder = "from panoptic_dl.folder_lock import folder_lock; from pathlib import Path;"
+    holder = "from panoptic_dl.core.files import folder_lock; from pathlib import Path;"
     code = (
         f"{holder}\nwith folder_lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
     )

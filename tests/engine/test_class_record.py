@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from panoptic_dl.classes import Classes, load_classes
-from panoptic_dl.engine.class_record import FILE, record_classes, require_classes
+from panoptic_dl.core.classes import FILE, Classes, load_classes, record_classes, require_classes
 
 CLASSES = Classes(("Förderband", "box"), ((1, 2, 3), (255, 0, 9)), (1,))
 OTHERS = [

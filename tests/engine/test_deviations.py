@@ -8,7 +8,7 @@ from detectron2.layers import NaiveSyncBatchNorm
 from torch import nn
 
 from panoptic_dl.config import compose
-from panoptic_dl.engine.deviations import (
+from panoptic_dl.train.recipe import (
     Recipe,
     Run,
     deviations_table,
@@ -121,7 +121,7 @@ def test_a_run_as_its_recipe_says_so(tmp_path, caplog):
 @pytest.mark.parametrize("name", ["1gpu", "2gpu", "4gpu", "8gpu", "cpu"])
 @pytest.mark.parametrize("recipe", ["dataset=cityscapes", "dataset=coco", "task=semantic"])
 def test_presets_keep_batch_rate_and_length(name, recipe):
-    from panoptic_dl.data.micro_batches import accumulation
+    from panoptic_dl.data.loader import accumulation
 
     plain, preset = compose([recipe]), compose([recipe, f"hardware={name}"])
     processes = max(1, preset.launch.num_gpus)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from panoptic_dl.engine.ema import UpdateAverage, WeightAverage
-from panoptic_dl.engine.interrupt import Interrupted
+from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.train.ema import UpdateAverage, WeightAverage
 from panoptic_dl.weights.load import load_model
 
 from .test_train import final, metrics

@@ -13,8 +13,8 @@ import torch.multiprocessing
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from panoptic_dl.engine.error_pictures import CELL_WIDTH, CompressedMap, ErrorPictures
-from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.modes.error_pictures import CELL_WIDTH, CompressedMap, ErrorPictures
 from tests.evaluation.scenes import DIVISOR, panoptic_scene, write_panoptic
 
 NUM_IMAGES = 9

@@ -6,10 +6,10 @@ from detectron2.data.catalog import Metadata
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.engine.error_rows import HEADINGS, RowDrawer
+from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.error_map import PANOPTIC_KINDS, SEMANTIC_KINDS
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.visualize.error_overlay import draw_errors
+from panoptic_dl.modes.error_pictures import HEADINGS, RowDrawer
+from panoptic_dl.visualize.errors import draw_errors
 
 HEIGHT, WIDTH = 20, 40
 ROAD, CAR, BUS = 0, 1000, 2000

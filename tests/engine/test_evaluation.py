@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.config import build
-from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.core.errors import EvaluationError
 from tests.engine.erring import Erring, saved
 
 
@@ -51,7 +51,7 @@ def test_figures_are_there_even_if_pictures_cannot_be_drawn(tmp_path, config, mo
         raise OSError("no space for pictures")
 
     with monkeypatch.context() as patch:
-        patch.setattr("panoptic_dl.engine.error_pictures.save_sheet", fail)
+        patch.setattr("panoptic_dl.modes.error_pictures.save_sheet", fail)
         with pytest.raises(OSError, match="no space for pictures"):
             evaluation(model, tmp_path)
     assert saved(tmp_path)["metrics"]["PQ"] > 5
@@ -117,7 +117,7 @@ def test_what_is_not_asked_for_is_not_made(tmp_path, config, caplog):
 
 
 def test_official_figures_that_differ_are_an_error(tmp_path, config, monkeypatch):
-    from panoptic_dl.evaluation import segment_matching
+    from panoptic_dl.evaluation import panoptic as segment_matching
 
     cfg = config("toy_cityscapes", "evaluation.official=true")
     evaluation = build(cfg.task.evaluation)

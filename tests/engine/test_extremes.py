@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from panoptic_dl.engine.extremes import Extremes, choose
+from panoptic_dl.modes.error_pictures import Extremes, choose
 
 
 def offered(keys, count):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from panoptic_dl.engine.launch import launch
+from panoptic_dl.launch.launcher import launch
 from tests.engine.launched import note
 
 
@@ -139,7 +139,7 @@ def test_torchrun_and_numbers_of_machines_compete(tmp_path, monkeypatch):
 
 
 def test_slurm_says_where_to_meet(monkeypatch):
-    from panoptic_dl.engine.machines import Machines
+    from panoptic_dl.launch.launcher import Machines
 
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
     monkeypatch.setenv("SLURM_JOB_ID", "123456")

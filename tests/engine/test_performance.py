@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from panoptic_dl.engine.float32 import float32
-from panoptic_dl.engine.performance import Performance, performing, prepare_model
-from panoptic_dl.engine.trainer import DTYPES
+from panoptic_dl.train.precision import Performance, float32, performing, prepare_model
+from panoptic_dl.train.trainer import DTYPES
 
 from ..models.small import build_panoptic, make_sample
 from .test_train import final, metrics

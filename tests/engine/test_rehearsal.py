@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from panoptic_dl.evaluation.coverage import Coverage
-from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.evaluator import Coverage
 
 from ..test_run import SMALL, in_process, run
 from ..test_run import toy as toy

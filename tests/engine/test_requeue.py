@@ -5,9 +5,12 @@ import signal
 
 import pytest
 
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.engine.requeue import check_requeue, requeue_when_stopped
-from panoptic_dl.engine.signals import interruptible
+from panoptic_dl.launch.signals import (
+    Interrupted,
+    check_requeue,
+    interruptible,
+    requeue_when_stopped,
+)
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_scancel_and_ctrl_c_mean_it(scontrol, number, caplog):
 
 def test_not_unless_asked_for_and_not_by_other_processes(scontrol, monkeypatch):
     stop(signal.SIGUSR1, requeue=False)
-    monkeypatch.setattr("panoptic_dl.engine.requeue.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("panoptic_dl.launch.signals.comm.is_main_process", lambda: False)
     stop(signal.SIGUSR1)
     assert scontrol.calls() == []
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from panoptic_dl.engine.interrupt import Interrupted
+from panoptic_dl.launch.signals import Interrupted
 
 from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
 
@@ -157,7 +157,7 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path):
 
 
 def test_a_signal_before_training_leaves_no_run(tmp_path, monkeypatch):
-    from panoptic_dl.engine import train as module
+    from panoptic_dl.train import train as module
 
     monkeypatch.setattr(module, "_start", lambda *arguments: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(Interrupted):
@@ -202,7 +202,7 @@ def test_the_options_of_the_optimizer_are_those_of_the_config(tmp_path):
 @pytest.fixture
 def fp16_on_the_cpu(monkeypatch):
     """Its gradient scaler works there as well; only slowly."""
-    monkeypatch.setattr("panoptic_dl.engine.performance.Performance.check", lambda *a: None)
+    monkeypatch.setattr("panoptic_dl.train.precision.Performance.check", lambda *a: None)
 
 
 def test_the_gradient_scaler_is_resumed(tmp_path, fp16_on_the_cpu):

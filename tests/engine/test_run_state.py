@@ -8,11 +8,10 @@ import time
 
 import pytest
 
-from panoptic_dl.engine import run_state
-from panoptic_dl.engine.exit_codes import ExitCode
-from panoptic_dl.engine.run_state import error_line, note, note_figures, recorded
-from panoptic_dl.engine.session import user_errors
-from panoptic_dl.folder_lock import folder_lock, is_alive
+from panoptic_dl.core import run_folder as run_state
+from panoptic_dl.core.files import folder_lock, is_alive
+from panoptic_dl.core.run_folder import ExitCode, error_line, note, note_figures, recorded
+from panoptic_dl.launch.session import user_errors
 
 FACTS = {"name": "row", "mode": "train"}
 
@@ -89,7 +88,7 @@ def test_the_message_of_a_process_that_was_started():
 
 def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
     code = (
-        "import os, sys, time; from panoptic_dl.engine.run_state import recorded\n"
+        "import os, sys, time; from panoptic_dl.core.run_folder import recorded\n"
         f"with recorded({str(tmp_path)!r}, writes=True) as state:\n"
         "    state.begin({'name': 'row', 'mode': 'train'})\n"
         "    print('ready', flush=True); time.sleep(60)"
@@ -117,7 +116,7 @@ def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
 def test_asking_takes_no_lock(tmp_path):
     assert not is_alive(tmp_path)
     with folder_lock(tmp_path):
-        code = "import sys, pathlib, panoptic_dl.folder_lock as it\n"
+        code = "import sys, pathlib, panoptic_dl.core.files as it\n"
         code += f"print(it.is_alive(pathlib.Path({str(tmp_path)!r})))"
         asked = [sys.executable, "-c", code]
         assert subprocess.check_output(asked, text=True) == "True\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.engine.evaluate import evaluate
+from panoptic_dl.modes.evaluate import evaluate
 from tests.engine.erring import SIZES, Erring, saved
 from tests.evaluation.test_streaming_datasets import REAL
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from panoptic_dl.engine.signals import STOPPING, interruptible
+from panoptic_dl.launch.signals import STOPPING, interruptible
 
 
 @pytest.fixture(autouse=True)

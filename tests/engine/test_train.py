@@ -8,8 +8,8 @@ import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
-from panoptic_dl.engine.run_record import RunRecord
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
+from panoptic_dl.train.hooks import RunRecord
 
 from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
 
@@ -55,7 +55,7 @@ def test_lines_have_speed_and_memory(tmp_path):
 
 def test_a_gpu_has_its_peak_in_the_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**20)
-    monkeypatch.setattr("panoptic_dl.engine.train.RunRecord", OfGpu)
+    monkeypatch.setattr("panoptic_dl.train.train.RunRecord", OfGpu)
     run_training(tmp_path, iterations=2)
     assert [line["device_memory_MiB"] for line in metrics(tmp_path)] == [5.0, 5.0]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from panoptic_dl.data.errors import DatasetError
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.engine.launch import launch
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.launch.launcher import launch
+from panoptic_dl.launch.signals import Interrupted
 from tests.loggers.reading import one
 from tests.loggers.told import wandb_logger
 

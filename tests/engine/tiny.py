@@ -9,9 +9,8 @@ import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 
-from panoptic_dl.data.train_loader import TrainLoader
-from panoptic_dl.engine.optimizer import build_optimizer
-from panoptic_dl.engine.train import train
+from panoptic_dl.data.loader import TrainLoader
+from panoptic_dl.train.train import build_optimizer, train
 
 
 class TinyModel(nn.Module):

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED
 
 HEIGHT, WIDTH = 14, 18
 DIVISOR = 1000

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from panoptic_dl.evaluation.agreement import pair_up, require_agreement
-from panoptic_dl.evaluation.figures import EvaluationError
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.official import pair_up, require_agreement
 
 OWN = {
     "panoptic_seg": {"PQ": 50.0, "PQ-road": 70.0, "num_images": 3},

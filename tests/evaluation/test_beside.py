@@ -11,13 +11,10 @@ import torch
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.beside import Beside
-from panoptic_dl.evaluation.coverage import Coverage
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.label_files import read_label_ids
-from panoptic_dl.evaluation.stream import StreamingEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import SemanticLabelReader, read_label_ids
+from panoptic_dl.evaluation.evaluator import Beside, Coverage, StreamingEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from tests.evaluation.panoptic_scenes import outputs_of, register
 from tests.evaluation.scenes import panoptic_scene
 

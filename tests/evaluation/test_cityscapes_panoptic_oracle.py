@@ -19,8 +19,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene
 from tests.evaluation.test_streaming_datasets import err
 from tests.evaluation.truth import evaluate

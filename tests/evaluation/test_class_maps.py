@@ -5,13 +5,13 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_dl.evaluation.cityscapes import CityscapesSemanticEvaluator
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, to_label_ids
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.semantic import SemanticEvaluator
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
     StreamingCityscapesSemanticEvaluator,
+    to_label_ids,
 )
+from panoptic_dl.evaluation.official import CityscapesSemanticEvaluator, SemanticEvaluator
 from tests.evaluation.scenes import semantic_scores, write_street_labels
 from tests.evaluation.truth import evaluate
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.error_map import (
     FALSE_POSITIVE,
     MISMATCHED,
@@ -17,8 +18,7 @@ from panoptic_dl.evaluation.error_map import (
     panoptic_error_map,
     semantic_error_map,
 )
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.segment_matching import match_segments
+from panoptic_dl.evaluation.panoptic import match_segments
 from tests.evaluation.panoptic_scenes import NUM_CLASSES
 from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene
 

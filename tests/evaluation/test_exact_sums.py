@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.evaluation import exact_sums
+from panoptic_dl.core import distributed as exact_sums
 
 floats = st.lists(st.floats(0, 2.0**29), min_size=1)
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.evaluation.figures import EvaluationError, as_json, checked, headline
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.run_folder import as_json
+from panoptic_dl.evaluation.metrics import checked, headline
 from panoptic_dl.report.results import as_text
 
 PANOPTIC = {

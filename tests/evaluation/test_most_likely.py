@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.most_likely import most_likely
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.semantic import most_likely
 
 
 def test_scores_must_fit_the_dataset():

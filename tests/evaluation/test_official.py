@@ -12,10 +12,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
-from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.figures import EvaluationError, headline
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
+from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import (
     cityscapes_instance_ap,
     cityscapes_semantic_iou,

@@ -18,13 +18,12 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from panoptic_dl.data.catalog.own_data import own_classes, own_dataset
-from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.datasets.custom import own_classes, own_dataset
 from panoptic_dl.evaluation import official, streaming
-from panoptic_dl.evaluation.agreement import pair_up, require_agreement
-from panoptic_dl.evaluation.panoptic_instances import PanopticTruth
-from panoptic_dl.prediction_files.folder import PredictionFolder
-from panoptic_dl.prediction_files.saving import saving
+from panoptic_dl.evaluation.official import PanopticTruth, pair_up, require_agreement
+from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.saving import saving
 from tests.data.own_small import CATEGORIES, write_own
 
 TABLES = st.lists(
@@ -250,7 +249,7 @@ def test_what_is_right_has_an_ap_of_100_and_what_is_empty_is_not_asked_for(tmp_p
 
 
 def test_a_label_that_went_missing_is_named(tmp_path):
-    from panoptic_dl.evaluation.figures import EvaluationError
+    from panoptic_dl.core.errors import EvaluationError
 
     root = write_own(tmp_path, val=1)
     dataset = own(root)

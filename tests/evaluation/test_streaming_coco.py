@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
-from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
+from panoptic_dl.datasets.coco import coco_panoptic
+from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
+from panoptic_dl.evaluation.official import COCOInstanceEvaluator
 from tests.evaluation.coco_scenes import (
     annotate,
     encode,

@@ -8,9 +8,9 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.datasets.coco import coco_panoptic
+from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
 from tests.data.small import write_coco
 from tests.evaluation.coco_scenes import (
     annotate,

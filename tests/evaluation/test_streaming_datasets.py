@@ -9,20 +9,18 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
-from panoptic_dl.data.reading import SemanticLabelReader
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
 from panoptic_dl.evaluation.official import (
     cityscapes_instance_ap,
     cityscapes_semantic_iou,
     panoptic_quality,
     semantic_iou,
 )
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
-    StreamingCityscapesSemanticEvaluator,
-)
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
-from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from tests.evaluation.truth import LABEL_DIVISOR, make_instances, predict
 
 REAL = Path(os.environ.get("PANOPTIC_DL_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -8,9 +8,12 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import ImageFile
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.segment_matching import match_listed_segments, match_segments
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.panoptic import (
+    StreamingPanopticEvaluator,
+    match_listed_segments,
+    match_segments,
+)
 from tests.evaluation.panoptic_scenes import NUM_CLASSES, outputs_of, register
 from tests.evaluation.scenes import DIVISOR, panoptic_scene
 from tests.evaluation.truth import evaluate

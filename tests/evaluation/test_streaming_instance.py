@@ -15,12 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from panoptic_dl.evaluation.average_precision import average_precision
-from panoptic_dl.evaluation.cityscapes import CityscapesInstanceAPEvaluator, _average_precisions
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, INSTANCE_LABELS, image_id
-from panoptic_dl.evaluation.figures import EvaluationError, headline
-from panoptic_dl.evaluation.instance_matching import OVERLAPS, match_instances
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.cityscapes_instances import (
+    OVERLAPS,
+    StreamingCityscapesInstanceEvaluator,
+    average_precision,
+    match_instances,
+)
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, INSTANCE_LABELS, image_id
+from panoptic_dl.evaluation.metrics import headline
+from panoptic_dl.evaluation.official import CityscapesInstanceAPEvaluator, _average_precisions
 from tests.evaluation.scenes import instance_predictions, write_street_labels
 from tests.evaluation.truth import evaluate
 

@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic
-from panoptic_dl.data.catalog.coco import coco_panoptic
-from panoptic_dl.evaluation.figures import headline
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
+from panoptic_dl.datasets.coco import coco_panoptic
+from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import panoptic_quality
-from panoptic_dl.evaluation.segment_matching import match_segments
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator, match_segments
 from tests.data.small import write_cityscapes, write_coco
 from tests.evaluation.panoptic_scenes import CATEGORIES, NUM_CLASSES, outputs_of, register
 from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene, write_panoptic

@@ -14,16 +14,16 @@ import torch.multiprocessing
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.processes import concatenate_over_processes, sum_over_processes
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
+from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
     StreamingCityscapesSemanticEvaluator,
 )
-from panoptic_dl.evaluation.streaming_coco import StreamingCOCOInstanceEvaluator
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
-from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
+from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from tests.evaluation.coco_scenes import predict_scenes, register_coco, truth_of_scenes
 from tests.evaluation.scenes import (
     instance_predictions,

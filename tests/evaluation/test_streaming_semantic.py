@@ -15,14 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from panoptic_dl.evaluation.cityscapes import CityscapesSemanticEvaluator
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED, LABELS, image_id
-from panoptic_dl.evaluation.figures import EvaluationError, headline
-from panoptic_dl.evaluation.semantic import SemanticEvaluator
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
+    LABELS,
     StreamingCityscapesSemanticEvaluator,
+    image_id,
 )
-from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
+from panoptic_dl.evaluation.metrics import headline
+from panoptic_dl.evaluation.official import CityscapesSemanticEvaluator, SemanticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from tests.evaluation.scenes import (
     semantic_scores,
     write_street_labels,

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.evaluation.figures import headline
+from panoptic_dl.evaluation.metrics import headline
 from tests.evaluation.truth import evaluate, predict
 
 SMALL = ["dataset.root.num_train=2", "dataset.root.num_val=2"]

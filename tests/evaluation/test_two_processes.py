@@ -10,12 +10,12 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 
-from panoptic_dl.data.catalog.cityscapes import cityscapes_panoptic
-from panoptic_dl.data.catalog.coco import coco_panoptic, coco_semantic
+from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.loader import test_loader as make_test_loader
 from panoptic_dl.data.mapper import TestMapper
-from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.figures import headline
+from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
+from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import (
     cityscapes_instance_ap,
     cityscapes_semantic_iou,

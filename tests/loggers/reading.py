@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from wandb.proto import wandb_internal_pb2
 
-from panoptic_dl.loggers.wandb_files import records
+from panoptic_dl.loggers.wandb import records
 
 
 def items(entries):

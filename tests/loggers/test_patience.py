@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from panoptic_dl.loggers.patience import NotInTime, Patience
+from panoptic_dl.loggers.base import NotInTime, Patience
 
 
 def test_results_and_errors_come_back():

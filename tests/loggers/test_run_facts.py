@@ -1,6 +1,6 @@
 """What is recorded of a run, and what is not there or damaged."""
 
-from panoptic_dl.loggers import run_facts
+from panoptic_dl.core import run_folder as run_facts
 
 
 def test_what_is_there_is_read(tmp_path):

@@ -2,11 +2,10 @@
 
 import pytest
 
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.engine.loggers import how_it_ended
-from panoptic_dl.loggers.interface import Details, Logger, Run
-from panoptic_dl.loggers.several import Loggers, ending
+from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, ending
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
+from panoptic_dl.train.hooks import how_it_ended
 from tests.engine.tiny import TinyEvaluation, run_training
 
 
@@ -128,7 +127,7 @@ def test_an_evaluation_alone_leaves_no_events(tmp_path):
 
 
 def test_other_processes_tell_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr("panoptic_dl.loggers.several.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("panoptic_dl.loggers.base.comm.is_main_process", lambda: False)
     noting = Noting()
     loggers = Loggers({"n": noting})
     loggers.start(Run(tmp_path, "eval"))

@@ -12,7 +12,8 @@ import pytest
 import wandb
 
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers import wandb_account, wandb_files
+from panoptic_dl.loggers import wandb as wandb_account
+from panoptic_dl.loggers import wandb as wandb_files
 from tests.engine.tiny import TinyModel, run_training
 
 from .reading import attempts, one

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2
 
-from panoptic_dl.loggers.wandb_files import last_step, mend, records, run_id
+from panoptic_dl.loggers.wandb import last_step, mend, records, run_id
 
 HEADER = b":W&B\xe1\xbe\x00"
 

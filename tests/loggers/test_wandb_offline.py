@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_dl.engine.interrupt import Interrupted
-from panoptic_dl.loggers.wandb_names import of_step
+from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.loggers.wandb import of_step
 from tests.engine.test_resume import Stopping
 from tests.engine.tiny import TinyModel, run_training
 

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from panoptic_dl.loggers.interface import Confusions, Details
+from panoptic_dl.loggers.base import Confusions, Details
 from panoptic_dl.loggers.wandb import WandbLogger
-from panoptic_dl.visualize.samples import Sample
+from panoptic_dl.visualize.sheets import Sample
 from tests.engine.tiny import TinyEvaluation
 
 NAMES = ("road", "car", "sky")

@@ -16,7 +16,6 @@ import torch
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
 from torch import Tensor, nn
 
-from panoptic_dl.backbones import HRNet, Xception65, hrnet, xception
 from panoptic_dl.models import (
     DeepLabV3Plus,
     PanopticDeepLab,
@@ -24,6 +23,7 @@ from panoptic_dl.models import (
     semantic_branch,
     semantic_head,
 )
+from panoptic_dl.models.backbones import HRNet, Xception65, hrnet, xception
 from tests.golden import golden
 
 ROWS = golden.ROWS

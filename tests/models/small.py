@@ -8,7 +8,6 @@ import torch
 from detectron2.modeling import Backbone
 from torch import Tensor
 
-from panoptic_dl.backbones import HRNet, Xception65, xception
 from panoptic_dl.models import (
     DeepLabV3Plus,
     PanopticDeepLab,
@@ -16,6 +15,7 @@ from panoptic_dl.models import (
     semantic_branch,
     semantic_head,
 )
+from panoptic_dl.models.backbones import HRNet, Xception65, xception
 
 NUM_CLASSES = 5
 THINGS = (3, 4)

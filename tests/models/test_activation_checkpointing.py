@@ -11,10 +11,10 @@ from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import nn
 
-from panoptic_dl.backbones import HRNet, Xception65
-from panoptic_dl.engine import memory
 from panoptic_dl.models.activation_checkpointing import recompute_activations
-from panoptic_dl.models.normalization import convert_sync_batch_norm
+from panoptic_dl.models.backbones import HRNet, Xception65
+from panoptic_dl.models.batch_norm import convert_sync_batch_norm
+from panoptic_dl.train import console as memory
 
 from .small import build_backbone, build_panoptic, make_sample
 

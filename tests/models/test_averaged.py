@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panoptic_dl.models.averaged import Averaged
+from panoptic_dl.models.test_time_augmentation import Averaged
 from tests.models.small import NUM_CLASSES, THINGS, build_panoptic
 
 SIZE = (64, 96)

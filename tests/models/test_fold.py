@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from panoptic_dl.models.fold import NORMS, fold_batch_norms
+from panoptic_dl.models.batch_norm import NORMS, fold_batch_norms
 from tests.models.small import build_backbone, build_panoptic
 
 

@@ -7,7 +7,7 @@ from detectron2.layers import ASPP, ShapeSpec
 from omegaconf import OmegaConf
 
 from panoptic_dl.models import instance_branch, semantic_branch, semantic_head
-from panoptic_dl.models.losses import WeightedCrossEntropy
+from panoptic_dl.models.heads import WeightedCrossEntropy
 
 SHAPES = {
     "res2": ShapeSpec(channels=4, stride=4),

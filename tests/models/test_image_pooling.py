@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from panoptic_dl.models.image_pooling import ClampedAvgPool2d, accept_any_size
+from panoptic_dl.models.heads import ClampedAvgPool2d, accept_any_size
 
 side = st.integers(1, 12)
 

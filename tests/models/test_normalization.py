@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from detectron2.layers import NaiveSyncBatchNorm
 from torch import nn
 
-from panoptic_dl.models import normalization
-from panoptic_dl.models.normalization import convert_sync_batch_norm, head_norm
+from panoptic_dl.models import batch_norm as normalization
+from panoptic_dl.models.batch_norm import convert_sync_batch_norm, head_norm
 from tests.models.small import build_backbone, build_panoptic, build_semantic, make_sample
 
 

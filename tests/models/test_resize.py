@@ -10,11 +10,8 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.models import resize as module
-from panoptic_dl.models.resize import (
-    most_likely_class_upsampled,
-    resize,
-)
+from panoptic_dl.models import batch as module
+from panoptic_dl.models.batch import most_likely_class_upsampled, resize
 
 
 @pytest.mark.parametrize("output", [(30, 40), (60, 80), (17, 93)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.predictions.dataset import KINDS
 from tests.prediction_files.datasets import coco_scenes, save, streets
 
 

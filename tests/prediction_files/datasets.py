@@ -15,9 +15,9 @@ from detectron2.evaluation import DatasetEvaluators
 from pycocotools import mask as coco_mask
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED
-from panoptic_dl.prediction_files.masks import encode
-from panoptic_dl.prediction_files.saving import saving
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED
+from panoptic_dl.predictions.masks import encode
+from panoptic_dl.predictions.saving import saving
 from tests.evaluation.scenes import (
     DIVISOR,
     HEIGHT,

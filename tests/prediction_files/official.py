@@ -15,7 +15,7 @@ from panopticapi.evaluation import pq_compute_single_core
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panoptic_dl.evaluation.cityscapes import _average_precisions
+from panoptic_dl.evaluation.official import _average_precisions
 
 
 def quality(dataset: str, file: Path) -> dict[str, float]:

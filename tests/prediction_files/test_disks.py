@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.prediction_files.saving import saving
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.saving import saving
 
 CITY_KINDS = ("instances", "semantic")
 FULL = Path("/dev/full")

@@ -8,15 +8,15 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.cityscapes_labels import EVALUATED
-from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
     StreamingCityscapesSemanticEvaluator,
 )
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
-from panoptic_dl.evaluation.streaming_semantic import semantic_figures
+from panoptic_dl.evaluation.official import COCOInstanceEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import semantic_figures
 from tests.evaluation.truth import evaluate
 from tests.prediction_files import official
 from tests.prediction_files.datasets import coco_scenes, save, streets, toy

@@ -9,10 +9,10 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.prediction_files.parts import JsonParts
-from panoptic_dl.prediction_files.saving import saving
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.writer import JsonParts
 from tests.prediction_files.datasets import coco_scenes, files_below, save, streets
 
 SHARES = [[5, 0, 3], [4, 1, 2]]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.prediction_files.folder import PredictionFolder
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.reader import PredictionFolder
 
 STEM = "panoptic_small7_panoptic-dl_results"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.prediction_files.folder import PredictionFolder
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.reader import PredictionFolder
 
 
 @pytest.mark.parametrize("kind", ["instances", "semantic"])

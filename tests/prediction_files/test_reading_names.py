@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.prediction_files.folder import PredictionFolder
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.reader import PredictionFolder
 from tests.prediction_files.datasets import save, toy
 
 

@@ -6,16 +6,14 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from panoptic_dl.data.reading import SemanticLabelReader
-from panoptic_dl.evaluation.coco import COCOInstanceEvaluator
-from panoptic_dl.evaluation.streaming_cityscapes_semantic import (
-    StreamingCityscapesSemanticEvaluator,
-)
-from panoptic_dl.evaluation.streaming_instance import StreamingCityscapesInstanceEvaluator
-from panoptic_dl.evaluation.streaming_panoptic import StreamingPanopticEvaluator
-from panoptic_dl.evaluation.streaming_semantic import StreamingSemanticEvaluator
-from panoptic_dl.prediction_files.folder import PredictionFolder
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
+from panoptic_dl.evaluation.official import COCOInstanceEvaluator
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.reader import PredictionFolder
 from tests.evaluation.truth import evaluate
 from tests.prediction_files.datasets import DATASET_IDS, coco_scenes, save, streets, toy
 

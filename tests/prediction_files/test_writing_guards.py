@@ -8,11 +8,11 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_dl.evaluation.figures import EvaluationError
-from panoptic_dl.evaluation.stream import StreamingEvaluator
-from panoptic_dl.prediction_files.folder import PredictionFolder
-from panoptic_dl.prediction_files.saving import saving
-from panoptic_dl.prediction_files.search import KINDS
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.evaluator import StreamingEvaluator
+from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.saving import saving
 from tests.prediction_files.datasets import files_below, save, toy
 
 

@@ -6,9 +6,8 @@ import os
 
 import pytest
 
-from panoptic_dl.report.making import make_report
-from panoptic_dl.report.runs.collect import collect
-from panoptic_dl.report.runs.curves import read_curves, thinned
+from panoptic_dl.report.page import make_report
+from panoptic_dl.report.runs import collect, read_curves, thinned
 
 from .run_folders import make_run
 

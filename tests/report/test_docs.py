@@ -10,13 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.docs.page import results_page
-from panoptic_dl.report.docs.record import as_record, as_run, merged, read_records
-from panoptic_dl.report.runs.collect import collect
-from panoptic_dl.report.runs.groups import group_runs
-from panoptic_dl.report.tables.build import build_tables
-from panoptic_dl.report.tables.published import published_rows
-from panoptic_dl.report.tables.text import line_texts
+from panoptic_dl.report.formats import line_texts
+from panoptic_dl.report.publish import as_record, as_run, merged, read_records, results_page
+from panoptic_dl.report.runs import collect, group_runs
+from panoptic_dl.report.tables import build_tables, published_rows
 
 from .run_folders import make_run
 

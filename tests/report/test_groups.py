@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.runs.groups import group_runs, spread
-from panoptic_dl.report.runs.read import read_run
+from panoptic_dl.report.runs import group_runs, read_run, spread
 
 from .run_folders import make_run
 

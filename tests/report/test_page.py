@@ -8,11 +8,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from panoptic_dl.report.making import make_report, tables_of
-from panoptic_dl.report.page.differences import differing
-from panoptic_dl.report.page.render import LIMIT, duration, render_page, short_labels
-from panoptic_dl.report.runs.collect import collect
-from panoptic_dl.report.runs.curves import read_curves
+from panoptic_dl.report.page import (
+    LIMIT,
+    differing,
+    duration,
+    make_report,
+    render_page,
+    short_labels,
+    tables_of,
+)
+from panoptic_dl.report.runs import collect, read_curves
 
 from .run_folders import make_pictures, make_run, results_of
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from panoptic_dl.report.making import make_report
+from panoptic_dl.report.page import make_report
 
 from .browser import CHROMIUM, Browser
 from .run_folders import make_run

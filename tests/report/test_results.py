@@ -4,12 +4,7 @@ import csv
 import io
 import math
 
-from panoptic_dl.report.results import (
-    class_tables,
-    headline_table,
-    results_csv,
-    results_markdown,
-)
+from panoptic_dl.report.results import class_tables, headline_table, results_csv, results_markdown
 
 RESULTS = {
     "panoptic_seg": {"PQ": 62.64, "SQ": 81.5, "PQ-road": 98.0, "SQ-road": 98.5, "PQ-wall-brick": 1},

@@ -5,8 +5,16 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.page.charts import Dot, Series, line_chart, scatter_chart
-from panoptic_dl.report.page.scale import Scale, limits, tick_text, ticks
+from panoptic_dl.report.page_charts import (
+    Dot,
+    Scale,
+    Series,
+    limits,
+    line_chart,
+    scatter_chart,
+    tick_text,
+    ticks,
+)
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.report.making import tables_of
-from panoptic_dl.report.runs.collect import Planned, collect
-from panoptic_dl.report.tables.build import COLUMNS, Cell
-from panoptic_dl.report.tables.figures_csv import report_csv
-from panoptic_dl.report.tables.latex import escape, report_latex
-from panoptic_dl.report.tables.markdown import report_markdown, table_markdown
-from panoptic_dl.report.tables.published import published_rows
-from panoptic_dl.report.tables.text import line_texts
+from panoptic_dl.report.formats import (
+    escape,
+    line_texts,
+    report_csv,
+    report_latex,
+    report_markdown,
+    table_markdown,
+)
+from panoptic_dl.report.page import tables_of
+from panoptic_dl.report.runs import Planned, collect
+from panoptic_dl.report.tables import COLUMNS, Cell, published_rows
 
 from .run_folders import make_run
 
@@ -193,6 +196,6 @@ def test_latex_escapes_what_it_would_run():
 
 
 def test_columns_are_those_of_evaluations():
-    from panoptic_dl.evaluation.figures import HEADLINE
+    from panoptic_dl.evaluation.metrics import HEADLINE
 
     assert HEADLINE[: len(COLUMNS)] == COLUMNS

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.runs.groups import Group
-from panoptic_dl.report.runs.read import read_run
-from panoptic_dl.report.tables.published import published_rows
-from panoptic_dl.report.tables.verdict import TOLERANCE, WIDE, judge, verdict
+from panoptic_dl.report.runs import Group, read_run
+from panoptic_dl.report.tables import TOLERANCE, WIDE, judge, published_rows, verdict
 
 from .run_folders import make_run
 
@@ -115,7 +113,7 @@ def test_what_has_not_finished_is_told_as_it_stands(tmp_path, status):
 
 def test_a_run_without_an_end_tells_when_it_last_wrote(tmp_path, monkeypatch):
     assert judged(tmp_path, status="running").text.startswith("killed (last line 20")
-    monkeypatch.setattr("panoptic_dl.report.runs.read.is_alive", lambda folder: True)
+    monkeypatch.setattr("panoptic_dl.report.runs.is_alive", lambda folder: True)
     assert judged(tmp_path, status="running").text.startswith("running (last line 20")
 
 

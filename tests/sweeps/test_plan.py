@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict, read_write
 
 from panoptic_dl.config.composition import _hydra_of_our_own
-from panoptic_dl.config.source import register
-from panoptic_dl.config.sweep_plan import LONGEST, SweepError, narrow, plan, row_folder, with_seeds
+from panoptic_dl.config.lazy import register
+from panoptic_dl.sweeps.table import LONGEST, SweepError, narrow, plan, row_folder, with_seeds
 
 
 def config_of(*overrides):

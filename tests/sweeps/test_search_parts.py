@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
-from panoptic_dl.config.optuna_sweeper import Search
-from panoptic_dl.config.search_space import SearchSpace, search_space
-from panoptic_dl.config.search_study import _end_with_a_line
 from panoptic_dl.report.search import short_names
+from panoptic_dl.sweeps.optuna_sweeper import Search
+from panoptic_dl.sweeps.study import SearchSpace, _end_with_a_line, search_space
 
 
 @pytest.mark.parametrize(

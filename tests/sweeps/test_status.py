@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from panoptic_dl.engine.exit_codes import ExitCode
-from panoptic_dl.folder_lock import RUN_LOCK
-from panoptic_dl.sweeps.row import FAILED, failing_alone, standing
+from panoptic_dl.core.files import RUN_LOCK
+from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.sweeps.status import conclude, row, rows, status_text
+from panoptic_dl.sweeps.table import FAILED, failing_alone, standing
 from tests.test_run import ROOT
 
 
@@ -61,7 +61,7 @@ def test_a_row_is_running_as_long_as_its_process_lives(tmp_path):
     folder = write(tmp_path / "row", "running")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from panoptic_dl.folder_lock import folder_lock\n"
+        "from panoptic_dl.core.files import folder_lock\n"
         f"with folder_lock(Path(sys.argv[1]), {RUN_LOCK!r}):\n"
         "    print('held', flush=True)\n    input()"
     )

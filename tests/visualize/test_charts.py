@@ -7,8 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from panoptic_dl.visualize.class_bars import draw_class_bars
-from panoptic_dl.visualize.confusion_matrix import draw_confusions, worst_classes, worst_pairs
+from panoptic_dl.visualize.charts import (
+    draw_class_bars,
+    draw_confusions,
+    worst_classes,
+    worst_pairs,
+)
 
 
 @pytest.fixture

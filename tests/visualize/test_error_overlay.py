@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.evaluation.error_map import PANOPTIC_KINDS, SEMANTIC_KINDS
-from panoptic_dl.visualize.error_overlay import TINTS, draw_errors, error_legend
-from panoptic_dl.visualize.sheet import fit, join_sheets, save_sheet
+from panoptic_dl.visualize.errors import TINTS, draw_errors, error_legend
+from panoptic_dl.visualize.sheets import fit, join_sheets, save_sheet
 
 
 @pytest.mark.parametrize("names", [PANOPTIC_KINDS, SEMANTIC_KINDS])

@@ -7,10 +7,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.visualize.evaluator import PictureEvaluator, truth_map
-from panoptic_dl.visualize.gallery import save_gallery
-from panoptic_dl.visualize.palette import class_colors, instance_color
-from panoptic_dl.visualize.segmentation import SegmentDrawer
-from panoptic_dl.visualize.sheet import save_sheet
+from panoptic_dl.visualize.segmentation import SegmentDrawer, class_colors, instance_color
+from panoptic_dl.visualize.sheets import save_gallery, save_sheet
 
 COLORS = np.asarray([[200, 0, 0], [0, 200, 0]], np.uint8)
 

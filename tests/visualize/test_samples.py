@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.visualize.samples import LONGEST, sample
+from panoptic_dl.visualize.sheets import LONGEST, sample
 
 DIVISOR = 1000
 

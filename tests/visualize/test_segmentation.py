@@ -6,13 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from panoptic_dl.visualize.branches import draw_centers, draw_offsets
-from panoptic_dl.visualize.labels import place_labels
-from panoptic_dl.visualize.legend import legend_strip, with_legend
-from panoptic_dl.visualize.palette import instance_color
-from panoptic_dl.visualize.segmentation import SegmentDrawer
-from panoptic_dl.visualize.segments import WIDEST_TABLE, SegmentTable
-from panoptic_dl.visualize.writing import Plate, text_size, write_plates
+from panoptic_dl.visualize.errors import draw_centers, draw_offsets
+from panoptic_dl.visualize.segmentation import (
+    WIDEST_TABLE,
+    Plate,
+    SegmentDrawer,
+    SegmentTable,
+    instance_color,
+    place_labels,
+    text_size,
+    write_plates,
+)
+from panoptic_dl.visualize.sheets import legend_strip, with_legend
 
 COLORS = ((200, 0, 0), (0, 200, 0), (10, 10, 60))
 NAMES = ("road", "tree-merged", "car")

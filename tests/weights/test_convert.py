@@ -7,12 +7,12 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from panoptic_dl.backbones import HRNet
-from panoptic_dl.weights.convert import ARCHITECTURES, find_architecture
-from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.files import sha256_of
+from panoptic_dl.models.backbones import HRNet
+from panoptic_dl.weights.export import ARCHITECTURES, find_architecture
 from panoptic_dl.weights.load import load_model_or_backbone
 from panoptic_dl.weights.read import read_file
-from panoptic_dl.whole_files import sha256_of
 from scripts import convert_weights
 from tests.models.rows import ROWS, load_shapes
 

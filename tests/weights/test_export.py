@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.files import sha256_of
 from panoptic_dl.weights.export import revision
 from panoptic_dl.weights.load import load_model
 from panoptic_dl.weights.read import read_file
-from panoptic_dl.whole_files import sha256_of
 from scripts import export_weights
 
 HEAD = 40 * "a"

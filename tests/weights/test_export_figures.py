@@ -6,9 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from panoptic_dl.weights.figures import figures, figures_of_average
-from panoptic_dl.weights.provenance import LONGEST_METRICS, read_provenance
-from panoptic_dl.weights.read import read_file
+from panoptic_dl.weights.export import figures, figures_of_average
+from panoptic_dl.weights.read import LONGEST_METRICS, read_file, read_provenance
 
 from .small import provenance
 from .test_export import config, export, folder, note, note_average, states

@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from panoptic_dl.weights.load import WeightsError, load_model, load_model_or_backbone, read_weights
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights.load import load_model, load_model_or_backbone
+from panoptic_dl.weights.read import read_weights
 
 from .small import Tiny, same
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from panoptic_dl.weights.dtypes import KNOWN
-from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights.export import write_weights
 from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.origins import rename
-from panoptic_dl.weights.write import write_weights
+from panoptic_dl.weights.names import KNOWN, rename
 
 from .small import Tiny, provenance, same
 

@@ -5,11 +5,10 @@ import itertools
 import pytest
 import torch
 
-from panoptic_dl.backbones import HRNet, Xception65
-from panoptic_dl.weights.coverage import compare
-from panoptic_dl.weights.errors import WeightsError
-from panoptic_dl.weights.load import split_backbone
-from panoptic_dl.weights.origins import ORIGINS, find_origin, rename, unwrap_names
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.models.backbones import HRNet, Xception65
+from panoptic_dl.weights.load import compare, split_backbone
+from panoptic_dl.weights.names import ORIGINS, find_origin, rename, unwrap_names
 
 CLASSIFIER = ("incre_modules.0.0.conv1.weight", "final_layer.0.bias", "classifier.weight")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from panoptic_dl.weights.errors import WeightsError
-from panoptic_dl.weights.pickles import read_pickle
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights.safe_pickle import read_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 ARRAYS = {

@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from panoptic_dl.weights.coverage import compare
-from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.origins import rename
+from panoptic_dl.weights.load import compare, load_model
+from panoptic_dl.weights.names import rename
 from panoptic_dl.weights.read import read_file
 from tests.golden import golden
 from tests.models.rows import ROWS, build_model, load_shapes

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from panoptic_dl.config import compose
-from panoptic_dl.weights.errors import WeightsError
-from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.run_folder import find_checkpoint
-from panoptic_dl.weights.start import start_from
-from panoptic_dl.weights.write import KINDS, write_weights
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.run_folder import find_checkpoint
+from panoptic_dl.weights.export import KINDS, write_weights
+from panoptic_dl.weights.load import load_model, start_from
 from tests.engine.tiny import TinyModel, run_training
 
 from .small import Tiny, provenance, same

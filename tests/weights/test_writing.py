@@ -9,11 +9,11 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from panoptic_dl.weights import write
-from panoptic_dl.weights.errors import WeightsError
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights import export as write
+from panoptic_dl.weights.export import KINDS, write_weights
 from panoptic_dl.weights.load import load_model
 from panoptic_dl.weights.read import read_file
-from panoptic_dl.weights.write import KINDS, write_weights
 
 from .small import Tiny, provenance, same
 
@@ -84,7 +84,7 @@ FULL = """
 import resource, sys
 import torch
 from tests.weights.small import provenance
-from panoptic_dl.weights.write import write_weights
+from panoptic_dl.weights.export import write_weights
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     write_weights(sys.argv[1], {"a": torch.zeros(100_000)}, provenance(), overwrite=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.data.toy import toy_cityscapes, toy_coco
-from panoptic_dl.data.toy.cityscapes import ALL_CLASSES
+from panoptic_dl.datasets.toy import toy_cityscapes, toy_coco
+from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,16 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
-from panoptic_dl.data.toy import toy_cityscapes
-from panoptic_dl.data.toy.cityscapes import ALL_CLASSES, ALWAYS, CITIES
-from panoptic_dl.data.toy.render import STREET_TEXTURES, render_scene
-from panoptic_dl.data.toy.scene import count_visible, draw_order, sample_random
-from panoptic_dl.data.toy.street import compose_street
+from panoptic_dl.datasets.toy import toy_cityscapes
+from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, ALWAYS, CITIES
+from panoptic_dl.datasets.toy.scene import (
+    STREET_TEXTURES,
+    count_visible,
+    draw_order,
+    render_scene,
+    sample_random,
+)
+from panoptic_dl.datasets.toy.street import compose_street
 
 
 def annotations_of(folder: Path, split: str) -> list[Path]:

@@ -12,9 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from panoptic_dl.data.toy import toy_coco
-from panoptic_dl.data.toy.masks import box_of, count_runs, describe_instance
-from panoptic_dl.data.toy.things import DRAWINGS
+from panoptic_dl.datasets.toy import toy_coco
+from panoptic_dl.datasets.toy.coco import box_of, count_runs, describe_instance
+from panoptic_dl.datasets.toy.outdoor import DRAWINGS
 
 SPLITS = (("train2017", 40), ("val2017", 6))
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from panoptic_dl.data.toy.canvas import Layer, rectangle
-from panoptic_dl.data.toy.placement import Room
-from panoptic_dl.data.toy.scene import WEATHERS, Part, count_visible, settle
+from panoptic_dl.datasets.toy.canvas import Layer, rectangle
+from panoptic_dl.datasets.toy.scene import WEATHERS, Part, Room, count_visible, settle
 
 SIZE = (40, 60)
 

@@ -15,9 +15,9 @@ import PIL
 import pytest
 from PIL import Image
 
-from panoptic_dl.data.toy import toy_cityscapes, toy_coco
-from panoptic_dl.data.toy.storage import ToyStorageError, store_once
-from panoptic_dl.data.toy.workers import make_samples
+from panoptic_dl.core.parallel import make_samples
+from panoptic_dl.datasets.toy import toy_cityscapes, toy_coco
+from panoptic_dl.datasets.toy.storage import ToyStorageError, store_once
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {"num_train": 7, "num_val": 2, "seed": 4}
@@ -30,7 +30,7 @@ def contents(folder: str) -> dict[str, bytes]:
 
 def start(code: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", f"from panoptic_dl.data.toy import *; {code}"],
+        [sys.executable, "-c", f"from panoptic_dl.datasets.toy import *; {code}"],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,162 @@
+"""The classes of a dataset: what there is to predict, and how it is named and coloured.
+
+`classes.json` of a run: what its model predicts, for use where the dataset is not.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.core.files import write_text
+
+Color = tuple[int, int, int]  # RGB, 0..255
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours by contiguous id, 0..K-1.
+
+    Attributes:
+        names: of the K classes.
+        colors: K of them.
+        thing_ids: the contiguous ids of the classes that have instances.
+
+    Raises:
+        ValueError: the numbers of names and colours differ, or a thing is none of the classes.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    thing_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.colors):
+            raise ValueError(f"{len(self.names)} names of classes, but {len(self.colors)} colours")
+        strangers = [i for i in self.thing_ids if not 0 <= i < len(self.names)]
+        if strangers:
+            raise ValueError(f"thing {strangers[0]} is none of the classes 0..{len(self) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of_categories(cls, categories: Sequence[dict]) -> "Classes":
+        """From categories in the order of their contiguous ids: "name", "color", "isthing"."""
+        return cls(
+            names=tuple(str(category["name"]) for category in categories),
+            colors=tuple((int(r), int(g), int(b)) for r, g, b in (c["color"] for c in categories)),
+            thing_ids=tuple(i for i, category in enumerate(categories) if category["isthing"]),
+        )
+
+    def to_json(self) -> str:
+        """As `load_classes` reads them: {"names": [...], "colors": [[r, g, b]], "thing_ids": []}.
+
+        One line a class, plain ASCII.
+        """
+        lists = {
+            key: ",\n  ".join(json.dumps(value) for value in values)
+            for key, values in (("names", self.names), ("colors", self.colors))
+        }
+        lines = [f'"{key}": [\n  {values}\n]' for key, values in lists.items()]
+        return "{\n" + ",\n".join([*lines, f'"thing_ids": {json.dumps(self.thing_ids)}']) + "\n}\n"
+
+    def difference(self, other: "Classes") -> str | None:
+        """In words what `other` has otherwise, colours apart; None if nothing."""
+        if len(self) != len(other):
+            return f"{len(self)} classes, not {len(other)}"
+        for index, (mine, theirs) in enumerate(zip(self.names, other.names, strict=True)):
+            if mine != theirs:
+                return f"class {index} is {mine!r}, not {theirs!r}"
+        for index in sorted(set(self.thing_ids) ^ set(other.thing_ids)):
+            kinds = ("a thing", "stuff") if index in self.thing_ids else ("stuff", "a thing")
+            return f"class {index} ({self.names[index]!r}) is {kinds[0]}, not {kinds[1]}"
+        return None
+
+
+def load_classes(file: Path) -> Classes:
+    """Read what `Classes.to_json` made, such as the `classes.json` of a run.
+
+    Raises:
+        ValueError: it is missing or torn, or no such file; names it.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a name is no text")
+        if not all(len(c) == 3 and all(_is_whole(v, 255) for v in c) for c in colors):
+            raise ValueError("a colour is not [red, green, blue] of 0..255")
+        if not all(_is_whole(thing) for thing in things):
+            raise ValueError("a thing is no whole number")
+        return Classes(tuple(names), tuple((r, g, b) for r, g, b in colors), tuple(things))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} does not describe classes ({error}): name the classes.json of a run"
+        ) from error
+
+
+def count_classes(classes: Classes) -> int:
+    """Their number, K: for configs."""
+    return len(classes)
+
+
+def thing_ids(classes: Classes) -> list[int]:
+    """Contiguous ids of those that have instances: for configs."""
+    return list(classes.thing_ids)
+
+
+def _is_whole(value: Any, highest: int | None = None) -> bool:
+    return type(value) is int and value >= 0 and (highest is None or value <= highest)
+
+
+logger = logging.getLogger(__name__)
+
+FILE = "classes.json"
+
+
+def record_classes(classes: Classes, run_dir: Path) -> None:
+    """Write the file, or see that a run that goes on has the classes it was started with.
+
+    Raises:
+        ValueError: it has others, or its file is damaged.
+        OSError: the file cannot be written.
+    """
+    file = run_dir / FILE
+    if file.is_file():
+        differs = classes.difference(load_classes(file))
+        if differs:
+            raise ValueError(
+                f"the dataset has other classes than this run was started with ({file}): {differs}"
+                ". Resume with the categories as they were, or start anew in another run_dir"
+            )
+        return
+    try:
+        write_text(file, classes.to_json())
+    except OSError as error:
+        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def require_classes(classes: Classes, weights: str) -> None:
+    """See that weights of a run predict the classes of the dataset that they are measured on.
+
+    Args:
+        weights: a file or a run folder; without the run's `classes.json` nothing is known.
+
+    Raises:
+        ValueError: class ids mean other classes, or `classes.json` is damaged.
+    """
+    place = Path(weights).expanduser()
+    file = (place if place.is_dir() else place.parent) / FILE
+    if not file.is_file():
+        return
+    differs = classes.difference(load_classes(file))
+    if differs:
+        raise ValueError(
+            f"the dataset has other classes than the model of weights={weights}: {differs}. {file} "
+            "lists the model's; evaluate it on data with the same categories, ids in the same order"
+        )

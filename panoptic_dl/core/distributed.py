@@ -1,0 +1,142 @@
+"""What the processes that share a split tell each other: tensors, no pickled objects.
+
+Sums of floats that do not depend on their order, and so not on the number of processes.
+
+A float is kept as three integers of 30 bits each, with 2^-60 as the unit of the last: integers are
+summed without rounding, and only the total becomes a float again.
+
+Work that one process does for all: they wait for it, and fail with it.
+
+What the processes of a run tell each other in a step: all figures in one collective.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from torch import Tensor, distributed
+
+from panoptic_dl.core.errors import EvaluationError
+
+
+def sum_over_processes(*counts: np.ndarray) -> list[np.ndarray]:
+    """Sum int64 arrays over all processes, by one all-reduce for all of them.
+
+    Every process must call this, with arrays of the same shapes; each gets the sums.
+    """
+    assert all(array.dtype == np.int64 for array in counts), "floats would depend on the order"
+    flat = np.concatenate([array.reshape(-1) for array in counts])
+    if comm.get_world_size() > 1:
+        tensor = torch.from_numpy(flat).to(_device())
+        distributed.all_reduce(tensor)
+        flat = tensor.cpu().numpy()
+    ends = np.cumsum([array.size for array in counts])[:-1]
+    return [
+        part.reshape(array.shape) for part, array in zip(np.split(flat, ends), counts, strict=True)
+    ]
+
+
+def concatenate_over_processes(rows: np.ndarray) -> np.ndarray:
+    """Put the rows (N, C) of all processes under each other, in the order of their ranks.
+
+    Every process must call this; N may differ between them, C and the type may not. Each gets all
+    rows.
+    """
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return rows
+    numbers = np.zeros(world_size, dtype=np.int64)
+    numbers[comm.get_rank()] = len(rows)
+    (numbers,) = sum_over_processes(numbers)
+    padded = np.zeros((int(numbers.max()), *rows.shape[1:]), dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    mine = torch.from_numpy(padded).to(_device())
+    everyone: list[Tensor] = [torch.empty_like(mine) for _ in range(world_size)]
+    distributed.all_gather(everyone, mine)
+    return np.concatenate(
+        [part.cpu().numpy()[:number] for part, number in zip(everyone, numbers, strict=True)]
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+
+
+PARTS = 3
+BITS = 30  # a part; a sum of 2^33 parts still fits 64 bits
+
+
+def split(values: np.ndarray) -> np.ndarray:
+    """Turn floats (N,) from [0, 2^30) into integers (N, 3) int64, rounding down to 2^-60."""
+    values = np.asarray(values, dtype=np.float64)
+    assert np.all((values >= 0) & (values < 2.0**BITS)), "outside what the parts can hold"
+    parts = np.empty((*values.shape, PARTS), dtype=np.int64)
+    for index in range(PARTS):
+        whole = np.floor(values)
+        parts[..., index] = whole
+        values = (values - whole) * 2.0**BITS  # both operations are exact
+    return parts
+
+
+def join(parts: np.ndarray) -> np.ndarray:
+    """Turn sums of parts (N, 3) int64 into the floats (N,) nearest to the totals."""
+    totals = [
+        ((int(high) << 2 * BITS) + (int(middle) << BITS) + int(low)) / (1 << 2 * BITS)
+        for high, middle, low in parts.tolist()
+    ]
+    return np.array(totals, dtype=np.float64)
+
+
+def in_first_process(work: Callable[[], None], what: str) -> None:
+    """Call `work` in the first process; return in all of them when it is done.
+
+    Every process must call this.
+
+    Args:
+        work: what to do.
+        what: says so in the others' error: "cannot <what>".
+
+    Raises:
+        EvaluationError: in the others, when it failed; in the first, whatever it raised.
+    """
+    failure: Exception | None = None
+    if comm.is_main_process():
+        try:
+            work()
+        except Exception as error:  # the others must not wait for ever, whatever it is
+            failure = error
+    (failures,) = sum_over_processes(np.array([failure is not None], dtype=np.int64))
+    if failure is not None:
+        raise failure
+    if failures[0]:
+        raise EvaluationError(f"the first process cannot {what}: its own message says why")
+
+
+def gather_figures(
+    tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Return every process's figures, in the order of their ranks; the same list in each process.
+
+    Args:
+        tensors: scalars, detached, on the device that the processes communicate with.
+        numbers: figures of the host. Names and their order are the same in all processes.
+    """
+    device = next(iter(tensors.values())).device
+    own = torch.cat(
+        [
+            torch.stack([value.double() for value in tensors.values()]),
+            torch.tensor(list(numbers.values()), dtype=torch.float64).to(device),
+        ]
+    )
+    rows = [own]
+    if comm.get_world_size() > 1:
+        rows = [torch.empty_like(own) for _ in range(comm.get_world_size())]
+        distributed.all_gather(rows, own)
+    names = [*tensors, *numbers]
+    return [dict(zip(names, row, strict=True)) for row in torch.stack(rows).tolist()]
+
+
+def mean(rows: list[dict[str, float]], name: str) -> float:
+    """The mean of a figure over the processes."""
+    return sum(row[name] for row in rows) / len(rows)

@@ -1,0 +1,119 @@
+"""Versions, devices and Detectron2's origin: `python -m panoptic_dl.environment`, for reports."""
+
+import importlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "panopticapi-lite",
+    "cityscapesScripts",
+    "pycocotools",
+    "fvcore",
+    "pillow",
+    "opencv-python-headless",
+    "wandb",
+)
+
+
+def describe() -> str:
+    """One fact a line: project, Python, packages, Detectron2, devices."""
+    import torch
+
+    lines = [("panoptic-dl", version("panoptic-dl")), ("python", platform.python_version())]
+    lines += [("platform", platform.platform()), ("detectron2", detectron2_origin())]
+    lines += [(name, version(name)) for name in PACKAGES]
+    lines += [
+        ("CPU cores", str(len(os.sched_getaffinity(0)))),
+        ("CUDA of torch", str(torch.version.cuda)),
+    ]
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        lines.append((f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
+    if not torch.cuda.is_available():
+        lines.append(("GPU", "none"))
+    lines.append(
+        ("DETECTRON2_DATASETS", os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets"))
+    )
+    return "\n".join(f"{name:24}{value}" for name, value in lines)
+
+
+def describe_device(device: str) -> str:
+    """What a measured figure must be read with: the processor, threads, and torch's version."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    num_threads = torch.get_num_threads()
+    threads = f"{num_threads} thread" + ("s" if num_threads > 1 else "")
+    return f"{_processor()}, {threads}, torch {torch.__version__}"
+
+
+def measured_on(device: str) -> dict[str, Any]:
+    """Versions and the device's name, as `run.json` keeps them."""
+    import torch
+
+    cuda = torch.device(device).type == "cuda"
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "detectron2": detectron2_origin(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+    }
+
+
+def git_revision() -> dict[str, Any] | None:
+    """Revision of the checkout that runs, and whether files differ from it; None without git."""
+    try:
+        return {"revision": git("rev-parse HEAD").strip(), "changed": bool(git("status --short"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def git(command: str) -> str:
+    """What a git command says of the checkout that this file is in."""
+    folder, quiet = Path(__file__).parents[2], subprocess.DEVNULL
+    return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def version(name: str) -> str:
+    """The installed version of a distribution."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def detectron2_origin() -> str:
+    """Version and origin: an official build, or the Python part of sal-detectron2."""
+    try:
+        module = importlib.import_module("detectron2")
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    compiled = any(Path(module.__file__ or "").parent.glob("_C.*"))
+    sal = version("sal-detectron2")
+    origin = "an official build" if sal == "not installed" else f"sal-detectron2 {sal}"
+    operators = "with" if compiled else "without"
+    return f"{module.__version__} ({origin}, {operators} compiled operators)"
+
+
+if __name__ == "__main__":
+    print(describe())

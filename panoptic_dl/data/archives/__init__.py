@@ -1,1 +1,0 @@
-"""The official .zip archives of datasets: which are there, are they sound, unpack them."""

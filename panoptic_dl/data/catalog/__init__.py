@@ -1,1 +1,0 @@
-"""Where datasets lie: functions that check a folder, register it and return its name."""

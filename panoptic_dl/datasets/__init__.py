@@ -1,0 +1,1 @@
+"""Datasets: where their files lie, what their classes are, how they are prepared and drawn."""

@@ -1,0 +1,240 @@
+"""Classes from the "categories" of panoptic JSON files, whatever their ids are.
+
+A model's classes, the contiguous ids 0..K-1, are the things and then the stuff, each by category
+id: what order a file lists them in makes no difference, and COCO's own come out as in Detectron2.
+
+Colours for classes that have none: as far from each other as can be, always the same ones.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from panoptic_dl.core.classes import Classes, Color
+from panoptic_dl.core.errors import DatasetError
+
+STEPS = np.arange(40, 241, 25)  # of each channel; strong colours hide the picture below
+LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
+
+
+def distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
+    """Choose RGB colours one after another, each the farthest (CIELAB) from all before it.
+
+    Args:
+        number: how many, at most 300.
+        taken: colours that are in use already.
+    """
+    candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
+    places = _lab(candidates)
+    readable = (places[:, 0] > LIGHTNESS[0]) & (places[:, 0] < LIGHTNESS[1])
+    candidates, places = candidates[readable], places[readable]
+    distance = np.full(len(candidates), np.inf)
+    for place in _lab(np.array([(128, 128, 128), *taken])):  # greys are nobody's colour
+        distance = np.minimum(distance, ((places - place) ** 2).sum(1))
+    chosen: list[Color] = []
+    for _ in range(number):
+        best = int(distance.argmax())
+        red, green, blue = candidates[best].tolist()
+        chosen.append((red, green, blue))
+        distance = np.minimum(distance, ((places - places[best]) ** 2).sum(1))
+    return chosen
+
+
+def _lab(colors: NDArray[np.integer]) -> NDArray[np.float32]:
+    """CIELAB (N, 3) of RGB (N, 3) in 0..255; rounded, so that no machine chooses otherwise."""
+    scaled = (colors[None] / 255).astype(np.float32)
+    lab: NDArray[np.float32] = cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)
+    return lab
+
+
+MOST = 255  # classes: labels are 8 bit, and one value means "none"
+GUIDE = "docs/custom_dataset.md has an example"
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The categories of a dataset.
+
+    Attributes:
+        ids: K category ids of the dataset, in the order of the contiguous ids.
+        classes: K names and colours, and which are things.
+    """
+
+    ids: tuple[int, ...]
+    classes: Classes
+
+    @property
+    def contiguous(self) -> dict[int, int]:
+        """Contiguous id of each category id."""
+        return {category: index for index, category in enumerate(self.ids)}
+
+    def metadata(self, *, semantic: bool = False) -> dict[str, Any]:
+        """Entries for Detectron2's catalog.
+
+        Args:
+            semantic: every class is one without instances, as the semantic task sees it.
+        """
+        names, colors = list(self.classes.names), [list(color) for color in self.classes.colors]
+        number = 0 if semantic else len(self.classes.thing_ids)  # things come first
+        stuff = {category: i for category, i in self.contiguous.items() if i >= number}
+        found: dict[str, Any] = {
+            "ignore_label": 255,
+            "stuff_classes": names,
+            "stuff_colors": colors,
+            "stuff_dataset_id_to_contiguous_id": stuff,
+        }
+        if not semantic:
+            found |= {
+                "label_divisor": 1000,
+                "thing_classes": names,
+                "thing_colors": colors,
+                "thing_dataset_id_to_contiguous_id": {
+                    category: i for category, i in self.contiguous.items() if i < number
+                },
+            }
+        return found
+
+
+def read_categories(files: Sequence[Path]) -> Categories:
+    """The categories that panoptic JSON files have in common.
+
+    Args:
+        files: at least one; all must list the same ids, with the same names and kinds. Colours are
+            those of the first file that has them.
+
+    Raises:
+        DatasetError: a file cannot be read, its categories make no classes, or two files disagree.
+    """
+    tables = [{c["id"]: c for c in _of_file(file)} for file in files]
+    table = tables[0]
+    for file, other in zip(files[1:], tables[1:], strict=True):
+        _require_same(files[0], table, file, other)
+    ids = sorted(table, key=lambda category: (not table[category]["isthing"], category))
+    given: dict[int, Color] = {}
+    for other in reversed(tables):
+        given |= {c["id"]: c["color"] for c in other.values() if c["color"] is not None}
+    without = [category for category in ids if category not in given]
+    chosen = distinct_colors(len(without), list(given.values()))
+    colors = given | dict(zip(without, chosen, strict=True))
+    classes = Classes.of_categories([table[i] | {"color": colors[i]} for i in ids])
+    return Categories(tuple(ids), classes)
+
+
+def read_annotations(file: Path) -> dict[str, Any]:
+    """Parse a panoptic JSON file.
+
+    Raises:
+        DatasetError: it is missing, torn, or no file of that format.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"not a readable JSON file: {file} ({error}); write or copy it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{file} is no panoptic JSON file: it holds no object; {GUIDE}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list) or not content[key]:
+            raise DatasetError(
+                f'{file} is no panoptic JSON file: its "{key}" are missing or empty; {GUIDE}'
+            )
+        odd = next((entry for entry in content[key] if not isinstance(entry, dict)), None)
+        if odd is not None:
+            raise DatasetError(f'{file}: {str(odd)[:80]} in "{key}" is no object; {GUIDE}')
+    return content
+
+
+_known: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+
+
+def _of_file(file: Path) -> list[dict[str, Any]]:
+    """Checked categories of a file, read again when it has changed.
+
+    Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
+    state = status.st_mtime_ns, status.st_size
+    if file not in _known or _known[file][0] != state:
+        _known[file] = state, check_categories(read_annotations(file)["categories"], file)
+    return _known[file][1]
+
+
+def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
+    """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None).
+
+    Raises:
+        DatasetError: they make no classes; names the category and the file.
+    """
+    checked: list[dict[str, Any]] = []
+    for category in categories:
+        number, name = category.get("id"), category.get("name")
+        where = f"{file}: category {number!r} ({name!r})"
+        if type(number) is not int or number < 0:
+            raise DatasetError(f'{where}: "id" must be a whole number from 0; {GUIDE}')
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f'{where}: "name" must be a text; {GUIDE}')
+        thing = category.get("isthing")
+        if thing not in (0, 1):
+            raise DatasetError(
+                f'{where}: "isthing" is {thing!r}; write 1 if its objects are told apart and '
+                f"counted (a car), 0 if not (the sky); {GUIDE}"
+            )
+        color = category.get("color")
+        checked.append(
+            {"id": number, "name": name, "isthing": bool(thing), "color": _color(color, where)}
+        )
+    for key, cure in (("id", "give each its own"), ("name", "rename one, or make them one")):
+        values = [category[key] for category in checked]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise DatasetError(f'{file}: two categories have the "{key}" {twice!r}; {cure}')
+    if len(checked) > MOST:
+        raise DatasetError(
+            f"{file} has {len(checked)} categories; labels have 8 bits, so that at most {MOST} can "
+            "be told apart: merge some"
+        )
+    return checked
+
+
+def _color(color: Any, where: str) -> Color | None:
+    if color is None:
+        return None
+    if (
+        not isinstance(color, list)
+        or len(color) != 3
+        or not all(type(value) is int and 0 <= value <= 255 for value in color)
+    ):
+        raise DatasetError(
+            f'{where}: "color" is {color!r}, not [red, green, blue] of 0..255; correct it, or '
+            "leave it out"
+        )
+    return color[0], color[1], color[2]
+
+
+def _require_same(
+    first: Path, table: dict[int, dict[str, Any]], second: Path, other: dict[int, dict[str, Any]]
+) -> None:
+    cure = "list all categories, the same ones, in both files"
+    for category in sorted(set(table) ^ set(other)):
+        has, lacks = (first, second) if category in table else (second, first)
+        name = (table.get(category) or other[category])["name"]
+        raise DatasetError(f"category {category} ({name!r}) is in {has}, not in {lacks}: {cure}")
+    for category in sorted(table):
+        for key in ("name", "isthing"):
+            if table[category][key] != other[category][key]:
+                raise DatasetError(
+                    f'category {category} has another "{key}" in {second} '
+                    f"({other[category][key]!r}) than in {first} ({table[category][key]!r}): {cure}"
+                )

@@ -1,0 +1,242 @@
+"""Cityscapes (Cordts et al., CVPR 2016) and whatever lies on disk as it does.
+
+    <root>/cityscapes/
+      leftImg8bit/<split>/<city>/<id>_leftImg8bit.png
+      gtFine/<split>/<city>/<id>_gtFine_{polygons.json,labelIds.png,instanceIds.png}
+      gtFine/<split>/<city>/<id>_gtFine_labelTrainIds.png                   prepared
+      gtFine/cityscapes_panoptic_<split>/<id>_gtFine_panoptic.png           prepared
+      gtFine/cityscapes_panoptic_<split>.json                               prepared
+
+with <id> = <city>_<sequence>_<frame>.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_builtin_metadata
+from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
+from detectron2.data.datasets.cityscapes_panoptic import get_cityscapes_panoptic_files
+
+from panoptic_dl.core.classes import Classes
+from panoptic_dl.datasets.registry import Layout, Record, list_city_files, list_files, register_once
+
+SPLITS = ("train", "val")
+IMAGE = "_leftImg8bit.png"
+DOWNLOADED = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_instanceIds.png")
+TRAIN_IDS = "_gtFine_labelTrainIds.png"
+PANOPTIC = "_gtFine_panoptic.png"
+
+PREPARE = (
+    "from cityscapes-dataset.com into it, packed as it is,\n"
+    "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
+)
+GET_IMAGES = f"download leftImg8bit_trainvaltest.zip (11.6 GB) {PREPARE}"
+GET_LABELS = f"download gtFine_trainvaltest.zip (253 MB) {PREPARE}"
+
+
+def cityscapes_classes() -> Classes:
+    """The 19 classes that count, by train id."""
+    return Classes.of_categories(CITYSCAPES_CATEGORIES)
+
+
+def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
+    """Register a panoptic split of Cityscapes after checking that it is complete.
+
+    Args:
+        root: folder that holds `cityscapes/`.
+        split: "train" or "val".
+        prefix: put before the official name: "toy_" for the generated look-alike.
+
+    Returns:
+        The name in Detectron2's catalogs, `cityscapes_fine_panoptic_<split>`. Its records and
+        metadata are those of Detectron2's own entry; categories of segments are train ids, 0..18.
+
+    Raises:
+        DatasetError: something is missing or does not fit together; names the file and the remedy.
+    """
+    places = _Places(root, split)
+
+    def load() -> list[Record]:
+        places.check_panoptic()
+        return places.panoptic_records()
+
+    return register_once(
+        f"{prefix}cityscapes_fine_panoptic_{split}",
+        sources=places.sources(),
+        load=load,
+        metadata=places.panoptic_metadata,
+    )
+
+
+def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
+    """Register a semantic split of Cityscapes (19 train ids, 255 to ignore) after checking it.
+
+    Arguments and errors are those of `cityscapes_panoptic`; the name is
+    `cityscapes_fine_sem_seg_<split>`.
+    """
+    places = _Places(root, split)
+
+    def load() -> list[Record]:
+        places.check_semantic()
+        # Detectron2 lists folders in the order of the file system: sorted, a seed means one thing.
+        return sorted(
+            load_cityscapes_semantic(str(places.images), str(places.labels)),
+            key=lambda record: record["file_name"],
+        )
+
+    return register_once(
+        f"{prefix}cityscapes_fine_sem_seg_{split}",
+        sources=places.sources(),
+        load=load,
+        metadata=places.semantic_metadata,
+    )
+
+
+class _Places:
+    """Files and folders of one split."""
+
+    def __init__(self, root: str, split: str) -> None:
+        if split not in SPLITS:
+            raise ValueError(
+                f"Cityscapes has no split {split!r} with public labels: choose from {SPLITS}"
+            )
+        self.layout = Layout("Cityscapes", str(root), "cityscapes")
+        self.images = self.layout.base / "leftImg8bit" / split
+        self.labels = self.layout.base / "gtFine" / split
+        self.panoptic = self.layout.base / "gtFine" / f"cityscapes_panoptic_{split}"
+        self.panoptic_json = self.panoptic.with_name(f"{self.panoptic.name}.json")
+        self.prepare = f"run `python scripts/prepare_cityscapes.py {root}`"
+
+    def sources(self) -> list[Path]:
+        cities = [
+            city for top in (self.images, self.labels) if top.is_dir() for city in top.iterdir()
+        ]
+        return [self.images, self.labels, *sorted(cities), self.panoptic, self.panoptic_json]
+
+    def check_semantic(self) -> set[str]:
+        """Compare images with label files; return the `<city>/<id>` of all images."""
+        layout = self.layout
+        layout.require_folder(self.images, GET_IMAGES)
+        layout.require_folder(self.labels, GET_LABELS)
+        images = list_city_files(self.images, (IMAGE, ""))
+        names, everything = images[IMAGE], images[""]
+        if not names:
+            raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
+        strays = sorted(everything - {name + IMAGE for name in names})
+        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
+        if strays:
+            raise layout.error(
+                f"not an image of Cityscapes: {self.images / strays[0]}", "remove it"
+            )
+        labels = list_city_files(self.labels, (*DOWNLOADED, TRAIN_IDS))
+        for suffix in (*DOWNLOADED, TRAIN_IDS):
+            remedy = self.prepare if suffix == TRAIN_IDS else GET_LABELS
+            layout.require_files(
+                {name + suffix for name in names},
+                {name + suffix for name in labels[suffix]},
+                self.labels,
+                remedy,
+            )
+        # The official evaluators take every label below gtFine/<split> for a question.
+        labelled = {name + IMAGE for name in labels["_gtFine_labelIds.png"]}
+        layout.require_files(labelled, {name + IMAGE for name in names}, self.images, GET_IMAGES)
+        return names
+
+    def check_panoptic(self) -> None:
+        """`check_semantic`, and the panoptic PNGs."""
+        names = {name.partition("/")[2] for name in self.check_semantic()}
+        self.layout.require_folder(self.panoptic, self.prepare)
+        self.layout.require_files(
+            {name + PANOPTIC for name in names},
+            list_files(self.panoptic, PANOPTIC),
+            self.panoptic,
+            self.prepare,
+        )
+
+    def panoptic_records(self) -> list[Record]:
+        """What Detectron2's `load_cityscapes_panoptic` returns.
+
+        That function derives the label's path by cutting the image's path at its first dot, which
+        breaks below folders such as `~/.cache` or `../data`.
+        """
+        content = self.layout.read_json(self.panoptic_json, self.prepare)
+        self._check_categories(content["categories"])
+        listed = {annotation["image_id"] for annotation in content["annotations"]}
+        images = {path.partition("/")[2] for path in list_city_files(self.images, (IMAGE,))[IMAGE]}
+        if images != listed:
+            odd = sorted(images ^ listed)
+            raise self.layout.error(
+                f"{self.panoptic_json} lists {len(listed)} images, "
+                f"{self.images} has {len(images)}; the first that is only in one of them: {odd[0]}",
+                f"delete {self.panoptic_json.name} and {self.prepare}",
+            )
+        train_ids = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEGORIES}
+        records = []
+        for image, label, segments in get_cityscapes_panoptic_files(
+            str(self.images), str(self.panoptic), content
+        ):
+            for segment in segments:
+                if segment["category_id"] not in train_ids:
+                    raise self.layout.error(
+                        f"segment {segment['id']} of {label} has category_id "
+                        f"{segment['category_id']}, which is no id of a Cityscapes label, in "
+                        f"{self.panoptic_json}",
+                        f"delete that file and {self.prepare}",
+                    )
+                segment["category_id"] = train_ids[segment["category_id"]]
+            file = Path(image)
+            image_id = file.name.removesuffix(IMAGE)
+            records.append(
+                {
+                    "file_name": image,
+                    "image_id": image_id,
+                    "sem_seg_file_name": str(
+                        self.labels / file.parent.name / (image_id + TRAIN_IDS)
+                    ),
+                    "pan_seg_file_name": label,
+                    "segments_info": segments,
+                }
+            )
+        return records
+
+    def _check_categories(self, categories: list[dict[str, Any]]) -> None:
+        expected = {category["id"]: category["name"] for category in CITYSCAPES_CATEGORIES}
+        found = {category["id"]: category["name"] for category in categories}
+        if found != expected:
+            raise self.layout.error(
+                f"{self.panoptic_json} has other categories than Cityscapes' 19 label ids (was it "
+                "written with --use-train-id?)",
+                f"delete it and {self.prepare}",
+            )
+
+    def panoptic_metadata(self) -> dict[str, Any]:
+        classes = [category["name"] for category in CITYSCAPES_CATEGORIES]
+        colors = [category["color"] for category in CITYSCAPES_CATEGORIES]
+        contiguous: dict[bool, dict[int, int]] = {True: {}, False: {}}
+        for category in CITYSCAPES_CATEGORIES:
+            contiguous[bool(category["isthing"])][category["id"]] = category["trainId"]
+        return {
+            "panoptic_root": str(self.panoptic),
+            "image_root": str(self.images),
+            "panoptic_json": str(self.panoptic_json),
+            "gt_dir": str(self.labels),
+            "evaluator_type": "cityscapes_panoptic_seg",
+            "ignore_label": 255,
+            "label_divisor": 1000,
+            "thing_classes": classes,
+            "thing_colors": colors,
+            "stuff_classes": classes,
+            "stuff_colors": colors,
+            "thing_dataset_id_to_contiguous_id": contiguous[True],
+            "stuff_dataset_id_to_contiguous_id": contiguous[False],
+        }
+
+    def semantic_metadata(self) -> dict[str, Any]:
+        return dict(
+            image_dir=str(self.images),
+            gt_dir=str(self.labels),
+            evaluator_type="cityscapes_sem_seg",
+            ignore_label=255,
+            **_get_builtin_metadata("cityscapes"),
+            stuff_colors=[category["color"] for category in CITYSCAPES_CATEGORIES],
+        )

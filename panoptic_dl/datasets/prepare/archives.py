@@ -1,0 +1,410 @@
+"""Find a dataset's archives by what is in them, and refuse those that are torn or hostile.
+
+The official archives: their names, sizes and what is in them.
+
+Unpack archives over several processes; a second run continues an interrupted one.
+
+A member is unpacked under another name, its checksum compared, and then renamed: a file is there
+whole or not at all. So a file of the right size is taken for done. Its checksum is not looked at
+again: reading 20 GB to find what cannot happen would make every second run as slow as the first.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import atomic_file, is_unfinished
+from panoptic_dl.core.parallel import Progress, Say, share_out, size_text, stop_if_asked
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One archive as its authors offer it.
+
+    Attributes:
+        name: of the file.
+        size: of the official file in bytes.
+        takes: pattern of the members that are unpacked; an archive with one such is of this kind,
+            whatever its name.
+        again: what to do when it is damaged.
+    """
+
+    name: str
+    size: int
+    takes: re.Pattern[str]
+    again: str = "Download it again; `wget -c` and `csDownload --resume` go on with a part"
+
+    def has_name(self, name: str) -> bool:
+        """Whether a file is called so, or as browsers call a second download of it."""
+        stem, suffix = self.name.rsplit(".", 1)
+        pattern = rf"{re.escape(stem)}( ?\(\d+\)|[-_ ]?\d+)?\.{suffix}"
+        return re.fullmatch(pattern, name, re.IGNORECASE) is not None
+
+
+CITYSCAPES = (
+    Kind(
+        "leftImg8bit_trainvaltest.zip",
+        11_592_327_197,
+        re.compile(r"leftImg8bit/(train|val|test)/[\w-]+/[\w-]+_leftImg8bit\.png"),
+    ),
+    Kind(
+        "gtFine_trainvaltest.zip",
+        252_567_705,
+        re.compile(
+            r"gtFine/(train|val|test)/[\w-]+/[\w-]+_gtFine_"
+            r"(polygons\.json|(color|instanceIds|labelIds)\.png)"
+        ),
+    ),
+)
+COCO = (
+    Kind("train2017.zip", 19_336_861_798, re.compile(r"train2017/\d{12}\.jpg")),
+    Kind("val2017.zip", 815_585_330, re.compile(r"val2017/\d{12}\.jpg")),
+    Kind(
+        "annotations_trainval2017.zip",
+        252_907_541,
+        re.compile(r"annotations/(instances|captions|person_keypoints)_(train|val)2017\.json"),
+    ),
+    Kind(
+        "panoptic_annotations_trainval2017.zip",
+        860_725_834,
+        re.compile(r"annotations/panoptic_(train|val)2017\.(json|zip)"),
+    ),
+)
+# What the last of them brings in annotations/: archives of the label images.
+COCO_NESTED = tuple(
+    Kind(
+        f"panoptic_{split}2017.zip",
+        0,
+        re.compile(rf"panoptic_{split}2017/\d{{12}}\.png"),
+        again="Delete it and run this again: it is in panoptic_annotations_trainval2017.zip",
+    )
+    for split in ("train", "val")
+)
+
+
+def download_table(kinds: Sequence[Kind]) -> str:
+    """Names and sizes, a line each."""
+    width = max(len(kind.name) for kind in kinds)
+    return "\n".join(
+        f"  {kind.name:<{width}}  {kind.size:>14,} bytes ({size_text(kind.size)})" for kind in kinds
+    )
+
+
+MOST_BYTES = 64 * 10**9  # that an archive may unpack to; the largest official one has 20 GB
+UNFINISHED_DOWNLOADS = (".part", ".crdownload", ".download", ".partial", ".aria2", ".tmp")
+
+
+class HostileArchive(DatasetError):
+    """An archive that is not what its authors made."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive of a known kind, with the members that are wanted of it."""
+
+    kind: Kind
+    path: Path
+    members: tuple[zipfile.ZipInfo, ...]
+    others: tuple[str, ...]  # names of the rest, which stay in it
+
+
+def find_archives(places: Sequence[Path], kinds: Sequence[Kind], say: Say) -> list[Archive]:
+    """The archives that lie in the folders `places`, at most one of each kind, in that order.
+
+    Where there are several of a kind, the one with the official name is taken, else the first.
+
+    Raises:
+        DatasetError: one of an official name is torn, and there is no sound one of its kind; or an
+            archive holds what could write elsewhere.
+    """
+    candidates: dict[str, list[Archive]] = {kind.name: [] for kind in kinds}
+    torn: dict[str, DatasetError] = {}
+    for path in _zip_files(places):
+        named = next((kind for kind in kinds if kind.has_name(path.name)), None)
+        try:
+            archive = _look_into(path, kinds, named)
+        except HostileArchive:
+            raise
+        except DatasetError as error:
+            if named is None:
+                say(f"{path}: left alone, it is no zip file that can be read")
+            else:
+                torn.setdefault(named.name, error)
+            continue
+        if archive is not None:
+            candidates[archive.kind.name].append(archive)
+        elif named is not None:
+            say(f"{path}: left alone, there is nothing of {named.name} in it")
+    found = []
+    for kind in kinds:
+        alike = candidates[kind.name]
+        if alike:
+            first = next((archive for archive in alike if archive.path.name == kind.name), alike[0])
+            found.append(first)
+            for other in alike:
+                if other is not first:
+                    say(f"{other.path}: left alone, {first.path} has the same in it")
+        elif kind.name in torn:
+            raise torn[kind.name]
+    return found
+
+
+def unfinished_downloads(places: Sequence[Path], kinds: Sequence[Kind]) -> list[Path]:
+    """Files that look like the official archives before they are complete."""
+    return [
+        file
+        for place in places
+        if place.is_dir()
+        for file in sorted(place.iterdir())
+        if file.name.endswith(UNFINISHED_DOWNLOADS)
+        and any(file.name.startswith(kind.name.removesuffix(".zip")) for kind in kinds)
+    ]
+
+
+@contextlib.contextmanager
+def errors_of(path: Path, kind: Kind | None, member: str = "") -> Iterator[None]:
+    """Turn what reading a zip file can raise into an error that names it and the cure."""
+    try:
+        yield
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(NotImplementedError, RuntimeError, KeyError),  # odd compression; encrypted; changed since
+        *(UnicodeDecodeError, struct.error),  # damaged names and headers
+    ) as error:
+        place = f"{path}, in {member}" if member else str(path)
+        size = size_text(path.stat().st_size)
+        if kind is not None and kind.size:
+            size += f" of {size_text(kind.size)}"
+        raise DatasetError(
+            f"damaged or incomplete archive: {place}: {error} ({size} are there). "
+            + (kind.again if kind is not None else "")
+        ) from error
+
+
+def _zip_files(places: Sequence[Path]) -> list[Path]:
+    unique = {place.resolve(): place for place in places if place.is_dir()}.values()
+    return [
+        file
+        for place in unique
+        for file in sorted(place.iterdir())
+        if file.suffix.lower() == ".zip" and file.is_file() and not file.name.startswith(".")
+    ]
+
+
+def _look_into(path: Path, kinds: Sequence[Kind], named: Kind | None) -> Archive | None:
+    """The archive, if it is of one of the kinds; `named` is the one that its name promises.
+
+    Raises:
+        DatasetError: it cannot be read; or it is of one of the kinds and hostile.
+    """
+    with errors_of(path, named), zipfile.ZipFile(path) as file:
+        infos = file.infolist()
+    for kind in kinds:
+        wanted = [info for info in infos if kind.takes.fullmatch(info.filename)]
+        if wanted:
+            _refuse_hostile(path, infos)
+            names = {info.filename for info in wanted}
+            others = (i.filename for i in infos if not i.is_dir() and i.filename not in names)
+            return Archive(kind, path, tuple(wanted), tuple(others))
+    return None
+
+
+def _refuse_hostile(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise unless every member would stay below the folder it is unpacked to, as a plain file."""
+
+    def refuse(info: zipfile.ZipInfo, why: str) -> None:
+        raise HostileArchive(
+            f"{path} is refused, nothing of it was unpacked: {info.orig_filename!r} {why}. "
+            "This is not the official archive: delete it and download that one"
+        )
+
+    seen = set()
+    for info in infos:
+        name = info.orig_filename
+        posix = PurePosixPath(name)
+        if posix.is_absolute() or PureWindowsPath(name).anchor or "\\" in name or "\0" in name:
+            refuse(info, "is no relative path")
+        if ".." in posix.parts or not posix.parts:
+            refuse(info, "leads out of its folder")
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            refuse(info, "is a link or a device")
+        if info.flag_bits & 1:
+            refuse(info, "is encrypted")
+        if posix in seen:
+            refuse(info, "comes twice")
+        seen.add(posix)
+    total = sum(info.file_size for info in infos)
+    if total > MOST_BYTES:
+        raise HostileArchive(
+            f"{path} is refused: it would unpack to {size_text(total)}, no official archive to "
+            f"more than {size_text(MOST_BYTES)}. Delete it and download that one"
+        )
+
+
+BLOCK = 1 << 20  # bytes
+JOB_BYTES, JOB_MEMBERS = 8 << 20, 64  # one job's share: small, for a quick end on Ctrl-C
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def unpack(archives: Sequence[Archive], base: Path, *, num_workers: int, say: Say) -> None:
+    """Unpack the wanted members below `base`, where they are not there yet.
+
+    Archives stay where they are.
+
+    Raises:
+        DatasetError: the disk has too little room, which is found before anything is written; an
+            archive is damaged; a file cannot be written.
+    """
+    there = _Files()
+    missing = {
+        archive.path: [
+            info for info in archive.members if there.size(base / info.filename) != info.file_size
+        ]
+        for archive in archives
+    }
+    check_room(
+        [(base / info.filename, info.file_size) for infos in missing.values() for info in infos]
+    )
+    for archive in archives:
+        _unpack_one(archive, missing[archive.path], base, num_workers, say)
+
+
+def check_room(files: Sequence[tuple[Path, int]]) -> None:
+    """Raise `DatasetError` unless the disks have room for files that are to come, (path, bytes)."""
+    folders: Counter[Path] = Counter()
+    for path, size in files:
+        folders[path.parent] += -(-size // 4096) * 4096
+    needs: Counter[int] = Counter()
+    places = {}
+    for folder, size in folders.items():
+        place = folder
+        while not place.exists():
+            place = place.parent
+        device = place.stat().st_dev
+        needs[device] += size
+        places[device] = place
+    for device, need in needs.items():
+        free = shutil.disk_usage(places[device]).free
+        if need > free:
+            raise DatasetError(
+                f"not enough room: {size_text(need)} are to be unpacked and {size_text(free)} are "
+                f"free on the disk of {places[device]}. Nothing was written. Free "
+                f"{size_text(need - free)} (see `df -h {places[device]}`), or put the dataset's "
+                "folder on another disk, and run this again"
+            )
+
+
+def _unpack_one(
+    archive: Archive, infos: list[zipfile.ZipInfo], base: Path, num_workers: int, say: Say
+) -> None:
+    name = archive.path.name
+    if archive.path.name != archive.kind.name:
+        say(f"{name}: is {archive.kind.name}, by what is in it")
+    if not infos:
+        say(f"{name}: unpacked already, {len(archive.members)} files; it can be deleted")
+        return
+    for folder in {(base / info.filename).parent for info in infos}:
+        folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (archive.path, archive.kind, base, [i.filename for i in share]) for share in _shares(infos)
+    ]
+    progress = Progress(name, sum(info.file_size for info in infos), say, unit="B")
+    try:
+        with closing(share_out(_unpack_members, jobs, num_workers)) as results:
+            for done in results:
+                progress.add(done)
+    finally:
+        progress.close()
+        _opened.clear()
+    if archive.others:
+        number = len(archive.others)
+        # A name could hold what a terminal obeys.
+        shown = [text if text.isprintable() else ascii(text) for text in archive.others[:3]]
+        shown += ["..."] if number > 3 else []
+        say(f"{name}: {number} other file{'s' * (number > 1)} kept in it: {', '.join(shown)}")
+    say(f"{name}: {len(infos)} files unpacked; it can be deleted")
+
+
+def _shares(infos: Sequence[zipfile.ZipInfo]) -> Iterator[list[zipfile.ZipInfo]]:
+    """Neighbours in the archive, some MB together."""
+    share: list[zipfile.ZipInfo] = []
+    size = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if share and (len(share) == JOB_MEMBERS or size + info.file_size > JOB_BYTES):
+            yield share
+            share, size = [], 0
+        share.append(info)
+        size += info.file_size
+    yield share
+
+
+class _Files:
+    """Sizes of files, each folder listed once; removes what killed processes left there."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Path, dict[str, int]] = {}
+
+    def size(self, path: Path) -> int | None:
+        folder = path.parent
+        if folder not in self._sizes:
+            self._sizes[folder] = self._list(folder)
+        return self._sizes[folder].get(path.name)
+
+    def _list(self, folder: Path) -> dict[str, int]:
+        sizes = {}
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_unfinished(entry.name):
+                        os.unlink(entry)
+                    elif entry.is_file():
+                        sizes[entry.name] = entry.stat().st_size
+        return sizes
+
+
+_opened: dict[Path, zipfile.ZipFile] = {}  # of this process: a directory of 118,287 takes a second
+
+
+def _unpack_members(path: Path, kind: Kind, base: Path, names: list[str]) -> int:
+    """A worker's job; returns the bytes written."""
+    with errors_of(path, kind):
+        if path not in _opened:
+            _opened[path] = zipfile.ZipFile(path)
+    return sum(_unpack_member(_opened[path], kind, name, base) for name in names)
+
+
+def _unpack_member(file: zipfile.ZipFile, kind: Kind, name: str, base: Path) -> int:
+    path, target, written = Path(str(file.filename)), base.joinpath(*PurePosixPath(name).parts), 0
+    try:
+        with atomic_file(target) as unfinished, errors_of(path, kind, name):
+            info = file.getinfo(name)
+            # Never more than `file_size` bytes come out; the last read compares the checksum.
+            with file.open(info) as source, unfinished.open("wb") as sink:
+                while block := source.read(BLOCK):
+                    stop_if_asked()
+                    written += sink.write(block)
+            if written != info.file_size:
+                raise EOFError(f"{written} bytes instead of {info.file_size}")
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DatasetError(
+                f"the disk is full: {target} could not be written. What was unpacked is kept: free "
+                "some room and run the same command again"
+            ) from error
+        raise DatasetError(
+            f"cannot unpack {name} of {path} to {target}: {error.strerror or error}"
+        ) from error
+    return written

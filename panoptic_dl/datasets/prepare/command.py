@@ -1,0 +1,183 @@
+"""The command line of scripts/prepare_*.py: arguments, one line for each error, exit codes.
+
+The folder of a dataset, its archives, and what is said when they are not there.
+"""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.prepare.archives import Kind, download_table, unfinished_downloads
+
+MOST_WORKERS = 16
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal came; `args[0]` is its number."""
+
+
+def run_command(
+    description: str, prepare: Callable[..., None], check: Callable[..., None], folder: str
+) -> None:
+    """Do what the command line says.
+
+    Exit codes: 0 ready, 1 one message said what is missing or wrong, 128 + a signal that stopped
+    it: 130 for Ctrl-C.
+
+    Args:
+        description: for --help.
+        prepare: is called with the folder and `num_workers`.
+        check: is called with the folder.
+        folder: name of the dataset's own folder.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "root", metavar="ROOT", help=f"folder that holds {folder}/ or the archives, or {folder}/"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=min(usable_cores(), MOST_WORKERS),
+        metavar="N",
+        help="processes that share the work (default: usable cores, %(default)s)",
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing: count what is there")
+    arguments = parser.parse_args()
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _raise)
+    try:
+        if arguments.check:
+            check(arguments.root)
+        else:
+            prepare(arguments.root, num_workers=arguments.workers)
+    except DatasetError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = ". Free some room and run the same command again" if full else ""
+        sys.exit(f"error: {error}{cure}")
+    except KeyboardInterrupt as stop:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+
+
+def usable_cores() -> int:
+    """What a cluster grants, not what the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Signalled(number)
+
+
+def dataset_folder(root: str | Path, name: str) -> Path:
+    """The dataset's own folder: `root` if it is called `name`, else `root/name`.
+
+    Raises:
+        DatasetError: there is no folder `root`.
+    """
+    path = Path(os.path.abspath(Path(root).expanduser()))
+    base = path if path.name == name and not (path / name).is_dir() else path / name
+    if not path.is_dir():
+        raise DatasetError(
+            f"no such folder: {path}. Give the folder that holds {name}/, or the archives"
+        )
+    return base
+
+
+def archive_places(base: Path) -> list[Path]:
+    """Where archives are looked for."""
+    return [base, base.parent]
+
+
+@contextlib.contextmanager
+def alone_in(base: Path) -> Iterator[None]:
+    """Make the folder if need be, and keep other processes that do the same out of it.
+
+    Raises:
+        DatasetError: another one is at work, or the folder cannot be made.
+    """
+    try:
+        base.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"cannot make the folder {base}: {error.strerror}") from error
+    descriptor = os.open(base, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise DatasetError(
+            f"another process prepares {base} just now: wait for it, or end it"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
+def missing_folder(title: str, folder: Path, kinds: Sequence[Kind], how: str) -> DatasetError:
+    """Say what to download for a folder that is not there, and that there is a part of it."""
+    places = archive_places(folder.parent)
+    text = (
+        f"{title}: folder missing: {folder}\n"
+        f"Download these archives into {places[0]} or {places[1]}:\n\n{download_table(kinds)}\n\n"
+        f"{how}\nThen run the same command again: it unpacks them."
+    )
+    for part in unfinished_downloads(places, kinds):
+        text += f"\n(A download that is not finished: {part})"
+    return DatasetError(text)
+
+
+def compare(
+    title: str, expected: set[str], found: set[str], where: Path, suffix: str, remedy: str
+) -> Iterator[str]:
+    """Yield what is wrong if something of `expected` was not `found`."""
+    missing = sorted(expected - found)
+    if missing:
+        yield (
+            f"{title}: {len(missing)} of {len(expected)} missing or torn in {where}, "
+            f"first {missing[0]}{suffix}: {remedy}"
+        )
+
+
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raise one `DatasetError` for all of them, if any."""
+    if lines := list(problems):
+        raise DatasetError("\n".join(lines))
+
+
+def ready(base: Path, dataset: str) -> str:
+    """What to say to a config so that it finds the dataset."""
+    return f"ready: dataset={dataset} dataset.root={base.parent}"
+
+
+def describe(count: int, official: int) -> str:
+    """What it means that a split has so many images."""
+    if count == official:
+        return f"complete, {count} images"
+    if count == 0:
+        return "not there, left out"
+    return f"{count} of the official {official} images: good for trials, not for published figures"

@@ -1,0 +1,196 @@
+"""A toy Cityscapes: drawn streets in the official layout, its labels made by the official scripts.
+
+The polygons are the ground truth, in painter's order, with the labels of Cityscapes, groups and
+void regions too. cityscapesscripts turns them into labelIds, labelTrainIds, instanceIds, colours
+and the panoptic format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from panoptic_dl.core.parallel import make_samples
+from panoptic_dl.datasets.toy.scene import STREET_TEXTURES, render_scene, sample_random
+from panoptic_dl.datasets.toy.storage import store_once
+from panoptic_dl.datasets.toy.street import compose_street
+
+# Counted up whenever the pictures or labels of the same parameters change.
+VERSION = 2
+
+ALWAYS = ("road", "sidewalk", "building", "vegetation", "terrain", "sky", "person", "car")
+OPTIONAL = (
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "rider",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+# What a small network can learn in minutes: no traffic lights, walls, trucks, trams, motorcycles.
+DEFAULT_CLASSES = (*ALWAYS, "fence", "pole", "traffic sign", "rider", "bus", "bicycle")
+ALL_CLASSES = (*ALWAYS, *OPTIONAL)
+
+CITIES = {"train": ("lindenau", "marktheim", "seefeld"), "val": ("neustadt",)}
+
+
+def toy_cityscapes(
+    *,
+    root: str,
+    num_train: int = 200,
+    num_val: int = 30,
+    size: tuple[int, int] = (256, 512),
+    seed: int = 0,
+    classes: Sequence[str] = DEFAULT_CLASSES,
+    num_workers: int | None = None,
+) -> str:
+    """Makes a toy Cityscapes on first use and returns the folder that holds its `cityscapes/`.
+
+    The folder takes the place of DETECTRON2_DATASETS: below it lie `cityscapes/leftImg8bit` and
+    `cityscapes/gtFine` with everything Detectron2's loaders and the official evaluators read. A
+    sample depends on (seed, split, index, size, classes) only, not on how many there are or who
+    drew them.
+
+    Args:
+        root: where generated data lies, e.g. "./datasets"; gets a folder named after the
+            parameters.
+        num_train, num_val: images of each split.
+        size: (H, W) in pixels, both at least 64; W of about 2 H looks best.
+        seed: another seed, other streets.
+        classes: Cityscapes names of the classes that may occur, of `ALL_CLASSES`; those of
+            `ALWAYS` must be among them.
+        num_workers: processes; default one per core.
+    Returns:
+        Absolute path.
+    Raises:
+        ValueError: a parameter is out of range.
+        ToyStorageError: (a ValueError) root cannot be written.
+    """
+    height, width = (int(side) for side in size)
+    if min(height, width) < 64:
+        raise ValueError(f"size must be (H, W) of at least 64 pixels each, got {tuple(size)}")
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
+    unknown = set(classes) - set(ALL_CLASSES)
+    missing = set(ALWAYS) - set(classes)
+    if unknown or missing:
+        raise ValueError(
+            f"classes: unknown {sorted(unknown)}, missing {sorted(missing)}; "
+            f"choose from {list(ALL_CLASSES)}, with at least {list(ALWAYS)}"
+        )
+    chosen = [name for name in ALL_CLASSES if name in set(classes)]
+    parameters = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "size": [height, width],
+        "seed": seed,
+        "classes": chosen,
+    }
+
+    def make(folder: Path) -> None:
+        base = folder / "cityscapes"
+        jobs: list[dict[str, Any]] = []
+        for split, count in (("train", num_train), ("val", num_val)):
+            for city in CITIES[split]:
+                (base / "leftImg8bit" / split / city).mkdir(parents=True)
+                (base / "gtFine" / split / city).mkdir(parents=True)
+            for index in range(count):
+                jobs.append(
+                    {
+                        "base": str(base),
+                        "split": split,
+                        "index": index,
+                        "size": [height, width],
+                        "seed": seed,
+                        "classes": chosen,
+                    }
+                )
+        make_samples(
+            "panoptic_dl.datasets.toy.cityscapes:write_sample",
+            jobs,
+            title="toy Cityscapes",
+            num_workers=num_workers,
+        )
+        convert_to_panoptic(base)
+
+    return str(store_once(root, "toy_cityscapes", parameters, make))
+
+
+def write_sample(
+    *, base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
+) -> None:
+    """Draws one street and writes its image, polygons and label images."""
+    height, width = size
+    # Larger pictures are smooth enough with less.
+    scale = 3 if height <= 192 else 2
+    chance = sample_random(seed, split, index)
+    parts, light = compose_street(chance, (height, width), classes=classes, scale=scale)
+    image = render_scene(
+        parts,
+        chance,
+        size=(height, width),
+        scale=scale,
+        textures=STREET_TEXTURES,
+        haze=light.haze,
+        tint=light.tint,
+        untinted="sky",
+    )
+    city = CITIES[split][index % len(CITIES[split])]
+    stem = f"{city}_{index:06d}_000019"
+    image.save(Path(base, "leftImg8bit", split, city, f"{stem}_leftImg8bit.png"), compress_level=1)
+    objects = [
+        {"label": part.label, "polygon": outline} for part in parts for outline in part.outlines
+    ]
+    annotation = {"imgHeight": height, "imgWidth": width, "objects": objects}
+    write_labels(Path(base, "gtFine", split, city), stem, annotation)
+
+
+def write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
+    """Writes polygons.json and what the official functions make of it.
+
+    Args:
+        folder: the city's folder in gtFine.
+        stem: "<city>_<sequence>_<frame>".
+        annotation: imgHeight, imgWidth, objects, as in polygons.json.
+    """
+    from cityscapesscripts.helpers.annotation import Annotation
+    from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+    from cityscapesscripts.preparation.json2labelImg import createLabelImage
+
+    text = json.dumps(annotation)
+    (folder / f"{stem}_gtFine_polygons.json").write_text(text)
+    official = Annotation()
+    official.fromJsonText(text)
+    for encoding, name in (("ids", "labelIds"), ("trainIds", "labelTrainIds"), ("color", "color")):
+        labels: Image.Image = createLabelImage(official, encoding)
+        labels.save(folder / f"{stem}_gtFine_{name}.png", compress_level=1)
+    # json2instanceImg's own saving fails with Pillow >= 13, which writes no 32-bit PNG.
+    instances: Image.Image = createInstanceImage(official, "ids")
+    instances.convert("I;16").save(folder / f"{stem}_gtFine_instanceIds.png", compress_level=1)
+
+
+def convert_to_panoptic(base: Path) -> None:
+    """Makes the panoptic PNGs and JSONs of both splits the official way, without its chatter."""
+    from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        # Named splits: the default includes "test", and its absence ends the process.
+        convert2panoptic(
+            cityscapesPath=os.fspath(base / "gtFine"),
+            outputFolder=os.fspath(base / "gtFine"),
+            useTrainId=False,
+            setNames=["train", "val"],
+        )

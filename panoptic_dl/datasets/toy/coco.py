@@ -1,0 +1,320 @@
+"""A toy COCO: drawn scenes in the official layout with the official categories.
+
+Masks in the forms of COCO's annotation files: boxes, polygons, run lengths.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from panoptic_dl.core.parallel import make_samples
+from panoptic_dl.datasets.toy.places import (
+    VOID,
+    compose_beach,
+    compose_corner,
+    compose_living_room,
+    compose_meadow,
+    compose_table,
+)
+from panoptic_dl.datasets.toy.scene import draw_order, render_scene, sample_random
+from panoptic_dl.datasets.toy.storage import store_once
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    """[x, y, width, height] of a bool (H, W) mask, in pixels."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
+    """The fields of an instances JSON that a mask gives: run lengths for a crowd, else polygons."""
+    from pycocotools import mask as coco_mask
+
+    height, width = mask.shape
+    if is_crowd:
+        runs = {"counts": count_runs(mask), "size": [height, width]}
+        box = [float(value) for value in box_of(mask)]
+        return {"segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
+    polygons = trace_polygons(mask)
+    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return {
+        "segmentation": polygons,
+        "area": float(coco_mask.area(encoded)),
+        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
+        "iscrowd": 0,
+    }
+
+
+def trace_polygons(mask: np.ndarray) -> list[list[float]]:
+    """Outer polygons [x, y, x, y, ...] of a bool (H, W) mask; the first pixel spans [0, 1)."""
+    # At twice the size the contour, which runs through pixel centres, keeps within a quarter of a
+    # pixel of the mask's edge.
+    double = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
+    polygons: list[list[float]] = []
+    for contour in sorted(contours, key=cv2.contourArea, reverse=True):
+        vertices = cv2.approxPolyDP(contour, 0.5, True).reshape(-1, 2)
+        # A speck beside the thing's main part is no polygon, but a lone small part is.
+        if len(vertices) >= 3 and (cv2.contourArea(contour) >= 16 or not polygons):
+            polygons.append([round((float(value) + 0.5) / 2, 2) for value in vertices.ravel()])
+    return polygons
+
+
+def count_runs(mask: np.ndarray) -> list[int]:
+    """Lengths of the runs of 0, 1, 0, ... down the columns (COCO's uncompressed RLE)."""
+    flat = np.concatenate([[0], mask.ravel(order="F").astype(np.int8), [0]])
+    edges = np.flatnonzero(np.diff(flat))
+    ends = np.concatenate([[0], edges, [mask.size]])
+    runs = np.diff(ends)
+    # A mask that touches the end has its last edge there: no run of zeros follows.
+    return [int(run) for run in (runs[:-1] if runs[-1] == 0 else runs)]
+
+
+# Counted up whenever the pictures or labels of the same parameters change.
+VERSION = 2
+
+PLACES = (compose_beach, compose_meadow, compose_corner, compose_table, compose_living_room)
+
+TEXTURES = {
+    "grass-merged": (0.12, 0.08),
+    "tree-merged": (0.12, 0.08),
+    "sand": (0.07, 0.05),
+    "road": (0.06, 0.05),
+    "sea": (0.03, 0.04),
+    "sky-other-merged": (0.0, 0.0),
+    "floor-wood": (0.03, 0.05),
+    "table-merged": (0.03, 0.05),
+}
+# Image ids of the two splits never meet.
+FIRST_ID = {"train2017": 100_000, "val2017": 700_000}
+
+
+def toy_coco(
+    *,
+    root: str,
+    num_train: int = 200,
+    num_val: int = 30,
+    size: tuple[int, int] = (240, 320),
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> str:
+    """Makes a toy COCO on first use and returns the folder that holds its `coco/`.
+
+    The folder takes the place of DETECTRON2_DATASETS. Below it lie
+    coco/{train2017,val2017}/*.jpg, coco/panoptic_{train2017,val2017}/*.png and
+    coco/annotations/{panoptic,instances}_{train2017,val2017}.json. A sample depends on
+    (seed, split, index, size) only.
+
+    Args:
+        root: where generated data lies, e.g. "./datasets"; gets a folder named after the
+            parameters.
+        num_train, num_val: images of each split.
+        size: (H, W) in pixels of most images, both at least 96; some are portraits, some of an
+            odd size.
+        seed: another seed, other scenes.
+        num_workers: processes; default one per core.
+    Returns:
+        Absolute path.
+    Raises:
+        ValueError: a parameter is out of range.
+        ToyStorageError: (a ValueError) root cannot be written.
+    """
+    height, width = (int(side) for side in size)
+    if min(height, width) < 96:
+        raise ValueError(f"size must be (H, W) of at least 96 pixels each, got {tuple(size)}")
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
+    parameters = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "size": [height, width],
+        "seed": seed,
+    }
+
+    def make(folder: Path) -> None:
+        base = folder / "coco"
+        (base / "annotations").mkdir(parents=True)
+        jobs: list[dict[str, Any]] = []
+        for split, count in (("train2017", num_train), ("val2017", num_val)):
+            (base / split).mkdir()
+            (base / f"panoptic_{split}").mkdir()
+            for index in range(count):
+                jobs.append(
+                    {
+                        "base": str(base),
+                        "split": split,
+                        "index": index,
+                        "size": [height, width],
+                        "seed": seed,
+                    }
+                )
+        samples = make_samples(
+            "panoptic_dl.datasets.toy.coco:write_sample",
+            jobs,
+            title="toy COCO",
+            num_workers=num_workers,
+        )
+        for split in ("train2017", "val2017"):
+            mine = [s for s, job in zip(samples, jobs, strict=True) if job["split"] == split]
+            write_annotations(base / "annotations", split, mine)
+
+    return str(store_once(root, "toy_coco", parameters, make))
+
+
+def choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
+    """(H, W) of a sample: mostly `size`, some portraits, some odd."""
+    height, width = size
+    if index % 4 == 2:
+        return width, height
+    if index % 6 == 5:
+        return height - 13, width - 7
+    return height, width
+
+
+def write_sample(
+    *, base: str, split: str, index: int, size: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """Draws one scene, writes image and panoptic PNG; returns what the JSON files say of it.
+
+    Returns:
+        {"id", "height", "width", "segments": [...], "instances": [...]}, with the names of
+        categories in place of their numbers.
+    """
+    shape = choose_size(index, size)
+    scale = 3 if min(shape) <= 192 else 2
+    chance = sample_random(seed, split, index)
+    place = chance.choice(PLACES)(chance, shape, scale)
+    parts = place.finish()
+    image = render_scene(
+        parts,
+        chance,
+        size=shape,
+        scale=scale,
+        textures=TEXTURES,
+        haze=place.light.haze,
+        tint=place.light.tint,
+        untinted="sky-other-merged",
+    )
+    image_id = FIRST_ID[split] + 7 * index
+    stem = f"{image_id:012d}"
+    image.save(Path(base, split, f"{stem}.jpg"), quality=92)
+
+    order = draw_order(parts, shape)
+    stuff: dict[str, list[int]] = {}
+    for number, part in enumerate(parts, start=1):
+        if part.label != VOID and not (part.is_thing or part.is_crowd):
+            stuff.setdefault(part.label, []).append(number)
+    groups = [(name, numbers, False) for name, numbers in stuff.items()]
+    groups += [
+        (part.label, [number], part.is_crowd)
+        for number, part in enumerate(parts, start=1)
+        if part.is_thing or part.is_crowd
+    ]
+    identifiers = np.zeros(shape, dtype=np.int64)
+    segments, instances = [], []
+    # Distinct random colours, as the official ids are.
+    colours = chance.sample(range(1, 256**3), len(groups))
+    for colour, (name, numbers, is_crowd) in zip(colours, groups, strict=True):
+        mask = np.isin(order, numbers)
+        if not mask.any():
+            continue
+        identifiers[mask] = colour
+        segments.append(
+            {
+                "id": colour,
+                "name": name,
+                "iscrowd": int(is_crowd),
+                "bbox": box_of(mask),
+                "area": int(mask.sum()),
+            }
+        )
+        if name not in stuff:
+            instances.append({"name": name, **describe_instance(mask, is_crowd)})
+    rgb = np.stack([identifiers % 256, identifiers // 256 % 256, identifiers // 256**2], axis=-1)
+    Image.fromarray(rgb.astype(np.uint8)).save(Path(base, f"panoptic_{split}", f"{stem}.png"))
+    return {
+        "id": image_id,
+        "height": shape[0],
+        "width": shape[1],
+        "segments": segments,
+        "instances": instances,
+    }
+
+
+def write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
+    """The panoptic and the instances JSON of one split."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    numbers = {category["name"]: category["id"] for category in COCO_CATEGORIES}
+    things = {category["name"] for category in COCO_CATEGORIES if category["isthing"]}
+    categories = [
+        {
+            "id": category["id"],
+            "name": category["name"],
+            "isthing": category["isthing"],
+            "supercategory": "thing" if category["isthing"] else "stuff",
+        }
+        for category in COCO_CATEGORIES
+    ]
+    about = {
+        "info": {"description": "toy COCO of panoptic-dl: drawn scenes", "version": str(VERSION)},
+        "licenses": [{"id": 1, "name": "Apache License 2.0", "url": ""}],
+        "images": [
+            {
+                "id": sample["id"],
+                "file_name": f"{sample['id']:012d}.jpg",
+                "height": sample["height"],
+                "width": sample["width"],
+                "license": 1,
+                "date_captured": "2017-01-01 00:00:00",
+            }
+            for sample in samples
+        ],
+    }
+    panoptic: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    for sample in samples:
+        segments = []
+        for segment in sample["segments"]:
+            name = segment["name"]
+            rest = {key: value for key, value in segment.items() if key != "name"}
+            segments.append({**rest, "category_id": numbers[name]})
+        panoptic.append(
+            {
+                "image_id": sample["id"],
+                "file_name": f"{sample['id']:012d}.png",
+                "segments_info": segments,
+            }
+        )
+        for instance in sample["instances"]:
+            name = instance["name"]
+            assert name in things, f"{name} is no thing of COCO"
+            rest = {key: value for key, value in instance.items() if key != "name"}
+            instances.append(
+                {
+                    "id": len(instances) + 1,
+                    "image_id": sample["id"],
+                    "category_id": numbers[name],
+                    **rest,
+                }
+            )
+    thing_categories = [
+        {key: value for key, value in category.items() if key != "isthing"}
+        for category in categories
+        if category["isthing"]
+    ]
+    for kind, found, listed in (
+        ("panoptic", panoptic, categories),
+        ("instances", instances, thing_categories),
+    ):
+        content = {**about, "annotations": found, "categories": listed}
+        (folder / f"{kind}_{split}.json").write_text(json.dumps(content))

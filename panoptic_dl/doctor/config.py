@@ -1,0 +1,255 @@
+"""Whether the parts and numbers of a row fit together.
+
+The classes of the config against those of the dataset.
+
+The training crop against what image pooling averages over.
+
+Detectron2 pools over windows of the crop's size and refuses images whose features are not a
+multiple of it. Here the window slides over any size: nothing fails, but figures depend on the crop.
+
+How many images batch normalisation sees at a time.
+
+Whether a row's parts can be built.
+
+The weights that training starts from, or that it lacks.
+"""
+
+import math
+import warnings
+from collections import Counter
+
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
+from panoptic_dl.data.loader import accumulation
+from panoptic_dl.doctor.context import Patient, Verdict, fail, judge, ok, warn
+from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
+from panoptic_dl.train.recipe import Recipe, Run, find_deviations, images_of_statistics
+from panoptic_dl.train.train import check_length
+from panoptic_dl.weights.load import load_model_or_backbone
+
+
+def look_at_settings(patient: Patient) -> Verdict:
+    """Numbers of training that can be."""
+    numbers = TrainSettings(**patient.train)
+    CheckpointSettings(**patient.checkpoint)
+    return ok(f"{patient.row}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
+
+
+def look_at_recipe(patient: Patient) -> Verdict:
+    """What training will do otherwise than its recipe, and what that changes."""
+    numbers, optimizer = patient.train, patient.part("optimizer")(patient.part("model"))
+    images = images_per_pass(patient)
+    run = Run(
+        iterations=numbers["iterations"],
+        batch_size=numbers["batch_size"],
+        lr=optimizer.defaults["lr"],
+        accumulate=numbers["batch_size"] // patient.num_processes // images,
+        statistics=images_of_statistics(patient.part("model"), images, patient.num_processes),
+        precision=numbers["precision"],
+        ema=numbers["ema"],
+        clip_norm=numbers["clip_norm"],
+        auto_scale_lr=numbers["auto_scale_lr"],
+    )
+    found = [d for d in find_deviations(Recipe(**patient.recipe), run) if d.meaning is not None]
+    return judge(
+        "batch, learning rate, length and arithmetic are the recipe's",
+        "numbers are not the recipe's: figures will differ",
+        "nothing, if meant; else leave out what changes them (docs/training_options.md)",
+        [],
+        [f"{d.what}: {d.run} for {d.recipe} ({d.meaning})" for d in found],
+    )
+
+
+def look_at_batch(patient: Patient) -> Verdict:
+    """The batch can be shared by the processes, in equal forward passes."""
+    numbers, processes = patient.train, patient.num_processes
+    images = images_per_pass(patient)
+    passes = numbers["batch_size"] // processes // images
+    words = f"{numbers['batch_size']} images = {processes} processes x {passes} passes x {images}"
+    return ok(words.replace(" 1 processes", " 1 process").replace(" 1 passes", " 1 pass"))
+
+
+def images_per_pass(patient: Patient) -> int:
+    """Images of one forward pass in training, of one process."""
+    numbers, processes = patient.train, patient.num_processes
+    passes = accumulation(
+        numbers["batch_size"], processes, numbers["images_per_gpu"], numbers["accumulate"]
+    )
+    return int(numbers["batch_size"] // processes // passes)
+
+
+def look_at_classes(patient: Patient) -> Verdict:
+    """The numbers of the config, and names and colours, are those of the dataset's catalog."""
+    number, things = patient.part("num_classes"), sorted(patient.part("thing_ids"))
+    classes = patient.part("classes")
+    problems = []
+    if len(classes) != number:
+        problems.append(f"dataset.num_classes={number}, but dataset.classes are {len(classes)}")
+    if sorted(classes.thing_ids) != things:
+        odd = sorted(set(classes.thing_ids) ^ set(things))
+        problems.append(f"dataset.thing_ids and things of dataset.classes differ in {odd}")
+    for title, split in patient.splits.items():
+        names = split.class_names
+        if names and names != list(classes.names):
+            odd = [(a, b) for a, b in zip(names, classes.names, strict=False) if a != b]
+            first = f", first {odd[0][0]} for {odd[0][1]}" if odd else ""
+            problems.append(
+                f"{split.name} ({title}) has {len(names)} classes, dataset.classes "
+                f"{len(classes)}{first}"
+            )
+        known = split.metadata.get("thing_dataset_id_to_contiguous_id")
+        if known and split.contiguous and sorted(known.values()) != things:
+            problems.append(f"things of {split.name} ({title}) are not dataset.thing_ids")
+        if split.ignore_label != patient.ignore_label:
+            problems.append(
+                f"dataset.ignore_label={patient.ignore_label}, but {split.name} has "
+                f"{split.ignore_label}"
+            )
+    return judge(
+        f"{number} classes, {len(things)} of them things",
+        "things are not as the dataset has them",
+        "leave dataset.num_classes, thing_ids and ignore_label out, or choose the dataset= they "
+        "belong to",
+        problems,
+    )
+
+
+# (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
+PUBLISHED = {"cityscapes": (512, 1024), "coco": (640, 640)}
+
+
+def look_at_crop(patient: Patient) -> Verdict:
+    """Which window image pooling has, in training and in tests."""
+    height, width = patient.sizes["crop_size"]
+    windows = {
+        module.kernel_size
+        for module in patient.part("model").modules()
+        if isinstance(module, ClampedAvgPool2d)
+    }
+    if not windows:
+        return ok(f"crop {height} x {width}; the heads pool globally")
+    window = max(windows)
+    stride = max(1, math.ceil(height / PADDING) * PADDING // window[0])
+    feature = _test_feature(patient, stride)
+    divisible = all(f % w == 0 for f, w in zip(feature, window, strict=True))
+    found = (
+        f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; test images are "
+        f"{feature[0]} x {feature[1]} there, "
+        + (
+            "a multiple of it"
+            if divisible
+            else "no multiple of it (Detectron2 would stop; here it slides)"
+        )
+    )
+    published = PUBLISHED.get(patient.choice["dataset"])
+    if published not in (None, (height, width)):
+        assert published is not None
+        return warn(
+            f"{found}; the published crop is {published[0]} x {published[1]}",
+            f"nothing, if meant; else dataset.crop_size=[{published[0]},{published[1]}]",
+        )
+    if height % PADDING or width % PADDING:
+        best = [math.ceil(side / PADDING) * PADDING for side in (height, width)]
+        return warn(
+            f"{found}; crops are padded with black to multiples of {PADDING}",
+            f"dataset.crop_size=[{best[0]},{best[1]}]",
+        )
+    return ok(found)
+
+
+def _test_feature(patient: Patient, stride: int) -> tuple[int, int]:
+    """(height, width) of the coarsest feature of an image of the usual size, in tests."""
+    size = ResizeShortestEdge.get_output_shape(
+        *patient.sizes["image_size"],
+        patient.sizes["min_size_test"],
+        patient.sizes["max_size_test"],
+    )
+    multiple = patient.sizes["size_divisibility"] or PADDING
+    padded = [math.ceil(side / multiple) * multiple for side in size]
+    return padded[0] // stride, padded[1] // stride
+
+
+ENOUGH = 4  # images; with fewer, statistics are noise (Wu and He 2018, figure 1, for 2 and 4)
+NORMALISING = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+CURE = "a larger train.images_per_gpu, or backbone.norm=GN head.norm=GN"
+
+
+def look_at_normalization(patient: Patient) -> Verdict:
+    """Which layers there are, and what their statistics are made of."""
+    model: nn.Module = patient.part("model")
+    kinds = Counter(type(m).__name__ for m in model.modules() if isinstance(m, NORMALISING))
+    images = images_of_statistics(model, images_per_pass(patient), patient.num_processes)
+    found = ", ".join(f"{count} {name}" for name, count in kinds.most_common()) or "none"
+    if images is None:
+        return ok(found)
+    found += f", statistics over {images} image{'s' if images > 1 else ''}"
+    if patient.num_processes == 1:
+        found += " (one process: SyncBN is plain BN)"
+    if images == 1:
+        return fail(found, CURE)
+    return warn(found, CURE) if images < ENOUGH else ok(found)
+
+
+def look_at_model(patient: Patient) -> Verdict:
+    """Backbone and heads can be built and fit together."""
+    model: nn.Module = patient.part("model")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return ok(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
+
+
+def look_at_optimizer(patient: Patient) -> Verdict:
+    """Optimizer and schedule can be made for the model."""
+    optimizer = patient.part("optimizer")(patient.part("model"))
+    schedule = patient.part("schedule")(optimizer)
+    check_length(schedule, patient.train["iterations"])
+    rates = [group["initial_lr"] for group in optimizer.param_groups]
+    return ok(
+        f"{type(optimizer).__name__}, {len(rates)} groups, rate {max(rates):.3g}, "
+        f"{type(schedule).__name__}"
+    )
+
+
+def look_at_loader(patient: Patient) -> Verdict:
+    """The stream of training samples can be made."""
+    patient.part("loader")
+    return ok(f"samples of {patient.splits['train'].name}")
+
+
+def look_at_evaluation(patient: Patient) -> Verdict:
+    """Loader and evaluators of the validation split can be made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of many processes: another row says it
+        evaluation = patient.part("evaluation")
+    return ok(f"{', '.join(evaluation.evaluators)} of {evaluation.dataset}")
+
+
+def look_at_weights(patient: Patient) -> Verdict:
+    """`weights=` covers the model or its backbone, with finite numbers; they are loaded."""
+    if patient.weights is None:
+        if patient.pretrained is None:
+            return ok("none, and none are expected: training starts from random weights")
+        file = patient.pretrained["file"]
+        return warn(
+            f"none: published figures start from {file}, of {patient.pretrained['source']}",
+            f"python scripts/convert_weights.py {file} BACKBONE.safetensors, then "
+            "weights=BACKBONE.safetensors (pretrained=null if random weights are meant)",
+        )
+    model: nn.Module = patient.part("model")
+    coverage = load_model_or_backbone(model, patient.weights, patient.image_format)
+    found = f"{patient.weights}: {coverage.lines()[0]}"
+    bad = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    if bad:
+        return fail(
+            f"{found}, but {len(bad)} tensors hold infinite values or NaN, such as {bad[0]}",
+            "take another checkpoint: this one comes from a training that failed",
+        )
+    return ok(found)

@@ -1,1 +1,0 @@
-"""Checks of datasets: their JSON files, and every image and label."""

@@ -1,1 +1,0 @@
-"""Checks of the machine: programs, devices, memory and disk."""

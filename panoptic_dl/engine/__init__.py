@@ -1,1 +1,0 @@
-"""Training, evaluation and what surrounds them; receives built objects, never a config."""

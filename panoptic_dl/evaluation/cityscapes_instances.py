@@ -1,0 +1,356 @@
+"""Cityscapes' average precision of instance masks (Cordts et al., CVPR 2016) as a stream.
+
+The figures of cityscapesscripts' evalInstanceLevelSemanticLabeling, without its files: masks are
+compared as they come (`instance_matching`), and what is remembered of a prediction are its class,
+its score, and at which overlaps it is right or an error.
+
+Shapes: H W pixels, N instances, C = 8 classes with instances, O = 10 overlaps.
+
+Which predicted instance is which true one, in one image of Cityscapes.
+
+As evalInstanceLevelSemanticLabeling has it, corners included, at each of ten overlaps:
+
+- A prediction is right when its intersection over union with a true instance of its class exceeds
+  the overlap; of several on one instance, that with the highest score. The others are errors.
+- A prediction that matches nothing is an error, unless a share of its pixels above the overlap is
+  void, a group of its class, or a true instance of its class below 100 pixels. One that matches a
+  group or such a small instance is neither right nor an error.
+- A group below 100 pixels counts twice in that share.
+- Void are pixels of ignored labels, but not instances of ignored labels (a single caravan).
+
+Shapes: H W pixels, P predictions, T true instances, O = 10 overlaps, C = 8 classes with instances.
+
+Cityscapes' average precision: the area under a precision-recall curve, by steps.
+
+It is not COCO's: no precision is replaced by a better one at higher recall, and a step reaches half
+way to its neighbours on both sides.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cityscapesscripts.helpers.labels import name2label
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
+from detectron2.utils import comm
+
+from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_label_ids
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    INSTANCE_LABELS,
+    LABELS,
+    find_labels,
+    image_id,
+)
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
+from panoptic_dl.evaluation.metrics import checked
+
+OVERLAPS = np.arange(0.5, 1.0, 0.05)  # with the script's rounding: 0.6 is 0.6000000000000001
+LEAST_SIZE = 100  # pixels
+CLASSES = [label.id for label in INSTANCE_LABELS]
+OTHER, VOID, FIRST_INSTANCE = range(3)  # what a pixel can be
+
+
+@dataclass(frozen=True)
+class InstanceMatches:
+    """The comparison of one image.
+
+    Attributes:
+        right: (P, O) bool, predictions that are right at an overlap.
+        wrong: (P, O) bool, predictions that are errors; those that are neither do not count.
+        classes: (P,) int64 index into CLASSES, of predictions that have pixels and such a class.
+        scores: (P,) float64.
+        missed: (C, O) int64, number of true instances without a prediction.
+        num_true: (C,) int64, number of true instances, without groups and small ones.
+    """
+
+    right: np.ndarray
+    wrong: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    missed: np.ndarray
+    num_true: np.ndarray
+
+
+def match_instances(
+    truth: np.ndarray, predictions: Iterable[tuple[int, float, np.ndarray]]
+) -> InstanceMatches:
+    """Compare predicted instances with the truth.
+
+    Args:
+        truth: (H, W) pixels of an instanceIds file.
+        predictions: label id, score and mask, (H, W) bool, of each prediction.
+
+    Raises:
+        EvaluationError: the truth holds an unknown label, a size differs, a score is not finite.
+    """
+    pixels, ids, sizes = _number_pixels(truth)
+    classes, scores, areas, counts = [], [], [], []
+    for label, score, mask in predictions:
+        if mask.shape != truth.shape:
+            raise EvaluationError(
+                f"a predicted mask is {mask.shape}, the truth {truth.shape} (height, width): "
+                "predict at the size of the image file"
+            )
+        if not np.isfinite(score):
+            raise EvaluationError(f"the score of a predicted instance is {score}")
+        inside = pixels[np.flatnonzero(mask)]
+        if label not in CLASSES or not len(inside):
+            continue
+        classes.append(CLASSES.index(label))
+        scores.append(score)
+        areas.append(len(inside))
+        counts.append(np.bincount(inside, minlength=FIRST_INSTANCE + len(ids)))
+    class_of = np.array(classes, dtype=np.int64)
+    score_of = np.array(scores, dtype=np.float64)
+    area_of = np.array(areas, dtype=np.int64)
+    common = np.array(counts, dtype=np.int64).reshape(len(classes), FIRST_INSTANCE + len(ids))
+
+    right = np.zeros((len(classes), len(OVERLAPS)), dtype=bool)
+    wrong = np.zeros_like(right)
+    missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
+    num_true = np.zeros(len(CLASSES), dtype=np.int64)
+    owners = np.where(ids < 1000, ids, ids // 1000)
+    for index, label in enumerate(CLASSES):
+        mine, theirs = np.flatnonzero(class_of == index), np.flatnonzero(owners == label)
+        right[mine], wrong[mine], missed[index], num_true[index] = _match_class(
+            intersections=common[np.ix_(mine, FIRST_INSTANCE + theirs)],
+            on_void=common[mine, VOID],
+            areas=area_of[mine],
+            scores=score_of[mine],
+            sizes=sizes[theirs],
+            groups=ids[theirs] < 1000,
+        )
+    return InstanceMatches(right, wrong, class_of, score_of, missed, num_true)
+
+
+def _match_class(
+    *,
+    intersections: np.ndarray,
+    on_void: np.ndarray,
+    areas: np.ndarray,
+    scores: np.ndarray,
+    sizes: np.ndarray,
+    groups: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Compare instances of one class.
+
+    Args:
+        intersections: (P, T) pixels.
+        on_void, areas: (P,) pixels.
+        scores: (P,).
+        sizes: (T,) pixels.
+        groups: (T,) bool.
+
+    Returns:
+        right (P, O), wrong (P, O), missed (O,), and the number of true instances.
+    """
+    overlaps = intersections / (sizes + areas[:, None] - intersections)
+    hits = overlaps[:, :, None] > OVERLAPS  # (P, T, O)
+    small = sizes < LEAST_SIZE
+    asked = ~groups & ~small
+    right = np.zeros((len(areas), len(OVERLAPS)), dtype=bool)
+    ignored = on_void + intersections[:, groups].sum(axis=1) + intersections[:, small].sum(axis=1)
+    wrong = ~hits.any(axis=1) & ((ignored / areas)[:, None] <= OVERLAPS)
+    missed = np.full(len(OVERLAPS), asked.sum())
+    if len(areas):
+        for hit in hits[:, asked].swapaxes(0, 1):  # (P, O) of each true instance
+            best = np.where(hit, scores[:, None], -np.inf).argmax(axis=0)
+            found = np.flatnonzero(hit.any(axis=0))
+            right[best[found], found] = True
+            wrong |= hit
+            missed[found] -= 1
+        wrong &= ~right
+    return right, wrong, missed, int(asked.sum())
+
+
+def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say what each pixel is.
+
+    Returns:
+        (H*W,) OTHER, VOID or FIRST_INSTANCE + i; ids (T,) and sizes (T,) in pixels of instances and
+        groups of all classes in CLASSES.
+    """
+    numbers = truth.reshape(-1)
+    if numbers.min() < 0:
+        raise EvaluationError(f"unknown label with id {numbers.min()}")
+    counts = np.bincount(numbers)
+    found = np.flatnonzero(counts)
+    owners = np.where(found < 1000, found, found // 1000)
+    strangers = [
+        number for number, o in zip(found.tolist(), owners.tolist(), strict=True) if o not in LABELS
+    ]
+    if strangers:
+        raise EvaluationError(f"unknown label with id {strangers[0]}")
+    ids = found[np.isin(owners, CLASSES)]
+    table = np.full(len(counts), OTHER, dtype=np.int32)
+    table[[n for n in found.tolist() if n in LABELS and LABELS[n].ignoreInEval]] = VOID
+    table[ids] = FIRST_INSTANCE + np.arange(len(ids))
+    return table[numbers], ids, counts[ids]
+
+
+def average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
+    """Average precision of one class at one overlap, in 0..1.
+
+    As evalInstanceLevelSemanticLabeling computes it, for a class that is in the truth. Where all
+    its instances are missed and all predictions are ignored, so that there are no scores, that
+    script raises IndexError; here it is 0.
+
+    Args:
+        scores: (N,) of the predictions that count; only their order matters.
+        true: (N,) bool, whether each is right; others are errors.
+        num_missed: true instances without any prediction.
+    """
+    if not len(scores):
+        return 0.0
+    order = np.argsort(scores)
+    _, first = np.unique(scores[order], return_index=True)
+    right_below = np.concatenate(([0], np.cumsum(true[order])))[first]
+    # At each threshold, the predictions with at least that score.
+    right = int(true.sum()) - right_below
+    accepted = len(scores) - first
+    recall = right / (int(true.sum()) + num_missed)
+    # The last point is artificial: nothing accepted, precision 1.
+    precision = np.append(right / accepted, 1.0)
+    recall = np.concatenate(([recall[0]], recall, [0.0, 0.0]))
+    return float(np.dot(precision, 0.5 * (recall[:-2] - recall[2:])))
+
+
+BITS = 1 << np.arange(len(OVERLAPS))  # of the overlaps, in a mask of them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Label id, score and mask, (H, W) bool, of each instance of an image; its truth's file."""
+
+    truth: Path
+    instances: list[tuple[int, float, np.ndarray]]
+
+
+class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, InstanceMatches]):
+    """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
+
+    Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids) and
+    `scores`. Labels are read from `gt_dir` of the metadata; all of its images must be evaluated.
+
+    The state is 32 bytes a prediction, one integer an image and a few tables.
+    """
+
+    needs = "instances"
+
+    def __init__(self, dataset: str) -> None:
+        """Look up the labels.
+
+        Args:
+            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`, and the name of
+                each class in `thing_classes`.
+        """
+        metadata = MetadataCatalog.get(dataset)
+        self._label_ids = [name2label[name].id for name in metadata.thing_classes]
+        self._files = find_labels(metadata.gt_dir, "_gtFine_instanceIds.png")
+        self._coverage = Coverage(self._files, metadata.gt_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        # Of each prediction: class, score, and the overlaps where it is right, or an error.
+        self._rows: list[np.ndarray] = [np.zeros((0, 4))]
+        self._missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
+        self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Move classes, scores and masks to the CPU."""
+        image = image_id(item["file_name"])
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(self._files[image], self._predictions(output.get("instances")))
+
+    def compare(self, taken: Prediction) -> InstanceMatches:
+        """Match the instances of one image."""
+        truth = read_label_ids(taken.truth)
+        try:
+            return match_instances(truth, taken.instances)
+        except EvaluationError as error:
+            raise EvaluationError(f"{taken.truth}: {error}") from error
+
+    def add(self, compared: InstanceMatches) -> None:
+        """Remember what the predictions of one image are."""
+        right, wrong = compared.right @ BITS, compared.wrong @ BITS
+        rows = np.stack((compared.classes, compared.scores, right, wrong), axis=1)
+        self._rows.append(rows[(right | wrong) > 0])
+        self._missed += compared.missed
+        self._num_true += compared.num_true
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Returns:
+            "segm": AP, AP50, AP-<class>, AP50-<class>, and the number of images. A class that is
+            not in the truth has NaN and does not count in the mean, whatever was predicted.
+
+        Raises:
+            EvaluationError: in all processes, when an image has no prediction.
+        """
+        missed, num_true, seen = sum_over_processes(
+            self._missed, self._num_true, self._coverage.seen
+        )
+        rows = concatenate_over_processes(np.concatenate(self._rows))
+        num_images = self._coverage.require_all(seen)
+        if not comm.is_main_process():
+            return None
+        table = precision_table(rows, missed, num_true)
+        figures = {"AP": _mean(table), "AP50": _mean(table[:, 0])}
+        for name, columns in (("AP", slice(None)), ("AP50", slice(0, 1))):
+            for label, values in zip(INSTANCE_LABELS, table[:, columns], strict=True):
+                figures[f"{name}-{label.name}"] = float(values.mean())
+        figures = {name: checked(100 * value, name) for name, value in figures.items()}
+        return {"segm": figures | {"num_images": num_images}}
+
+    def _predictions(self, instances: Instances | None) -> list[tuple[int, float, np.ndarray]]:
+        if instances is None:
+            return []
+        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+        masks = instances.pred_masks
+        if masks.dtype != torch.bool:
+            masks = masks.to(torch.uint8)  # as Detectron2: below 1 is outside
+        found = []
+        for category, score, mask in zip(classes, scores, masks.cpu().numpy(), strict=True):
+            if not 0 <= category < len(self._label_ids):
+                raise EvaluationError(
+                    f"a predicted instance has class {category}, outside the classes "
+                    f"0..{len(self._label_ids) - 1}"
+                )
+            found.append((self._label_ids[category], score, mask))
+        return found
+
+
+def precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
+    """Average precisions (C, O) in 0..1, NaN for classes that are not in the truth.
+
+    Args:
+        rows: (N, 4) float64: class, score, mask of overlaps where right, and where an error.
+        missed: (C, O) true instances without a prediction.
+        num_true: (C,) true instances.
+    """
+    table = np.full(missed.shape, np.nan)
+    classes, scores, right, wrong = rows.T
+    right, wrong = right.astype(np.int64), wrong.astype(np.int64)
+    for index in np.flatnonzero(num_true):
+        mine = classes == index
+        for column, bit in enumerate(BITS.tolist()):
+            counted = mine & (((right | wrong) & bit) > 0)
+            table[index, column] = average_precision(
+                scores[counted], (right[counted] & bit) > 0, int(missed[index, column])
+            )
+    return table
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

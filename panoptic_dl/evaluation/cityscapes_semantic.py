@@ -1,0 +1,278 @@
+"""Cityscapes' pixel-level figures (Cordts et al., CVPR 2016, section 4.1) as a stream.
+
+As cityscapesscripts' evalPixelLevelSemanticLabeling computes them: a class that is predicted but
+absent from the truth counts as 0 (Detectron2, for other datasets, leaves it out). Pixels of ignored
+labels do not count as errors.
+
+iIoU weights the pixels of each true instance with the mean size of its class over its own, so that
+small ones count as much as large ones; false positives, which belong to no instance, keep weight 1.
+
+Shapes: K = 19 classes, H W pixels, L = 34 label ids, G categories.
+
+The labels of Cityscapes on disk, and which of their numbers mean what.
+
+A pixel of an instanceIds file below 1000 is a label id: stuff, or a group of things that cannot be
+told apart; others are label id * 1000 + number.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as script
+from cityscapesscripts.helpers.labels import category2labels, labels
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from panoptic_dl.core import distributed as exact_sums
+from panoptic_dl.core.distributed import sum_over_processes
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_label_ids
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
+from panoptic_dl.evaluation.metrics import checked
+from panoptic_dl.evaluation.semantic import count_confusions, most_likely, semantic_figures
+
+LABELS = {label.id: label for label in labels if label.id >= 0}
+NUM_LABELS = max(LABELS) + 1
+EVALUATED = sorted(
+    (label for label in LABELS.values() if not label.ignoreInEval), key=lambda label: label.trainId
+)
+"""Labels by train id, 0..18: the columns of predictions."""
+INSTANCE_LABELS = [label for label in EVALUATED if label.hasInstances]
+IGNORED = np.array([LABELS[i].ignoreInEval for i in range(NUM_LABELS)])
+"""(34,) bool by label id."""
+
+
+def find_labels(folder: str, suffix: str) -> dict[str, Path]:
+    """Files `<city>/<image id><suffix>` below a split's folder, by image id.
+
+    Raises:
+        EvaluationError: there are none.
+    """
+    files = {image_id(file.name): file for file in sorted(Path(folder).glob(f"*/*{suffix}"))}
+    if not files:
+        raise EvaluationError(f"no <city>/*{suffix} below {folder}")
+    return files
+
+
+def image_id(file: str) -> str:
+    """`<city>_<sequence>_<frame>`, from the name of an image or label file."""
+    return "_".join(Path(file).name.split("_")[:3])
+
+
+def to_label_ids(classes: np.ndarray) -> np.ndarray:
+    """Label ids, uint8, of train ids of any shape; 0 (unlabeled) where it is none of 0..18."""
+    table = np.zeros(len(EVALUATED) + 1, dtype=np.uint8)
+    table[:-1] = [label.id for label in EVALUATED]
+    valid = (classes >= 0) & (classes < len(EVALUATED))
+    return table[np.where(valid, classes, len(EVALUATED))]
+
+
+MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
+CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
+    name: [label.trainId for label in members if not label.ignoreInEval]
+    for name, members in category2labels.items()
+    if any(not label.ignoreInEval for label in members)
+}
+INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
+    name
+    for name in CATEGORIES
+    if all(label.hasInstances for label in category2labels[name] if label.id >= 0)
+]
+INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
+FOUND, MISSED = range(2)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Train ids of one image, (H, W) int16, K where there is none; the file of its truth."""
+
+    truth: Path
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Pixels of one image: (L, K + 1) by label and class; weighted ones of instances."""
+
+    confusions: np.ndarray
+    instances: np.ndarray
+
+
+class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compared]):
+    """`sem_seg.IoU` (the mIoU of papers), iIoU, and both over categories (`_sup`), in percent.
+
+    Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file, or (H, W)
+    train ids. Labels are read from `gt_dir` of the metadata; all of its images must be evaluated.
+
+    Attributes:
+        names: K names of classes.
+        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+            class where each class is predicted, the last column none.
+    """
+
+    needs = "sem_seg"
+
+    def __init__(self, dataset: str) -> None:
+        """Look up the labels.
+
+        Args:
+            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`.
+        """
+        folder = MetadataCatalog.get(dataset).gt_dir
+        self._files = find_labels(folder, "_gtFine_labelIds.png")
+        self._coverage = Coverage(self._files, folder)
+        self.names = [label.name for label in EVALUATED]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        # The last column: pixels that have no class.
+        self._counts = np.zeros((NUM_LABELS, len(EVALUATED) + 1), dtype=np.int64)
+        self.confusions: np.ndarray | None = None
+        # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
+        self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Find the class of each pixel."""
+        image = image_id(item["file_name"])
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(self._files[image], most_likely(self.entry(output), len(EVALUATED)))
+
+    def compare(self, taken: Prediction) -> Compared:
+        """Count the pixels of one image."""
+        file, classes = taken.truth, taken.classes
+        truth = read_label_ids(file)
+        numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
+        try:
+            return Compared(
+                count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1),
+                weigh_instances(numbers, classes),
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{file}: {error}") from error
+
+    def add(self, compared: Compared) -> None:
+        """Count the pixels of one image."""
+        self._counts += compared.confusions
+        self._instances += compared.instances
+
+    def quality(self, compared: Compared) -> float:
+        """Mean IoU of one image over the classes in truth or prediction, 0..1; NaN without any."""
+        return cityscapes_figures(compared.confusions, np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
+
+    def as_output(self, taken: Prediction) -> dict[str, Any]:
+        """Classes, (H, W), K where there is none."""
+        return {"sem_seg": torch.from_numpy(taken.classes)}
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Returns:
+            "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, those of each class and category, as
+            IoU-<class> and IoU_sup-<category>, fwIoU, mACC and pACC as `semantic_figures` has them
+            (the script prints none), and the number of images.
+
+        Raises:
+            EvaluationError: in all processes, when an image has no prediction.
+        """
+        counts, instances, seen = sum_over_processes(
+            self._counts, self._instances, self._coverage.seen
+        )
+        num_images = self._coverage.require_all(seen)
+        if not comm.is_main_process():
+            return None
+        self.confusions = counts[[label.id for label in EVALUATED]]
+        accuracies = semantic_figures(self.confusions, self.names)
+        weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
+        figures = {
+            name: checked(100 * value, name)
+            for name, value in (
+                cityscapes_figures(counts, weighted)
+                | {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
+            ).items()
+        }
+        return {"sem_seg": figures | {"num_images": num_images}}
+
+
+def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Weighted pixels found and missed of the instances of one image.
+
+    Args:
+        numbers: (H, W) instance ids.
+        predicted: (H, W) train ids, K where there is none.
+
+    Returns:
+        (rows of INSTANCE_ROWS, 2, parts) int64.
+    """
+    if numbers.shape != predicted.shape:
+        raise EvaluationError(f"its instanceIds file is {numbers.shape} (height, width)")
+    total = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+    pixels = np.flatnonzero(numbers > 1000)  # the script's condition
+    owners = numbers.reshape(-1)[pixels]
+    ids = np.flatnonzero(np.bincount(owners)) if len(owners) else owners
+    table = np.zeros(int(ids[-1]) + 1 if len(ids) else 1, dtype=np.int64)
+    table[ids] = np.arange(len(ids))
+    width = len(EVALUATED) + 1
+    counts = np.bincount(
+        table[owners] * width + predicted.reshape(-1)[pixels], minlength=len(ids) * width
+    ).reshape(len(ids), width)
+    for number, row in zip(ids.tolist(), counts, strict=True):
+        label = LABELS.get(number // 1000)
+        if label is None or not label.hasInstances:
+            raise EvaluationError(f"instance {number} belongs to no label with instances")
+        if label.ignoreInEval:
+            continue
+        size = int(row.sum())
+        weight = MEAN_SIZES[label.name] / size
+        for name, columns in (
+            (label.name, [label.trainId]),
+            (label.category, CATEGORIES[label.category]),
+        ):
+            found = int(row[columns].sum())
+            values = np.array([found * weight, (size - found) * weight])
+            total[INSTANCE_ROWS.index(name)] += exact_sums.split(values)
+    return total
+
+
+def cityscapes_figures(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
+    """Figures in 0..1, NaN where there is nothing to divide by.
+
+    Args:
+        counts: (L, K + 1) int64 pixels, rows true label ids, columns predicted train ids and none.
+        weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
+    """
+    categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])
+    figures: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}
+    groups = [
+        ("", label.name, [label.trainId], np.arange(NUM_LABELS) == label.id) for label in EVALUATED
+    ]
+    groups += [("_sup", name, columns, categories == name) for name, columns in CATEGORIES.items()]
+    for suffix, name, columns, inside in groups:
+        members = [EVALUATED[column].id for column in columns]
+        found = int(counts[np.ix_(members, columns)].sum())
+        missed = int(counts[members].sum()) - found
+        wrong = int(counts[np.ix_(~IGNORED & ~inside, columns)].sum())
+        figures["IoU" + suffix][name] = _ratio(found, found + missed + wrong)
+        if name in INSTANCE_ROWS:
+            found_weight, missed_weight = weighted[INSTANCE_ROWS.index(name)].tolist()
+            figures["iIoU" + suffix][name] = _ratio(
+                found_weight, found_weight + wrong + missed_weight
+            )
+    flat = {kind: _mean(values) for kind, values in figures.items()}
+    for kind, values in figures.items():
+        flat |= {f"{kind}-{name}": value for name, value in values.items()}
+    return flat
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _mean(values: dict[str, float]) -> float:
+    there = [value for value in values.values() if not np.isnan(value)]
+    return sum(there) / len(there) if there else float("nan")

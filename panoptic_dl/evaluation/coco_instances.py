@@ -1,0 +1,484 @@
+"""COCO's box and mask AP (Lin et al., ECCV 2014) as a stream.
+
+pycocotools' figures, by pycocotools (`coco_matching`): an image is matched when it comes, and what
+is remembered of a prediction are seven numbers instead of its mask.
+
+Shapes: N predictions, K classes of things, H W pixels.
+
+Which predicted instance is which true one in one image of COCO, and AP from all of them.
+
+Both are pycocotools' doing (Lin et al., ECCV 2014), a class and an image at a time: `computeIoU`
+and `evaluateImg` match, `accumulate` and `summarize` make the figures. Between the two a prediction
+is one row of numbers. `COCOeval.evaluate` is not called, because it prints and changes the truth,
+which threads must not.
+
+Shapes: N predictions, K classes, A = 4 ranges of area (all, small, medium, large), O = 10 overlaps,
+H W pixels.
+
+The truth of COCO's box and mask AP: an instances file, taken apart by image.
+
+Everything here is read only, so that several threads may compare images at once; pycocotools' own
+index is changed by each evaluation.
+
+Shapes: H W pixels.
+"""
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from pycocotools import mask as mask_util
+from pycocotools.cocoeval import COCOeval, Params
+
+from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
+from panoptic_dl.evaluation.metrics import checked
+
+
+@dataclass(frozen=True, slots=True)
+class TrueInstance:
+    """One annotation.
+
+    Attributes:
+        id: of the annotation. As in the official script, a match with number 0 counts as none.
+        category: counted from 0 among the things.
+        crowd: a region of many, which is neither found nor missed.
+        area: pixels, as the file says; it decides between small, medium and large.
+        box: x, y, width, height in pixels.
+        segmentation: polygons, or a run-length encoding with `size` and `counts`.
+    """
+
+    id: int
+    category: int
+    crowd: bool
+    area: float
+    box: list[float]
+    segmentation: list[np.ndarray] | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTruth:
+    """One image: (H, W) and its instances, in the order of the file; often there are none."""
+
+    size: tuple[int, int]
+    instances: list[TrueInstance]
+
+
+def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageTruth]:
+    """Read an instances file: truth by the id of the image.
+
+    Args:
+        file: JSON in COCO's format for object detection.
+        categories: from the file's category ids to 0..K-1.
+
+    Raises:
+        EvaluationError: the file cannot be read, its categories are others, two annotations have
+            the same id, or one is of an image or a category that the file does not list.
+    """
+    try:
+        content = json.loads(Path(file).read_bytes())
+        images = {
+            image["id"]: ImageTruth((image["height"], image["width"]), [])
+            for image in content["images"]
+        }
+        listed = {category["id"] for category in content["categories"]}
+        annotations = [(a["image_id"], a["category_id"], a) for a in content["annotations"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(file, repr(error)) from error
+    if listed != set(categories):
+        odd = sorted(listed ^ set(categories))[0]
+        where = "the file" if odd in listed else "the dataset's metadata"
+        raise EvaluationError(
+            f"the categories of {file} are not those of the dataset: {odd} is in {where} alone"
+        )
+    seen = set()
+    for image, category, annotation in annotations:
+        number = annotation.get("id")
+        for what, known, value in (("image", images, image), ("category", categories, category)):
+            if value not in known:
+                raise EvaluationError(
+                    f"annotation {number} of {file} is of {what} {value}, which it does not list"
+                )
+        if number in seen:
+            raise EvaluationError(f"{file} has two annotations with the id {number}")
+        seen.add(number)
+        try:
+            instance = TrueInstance(
+                annotation["id"],
+                categories[category],
+                bool(annotation["iscrowd"]),
+                annotation["area"],
+                annotation["bbox"],
+                _compact(annotation["segmentation"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable(file, f"annotation {number}: {error!r}") from error
+        images[image].instances.append(instance)
+    return images
+
+
+def _unreadable(file: str, reason: str) -> EvaluationError:
+    return EvaluationError(
+        f"{file} is no readable COCO instances file ({reason}); fetch or prepare it again"
+    )
+
+
+def _compact(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
+    """Numbers in arrays, an eighth of lists of them; the compressed text of an encoding stays."""
+    if isinstance(segmentation, list):
+        return [np.array(polygon, dtype=np.float64) for polygon in segmentation]
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        counts = np.array(counts, dtype=np.uint32)
+    return {"size": segmentation["size"], "counts": counts}
+
+
+KINDS = ("bbox", "segm")
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first numbers that `summarize` returns
+AREAS, OVERLAPS = Params("bbox").areaRng, Params("bbox").iouThrs
+BITS = 1 << np.arange(len(AREAS) * len(OVERLAPS)).reshape(len(AREAS), len(OVERLAPS))
+
+# Columns of a row: class, score, and for each of KINDS two sets of BITS: where the prediction
+# matches something, and where it does not count. They are 40, and float64 holds 53.
+CLASS, SCORE = range(2)
+MATCHED = {kind: 2 + 2 * index for index, kind in enumerate(KINDS)}
+IGNORED = {kind: 3 + 2 * index for index, kind in enumerate(KINDS)}
+NUM_COLUMNS = 2 + 2 * len(KINDS)
+
+
+ByClass = dict[int, list[dict[str, Any]]]  # annotations as pycocotools has them
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The predictions of one image.
+
+    Attributes:
+        classes: N of 0..K-1.
+        scores: N floats.
+        boxes: (N, 4) float32, x, y, width, height in pixels.
+        masks: (N, H, W) bool.
+    """
+
+    classes: list[int]
+    scores: list[float]
+    boxes: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """The comparison of one image.
+
+    Attributes:
+        rows: (N, NUM_COLUMNS) float64, one class after the other, the best first; without what
+            lies beyond the 100 best of a class.
+        num_true: (K, A) int64, number of true instances that count.
+    """
+
+    rows: np.ndarray
+    num_true: np.ndarray
+
+
+def match_detections(
+    truth: ImageTruth, detections: Detections, *, num_classes: int
+) -> ImageMatches:
+    """Compare predictions with the truth, by boxes and by masks.
+
+    Raises:
+        EvaluationError: a segmentation of the truth cannot be read or has another size.
+    """
+    asked: ByClass = defaultdict(list)
+    found: dict[str, ByClass] = {kind: defaultdict(list) for kind in KINDS}
+    for instance in truth.instances:
+        crowd = int(instance.crowd)
+        annotation = {  # of our own, for `evaluateImg` writes into it
+            "id": instance.id,
+            "area": instance.area,
+            "iscrowd": crowd,
+            "ignore": crowd,
+            "bbox": instance.box,
+            "segmentation": _encode_truth(instance, truth.size),
+        }
+        asked[instance.category].append(annotation)
+    for index, category in enumerate(detections.classes):
+        box = detections.boxes[index].tolist()
+        mask = mask_util.encode(np.asfortranarray(detections.masks[index], dtype=np.uint8))
+        result = {"id": index + 1, "score": detections.scores[index]}
+        found["bbox"][category].append(result | {"bbox": box, "area": box[2] * box[3]})
+        found["segm"][category].append(
+            result | {"segmentation": mask, "area": int(mask_util.area(mask))}
+        )
+
+    rows = [np.zeros((0, NUM_COLUMNS))]
+    num_true = np.zeros((num_classes, len(AREAS)), dtype=np.int64)
+    for category in sorted(asked.keys() | found["bbox"].keys()):
+        of_kinds = {
+            kind: _match_class(kind, asked[category], found[kind][category]) for kind in KINDS
+        }
+        everything = of_kinds["bbox"][0]
+        mine = np.zeros((len(everything["dtScores"]), NUM_COLUMNS))
+        mine[:, CLASS], mine[:, SCORE] = category, everything["dtScores"]
+        for kind, of_areas in of_kinds.items():
+            for bits, area in zip(BITS, of_areas, strict=True):
+                mine[:, MATCHED[kind]] += bits @ (area["dtMatches"] != 0)
+                mine[:, IGNORED[kind]] += bits @ area["dtIgnore"]
+        rows.append(mine)
+        # What counts depends on the area in the file: it is the same for boxes and masks.
+        num_true[category] = [np.count_nonzero(area["gtIgnore"] == 0) for area in of_kinds["bbox"]]
+    return ImageMatches(np.concatenate(rows), num_true)
+
+
+def average_precisions(
+    kind: str, images: np.ndarray, rows: np.ndarray, num_true: np.ndarray
+) -> tuple[dict[str, float], np.ndarray]:
+    """Figures of all images, 0..1: those of NAMES, and AP (K,) of each class; NaN without truth.
+
+    Args:
+        kind: one of KINDS.
+        images: (N,) the image of each row, as numbers that sort like the ids of the images: of
+            equal scores, those of the first image count first.
+        rows: (N, NUM_COLUMNS), one image after the other, in any order of images.
+        num_true: (K, A) sums over all images.
+    """
+    matched, ignored = (
+        (rows[:, column[kind]].astype(np.int64) & BITS[:, :, None]) > 0  # (A, O, N)
+        for column in (MATCHED, IGNORED)
+    )
+    numbers, positions = np.unique(images, return_inverse=True)
+    num_classes, width = len(num_true), len(numbers) + 1
+    # As `evaluate` leaves them: by class, then area, then image, whichever came first. True
+    # instances count wherever they are, so that one more image holds all of them.
+    entries: list[dict[str, Any] | None] = [None] * (num_classes * len(AREAS) * width)
+    new = (np.diff(images) != 0) | (np.diff(rows[:, CLASS]) != 0)
+    starts = np.concatenate(([0], np.flatnonzero(new) + 1, [len(rows)]))
+    for start, end in itertools.pairwise(starts.tolist()):
+        for area in range(len(AREAS) if end > start else 0):
+            place = (int(rows[start, CLASS]) * len(AREAS) + area) * width + positions[start]
+            entries[place] = {
+                "dtScores": rows[start:end, SCORE],
+                "dtMatches": matched[area, :, start:end],
+                "dtIgnore": ignored[area, :, start:end],
+                "gtIgnore": np.zeros(0),
+            }
+    nothing = np.zeros((len(OVERLAPS), 0), dtype=bool)
+    for index, number in enumerate(num_true.reshape(-1).tolist()):
+        entries[(index + 1) * width - 1] = {
+            "dtScores": np.zeros(0),
+            "dtMatches": nothing,
+            "dtIgnore": nothing,
+            "gtIgnore": np.zeros(number),
+        }
+    with redirect_stdout(StringIO()):  # they print
+        evaluation = COCOeval(iouType=kind)
+        evaluation.params.imgIds = list(range(width))
+        evaluation.params.catIds = list(range(num_classes))
+        evaluation.evalImgs, evaluation._paramsEval = entries, evaluation.params
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = {
+        name: float(value) if value >= 0 else float("nan")
+        for name, value in zip(NAMES, evaluation.stats, strict=False)
+    }
+    of_classes = np.full(num_classes, np.nan)
+    # (O, recalls, K, A, numbers of predictions): all areas, and 100 predictions.
+    for category in np.flatnonzero(num_true[:, 0]):
+        of_classes[category] = evaluation.eval["precision"][:, :, category, 0, -1].mean()
+    return figures, of_classes
+
+
+def _match_class(
+    kind: str, truth: list[dict[str, Any]], detections: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What pycocotools says of one class in one image, for each range of areas."""
+    matcher = COCOeval(iouType=kind)
+    matcher._gts[0, 0], matcher._dts[0, 0] = truth, detections
+    matcher.ious = {(0, 0): matcher.computeIoU(0, 0)}
+    limit = matcher.params.maxDets[-1]
+    return [matcher.evaluateImg(0, 0, area, limit) for area in matcher.params.areaRng]
+
+
+def _encode_truth(instance: TrueInstance, size: tuple[int, int]) -> dict[str, Any]:
+    """The mask of an annotation, run-length encoded."""
+    encoded = instance.segmentation
+    try:
+        if isinstance(encoded, list):
+            encoded = mask_util.merge(mask_util.frPyObjects(encoded, *size))
+        elif not isinstance(encoded["counts"], str):
+            encoded = mask_util.frPyObjects(encoded, *size)
+    except Exception as error:  # pycocotools raises no class of its own
+        raise EvaluationError(
+            f"the segmentation of annotation {instance.id} cannot be read ({error})"
+        ) from error
+    if tuple(encoded["size"]) != size:
+        raise EvaluationError(
+            f"annotation {instance.id} is {tuple(encoded['size'])}, the image {size} "
+            "(height, width)"
+        )
+    return encoded
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The instances of one image."""
+
+    image: Any
+    detections: Detections
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An image, by its number, and its matches."""
+
+    number: int
+    matches: ImageMatches
+
+
+class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
+    """`bbox` and `segm`: AP over overlaps 0.5, 0.55 .. 0.95, in percent, and its usual parts.
+
+    Outputs may have "instances" with `pred_masks` (N, H, W), `pred_boxes`, `pred_classes` (counted
+    from 0 among the things) and `scores`; an image without them has no predictions. As in the
+    official script, the 100 best of each class and image count, and of equal scores the first.
+
+    The state is 56 bytes a prediction, one integer an image and (K, 4) integers. Images are in the
+    order of their ids when precision is computed, so that neither the order of evaluation nor the
+    number of processes changes a figure.
+    """
+
+    needs = "instances"
+
+    def __init__(self, dataset: str) -> None:
+        """Read the truth.
+
+        Args:
+            dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`. It
+                must list the images of the dataset and no others.
+
+        Raises:
+            EvaluationError: it does not, or cannot be read.
+        """
+        metadata = MetadataCatalog.get(dataset)
+        categories = metadata.thing_dataset_id_to_contiguous_id
+        self.names = [metadata.thing_classes[index] for index in sorted(categories.values())]
+        if sorted(categories.values()) != list(range(len(categories))):
+            raise EvaluationError(
+                f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
+            )
+        self._truth = self._read_truth(dataset, metadata)
+        self._numbers = {image: number for number, image in enumerate(sorted(self._truth))}
+        self._coverage = Coverage(self._truth, self._source)
+        self.reset()
+
+    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
+        """The truth by the id of the image; `_source` says in messages what it is of."""
+        self._source = metadata.json_file
+        truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
+        images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
+        _require_same(images, set(truth), dataset, self._source)
+        return truth
+
+    def _size(self, image: Any) -> tuple[int, int]:
+        """(H, W) of an image."""
+        return self._truth[image].size
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._coverage.reset()
+        self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
+        self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
+
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Move boxes, classes, scores and masks to the CPU."""
+        image = item["image_id"]
+        self._coverage.add(image)
+        with naming(image):
+            return Prediction(image, self._detections(image, output.get("instances")))
+
+    def compare(self, taken: Prediction) -> Compared:
+        """Match the instances of one image."""
+        with naming(taken.image):
+            matches = match_detections(
+                self._truth[taken.image], taken.detections, num_classes=len(self.names)
+            )
+        return Compared(self._numbers[taken.image], matches)
+
+    def add(self, compared: Compared) -> None:
+        """Remember what the predictions of one image are."""
+        rows = compared.matches.rows
+        self._rows.append(np.insert(rows, 0, compared.number, axis=1))
+        self._num_true += compared.matches.num_true
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Compute the figures from what all processes have seen; None but in the first of them.
+
+        Returns:
+            "bbox" and "segm": AP, AP50, AP75, APs, APm, APl, AP-<class>, and the number of images.
+            A figure without anything to find is NaN, and no prediction an AP of 0 elsewhere.
+
+        Raises:
+            EvaluationError: in all processes, when an image has no prediction.
+        """
+        num_true, seen = sum_over_processes(self._num_true, self._coverage.seen)
+        rows = concatenate_over_processes(np.concatenate(self._rows))
+        num_images = self._coverage.require_all(seen)
+        if not comm.is_main_process():
+            return None
+        results = {}
+        for kind in KINDS:
+            figures, of_classes = average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
+            for name, value in zip(self.names, of_classes.tolist(), strict=True):
+                figures[f"AP-{name}"] = value
+            figures = {name: checked(100 * value, name) for name, value in figures.items()}
+            results[kind] = figures | {"num_images": num_images}
+        return results
+
+    def _detections(self, image: Any, instances: Instances | None) -> Detections:
+        size = self._size(image)
+        if instances is None or not len(instances):
+            return Detections([], [], np.zeros((0, 4)), np.zeros((0, *size), dtype=bool))
+        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+        boxes = instances.pred_boxes.tensor.cpu().numpy().copy()
+        boxes[:, 2:] -= boxes[:, :2]  # corners -> corner and sides
+        masks = instances.pred_masks
+        if masks.dtype != torch.bool:
+            masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
+        strangers = [category for category in classes if not 0 <= category < len(self.names)]
+        if strangers:
+            raise EvaluationError(
+                f"a predicted instance has class {strangers[0]}, outside the classes "
+                f"0..{len(self.names) - 1}"
+            )
+        if not np.isfinite(scores).all():
+            raise EvaluationError("the score of a predicted instance is not finite")
+        if not np.isfinite(boxes).all():
+            raise EvaluationError("the box of a predicted instance is not finite")
+        if tuple(masks.shape[1:]) != size:
+            raise EvaluationError(
+                f"a predicted mask is {tuple(masks.shape[1:])}, the truth {size} (height, width): "
+                "predict at the size of the image file"
+            )
+        return Detections(classes, scores, boxes, masks.cpu().numpy())
+
+
+def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -> None:
+    odd = sorted(images ^ listed)
+    if odd:
+        has, lacks = (dataset, file) if odd[0] in images else (file, dataset)
+        raise EvaluationError(
+            f"image {odd[0]} is in {has} but not in {lacks}: both must hold the same images "
+            f"({len(images)} and {len(listed)})"
+        )

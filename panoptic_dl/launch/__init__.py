@@ -1,0 +1,1 @@
+"""Processes of a run: GPUs, machines, signals, exit codes."""

@@ -1,0 +1,1 @@
+"""What `mode=` runs: evaluate, benchmark, analyze, browse. Train, demo and doctor have packages."""

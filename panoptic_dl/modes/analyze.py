@@ -1,0 +1,242 @@
+"""mode=analyze: which branch limits a Panoptic-DeepLab.
+
+What a model would predict if some of its branches told the truth.
+
+The network's maps of an image are exchanged for true ones, branch by branch, before they are merged
+(the oracle experiments of Cheng et al., arXiv:1910.04751 and 1911.10194).
+
+Legend: H W pixels of the output.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from panoptic_dl.core.distributed import sum_over_processes
+from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.run_folder import as_json
+from panoptic_dl.evaluation.evaluator import StreamingEvaluator
+from panoptic_dl.evaluation.metrics import headline
+from panoptic_dl.models.batch import check_images
+from panoptic_dl.models.panoptic_deeplab import VOID, ImageMaps, PanopticDeepLab
+from panoptic_dl.report.analysis import analysis_text, draw_analysis, with_gains
+from panoptic_dl.weights.load import load_model
+
+BRANCHES = ("semantic", "center", "offset")
+# The model itself, then one branch at a time, two, and all.
+COMBINATIONS = tuple(
+    branches for count in range(len(BRANCHES) + 1) for branches in combinations(BRANCHES, count)
+)
+UNLABELLED = ("predicted", "void")
+
+
+class Truth(Protocol):
+    """True maps of an image; see `panoptic_dl.data.mapper`."""
+
+    @property
+    def classes(self) -> Tensor: ...  # (H, W) int64, no class where unlabelled
+    @property
+    def labelled(self) -> Tensor: ...  # (H, W) bool
+    @property
+    def center(self) -> Tensor: ...  # (1, H, W)
+    @property
+    def offset(self) -> Tensor: ...  # (2, H, W)
+    @property
+    def has_offset(self) -> Tensor: ...  # (H, W) bool
+
+
+def replace(
+    maps: ImageMaps, truth: Truth, branches: Collection[str], *, unlabelled: str = "predicted"
+) -> ImageMaps:
+    """Exchange the maps of `branches` (of `BRANCHES`) for true ones; `maps` stay as they are.
+
+    Semantic truth is taken where there is a label; elsewhere the predicted class stays, or with
+    `unlabelled="void"` is the truth's number of no class. The truth has a heatmap everywhere, and
+    offsets for things; elsewhere the predicted offset stays, for pixels that the model takes for
+    things.
+    """
+    classes, center, offset = maps.classes, maps.center, maps.offset
+    if "semantic" in branches:
+        known = truth.labelled if unlabelled == "predicted" else torch.ones_like(truth.labelled)
+        classes = torch.where(known, truth.classes, classes)
+    if "center" in branches:
+        center = truth.center
+    if "offset" in branches:
+        offset = torch.where(truth.has_offset, truth.offset, offset)
+    return ImageMaps(classes, None, center, offset)
+
+
+def predictions(
+    model: PanopticDeepLab, maps: ImageMaps, truth: Truth, *, unlabelled: str = "predicted"
+) -> list[dict[str, Any]]:
+    """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
+
+    Args:
+        model: predicts neither logits nor instances.
+        maps: as `model.resize_maps` gives them.
+        truth: of the same size and device.
+        unlabelled: what pixels without label are where semantic truth is used: "predicted" keeps
+            the class, with which they join objects and vote for their class; "void" has none.
+    """
+    images = [replace(maps, truth, b, unlabelled=unlabelled) for b in COMBINATIONS]
+    outputs = model.merge(images)
+    if unlabelled == "void":
+        for branches, output in zip(COMBINATIONS, outputs, strict=True):
+            if "semantic" in branches:
+                panoptic, _ = output["panoptic_seg"]
+                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labelled, VOID), None)
+    return outputs
+
+
+logger = logging.getLogger(__name__)
+
+
+def analyze(
+    *,
+    device: str,
+    model: nn.Module,
+    dataset: str,
+    loader: Iterable[list[dict[str, Any]]],
+    make_evaluator: Callable[[], StreamingEvaluator[Any, Any]],
+    weights: str | None,
+    predictions: str | None,
+    looks: Mapping[str, Any],
+    run_dir: str,
+    name: str,
+    unlabelled: str,
+    image_format: str = "RGB",
+) -> dict[str, Any]:
+    """Measure PQ with semantic prediction, centres and offsets replaced by the truth.
+
+    All eight combinations are measured at once: the network sees an image once, its maps are merged
+    eight times. Prints a table; saves `analysis.json` and `analysis.png` in `run_dir`.
+
+    Args:
+        device: `cuda` or `cpu`.
+        model: `PanopticDeepLab`.
+        dataset: its name in Detectron2's catalogs.
+        loader: batches of samples of the whole split with "truth", see
+            `panoptic_dl.data.mapper`; of several processes each has its share.
+        make_evaluator: makes an evaluator of panoptic quality, one for each combination.
+        weights: a file with all of the model.
+        predictions, looks: refused: what `mode=eval` takes instead of a model that looks once.
+        name: of the run, in the picture.
+        unlabelled: "predicted" or "void", see `engine.oracle.predictions`.
+        image_format: channel order of the loader's images, RGB or BGR.
+
+    Returns:
+        On the main process: `metrics` (PQ of the model, then of each combination, in percent) and
+        what `analysis.json` has; {} elsewhere.
+
+    Raises:
+        ValueError: predictions or several looks are asked for; no weights are named, or they do
+            not fit the model; the model has no such branches; `unlabelled` is unknown.
+    """
+    if not isinstance(model, PanopticDeepLab):
+        raise ValueError(
+            "mode=analyze replaces centres and offsets, which task=semantic has none of: choose "
+            "task=panoptic, or mode=eval"
+        )
+    if predictions is not None:
+        raise ValueError("mode=analyze needs a network, not predictions=FOLDER: give weights=FILE")
+    if looks != {"scales": [1.0], "flip": False}:
+        raise ValueError(
+            "mode=analyze looks at each image once: leave out evaluation.scales and evaluation.flip"
+        )
+    if unlabelled not in UNLABELLED:
+        raise ValueError(f"mode.unlabelled={unlabelled} is unknown; choose predicted or void")
+    if weights is None:
+        raise ValueError(
+            "mode=analyze needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
+            "weights=outputs/NAME/TIME/model_final.pth"
+        )
+    load_model(model, weights, image_format)
+    model.predict_semantic = model.predict_instances = False  # panoptic maps are all that is needed
+    evaluators = [make_evaluator() for _ in COMBINATIONS]
+    segments = measure(model.to(device), loader, evaluators, unlabelled=unlabelled)
+    results = [evaluator.evaluate() for evaluator in evaluators]  # in every process
+    if not comm.is_main_process():
+        return {}
+    rows: list[dict[str, Any]] = [
+        {"truth": list(branches), "metrics": headline(result or {}), "segments": counts}
+        for branches, result, counts in zip(COMBINATIONS, results, segments, strict=True)
+    ]
+    analysis = {
+        "name": name,
+        "dataset": dataset,
+        "num_images": len(loader.dataset),  # type: ignore[attr-defined]
+        "weights": weights,
+        "unlabelled": unlabelled,
+        "combinations": with_gains(rows),
+    }
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(as_json(analysis), indent=2, allow_nan=False)
+    (folder / "analysis.json").write_text(text + "\n")
+    draw_analysis(analysis, folder / "analysis.png")
+    logger.info("%s", analysis_text(analysis))
+    logger.info("Saved %s and analysis.png", folder / "analysis.json")
+    metrics = {
+        _label(branches): row["metrics"]["PQ"]
+        for branches, row in zip(COMBINATIONS, rows, strict=True)
+    }
+    return {"metrics": metrics, **analysis}
+
+
+def measure(
+    model: PanopticDeepLab,
+    loader: Iterable[list[dict[str, Any]]],
+    evaluators: list[StreamingEvaluator[Any, Any]],
+    *,
+    unlabelled: str,
+) -> list[dict[str, int]]:
+    """Give every evaluator its combination's prediction of every image.
+
+    Returns:
+        For each of `COMBINATIONS` the numbers of segments, over all processes: "matched", "missed"
+        (true ones without a match) and "wrong" (predicted ones without).
+    """
+    for evaluator in evaluators:
+        evaluator.reset()
+    counts = np.zeros((len(COMBINATIONS), 3), dtype=np.int64)
+    progress = BatchProgress(
+        len(loader),  # type: ignore[arg-type]
+        what="analysed",
+        shown=comm.is_main_process(),
+    )
+    with closing(progress), inference_context(model), torch.no_grad():
+        for batch in loader:
+            check_images(batch, num_channels=len(model.pixel_mean))
+            images = model.preprocess(batch)
+            maps = model.network(images.tensor)
+            per_image = zip(*maps, images.image_sizes, batch, strict=True)
+            for sem_seg, center, offset, size, sample in per_image:
+                resized = model.resize_maps(sem_seg, center, offset, size, sample)
+                truth = sample["truth"]
+                truth = type(truth)(*(map_.to(model.device) for map_ in truth))
+                outputs = predictions(model, resized, truth, unlabelled=unlabelled)
+                for index, (evaluator, output) in enumerate(zip(evaluators, outputs, strict=True)):
+                    found = evaluator.compare(evaluator.take(sample, output))
+                    evaluator.add(found)
+                    counts[index] += [
+                        len(found.ious),
+                        len(found.false_negatives),
+                        len(found.false_positives),
+                    ]
+            progress.add(len(batch))
+    (counts,) = sum_over_processes(counts)
+    return [dict(zip(("matched", "missed", "wrong"), row, strict=True)) for row in counts.tolist()]
+
+
+def _label(branches: tuple[str, ...]) -> str:
+    return f"PQ with true {' + '.join(branches)}" if branches else "PQ"

@@ -1,0 +1,99 @@
+"""mode=browse: what the network is fed, drawn."""
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from detectron2.utils import comm
+
+from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.visualize.sheets import save_sample
+
+logger = logging.getLogger(__name__)
+
+OURS = re.compile(r"\d{4,}_.*\.png")
+LONGEST_NAME = 100  # characters of an image's name in that of its picture
+
+
+class Loader(Protocol):
+    """What gives samples; see `panoptic_dl.data.loader.TrainLoader`."""
+
+    def __iter__(self) -> Any: ...
+    def take_bad_samples(self) -> dict[str, str]: ...
+
+
+def browse(
+    *,
+    device: str,
+    loader: Loader,
+    classes: Classes,
+    ignore_label: int,
+    image_format: str,
+    run_dir: str,
+    count: int,
+) -> dict[str, Any]:
+    """Draw the first training samples, one picture each: `run_dir/browse/<number>_<name>.png`.
+
+    Pictures that an earlier call left there are deleted.
+
+    Args:
+        device: not used; nothing is computed.
+        loader: batches of one sample, without end, in the order of training.
+        classes: names and colours of the labels.
+        ignore_label: of pixels without a label.
+        image_format: channel order of the images, RGB or BGR.
+        count: how many samples.
+
+    Returns:
+        `metrics` (how many pictures there are) and `files`.
+
+    Raises:
+        ValueError: `count` is no number of at least 1; several processes; a label is none of the
+            classes.
+        OSError: a picture cannot be written; names it.
+    """
+    if type(count) is not int or count < 1:
+        raise ValueError(f"browse.count={count} must be a whole number, at least 1")
+    if comm.get_world_size() > 1:
+        raise ValueError("mode=browse draws in one process: drop launch.num_gpus and the like")
+    folder = Path(run_dir) / "browse"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if OURS.fullmatch(old.name):
+            old.unlink()
+    files = []
+    with (
+        contextlib.closing(BatchProgress(count, what="drawn")) as progress,
+        contextlib.closing(iter(loader)) as batches,
+    ):
+        for number, sample in enumerate(itertools.islice(_samples(batches), count)):
+            for bad, error in loader.take_bad_samples().items():
+                logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
+            file = folder / _name(number, sample["file_name"])
+            try:
+                save_sample(
+                    sample, file, classes, ignore_label=ignore_label, image_format=image_format
+                )
+            except OSError as error:
+                raise OSError(f"cannot write {file}: {error.strerror or error}") from error
+            files.append(str(file))
+            progress.add(1)
+    logger.info("Saved %d pictures in %s", len(files), os.path.relpath(folder))
+    return {"metrics": {"pictures": len(files)}, "files": files}
+
+
+def _samples(batches: Iterable[list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
+    for batch in batches:
+        yield from batch
+
+
+def _name(number: int, image: str) -> str:
+    """Of the picture of an image: in the order of training, and fit for any disk."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(image).stem)
+    return f"{number:04d}_{stem[-LONGEST_NAME:]}.png"

@@ -1,0 +1,201 @@
+"""docs/results.md: published figures, and what has been run of them and of all else.
+
+What of a run stays in the repository: plain JSON, without paths of the machine that ran it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.core.run_folder import Fields, read_json
+from panoptic_dl.report.formats import table_markdown
+from panoptic_dl.report.page import duration
+from panoptic_dl.report.runs import MEASURING, Attempt, Group, Run, group_runs
+from panoptic_dl.report.tables import STATED, Line, PublishedRow, Table, build_tables
+
+FORMAT = 1
+PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?[/\\][^\s,'\"\]}]+")  # an absolute one
+
+
+def as_record(run: Run) -> dict[str, Any]:
+    """A finished run as JSON holds it."""
+    return {
+        "name": _without_paths(run.name),
+        "mode": run.mode,
+        "row": run.row,
+        "choices": {k: _without_paths(v) for k, v in sorted(run.choices.items())},
+        "overrides": [_without_paths(override) for override in run.overrides],
+        "command": _without_paths(run.command),
+        "seed": run.seed,
+        "family": run.family,
+        "revision": run.revision,
+        "changed": run.changed,
+        "environment": {
+            key: _without_paths(str(value)) if isinstance(value, str) else value
+            for key, value in sorted(run.environment.items())
+        },
+        "train": dict(sorted(run.train.items())),
+        "published_note": run.published_note or None,
+        "date": run.when[:10],
+        "wall_seconds": _number(run.wall_seconds),
+        "device_hours": _number(run.device_hours),
+        "metrics": {name: _number(value) for name, value in run.metrics.items()},
+        "dataset": run.results.get("dataset"),
+        "num_images": run.results.get("num_images"),
+        "measured": {k: run.measured[k] for k in ("scales", "flip") if k in run.measured},
+        "no_result": run.results.get("no_result") or run.trial or None,
+    }
+
+
+def as_run(record: Mapping[str, Any], where: str) -> Run:
+    """A run that gives the same tables as the one that was recorded.
+
+    Raises:
+        ValueError: the record is none; the message begins with `where`.
+    """
+    fields = Fields(record, where)
+    seed, day = fields.number("seed"), fields.text("date")
+    return Run(
+        folder=Path(),
+        label=fields.text("name", required=True),
+        name=fields.text("name"),
+        mode=fields.text("mode", required=True),
+        row=fields.text("row", required=True),
+        status="finished",
+        choices={str(k): str(v) for k, v in fields.object("choices").data.items()},
+        overrides=fields.texts("overrides"),
+        command=fields.text("command"),
+        seed=int(seed) if math.isfinite(seed) else None,
+        family=fields.text("family"),
+        revision=fields.text("revision"),
+        changed=fields.flag("changed"),
+        environment=dict(fields.object("environment").data),
+        train=dict(fields.object("train").data),
+        published_note=fields.text("published_note"),
+        attempts=[Attempt(day, day, fields.number("wall_seconds"), "finished")],
+        wall_seconds=fields.number("wall_seconds"),
+        device_hours=fields.number("device_hours"),
+        metrics=fields.object("metrics").numbers(),
+        results={
+            key: record[key]
+            for key in ("dataset", "num_images", "measured", "no_result")
+            if record.get(key) is not None
+        },
+    )
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The records of a file; none where there is no file.
+
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
+    if not file.exists():
+        return []
+    data = read_json(file)
+    if data.get("format") != FORMAT:
+        raise ValueError(f"{file.name} has format {data.get('format')!r}, not {FORMAT}")
+    return [dict(fields.data) for fields in Fields(data, file.name).objects("runs")]
+
+
+def merged(old: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Records with the finished ones of `runs`, which replace those of the same config and seed."""
+    found = {_key(record): record for record in old}
+    for run in sorted(runs, key=lambda run: run.when):
+        if run.finished and run.mode in MEASURING and run.metrics:
+            record = as_record(run)
+            found[_key(record)] = record
+    return sorted(found.values(), key=lambda r: (r["row"], r["name"], r["mode"], str(r["seed"])))
+
+
+def records_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """The file's content."""
+    return json.dumps({"format": FORMAT, "runs": records}, indent=1, allow_nan=False) + "\n"
+
+
+def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    same = (record["row"], record["mode"], record["family"], record["seed"])
+    return same if record["seed"] is not None else (*same, record["date"], record["wall_seconds"])
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _without_paths(text: str) -> str:
+    return PATH.sub("PATH", text)
+
+
+HEAD = """<!-- Made by `make results` from docs/results.json and conf/experiment; never edit it. -->
+
+# Results
+
+Figures are percentages. An empty cell was not measured; n/a could not be decided by any image;
+± is the standard deviation over n seeds. `make results ARGS="FOLDER..."` adds the finished runs
+below folders to docs/results.json and makes this page anew."""
+
+
+def results_page(records: Sequence[Mapping[str, Any]], rows: Sequence[PublishedRow]) -> str:
+    """The page.
+
+    Raises:
+        ValueError: a record is none.
+    """
+    runs = [as_run(record, f"results.json: runs[{i}]") for i, record in enumerate(records)]
+    tables = build_tables(group_runs(runs), rows)
+    published = [table for table in tables if table.published]
+    others = [table for table in tables if not table.published]
+    was_run = sum(line.group is not None for table in published for line in table.lines)
+    count = sum(len(table.lines) for table in published)
+    state = (
+        f"{was_run} of {count} rows have been run."
+        if was_run
+        else "None of these rows has been run by this project yet: own figures are empty."
+    )
+    parts = [HEAD, "## The published tables", f"{state} Verdicts: {STATED}"]
+    parts += [table_markdown(_with_facts(table), level=3, runs=False) for table in published]
+    parts.append("## What else has been run")
+    if others:
+        parts.append(
+            "Toys, samples of real data, and data of one's own: these show that everything works, "
+            "and say nothing about the tables above."
+        )
+    else:
+        parts.append("Nothing.")
+    parts += [table_markdown(_with_facts(table), level=3, runs=False) for table in others]
+    return "\n\n".join(parts) + "\n"
+
+
+def _with_facts(table: Table) -> Table:
+    """With what one wants to know of a figure beneath it: how long, where, when."""
+    return replace(table, lines=[_line(line) for line in table.lines])
+
+
+def _line(line: Line) -> Line:
+    if line.group is None:
+        return line
+    return replace(line, notes=[*_facts(line.group), *line.notes])
+
+
+def _facts(group: Group) -> list[str]:
+    run = group.first
+    facts = []
+    iterations, batch = run.train.get("iterations"), run.train.get("batch_size")
+    if run.mode == "train" and isinstance(iterations, int):
+        facts.append(f"{iterations:,} iterations of {batch} in {run.train.get('precision')}")
+    if len(group.runs) == 1 and run.seed is not None:
+        facts.append(f"seed {run.seed}")
+    if run.results.get("num_images"):
+        facts.append(f"measured on {run.results['num_images']} images")
+    device, devices = run.environment.get("device"), run.environment.get("devices")
+    times = f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
+    took = duration(run.wall_seconds)
+    facts.append(f"{times}{device or 'unknown machine'}{f', {took}' if took else ''}")
+    facts += [run.when[:10]] if run.when else []
+    if run.revision:
+        facts.append(f"revision {run.revision[:10]}{' with changes' if run.changed else ''}")
+    return facts

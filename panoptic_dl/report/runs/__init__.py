@@ -1,1 +1,0 @@
-"""Runs as their folders tell of them: found, read, and grouped over seeds."""

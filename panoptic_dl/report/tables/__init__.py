@@ -1,1 +1,0 @@
-"""Own figures beside published ones, with verdicts: data, Markdown, CSV and LaTeX."""

@@ -1,0 +1,400 @@
+"""The trials of a search, kept by Optuna in a journal from which the search goes on.
+
+What a search draws from: overrides such as `optimizer.lr=tag(log,interval(1e-3,1e-1))`.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from panoptic_dl.config.run_identity import differing_keys
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Overrides that all trials share, and the keys whose values are searched.
+
+    Attributes:
+        fixed: overrides as they stand on a command line.
+        searched: what the values of each key are drawn from. Choices are kept as they are spelled
+            on a command line, so that they may be lists or options of a group.
+    """
+
+    fixed: tuple[str, ...]
+    searched: Mapping[str, BaseDistribution]
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of a trial; reading them gives back its values to the last bit."""
+        return [*self.fixed, *(f"{key}={text(value)}" for key, value in values.items())]
+
+    @staticmethod
+    def words(values: Mapping[str, Any]) -> str:
+        """Values for the console, numbers to three digits."""
+        shown = {k: f"{v:.3g}" if isinstance(v, float) else text(v) for k, v in values.items()}
+        return " ".join(f"{key}={value}" for key, value in shown.items())
+
+    def lowest(self) -> dict[str, Any]:
+        """One value of each key, to see whether a config with such keys can be composed."""
+        return {
+            key: limits["choices"][0] if "choices" in limits else limits["low"]
+            for key, limits in self.limits().items()
+        }
+
+    def check_kinds(self, config: DictConfig) -> None:
+        """Refuse fractions for keys that hold whole numbers.
+
+        Raises:
+            ValueError: names the key.
+        """
+        for key, distribution in self.searched.items():
+            own = _selected(config, key.lstrip("+"))
+            if isinstance(distribution, FloatDistribution) and type(own) is int:
+                low, high = f"{distribution.low:g}", f"{distribution.high:g}"
+                raise ValueError(
+                    f"{key} holds whole numbers, such as {own}: "
+                    f"'{key}=int(interval({low},{high}))' searches those"
+                )
+
+    def own_values(self, config: DictConfig) -> dict[str, Any]:
+        """The values that a config has already, of those keys where the search may draw them.
+
+        Args:
+            config: composed with the fixed overrides, `hydra` included.
+        """
+        chosen = {**OmegaConf.select(config, "hydra.runtime.choices", default={})}
+        found = {}
+        for key, distribution in self.searched.items():
+            name = key.lstrip("+")
+            value = chosen[name] if name in chosen else _selected(config, name)
+            if isinstance(distribution, CategoricalDistribution):
+                value = text(value)
+            if _can_draw(distribution, value):
+                found[key] = value
+        return found
+
+    def limits(self) -> dict[str, dict[str, Any]]:
+        """By key: `choices`, or `low`, `high` and whether draws are even over their `log`."""
+        return {key: _limits(distribution) for key, distribution in self.searched.items()}
+
+    def described(self) -> dict[str, str]:
+        """Each distribution as text, to be compared with that of an earlier start."""
+        return {key: distribution_to_json(d) for key, d in sorted(self.searched.items())}
+
+
+def search_space(overrides: Sequence[str], config_loader: Any = None) -> SearchSpace:
+    """Tell what is searched from what is fixed; of a key that comes twice, the last one counts.
+
+    Args:
+        overrides: `key=a,b`, `key=range(1,9)`, `key=interval(0,1)` and `key=tag(log,interval(1,9))`
+            are searched; `int(interval(1,9))` gives whole numbers.
+        config_loader: Hydra's, for `glob(...)`.
+
+    Raises:
+        ValueError: nothing is searched, or an interval is impossible; the message names the key.
+    """
+    fixed: dict[str, str] = {}
+    searched: dict[str, BaseDistribution] = {}
+    for override in OverridesParser.create(config_loader).parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        fixed.pop(key, None)
+        searched.pop(key, None)
+        if not override.is_sweep_override():
+            fixed[key] = str(override.input_line)
+            continue
+        try:
+            searched[key] = _distribution(override)
+        except (ValueError, TypeError, HydraException) as error:
+            raise ValueError(f"{override.input_line}: {error}") from error
+    if not searched:
+        raise ValueError(
+            "nothing to search: give at least one key several values, such as "
+            "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or head=conv,dsconv"
+        )
+    return SearchSpace(tuple(fixed.values()), searched)
+
+
+def text(value: Any) -> str:
+    """A value as Hydra's command line reads it back."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    value: Any = override.value()
+    if isinstance(value, IntervalSweep):
+        ends: Any = (value.start, value.end)
+        whole = all(isinstance(end, int) for end in ends)  # Hydra's are floats but for int(...)
+        numbers: Any = IntDistribution if whole else FloatDistribution
+        return numbers(*ends, log="log" in value.tags)
+    if override.is_range_sweep() and not value.shuffle:
+        steps: list[Any] = list(override.sweep_iterator())
+        if len(steps) > 1:
+            whole = all(isinstance(step, int) for step in steps)
+            kind: Any = IntDistribution if whole else FloatDistribution
+            return kind(min(steps), max(steps), step=abs(value.step))
+    choices = list(dict.fromkeys(override.sweep_string_iterator()))
+    if not choices:
+        raise ValueError("no values")
+    return CategoricalDistribution(choices)
+
+
+def _limits(distribution: BaseDistribution) -> dict[str, Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return {"choices": list(distribution.choices)}
+    numbers: Any = distribution
+    return {"low": numbers.low, "high": numbers.high, "log": numbers.log}
+
+
+def _selected(config: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(config, key)
+    except Exception:  # what cannot be resolved here is no start for a search
+        return None
+
+
+def _can_draw(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if isinstance(distribution, IntDistribution):
+        whole = isinstance(value, int) and (value - distribution.low) % distribution.step == 0
+        return whole and distribution.low <= value <= distribution.high
+    assert isinstance(distribution, FloatDistribution)
+    return distribution.step is None and distribution.low <= value <= distribution.high
+
+
+FILE = "journal.jsonl"  # one change a line, as JSON: no data base, no pickle
+LOCK = ".search.lock"  # held by the search: trials under way are not unfinished ones
+STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
+
+
+class Study:
+    """A search in a folder, new or gone on with.
+
+    Draws are seeded by the seed and the trial's number, so that a search that was stopped draws
+    what it would have drawn (where trials are run one by one: else it depends on which of them
+    end first).
+
+    Args:
+        folder: holds `journal.jsonl`; only this process works in it.
+        space: what is searched.
+        setting: what else the figures of trials depend on, as JSON has it. A search goes on only
+            with the same space and setting.
+        maximize: whether larger figures are better.
+        sampler: `tpe` or `random`.
+        startup: trials that are drawn at random before `tpe` looks at figures.
+        seed: None: a random one.
+        first: values by key of the first trial; keys that are missing are drawn.
+
+    Raises:
+        ValueError: the folder holds another search, or its journal is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: SearchSpace,
+        setting: Mapping[str, Any],
+        *,
+        maximize: bool,
+        sampler: str,
+        startup: int,
+        seed: int | None,
+        first: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.space, self.maximize = folder, space, maximize
+        self.sampler, self.startup, self.seed = sampler, startup, seed
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = self._opened()
+        earlier = self.study.user_attrs
+        description = {
+            "space": space.described(),
+            "setting": {**setting, "direction": "maximize" if maximize else "minimize"},
+        }
+        if "setting" in earlier:
+            self._refuse_another(earlier, description)
+        else:  # new, or killed before its first trial
+            if first and not self._trials():
+                self.study.enqueue_trial(dict(first))
+            self.study.set_user_attr("starts_with_own", set(first) == set(space.searched))
+            self.study.set_user_attr("space", description["space"])
+            self.study.set_user_attr("setting", description["setting"])
+
+    def _opened(self) -> optuna.Study:
+        file = self.folder / FILE
+        _end_with_a_line(file)
+        direction = StudyDirection.MAXIMIZE if self.maximize else StudyDirection.MINIMIZE
+        try:
+            backend = JournalFileBackend(str(file), _HeldAlready())  # type: ignore[arg-type]
+            return optuna.create_study(
+                storage=JournalStorage(backend),
+                study_name="search",
+                direction=direction,
+                load_if_exists=True,
+            )
+        except OSError:
+            raise
+        except Exception as error:  # lines that are not Optuna's can raise anything
+            raise ValueError(
+                f"{file} is damaged ({type(error).__name__}: {error}): put back a copy of it, or "
+                "name another folder: sweep_dir=FOLDER"
+            ) from error
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the trials that were begun and never told."""
+        return [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
+
+    def begun(self) -> int:
+        """How many trials there are, however they ended."""
+        return sum(trial.state != TrialState.WAITING for trial in self._trials())
+
+    def ask(self) -> int:
+        """Begin a trial; return its number."""
+        self.study.sampler = self._sampler(self.begun())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self.study.ask(fixed_distributions=dict(self.space.searched)).number
+
+    def values(self, number: int) -> dict[str, Any]:
+        """The values of a trial by key; they are drawn now if it was killed before they were."""
+        frozen = self._trials()[number]
+        if set(frozen.params) != set(self.space.searched):
+            self.study.sampler = self._sampler(number)
+            trial = optuna.Trial(self.study, frozen._trial_id)
+            for key, distribution in self.space.searched.items():
+                trial._suggest(key, distribution)
+            frozen = self._trials()[number]
+        return self._ordered(frozen.params)
+
+    def tell(self, number: int, outcome: float | str) -> None:
+        """End a trial with its figure, or with why there is none."""
+        if isinstance(outcome, str):
+            self.study.set_user_attr(f"error of {number}", outcome)
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, outcome)
+
+    def record(self) -> dict[str, Any]:
+        """All there is to know about the search, for `search.json`."""
+        notes = self.study.user_attrs
+        begun = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
+        finished = [trial for trial in begun if trial.state == TrialState.COMPLETE]
+        sign = 1 if self.maximize else -1
+        best = max(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)
+        return {
+            "format": 1,
+            "name": self.folder.absolute().name,
+            "direction": "maximize" if self.maximize else "minimize",
+            "sampler": self.sampler,
+            "seed": self.seed,
+            "starts_with_own": notes["starts_with_own"],
+            "fixed": list(self.space.fixed),
+            "space": self.space.limits(),
+            "best": None if best is None else best.number,
+            "importance": self._importance(finished),
+            "trials": [
+                {
+                    "number": trial.number,
+                    "folder": folder_name(trial.number),
+                    "state": STATES[trial.state.name],
+                    "value": trial.value if trial.state == TrialState.COMPLETE else None,
+                    "values": self._ordered(trial.params),
+                    "error": notes.get(f"error of {trial.number}"),
+                }
+                for trial in begun
+            ],
+        }
+
+    def _ordered(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as their keys were given."""
+        return {key: values[key] for key in self.space.searched if key in values}
+
+    def _importance(self, finished: list[FrozenTrial]) -> dict[str, float] | None:
+        """Shares of the keys in the spread of figures (PED-ANOVA); None where that says nothing."""
+        if len(self.space.searched) < 2 or len({trial.value for trial in finished}) < 4:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                shares = optuna.importance.get_param_importances(self.study)
+        except (ValueError, RuntimeError):  # too few trials for this space
+            return None
+        return {key: share for key, share in shares.items() if math.isfinite(share)} or None
+
+    def _sampler(self, number: int) -> BaseSampler:
+        seed = None
+        if self.seed is not None:
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        if self.sampler == "random":
+            return RandomSampler(seed=seed)
+        return TPESampler(seed=seed, n_startup_trials=self.startup)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _refuse_another(self, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for part in ("space", "setting"):
+            for key in differing_keys(earlier[part], now[part])[:1]:
+                was, wanted = _at(earlier[part], key), _at(now[part], key)
+                raise ValueError(
+                    f"{self.folder} holds another search: {key} was {was} there and is {wanted} "
+                    "now. Give what was given then, or name another folder: sweep_dir=FOLDER"
+                )
+
+
+def _at(tree: Any, key: str) -> Any:
+    """The value of a dotted key; the keys of a search space have dots themselves."""
+    if key in tree:
+        return tree[key]
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return "nothing" if tree is None else tree
+
+
+def folder_name(number: int) -> str:
+    """Of a trial, below the search's folder."""
+    return f"trial_{number:03d}"
+
+
+def _end_with_a_line(file: Path) -> None:
+    """Cut off what a process had begun to write when it was killed."""
+    if not file.exists():
+        return
+    with file.open("rb+") as journal:
+        journal.truncate(journal.read().rfind(b"\n") + 1)
+
+
+class _HeldAlready:
+    """The journal's lock: nobody else writes, see `LOCK`.
+
+    Optuna's own is a file that a killed process leaves behind.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass

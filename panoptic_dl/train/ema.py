@@ -1,0 +1,205 @@
+"""An exponential moving average of the weights, evaluated beside the raw ones.
+
+Polyak & Juditsky 1992, as networks use it (Tarvainen & Valpola 2017). The average of step n is
+`d * average + (1 - d) * weights` with d = min(decay, (1 + n) / (10 + n)): TensorFlow's warm-up,
+without which a short run's average would still be its random beginning.
+
+Evaluate a model twice: with its weights, and with their moving average.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from panoptic_dl.core.files import save_whole
+from panoptic_dl.core.run_folder import AVERAGE
+from panoptic_dl.report.results import comparison_of_rows
+
+
+class WeightAverage:
+    """The average of a model's parameters and running statistics, under the model's names.
+
+    It takes the memory of the weights once more, and no second model: for an evaluation the two
+    sets change places. Make it of the model itself, not of what wraps it, when that is on its
+    device; processes that train together each keep the same average.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """
+        Args:
+            model: what is averaged; see `begin`.
+            decay: weight of the average at each step, in (0, 1); 0.9999 remembers about 10,000
+                steps.
+
+        Raises ValueError for a decay that is no such number.
+        """
+        if not isinstance(decay, (int, float)) or not 0 < decay < 1:
+            raise ValueError(
+                f"train.ema={decay} must be a number between 0 and 1, such as 0.9999, or null"
+            )
+        self.model = model
+        self.decay = float(decay)
+        self.num_updates = 0
+        self.applied_now = False
+        # A tensor that two names share is averaged, and changed, once.
+        unique = {id(tensor): tensor for tensor in self._named().values()}
+        self._raw = list(unique.values())
+        self._average = [tensor.detach().clone() for tensor in self._raw]
+        self._place = {key: place for place, key in enumerate(unique)}
+
+    def _named(self) -> dict[str, Tensor]:
+        return {
+            name: value
+            for name, value in self.model.state_dict(keep_vars=True).items()
+            if isinstance(value, Tensor)
+        }
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Let the average be the weights as they are now, before the first step."""
+        for mean, raw in zip(self._average, self._raw, strict=True):
+            mean.copy_(raw)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        assert not self.applied_now, "the model holds the average itself"
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        average = get_ema_multi_avg_fn(decay)
+        groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        for mean, raw in zip(self._average, self._raw, strict=True):
+            if raw.is_floating_point():
+                means, raws = groups.setdefault((raw.device, raw.dtype), ([], []))
+                means.append(mean)
+                raws.append(raw.detach())
+            else:  # counters of batches: of these the newest is the right one
+                mean.copy_(raw)
+        for means, raws in groups.values():
+            average(means, raws, self.num_updates)  # type: ignore[arg-type]
+        self.num_updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the average for its weights inside; the raw ones return bit for bit."""
+        assert not self.applied_now
+        self._swap()
+        self.applied_now = True
+        try:
+            yield
+        finally:
+            self._swap()
+            self.applied_now = False
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, raw in zip(self._average, self._raw, strict=True):
+            kept = raw.detach().clone()
+            raw.copy_(mean)
+            mean.copy_(kept)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The average, by the names that the model's own state_dict has."""
+        assert not self.applied_now
+        return {name: self._average[self._place[id(raw)]] for name, raw in self._named().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """`model`, the average by the model's names, and `num_updates`."""
+        return {"model": self.weights(), "num_updates": self.num_updates}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's average.
+
+        Raises:
+            ValueError: it is of other weights than this model has.
+        """
+        own, saved = self.weights(), state["model"]
+        if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
+            raise ValueError("its averaged weights (train.ema) are those of another model")
+        for name, mean in own.items():
+            mean.copy_(saved[name])
+        self.num_updates = int(state["num_updates"])
+
+    def save(self, run_dir: str | Path) -> Path:
+        """Write the average as a weights file, whole or not at all: `mode=eval weights=FILE`.
+
+        Raises:
+            OSError: the disk is full; a file of that name from before is untouched.
+        """
+        target = Path(run_dir, AVERAGE)
+        try:
+            save_whole(target, {"model": self.weights()})
+        except OSError as error:
+            raise OSError(f"cannot save the averaged weights {target}: {error}") from error
+        return target
+
+
+class UpdateAverage(HookBase):
+    """Updates the average after each step that changed the weights."""
+
+    def __init__(self, average: WeightAverage, skipped: Callable[[], bool] = lambda: False) -> None:
+        """
+        Args:
+            average: what is updated.
+            skipped: whether the step just made left the weights as they were, as a gradient scaler
+                does when gradients overflow.
+        """
+        self.average = average
+        self.skipped = skipped
+
+    def before_train(self) -> None:
+        """Begin anew, unless a checkpoint's average is there: weights may have been loaded."""
+        if self.average.num_updates == 0:
+            self.average.begin()
+
+    def after_step(self) -> None:
+        if not self.skipped():
+            self.average.update()
+
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "ema"  # below the run's own, and the first part of the names of its figures
+
+
+def evaluate_both(
+    evaluation: Callable[..., dict[str, Any]],
+    model: nn.Module,
+    average: WeightAverage | None,
+    run_dir: Path,
+    *,
+    source: dict[str, Any],
+) -> dict[str, Any]:
+    """The results of the raw weights, with those of the average beside them.
+
+    Args:
+        evaluation: called as `evaluation(model, folder, source=...)` in every process.
+        average: of the model's weights; None: only the raw ones are evaluated.
+        run_dir: gets the raw weights' results; those of the average go to its folder `ema`.
+        source: what is measured, for the record.
+
+    Returns:
+        Results of the raw weights; their `metrics` have those of the average too, as `ema/PQ`.
+        {} where `evaluation` returns that (all processes but the main one).
+    """
+    results = evaluation(model, run_dir, source=source)
+    if average is None:
+        return results
+    logger.info("Now the same with the moving average of the weights (train.ema)")
+    with average.applied():
+        averaged = evaluation(
+            model, run_dir / FOLDER, source={**source, "weights": "moving average"}
+        )
+    if not results:
+        return results
+    rows = {"weights": results["metrics"], "moving average": averaged["metrics"]}
+    logger.info("Weights and their moving average\n%s", comparison_of_rows(rows))
+    beside = {f"{FOLDER}/{name}": value for name, value in averaged["metrics"].items()}
+    return {**results, "metrics": {**results["metrics"], **beside}, FOLDER: averaged}

@@ -1,0 +1,359 @@
+"""A bar for each class: PQ with SQ and RQ, or IoU, from the best class to the worst.
+
+Which classes are taken for which: a matrix of the worst classes and a list of the worst pairs.
+
+K classes.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+THING, STUFF, INK, FAINT = "#3566b0", "#d9a441", "#28282c", "#6e6e74"
+PER_COLUMN = 45  # bars
+ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
+MARKERS = ("o", "D", "s")
+
+
+def draw_class_bars(
+    values: Mapping[str, float],
+    file: Path,
+    *,
+    title: str,
+    measure: str,
+    things: Collection[str] | None = None,
+    others: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Write a PNG with horizontal bars, in several columns where there are many.
+
+    Args:
+        values: percentage of each class; NaN where it is not in the truth: such classes have no
+            bar, but are named, and do not count in the mean that the dashed line shows.
+        file: its folder is made when missing.
+        title: above it all; the mean is written behind it.
+        measure: what the values are, as "PQ".
+        things: names of the classes with instances, to be told apart by colour; None: no colours.
+        others: further measures to be marked on the bars, as "SQ": percentage of each class.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    present = {name: value for name, value in values.items() if not math.isnan(value)}
+    ordered = sorted(present, key=lambda name: (-present[name], name))
+    absent = [name for name in values if name not in present]
+    mean = sum(present.values()) / len(present) if present else math.nan
+    columns = max(1, math.ceil(len(ordered) / PER_COLUMN))
+    rows = max(1, math.ceil(len(ordered) / columns))
+    width = WIDTH * columns
+    note = _note(absent, int(16 * width))
+
+    head, foot = 0.95, 0.62 + 0.16 * (note.count("\n") + 1 if note else 0)  # inches
+    height = head + ROW * rows + foot
+    figure = Figure(figsize=(width, height), dpi=130)
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(1, columns, squeeze=False)[0]
+    figure.subplots_adjust(
+        left=1.75 / width,
+        right=1 - 0.55 / width,
+        bottom=foot / height,
+        top=1 - head / height,
+        wspace=2.3 / (WIDTH - 2.3),
+    )
+    for column, axes in enumerate(all_axes):
+        names = ordered[column * rows : (column + 1) * rows]
+        _draw_column(axes, names, present, things, others or {}, mean)
+        axes.set_ylim(rows - 0.4, -0.6)  # a last column that is not full keeps the height of bars
+        axes.set_xlabel(f"{measure} in percent", fontsize=9)
+    mean_text = f"mean {measure} {mean:.1f}" if present else "no class is in the truth"
+    figure.text(
+        *(0.15 / width, 1 - 0.3 / height),
+        f"{title}   {mean_text} ({len(present)} classes)",
+        fontsize=12,
+        va="center",
+        color=INK,
+    )
+    handles = _handles(things, others or {}, measure)
+    figure.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(0.05 / width, 1 - 0.63 / height),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+    )
+    if note:
+        figure.text(0.15 / width, 0.1 / height, note, fontsize=8, va="bottom", color=FAINT)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def _draw_column(
+    axes: Any,
+    names: list[str],
+    values: Mapping[str, float],
+    things: Collection[str] | None,
+    others: Mapping[str, Mapping[str, float]],
+    mean: float,
+) -> None:
+    places = range(len(names))
+    colors = [THING if things is None or name in things else STUFF for name in names]
+    axes.barh(places, [values[name] for name in names], color=colors, height=0.72)
+    for marker, of_classes in zip(MARKERS, others.values(), strict=False):
+        axes.scatter(
+            [of_classes.get(name, math.nan) for name in names],
+            places,
+            marker=marker,
+            s=15,
+            facecolors="white",
+            edgecolors=INK,
+            linewidths=0.8,
+            zorder=3,
+            clip_on=False,
+        )
+    if not math.isnan(mean):
+        axes.axvline(mean, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
+    for place, name in enumerate(names):
+        axes.text(104, place, f"{values[name]:.1f}", fontsize=8, va="center", color=INK)
+    axes.set_yticks(places, [_short(name) for name in names], fontsize=8)
+    axes.set_xlim(0, 100)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0, pad=6)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.grid(axis="x", color="#e3e6ea")
+    axes.set_axisbelow(True)
+
+
+def _handles(
+    things: Collection[str] | None, others: Mapping[str, Mapping[str, float]], measure: str
+) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=THING, label=measure)]
+    if things is not None:
+        handles = [
+            Patch(color=THING, label=f"{measure} of things"),
+            Patch(color=STUFF, label=f"{measure} of stuff"),
+        ]
+    for marker, name in zip(MARKERS, others, strict=False):
+        handles.append(
+            Line2D(
+                *([], []),
+                linestyle="none",
+                marker=marker,
+                markersize=4,
+                markerfacecolor="white",
+                markeredgecolor=INK,
+                label=name,
+            )
+        )
+    handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="mean"))
+    return handles
+
+
+def _note(absent: list[str], width: int) -> str:
+    if not absent:
+        return ""
+    names = ", ".join(_short(name) for name in absent)
+    return fill(f"Not in the truth ({len(absent)} classes): {names}", width)
+
+
+def _short(name: str) -> str:
+    """COCO's merged classes without their suffix, as on pictures; matplotlib sees no formula."""
+    return name.split("-merged")[0].replace("$", r"\$")
+
+
+INK_DARK, FAINT_DARK, RIGHT, WRONG = "#28282c", "#6e6e74", "#3566b0", "#c8453b"
+CELL, PAIR = 0.34, 0.3  # inches: a cell of the matrix, a line of the list
+
+
+def draw_confusions(
+    counts: NDArray[np.int64],
+    names: Sequence[str],
+    file: Path,
+    *,
+    title: str,
+    most: int = 30,
+    listed: int = 15,
+) -> None:
+    """Write a PNG: of each true class, the percentage of its pixels by predicted class.
+
+    Of more than `most` classes those with the most wrong pixels, true or predicted, are shown, in
+    the order of their ids; a column takes together what was predicted of all others.
+
+    Args:
+        counts: (K, K + 1) pixels: rows true, columns predicted, the last column none.
+        names: K names of classes.
+        file: its folder is made when missing.
+        title: above it all.
+        most: rows at most.
+        listed: pairs of classes in the list, those with the most wrong pixels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A pair of dollars would be a formula to matplotlib.
+    names = [name.split("-merged")[0].replace("$", r"\$") for name in names]
+    shown = worst_classes(counts, most)
+    table, columns = _table(counts, names, shown)
+    pairs = worst_pairs(counts, listed)
+
+    # Inches around the matrix. Names of columns, at 60 degrees, are about 0.06 a letter high.
+    left, right, bottom = 1.7, 5.3, 0.35
+    top = 0.85 + 0.06 * max(len(name) for name in columns)
+    size = (CELL * len(columns), CELL * len(shown))
+    width = left + size[0] + right
+    height = top + max(size[1], PAIR * len(pairs)) + bottom
+    figure = Figure(figsize=(width, height), dpi=130)
+    FigureCanvasAgg(figure)
+
+    def place(x: float, y: float, wide: float, high: float) -> tuple[float, float, float, float]:
+        """A box by its upper left corner, in inches from that of the figure."""
+        return x / width, 1 - (y + high) / height, wide / width, high / height
+
+    matrix = figure.add_axes(place(left, top, *size))
+    _draw_matrix(matrix, table, [names[index] for index in shown], columns)
+    bars = figure.add_axes(place(width - 2.8, top, 1.4, PAIR * max(1, len(pairs))))
+    _draw_pairs(bars, counts, names, pairs)
+
+    right_pixels, total = int(np.trace(counts)), int(counts.sum())
+    share = f"{100 * right_pixels / total:.1f} % of the pixels are right" if total else "no pixels"
+    figure.text(
+        *place(0.15, 0.3, 0, 0)[:2], f"{title}   {share}", fontsize=13, va="center", color=INK_DARK
+    )
+    legend = "Rows: pixels of a true class by predicted class, in percent; blue right, red wrong"
+    if len(shown) < len(names):
+        legend += f". The {len(shown)} of {len(names)} classes with the most wrong pixels"
+    figure.text(*place(0.15, 0.58, 0, 0)[:2], legend, fontsize=9, va="center", color=FAINT_DARK)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def worst_classes(counts: NDArray[np.int64], most: int) -> list[int]:
+    """At most `most` classes with the most wrong pixels, true or predicted, by their ids."""
+    wrong = _wrong(counts)
+    pixels = wrong.sum(axis=1) + wrong[:, :-1].sum(axis=0)
+    return sorted(np.argsort(-pixels, kind="stable")[:most].tolist())
+
+
+def worst_pairs(counts: NDArray[np.int64], number: int) -> list[tuple[int, int]]:
+    """At most `number` pairs of a true and another predicted class (K: none), the worst first."""
+    wrong = _wrong(counts)
+    places = np.argsort(-wrong, axis=None, kind="stable")[:number]
+    pairs = [divmod(int(place), wrong.shape[1]) for place in places]
+    return [pair for pair in pairs if wrong[pair]]
+
+
+def _wrong(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    return wrong
+
+
+def _table(
+    counts: NDArray[np.int64], names: Sequence[str], shown: list[int]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Percentages of rows, NaN in those without truth, and the names of columns."""
+    columns = [names[index] for index in shown]
+    parts = [counts[np.ix_(shown, shown)]]
+    if len(shown) < len(names):
+        others = [index for index in range(len(names)) if index not in set(shown)]
+        parts.append(counts[np.ix_(shown, others)].sum(axis=1, keepdims=True))
+        columns.append("all others")
+    parts.append(counts[shown][:, -1:])
+    columns.append("nothing")
+    true = counts[shown].sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * np.concatenate(parts, axis=1) / true, columns
+
+
+def _draw_matrix(
+    axes: Any,
+    table: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+) -> None:
+    """Cells in blue where right, in red where wrong, deeper by the root of the percentage."""
+    from matplotlib.colors import to_rgb
+
+    wrong, right = np.array(to_rgb(WRONG)), np.array(to_rgb(RIGHT))
+    colors = np.broadcast_to(wrong, (*table.shape, 3)).copy()
+    diagonal = np.arange(len(rows))
+    colors[diagonal, diagonal] = right
+    # Errors of a few percent are what one looks for; the root lifts them off the paper.
+    depth = np.sqrt(np.nan_to_num(table) / 100)[..., None]
+    picture = 1 - depth * (1 - colors)
+    picture[np.isnan(table[:, 0])] = 0.93
+    axes.imshow(picture, aspect="auto", interpolation="nearest")
+    for row, column in np.ndindex(*table.shape):
+        value = table[row, column]
+        if value >= 0.5:
+            ink = "white" if value > (45 if row == column else 35) else INK_DARK
+            axes.text(
+                *(column, row),
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color=ink,
+            )
+    for row in np.flatnonzero(np.isnan(table[:, 0])):
+        middle = (len(columns) - 1) / 2
+        axes.text(
+            *(middle, row),
+            "not in the truth",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=FAINT_DARK,
+            style="italic",
+        )
+    axes.set_xticks(
+        range(len(columns)), columns, fontsize=8, rotation=60, ha="left", rotation_mode="anchor"
+    )
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, pad=3)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    axes.axvline(len(rows) - 0.5, color=INK_DARK, linewidth=1)  # the columns behind are no rows
+
+
+def _draw_pairs(
+    axes: Any, counts: NDArray[np.int64], names: Sequence[str], pairs: Sequence[tuple[int, int]]
+) -> None:
+    """Bars of the worst pairs, their share of all wrong pixels; beside, of the true class."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if not pairs:
+        axes.text(0, 0.5, "no pixel is wrong", fontsize=9, color=FAINT_DARK, va="center")
+        return
+    predicted_names = [*names, "nothing"]
+    wrong = int(_wrong(counts).sum())
+    shares = [100 * int(counts[pair]) / wrong for pair in pairs]
+    longest = max(shares)
+    axes.barh(range(len(pairs)), shares, color=WRONG, height=0.62)
+    # Columns, in lengths of the longest bar: names end at 0, the numbers of the class at 1.8.
+    texts = [(-0.03, -1, "true as predicted", "right"), (1.8, -1, "of the true class", "right")]
+    texts.append((0.07, -1, "of all wrong", "left"))
+    for line, ((true, predicted), share) in enumerate(zip(pairs, shares, strict=True)):
+        of_class = 100 * int(counts[true, predicted]) / int(counts[true].sum())
+        texts += [
+            (-0.03, line, f"{names[true]} as {predicted_names[predicted]}", "right"),
+            (share / longest + 0.04, line, f"{share:.1f} %", "left"),
+            (1.8, line, f"{of_class:.0f} %", "right"),
+        ]
+    for x, line, text, side in texts:
+        size, ink = (8, FAINT_DARK) if line < 0 else (8.5, INK_DARK)
+        axes.text(x * longest, line, text, ha=side, va="center", fontsize=size, color=ink)
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_xlim(0, longest)
