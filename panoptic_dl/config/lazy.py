@@ -1,9 +1,7 @@
 """Put `lazy_configs/` on Hydra's search path: <group>/<name>.py is option <name> of <group>.
 
-Nothing here imports torch: tab completion and `--help` of groups list files only; a lazy file is
-executed when its option is chosen.
-
-Read one LazyConfig file into a tree that YAML can hold.
+A lazy file is executed when its option is chosen, and becomes a tree that YAML can hold. Detectron2
+and torch are imported only then: tab completion and `--help` list files and take no seconds.
 """
 
 import builtins
@@ -12,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig
-from detectron2.config.instantiate import dump_dataclass
-from detectron2.utils.registry import _convert_target_to_string, locate
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
@@ -60,8 +55,6 @@ class LazyConfigSource(ConfigSource):
         return sorted(names)
 
     def load_config(self, config_path: str) -> ConfigResult:
-        # imports Detectron2 and torch
-
         file, group = self._file(config_path), config_path.rpartition("/")[0]
         if not file.is_file():
             raise ConfigLoadError(f"No lazy config at {file}")
@@ -112,6 +105,8 @@ def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, A
         LazyConfigError: `name` is not defined, or a value is one that YAML cannot hold; the message
             names the file and the key.
     """
+    from detectron2.config import LazyConfig
+
     original_import = builtins.__import__  # LazyConfig.load does not restore it when a file fails
     try:
         namespace = LazyConfig.load(str(file))
@@ -132,6 +127,8 @@ def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, A
 
 def _plain(value: Any, where: str) -> Any:
     """Copy `value` keeping only what YAML can hold; `where` names it in errors."""
+    from detectron2.config.instantiate import dump_dataclass
+
     if is_dataclass(value) and not isinstance(value, type):  # such as ShapeSpec(channels=256)
         value = dump_dataclass(value)
     elif isinstance(value, partial) and not value.args:
@@ -150,6 +147,8 @@ def _plain(value: Any, where: str) -> Any:
 
 def _dotted(target: Any, where: str) -> str:
     """Name a callable so that `locate` finds it again, from any process."""
+    from detectron2.utils.registry import _convert_target_to_string, locate
+
     if isinstance(target, str):
         return target
     try:
