@@ -37,13 +37,15 @@ from panoptic_dl.core.environment import describe_device
 from panoptic_dl.core.images import read_panoptic_ids
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
 from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
-from panoptic_dl.evaluation import streaming
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
 from panoptic_dl.evaluation.evaluator import Beside
 from panoptic_dl.evaluation.official import (
-    CityscapesInstanceAPEvaluator,
+    OfficialCityscapesInstanceEvaluator,
     pair_up,
     require_agreement,
 )
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 
 NUM_SCENES = 5
 NUM_INSTANCES = 30  # predicted in an image
@@ -183,7 +185,7 @@ def official_evaluators(name: str) -> DatasetEvaluator:
         [
             COCOPanopticEvaluator(name, folder),
             CityscapesSemSegEvaluator(name),
-            CityscapesInstanceAPEvaluator(name),
+            OfficialCityscapesInstanceEvaluator(name),
         ]
     )
 
@@ -191,9 +193,9 @@ def official_evaluators(name: str) -> DatasetEvaluator:
 def streaming_evaluators(name: str, threads: int) -> DatasetEvaluator:
     return Beside(
         [
-            streaming.panoptic_quality(dataset=name),
-            streaming.cityscapes_semantic_iou(dataset=name),
-            streaming.cityscapes_instance_ap(dataset=name),
+            StreamingPanopticEvaluator(name),
+            StreamingCityscapesSemanticEvaluator(name),
+            StreamingCityscapesInstanceEvaluator(name),
         ],
         num_threads=threads,
     )

@@ -3,25 +3,8 @@
 from detectron2.config import LazyCall as L
 
 from panoptic_dl.core.classes import count_classes, thing_ids
-from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.datasets.custom import own_classes, own_dataset
-from panoptic_dl.evaluation import official, streaming
-
-
-def _evaluators(kind, **how):
-    """By task and by the entry of a model's output that is measured."""
-    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
-    reader = L(SemanticLabelReader)(
-        num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
-    )
-    return dict(
-        panoptic=dict(
-            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
-            sem_seg=L(kind.semantic_iou)(dataset=panoptic, read_truth=reader, **how),
-            instances=L(kind.panoptic_instance_ap)(dataset=panoptic, **how),
-        ),
-        semantic=dict(sem_seg=L(kind.semantic_iou)(dataset=semantic, read_truth=reader, **how)),
-    )
+from panoptic_dl.evaluation.metrics import evaluator_configs
 
 
 def _split(form, part):
@@ -69,7 +52,5 @@ def own_data(form):
         thing_ids=L(thing_ids)(classes="${dataset.classes}"),
         train=_split(form, "train"),
         test=_split(form, "test"),
-        evaluators=dict(
-            streaming=_evaluators(streaming), official=_evaluators(official, _partial_=True)
-        ),
+        evaluators=evaluator_configs("custom"),
     )

@@ -13,21 +13,7 @@ from panoptic_dl.datasets.cityscapes import (
     cityscapes_panoptic,
     cityscapes_semantic,
 )
-from panoptic_dl.evaluation import official, streaming
-
-
-def _evaluators(kind, **how):
-    """By task and by the entry of a model's output that is measured."""
-    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
-    return dict(
-        panoptic=dict(
-            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
-            sem_seg=L(kind.cityscapes_semantic_iou)(dataset=panoptic, **how),
-            instances=L(kind.cityscapes_instance_ap)(dataset=panoptic, **how),
-        ),
-        semantic=dict(sem_seg=L(kind.cityscapes_semantic_iou)(dataset=semantic, **how)),
-    )
-
+from panoptic_dl.evaluation.metrics import evaluator_configs
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
@@ -75,8 +61,7 @@ dataset = dict(
         panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="val"),
         semantic=L(cityscapes_semantic)(root="${dataset.root}", split="val"),
     ),
-    # Ours, and with `evaluation.official=true`, which makes them, those of the datasets' authors.
-    evaluators=dict(
-        streaming=_evaluators(streaming), official=_evaluators(official, _partial_=True)
-    ),
+    # By streaming (ours) and official (those of the datasets' authors, for
+    # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.
+    evaluators=evaluator_configs("cityscapes"),
 )

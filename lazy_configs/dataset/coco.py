@@ -9,25 +9,8 @@ unpacks it and counts.
 
 from detectron2.config import LazyCall as L
 
-from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
-from panoptic_dl.evaluation import official, streaming
-
-
-def _evaluators(kind, **how):
-    """By task and by the entry of a model's output that is measured."""
-    panoptic, semantic = "${dataset.test.panoptic}", "${dataset.test.semantic}"
-    reader = L(SemanticLabelReader)(
-        num_classes="${dataset.num_classes}", ignore_label="${dataset.ignore_label}"
-    )
-    return dict(
-        panoptic=dict(
-            panoptic_seg=L(kind.panoptic_quality)(dataset=panoptic, **how),
-            instances=L(kind.coco_instance_ap)(dataset=panoptic, **how),
-        ),
-        semantic=dict(sem_seg=L(kind.semantic_iou)(dataset=semantic, read_truth=reader, **how)),
-    )
-
+from panoptic_dl.evaluation.metrics import evaluator_configs
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
@@ -72,8 +55,7 @@ dataset = dict(
         panoptic=L(coco_panoptic)(root="${dataset.root}", split="val"),
         semantic=L(coco_semantic)(root="${dataset.root}", split="val"),
     ),
-    # Ours, and with `evaluation.official=true`, which makes them, those of the datasets' authors.
-    evaluators=dict(
-        streaming=_evaluators(streaming), official=_evaluators(official, _partial_=True)
-    ),
+    # By streaming (ours) and official (those of the datasets' authors, for
+    # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.
+    evaluators=evaluator_configs("coco"),
 )

@@ -24,8 +24,7 @@ _allowed = [
     "panoptic_dl.datasets.toy.coco",
     "panoptic_dl.demo.demo.demo",
     "panoptic_dl.doctor.doctor.examine",
-    "panoptic_dl.evaluation.official",
-    "panoptic_dl.evaluation.streaming",
+    "panoptic_dl.evaluation",
     "panoptic_dl.loggers",
     "panoptic_dl.models",
     "panoptic_dl.modes",
@@ -65,6 +64,42 @@ MOVED = {
     "panoptic_dl.engine.evaluation": "panoptic_dl.modes.evaluate",
     "panoptic_dl.engine.optimizer": "panoptic_dl.train.train",
     "panoptic_dl.engine.train": "panoptic_dl.train.train",
+    "panoptic_dl.evaluation.official.cityscapes_instance_ap": (
+        "panoptic_dl.evaluation.official.OfficialCityscapesInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.cityscapes_semantic_iou": (
+        "panoptic_dl.evaluation.official.OfficialCityscapesSemanticEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.coco_instance_ap": (
+        "panoptic_dl.evaluation.official.OfficialCOCOInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.panoptic_instance_ap": (
+        "panoptic_dl.evaluation.official.OfficialPanopticInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.panoptic_quality": (
+        "panoptic_dl.evaluation.official.OfficialPanopticEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.semantic_iou": (
+        "panoptic_dl.evaluation.official.OfficialSemanticEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.cityscapes_instance_ap": (
+        "panoptic_dl.evaluation.cityscapes_instances.StreamingCityscapesInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.cityscapes_semantic_iou": (
+        "panoptic_dl.evaluation.cityscapes_semantic.StreamingCityscapesSemanticEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.coco_instance_ap": (
+        "panoptic_dl.evaluation.coco_instances.StreamingCOCOInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.panoptic_instance_ap": (
+        "panoptic_dl.evaluation.coco_instances.StreamingPanopticInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.panoptic_quality": (
+        "panoptic_dl.evaluation.panoptic.StreamingPanopticEvaluator"
+    ),
+    "panoptic_dl.evaluation.streaming.semantic_iou": (
+        "panoptic_dl.evaluation.semantic.StreamingSemanticEvaluator"
+    ),
 }
 
 

@@ -26,7 +26,7 @@ Shapes: H W pixels.
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -39,11 +39,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
 from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_panoptic_ids, unreadable
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
 from panoptic_dl.evaluation.metrics import checked
 
@@ -482,3 +484,71 @@ def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -
             f"image {odd[0]} is in {has} but not in {lacks}: both must hold the same images "
             f"({len(images)} and {len(listed)})"
         )
+
+
+class PanopticTruth(Mapping[Any, ImageTruth]):
+    """Instances by the id of the image, made from its PNG when they are asked for."""
+
+    def __init__(self, dataset: str) -> None:
+        """
+        Args:
+            dataset: a panoptic dataset of Detectron2's catalogs; its things are 0..K-1.
+        """
+        self._things = set(MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values())
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._records)
+
+    def size(self, image: Any) -> tuple[int, int]:
+        """(H, W) of a label, without decoding it.
+
+        Raises:
+            EvaluationError: it cannot be read.
+        """
+        file = self._records[image]["pan_seg_file_name"]
+        try:
+            with Image.open(file) as label:
+                return label.height, label.width
+        except (OSError, SyntaxError) as error:
+            raise unreadable([Path(file)], error) from error
+
+    def __getitem__(self, image: Any) -> ImageTruth:
+        record = self._records[image]
+        ids = read_panoptic_ids(record["pan_seg_file_name"])
+        instances = []
+        for segment in record["segments_info"]:
+            if segment["category_id"] not in self._things:
+                continue
+            mask = np.asfortranarray(ids == segment["id"], dtype=np.uint8)
+            encoded = mask_util.encode(mask)
+            area = int(mask_util.area(encoded))
+            if not area:  # listed without pixels: nothing that could be found
+                continue
+            instances.append(
+                TrueInstance(
+                    segment["id"],
+                    segment["category_id"],
+                    bool(segment["iscrowd"]),
+                    area,
+                    mask_util.toBbox(encoded).tolist(),
+                    {"size": list(ids.shape), "counts": encoded["counts"].decode()},
+                )
+            )
+        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
+
+
+class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
+    """COCO's box and mask AP against the things of panoptic labels, as a stream."""
+
+    _truth: PanopticTruth
+
+    def _read_truth(self, dataset: str, metadata: Metadata) -> PanopticTruth:
+        self._source = dataset
+        return PanopticTruth(dataset)
+
+    def _size(self, image: Any) -> tuple[int, int]:
+        return self._truth.size(image)

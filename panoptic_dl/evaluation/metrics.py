@@ -1,67 +1,208 @@
-"""From the results of evaluators to the figures that tables publish.
+"""The one table of metrics: which evaluators measure a dataset, which of their numbers are shown.
 
-All figures are percentages, 0..100. One that cannot be computed (no image has such a class) is NaN:
-"n/a" in print, null in JSON, never a zero or a gap.
+An evaluator returns results by task, such as `{"panoptic_seg": {"PQ": 62.9, "PQ-road": 97.1}}`. All
+of them go to results.json, and those of single classes, `PQ-road`, to the tables by class.
+`METRICS` names the few that printed tables, metrics.json, the loggers and the reports show.
+
+To add a metric:
+
+1. Write its evaluator: a subclass of `panoptic_dl.evaluation.evaluator.StreamingEvaluator`, in a
+   module of this package. Its constructor takes `dataset`, a name in Detectron2's catalogs; its
+   `evaluate` returns `{"a_task_of_its_own": {"NAME": value}}`. `semantic.py` is a short example.
+2. Here, add a line to `EVALUATORS` (the class, and where it runs), and a line to `METRICS` for each
+   number that is to be shown.
+
+Nothing else is needed: `mode=train` and `mode=eval` run it, `checkpoint.best=NAME` selects by it,
+and results.json, the tables, the loggers and the reports show it. An official implementation, which
+`evaluation.official=true` compares with, is optional.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from panoptic_dl.core.errors import EvaluationError
 
 Results = Mapping[str, Mapping[str, Any]]
 
-TOLERANCE = 1e-6  # of percentages; sums of floats may end a hair above 100
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that tables and loggers show.
+
+    Attributes:
+        name: of its column.
+        results: task and key under which evaluators return it; the first that exists counts.
+        published: whether the tables of published figures have a column for it, and loggers its
+            best and last value.
+        unit: "%" stands for a number in 0..100, which is checked; anything else is not.
+        higher_is_better: how `model_best` and the loggers' best value are chosen.
+    """
+
+    name: str
+    results: tuple[tuple[str, str], ...]
+    published: bool = False
+    unit: str = "%"
+    higher_is_better: bool = True
 
 
-_KINDS = [f"{name}_{kind}" for kind in ("th", "st") for name in ("PQ", "SQ", "RQ")]
-HEADLINE = ("PQ", "SQ", "RQ", "mIoU", "AP", "box_AP", "mask_AP", *_KINDS)
-"""Names of the figures that tables show, in their order."""
+METRICS = (
+    Metric("PQ", (("panoptic_seg", "PQ"),), published=True),
+    Metric("SQ", (("panoptic_seg", "SQ"),), published=True),
+    Metric("RQ", (("panoptic_seg", "RQ"),), published=True),
+    Metric("mIoU", (("sem_seg", "mIoU"), ("sem_seg", "IoU")), published=True),  # IoU: Cityscapes
+    Metric("AP", (("segm", "AP"),), published=True),  # masks, of a dataset without box_AP
+    Metric("box_AP", (("bbox", "AP"),), published=True),
+    Metric("mask_AP", (("segm", "AP"),), published=True),
+    Metric("PQ_th", (("panoptic_seg", "PQ_th"),)),
+    Metric("SQ_th", (("panoptic_seg", "SQ_th"),)),
+    Metric("RQ_th", (("panoptic_seg", "RQ_th"),)),
+    Metric("PQ_st", (("panoptic_seg", "PQ_st"),)),
+    Metric("SQ_st", (("panoptic_seg", "SQ_st"),)),
+    Metric("RQ_st", (("panoptic_seg", "RQ_st"),)),
+)
+"""In the order of the columns; those of things end in `_th`, those of stuff in `_st`."""
+
+METRIC_NAMES = tuple(metric.name for metric in METRICS)
+PUBLISHED = tuple(metric.name for metric in METRICS if metric.published)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A class that measures.
+
+    Attributes:
+        name: its key in the config, `dataset.evaluators.streaming.TASK.NAME`.
+        target: the class, as `module.Class` below `panoptic_dl.evaluation`.
+        runs_on: `DATASET.TASK`; DATASET is a name that a lazy file of a dataset passes to
+            `evaluator_configs`, TASK is panoptic or semantic.
+        official: a class that must return the same numbers, by the code of the dataset's authors.
+    """
+
+    name: str
+    target: str
+    runs_on: tuple[str, ...]
+    official: str | None = None
+
+
+EVALUATORS = (
+    Evaluator(
+        "panoptic_seg",
+        "panoptic.StreamingPanopticEvaluator",
+        ("cityscapes.panoptic", "coco.panoptic", "custom.panoptic"),
+        official="official.OfficialPanopticEvaluator",
+    ),
+    Evaluator(
+        "sem_seg",
+        "cityscapes_semantic.StreamingCityscapesSemanticEvaluator",
+        ("cityscapes.panoptic", "cityscapes.semantic"),
+        official="official.OfficialCityscapesSemanticEvaluator",
+    ),
+    Evaluator(
+        "sem_seg",
+        "semantic.StreamingSemanticEvaluator",
+        ("coco.semantic", "custom.panoptic", "custom.semantic"),
+        official="official.OfficialSemanticEvaluator",
+    ),
+    Evaluator(
+        "instances",
+        "cityscapes_instances.StreamingCityscapesInstanceEvaluator",
+        ("cityscapes.panoptic",),
+        official="official.OfficialCityscapesInstanceEvaluator",
+    ),
+    Evaluator(
+        "instances",
+        "coco_instances.StreamingCOCOInstanceEvaluator",
+        ("coco.panoptic",),
+        official="official.OfficialCOCOInstanceEvaluator",
+    ),
+    Evaluator(
+        "instances",
+        "coco_instances.StreamingPanopticInstanceEvaluator",
+        ("custom.panoptic",),
+        official="official.OfficialPanopticInstanceEvaluator",
+    ),
+)
+
+
+def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return `dataset.evaluators` of a lazy file: by streaming or official, task and name.
+
+    Args:
+        dataset: as in `Evaluator.runs_on`: cityscapes, coco, or custom.
+    """
+    configs: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in ("streaming", "official"):
+        for task in ("panoptic", "semantic"):
+            configs.setdefault(kind, {})[task] = {
+                entry.name: _config(entry, kind, task)
+                for entry in EVALUATORS
+                if f"{dataset}.{task}" in entry.runs_on and (kind == "streaming" or entry.official)
+            }
+    return configs
+
+
+def _config(entry: Evaluator, kind: str, task: str) -> dict[str, Any]:
+    target = entry.target if kind == "streaming" else entry.official
+    node = {
+        "_target_": f"panoptic_dl.evaluation.{target}",
+        "dataset": f"${{dataset.test.{task}}}",
+    }
+    # Official evaluators read all ground truth when they are made: only where they are asked for.
+    return node if kind == "streaming" else node | {"_partial_": True}
 
 
 def headline(results: Results) -> dict[str, float]:
-    """Pick the figures that published tables show from the results of all evaluators.
+    """Pick the metrics of `METRICS` from the results of all evaluators.
 
     Args:
         results: what Detectron2's evaluators return, `{"panoptic_seg": {"PQ": ...}, ...}`.
 
     Returns:
-        In the order of the tables, what there is of
-        PQ, SQ, RQ, mIoU, AP (masks, Cityscapes), box_AP and mask_AP (COCO), and PQ, SQ, RQ of
-        things (`PQ_th`) and stuff (`PQ_st`).
+        What there is of them, in the order of the table. One that is undefined, because no image
+        has such a class, is NaN: "n/a" in print, null in JSON, never a zero or a gap.
 
     Raises:
-        EvaluationError: a figure lies outside 0..100.
+        EvaluationError: a percentage lies outside 0..100.
     """
-    panoptic = results.get("panoptic_seg", {})
-    semantic = results.get("sem_seg", {})
-    boxes, masks = results.get("bbox", {}), results.get("segm", {})
-    sources = {name: panoptic.get(name) for name in ("PQ", "SQ", "RQ")}
-    sources["mIoU"] = semantic.get("mIoU", semantic.get("IoU"))  # Cityscapes' evaluator says IoU
-    if boxes:
-        sources |= {"box_AP": boxes.get("AP"), "mask_AP": masks.get("AP")}
-    else:
-        sources["AP"] = masks.get("AP")
-    sources |= {
-        f"{name}_{kind}": panoptic.get(f"{name}_{kind}")
-        for kind in ("th", "st")
-        for name in ("PQ", "SQ", "RQ")
-    }
-    return {
-        name: checked(float(value), name) for name, value in sources.items() if value is not None
-    }
+    found: dict[str, float] = {}
+    for metric in METRICS:
+        values = [results.get(task, {}).get(key) for task, key in metric.results]
+        value = next((value for value in values if value is not None), None)
+        if value is not None:
+            number = float(value)
+            found[metric.name] = checked(number, metric.name) if metric.unit == "%" else number
+    # The same number has two names, as papers have it.
+    found.pop("AP" if "box_AP" in found else "mask_AP", None)
+    return found
+
+
+def is_better(name: str, value: float, best: float) -> bool:
+    """Whether `value` is better than `best`.
+
+    Args:
+        name: of a metric, perhaps with a prefix such as `ema/`; of others the higher is better.
+    """
+    name = name.rpartition("/")[2]
+    lower_is_better = any(m.name == name and not m.higher_is_better for m in METRICS)
+    return value < best if lower_is_better else value > best
+
+
+def percentages(shares: Mapping[str, float]) -> dict[str, float]:
+    """Turn shares in 0..1, or NaN, into percentages; see `checked`."""
+    return {name: checked(100 * value, name) for name, value in shares.items()}
 
 
 def checked(value: float, name: str) -> float:
-    """Return a percentage that can be one, or NaN.
+    """Return a percentage, limited to 0..100, or NaN.
 
     Raises:
-        EvaluationError: it lies outside 0..100.
+        EvaluationError: it lies outside by more than rounding.
     """
     if math.isnan(value):
         return value
-    if not -TOLERANCE <= value <= 100 + TOLERANCE:
+    if not -1e-6 <= value <= 100 + 1e-6:
         raise EvaluationError(
             f"{name} = {value:.3f} is no percentage: the truth contradicts itself. Areas in the "
             "JSON file that do not count the pixels of the PNG files do this: prepare it again"

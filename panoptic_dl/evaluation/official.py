@@ -47,7 +47,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -65,27 +65,23 @@ from detectron2.evaluation import (
     CityscapesSemSegEvaluator,
     COCOEvaluator,
     COCOPanopticEvaluator,
-    DatasetEvaluator,
     SemSegEvaluator,
 )
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 from PIL import Image
-from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import read_panoptic_ids, unreadable
+from panoptic_dl.core.images import SemanticLabelReader, read_panoptic_ids, unreadable
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
 from panoptic_dl.evaluation.coco_instances import (
     KINDS,
     NAMES,
-    ImageTruth,
-    StreamingCOCOInstanceEvaluator,
-    TrueInstance,
+    PanopticTruth,
 )
 from panoptic_dl.evaluation.evaluator import naming
 from panoptic_dl.evaluation.metrics import Results, checked
@@ -94,7 +90,7 @@ from panoptic_dl.evaluation.semantic import most_likely
 GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
 
 
-class PanopticQualityEvaluator(COCOPanopticEvaluator):
+class OfficialPanopticEvaluator(COCOPanopticEvaluator):
     """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), in percent.
 
     The measure and the averages are panopticapi's. Its driver is replaced, because it divides by
@@ -102,6 +98,9 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     behind, and names neither the file nor the remedy when a prediction is missing. Detectron2's
     `process` is kept, but works on a copy: on the CPU it adds 1 to the model's own output.
     """
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "panoptic_seg" of each output: (H, W) ids and, or None, the list of segments."""
@@ -203,12 +202,15 @@ logger = logging.getLogger(__name__)
 Figures = dict[str, dict[str, float]]
 
 
-class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
+class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
     train ids, of which all others than 0..18 mean that the pixel has none.
     """
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Write label ids for the script; `unlabeled` where a pixel has no class.
@@ -237,11 +239,14 @@ class CityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
         return _run(super().evaluate, self._metadata.gt_dir)
 
 
-class CityscapesInstanceAPEvaluator(CityscapesInstanceEvaluator):
+class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
     """Average precision of masks, `segm.AP` and `segm.AP50`.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids), `scores`.
     """
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
 
     def evaluate(self) -> Figures | None:
         """Compute the figures; None but in the first process.
@@ -345,7 +350,7 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, before)
 
 
-class COCOInstanceEvaluator(COCOEvaluator):
+class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """`bbox.AP` and `segm.AP`, and those at single overlaps, by area and by class.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_boxes`, `pred_classes` (counted
@@ -421,7 +426,7 @@ _details = logging.getLogger(f"{__name__}.details")
 _details.setLevel(logging.WARNING)
 
 
-class SemanticEvaluator(SemSegEvaluator):
+class OfficialSemanticEvaluator(SemSegEvaluator):
     """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and the IoU of each class.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores, or (H, W) classes. A
@@ -429,18 +434,24 @@ class SemanticEvaluator(SemSegEvaluator):
     (Cityscapes' script counts it as 0); its own IoU is NaN.
     """
 
-    def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
+    def __init__(
+        self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None
+    ) -> None:
         """Look up the dataset.
 
         Args:
             dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
-            read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
+            read_truth: returns the label of a record of the dataset: (H, W), class or ignored; by
+                default a `SemanticLabelReader`.
         """
         records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
         # Detectron2 wants a label file for each image; the image's own name is as good, for it only
         # hands it to the loading function.
         truth = f"{dataset} with labels from its records"
         metadata = MetadataCatalog.get(dataset)
+        read = read_truth or SemanticLabelReader(
+            num_classes=len(metadata.stuff_classes), ignore_label=metadata.ignore_label
+        )
         DatasetCatalog.register(
             truth, lambda: [{"file_name": name, "sem_seg_file_name": name} for name in records]
         )
@@ -450,7 +461,7 @@ class SemanticEvaluator(SemSegEvaluator):
         try:
             super().__init__(
                 truth,
-                sem_seg_loading_fn=lambda name, dtype: read_truth(records[name]).astype(dtype),
+                sem_seg_loading_fn=lambda name, dtype: read(records[name]).astype(dtype),
             )
         finally:
             DatasetCatalog.remove(truth)
@@ -495,75 +506,7 @@ def _one_hot(classes: np.ndarray, num_classes: int) -> Tensor:
     return torch.zeros(num_classes, *classes.shape, dtype=torch.uint8).scatter_(0, index, 1)
 
 
-class PanopticTruth(Mapping[Any, ImageTruth]):
-    """Instances by the id of the image, made from its PNG when they are asked for."""
-
-    def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs; its things are 0..K-1.
-        """
-        self._things = set(MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values())
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._records)
-
-    def size(self, image: Any) -> tuple[int, int]:
-        """(H, W) of a label, without decoding it.
-
-        Raises:
-            EvaluationError: it cannot be read.
-        """
-        file = self._records[image]["pan_seg_file_name"]
-        try:
-            with Image.open(file) as label:
-                return label.height, label.width
-        except (OSError, SyntaxError) as error:
-            raise unreadable([Path(file)], error) from error
-
-    def __getitem__(self, image: Any) -> ImageTruth:
-        record = self._records[image]
-        ids = read_panoptic_ids(record["pan_seg_file_name"])
-        instances = []
-        for segment in record["segments_info"]:
-            if segment["category_id"] not in self._things:
-                continue
-            mask = np.asfortranarray(ids == segment["id"], dtype=np.uint8)
-            encoded = mask_util.encode(mask)
-            area = int(mask_util.area(encoded))
-            if not area:  # listed without pixels: nothing that could be found
-                continue
-            instances.append(
-                TrueInstance(
-                    segment["id"],
-                    segment["category_id"],
-                    bool(segment["iscrowd"]),
-                    area,
-                    mask_util.toBbox(encoded).tolist(),
-                    {"size": list(ids.shape), "counts": encoded["counts"].decode()},
-                )
-            )
-        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
-
-
-class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
-    """COCO's box and mask AP against the things of panoptic labels, as a stream."""
-
-    _truth: PanopticTruth
-
-    def _read_truth(self, dataset: str, metadata: Metadata) -> PanopticTruth:
-        self._source = dataset
-        return PanopticTruth(dataset)
-
-    def _size(self, image: Any) -> tuple[int, int]:
-        return self._truth.size(image)
-
-
-class PanopticInstanceEvaluator(COCOInstanceEvaluator):
+class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
     """The same by pycocotools, which is given an instances file made for it."""
 
     def __init__(self, dataset: str) -> None:
@@ -613,38 +556,6 @@ def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
     names = metadata.thing_classes
     categories = [{"id": category, "name": names[index]} for category, index in things.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def panoptic_quality(*, dataset: str) -> DatasetEvaluator:
-    """Panoptic quality; outputs need "panoptic_seg"."""
-    return PanopticQualityEvaluator(dataset)
-
-
-def cityscapes_semantic_iou(*, dataset: str) -> DatasetEvaluator:
-    """Cityscapes' IoU; outputs need "sem_seg"."""
-    return CityscapesSemanticEvaluator(dataset)
-
-
-def cityscapes_instance_ap(*, dataset: str) -> DatasetEvaluator:
-    """Cityscapes' mask AP; outputs may have "instances"."""
-    return CityscapesInstanceAPEvaluator(dataset)
-
-
-def coco_instance_ap(*, dataset: str) -> DatasetEvaluator:
-    """COCO's box and mask AP; outputs may have "instances"."""
-    return COCOInstanceEvaluator(dataset)
-
-
-def panoptic_instance_ap(*, dataset: str) -> DatasetEvaluator:
-    """COCO's box and mask AP, the truth being panoptic labels; outputs may have "instances"."""
-    return PanopticInstanceEvaluator(dataset)
-
-
-def semantic_iou(
-    *, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]
-) -> DatasetEvaluator:
-    """IoU over labels that `read_truth` makes from records; outputs need "sem_seg"."""
-    return SemanticEvaluator(dataset, read_truth)
 
 
 TOLERANCES = {  # of percentages: 1e-12 of counts and ratios, 1e-9 of average precisions

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
 from panoptic_dl.evaluation.metrics import checked
 from panoptic_dl.postprocess import most_likely_class
@@ -112,17 +113,22 @@ class StreamingSemanticEvaluator(StreamingEvaluator[Prediction, np.ndarray]):
 
     needs = "sem_seg"
 
-    def __init__(self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray]) -> None:
+    def __init__(
+        self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None
+    ) -> None:
         """Look up the dataset.
 
         Args:
             dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
-            read_truth: returns the label of a record of the dataset: (H, W), class or ignored.
+            read_truth: returns the label of a record of the dataset: (H, W), class or ignored; by
+                default a `SemanticLabelReader`.
         """
         metadata = MetadataCatalog.get(dataset)
         self.names = self._names = list(metadata.stuff_classes)
         self._ignore_label = metadata.ignore_label
-        self._read_truth = read_truth
+        self._read_truth = read_truth or SemanticLabelReader(
+            num_classes=len(self._names), ignore_label=self._ignore_label
+        )
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
         self._coverage = Coverage(self._records, dataset)
         self.reset()

@@ -36,6 +36,7 @@ import wandb
 
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import chosen
+from panoptic_dl.evaluation.metrics import PUBLISHED, is_better
 from panoptic_dl.loggers.base import (
     Confusions,
     Details,
@@ -180,7 +181,6 @@ def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield at, parts
 
 
-MAIN = ("PQ", "SQ", "RQ", "mIoU", "AP", "box_AP", "mask_AP")  # with a best and a last one
 SECTIONS = {
     "time": "speed",
     "data_time": "speed",
@@ -486,11 +486,11 @@ class WandbLogger(Logger):
     def _summarise(self, iteration: int, figures: Figures) -> None:
         if self._run is None:
             return
-        for name in MAIN:
+        for name in PUBLISHED:
             value = figures.get(name)
             if value is None or value != value:  # not a number: undefined
                 continue
-            if name not in self._best or value > self._best[name][0]:
+            if name not in self._best or is_better(name, value, self._best[name][0]):
                 self._best[name] = (value, iteration)
             best, at = self._best[name]
             self._run.summary.update(

@@ -24,7 +24,7 @@ from panoptic_dl.core.parallel import BatchProgress
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import Beside, StreamingEvaluator
-from panoptic_dl.evaluation.metrics import HEADLINE, headline
+from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
 from panoptic_dl.evaluation.official import pair_up, require_agreement
 from panoptic_dl.loggers.base import Details, Logger, Loggers, ending, modules
 from panoptic_dl.models.test_time_augmentation import Averaged
@@ -113,10 +113,11 @@ class Evaluation:
         Args:
             dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
-            evaluators: Detectron2 evaluators, by the entry of a model's output that each measures;
-                their results are merged. Streaming ones work beside the network.
+            evaluators: Detectron2 evaluators by name; their results are merged. The name of those
+                that are not ours is the entry of a model's output that they measure. Streaming ones
+                work in threads while the network runs.
             settings: fields of `EvaluationSettings`.
-            official: make the official evaluators of the same figures, by the same entries, where
+            official: make the official evaluators of the same figures, by the same names, where
                 settings want them.
             published: figures to stand beneath the run's own, in percent.
             published_note: what to know when the two are compared.
@@ -131,10 +132,10 @@ class Evaluation:
         self.settings = EvaluationSettings(**settings)
         self.official = dict(official or {})
         saving(dataset, self.settings.kinds, Path())  # refuses what it cannot save now, not later
-        unknown = sorted(set(published or {}) - set(HEADLINE))
+        unknown = sorted(set(published or {}) - set(METRIC_NAMES))
         if unknown or not all(_is_number(value) for value in (published or {}).values()):
             raise ValueError(
-                f"published={published} must hold numbers by the names {', '.join(HEADLINE)}"
+                f"published={published} must hold numbers by the names {', '.join(METRIC_NAMES)}"
             )
         self.published = published
         self.published_note = published_note
@@ -180,8 +181,9 @@ class Evaluation:
         settings = self.settings
         if not settings.looks_once and isinstance(model, nn.Module):
             model = Averaged(cast(Any, model), scales=settings.scales, flip=settings.flip)
-        entries = self.evaluators if entries is None else entries
-        measuring = [each for entry, each in self.evaluators.items() if entry in entries]
+        entries = self.outputs if entries is None else entries
+        names = [name for name, each in self.evaluators.items() if _needs(name, each) in entries]
+        measuring = [self.evaluators[name] for name in names]
         streams = [each for each in measuring if isinstance(each, StreamingEvaluator)]
         others = [each for each in measuring if not isinstance(each, StreamingEvaluator)]
         few = FirstImages(self.dataset, self.loader, rehearsal_images) if rehearsal else None
@@ -190,7 +192,7 @@ class Evaluation:
             others = []
         official = []
         if settings.official and few is None:
-            official = [make() for entry, make in self.official.items() if entry in entries]
+            official = [self.official[name]() for name in names if name in self.official]
         pictures = EvaluationPictures(self.dataset, folder, settings)
         writers = saving(
             self.dataset, settings.kinds, folder / "predictions", few.records if few else None
@@ -238,6 +240,11 @@ class Evaluation:
         if unsaved is not None:
             raise unsaved
         return {**summary, "details": pictures.details(results, streams, drawn)}
+
+    @property
+    def outputs(self) -> set[str]:
+        """The entries of a model's output that are measured."""
+        return {_needs(name, each) for name, each in self.evaluators.items()}
 
     def _summary(
         self, results: Results, source: Mapping[str, Any], few: FirstImages | None
@@ -293,6 +300,11 @@ class Evaluation:
         logger.info("Own and official figures\n%s", comparison_table(rows))
         require_agreement(pairs)
         logger.info("All %d figures agree with the official evaluators'", len(pairs))
+
+
+def _needs(name: str, evaluator: DatasetEvaluator) -> str:
+    """The entry of a model's output that an evaluator measures; of foreign ones their name."""
+    return getattr(evaluator, "needs", name)
 
 
 def _merged(evaluators: Iterable[DatasetEvaluator]) -> Results:
@@ -371,7 +383,7 @@ def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, 
             "evaluation.scales and evaluation.flip need a network to look at images: leave them "
             "out with predictions=FOLDER"
         )
-    measured = {kind for kind, entry in ENTRIES.items() if entry in evaluation.evaluators}
+    measured = {kind for kind, entry in ENTRIES.items() if entry in evaluation.outputs}
     folder = PredictionFolder(evaluation.dataset, predictions, measured)
     target, source = Path(run_dir, "predictions").resolve(), Path(predictions).resolve()
     if evaluation.settings.kinds and (target == source or source in target.parents):

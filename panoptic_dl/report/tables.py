@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from panoptic_dl.evaluation.metrics import PUBLISHED
 from panoptic_dl.report.runs import Group, Run, Spread
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -275,7 +276,6 @@ def _changes_parts(key: str) -> bool:
 
 
 # Columns of tables, as in the published ones; all other figures are in the CSV.
-COLUMNS = ("PQ", "SQ", "RQ", "mIoU", "AP", "box_AP", "mask_AP")
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ def build_tables(groups: Sequence[Group], rows: Sequence[PublishedRow]) -> list[
         lines = [line for row in members for line in _published_lines(row, of_row.get(row.row, []))]
         dataset, task, head = key
         title = ", ".join([dataset_name(dataset), task, head])
-        columns = [c for c in COLUMNS if any(c in row.figures for row in members)]
+        columns = [c for c in PUBLISHED if any(c in row.figures for row in members)]
         tables.append(Table(title, columns, lines, published=True))
     known = {row.row for row in rows}
     others: dict[str, list[Group]] = {}
@@ -364,7 +364,7 @@ def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
 
 
 def _other_table(title: str, groups: Sequence[Group]) -> Table:
-    columns = [c for c in COLUMNS if any(c in group.figures() for group in groups)]
+    columns = [c for c in PUBLISHED if any(c in group.figures() for group in groups)]
     lines = []
     for group in groups:
         run = group.first
@@ -404,4 +404,4 @@ def _notes(group: Group) -> list[str]:
 
 def _is_undecided(group: Group, name: str) -> bool:
     found = group.figure(name)
-    return name in COLUMNS and found is not None and math.isnan(found.mean)
+    return name in PUBLISHED and found is not None and math.isnan(found.mean)

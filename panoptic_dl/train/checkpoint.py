@@ -23,6 +23,7 @@ from torch import distributed, nn
 
 from panoptic_dl.core.files import flush, save_whole, sha256_of, write_text
 from panoptic_dl.core.run_folder import FINAL, MANIFEST, NEWEST
+from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.loggers.base import Loggers
 
 BEST = "model_best.pth"
@@ -341,7 +342,7 @@ class RunCheckpoints:
         try:
             best = self.files.manifest().get(BEST, {}).get("figures", {}).get(figure)
             # NaN, a figure that is not defined, is better than nothing and worse than any other.
-            is_best = best is None or best != best or figures[figure] > best
+            is_best = best is None or best != best or is_better(figure, figures[figure], best)
             self.files.note_figures(self.newest, figures, is_best)
             if is_best:
                 iteration = self.files.manifest().get(self.newest, {}).get("iteration", -1)

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.files import folder_lock
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
-from panoptic_dl.evaluation.metrics import HEADLINE
+from panoptic_dl.evaluation.metrics import METRIC_NAMES
 from panoptic_dl.launch.signals import StopOnSignal, StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, ending, modules
 from panoptic_dl.models.activation_checkpointing import recompute_activations
@@ -131,9 +131,9 @@ def train(
     meant = Recipe(**recipe)
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
-    if saving.best is not None and saving.best.removeprefix("ema/") not in HEADLINE:
+    if saving.best is not None and saving.best.removeprefix("ema/") not in METRIC_NAMES:
         raise ValueError(
-            f"checkpoint.best={saving.best} is no figure; choose one of {', '.join(HEADLINE)}"
+            f"checkpoint.best={saving.best} is no figure; choose one of {', '.join(METRIC_NAMES)}"
         )
     if numbers.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")

@@ -11,7 +11,10 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
     to_label_ids,
 )
-from panoptic_dl.evaluation.official import CityscapesSemanticEvaluator, SemanticEvaluator
+from panoptic_dl.evaluation.official import (
+    OfficialCityscapesSemanticEvaluator,
+    OfficialSemanticEvaluator,
+)
 from tests.evaluation.scenes import semantic_scores, write_street_labels
 from tests.evaluation.truth import evaluate
 
@@ -28,7 +31,7 @@ def streets(folder):
 
 def test_cityscapes_script_takes_classes(tmp_path):
     records, scores = streets(tmp_path)
-    evaluator = CityscapesSemanticEvaluator("class_map_streets")
+    evaluator = OfficialCityscapesSemanticEvaluator("class_map_streets")
     by_scores, by_classes = (
         evaluate(evaluator, records, [{"sem_seg": value} for value in values])
         for values in (scores, [value.argmax(dim=0) for value in scores])
@@ -43,7 +46,7 @@ def test_cityscapes_script_counts_pixels_without_class_as_missed(tmp_path, none)
     outputs = [{"sem_seg": value.argmax(dim=0)} for value in scores]
     for output in outputs:
         output["sem_seg"][3:20] = none
-    theirs = evaluate(CityscapesSemanticEvaluator("class_map_streets"), records, outputs)
+    theirs = evaluate(OfficialCityscapesSemanticEvaluator("class_map_streets"), records, outputs)
     ours = evaluate(StreamingCityscapesSemanticEvaluator("class_map_streets"), records, outputs)
     expected = pytest.approx(theirs["sem_seg"], rel=0, abs=1e-10, nan_ok=True)
     assert {name: ours["sem_seg"][name] for name in theirs["sem_seg"]} == expected
@@ -67,7 +70,7 @@ def classes_and_evaluator():
     yield (
         records,
         classes,
-        SemanticEvaluator("class_maps", lambda record: truth[record["file_name"]]),
+        OfficialSemanticEvaluator("class_maps", lambda record: truth[record["file_name"]]),
     )
     DatasetCatalog.remove("class_maps")
     MetadataCatalog.remove("class_maps")

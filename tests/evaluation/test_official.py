@@ -18,11 +18,11 @@ from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_sema
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import (
-    cityscapes_instance_ap,
-    cityscapes_semantic_iou,
-    coco_instance_ap,
-    panoptic_quality,
-    semantic_iou,
+    OfficialCityscapesInstanceEvaluator,
+    OfficialCityscapesSemanticEvaluator,
+    OfficialCOCOInstanceEvaluator,
+    OfficialPanopticEvaluator,
+    OfficialSemanticEvaluator,
 )
 from tests.data.small import write_cityscapes, write_coco
 from tests.evaluation.truth import evaluate, make_instances, predict
@@ -80,7 +80,7 @@ def test_the_truth_has_panoptic_quality_100(cityscapes, coco, kind):
     name, options = {"cityscapes": (cityscapes, CITYSCAPES), "coco": (coco, COCO)}[kind]
     records, outputs = truth_of(name, options)
     before = [output["panoptic_seg"][0].clone() for output in outputs]
-    figures = evaluate(panoptic_quality(dataset=name), records, outputs)["panoptic_seg"]
+    figures = evaluate(OfficialPanopticEvaluator(name), records, outputs)["panoptic_seg"]
     assert figures == {
         key + suffix: 100.0 for key in ("PQ", "SQ", "RQ") for suffix in ("", "_th", "_st")
     }
@@ -95,7 +95,7 @@ def test_panoptic_quality_equals_detectron2s_driver(cityscapes):
         panoptic = output["panoptic_seg"][0]
         panoptic[torch.rand(panoptic.shape, generator=generator) < 0.2] = 2000
         panoptic[:, 30:50] = panoptic[:, 30:50].roll(3, 1)
-    ours = evaluate(panoptic_quality(dataset=cityscapes), records, outputs)
+    ours = evaluate(OfficialPanopticEvaluator(cityscapes), records, outputs)
     theirs = evaluate(COCOPanopticEvaluator(cityscapes), records, outputs)
     assert ours["panoptic_seg"] == pytest.approx(dict(theirs["panoptic_seg"]), abs=1e-12)
     assert 10 < ours["panoptic_seg"]["PQ"] < 90
@@ -112,7 +112,7 @@ def test_segments_of_a_model_are_left_as_they_are(coco):
         ]
         output["panoptic_seg"] = (ids, segments)
     before = copy.deepcopy([output["panoptic_seg"][1] for output in outputs])
-    figures = evaluate(panoptic_quality(dataset=coco), records, outputs)["panoptic_seg"]
+    figures = evaluate(OfficialPanopticEvaluator(coco), records, outputs)["panoptic_seg"]
     assert figures["PQ"] == 100.0
     assert [output["panoptic_seg"][1] for output in outputs] == before
 
@@ -121,7 +121,7 @@ def test_segments_of_a_model_are_left_as_they_are(coco):
 def test_nothing_has_panoptic_quality_0(cityscapes, coco, kind):
     name, options = {"cityscapes": (cityscapes, CITYSCAPES), "coco": (coco, COCO)}[kind]
     records, outputs = truth_of(name, options)
-    figures = evaluate(panoptic_quality(dataset=name), records, nothing(outputs))["panoptic_seg"]
+    figures = evaluate(OfficialPanopticEvaluator(name), records, nothing(outputs))["panoptic_seg"]
     assert set(figures.values()) == {0.0}
 
 
@@ -129,18 +129,22 @@ def test_without_any_thing_their_figures_are_not_a_number(tmp_path):
     root = write_coco(tmp_path / "stuff", with_things=False, val=1)
     name = coco_panoptic(root=str(root), split="val", prefix="stuff_only_")
     records, outputs = truth_of(name, COCO)
-    figures = evaluate(panoptic_quality(dataset=name), records, outputs)["panoptic_seg"]
+    figures = evaluate(OfficialPanopticEvaluator(name), records, outputs)["panoptic_seg"]
     assert figures["PQ"] == figures["PQ_st"] == 100.0
     assert math.isnan(figures["PQ_th"])
-    results = evaluate(coco_instance_ap(dataset=name), records, outputs)
+    results = evaluate(OfficialCOCOInstanceEvaluator(name), records, outputs)
     assert math.isnan(results["segm"]["AP"])
 
 
 def test_a_missing_prediction_is_named(cityscapes):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
-    for factory in (panoptic_quality, cityscapes_semantic_iou, cityscapes_instance_ap):
+    for factory in (
+        OfficialPanopticEvaluator,
+        OfficialCityscapesSemanticEvaluator,
+        OfficialCityscapesInstanceEvaluator,
+    ):
         with pytest.raises(EvaluationError, match=r"no prediction for .*2 predictions for 3"):
-            evaluate(factory(dataset=cityscapes), records[1:], outputs[1:])
+            evaluate(factory(cityscapes), records[1:], outputs[1:])
 
 
 def test_wrong_areas_in_the_truth_are_an_error(tmp_path):
@@ -153,7 +157,7 @@ def test_wrong_areas_in_the_truth_are_an_error(tmp_path):
     name = coco_panoptic(root=str(root), split="val", prefix="wrong_")
     records, outputs = truth_of(name, COCO)
     with pytest.raises(EvaluationError, match=r"no percentage.*Areas in the JSON"):
-        evaluate(panoptic_quality(dataset=name), records, outputs)
+        evaluate(OfficialPanopticEvaluator(name), records, outputs)
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
@@ -163,7 +167,7 @@ def test_the_truth_has_semantic_iou_100_on_cityscapes(root, cityscapes, task):
     if task == "semantic":
         name = cityscapes_semantic(root=str(root), split="val", prefix="official_")
     records = sorted(DatasetCatalog.get(name), key=lambda record: record["file_name"])
-    results = evaluate(cityscapes_semantic_iou(dataset=name), records, outputs)
+    results = evaluate(OfficialCityscapesSemanticEvaluator(name), records, outputs)
     # Thing pixels of crowds are things for the semantic evaluator too.
     assert results["sem_seg"]["IoU"] == 100.0
     assert headline(results) == {"mIoU": 100.0}
@@ -171,23 +175,23 @@ def test_the_truth_has_semantic_iou_100_on_cityscapes(root, cityscapes, task):
 
 def test_one_class_everywhere_has_its_own_iou_on_cityscapes(cityscapes):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
-    results = evaluate(cityscapes_semantic_iou(dataset=cityscapes), records, nothing(outputs))
+    results = evaluate(OfficialCityscapesSemanticEvaluator(cityscapes), records, nothing(outputs))
     assert 0 < results["sem_seg"]["IoU"] < 15  # road alone, the other classes count as 0
 
 
 def test_the_truth_has_instance_ap_100_on_cityscapes(cityscapes, tmp_path):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
-    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, outputs)
+    results = evaluate(OfficialCityscapesInstanceEvaluator(cityscapes), records, outputs)
     assert results == {"segm": {"AP": 100.0, "AP50": 100.0}}
     assert headline(results) == {"AP": 100.0}
 
 
 def test_no_instances_have_ap_0(cityscapes, coco):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
-    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, nothing(outputs))
+    results = evaluate(OfficialCityscapesInstanceEvaluator(cityscapes), records, nothing(outputs))
     assert results["segm"] == {"AP": 0.0, "AP50": 0.0}
     records, outputs = truth_of(coco, COCO)
-    results = evaluate(coco_instance_ap(dataset=coco), records, nothing(outputs))
+    results = evaluate(OfficialCOCOInstanceEvaluator(coco), records, nothing(outputs))
     assert headline(results) == {"box_AP": 0.0, "mask_AP": 0.0}
 
 
@@ -202,7 +206,7 @@ def test_predictions_on_ignored_regions_only_have_ap_0_on_cityscapes(cityscapes)
         persons.pred_masks[:, 30:] = False  # IoU 0.76: found at 6 of 10 overlaps
         group = make_instances(mask, [13], [0.9])
         output["instances"] = type(persons).cat([group, persons])
-    results = evaluate(cityscapes_instance_ap(dataset=cityscapes), records, outputs)
+    results = evaluate(OfficialCityscapesInstanceEvaluator(cityscapes), records, outputs)
     # The mean of persons and cars, which have 0.
     assert results["segm"] == pytest.approx({"AP": 30.0, "AP50": 50.0})
 
@@ -210,10 +214,10 @@ def test_predictions_on_ignored_regions_only_have_ap_0_on_cityscapes(cityscapes)
 def test_the_truth_has_box_and_mask_ap_100_on_coco(coco):
     records, outputs = truth_of(coco, COCO)
     del outputs[0]["instances"]  # the first image has none: Detectron2 looks only there
-    results = evaluate(coco_instance_ap(dataset=coco), records, outputs)
+    results = evaluate(OfficialCOCOInstanceEvaluator(coco), records, outputs)
     assert 60 < results["segm"]["AP"] < 70  # 4 of 6 persons
     records, outputs = truth_of(coco, COCO)
-    results = evaluate(coco_instance_ap(dataset=coco), records, outputs)
+    results = evaluate(OfficialCOCOInstanceEvaluator(coco), records, outputs)
     assert headline(results) == {"box_AP": 100.0, "mask_AP": 100.0}
     assert results["segm"]["AP-person"] == 100.0
     assert math.isnan(results["segm"]["AP-toothbrush"])  # only a crowd of them
@@ -221,7 +225,9 @@ def test_the_truth_has_box_and_mask_ap_100_on_coco(coco):
 
 def test_semantic_iou_from_panoptic_labels(root):
     name = coco_semantic(root=str(root), split="val", prefix="official_")
-    evaluator = semantic_iou(dataset=name, read_truth=SemanticLabelReader(num_classes=133))
+    evaluator = OfficialSemanticEvaluator(
+        dataset=name, read_truth=SemanticLabelReader(num_classes=133)
+    )
     records, outputs = truth_of(name, COCO)
     assert headline(evaluate(evaluator, records, outputs)) == {"mIoU": 100.0}
     figures = evaluate(evaluator, records, nothing(outputs))["sem_seg"]
@@ -241,15 +247,15 @@ def test_an_exit_of_an_official_script_is_an_error(cityscapes):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
     outputs[0]["sem_seg"] = outputs[0]["sem_seg"][:, :-1]  # the script exits on other sizes
     with pytest.raises(EvaluationError, match=r"gave up: Image heights of .*aachen_000000"):
-        evaluate(cityscapes_semantic_iou(dataset=cityscapes), records, outputs)
+        evaluate(OfficialCityscapesSemanticEvaluator(cityscapes), records, outputs)
 
 
 @pytest.mark.parametrize(
     ("evaluator", "kind"),
     [
-        (panoptic_quality, "panoptic"),
-        (cityscapes_semantic_iou, "labelIds"),
-        (cityscapes_instance_ap, "instanceIds"),
+        (OfficialPanopticEvaluator, "panoptic"),
+        (OfficialCityscapesSemanticEvaluator, "labelIds"),
+        (OfficialCityscapesInstanceEvaluator, "instanceIds"),
     ],
 )
 def test_a_truncated_label_is_named(tmp_path, evaluator, kind):
@@ -270,7 +276,10 @@ def test_the_truth_of_real_images_has_100_in_every_figure():
     name = coco_panoptic(root=str(REAL), split="val", prefix="real_")
     records = DatasetCatalog.get(name)
     assert len(records) == 100
-    evaluators = [panoptic_quality(dataset=name), coco_instance_ap(dataset=name)]
+    evaluators = [
+        OfficialPanopticEvaluator(name),
+        OfficialCOCOInstanceEvaluator(name),
+    ]
     for evaluator in evaluators:
         evaluator.reset()
     for record in records:

@@ -18,10 +18,12 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.config.builder import find_target
 from panoptic_dl.datasets.custom import own_classes, own_dataset
-from panoptic_dl.evaluation import official, streaming
-from panoptic_dl.evaluation.official import PanopticTruth, pair_up, require_agreement
+from panoptic_dl.evaluation.coco_instances import PanopticTruth, StreamingPanopticInstanceEvaluator
+from panoptic_dl.evaluation.metrics import evaluator_configs
+from panoptic_dl.evaluation.official import OfficialPanopticEvaluator, pair_up, require_agreement
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.predictions.reader import PredictionFolder
 from panoptic_dl.predictions.saving import saving
 from tests.data.own_small import CATEGORIES, write_own
@@ -129,8 +131,8 @@ def test_panoptic_quality_of_any_categories_is_panopticapis(tmp_path_factory, ta
     root = write_own(tmp_path / "data", categories=table, val=2)
     dataset = own(root)
     pairs = list(predict(dataset, seed))
-    ours = measure(streaming.panoptic_quality(dataset=dataset), pairs)
-    theirs = measure(official.panoptic_quality(dataset=dataset), pairs)
+    ours = measure(StreamingPanopticEvaluator(dataset), pairs)
+    theirs = measure(OfficialPanopticEvaluator(dataset), pairs)
     require_agreement(pair_up(ours, theirs))
 
     (writer,) = saving(dataset, "panoptic", tmp_path / "out")
@@ -158,21 +160,17 @@ def test_all_figures_agree_with_the_official_evaluators(tmp_path, form, kind):
     root = write_own(tmp_path, form=form, categories=chosen, val=4)
     dataset = own(root, form=form)
     pairs = list(predict(dataset, 3))
-    read = SemanticLabelReader(num_classes=len(chosen))
-    for name, options in (
-        ("panoptic_quality", {}),
-        ("semantic_iou", {"read_truth": read}),
-        ("panoptic_instance_ap", {}),
-    ):
+    configs = evaluator_configs("custom")
+    for name, config in configs["streaming"]["panoptic"].items():
         ours, theirs = (
-            measure(getattr(module, name)(dataset=dataset, **options), pairs)
-            for module in (streaming, official)
+            measure(find_target(target["_target_"])(dataset=dataset), pairs)
+            for target in (config, configs["official"]["panoptic"][name])
         )
         compared = pair_up(ours, theirs)
         assert compared
         require_agreement(compared)
         known = [pair.own for pair in compared if not math.isnan(pair.own)]
-        if name == "panoptic_instance_ap" and kind == "stuff":
+        if name == "instances" and kind == "stuff":
             assert not known
         else:
             assert any(0 < value < 100 for value in known), name
@@ -190,7 +188,8 @@ def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
     dataset = own(root)
     pairs = list(predict(dataset, 1))
     ours, theirs = (
-        measure(module.panoptic_quality(dataset=dataset), pairs) for module in (streaming, official)
+        measure(evaluator(dataset), pairs)
+        for evaluator in (StreamingPanopticEvaluator, OfficialPanopticEvaluator)
     )
     require_agreement(pair_up(ours, theirs))
 
@@ -244,7 +243,7 @@ def test_what_is_right_has_an_ap_of_100_and_what_is_empty_is_not_asked_for(tmp_p
             scores=torch.ones(len(found)),
         )
         pairs.append((record, {"instances": instances}))
-    figures = measure(streaming.panoptic_instance_ap(dataset=dataset), pairs)
+    figures = measure(StreamingPanopticInstanceEvaluator(dataset), pairs)
     assert figures["bbox"]["AP"] == figures["segm"]["AP"] == pytest.approx(100)
 
 
@@ -253,7 +252,7 @@ def test_a_label_that_went_missing_is_named(tmp_path):
 
     root = write_own(tmp_path, val=1)
     dataset = own(root)
-    evaluator = streaming.panoptic_instance_ap(dataset=dataset)
+    evaluator = StreamingPanopticInstanceEvaluator(dataset)
     ((record, output),) = predict(dataset, 0)
     Path(record["pan_seg_file_name"]).write_bytes(b"no picture")
     with pytest.raises(EvaluationError, match=r"label-0\.png"):

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from panoptic_dl.config import build, compose
 from panoptic_dl.datasets.coco import coco_panoptic
 from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
-from panoptic_dl.evaluation.official import COCOInstanceEvaluator
+from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
 from tests.evaluation.coco_scenes import (
     annotate,
     encode,
@@ -41,7 +41,7 @@ def assert_same(found: dict, expected: dict, num_images: int) -> None:
 def compare(name: str, outputs: list[dict]) -> dict:
     """The official figures, after a look at ours."""
     records = DatasetCatalog.get(name)
-    expected = evaluate(COCOInstanceEvaluator(name), records, outputs)
+    expected = evaluate(OfficialCOCOInstanceEvaluator(name), records, outputs)
     found = evaluate(StreamingCOCOInstanceEvaluator(name), records, outputs)
     assert_same(found, expected, len(records))
     return expected
@@ -201,7 +201,7 @@ def compare_dataset(name: str, num_images: int) -> dict:
     records = DatasetCatalog.get(name)
     assert len(records) == num_images
     draw = np.random.default_rng(0)
-    evaluators = [COCOInstanceEvaluator(name), StreamingCOCOInstanceEvaluator(name)]
+    evaluators = [OfficialCOCOInstanceEvaluator(name), StreamingCOCOInstanceEvaluator(name)]
     for evaluator in evaluators:
         evaluator.reset()
     for record in records:
@@ -227,14 +227,3 @@ def test_real_coco():
     for figures in compare_dataset(name, 100).values():
         assert 5 < figures["AP"] < 95
         assert not any(math.isnan(figures[size]) for size in ("APs", "APm", "APl"))
-
-
-def test_the_stream_replaces_the_official_evaluator_of_coco():
-    cfg = compose(["dataset=toy_coco", "task=panoptic"])
-    targets = [
-        str(item._target_) for item in cfg.dataset.evaluators["streaming"]["panoptic"].values()
-    ]
-    assert all("streaming" in target for target in targets)
-
-
-# What is refused.

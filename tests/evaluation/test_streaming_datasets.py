@@ -14,10 +14,10 @@ from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
 from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
 from panoptic_dl.evaluation.official import (
-    cityscapes_instance_ap,
-    cityscapes_semantic_iou,
-    panoptic_quality,
-    semantic_iou,
+    OfficialCityscapesInstanceEvaluator,
+    OfficialCityscapesSemanticEvaluator,
+    OfficialPanopticEvaluator,
+    OfficialSemanticEvaluator,
 )
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
@@ -88,9 +88,15 @@ def test_toy_cityscapes():
     cfg = compose(["dataset=toy_cityscapes", "task=panoptic", *SMALL])
     name = build(cfg.dataset.test.panoptic)
     pairs = [
-        (StreamingPanopticEvaluator(name), panoptic_quality(dataset=name)),
-        (StreamingCityscapesSemanticEvaluator(name), cityscapes_semantic_iou(dataset=name)),
-        (StreamingCityscapesInstanceEvaluator(name), cityscapes_instance_ap(dataset=name)),
+        (StreamingPanopticEvaluator(name), OfficialPanopticEvaluator(name)),
+        (
+            StreamingCityscapesSemanticEvaluator(name),
+            OfficialCityscapesSemanticEvaluator(name),
+        ),
+        (
+            StreamingCityscapesInstanceEvaluator(name),
+            OfficialCityscapesInstanceEvaluator(name),
+        ),
     ]
     panoptic, semantic, instance = compare(
         pairs, DatasetCatalog.get(name), cfg.dataset.num_classes, set(cfg.dataset.thing_ids)
@@ -106,10 +112,10 @@ def compare_coco(root: str, prefix: str, num_images: int) -> None:
     labels = coco_semantic(root=root, split="val", prefix=prefix)
     reader = SemanticLabelReader(num_classes=133)
     pairs = [
-        (StreamingPanopticEvaluator(name), panoptic_quality(dataset=name)),
+        (StreamingPanopticEvaluator(name), OfficialPanopticEvaluator(name)),
         (
             StreamingSemanticEvaluator(labels, reader),
-            semantic_iou(dataset=labels, read_truth=reader),
+            OfficialSemanticEvaluator(labels, read_truth=reader),
         ),
     ]
     records = DatasetCatalog.get(name)

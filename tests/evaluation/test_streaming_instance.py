@@ -24,7 +24,7 @@ from panoptic_dl.evaluation.cityscapes_instances import (
 )
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, INSTANCE_LABELS, image_id
 from panoptic_dl.evaluation.metrics import headline
-from panoptic_dl.evaluation.official import CityscapesInstanceAPEvaluator, _average_precisions
+from panoptic_dl.evaluation.official import OfficialCityscapesInstanceEvaluator, _average_precisions
 from tests.evaluation.scenes import instance_predictions, write_street_labels
 from tests.evaluation.truth import evaluate
 
@@ -110,7 +110,7 @@ def test_many_images_have_the_figures_of_cityscapes_script(tmp_path, first):
 def test_figures_equal_the_existing_evaluator(tmp_path):
     name, records, outputs = streets(tmp_path, range(6))
     ours = evaluate(StreamingCityscapesInstanceEvaluator(name), records, outputs)
-    theirs = evaluate(CityscapesInstanceAPEvaluator(name), records, outputs)
+    theirs = evaluate(OfficialCityscapesInstanceEvaluator(name), records, outputs)
     assert {key: ours["segm"][key] for key in theirs["segm"]} == pytest.approx(
         theirs["segm"], **CLOSE
     )

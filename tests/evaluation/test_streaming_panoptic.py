@@ -16,7 +16,7 @@ from panopticapi.evaluation import PQStat, pq_compute_single_core
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
 from panoptic_dl.datasets.coco import coco_panoptic
 from panoptic_dl.evaluation.metrics import headline
-from panoptic_dl.evaluation.official import panoptic_quality
+from panoptic_dl.evaluation.official import OfficialPanopticEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator, match_segments
 from tests.data.small import write_cityscapes, write_coco
 from tests.evaluation.panoptic_scenes import CATEGORIES, NUM_CLASSES, outputs_of, register
@@ -171,7 +171,7 @@ def test_figures_equal_the_official_evaluators_on_datasets(tmp_path, monkeypatch
         panoptic[:, 30:50] = panoptic[:, 30:50].roll(3, 1)
     before = [output["panoptic_seg"][0].clone() for output in outputs]
     figures = headline(evaluate(ours, records, outputs))
-    expected = headline(evaluate(panoptic_quality(dataset=name), records, outputs))
+    expected = headline(evaluate(OfficialPanopticEvaluator(name), records, outputs))
     assert figures == pytest.approx(expected, abs=1e-12)
     assert 10 < figures["PQ"] < 90
     for output, panoptic in zip(outputs, before, strict=True):

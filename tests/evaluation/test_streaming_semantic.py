@@ -23,7 +23,10 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     image_id,
 )
 from panoptic_dl.evaluation.metrics import headline
-from panoptic_dl.evaluation.official import CityscapesSemanticEvaluator, SemanticEvaluator
+from panoptic_dl.evaluation.official import (
+    OfficialCityscapesSemanticEvaluator,
+    OfficialSemanticEvaluator,
+)
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from tests.evaluation.scenes import (
     semantic_scores,
@@ -113,7 +116,7 @@ def test_all_figures_are_there_by_name(tmp_path):
 def test_figures_equal_the_existing_evaluator(tmp_path):
     name, records, outputs = streets(tmp_path, range(4))
     ours = evaluate(StreamingCityscapesSemanticEvaluator(name), records, outputs)["sem_seg"]
-    theirs = evaluate(CityscapesSemanticEvaluator(name), records, outputs)["sem_seg"]
+    theirs = evaluate(OfficialCityscapesSemanticEvaluator(name), records, outputs)["sem_seg"]
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs, **CLOSE)
 
 
@@ -134,7 +137,7 @@ def test_accuracies_and_confusions_of_cityscapes_are_those_of_train_ids(tmp_path
     DatasetCatalog.register(generic, lambda: records)
     names = [label.name for label in EVALUATED]
     MetadataCatalog.get(generic).set(stuff_classes=names, ignore_label=255)
-    theirs = evaluate(SemanticEvaluator(generic, read_truth), records, outputs)["sem_seg"]
+    theirs = evaluate(OfficialSemanticEvaluator(generic, read_truth), records, outputs)["sem_seg"]
     for key in ("fwIoU", "mACC", "pACC"):
         assert 0 < ours[key] < 100
         assert ours[key] == pytest.approx(theirs[key], **CLOSE)
@@ -216,7 +219,7 @@ def labelled_dataset(seeds):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_figures_are_those_of_detectron2(seeds):
     name, records, outputs, read_truth = labelled_dataset(seeds)
-    theirs = evaluate(SemanticEvaluator(name, read_truth), records, outputs)["sem_seg"]
+    theirs = evaluate(OfficialSemanticEvaluator(name, read_truth), records, outputs)["sem_seg"]
     ours = evaluate(StreamingSemanticEvaluator(name, read_truth), records, outputs)["sem_seg"]
     assert ours.pop("num_images") == len(seeds)
     if (theirs["fwIoU"] == 0) and math.isnan(theirs["mIoU"]):

@@ -17,11 +17,11 @@ from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import (
-    cityscapes_instance_ap,
-    cityscapes_semantic_iou,
-    coco_instance_ap,
-    panoptic_quality,
-    semantic_iou,
+    OfficialCityscapesInstanceEvaluator,
+    OfficialCityscapesSemanticEvaluator,
+    OfficialCOCOInstanceEvaluator,
+    OfficialPanopticEvaluator,
+    OfficialSemanticEvaluator,
 )
 from tests.data.small import write_cityscapes, write_coco
 from tests.evaluation.truth import predict
@@ -54,19 +54,26 @@ def evaluate_all(rank: int, folder: str) -> None:
             19,
             set(range(11, 19)),
             [
-                panoptic_quality(dataset=cityscapes),
-                cityscapes_semantic_iou(dataset=cityscapes),
-                cityscapes_instance_ap(dataset=cityscapes),
+                OfficialPanopticEvaluator(cityscapes),
+                OfficialCityscapesSemanticEvaluator(cityscapes),
+                OfficialCityscapesInstanceEvaluator(cityscapes),
             ],
         ),
         measure(
-            coco, 133, things, [panoptic_quality(dataset=coco), coco_instance_ap(dataset=coco)]
+            coco,
+            133,
+            things,
+            [OfficialPanopticEvaluator(coco), OfficialCOCOInstanceEvaluator(coco)],
         ),
         measure(
             semantic,
             133,
             things,
-            [semantic_iou(dataset=semantic, read_truth=SemanticLabelReader(num_classes=133))],
+            [
+                OfficialSemanticEvaluator(
+                    dataset=semantic, read_truth=SemanticLabelReader(num_classes=133)
+                )
+            ],
         ),
     ]
     Path(folder, f"seen_{rank}.json").write_text(json.dumps(seen))

@@ -14,7 +14,7 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     EVALUATED,
     StreamingCityscapesSemanticEvaluator,
 )
-from panoptic_dl.evaluation.official import COCOInstanceEvaluator
+from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import semantic_figures
 from tests.evaluation.truth import evaluate
@@ -130,7 +130,9 @@ def test_pycocotools(tmp_path, source):
     (file,) = (tmp_path / "out" / "instances").glob("*.json")
     split = "small7" if source == "drawn" else "val2017"
     assert file.name == f"detections_{split}_panoptic-dl_results.json"
-    expected = evaluate(COCOInstanceEvaluator(predicted.name), predicted.items, predicted.outputs)
+    expected = evaluate(
+        OfficialCOCOInstanceEvaluator(predicted.name), predicted.items, predicted.outputs
+    )
     for kind, path in (("segm", file), ("bbox", file.parent / "boxes" / file.name)):
         assert ("bbox" in json.loads(path.read_text())[0]) == (kind == "bbox")
         theirs = official.coco_ap(predicted.name, path, kind)[:6]

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
 from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
-from panoptic_dl.evaluation.official import COCOInstanceEvaluator
+from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from panoptic_dl.predictions.dataset import KINDS
@@ -44,7 +44,7 @@ def test_coco(tmp_path, source):
     assert read.kinds == KINDS
     evaluators = [
         StreamingPanopticEvaluator(predicted.name),
-        COCOInstanceEvaluator(predicted.name),
+        OfficialCOCOInstanceEvaluator(predicted.name),
         StreamingSemanticEvaluator(
             predicted.name, SemanticLabelReader(num_classes=133 if source == "toy" else 6)
         ),

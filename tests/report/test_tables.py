@@ -18,7 +18,7 @@ from panoptic_dl.report.formats import (
 )
 from panoptic_dl.report.page import tables_of
 from panoptic_dl.report.runs import Planned, collect
-from panoptic_dl.report.tables import COLUMNS, Cell, published_rows
+from panoptic_dl.report.tables import Cell, published_rows
 
 from .run_folders import make_run
 
@@ -193,9 +193,3 @@ def test_latex_has_the_same_figures_and_is_balanced(tables):
 def test_latex_escapes_what_it_would_run():
     assert escape("\\input{x} 5% & a_b") == "\\textbackslash{}input\\{x\\} 5\\% \\& a\\_b"
     assert escape("two\nlines\x00") == "two lines"
-
-
-def test_columns_are_those_of_evaluations():
-    from panoptic_dl.evaluation.metrics import HEADLINE
-
-    assert HEADLINE[: len(COLUMNS)] == COLUMNS

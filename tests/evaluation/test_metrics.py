@@ -1,16 +1,26 @@
-"""Figures: the published columns, honest gaps, nothing impossible."""
+"""The table of metrics: the published columns, honest gaps, nothing impossible."""
 
 import json
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoptic_dl.config.builder import MOVED, find_target
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.run_folder import as_json
-from panoptic_dl.evaluation.metrics import checked, headline
+from panoptic_dl.evaluation import metrics
+from panoptic_dl.evaluation.metrics import (
+    METRICS,
+    PUBLISHED,
+    Metric,
+    checked,
+    evaluator_configs,
+    headline,
+    is_better,
+)
 from panoptic_dl.report.results import as_text
 
 PANOPTIC = {
@@ -19,6 +29,37 @@ PANOPTIC = {
         (name, suffix) for suffix in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")
     )
 }
+
+
+def test_every_evaluator_of_the_table_can_be_named_by_a_config():
+    for dataset in ("cityscapes", "coco", "custom"):
+        configs = evaluator_configs(dataset)
+        assert configs["official"].keys() == configs["streaming"].keys()
+        for kind, prefix in (("streaming", "Streaming"), ("official", "Official")):
+            for evaluators in configs[kind].values():
+                assert evaluators
+                for config in evaluators.values():
+                    assert find_target(config["_target_"]).__name__.startswith(prefix)
+
+
+def test_configs_of_earlier_versions_name_the_same_evaluators():
+    for old in MOVED:
+        if ".evaluation." in old and old.rpartition(".")[2].endswith(("quality", "iou", "ap")):
+            assert find_target(old).__module__.startswith("panoptic_dl.evaluation.")
+
+
+def test_a_metric_that_is_no_percentage_is_shown_as_it_is(monkeypatch):
+    error = Metric("error", (("own", "error"),), unit="pixels", higher_is_better=False)
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS, error))
+    assert headline({"own": {"error": 250.0}}) == {"error": 250.0}
+    assert is_better("ema/error", 1.0, 2.0)
+    assert not is_better("error", 2.0, 1.0)
+    assert is_better("PQ", 2.0, 1.0)
+    assert is_better("unknown", 2.0, 1.0)
+
+
+def test_published_columns_come_first():
+    assert tuple(metric.name for metric in METRICS[: len(PUBLISHED)]) == PUBLISHED
 
 
 def test_cityscapes_panoptic_has_the_columns_of_the_published_table():
@@ -74,6 +115,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(values)
 def test_any_results_become_strict_json(value):
     json.loads(json.dumps(as_json(value), allow_nan=False), parse_constant=lambda c: pytest.fail(c))
