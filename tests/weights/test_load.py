@@ -1,17 +1,25 @@
-"""Weights load completely or not at all, and opening a file never runs code."""
+"""Load weights completely or not at all."""
 
-import os
+import collections
 import pickle
+from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from panoptic_dl.config import compose
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.weights.load import load_model, load_model_or_backbone
-from panoptic_dl.weights.read import read_weights
-
-from .small import Tiny, same
+from panoptic_dl.core.run_folder import find_checkpoint
+from panoptic_dl.weights.export import KINDS, write_weights
+from panoptic_dl.weights.load import compare, load_model, load_model_or_backbone, start_from
+from panoptic_dl.weights.names import KNOWN, rename
+from panoptic_dl.weights.read import read_file
+from tests.engine.tiny import TinyModel, run_training
+from tests.golden import golden
+from tests.models.rows import ROWS, build_model, load_shapes
+from tests.weights.tiny_weights import Tiny, provenance, same
 
 
 @pytest.mark.parametrize("wrap", ["plain", "model", "state_dict"])
@@ -64,37 +72,283 @@ def test_incomplete_files_change_nothing_and_are_described(tmp_path, change):
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
 
 
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch evil_was_run",)
+CONTAINERS = ("pth", "pth.of_detectron2", "pkl.arrays", "pkl.tensors", "safetensors")
+SMALLEST = "coco_panoptic_xception65_dsconv"
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pkl", "w.safetensors", "w.bin"])
-@pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_malicious_files_are_refused_and_not_run(tmp_path, monkeypatch, name, how):
-    monkeypatch.chdir(tmp_path)
-    if how == "pickle":
-        (tmp_path / name).write_bytes(pickle.dumps({"model": Evil()}))
+def write(folder, kind, values):
+    """A file as one finds them: bare, beside an optimizer's state, or Python's pickle."""
+    values = {  # the golden values are all real numbers, counters among them
+        n: (v.long() if isinstance(v, torch.Tensor) else v.astype(np.int64))
+        if n.endswith("num_batches_tracked")
+        else v
+        for n, v in values.items()
+    }
+    file = folder / f"model_final.{kind.partition('.')[0]}"
+    tensors = {
+        name: value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
+        for name, value in values.items()
+    }
+    if kind == "pth":
+        torch.save(collections.OrderedDict(tensors), file)
+    elif kind == "pth.of_detectron2":
+        optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": []}
+        more = {"optimizer": optimizer, "scheduler": {"last_epoch": 9}, "iteration": 89999}
+        statistics = {"pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+        torch.save({"model": statistics | tensors, **more}, file)
+    elif kind == "safetensors":
+        save_file(tensors, file)
     else:
-        torch.save({"model": Evil()}, tmp_path / name)
-    with pytest.raises(WeightsError, match=name):
-        read_weights(tmp_path / name)
-    with pytest.raises(WeightsError, match=name):
-        load_model_or_backbone(Tiny(), tmp_path / name)
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+        state = values if kind == "pkl.arrays" else tensors
+        content = {"model": state, "__author__": "third_party", "matching_heuristics": True}
+        file.write_bytes(pickle.dumps(content, protocol=4))
+    return file
 
 
-def test_missing_torn_and_empty_files(tmp_path):
-    with pytest.raises(WeightsError, match="no such file or folder"):
-        load_model(Tiny(), tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="no such file"):
-        read_weights(tmp_path / "none.pth")
-    torch.save(Tiny().state_dict(), tmp_path / "torn.pth")
-    whole = (tmp_path / "torn.pth").read_bytes()
-    (tmp_path / "torn.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match=r"torn\.pth"):
-        read_weights(tmp_path / "torn.pth")
-    for content in ({}, [], {"a": 1}, torch.zeros(2)):
-        torch.save(content, tmp_path / "empty.pth")
-        with pytest.raises(WeightsError, match="no parameters"):
-            read_weights(tmp_path / "empty.pth")
+@pytest.fixture(scope="module")
+def model():
+    return build_model(SMALLEST)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_every_value_of_a_row_arrives(tmp_path, kind, model):
+    values = golden.weights(SMALLEST, load_shapes(SMALLEST))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    load_model(model, write(tmp_path, kind, values))
+    own = model.state_dict()
+    assert own.keys() == values.keys()
+    for name, value in values.items():
+        assert torch.equal(own[name], torch.from_numpy(np.asarray(value)).to(own[name].dtype)), name
+
+
+@lru_cache
+def on_meta(row):
+    """Names and shapes of a row's model, without its values."""
+    with torch.device("meta"):
+        model = build_model(row)
+    model.pixel_mean, model.pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("kind", ["pth", "pth.of_detectron2"])
+@pytest.mark.parametrize("row", ROWS)
+def test_the_names_of_every_row_fit_its_model_and_no_other(tmp_path, row, kind):
+    """One value stands for each tensor: torch's files keep it once."""
+    values = {name: torch.ones(()).expand(shape) for name, shape in load_shapes(row).items()}
+    file = write(tmp_path, kind, values)
+    assert file.stat().st_size < 3e6
+    load_model(on_meta(row), file)
+    tensors = rename(read_file(file).tensors).tensors
+    for other in ROWS:
+        assert (not compare(on_meta(other).state_dict(), tensors).faults) == (other == row)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("kind", CONTAINERS[2:])
+@pytest.mark.parametrize("row", ROWS)
+def test_the_names_of_every_row_in_the_containers_that_keep_every_value(tmp_path, row, kind):
+    values = {n: np.ones(s, np.float16) for n, s in load_shapes(row).items()}
+    load_model(on_meta(row), write(tmp_path, kind, values))
+
+
+COUNTER = "backbone.1.num_batches_tracked"
+ODD = list({v for v in vars(torch).values() if isinstance(v, torch.dtype)} - KNOWN)
+
+
+def of_kind(shape, dtype):
+    """A tensor of any kind: some of them can neither be filled nor converted to."""
+    return torch.empty(shape, dtype=dtype)
+
+
+def is_kept(tmp_path, dtype) -> bool:
+    """Whether torch can make, save and read such a tensor at all."""
+    try:
+        torch.save(of_kind((2, 3), dtype), tmp_path / "probe.pth")
+        torch.load(tmp_path / "probe.pth", weights_only=True)
+    except Exception:  # torch's kinds of errors for it are many
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", sorted(ODD, key=str), ids=str)
+def test_numbers_of_odd_kinds_are_refused_before_anything_is_loaded(tmp_path, dtype):
+    if not is_kept(tmp_path, dtype):
+        pytest.skip("torch has no such tensors in files")
+    state = {name: value + 1 for name, value in Tiny().state_dict().items()}
+    state["head.bias"] = of_kind(state["head.bias"].shape, dtype)
+    torch.save(state, tmp_path / "w.pth")
+    target, before = Tiny(), Tiny()
+    before.load_state_dict(target.state_dict())
+    with pytest.raises(WeightsError, match="nothing was loaded"):
+        load_model(target, tmp_path / "w.pth")
+    assert same(target, before)
+    with pytest.raises(WeightsError, match=r"make them torch\.float32"):
+        write_weights(tmp_path / "v.pth", {"a": of_kind((2,), dtype)}, provenance())
+    assert rename({"pixel_mean": of_kind((3,), dtype)}).statistics == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_real_numbers_of_the_usual_kinds_are_loaded(tmp_path, dtype):
+    state = {
+        n: torch.ones_like(v, dtype=dtype) if v.is_floating_point() else v
+        for n, v in Tiny().state_dict().items()
+    }
+    torch.save(state, tmp_path / "w.pth")
+    target = Tiny()
+    load_model(target, tmp_path / "w.pth")
+    assert torch.equal(target.head.bias, torch.ones(2))
+
+
+@pytest.mark.parametrize("value", [torch.tensor(float("nan")), torch.tensor(1j), torch.zeros(3)])
+def test_counters_are_whole_numbers(tmp_path, value):
+    torch.save(Tiny().state_dict() | {COUNTER: value}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=COUNTER):
+        load_model(Tiny(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_values_that_are_not_finite_are_warned_of(tmp_path, caplog, value):
+    state = Tiny().state_dict()
+    state["head.bias"] = torch.tensor([0, value], dtype=torch.float64)
+    torch.save(state, tmp_path / "w.pth")
+    load_model(Tiny(), tmp_path / "w.pth")
+    assert "infinite values or NaN in 1 tensors, such as head.bias" in caplog.text
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Checkpoints as a run leaves them; the weights of each are filled with one number."""
+    for number, name in enumerate(("model_0000003", "model_0000007", "model_best", "model_final")):
+        state = {k: torch.full_like(v, number) for k, v in Tiny().state_dict().items()}
+        content = {
+            "model": state,
+            "ema": {"model": {k: v + 9 for k, v in state.items()}},
+            "trainer": {},
+        }
+        torch.save(content, tmp_path / f"{name}.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth\n")
+    return tmp_path
+
+
+def loaded_from(folder) -> int:
+    model = Tiny()
+    load_model(model, folder)
+    return int(model.head.bias[0].item())
+
+
+def test_a_run_folder_stands_for_its_final_or_newest_checkpoint(run_folder, caplog):
+    caplog.set_level("INFO")
+    assert loaded_from(run_folder) == 3
+    assert "taking model_final.pth" in caplog.text
+    (run_folder / "model_final.pth").unlink()
+    assert loaded_from(run_folder) == 1
+    assert "taking model_0000007.pth" in caplog.text
+    assert find_checkpoint(run_folder, "model_best.pth") == run_folder / "model_best.pth"
+
+
+@pytest.mark.parametrize("tag", [None, "", "none.pth", "../outside.pth", "model_\x000.pth"])
+def test_a_folder_without_either_lists_what_is_there(run_folder, tag):
+    (run_folder / "model_final.pth").unlink()
+    torch.save({}, run_folder.parent / "outside.pth")
+    (run_folder / "last_checkpoint").unlink()
+    if tag is not None:
+        (run_folder / "last_checkpoint").write_text(tag)
+    with pytest.raises(WeightsError, match=r"here is model_0000003\.pth, model_0000007\.pth, mod"):
+        load_model(Tiny(), run_folder)
+    with pytest.raises(WeightsError, match=r"has no checkpoint \.\./outside\.pth; it has model_0"):
+        find_checkpoint(run_folder, "../outside.pth")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_statistics_are_a_loud_warning(tmp_path, caplog, kind):
+    file = tmp_path / f"w{kind}"
+    write_weights(file, Tiny().state_dict(), provenance())
+    load_model(Tiny(), file)
+    assert "WARNING" not in caplog.text
+    said = provenance(pixel_std=(1.0, 1.0, 1.0))
+    write_weights(file, Tiny().state_dict(), said, overwrite=True)
+    load_model(Tiny(), file)
+    assert "another pixel_std" in caplog.text
+    assert "pixels.std=[1.0, 1.0, 1.0]" in caplog.text
+    assert "pixel_mean" not in caplog.text
+
+
+def test_statistics_that_old_detectron2_saved_are_compared_too(tmp_path, caplog):
+    state = {
+        "pixel_mean": torch.full((3, 1, 1), 100.0),
+        "sem_seg_head.predictor.weight": torch.ones(1),
+    }
+    torch.save({"model": state}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="another architecture"):
+        load_model(Tiny(), tmp_path / "w.pth")
+    assert "another pixel_mean" in caplog.text
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("BGR", "RGB"), ("RGB", "BGR")])
+def test_another_channel_order_is_refused(tmp_path, theirs, ours):
+    model, file = Tiny(), tmp_path / "w.safetensors"
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    write_weights(file, Tiny().state_dict(), provenance(image_format=theirs))
+    with pytest.raises(WeightsError, match=f"dataset.image_format={theirs}"):
+        load_model(model, file, ours)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    load_model(model, file, theirs)
+
+
+def test_an_unknown_channel_order_is_ignored_and_said(tmp_path, caplog):
+    file = tmp_path / "w.safetensors"
+    write_weights(file, Tiny().state_dict(), provenance(image_format="GBR"))
+    load_model(Tiny(), file)
+    assert "neither RGB nor BGR" in caplog.text
+
+
+def test_whole_numbers_in_the_place_of_real_ones_are_refused(tmp_path):
+    state = Tiny().state_dict()
+    torch.save(state | {"head.weight": state["head.weight"].int()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"head\.weight torch\.int32 for torch\.float32"):
+        load_model(Tiny(), tmp_path / "w.pth")
+
+
+EXPECTED = {"file": "pretrained.pth", "source": "somewhere"}
+
+
+def test_no_weights_where_they_are_expected_is_said_loudly_and_training_goes_on(tmp_path, caplog):
+    run_training(tmp_path, iterations=2, pretrained=EXPECTED)
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(said) >= 5
+    for fact in ("random weights", "pretrained.pth", "somewhere", "scripts/convert_weights.py"):
+        assert any(fact in line for line in said), fact
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_a_resumed_run_and_one_with_weights_say_nothing(tmp_path, caplog):
+    run_training(tmp_path, iterations=2)
+    run_training(tmp_path, iterations=3, resume=True, pretrained=EXPECTED)
+    start_from(TinyModel(), str(tmp_path / "model_final.pth"), EXPECTED)
+    assert "PRE-TRAINED" not in caplog.text
+
+
+def test_training_starts_from_the_weights(tmp_path):
+    source, target = Tiny(), Tiny()
+    write_weights(tmp_path / "w.pkl", source.state_dict(), provenance())
+    start_from(target, str(tmp_path / "w.pkl"), EXPECTED)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file"),
+    [
+        ("xception65", "tf-xception65-270e81cf.pth"),
+        ("hrnet18", "hrnetv2_w18_imagenet_pretrained.pth"),
+        ("hrnet32", "hrnetv2_w32_imagenet_pretrained.pth"),
+        ("hrnet48", "hrnetv2_w48_imagenet_pretrained.pth"),
+        ("hrnet_tiny", None),
+    ],
+)
+def test_what_each_backbone_expects(backbone, file):
+    mode = compose([f"backbone={backbone}"]).mode
+    assert (mode.pretrained and mode.pretrained.file) == file

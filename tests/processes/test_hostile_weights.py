@@ -84,7 +84,13 @@ def with_storage(inner: bytes) -> bytes:
         def __reduce__(self):
             return torch.storage._load_from_bytes, (inner,)
 
-    return pickle.dumps({"model": {"a": Storage()}})
+    arguments = (Storage(), 0, (4,), (1,), False, collections.OrderedDict())
+
+    class Weights:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, arguments
+
+    return pickle.dumps({"model": {"a": Weights()}})
 
 
 def deflated() -> bytes:
@@ -110,32 +116,40 @@ def inside_of_storage(program: bytes) -> bytes:
     return plain.getvalue()[: end - 2] + program
 
 
-DTYPE = b"\x80\x02cnumpy\ndtype\n"
+def array_of(dtype: bytes) -> bytes:
+    """A pickle of one array, of no bytes; `dtype` is what follows the name of numpy's dtype."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R"
+    return b"\x80\x02" + array + b"(K\x01)cnumpy\ndtype\n" + dtype + b"\x89U\x00tb."
+
+
 HOSTILE = {
-    "shared tuples for a key": (b"\x80\x02" + TREE + b"K\x01s.", r"\(tuple\), and not by a text"),
-    "shared tuples for keys": (b"\x80\x02}(K\x01" + b"2\x86" * 60 + b"K\x01u.", r"\(tuple\)"),
-    "shared tuples in a DICT": (b"(K\x01" + b"2\x86" * 60 + b"K\x01d.", r"\(tuple\)"),
+    "shared tuples for a key": (b"\x80\x02" + TREE + b"K\x01s.", "unhashable"),
+    "shared tuples for keys": (b"\x80\x02}(K\x01" + b"2\x86" * 60 + b"K\x01u.", "unhashable"),
+    "shared tuples in a DICT": (b"(K\x01" + b"2\x86" * 60 + b"K\x01d.", "unhashable"),
     "shared tuples as pairs": (
         b"\x80\x02ccollections\nOrderedDict\n]K\x01" + b"2\x86" * 60 + b"K\x01\x86a\x85R.",
-        r"\(tuple\)",
+        "unhashable",
     ),
-    "shared tuples as a dtype": (DTYPE + b"K\x01" + b"2\x86" * 60 + b"\x85R.", r"dtype \(tuple\)"),
+    "shared tuples as a dtype": (
+        array_of(b"K\x01" + b"2\x86" * 60 + b"\x85R"),
+        r"dtype \(list\)",
+    ),
     "shared tuples as byte order": (
-        DTYPE + b"X\x02\x00\x00\x00f4\x85RK\x03K\x01" + b"2\x86" * 60 + b"\x86b.",
-        r"byte order \(tuple\)",
+        array_of(b"X\x02\x00\x00\x00f4\x85RK\x03K\x01" + b"2\x86" * 60 + b"\x86b"),
+        r"byte order \(list\)",
     ),
     "shared tuples as a value": (b"\x80\x02}X\x01\x00\x00\x00a" + TREE[1:] + b"s.", "more values"),
-    "deep tuple for a key": (b"\x80\x02}" + DEEP + b"K\x01s.", r"\(tuple\)"),
+    "deep tuple for a key": (b"\x80\x02}" + DEEP + b"K\x01s.", "unhashable"),
     "deep tuple as a value": (b"\x80\x02}X\x01\x00\x00\x00a" + DEEP + b"s.", "too deeply"),
-    "deep tuple as a dtype": (DTYPE + DEEP + b"\x85R.", r"dtype \(tuple\)"),
-    "one part for many arrays": (one_part_for_many("array"), "more numbers of arrays than"),
-    "one text for many bytes": (one_part_for_many("bytes"), "more bytes of text than"),
-    "one storage for many tensors": (one_tensor_for_many(), "more tensors than"),
+    "deep tuple as a dtype": (array_of(DEEP + b"\x85R"), r"dtype \(list\)"),
+    "one part for many arrays": (one_part_for_many("array"), "more values than bytes"),
+    "one text for many bytes": (one_part_for_many("bytes"), "holds no parameters"),
+    "one storage for many tensors": (one_tensor_for_many(), "more values than bytes"),
     "a compressed archive inside": (with_storage(deflated()), "w.pkl"),
     "claims numbers that are not there": (with_storage(claimed(1 << 30)), "torn tensor"),
     "shared tuples inside of a storage": (
         with_storage(inside_of_storage(b"\x80\x02" + TREE + b"K\x01s.")),
-        r"\(tuple\)",
+        "unhashable",
     ),
     "a large number": (b"\x80\x02K\x01\x8b\x80\x84\x1e\x00" + b"\x7f" * 2_000_000 + b"s.", "w.pkl"),
 }

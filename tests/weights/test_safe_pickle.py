@@ -79,11 +79,12 @@ def in_a_tensor() -> bytes:
         def __reduce__(self):
             return torch.storage._load_from_bytes, (inner.getvalue(),)
 
-    return pickle.dumps({"model": {"a": Storage()}})
+    class Tensor:
+        def __reduce__(self):
+            arguments = (Storage(), 0, (1,), (1,), False, collections.OrderedDict())
+            return torch._utils._rebuild_tensor_v2, arguments
 
-
-def in_an_object_array() -> bytes:
-    return pickle.dumps({"model": {"a": np.array([Evil()], dtype=object)}})
+    return pickle.dumps({"model": {"a": Tensor()}})
 
 
 REFUSED = {
@@ -100,17 +101,18 @@ REFUSED = {
     "in a dict": pickle.dumps({"model": {"a": Evil()}}),
     "behind the end": pickle.dumps({"model": {}}) + pickle.dumps(Evil()),
     "in a tensor": in_a_tensor(),
-    "in an array of objects": in_an_object_array(),
+    "in an array of objects": pickle.dumps({"a": np.array([Evil()], dtype=object)}),
+    "array of objects": pickle.dumps({"a": np.array([None], dtype=object)}),
     "INST": b"(S'touch evil_was_run'\nios\nsystem\n.",
-    "OBJ": b"(cos\nsystem\nS'touch evil_was_run'\no.",
+    "OBJ": b"(ccollections\nOrderedDict\nS'touch evil_was_run'\no.",
     "NEWOBJ": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
     "extension registry": b"\x80\x02\x82\x01.",
     "persistent id": b"Pevil\n.",
     "changes a function": b"\x80\x02cnumpy\ndtype\n}X\x04\x00\x00\x00makeK\x01sb.",
     "changes a name by slots": b"\x80\x02cnumpy\ndtype\nN}X\x04\x00\x00\x00makeK\x01s\x86b.",
     "calls ndarray": b"\x80\x02cnumpy\nndarray\nK\x03\x85R.",
-    "memo of 64 GB": b"\x80\x02]r\xff\xff\xff\xff.",
     "bytes of 64 GB": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 36) + b"x.",
+    "bytearray of 64 GB": b"\x80\x05\x96" + struct.pack("<Q", 1 << 36) + b"x.",
     "deep": b"(" * 100000 + b"t" * 100000 + b".",
     "itself": b"\x80\x02]q\x00h\x00a.",
     "text array": pickle.dumps({"model": {"a": np.array(["x"])}}),
@@ -135,8 +137,7 @@ REFUSED = {
 
 REASONS = {
     "behind the end": "bytes follow its end",
-    "in a tensor": "another form than torch's|asks for",
-    "in an array of objects": "dtype O8, and not of numbers",
+    "array of objects": "dtype O8 .*and not of numbers",
     "INST": "instruction INST",
     "OBJ": "instruction OBJ",
     "NEWOBJ": "instruction NEWOBJ",
@@ -145,13 +146,14 @@ REASONS = {
     "set": "instruction EMPTY_SET",
     "changes a function": "tries to change an object",
     "changes a name by slots": "tries to change an object",
-    "changes a value": "tries to change an object",
-    "calls ndarray": r"calls numpy\.ndarray by itself",
-    "bytes of something": "makes bytes of something",
+    "changes a value": "truncated",
+    "calls ndarray": "not callable",
+    "bytes of something": "TypeError",
     "text in another encoding": "TypeError",
     "text in a named encoding": "encodes text other than bytes",
-    "memo of 64 GB": "places of memory",
     "bytes of 64 GB": "truncated",
+    "bytearray of 64 GB": "truncated",
+    "array without state": "without a dtype",
     "deep": "too deeply",
     "itself": "too deeply|more values",
     "text array": "and not of numbers",
@@ -167,9 +169,6 @@ REASONS = {
 def test_everything_else_is_refused_and_nothing_is_run_or_written(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pkl").write_bytes(REFUSED[name])
-    if name == "array without state":
-        assert read_pickle(tmp_path / "w.pkl") == {"a": None}  # no tensor, so no parameter
-        return
     reason = REASONS.get(name, "it asks for")
     with pytest.raises(WeightsError, match=rf"w\.pkl is .*{reason}"):
         read_pickle(tmp_path / "w.pkl")
@@ -212,8 +211,14 @@ def test_tensors_stay_inside_of_their_numbers(tmp_path, size, stride, offset):
 def test_arrays_stay_inside_of_their_bytes(tmp_path):
     whole = pickle.dumps(np.zeros(4, np.uint8), 2).replace(b"K\x04\x85", b"K\x09\x85")
     (tmp_path / "w.pkl").write_bytes(whole)
-    with pytest.raises(WeightsError, match=r"shape \(9,\) with 4 values"):
+    with pytest.raises(WeightsError, match=r"shape \[9\] with 4 values"):
         read_pickle(tmp_path / "w.pkl")
+
+
+def test_places_of_memory_cost_nothing(tmp_path):
+    """Python's unpickler in C would make an array of 64 GB."""
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02]r\xff\xff\xff\xff.")
+    assert read_pickle(tmp_path / "w.pkl") == []
 
 
 def test_repeated_parts_do_not_blow_up(tmp_path):

@@ -1,0 +1,123 @@
+"""Read weights files: nothing in them is run, and what is wrong with them is named."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights.export import KINDS, write_weights
+from panoptic_dl.weights.load import load_model, load_model_or_backbone
+from panoptic_dl.weights.read import read_file, read_weights
+from tests.weights.tiny_weights import Tiny, provenance
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil_was_run",)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pkl", "w.safetensors", "w.bin"])
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_malicious_files_are_refused_and_not_run(tmp_path, monkeypatch, name, how):
+    monkeypatch.chdir(tmp_path)
+    if how == "pickle":
+        (tmp_path / name).write_bytes(pickle.dumps({"model": Evil()}))
+    else:
+        torch.save({"model": Evil()}, tmp_path / name)
+    with pytest.raises(WeightsError, match=name):
+        read_weights(tmp_path / name)
+    with pytest.raises(WeightsError, match=name):
+        load_model_or_backbone(Tiny(), tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_missing_torn_and_empty_files(tmp_path):
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        load_model(Tiny(), tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match="no such file"):
+        read_weights(tmp_path / "none.pth")
+    torch.save(Tiny().state_dict(), tmp_path / "torn.pth")
+    whole = (tmp_path / "torn.pth").read_bytes()
+    (tmp_path / "torn.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=r"torn\.pth"):
+        read_weights(tmp_path / "torn.pth")
+    for content in ({}, [], {"a": 1}, torch.zeros(2)):
+        torch.save(content, tmp_path / "empty.pth")
+        with pytest.raises(WeightsError, match="no parameters"):
+            read_weights(tmp_path / "empty.pth")
+
+
+def test_a_file_that_wraps_itself_is_refused(tmp_path):
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="more than 8 wrappers"):
+        load_model(Tiny(), tmp_path / "w.pth")
+
+
+def test_names_in_a_file_move_no_cursor(tmp_path, caplog):
+    caplog.set_level("INFO")
+    odd = "a\x1b[2J\rforged\nline"
+    torch.save(Tiny().state_dict() | {odd: 3}, tmp_path / "w.pth")
+    load_model(Tiny(), tmp_path / "w.pth")
+    assert "a?[2J?forged?line" in caplog.text
+    assert "\x1b" not in caplog.text
+    torch.save(Tiny().state_dict() | {odd: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"unexpected: a\?\[2J\?forged\?line"):
+        load_model(Tiny(), tmp_path / "w.pth")
+
+
+def test_damaged_provenance_is_an_error_and_its_text_is_harmless(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "w.pth"
+    said = provenance(licence="a\x1b[2Jb\nERROR c" + "x" * 9999).plain()
+    torch.save({"model": Tiny().state_dict(), "provenance": said}, file)
+    load_model(Tiny(), file)
+    assert "a?[2Jb?ERROR c" in caplog.text
+    assert "x" * 600 not in caplog.text
+    for name, value in (
+        ("source_size", "many"),
+        ("pixel_mean", 3),
+        ("licence", 5),
+        ("percent", True),
+        ("source_size", float("inf")),
+        ("source_size", "1e999"),
+        ("iteration", float("nan")),
+        ("pixel_mean", "[" * 100000),
+        ("percent", 10**400),
+    ):
+        torch.save({"model": Tiny().state_dict(), "provenance": said | {name: value}}, file)
+        with pytest.raises(WeightsError, match=f"damaged: {name}"):
+            load_model(Tiny(), file)
+    del said["origin"]
+    torch.save({"model": Tiny().state_dict(), "provenance": said}, file)
+    with pytest.raises(WeightsError, match=r"damaged: .*origin"):
+        load_model(Tiny(), file)
+
+
+def test_two_wrappers_side_by_side_are_refused(tmp_path):
+    torch.save({"model": Tiny().state_dict(), "state_dict": {}}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="both `model` and `state_dict`"):
+        load_model(Tiny(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_torn_files_are_named(tmp_path, kind, share):
+    file = tmp_path / f"w{kind}"
+    write_weights(file, Tiny().state_dict(), provenance())
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(WeightsError, match=f"w{kind}"):
+        read_file(file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_under_a_wrong_ending_are_named(tmp_path, kind):
+    write_weights(tmp_path / f"w{kind}", Tiny().state_dict(), provenance())
+    for other in {*KINDS} - {kind}:
+        (tmp_path / f"x{other}").write_bytes((tmp_path / f"w{kind}").read_bytes())
+        with pytest.raises(WeightsError, match=f"x{other}"):
+            read_file(tmp_path / f"x{other}")
