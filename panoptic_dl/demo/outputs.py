@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import atomic_prediction_file, writing
+from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.demo.predictor import PanopticResult
 from panoptic_dl.evaluation.panoptic import NUM_IDS
-from panoptic_dl.predictions.writer import JsonParts, id_colors
+from panoptic_dl.predictions.writer import JsonParts
 from panoptic_dl.visualize.errors import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import (
     Plate,
@@ -364,7 +365,7 @@ class Results:
         with writing(file):
             file.parent.mkdir(exist_ok=True)  # of a video's frames
         with atomic_prediction_file(file) as temporary:
-            temporary.write_bytes(encode(id_colors(ids), "png"))
+            temporary.write_bytes(encode(ids_to_colors(ids), "png"))
         segments = [
             {
                 "id": segment.id + 1,

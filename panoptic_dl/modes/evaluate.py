@@ -29,8 +29,8 @@ from panoptic_dl.evaluation.official import pair_up, require_agreement
 from panoptic_dl.loggers.base import Details, Logger, Loggers, ending, modules
 from panoptic_dl.models.test_time_augmentation import Averaged
 from panoptic_dl.modes.error_pictures import EvaluationPictures
-from panoptic_dl.predictions.reader import PredictionFolder
-from panoptic_dl.predictions.saving import clear_others, saving
+from panoptic_dl.predictions.dataset import OUTPUT_KEYS
+from panoptic_dl.predictions.folder import PredictionFolder, clear_other_kinds, prediction_writers
 from panoptic_dl.report.results import (
     class_tables,
     comparison_table,
@@ -131,7 +131,8 @@ class Evaluation:
         self.evaluators = dict(evaluators)
         self.settings = EvaluationSettings(**settings)
         self.official = dict(official or {})
-        saving(dataset, self.settings.kinds, Path())  # refuses what it cannot save now, not later
+        # Refuse what cannot be saved now, not after the evaluation.
+        prediction_writers(dataset, self.settings.kinds, Path())
         unknown = sorted(set(published or {}) - set(METRIC_NAMES))
         if unknown or not all(_is_number(value) for value in (published or {}).values()):
             raise ValueError(
@@ -194,11 +195,11 @@ class Evaluation:
         if settings.official and few is None:
             official = [self.official[name]() for name in names if name in self.official]
         pictures = EvaluationPictures(self.dataset, folder, settings)
-        writers = saving(
+        writers = prediction_writers(
             self.dataset, settings.kinds, folder / "predictions", few.records if few else None
         )
         if writers and comm.is_main_process():
-            clear_others(self.dataset, settings.kinds, folder / "predictions")
+            clear_other_kinds(self.dataset, settings.kinds, folder / "predictions")
         beside = Beside(
             [*streams, *writers], num_threads=settings.num_threads, offer=pictures.offer
         )
@@ -321,8 +322,6 @@ def _is_number(value: Any) -> bool:
 
 logger = logging.getLogger(__name__)
 
-ENTRIES = {"panoptic": "panoptic_seg", "instances": "instances", "semantic": "sem_seg"}
-
 
 def evaluate(
     *,
@@ -383,7 +382,7 @@ def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, 
             "evaluation.scales and evaluation.flip need a network to look at images: leave them "
             "out with predictions=FOLDER"
         )
-    measured = {kind for kind, entry in ENTRIES.items() if entry in evaluation.outputs}
+    measured = {kind for kind, entry in OUTPUT_KEYS.items() if entry in evaluation.outputs}
     folder = PredictionFolder(evaluation.dataset, predictions, measured)
     target, source = Path(run_dir, "predictions").resolve(), Path(predictions).resolve()
     if evaluation.settings.kinds and (target == source or source in target.parents):
@@ -401,6 +400,6 @@ def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, 
         lambda batch: [folder(item) for item in batch],
         Path(run_dir),
         batches=RecordsOfProcess(evaluation.dataset),
-        entries={ENTRIES[kind] for kind in folder.kinds},
+        entries={OUTPUT_KEYS[kind] for kind in folder.kinds},
         source={"predictions": predictions},
     )

@@ -1,20 +1,16 @@
-"""Instances and semantic predictions as Cityscapes' scripts read them, image by image.
-
-Shapes: N instances, H W pixels.
-
-Instances and semantic predictions as Cityscapes' scripts and server read them.
+"""Instances and semantic predictions as Cityscapes' scripts and server read them.
 
     instances/<image id>_pred.txt                  lines of mask file, label id and confidence
     instances/masks/<image id>_<number>.png        0 or 255
     semantic/<image id>_pred_labelIds.png          label ids; 0 (unlabeled) where there is no class
 
-Shapes: H W pixels, K = 19 classes.
+Shapes: N instances, H W pixels, K = 19 classes.
 """
 
 import logging
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +26,47 @@ from panoptic_dl.core.images import no_truncated_images, read_label_ids, unreada
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
 from panoptic_dl.evaluation.evaluator import naming
 from panoptic_dl.evaluation.semantic import most_likely
-from panoptic_dl.predictions.dataset import (
-    AGAIN,
-    CityFiles,
-    PredictedDataset,
-    one_file,
-    require_size,
-)
-from panoptic_dl.predictions.masks import TakenInstances, make_instances, take_instances
-from panoptic_dl.predictions.writer import PredictionWriter, TakenClasses
+from panoptic_dl.predictions.dataset import READ_AGAIN, PredictedDataset, Reader, require_size
+from panoptic_dl.predictions.instances import Detection, extract_instances, make_instances
+from panoptic_dl.predictions.writer import PredictionWriter
 
 logger = logging.getLogger(__name__)
 
 VEHICLES = [each.id for each in LABELS.values() if each.ignoreInEval and each.category == "vehicle"]
-EVALUATED_IDS = {label.id: label.trainId for label in EVALUATED}
+MASK_FOLDER = "masks"
+
+FilesByImage = Mapping[Hashable, Sequence[Path]]
 
 
-class CityscapesInstanceFiles:
-    """Texts that name masks, their label ids and confidences."""
+def cityscapes_instance_reader(
+    dataset: PredictedDataset, root: Path, files: FilesByImage
+) -> Reader:
+    """Read texts that name masks, their label ids and confidences.
 
-    def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
-        """Remember where the files are."""
-        self._files = files
-        self._warned = False
-        self._classes = {label: index for index, label in dataset.instance_ids.items()}
-        self._advice = dataset.advice()
+    Args:
+        root: the folder that must hold all masks.
+        files: the texts.
 
-    def read(self, image: Hashable, size: tuple[int, int]) -> Instances:
-        """The instances of an image, in the order of the text; none where it is empty.
+    Returns:
+        A function from an image to its `Instances`, in the order of the text; none where it is
+        empty: `pred_masks` (N, H, W) bool, `pred_boxes` around them, `pred_classes` (N,) train ids,
+        `scores` (N,) float64, exactly as written. Predictions of labels that are not evaluated
+        (a caravan) do not count, as in the script. It raises `EvaluationError` where the text is
+        missing or torn, or names a file outside of `root`, a mask cannot be read or is of another
+        size, or a label is unknown.
+    """
+    train_ids = {label: index for index, label in dataset.instance_ids.items()}
+    has_warned = False
 
-        Predictions of labels that are not evaluated (a caravan) do not count, as in the script.
-
-        Returns:
-            `pred_masks` (N, H, W) bool, `pred_boxes` around them, `pred_classes` (N,) train ids,
-            `scores` (N,) float64, exactly as written.
-
-        Raises:
-            EvaluationError: the text is missing or torn, or names a file outside of the folder; a
-                mask cannot be read or is of another size; a label is unknown.
-        """
-        text = one_file(self._files, image, ".txt")
+    def read(image: Hashable, size: tuple[int, int]) -> Instances:
+        nonlocal has_warned
+        text = _only_file(root, files, image, ".txt")
         masks, classes, scores = [], [], []
         seen: set[Path] = set()
-        for number, line in enumerate(_lines(text), start=1):
+        for number, line in enumerate(_read_lines(text), start=1):
             where = f"{text}, line {number}"
-            name, label, score = _fields(line, where)
-            file = inside(self._files[0], text.parent, name, text)
+            name, label, score = _parse(line, where)
+            file = inside(root, text.parent, name, text)
             if file in seen:
                 raise EvaluationError(
                     f"{where}: {name} is named twice, and Cityscapes' script takes the last; give "
@@ -83,87 +74,99 @@ class CityscapesInstanceFiles:
                 )
             seen.add(file)
             if label not in LABELS:
-                raise EvaluationError(f"{where}: unknown label id {label}: {self._advice}")
-            self._warn(label, where)
-            if label not in self._classes:
-                continue
-            masks.append(read_mask(file, size))
-            classes.append(self._classes[label])
-            scores.append(score)
+                raise EvaluationError(f"{where}: unknown label id {label}: {dataset.hint}")
+            if not LABELS[label].hasInstances and not has_warned:  # in the eyes of the script
+                has_warned = True
+                logger.warning(
+                    "%s: label id %d (%s) has no instances and does not count: %s",
+                    where,
+                    label,
+                    LABELS[label].name,
+                    dataset.hint,
+                )
+            if label in train_ids:
+                masks.append(_read_mask(file, size))
+                classes.append(train_ids[label])
+                scores.append(score)
         return make_instances(masks, classes, scores, size)
 
-    def _warn(self, label: int, where: str) -> None:
-        """Say, once, that a label has no instances, as Cityscapes' script sees it."""
-        if not LABELS[label].hasInstances and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s: label id %d (%s) has no instances and does not count: %s",
-                where,
-                label,
-                LABELS[label].name,
-                self._advice,
-            )
+    return read
 
 
-class CityscapesSemanticFiles:
-    """Pictures of label ids.
+def cityscapes_semantic_reader(
+    dataset: PredictedDataset, root: Path, files: FilesByImage
+) -> Reader:
+    """Read pictures of label ids.
 
-    What is not evaluated is no class. Cityscapes' script has one exception, which is warned of: in
-    iIoU_sup, and nowhere else, a caravan or trailer is a wrong pixel of the category vehicle.
+    A label that is not evaluated is no class. Cityscapes' script has one exception, which is warned
+    of: in iIoU_sup only, a caravan or trailer is a wrong pixel of the category vehicle.
+
+    Returns:
+        A function from an image to its train ids, (H, W) int64, -1 where the label is not
+        evaluated. It raises `EvaluationError` where the picture is missing, torn or of another
+        size, or a label is unknown.
     """
+    train_ids = np.full(max(LABELS) + 1, -1, dtype=np.int64)
+    for label in EVALUATED:
+        train_ids[label.id] = label.trainId
+    has_warned = False
 
-    def __init__(self, dataset: PredictedDataset, files: CityFiles) -> None:
-        """Remember where the files are."""
-        self._files = files
-        self._advice = dataset.advice()
-        self._warned = False
-        self._table = np.full(max(LABELS) + 1, -1, dtype=np.int64)
-        for label, train_id in EVALUATED_IDS.items():
-            self._table[label] = train_id
-
-    def read(self, image: Hashable, size: tuple[int, int]) -> Tensor:
-        """Train ids of an image, (H, W) int64, -1 where the label is not evaluated.
-
-        Raises:
-            EvaluationError: the picture is missing or torn, or of another size; a label is unknown.
-        """
-        file = one_file(self._files, image, ".png")
+    def read(image: Hashable, size: tuple[int, int]) -> Tensor:
+        nonlocal has_warned
+        file = _only_file(root, files, image, ".png")
         labels = read_label_ids(file)
         require_size(file, labels.shape, size)
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self._table):
+        if low < 0 or high >= len(train_ids):
             odd = low if low < 0 else high
-            raise EvaluationError(f"{file}: unknown label id {odd}: {self._advice}")
-        classes = self._table[labels]
-        counts = np.bincount(labels.reshape(-1), minlength=len(self._table))
-        if not self._warned:
-            self._warn(file, counts)
-        return torch.from_numpy(classes)
+            raise EvaluationError(f"{file}: unknown label id {odd}: {dataset.hint}")
+        if not has_warned:
+            counts = np.bincount(labels.reshape(-1), minlength=len(train_ids))
+            not_evaluated = np.where(train_ids < 0, counts, 0)
+            if not_evaluated.sum() > counts.sum() / 2:
+                has_warned = True
+                odd = int(not_evaluated.argmax())
+                logger.warning(
+                    "%s: more than half of the pixels have labels that are not evaluated, such as "
+                    "%d (%s): %s",
+                    file,
+                    odd,
+                    LABELS[odd].name,
+                    dataset.hint,
+                )
+            elif counts[VEHICLES].any():
+                has_warned = True
+                logger.warning(
+                    "%s: caravans and trailers are no class here; Cityscapes' script counts them "
+                    "as vehicles in iIoU_sup, which will differ there",
+                    file,
+                )
+        return torch.from_numpy(train_ids[labels])
 
-    def _warn(self, file: Path, counts: np.ndarray) -> None:
-        """Say, once, what looks like another numbering, or is counted otherwise."""
-        if counts[self._table < 0].sum() > counts.sum() / 2:
-            self._warned = True
-            odd = int(np.where(self._table < 0, counts, 0).argmax())
-            logger.warning(
-                "%s: more than half of the pixels have labels that are not evaluated, such as %d "
-                "(%s): %s",
-                file,
-                odd,
-                LABELS[odd].name,
-                self._advice,
-            )
-        elif counts[VEHICLES].any():
-            self._warned = True
-            logger.warning(
-                "%s: caravans and trailers are no class here; Cityscapes' script counts them as "
-                "vehicles in iIoU_sup, which will differ there",
-                file,
-            )
+    return read
 
 
-def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a mask: (H, W) bool, True where the grey value is not 0, as Cityscapes' script has it.
+def _only_file(root: Path, files: FilesByImage, image: Hashable, suffix: str) -> Path:
+    """The only file of an image.
+
+    Raises:
+        EvaluationError: there is none, or several.
+    """
+    found = files.get(image, ())
+    if not found:
+        raise EvaluationError(
+            f"no prediction for image {image}: no file {image}*{suffix} below {root}; predict the "
+            "whole split"
+        )
+    if len(found) > 1:
+        raise EvaluationError(
+            f"several predictions for image {image}: {found[0]} and {found[1]}; keep one"
+        )
+    return found[0]
+
+
+def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a mask: (H, W) bool, True where the gray value is not 0, as Cityscapes' script has it.
 
     Raises:
         EvaluationError: it cannot be read, or is of another size.
@@ -177,14 +180,14 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     return pixels != 0
 
 
-def _lines(text: Path) -> list[str]:
+def _read_lines(text: Path) -> list[str]:
     try:
         return text.read_text().splitlines()
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise EvaluationError(f"cannot read {text} ({error}); {AGAIN}") from error
+        raise EvaluationError(f"cannot read {text} ({error}); {READ_AGAIN}") from error
 
 
-def _fields(line: str, where: str) -> tuple[str, int, float]:
+def _parse(line: str, where: str) -> tuple[str, int, float]:
     """File, label id and confidence of a line."""
     fields = line.split(" ")
     try:
@@ -193,91 +196,71 @@ def _fields(line: str, where: str) -> tuple[str, int, float]:
             raise ValueError("fields that cannot be")
     except (ValueError, IndexError, OverflowError) as error:
         raise EvaluationError(
-            f'{where}: {line!r} is not "mask.png labelId confidence", with single spaces; {AGAIN}'
+            f'{where}: {line!r} is not "mask.png labelId confidence", with single spaces; '
+            f"{READ_AGAIN}"
         ) from error
     return name, int(label), score
 
 
-MASKS = "masks"
-INSTANCE_FILE = re.compile(rf"(?P<image>.+)_pred\.txt|{MASKS}/(?P<owner>.+)_\d+\.png")
-
-
-class CityscapesInstanceWriter(PredictionWriter[TakenInstances, None]):
+class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], None]):
     """Writes "instances" with `pred_masks`, `pred_classes` (train ids) and `scores`, all digits."""
 
     needs = "instances"
+    is_required = False
 
-    def folders(self) -> list[Path]:
-        """That of the texts, and that of the masks."""
-        return [self.folder, self.folder / MASKS]
+    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
+        """See `PredictionWriter`."""
+        files = {image: folder / f"{image}_pred.txt" for image in dataset.images}
+        super().__init__(dataset, folder, image_files=files)
+        self.folders.add(folder / MASK_FOLDER)
 
-    def is_own(self, name: str) -> bool:
-        """A text or mask of one of the images."""
-        found = INSTANCE_FILE.fullmatch(name)
-        return found is not None and (found["image"] or found["owner"]) in self.dataset.images
+    def is_own(self, file: Path) -> bool:
+        """A text or a mask of one of the images."""
+        if file.parent != self.folder / MASK_FOLDER:
+            return super().is_own(file)
+        mask = re.fullmatch(r"(.+)_\d+\.png", file.name)
+        return mask is not None and mask[1] in self.dataset.images
 
-    def expected(self) -> list[Path]:
-        """A text for each image."""
-        return [self._text(image) for image in self.dataset.images]
-
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> TakenInstances:
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
         """Move the instances to the CPU."""
-        image = self.begin(item, output, required=False)
+        image = self.begin(item, output)
         with naming(image):
-            return take_instances(image, output, self.dataset.instance_ids)
+            return image, extract_instances(output, self.dataset.instance_ids)
 
-    def compare(self, taken: TakenInstances) -> None:
+    def compare(self, taken: tuple[Any, list[Detection]]) -> None:
         """Write the masks, then the text that names them."""
+        image, detections = taken
         lines = []
-        for number, (label, score, mask) in enumerate(
-            zip(taken.categories, taken.scores, taken.masks, strict=True)
-        ):
-            name = f"{MASKS}/{taken.image}_{number:04d}.png"
-            write_png(self.folder / name, mask.astype(np.uint8) * 255)
-            lines.append(f"{name} {label} {score!r}\n")
-        write_prediction_text(self._text(taken.image), "".join(lines))
+        for number, detection in enumerate(detections):
+            name = f"{MASK_FOLDER}/{image}_{number:04d}.png"
+            write_png(self.folder / name, detection.mask.astype(np.uint8) * 255)
+            lines.append(f"{name} {detection.category} {detection.score!r}\n")
+        write_prediction_text(self.image_files[image], "".join(lines))
 
     def add(self, compared: None) -> None:
         """There is nothing to count."""
 
-    def _text(self, image: Any) -> Path:
-        return self.folder / f"{image}_pred.txt"
 
-
-class CityscapesSemanticWriter(PredictionWriter[TakenClasses, None]):
+class CityscapesSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], None]):
     """Writes "sem_seg": (K, H, W) scores of train ids, or (H, W) train ids, others meaning none."""
 
     needs = "sem_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
-        super().__init__(dataset, folder)
-        self._own = {self._name(image) for image in dataset.images}
+        files = {image: folder / f"{image}_pred_labelIds.png" for image in dataset.images}
+        super().__init__(dataset, folder, image_files=files)
 
-    def folders(self) -> list[Path]:
-        """That of the pictures."""
-        return [self.folder]
-
-    def is_own(self, name: str) -> bool:
-        """A picture of one of the images."""
-        return name in self._own
-
-    def expected(self) -> list[Path]:
-        """A picture of each image."""
-        return [self.folder / name for name in sorted(self._own)]
-
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> TakenClasses:
-        """Find the class of each pixel."""
-        image = self.begin(item, output, required=True)
+    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
+        """Find the class of each pixel, (H, W) int16, K where there is none."""
+        image = self.begin(item, output)
         with naming(image):
-            return TakenClasses(image, most_likely(output["sem_seg"], len(EVALUATED)))
+            return image, most_likely(output["sem_seg"], len(EVALUATED))
 
-    def compare(self, taken: TakenClasses) -> None:
+    def compare(self, taken: tuple[Any, np.ndarray]) -> None:
         """Write the picture."""
-        write_png(self.folder / self._name(taken.image), to_label_ids(taken.classes))
+        image, classes = taken
+        write_png(self.image_files[image], to_label_ids(classes))
 
     def add(self, compared: None) -> None:
         """There is nothing to count."""
-
-    def _name(self, image: Any) -> str:
-        return f"{image}_pred_labelIds.png"

@@ -126,14 +126,14 @@ def test_the_background_is_a_class_of_its_own(tmp_path):
         (
             lambda c: c["annotations"][1]["segmentation"].update(size=[60, 40]),
             {},
-            r"annotation 2 .*a mask of \(60, 40\), its image is \(40, 60\)",
+            r"annotation 2 .*a mask is \(60, 40\), the image \(40, 60\)",
         ),
         (
             lambda c: c["annotations"][1]["segmentation"].update(
                 counts=c["annotations"][1]["segmentation"]["counts"][:-2]
             ),
             {},
-            "annotation 2 .*its code was cut",
+            "annotation 2 .*it ends too early",
         ),
         (
             lambda c: c["annotations"][3]["segmentation"]["counts"].pop(),

@@ -24,8 +24,7 @@ from panoptic_dl.evaluation.coco_instances import PanopticTruth, StreamingPanopt
 from panoptic_dl.evaluation.metrics import evaluator_configs
 from panoptic_dl.evaluation.official import OfficialPanopticEvaluator, pair_up, require_agreement
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
-from panoptic_dl.predictions.reader import PredictionFolder
-from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
 from tests.data.own_small import CATEGORIES, write_own
 
 TABLES = st.lists(
@@ -135,7 +134,7 @@ def test_panoptic_quality_of_any_categories_is_panopticapis(tmp_path_factory, ta
     theirs = measure(OfficialPanopticEvaluator(dataset), pairs)
     require_agreement(pair_up(ours, theirs))
 
-    (writer,) = saving(dataset, "panoptic", tmp_path / "out")
+    (writer,) = prediction_writers(dataset, "panoptic", tmp_path / "out")
     measure(writer, pairs)
     (file,) = (tmp_path / "out" / "panoptic").glob("*.json")
     written = json.loads(file.read_text())

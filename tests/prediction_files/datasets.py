@@ -15,9 +15,9 @@ from detectron2.evaluation import DatasetEvaluators
 from pycocotools import mask as coco_mask
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED
-from panoptic_dl.predictions.masks import encode
-from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.folder import prediction_writers
 from tests.evaluation.scenes import (
     DIVISOR,
     HEIGHT,
@@ -75,7 +75,7 @@ def coco_scenes(folder: Path, seeds) -> Predicted:
         for truth in scene.segments:
             mask = scene.truth == truth["id"]
             if truth["category_id"] < NUM_THINGS and mask.any():
-                code = encode(mask)
+                code = encode_mask(mask)
                 boxes.append(
                     {
                         "id": len(boxes) + 1,
@@ -183,7 +183,7 @@ def toy(dataset: str, task: str = "panoptic") -> Predicted:
 
 def save(predicted: Predicted, kinds, folder: Path) -> None:
     """Write the predictions as an evaluation does."""
-    evaluators = DatasetEvaluators(saving(predicted.name, kinds, folder))
+    evaluators = DatasetEvaluators(prediction_writers(predicted.name, kinds, folder))
     evaluators.reset()
     for item, output in zip(predicted.items, predicted.outputs, strict=True):
         evaluators.process([item], [output])

@@ -8,7 +8,7 @@ import pytest
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.folder import prediction_writers
 
 CITY_KINDS = ("instances", "semantic")
 FULL = Path("/dev/full")
@@ -30,7 +30,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, tempo
         name: f"{prefix}_small7_panoptic-dl_results"
         for name, prefix in (("panoptic", "panoptic"), ("boxes", "detections"), ("stuff", "stuff"))
     }
-    (evaluator,) = saving(coco.name, kind, tmp_path)
+    (evaluator,) = prediction_writers(coco.name, kind, tmp_path)
     evaluator.reset()
     os.symlink(FULL, tmp_path / kind / temporary.format(**stems, pid=os.getpid()))
     file = tmp_path / kind / named.format(**stems)
@@ -43,7 +43,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, tempo
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("kind", CITY_KINDS)
 def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
-    (evaluator,) = saving(cityscapes.name, kind, tmp_path / "out")
+    (evaluator,) = prediction_writers(cityscapes.name, kind, tmp_path / "out")
     evaluator.reset()
     image = cityscapes.items[0]["image_id"]
     name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
@@ -61,7 +61,7 @@ def test_a_disk_that_is_not_shared_is_noticed(coco, cityscapes, tmp_path):
     cases = [(coco, kind) for kind in KINDS] + [(cityscapes, kind) for kind in CITY_KINDS]
     for number, (predicted, kind) in enumerate(cases):
         folder = tmp_path / str(number)
-        (evaluator,) = saving(predicted.name, kind, folder)
+        (evaluator,) = prediction_writers(predicted.name, kind, folder)
         evaluator.reset()
         evaluator.process(predicted.items, predicted.outputs)
         for file in folder.rglob("*"):

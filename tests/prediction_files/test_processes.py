@@ -11,7 +11,7 @@ import torch.multiprocessing
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.folder import prediction_writers
 from panoptic_dl.predictions.writer import JsonParts
 from tests.prediction_files.datasets import coco_scenes, files_below, save, streets
 
@@ -29,7 +29,7 @@ def share(rank: int, folder: Path) -> None:
     )
     for name, (make, kinds) in CASES.items():
         predicted = make(folder / f"data_{rank}", range(6))
-        writers = saving(predicted.name, kinds, folder / "together" / name)
+        writers = prediction_writers(predicted.name, kinds, folder / "together" / name)
         for _ in range(2):  # the second time over the first
             for writer in writers:
                 writer.reset()
@@ -45,13 +45,13 @@ def share(rank: int, folder: Path) -> None:
 
 
 def fail_together(rank: int, predicted, folder: Path) -> None:
-    (writer,) = saving(predicted.name, "semantic", folder / "failing")
+    (writer,) = prediction_writers(predicted.name, "semantic", folder / "failing")
     writer.reset()
     writer.process(predicted.items, predicted.outputs)  # both have all
     with pytest.raises(EvaluationError, match="by more than one process"):
         writer.evaluate()
     coco = coco_scenes(folder / f"again_{rank}", range(2))
-    (writer,) = saving(coco.name, "semantic", folder / "unmerged")
+    (writer,) = prediction_writers(coco.name, "semantic", folder / "unmerged")
     writer.reset()
     writer.process([coco.items[rank]], [coco.outputs[rank]])
     with pytest.MonkeyPatch.context() as patch:

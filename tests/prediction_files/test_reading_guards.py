@@ -11,7 +11,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.folder import PredictionFolder
 
 STEM = "panoptic_small7_panoptic-dl_results"
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.folder import PredictionFolder
 
 
 @pytest.mark.parametrize("kind", ["instances", "semantic"])

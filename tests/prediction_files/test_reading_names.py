@@ -7,7 +7,7 @@ import pytest
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.folder import PredictionFolder
 from tests.prediction_files.datasets import save, toy
 
 

@@ -13,7 +13,7 @@ from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.reader import PredictionFolder
+from panoptic_dl.predictions.folder import PredictionFolder
 from tests.evaluation.truth import evaluate
 from tests.prediction_files.datasets import DATASET_IDS, coco_scenes, save, streets, toy
 

@@ -11,8 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.predictions.dataset import KINDS
-from panoptic_dl.predictions.reader import PredictionFolder
-from panoptic_dl.predictions.saving import saving
+from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
 from tests.prediction_files.datasets import files_below, save, toy
 
 
@@ -25,9 +24,9 @@ CITY_KINDS = ("instances", "semantic")
 
 def test_unknown_kinds_are_refused(coco, tmp_path):
     with pytest.raises(ValueError, match="cannot save 'boxes': choose from panoptic, instances, s"):
-        saving(coco.name, ["panoptic", "boxes"], tmp_path)
-    assert saving(coco.name, [], tmp_path) == []
-    twice = saving(coco.name, ["semantic", "semantic"], tmp_path)
+        prediction_writers(coco.name, ["panoptic", "boxes"], tmp_path)
+    assert prediction_writers(coco.name, [], tmp_path) == []
+    twice = prediction_writers(coco.name, ["semantic", "semantic"], tmp_path)
     assert len(twice) == 1
     assert isinstance(twice[0], StreamingEvaluator)
 
@@ -36,20 +35,20 @@ def test_unknown_kinds_are_refused(coco, tmp_path):
 @pytest.mark.parametrize("kind", ["panoptic", "instances"])
 def test_the_semantic_task_has_semantic_predictions_only(tmp_path, dataset, kind):
     with pytest.raises(ValueError, match=rf"cannot save {kind} .*task=panoptic"):
-        saving(toy(dataset, "semantic").name, kind, tmp_path)
+        prediction_writers(toy(dataset, "semantic").name, kind, tmp_path)
 
 
 def test_a_dataset_of_another_kind_is_refused(tmp_path):
     DatasetCatalog.register("predicted_other", lambda: [])
     MetadataCatalog.get("predicted_other").stuff_classes = ["a"]
     with pytest.raises(EvaluationError, match="no format of prediction files is known"):
-        saving("predicted_other", "semantic", tmp_path)
+        prediction_writers("predicted_other", "semantic", tmp_path)
 
 
 def test_names_of_files_must_differ(coco, tmp_path):
     coco.items[1]["file_name"] = "elsewhere/" + Path(coco.items[0]["file_name"]).name
     with pytest.raises(EvaluationError, match=r"images 5 and 8 .*rename one"):
-        saving(coco.name, "panoptic", tmp_path)
+        prediction_writers(coco.name, "panoptic", tmp_path)
 
 
 @pytest.mark.parametrize("source", ["coco", "cityscapes"])
@@ -86,7 +85,7 @@ def test_an_evaluation_that_is_repeated_overwrites_cleanly(request, tmp_path, so
     outputs = predicted.outputs
     predicted.outputs = outputs[::-1]
     save(predicted, kinds, tmp_path / "out")
-    evaluators = saving(predicted.name, kinds, tmp_path / "out")
+    evaluators = prediction_writers(predicted.name, kinds, tmp_path / "out")
     for evaluator in evaluators:
         evaluator.reset()
         evaluator.process(predicted.items[:2], outputs[2:4])
@@ -99,7 +98,7 @@ def test_an_evaluation_that_is_repeated_overwrites_cleanly(request, tmp_path, so
 
 def test_an_evaluation_that_ends_early_leaves_no_whole_file(coco, tmp_path):
     save(coco, KINDS, tmp_path / "out")
-    for evaluator in saving(coco.name, KINDS, tmp_path / "out"):
+    for evaluator in prediction_writers(coco.name, KINDS, tmp_path / "out"):
         evaluator.reset()
         evaluator.process(coco.items[:2], coco.outputs[:2])
         with pytest.raises(EvaluationError, match=r"no prediction for image 11 .*whole split"):
@@ -124,7 +123,7 @@ def test_other_files_in_the_folder_are_refused_and_kept(coco, tmp_path, kind, st
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("mine")
     before = contents(tmp_path / "out")
-    (evaluator,) = saving(coco.name, kind, tmp_path / "out")
+    (evaluator,) = prediction_writers(coco.name, kind, tmp_path / "out")
     with pytest.raises(EvaluationError, match=f"{re.escape(str(file))} is not a file of pred"):
         evaluator.reset()
     assert contents(tmp_path / "out") == before
@@ -137,13 +136,13 @@ def test_other_files_of_cityscapes_are_refused(cityscapes, tmp_path, name):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("mine")
         with pytest.raises(EvaluationError, match=re.escape(str(file))):
-            saving(cityscapes.name, kind, tmp_path)[0].reset()
+            prediction_writers(cityscapes.name, kind, tmp_path)[0].reset()
 
 
 def test_making_writers_touches_nothing(coco, tmp_path):
     save(coco, KINDS, tmp_path / "out")
     before = contents(tmp_path / "out")
-    evaluators = saving(coco.name, KINDS, tmp_path / "out")
+    evaluators = prediction_writers(coco.name, KINDS, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     with pytest.raises(EvaluationError, match=r"call reset\(\) first"):
         evaluators[0].process(coco.items[:1], coco.outputs[:1])
@@ -151,7 +150,7 @@ def test_making_writers_touches_nothing(coco, tmp_path):
 
 def test_what_a_model_does_not_predict_is_named(coco, tmp_path):
     for evaluator, key in zip(
-        saving(coco.name, ["panoptic", "semantic"], tmp_path / "out"),
+        prediction_writers(coco.name, ["panoptic", "semantic"], tmp_path / "out"),
         ["panoptic_seg", "sem_seg"],
         strict=True,
     ):
@@ -171,7 +170,7 @@ def test_no_instances_anywhere_are_worth_a_warning(coco, tmp_path, caplog):
 
 
 def test_images_come_once_and_belong_to_the_dataset(coco, tmp_path):
-    (evaluator,) = saving(coco.name, "panoptic", tmp_path / "out")
+    (evaluator,) = prediction_writers(coco.name, "panoptic", tmp_path / "out")
     evaluator.reset()
     evaluator.process(coco.items[:1], coco.outputs[:1])
     with pytest.raises(EvaluationError, match=r"image 5 .* twice"):
@@ -193,7 +192,7 @@ def test_images_come_once_and_belong_to_the_dataset(coco, tmp_path):
     ],
 )
 def test_panoptic_maps_that_cannot_be(coco, tmp_path, ids, segments, message):
-    (evaluator,) = saving(coco.name, "panoptic", tmp_path / "out")
+    (evaluator,) = prediction_writers(coco.name, "panoptic", tmp_path / "out")
     evaluator.reset()
     output = {"panoptic_seg": (torch.tensor(ids), segments)}
     with pytest.raises(EvaluationError, match=f"image 5: .*{message}"):
@@ -203,7 +202,7 @@ def test_panoptic_maps_that_cannot_be(coco, tmp_path, ids, segments, message):
 @pytest.mark.parametrize("change", ["class", "score"])
 def test_instances_that_cannot_be(coco, cityscapes, tmp_path, change):
     for predicted in (coco, cityscapes):
-        (evaluator,) = saving(predicted.name, "instances", tmp_path / "out")
+        (evaluator,) = prediction_writers(predicted.name, "instances", tmp_path / "out")
         evaluator.reset()
         index = next(i for i, o in enumerate(predicted.outputs) if len(o.get("instances", ())))
         instances = predicted.outputs[index]["instances"]
@@ -222,7 +221,7 @@ def test_comparing_may_leave_the_thread_and_the_order(request, tmp_path, source)
     predicted = request.getfixturevalue(source)
     kinds = KINDS if source == "coco" else CITY_KINDS
     save(predicted, kinds, tmp_path / "once")
-    for evaluator in saving(predicted.name, kinds, tmp_path / "out"):
+    for evaluator in prediction_writers(predicted.name, kinds, tmp_path / "out"):
         evaluator.reset()
         taken = [
             evaluator.take(item, output)

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.masks import decode_mask
 
 NUM_IDS = 256**3 - 1  # segments are 1..NUM_IDS
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS: ids differ, and so do colours
@@ -173,18 +174,10 @@ def _mask(annotation: dict[str, Any], size: tuple[int, int], source: Path) -> np
         raise DatasetError(f"{where} has a box and no mask; panoptic labels need the pixels")
     try:
         if isinstance(encoded, list):
-            encoded = mask_util.merge(mask_util.frPyObjects(encoded, *size))
-        elif isinstance(encoded["counts"], list):
-            if sum(encoded["counts"]) != encoded["size"][0] * encoded["size"][1]:
-                raise ValueError("its counts do not add up to the mask")
-            encoded = mask_util.frPyObjects(encoded, *size)
-        mask: np.ndarray = mask_util.decode(encoded).astype(bool)
-        counts = encoded["counts"]
-        again = mask_util.encode(np.asfortranarray(mask, np.uint8))["counts"]
-        if isinstance(counts, str) and again.decode() != counts:  # pixels came by chance
-            raise ValueError("its code was cut, or is none that pycocotools writes")
+            mask: np.ndarray = mask_util.decode(
+                mask_util.merge(mask_util.frPyObjects(encoded, *size))
+            )
+            return mask.astype(bool)
+        return decode_mask(encoded, size)
     except Exception as error:  # pycocotools raises no class of its own
         raise DatasetError(f"{where} has a mask that cannot be read ({error})") from error
-    if mask.shape != size:
-        raise DatasetError(f"{where} has a mask of {mask.shape}, its image is {size}")
-    return mask

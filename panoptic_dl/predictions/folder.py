@@ -1,0 +1,252 @@
+"""A folder of predictions: the writers that fill it, and `predictions=FOLDER`, which reads it.
+
+Files are found under whatever names their authors gave them:
+
+    COCO and Cityscapes  panoptic/*.json, or panoptic_*.json, cityscapes_panoptic_*.json
+    COCO                 instances/*.json, or detections_*.json; semantic/*.json, or stuff_*.json
+    Cityscapes           <image id>*.txt in instances/, <image id>*.png in semantic/, at any depth
+
+Cityscapes' files may also lie in the folder itself: with texts they are instances, and PNGs are
+masks; without texts, and without a panoptic file that owns them, PNGs are label ids.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.predictions.cityscapes import (
+    CityscapesInstanceWriter,
+    CityscapesSemanticWriter,
+    FilesByImage,
+    cityscapes_instance_reader,
+    cityscapes_semantic_reader,
+)
+from panoptic_dl.predictions.coco import (
+    CocoInstanceWriter,
+    CocoSemanticWriter,
+    coco_instance_reader,
+    coco_semantic_reader,
+)
+from panoptic_dl.predictions.dataset import (
+    KINDS,
+    OUTPUT_KEYS,
+    PredictedDataset,
+    Reader,
+    look_up,
+    size_of,
+)
+from panoptic_dl.predictions.panoptic import PanopticWriter, panoptic_reader, picture_folder
+from panoptic_dl.predictions.writer import PredictionWriter
+
+JSON_PATTERNS = {
+    "panoptic": ("panoptic_*.json", "cityscapes_panoptic_*.json"),
+    "instances": ("detections_*.json",),
+    "semantic": ("stuff_*.json",),
+}
+SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
+IMAGE_ID = re.compile(r"[^_]+_[^_]+_\d+")  # <city>_<sequence>_<frame>
+
+
+def prediction_writers(
+    dataset: str,
+    kinds: str | Sequence[str],
+    folder: str | Path,
+    records: Sequence[Mapping[str, Any]] | None = None,
+) -> list[PredictionWriter[Any, Any]]:
+    """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
+
+    Args:
+        dataset: the name of a dataset in Detectron2's catalogs whose metadata has `gt_dir`
+            (Cityscapes) or `panoptic_json` or `json_file` (COCO).
+        kinds: one or several of "panoptic", "instances" and "semantic"; outputs need
+            "panoptic_seg", may have "instances", need "sem_seg".
+        folder: made when an evaluation begins. What an earlier one has written for this dataset is
+            replaced then; other files below `<folder>/<kind>` are an error.
+        records: of the images that will be predicted, for a trial; None: all of the dataset.
+
+    Raises:
+        ValueError: a kind is unknown, or the dataset has no such ground truth.
+    """
+    wanted = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
+    for kind in wanted:
+        if kind not in KINDS:
+            raise ValueError(f"cannot save {kind!r}: choose from {', '.join(KINDS)}")
+    if not wanted:
+        return []
+    predicted = look_up(dataset, records)
+    classes: dict[str, Any] = {
+        "panoptic": PanopticWriter,
+        "instances": CityscapesInstanceWriter if predicted.is_cityscapes else CocoInstanceWriter,
+        "semantic": CityscapesSemanticWriter if predicted.is_cityscapes else CocoSemanticWriter,
+    }
+    for kind in wanted:
+        if kind != "semantic" and predicted.things is None:
+            raise ValueError(
+                f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
+                "or choose task=panoptic"
+            )
+    return [classes[kind](predicted, Path(folder) / kind) for kind in wanted]
+
+
+def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
+    """Remove what an earlier evaluation has saved of other kinds, which is another model's.
+
+    Call this in one process, with the arguments of `prediction_writers`.
+
+    Raises:
+        EvaluationError: a folder of another kind has files that are not ours.
+    """
+    if look_up(dataset).things is None:
+        return  # of the semantic task: there is but one kind
+    others = [kind for kind in KINDS if kind not in kinds and (folder / kind).exists()]
+    for writer in prediction_writers(dataset, others, folder):
+        writer.clear()
+
+
+class PredictionFolder:
+    """Called with a model's input, returns what the model would: predictions from files.
+
+    The files are those that `prediction_writers` write, or others of the same formats (see the
+    module for their names). JSON files are read once, pictures and texts when their image comes.
+
+    Attributes:
+        kinds: the kinds found, of "panoptic", "instances" and "semantic".
+    """
+
+    def __init__(self, dataset: str, folder: str | Path, kinds: Collection[str] = KINDS) -> None:
+        """Look for predictions, and read JSON files.
+
+        Args:
+            dataset: that they are of; see `prediction_writers`. One of the semantic task takes
+                "semantic" only.
+            folder: that holds `<kind>/`, or the files themselves.
+            kinds: that are looked for.
+
+        Raises:
+            EvaluationError: there is nothing, or several files that could be meant; a JSON file
+                is torn.
+        """
+        predicted, root = look_up(dataset), Path(folder)
+        if not root.is_dir():
+            raise EvaluationError(f"there is no folder {root}: name that of saved predictions")
+        self._dataset = predicted
+        self._readers: dict[str, Reader] = {}
+        for kind in KINDS if predicted.things is not None else ("semantic",):
+            if kind in kinds and (reader := _make_reader(predicted, root, kind)) is not None:
+                self._readers[kind] = reader
+        self.kinds = tuple(self._readers)
+        if not self.kinds:
+            raise EvaluationError(_nothing_found(predicted, root))
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the predictions of one image.
+
+        Args:
+            item: a model's input: "image_id" (COCO), "file_name", and, if known, "height" and
+                "width" of the image file.
+
+        Returns:
+            As far as found, "panoptic_seg": ((H, W) int64 of category * label_divisor + instance,
+            -1 where void, and None); "instances": Detectron2's, see the readers; "sem_seg": (H, W)
+            int64 classes, -1 where there is none.
+
+        Raises:
+            EvaluationError: names the file that does not fit.
+        """
+        image = self._dataset.image_of(item)
+        if image not in self._dataset.images:
+            raise EvaluationError(f"image {image} is none of {self._dataset.name}")
+        size = size_of(item)
+        output = {OUTPUT_KEYS[kind]: read(image, size) for kind, read in self._readers.items()}
+        if "panoptic_seg" in output:
+            output["panoptic_seg"] = (output["panoptic_seg"], None)
+        return output
+
+
+def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader | None:
+    """The reader of a kind; None where there are no files of it."""
+    if dataset.is_cityscapes and kind != "panoptic":
+        root, files = _find_city_files(dataset, folder, kind)
+        if not files:
+            return None
+        if kind == "instances":
+            return cityscapes_instance_reader(dataset, root, files)
+        return cityscapes_semantic_reader(dataset, root, files)
+    file = _find_json(folder, kind)
+    if file is None:
+        return None
+    readers = {
+        "panoptic": panoptic_reader,
+        "instances": coco_instance_reader,
+        "semantic": coco_semantic_reader,
+    }
+    return readers[kind](dataset, file)
+
+
+def _find_json(folder: Path, kind: str) -> Path | None:
+    """The JSON file of a kind; None if there is none.
+
+    Raises:
+        EvaluationError: there are several.
+    """
+    found = set((folder / kind).glob("*.json"))
+    for pattern in ("*.json",) if folder.name == kind else JSON_PATTERNS[kind]:
+        found |= set(folder.glob(pattern))
+    files = sorted(file for file in found if not file.name.startswith("."))
+    if len(files) > 1:
+        names = ", ".join(str(file) for file in files)
+        raise EvaluationError(
+            f"there are {len(files)} files of {kind} predictions: {names}; keep one, or name a "
+            "folder that holds one"
+        )
+    return files[0] if files else None
+
+
+def _find_city_files(
+    dataset: PredictedDataset, folder: Path, kind: str
+) -> tuple[Path, FilesByImage]:
+    """The folder of Cityscapes' files of a kind, and the files by image."""
+    own_folder = folder / kind
+    root, skipped = (own_folder, ()) if own_folder.is_dir() else (folder, KINDS)
+    found: dict[str, dict[Hashable, list[Path]]] = {
+        ".txt": defaultdict(list),
+        ".png": defaultdict(list),
+    }
+    for file in _walk(root, skipped):
+        image = IMAGE_ID.match(file.name)
+        if image and image[0] in dataset.images and file.suffix in found:
+            found[file.suffix][image[0]].append(file)
+    if kind == "semantic" and root == folder:
+        panoptic = _find_json(folder, "panoptic")
+        if found[".txt"] or (panoptic is not None and picture_folder(panoptic) == folder):
+            return root, {}  # the PNGs are masks of instances, or panoptic
+    return root, found[SUFFIXES[kind]]
+
+
+def _walk(root: Path, skipped: Sequence[str]) -> Iterator[Path]:
+    """Files below a folder; not in folders of skipped names, nor in those of JSON files."""
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in skipped and not Path(parent, f"{name}.json").exists()
+        )
+        yield from (Path(parent, name) for name in sorted(files))
+
+
+def _nothing_found(dataset: PredictedDataset, folder: Path) -> str:
+    if any(folder.rglob(".*.part[0-9]*")):
+        return f"the evaluation that saved predictions in {folder} did not end: evaluate again"
+    files = ["panoptic/*.json", "instances/*.json", "semantic/*.json"]
+    if dataset.is_cityscapes:
+        files[1:] = ["instances/<image id>*.txt", "semantic/<image id>*.png"]
+    if dataset.things is None:
+        files = files[-1:]
+    return (
+        f"no predictions for {dataset.name} in {folder}: looked there for {', '.join(files)}, and "
+        "for files of these formats in the folder itself"
+    )
