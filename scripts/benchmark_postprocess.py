@@ -23,12 +23,12 @@ from detectron2.modeling import Backbone
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Detectron2Model
 from tabulate import tabulate
 
+from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.postprocess import get_panoptic_segmentation, most_likely_class
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations, find_peaks
-from panoptic_dl.train import console as memory
 
 DATASETS: dict[str, dict[str, Any]] = {
     "cityscapes": {
@@ -129,7 +129,7 @@ def measure(
     work: Callable[[], Any], repeats: int, device: torch.device
 ) -> tuple[Any, float, float]:
     """Result, median milliseconds, and peak MiB above what was there before."""
-    before = memory.start(device)
+    before = memory.reset_peaks(device)
     result = work()
     synchronize(device)
     peak = memory.peak_device(device) - before

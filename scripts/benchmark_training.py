@@ -27,14 +27,14 @@ from tabulate import tabulate
 from torch.nn import Module
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.launch.signals import StopRequest
-from panoptic_dl.models.activation_checkpointing import recompute_activations
-from panoptic_dl.train import console as memory
 from panoptic_dl.train.nonfinite import NonFiniteLosses
-from panoptic_dl.train.precision import Performance, performing, prepare_model
-from panoptic_dl.train.trainer import BadSamples, Trainer
+from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
+from panoptic_dl.train.trainer import Trainer
 
 ROWS = ("xception65_conv", "hrnet48_conv", "xception65_dsconv", "hrnet48_dsconv")
 SWITCHES = ("channels_last", "compile", "activation_checkpointing")
@@ -66,25 +66,24 @@ def steps(
     unknown = sorted(set(switches) - set(SWITCHES))
     if unknown:
         raise SystemExit(f"error: setting {setting}: {unknown[0]} is none of {', '.join(SWITCHES)}")
-    options = Performance(precision, "channels_last" in switches, "compile" in switches)
-    options.check(device)
+    check_precision("setting", precision, device)
+    chosen = {name: name in switches for name in SWITCHES}
+    settings = TrainSettings(**{**config.train, "precision": precision, **chosen})
     torch.manual_seed(0)
     model: Module = build(config.task.model).to(device).train()
-    if "activation_checkpointing" in switches:
-        recompute_activations(model.get_submodule("backbone"))
-    prepare_model(model, options)
+    prepare_training(model, settings)
     loader = build(config.task.train_loader)
     trainer = Trainer(
         model,
         OneBatch(loader, device) if kind == "synthetic" else loader,
         build(config.optimizer)(model),
-        precision=options.autocast,
+        precision=settings.precision,
         device=device,
         stop=StopRequest(),
         nonfinite=NonFiniteLosses(Path(tempfile.gettempdir()), "stop", 0),
-        bad_samples=BadSamples(Path(tempfile.gettempdir()), 0),
+        run_dir=Path(tempfile.gettempdir()),
     )
-    with performing(options), EventStorage() as trainer.storage:
+    with training_arithmetic(settings), EventStorage() as trainer.storage:
         for trainer.iter in count():
             trainer.run_step()
             if device.type == "cuda":
@@ -97,6 +96,7 @@ class OneBatch:
 
     def __init__(self, loader: TrainLoader, device: torch.device) -> None:
         self.seed, self.accumulate = loader.seed, loader.accumulate
+        self.max_bad_samples = loader.max_bad_samples
         self.device: torch.device | None = device
         self.take_bad_samples = loader.take_bad_samples
         self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
@@ -116,7 +116,7 @@ def measure(
     with contextlib.closing(steps(config, setting, device, kind)) as training:
         for _ in islice(training, warmup):
             pass
-        memory.start(device)
+        memory.reset_peaks(device)
         seconds = []
         for _ in range(iterations):
             started = time.perf_counter()

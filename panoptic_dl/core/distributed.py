@@ -113,14 +113,14 @@ def in_first_process(work: Callable[[], None], what: str) -> None:
         raise EvaluationError(f"the first process cannot {what}: its own message says why")
 
 
-def gather_figures(
+def gather_metrics(
     tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
 ) -> list[dict[str, float]]:
-    """Return every process's figures, in the order of their ranks; the same list in each process.
+    """Return every process's metrics, in the order of their ranks; the same list in each process.
 
     Args:
         tensors: scalars, detached, on the device that the processes communicate with.
-        numbers: figures of the host. Names and their order are the same in all processes.
+        numbers: metrics of the host. Names and their order are the same in all processes.
     """
     device = next(iter(tensors.values())).device
     own = torch.cat(
@@ -137,6 +137,6 @@ def gather_figures(
     return [dict(zip(names, row, strict=True)) for row in torch.stack(rows).tolist()]
 
 
-def mean(rows: list[dict[str, float]], name: str) -> float:
-    """The mean of a figure over the processes."""
-    return sum(row[name] for row in rows) / len(rows)
+def mean_over_processes(metrics: list[dict[str, float]], name: str) -> float:
+    """The mean of a metric over the processes, from what `gather_metrics` returns."""
+    return sum(process[name] for process in metrics) / len(metrics)

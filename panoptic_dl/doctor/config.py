@@ -28,7 +28,7 @@ from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.data.loader import accumulation
 from panoptic_dl.doctor.context import Patient, Verdict, fail, judge, ok, warn
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
-from panoptic_dl.train.recipe import Recipe, Run, find_deviations, images_of_statistics
+from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_length
 from panoptic_dl.weights.load import load_model_or_backbone
 
@@ -42,26 +42,24 @@ def look_at_settings(patient: Patient) -> Verdict:
 
 def look_at_recipe(patient: Patient) -> Verdict:
     """What training will do otherwise than its recipe, and what that changes."""
-    numbers, optimizer = patient.train, patient.part("optimizer")(patient.part("model"))
+    settings = TrainSettings(**patient.train)
     images = images_per_pass(patient)
-    run = Run(
-        iterations=numbers["iterations"],
-        batch_size=numbers["batch_size"],
-        lr=optimizer.defaults["lr"],
-        accumulate=numbers["batch_size"] // patient.num_processes // images,
-        statistics=images_of_statistics(patient.part("model"), images, patient.num_processes),
-        precision=numbers["precision"],
-        ema=numbers["ema"],
-        clip_norm=numbers["clip_norm"],
-        auto_scale_lr=numbers["auto_scale_lr"],
+    differences = find_differences(
+        Recipe(**patient.recipe),
+        settings,
+        lr=patient.part("optimizer")(patient.part("model")).defaults["lr"],
+        accumulate=settings.batch_size // patient.num_processes // images,
+        batch_norm_images=images_of_statistics(
+            patient.part("model"), images, patient.num_processes
+        ),
     )
-    found = [d for d in find_deviations(Recipe(**patient.recipe), run) if d.meaning is not None]
+    found = [d for d in differences if d.effect is not None]
     return judge(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: figures will differ",
         "nothing, if meant; else leave out what changes them (docs/training_options.md)",
         [],
-        [f"{d.what}: {d.run} for {d.recipe} ({d.meaning})" for d in found],
+        [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in found],
     )
 
 

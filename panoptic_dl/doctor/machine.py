@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from panoptic_dl.core.environment import describe_device, detectron2_origin, version
 from panoptic_dl.doctor.config import images_per_pass
 from panoptic_dl.doctor.context import Patient, Verdict, fail, judge, ok, warn
-from panoptic_dl.train.precision import Performance
+from panoptic_dl.train.precision import check_precision
 
 
 def look_at_device(patient: Patient) -> Verdict:
@@ -35,7 +35,7 @@ def look_at_device(patient: Patient) -> Verdict:
     if patient.launch_refused is not None:
         return fail(patient.launch_refused, "see launch.num_gpus in docs/long_runs.md")
     device = torch.device(patient.device)
-    Performance(patient.train["precision"]).check(device)
+    check_precision("train.precision", patient.train["precision"], device)
     found = describe_device(patient.device)
     if patient.num_processes > 1:
         found = f"{patient.num_processes} processes, each on: {found}"

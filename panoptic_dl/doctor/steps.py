@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from detectron2.utils import comm
 
+from panoptic_dl.core import memory
 from panoptic_dl.doctor.context import Patient, Verdict, fail, ok
 from panoptic_dl.doctor.machine import amount
 from panoptic_dl.launch.signals import Interrupted
-from panoptic_dl.train import console as memory
 from panoptic_dl.train.train import train
 
 NUM_STEPS = 2
@@ -37,7 +37,7 @@ def make_training_steps(patient: Patient) -> Verdict | None:
         **{"eval_period": 0, "eval_at_end": False, "fast_dev_run": False},
     }
     device = torch.device(patient.device)
-    memory.start(device)
+    memory.reset_peaks(device)
     started = time.perf_counter()
     with _quietly():
         train(
@@ -53,7 +53,6 @@ def make_training_steps(patient: Patient) -> Verdict | None:
             settings=settings,
             checkpoint=patient.checkpoint | {"kept": 1, "period": NUM_STEPS},
             recipe=dict(patient.recipe),
-            max_bad_samples=patient.max_bad_samples,
             image_format=patient.image_format,
         )
     seconds = time.perf_counter() - started
@@ -74,7 +73,7 @@ def make_training_steps(patient: Patient) -> Verdict | None:
 
 def make_evaluation_step(patient: Patient) -> Verdict | None:
     """One image of each process through the model, the evaluators and their tables and pictures."""
-    evaluate = partial(patient.part("evaluation"), rehearsal=True, rehearsal_images=1)
+    evaluate = partial(patient.part("evaluation"), limit=1)
     with _quietly():
         results = evaluate(patient.part("model").to(patient.device), _folder(patient))
     if not comm.is_main_process():

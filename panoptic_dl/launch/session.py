@@ -84,18 +84,28 @@ def user_errors(run_dir: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk must not hide the message
             file.write_text(traceback.format_exc())
         print(f"\nerror: {error}\n(traceback: {file})", file=sys.stderr, flush=True)
-        diverged = isinstance(error, FloatingPointError)
-        raise SystemExit(ExitCode.DIVERGED if diverged else ExitCode.ERROR) from None
-    except Interrupted:  # which has said how to go on
-        raise SystemExit(ExitCode.SAVED) from None
-    except KeyboardInterrupt:
+        raise SystemExit(exit_status(error)[1]) from None
+    except Interrupted as stop:  # whose log line says how to go on
+        raise SystemExit(exit_status(stop)[1]) from None
+    except KeyboardInterrupt as stop:
         there = Path(run_dir, "last_checkpoint").is_file()
         how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
         if comm.is_main_process():  # others are ended so when one of them failed, which says why
             print(f"\ninterrupted{how}", file=sys.stderr)
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+        raise SystemExit(exit_status(stop)[1]) from None
     except ProcessExitedException as error:  # one of our processes ended, and said why
         raise SystemExit(error.exit_code) from None
+
+
+def exit_status(error: BaseException | None) -> tuple[str, int]:
+    """Return the status, as in run.json, and the exit code of a run that raised `error` or None."""
+    if error is None:
+        return "finished", 0
+    if isinstance(error, KeyboardInterrupt):
+        saved = isinstance(error, Interrupted)
+        return "stopped", ExitCode.SAVED if saved else ExitCode.INTERRUPTED
+    diverged = isinstance(error, FloatingPointError)
+    return "failed", ExitCode.DIVERGED if diverged else ExitCode.ERROR
 
 
 def _git_state() -> str:

@@ -40,7 +40,11 @@ class Run:
     start: int = 0  # the first iteration to come
     history: Sequence[Figures] = ()  # lines of metrics.json from before, each with "iteration"
     modules: Sequence[tuple[str, str, int, int]] = ()  # name, class, parameters, of these trained
-    about: Mapping[str, Any] = field(default_factory=dict)  # the folder's run.json, if there is one
+
+    @cached_property
+    def about(self) -> Mapping[str, Any]:
+        """The folder's run.json, or {}."""
+        return run_facts.read_state(self.folder)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

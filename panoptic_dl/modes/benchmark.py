@@ -31,18 +31,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
-from panoptic_dl.loggers.base import Logger
+from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
-from panoptic_dl.train import console as memory
-from panoptic_dl.train.hooks import tell_of_figures
 from panoptic_dl.train.precision import (
     InferenceOptions,
     Maps,
     arithmetic,
-    count_parameters,
+    check_precision,
     prepare_network,
 )
 from panoptic_dl.weights.load import load_model
@@ -239,7 +238,7 @@ def benchmark(
     numbers = BenchmarkSettings(**_pick(settings, BenchmarkSettings))
     options = InferenceOptions(**_pick(settings, InferenceOptions))
     place = torch.device(device)
-    options.check(place)
+    check_precision("benchmark.precision", options.precision, place)
     if comm.get_world_size() > 1:
         raise ValueError("mode=benchmark measures one process: drop launch.num_gpus and the like")
     model.to(place).eval()
@@ -250,7 +249,7 @@ def benchmark(
         calibrate(model, lambda: model.network(run.images[:1]))
     macs = run.count_macs()
     effect = run.apply_options()
-    parameters = count_parameters(model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("Warming up %d times, then timing %d iterations", run.warmup, run.iterations)
     times = run.time_stages()
     peaks = run.peak_memory()
@@ -279,7 +278,10 @@ def benchmark(
     metrics = {"total ms": p50.pop("total ms"), **p50}
     more = {"parameters": parameters, "GMACs": macs / 1e9}
     more |= {name: value for name, value in peaks.items() if value is not None}
-    tell_of_figures(loggers, folder, "benchmark", metrics | more, [folder / "benchmark.png"])
+    listening = Loggers(loggers)
+    listening.start(Run(folder, "benchmark"))
+    listening.measured(metrics | more, [folder / "benchmark.png"])
+    listening.finish("finished", 0)
     return {"metrics": metrics, **result}
 
 
@@ -360,7 +362,9 @@ class _Run:
             on_device = memory.peak_device(self.device) if self.device.type == "cuda" else None
             peaks.append((on_device, memory.peak_host()))
 
-        self.one_iteration(0, before_stages=lambda: memory.start(self.device), after_stages=peak)
+        self.one_iteration(
+            0, before_stages=lambda: memory.reset_peaks(self.device), after_stages=peak
+        )
         on_device, on_host = zip(*peaks, strict=True)
         return {
             "peak_device_MiB": None if on_device[0] is None else max(on_device),

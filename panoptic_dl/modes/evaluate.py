@@ -6,6 +6,7 @@ Hand every image of a split to a model, and what it says to evaluators.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,7 +27,8 @@ from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import Beside, StreamingEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
 from panoptic_dl.evaluation.official import pair_up, require_agreement
-from panoptic_dl.loggers.base import Details, Logger, Loggers, ending, modules
+from panoptic_dl.launch.session import exit_status
+from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, ending, modules
 from panoptic_dl.models.test_time_augmentation import Averaged
 from panoptic_dl.modes.error_pictures import EvaluationPictures
 from panoptic_dl.predictions.dataset import OUTPUT_KEYS
@@ -39,8 +41,6 @@ from panoptic_dl.report.results import (
     results_csv,
     results_markdown,
 )
-from panoptic_dl.train.fast_dev_run import NUM_IMAGES, FirstImages
-from panoptic_dl.train.hooks import how_it_ended, start_loggers
 from panoptic_dl.train.precision import float32
 from panoptic_dl.weights.load import load_model
 
@@ -88,6 +88,38 @@ class RecordsOfProcess:
     def __iter__(self) -> Iterator[Batch]:
         for position in self.positions:
             yield [self.records[position]]
+
+
+class FirstImages:
+    """The first batches of each process's share of a split; every process makes one at once.
+
+    Attributes:
+        total: images of all processes.
+        records: of these images, in Detectron2's format.
+        description: "4 of 500 images".
+    """
+
+    def __init__(self, dataset: str, loader: Iterable[Batch], limit: int) -> None:
+        """
+        Args:
+            dataset: its name in Detectron2's catalogs.
+            loader: of the whole split, an image a batch, in the order of an `InferenceSampler`.
+            limit: images of all processes; at least one for each.
+        """
+        self._loader = loader
+        records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
+        share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
+        self._number = len(share)
+        positions = sorted(itertools.chain(*comm.all_gather(share)))
+        self.total = len(positions)
+        self.records = [records[position] for position in positions]
+        self.description = f"{self.total} of {len(records)} images"
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Batch]:
+        return itertools.islice(self._loader, self._number)
 
 
 Results = dict[str, dict[str, Any]]
@@ -154,8 +186,7 @@ class Evaluation:
         batches: Iterable[Batch] | None = None,
         entries: Collection[str] | None = None,
         source: Mapping[str, Any] | None = None,
-        rehearsal: bool = False,
-        rehearsal_images: int = NUM_IMAGES,
+        limit: int | None = None,
     ) -> dict[str, Any]:
         """Evaluate `model`; called by every process of the run.
 
@@ -167,9 +198,9 @@ class Evaluation:
             batches: instead of those of the loader.
             entries: of the model's output that are measured; by default all that can be.
             source: what is measured, such as a file of weights, for the record.
-            rehearsal: only a few images, to see that everything works; what is written says that
-                it is no result. Official evaluators, which need the whole split, are left out.
-            rehearsal_images: how many of them, over all processes, one for each at least.
+            limit: only so many images, over all processes, one for each at least, to see that
+                everything works; the files written are marked as no result. Official evaluators,
+                which need the whole split, are left out.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -187,7 +218,7 @@ class Evaluation:
         measuring = [self.evaluators[name] for name in names]
         streams = [each for each in measuring if isinstance(each, StreamingEvaluator)]
         others = [each for each in measuring if not isinstance(each, StreamingEvaluator)]
-        few = FirstImages(self.dataset, self.loader, rehearsal_images) if rehearsal else None
+        few = None if limit is None else FirstImages(self.dataset, self.loader, limit)
         if few is not None and (others or settings.official):
             logger.warning("Evaluators that need the whole split are left out of this trial")
             others = []
@@ -250,7 +281,7 @@ class Evaluation:
     def _summary(
         self, results: Results, source: Mapping[str, Any], few: FirstImages | None
     ) -> dict[str, Any]:
-        no_result = None if few is None else f"fast_dev_run: {few.said}, no result"
+        no_result = None if few is None else f"fast_dev_run: {few.description}, no result"
         return {
             **({} if no_result is None else {"no_result": no_result}),
             "dataset": self.dataset,
@@ -353,8 +384,8 @@ def evaluate(
     if predictions is not None:
         if weights is not None:
             raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
-        with ending(listening, how_it_ended):
-            start_loggers(listening, Path(run_dir), "eval")
+        with ending(listening, exit_status):
+            listening.start(Run(Path(run_dir), "eval"))
             return _told(listening, _score(evaluation, predictions, run_dir))
     if weights is None:
         raise ValueError(
@@ -364,8 +395,8 @@ def evaluate(
     load_model(model, weights, image_format)
     if classes is not None:
         require_classes(classes, weights)
-    with ending(listening, how_it_ended):
-        start_loggers(listening, Path(run_dir), "eval", modules=modules(model))
+    with ending(listening, exit_status):
+        listening.start(Run(Path(run_dir), "eval", modules=modules(model)))
         results = evaluation(model.to(device), Path(run_dir), source={"weights": weights})
         return _told(listening, results)
 

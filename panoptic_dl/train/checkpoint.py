@@ -1,9 +1,8 @@
-"""Save and restore a run's state: weights, optimizer, schedule, scaler, iteration, data stream.
+"""Checkpoints of a run: weights, optimizer, schedule, scaler, iteration, data stream.
 
-Checkpoint files of a run's folder: written whole or not at all, and known by their hashes.
-
-`checkpoints.json`, the manifest, holds for each file its iteration, size, SHA-256 and the figures
-of its evaluation; `last_checkpoint` holds the name of the newest file, as Detectron2 does.
+Files are written atomically and verified by their hashes. `checkpoints.json`, the manifest, holds
+for each file its iteration, size, SHA-256 and the metrics of its evaluation; `last_checkpoint`
+holds the name of the newest file, as Detectron2 does.
 """
 
 import contextlib
@@ -28,21 +27,209 @@ from panoptic_dl.loggers.base import Loggers
 
 BEST = "model_best.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
+GOES_ON = "%s; training goes on (checkpoint.on_error=continue)"
 State = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class RunCheckpoints:
+    """The checkpoints of a run; every process has this object, the main one writes.
+
+    A state holds no random generators: what is random in training is a function of the seed and the
+    iteration (see `Trainer`), or of the position in the data stream.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        *,
+        model: nn.Module,
+        parts: Mapping[str, Stateful],
+        kept: int,
+        best: str | None,
+        on_error: str,
+        loggers: Loggers,
+    ) -> None:
+        """
+        Args:
+            model: not inside DistributedDataParallel, so that names stay plain.
+            parts: other objects with a state, by their names in the file.
+            kept: numbered checkpoints that stay; `model_final` and `model_best` come on top.
+            best: metric by which `model_best` is chosen; None: the first of an evaluation.
+            on_error: stop | continue (with a warning), where a checkpoint cannot be written.
+            loggers: get every checkpoint, and which is the best.
+        """
+        if on_error not in ("stop", "continue"):
+            raise ValueError(
+                f"checkpoint.on_error={on_error} is unknown; choose one of stop, continue"
+            )
+        self.files = CheckpointFiles(run_dir)
+        self.model, self.parts = model, dict(parts)
+        self.kept, self.best, self.on_error = kept, best, on_error
+        self.loggers = loggers
+        self.newest: str | None = None  # file of the state in memory, until the next step
+
+    def exist(self) -> bool:
+        """Whether the folder holds a checkpoint, complete or torn."""
+        return bool(self.files.names())
+
+    def save(self, iteration: int, *, final: bool = False, must: bool = False) -> None:
+        """Write the state after an iteration, once; called by all processes.
+
+        The main process writes and the others wait: the first that ends has the launcher end all.
+
+        Args:
+            final: link it as `model_final`, too.
+            must: raise errors whatever `on_error` is, for the run is about to end.
+
+        Raises:
+            FloatingPointError: a weight is infinite or not a number; nothing is written.
+            OSError: it cannot be written.
+        """
+        if comm.is_main_process():
+            self._save(iteration, final, must)
+        comm.synchronize()
+
+    def _save(self, iteration: int, final: bool, must: bool) -> None:
+        name = f"model_{iteration:07d}.pth"
+        try:
+            if self.newest != name:
+                self.files.write(name, self._state(iteration), iteration)
+                self.newest = name
+                logger.info("Saved %s", self.files.folder / name)
+                self.files.remove_all_but(self.kept)
+                self.loggers.checkpoint(self.files.folder / name, iteration, best=False)
+            if final:
+                self.files.link(name, FINAL)
+        except OSError as error:
+            self.newest = None
+            if must or self.on_error == "stop":
+                raise OSError(f"{error}; free some space and continue with resume=true") from error
+            logger.error(GOES_ON, error)
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        weights = self.model.state_dict()
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        for name in not_finite({"model": weights} | parts):
+            raise FloatingPointError(
+                f"{name} is infinite or not a number after iteration {iteration}: no "
+                "checkpoint is written, the last one is from before"
+            )
+        return {"model": weights, "iteration": iteration} | parts
+
+    def name_final(self) -> None:
+        """Link the checkpoint that was restored, of a run's last step, as `model_final`."""
+        if comm.is_main_process() and self.newest is not None:
+            files = self.files.manifest()
+            hashes = [files.get(name, {}).get("sha256") for name in (self.newest, FINAL)]
+            if hashes[0] != hashes[1] or FINAL not in self.files.names():
+                self.files.link(self.newest, FINAL)
+            self.files.remove_all_but(self.kept)
+
+    def note_metrics(self, metrics: dict[str, float]) -> None:
+        """Record the metrics of the newest checkpoint; link it as `model_best` if it is."""
+        if not comm.is_main_process() or self.newest is None or not metrics:
+            return
+        name = self.best or next(iter(metrics))
+        if name not in metrics:
+            raise ValueError(
+                f"checkpoint.best={name} is no metric of this evaluation; choose one of "
+                + ", ".join(metrics)
+            )
+        try:
+            best = self.files.manifest().get(BEST, {}).get("figures", {}).get(name)
+            # NaN, a metric that is not defined, is better than nothing and worse than any other.
+            is_best = best is None or best != best or is_better(name, metrics[name], best)
+            self.files.note_metrics(self.newest, metrics, is_best)
+            if is_best:
+                iteration = self.files.manifest().get(self.newest, {}).get("iteration", -1)
+                self.loggers.checkpoint(self.files.folder / self.newest, iteration, best=True)
+        except OSError as error:
+            if self.on_error == "stop":
+                raise
+            logger.error(GOES_ON, error)
+
+    def was_evaluated(self) -> bool:
+        """Whether the evaluation of the checkpoint that was restored was completed."""
+        return self.newest is None or "figures" in self.files.manifest().get(self.newest, {})
+
+    def restore(self) -> int:
+        """Load the newest complete checkpoint into all parts; return its iteration.
+
+        Raises:
+            ValueError: there is none, or its parameters are not the model's.
+        """
+        name, state = self._read_newest()
+        path = self.files.folder / name
+        if ("ema" in state) != ("ema" in self.parts):
+            there = "one" if "ema" in state else "no moving average of the weights"
+            raise ValueError(
+                f"train.ema is {'set' if 'ema' in self.parts else 'null'}, but the checkpoint "
+                f"{path} has {there}: resume with the train.ema that the run was started with "
+                "(.hydra/overrides.yaml beside it)"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"the checkpoint {path} is of another model; resume with the overrides that the "
+                f"run was started with (.hydra/overrides.yaml beside it). {str(error)[:300]} ..."
+            ) from error
+        for key, part in self.parts.items():
+            try:
+                part.load_state_dict(state[key])
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    f"the checkpoint {path} does not fit the run's {key}: {error}. Resume with the "
+                    "overrides that the run was started with (.hydra/overrides.yaml)"
+                ) from error
+        self.newest = name
+        logger.info("Resumed from %s", path)
+        return int(state["iteration"])
+
+    def _read_newest(self) -> tuple[str, State]:
+        """The main process chooses the file; the others read the same, or fail as it does."""
+        if comm.get_world_size() == 1:
+            return self.files.newest_complete()
+        found: list[Any] = [None]
+        state: State = {}
+        if comm.is_main_process():
+            try:
+                found[0], state = self.files.newest_complete()
+            except ValueError as error:
+                found[0] = error
+        distributed.broadcast_object_list(found)
+        if isinstance(found[0], ValueError):
+            raise found[0]
+        if not comm.is_main_process():
+            path = self.files.folder / found[0]
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is not seen by process {comm.get_rank()}: run_dir must be a folder "
+                    "that all machines share"
+                )
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        return found[0], state
 
 
 class CheckpointFiles:
-    """The checkpoints of one folder; only one process writes.
+    """The checkpoint files of a folder; only one process writes.
 
     Whatever interrupts the writing, power cuts and full disks included, the files from before stay
-    as they are, and what is new is found to be whole or torn.
+    as they are, and a new one is recognized as complete or torn.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def names(self) -> list[str]:
-        """Checkpoint files that are there, whole or not."""
+        """Checkpoint files that exist, complete or torn."""
         return sorted(p.name for p in self.folder.glob("model_*.pth") if PATTERN.fullmatch(p.name))
 
     def write(self, name: str, state: State, iteration: int) -> None:
@@ -87,36 +274,36 @@ class CheckpointFiles:
                 "are untouched"
             ) from error
 
-    def note_figures(self, name: str, figures: dict[str, float], is_best: bool) -> None:
-        """Remember a checkpoint's evaluation, and keep it as the best; all of it or nothing.
+    def note_metrics(self, name: str, metrics: dict[str, float], is_best: bool) -> None:
+        """Record a checkpoint's evaluation, and link it as the best; both or neither.
 
-        Until the manifest says so, the evaluation counts as not made, and is made again.
+        Until the manifest has it, the evaluation counts as not made, and is repeated.
         """
         if is_best:
             self._link(name, BEST)
 
         def change(files: dict[str, Any]) -> None:
-            files[name]["figures"] = figures
+            files[name]["figures"] = metrics
             if is_best:
                 files[BEST] = dict(files[name])
 
         self._update(change)
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process was writing; only who holds the folder may."""
+        """Remove temporary files of a killed process; call it with the folder locked."""
         for file in self.folder.glob("*.partial"):
             file.unlink(missing_ok=True)
 
     def remove_all_but(self, number: int) -> None:
-        """Remove numbered checkpoints but for the newest `number`."""
+        """Remove numbered checkpoints except for the newest `number`."""
         numbered = [name for name in self.names() if name not in (FINAL, BEST)]
         for name in numbered[:-number]:
             (self.folder / name).unlink(missing_ok=True)
         if numbered[:-number]:
-            self._update(lambda files: None)  # which forgets those that are gone
+            self._update(lambda files: None)  # drops the entries of those that are gone
 
     def manifest(self) -> dict[str, Any]:
-        """What is known of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
+        """The entries of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
         try:
             files = json.loads((self.folder / MANIFEST).read_text())["files"]
             return {str(name): dict(e) for name, e in files.items() if _is_complete(e)}
@@ -131,7 +318,7 @@ class CheckpointFiles:
             return {}
 
     def newest_complete(self) -> tuple[str, State]:
-        """Read the newest checkpoint that is whole; torn ones are set aside as `*.torn`.
+        """Read the newest complete checkpoint; newer, torn ones are renamed to `*.torn`.
 
         Raises:
             ValueError: there is none.
@@ -144,13 +331,12 @@ class CheckpointFiles:
                 logger.warning("Checkpoint %s is left out: %s", self.folder / name, error)
                 torn.append(name)
                 continue
-            if torn:  # a whole checkpoint each: one is enough to look into
-                for old in self.folder.glob("model_*.pth.torn"):
-                    old.unlink(missing_ok=True)
-            for other in torn:  # else the next ones of their names, or their age, would mislead
-                with contextlib.suppress(OSError):
-                    (self.folder / other).replace(self.folder / f"{other}.torn")
             if torn:
+                for old in self.folder.glob("model_*.pth.torn"):  # large; keep the last attempt's
+                    old.unlink(missing_ok=True)
+                for other in torn:
+                    with contextlib.suppress(OSError):
+                        (self.folder / other).replace(self.folder / f"{other}.torn")
                 self._update(lambda files: [files.pop(other, None) for other in torn])
             if name not in self.manifest():
                 path = self.folder / name
@@ -165,22 +351,20 @@ class CheckpointFiles:
             "run_dir=..., or drop resume=true to start anew"
         )
 
-    def _newest_first(self) -> Iterator[str]:
+    def _newest_first(self) -> list[str]:
         known = self.manifest()
 
         def age(name: str) -> tuple[int, bool]:
             number = name.removeprefix("model_").removesuffix(".pth")
             if name in known:
-                iteration = known[name].get("iteration", -1)
-            elif number.isdigit():
-                iteration = int(number)
-            else:  # not known by name: its contents tell
-                with contextlib.suppress(ValueError):
-                    return int(self._read(name)["iteration"]), False
-                iteration = -1
-            return int(iteration), number.isdigit()
+                return known[name]["iteration"], number.isdigit()
+            if number.isdigit():
+                return int(number), True
+            with contextlib.suppress(ValueError):  # only its contents have the number
+                return int(self._read(name)["iteration"]), False
+            return -1, False
 
-        return iter(sorted(self.names(), key=age, reverse=True))
+        return sorted(self.names(), key=age, reverse=True)
 
     def _read(self, name: str) -> State:
         """Read a checkpoint on the CPU; nothing in it is executed.
@@ -190,11 +374,11 @@ class CheckpointFiles:
         """
         path, known = self.folder / name, self.manifest().get(name)
         try:
-            if known is not None and path.stat().st_size != known.get("bytes"):
+            if known is not None and path.stat().st_size != known["bytes"]:
                 raise ValueError(
-                    f"it has {path.stat().st_size} bytes of {known.get('bytes')}: truncated"
+                    f"it has {path.stat().st_size} bytes of {known['bytes']}: truncated"
                 )
-            if known is not None and sha256_of(path) != known.get("sha256"):
+            if known is not None and sha256_of(path) != known["sha256"]:
                 raise ValueError("its contents are not those that were written (SHA-256 differs)")
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "iteration" not in state:
@@ -214,209 +398,19 @@ class CheckpointFiles:
     def _update(self, change: Callable[[dict[str, Any]], Any]) -> None:
         files = self.manifest()
         change(files)
-        there = set(self.names())
-        files = {name: entry for name, entry in files.items() if name in there}
+        names = set(self.names())
+        files = {name: entry for name, entry in files.items() if name in names}
         write_text(self.folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
 def _is_complete(entry: Any) -> bool:
-    """Whether an entry of the manifest says enough to verify its file by."""
+    """Whether an entry of the manifest has what it takes to verify its file."""
     kinds = {"iteration": int, "bytes": int, "sha256": str}
     return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in kinds.items())
 
 
-logger = logging.getLogger(__name__)
-
-ON_ERROR = ("stop", "continue")
-
-
-class Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class RunCheckpoints:
-    """The checkpoints of a run; made in all its processes, written by the main one.
-
-    A state holds no random generators: what is random in training is a function of the seed and the
-    iteration (see `Trainer`), or of the position in the data stream.
-    """
-
-    def __init__(
-        self,
-        run_dir: str,
-        *,
-        model: nn.Module,
-        parts: Mapping[str, Stateful],
-        kept: int,
-        best: str | None = None,
-        on_error: str = "stop",
-        loggers: Loggers | None = None,
-    ) -> None:
-        """
-        Args:
-            model: not inside DistributedDataParallel, so that names stay plain.
-            parts: what has a state besides, by names in the file.
-            kept: numbered checkpoints that stay; `model_final` and `model_best` come on top.
-            best: figure by which `model_best` is chosen; None: the first of an evaluation.
-            on_error: a checkpoint that cannot be written stops the run | continue with a warning.
-            loggers: are told of every checkpoint, and which is the best.
-        """
-        if on_error not in ON_ERROR:
-            raise ValueError(
-                f"checkpoint.on_error={on_error} is unknown; choose one of {', '.join(ON_ERROR)}"
-            )
-        self.files = CheckpointFiles(run_dir)
-        self.model, self.parts = model, dict(parts)
-        self.kept, self.best, self.on_error = kept, best, on_error
-        self.loggers = loggers or Loggers(None)
-        self.newest: str | None = None  # file of the state in memory, until the next step
-
-    def exist(self) -> bool:
-        """Whether the folder holds a checkpoint, whole or not."""
-        return bool(self.files.names())
-
-    def save(self, iteration: int, *, final: bool = False, must: bool = False) -> None:
-        """Write the state after an iteration, once; called by all processes.
-
-        The main process writes and the others wait: the first that ends has the launcher end all.
-
-        Args:
-            final: give it the name `model_final` too.
-            must: an error is raised whatever `on_error` says, for the run is about to end.
-
-        Raises:
-            FloatingPointError: a weight is infinite or not a number; nothing is written.
-            OSError: it cannot be written.
-        """
-        if comm.is_main_process():
-            self._save(iteration, final, must)
-        comm.synchronize()
-
-    def _save(self, iteration: int, final: bool, must: bool) -> None:
-        name = f"model_{iteration:07d}.pth"
-        try:
-            if self.newest != name:
-                self.files.write(name, self._state(iteration), iteration)
-                self.newest = name
-                logger.info("Saved %s", self.files.folder / name)
-                self.files.remove_all_but(self.kept)
-                self.loggers.checkpoint(self.files.folder / name, iteration, best=False)
-            if final:
-                self.files.link(name, FINAL)
-        except OSError as error:
-            self.newest = None
-            if must or self.on_error == "stop":
-                raise OSError(f"{error}; free some space and continue with resume=true") from error
-            logger.error("%s; training goes on (checkpoint.on_error=continue)", error)
-
-    def _state(self, iteration: int) -> dict[str, Any]:
-        weights = self.model.state_dict()
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        for name in not_finite({"model": weights} | parts):
-            raise FloatingPointError(
-                f"{name} is infinite or not a number after iteration {iteration}: no "
-                "checkpoint is written, the last one is from before"
-            )
-        return {"model": weights, "iteration": iteration} | parts
-
-    def name_final(self) -> None:
-        """Let the checkpoint that was restored, of a run's last step, be `model_final`."""
-        if comm.is_main_process() and self.newest is not None:
-            files = self.files.manifest()
-            hashes = [files.get(name, {}).get("sha256") for name in (self.newest, FINAL)]
-            if hashes[0] != hashes[1] or FINAL not in self.files.names():
-                self.files.link(self.newest, FINAL)
-            self.files.remove_all_but(self.kept)
-
-    def evaluated(self, figures: dict[str, float]) -> None:
-        """Remember the figures of the newest checkpoint; keep it as `model_best` if it is."""
-        if not comm.is_main_process() or self.newest is None or not figures:
-            return
-        figure = self.best or next(iter(figures))
-        if figure not in figures:
-            raise ValueError(
-                f"checkpoint.best={figure} is no figure of this evaluation; choose one of "
-                + ", ".join(figures)
-            )
-        try:
-            best = self.files.manifest().get(BEST, {}).get("figures", {}).get(figure)
-            # NaN, a figure that is not defined, is better than nothing and worse than any other.
-            is_best = best is None or best != best or is_better(figure, figures[figure], best)
-            self.files.note_figures(self.newest, figures, is_best)
-            if is_best:
-                iteration = self.files.manifest().get(self.newest, {}).get("iteration", -1)
-                self.loggers.checkpoint(self.files.folder / self.newest, iteration, best=True)
-        except OSError as error:
-            if self.on_error == "stop":
-                raise
-            logger.error("%s; training goes on (checkpoint.on_error=continue)", error)
-
-    def was_evaluated(self) -> bool:
-        """Whether the evaluation of the checkpoint that was restored came to its end."""
-        return self.newest is None or "figures" in self.files.manifest().get(self.newest, {})
-
-    def restore(self) -> int:
-        """Load the newest complete checkpoint, all of it; return its iteration.
-
-        Raises:
-            ValueError: there is none, or its parameters are not the model's.
-        """
-        name, state = self._chosen_by_all()
-        path = self.files.folder / name
-        if ("ema" in state) != ("ema" in self.parts):
-            there = "one" if "ema" in state else "no moving average of the weights"
-            raise ValueError(
-                f"train.ema is {'set' if 'ema' in self.parts else 'null'}, but the checkpoint "
-                f"{path} has {there}: resume with the train.ema that the run was started with "
-                "(.hydra/overrides.yaml beside it)"
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"the checkpoint {path} is of another model; resume with the overrides that the "
-                f"run was started with (.hydra/overrides.yaml beside it). {str(error)[:300]} ..."
-            ) from error
-        for key, part in self.parts.items():
-            try:
-                part.load_state_dict(state[key])
-            except (KeyError, ValueError) as error:
-                raise ValueError(
-                    f"the checkpoint {path} does not fit the run's {key}: {error}. Resume with the "
-                    "overrides that the run was started with (.hydra/overrides.yaml)"
-                ) from error
-        self.newest = name
-        logger.info("Resumed from %s", path)
-        return int(state["iteration"])
-
-    def _chosen_by_all(self) -> tuple[str, dict[str, Any]]:
-        """The main process finds the newest; the others read the same, or fail as it does."""
-        if comm.get_world_size() == 1:
-            return self.files.newest_complete()
-        found: list[Any] = [None]
-        state: dict[str, Any] = {}
-        if comm.is_main_process():
-            try:
-                found[0], state = self.files.newest_complete()
-            except ValueError as error:
-                found[0] = error
-        distributed.broadcast_object_list(found)
-        if isinstance(found[0], ValueError):
-            raise found[0]
-        if not comm.is_main_process():
-            path = self.files.folder / found[0]
-            if not path.is_file():
-                raise ValueError(
-                    f"{path} is not seen by process {comm.get_rank()}: run_dir must be a folder "
-                    "that all machines share"
-                )
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        return found[0], state
-
-
 def not_finite(state: Any, name: str = "") -> Iterator[str]:
-    """Names of the tensors in a nested state that hold an infinite value, or none."""
+    """Names of the tensors in a nested state that hold a value that is infinite or not a number."""
     if isinstance(state, torch.Tensor):
         if state.is_floating_point() and not torch.isfinite(state).all():
             yield name

@@ -1,10 +1,8 @@
-"""An exponential moving average of the weights, evaluated beside the raw ones.
+"""An exponential moving average (EMA) of the weights, and an evaluation of both.
 
 Polyak & Juditsky 1992, as networks use it (Tarvainen & Valpola 2017). The average of step n is
 `d * average + (1 - d) * weights` with d = min(decay, (1 + n) / (10 + n)): TensorFlow's warm-up,
 without which a short run's average would still be its random beginning.
-
-Evaluate a model twice: with its weights, and with their moving average.
 """
 
 import logging
@@ -22,19 +20,23 @@ from panoptic_dl.core.files import save_whole
 from panoptic_dl.core.run_folder import AVERAGE
 from panoptic_dl.report.results import comparison_of_rows
 
+FOLDER = "ema"  # of the average's results in the run's folder; prefix of its metrics' names
+
+logger = logging.getLogger(__name__)
+
 
 class WeightAverage:
     """The average of a model's parameters and running statistics, under the model's names.
 
     It takes the memory of the weights once more, and no second model: for an evaluation the two
-    sets change places. Make it of the model itself, not of what wraps it, when that is on its
-    device; processes that train together each keep the same average.
+    are swapped. Make it of the model itself, not of a wrapper, when that is on its device;
+    each process of a run keeps the same average.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """
         Args:
-            model: what is averaged; see `begin`.
+            model: its weights are averaged, from those of `begin` on.
             decay: weight of the average at each step, in (0, 1); 0.9999 remembers about 10,000
                 steps.
 
@@ -47,30 +49,27 @@ class WeightAverage:
         self.model = model
         self.decay = float(decay)
         self.num_updates = 0
-        self.applied_now = False
-        # A tensor that two names share is averaged, and changed, once.
+        # A tensor that two names share is averaged, and swapped, once.
         unique = {id(tensor): tensor for tensor in self._named().values()}
         self._raw = list(unique.values())
         self._average = [tensor.detach().clone() for tensor in self._raw]
-        self._place = {key: place for place, key in enumerate(unique)}
+        self._index = {key: index for index, key in enumerate(unique)}
+        self._swapped = False
 
     def _named(self) -> dict[str, Tensor]:
-        return {
-            name: value
-            for name, value in self.model.state_dict(keep_vars=True).items()
-            if isinstance(value, Tensor)
-        }
+        state = self.model.state_dict(keep_vars=True)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Let the average be the weights as they are now, before the first step."""
+        """Set the average to the current weights, before the first step."""
         for mean, raw in zip(self._average, self._raw, strict=True):
             mean.copy_(raw)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
-        assert not self.applied_now, "the model holds the average itself"
+        """Add the current weights to the average."""
+        assert not self._swapped, "the model holds the average itself"
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         average = get_ema_multi_avg_fn(decay)
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
@@ -79,7 +78,7 @@ class WeightAverage:
                 means, raws = groups.setdefault((raw.device, raw.dtype), ([], []))
                 means.append(mean)
                 raws.append(raw.detach())
-            else:  # counters of batches: of these the newest is the right one
+            else:  # counters of batches: the newest is the right one
                 mean.copy_(raw)
         for means, raws in groups.values():
             average(means, raws, self.num_updates)  # type: ignore[arg-type]
@@ -88,14 +87,11 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the average for its weights inside; the raw ones return bit for bit."""
-        assert not self.applied_now
         self._swap()
-        self.applied_now = True
         try:
             yield
         finally:
             self._swap()
-            self.applied_now = False
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -103,11 +99,12 @@ class WeightAverage:
             kept = raw.detach().clone()
             raw.copy_(mean)
             mean.copy_(kept)
+        self._swapped = not self._swapped
 
     def weights(self) -> dict[str, Tensor]:
         """The average, by the names that the model's own state_dict has."""
-        assert not self.applied_now
-        return {name: self._average[self._place[id(raw)]] for name, raw in self._named().items()}
+        assert not self._swapped
+        return {name: self._average[self._index[id(raw)]] for name, raw in self._named().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """`model`, the average by the model's names, and `num_updates`."""
@@ -128,7 +125,7 @@ class WeightAverage:
         self.num_updates = int(state["num_updates"])
 
     def save(self, run_dir: str | Path) -> Path:
-        """Write the average as a weights file, whole or not at all: `mode=eval weights=FILE`.
+        """Write the average as a weights file, atomically, for `mode=eval weights=FILE`.
 
         Raises:
             OSError: the disk is full; a file of that name from before is untouched.
@@ -144,15 +141,8 @@ class WeightAverage:
 class UpdateAverage(HookBase):
     """Updates the average after each step that changed the weights."""
 
-    def __init__(self, average: WeightAverage, skipped: Callable[[], bool] = lambda: False) -> None:
-        """
-        Args:
-            average: what is updated.
-            skipped: whether the step just made left the weights as they were, as a gradient scaler
-                does when gradients overflow.
-        """
+    def __init__(self, average: WeightAverage) -> None:
         self.average = average
-        self.skipped = skipped
 
     def before_train(self) -> None:
         """Begin anew, unless a checkpoint's average is there: weights may have been loaded."""
@@ -160,13 +150,8 @@ class UpdateAverage(HookBase):
             self.average.begin()
 
     def after_step(self) -> None:
-        if not self.skipped():
+        if not self.trainer.skipped:
             self.average.update()
-
-
-logger = logging.getLogger(__name__)
-
-FOLDER = "ema"  # below the run's own, and the first part of the names of its figures
 
 
 def evaluate_both(
@@ -174,32 +159,32 @@ def evaluate_both(
     model: nn.Module,
     average: WeightAverage | None,
     run_dir: Path,
-    *,
-    source: dict[str, Any],
+    iterations: int,
 ) -> dict[str, Any]:
-    """The results of the raw weights, with those of the average beside them.
+    """Evaluate the weights, then their moving average.
 
     Args:
         evaluation: called as `evaluation(model, folder, source=...)` in every process.
         average: of the model's weights; None: only the raw ones are evaluated.
         run_dir: gets the raw weights' results; those of the average go to its folder `ema`.
-        source: what is measured, for the record.
+        iterations: done so far, for the record.
 
     Returns:
         Results of the raw weights; their `metrics` have those of the average too, as `ema/PQ`.
         {} where `evaluation` returns that (all processes but the main one).
     """
+    source: dict[str, Any] = {"iteration": iterations}
     results = evaluation(model, run_dir, source=source)
     if average is None:
         return results
     logger.info("Now the same with the moving average of the weights (train.ema)")
     with average.applied():
-        averaged = evaluation(
-            model, run_dir / FOLDER, source={**source, "weights": "moving average"}
+        of_average = evaluation(
+            model, run_dir / FOLDER, source=source | {"weights": "moving average"}
         )
     if not results:
         return results
-    rows = {"weights": results["metrics"], "moving average": averaged["metrics"]}
+    rows = {"weights": results["metrics"], "moving average": of_average["metrics"]}
     logger.info("Weights and their moving average\n%s", comparison_of_rows(rows))
-    beside = {f"{FOLDER}/{name}": value for name, value in averaged["metrics"].items()}
-    return {**results, "metrics": {**results["metrics"], **beside}, FOLDER: averaged}
+    metrics = {f"{FOLDER}/{name}": value for name, value in of_average["metrics"].items()}
+    return {**results, "metrics": {**results["metrics"], **metrics}, FOLDER: of_average}

@@ -1,73 +1,66 @@
-"""A rehearsal: everything a run does, in a few iterations and on a few images; no results."""
+"""train.fast_dev_run: everything that a run does, in a few iterations and on a few images."""
 
-import dataclasses
-import itertools
+import functools
+import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog
-from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
-from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
+from panoptic_dl.train.checkpoint import CheckpointFiles
 
 NUM_ITERATIONS = 4
-Batch = list[dict[str, Any]]
 NUM_IMAGES = 4
 FOLDER = "fast_dev_run"  # below the run's own, which stays free for the real run
+Train = Callable[..., dict[str, Any]]
+
+logger = logging.getLogger(__name__)
 
 
-class FirstImages:
-    """The first batches of each process's share of a split, about `NUM_IMAGES` altogether.
+def with_fast_dev_run(train: Train) -> Train:
+    """Decorate `train`: with `settings["fast_dev_run"]` its run is short and leaves no results.
 
-    All processes must make it together.
-
-    Attributes:
-        total: images of all processes.
-        records: of these images, in Detectron2's format.
-        said: "4 of 500 images".
+    It evaluates and saves in the middle and at the end, on few images, logs to no logger, and
+    writes to a folder of its own, whose last checkpoint is read again.
     """
 
-    def __init__(self, dataset: str, loader: Iterable[Batch], limit: int = NUM_IMAGES) -> None:
-        """
-        Args:
-            dataset: its name in Detectron2's catalogs.
-            loader: of the whole split, an image a batch, in the order of an `InferenceSampler`.
-            limit: images altogether, or one for each process where there are more of these.
-        """
-        self._loader = loader
-        records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
-        share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
-        self._number = len(share)
-        positions = sorted(itertools.chain(*comm.all_gather(share)))
-        self.total = len(positions)
-        self.records = [records[position] for position in positions]
-        self.said = f"{self.total} of {len(records)} images"
+    @functools.wraps(train)
+    def train_or_try(**arguments: Any) -> dict[str, Any]:
+        if not arguments["settings"]["fast_dev_run"]:
+            return train(**arguments)
+        logger.warning("fast_dev_run: a few iterations of everything, no results")
+        limited = _limited(arguments)
+        results = train(**limited)
+        if comm.is_main_process():
+            _, state = CheckpointFiles(limited["run_dir"]).newest_complete()
+            limited["model"].load_state_dict(state["model"])
+        logger.info("Read the last checkpoint again. fast_dev_run found nothing wrong")
+        return results
 
-    def __len__(self) -> int:
-        return self._number
-
-    def __iter__(self) -> Iterator[Batch]:
-        return itertools.islice(self._loader, self._number)
+    return train_or_try
 
 
-def shortened(
-    settings: TrainSettings, saving: CheckpointSettings
-) -> tuple[TrainSettings, CheckpointSettings]:
-    """The settings of a rehearsal: evaluated and saved in the middle, and at the end."""
-    iterations = min(NUM_ITERATIONS, settings.iterations)  # a schedule has no rate beyond its end
+def _limited(arguments: dict[str, Any]) -> dict[str, Any]:
+    settings = arguments["settings"]
+    # A schedule has no rate beyond its end.
+    iterations = min(NUM_ITERATIONS, settings["iterations"])
     half = max(1, iterations // 2)
-    short = dataclasses.replace(
-        settings, iterations=iterations, log_period=1, eval_period=half, eval_at_end=True
-    )
-    return short, dataclasses.replace(saving, period=half)
+    return arguments | {
+        "settings": settings
+        | {"iterations": iterations, "log_period": 1, "eval_period": half, "eval_at_end": True},
+        "checkpoint": arguments["checkpoint"] | {"period": half},
+        "evaluation": partial(arguments["evaluation"], limit=NUM_IMAGES),
+        "run_dir": _empty_folder(Path(arguments["run_dir"], FOLDER)),
+        "resume": False,
+        "loggers": None,
+    }
 
 
-def fresh_folder(run_dir: str) -> str:
-    """An empty folder for a rehearsal, in place of that of the one before; for all processes."""
-    folder = Path(run_dir, FOLDER)
+def _empty_folder(folder: Path) -> str:
+    """Replace the folder of an earlier try; every process calls this."""
     if comm.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,120 +1,129 @@
-"""When a run is saved and evaluated.
-
-What a run writes of its figures: metrics.json, the console, and what its loggers are told.
-
-Loggers of a run: told how it begins, and how it ended.
-"""
+"""Hooks of a training run: metrics.json, checkpoints, evaluations, the schedule."""
 
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
+from panoptic_dl.core import memory
 from panoptic_dl.core.files import write_text
-from panoptic_dl.core.run_folder import ExitCode, read_state
+from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
-from panoptic_dl.loggers.base import Details, Figures, Logger, Loggers, Run, is_evaluation
-from panoptic_dl.train import console as memory
+from panoptic_dl.loggers.base import Details, Figures, Loggers, is_evaluation
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.console import ConsoleWriter
 
 FILE = "metrics.json"
 
+logger = logging.getLogger(__name__)
 
-class RunRecord(HookBase):
-    """The figures of every `log_period`-th step, and of every evaluation in a line of its own.
 
-    Register it before what saves: a step's line is on the disk when its checkpoint is, so a run
-    that is killed and goes on has each line once. For the main process.
+class ScheduleHook(hooks.LRScheduler):
+    """Detectron2's hook, which steps the schedule every iteration and logs the learning rate.
+
+    A resumed run takes the position in the schedule from the checkpoint, and everything else
+    (length, power, warm-up, base rate) from its config, so that a run can be made longer.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.scheduler.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scheduler.last_epoch = state_dict["last_epoch"]
+
+    def before_train(self) -> None:
+        """Set the first learning rate; that of a checkpoint belongs to the schedule it had."""
+        super().before_train()
+        rates = self.scheduler.get_lr()
+        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+class MetricsWriter(HookBase):
+    """Writes metrics.json: every `log_period`-th step, and every evaluation, as a line of its own.
+
+    The same goes to the console and to loggers. Register it before the hook that saves: a step's
+    line is on the disk when its checkpoint is, so a run that is killed and goes on has each line
+    once. For the main process.
     """
 
     def __init__(
         self,
         run_dir: Path,
+        settings: TrainSettings,
         *,
         start: int,
-        iterations: int,
-        batch_size: int,
-        log_period: int,
         on_error: str,
         loggers: Loggers,
         device: torch.device,
     ) -> None:
         """
         Args:
-            start: first iteration to come; what metrics.json holds of it or later ones, from an
-                attempt that was ended and goes on from a checkpoint, is dropped.
-            batch_size: images of an iteration, of all processes.
+            settings: `iterations`, `batch_size` and `log_period`.
+            start: first iteration to come; lines of it or later ones, from an attempt that was
+                ended and goes on from a checkpoint, are dropped.
             on_error: a full disk stops the run | continue.
-            loggers: are told of every line.
             device: whose memory is recorded; of this process.
 
         Raises:
             OSError: the files cannot be written.
         """
-        self.file, self.period, self.on_error = run_dir / FILE, log_period, on_error
-        keep_lines(self.file, lambda line: line["iteration"] < start)
-        self._console = ConsoleWriter(iterations, log_period)
-        self._lines = self.file.open("a")
-        self._loggers, self._batch_size, self._device = loggers, batch_size, device
+        self.file, self.on_error = run_dir / FILE, on_error
+        self._settings, self._loggers, self._device = settings, loggers, device
+        self._console = ConsoleWriter(settings.iterations, settings.log_period)
         self._written, self._complained = start - 1, False
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
-            self._console.write()
-            self._write_step()
-
-    def after_train(self) -> None:
-        """Write the last step's figures, when training ended between two lines."""
-        self.on_error = "continue"  # what ended it must not be hidden
-        last = min(self.trainer.iter, self.trainer.max_iter - 1)
-        if last > self._written and "total_loss" in self.trainer.storage.latest():
-            self._write_step()
-
-    def close(self) -> None:
-        """After the last evaluation."""
-        self._console.close()
-        self._enduring(self._lines.close)
+        self.file.touch()
+        _keep_lines(self.file, lambda line: line["iteration"] < start)
 
     def history(self) -> list[Figures]:
         """The lines so far."""
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 
-    def figures(self, iteration: int, figures: Mapping[str, float], details: Details) -> None:
-        """Write those of an evaluation after `iteration`, in place of any that there are."""
-        self._enduring(
-            lambda: keep_lines(
-                self.file, lambda line: line["iteration"] != iteration or not is_evaluation(line)
-            )
-        )
-        self._enduring(self._reopen)
-        self._write(iteration, figures)
-        self._loggers.evaluation(iteration, figures, details)
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._settings.log_period == 0 or done == self.trainer.max_iter:
+            self._console.write()
+            self._write_step()
 
-    def _reopen(self) -> None:
-        self._lines.close()
-        self._lines = self.file.open("a")
+    def after_train(self) -> None:
+        """Write the last step's metrics, when training ended between two lines."""
+        self._console.close()
+        self.on_error = "continue"  # must not hide the error that ended training
+        last = min(self.trainer.iter, self.trainer.max_iter - 1)
+        if last > self._written and "total_loss" in self.trainer.storage.latest():
+            self._write_step()
+
+    def write_evaluation(
+        self, iteration: int, metrics: Mapping[str, float], details: Details
+    ) -> None:
+        """Write the metrics after `iteration`, in place of an earlier evaluation's there."""
+
+        def is_other(line: dict[str, float]) -> bool:
+            return line["iteration"] != iteration or not is_evaluation(line)
+
+        self._guard(lambda: _keep_lines(self.file, is_other))
+        self._write(iteration, metrics)
+        self._loggers.evaluation(iteration, metrics, details)
 
     def _write_step(self) -> None:
         latest = self.trainer.storage.latest()
         iteration = max(at for _, at in latest.values())
-        figures = {name: v for name, (v, at) in latest.items() if at == iteration}
-        figures |= self._speed_and_memory(iteration)
-        self._write(iteration, figures)
-        self._loggers.step(iteration, figures)
+        metrics = {name: value for name, (value, at) in latest.items() if at == iteration}
+        metrics |= self._speed_and_memory(iteration)
+        self._write(iteration, metrics)
+        self._loggers.step(iteration, metrics)
         self._written = iteration
 
     def _speed_and_memory(self, iteration: int) -> dict[str, float]:
-        """Images a second over the steps since the line before, MiB of this process and its GPU.
+        """Images a second over the steps since the last line, MiB of this process and its GPU.
 
-        What is done between steps, such as evaluations and checkpoints, is not counted.
+        The time between steps, such as that of evaluations and checkpoints, is not counted.
         """
         found = {"host_memory_MiB": memory.host()}
         times = self.trainer.storage.histories().get("time")
@@ -122,58 +131,52 @@ class RunRecord(HookBase):
             count = min(iteration - self._written, len(times.values()))
             seconds = sum(value for value, _ in times.values()[-count:]) / max(count, 1)
             if seconds > 0:
-                found["images_per_s"] = self._batch_size / seconds
+                found["images_per_s"] = self._settings.batch_size / seconds
         if self._device.type == "cuda":
             found["device_memory_MiB"] = torch.cuda.max_memory_allocated(self._device) / 2**20
         return found
 
-    def _write(self, iteration: int, figures: Mapping[str, float]) -> None:
-        line = json.dumps({**figures, "iteration": iteration}, sort_keys=True)
+    def _write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        line = json.dumps({**metrics, "iteration": iteration}, sort_keys=True)
 
-        def write() -> None:
-            self._lines.write(line + "\n")
-            self._lines.flush()
-            os.fsync(self._lines.fileno())
+        def append() -> None:
+            with self.file.open("a") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
 
-        self._enduring(write)
+        self._guard(append)
 
-    def _enduring(self, write: Callable[[], None]) -> None:
+    def _guard(self, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
             if self.on_error == "stop":
                 raise OSError(
-                    f"cannot write the figures to {self.file}: {error}; free some space and "
+                    f"cannot write the metrics to {self.file}: {error}; free some space and "
                     "continue with resume=true"
                 ) from error
             if not self._complained:
-                logger.error("Figures cannot be written to %s: %s", self.file, error)
+                logger.error("Metrics cannot be written to %s: %s", self.file, error)
             self._complained = True
 
 
-def keep_lines(file: Path, wanted: Callable[[dict[str, float]], bool]) -> None:
+def _keep_lines(file: Path, is_wanted: Callable[[dict[str, float]], bool]) -> None:
     """Drop the other lines of a metrics.json, and one that was torn."""
-    if not file.is_file():
-        return
     lines = file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _is_wanted(line, wanted, file)]
+    kept = []
+    for line in lines:
+        try:
+            if line.endswith("\n") and is_wanted(json.loads(line)):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            logger.warning("Dropped a torn line of %s: %s", file, line[:80])
     if kept != lines:
         write_text(file, "".join(kept))
 
 
-def _is_wanted(line: str, wanted: Callable[[dict[str, float]], bool], file: Path) -> bool:
-    try:
-        return wanted(json.loads(line))
-    except (ValueError, KeyError, TypeError):
-        logger.warning("Dropped a torn line of %s: %s", file, line[:80])
-        return False
-
-
-logger = logging.getLogger(__name__)
-
-
-class SaveOnTheWay(HookBase):
-    """A checkpoint every `period` iterations, and `model_final` after the last."""
+class CheckpointHook(HookBase):
+    """Saves a checkpoint every `period` iterations, and `model_final` after the last."""
 
     def __init__(self, checkpoints: RunCheckpoints, period: int) -> None:
         self.checkpoints, self.period = checkpoints, period
@@ -190,15 +193,18 @@ class SaveOnTheWay(HookBase):
             self.checkpoints.save(self.trainer.iter)
 
     def save_now(self) -> None:
-        """Save, or say that the run cannot be resumed from here."""
+        """Save, or raise that the run cannot be resumed from here."""
         self.checkpoints.save(self.trainer.iter, must=True)
 
 
-class EvaluateOnTheWay(HookBase):
-    """An evaluation every `period` iterations and at the end, each of a checkpoint just saved.
+class EvalHook(HookBase):
+    """Evaluates every `period` iterations and at the end, each time a checkpoint just saved.
 
     So a signal may end an evaluation at once; the resumed run makes up for it. `model_best` is the
-    checkpoint with the best figure so far.
+    checkpoint with the best metric so far.
+
+    Attributes:
+        results: of the last evaluation; {} but on the main process.
     """
 
     def __init__(
@@ -206,22 +212,24 @@ class EvaluateOnTheWay(HookBase):
         evaluate: Callable[[int], dict[str, Any]],
         checkpoints: RunCheckpoints,
         stop: StopRequest,
-        record: RunRecord | None,
+        writer: MetricsWriter | None,
         *,
         period: int,
         at_end: bool,
     ) -> None:
         """
         Args:
-            evaluate: from the iterations done to results, their figures as `metrics`; {} but on the
-                main process.
-            record: gets them; of the main process.
+            evaluate: from the iterations done to results, with `metrics`; {} but on the main
+                process.
+            writer: of the main process.
             period: 0: at the end only.
         """
         self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
-        self.record, self.period, self.at_end = record, period, at_end
+        self.writer, self.period, self.at_end = writer, period, at_end
+        self.results: dict[str, Any] = {}
 
     def before_train(self) -> None:
+        """Repeat an evaluation that was cut short."""
         done = self.trainer.start_iter
         if done >= self.trainer.max_iter:
             return
@@ -244,10 +252,10 @@ class EvaluateOnTheWay(HookBase):
         return self.period > 0 and done % self.period == 0
 
     def _evaluate(self, done: int) -> None:
-        results: dict[str, Any] = {}
+        self.results = {}
         try:
             with self.stop.at_once():
-                results = self.evaluate(done)
+                self.results = self.evaluate(done)
         except Interrupted:
             logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
             raise
@@ -255,47 +263,8 @@ class EvaluateOnTheWay(HookBase):
             if self.checkpoints.on_error == "stop":
                 raise
             logger.error("The results of the evaluation cannot be written: %s", error)
-        figures = results.get("metrics", {})
-        if self.record is not None:
-            self.record.figures(done - 1, figures, results.get("details", Details()))
-        self.checkpoints.evaluated(figures)
+        metrics = self.results.get("metrics", {})
+        if self.writer is not None:
+            self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
+        self.checkpoints.note_metrics(metrics)
         comm.synchronize()
-
-
-def start_loggers(
-    loggers: Loggers,
-    folder: Path,
-    mode: str,
-    *,
-    start: int = 0,
-    history: Sequence[Figures] = (),
-    modules: Sequence[tuple[str, str, int, int]] = (),
-) -> None:
-    """Tell loggers of the run in a folder, with what is recorded there; see `Run`."""
-    if loggers:
-        loggers.start(Run(folder, mode, start, history, modules, read_state(folder)))
-
-
-def tell_of_figures(
-    loggers: Mapping[str, Logger] | None,
-    folder: Path,
-    mode: str,
-    figures: Figures,
-    pictures: Sequence[Path],
-) -> None:
-    """Tell loggers of a run that is over, with nothing but figures."""
-    listening = Loggers(loggers)
-    start_loggers(listening, folder, mode)
-    listening.measured(figures, pictures)
-    listening.finish("finished", 0)
-
-
-def how_it_ended(error: BaseException | None) -> tuple[str, int]:
-    """The status and the exit code of a run that raised `error`, or nothing."""
-    if error is None:
-        return "finished", 0
-    if isinstance(error, KeyboardInterrupt):
-        saved = isinstance(error, Interrupted)
-        return "stopped", ExitCode.SAVED if saved else ExitCode.INTERRUPTED
-    diverged = isinstance(error, FloatingPointError)
-    return "failed", ExitCode.DIVERGED if diverged else ExitCode.ERROR

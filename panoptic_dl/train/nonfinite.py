@@ -11,22 +11,23 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from panoptic_dl.core.distributed import mean
+from panoptic_dl.core.distributed import mean_over_processes
 
 if TYPE_CHECKING:
     from panoptic_dl.train.trainer import Trainer
 
-logger = logging.getLogger(__name__)
-
 FILE = "nonfinite.jsonl"
+Batches = list[list[dict[str, Any]]]
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLosses:
     """Stop, or leave the step out: in all processes at once, before any weight changes.
 
-    Either way `run_dir/nonfinite.jsonl` gets a line for each process whose figures were not finite:
-    iteration, figures, and the images whose loss is not finite when each is looked at alone (all
-    images of the process if none is).
+    Either way `run_dir/nonfinite.jsonl` gets a line for each process whose metrics are not finite:
+    iteration, metrics, and the images whose loss is not finite alone (all images of the process if
+    there is none).
     """
 
     def __init__(self, run_dir: Path, on_nonfinite: str, max_skips: int) -> None:
@@ -37,27 +38,27 @@ class NonFiniteLosses:
         """
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"train.on_nonfinite={on_nonfinite} is unknown; choose stop or skip")
-        self.run_dir, self.skip, self.max_skips = run_dir, on_nonfinite == "skip", max_skips
+        self.file, self.skip, self.max_skips = run_dir / FILE, on_nonfinite == "skip", max_skips
         self.skips = 0
         self._buffers: list[Tensor] = []
 
     def before_step(self, model: nn.Module) -> None:
-        """Remember what a forward pass changes: the statistics of normalisation layers."""
+        """Remember what a forward pass changes: the statistics of normalization layers."""
         if self.skip:
             self._buffers = [buffer.clone() for buffer in model.buffers()]
 
     def act(
         self,
         trainer: "Trainer",
-        rows: list[dict[str, float]],
-        fine: list[bool],
-        batches: list[list[dict[str, Any]]],
+        metrics: list[dict[str, float]],
+        finite: list[bool],
+        batches: Batches,
     ) -> None:
-        """Record the step; raise, or bring back what it has changed.
+        """Record the step; raise, or restore what it has changed.
 
         Args:
-            rows: figures of each process.
-            fine: which processes' figures are finite.
+            metrics: of each process.
+            finite: which processes' metrics are finite.
             batches: micro-batches of this process.
 
         Raises:
@@ -67,13 +68,22 @@ class NonFiniteLosses:
             with torch.no_grad():
                 for buffer, before in zip(trainer.model.buffers(), self._buffers, strict=True):
                     buffer.copy_(before)
-        record = self._record(trainer, rows, fine, batches)
+        samples = [] if finite[comm.get_rank()] else _offenders(trainer, batches)
+        images = comm.all_gather([_name(sample) for sample in samples])
+        if comm.is_main_process():
+            self._write(trainer.iter, metrics, finite, images)
         self.skips += 1
-        figures = {n: mean(rows, n) for n in rows[0] if n.startswith("loss") or n == "grad_norm"}
+        names = [str(image["image_id"]) for of_process in images for image in of_process]
+        means = {
+            name: mean_over_processes(metrics, name)
+            for name in metrics[0]
+            if name.startswith("loss") or name == "grad_norm"
+        }
         what = (
             f"a loss or gradient is not finite at iteration={trainer.iter}: "
-            + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            + f". Images: {record}; all are in {self.run_dir / FILE}"
+            + ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+            + f". Images: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            + f"; all are in {self.file}"
         )
         if not self.skip:
             raise FloatingPointError(
@@ -87,37 +97,29 @@ class NonFiniteLosses:
             )
         logger.warning("Step left out (%d of at most %d): %s", self.skips, self.max_skips, what)
 
-    def _record(
+    def _write(
         self,
-        trainer: "Trainer",
-        rows: list[dict[str, float]],
-        fine: list[bool],
-        batches: list[list[dict[str, Any]]],
-    ) -> str:
-        """Write the lines of all processes; return the images in words."""
-        rank = comm.get_rank()
-        samples = [] if fine[rank] else _offenders(trainer, batches)
-        gathered = comm.all_gather([_name(sample) for sample in samples])
-        images = [image for of_process in gathered for image in of_process]
-        if comm.is_main_process():
-            lines = [
-                {
-                    "iteration": trainer.iter,
-                    "process": process,
-                    "skipped": self.skip and self.skips < self.max_skips,
-                    "figures": {n: repr(v) for n, v in rows[process].items()},
-                    "images": gathered[process],
-                }
-                for process in range(len(rows))
-                if not fine[process]
-            ]
-            try:
-                with (self.run_dir / FILE).open("a") as file:
-                    file.writelines(json.dumps(line) + "\n" for line in lines)
-            except OSError as error:  # what is to be said is more than what can be written
-                logger.error("Cannot write %s: %s", self.run_dir / FILE, error)
-        shown = [str(image["image_id"]) for image in images]
-        return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+        iteration: int,
+        metrics: list[dict[str, float]],
+        finite: list[bool],
+        images: list[list[dict[str, Any]]],
+    ) -> None:
+        lines = [
+            {
+                "iteration": iteration,
+                "process": process,
+                "skipped": self.skip and self.skips < self.max_skips,
+                "figures": {name: repr(value) for name, value in metrics[process].items()},
+                "images": images[process],
+            }
+            for process in range(len(metrics))
+            if not finite[process]
+        ]
+        try:
+            with self.file.open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:  # must not hide the error of the step
+            logger.error("Cannot write %s: %s", self.file, error)
 
 
 def _name(sample: dict[str, Any]) -> dict[str, Any]:
@@ -127,29 +129,23 @@ def _name(sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _offenders(trainer: "Trainer", batches: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The samples whose loss is not finite alone; all when it takes several to do it.
+def _offenders(trainer: "Trainer", batches: Batches) -> list[dict[str, Any]]:
+    """The samples whose loss is not finite alone; all when no single one is to blame.
 
-    With batch statistics one image spoils its whole batch: normalisation layers use their running
-    statistics here.
+    With batch statistics one image spoils its whole batch: normalization layers use their running
+    statistics here. Those that the step has spoiled are reset, so that they do not spoil all.
     """
     model = cast(nn.Module, getattr(trainer.model, "module", trainer.model))
-    frozen = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     samples = [sample for batch in batches for sample in batch]
-    _make_finite(frozen)
-    for layer in frozen:
-        layer.eval()
-    with torch.no_grad(), trainer.autocast():
-        alone = [float(sum(model([sample]).values())) for sample in samples]
-    for layer in frozen:
-        layer.train()
-    found = [s for s, loss in zip(samples, alone, strict=True) if not math.isfinite(loss)]
-    return found or samples
-
-
-def _make_finite(layers: list[_BatchNorm]) -> None:
-    """A run that ends keeps no statistics from before the step: spoiled ones become neutral."""
     for layer in layers:
         if layer.running_mean is not None and layer.running_var is not None:
             layer.running_mean.nan_to_num_(0.0, 0.0, 0.0)
             layer.running_var.nan_to_num_(1.0, 1.0, 1.0)
+        layer.eval()
+    with torch.no_grad(), trainer.autocast():
+        losses = [float(sum(model([sample]).values())) for sample in samples]
+    for layer in layers:
+        layer.train()
+    found = [s for s, loss in zip(samples, losses, strict=True) if not math.isfinite(loss)]
+    return found or samples

@@ -1,13 +1,7 @@
-"""Faster arithmetic for training: TF32, channels-last memory, torch.compile.
+"""Arithmetic and memory layout of networks: precision, channels-last, torch.compile, folding.
 
-None of them changes a name in checkpoints or what an evaluation computes: figures come from the
-model as it is, in full float32.
-
-Precisions; and what "float32" means on a GPU.
-
-There PyTorch itself lets convolutions round their inputs to TF32.
-
-Ways to run a network faster, each of which may change its output.
+None of these changes a name in checkpoints. Evaluations compute in strict float32, whatever the
+model is trained in.
 """
 
 import contextlib
@@ -19,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from panoptic_dl.core.settings import TrainSettings
+from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.models.batch_norm import fold_batch_norms
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+MIN_SIDE = 32  # pixels; the smallest image that models take
+Maps = tuple[Tensor, ...]
+Network = Callable[[Tensor], Maps]
+
+logger = logging.getLogger(__name__)
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
@@ -40,8 +41,8 @@ def check_precision(key: str, precision: str, device: torch.device) -> None:
 def float32(*, tf32: bool) -> Iterator[None]:
     """Matrix products and convolutions inside round their inputs to 10 bits of mantissa, or not.
 
-    Settings of the process are as before afterwards, also after an error: the next job of a sweep
-    must not inherit them.
+    PyTorch itself lets convolutions do so. The process's settings are restored afterwards, also
+    after an error: the next job of a sweep must not inherit them.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -52,53 +53,40 @@ def float32(*, tf32: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-logger = logging.getLogger(__name__)
+# Training
 
 
-@dataclass(frozen=True)
-class Performance:
-    """How a training step computes; the default changes nothing."""
+def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
+    """Apply the settings to how `model` trains, in place; on its device, before it is wrapped.
 
-    precision: str = "fp32"  # fp32 (strict, also in convolutions) | tf32 | bf16 | fp16
-    channels_last: bool = False
-    compile: bool = False
-
-    def check(self, device: torch.device) -> None:
-        """Raise ValueError for what is unknown, or what the device does not have."""
-        check_precision("train.precision", self.precision, device)
-
-    @property
-    def autocast(self) -> str:
-        """The precision for the trainer's autocast: TF32 is a kind of float32."""
-        return "fp32" if self.precision == "tf32" else self.precision
-
-
-def prepare_model(model: nn.Module, options: Performance) -> None:
-    """Change how `model` trains, in place, when it is on its device and before anything wraps it.
-
-    Names in its state_dict stay as they are. Only the training mode is compiled: evaluation meets
-    images of many sizes, each of which would be compiled anew.
+    Only the training mode is compiled: evaluation meets images of many sizes, each of which would
+    be compiled anew.
 
     Raises:
         ValueError: the machine cannot compile.
     """
-    if options.channels_last:
+    if settings.activation_checkpointing:
+        blocks = recompute_activations(model.get_submodule("backbone"))
+        logger.info("Activations inside %d blocks of the backbone are computed twice", blocks)
+    if settings.channels_last:
         # Convolutions whose weights are channels-last make channels-last outputs of any input.
         model.to(memory_format=torch.channels_last)
-    if options.compile:
-        _require_compiler(next(model.parameters()).device)
+    if settings.compile:
+        with _compile_errors("train.compile"):
+            example = torch.ones(8, device=next(model.parameters()).device)
+            torch.compile(lambda x: 2 * x + 1)(example)
         compiled = [_compile_in_training(owner, method) for owner, method in _networks(model)]
         logger.info("torch.compile: the first steps take longer (%s)", ", ".join(compiled))
 
 
 @contextlib.contextmanager
-def performing(options: Performance) -> Iterator[None]:
-    """The settings of the process that `options` need, inside only."""
+def training_arithmetic(settings: TrainSettings) -> Iterator[None]:
+    """The process-wide state that the settings need, inside only."""
     try:
-        with float32(tf32=options.precision == "tf32"):
+        with float32(tf32=settings.precision == "tf32"):
             yield
     finally:
-        if options.compile:
+        if settings.compile:
             # What is compiled counts against a limit by function, not by model: the jobs of a
             # sweep would run into it and then train uncompiled.
             torch.compiler.reset()
@@ -123,20 +111,18 @@ def _compile_in_training(owner: nn.Module, method: str) -> str:
     return f"{type(owner).__name__}.{method}"
 
 
-def _require_compiler(device: torch.device) -> None:
+@contextlib.contextmanager
+def _compile_errors(key: str) -> Iterator[None]:
     try:
-        torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=device))
+        yield
     except Exception as error:
         raise ValueError(
-            "train.compile=true needs a C++ compiler (on the CPU) or Triton (on a GPU); "
+            f"{key}=true needs a C++ compiler (on the CPU) or Triton (on a GPU); "
             f"torch.compile said: {type(error).__name__}: {str(error)[:300]}"
         ) from error
 
 
-Maps = tuple[Tensor, ...]
-Network = Callable[[Tensor], Maps]
-
-MIN_SIDE = 32  # pixels; the smallest image that models take
+# Inference
 
 
 @dataclass(frozen=True)
@@ -148,14 +134,10 @@ class InferenceOptions:
     compile: bool = False
     fold_batch_norm: bool = False
 
-    def check(self, device: torch.device) -> None:
-        """Raise ValueError for options that the device does not have."""
-        check_precision("benchmark.precision", self.precision, device)
-
 
 @contextlib.contextmanager
 def arithmetic(options: InferenceOptions, device: torch.device) -> Iterator[None]:
-    """The precision of what runs inside, exactly: PyTorch itself lets convolutions use TF32."""
+    """The precision of what runs inside, exactly."""
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     with (
         float32(tf32=options.precision == "tf32"),
@@ -168,11 +150,11 @@ def prepare_network(model: Any, options: InferenceOptions, example: Tensor) -> N
     """Apply `options` to `model` in place; return the function from images to maps.
 
     Args:
-        model: in eval mode, with `network` from normalised images (N, C, H, W) to maps.
+        model: in eval mode, with `network` from normalized images (N, C, H, W) to maps.
         example: such images.
 
     Raises:
-        ValueError: the machine cannot compile.
+        ValueError: the machine cannot compile, or folding is not exact.
     """
     network: Network = model.network
     if options.fold_batch_norm:
@@ -185,21 +167,19 @@ def prepare_network(model: Any, options: InferenceOptions, example: Tensor) -> N
             return plain(images.contiguous(memory_format=torch.channels_last))
 
     if options.compile:
-        network = torch.compile(network)
-        try:
-            with arithmetic(options, example.device), torch.no_grad():
-                network(example)
-        except Exception as error:
-            raise ValueError(
-                "benchmark.compile=true needs a C++ compiler (on the CPU) or Triton (on a GPU); "
-                f"torch.compile said: {type(error).__name__}: {str(error)[:300]}"
-            ) from error
+        with (
+            _compile_errors("benchmark.compile"),
+            arithmetic(options, example.device),
+            torch.no_grad(),
+        ):
+            network = torch.compile(network)
+            network(example)
     return network
 
 
 @torch.no_grad()
 def _fold_exactly(model: Any, example: Tensor) -> None:
-    """Fold, in double precision, where anything but rounding would show."""
+    """Fold in double precision, where any change but rounding would show."""
     model.double()
     example = example.double()
     before = model.network(example)
@@ -213,8 +193,3 @@ def _fold_exactly(model: Any, example: Tensor) -> None:
                 "precision: it is not exact for this network, leave it out"
             )
     model.float()
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Of all parameters, those of the normalisations included, buffers not."""
-    return sum(parameter.numel() for parameter in model.parameters())

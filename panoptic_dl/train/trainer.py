@@ -1,7 +1,4 @@
-"""One training step: micro-batches, gradients, one word between the processes, the optimizer.
-
-Images of the training split that could not be read: named, counted, bounded.
-"""
+"""One training step: micro-batches, gradients, an exchange between processes, the optimizer."""
 
 import contextlib
 import json
@@ -22,60 +19,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from panoptic_dl.core.distributed import gather_figures, mean
+from panoptic_dl.core.distributed import gather_metrics, mean_over_processes
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.train.nonfinite import NonFiniteLosses
 
-logger = logging.getLogger(__name__)
-
-FILE = "bad_samples.json"
-
-
-class BadSamples:
-    """The images that others stood in for, over all processes and resumed runs of a run.
-
-    `run_dir/bad_samples.json` lists them: {file: error}.
-    """
-
-    def __init__(self, run_dir: Path, limit: int) -> None:
-        self.run_dir, self.limit = run_dir, limit
-        self.known: dict[str, str] = {}
-
-    def add(self, met: dict[str, str]) -> None:
-        """Take note of what the processes have met in a step; called by all of them.
-
-        Raises:
-            ValueError: in every process, when there are more than the limit.
-        """
-        new: dict[str, str] = {}
-        for of_process in comm.all_gather(met):
-            new |= {file: error for file, error in of_process.items() if file not in self.known}
-        if not new:
-            return
-        self.known |= new
-        if comm.is_main_process():
-            try:
-                (self.run_dir / FILE).write_text(json.dumps(self.known, indent=1) + "\n")
-            except OSError as failure:  # the warnings say it, too
-                logger.error("Cannot write %s: %s", self.run_dir / FILE, failure)
-        for file, error in new.items():
-            logger.warning(
-                "Another image stands in for %s (bad image %d of at most %d): %s",
-                file,
-                len(self.known),
-                self.limit,
-                error,
-            )
-        if len(self.known) > self.limit:
-            raise ValueError(
-                f"{len(self.known)} images of the training split cannot be read, more than "
-                f"dataset.max_bad_samples={self.limit} allows; {self.run_dir / FILE} lists them. "
-                f"The last one: {list(new.values())[-1]}"
-            )
-
-
 MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # a rounding inside convolutions; see `precision.float32`
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+BAD_SAMPLES_FILE = "bad_samples.json"
+
+logger = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
@@ -83,7 +40,8 @@ class Loader(Protocol):
 
     seed: int
     accumulate: int
-    device: torch.device | None  # where its batches shall be, if it moves them
+    max_bad_samples: int
+    device: torch.device | None  # where to move its batches, if it moves them
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...
     def take_bad_samples(self) -> dict[str, str]: ...
@@ -92,11 +50,15 @@ class Loader(Protocol):
 
 
 class Trainer(SimpleTrainer):
-    """Detectron2's trainer with `precision`, accumulated gradients, and steps that agree.
+    """Detectron2's trainer with mixed precision, accumulated gradients, and steps that agree.
 
     Whatever is random in a step depends on (seed, iteration, rank) alone, so a resumed run draws
-    what an uninterrupted one draws. After the gradients, one collective tells every process the
-    losses of all, whether one is not finite, and whether one was asked to stop: they act alike.
+    what an uninterrupted one draws. After the gradients, one collective gives every process the
+    losses of all, whether one is not finite, and whether a signal came: they act alike.
+
+    Attributes:
+        agreed_signal: number of a signal that some process received before this step, or 0.
+        skipped: whether the last step left the weights as they were.
     """
 
     def __init__(
@@ -109,63 +71,64 @@ class Trainer(SimpleTrainer):
         device: torch.device,
         stop: StopRequest,
         nonfinite: NonFiniteLosses,
-        bad_samples: BadSamples,
+        run_dir: Path,
         clip_norm: float | None = None,
     ) -> None:
         """
         Args:
             model: returns a dict of losses; perhaps inside DistributedDataParallel.
-            precision: of the forward pass: fp32 | bf16 | fp16 (with a gradient scaler).
-            clip_norm: larger gradients are shrunk to this norm (over all parameters); None: never.
+            precision: of the forward pass: fp32 | tf32 | bf16 | fp16 (with a gradient scaler).
+            run_dir: gets `bad_samples.json`.
+            clip_norm: larger gradients are scaled to this norm (over all parameters); None: never.
         """
         super().__init__(model, loader, optimizer)
         self.loader = loader
         self.device = loader.device = device
         self.dtype = DTYPES[precision]
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.stop, self.nonfinite, self.bad_samples = stop, nonfinite, bad_samples
-        self.clip_norm = clip_norm
-        self.agreed_signal = 0  # that some process received before this step's figures were told
+        self.stop, self.nonfinite, self.clip_norm = stop, nonfinite, clip_norm
+        self.bad_samples = BadSamples(run_dir, loader.max_bad_samples)
+        self.agreed_signal = 0
         self.overflows = 0  # steps in a row whose gradients were not finite in fp16
-        self.skipped = False  # whether the last step left the weights as they were
+        self.skipped = False
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Train from one iteration to another; then end the loader's worker processes."""
+        try:
+            super().train(start_iter, max_iter)
+        finally:
+            self._data_loader_iter_obj = None
 
     def run_step(self) -> None:
-        """Take micro-batches, compute losses and gradients, step the optimizer, record figures."""
+        """Take micro-batches, compute losses and gradients, step the optimizer, log metrics."""
         assert self.model.training, "the model was left in eval mode"
         self._seed_step()
         self.nonfinite.before_step(self.model)
         self.optimizer.zero_grad()
-        batches, losses, data_time = self._gradients()
+        batches, losses, data_time = self._accumulate_gradients()
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        bad = self.loader.take_bad_samples()
-        rows = gather_figures(
+        bad_samples = self.loader.take_bad_samples()
+        metrics = gather_metrics(
             losses | {"grad_norm": norm},
-            {"data_time": data_time, "signal": self.stop.signal, "bad": len(bad)},
+            {"data_time": data_time, "signal": self.stop.signal, "bad": len(bad_samples)},
         )
-        self.agreed_signal = int(max(row["signal"] for row in rows))
-        if any(row["bad"] for row in rows):
-            self.bad_samples.add(bad)
-        self._record(rows, list(losses))
-        fine = [all(math.isfinite(row[name]) for name in losses) for row in rows]
-        # One process's loss spoils the gradient of all. In fp16 gradients overflow now and then:
-        # the scaler leaves such steps out by itself; but not for ever.
-        overflow = all(fine) and not math.isfinite(rows[0]["grad_norm"])
-        self.overflows = self.overflows + 1 if overflow else 0
-        if overflow and (not self.grad_scaler.is_enabled() or self.overflows > MAX_OVERFLOWS):
-            fine = [False] * len(rows)
-        self.skipped = overflow or not all(fine)
-        if not all(fine):
-            self.nonfinite.act(self, rows, fine, batches)
+        self.agreed_signal = int(max(process["signal"] for process in metrics))
+        if any(process["bad"] for process in metrics):
+            self.bad_samples.add(bad_samples)
+        self._log_metrics(metrics, list(losses))
+        finite = self._check_finite(metrics, list(losses))
+        if not all(finite):
+            self.nonfinite.act(self, metrics, finite, batches)
         else:
             if self.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
             self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
+    def _accumulate_gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
         """Sum a step's gradients; return its micro-batches, mean losses, seconds of waiting."""
         batches: list[Any] = []
         sums: dict[str, Tensor] = {}
@@ -175,7 +138,8 @@ class Trainer(SimpleTrainer):
             started = time.perf_counter()
             batches.append(next(self._data_loader_iter))
             waited += time.perf_counter() - started
-            with self._alone() if part < parts - 1 else contextlib.nullcontext():
+            # Gradients are exchanged once a step, with those of the last micro-batch.
+            with self._no_sync() if part < parts - 1 else contextlib.nullcontext():
                 with self.autocast():
                     losses = self.model(batches[-1])
                     total = sum(losses.values()) / parts
@@ -185,8 +149,7 @@ class Trainer(SimpleTrainer):
                 sums[name] = sums[name] + share if part else share
         return batches, sums, waited
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Gradients are exchanged once a step, with those of the last micro-batch."""
+    def _no_sync(self) -> AbstractContextManager[None]:
         if isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
@@ -196,6 +159,21 @@ class Trainer(SimpleTrainer):
         mixed = self.dtype is not torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
 
+    def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
+        """For each process, whether its step may be made; one that may not spoils that of all.
+
+        In fp16 gradients overflow now and then: the scaler leaves such steps out by itself. Without
+        a scaler, and for more than `MAX_OVERFLOWS` steps in a row, an overflow counts as a loss
+        that is not finite.
+        """
+        finite = [all(math.isfinite(process[name]) for name in losses) for process in metrics]
+        overflow = all(finite) and not math.isfinite(metrics[0]["grad_norm"])
+        self.overflows = self.overflows + 1 if overflow else 0
+        self.skipped = overflow or not all(finite)
+        if overflow and (not self.grad_scaler.is_enabled() or self.overflows > MAX_OVERFLOWS):
+            return [False] * len(metrics)
+        return finite
+
     def _seed_step(self) -> None:
         words = np.random.SeedSequence([self.loader.seed, self.iter, comm.get_rank()])
         state = words.generate_state(4)
@@ -203,18 +181,14 @@ class Trainer(SimpleTrainer):
         np.random.seed(state)  # noqa: NPY002
         random.seed(state.tobytes())
 
-    def _record(self, rows: list[dict[str, float]], losses: list[str]) -> None:
+    def _log_metrics(self, metrics: list[dict[str, float]], losses: list[str]) -> None:
         """Losses are means over the processes, the time of waiting is that of the slowest."""
-        means = {name: mean(rows, name) for name in losses}
-        self.storage.put_scalar("data_time", max(row["data_time"] for row in rows))
-        self.storage.put_scalar("grad_norm", rows[0]["grad_norm"])
+        means = {name: mean_over_processes(metrics, name) for name in losses}
+        self.storage.put_scalar("data_time", max(process["data_time"] for process in metrics))
+        self.storage.put_scalar("grad_norm", metrics[0]["grad_norm"])
         self.storage.put_scalar("total_loss", sum(means.values()))
         if len(means) > 1:
             self.storage.put_scalars(**means)
-
-    def release_loader(self) -> None:
-        """Let the loader's worker processes end now; they would hold up the end of the program."""
-        self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
@@ -226,7 +200,7 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the optimizer's options (but for its state) are the config's.
+        """Load the state of a checkpoint, but keep the optimizer's options of the config.
 
         Raises:
             ValueError: it is of an optimizer of another kind, or of other parameters.
@@ -247,5 +221,48 @@ class Trainer(SimpleTrainer):
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    """Of an optimizer's group: what is neither parameters nor set by the schedule."""
+    """The options of an optimizer's group, without parameters and what the schedule sets."""
     return {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+
+
+class BadSamples:
+    """Training images that could not be read and were replaced by others, of all processes.
+
+    `run_dir/bad_samples.json` lists them: {file: error}. Resumed runs go on with the list.
+    """
+
+    def __init__(self, run_dir: Path, limit: int) -> None:
+        self.file, self.limit = run_dir / BAD_SAMPLES_FILE, limit
+        self.known: dict[str, str] = {}
+
+    def add(self, bad_samples: dict[str, str]) -> None:
+        """Add those of a step, {file: error}; every process calls this with its own.
+
+        Raises:
+            ValueError: in every process, when there are more than the limit.
+        """
+        new: dict[str, str] = {}
+        for of_process in comm.all_gather(bad_samples):
+            new |= {file: error for file, error in of_process.items() if file not in self.known}
+        if not new:
+            return
+        self.known |= new
+        if comm.is_main_process():
+            try:
+                self.file.write_text(json.dumps(self.known, indent=1) + "\n")
+            except OSError as failure:  # the warnings name them, too
+                logger.error("Cannot write %s: %s", self.file, failure)
+        for file, error in new.items():
+            logger.warning(
+                "Another image stands in for %s (bad image %d of at most %d): %s",
+                file,
+                len(self.known),
+                self.limit,
+                error,
+            )
+        if len(self.known) > self.limit:
+            raise ValueError(
+                f"{len(self.known)} images of the training split cannot be read, more than "
+                f"dataset.max_bad_samples={self.limit} allows; {self.file} lists them. "
+                f"The last one: {list(new.values())[-1]}"
+            )

@@ -236,16 +236,13 @@ def full_metrics(monkeypatch):
 def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeypatch, caplog):
     real = os.fsync
     full_metrics(monkeypatch)
-    with pytest.raises(OSError, match=r"cannot write the figures to .*metrics.json.*resume=true"):
+    with pytest.raises(OSError, match=r"cannot write the metrics to .*metrics.json.*resume=true"):
         run_training(tmp_path / "stop")
     monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", real)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "panoptic_dl.train.hooks.RunRecord._reopen",
-            lambda self: (_ for _ in ()).throw(OSError(28, "No space left on device")),
-        )
+        refuse_writing(patch, "metrics.json")
         run_training(tmp_path / "on", on_error="continue")
-    assert "Figures cannot be written" in caplog.text
+    assert "Metrics cannot be written" in caplog.text
     assert state(tmp_path / "on")["iteration"] == 5
 
 

@@ -10,22 +10,23 @@ from torch import nn
 from panoptic_dl.config import compose
 from panoptic_dl.train.recipe import (
     Recipe,
-    Run,
-    deviations_table,
-    find_deviations,
+    differences_table,
+    find_differences,
     images_of_statistics,
     scale_learning_rate,
 )
 
 from .test_train import metrics
-from .tiny import run_training
+from .tiny import run_training, train_settings
 
 RECIPE = Recipe(iterations=90000, batch_size=32, lr=1e-3)
-SAME = {"iterations": 90000, "batch_size": 32, "lr": 1e-3, "accumulate": 1, "statistics": 32}
+SAME = {"lr": 1e-3, "accumulate": 1, "batch_norm_images": 32}
 
 
 def found(**changes):
-    return {d.what: d for d in find_deviations(RECIPE, Run(**{**SAME, **changes}))}
+    run = {name: changes.pop(name, value) for name, value in SAME.items()}
+    settings = train_settings(**{"iterations": 90000, "batch_size": 32} | changes)
+    return {d.setting: d for d in find_differences(RECIPE, settings, **run)}
 
 
 def test_the_recipe_itself_differs_in_nothing():
@@ -38,32 +39,32 @@ def test_the_recipe_itself_differs_in_nothing():
         ({"batch_size": 16}, {"train.batch_size", "images seen"}),
         ({"batch_size": 16, "iterations": 180000}, {"train.batch_size", "train.iterations"}),
         ({"lr": 5e-4}, {"optimizer.lr"}),
-        ({"statistics": 4}, {"images of BatchNorm's statistics"}),
-        ({"statistics": None}, set()),
+        ({"batch_norm_images": 4}, {"images of BatchNorm's statistics"}),
+        ({"batch_norm_images": None}, set()),
         ({"precision": "bf16"}, {"train.precision"}),
         ({"clip_norm": 1.0}, {"train.clip_norm"}),
     ],
 )
 def test_what_changes_results_is_named(changes, names):
-    deviations = found(**changes)
-    assert set(deviations) == names
-    assert all(d.meaning for d in deviations.values())
+    differences = found(**changes)
+    assert set(differences) == names
+    assert all(d.effect for d in differences.values())
 
 
 def test_what_changes_no_results_is_said_too():
-    assert {d.what: d.meaning for d in found(accumulate=8, ema=0.99).values()} == {
+    assert {d.setting: d.effect for d in found(accumulate=8, ema=0.99).values()} == {
         "train.ema": None,
         "forward passes a step": None,
     }
-    table = deviations_table(list(found(accumulate=8).values()))
+    table = differences_table(list(found(accumulate=8).values()))
     assert "| forward passes a step | 1        | 8          | no change of results |" in table
 
 
 def test_a_scaled_rate_is_said_to_be():
     changes = {"batch_size": 16, "lr": 5e-4, "auto_scale_lr": True}
-    assert found(**changes)["optimizer.lr"].meaning == "scaled by 0.5, linearly with the batch"
-    assert "auto_scale_lr=true" not in found(**changes)["train.batch_size"].meaning
-    assert "auto_scale_lr=true" in found(batch_size=16)["train.batch_size"].meaning
+    assert found(**changes)["optimizer.lr"].effect == "scaled by 0.5, linearly with the batch"
+    assert "auto_scale_lr=true" not in found(**changes)["train.batch_size"].effect
+    assert "auto_scale_lr=true" in found(batch_size=16)["train.batch_size"].effect
 
 
 def test_images_of_statistics():

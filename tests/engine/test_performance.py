@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from panoptic_dl.train.precision import Performance, float32, performing, prepare_model
+from panoptic_dl.train.precision import (
+    check_precision,
+    float32,
+    prepare_training,
+    training_arithmetic,
+)
 from panoptic_dl.train.trainer import DTYPES
 
 from ..models.small import build_panoptic, make_sample
 from .test_train import final, metrics
-from .tiny import RECORDS, TinyModel, run_training, tiny_sample
+from .tiny import RECORDS, TinyModel, run_training, tiny_sample, train_settings
 
 FLAGS = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -29,7 +34,7 @@ def test_float32_is_said_and_taken_back_also_after_an_error(tf32):
 @pytest.mark.parametrize(("precision", "wanted"), [("tf32", True), ("fp32", False)])
 def test_training_sets_float32_and_the_next_job_does_not_inherit_it(precision, wanted):
     before = flags()
-    with performing(Performance(precision=precision)):
+    with training_arithmetic(train_settings(precision=precision)):
         assert flags() == (wanted, wanted)
     assert flags() == before
 
@@ -49,7 +54,7 @@ def test_fp32_is_strict_while_training_and_everything_is_as_before_afterwards(tm
 
 
 def test_tf32_is_float32_to_the_trainer():
-    assert DTYPES[Performance(precision="tf32").autocast] is torch.float32
+    assert DTYPES["tf32"] is torch.float32
 
 
 @pytest.mark.parametrize(
@@ -59,14 +64,14 @@ def test_tf32_is_float32_to_the_trainer():
 def test_what_the_device_cannot_is_said(tmp_path, precision, message):
     with pytest.raises(ValueError, match=message):
         run_training(tmp_path, precision=precision)
-    Performance(precision="tf32").check(torch.device("cuda"))
+    check_precision("train.precision", "tf32", torch.device("cuda"))
 
 
 def test_channels_last_reaches_the_activations_and_changes_losses_by_rounding_only():
     def losses(channels_last):
         torch.manual_seed(0)
         model = build_panoptic().train()
-        prepare_model(model, Performance(channels_last=channels_last))
+        prepare_training(model, train_settings(channels_last=channels_last))
         formats = []
         model.backbone.layer1.register_forward_hook(
             lambda module, inputs, output: formats.append(
@@ -140,7 +145,7 @@ def test_the_heads_of_detectron2_are_compiled_too(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     model = build_panoptic()
     names = list(model.state_dict())
-    prepare_model(model, Performance(compile=True))
+    prepare_training(model, train_settings(compile=True))
     assert list(model.state_dict()) == names
     assert "chosen" in model.backbone.forward.__name__
     assert "chosen" in model.sem_seg_head.layers.__name__

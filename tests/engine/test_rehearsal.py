@@ -17,7 +17,7 @@ def test_a_few_iterations_in_a_folder_of_their_own(tmp_path):
     evaluation = TinyEvaluation()
     for _ in range(2):  # the second replaces the first
         run_training(tmp_path, iterations=1000, fast_dev_run=True, evaluation=evaluation)
-    assert evaluation.rehearsal
+    assert evaluation.limit == 4
     assert evaluation.calls == 4
     assert [p.name for p in tmp_path.iterdir()] == ["fast_dev_run"]
     folder = tmp_path / "fast_dev_run"
@@ -27,7 +27,7 @@ def test_a_few_iterations_in_a_folder_of_their_own(tmp_path):
     assert len((folder / "metrics.json").read_text().splitlines()) >= 4
     real = TinyEvaluation()
     run_training(tmp_path, evaluation=real)  # the real run may come in the same folder
-    assert not real.rehearsal
+    assert real.limit is None
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_the_options_of_the_optimizer_are_those_of_the_config(tmp_path):
 @pytest.fixture
 def fp16_on_the_cpu(monkeypatch):
     """Its gradient scaler works there as well; only slowly."""
-    monkeypatch.setattr("panoptic_dl.train.precision.Performance.check", lambda *a: None)
+    monkeypatch.setattr("panoptic_dl.train.train.check_precision", lambda *a: None)
 
 
 def test_the_gradient_scaler_is_resumed(tmp_path, fp16_on_the_cpu):

@@ -9,7 +9,7 @@ import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
-from panoptic_dl.train.hooks import RunRecord
+from panoptic_dl.train.hooks import MetricsWriter
 
 from .tiny import TinyEvaluation, TinyModel, run_training, tiny_loader
 
@@ -55,12 +55,12 @@ def test_lines_have_speed_and_memory(tmp_path):
 
 def test_a_gpu_has_its_peak_in_the_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**20)
-    monkeypatch.setattr("panoptic_dl.train.train.RunRecord", OfGpu)
+    monkeypatch.setattr("panoptic_dl.train.train.MetricsWriter", OfGpu)
     run_training(tmp_path, iterations=2)
     assert [line["device_memory_MiB"] for line in metrics(tmp_path)] == [5.0, 5.0]
 
 
-class OfGpu(RunRecord):
+class OfGpu(MetricsWriter):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options | {"device": torch.device("cuda")})
 
@@ -221,13 +221,13 @@ def test_best_keeps_the_checkpoint_with_the_best_figure(tmp_path):
 
 
 def test_a_best_figure_without_a_meaning_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no figure; choose one of PQ"):
+    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no metric; choose one of PQ"):
         run_training(tmp_path, best="pq")
     assert not list(tmp_path.glob("*.pth"))
 
 
 def test_a_best_figure_that_is_none_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint\.best=AP is no figure.*PQ"):
+    with pytest.raises(ValueError, match=r"checkpoint\.best=AP is no metric.*PQ"):
         run_training(tmp_path, best="AP")
 
 

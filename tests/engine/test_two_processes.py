@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -42,9 +43,10 @@ class Drawing(TinyModel):
         return super().forward(batch)
 
 
-def sample_without_3(record):
-    if record["image_id"] == 3:
-        raise DatasetError("cannot read 3.png (missing)")
+def sample_without(*image_ids_then_record):
+    *image_ids, record = image_ids_then_record
+    if record["image_id"] in image_ids:
+        raise DatasetError(f"cannot read {record['file_name']} (missing)")
     return tiny_sample(record)
 
 
@@ -86,10 +88,10 @@ def scenarios(device, folder):
         folder, "nan_skip", model=TinyModel(poison=(7,)), on_nonfinite="skip", max_nonfinite_skips=9
     )
     attempt(folder, "nan_many", model=TinyModel(poison=range(20)), on_nonfinite="skip")
-    loader = tiny_loader(mapper=sample_without_3, max_bad_samples=1)
-    attempt(folder, "bad", loader=loader, max_bad_samples=1, iterations=9)
-    loader = tiny_loader(mapper=sample_without_3, max_bad_samples=1)
-    attempt(folder, "too_bad", loader=loader, max_bad_samples=0)
+    loader = tiny_loader(mapper=partial(sample_without, 3), max_bad_samples=1)
+    attempt(folder, "bad", loader=loader, iterations=9)
+    loader = tiny_loader(mapper=partial(sample_without, 3, 4), max_bad_samples=1)
+    attempt(folder, "too_bad", loader=loader, iterations=9)
     attempt(folder, "evaluated", evaluation=TinyEvaluation(1.0, 3.0, 2.0), eval_period=2)
     attempt(folder, "logged", loggers={"wandb": wandb_logger(mode="offline")})
     attempt(folder, "torn", iterations=4, schedule=SCHEDULE)
@@ -171,7 +173,7 @@ def test_steps_that_are_not_finite_are_left_out(folder):
 def test_bad_images_are_known_to_both(folder):
     assert said(folder, "bad") == "finished"
     assert json.loads((folder / "bad/bad_samples.json").read_text()).keys() == {"3.png"}
-    assert said(folder, "too_bad").startswith("ValueError: 1 images of the training split")
+    assert said(folder, "too_bad").startswith("ValueError: 2 images of the training split")
 
 
 def test_the_main_process_alone_logs(folder):

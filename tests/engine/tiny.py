@@ -9,6 +9,7 @@ import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 
+from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.train.train import build_optimizer, train
 
@@ -63,37 +64,44 @@ class TinyEvaluation:
         self.figures = figures or (50.0,)
 
     def __call__(
-        self, model: nn.Module, folder: Path, *, source: Any, rehearsal: bool = False
+        self, model: nn.Module, folder: Path, *, source: Any, limit: int | None = None
     ) -> dict[str, Any]:
         self.calls += 1
-        self.rehearsal = rehearsal
+        self.limit = limit
         figure = self.figures[min(self.calls, len(self.figures)) - 1]
         return {"metrics": {"PQ": figure}, "num_images": 1}
 
 
+SETTINGS: dict[str, Any] = {
+    "iterations": 6,
+    "batch_size": 8,
+    "num_workers": 0,
+    "precision": "fp32",
+    "clip_norm": None,
+    "overfit_batches": 0,
+    "on_nonfinite": "stop",
+    "max_nonfinite_skips": 2,
+    "log_period": 1,
+    "eval_period": 0,
+    "eval_at_end": True,
+    "fast_dev_run": False,
+    "images_per_gpu": None,
+    "accumulate": None,
+    "auto_scale_lr": False,
+    "ema": None,
+    "activation_checkpointing": False,
+    "channels_last": False,
+    "compile": False,
+}
+
+
+def train_settings(**changes: Any) -> TrainSettings:
+    return TrainSettings(**(SETTINGS | changes))
+
+
 def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[str, Any]:
     """`train` on the CPU with small numbers; `changes` replace arguments or settings."""
-    settings = {
-        "iterations": iterations,
-        "batch_size": 8,
-        "num_workers": 0,
-        "precision": "fp32",
-        "clip_norm": None,
-        "overfit_batches": 0,
-        "on_nonfinite": "stop",
-        "max_nonfinite_skips": 2,
-        "log_period": 1,
-        "eval_period": 0,
-        "eval_at_end": True,
-        "fast_dev_run": False,
-        "images_per_gpu": None,
-        "accumulate": None,
-        "auto_scale_lr": False,
-        "ema": None,
-        "activation_checkpointing": False,
-        "channels_last": False,
-        "compile": False,
-    }
+    settings = SETTINGS | {"iterations": iterations}
     checkpoint = {"period": 2, "kept": 2, "best": None, "on_error": "stop"}
     arguments: dict[str, Any] = {
         "device": "cpu",

@@ -2,10 +2,10 @@
 
 import pytest
 
+from panoptic_dl.launch.session import exit_status
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, ending
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
-from panoptic_dl.train.hooks import how_it_ended
 from tests.engine.tiny import TinyEvaluation, run_training
 
 
@@ -85,7 +85,7 @@ def test_one_that_fails_is_left_out(tmp_path, caplog, place):
 def test_how_a_run_ended(error, status):
     noting = Noting()
     loggers = Loggers({"n": noting})
-    with pytest.raises(type(error)), ending(loggers, how_it_ended):  # noqa: PT012
+    with pytest.raises(type(error)), ending(loggers, exit_status):  # noqa: PT012
         loggers.start(Run(".", "train"))
         raise error
     loggers.step(7, {})

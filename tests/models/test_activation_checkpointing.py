@@ -11,10 +11,10 @@ from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import nn
 
+from panoptic_dl.core import memory
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.models.backbones import HRNet, Xception65
 from panoptic_dl.models.batch_norm import convert_sync_batch_norm
-from panoptic_dl.train import console as memory
 
 from .small import build_backbone, build_panoptic, make_sample
 
@@ -113,7 +113,7 @@ def test_peak_memory_falls(name):
             sum(feature.mean() for feature in backbone(images).values()).backward()
 
         step()  # gradients are there from now on
-        before = memory.start(torch.device("cpu"))
+        before = memory.reset_peaks(torch.device("cpu"))
         step()
         return memory.peak_host() - before
 
