@@ -1,25 +1,26 @@
 """Writers: what they refuse, and what they leave in a folder."""
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.predictions.dataset import KINDS
 from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
-from tests.prediction_files.datasets import files_below, save, toy
+from tests.predictions.datasets import coco_scenes, files_below, save, toy
+
+CITY_KINDS = ("instances", "semantic")
+
+FULL = Path("/dev/full")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files_below(folder)}
-
-
-CITY_KINDS = ("instances", "semantic")
 
 
 def test_unknown_kinds_are_refused(coco, tmp_path):
@@ -179,26 +180,6 @@ def test_images_come_once_and_belong_to_the_dataset(coco, tmp_path):
         evaluator.process([{"image_id": 4}], coco.outputs[:1])
 
 
-@pytest.mark.parametrize(
-    ("ids", "segments", "message"),
-    [
-        ([[-2, 0]], None, "predicted panoptic id -2"),
-        ([[6000, 0]], None, "predicted panoptic id 6000"),
-        ([[0, 3]], [], "predicted segment 3 is in the map but not in the list"),
-        ([[0, 0]], [{"id": 3, "category_id": 1, "isthing": True}], "in the list but not in"),
-        ([[0, 3]], [{"id": 3, "category_id": 77, "isthing": True}], "category 77 is outside"),
-        ([[0, 3]], [{"id": 3, "category_id": 1}] * 2, "listed twice"),
-        ([[0, 256**3]], [{"id": 256**3, "category_id": 1}], "outside 1..16777215"),
-    ],
-)
-def test_panoptic_maps_that_cannot_be(coco, tmp_path, ids, segments, message):
-    (evaluator,) = prediction_writers(coco.name, "panoptic", tmp_path / "out")
-    evaluator.reset()
-    output = {"panoptic_seg": (torch.tensor(ids), segments)}
-    with pytest.raises(EvaluationError, match=f"image 5: .*{message}"):
-        evaluator.process(coco.items[:1], [output])
-
-
 @pytest.mark.parametrize("change", ["class", "score"])
 def test_instances_that_cannot_be(coco, cityscapes, tmp_path, change):
     for predicted in (coco, cityscapes):
@@ -233,3 +214,69 @@ def test_comparing_may_leave_the_thread_and_the_order(request, tmp_path, source)
             evaluator.add(image)
         evaluator.evaluate()
     assert contents(tmp_path / "out") == contents(tmp_path / "once")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("kind", "temporary", "named"),
+    [
+        ("panoptic", "{panoptic}/.000000000005.png.{pid}.tmp", "{panoptic}/000000000005.png"),
+        ("panoptic", ".{panoptic}.json.part0", ".{panoptic}.json.part0"),
+        ("panoptic", ".{panoptic}.json.{pid}.tmp", "{panoptic}.json"),
+        ("instances", "boxes/.{boxes}.json.part0", "boxes/.{boxes}.json.part0"),
+        ("semantic", ".{stuff}.json.{pid}.tmp", "{stuff}.json"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, temporary, named):
+    stems = {
+        name: f"{prefix}_small7_panoptic-dl_results"
+        for name, prefix in (("panoptic", "panoptic"), ("boxes", "detections"), ("stuff", "stuff"))
+    }
+    (evaluator,) = prediction_writers(coco.name, kind, tmp_path)
+    evaluator.reset()
+    os.symlink(FULL, tmp_path / kind / temporary.format(**stems, pid=os.getpid()))
+    file = tmp_path / kind / named.format(**stems)
+    message = re.escape(f"cannot write {file} (No space left on device); make room")
+    with pytest.raises(EvaluationError, match=message):
+        run(evaluator, coco)
+    assert not (tmp_path / kind / f"{stems['panoptic']}.json").exists()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("kind", CITY_KINDS)
+def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
+    (evaluator,) = prediction_writers(cityscapes.name, kind, tmp_path / "out")
+    evaluator.reset()
+    image = cityscapes.items[0]["image_id"]
+    name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
+    os.symlink(FULL, tmp_path / "out" / kind / f".{name}.{os.getpid()}.tmp")
+    with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
+        run(evaluator, cityscapes)
+
+
+def run(evaluator, predicted) -> None:
+    evaluator.process(predicted.items, predicted.outputs)
+    evaluator.evaluate()
+
+
+def test_a_disk_that_is_not_shared_is_noticed(coco, cityscapes, tmp_path):
+    cases = [(coco, kind) for kind in KINDS] + [(cityscapes, kind) for kind in CITY_KINDS]
+    for number, (predicted, kind) in enumerate(cases):
+        folder = tmp_path / str(number)
+        (evaluator,) = prediction_writers(predicted.name, kind, folder)
+        evaluator.reset()
+        evaluator.process(predicted.items, predicted.outputs)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                file.unlink()  # as if another machine had written it
+        with pytest.raises(EvaluationError, match="must write to one disk"):
+            evaluator.evaluate()
+
+
+def test_parts_of_more_processes_than_now_are_removed(tmp_path):
+    predicted = coco_scenes(tmp_path, range(2))
+    parts = tmp_path / "out" / "semantic" / ".stuff_small7_panoptic-dl_results.json.part7"
+    parts.parent.mkdir(parents=True)
+    parts.write_text("5\tstale\n")
+    save(predicted, "semantic", tmp_path / "out")
+    assert files_below(tmp_path / "out") == {"semantic/stuff_small7_panoptic-dl_results.json"}

@@ -1,4 +1,4 @@
-"""Readers of Cityscapes' files: what cannot be right, and what does not count."""
+"""Cityscapes' files: what the official scripts measure, damaged files, and what does not count."""
 
 import re
 import shutil
@@ -8,7 +8,73 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
+    StreamingCityscapesSemanticEvaluator,
+)
 from panoptic_dl.predictions.folder import PredictionFolder
+from tests.evaluation.truth import evaluate
+from tests.predictions import official
+from tests.predictions.datasets import save, streets, toy
+
+EXACT = {"rel": 0, "abs": 1e-10, "nan_ok": True}  # of percentages: 1e-12
+
+CLOSE = {"rel": 0, "abs": 1e-7, "nan_ok": True}
+
+
+def figures_of(evaluator, predicted) -> dict:
+    (figures,) = evaluate(evaluator, predicted.items, predicted.outputs).values()
+    return figures
+
+
+def street_like(name, tmp_path):
+    return toy("toy_cityscapes") if name == "toy" else streets(tmp_path, range(8))
+
+
+@pytest.mark.parametrize("source", ["drawn", "toy"])
+def test_cityscapes_pixel_script(tmp_path, source):
+    predicted = street_like(source, tmp_path)
+    save(predicted, ["semantic", "instances"], tmp_path / "out")  # masks are no second prediction
+    theirs = official.cityscapes_iou(predicted.name, tmp_path / "out" / "semantic")
+    ours = figures_of(StreamingCityscapesSemanticEvaluator(predicted.name), predicted)
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, **EXACT)
+    assert 5 < theirs["IoU"] < 95
+
+
+@pytest.mark.parametrize("source", ["drawn", "toy"])
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+def test_cityscapes_instance_script(tmp_path, source, monkeypatch):
+    predicted = street_like(source, tmp_path)
+    save(predicted, "instances", tmp_path / "out")
+    theirs = official.cityscapes_ap(
+        predicted.name, tmp_path / "out" / "instances", tmp_path / "none.json", monkeypatch
+    )
+    ours = figures_of(StreamingCityscapesInstanceEvaluator(predicted.name), predicted)
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, **CLOSE)
+    assert 2 < theirs["AP"] < 95
+
+
+def test_cityscapes_files_hold_label_ids_and_whole_scores(tmp_path):
+    predicted = streets(tmp_path, range(4))
+    save(predicted, ["semantic", "instances"], tmp_path / "out")
+    ids = {-1: 0} | {label.trainId: label.id for label in EVALUATED}
+    for item, output in zip(predicted.items, predicted.outputs, strict=True):
+        image = item["image_id"]
+        labels = np.asarray(Image.open(tmp_path / f"out/semantic/{image}_pred_labelIds.png"))
+        assert labels.dtype == np.uint8
+        assert (labels == np.vectorize(ids.get)(output["sem_seg"].numpy())).all()
+        lines = (tmp_path / f"out/instances/{image}_pred.txt").read_text().splitlines()
+        instances = output["instances"]
+        assert len(lines) == len(instances)
+        for line, mask, category, score in zip(
+            lines, instances.pred_masks, instances.pred_classes, instances.scores, strict=True
+        ):
+            name, label, confidence = line.split(" ")
+            pixels = np.asarray(Image.open(tmp_path / "out/instances" / name))
+            assert (pixels == np.where(mask, 255, 0)).all()
+            assert int(label) == ids[int(category)]
+            assert float(confidence) == float(score)
 
 
 @pytest.mark.parametrize("kind", ["instances", "semantic"])

@@ -3,7 +3,7 @@
 import pytest
 
 from panoptic_dl.predictions.dataset import KINDS
-from tests.prediction_files.datasets import coco_scenes, save, streets
+from tests.predictions.datasets import coco_scenes, save, streets
 
 
 @pytest.fixture(autouse=True)
