@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from panoptic_dl.core.files import release_lock
 from panoptic_dl.launch import gpus
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +20,8 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(gpus, "_held", {})
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     yield
-    for file in gpus._held.values():
-        file.close()
+    for lock in gpus._held.values():
+        release_lock(lock)
 
 
 def sweep_of(names: str) -> dict[str, str]:

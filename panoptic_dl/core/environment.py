@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.parallel import count_cores
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -32,7 +34,7 @@ def describe() -> str:
     lines += [("platform", platform.platform()), ("detectron2", detectron2_origin())]
     lines += [(name, version(name)) for name in PACKAGES]
     lines += [
-        ("CPU cores", str(len(os.sched_getaffinity(0)))),
+        ("CPU cores", str(count_cores())),
         ("CUDA of torch", str(torch.version.cuda)),
     ]
     for i in range(torch.cuda.device_count()):

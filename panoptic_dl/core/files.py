@@ -1,106 +1,111 @@
-"""Files that are there whole or not at all, whatever interrupts their writing.
+"""Files that are written completely or not at all, locks, and text and JSON read from files."""
 
-One run at a time in a folder.
-
-Files that are there whole or not at all, and what an interrupted process leaves of them.
-
-Files that are there whole or not at all, and errors that name them.
-
-Shapes: H W pixels.
-
-Texts of a file, for people: a name may hold what moves a terminal's cursor or forges a line.
-"""
-
-import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import re
 import socket
-import struct
+import stat
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-from PIL import Image
+logger = logging.getLogger(__name__)
 
-from panoptic_dl.core.errors import EvaluationError
+LOCK = ".lock"  # held while a process trains in a folder
+RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
+MAX_JSON_BYTES = 32 << 20  # JSON files of a run have some KiB
+_TEMPORARY = re.compile(r"\.unfinished\.\d+\.(.+)")
 
 
-def save_whole(target: Path, state: dict[str, Any]) -> str:
-    """`torch.save`, replacing a file of that name once the new one reads back; return its SHA-256.
+@contextmanager
+def atomic_write(target: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary path in the folder of `target`, and rename it to `target` at the end.
 
-    Raises:
-        OSError: there is no room, or what was written does not read back; nothing changed.
+    After an error the temporary file is removed, and a file named `target` is as it was.
+
+    Args:
+        sync: flush the file and its folder to the disk, so that both survive a power cut. Without
+            it, thousands of small files are written faster.
     """
-    import torch  # takes seconds, and small files do without
-
-    temporary = target.with_name(f"{target.name}.partial")
+    temporary = temporary_path(target)
     try:
-        with temporary.open("wb") as file:
-            hashing = _Hashing(file)
-            torch.save(state, cast(BinaryIO, hashing))
-            file.flush()
-            os.fsync(file.fileno())
-        if sha256_of(temporary) != hashing.sha256.hexdigest():
-            raise OSError("what was written does not read back")
+        yield temporary
+        if sync:
+            flush(temporary)
         temporary.replace(target)
-        sync_folder(target.parent)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-        with contextlib.suppress(OSError):
+        if sync:
+            flush(target.parent)
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OSError(str(error)) from error
-    return hashing.sha256.hexdigest()
 
 
-def write_text(target: Path, text: str) -> None:
-    """Replace a small file, and see that the disk knows of it.
+def temporary_path(target: Path) -> Path:
+    """A hidden path in the folder of `target`, of this thread alone, with the same suffix."""
+    return target.with_name(f".unfinished.{threading.get_native_id()}.{target.name}")
 
-    Raises:
-        OSError: there is no room; the file from before is as it was.
-    """
-    temporary = target.with_name(f"{target.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        flush(temporary)
-        temporary.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
+
+def temporary_of(name: str) -> str | None:
+    """The file name that a temporary file `name` stands for; None if it is not temporary."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
+
+
+def remove_temporary_files(folder: Path, *, recursive: bool = False) -> None:
+    """Delete what killed processes left of `atomic_write`; no other process may be writing."""
+    for file in folder.rglob("*") if recursive else folder.glob("*"):
+        if temporary_of(file.name) is not None:
+            file.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file to the disk now."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename is on the disk only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's contents, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def write_text(target: Path, text: str) -> None:
+    """Replace a text file atomically.
+
+    Raises:
+        OSError: the disk is full; the file is as it was.
+    """
+    with atomic_write(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_state(target: Path, state: dict[str, Any]) -> str:
+    """`torch.save` atomically, after reading the file back; return its SHA-256.
+
+    Raises:
+        OSError: the disk is full, or what was written does not read back; nothing changed.
+    """
+    import torch  # takes seconds, and small files do without
+
+    try:
+        with atomic_write(target) as temporary:
+            with temporary.open("wb") as file:
+                hashing = _Hashing(file)
+                torch.save(state, cast(BinaryIO, hashing))
+            flush(temporary)
+            if sha256_of(temporary) != hashing.sha256.hexdigest():
+                raise OSError("what was written does not read back")
+    except RuntimeError as error:  # of torch, on a full disk
+        raise OSError(str(error)) from error
+    return hashing.sha256.hexdigest()
 
 
 class _Hashing:
-    """A file that is hashed while it is written."""
+    """A file whose contents are hashed while they are written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -113,181 +118,177 @@ class _Hashing:
         self.file.flush()
 
 
-logger = logging.getLogger(__name__)
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
-FILE = ".lock"  # of what trains in a folder
-RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
+
+_locks: set[int] = set()  # descriptors of the locks that this process holds
 
 
-@contextlib.contextmanager
-def folder_lock(folder: Path, name: str = FILE, key: str = "run_dir") -> Iterator[None]:
-    """Hold the folder, for the main process of a run; the system lets go when the process ends.
+def acquire_lock(path: Path, *, wait: bool = False) -> int | None:
+    """Lock a file, which is created if missing, or a folder, against other processes.
 
-    A record lock, which forked loader workers do not inherit, and which works over NFS.
+    The lock is held until `release_lock`, or until this process ends, however it ends. Forked
+    processes, such as loader workers, do not hold it.
 
     Args:
-        name: of the lock; several may be held in one folder.
-        key: of the config that names the folder.
+        wait: until no other process holds the lock.
+
+    Returns:
+        A descriptor for `release_lock`; None where the disk has no locks.
 
     Raises:
-        ValueError: another process holds it.
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        OSError: the file cannot be opened.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    _locks.add(descriptor)
+    return descriptor
+
+
+def release_lock(descriptor: int | None) -> None:
+    """Give up what `acquire_lock` returned."""
+    if descriptor is not None:
+        _locks.discard(descriptor)
+        os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = False) -> Iterator[int | None]:
+    """`acquire_lock` inside a `with` block; gives its descriptor, or None."""
+    descriptor = acquire_lock(path, wait=wait)
+    try:
+        yield descriptor
+    finally:
+        release_lock(descriptor)
+
+
+def _close_inherited_locks() -> None:
+    """In a forked process: a lock of flock(2) lasts until all its descriptors are closed."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared with others that ask, and for an instant: `folder_lock` tries more than once.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)  # else a disk without locks
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterator[None]:
+    """Keep other processes that lock the same name out of a folder.
+
+    Args:
+        name: file name of the lock.
+        key: config key that names the folder, for the message.
+
+    Raises:
+        ValueError: another process holds the lock; the message names it.
+        OSError: the folder cannot be written to.
     """
     path = folder / name
-    with path.open("a+") as file:
+    for seconds in (0.02, 0.04, 0.08, 0.0):
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise ValueError(
-                f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
-            ) from error
-        except OSError as error:
-            logger.warning("This disk has no locks (%s): never start two runs in %s", error, folder)
-        else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        yield
-
-
-def is_held(path: Path) -> bool:
-    """Whether another process holds such a lock; asking does not take it, not for a moment."""
-    try:
-        with path.open("rb") as file:
-            # struct flock of 64-bit Linux: type, whence, start, length, process.
-            question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except OSError:  # no such file, or a disk without locks
-        return False
-    return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
-    return is_held(folder / RUN_LOCK) or is_held(folder / FILE)
-
-
-_OURS = re.compile(r"\.unfinished\.\d+\..+")
-
-
-@contextlib.contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to, and move the file to `target` once it is written."""
-    # The name ends as before: image libraries choose the format by that.
-    unfinished = target.with_name(f".unfinished.{os.getpid()}.{target.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def is_unfinished(name: str) -> bool:
-    """Whether a file of this name was left by a process that was killed while it wrote."""
-    return _OURS.fullmatch(name) is not None
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete such files below `folder`; nobody else may be writing there."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if is_unfinished(name):
-                Path(place, name).unlink(missing_ok=True)
-
-
-TEMPORARY = ".tmp"
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Name the file when the disk refuses it.
-
-    Raises:
-        EvaluationError: what is inside raised OSError: the disk is full, or may not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise EvaluationError(
-            f"cannot write {file} ({error.strerror or error}); make room there, or save "
-            "predictions in another folder"
-        ) from error
-
-
-@contextmanager
-def atomic_prediction_file(file: Path) -> Iterator[Path]:
-    """A temporary file beside `file`, which takes its name when nothing goes wrong.
-
-    Its name begins with a dot, so that no script's pattern finds it.
-
-    Raises:
-        EvaluationError: the disk refuses it.
-    """
-    # Of this process: another that predicts the same image must not take it for its own.
-    temporary = file.with_name(f".{file.name}.{os.getpid()}{TEMPORARY}")
-    with writing(file):
-        try:
-            yield temporary
-            os.replace(temporary, file)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
-
-def write_png(file: Path, pixels: np.ndarray) -> None:
-    """Write a picture, (H, W) or (H, W, 3) uint8.
-
-    Raises:
-        EvaluationError: the disk refuses it.
-    """
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    with atomic_prediction_file(file) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def write_prediction_text(file: Path, text: str) -> None:
-    """Write a small text.
-
-    Raises:
-        EvaluationError: the disk refuses it.
-    """
-    with atomic_prediction_file(file) as temporary:
-        temporary.write_text(text)
-
-
-def inside(root: Path, base: Path, name: str, source: Path) -> Path:
-    """The file that `name` in `source` means.
-
-    Args:
-        root: folder that must hold the file.
-        base: folder that the name is relative to.
-        name: what is written.
-        source: the file it is written in, for messages.
-
-    Raises:
-        EvaluationError: it lies outside, so that a downloaded file could make us read any other.
-    """
-    file = Path(os.path.normpath(base.absolute() / name))
-    if os.path.isabs(name) or not file.is_relative_to(os.path.normpath(root.absolute())):
-        raise EvaluationError(
-            f"{source} names the file {name}, which is not inside {root}: write names relative to "
-            "the folder of that file"
+            lock = acquire_lock(path)
+            break
+        except BlockingIOError:
+            time.sleep(seconds)
+    else:
+        holder = path.read_text(errors="replace").strip() or "another process"
+        raise ValueError(
+            f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
         )
-    return file
+    try:
+        if lock is None:
+            logger.warning("This disk has no locks: never start two runs in %s", folder)
+        else:
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        release_lock(lock)
 
 
-LONGEST = 200
+def is_running(folder: Path) -> bool:
+    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
+    return is_locked(folder / RUN_LOCK) or is_locked(folder / LOCK)
 
 
-def printable(value: Any, longest: int = LONGEST) -> str:
-    """A name or text that comes from a file, with `?` for control characters, cut to a length.
+def regular_size(file: Path) -> int:
+    """Bytes of a file; ValueError for pipes and the like, which could be waited for forever."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file.name} is no file")
+    return found.st_size
 
-    Containers are named by their type: what is in them may be too large, or nested too deeply, to
-    be written out.
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is no complete JSON file; the message names it.
+        OSError: it cannot be opened.
+    """
+    content = file.read_bytes()
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        what = f"is no whole JSON file ({error})" if content else "is empty"
+        raise ValueError(f"{file.name} {what}") from error
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read the JSON object that a run has left; its texts can be encoded again.
+
+    Raises:
+        ValueError: it is no complete JSON file, no object, or has more than 32 MiB.
+        OSError: it cannot be opened.
+    """
+    size = regular_size(file)
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{file.name} has {size:,} bytes: it is no file of a run")
+    data = read_json(file)
+    if not isinstance(data, dict):
+        raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")
+    return cast(dict[str, Any], json.loads(encodable(json.dumps(data, ensure_ascii=False))))
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can encode: unpaired surrogates become "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def printable(value: Any, longest: int = 200) -> str:
+    """A value from a file as text for a terminal: control characters become "?", long ones are cut.
+
+    Containers are named by their type: their contents may be too large, or nested too deeply.
     """
     if value is None or type(value) in (bool, int, float):
         # Not an int of a million digits: writing it takes minutes, or is an error of Python.

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import stat
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,43 +42,6 @@ class ExitCode(IntEnum):
 
 class Requeued(SystemExit):
     """This process ends, all is saved, and its job is in the queue again."""
-
-
-LARGEST = 32 << 20  # bytes: files of this kind have some KiB
-
-
-def regular_size(file: Path) -> int:
-    """Bytes of a file; ValueError for pipes and the like, which could be waited for forever."""
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file.name} is no file")
-    return found.st_size
-
-
-def printable_text(text: str) -> str:
-    """Text that can be written: halves of characters, as of a file's damaged name, become "?"."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def read_json(file: Path) -> Mapping[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: it is no JSON, no object, or far too large; the message is for people.
-        OSError: it cannot be opened.
-    """
-    size = regular_size(file)
-    if size > LARGEST:
-        raise ValueError(f"{file.name} has {size:,} bytes: it is no file of a run")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        what = "is empty" if not size else f"is no whole JSON file ({error})"
-        raise ValueError(f"{file.name} {what}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")
-    whole: Mapping[str, Any] = json.loads(printable_text(json.dumps(data, ensure_ascii=False)))
-    return whole
 
 
 class Fields:

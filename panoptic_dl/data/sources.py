@@ -8,11 +8,9 @@ A file of the cache belongs to one state of its source, its size and time of cha
 differ it is thrown away. It is there completely or not at all, and processes may share a folder.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import atomic_write, file_lock, flush
 from panoptic_dl.core.images import colors_to_ids, read_image
 from panoptic_dl.core.png import first_rows, plain_png
 
@@ -84,7 +83,6 @@ class DecodedCache:
         return pixels
 
     def _keep(self, kept: Path, key: str, pixels: NDArray[np.integer]) -> None:
-        unfinished = kept.with_name(f".{uuid.uuid4().hex}.{kept.name}")
         reserved = 0
         try:
             kept.parent.mkdir(exist_ok=True)
@@ -99,17 +97,13 @@ class DecodedCache:
                     return
                 used[0] += size
                 reserved = size
-            with unfinished.open("wb") as opened:
-                np.save(opened, pixels)
-                opened.flush()
-                os.fsync(opened.fileno())
-            with self._used() as used:
-                if kept.exists():  # another process was faster: its bytes are counted already
-                    used[0] -= reserved
-                os.replace(unfinished, kept)
+            with atomic_write(kept, sync=False) as temporary:
+                np.save(temporary, pixels)
+                flush(temporary)
+                with self._used() as used:
+                    if kept.exists():  # another process was faster: its bytes are counted already
+                        used[0] -= reserved
         except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
             with suppress(OSError), self._used() as used:
                 used[0] -= reserved
             self._close(f"takes no more: {error.strerror}")
@@ -130,15 +124,12 @@ class DecodedCache:
     @contextmanager
     def _used(self) -> Iterator[list[int]]:
         """The bytes in use, in a list of one, to be read and changed by one process at a time."""
-        with (self.folder / "bytes_used").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            text = file.read().strip()
+        file = self.folder / "bytes_used"
+        with file_lock(file, wait=True):
+            text = file.read_text().strip()
             used = [int(text) if text.isdigit() else self._measured()]
             yield used
-            file.seek(0)
-            file.truncate()
-            file.write(str(max(0, used[0])))
+            file.write_text(str(max(0, used[0])))
 
     def _measured(self) -> int:
         return sum(

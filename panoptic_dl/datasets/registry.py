@@ -6,7 +6,6 @@ Complete folders are listed once and compared as sets: `stat` on each of 118,287
 minutes on network storage.
 """
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import read_json
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -130,7 +130,7 @@ class Layout:
         """Parse a JSON file; `DatasetError` when it is missing or torn."""
         self.require_file(file, remedy)
         try:
-            return json.loads(file.read_bytes())
+            return read_json(file)
         except ValueError as error:
             raise self.error(f"not a readable JSON file: {file} ({error})", remedy) from error
 

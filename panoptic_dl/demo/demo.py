@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
-from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.parallel import Progress
 from panoptic_dl.demo.inputs import Input, Picture, find_inputs
 from panoptic_dl.demo.outputs import DemoSettings, Results
 from panoptic_dl.demo.predictor import PanopticResult, Predictor, Prepared, Raw
@@ -342,7 +342,7 @@ class _Run:
         stages: Stages[Input] = self._stages(
             read=lambda one: self.predictor.prepare(str(one.source)), finish=finish
         )
-        progress = BatchProgress(len(inputs), what="drawn")
+        progress = Progress("drawn", len(inputs))
         try:
             with closing(stages.run(inputs)) as outcomes:
                 for outcome in outcomes:
@@ -394,7 +394,7 @@ class _Run:
                 writers[kind].write(picture)
 
         stages: Stages[int] = self._stages(read=next_frame, finish=finish, write=write, readers=1)
-        progress = BatchProgress(total, what=f"{one.name} drawn")
+        progress = Progress(f"{one.name} drawn", total, unit="frames")
         keep = False
         try:
             with closing(stages.run(count())) as outcomes:

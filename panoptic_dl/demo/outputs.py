@@ -14,7 +14,6 @@ What the demo is told: `conf/demo/default.yaml`.
 """
 
 import json
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +26,11 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.files import atomic_prediction_file, writing
 from panoptic_dl.core.images import ids_to_colors
+from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.demo.predictor import PanopticResult
 from panoptic_dl.evaluation.panoptic import NUM_IDS
-from panoptic_dl.predictions.writer import JsonParts
+from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
 from panoptic_dl.visualize.errors import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import (
     Plate,
@@ -292,7 +291,7 @@ class DemoSettings:
     @property
     def workers(self) -> int:
         """Threads that read, and as many that draw and write."""
-        return self.num_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        return self.num_workers or min(MOST_WORKERS, count_cores())
 
 
 SIDE_BY_SIDE = "side_by_side"
@@ -318,7 +317,7 @@ class Results:
             )
         kinds = list(views) if "overlay" in settings.layouts else []
         self.kinds = kinds + [SIDE_BY_SIDE] * (SIDE_BY_SIDE in settings.layouts)
-        with writing(folder):
+        with name_unwritable(folder):
             for kind in [*self.kinds, *([JSON] if settings.save else [])]:
                 (folder / kind).mkdir(parents=True, exist_ok=True)
         self._images: list[dict[str, Any]] = []
@@ -349,7 +348,7 @@ class Results:
         kind = self.settings.format
         for view, picture in self.draw(result).items():
             data = encode(picture, kind)
-            with atomic_prediction_file(self.folder / view / f"{name}.{kind}") as temporary:
+            with write_prediction(self.folder / view / f"{name}.{kind}") as temporary:
                 temporary.write_bytes(data)
         self.write_panoptic(name, result, source)
 
@@ -362,9 +361,9 @@ class Results:
         if int(ids.max()) >= NUM_IDS:
             raise DemoError("panoptic ids do not fit into a PNG of three colours")
         file = self.folder / JSON / f"{name}.png"
-        with writing(file):
+        with name_unwritable(file):
             file.parent.mkdir(exist_ok=True)  # of a video's frames
-        with atomic_prediction_file(file) as temporary:
+        with write_prediction(file) as temporary:
             temporary.write_bytes(encode(ids_to_colors(ids), "png"))
         segments = [
             {

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.files import temporary_path
 
 FPS = 25.0  # of sources that do not say
 SUFFIX = ".mp4"
@@ -102,7 +103,7 @@ class VideoWriter:
         """
         self.file, self.fps = file, fps
         self.frames = 0
-        self._temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{SUFFIX}")
+        self._temporary = temporary_path(file)
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: NDArray[np.uint8]) -> None:
@@ -141,7 +142,7 @@ class VideoWriter:
         if self._count() != self.frames:
             self._temporary.unlink(missing_ok=True)
             raise DemoError(f"{self.file}: not all frames could be written: is the disk full?")
-        os.replace(self._temporary, self.file)
+        self._temporary.replace(self.file)
 
     def _count(self) -> int:
         """Frames that the file's index lists, if the last of them is there."""

@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import Check, Patient, State, Verdict, fail, judge, ok, warn
 from panoptic_dl.doctor.labels import Kind, Split, digest_of, scan
-from panoptic_dl.doctor.machine import count_usable_cores
 from panoptic_dl.evaluation.coco_instances import read_instances
 
 
@@ -137,7 +137,7 @@ def look_at_files(split: str, patient: Patient) -> Verdict:
     of.reports = scan(
         of,
         sample=settings.sample,
-        workers=settings.workers or count_usable_cores(),
+        workers=settings.workers or count_cores(),
         tick=patient.tell_others,
     )
     opened, there = len(of.reports), len(of.records)

@@ -22,22 +22,16 @@ Shapes: H W pixels; N runs, pieces of rows with one value; K values.
 Where two labels that should be one differ.
 """
 
-import contextlib
-import ctypes
 import hashlib
 import io
-import itertools
 import json
 import random
-import signal
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +42,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import colors_to_ids, no_truncated_images
-from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.parallel import Progress, parallel_map
 
 # By the row of the table that a problem stands in.
 Kind = Literal[
@@ -569,8 +563,6 @@ class Split:
 
 
 CHUNK = 8  # images that a process is given at a time
-AHEAD = 3  # such portions for each process that wait
-PR_SET_PDEATHSIG = 1
 
 
 def scan(
@@ -592,7 +584,7 @@ def scan(
         chosen = sorted(random.Random(0).sample(chosen, sample))
     sizes, cityscapes = split.listed_sizes, split.is_cityscapes
     num_classes, ignored = len(split.class_names), split.ignore_label
-    questions = (
+    questions = [
         Question(
             record=records[index],
             size=sizes.get(records[index].get("image_id")),
@@ -601,56 +593,20 @@ def scan(
             is_cityscapes=cityscapes,
         )
         for index in chosen
+    ]
+    portions = [(questions[i : i + CHUNK],) for i in range(0, len(questions), CHUNK)]
+    # Forked, and before any GPU is used: a new interpreter takes seconds to import everything.
+    answers = parallel_map(
+        _look_at_all, portions, workers, hint="\nremedy: fewer of them, doctor.workers=1"
     )
-    progress = BatchProgress(len(chosen), what=f"{split.title}: looked at")
     reports = []
-    try:
-        for part in _answers(questions, min(workers, -(-len(chosen) // CHUNK))):
+    with Progress(f"{split.title}: looked at", len(chosen)) as progress, closing(answers):
+        for part in answers:
             reports += part
             progress.add(len(part))
             tick()
-    except BrokenProcessPool as error:
-        raise DatasetError(
-            "a process that looks at images was killed, mostly because memory ran out\n"
-            "remedy: fewer of them, doctor.workers=1"
-        ) from error
-    finally:
-        progress.close()
     return reports
-
-
-def _answers(questions: Iterable[Question], workers: int) -> Iterator[list[ImageReport]]:
-    chunks = _chunks(iter(questions))
-    if workers <= 1:
-        yield from map(_look_at_all, chunks)
-        return
-    # Forked, and before any GPU is used: a new interpreter takes seconds to import everything.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_begin_scan)
-    try:
-        waiting = deque(
-            pool.submit(_look_at_all, chunk) for chunk in itertools.islice(chunks, AHEAD * workers)
-        )
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(
-                pool.submit(_look_at_all, chunk) for chunk in itertools.islice(chunks, 1)
-            )
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _chunks(questions: Iterator[Question]) -> Iterator[list[Question]]:
-    while chunk := list(itertools.islice(questions, CHUNK)):
-        yield chunk
 
 
 def _look_at_all(questions: list[Question]) -> list[ImageReport]:
     return [look_at(question) for question in questions]
-
-
-def _begin_scan() -> None:
-    """In each process: Ctrl-C is answered by the one that asks; when that is killed, so is this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

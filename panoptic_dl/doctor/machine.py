@@ -25,6 +25,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from panoptic_dl.core.environment import describe_device, detectron2_origin, version
+from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.config import images_per_pass
 from panoptic_dl.doctor.context import Patient, Verdict, fail, judge, ok, warn
 from panoptic_dl.train.precision import check_precision
@@ -46,16 +47,9 @@ def look_at_device(patient: Patient) -> Verdict:
     return ok(found)
 
 
-def count_usable_cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def look_at_loader_processes(patient: Patient) -> Verdict:
     """Loader processes beyond the cores cost memory and bring nothing."""
-    workers, cores = patient.train["num_workers"], count_usable_cores()
+    workers, cores = patient.train["num_workers"], count_cores()
     share = max(1, cores // patient.num_processes)
     found = f"{workers} loader processes for each of {patient.num_processes} training processes"
     if patient.num_processes == 1:

@@ -5,7 +5,7 @@ needs, one lock file a GPU, and keeps them until its process ends, however it en
 user on one machine give out the same GPUs, each to one job at a time.
 """
 
-import fcntl
+import contextlib
 import itertools
 import os
 import stat
@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import TextIO
+
+from panoptic_dl.core.files import acquire_lock, file_lock, is_locked
 
 GIVEN_OUT = "PANOPTIC_DL_GPUS"  # names as in CUDA_VISIBLE_DEVICES, set by the sweep
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: dict[str, TextIO] = {}  # a process of joblib keeps them for its next job
+_held: dict[str, int | None] = {}  # a process of joblib keeps them for its next job
 
 
 def give_out_gpus(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -89,27 +90,24 @@ def _visible(environment: MutableMapping[str, str]) -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _wait_for(number: int, there: Sequence[str], folder: Path) -> dict[str, TextIO]:
+def _wait_for(number: int, there: Sequence[str], folder: Path) -> dict[str, int | None]:
     """Lock `number` GPUs. One job chooses at a time, so that none has some and waits for others'.
 
     A job that needs many is not overtaken by those that need few, either.
     """
     if number == 0:
         return {}
-    taken: dict[str, TextIO] = {}
-    with (folder / "line").open("a") as line:
-        if not _lock(line):
-            _say("waiting for the jobs that asked for GPUs before")
-            fcntl.flock(line, fcntl.LOCK_EX)
+    taken: dict[str, int | None] = {}
+    queue = folder / "line"
+    if is_locked(queue):
+        _say("waiting for the jobs that asked for GPUs before")
+    with file_lock(queue, wait=True):
         told = False
         while True:
             for name in there:
                 if name not in taken and len(taken) < number:
-                    file = (folder / name.replace("/", "_")).open("a")
-                    if _lock(file):
-                        taken[name] = file
-                    else:
-                        file.close()
+                    with contextlib.suppress(BlockingIOError):
+                        taken[name] = acquire_lock(folder / name.replace("/", "_"))
             if len(taken) == number:
                 _say(f"this job has taken {', '.join(taken)}")
                 return taken
@@ -117,14 +115,6 @@ def _wait_for(number: int, there: Sequence[str], folder: Path) -> dict[str, Text
                 _say(f"waiting for {number - len(taken)} of {len(there)}")
                 told = True
             time.sleep(0.5)
-
-
-def _lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _say(text: str) -> None:

@@ -26,6 +26,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
+from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.launch.signals import STOPPING, tell_submitit
 
@@ -181,7 +182,7 @@ def _share_of_threads(processes: int) -> Iterator[None]:
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, count_cores() // processes))
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.distributed import sum_over_processes
-from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import headline
@@ -209,9 +209,9 @@ def measure(
     for evaluator in evaluators:
         evaluator.reset()
     counts = np.zeros((len(COMBINATIONS), 3), dtype=np.int64)
-    progress = BatchProgress(
+    progress = Progress(
+        "analyzed",
         len(loader),  # type: ignore[arg-type]
-        what="analysed",
         shown=comm.is_main_process(),
     )
     with closing(progress), inference_context(model), torch.no_grad():

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from detectron2.utils import comm
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.parallel import Progress
 from panoptic_dl.visualize.sheets import save_sample
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def browse(
             old.unlink()
     files = []
     with (
-        contextlib.closing(BatchProgress(count, what="drawn")) as progress,
+        Progress("drawn", count) as progress,
         contextlib.closing(iter(loader)) as batches,
     ):
         for number, sample in enumerate(itertools.islice(_samples(batches), count)):

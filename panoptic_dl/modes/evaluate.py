@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
-from panoptic_dl.core.parallel import BatchProgress
+from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import Beside, StreamingEvaluator
@@ -58,9 +58,9 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
     """
     evaluators = list(evaluators)
     size = comm.get_world_size()
-    progress = BatchProgress(
+    progress = Progress(
+        f"evaluated by the first of {size} processes" if size > 1 else "evaluated",
         len(batches),  # type: ignore[arg-type]
-        what=f"evaluated by the first of {size} processes" if size > 1 else "evaluated",
         shown=comm.is_main_process(),
     )
     mode = inference_context(model) if isinstance(model, nn.Module) else contextlib.nullcontext()

@@ -21,14 +21,19 @@ from PIL import Image
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import inside, write_png, write_prediction_text
 from panoptic_dl.core.images import no_truncated_images, read_label_ids, unreadable
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
 from panoptic_dl.evaluation.evaluator import naming
 from panoptic_dl.evaluation.semantic import most_likely
-from panoptic_dl.predictions.dataset import READ_AGAIN, PredictedDataset, Reader, require_size
+from panoptic_dl.predictions.dataset import (
+    READ_AGAIN,
+    PredictedDataset,
+    Reader,
+    path_inside,
+    require_size,
+)
 from panoptic_dl.predictions.instances import Detection, extract_instances, make_instances
-from panoptic_dl.predictions.writer import PredictionWriter
+from panoptic_dl.predictions.writer import PredictionWriter, write_png, write_prediction
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ def cityscapes_instance_reader(
         for number, line in enumerate(_read_lines(text), start=1):
             where = f"{text}, line {number}"
             name, label, score = _parse(line, where)
-            file = inside(root, text.parent, name, text)
+            file = path_inside(root, text.parent, name, text)
             if file in seen:
                 raise EvaluationError(
                     f"{where}: {name} is named twice, and Cityscapes' script takes the last; give "
@@ -235,7 +240,8 @@ class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Non
             name = f"{MASK_FOLDER}/{image}_{number:04d}.png"
             write_png(self.folder / name, detection.mask.astype(np.uint8) * 255)
             lines.append(f"{name} {detection.category} {detection.score!r}\n")
-        write_prediction_text(self.image_files[image], "".join(lines))
+        with write_prediction(self.image_files[image]) as temporary:
+            temporary.write_text("".join(lines))
 
     def add(self, compared: None) -> None:
         """There is nothing to count."""

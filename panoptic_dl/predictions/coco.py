@@ -24,7 +24,12 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.masks import decode_mask, encode_mask
 from panoptic_dl.evaluation.evaluator import naming
 from panoptic_dl.evaluation.semantic import most_likely
-from panoptic_dl.predictions.dataset import PredictedDataset, Reader, read_json, require_entries
+from panoptic_dl.predictions.dataset import (
+    PredictedDataset,
+    Reader,
+    read_predictions,
+    require_entries,
+)
 from panoptic_dl.predictions.instances import Detection, extract_instances, make_instances
 from panoptic_dl.predictions.writer import JsonParts, PredictionWriter
 
@@ -188,7 +193,7 @@ def _entries_by_image(
     """Entries of the file by image; those of images that the dataset lacks are reported."""
     found: dict[Hashable, Entries] = {}
     unknown = set()
-    for entry in require_entries(file, read_json(file), types):
+    for entry in require_entries(file, read_predictions(file), types):
         if entry["image_id"] in dataset.images:
             found.setdefault(entry["image_id"], []).append(entry)
         else:

@@ -3,7 +3,7 @@
 Contiguous categories, 0..K-1, are those of models; dataset ids are those of files.
 """
 
-import json
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import read_json
 from panoptic_dl.core.images import unreadable
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, image_id
 
@@ -126,16 +127,27 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
     )
 
 
-def read_json(file: Path) -> Any:
-    """Read a JSON file.
+def read_predictions(file: Path) -> Any:
+    """Read a JSON file of predictions; EvaluationError if it cannot be read, or is none."""
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"cannot read {file} ({error}); {READ_AGAIN}") from error
+
+
+def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
+    """The file that `name` in `source` means, relative to the folder `base`.
 
     Raises:
-        EvaluationError: it cannot be read, or is none.
+        EvaluationError: it lies outside `root`; a downloaded file must not make us read any other.
     """
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise EvaluationError(f"{file} is no readable JSON file ({error}); {READ_AGAIN}") from error
+    file = Path(os.path.normpath(base.absolute() / name))
+    if os.path.isabs(name) or not file.is_relative_to(os.path.normpath(root.absolute())):
+        raise EvaluationError(
+            f"{source} names the file {name}, which is not inside {root}: write names relative to "
+            "the folder of that file"
+        )
+    return file
 
 
 def require_entries(

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import inside, write_png
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_panoptic_ids, segment_numbers
 from panoptic_dl.evaluation.evaluator import naming
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
-    read_json,
+    path_inside,
+    read_predictions,
     require_entries,
     require_size,
 )
-from panoptic_dl.predictions.writer import JsonParts, PredictionWriter
+from panoptic_dl.predictions.writer import JsonParts, PredictionWriter, write_png
 
 
 def picture_folder(file: Path) -> Path:
@@ -48,7 +48,7 @@ def panoptic_reader(dataset: PredictedDataset, file: Path) -> Reader:
     Raises:
         EvaluationError: the file is torn or no result file, or an image comes twice.
     """
-    content = read_json(file)
+    content = read_predictions(file)
     if not isinstance(content, dict) or "annotations" not in content:
         raise EvaluationError(
             f'{file} has no "annotations": it is no panoptic result in COCO\'s format'
@@ -70,7 +70,7 @@ def panoptic_reader(dataset: PredictedDataset, file: Path) -> Reader:
                 f"no prediction for image {image} in {file}, which has {len(entries)} images; "
                 "predict the whole split"
             )
-        picture = inside(folder, folder, entry["file_name"], file)
+        picture = path_inside(folder, folder, entry["file_name"], file)
         ids = read_panoptic_ids(picture)
         require_size(picture, ids.shape, size)
         categories = _categories(dataset, file, entry)

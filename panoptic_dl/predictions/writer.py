@@ -10,16 +10,19 @@ other file, because the official scripts would find that too, and then removes n
 
 import json
 import logging
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.utils import comm
+from PIL import Image
 
 from panoptic_dl.core.distributed import in_first_process, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import TEMPORARY, atomic_prediction_file, writing
+from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator
 from panoptic_dl.predictions.dataset import PredictedDataset
 
@@ -59,7 +62,7 @@ class JsonParts:
         """
         cells = [json.dumps(image), *(json.dumps(entry, allow_nan=False) for entry in entries)]
         part = self._part(comm.get_rank())
-        with writing(part), part.open("ab") as stream:  # closing it reports a full disk
+        with name_unwritable(part), part.open("ab") as stream:  # closing it reports a full disk
             stream.write(("\t".join(cells) + "\n").encode())
 
     def merge(self, images: Collection[Hashable]) -> None:
@@ -80,7 +83,7 @@ class JsonParts:
                 f"the predictions of image {missing} are not in {self.file.parent}: all processes "
                 "must write to one disk; name a folder that all machines share"
             )
-        with atomic_prediction_file(self.file) as temporary, temporary.open("wb") as target:
+        with write_prediction(self.file) as temporary, temporary.open("wb") as target:
             target.write(self._head.encode())
             separator = b"\n"
             streams = {}
@@ -168,16 +171,17 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
         files = [f for f in sorted(self.folder.rglob("*")) if f.is_symlink() or not f.is_dir()]
         for file in files:
             is_part = any(parts.is_part(file) for parts in self.json_files)
-            if not is_part and not self.is_own(_without_temporary_name(file)):
+            target = file.with_name(temporary_of(file.name) or file.name)
+            if not is_part and not self.is_own(target):
                 raise EvaluationError(
                     f"{file} is not a file of predictions for {self.dataset.name} that this "
                     "program writes: remove it, or save predictions in another folder"
                 )
         for file in files:
-            with writing(file):
+            with name_unwritable(file):
                 file.unlink()
         for folder in sorted(self.folders):
-            with writing(folder):
+            with name_unwritable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def begin(self, item: dict[str, Any], output: dict[str, Any]) -> Any:
@@ -233,8 +237,28 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             parts.merge(self.dataset.images)
 
 
-def _without_temporary_name(file: Path) -> Path:
-    """The path that a temporary file (`.NAME.PID.tmp`) would get; other paths unchanged."""
-    name, dot, process = file.name.removeprefix(".").removesuffix(TEMPORARY).rpartition(".")
-    is_temporary = file.name == f".{name}{dot}{process}{TEMPORARY}" and process.isdigit()
-    return file.with_name(name) if is_temporary else file
+@contextmanager
+def name_unwritable(file: Path) -> Iterator[None]:
+    """Turn an OSError into an EvaluationError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationError(
+            f"cannot write {file} ({error.strerror or error}); make room there, or save "
+            "predictions in another folder"
+        ) from error
+
+
+@contextmanager
+def write_prediction(file: Path) -> Iterator[Path]:
+    """`atomic_write` for one of many files; EvaluationError if the disk refuses it."""
+    with name_unwritable(file), atomic_write(file, sync=False) as temporary:
+        yield temporary
+
+
+def write_png(file: Path, pixels: np.ndarray) -> None:
+    """Write an image, (H, W) or (H, W, 3) uint8; EvaluationError if the disk refuses it."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    with write_prediction(file) as temporary:
+        temporary.write_bytes(buffer.getvalue())

@@ -15,7 +15,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from panoptic_dl.core.run_folder import Fields, read_json
+from panoptic_dl.core.files import read_json_object
+from panoptic_dl.core.run_folder import Fields
 from panoptic_dl.report.runs import Curves, Points, Run, Unreadable, thinned
 from panoptic_dl.report.tables import Line, Table
 
@@ -312,7 +313,7 @@ def speeds(
 
 
 def _read(file: Path, row: str) -> Benchmark:
-    fields = Fields(read_json(file), file.name)
+    fields = Fields(read_json_object(file), file.name)
     sides = fields.texts("image_size")
     if len(sides) != 2:
         raise ValueError(f"image_size must be [height, width], not {sides}")

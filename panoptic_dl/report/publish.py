@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.run_folder import Fields, read_json
+from panoptic_dl.core.files import read_json_object
+from panoptic_dl.core.run_folder import Fields
 from panoptic_dl.report.formats import table_markdown
 from panoptic_dl.report.page import duration
 from panoptic_dl.report.runs import MEASURING, Attempt, Group, Run, group_runs
@@ -96,7 +97,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     """
     if not file.exists():
         return []
-    data = read_json(file)
+    data = read_json_object(file)
     if data.get("format") != FORMAT:
         raise ValueError(f"{file.name} has format {data.get('format')!r}, not {FORMAT}")
     return [dict(fields.data) for fields in Fields(data, file.name).objects("runs")]

@@ -24,8 +24,14 @@ from typing import Any
 
 import yaml
 
-from panoptic_dl.core.files import is_alive
-from panoptic_dl.core.run_folder import LARGEST, Fields, printable_text, read_json, regular_size
+from panoptic_dl.core.files import (
+    MAX_JSON_BYTES,
+    encodable,
+    is_running,
+    read_json_object,
+    regular_size,
+)
+from panoptic_dl.core.run_folder import Fields
 
 # Runs with figures to be held against others; the rest only look at something.
 MEASURING = ("train", "eval")
@@ -154,7 +160,7 @@ def read_settings(file: Path) -> dict[str, str]:
         ValueError: it is no YAML, or not a config.
     """
     too_much = f"{file.name} has more than {MOST:,} values: it is no config of ours"
-    if regular_size(file) > LARGEST:
+    if regular_size(file) > MAX_JSON_BYTES:
         raise ValueError(too_much)
     try:
         with file.open(encoding="utf-8") as opened:
@@ -178,7 +184,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
         for index, item in enumerate(node):
             yield from _leaves(item, f"{key}.{index}")
     else:
-        yield printable_text(key), printable_text(node if isinstance(node, str) else _json(node))
+        yield encodable(key), encodable(node if isinstance(node, str) else _json(node))
 
 
 def _json(node: Any) -> str:
@@ -200,7 +206,7 @@ def read_run(folder: Path, label: str) -> Run:
         ValueError: `run.json` is damaged or of another format; the message is for people.
         OSError: it cannot be opened.
     """
-    data = read_json(folder / "run.json")
+    data = read_json_object(folder / "run.json")
     if data.get("format") != FORMAT:
         raise ValueError(
             f"run.json has format {data.get('format')!r}, and this version reads {FORMAT}: "
@@ -210,11 +216,11 @@ def read_run(folder: Path, label: str) -> Run:
     status = fields.text("status", required=True)
     if status not in STATUSES:
         raise ValueError(f"run.json: status {status!r} is none of {', '.join(STATUSES)}")
-    if status == "running" and not is_alive(folder):
+    if status == "running" and not is_running(folder):
         status = "killed"
     seed, git = fields.number("seed"), fields.object("git")
     remarks: list[str] = []
-    results = _beside(folder / "results.json", read_json, remarks)
+    results = _beside(folder / "results.json", read_json_object, remarks)
     metrics = dict(fields.object("metrics").numbers())
     if status == "finished" and not metrics and isinstance(results.get("metrics"), dict):
         metrics = dict(Fields(results["metrics"], "results.json: metrics").numbers())
@@ -359,7 +365,7 @@ def _folders(
 def _label(root: Path, folder: Path, *, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
-    return printable_text(str(below) if not several and below.parts else str(Path(name, below)))
+    return encodable(str(below) if not several and below.parts else str(Path(name, below)))
 
 
 def _unused(label: str, labels: set[str]) -> str:
@@ -377,7 +383,7 @@ def _planned(
 ) -> "list[Planned] | Unreadable":
     """The rows of a sweep without a run.json."""
     try:
-        plan = Fields(read_json(folder / "sweep.json"), "sweep.json")
+        plan = Fields(read_json_object(folder / "sweep.json"), "sweep.json")
         name = plan.text("name") or label
         found = []
         for row in plan.objects("rows"):
@@ -469,7 +475,7 @@ def _group(members: Sequence[Run]) -> Group:
     return Group(kept, replaced)
 
 
-LARGEST_VALUE = 1e30  # what is beyond has no place in a chart
+MAX_JSON_BYTES_VALUE = 1e30  # what is beyond has no place in a chart
 
 Points = Sequence[tuple[int, float]]  # iterations done, and a figure
 
@@ -538,7 +544,7 @@ def _lines(file: Path) -> Iterator[Mapping[str, Any] | None]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < LARGEST_VALUE
+    return isinstance(value, int) and 0 <= value < MAX_JSON_BYTES_VALUE
 
 
 def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
@@ -546,6 +552,6 @@ def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
     for iteration, line in sorted(lines.items()):
         for name, value in line.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if name != "iteration" and number and abs(value) < LARGEST_VALUE:  # also not NaN
-                found.setdefault(printable_text(name), []).append((iteration, float(value)))
+            if name != "iteration" and number and abs(value) < MAX_JSON_BYTES_VALUE:  # also not NaN
+                found.setdefault(encodable(name), []).append((iteration, float(value)))
     return dict(found)

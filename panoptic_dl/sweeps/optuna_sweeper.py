@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.core.files import folder_lock, write_text
+from panoptic_dl.core.parallel import count_cores
 
 if TYPE_CHECKING:  # Optuna takes a second to import, and most commands do not need it
     from panoptic_dl.sweeps.study import Study
@@ -70,7 +71,7 @@ class Search(Sweeper):
                 raise SystemExit(f"error: hydra.sweeper.{name}={word}: {' or '.join(options)}")
         if seed is not None and (type(seed) is not int or seed < 0):
             raise SystemExit(f"error: hydra.sweeper.seed={seed}: a whole number from 0 on, or null")
-        self.n_trials, self.n_jobs = n_trials, n_jobs if n_jobs > 0 else os.cpu_count() or 1
+        self.n_trials, self.n_jobs = n_trials, n_jobs if n_jobs > 0 else count_cores()
         self.direction, self.sampler, self.startup, self.seed = direction, sampler, startup, seed
         self.own_values_first, self.report = own_values_first, report
         self.params = {str(key): value for key, value in (params or {}).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from panoptic_dl.core.files import is_alive
+from panoptic_dl.core.files import is_running
 from panoptic_dl.core.run_folder import read_state
 from panoptic_dl.sweeps.table import FAILED
 
@@ -77,7 +77,7 @@ def row(folder: Path) -> Row:
         status, error = "failed", failed.read_text(errors="replace").strip() or None
     else:
         status, error = state.get("status", "waiting"), state.get("error")
-    if status == "running" and not is_alive(folder):
+    if status == "running" and not is_running(folder):
         status = "killed"
     log = next((folder / n for n in ("log.txt", "error.txt") if (folder / n).is_file()), None)
     iteration = _last_iteration(folder / "metrics.json")

@@ -20,7 +20,14 @@ import torch
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from panoptic_dl.core.files import flush, save_whole, sha256_of, write_text
+from panoptic_dl.core.files import (
+    atomic_write,
+    flush,
+    remove_temporary_files,
+    save_state,
+    sha256_of,
+    write_text,
+)
 from panoptic_dl.core.run_folder import FINAL, MANIFEST, NEWEST
 from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.loggers.base import Loggers
@@ -240,7 +247,7 @@ class CheckpointFiles:
         """
         target = self.folder / name
         try:
-            sha256 = save_whole(target, state)
+            sha256 = save_state(target, state)
             self._remember(name, iteration, sha256, target.stat().st_size)
         except OSError as error:
             raise OSError(
@@ -256,19 +263,14 @@ class CheckpointFiles:
         self._update(lambda files: files.update({name: dict(files[source])}))
 
     def _link(self, source: str, name: str) -> None:
-        temporary = self.folder / f"{name}.partial"
-        temporary.unlink(missing_ok=True)
         try:
-            try:
-                os.link(self.folder / source, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(self.folder / source, temporary)
-                flush(temporary)
-            temporary.replace(self.folder / name)
-            temporary.unlink(missing_ok=True)  # renaming a link to the same file does nothing
+            with atomic_write(self.folder / name, sync=False) as temporary:
+                try:
+                    os.link(self.folder / source, temporary)
+                except OSError:  # a file system without links
+                    shutil.copyfile(self.folder / source, temporary)
+                    flush(temporary)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise OSError(
                 f"cannot save the checkpoint {self.folder / name}: {error}. Earlier checkpoints "
                 "are untouched"
@@ -291,8 +293,7 @@ class CheckpointFiles:
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of a killed process; call it with the folder locked."""
-        for file in self.folder.glob("*.partial"):
-            file.unlink(missing_ok=True)
+        remove_temporary_files(self.folder)
 
     def remove_all_but(self, number: int) -> None:
         """Remove numbered checkpoints except for the newest `number`."""

@@ -16,7 +16,7 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from panoptic_dl.core.files import save_whole
+from panoptic_dl.core.files import save_state
 from panoptic_dl.core.run_folder import AVERAGE
 from panoptic_dl.report.results import comparison_of_rows
 
@@ -132,7 +132,7 @@ class WeightAverage:
         """
         target = Path(run_dir, AVERAGE)
         try:
-            save_whole(target, {"model": self.weights()})
+            save_state(target, {"model": self.weights()})
         except OSError as error:
             raise OSError(f"cannot save the averaged weights {target}: {error}") from error
         return target

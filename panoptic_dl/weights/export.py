@@ -9,7 +9,6 @@ The figures that were measured with the very weights that are exported, or none.
 
 import json
 import math
-import os
 import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import flush, printable, sha256_of, sync_folder
+from panoptic_dl.core.files import atomic_write, flush, printable, sha256_of
 from panoptic_dl.core.run_folder import AVERAGE as AVERAGE_FILE
 from panoptic_dl.core.run_folder import MANIFEST
 from panoptic_dl.weights.load import Coverage, compare, is_counter, load_model, split_backbone
@@ -83,23 +82,19 @@ def write_weights(
         )
     # Clones: a view would take all of the tensor behind it along.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        temporary.touch()
-        rights = temporary.stat().st_mode
-        _write(temporary, plain, provenance)
-        temporary.chmod(rights)  # safetensors makes files that only their owner may read
-        flush(temporary)
-        verify(temporary, plain)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with atomic_write(path) as temporary:
+            temporary.touch()
+            rights = temporary.stat().st_mode
+            _write(temporary, plain, provenance)
+            temporary.chmod(rights)  # safetensors makes files that only their owner may read
+            flush(temporary)
+            verify(temporary, plain)
     except (OSError, RuntimeError, SafetensorError) as error:  # what each kind says of a full disk
         raise OSError(
             f"cannot write {path}: {error}. No part of it is left; free some space or name another "
             "folder"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def verify(path: Path, tensors: Mapping[str, Tensor]) -> None:

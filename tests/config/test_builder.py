@@ -81,7 +81,7 @@ def test_lazy_calls_of_python_code_build_too():
         "panoptic_dl.launch.session.subprocess.check_output",
         "panoptic_dl.launch.session._git",
         "panoptic_dl.launch.session.begin",
-        "panoptic_dl.core.parallel.make_samples",
+        "panoptic_dl.core.parallel.parallel_map",
         "panoptic_dl.modes.evaluate._to_tensor",
         "panoptic_dl.models.panoptic_deeplab.PanopticDeepLab.__init__",
         "detectron2.config.LazyConfig.load",

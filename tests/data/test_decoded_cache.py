@@ -127,7 +127,7 @@ def test_an_entry_is_never_unpickled(cache, image):
 
 def test_a_full_disk_ends_caching_not_training(cache, image, monkeypatch, caplog):
     def full(file, pixels):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module.np, "save", full)

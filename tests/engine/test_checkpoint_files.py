@@ -65,7 +65,7 @@ def test_what_does_not_read_back_is_not_taken(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="does not read back"):
         files.write("model_0000001.pth", {"iteration": 1}, 1)
     assert (tmp_path / "model_0000001.pth").read_bytes() == before
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".unfinished*"))
 
 
 def tear(path, how):
@@ -125,10 +125,10 @@ def test_nothing_whole_is_an_error_and_never_a_new_start(tmp_path):
 def test_a_checkpoint_killed_before_its_rename_is_ignored(tmp_path):
     run_training(tmp_path / "whole")
     run_training(tmp_path / "parts", iterations=4, schedule=SCHEDULE)
-    (tmp_path / "parts" / "model_0000005.pth.partial").write_bytes(b"half")
+    (tmp_path / "parts" / ".unfinished.77.model_0000005.pth").write_bytes(b"half")
     run_training(tmp_path / "parts", resume=True)
     assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
-    assert not list((tmp_path / "parts").glob("*.partial"))
+    assert not list((tmp_path / "parts").glob(".unfinished*"))
 
 
 def test_a_file_killed_before_the_manifest_knew_it_is_taken(tmp_path):
@@ -186,7 +186,7 @@ def test_copies_where_the_disk_has_no_links(tmp_path, monkeypatch):
     monkeypatch.setattr("os.link", refuse)
     run_training(tmp_path, iterations=2)
     assert same(state(tmp_path), state(tmp_path, "model_0000001.pth"))
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".unfinished*"))
 
 
 def test_the_folder_of_a_run_logs_no_warning(tmp_path, caplog):

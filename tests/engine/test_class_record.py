@@ -1,6 +1,7 @@
 """`classes.json` of a run: written once, and held against what a run or weights are used with."""
 
 import json
+import os
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_weights_are_measured_on_their_own_classes_only(tmp_path, other, message
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / f"{FILE}.partial").mkdir()
+    (tmp_path / f".unfinished.{os.getpid()}.{FILE}").mkdir()
     with pytest.raises(OSError, match=r"cannot write .*classes\.json"):
         record_classes(CLASSES, tmp_path)
 

@@ -273,7 +273,7 @@ def test_nothing_of_cityscapes_is_there(saved_cityscapes, tmp_path):
 def test_torn_json(saved_coco, tmp_path, kind):
     (file,) = (tmp_path / "out" / kind).glob("*.json")
     file.write_bytes(file.read_bytes()[:-200])
-    message = f"{re.escape(str(file))} is no readable JSON file .*again"
+    message = f"cannot read {re.escape(str(file))} .*again"
     with pytest.raises(EvaluationError, match=message):
         PredictionFolder(saved_coco.name, tmp_path / "out")
 

@@ -220,11 +220,15 @@ def test_comparing_may_leave_the_thread_and_the_order(request, tmp_path, source)
 @pytest.mark.parametrize(
     ("kind", "temporary", "named"),
     [
-        ("panoptic", "{panoptic}/.000000000005.png.{pid}.tmp", "{panoptic}/000000000005.png"),
+        (
+            "panoptic",
+            "{panoptic}/.unfinished.{pid}.000000000005.png",
+            "{panoptic}/000000000005.png",
+        ),
         ("panoptic", ".{panoptic}.json.part0", ".{panoptic}.json.part0"),
-        ("panoptic", ".{panoptic}.json.{pid}.tmp", "{panoptic}.json"),
+        ("panoptic", ".unfinished.{pid}.{panoptic}.json", "{panoptic}.json"),
         ("instances", "boxes/.{boxes}.json.part0", "boxes/.{boxes}.json.part0"),
-        ("semantic", ".{stuff}.json.{pid}.tmp", "{stuff}.json"),
+        ("semantic", ".unfinished.{pid}.{stuff}.json", "{stuff}.json"),
     ],
 )
 def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, temporary, named):
@@ -249,7 +253,7 @@ def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
     evaluator.reset()
     image = cityscapes.items[0]["image_id"]
     name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
-    os.symlink(FULL, tmp_path / "out" / kind / f".{name}.{os.getpid()}.tmp")
+    os.symlink(FULL, tmp_path / "out" / kind / f".unfinished.{os.getpid()}.{name}")
     with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
         run(evaluator, cityscapes)
 

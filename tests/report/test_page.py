@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from panoptic_dl.core.files import temporary_path
 from panoptic_dl.report.page import (
     LIMIT,
     differing,
@@ -183,7 +184,7 @@ def test_the_report_writes_four_files_whole(tmp_path, kind):
     file = tmp_path / "out" / f"report.{kind}"
     before = file.read_bytes()
     make_run(tmp_path / "run", metrics={"PQ": 1.0})
-    file.with_name(f"{file.name}.partial").mkdir()  # as a full disk: the new one is not written
+    temporary_path(file).mkdir()  # as a full disk: the new one is not written
     with pytest.raises(OSError, match=f"cannot write .*report.{kind}"):
         make_report([run], tmp_path / "out")
     assert file.read_bytes() == before

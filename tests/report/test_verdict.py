@@ -113,7 +113,7 @@ def test_what_has_not_finished_is_told_as_it_stands(tmp_path, status):
 
 def test_a_run_without_an_end_tells_when_it_last_wrote(tmp_path, monkeypatch):
     assert judged(tmp_path, status="running").text.startswith("killed (last line 20")
-    monkeypatch.setattr("panoptic_dl.report.runs.is_alive", lambda folder: True)
+    monkeypatch.setattr("panoptic_dl.report.runs.is_running", lambda folder: True)
     assert judged(tmp_path, status="running").text.startswith("running (last line 20")
 
 

@@ -1,6 +1,5 @@
 """hydra/sweeper=optuna, around a small task whose trials end in all ways that jobs can end."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import compose
+from panoptic_dl.core.files import file_lock
 from panoptic_dl.report.search import report_search
 from tests.test_run import ROOT, SMALL, run, toy  # noqa: F401
 
@@ -196,8 +196,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path, search):
         assert said in done.stderr
         assert "sweep_dir=FOLDER" in done.stderr
     assert runs(tmp_path) == [1]
-    with (tmp_path / "found" / ".search.lock").open("a+") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with file_lock(tmp_path / "found" / ".search.lock"):
         done = search(2)
     assert done.returncode == 1
     assert "is in use by process" in done.stderr

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_file, is_unfinished
-from panoptic_dl.core.parallel import Progress, Say, share_out, size_text, stop_if_asked
+from panoptic_dl.core.files import atomic_write, temporary_of
+from panoptic_dl.core.parallel import Progress, Say, parallel_map, size_text, stop_if_asked
 
 
 @dataclass(frozen=True)
@@ -321,13 +321,13 @@ def _unpack_one(
     jobs = [
         (archive.path, archive.kind, base, [i.filename for i in share]) for share in _shares(infos)
     ]
-    progress = Progress(name, sum(info.file_size for info in infos), say, unit="B")
+    size = sum(info.file_size for info in infos)
+    results = parallel_map(_unpack_members, jobs, num_workers)
     try:
-        with closing(share_out(_unpack_members, jobs, num_workers)) as results:
+        with Progress(name, size, unit="B", say=say) as progress, closing(results):
             for done in results:
                 progress.add(done)
     finally:
-        progress.close()
         _opened.clear()
     if archive.others:
         number = len(archive.others)
@@ -368,7 +368,7 @@ class _Files:
         if folder.is_dir():
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if is_unfinished(entry.name):
+                    if temporary_of(entry.name) is not None:
                         os.unlink(entry)
                     elif entry.is_file():
                         sizes[entry.name] = entry.stat().st_size
@@ -389,7 +389,7 @@ def _unpack_members(path: Path, kind: Kind, base: Path, names: list[str]) -> int
 def _unpack_member(file: zipfile.ZipFile, kind: Kind, name: str, base: Path) -> int:
     path, target, written = Path(str(file.filename)), base.joinpath(*PurePosixPath(name).parts), 0
     try:
-        with atomic_file(target) as unfinished, errors_of(path, kind, name):
+        with atomic_write(target, sync=False) as unfinished, errors_of(path, kind, name):
             info = file.getinfo(name)
             # Never more than `file_size` bytes come out; the last read compares the checksum.
             with file.open(info) as source, unfinished.open("wb") as sink:

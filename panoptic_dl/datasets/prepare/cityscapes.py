@@ -22,9 +22,9 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_file, remove_unfinished
+from panoptic_dl.core.files import atomic_write, remove_temporary_files
 from panoptic_dl.core.images import is_whole_png
-from panoptic_dl.core.parallel import Progress, Say, share_out
+from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
     alone_in,
@@ -55,7 +55,8 @@ def make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
 
 
 def _write_train_ids(polygons: Path) -> None:
-    with atomic_file(_sibling(polygons, POLYGONS, TRAIN_IDS)) as unfinished, _named(polygons):
+    target = _sibling(polygons, POLYGONS, TRAIN_IDS)
+    with atomic_write(target, sync=False) as unfinished, _named(polygons):
         json2labelImg(str(polygons), str(unfinished), "trainIds")
 
 
@@ -90,7 +91,7 @@ def make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
         known[image_id] if image_id in known else json.loads(part.read_bytes())
         for image_id, part in parts_of.items()
     ]
-    with atomic_file(target) as unfinished:
+    with atomic_write(target) as unfinished:
         # The layout of the official file, byte for byte.
         unfinished.write_text(
             json.dumps(
@@ -168,13 +169,10 @@ def _work(
     if not jobs:
         say(f"{title}: nothing to do")
         return
-    progress = Progress(title, len(jobs), say)
-    try:
-        with closing(share_out(function, jobs, num_workers)) as results:
-            for _ in results:
-                progress.add(1)
-    finally:
-        progress.close()
+    results = parallel_map(function, jobs, num_workers)
+    with Progress(title, len(jobs), say=say) as progress, closing(results):
+        for _ in results:
+            progress.add(1)
 
 
 TITLE = "Cityscapes"
@@ -206,7 +204,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
     with alone_in(base):
         unpack(archives, base, num_workers=num_workers, say=say)
         _require_folders(base)
-        remove_unfinished(base / "gtFine")
+        remove_temporary_files(base / "gtFine", recursive=True)
         splits = _splits(base)
         raise_problems(problem for split in splits for problem in _check_downloads(base, split))
         for split in splits:

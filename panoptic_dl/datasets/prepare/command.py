@@ -6,7 +6,6 @@ The folder of a dataset, its archives, and what is said when they are not there.
 import argparse
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import acquire_lock, release_lock
+from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.datasets.prepare.archives import Kind, download_table, unfinished_downloads
 
 MOST_WORKERS = 16
@@ -48,7 +49,7 @@ def run_command(
     parser.add_argument(
         "--workers",
         type=_positive,
-        default=min(usable_cores(), MOST_WORKERS),
+        default=min(count_cores(), MOST_WORKERS),
         metavar="N",
         help="processes that share the work (default: usable cores, %(default)s)",
     )
@@ -71,13 +72,6 @@ def run_command(
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-
-
-def usable_cores() -> int:
-    """What a cluster grants, not what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _positive(text: str) -> int:
@@ -122,20 +116,16 @@ def alone_in(base: Path) -> Iterator[None]:
         base.mkdir(exist_ok=True)
     except OSError as error:
         raise DatasetError(f"cannot make the folder {base}: {error.strerror}") from error
-    descriptor = os.open(base, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = acquire_lock(base)
     except BlockingIOError as error:
-        os.close(descriptor)
         raise DatasetError(
             f"another process prepares {base} just now: wait for it, or end it"
         ) from error
-    except OSError:  # a file system without locks
-        pass
     try:
         yield
     finally:
-        os.close(descriptor)  # and with it the lock
+        release_lock(lock)
 
 
 def missing_folder(title: str, folder: Path, kinds: Sequence[Kind], how: str) -> DatasetError:

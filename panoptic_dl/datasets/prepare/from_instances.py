@@ -7,7 +7,6 @@ Shapes: H W pixels.
 """
 
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import write_text
 from panoptic_dl.core.masks import decode_mask
 
 NUM_IDS = 256**3 - 1  # segments are 1..NUM_IDS
@@ -84,9 +84,7 @@ def convert_instances(
         Image.fromarray(id2rgb(ids)).save(folder / name)
         entries.append({"image_id": image["id"], "file_name": name, "segments_info": segments})
     written = {"images": content["images"], "annotations": entries, "categories": categories}
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, json.dumps(written, ensure_ascii=False))
     segments_written = sum(len(entry["segments_info"]) for entry in entries)
     return {"images": len(entries), "segments": segments_written, "hidden": hidden}
 

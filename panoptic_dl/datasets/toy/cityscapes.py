@@ -17,9 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from panoptic_dl.core.parallel import make_samples
 from panoptic_dl.datasets.toy.scene import STREET_TEXTURES, render_scene, sample_random
-from panoptic_dl.datasets.toy.storage import store_once
+from panoptic_dl.datasets.toy.storage import draw_samples, store_once
 from panoptic_dl.datasets.toy.street import compose_street
 
 # Counted up whenever the pictures or labels of the same parameters change.
@@ -102,35 +101,21 @@ def toy_cityscapes(
 
     def make(folder: Path) -> None:
         base = folder / "cityscapes"
-        jobs: list[dict[str, Any]] = []
+        jobs: list[tuple[Any, ...]] = []
         for split, count in (("train", num_train), ("val", num_val)):
             for city in CITIES[split]:
                 (base / "leftImg8bit" / split / city).mkdir(parents=True)
                 (base / "gtFine" / split / city).mkdir(parents=True)
             for index in range(count):
-                jobs.append(
-                    {
-                        "base": str(base),
-                        "split": split,
-                        "index": index,
-                        "size": [height, width],
-                        "seed": seed,
-                        "classes": chosen,
-                    }
-                )
-        make_samples(
-            "panoptic_dl.datasets.toy.cityscapes:write_sample",
-            jobs,
-            title="toy Cityscapes",
-            num_workers=num_workers,
-        )
+                jobs.append((str(base), split, index, (height, width), seed, chosen))
+        draw_samples(write_sample, jobs, "toy Cityscapes", num_workers)
         convert_to_panoptic(base)
 
     return str(store_once(root, "toy_cityscapes", parameters, make))
 
 
 def write_sample(
-    *, base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
+    base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
 ) -> None:
     """Draws one street and writes its image, polygons and label images."""
     height, width = size

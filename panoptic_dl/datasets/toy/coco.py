@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from panoptic_dl.core.parallel import make_samples
 from panoptic_dl.datasets.toy.places import (
     VOID,
     compose_beach,
@@ -24,7 +23,7 @@ from panoptic_dl.datasets.toy.places import (
     compose_table,
 )
 from panoptic_dl.datasets.toy.scene import draw_order, render_scene, sample_random
-from panoptic_dl.datasets.toy.storage import store_once
+from panoptic_dl.datasets.toy.storage import draw_samples, store_once
 
 
 def box_of(mask: np.ndarray) -> list[int]:
@@ -143,28 +142,15 @@ def toy_coco(
     def make(folder: Path) -> None:
         base = folder / "coco"
         (base / "annotations").mkdir(parents=True)
-        jobs: list[dict[str, Any]] = []
+        jobs: list[tuple[Any, ...]] = []
         for split, count in (("train2017", num_train), ("val2017", num_val)):
             (base / split).mkdir()
             (base / f"panoptic_{split}").mkdir()
             for index in range(count):
-                jobs.append(
-                    {
-                        "base": str(base),
-                        "split": split,
-                        "index": index,
-                        "size": [height, width],
-                        "seed": seed,
-                    }
-                )
-        samples = make_samples(
-            "panoptic_dl.datasets.toy.coco:write_sample",
-            jobs,
-            title="toy COCO",
-            num_workers=num_workers,
-        )
+                jobs.append((str(base), split, index, (height, width), seed))
+        samples = draw_samples(write_sample, jobs, "toy COCO", num_workers)
         for split in ("train2017", "val2017"):
-            mine = [s for s, job in zip(samples, jobs, strict=True) if job["split"] == split]
+            mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
             write_annotations(base / "annotations", split, mine)
 
     return str(store_once(root, "toy_coco", parameters, make))
@@ -181,7 +167,7 @@ def choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
 
 
 def write_sample(
-    *, base: str, split: str, index: int, size: Sequence[int], seed: int
+    base: str, split: str, index: int, size: Sequence[int], seed: int
 ) -> dict[str, Any]:
     """Draws one scene, writes image and panoptic PNG; returns what the JSON files say of it.
 

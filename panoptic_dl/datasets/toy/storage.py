@@ -8,14 +8,20 @@ file system know no locks, both do it and the first rename counts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+from panoptic_dl.core.files import file_lock
+from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 
 RECORD = "toy.json"
 
@@ -47,10 +53,10 @@ def store_once(
         return check_whole(target)
     try:
         base.mkdir(parents=True, exist_ok=True)
-        with hold_lock(base / f".{target.name}.lock") as alone:
+        with file_lock(base / f".{target.name}.lock", wait=True) as lock:
             if target.is_dir():
                 return check_whole(target)
-            if alone:
+            if lock is not None:
                 # Nobody else works on this one, so what lies there was left by an interrupted run.
                 for leftover in base.glob(f".{target.name}.part-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -102,13 +108,16 @@ def count_files(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
-@contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[bool]:
-    """Waits for an exclusive lock, which falls with the process; False where there are no locks."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
+def draw_samples(
+    function: Callable[..., Any], jobs: list[tuple[Any, ...]], title: str, num_workers: int | None
+) -> list[Any]:
+    """Call `function(*job)` for every job, in `num_workers` processes; by default one per core."""
+    count = min(num_workers or count_cores(), max(len(jobs) // 4, 1))
+    results = parallel_map(function, jobs, count, hint="; run it again with num_workers=1")
+    say = functools.partial(print, file=sys.stderr)
+    drawn = []
+    with Progress(title, len(jobs), unit="samples", say=say) as progress, closing(results):
+        for result in results:
+            drawn.append(result)
+            progress.add(1)
+    return drawn

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from panoptic_dl.core import run_folder as run_state
-from panoptic_dl.core.files import folder_lock, is_alive
+from panoptic_dl.core.files import is_running
 from panoptic_dl.core.run_folder import ExitCode, error_line, note, note_figures, recorded
 from panoptic_dl.launch.session import user_errors
 
@@ -95,14 +95,14 @@ def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    assert is_alive(tmp_path)
+    assert is_running(tmp_path)
     with recorded(str(tmp_path), writes=True) as second:  # while the first is under way
         second.begin(FACTS | {"name": "intruder"})
     assert state_of(tmp_path)["name"] == "row"
     assert state_of(tmp_path)["status"] == "running"
     process.kill()
     process.wait()
-    assert not is_alive(tmp_path)
+    assert not is_running(tmp_path)
     (tmp_path / "log.txt").touch()
     os.utime(tmp_path / "log.txt", (time.time() + 100, time.time() + 100))
     attempt(tmp_path)
@@ -111,17 +111,6 @@ def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
     assert 95 < first["seconds"] < 125
     assert first["ended"] > first["started"]
     assert state_of(tmp_path)["wall_seconds"] == pytest.approx(first["seconds"] + second["seconds"])
-
-
-def test_asking_takes_no_lock(tmp_path):
-    assert not is_alive(tmp_path)
-    with folder_lock(tmp_path):
-        code = "import sys, pathlib, panoptic_dl.core.files as it\n"
-        code += f"print(it.is_alive(pathlib.Path({str(tmp_path)!r})))"
-        asked = [sys.executable, "-c", code]
-        assert subprocess.check_output(asked, text=True) == "True\n"
-    with folder_lock(tmp_path):
-        pass
 
 
 def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):

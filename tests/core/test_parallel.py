@@ -1,5 +1,6 @@
 """Work is shared out, stopped at once, and nobody is left behind."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from panoptic_dl.core import parallel
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.parallel import Progress, share_out, size_text, stop_if_asked
+from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, size_text, stop_if_asked
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,25 +50,25 @@ def long(seconds, file):
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_results_come_in_the_order_of_the_jobs(num_workers, count):
     jobs = [(i,) for i in range(count)]
-    assert list(share_out(double, jobs, num_workers)) == [2 * i for i in range(count)]
+    assert list(parallel_map(double, jobs, num_workers)) == [2 * i for i in range(count)]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_error_is_that_of_the_job(num_workers):
     with pytest.raises(DatasetError) as caught:
-        list(share_out(fail, [(i,) for i in range(9)], num_workers))
+        list(parallel_map(fail, [(i,) for i in range(9)], num_workers))
     assert str(caught.value) == "3.png is damaged"
 
 
 def test_a_worker_that_is_killed_is_an_error_with_a_cure():
     with pytest.raises(DatasetError, match=r"one of 2 processes was killed.*--workers"):
-        list(share_out(die, [(i,) for i in range(9)], 2))
+        list(parallel_map(die, [(i,) for i in range(9)], 2))
 
 
 def test_what_is_not_wanted_any_more_is_stopped(tmp_path):
     start = time.monotonic()
     jobs = [(0.0, tmp_path / "a")] + [(60.0, tmp_path / f"{i}") for i in range(5)]
-    with closing(share_out(long, jobs, 2)) as results:
+    with closing(parallel_map(long, jobs, 2)) as results:
         next(results)
     assert time.monotonic() - start < 20
     assert not list(tmp_path.iterdir())
@@ -76,10 +78,10 @@ CODE = """
 import sys, time
 from pathlib import Path
 from panoptic_dl.datasets.prepare.command import run_command
-from panoptic_dl.core.parallel import share_out
-from tests.data.test_work import long
+from panoptic_dl.core.parallel import parallel_map
+from tests.core.test_parallel import long
 def prepare(root, num_workers):
-    list(share_out(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
+    list(parallel_map(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
 run_command("", prepare, prepare, "")
 """
 
@@ -103,13 +105,49 @@ def test_ctrl_c_of_a_terminal_ends_workers_that_have_nothing_to_do_in_silence(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_a_line_says_what_is_done_and_what_is_left():
+@pytest.mark.parametrize(
+    ("total", "line"),
+    [
+        (500, "evaluated: 120 of 500 images, 2 images/s, 0:03:10 left"),
+        (120, "evaluated: 120 of 120 images, 2 images/s"),
+        (None, "evaluated: 120 images, 2 images/s"),
+    ],
+)
+def test_a_line_has_rate_and_time_left(total, line):
+    progress = Progress("evaluated", total, shown=False)
+    progress.add(120)
+    assert progress.line(60.0) == line
+
+
+def test_a_line_counts_bytes():
     lines = []
-    progress = Progress("a.zip", 10_000_000_000, lines.append, unit="B")
+    progress = Progress("a.zip", 10_000_000_000, unit="B", say=lines.append)
     progress.done = 2_500_000_000
     assert progress.line(30.0) == "a.zip: 2.5 GB of 10 GB, 0:01:30 left"
     progress.add(7_500_000_000)
     assert lines == ["a.zip: 10 GB of 10 GB"]
     assert [size_text(n) for n in (0, 999, 1000, 999_600, 11_592_327_197)] == [
-        *("0 bytes", "999 bytes", "1 KB", "1 MB", "11.6 GB"),
+        "0 bytes",
+        "999 bytes",
+        "1 KB",
+        "1 MB",
+        "11.6 GB",
     ]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_lines_come_by_time_and_at_the_end(monkeypatch, caplog, shown):
+    clock = iter([0.0, *(4.0 * step for step in range(1, 7))])
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: next(clock))
+    caplog.set_level(logging.INFO, logger="panoptic_dl")
+    with Progress("evaluated", 6, shown=shown) as progress:
+        for _ in range(6):
+            progress.add(1)
+    done = [record.getMessage().split()[1] for record in caplog.records]
+    assert done == (["3", "6"] if shown else [])
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert count_cores() == 3

@@ -1,0 +1,169 @@
+"""Files are written completely or not at all; locks keep other processes out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from panoptic_dl.core import files
+from panoptic_dl.core.files import (
+    acquire_lock,
+    atomic_write,
+    file_lock,
+    folder_lock,
+    is_locked,
+    printable,
+    read_json,
+    read_json_object,
+    remove_temporary_files,
+    save_state,
+    temporary_of,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    target = tmp_path / "a.png"
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.suffix == ".png"
+        assert temporary_of(temporary.name) == "a.png"
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_error_leaves_the_file_from_before(tmp_path, error):
+    def write():
+        with atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(type(error)):
+        write()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "deep").mkdir()
+    left = [tmp_path / ".unfinished.77.a.png", tmp_path / "deep" / ".unfinished.8.model.pth"]
+    kept = [tmp_path / name for name in (".unfinished.a", "a.png", "x.unfinished.7.b", "c.tmp")]
+    for file in left + kept:
+        file.touch()
+    remove_temporary_files(tmp_path)
+    assert [file.exists() for file in left] == [False, True]
+    remove_temporary_files(tmp_path, recursive=True)
+    assert not left[1].exists()
+    assert all(file.exists() for file in kept)
+
+
+def test_a_disk_that_does_not_keep_what_it_is_given(tmp_path, monkeypatch):
+    sha256 = save_state(tmp_path / "a.pth", {"x": torch.ones(3)})
+    assert sha256 == files.sha256_of(tmp_path / "a.pth")
+    monkeypatch.setattr(files, "sha256_of", lambda path: "another")
+    with pytest.raises(OSError, match="does not read back"):
+        save_state(tmp_path / "a.pth", {"x": torch.zeros(3)})
+    assert torch.equal(torch.load(tmp_path / "a.pth")["x"], torch.ones(3))
+
+
+def test_a_lock_keeps_others_out_and_names_its_holder(tmp_path):
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path / ".lock")
+        with (
+            pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*run_dir"),
+            folder_lock(tmp_path),
+        ):
+            pass
+        with folder_lock(tmp_path, ".other"):
+            pass
+    assert not is_locked(tmp_path / ".lock")
+    assert not is_locked(tmp_path / "nothing")
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_asking_does_not_keep_anybody_out(tmp_path):
+    """A process that asks all the time, and one that takes the lock meanwhile."""
+    code = (
+        "import sys; from pathlib import Path; from panoptic_dl.core.files import is_locked\n"
+        "print(is_locked(Path(sys.argv[1], '.lock')), flush=True)\n"
+        "while True: is_locked(Path(sys.argv[1], '.lock'))"
+    )
+    with folder_lock(tmp_path):
+        asking = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert asking.stdout.readline() == "True\n"
+    try:
+        for _ in range(200):
+            with folder_lock(tmp_path):
+                pass
+    finally:
+        asking.kill()
+        asking.wait()
+
+
+def test_a_forked_process_does_not_hold_the_lock(tmp_path):
+    file = tmp_path / "lock"
+    (reading, writing), (begun, says_so) = os.pipe(), os.pipe()
+    with file_lock(file):
+        child = os.fork()
+        if not child:
+            os.write(says_so, b"x")
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        os.read(begun, 1)
+        with pytest.raises(BlockingIOError):
+            acquire_lock(file)
+    try:
+        assert not is_locked(file)  # the child is alive still
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+        for pipe in (reading, begun, says_so):
+            os.close(pipe)
+
+
+def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(descriptor, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with folder_lock(tmp_path):
+        assert not is_locked(tmp_path / ".lock")
+    assert "has no locks" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_a_damaged_json_file_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is (empty|no whole JSON file)"):
+        read_json(tmp_path / "a.json")
+
+
+def test_an_object_is_an_object_whose_texts_can_be_written(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"x": "\ud800"}))
+    assert read_json_object(tmp_path / "a.json") == {"x": "?"}
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"a\.json holds a list in place of an object"):
+        read_json_object(tmp_path / "a.json")
+
+
+def test_text_for_a_terminal():
+    assert printable("a\x1b[2Jb\n") == "a?[2Jb?"
+    assert printable("x" * 300) == "x" * 200 + "..."
+    assert printable([1]) == "(list)"
+    assert printable(10**100) == "a very large number"
+    assert printable(0.5) == "0.5"
