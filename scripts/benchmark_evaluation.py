@@ -39,7 +39,7 @@ from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
 from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
 from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
 from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
-from panoptic_dl.evaluation.evaluator import Beside
+from panoptic_dl.evaluation.evaluator import ThreadedEvaluator
 from panoptic_dl.evaluation.official import (
     OfficialCityscapesInstanceEvaluator,
     pair_up,
@@ -191,7 +191,7 @@ def official_evaluators(name: str) -> DatasetEvaluator:
 
 
 def streaming_evaluators(name: str, threads: int) -> DatasetEvaluator:
-    return Beside(
+    return ThreadedEvaluator(
         [
             StreamingPanopticEvaluator(name),
             StreamingCityscapesSemanticEvaluator(name),

@@ -27,7 +27,7 @@ from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
-from panoptic_dl.postprocess import get_panoptic_segmentation, most_likely_class
+from panoptic_dl.postprocess import argmax_classes, get_panoptic_segmentation
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations, find_peaks
 
 DATASETS: dict[str, dict[str, Any]] = {
@@ -165,7 +165,7 @@ def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> 
     kinds = {key: data[key] for key in ("thing_ids", "stuff_ids", "sigma")}
     maps = SceneMaps(*(part.to(device) for part in _crowd(count, data, kinds, arguments.seed)))
     logits = maps.logits(data["num_classes"])
-    assert torch.equal(most_likely_class(logits), maps.sem_seg[0])
+    assert torch.equal(argmax_classes(logits), maps.sem_seg[0])
     numbers: dict[str, Any] = {
         "stuff_area": data["stuff_area"],
         "nms_kernel": data["nms_kernel"],
@@ -187,7 +187,7 @@ def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> 
     }
     for part, (ours, theirs) in pairs.items():
         result, milliseconds, peak = measure(ours, arguments.repeats, device)
-        row = {"part": part, "centres": 0, "ours_ms": milliseconds, "ours_peak_MiB": peak}
+        row = {"part": part, "centers": 0, "ours_ms": milliseconds, "ours_peak_MiB": peak}
         if not arguments.ours_only:
             expected, reference_ms, reference_peak = measure(
                 theirs, arguments.reference_repeats, device
@@ -202,13 +202,13 @@ def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> 
                 ) and same_instances(result["instances"], expected["instances"])
         if part == "panoptic map":
             num_centers = result[1].shape[1]
-        row["centres"] = num_centers
+        row["centers"] = num_centers
         rows.append(row)
     return rows
 
 
 def _crowd(count: int, data: dict[str, Any], kinds: dict[str, Any], seed: int) -> SceneMaps:
-    """A scene with at least `count` centres: some things hide others, and some peaks merge."""
+    """A scene with at least `count` centers: some things hide others, and some peaks merge."""
     num_things = count
     while True:
         maps = scene_maps(data["size"], num_things, **kinds, seed=seed)

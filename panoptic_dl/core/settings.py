@@ -89,9 +89,9 @@ class EvaluationSettings:
         return [self.save] if isinstance(self.save, str) else list(self.save)
 
     @property
-    def looks_once(self) -> bool:
-        """Whether the model is evaluated as it is."""
-        return self.scales == [1.0] and not self.flip
+    def test_time_augmentation(self) -> bool:
+        """Whether predictions are averaged over several scales, or the mirror image."""
+        return self.scales != [1.0] or self.flip
 
     def __post_init__(self) -> None:
         if (

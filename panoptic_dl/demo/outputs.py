@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.images import ids_to_colors
+from panoptic_dl.core.images import NUM_IDS, ids_to_colors
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.demo.predictor import PanopticResult
-from panoptic_dl.evaluation.panoptic import NUM_IDS
 from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
 from panoptic_dl.visualize.errors import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import (

@@ -1,14 +1,6 @@
-"""Cityscapes' average precision of instance masks (Cordts et al., CVPR 2016) as a stream.
+"""Cityscapes' average precision of instance masks (Cordts et al., CVPR 2016).
 
-The figures of cityscapesscripts' evalInstanceLevelSemanticLabeling, without its files: masks are
-compared as they come (`instance_matching`), and what is remembered of a prediction are its class,
-its score, and at which overlaps it is right or an error.
-
-Shapes: H W pixels, N instances, C = 8 classes with instances, O = 10 overlaps.
-
-Which predicted instance is which true one, in one image of Cityscapes.
-
-As evalInstanceLevelSemanticLabeling has it, corners included, at each of ten overlaps:
+As cityscapesscripts' evalInstanceLevelSemanticLabeling computes it, at each of ten overlaps:
 
 - A prediction is right when its intersection over union with a true instance of its class exceeds
   the overlap; of several on one instance, that with the highest score. The others are errors.
@@ -17,13 +9,10 @@ As evalInstanceLevelSemanticLabeling has it, corners included, at each of ten ov
   group or such a small instance is neither right nor an error.
 - A group below 100 pixels counts twice in that share.
 - Void are pixels of ignored labels, but not instances of ignored labels (a single caravan).
+- Average precision is the area under the precision-recall curve by steps, each of which reaches
+  half way to its neighbors. No precision is replaced by a better one at higher recall, as in COCO.
 
-Shapes: H W pixels, P predictions, T true instances, O = 10 overlaps, C = 8 classes with instances.
-
-Cityscapes' average precision: the area under a precision-recall curve, by steps.
-
-It is not COCO's: no precision is replaced by a better one at higher recall, and a step reaches half
-way to its neighbours on both sides.
+Shapes: H W pixels, P predictions, T true instances, C = 8 classes with instances, O = 10 overlaps.
 """
 
 from collections.abc import Iterable
@@ -38,7 +27,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
+from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import (
@@ -47,8 +36,8 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     find_labels,
     image_id,
 )
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
-from panoptic_dl.evaluation.metrics import checked
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # with the script's rounding: 0.6 is 0.6000000000000001
 LEAST_SIZE = 100  # pixels
@@ -170,7 +159,7 @@ def _match_class(
 
 
 def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Say what each pixel is.
+    """Number what each pixel belongs to.
 
     Returns:
         (H*W,) OTHER, VOID or FIRST_INSTANCE + i; ids (T,) and sizes (T,) in pixels of instances and
@@ -182,11 +171,9 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     counts = np.bincount(numbers)
     found = np.flatnonzero(counts)
     owners = np.where(found < 1000, found, found // 1000)
-    strangers = [
-        number for number, o in zip(found.tolist(), owners.tolist(), strict=True) if o not in LABELS
-    ]
-    if strangers:
-        raise EvaluationError(f"unknown label with id {strangers[0]}")
+    unknown = found[~np.isin(owners, list(LABELS))]
+    if len(unknown):
+        raise EvaluationError(f"unknown label with id {unknown[0]}")
     ids = found[np.isin(owners, CLASSES)]
     table = np.full(len(counts), OTHER, dtype=np.int32)
     table[[n for n in found.tolist() if n in LABELS and LABELS[n].ignoreInEval]] = VOID
@@ -224,28 +211,25 @@ def average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> 
 BITS = 1 << np.arange(len(OVERLAPS))  # of the overlaps, in a mask of them
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Label id, score and mask, (H, W) bool, of each instance of an image; its truth's file."""
-
-    truth: Path
-    instances: list[tuple[int, float, np.ndarray]]
+# Label id, score and mask, (H, W) bool, of each instance.
+Instance = tuple[int, float, np.ndarray]
 
 
-class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, InstanceMatches]):
+class StreamingCityscapesInstanceEvaluator(
+    StreamingEvaluator[tuple[Path, list[Instance]], InstanceMatches]
+):
     """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids) and
     `scores`. Labels are read from `gt_dir` of the metadata; all of its images must be evaluated.
 
-    The state is 32 bytes a prediction, one integer an image and a few tables.
+    Of each prediction 32 bytes are kept.
     """
 
     needs = "instances"
 
     def __init__(self, dataset: str) -> None:
-        """Look up the labels.
-
+        """
         Args:
             dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`, and the name of
                 each class in `thing_classes`.
@@ -264,55 +248,49 @@ class StreamingCityscapesInstanceEvaluator(StreamingEvaluator[Prediction, Instan
         self._missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
         self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
-        """Move classes, scores and masks to the CPU."""
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Path, list[Instance]]:
+        """Return the file of the ground truth, and the instances on the CPU."""
         image = image_id(item["file_name"])
         self._coverage.add(image)
-        with naming(image):
-            return Prediction(self._files[image], self._predictions(output.get("instances")))
+        with errors_name(image):
+            return self._files[image], self._instances(output.get("instances"))
 
-    def compare(self, taken: Prediction) -> InstanceMatches:
+    def match(self, prediction: tuple[Path, list[Instance]]) -> InstanceMatches:
         """Match the instances of one image."""
-        truth = read_label_ids(taken.truth)
+        file, instances = prediction
+        truth = read_label_ids(file)
         try:
-            return match_instances(truth, taken.instances)
+            return match_instances(truth, instances)
         except EvaluationError as error:
-            raise EvaluationError(f"{taken.truth}: {error}") from error
+            raise EvaluationError(f"{file}: {error}") from error
 
-    def add(self, compared: InstanceMatches) -> None:
-        """Remember what the predictions of one image are."""
-        right, wrong = compared.right @ BITS, compared.wrong @ BITS
-        rows = np.stack((compared.classes, compared.scores, right, wrong), axis=1)
+    def update(self, match: InstanceMatches) -> None:
+        """Keep class, score and overlaps of the predictions of one image."""
+        right, wrong = match.right @ BITS, match.wrong @ BITS
+        rows = np.stack((match.classes, match.scores, right, wrong), axis=1)
         self._rows.append(rows[(right | wrong) > 0])
-        self._missed += compared.missed
-        self._num_true += compared.num_true
+        self._missed += match.missed
+        self._num_true += match.num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures from what all processes have seen; None but in the first of them.
+        """Compute the results of all processes.
 
         Returns:
             "segm": AP, AP50, AP-<class>, AP50-<class>, and the number of images. A class that is
-            not in the truth has NaN and does not count in the mean, whatever was predicted.
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction.
+            not in the ground truth has NaN and does not count in the mean, whatever was predicted.
         """
-        missed, num_true, seen = sum_over_processes(
-            self._missed, self._num_true, self._coverage.seen
-        )
+        (missed, num_true), num_images = self._sum(self._missed, self._num_true)
         rows = concatenate_over_processes(np.concatenate(self._rows))
-        num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
         table = precision_table(rows, missed, num_true)
-        figures = {"AP": _mean(table), "AP50": _mean(table[:, 0])}
+        results = {"AP": nan_mean(table), "AP50": nan_mean(table[:, 0])}
         for name, columns in (("AP", slice(None)), ("AP50", slice(0, 1))):
             for label, values in zip(INSTANCE_LABELS, table[:, columns], strict=True):
-                figures[f"{name}-{label.name}"] = float(values.mean())
-        figures = {name: checked(100 * value, name) for name, value in figures.items()}
-        return {"segm": figures | {"num_images": num_images}}
+                results[f"{name}-{label.name}"] = float(values.mean())
+        return {"segm": percentages(results) | {"num_images": num_images}}
 
-    def _predictions(self, instances: Instances | None) -> list[tuple[int, float, np.ndarray]]:
+    def _instances(self, instances: Instances | None) -> list[Instance]:
         if instances is None:
             return []
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
@@ -349,8 +327,3 @@ def precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) 
                 scores[counted], (right[counted] & bit) > 0, int(missed[index, column])
             )
     return table
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")

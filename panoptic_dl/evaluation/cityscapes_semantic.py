@@ -1,21 +1,17 @@
-"""Cityscapes' pixel-level figures (Cordts et al., CVPR 2016, section 4.1) as a stream.
+"""Cityscapes' pixel-level metrics (Cordts et al., CVPR 2016, section 4.1), and its labels on disk.
 
 As cityscapesscripts' evalPixelLevelSemanticLabeling computes them: a class that is predicted but
-absent from the truth counts as 0 (Detectron2, for other datasets, leaves it out). Pixels of ignored
-labels do not count as errors.
-
-iIoU weights the pixels of each true instance with the mean size of its class over its own, so that
-small ones count as much as large ones; false positives, which belong to no instance, keep weight 1.
-
-Shapes: K = 19 classes, H W pixels, L = 34 label ids, G categories.
-
-The labels of Cityscapes on disk, and which of their numbers mean what.
+absent from the ground truth counts as 0 (Detectron2, for other datasets, leaves it out). Pixels of
+ignored labels do not count as errors. iIoU weights the pixels of each true instance with the mean
+size of its class over its own size, so that small ones count as much as large ones; false positives
+belong to no instance and keep weight 1.
 
 A pixel of an instanceIds file below 1000 is a label id: stuff, or a group of things that cannot be
 told apart; others are label id * 1000 + number.
+
+Shapes: K = 19 classes, H W pixels, L = 34 label ids.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +23,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from panoptic_dl.core import distributed as exact_sums
-from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
-from panoptic_dl.evaluation.metrics import checked
-from panoptic_dl.evaluation.semantic import count_confusions, most_likely, semantic_figures
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.metrics import percentages
+from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels, semantic_metrics
 
 LABELS = {label.id: label for label in labels if label.id >= 0}
 NUM_LABELS = max(LABELS) + 1
@@ -82,26 +77,14 @@ INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
     if all(label.hasInstances for label in category2labels[name] if label.id >= 0)
 ]
 INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
-FOUND, MISSED = range(2)
+
+# The file of the ground truth, and (H, W) int16 train ids, K where there is none.
+SemanticPrediction = tuple[Path, np.ndarray]
+# Pixels by label and class (L, K + 1), and weighted pixels of instances.
+SemanticMatch = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Train ids of one image, (H, W) int16, K where there is none; the file of its truth."""
-
-    truth: Path
-    classes: np.ndarray
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Pixels of one image: (L, K + 1) by label and class; weighted ones of instances."""
-
-    confusions: np.ndarray
-    instances: np.ndarray
-
-
-class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compared]):
+class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction, SemanticMatch]):
     """`sem_seg.IoU` (the mIoU of papers), iIoU, and both over categories (`_sup`), in percent.
 
     Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file, or (H, W)
@@ -109,15 +92,14 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
 
     Attributes:
         names: K names of classes.
-        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+        confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none.
     """
 
     needs = "sem_seg"
 
     def __init__(self, dataset: str) -> None:
-        """Look up the labels.
-
+        """
         Args:
             dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`.
         """
@@ -136,67 +118,56 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[Prediction, Compar
         # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
         self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
-        """Find the class of each pixel."""
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> SemanticPrediction:
+        """Return the file of the ground truth, and the class of each pixel."""
         image = image_id(item["file_name"])
         self._coverage.add(image)
-        with naming(image):
-            return Prediction(self._files[image], most_likely(self.entry(output), len(EVALUATED)))
+        with errors_name(image):
+            classes = predicted_labels(self._required(output), len(EVALUATED))
+        return self._files[image], classes
 
-    def compare(self, taken: Prediction) -> Compared:
+    def match(self, prediction: SemanticPrediction) -> SemanticMatch:
         """Count the pixels of one image."""
-        file, classes = taken.truth, taken.classes
+        file, classes = prediction
         truth = read_label_ids(file)
         numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
         try:
-            return Compared(
-                count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1),
-                weigh_instances(numbers, classes),
-            )
+            confusions = count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1)
+            return confusions, weigh_instances(numbers, classes)
         except EvaluationError as error:
             raise EvaluationError(f"{file}: {error}") from error
 
-    def add(self, compared: Compared) -> None:
-        """Count the pixels of one image."""
-        self._counts += compared.confusions
-        self._instances += compared.instances
+    def update(self, match: SemanticMatch) -> None:
+        """Add the pixels of one image."""
+        confusions, instances = match
+        self._counts += confusions
+        self._instances += instances
 
-    def quality(self, compared: Compared) -> float:
-        """Mean IoU of one image over the classes in truth or prediction, 0..1; NaN without any."""
-        return cityscapes_figures(compared.confusions, np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
+    def quality(self, match: SemanticMatch) -> float:
+        """Mean IoU of one image over classes that are true or predicted, 0..1; NaN without any."""
+        return cityscapes_metrics(match[0], np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
 
-    def as_output(self, taken: Prediction) -> dict[str, Any]:
+    def as_output(self, prediction: SemanticPrediction) -> dict[str, Any]:
         """Classes, (H, W), K where there is none."""
-        return {"sem_seg": torch.from_numpy(taken.classes)}
+        return {"sem_seg": torch.from_numpy(prediction[1])}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures from what all processes have seen; None but in the first of them.
+        """Compute the results of all processes.
 
         Returns:
             "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, those of each class and category, as
-            IoU-<class> and IoU_sup-<category>, fwIoU, mACC and pACC as `semantic_figures` has them
-            (the script prints none), and the number of images.
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction.
+            IoU-<class> and IoU_sup-<category>; fwIoU, mACC and pACC of `semantic_metrics`, which
+            the script does not print; and the number of images.
         """
-        counts, instances, seen = sum_over_processes(
-            self._counts, self._instances, self._coverage.seen
-        )
-        num_images = self._coverage.require_all(seen)
+        (counts, instances), num_images = self._sum(self._counts, self._instances)
         if not comm.is_main_process():
             return None
         self.confusions = counts[[label.id for label in EVALUATED]]
-        accuracies = semantic_figures(self.confusions, self.names)
         weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
-        figures = {
-            name: checked(100 * value, name)
-            for name, value in (
-                cityscapes_figures(counts, weighted)
-                | {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
-            ).items()
-        }
-        return {"sem_seg": figures | {"num_images": num_images}}
+        results = cityscapes_metrics(counts, weighted)
+        accuracies = semantic_metrics(self.confusions, self.names)
+        results |= {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
+        return {"sem_seg": percentages(results) | {"num_images": num_images}}
 
 
 def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -239,15 +210,15 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return total
 
 
-def cityscapes_figures(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
-    """Figures in 0..1, NaN where there is nothing to divide by.
+def cityscapes_metrics(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
+    """Metrics in 0..1, NaN where there is nothing to divide by.
 
     Args:
         counts: (L, K + 1) int64 pixels, rows true label ids, columns predicted train ids and none.
         weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
     """
     categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])
-    figures: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}
+    results: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}
     groups = [
         ("", label.name, [label.trainId], np.arange(NUM_LABELS) == label.id) for label in EVALUATED
     ]
@@ -257,22 +228,22 @@ def cityscapes_figures(counts: np.ndarray, weighted: np.ndarray) -> dict[str, fl
         found = int(counts[np.ix_(members, columns)].sum())
         missed = int(counts[members].sum()) - found
         wrong = int(counts[np.ix_(~IGNORED & ~inside, columns)].sum())
-        figures["IoU" + suffix][name] = _ratio(found, found + missed + wrong)
+        results["IoU" + suffix][name] = _ratio(found, found + missed + wrong)
         if name in INSTANCE_ROWS:
             found_weight, missed_weight = weighted[INSTANCE_ROWS.index(name)].tolist()
-            figures["iIoU" + suffix][name] = _ratio(
+            results["iIoU" + suffix][name] = _ratio(
                 found_weight, found_weight + wrong + missed_weight
             )
-    flat = {kind: _mean(values) for kind, values in figures.items()}
-    for kind, values in figures.items():
+    flat = {kind: _mean(values) for kind, values in results.items()}
+    for kind, values in results.items():
         flat |= {f"{kind}-{name}": value for name, value in values.items()}
     return flat
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else float("nan")
 
 
 def _mean(values: dict[str, float]) -> float:
     there = [value for value in values.values() if not np.isnan(value)]
-    return sum(there) / len(there) if there else float("nan")
+    return sum(there) / len(there) if there else float("nan")  # as the script adds them

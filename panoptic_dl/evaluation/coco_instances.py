@@ -1,26 +1,15 @@
-"""COCO's box and mask AP (Lin et al., ECCV 2014) as a stream.
+"""Box and mask AP of COCO (Lin et al., ECCV 2014), computed by pycocotools image by image.
 
-pycocotools' figures, by pycocotools (`coco_matching`): an image is matched when it comes, and what
-is remembered of a prediction are seven numbers instead of its mask.
+`COCOeval.computeIoU` and `evaluateImg` match a class and an image at a time, `accumulate` and
+`summarize` make the results; between the two, a prediction is one row of numbers instead of a mask.
+`COCOeval.evaluate` is not called, because it prints and changes the ground truth, which several
+threads read at once. The ground truth is an instances file; where there is none, the things of
+panoptic labels: masks are then the visible pixels, for panoptic segments do not overlap, and boxes
+are around them. COCO's instances files have polygons of annotators instead, so that metrics of the
+two do not compare.
 
-Shapes: N predictions, K classes of things, H W pixels.
-
-Which predicted instance is which true one in one image of COCO, and AP from all of them.
-
-Both are pycocotools' doing (Lin et al., ECCV 2014), a class and an image at a time: `computeIoU`
-and `evaluateImg` match, `accumulate` and `summarize` make the figures. Between the two a prediction
-is one row of numbers. `COCOeval.evaluate` is not called, because it prints and changes the truth,
-which threads must not.
-
-Shapes: N predictions, K classes, A = 4 ranges of area (all, small, medium, large), O = 10 overlaps,
-H W pixels.
-
-The truth of COCO's box and mask AP: an instances file, taken apart by image.
-
-Everything here is read only, so that several threads may compare images at once; pycocotools' own
-index is changed by each evaluation.
-
-Shapes: H W pixels.
+Shapes: N predictions, K classes of things, A = 4 ranges of area (all, small, medium, large), O = 10
+overlaps, H W pixels.
 """
 
 import itertools
@@ -43,11 +32,11 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
-from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
+from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_panoptic_ids, unreadable
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
-from panoptic_dl.evaluation.metrics import checked
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.metrics import percentages
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +294,7 @@ def average_precisions(
 def _match_class(
     kind: str, truth: list[dict[str, Any]], detections: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What pycocotools says of one class in one image, for each range of areas."""
+    """Match one class in one image by pycocotools, for each range of areas."""
     matcher = COCOeval(iouType=kind)
     matcher._gts[0, 0], matcher._dts[0, 0] = truth, detections
     matcher.ious = {(0, 0): matcher.computeIoU(0, 0)}
@@ -333,38 +322,23 @@ def _encode_truth(instance: TrueInstance, size: tuple[int, int]) -> dict[str, An
     return encoded
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The instances of one image."""
-
-    image: Any
-    detections: Detections
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An image, by its number, and its matches."""
-
-    number: int
-    matches: ImageMatches
-
-
-class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
+class StreamingCOCOInstanceEvaluator(
+    StreamingEvaluator[tuple[Any, Detections], tuple[int, ImageMatches]]
+):
     """`bbox` and `segm`: AP over overlaps 0.5, 0.55 .. 0.95, in percent, and its usual parts.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_boxes`, `pred_classes` (counted
     from 0 among the things) and `scores`; an image without them has no predictions. As in the
     official script, the 100 best of each class and image count, and of equal scores the first.
 
-    The state is 56 bytes a prediction, one integer an image and (K, 4) integers. Images are in the
-    order of their ids when precision is computed, so that neither the order of evaluation nor the
-    number of processes changes a figure.
+    Of each prediction 56 bytes are kept. Images are in the order of their ids when precision is
+    computed, so that neither the order of evaluation nor the number of processes changes a result.
     """
 
     needs = "instances"
 
     def __init__(self, dataset: str) -> None:
-        """Read the truth.
+        """Read the ground truth.
 
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`. It
@@ -403,49 +377,43 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
-        """Move boxes, classes, scores and masks to the CPU."""
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, Detections]:
+        """Return the id of the image, and its instances on the CPU."""
         image = item["image_id"]
         self._coverage.add(image)
-        with naming(image):
-            return Prediction(image, self._detections(image, output.get("instances")))
+        with errors_name(image):
+            return image, self._detections(image, output.get("instances"))
 
-    def compare(self, taken: Prediction) -> Compared:
+    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, ImageMatches]:
         """Match the instances of one image."""
-        with naming(taken.image):
-            matches = match_detections(
-                self._truth[taken.image], taken.detections, num_classes=len(self.names)
-            )
-        return Compared(self._numbers[taken.image], matches)
+        image, detections = prediction
+        with errors_name(image):
+            matches = match_detections(self._truth[image], detections, num_classes=len(self.names))
+        return self._numbers[image], matches
 
-    def add(self, compared: Compared) -> None:
-        """Remember what the predictions of one image are."""
-        rows = compared.matches.rows
-        self._rows.append(np.insert(rows, 0, compared.number, axis=1))
-        self._num_true += compared.matches.num_true
+    def update(self, match: tuple[int, ImageMatches]) -> None:
+        """Keep the rows of the predictions of one image."""
+        number, matches = match
+        self._rows.append(np.insert(matches.rows, 0, number, axis=1))
+        self._num_true += matches.num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures from what all processes have seen; None but in the first of them.
+        """Compute the results of all processes.
 
         Returns:
             "bbox" and "segm": AP, AP50, AP75, APs, APm, APl, AP-<class>, and the number of images.
-            A figure without anything to find is NaN, and no prediction an AP of 0 elsewhere.
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction.
+            NaN where there is nothing to find; elsewhere no predictions are an AP of 0.
         """
-        num_true, seen = sum_over_processes(self._num_true, self._coverage.seen)
+        (num_true,), num_images = self._sum(self._num_true)
         rows = concatenate_over_processes(np.concatenate(self._rows))
-        num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
         results = {}
         for kind in KINDS:
-            figures, of_classes = average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
+            shares, of_classes = average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
             for name, value in zip(self.names, of_classes.tolist(), strict=True):
-                figures[f"AP-{name}"] = value
-            figures = {name: checked(100 * value, name) for name, value in figures.items()}
-            results[kind] = figures | {"num_images": num_images}
+                shares[f"AP-{name}"] = value
+            results[kind] = percentages(shares) | {"num_images": num_images}
         return results
 
     def _detections(self, image: Any, instances: Instances | None) -> Detections:
@@ -458,10 +426,10 @@ class StreamingCOCOInstanceEvaluator(StreamingEvaluator[Prediction, Compared]):
         masks = instances.pred_masks
         if masks.dtype != torch.bool:
             masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
-        strangers = [category for category in classes if not 0 <= category < len(self.names)]
-        if strangers:
+        unknown = [category for category in classes if not 0 <= category < len(self.names)]
+        if unknown:
             raise EvaluationError(
-                f"a predicted instance has class {strangers[0]}, outside the classes "
+                f"a predicted instance has class {unknown[0]}, outside the classes "
                 f"0..{len(self.names) - 1}"
             )
         if not np.isfinite(scores).all():

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from panoptic_dl.core.errors import EvaluationError
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -208,3 +210,9 @@ def checked(value: float, name: str) -> float:
             "JSON file that do not count the pixels of the PNG files do this: prepare it again"
         )
     return min(max(value, 0.0), 100.0)
+
+
+def nan_mean(values: np.ndarray) -> float:
+    """The mean of the numbers that are not NaN; NaN without any."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,43 +1,20 @@
-"""The official evaluators, by the name of a dataset in Detectron2's catalogs.
+"""The official evaluators, made fit for a library, for `evaluation.official=true`.
 
-| function | task of the results | figures |
+| class: Official...Evaluator | by | task of the results: metrics |
 | --- | --- | --- |
-| panoptic_quality | panoptic_seg | PQ SQ RQ, PQ_th SQ_th RQ_th, PQ_st SQ_st RQ_st |
-| cityscapes_semantic_iou | sem_seg | IoU iIoU IoU_sup iIoU_sup |
-| cityscapes_instance_ap | segm | AP AP50 |
-| coco_instance_ap | bbox, segm | AP AP50 AP75 APs APm APl, AP-<class> |
-| panoptic_instance_ap | bbox, segm | the same |
-| semantic_iou | sem_seg | mIoU fwIoU mACC pACC, IoU-<class> ACC-<class> |
+| Panoptic | panopticapi | panoptic_seg: PQ SQ RQ, PQ_th SQ_th RQ_th, PQ_st SQ_st RQ_st |
+| CityscapesSemantic | cityscapesscripts | sem_seg: IoU iIoU IoU_sup iIoU_sup |
+| CityscapesInstance | cityscapesscripts | segm: AP AP50 |
+| COCOInstance | pycocotools | bbox, segm: AP AP50 AP75 APs APm APl, AP-<class> |
+| PanopticInstance | pycocotools | the same, the ground truth being panoptic labels |
+| Semantic | Detectron2 | sem_seg: mIoU fwIoU mACC pACC, IoU-<class> ACC-<class> |
 
-Panoptic quality (Kirillov et al., CVPR 2019) by panopticapi, inside Detectron2's evaluator.
+All work inside Detectron2's evaluators. Cityscapes' scripts were written for the command line: they
+exit the process on errors, print pages, and write into the working folder. Here errors become
+exceptions, pages go to the log (level DEBUG), and nothing is written outside a temporary folder.
+They expect a prediction for every label below `gt_dir`.
 
-Shapes: H W pixels.
-
-The official Cityscapes scripts (Cordts et al., CVPR 2016), inside Detectron2's evaluators.
-
-The scripts were written for the command line: they exit the process on errors, print pages, and
-write into the working folder. Here errors become exceptions, pages go to the log (level DEBUG), and
-nothing is written outside a temporary folder. The scripts take every label below `gt_dir` for a
-question, so the whole split must be predicted.
-
-Shapes: K classes, H W pixels, N instances.
-
-Box and mask AP by pycocotools (Lin et al., ECCV 2014), inside Detectron2's evaluator.
-
-Shapes: N instances, H W pixels.
-
-Mean intersection over union for datasets without an official script, by Detectron2's evaluator.
-
-Shapes: K classes, H W pixels.
-
-The things of panoptic labels as the truth of box and mask AP, where there is no instances file.
-
-Masks are the visible pixels, for panoptic segments do not overlap, and boxes are around them. The
-instances files of COCO have polygons of annotators instead: figures of the two do not compare.
-
-Shapes: H W pixels.
-
-Hold our figures against those of the official evaluators, for the same predictions.
+Shapes: N instances, K classes, H W pixels.
 """
 
 import copy
@@ -47,13 +24,14 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -77,17 +55,27 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader, read_panoptic_ids, unreadable
-from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
+    find_labels,
+    image_id,
+    to_label_ids,
+)
 from panoptic_dl.evaluation.coco_instances import (
     KINDS,
     NAMES,
     PanopticTruth,
 )
-from panoptic_dl.evaluation.evaluator import naming
-from panoptic_dl.evaluation.metrics import Results, checked
-from panoptic_dl.evaluation.semantic import most_likely
+from panoptic_dl.evaluation.evaluator import errors_name
+from panoptic_dl.evaluation.metrics import Results, percentages
+from panoptic_dl.evaluation.semantic import predicted_labels
 
-GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the figure -> isthing, None for all
+logger = logging.getLogger(__name__)
+# Detectron2 logs all classes in one line as Python writes dictionaries.
+_details = logging.getLogger(f"{__name__}.details")
+_details.setLevel(logging.WARNING)
+
+TaskResults = dict[str, dict[str, float]]
 
 
 class OfficialPanopticEvaluator(COCOPanopticEvaluator):
@@ -113,10 +101,10 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
         super().process(inputs, copies)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures from what all processes have seen; None but in the first of them.
+        """Compute the results of all processes; None but in the main process.
 
         Raises:
-            EvaluationError: an image has no prediction, or the truth yields impossible figures.
+            EvaluationError: an image has no prediction, or the ground truth contradicts itself.
         """
         comm.synchronize()
         gathered = comm.gather(self._predictions)
@@ -141,15 +129,18 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
             for _, prediction in pairs:
                 Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
             statistics = _compare(pairs, self._metadata.panoptic_root, folder, categories)
-        figures: dict[str, float] = {}
-        for suffix, things in GROUPS.items():
-            for name, value in _average(statistics, categories, things).items():
-                figures[name + suffix] = checked(100 * value, name + suffix)
-        return {"panoptic_seg": figures}
+        averages: dict[str, float] = {}
+        for suffix, things in (("", None), ("_th", True), ("_st", False)):
+            try:
+                found, _ = statistics.pq_average(categories, isthing=things)
+            except ZeroDivisionError:  # no such class in ground truth or predictions
+                found = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
+            averages |= {name.upper() + suffix: float(found[name]) for name in ("pq", "sq", "rq")}
+        return {"panoptic_seg": percentages(averages)}
 
 
 def _complete(annotation: dict[str, Any], folder: str) -> None:
-    """Give segments what the script needs and own data may lack: no crowd, pixels as area."""
+    """Add what the script needs and custom datasets may lack: `iscrowd` 0, pixels as area."""
     segments = annotation["segments_info"]
     for segment in segments:
         segment.setdefault("iscrowd", 0)
@@ -187,21 +178,6 @@ def _compare(
     return total
 
 
-def _average(
-    statistics: PQStat, categories: dict[int, dict[str, Any]], things: bool | None
-) -> dict[str, float]:
-    try:
-        averages, _ = statistics.pq_average(categories, isthing=things)
-    except ZeroDivisionError:  # no such class in truth or predictions
-        averages = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
-    return {name.upper(): float(averages[name]) for name in ("pq", "sq", "rq")}
-
-
-logger = logging.getLogger(__name__)
-
-Figures = dict[str, dict[str, float]]
-
-
 class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
@@ -220,14 +196,14 @@ class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             classes = output["sem_seg"]
             if classes.ndim == 2:
-                labels = to_label_ids(most_likely(classes, len(EVALUATED)))
+                labels = to_label_ids(predicted_labels(classes, len(EVALUATED)))
                 name = f"{Path(item['file_name']).stem}_pred.png"
                 Image.fromarray(labels).save(Path(self._temp_dir, name))
             else:
                 super().process([item], [output])
 
-    def evaluate(self) -> Figures | None:
-        """Compute the figures; None but in the first process.
+    def evaluate(self) -> TaskResults | None:
+        """Compute the results; None but in the main process.
 
         Raises:
             EvaluationError: an image of the split has no prediction, or the script gives up.
@@ -248,8 +224,8 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
     def __init__(self, dataset: str) -> None:
         super().__init__(dataset)
 
-    def evaluate(self) -> Figures | None:
-        """Compute the figures; None but in the first process.
+    def evaluate(self) -> TaskResults | None:
+        """Compute the results; None but in the main process.
 
         Raises:
             EvaluationError: an image of the split has no prediction, or the script gives up.
@@ -263,12 +239,10 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
         official = instance_script.evaluateMatches
         with (
             # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
-            # of the truth into the temporary one: both are for later runs by hand.
-            _replaced(instance_script, "writeDict2JSON", lambda content, file: None),
-            _replaced(
-                instance_script,
-                "evaluateMatches",
-                lambda matches, args: _average_precisions(official, matches, args),
+            # of the ground truth into the temporary one: both are for later runs by hand.
+            patch.object(instance_script, "writeDict2JSON", lambda content, file: None),
+            patch.object(
+                instance_script, "evaluateMatches", partial(_average_precisions, official)
             ),
             warnings.catch_warnings(),
         ):
@@ -303,11 +277,9 @@ def _average_precisions(
 
 def _require_predictions(truth: str, label: str, folder: str, suffix: str) -> None:
     """Raise `EvaluationError` unless each label file below `truth` has a prediction in `folder`."""
-    predicted = {_image_id(file.name) for file in Path(folder).glob(f"*_pred{suffix}")}
-    labels = sorted(Path(truth).glob(f"*/*{label}"))
-    if not labels:
-        raise EvaluationError(f"no <city>/*{label} below {truth}")
-    missing = [file for file in labels if _image_id(file.name) not in predicted]
+    predicted = {image_id(file.name) for file in Path(folder).glob(f"*_pred{suffix}")}
+    labels = find_labels(truth, label)
+    missing = [file for image, file in labels.items() if image not in predicted]
     if missing:
         raise EvaluationError(
             f"no prediction for {missing[0]} ({len(predicted)} predictions for {len(labels)} "
@@ -315,11 +287,7 @@ def _require_predictions(truth: str, label: str, folder: str, suffix: str) -> No
         )
 
 
-def _image_id(file: str) -> str:
-    return "_".join(file.split("_")[:3])  # <city>_<sequence>_<frame>
-
-
-def _run(evaluate: Callable[[], Any], truth: str) -> Figures:
+def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults:
     """Call an official script: its output goes to the log, its exit becomes an exception."""
     printed = StringIO()
     try:
@@ -340,16 +308,6 @@ def _run(evaluate: Callable[[], Any], truth: str) -> Figures:
     }
 
 
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
 class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """`bbox.AP` and `segm.AP`, and those at single overlaps, by area and by class.
 
@@ -360,7 +318,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """Read the truth.
+        """Read the ground truth.
 
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
@@ -395,7 +353,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
         super().process(inputs, found)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
-        """Compute the figures; empty but in the first process."""
+        """Compute the results; empty but in the main process."""
         printed = StringIO()
         with redirect_stdout(printed):
             results: dict[str, dict[str, float]] = super().evaluate(img_ids)
@@ -419,11 +377,6 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
             coco_eval.summarize()
         results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
         return results
-
-
-# Detectron2 logs all classes in one line as Python writes dictionaries.
-_details = logging.getLogger(f"{__name__}.details")
-_details.setLevel(logging.WARNING)
 
 
 class OfficialSemanticEvaluator(SemSegEvaluator):
@@ -478,8 +431,9 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             scores = output["sem_seg"]
             if scores.ndim == 2:
-                with naming(item["file_name"]):
-                    scores = _one_hot(most_likely(scores, self._num_classes), self._num_classes)
+                with errors_name(item["file_name"]):
+                    classes = predicted_labels(scores, self._num_classes)
+                    scores = _one_hot(classes, self._num_classes)
             super().process([item], [{"sem_seg": scores}])
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[Any]:
@@ -487,7 +441,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         return []
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures; None but in the first process."""
+        """Compute the results; None but in the main process."""
         with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
             results = super().evaluate()
         if results is None:
@@ -510,7 +464,7 @@ class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
     """The same by pycocotools, which is given an instances file made for it."""
 
     def __init__(self, dataset: str) -> None:
-        """Make the truth: every label of the dataset is read."""
+        """Read every label of the dataset to make the ground truth."""
         metadata = MetadataCatalog.get(dataset)
         name = f"{dataset} with the instances of its panoptic labels"
         with tempfile.TemporaryDirectory(prefix="panoptic_instances_") as folder:
@@ -527,7 +481,7 @@ class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
                 MetadataCatalog.remove(name)
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
-        """Compute the figures; NaN where the dataset has no things, which Detectron2 cannot say."""
+        """Compute the results; NaN where the dataset has no things, where Detectron2 raises."""
         if not self._metadata.thing_dataset_id_to_contiguous_id:
             return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
         return super().evaluate(img_ids)
@@ -558,17 +512,8 @@ def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-TOLERANCES = {  # of percentages: 1e-12 of counts and ratios, 1e-9 of average precisions
-    "panoptic_seg": 1e-10,
-    "sem_seg": 1e-10,
-    "bbox": 1e-7,
-    "segm": 1e-7,
-}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One figure, in percent, as both have it."""
+class Pair(NamedTuple):
+    """One number as our evaluators and the official ones return it."""
 
     task: str
     name: str
@@ -577,26 +522,32 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """Of two figures that are both undefined it is 0; of one that is, NaN."""
+        """Own minus official; 0 when both are undefined, NaN when one is."""
         if math.isnan(self.own) and math.isnan(self.official):
             return 0.0
         return self.own - self.official
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference lies within the tolerance of the task."""
-        return abs(self.difference) <= TOLERANCES[self.task]
+        """Whether both agree within rounding: 1e-12 of counts and ratios, 1e-9 of AP."""
+        percent_tolerance = 1e-7 if self.task in ("bbox", "segm") else 1e-10
+        return abs(self.difference) <= percent_tolerance
 
 
 def pair_up(own: Results, official: Results) -> list[Pair]:
-    """All figures that both have, in the order of the official ones.
+    """Pair all numbers that both have, in the order of the official ones.
 
     Raises:
-        EvaluationError: an official task or none of its figures is among our own.
+        EvaluationError: an official task or none of its numbers is among our own.
     """
     pairs = []
-    for task, figures in official.items():
-        shared = list(_shared(task, own.get(task, {}), figures))
+    for task, numbers in official.items():
+        ours = own.get(task, {})
+        shared = [
+            Pair(task, name, float(ours[name]), float(value))
+            for name, value in numbers.items()
+            if name in ours
+        ]
         if not shared:
             raise EvaluationError(f"the official evaluators report {task}, ours do not")
         pairs += shared
@@ -604,7 +555,7 @@ def pair_up(own: Results, official: Results) -> list[Pair]:
 
 
 def require_agreement(pairs: list[Pair]) -> None:
-    """Raise `EvaluationError` that names the figures which differ beyond the tolerances."""
+    """Raise `EvaluationError` that names the numbers which differ beyond rounding."""
     odd = [pair for pair in pairs if not pair.agrees]
     if odd:
         names = ", ".join(
@@ -616,9 +567,3 @@ def require_agreement(pairs: list[Pair]) -> None:
             "Where areas in the panoptic JSON are wrong (num_wrong_areas in results.json), the "
             "official ones trust them: prepare the dataset again; else please report this as a bug"
         )
-
-
-def _shared(task: str, own: Results, official: Results) -> Iterator[Pair]:
-    for name, value in official.items():
-        if name in own:
-            yield Pair(task, name, float(own[name]), float(value))  # type: ignore[arg-type]

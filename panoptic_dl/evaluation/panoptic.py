@@ -1,33 +1,23 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019) as a stream.
-
-panopticapi's figures (`segment_matching`) without its detour: nothing is written or read back, and
-what is remembered of an image are a few integers a class.
-
-One measure serves COCO and Cityscapes. cityscapesscripts' `evaluatePanoptic` counts segments and
-averages as panopticapi does; its groups are crowds. Of both scripts these corners are kept: a class
-that is predicted somewhere and true nowhere counts, with 0; one without true segments other than
-crowds whose predictions all lie on void or those crowds does not count. Not kept are the areas of
-the JSON file, which both believe (pixels are counted instead), and their division by zero on a
-split without any thing, or any stuff (the figures are NaN).
-
-Shapes: H W pixels, K classes.
-
-Which predicted segment is which true one, in one image (Kirillov et al., CVPR 2019, section 4).
+"""Panoptic quality (Kirillov et al., CVPR 2019, section 4), as panopticapi computes it.
 
 A predicted segment matches a true one of its class when their intersection over union exceeds 0.5;
-at most one can. What follows is panopticapi's definition, corners included:
+at most one can. As in panopticapi:
 
-- Pixels without truth (void, id 0) do not count in a union. A predicted segment without a match
-  that has more than half of its pixels on void and the crowd of its own class is no error.
+- Void pixels (id 0 of the ground truth) do not count in a union. A predicted segment without a
+  match that has more than half of its pixels on void and the crowd of its own class is no error.
 - A crowd is never matched and never missed. Of several crowds of one class only the last of
-  `segments_info` excuses predictions: in panopticapi a later one overwrites the earlier.
+  `segments_info` excuses predictions, because in panopticapi a later one overwrites the earlier.
 - A segment that is listed but has no pixels is missed. Pixels of an id that is not listed belong to
   no segment, but are not void either.
+- A class that is predicted somewhere but absent from the ground truth counts, with 0. One without
+  true segments other than crowds, whose predictions are all excused, does not count.
 
-One difference: areas are counted in the map. panopticapi takes those of the truth from the JSON
-file, and has printed a quality of 669 % that way; areas that differ are returned.
+Two differences. Areas are counted in the map; panopticapi takes those of the ground truth from the
+JSON file, and has printed a quality of 669 % that way. A split without any thing, or any stuff, has
+NaN there; panopticapi divides by zero. cityscapesscripts' `evaluatePanoptic` counts and averages as
+panopticapi does (its groups are crowds), so that one evaluator serves both.
 
-Shapes: H W pixels, T true segments, P predicted segments, M matches, K classes. Truth ids are those
+Shapes: H W pixels, T true segments, P predicted segments, M matches, K classes. True ids are those
 of panoptic PNG files, R + 256 G + 256^2 B.
 """
 
@@ -42,13 +32,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from panoptic_dl.core import distributed as exact_sums
-from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import read_panoptic_ids
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, naming
-from panoptic_dl.evaluation.metrics import checked
+from panoptic_dl.core.images import NUM_IDS, read_panoptic_ids
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
-NUM_IDS = 256**3  # of a panoptic PNG
+logger = logging.getLogger(__name__)
+
 UNLISTED, VOID, FIRST_SEGMENT = range(3)  # rows of the table of intersections
 
 
@@ -87,32 +77,27 @@ def match_segments(
     num_classes: int,
     label_divisor: int,
 ) -> SegmentMatches:
-    """Compare a panoptic map with the truth.
+    """Compare a panoptic map with the ground truth.
 
     Args:
         truth: (H, W) ids, 0 where void.
         segments_info: "id", "category_id", "iscrowd" and, to be checked, "area" of true segments.
         panoptic: (H, W) int64 of category * label_divisor + instance, -1 where void.
-        num_classes: categories are 0..K-1.
+        num_classes: K; categories are 0..K-1.
         label_divisor: see `panoptic`.
 
     Raises:
         EvaluationError: sizes differ, or an id fits no category.
     """
-    _require_size(truth, panoptic)
-    labels = panoptic.reshape(-1).astype(np.int64, copy=False)
-    lowest, highest = int(labels.min()), int(labels.max())
+    lowest, highest = int(panoptic.min()), int(panoptic.max())
     if lowest < -1 or highest >= num_classes * label_divisor:
         raise EvaluationError(
             f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
             f"one of {num_classes} classes * {label_divisor} + instance"
         )
-    labels = labels + 1  # 0 where void
-    found = np.flatnonzero(np.bincount(labels))
-    found = found[found > 0]
-    return _match(
-        truth, segments_info, labels, found, found - 1, (found - 1) // label_divisor, num_classes
-    )
+    labels, found = _found(truth, panoptic.astype(np.int64, copy=False) + 1)
+    ids = found - 1
+    return _match(truth, segments_info, labels, found, ids, ids // label_divisor, num_classes)
 
 
 def match_listed_segments(
@@ -123,30 +108,40 @@ def match_listed_segments(
     *,
     num_classes: int,
 ) -> SegmentMatches:
-    """Compare a map of arbitrary ids with the truth.
+    """Compare a map of arbitrary ids with the ground truth.
 
     Args:
         truth, segments_info: as in `match_segments`.
         predicted: (H, W) ids, 0 where void.
         categories: category of each predicted id.
-        num_classes: categories are 0..K-1.
+        num_classes: K; categories are 0..K-1.
 
     Raises:
         EvaluationError: sizes differ, an id is in the map or the list alone or is none of a PNG.
     """
-    _require_size(truth, predicted)
-    labels = predicted.reshape(-1).astype(np.int64, copy=False)
-    for label in (int(labels.min()), int(labels.max())):
+    for label in (int(predicted.min()), int(predicted.max())):
         if not 0 <= label < NUM_IDS:
             raise EvaluationError(f"predicted segment id {label} is outside 0..{NUM_IDS - 1}")
-    found = np.flatnonzero(np.bincount(labels))
-    found = found[found > 0]
-    odd = sorted(set(found.tolist()) ^ set(categories))
-    if odd:
-        places = "list but not in the map" if odd[0] in categories else "map but not in the list"
-        raise EvaluationError(f"predicted segment {odd[0]} is in the {places}")
+    labels, found = _found(truth, predicted.astype(np.int64, copy=False))
+    unmatched = sorted(set(found.tolist()) ^ set(categories))
+    if unmatched:
+        listed = unmatched[0] in categories
+        places = "list but not in the map" if listed else "map but not in the list"
+        raise EvaluationError(f"predicted segment {unmatched[0]} is in the {places}")
     of_found = np.array([categories[label] for label in found.tolist()], dtype=np.int64)
     return _match(truth, segments_info, labels, found, found, of_found, num_classes)
+
+
+def _found(truth: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flatten a map of labels, 0 where void; also return the labels that occur, (P,), ascending."""
+    if truth.shape != labels.shape:
+        raise EvaluationError(
+            f"the prediction is {labels.shape}, the truth {truth.shape} (height, width): "
+            "predict at the size of the image file"
+        )
+    labels = labels.reshape(-1)
+    found = np.flatnonzero(np.bincount(labels))
+    return labels, found[found > 0]
 
 
 def _match(
@@ -158,8 +153,9 @@ def _match(
     predicted_categories: np.ndarray,
     num_classes: int,
 ) -> SegmentMatches:
-    """Compare; `found` are the P values of `labels` (H*W,) except 0, of the given categories (P,),
-    which callers know as `predicted_ids` (P,).
+    """Compare the ground truth with `labels` (H*W,), in which P values other than 0 are `found`.
+
+    `predicted_ids` and `predicted_categories` (P,) are the callers' ids of these, and categories.
     """
     segments = {int(segment["id"]): segment for segment in segments_info}  # the last of an id
     ids = np.fromiter(segments, dtype=np.int64, count=len(segments))
@@ -169,46 +165,51 @@ def _match(
         )
     true_ids = truth.reshape(-1).astype(np.int64, copy=False)
     rows, columns, intersections = _intersections(true_ids, ids, labels, found)
+    categories = np.array([s["category_id"] for s in segments.values()], dtype=np.int64)
+    crowd = np.array([s["iscrowd"] == 1 for s in segments.values()], dtype=bool)
 
+    # By row, UNLISTED, VOID and T segments; by column, void and P segments.
     true_areas = np.bincount(rows, intersections, len(ids) + FIRST_SEGMENT).astype(np.int64)
     areas = np.bincount(columns, intersections, len(found) + 1).astype(np.int64)
     on_void = np.zeros(len(found) + 1, dtype=np.int64)
     on_void[columns[rows == VOID]] = intersections[rows == VOID]
 
-    categories = np.array([s["category_id"] for s in segments.values()], dtype=np.int64)
-    crowd = np.array([s["iscrowd"] == 1 for s in segments.values()], dtype=bool)
-
-    # Candidates: a segment of the truth that is no crowd and a predicted segment of its class.
+    # Candidates: a true segment that is no crowd and a predicted segment of its class.
     pairs = (rows >= FIRST_SEGMENT) & (columns > 0)
     row, column, common = rows[pairs] - FIRST_SEGMENT, columns[pairs], intersections[pairs]
-    same = (categories[row] == predicted_categories[column - 1]) & ~crowd[row]
-    row, column, common = row[same], column[same], common[same]
+    same_class = categories[row] == predicted_categories[column - 1]
+    candidate = same_class & ~crowd[row]
     unions = areas[column] + true_areas[row + FIRST_SEGMENT] - common - on_void[column]
     ious = common / unions
-    matched = ious > 0.5
-    row, column, ious = row[matched], column[matched], ious[matched]
+    matched = candidate & (ious > 0.5)
 
     missed = ~crowd
-    missed[row] = False
+    missed[row[matched]] = False
+    # Pixels on void, and on the last crowd of the segment's class, excuse a predicted segment.
+    last_crowds = {int(categories[index]): int(index) for index in np.flatnonzero(crowd)}
+    excusing = same_class & np.isin(row, list(last_crowds.values()))
+    excused = on_void.copy()
+    excused[column[excusing]] += common[excusing]
     wrong = np.ones(len(found) + 1, dtype=bool)
     wrong[0] = False
-    wrong[column] = False
-    excused = on_void + _on_crowd(
-        rows, columns, intersections, categories, crowd, predicted_categories
-    )
+    wrong[column[matched]] = False
     wrong[wrong] = excused[wrong] / areas[wrong] <= 0.5
     errors = np.flatnonzero(wrong) - 1
+
+    # Crowds, void and ids that are not listed have no class.
+    true = np.concatenate(([-1, -1], np.where(crowd, -1, categories)))[rows]
+    predicted = np.concatenate(([num_classes], predicted_categories))[columns]
+    confusions = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    np.add.at(confusions, (true[true >= 0], predicted[true >= 0]), intersections[true >= 0])
     return SegmentMatches(
-        categories=categories[row],
-        ious=ious,
-        pairs=np.stack((ids[row], predicted_ids[column - 1]), axis=1),
+        categories=categories[row[matched]],
+        ious=ious[matched],
+        pairs=np.stack((ids[row[matched]], predicted_ids[column[matched] - 1]), axis=1),
         false_positives=predicted_categories[errors],
         false_positive_ids=predicted_ids[errors],
         false_negatives=categories[missed],
-        confusions=_confusions(
-            rows, columns, intersections, categories, crowd, predicted_categories, num_classes
-        ),
         wrong_areas=_wrong_areas(segments, true_areas, true_ids),
+        confusions=confusions,
     )
 
 
@@ -238,40 +239,6 @@ def _intersections(
     return values // width, values % width, counts
 
 
-def _confusions(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    intersections: np.ndarray,
-    categories: np.ndarray,
-    crowd: np.ndarray,
-    predicted_categories: np.ndarray,
-    num_classes: int,
-) -> np.ndarray:
-    true = np.concatenate(([-1, -1], np.where(crowd, -1, categories)))[rows]
-    predicted = np.concatenate(([num_classes], predicted_categories))[columns]
-    counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
-    np.add.at(counts, (true[true >= 0], predicted[true >= 0]), intersections[true >= 0])
-    return counts
-
-
-def _on_crowd(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    intersections: np.ndarray,
-    categories: np.ndarray,
-    crowd: np.ndarray,
-    predicted_categories: np.ndarray,
-) -> np.ndarray:
-    """Pixels of each predicted segment on the last crowd of its class: (1 + P,), the first void."""
-    pixels = np.zeros(len(predicted_categories) + 1, dtype=np.int64)
-    last = {int(categories[index]): int(index) for index in np.flatnonzero(crowd)}
-    for category, index in last.items():
-        pairs = (rows == FIRST_SEGMENT + index) & (columns > 0)
-        own = np.flatnonzero(pairs)[predicted_categories[columns[pairs] - 1] == category]
-        pixels[columns[own]] = intersections[own]
-    return pixels
-
-
 def _wrong_areas(
     segments: Mapping[int, Mapping[str, Any]], true_areas: np.ndarray, true_ids: np.ndarray
 ) -> list[int]:
@@ -287,43 +254,24 @@ def _wrong_areas(
     return wrong
 
 
-def _require_size(truth: np.ndarray, predicted: np.ndarray) -> None:
-    if truth.shape != predicted.shape:
-        raise EvaluationError(
-            f"the prediction is {predicted.shape}, the truth {truth.shape} (height, width): "
-            "predict at the size of the image file"
-        )
-
-
-logger = logging.getLogger(__name__)
-
-IOU = slice(0, exact_sums.PARTS)  # columns of the state
+IOU = slice(0, exact_sums.PARTS)  # columns of the counts
 TP, FP, FN = range(exact_sums.PARTS, exact_sums.PARTS + 3)
 NAMES = ("PQ", "SQ", "RQ")
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """A panoptic map as `StreamingPanopticEvaluator.take` is given it, of one image."""
-
-    image: Any
-    panoptic: np.ndarray
-    segments: list[dict[str, Any]] | None
+# Name of the image, (H, W) ids, and the list of segments if the model gives one.
+PanopticPrediction = tuple[Any, np.ndarray, list[dict[str, Any]] | None]
 
 
-class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches]):
+class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentMatches]):
     """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), and of each class.
 
-    In percent. The figure of a class that is neither in the truth nor predicted anywhere is NaN,
-    and does not count in an average; panopticapi prints it as 0, and does not count it either.
-
-    The truth of an image is read when it is processed. The state is (K, 6) int64, a table of
-    confusions and one integer an image; its sum over the processes is exact, so that figures do not
-    depend on their number.
+    In percent. A class that is neither in the ground truth nor predicted anywhere has NaN, and does
+    not count in an average; panopticapi prints it as 0, and does not count it either. Results do
+    not depend on the number of processes: they exchange integers, (K, 6) and a table of confusions.
 
     Attributes:
         names: K names of classes.
-        confusions: after `evaluate`, in the first process: (K, K + 1) int64 pixels of each true
+        confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none (void). Crowds do not count.
     """
 
@@ -346,11 +294,11 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         stuff = metadata.stuff_dataset_id_to_contiguous_id
         self._contiguous = {**stuff, **things}
         self._things = frozenset(things.values())
-        self.names = self._names = list(metadata.stuff_classes)
+        self.names = list(metadata.stuff_classes)
         categories = sorted({*stuff.values(), *things.values()})
-        if categories != list(range(len(self._names))):
+        if categories != list(range(len(self.names))):
             raise EvaluationError(
-                f"the categories of {dataset} are not 0..{len(self._names) - 1}, one for each name "
+                f"the categories of {dataset} are not 0..{len(self.names) - 1}, one for each name "
                 f"of its stuff_classes, but {categories}"
             )
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
@@ -363,113 +311,99 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
     def reset(self) -> None:
         """Forget all images."""
         self._coverage.reset()
-        self._counts = np.zeros((len(self._names), FN + 1), dtype=np.int64)
-        self._confusions = np.zeros((len(self._names), len(self._names) + 1), dtype=np.int64)
+        self._counts = np.zeros((len(self.names), FN + 1), dtype=np.int64)
+        self._confusions = np.zeros((len(self.names), len(self.names) + 1), dtype=np.int64)
         self._num_wrong_areas = np.zeros(1, dtype=np.int64)
         self.confusions: np.ndarray | None = None
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> Prediction:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> PanopticPrediction:
         """Copy the map to the CPU.
 
         Args:
             item: "image_id" is used.
             output: "panoptic_seg" is (H, W) of category * label_divisor + instance, -1 where void,
                 and None; or (H, W) ids, 0 where void, and Detectron2's list of segments.
-
-        Raises:
-            EvaluationError: the image has no truth or comes again; the map is none of integers.
         """
-        self._coverage.add(item["image_id"])
-        with naming(item["image_id"]):
-            panoptic, segments = self.entry(output)
+        image = item["image_id"]
+        self._coverage.add(image)
+        with errors_name(image):
+            panoptic, segments = self._required(output)
             if panoptic.is_floating_point():
                 raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
-        return Prediction(item["image_id"], panoptic.cpu().numpy().copy(), segments)
+        return image, panoptic.cpu().numpy().copy(), segments
 
-    def compare(self, taken: Prediction) -> SegmentMatches:
+    def match(self, prediction: PanopticPrediction) -> SegmentMatches:
         """Match the segments of one image."""
-        record = self._records[taken.image]
-        with naming(taken.image):
-            matches = self._match(record, taken.panoptic, taken.segments)
+        image, panoptic, segments = prediction
+        record, num_classes = self._records[image], len(self.names)
+        info = record["segments_info"]
+        with errors_name(image):
+            truth = read_panoptic_ids(record["pan_seg_file_name"])
+            if segments is None:
+                divisor = self._label_divisor
+                matches = match_segments(
+                    truth, info, panoptic, num_classes=num_classes, label_divisor=divisor
+                )
+            else:
+                categories = self._listed(segments)
+                matches = match_listed_segments(
+                    truth, info, panoptic, categories, num_classes=num_classes
+                )
         if matches.wrong_areas:
             logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
         return matches
 
-    def add(self, compared: SegmentMatches) -> None:
-        """Count the segments of one image."""
-        self._counts += count_segments(compared, len(self._names))
-        self._confusions += compared.confusions
-        self._num_wrong_areas += len(compared.wrong_areas)
+    def update(self, match: SegmentMatches) -> None:
+        """Add the segments of one image."""
+        self._counts += count_segments(match, len(self.names))
+        self._confusions += match.confusions
+        self._num_wrong_areas += len(match.wrong_areas)
 
-    def quality(self, compared: SegmentMatches) -> float:
+    def quality(self, match: SegmentMatches) -> float:
         """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
-        return _mean(quality(count_segments(compared, len(self._names)))[:, 0])
+        return nan_mean(panoptic_quality(count_segments(match, len(self.names)))[:, 0])
 
-    def as_output(self, taken: Prediction) -> dict[str, Any]:
+    def as_output(self, prediction: PanopticPrediction) -> dict[str, Any]:
         """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
-        panoptic = taken.panoptic
-        if taken.segments is not None:
-            panoptic = np.full(taken.panoptic.shape, -1, dtype=np.int64)
-            for number, (label, category) in enumerate(self._listed(taken.segments).items(), 1):
+        _, panoptic, segments = prediction
+        if segments is not None:
+            ids, panoptic = panoptic, np.full(panoptic.shape, -1, dtype=np.int64)
+            for number, (label, category) in enumerate(self._listed(segments).items(), 1):
                 instance = number % self._label_divisor if category in self._things else 0
-                panoptic[taken.panoptic == label] = category * self._label_divisor + instance
+                panoptic[ids == label] = category * self._label_divisor + instance
         return {"panoptic_seg": (torch.from_numpy(panoptic), None)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the figures from what all processes have seen; None but in the first of them.
+        """Compute the results of all processes.
 
         Returns:
             "panoptic_seg": PQ, SQ, RQ, PQ_th, ..., PQ-<class>, ..., and the number of images and of
             true segments whose area in the JSON file is wrong (and was not used).
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction.
         """
-        counts, confusions, seen, wrong_areas = sum_over_processes(
-            self._counts, self._confusions, self._coverage.seen, self._num_wrong_areas
+        (counts, confusions, wrong_areas), num_images = self._sum(
+            self._counts, self._confusions, self._num_wrong_areas
         )
-        num_images = self._coverage.require_all(seen)
         if not comm.is_main_process():
             return None
         self.confusions = confusions
-        of_classes = quality(counts)
+        table = panoptic_quality(counts)  # (K, 3)
         things = np.isin(np.arange(len(counts)), list(self._things))
         everything = np.ones_like(things)
-        figures: dict[str, float] = {}
+        results: dict[str, float] = {}
         for suffix, chosen in (("", everything), ("_th", things), ("_st", ~things)):
             for index, name in enumerate(NAMES):
-                figures[name + suffix] = _mean(of_classes[chosen, index])
+                results[name + suffix] = nan_mean(table[chosen, index])
         for index, name in enumerate(NAMES):
-            figures |= {
-                f"{name}-{class_name}": float(value)
-                for class_name, value in zip(self._names, of_classes[:, index], strict=True)
-            }
-        figures = {name: checked(100 * value, name) for name, value in figures.items()}
+            for class_name, value in zip(self.names, table[:, index].tolist(), strict=True):
+                results[f"{name}-{class_name}"] = value
         if wrong_areas[0]:
             logger.warning(
                 "%d true segments have another area in the JSON file than in the PNG files; the "
                 "pixels were counted, but prepare the dataset again",
                 wrong_areas[0],
             )
-        figures |= {"num_images": num_images, "num_wrong_areas": int(wrong_areas[0])}
-        return {"panoptic_seg": figures}
-
-    def _match(
-        self, record: dict[str, Any], panoptic: np.ndarray, segments: list[dict[str, Any]] | None
-    ) -> SegmentMatches:
-        truth = read_panoptic_ids(record["pan_seg_file_name"])
-        if segments is None:
-            return match_segments(
-                truth,
-                record["segments_info"],
-                panoptic,
-                num_classes=len(self._names),
-                label_divisor=self._label_divisor,
-            )
-        categories = self._listed(segments)
-        return match_listed_segments(
-            truth, record["segments_info"], panoptic, categories, num_classes=len(self._names)
-        )
+        extra = {"num_images": num_images, "num_wrong_areas": int(wrong_areas[0])}
+        return {"panoptic_seg": percentages(results) | extra}
 
     def _listed(self, segments: list[dict[str, Any]]) -> dict[int, int]:
         """The category of each predicted id."""
@@ -483,9 +417,9 @@ class StreamingPanopticEvaluator(StreamingEvaluator[Prediction, SegmentMatches])
         return categories
 
     def _require_category(self, category: int, where: str) -> None:
-        if not 0 <= category < len(self._names):
+        if not 0 <= category < len(self.names):
             raise EvaluationError(
-                f"{where}: category {category} is outside the classes 0..{len(self._names) - 1}"
+                f"{where}: category {category} is outside the classes 0..{len(self.names) - 1}"
             )
 
 
@@ -499,7 +433,7 @@ def count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
     return counts
 
 
-def quality(counts: np.ndarray) -> np.ndarray:
+def panoptic_quality(counts: np.ndarray) -> np.ndarray:
     """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2.
 
     Args:
@@ -509,11 +443,6 @@ def quality(counts: np.ndarray) -> np.ndarray:
     segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
     with np.errstate(divide="ignore", invalid="ignore"):
         segmentation = np.where(tp > 0, iou / tp, 0.0)
-        figures = np.stack((iou / segments, segmentation, tp / segments), axis=1)
-    figures[segments == 0] = np.nan
-    return figures
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+        table = np.stack((iou / segments, segmentation, tp / segments), axis=1)
+    table[segments == 0] = np.nan
+    return table

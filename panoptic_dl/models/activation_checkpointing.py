@@ -62,7 +62,7 @@ def _buffers_unchanged(block: nn.Module) -> Iterator[None]:
     """What is written to buffers inside goes to copies, and away with them.
 
     Without this the second forward pass would update running statistics, and count the batch, a
-    second time: of any normalisation, synchronised or not.
+    second time: of any normalization, synchronized or not.
     """
     kept = [
         (module, name, buffer)

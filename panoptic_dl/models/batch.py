@@ -1,10 +1,6 @@
 """From Detectron2's list of dicts to padded tensors, with checks that name what is wrong.
 
-Legend: N batch, C channels, H W pixels (of the padded batch).
-
-From the network's maps to those of the output, with no pass over memory that can be avoided.
-
-Legend: K classes, C channels; h w pixels at the network's stride; H W pixels of the batch.
+Shapes: N batch, C channels, H W pixels (of the padded batch).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +11,6 @@ import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor
-
-from panoptic_dl.postprocess import most_likely_class
 
 # What Detectron2's mapper makes of one image: "image", "height", "width", "file_name", training
 # targets.
@@ -91,13 +85,13 @@ def stack_images(
     multiple: int,
     training: bool,
 ) -> ImageList:
-    """Normalise the images, pad them with zeros at the bottom and right, and stack them.
+    """Normalize the images, pad them with zeros at the bottom and right, and stack them.
 
     Args:
         mean, std: (C, 1, 1) statistics in units of the image.
         multiple: H and W become multiples of it (see `padding_multiple`).
         training: a single image whose coarsest feature is one pixel gets a second one, because
-            batch normalisation needs two values per channel.
+            batch normalization needs two values per channel.
 
     Returns the (N, C, H, W) tensor and the sizes (H, W) before padding.
     """
@@ -127,44 +121,3 @@ def _name(index: int, sample: Sample) -> str:
     """How an error calls a sample."""
     file_name = sample.get("file_name")
     return f"image {index} of the batch" + (f" ({file_name})" if file_name else "")
-
-
-STRIP = 16  # rows at the network's stride that are upsampled at once: they stay in the cache
-
-
-def resize(maps: Tensor, image_size: tuple[int, int], height: int, width: int) -> Tensor:
-    """Cut the padding from (C, H, W) maps and scale them to (C, height, width), bilinearly.
-
-    Detectron2's `sem_seg_postprocess`, which also copies where nothing is to be scaled: then this
-    returns a view.
-    """
-    maps = maps[:, : image_size[0], : image_size[1]]
-    if image_size == (height, width):
-        return maps
-    return F.interpolate(
-        maps.unsqueeze(0), size=(height, width), mode="bilinear", align_corners=False
-    ).squeeze(0)
-
-
-def upsample(maps: Tensor, stride: int) -> Tensor:
-    """(C, h, w) -> (C, h * stride, w * stride), bilinearly, as Detectron2's heads do it."""
-    return F.interpolate(
-        maps.unsqueeze(0), scale_factor=stride, mode="bilinear", align_corners=False
-    ).squeeze(0)
-
-
-def most_likely_class_upsampled(logits: Tensor, stride: int) -> Tensor:
-    """The class map (h * stride, w * stride) of (K, h, w) logits, upsampled bilinearly.
-
-    Equals `most_likely_class(upsample(logits, stride))` without its K * H * W numbers: strip by
-    strip, each with a row of its neighbours, which bilinear weights reach.
-    """
-    num_rows = logits.shape[1]
-    strips = []
-    for start in range(0, num_rows, STRIP):
-        stop = min(start + STRIP, num_rows)
-        first, last = max(start - 1, 0), min(stop + 1, num_rows)
-        fine = upsample(logits[:, first:last], stride)
-        skip = (start - first) * stride
-        strips.append(most_likely_class(fine[:, skip : skip + (stop - start) * stride]))
-    return torch.cat(strips)

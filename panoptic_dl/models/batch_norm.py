@@ -1,63 +1,34 @@
-"""Which batch normalisation a model trains with: synchronised where several processes train.
+"""Batch normalization: synchronized where several processes train, folded for inference.
 
-`nn.SyncBatchNorm` raises without a process group and does not run on CPU. The replacements here
-have the same parameters, buffers and names, so that checkpoints fit all of them.
+`nn.SyncBatchNorm` raises without a process group and does not run on CPU. The layers that replace
+it have the same parameters, buffers and names, so that checkpoints fit all of them.
 
-Fold batch normalisation into the convolutions before it: the same function, fewer passes.
-
-At inference a batch normalisation is a scale and a shift per channel, which the convolution's
-weights and bias can take over.
+At inference a batch normalization is a scale and a shift per channel, which the weights and bias of
+the convolution before it can take over: the same function, fewer passes over memory.
 """
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 logger = logging.getLogger(__name__)
 
-# A name that Detectron2's `get_norm` knows, or a function from a number of channels to a layer.
-Norm = str | Callable[[int], nn.Module] | None
-
-
-def group_norm(num_channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or the most that divide both 32 and `num_channels`."""
-    return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
-
-
-def head_norm(norm: Norm) -> str | Callable[[int], nn.Module]:
-    """Return `norm` as Detectron2's heads want it.
-
-    They look for "" where there is none, and their "GN" raises for widths such as 48.
-    Raises ValueError for a name that Detectron2's `get_norm` does not know.
-    """
-    if norm is None:
-        return ""
-    if norm == "GN":
-        return group_norm
-    if isinstance(norm, str):
-        try:
-            get_norm(norm, 1)
-        except KeyError:
-            known = (
-                "BN, SyncBN, FrozenBN, GN, LN, nnSyncBN, naiveSyncBN, naiveSyncBN_N or '' (none)"
-            )
-            raise ValueError(f"norm={norm!r} is unknown: choose {known}") from None
-    return norm
+# nn.SyncBatchNorm is one too; its base class is all that matters here.
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 
 
 def choose_batch_norm() -> tuple[type[nn.Module], str]:
     """Return the class that "SyncBN" means in this process group, and the reason in words."""
     num_processes = comm.get_world_size()
     if num_processes == 1:
-        return nn.BatchNorm2d, "one process, nothing to synchronise"
+        return nn.BatchNorm2d, "one process, nothing to synchronize"
     if "nccl" in dist.get_backend():
         return nn.SyncBatchNorm, f"{num_processes} processes on GPUs"
     return (
@@ -67,9 +38,9 @@ def choose_batch_norm() -> tuple[type[nn.Module], str]:
 
 
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Make every `nn.SyncBatchNorm` what `choose_batch_norm` says, in place, and log that once.
+    """Replace every `nn.SyncBatchNorm` by the class of `choose_batch_norm`, in place, and log it.
 
-    Parameters and buffers stay the same objects under the same names. Call it before an optimiser
+    Parameters and buffers stay the same objects under the same names. Call it before an optimizer
     or DistributedDataParallel sees the model, and after the process group exists.
     """
     names = [name for name, module in model.named_modules() if type(module) is nn.SyncBatchNorm]
@@ -105,21 +76,17 @@ def _copy(layer: nn.Module, chosen: type[nn.Module]) -> nn.Module:
     return copy.train(layer.training)
 
 
-# nn.SyncBatchNorm is one too; its base class is all that matters here.
-NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
-
-
 def fold_batch_norms(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Fold in place every batch normalisation that follows a convolution; return their number.
+    """Fold in place every batch normalization that follows a convolution; return their number.
 
     Args:
         model: in eval mode.
-        run: a forward pass, from which it is learned which layer follows which. A normalisation is
+        run: a forward pass, from which it is learned which layer follows which. A normalization is
             folded when its input is the very output of a convolution. That nothing else uses this
             output is true of our networks but not checked: compare outputs before and after.
     """
     folded = 0
-    for module in model.modules():  # Detectron2's convolution calls its normalisation itself
+    for module in model.modules():  # Detectron2's convolution calls its normalization itself
         if isinstance(module, Conv2d) and isinstance(module.norm, NORMS):
             _fold(module, module.norm)
             module.norm = None
@@ -133,7 +100,7 @@ def fold_batch_norms(model: nn.Module, run: Callable[[], Any]) -> int:
 
 
 def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[nn.Conv2d, str]]:
-    """Convolutions, and the names of the normalisations that they feed in `run`."""
+    """Convolutions, and the names of the normalizations that they feed in `run`."""
     pairs: list[tuple[nn.Conv2d, str]] = []
     produced: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so ids stay unique
     handles = []
@@ -147,7 +114,7 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[nn.Conv2d, st
             found = produced.pop(id(inputs[0]), None)
             if found is not None:
                 pairs.append((found[0], name))
-            produced.clear()  # a normalisation comes right after its convolution
+            produced.clear()  # a normalization comes right after its convolution
 
         return hook
 

@@ -1,6 +1,6 @@
 """DeepLabV3+ (Chen et al. 2018) through Detectron2's `SemanticSegmentor` and `DeepLabV3PlusHead`.
 
-Legend: C channels, K classes, H W pixels of the padded batch; height, width pixels of the output.
+Shapes: C channels, K classes, H W pixels of the padded batch; height, width pixels of the output.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from panoptic_dl.models.batch import (
     check_images,
     check_targets,
     padding_multiple,
-    resize,
     stack_images,
     stack_targets,
 )
 from panoptic_dl.models.batch_norm import convert_sync_batch_norm
+from panoptic_dl.postprocess.semantic import resize
 
 
 class DeepLabV3Plus(SemanticSegmentor):
@@ -81,7 +81,7 @@ class DeepLabV3Plus(SemanticSegmentor):
         return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
 
     def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
-        """Move images to the model's device, normalise, pad and stack them: (N, C, H, W)."""
+        """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
         return stack_images(
             batched_inputs,
             mean=self.pixel_mean,
@@ -92,7 +92,7 @@ class DeepLabV3Plus(SemanticSegmentor):
         )
 
     def network(self, images: Tensor) -> tuple[Tensor]:
-        """(N, K, H, W) class logits of (N, C, H, W) normalised images, as the only element."""
+        """(N, K, H, W) class logits of (N, C, H, W) normalized images, as the only element."""
         logits, _ = self.sem_seg_head(self.backbone(images))
         return (logits,)
 

@@ -4,35 +4,9 @@
 `head(input_shape=backbone.output_shape())`, so that no channel number is written twice.
 
 All three share the decoder of DeepLabV3+ (Chen et al. 2018): ASPP on the coarsest feature, then one
-fusion with every finer feature. The arguments they share:
+fusion with every finer feature. Its arguments are those of `decoder_arguments`.
 
-    input_shape: the backbone's `output_shape()`.
-    in_features: names of the features used; the head orders them fine to coarse.
-    project_channels: channels that each feature but the coarsest is projected to, fine to coarse.
-    aspp_channels, aspp_dilations, aspp_dropout: output channels, three dilation rates and dropout
-        rate of the ASPP.
-    decoder_dim: channels after every fusion.
-    common_stride: stride of the predictions before they are upsampled to the image; that of the
-        finest feature.
-    norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
-    train_size: (height, width) of the training crop in pixels, the window of the image pooling;
-        None pools globally.
-    use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder and
-        heads except centre.
-
-They raise ValueError where these do not fit together.
-
-Image pooling of Detectron2's ASPP (Chen et al. 2017, section 3.3) for images of any size.
-
-In training the pooling sees the whole crop. At other sizes Detectron2 pools with windows of the
-crop's size, and raises unless the feature is a multiple of the window. Here the window is cut to
-the feature instead.
-
-Legend: N batch, C channels, H W feature pixels.
-
-The one loss that Detectron2's heads lack.
-
-Legend: N batch, K classes, H W pixels.
+Shapes: N batch, C channels, K classes, H W pixels, of the feature or of the image.
 """
 
 import math
@@ -48,67 +22,7 @@ from detectron2.projects.panoptic_deeplab.panoptic_seg import (
 )
 from torch import Tensor, nn
 
-from panoptic_dl.models.batch_norm import Norm, head_norm
-
-
-class ClampedAvgPool2d(nn.Module):
-    """Mean over a window that slides with stride 1 and is never larger than the input.
-
-    For inputs at least as large as the window, `nn.AvgPool2d(kernel_size, stride=1)` bit for bit.
-
-    Args:
-        kernel_size: (height, width) of the window in feature pixels.
-    """
-
-    def __init__(self, kernel_size: tuple[int, int]):
-        super().__init__()
-        self.kernel_size = kernel_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, max(1, H - height + 1), max(1, W - width + 1))."""
-        height, width = self.kernel_size
-        window = (min(height, x.shape[-2]), min(width, x.shape[-1]))
-        return F.avg_pool2d(x, window, stride=1)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}"
-
-
-def accept_any_size(head: nn.Module) -> nn.Module:
-    """Let every ASPP below `head` take any feature size, in place; no parameter changes."""
-    for aspp in head.modules():
-        if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
-            pooling = aspp.convs[-1]
-            assert isinstance(pooling, nn.Sequential)
-            assert isinstance(pooling[0], nn.AvgPool2d)
-            height, width = aspp.pool_kernel_size
-            pooling[0] = ClampedAvgPool2d((height, width))
-            aspp.pool_kernel_size = None  # ASPP checks divisibility only where this is set
-    return head
-
-
-class WeightedCrossEntropy(nn.Module):
-    """Mean cross entropy of the labelled pixels, each multiplied by its weight.
-
-    Same call as Detectron2's `DeepLabCE`. Without weights it equals
-    `nn.CrossEntropyLoss(ignore_index=ignore_value)`, except that a batch without labels gives 0
-    instead of nan.
-
-    Args:
-        ignore_value: label of pixels that do not count.
-    """
-
-    def __init__(self, ignore_value: int):
-        super().__init__()
-        self.ignore_value = ignore_value
-
-    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """(N, K, H, W) logits, (N, H, W) int64 labels and (N, H, W) weights -> scalar."""
-        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
-        if weights is not None:
-            losses = losses * weights
-        return losses.sum() / (labels != self.ignore_value).sum().clamp(min=1)
-
+from panoptic_dl.models.backbones.layers import Norm, head_norm
 
 # Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
 # in its features.
@@ -118,26 +32,19 @@ PADDING = 32
 def semantic_branch(
     input_shape: dict[str, ShapeSpec],
     *,
-    in_features: Sequence[str],
-    project_channels: Sequence[int],
-    aspp_dilations: Sequence[int],
     num_classes: int,
-    train_size: Sequence[int] | None,
-    aspp_channels: int = 256,
-    aspp_dropout: float = 0.1,
     decoder_dim: int = 256,
-    common_stride: int = 4,
-    norm: Norm = "SyncBN",
-    use_depthwise_separable_conv: bool = False,
     head_channels: int = 256,
     loss_weight: float = 1.0,
     loss_type: str = "hard_pixel_mining",
     loss_top_k: float = 0.2,
     ignore_value: int = 255,
+    **decoder: Any,
 ) -> PanopticDeepLabSemSegHead:
-    """Semantic head of Panoptic-DeepLab (Cheng et al. 2020). Shared arguments: top of this file.
+    """Semantic head of Panoptic-DeepLab (Cheng et al. 2020).
 
     Args:
+        input_shape, decoder_dim, decoder: see `decoder_arguments`.
         num_classes: stuff and thing classes, K.
         head_channels: channels before the classifier.
         loss_weight: factor of `loss_sem_seg`.
@@ -148,21 +55,8 @@ def semantic_branch(
     """
     if not 0 < loss_top_k <= 1:
         raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
-    decoder = _decoder_arguments(
-        input_shape,
-        in_features=in_features,
-        project_channels=project_channels,
-        aspp_channels=aspp_channels,
-        aspp_dilations=aspp_dilations,
-        aspp_dropout=aspp_dropout,
-        decoder_dim=decoder_dim,
-        common_stride=common_stride,
-        norm=norm,
-        train_size=train_size,
-        use_depthwise_separable_conv=use_depthwise_separable_conv,
-    )
     head = PanopticDeepLabSemSegHead(
-        **decoder,
+        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         num_classes=num_classes,
         head_channels=head_channels,
         loss_weight=loss_weight,
@@ -180,44 +74,22 @@ def semantic_branch(
 def instance_branch(
     input_shape: dict[str, ShapeSpec],
     *,
-    in_features: Sequence[str],
-    project_channels: Sequence[int],
-    aspp_dilations: Sequence[int],
-    train_size: Sequence[int] | None,
-    aspp_channels: int = 256,
-    aspp_dropout: float = 0.1,
     decoder_dim: int = 128,
-    common_stride: int = 4,
-    norm: Norm = "SyncBN",
-    use_depthwise_separable_conv: bool = False,
     head_channels: int = 32,
     center_loss_weight: float = 200.0,
     offset_loss_weight: float = 0.01,
+    **decoder: Any,
 ) -> PanopticDeepLabInsEmbedHead:
-    """Instance head of Panoptic-DeepLab: centre heatmap and offsets.
-
-    Shared arguments: top of this file.
+    """Instance head of Panoptic-DeepLab: center heatmap and offsets.
 
     Args:
+        input_shape, decoder_dim, decoder: see `decoder_arguments`.
         head_channels: channels before the two predictors.
         center_loss_weight: factor of `loss_center` (mean squared error of the heatmap).
         offset_loss_weight: factor of `loss_offset` (L1 in pixels).
     """
-    decoder = _decoder_arguments(
-        input_shape,
-        in_features=in_features,
-        project_channels=project_channels,
-        aspp_channels=aspp_channels,
-        aspp_dilations=aspp_dilations,
-        aspp_dropout=aspp_dropout,
-        decoder_dim=decoder_dim,
-        common_stride=common_stride,
-        norm=norm,
-        train_size=train_size,
-        use_depthwise_separable_conv=use_depthwise_separable_conv,
-    )
     head = PanopticDeepLabInsEmbedHead(
-        **decoder,
+        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         head_channels=head_channels,
         center_loss_weight=center_loss_weight,
         offset_loss_weight=offset_loss_weight,
@@ -228,44 +100,24 @@ def instance_branch(
 def semantic_head(
     input_shape: dict[str, ShapeSpec],
     *,
-    in_features: Sequence[str],
-    project_channels: Sequence[int],
-    aspp_dilations: Sequence[int],
     num_classes: int,
-    train_size: Sequence[int] | None,
-    aspp_channels: int = 256,
-    aspp_dropout: float = 0.1,
     decoder_dim: int = 256,
-    common_stride: int = 4,
-    norm: Norm = "SyncBN",
-    use_depthwise_separable_conv: bool = False,
     loss_weight: float = 1.0,
     loss_type: str = "hard_pixel_mining",
     ignore_value: int = 255,
+    **decoder: Any,
 ) -> DeepLabV3PlusHead:
-    """Head of DeepLabV3+ (Chen et al. 2018). Shared arguments: top of this file.
+    """Head of DeepLabV3+ (Chen et al. 2018).
 
     Args:
+        input_shape, decoder_dim, decoder: see `decoder_arguments`.
         num_classes: number of classes, K.
         loss_weight: factor of `loss_sem_seg`.
         loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels) or "cross_entropy".
         ignore_value: label of pixels that do not count.
     """
-    decoder = _decoder_arguments(
-        input_shape,
-        in_features=in_features,
-        project_channels=project_channels,
-        aspp_channels=aspp_channels,
-        aspp_dilations=aspp_dilations,
-        aspp_dropout=aspp_dropout,
-        decoder_dim=decoder_dim,
-        common_stride=common_stride,
-        norm=norm,
-        train_size=train_size,
-        use_depthwise_separable_conv=use_depthwise_separable_conv,
-    )
     head = DeepLabV3PlusHead(
-        **decoder,
+        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         num_classes=num_classes,
         loss_weight=loss_weight,
         loss_type=loss_type,
@@ -274,21 +126,41 @@ def semantic_head(
     return accept_any_size(head)
 
 
-def _decoder_arguments(
+def decoder_arguments(
     input_shape: dict[str, ShapeSpec],
     *,
     in_features: Sequence[str],
     project_channels: Sequence[int],
-    aspp_channels: int,
     aspp_dilations: Sequence[int],
-    aspp_dropout: float,
-    decoder_dim: int,
-    common_stride: int,
-    norm: Norm,
     train_size: Sequence[int] | None,
-    use_depthwise_separable_conv: bool,
+    decoder_dim: int,
+    aspp_channels: int = 256,
+    aspp_dropout: float = 0.1,
+    common_stride: int = 4,
+    norm: Norm = "SyncBN",
+    use_depthwise_separable_conv: bool = False,
 ) -> dict[str, Any]:
-    """Check the shared arguments and return them as Detectron2's `DeepLabV3PlusHead` takes them."""
+    """Check the decoder's arguments; return them as Detectron2's `DeepLabV3PlusHead` takes them.
+
+    Args:
+        input_shape: the backbone's `output_shape()`.
+        in_features: names of the features used; the head orders them fine to coarse.
+        project_channels: channels that each feature but the coarsest is projected to, fine to
+            coarse.
+        aspp_dilations: three dilation rates of the ASPP.
+        train_size: (height, width) of the training crop in pixels, the window of the image pooling;
+            None pools globally.
+        decoder_dim: channels after every fusion.
+        aspp_channels, aspp_dropout: output channels and dropout rate of the ASPP.
+        common_stride: stride of the predictions before they are upsampled to the image; that of the
+            finest feature.
+        norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
+        use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder
+            and heads except center.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
     names = tuple(in_features)
     missing = [name for name in names if name not in input_shape]
     if missing or not names:
@@ -329,3 +201,67 @@ def _padded_size(train_size: Sequence[int] | None, multiple: int) -> tuple[int, 
         return None
     height, width = train_size
     return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
+
+
+class ClampedAvgPool2d(nn.Module):
+    """Mean over a window that slides with stride 1 and is never larger than the input.
+
+    For inputs at least as large as the window, `nn.AvgPool2d(kernel_size, stride=1)` bit for bit.
+
+    Args:
+        kernel_size: (height, width) of the window in feature pixels.
+    """
+
+    def __init__(self, kernel_size: tuple[int, int]):
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, max(1, H - height + 1), max(1, W - width + 1))."""
+        height, width = self.kernel_size
+        window = (min(height, x.shape[-2]), min(width, x.shape[-1]))
+        return F.avg_pool2d(x, window, stride=1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}"
+
+
+def accept_any_size(head: nn.Module) -> nn.Module:
+    """Let every ASPP below `head` take any feature size, in place; no parameter changes.
+
+    In training its image pooling (Chen et al. 2017, section 3.3) spans the whole crop. At other
+    sizes Detectron2 pools with windows of the crop's size, and raises unless the feature is a
+    multiple of the window. Here the window is cut to the feature instead.
+    """
+    for aspp in head.modules():
+        if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
+            pooling = aspp.convs[-1]
+            assert isinstance(pooling, nn.Sequential)
+            assert isinstance(pooling[0], nn.AvgPool2d)
+            height, width = aspp.pool_kernel_size
+            pooling[0] = ClampedAvgPool2d((height, width))
+            aspp.pool_kernel_size = None  # ASPP checks divisibility only where this is set
+    return head
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Mean cross entropy of the labelled pixels, each multiplied by its weight.
+
+    Same call as Detectron2's `DeepLabCE`. Without weights it equals
+    `nn.CrossEntropyLoss(ignore_index=ignore_value)`, except that a batch without labels gives 0
+    instead of nan.
+
+    Args:
+        ignore_value: label of pixels that do not count.
+    """
+
+    def __init__(self, ignore_value: int):
+        super().__init__()
+        self.ignore_value = ignore_value
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(N, K, H, W) logits, (N, H, W) int64 labels and (N, H, W) weights -> scalar."""
+        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
+        if weights is not None:
+            losses = losses * weights
+        return losses.sum() / (labels != self.ignore_value).sum().clamp(min=1)

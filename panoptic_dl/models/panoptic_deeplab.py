@@ -1,6 +1,6 @@
 """Panoptic-DeepLab (Cheng et al., CVPR 2020) around Detectron2's heads.
 
-Legend: N batch, C channels, K classes, H W pixels of the padded batch; h w of an image.
+Shapes: N batch, C channels, K classes, H W pixels of the padded batch; h w of an image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,19 +15,16 @@ from panoptic_dl.models.batch import (
     Sample,
     check_images,
     check_targets,
-    most_likely_class_upsampled,
     padding_multiple,
-    resize,
     stack_images,
     stack_targets,
-    upsample,
 )
 from panoptic_dl.models.batch_norm import convert_sync_batch_norm
 from panoptic_dl.postprocess import (
     get_panoptic_segmentations,
     instances_from_panoptic,
-    most_likely_class,
 )
+from panoptic_dl.postprocess.semantic import argmax_classes, argmax_upsampled, resize, upsample
 
 VOID = -1
 TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
@@ -43,7 +40,7 @@ class ImageMaps(NamedTuple):
 
 
 class PanopticDeepLab(nn.Module):
-    """Semantic classes, object centres and pixel offsets to them, merged to a panoptic map.
+    """Semantic classes, object centers and pixel offsets to them, merged to a panoptic map.
 
     Args:
         backbone: Detectron2 backbone.
@@ -54,9 +51,9 @@ class PanopticDeepLab(nn.Module):
         thing_ids: contiguous category ids of the things.
         label_divisor: panoptic id = category id * label_divisor + instance number.
         stuff_area: stuff with fewer pixels in an image becomes void.
-        center_threshold: lowest heatmap value of a centre.
-        nms_kernel: side in pixels (odd) of the window in which only the largest centre survives.
-        top_k: most centres in an image.
+        center_threshold: lowest heatmap value of a center.
+        nms_kernel: side in pixels (odd) of the window in which only the largest center survives.
+        top_k: most centers in an image.
         size_divisibility: images are padded to multiples of it; 0 takes the backbone's.
         scale_offsets: whether offsets grow with the prediction when it is resized to "height" and
             "width". False leaves them in pixels of the network's input, as Detectron2 does and the
@@ -69,6 +66,9 @@ class PanopticDeepLab(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    # Can be replaced by a function of the same arguments, as mode=benchmark does to measure
+    # Detectron2's.
+    segment = staticmethod(get_panoptic_segmentations)
 
     def __init__(
         self,
@@ -114,7 +114,6 @@ class PanopticDeepLab(nn.Module):
         self.scale_offsets = scale_offsets
         self.predict_semantic = predict_semantic
         self.predict_instances = predict_instances
-        self.segment = get_panoptic_segmentations  # a benchmark puts Detectron2's in its place
         convert_sync_batch_norm(self)
 
     @property
@@ -154,7 +153,7 @@ class PanopticDeepLab(nn.Module):
         return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
 
     def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
-        """Move images to the model's device, normalise, pad and stack them: (N, C, H, W)."""
+        """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
         return stack_images(
             batched_inputs,
             mean=self.pixel_mean,
@@ -190,9 +189,9 @@ class PanopticDeepLab(nn.Module):
         return self.predict_semantic or self.predict_instances
 
     def network(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Backbone and heads on (N, C, H, W) normalised images.
+        """Backbone and heads on (N, C, H, W) normalized images.
 
-        Returns (N, K, H, W) class logits, (N, 1, H, W) centre heatmaps and (N, 2, H, W) offsets
+        Returns (N, K, H, W) class logits, (N, 1, H, W) center heatmaps and (N, 2, H, W) offsets
         (y, x) in pixels of the network's input. Where no logits are needed they keep the stride of
         the head, and are upsampled on the way to classes.
         """
@@ -237,12 +236,12 @@ class PanopticDeepLab(nn.Module):
         stride: Any = None if self.needs_logits else self.sem_seg_head.common_stride
         if stride and image_size == (height, width):
             logits = None
-            classes = most_likely_class_upsampled(sem_seg, stride)[:height, :width]
+            classes = argmax_upsampled(sem_seg, stride)[:height, :width]
         else:
             if stride:
                 sem_seg = upsample(sem_seg, stride)
             logits = resize(sem_seg, image_size, height, width)
-            classes = most_likely_class(logits)
+            classes = argmax_classes(logits)
         center = resize(center, image_size, height, width)
         offset = resize(offset, image_size, height, width)
         if self.scale_offsets:

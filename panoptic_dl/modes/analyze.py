@@ -226,8 +226,8 @@ def measure(
                 truth = type(truth)(*(map_.to(model.device) for map_ in truth))
                 outputs = predictions(model, resized, truth, unlabelled=unlabelled)
                 for index, (evaluator, output) in enumerate(zip(evaluators, outputs, strict=True)):
-                    found = evaluator.compare(evaluator.take(sample, output))
-                    evaluator.add(found)
+                    found = evaluator.match(evaluator.extract(sample, output))
+                    evaluator.update(found)
                     counts[index] += [
                         len(found.ious),
                         len(found.false_negatives),

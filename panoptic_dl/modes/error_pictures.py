@@ -45,7 +45,7 @@ from panoptic_dl.evaluation.error_map import (
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import Results
 from panoptic_dl.evaluation.panoptic import match_segments
-from panoptic_dl.evaluation.semantic import count_confusions, most_likely
+from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels
 from panoptic_dl.loggers.base import Confusions, Details
 from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions
 from panoptic_dl.visualize.errors import draw_errors, error_legend
@@ -325,7 +325,7 @@ class ErrorPictures:
 
     def _compress(self, output: dict[str, Any]) -> CompressedMap:
         if "panoptic_seg" not in output:
-            classes = most_likely(output["sem_seg"], self._num_classes)
+            classes = predicted_labels(output["sem_seg"], self._num_classes)
             return CompressedMap.of(np.where(classes == self._num_classes, -1, classes))
         panoptic, segments = output["panoptic_seg"]
         if segments is not None:

@@ -24,12 +24,12 @@ from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.core.settings import EvaluationSettings
-from panoptic_dl.evaluation.evaluator import Beside, StreamingEvaluator
+from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
 from panoptic_dl.evaluation.official import pair_up, require_agreement
 from panoptic_dl.launch.session import exit_status
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, ending, modules
-from panoptic_dl.models.test_time_augmentation import Averaged
+from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
 from panoptic_dl.modes.error_pictures import EvaluationPictures
 from panoptic_dl.predictions.dataset import OUTPUT_KEYS
 from panoptic_dl.predictions.folder import PredictionFolder, clear_other_kinds, prediction_writers
@@ -211,8 +211,10 @@ class Evaluation:
             EvaluationError: what the evaluators refuse, or official figures that differ from ours.
         """
         settings = self.settings
-        if not settings.looks_once and isinstance(model, nn.Module):
-            model = Averaged(cast(Any, model), scales=settings.scales, flip=settings.flip)
+        if settings.test_time_augmentation and isinstance(model, nn.Module):
+            model = TestTimeAugmentation(
+                cast(Any, model), scales=settings.scales, flip=settings.flip
+            )
         entries = self.outputs if entries is None else entries
         names = [name for name, each in self.evaluators.items() if _needs(name, each) in entries]
         measuring = [self.evaluators[name] for name in names]
@@ -231,8 +233,8 @@ class Evaluation:
         )
         if writers and comm.is_main_process():
             clear_other_kinds(self.dataset, settings.kinds, folder / "predictions")
-        beside = Beside(
-            [*streams, *writers], num_threads=settings.num_threads, offer=pictures.offer
+        beside = ThreadedEvaluator(
+            [*streams, *writers], num_threads=settings.num_threads, on_image=pictures.offer
         )
         everyone = [beside, *others, *official]
         for evaluator in everyone:
@@ -240,7 +242,7 @@ class Evaluation:
         if few is not None:
             batches = few
             for stream in streams:
-                stream.rehearse(few.total)
+                stream.limit(few.total)
         batches = self.loader if batches is None else batches
         try:
             with float32(tf32=False):  # whatever a model is trained in, its figures are one thing
@@ -408,7 +410,7 @@ def _told(loggers: Loggers, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(evaluation: Evaluation, predictions: str, run_dir: str) -> dict[str, Any]:
-    if not evaluation.settings.looks_once:
+    if evaluation.settings.test_time_augmentation:
         raise ValueError(
             "evaluation.scales and evaluation.flip need a network to look at images: leave them "
             "out with predictions=FOLDER"

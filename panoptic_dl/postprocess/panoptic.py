@@ -1,16 +1,10 @@
-"""From classes, centres and offsets to a panoptic map (Cheng et al., CVPR 2020, section 3.3).
+"""From classes, centers and offsets to a panoptic map (Cheng et al., CVPR 2020, section 3.3).
 
-Legend: H W pixels, K centres, C classes that occur or could, N thing pixels.
-
-Object centres: the peaks of a heatmap (Cheng et al., CVPR 2020, section 3.3).
-
-Legend: H W pixels, M peaks.
-
-Detectron2's own post-processing behind our interface: what benchmarks are a ratio against.
+Shapes: H W pixels, K centers, M peaks, C classes that occur or could, N thing pixels.
 """
 
 import warnings
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,55 +12,15 @@ from detectron2.projects.panoptic_deeplab import post_processing
 from torch import Tensor
 
 from panoptic_dl.postprocess.grouping import (
-    Numbers,
+    Coroutine,
     coordinates,
     count_from_zero,
-    finish,
     histogram,
     indices,
     member,
     nearest_centers,
+    run_all,
 )
-
-
-def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
-    """Return where a centre may be: (H, W) bool.
-
-    A peak is above `threshold`, above 0, and the largest value of the window around it; a plateau
-    has as many peaks as pixels. Windows that hold a NaN have none.
-
-    Args:
-        heatmap: (H, W) floating point.
-        nms_kernel: side of the window in pixels, odd.
-    """
-    largest = window_max(window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
-    return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
-
-
-def window_max(values: Tensor, size: int, dim: int) -> Tensor:
-    """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
-
-    Maxima of two neighbours make those of four, eight, ...: log2(size) passes instead of `size`.
-    """
-    margin = [0, 0, 0, 0]  # left, right, top, bottom
-    margin[2 - 2 * dim] = margin[3 - 2 * dim] = size // 2
-    values = F.pad(values, margin, value=float("-inf"))
-    width = 1  # each value is the maximum of `width` original ones, from its own place on
-    while width < size:
-        step = min(width, size - width)
-        length = values.shape[dim] - step
-        values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
-        width += step
-    return values
-
-
-def above_kth(scores: Tensor, top_k: int) -> Tensor:
-    """Which of the M peaks are above the `top_k`-th largest: (M,) bool, for M >= top_k.
-
-    The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal scores
-    that straddle the limit none.
-    """
-    return scores > scores.topk(top_k).values[-1]
 
 
 def get_panoptic_segmentation(
@@ -82,32 +36,32 @@ def get_panoptic_segmentation(
     top_k: int | None = 200,
     foreground_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Group thing pixels around centres, give each group its most frequent class, add stuff.
+    """Group thing pixels around centers, give each group its most frequent class, add stuff.
 
-    Equals Detectron2's function of this name in every pixel and centre, ties included, and leaves
+    Equals Detectron2's function of this name in every pixel and center, ties included, and leaves
     its inputs as they are. On a GPU it waits for the device twice, once more if there are `top_k`
-    centres, and again if category ids span more than 4096.
+    centers, and again if category ids span more than 4096.
 
     Args:
         sem_seg: (1, H, W) integer category ids.
-        center_heatmap: (1, H, W) heatmap of centres, about 0 to 1.
-        offsets: (2, H, W) offsets (y, x) in pixels from a pixel to its centre.
+        center_heatmap: (1, H, W) heatmap of centers, about 0 to 1.
+        offsets: (2, H, W) offsets (y, x) in pixels from a pixel to its center.
         thing_ids: category ids of things.
         label_divisor: panoptic id = category id * label_divisor + number, where things count from 1
-            in each category, in the order of their centres, and stuff has 0.
+            in each category, in the order of their centers, and stuff has 0.
         stuff_area: stuff with fewer pixels becomes void.
         void_label: panoptic id of pixels that are neither.
-        threshold: centres have a larger heatmap value.
-        nms_kernel: side in pixels (odd) of the window in which only the largest value is a centre.
-        top_k: only centres above the `top_k`-th largest value count; None, or more than there are
-            centres: all.
+        threshold: centers have a larger heatmap value.
+        nms_kernel: side in pixels (odd) of the window in which only the largest value is a center.
+        top_k: only centers above the `top_k`-th largest value count; None, or more than there are
+            centers: all.
         foreground_mask: (1, H, W), 1 where things are (or bool); by default where the category id
             is a thing's.
 
     Half precision gives what the same values give in single precision.
 
     Returns:
-        panoptic ids (1, H, W) of the type of `sem_seg`; centres (1, K, 2) int64, (y, x) in pixels,
+        panoptic ids (1, H, W) of the type of `sem_seg`; centers (1, K, 2) int64, (y, x) in pixels,
         row by row.
 
     Raises:
@@ -146,7 +100,10 @@ def get_panoptic_segmentations(
     The first three arguments and the masks are sequences of what that function takes, or batches
     with a leading dimension. On a GPU it waits for the device as often as for a single image.
     """
-    _check_numbers(nms_kernel, top_k)
+    if nms_kernel < 1 or nms_kernel % 2 == 0:
+        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centers")
     masks = [None] * len(sem_segs) if foreground_masks is None else foreground_masks
     things = frozenset(int(category) for category in thing_ids)
     tasks = []
@@ -157,7 +114,7 @@ def get_panoptic_segmentations(
                 *maps, things, label_divisor, stuff_area, void_label, threshold, nms_kernel, top_k
             )
         )
-    return finish(tasks)
+    return run_all(tasks)
 
 
 def _segment(
@@ -172,21 +129,32 @@ def _segment(
     threshold: float,
     nms_kernel: int,
     top_k: int | None,
-) -> Generator[Tensor, Numbers, tuple[Tensor, Tensor]]:
-    """One image, as a coroutine (see `host.py`)."""
+) -> Coroutine[tuple[Tensor, Tensor]]:
+    """Segment one image; a coroutine, see `grouping`."""
     height, width = sem_seg.shape[1:]
-    heatmap, offset = _at_least_single(heatmap[0]), _at_least_single(offset)
+    heatmap = heatmap[0]
+    if heatmap.dtype not in (torch.float32, torch.float64):
+        heatmap = heatmap.float()
+    if offset.dtype not in (torch.float32, torch.float64):
+        offset = offset.float()
     labels = sem_seg.reshape(-1).long()
     is_thing = member(labels, things) if foreground is None else foreground.reshape(-1) == 1
     peaks = find_peaks(heatmap, threshold, nms_kernel).flatten()
-    # All that is needed from the device, in one question.
-    binary = is_thing.new_ones(()) if foreground is None else _is_binary(foreground)
+    binary = is_thing.new_ones(())
+    if foreground is not None:
+        binary = ((foreground == 0) | (foreground == 1)).all()
     num_peaks, num_pixels, lowest, highest, is_binary = yield torch.stack(
         (peaks.sum(), is_thing.sum(), *labels.aminmax(), binary.long())
     )
     if not is_binary:
         raise ValueError("foreground_mask must hold 0 and 1 only")
-    _check_ids_fit(lowest * label_divisor, highest * label_divisor + num_peaks, sem_seg.dtype)
+    limits, smallest = torch.iinfo(sem_seg.dtype), lowest * label_divisor
+    largest = highest * label_divisor + num_peaks
+    if smallest < limits.min or largest > limits.max:
+        raise ValueError(
+            f"panoptic ids from {smallest} to {largest} do not fit into {sem_seg.dtype}: pass "
+            "sem_seg as int64"
+        )
 
     places = indices(peaks, num_peaks)
     if top_k is not None and num_peaks >= top_k:
@@ -214,8 +182,48 @@ def _segment(
     return panoptic, centers.unsqueeze(0)
 
 
+def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
+    """Return where a center may be: (H, W) bool.
+
+    A peak is above `threshold`, above 0, and the largest value of the window around it; a plateau
+    has as many peaks as pixels. Windows that hold a NaN have none.
+
+    Args:
+        heatmap: (H, W) floating point.
+        nms_kernel: side of the window in pixels, odd.
+    """
+    largest = window_max(window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
+    return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
+
+
+def window_max(values: Tensor, size: int, dim: int) -> Tensor:
+    """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
+
+    Maxima of two neighbors make those of four, eight, ...: log2(size) passes instead of `size`.
+    """
+    margin = [0, 0, 0, 0]  # left, right, top, bottom
+    margin[2 - 2 * dim] = margin[3 - 2 * dim] = size // 2
+    values = F.pad(values, margin, value=float("-inf"))
+    width = 1  # each value is the maximum of `width` original ones, from its own place on
+    while width < size:
+        step = min(width, size - width)
+        length = values.shape[dim] - step
+        values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+        width += step
+    return values
+
+
+def above_kth(scores: Tensor, top_k: int) -> Tensor:
+    """Which of the M peaks are above the `top_k`-th largest: (M,) bool, for M >= top_k.
+
+    The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal scores
+    that straddle the limit none.
+    """
+    return scores > scores.topk(top_k).values[-1]
+
+
 def _number_groups(votes: Tensor, ids: Tensor, label_divisor: int) -> Tensor:
-    """Panoptic id of each centre's pixels, (K,), from their votes for classes, (K, C).
+    """Panoptic id of each center's pixels, (K,), from their votes for classes, (K, C).
 
     The class with most votes, of equal ones the smallest, as `torch.mode` has it; numbers count the
     groups of a class that have pixels.
@@ -226,21 +234,6 @@ def _number_groups(votes: Tensor, ids: Tensor, label_divisor: int) -> Tensor:
     )
     number = members.cumsum(dim=0).gather(1, majority)
     return (ids.index_select(0, majority.squeeze(1)) * label_divisor).add_(number.squeeze(1))
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-def _is_binary(mask: Tensor) -> Tensor:
-    return ((mask == 0) | (mask == 1)).all()
-
-
-def _check_numbers(nms_kernel: int, top_k: int | None) -> None:
-    if nms_kernel < 1 or nms_kernel % 2 == 0:
-        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centres")
 
 
 def _check_maps(
@@ -264,16 +257,6 @@ def _check_maps(
         )
 
 
-def _check_ids_fit(lowest: int, highest: int, dtype: torch.dtype) -> None:
-    """Raise ValueError unless panoptic ids in this range can be written down."""
-    limits = torch.iinfo(dtype)
-    if lowest < limits.min or highest > limits.max:
-        raise ValueError(
-            f"panoptic ids from {lowest} to {highest} do not fit into {dtype}: pass sem_seg as "
-            "int64"
-        )
-
-
 def detectron2_segmentations(
     sem_segs: Sequence[Tensor],
     center_heatmaps: Sequence[Tensor],
@@ -286,14 +269,22 @@ def detectron2_segmentations(
     nms_kernel: int = 7,
     top_k: int | None = 200,
 ) -> list[tuple[Tensor, Tensor]]:
-    """As `get_panoptic_segmentations`, by Detectron2's function, image after image."""
+    """Detectron2's own post-processing behind our interface, for benchmarks and tests."""
     with warnings.catch_warnings():
         # It calls meshgrid the old way.
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
         return [
             post_processing.get_panoptic_segmentation(
-                *(sem_seg, heatmap, offset, thing_ids, label_divisor, stuff_area),
-                *(void_label, threshold, nms_kernel, top_k),
+                sem_seg,
+                heatmap,
+                offset,
+                thing_ids,
+                label_divisor,
+                stuff_area,
+                void_label,
+                threshold,
+                nms_kernel,
+                top_k,
             )
             for sem_seg, heatmap, offset in zip(sem_segs, center_heatmaps, offsets, strict=True)
         ]

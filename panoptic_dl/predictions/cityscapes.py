@@ -23,8 +23,8 @@ from torch import Tensor
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import no_truncated_images, read_label_ids, unreadable
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
-from panoptic_dl.evaluation.evaluator import naming
-from panoptic_dl.evaluation.semantic import most_likely
+from panoptic_dl.evaluation.evaluator import errors_name
+from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import (
     READ_AGAIN,
     PredictedDataset,
@@ -226,15 +226,15 @@ class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Non
         mask = re.fullmatch(r"(.+)_\d+\.png", file.name)
         return mask is not None and mask[1] in self.dataset.images
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
         """Move the instances to the CPU."""
         image = self.begin(item, output)
-        with naming(image):
+        with errors_name(image):
             return image, extract_instances(output, self.dataset.instance_ids)
 
-    def compare(self, taken: tuple[Any, list[Detection]]) -> None:
+    def match(self, prediction: tuple[Any, list[Detection]]) -> None:
         """Write the masks, then the text that names them."""
-        image, detections = taken
+        image, detections = prediction
         lines = []
         for number, detection in enumerate(detections):
             name = f"{MASK_FOLDER}/{image}_{number:04d}.png"
@@ -243,7 +243,7 @@ class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Non
         with write_prediction(self.image_files[image]) as temporary:
             temporary.write_text("".join(lines))
 
-    def add(self, compared: None) -> None:
+    def update(self, match: None) -> None:
         """There is nothing to count."""
 
 
@@ -257,16 +257,16 @@ class CityscapesSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], None]):
         files = {image: folder / f"{image}_pred_labelIds.png" for image in dataset.images}
         super().__init__(dataset, folder, image_files=files)
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
         """Find the class of each pixel, (H, W) int16, K where there is none."""
         image = self.begin(item, output)
-        with naming(image):
-            return image, most_likely(output["sem_seg"], len(EVALUATED))
+        with errors_name(image):
+            return image, predicted_labels(output["sem_seg"], len(EVALUATED))
 
-    def compare(self, taken: tuple[Any, np.ndarray]) -> None:
+    def match(self, prediction: tuple[Any, np.ndarray]) -> None:
         """Write the picture."""
-        image, classes = taken
+        image, classes = prediction
         write_png(self.image_files[image], to_label_ids(classes))
 
-    def add(self, compared: None) -> None:
+    def update(self, match: None) -> None:
         """There is nothing to count."""

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.masks import decode_mask, encode_mask
-from panoptic_dl.evaluation.evaluator import naming
-from panoptic_dl.evaluation.semantic import most_likely
+from panoptic_dl.evaluation.evaluator import errors_name
+from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -232,15 +232,15 @@ class CocoInstanceWriter(
         json_files = [JsonParts(folder / name), JsonParts(folder / "boxes" / name)]
         super().__init__(dataset, folder, json_files=json_files)
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
         """Move the instances to the CPU."""
         image = self.begin(item, output)
-        with naming(image):
+        with errors_name(image):
             return image, extract_instances(output, self.dataset.instance_ids)
 
-    def compare(self, taken: tuple[Any, list[Detection]]) -> tuple[Any, Entries, Entries]:
+    def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[Any, Entries, Entries]:
         """Encode the instances: the image, entries with masks, entries with boxes."""
-        image, detections = taken
+        image, detections = prediction
         masks, boxes = [], []
         for category, score, mask, (left, top, right, bottom) in detections:
             common = {"image_id": image, "category_id": category, "score": score}
@@ -248,9 +248,9 @@ class CocoInstanceWriter(
             boxes.append(common | {"bbox": [left, top, right - left, bottom - top]})
         return image, masks, boxes
 
-    def add(self, compared: tuple[Any, Entries, Entries]) -> None:
+    def update(self, match: tuple[Any, Entries, Entries]) -> None:
         """Write the entries."""
-        image, masks, boxes = compared
+        image, masks, boxes = match
         self.json_files[0].append(image, masks)
         self.json_files[1].append(image, boxes)
 
@@ -268,15 +268,15 @@ class CocoSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], Entries]):
         name = f"stuff_{dataset.split}_panoptic-dl_results.json"
         super().__init__(dataset, folder, json_files=[JsonParts(folder / name)])
 
-    def take(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
         """Find the class of each pixel, (H, W) int16, K where there is none."""
         image = self.begin(item, output)
-        with naming(image):
-            return image, most_likely(output["sem_seg"], len(self.dataset.dataset_ids))
+        with errors_name(image):
+            return image, predicted_labels(output["sem_seg"], len(self.dataset.dataset_ids))
 
-    def compare(self, taken: tuple[Any, np.ndarray]) -> Entries:
+    def match(self, prediction: tuple[Any, np.ndarray]) -> Entries:
         """Encode the mask of each class."""
-        image, classes = taken
+        image, classes = prediction
         ids = self.dataset.dataset_ids
         found = np.flatnonzero(np.bincount(classes.reshape(-1), minlength=len(ids) + 1)[:-1])
         return [
@@ -288,6 +288,6 @@ class CocoSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], Entries]):
             for category in found.tolist() or [0]
         ]
 
-    def add(self, compared: Entries) -> None:
+    def update(self, match: Entries) -> None:
         """Write the entries."""
-        self.json_files[0].append(compared[0]["image_id"], compared)
+        self.json_files[0].append(match[0]["image_id"], match)

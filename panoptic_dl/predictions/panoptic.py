@@ -17,7 +17,8 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_panoptic_ids, segment_numbers
-from panoptic_dl.evaluation.evaluator import naming
+from panoptic_dl.evaluation.evaluator import errors_name
+from panoptic_dl.evaluation.panoptic import PanopticPrediction
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -134,9 +135,7 @@ def _labels(dataset: PredictedDataset, categories: Mapping[int, int], picture: P
     return labels
 
 
-class PanopticWriter(
-    PredictionWriter[tuple[Any, np.ndarray, list[dict[str, Any]] | None], dict[str, Any]]
-):
+class PanopticWriter(PredictionWriter[PanopticPrediction, dict[str, Any]]):
     """Writes "panoptic_seg".
 
     That is (H, W) of category * label_divisor + instance, -1 where void, and None; or (H, W) ids, 0
@@ -158,18 +157,16 @@ class PanopticWriter(
             json_files=[JsonParts(folder / f"{name}.json", '{"annotations": [', "]}")],
         )
 
-    def take(
-        self, item: dict[str, Any], output: dict[str, Any]
-    ) -> tuple[Any, np.ndarray, list[dict[str, Any]] | None]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> PanopticPrediction:
         """Move the map to the CPU."""
         image = self.begin(item, output)
         panoptic, segments = output["panoptic_seg"]
         return image, panoptic.cpu().numpy().copy(), segments
 
-    def compare(self, taken: tuple[Any, np.ndarray, list[dict[str, Any]] | None]) -> dict[str, Any]:
+    def match(self, prediction: PanopticPrediction) -> dict[str, Any]:
         """Write the picture; return the image's entry of the JSON file."""
-        image, panoptic, segments = taken
-        with naming(image):
+        image, panoptic, segments = prediction
+        with errors_name(image):
             if segments is None:
                 ids, categories = self._from_map(panoptic)
             else:
@@ -184,9 +181,9 @@ class PanopticWriter(
             ],
         }
 
-    def add(self, compared: dict[str, Any]) -> None:
+    def update(self, match: dict[str, Any]) -> None:
         """Write the entry."""
-        self.json_files[0].append(compared["image_id"], [compared])
+        self.json_files[0].append(match["image_id"], [match])
 
     def _from_map(self, panoptic: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
         """Ids, (H, W) with 0 for void, and the contiguous category of each."""

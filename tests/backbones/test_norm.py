@@ -1,4 +1,4 @@
-"""Every normalisation of Detectron2's `get_norm` works in both families of backbones."""
+"""Every normalization of Detectron2's `get_norm` works in both families of backbones."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_forward_with_every_norm(build, norm):
 
 
 @pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN"])
-def test_synchronised_norms_have_the_names_of_bn(build, norm):
+def test_synchronized_norms_have_the_names_of_bn(build, norm):
     assert list(build(norm).state_dict()) == list(build("BN").state_dict())
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.data.mapper import TruthMapper
-from panoptic_dl.models.batch import upsample
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.analyze import COMBINATIONS
+from panoptic_dl.postprocess.semantic import upsample
 from run import work
 from tests.data.small import write_coco
 from tests.evaluation.test_streaming_datasets import REAL

@@ -80,7 +80,7 @@ def test_in_two_processes(tmp_path, toy):
 
 def test_coverage_of_a_trial_counts_and_forgets():
     coverage = Coverage(range(5), "a list")
-    coverage.rehearse(2)
+    coverage.limit(2)
     coverage.add(1)
     with pytest.raises(EvaluationError, match="1 predictions for the 2 images"):
         coverage.require_all(coverage.seen)

@@ -1,18 +1,18 @@
-"""Scores of another number of classes are refused; the rest is `most_likely_class`'s."""
+"""Scores of another number of classes are refused; the rest is `argmax_classes`'s."""
 
 import pytest
 import torch
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.evaluation.semantic import most_likely
+from panoptic_dl.evaluation.semantic import predicted_labels
 
 
 def test_scores_must_fit_the_dataset():
     scores = torch.randn(5, 20, 30)
-    assert (most_likely(scores, 5) == scores.argmax(dim=0).numpy()).all()
+    assert (predicted_labels(scores, 5) == scores.argmax(dim=0).numpy()).all()
     for wrong in (torch.zeros(4, 2, 2), torch.zeros(5, 2)):
         with pytest.raises(EvaluationError, match="one score for each class"):
-            most_likely(wrong, 5)
+            predicted_labels(wrong, 5)
 
 
 def test_scores_that_are_no_numbers_are_refused():
@@ -20,10 +20,10 @@ def test_scores_that_are_no_numbers_are_refused():
         scores = torch.randn(5, 20, 30)
         scores[place, 7, 7] = torch.nan
         with pytest.raises(EvaluationError, match="not a number"):
-            most_likely(scores, 5)
-    assert most_likely(torch.full((2, 3, 4), torch.inf), 2).max() == 0
+            predicted_labels(scores, 5)
+    assert predicted_labels(torch.full((2, 3, 4), torch.inf), 2).max() == 0
 
 
 def test_classes_outside_mean_none():
     classes = torch.tensor([[0, 4, 5], [-1, 255, 2]])
-    assert most_likely(classes, 5).tolist() == [[0, 4, 5], [5, 5, 2]]
+    assert predicted_labels(classes, 5).tolist() == [[0, 4, 5], [5, 5, 2]]

@@ -174,17 +174,17 @@ def test_threads_may_compare_at_once_and_leave_everything_as_it_is(tmp_path):
     expected = evaluate(evaluator, records, outputs)
     evaluator.reset()
     before = repr(evaluator._truth)
-    taken = [evaluator.take(*pair) for pair in zip(records, outputs, strict=True)]
+    taken = [evaluator.extract(*pair) for pair in zip(records, outputs, strict=True)]
     untouched = copy.deepcopy(outputs)
     with ThreadPoolExecutor(4) as pool:
-        compared = list(pool.map(evaluator.compare, taken * 3))
+        compared = list(pool.map(evaluator.match, taken * 3))
     assert repr(evaluator._truth) == before
     for output, copied in zip(outputs, untouched, strict=True):
         assert repr(output) == repr(copied)
     for one, again in zip(compared[:16], compared[16:32], strict=True):
         assert np.array_equal(one.matches.rows, again.matches.rows)
     for one in compared[32:]:
-        evaluator.add(one)
+        evaluator.update(one)
     assert json.dumps(evaluator.evaluate()) == json.dumps(expected)
 
 

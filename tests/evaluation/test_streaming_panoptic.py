@@ -234,7 +234,7 @@ def test_listed_segments_have_the_same_figures(tmp_path, with_kind):
         output["panoptic_seg"] = (ids, segments)
     evaluator = StreamingPanopticEvaluator(name)
     for record, output, scene in zip(records, outputs, scenes, strict=True):
-        drawn, nothing = evaluator.as_output(evaluator.take(record, output))["panoptic_seg"]
+        drawn, nothing = evaluator.as_output(evaluator.extract(record, output))["panoptic_seg"]
         assert nothing is None
         assert np.array_equal(drawn // DIVISOR, scene.panoptic // DIVISOR)  # -1 // 1000 is -1
         things = drawn // DIVISOR % 2 == 1

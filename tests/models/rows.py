@@ -136,7 +136,7 @@ def seeded_model(row: str) -> PanopticDeepLab | DeepLabV3Plus:
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Training mode, with normalisation in evaluation mode; ASPP's own dropout stays on."""
+    """Training mode, with normalization in evaluation mode; ASPP's own dropout stays on."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -156,7 +156,7 @@ def train_on_gloo(rank, port, folder):
         pass
 
 
-def test_synchronised_statistics_are_updated_once_too(tmp_path):
+def test_synchronized_statistics_are_updated_once_too(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

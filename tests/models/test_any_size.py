@@ -65,7 +65,7 @@ def test_any_crop_size(train_size, size):
 
 
 def test_only_a_single_feature_pixel_is_padded_further():
-    """Batch normalisation needs two values per channel; all else keeps the reference's padding."""
+    """Batch normalization needs two values per channel; all else keeps the reference's padding."""
     model = build_panoptic()
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))

@@ -1,4 +1,4 @@
-"""Folded batch normalisation computes the same function."""
+"""Folded batch normalization computes the same function."""
 
 import copy
 
@@ -40,7 +40,7 @@ def test_every_batch_norm_is_folded_and_nothing_changes(backbone, separable):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_other_normalisations_stay():
+def test_other_normalizations_stay():
     model = build_panoptic(build_backbone(norm="GN"), head={"norm": "GN"}).eval()
     image = torch.randn(1, 3, 64, 64)
     assert fold_batch_norms(model, lambda: model.network(image)) == 0

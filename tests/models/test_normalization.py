@@ -28,7 +28,7 @@ def test_one_process_trains_with_plain_batch_norm(build, separable, caplog):
     assert norm_classes(model) == {nn.BatchNorm2d}
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1
-    assert "BatchNorm2d (one process, nothing to synchronise)" in messages[0]
+    assert "BatchNorm2d (one process, nothing to synchronize)" in messages[0]
 
 
 def test_nothing_is_logged_or_changed_without_sync_batch_norm(caplog):

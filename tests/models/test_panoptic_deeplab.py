@@ -24,7 +24,7 @@ def model():
 
 
 def give_maps(model, height, width, seed):
-    """Let the heads return smooth random maps of (height, width), with some clear centres."""
+    """Let the heads return smooth random maps of (height, width), with some clear centers."""
     generator = torch.Generator().manual_seed(seed)
 
     def blobs(channels, cells):

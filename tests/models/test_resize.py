@@ -10,8 +10,8 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.models import batch as module
-from panoptic_dl.models.batch import most_likely_class_upsampled, resize
+from panoptic_dl.postprocess import semantic as module
+from panoptic_dl.postprocess.semantic import argmax_upsampled, resize
 
 
 @pytest.mark.parametrize("output", [(30, 40), (60, 80), (17, 93)])
@@ -42,5 +42,5 @@ def test_strips_give_the_classes_of_the_whole(rows, columns, stride, strip, leve
         0
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "STRIP", strip)
-        assert torch.equal(most_likely_class_upsampled(logits, stride), whole.argmax(dim=0))
+        patch.setattr(module, "STRIDE_ROWS", strip)
+        assert torch.equal(argmax_upsampled(logits, stride), whole.argmax(dim=0))

@@ -32,7 +32,7 @@ def reference(sem_seg: Tensor, heatmap: Tensor, offsets: Tensor, **arguments):
 
 
 def assert_equal_to_reference(sem_seg, heatmap, offsets, **changes):
-    """Hold ours against Detectron2's; return the panoptic map and the centres."""
+    """Hold ours against Detectron2's; return the panoptic map and the centers."""
     arguments = ARGUMENTS | changes
     before = [maps.clone() for maps in (sem_seg, heatmap, offsets)]
     panoptic, centers = get_panoptic_segmentation(sem_seg, heatmap, offsets, **arguments)

@@ -75,7 +75,7 @@ def several():
 
 def test_images_of_several_sizes_at_once():
     images = several()
-    images[2][1].zero_()  # no centres
+    images[2][1].zero_()  # no centers
     together = get_panoptic_segmentations(*zip(*images, strict=True), **ARGUMENTS)
     assert len(together) == len(images)
     for maps, (panoptic, centers) in zip(images, together, strict=True):
@@ -149,7 +149,7 @@ def test_the_host_waits_twice_however_many_instances_and_images(num_images, top_
 
 
 def rounds_of(images, top_k):
-    """How many transfers to the host `finish` makes."""
+    """How many transfers to the host `run_all` makes."""
     from panoptic_dl.postprocess import panoptic
 
     rounds = 0

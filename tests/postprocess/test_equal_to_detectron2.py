@@ -1,4 +1,4 @@
-"""Every pixel and every centre as Detectron2 has them, on random and on adversarial maps."""
+"""Every pixel and every center as Detectron2 has them, on random and on adversarial maps."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_random_scenes(
     reach=st.sampled_from([0, 1, 3, 20]),
 )
 def test_few_values_make_ties_everywhere(height, width, seed, levels, step, reach):
-    """Plateaus in the heatmap, equidistant centres, equal votes, scores that tie at `top_k`."""
+    """Plateaus in the heatmap, equidistant centers, equal votes, scores that tie at `top_k`."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high, *shape):
@@ -71,7 +71,7 @@ def test_large_scenes():
 
 
 def test_more_centres_than_cells_can_settle():
-    """A centre on every other pixel: bounds settle nothing, and rounding decides a lot."""
+    """A center on every other pixel: bounds settle nothing, and rounding decides a lot."""
     maps = random_maps(32, 36, seed=3, noise=5.0)
     heatmap = torch.zeros(1, 32, 36)
     heatmap[0, ::2, ::2] = 1
@@ -163,7 +163,7 @@ def test_heatmaps_that_are_not_finite():
 
 
 def test_equidistant_centres_and_equal_votes():
-    """Two centres, mirrored pixels, two classes with as many votes: first centre, lowest class."""
+    """Two centers, mirrored pixels, two classes with as many votes: first center, lowest class."""
     sem_seg = torch.full((1, 9, 9), 5)
     sem_seg[0, :, ::2] = 3
     heatmap = torch.zeros(1, 9, 9)
@@ -185,7 +185,7 @@ def test_rounding_that_single_precision_alone_decides():
     heatmap[0, [10, 10, 50], [10, 50, 30]] = 1
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     ring = torch.rand((64, 64), generator=generator) * 400 - 200
-    # Onto the line that halves the way between the two upper centres, give or take a last place.
+    # Onto the line that halves the way between the two upper centers, give or take a last place.
     jitter = (torch.rand((64, 64), generator=generator) - 0.5) * 2e-5
     offsets = torch.stack((ring - y, 30 + jitter - x))
     panoptic, _ = assert_equal_to_reference(sem_seg, heatmap, offsets)
@@ -197,7 +197,7 @@ def test_rounding_that_single_precision_alone_decides():
 
 
 def test_a_single_point_that_is_almost_a_tie():
-    """Laid out alone it would be summed in another way, and rounded to another centre."""
+    """Laid out alone it would be summed in another way, and rounded to another center."""
     centers = torch.tensor([[3, 4], [10, 25]])
     heatmap = torch.zeros(1, 30, 30)
     heatmap[0, centers[:, 0], centers[:, 1]] = 1

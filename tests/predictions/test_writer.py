@@ -205,13 +205,13 @@ def test_comparing_may_leave_the_thread_and_the_order(request, tmp_path, source)
     for evaluator in prediction_writers(predicted.name, kinds, tmp_path / "out"):
         evaluator.reset()
         taken = [
-            evaluator.take(item, output)
+            evaluator.extract(item, output)
             for item, output in zip(predicted.items, predicted.outputs, strict=True)
         ]
         with ThreadPoolExecutor(3) as pool:
-            compared = list(pool.map(evaluator.compare, taken))
+            compared = list(pool.map(evaluator.match, taken))
         for image in reversed(compared):
-            evaluator.add(image)
+            evaluator.update(image)
         evaluator.evaluate()
     assert contents(tmp_path / "out") == contents(tmp_path / "once")
 

@@ -4,7 +4,7 @@ Parallel branches at strides 4, 8, 16 and 32 that exchange information after eve
 blocks. Parameter names are those of the authors' ImageNet checkpoints (HRNet-Image-Classification),
 without their classification parts.
 
-Legend: N batch, C channels, H W pixels.
+Shapes: N batch, C channels, H W pixels.
 """
 
 import itertools
@@ -252,7 +252,7 @@ class HRNet(Backbone):
         return dict(self.shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) normalised images -> {name: (N, C, H/stride, W/stride)}, fine to coarse."""
+        """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}, fine to coarse."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         branches = [self.layer1(x)] * 2

@@ -1,6 +1,6 @@
-"""What the backbones share: normalisation by name, initial weights, the choice of features.
+"""What backbones and heads share: normalization by name, initial weights, choice of features.
 
-Legend: N batch, C channels, H W pixels.
+Shapes: N batch, C channels, H W pixels.
 """
 
 import math
@@ -13,17 +13,23 @@ from torch import nn
 Norm = str | Callable[[int], nn.Module] | None
 
 
-def build_norm(norm: Norm, num_channels: int) -> nn.Module:
-    """Return the normalisation layer for `num_channels` channels; the identity for "" or None.
+def group_norm(num_channels: int) -> nn.GroupNorm:
+    """Group normalization (Wu & He 2018) with 32 groups, or the most that divide 32 and C.
 
-    "GN" is Detectron2's group normalisation (Wu & He 2018) with 32 groups where 32 divides the
-    channels; widths such as 48 or 728 get the largest number of groups that divides both them and
-    32, where Detectron2 would raise.
+    Detectron2's "GN" raises for widths such as 48 or 728.
+    """
+    return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
+
+
+def build_norm(norm: Norm, num_channels: int) -> nn.Module:
+    """Return the normalization layer for `num_channels` channels; the identity for "" or None.
+
+    "GN" is `group_norm`.
 
     Raises ValueError for a name that Detectron2's `get_norm` does not know.
     """
     if norm == "GN":
-        return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
+        return group_norm(num_channels)
     try:
         layer = get_norm(norm, num_channels)
     except KeyError:
@@ -32,8 +38,22 @@ def build_norm(norm: Norm, num_channels: int) -> nn.Module:
     return nn.Identity() if layer is None else layer
 
 
+def head_norm(norm: Norm) -> str | Callable[[int], nn.Module]:
+    """Return `norm` as Detectron2's heads take it: "" where there is none, `group_norm` for "GN".
+
+    Raises ValueError for a name that Detectron2's `get_norm` does not know.
+    """
+    if norm is None:
+        return ""
+    if norm == "GN":
+        return group_norm
+    if isinstance(norm, str):
+        build_norm(norm, 1)  # raises
+    return norm
+
+
 def needs_bias(norm: Norm) -> bool:
-    """Whether a convolution needs its own bias, because no normalisation with a bias follows it."""
+    """Whether a convolution needs its own bias, because no normalization with a bias follows it."""
     return norm is None or norm == ""
 
 
@@ -41,7 +61,7 @@ def init_weights(backbone: nn.Module) -> None:
     """Prepare all convolutions for training from scratch (He et al. 2015, by fan-out).
 
     Normal with variance 2 / (kernel area * output channels / groups), so that gradients keep their
-    size through ReLUs; biases 0. Normalisation layers start at scale 1 and shift 0 by themselves.
+    size through ReLUs; biases 0. Normalization layers start at scale 1 and shift 0 by themselves.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,10 +1,10 @@
 """Xception-65, the modified Aligned Xception of DeepLabV3+ (Chen et al. 2018, section 4.3).
 
 Against Chollet's Xception: more middle blocks, every max pooling replaced by a strided separable
-convolution, normalisation after every depthwise and pointwise convolution. Parameter names are
+convolution, normalization after every depthwise and pointwise convolution. Parameter names are
 those of the converted TensorFlow checkpoint `tf-xception65-270e81cf.pth`.
 
-Legend: N batch, C channels, H W pixels.
+Shapes: N batch, C channels, H W pixels.
 """
 
 from collections import OrderedDict
@@ -35,7 +35,7 @@ NUM_MIDDLE_BLOCKS = 16
 
 
 class SeparableConv(nn.Module):
-    """3x3 depthwise and 1x1 pointwise convolution, each followed by normalisation.
+    """3x3 depthwise and 1x1 pointwise convolution, each followed by normalization.
 
     ReLU comes once before both (`relu_first`, entry and middle flow) or after each of the two (last
     block).
@@ -216,7 +216,7 @@ class Xception65(Backbone):
         return dict(self.shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) normalised images -> {name: (N, C, H/stride, W/stride)}."""
+        """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x, _ = self.block1(x)

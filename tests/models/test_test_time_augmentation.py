@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panoptic_dl.models.test_time_augmentation import Averaged
+from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation as Augmented
 from tests.models.small import NUM_CLASSES, THINGS, build_panoptic
 
 SIZE = (64, 96)
@@ -45,7 +45,7 @@ def scene():
 def test_one_look_is_the_model_itself(model):
     with torch.no_grad():
         (plain,), (averaged,) = (
-            run([{"image": scene()}]) for run in (model, Averaged(model, scales=[1.0], flip=False))
+            run([{"image": scene()}]) for run in (model, Augmented(model, scales=[1.0], flip=False))
         )
     assert torch.equal(plain["panoptic_seg"][0], averaged["panoptic_seg"][0])
     assert torch.allclose(plain["sem_seg"].softmax(0), averaged["sem_seg"].exp(), atol=1e-6)
@@ -54,20 +54,20 @@ def test_one_look_is_the_model_itself(model):
 @pytest.mark.parametrize("scale_offsets", [False, True])
 @pytest.mark.parametrize(("scales", "flip"), [([1.0], True), ([2.0], False), ([1.0, 2.0], True)])
 def test_maps_of_all_looks_agree(model, scales, flip, scale_offsets):
-    """Offsets would be off by the sign or the scale; the averaged ones must lead to the centre."""
+    """Offsets would be off by the sign or the scale; the averaged ones must lead to the center."""
     model.scale_offsets = scale_offsets
-    averaged = Averaged(model, scales=scales, flip=flip)
+    averaged = Augmented(model, scales=scales, flip=flip)
     sample = {"image": scene(), "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
         looks = [averaged._look(sample, s, m) for s in scales for m in ([False, True][: 1 + flip])]
         (output,) = averaged([sample])
-    centre = torch.tensor([23.5, 23.5])
+    center = torch.tensor([23.5, 23.5])
     ys, xs = torch.meshgrid(*map(torch.arange, SIZE), indexing="ij")
     for probabilities, _, offset in looks:
         led = torch.stack((ys, xs)) + offset
         inside = (slice(None), slice(18, 30), slice(12, 36))
-        # A pixel of the enlarged image lies a quarter of a pixel aside; nearly all is the centre.
-        assert (led[inside] - centre.view(2, 1, 1)).abs().max() < 0.5
+        # A pixel of the enlarged image lies a quarter of a pixel aside; nearly all is the center.
+        assert (led[inside] - center.view(2, 1, 1)).abs().max() < 0.5
         assert torch.allclose(probabilities.sum(0), torch.ones(SIZE), atol=1e-5)
     panoptic = output["panoptic_seg"][0]
     assert (panoptic[18:30, 12:36] // 1000 == THINGS[0]).all()
@@ -78,7 +78,7 @@ def test_maps_of_all_looks_agree(model, scales, flip, scale_offsets):
 
 
 def test_a_mirrored_offset_with_the_wrong_sign_would_show(model):
-    averaged = Averaged(model, scales=[1.0], flip=True)
+    averaged = Augmented(model, scales=[1.0], flip=True)
     sample = {"image": scene(), "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
         plain, mirrored = (averaged._look(sample, 1.0, turn) for turn in (False, True))
@@ -96,7 +96,7 @@ def test_the_semantic_model_averages_probabilities():
     mirror = sample | {"image": sample["image"].flip(-1)}
     with torch.no_grad():
         (straight,), (turned,) = model([sample]), model([mirror])
-        (averaged,) = Averaged(model, scales=[1.0], flip=True)([sample])
+        (averaged,) = Augmented(model, scales=[1.0], flip=True)([sample])
     mean = (straight["sem_seg"].softmax(0) + turned["sem_seg"].flip(-1).softmax(0)) / 2
     assert averaged["sem_seg"].shape == (NUM_CLASSES, 80, 90)
     assert torch.allclose(averaged["sem_seg"].exp(), mean, atol=1e-6)
@@ -104,11 +104,11 @@ def test_the_semantic_model_averages_probabilities():
 
 def test_what_cannot_be_averaged_is_refused(model):
     with pytest.raises(ValueError, match=r"evaluation.scales=\[\]"):
-        Averaged(model, scales=[], flip=False)
+        Augmented(model, scales=[], flip=False)
     with pytest.raises(ValueError, match=r"evaluation.scales=\[0\]"):
-        Averaged(model, scales=[0], flip=False)
+        Augmented(model, scales=[0], flip=False)
     with pytest.raises(ValueError, match="not a Linear"):
-        Averaged(torch.nn.Linear(1, 1), scales=[1.0], flip=True)
+        Augmented(torch.nn.Linear(1, 1), scales=[1.0], flip=True)
     model.predict_semantic = model.predict_instances = False
     with pytest.raises(ValueError, match="predict_semantic=true"):
-        Averaged(model, scales=[1.0], flip=True)
+        Augmented(model, scales=[1.0], flip=True)
