@@ -405,7 +405,7 @@ class EvaluationPictures:
             self._first.reset()
 
     def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """Remember a prediction if it is to be drawn; see `Beside`."""
+        """Remember a prediction if it is to be drawn; see `ThreadedEvaluator`."""
         if self._first is not None:
             self._first.process([item], [output])
         self._errors.offer(item, output, quality)

@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 
 from panoptic_dl.config import build
-from tests.evaluation.test_streaming_datasets import err
+from tests.evaluation.model_outputs import err
 
 SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
 NUM_IMAGES = 3

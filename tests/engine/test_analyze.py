@@ -20,7 +20,7 @@ from panoptic_dl.modes.analyze import COMBINATIONS
 from panoptic_dl.postprocess.semantic import upsample
 from run import work
 from tests.data.small import write_coco
-from tests.evaluation.test_streaming_datasets import REAL
+from tests.evaluation.model_outputs import REAL
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -11,7 +11,7 @@ import torch
 from panoptic_dl.config import build, compose
 from panoptic_dl.modes.evaluate import evaluate
 from tests.engine.erring import SIZES, Erring, saved
-from tests.evaluation.test_streaming_datasets import REAL
+from tests.evaluation.model_outputs import REAL
 
 EVERYTHING = ["evaluation.save=[panoptic,instances,semantic]", "evaluation.official=true"]
 

@@ -31,7 +31,7 @@ def panoptic_scene(seed: int, num_classes: int = 6) -> PanopticScene:
     """Draw one; seeds give crowds, void, unlisted ids, single pixels, fragments, misses."""
     draw = np.random.default_rng(seed)
     number = int(draw.integers(0, 9))
-    ids = draw.choice(np.arange(1, 256**3), number, replace=False)
+    ids = 1 + draw.choice(256**3 - 1, number, replace=False)
     if number:
         ids[draw.integers(number)] = draw.choice([1, 255, 256, 65536, 256**3 - 1])
         ids = np.unique(ids)

@@ -50,7 +50,7 @@ def by_definition(scene: PanopticScene, matches, y: int, x: int) -> int:
     return OUTLINE if outline else NOT_COUNTED
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_kinds_are_those_of_the_definition_and_of_the_matches(seed):
     scene = panoptic_scene(seed)

@@ -1,17 +1,23 @@
-"""The table of metrics: the published columns, honest gaps, nothing impossible."""
+"""The table of metrics, and that all evaluators in it agree with the official ones."""
 
 import json
 import math
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoptic_dl.config import build, compose
 from panoptic_dl.config.builder import MOVED, find_target
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.core.run_folder import as_json
+from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from panoptic_dl.evaluation import metrics
+from panoptic_dl.evaluation.cityscapes_instances import StreamingCityscapesInstanceEvaluator
+from panoptic_dl.evaluation.cityscapes_semantic import StreamingCityscapesSemanticEvaluator
 from panoptic_dl.evaluation.metrics import (
     METRICS,
     PUBLISHED,
@@ -21,7 +27,16 @@ from panoptic_dl.evaluation.metrics import (
     headline,
     is_better,
 )
+from panoptic_dl.evaluation.official import (
+    OfficialCityscapesInstanceEvaluator,
+    OfficialCityscapesSemanticEvaluator,
+    OfficialPanopticEvaluator,
+    OfficialSemanticEvaluator,
+)
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
+from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from panoptic_dl.report.results import as_text
+from tests.evaluation.model_outputs import REAL, err, evaluate, predict
 
 PANOPTIC = {
     name + suffix: index + 10.0
@@ -125,3 +140,106 @@ def test_numpy_scalars_become_numbers():
     assert as_json({"a": (np.float32(0.5), np.int64(3), np.float64("nan"))}) == {
         "a": [0.5, 3.0, None]
     }
+
+
+TWO_IMAGES = ["dataset.root.num_train=2", "dataset.root.num_val=2"]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
+@pytest.mark.parametrize("kind", ["official", "streaming"])
+def test_the_truth_of_a_toy_has_100_in_every_figure(dataset, task, kind):
+    cfg = compose([f"dataset={dataset}", f"task={task}", *TWO_IMAGES])
+    panoptic, name = build(cfg.dataset.test.panoptic), build(cfg.dataset.test[task])
+    assert name.startswith("toy_")
+    truth = sorted(DatasetCatalog.get(panoptic), key=lambda record: record["file_name"])
+    records = sorted(DatasetCatalog.get(name), key=lambda record: record["file_name"])
+    things = set(cfg.dataset.thing_ids)
+    outputs = [predict(record, cfg.dataset.num_classes, things) for record in truth]
+    figures = {}
+    for evaluator in build(cfg.dataset.evaluators[kind][task]).values():
+        evaluator = evaluator() if kind == "official" else evaluator
+        figures |= headline(evaluate(evaluator, records, outputs))
+    assert len(figures) == (11 if task == "panoptic" else 1)
+    assert figures == dict.fromkeys(figures, 100.0)
+
+
+SMALL = ["dataset.root.num_train=1", "dataset.root.num_val=3"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PANOPTIC_DL_CACHE", str(tmp_path_factory.getbasetemp() / "toys"))
+
+
+def compare_pairs(pairs, records, num_classes, thing_ids, tolerance=1e-10) -> list[dict]:
+    """Evaluate by all pairs of evaluators; figures are percentages, so 1e-10 is 1e-12 of 1."""
+    for evaluator in (evaluator for pair in pairs for evaluator in pair):
+        evaluator.reset()
+    draw = np.random.default_rng(0)
+    for record in records:
+        output = err(record, num_classes, thing_ids, draw)
+        for evaluator in (evaluator for pair in pairs for evaluator in pair):
+            evaluator.process([record], [output])
+    results = []
+    for ours, theirs in pairs:
+        (found,), (expected,) = ours.evaluate().values(), theirs.evaluate().values()
+        assert {key: found[key] for key in expected} == pytest.approx(
+            expected, rel=0, abs=tolerance, nan_ok=True
+        )
+        assert found["num_images"] == len(records)
+        results.append(found)
+    return results
+
+
+def test_metrics_of_toy_cityscapes_are_the_official_ones():
+    cfg = compose(["dataset=toy_cityscapes", "task=panoptic", *SMALL])
+    name = build(cfg.dataset.test.panoptic)
+    pairs = [
+        (StreamingPanopticEvaluator(name), OfficialPanopticEvaluator(name)),
+        (
+            StreamingCityscapesSemanticEvaluator(name),
+            OfficialCityscapesSemanticEvaluator(name),
+        ),
+        (
+            StreamingCityscapesInstanceEvaluator(name),
+            OfficialCityscapesInstanceEvaluator(name),
+        ),
+    ]
+    panoptic, semantic, instance = compare_pairs(
+        pairs, DatasetCatalog.get(name), cfg.dataset.num_classes, set(cfg.dataset.thing_ids)
+    )
+    assert 5 < panoptic["PQ"] < 95
+    assert panoptic["num_wrong_areas"] == 0
+    assert 5 < semantic["IoU"] < 95
+    assert 5 < instance["AP"] < 95
+
+
+def compare_coco(root: str, prefix: str, num_images: int) -> None:
+    name = coco_panoptic(root=root, split="val", prefix=prefix)
+    labels = coco_semantic(root=root, split="val", prefix=prefix)
+    reader = SemanticLabelReader(num_classes=133)
+    pairs = [
+        (StreamingPanopticEvaluator(name), OfficialPanopticEvaluator(name)),
+        (
+            StreamingSemanticEvaluator(labels, reader),
+            OfficialSemanticEvaluator(labels, read_truth=reader),
+        ),
+    ]
+    records = DatasetCatalog.get(name)
+    assert len(records) == num_images
+    panoptic, semantic = compare_pairs(pairs, records, 133, set(range(80)))
+    assert 5 < panoptic["PQ"] < 95
+    assert panoptic["num_wrong_areas"] == 0
+    assert 5 < semantic["mIoU"] < 95
+
+
+def test_metrics_of_toy_coco_are_the_official_ones():
+    cfg = compose(["dataset=toy_coco", "task=panoptic", *SMALL])
+    compare_coco(build(cfg.dataset.root), "toy_", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
+def test_metrics_of_real_coco_are_the_official_ones():
+    compare_coco(str(REAL), "streaming_real_", 100)

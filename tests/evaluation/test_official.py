@@ -1,21 +1,25 @@
-"""The official evaluators: 100 for the truth, honest about nothing, and no litter."""
+"""The official evaluators: what they measure, refuse, and how ours are compared with them."""
 
 import copy
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
+from panoptic_dl.evaluation.cityscapes_semantic import (
+    EVALUATED,
+    StreamingCityscapesSemanticEvaluator,
+    to_label_ids,
+)
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import (
     OfficialCityscapesInstanceEvaluator,
@@ -23,9 +27,12 @@ from panoptic_dl.evaluation.official import (
     OfficialCOCOInstanceEvaluator,
     OfficialPanopticEvaluator,
     OfficialSemanticEvaluator,
+    pair_up,
+    require_agreement,
 )
 from tests.data.small import write_cityscapes, write_coco
-from tests.evaluation.truth import evaluate, make_instances, predict
+from tests.evaluation.model_outputs import REAL, evaluate, make_instances, predict
+from tests.evaluation.scenes import semantic_scores, write_street_labels
 
 CITYSCAPES = {"num_classes": 19, "thing_ids": set(range(11, 19))}
 COCO = {"num_classes": 133, "thing_ids": set(range(80))}
@@ -268,9 +275,6 @@ def test_a_truncated_label_is_named(tmp_path, evaluator, kind):
         evaluate(evaluator(dataset=name), records, outputs)
 
 
-REAL = Path(os.environ.get("PANOPTIC_DL_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
 @pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
 def test_the_truth_of_real_images_has_100_in_every_figure():
     name = coco_panoptic(root=str(REAL), split="val", prefix="real_")
@@ -289,3 +293,123 @@ def test_the_truth_of_real_images_has_100_in_every_figure():
     figures = headline({k: v for e in evaluators for k, v in e.evaluate().items()})
     assert figures == dict.fromkeys(figures, 100.0)
     assert len(figures) == 11
+
+
+OWN = {
+    "panoptic_seg": {"PQ": 50.0, "PQ-road": 70.0, "num_images": 3},
+    "segm": {"AP": 20.0, "AP50": math.nan},
+}
+
+
+def official(**changes: float) -> dict:
+    figures = {"PQ": 50.0, "AP": 20.0, "AP50": math.nan} | changes
+    return {
+        "panoptic_seg": {"PQ": figures["PQ"]},
+        "segm": {name: figures[name] for name in ("AP", "AP50")},
+    }
+
+
+def test_shared_figures_are_paired():
+    pairs = pair_up(OWN, official())
+    assert [(p.task, p.name) for p in pairs] == [
+        ("panoptic_seg", "PQ"),
+        ("segm", "AP"),
+        ("segm", "AP50"),
+    ]
+    require_agreement(pairs)
+
+
+@pytest.mark.parametrize("change", [{"PQ": 50 + 9e-11}, {"AP": 20 - 9e-8}])
+def test_rounding_is_no_difference(change):
+    require_agreement(pair_up(OWN, official(**change)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"PQ": 50 + 2e-10}, {"AP": 20 - 2e-7}, {"AP50": 0.0}, {"AP": math.nan}]
+)
+def test_what_lies_beyond_is_an_error_that_names_the_figure(change):
+    with pytest.raises(EvaluationError, match=rf"1 of 3 figures .*\.{next(iter(change))} "):
+        require_agreement(pair_up(OWN, official(**change)))
+
+
+def test_an_official_task_that_we_do_not_have_is_an_error():
+    with pytest.raises(EvaluationError, match="sem_seg"):
+        pair_up(OWN, official() | {"sem_seg": {"mIoU": 1.0}})
+
+
+def streets(folder):
+    labels = folder / "gtFine"
+    images = [write_street_labels(labels, seed) for seed in range(6)]
+    if "class_map_streets" in MetadataCatalog.list():
+        MetadataCatalog.remove("class_map_streets")
+    MetadataCatalog.get("class_map_streets").gt_dir = str(labels)
+    records = [{"file_name": f"{image}_leftImg8bit.png"} for image in images]
+    return records, [semantic_scores(labels, image, seed) for seed, image in enumerate(images)]
+
+
+def test_cityscapes_script_takes_classes(tmp_path):
+    records, scores = streets(tmp_path)
+    evaluator = OfficialCityscapesSemanticEvaluator("class_map_streets")
+    by_scores, by_classes = (
+        evaluate(evaluator, records, [{"sem_seg": value} for value in values])
+        for values in (scores, [value.argmax(dim=0) for value in scores])
+    )
+    assert by_classes == by_scores
+    assert 5 < by_scores["sem_seg"]["IoU"] < 95
+
+
+@pytest.mark.parametrize("none", [-1, 19, 255])
+def test_cityscapes_script_counts_pixels_without_class_as_missed(tmp_path, none):
+    records, scores = streets(tmp_path)
+    outputs = [{"sem_seg": value.argmax(dim=0)} for value in scores]
+    for output in outputs:
+        output["sem_seg"][3:20] = none
+    theirs = evaluate(OfficialCityscapesSemanticEvaluator("class_map_streets"), records, outputs)
+    ours = evaluate(StreamingCityscapesSemanticEvaluator("class_map_streets"), records, outputs)
+    expected = pytest.approx(theirs["sem_seg"], rel=0, abs=1e-10, nan_ok=True)
+    assert {name: ours["sem_seg"][name] for name in theirs["sem_seg"]} == expected
+
+
+def test_label_ids():
+    classes = np.array([[-5, -1, 0, 13], [18, 19, 254, 255]])
+    assert to_label_ids(classes).tolist() == [[0, 0, 7, 26], [33, 0, 0, 0]]
+    assert to_label_ids(np.arange(19)).tolist() == [label.id for label in EVALUATED]
+
+
+@pytest.fixture
+def classes_and_evaluator():
+    records = [{"file_name": "a.png"}, {"file_name": "b.png"}]
+    DatasetCatalog.register("class_maps", lambda: records)
+    MetadataCatalog.get("class_maps").set(stuff_classes=list("abcd"), ignore_label=9)
+    draw = np.random.default_rng(0)
+    truth = {record["file_name"]: draw.integers(0, 4, (6, 7)) for record in records}
+    truth["a.png"][0] = 9
+    classes = torch.from_numpy(draw.integers(0, 4, (2, 6, 7)))
+    yield (
+        records,
+        classes,
+        OfficialSemanticEvaluator("class_maps", lambda record: truth[record["file_name"]]),
+    )
+    DatasetCatalog.remove("class_maps")
+    MetadataCatalog.remove("class_maps")
+
+
+def test_detectron2s_evaluator_takes_classes(classes_and_evaluator):
+    records, classes, evaluator = classes_and_evaluator
+    scores = torch.nn.functional.one_hot(classes, 4).permute(0, 3, 1, 2).float()
+    by_scores, by_classes = (
+        evaluate(evaluator, records, [{"sem_seg": value} for value in values])
+        for values in (scores, classes)
+    )
+    assert by_classes == by_scores
+    assert 5 < by_scores["sem_seg"]["mIoU"] < 95
+
+
+@pytest.mark.parametrize("none", [-1, 4, 255])
+def test_detectron2s_evaluator_cannot_express_none(classes_and_evaluator, none):
+    records, classes, evaluator = classes_and_evaluator
+    classes[0, 2, 3] = none
+    with pytest.raises(
+        EvaluationError, match=r"image a.png: .*cannot express.*evaluation.official"
+    ):
+        evaluate(evaluator, records, [{"sem_seg": value} for value in classes])

@@ -20,7 +20,7 @@ almost tie.
 
 Losses: normalisation layers are in eval mode, but the dropout that Detectron2's ASPP applies by
 itself is on. Its masks follow `torch.manual_seed(0)` before the model was made with PyTorch's own
-initial weights; see `seeded_model` in tests/models/rows.py.
+initial weights; see `seeded_model` in tests/models/golden_rows.py.
 
 <row>.state_dict.json lists every parameter and buffer of the reference model with its shape:
 checkpoints published for these rows have these names.

@@ -1,51 +1,14 @@
 """Recomputed activations: the same training to the last bit, with less memory."""
 
-import copy
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.layers import NaiveSyncBatchNorm
-from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core import memory
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.models.backbones import HRNet, Xception65
 from panoptic_dl.models.batch_norm import convert_sync_batch_norm
-
-from .small import build_backbone, build_panoptic, make_sample
-
-
-def train_both(build, steps=3, seed=3):
-    """Two models after the same steps, the second with recomputed activations, and their losses."""
-    plain = build()
-    changed = copy.deepcopy(plain)
-    assert recompute_activations(changed.backbone) > 0
-    losses = []
-    for model in (plain, changed):
-        torch.manual_seed(seed)  # for the dropout of the ASPP, and of the backbone below
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        model.train()
-        batch = [make_sample(64, 64, seed=seed), make_sample(64, 96, seed=seed + 10)]
-        for _ in range(steps):
-            optimizer.zero_grad()
-            parts = model(batch)
-            sum(parts.values()).backward()
-            optimizer.step()
-            losses.append(parts)
-    return plain, changed, losses[:steps], losses[steps:]
-
-
-def require_same(plain, changed):
-    assert list(changed.state_dict()) == list(plain.state_dict())
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, changed.state_dict()[name]), name
-    for name, parameter in plain.named_parameters():
-        other = changed.get_parameter(name)
-        assert torch.equal(parameter.grad, other.grad), name
+from tests.models.tiny_models import build_backbone, build_panoptic, require_same, train_both
 
 
 @pytest.mark.parametrize("name", ["hrnet", "xception"])
@@ -135,30 +98,3 @@ def test_every_backbone_lists_blocks_that_hold_most_of_its_parameters():
         assert sum(len(list(b.parameters())) for b in blocks) == len(inside)  # none twice
         total = sum(p.numel() for p in backbone.parameters())
         assert sum(p.numel() for p in backbone.parameters() if id(p) in inside) > 0.6 * total
-
-
-def train_on_gloo(rank, port, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    torch.set_num_threads(1)
-
-    def build():
-        torch.manual_seed(0)
-        model = build_panoptic(build_backbone("hrnet", "SyncBN"))
-        layers = [m for m in model.backbone.modules() if isinstance(m, NaiveSyncBatchNorm)]
-        assert layers
-        return model
-
-    plain, changed, _, _ = train_both(build, seed=rank)
-    require_same(plain, changed)
-    dist.destroy_process_group()
-    with open(f"{folder}/{rank}", "w"):
-        pass
-
-
-def test_synchronized_statistics_are_updated_once_too(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train_on_gloo, args=(port, str(tmp_path)), nprocs=2)
-    assert len(list(tmp_path.iterdir())) == 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import SemanticSegmentor
 
-from tests.models.small import NUM_CLASSES, build_semantic, make_sample
+from tests.models.tiny_models import NUM_CLASSES, build_semantic, make_sample
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from detectron2.modeling import Backbone
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Reference
 from omegaconf import OmegaConf
 
-from tests.models.small import (
+from tests.models.tiny_models import (
     NUM_CLASSES,
     THINGS,
     build_backbone,

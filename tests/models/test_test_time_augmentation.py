@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation as Augmented
-from tests.models.small import NUM_CLASSES, THINGS, build_panoptic
+from tests.models.tiny_models import NUM_CLASSES, THINGS, build_panoptic
 
 SIZE = (64, 96)
 
@@ -88,7 +88,7 @@ def test_a_mirrored_offset_with_the_wrong_sign_would_show(model):
 
 def test_the_semantic_model_averages_probabilities():
     from panoptic_dl.models.deeplab_v3plus import DeepLabV3Plus
-    from tests.models.small import build_semantic
+    from tests.models.tiny_models import build_semantic
 
     model: DeepLabV3Plus = build_semantic().eval()
     torch.manual_seed(0)

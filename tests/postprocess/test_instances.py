@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from panoptic_dl.postprocess import instances_from_panoptic
-from tests.postprocess.reference import ARGUMENTS, random_maps
+from tests.postprocess.detectron2_reference import ARGUMENTS, random_maps
 
 NUM_CLASSES = 8
 

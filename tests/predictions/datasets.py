@@ -18,6 +18,7 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED
 from panoptic_dl.predictions.folder import prediction_writers
+from tests.evaluation.model_outputs import err, make_instances
 from tests.evaluation.scenes import (
     DIVISOR,
     HEIGHT,
@@ -31,8 +32,6 @@ from tests.evaluation.scenes import (
     write_panoptic,
     write_street_labels,
 )
-from tests.evaluation.test_streaming_datasets import err
-from tests.evaluation.truth import make_instances
 
 DATASET_IDS = {0: 1, 1: 44, 2: 90, 3: 107, 4: 92, 5: 200}
 NUM_THINGS = 3  # the first, as Detectron2 wants them

@@ -14,7 +14,7 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     StreamingCityscapesSemanticEvaluator,
 )
 from panoptic_dl.predictions.folder import PredictionFolder
-from tests.evaluation.truth import evaluate
+from tests.evaluation.model_outputs import evaluate
 from tests.predictions import official
 from tests.predictions.datasets import save, streets, toy
 

@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
-from panoptic_dl.evaluation.semantic import semantic_figures
+from panoptic_dl.evaluation.semantic import semantic_metrics
 from panoptic_dl.predictions.folder import PredictionFolder
-from tests.evaluation.truth import evaluate
+from tests.evaluation.model_outputs import evaluate
 from tests.predictions import official
 from tests.predictions.datasets import coco_scenes, save, toy
 
@@ -94,7 +94,7 @@ def test_coco_stuff_masks_have_the_figures_of_the_classes(tmp_path):
         np.add.at(expected, (truth[valid], classes[valid]), 1)
     names = list(metadata.stuff_classes)
     assert (counts == expected).all()
-    assert 5 < 100 * semantic_figures(counts, names)["mIoU"] < 95
+    assert 5 < 100 * semantic_metrics(counts, names)["mIoU"] < 95
 
 
 def change(file: Path, edit) -> None:

@@ -19,7 +19,7 @@ from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
 from panoptic_dl.predictions.dataset import KINDS
 from panoptic_dl.predictions.folder import PredictionFolder
-from tests.evaluation.truth import evaluate
+from tests.evaluation.model_outputs import evaluate
 from tests.predictions.datasets import DATASET_IDS, coco_scenes, save, streets, toy
 
 

@@ -15,7 +15,7 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
 )
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
-from tests.evaluation.truth import evaluate
+from tests.evaluation.model_outputs import evaluate
 from tests.predictions import official
 from tests.predictions.datasets import coco_scenes, save, toy
 

@@ -30,7 +30,7 @@ from panoptic_dl.weights.export import (
 from panoptic_dl.weights.load import load_model, load_model_or_backbone
 from panoptic_dl.weights.read import LONGEST_METRICS, read_file, read_provenance
 from scripts import convert_weights, export_weights
-from tests.models.rows import ROWS, load_shapes
+from tests.models.golden_rows import ROWS, load_shapes
 from tests.weights.tiny_weights import Tiny, provenance, same
 
 

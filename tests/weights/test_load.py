@@ -18,7 +18,7 @@ from panoptic_dl.weights.names import KNOWN, rename
 from panoptic_dl.weights.read import read_file
 from tests.engine.tiny import TinyModel, run_training
 from tests.golden import golden
-from tests.models.rows import ROWS, build_model, load_shapes
+from tests.models.golden_rows import ROWS, build_model, load_shapes
 from tests.weights.tiny_weights import Tiny, provenance, same
 
 

@@ -36,7 +36,7 @@ TABLES = st.lists(
     unique_by=lambda category: category["id"],
 ).map(lambda table: [c | {"name": f"class {i}"} for i, c in enumerate(table)])
 FEW = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -1,9 +1,9 @@
-"""Any image works in training and inference, with heads made for the crop."""
+"""Batches: any image works in training and inference, with heads made for the crop."""
 
 import pytest
 import torch
 
-from tests.models.small import (
+from tests.models.tiny_models import (
     NUM_CLASSES,
     build_backbone,
     build_panoptic,

@@ -1,4 +1,4 @@
-"""Every normalization of Detectron2's `get_norm` works in both families of backbones."""
+"""Every normalization of `get_norm` works in both families of backbones."""
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """Models and batches that are quick on a CPU, for tests of behaviour rather than figures."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from panoptic_dl.models import (
     semantic_branch,
     semantic_head,
 )
+from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.models.backbones import HRNet, Xception65, xception
 
 NUM_CLASSES = 5
@@ -96,3 +98,33 @@ def make_sample(height: int, width: int, seed: int = 0) -> dict[str, Tensor]:
         "offset": 20 * noise(2, height, width) - 10,
         "offset_weights": torch.ones(1, height, width),
     }
+
+
+def train_both(build, steps=3, seed=3):
+    """Two models after the same steps, the second with recomputed activations, and their losses."""
+    plain = build()
+    changed = copy.deepcopy(plain)
+    assert recompute_activations(changed.backbone) > 0
+    losses = []
+    for model in (plain, changed):
+        torch.manual_seed(seed)  # for the dropout of the ASPP, and of the backbone below
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        model.train()
+        batch = [make_sample(64, 64, seed=seed), make_sample(64, 96, seed=seed + 10)]
+        for _ in range(steps):
+            optimizer.zero_grad()
+            parts = model(batch)
+            sum(parts.values()).backward()
+            optimizer.step()
+            losses.append(parts)
+    return plain, changed, losses[:steps], losses[steps:]
+
+
+def require_same(plain, changed):
+    """Same names, and values and gradients to the last bit."""
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, changed.state_dict()[name]), name
+    for name, parameter in plain.named_parameters():
+        other = changed.get_parameter(name)
+        assert torch.equal(parameter.grad, other.grad), name

@@ -25,8 +25,8 @@ from panoptic_dl.evaluation.cityscapes_instances import (
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, INSTANCE_LABELS, image_id
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import OfficialCityscapesInstanceEvaluator, _average_precisions
+from tests.evaluation.model_outputs import evaluate
 from tests.evaluation.scenes import instance_predictions, write_street_labels
-from tests.evaluation.truth import evaluate
 
 numbers = itertools.count()
 CLOSE = {"rel": 0, "abs": 1e-9, "nan_ok": True}
@@ -95,7 +95,7 @@ def compare(folder, name, records, outputs):
     return figures
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_one_image_has_the_figures_of_cityscapes_script(tmp_path_factory, seed):
     compare_with_script(tmp_path_factory.mktemp("street"), [seed])

@@ -9,7 +9,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import Backbone
 from torch import nn
 
-FOLDER = Path(__file__).parents[2] / "lazy_configs" / "backbone"
+FOLDER = Path(__file__).parents[3] / "lazy_configs" / "backbone"
 OPTIONS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -26,7 +26,8 @@ def backbone(config):
 
 class TestEveryBackbone:
     def test_detectron2_alone_makes_it_from_its_file(self, config):
-        backbone = instantiate(config.backbone)
+        with torch.device("meta"):
+            backbone = instantiate(config.backbone)
         assert isinstance(backbone, Backbone)
         assert any(isinstance(module, nn.SyncBatchNorm) for module in backbone.modules())
 
@@ -77,9 +78,10 @@ class TestEveryBackbone:
 
     def test_out_features_select(self, config):
         name = config.backbone.out_features[-1]
-        backbone = instantiate({**config.backbone, "norm": "BN", "out_features": [name]})
+        with torch.device("meta"):
+            backbone = instantiate({**config.backbone, "norm": "BN", "out_features": [name]})
+            assert list(backbone(torch.randn(2, 3, 32, 64))) == [name]
         assert list(backbone.output_shape()) == [name]
-        assert list(backbone(torch.randn(2, 3, 32, 64))) == [name]
 
     @pytest.mark.parametrize("names", [["res2", "res9"], []])
     def test_unknown_or_no_features_are_refused(self, config, names):

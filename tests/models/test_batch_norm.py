@@ -1,18 +1,20 @@
-"""SyncBN where several processes train, BN elsewhere, always under the same parameter names."""
+"""Batch normalization: synchronized where several processes train, folded for inference."""
 
+import copy
 import logging
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.layers import NaiveSyncBatchNorm
 from torch import nn
 
 from panoptic_dl.models import batch_norm as normalization
-from panoptic_dl.models.batch_norm import convert_sync_batch_norm, head_norm
-from tests.models.small import build_backbone, build_panoptic, build_semantic, make_sample
+from panoptic_dl.models.backbones.layers import head_norm
+from panoptic_dl.models.batch_norm import (
+    NORMS,
+    convert_sync_batch_norm,
+    fold_batch_norms,
+)
+from tests.models.tiny_models import build_backbone, build_panoptic, build_semantic, make_sample
 
 
 def norm_classes(model):
@@ -59,39 +61,6 @@ def test_several_gpus_keep_sync_batch_norm(monkeypatch):
     assert norm_classes(build_panoptic()) == {nn.SyncBatchNorm}
 
 
-def train_on_gloo(rank: int, port: int, folder: str) -> None:
-    """One of two processes: forward and backward on its half of the batch."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = build_panoptic().train()
-    losses = model([make_sample(64, 64, seed=rank)])
-    sum(losses.values()).backward()
-    figures = {
-        "classes": {kind.__name__ for kind in norm_classes(model)},
-        "running_mean": model.backbone.bn1.running_mean,
-        "gradient": model.backbone.conv1.weight.grad,
-    }
-    torch.save(figures, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_cpu_processes_share_their_statistics(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train_on_gloo, args=(port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first["classes"] == {NaiveSyncBatchNorm.__name__}
-
-    torch.manual_seed(0)
-    whole = build_panoptic().train()
-    whole([make_sample(64, 64, seed=0), make_sample(64, 64, seed=1)])
-    for figures in (first, second):
-        torch.testing.assert_close(figures["running_mean"], whole.backbone.bn1.running_mean)
-        assert figures["gradient"].isfinite().all()
-
-
 @pytest.mark.parametrize("build", [build_panoptic, build_semantic])
 def test_group_norm_takes_widths_that_32_does_not_divide(build):
     changes = {"norm": "GN", "project_channels": (48, 728, 20)}
@@ -117,3 +86,39 @@ def test_heads_take_every_norm(norm):
 def test_an_unknown_norm_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"norm='Batch' is unknown: choose BN, SyncBN"):
         head_norm("Batch")
+
+
+def randomise(model):
+    """Statistics as after training: identities would fold whatever the code does."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            module.weight.data.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
+
+
+@pytest.mark.parametrize("backbone", ["hrnet", "xception"])
+@pytest.mark.parametrize("separable", [False, True])
+def test_every_batch_norm_is_folded_and_nothing_changes(backbone, separable):
+    model = build_panoptic(
+        build_backbone(backbone), head={"use_depthwise_separable_conv": separable}
+    )
+    model.double().eval()
+    randomise(model)
+    names = [name for name, module in model.named_modules() if isinstance(module, NORMS)]
+    folded = copy.deepcopy(model)
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    assert fold_batch_norms(folded, lambda: folded.network(image)) == len(names) > 20
+    assert not any(isinstance(module, NORMS) for module in folded.modules())
+    other = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    with torch.no_grad():
+        for ours, theirs in zip(folded.network(other), model.network(other), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_other_normalizations_stay():
+    model = build_panoptic(build_backbone(norm="GN"), head={"norm": "GN"}).eval()
+    image = torch.randn(1, 3, 64, 64)
+    assert fold_batch_norms(model, lambda: model.network(image)) == 0
