@@ -10,8 +10,8 @@ from panoptic_dl.train.precision import (
     training_arithmetic,
 )
 from panoptic_dl.train.trainer import DTYPES
+from tests.models.tiny_models import build_panoptic, make_sample
 
-from ..models.small import build_panoptic, make_sample
 from .test_train import final, metrics
 from .tiny import RECORDS, TinyModel, run_training, tiny_sample, train_settings
 
