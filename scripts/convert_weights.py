@@ -1,4 +1,4 @@
-"""Convert pre-trained weights of a backbone, and say what was found in them.
+"""Convert pre-trained weights of a backbone, and print what was found in them.
 
     python scripts/convert_weights.py IN OUT [--backbone xception65|hrnet18|hrnet32|hrnet48]
 
@@ -14,7 +14,7 @@ import torch
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.files import printable
-from panoptic_dl.weights.export import ARCHITECTURES, Stated, convert, hold_against, open_source
+from panoptic_dl.weights.export import ARCHITECTURES, convert, match_backbone, open_source
 from panoptic_dl.weights.read import megabytes
 
 
@@ -51,18 +51,19 @@ def run(arguments: argparse.Namespace) -> None:
     config = compose([f"backbone={source.architecture}"])
     with torch.device("meta"):  # names and shapes are all that is needed
         backbone = build(config.backbone)
-    _, coverage = hold_against(source, backbone)
+    _, coverage = match_backbone(source, backbone)
     path, size = printable(str(source.file.path), 4096), megabytes(source.file.size)
     print(f"{path}: {size}, SHA-256 {source.file.sha256}")
     print(f"names of: {source.origin}")
-    print(f"backbone: {source.architecture}, {coverage.numbers_wanted:,} values")
+    print(f"backbone: {source.architecture}, {coverage.num_values:,} values")
     print("".join(f"  {line}\n" for line in coverage.lines(shown=20)), end="")
     provenance = convert(
         source,
         arguments.target,
         backbone,
         {"pixel_mean": config.pixels.mean, "pixel_std": config.pixels.std},
-        Stated(arguments.licence, arguments.image_format),
+        licence=arguments.licence,
+        image_format=arguments.image_format,
         allow_partial=arguments.allow_partial,
         overwrite=arguments.overwrite,
     )

@@ -1,4 +1,4 @@
-"""Make of a run the file that one would publish: no optimizer state, a name with row and hash.
+"""Make of a run the file that one would publish: no optimizer state, named by experiment and hash.
 
     python scripts/export_weights.py RUN [--to FOLDER] [--checkpoint model_best.pth] [--ema]
 
@@ -9,7 +9,6 @@ into the model of the run's saved config, and every value compared, before it ge
 import argparse
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from panoptic_dl.config import allow, build
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import printable
 from panoptic_dl.core.run_folder import find_checkpoint
-from panoptic_dl.weights.export import export, open_checkpoint
+from panoptic_dl.weights.export import export
 from panoptic_dl.weights.read import megabytes
 
 CHOICES = ("dataset", "task", "backbone", "head")
@@ -55,43 +54,30 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.run
     allow(*arguments.allow)
-    config, saved = read_config(folder)
-    checkpoint = open_checkpoint(find_checkpoint(folder, arguments.checkpoint), ema=arguments.ema)
+    config, published = read_config(folder)
+    checkpoint = find_checkpoint(folder, arguments.checkpoint)
     file = export(
         checkpoint,
         build(config.task.model),
         arguments.to or folder,
-        row=saved.row,
-        pixel_mean=saved.pixel_mean,
-        pixel_std=saved.pixel_std,
-        image_format=saved.image_format,
-        run=folder,
+        ema=arguments.ema,
         licence=arguments.licence,
         overwrite=arguments.overwrite,
+        **published,
     )
-    before, after = checkpoint.file.size, file.stat().st_size
-    print(f"{checkpoint.file.path.name} ({megabytes(before)}) -> {file} ({megabytes(after)})")
+    before, after = (megabytes(path.stat().st_size) for path in (checkpoint, file))
+    print(f"{checkpoint.name} ({before}) -> {file} ({after})")
     print("read again and loaded into the model of the run's config: every value is the same")
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a file is named by and says, of a run's saved config: plain values alone."""
-
-    row: str
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    image_format: str
-
-
-def read_config(folder: Path) -> tuple[DictConfig, Saved]:
-    """The run's saved config, and what is published of it.
+def read_config(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+    """The run's saved config, and what is published of it: arguments of `export`.
 
     These values are taken as they stand in the file, never resolved: `${oc.env:...}` would publish
     a variable of whoever exports, and a choice such as `../x` would leave the folder.
 
     Raises:
-        WeightsError: there is none, or what names the row is missing or no plain value.
+        WeightsError: there is none, or what names the experiment is missing or no plain value.
     """
     file = folder / ".hydra" / "config.yaml"
     if not file.is_file():
@@ -100,37 +86,36 @@ def read_config(folder: Path) -> tuple[DictConfig, Saved]:
         config = OmegaConf.load(file)
         if not isinstance(config, DictConfig):
             raise TypeError("no table")
-        plain = {
-            key: OmegaConf.to_container(config[key], resolve=False)
+        groups: list[Any] = [
+            OmegaConf.to_container(config[key], resolve=False)
             for key in ("choice", "pixels", "dataset")
-        }
+        ]
+        choice, pixels, dataset = groups
+        choices: dict[str, Any] = {name: choice.get(name) for name in CHOICES}
+        statistics: dict[str, Any] = {name: pixels.get(name) for name in ("mean", "std")}
+        image_format = dataset.get("image_format")
     except RecursionError as error:
         raise WeightsError(f"{file} is damaged: it is nested too deeply") from error
     except (OmegaConfBaseException, YAMLError, ValueError, OSError, *LOOKUPS) as error:
         raise WeightsError(f"{file} is damaged: {printable(str(error))}") from error
-    return config, _saved(file, plain)
-
-
-def _saved(file: Path, plain: dict[str, Any]) -> Saved:
-    choices = [plain["choice"].get(name) for name in CHOICES]
-    for name, choice in zip(CHOICES, choices, strict=True):
+    for name, choice in choices.items():
         if not isinstance(choice, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", choice):
             raise WeightsError(
                 f"{file} is no config of a run: choice.{name} is {printable(choice)}, and not a "
                 "name of letters, digits, - and _; restore the file that the run wrote"
             )
-    image_format = plain["dataset"].get("image_format")
     if image_format not in ("RGB", "BGR"):
         raise WeightsError(
             f"{file}: dataset.image_format is {printable(image_format)}; write RGB or BGR there"
         )
-    statistics: dict[str, tuple[float, ...]] = {}
-    for name in ("mean", "std"):
-        values = plain["pixels"].get(name)
+    for name, values in statistics.items():
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
             raise WeightsError(f"{file}: pixels.{name} is no list of numbers; write them there")
-        statistics[name] = tuple(map(float, values))
-    return Saved("_".join(choices), statistics["mean"], statistics["std"], image_format)
+    return config, {
+        "row": "_".join(choices.values()),
+        "image_format": image_format,
+        **{f"pixel_{name}": tuple(map(float, values)) for name, values in statistics.items()},
+    }
 
 
 if __name__ == "__main__":

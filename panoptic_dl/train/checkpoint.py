@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from panoptic_dl.core.files import (
 from panoptic_dl.core.run_folder import FINAL, MANIFEST, NEWEST
 from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.loggers.base import Loggers
+from panoptic_dl.weights.names import not_finite
 
 BEST = "model_best.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
@@ -408,16 +409,3 @@ def _is_complete(entry: Any) -> bool:
     """Whether an entry of the manifest has what it takes to verify its file."""
     kinds = {"iteration": int, "bytes": int, "sha256": str}
     return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in kinds.items())
-
-
-def not_finite(state: Any, name: str = "") -> Iterator[str]:
-    """Names of the tensors in a nested state that hold a value that is infinite or not a number."""
-    if isinstance(state, torch.Tensor):
-        if state.is_floating_point() and not torch.isfinite(state).all():
-            yield name
-    elif isinstance(state, Mapping):
-        for key, value in state.items():
-            yield from not_finite(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(state, list | tuple):
-        for place, value in enumerate(state):
-            yield from not_finite(value, f"{name}[{place}]")

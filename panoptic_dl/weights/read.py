@@ -1,9 +1,7 @@
-"""Containers of weights: `.safetensors`, `.pth` and `.pkl` into tensors and provenance.
+"""Read `.safetensors`, `.pth` and `.pkl` into tensors and their provenance.
 
 Nothing in a file is ever executed: `.safetensors` holds nothing executable, `.pth` is opened with
-torch's `weights_only`, and `.pkl` by the allow-list in `pickles`.
-
-What a weights file says of itself: where it comes from, and which images it expects.
+torch's `weights_only`, and `.pkl` by the restricted unpickler of `safe_pickle`.
 """
 
 import json
@@ -21,13 +19,21 @@ from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import printable, sha256_of
 from panoptic_dl.weights.safe_pickle import read_pickle
 
-LONGEST_TEXT = 500
-LONGEST_METRICS = 4000  # cut text is no JSON: the writer keeps to it
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in
+MAX_WRAPPERS = 8  # one in the other: a file may hold itself
+MAX_TEXT = 500  # characters of a text of the provenance
+MAX_METRICS = 4000  # of the JSON text of metrics; cut text is no JSON, so the writer keeps to it
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Kept in the header of `.safetensors`, and beside the tensors of `.pth` and `.pkl`."""
+    """Where weights come from, and which images they expect.
+
+    Kept in the header of `.safetensors`, and next to the tensors in `.pth` and `.pkl`.
+    """
 
     source_file: str  # name of the file that was read, without its folder
     source_sha256: str
@@ -35,23 +41,24 @@ class Provenance:
     date: str  # of the conversion, or of the checkpoint that was exported; ISO 8601, UTC
     licence: str  # as the person who converted or exported stated it
     converter: str  # what wrote the file, with its version
-    origin: str  # the row of the table of origins
-    architecture: str  # a backbone's option or a row, such as hrnet48
+    origin: str  # name of an `Origin`
+    architecture: str  # a backbone's option such as hrnet48, or the experiment's name
     pixel_mean: tuple[float, ...]  # of the images that the weights expect, in their units
     pixel_std: tuple[float, ...]
     image_format: str  # channel order, RGB or BGR
     percent: float  # share of the architecture's values that the file has
-    row: str = ""  # of an exported model: dataset_task_backbone_head, and whether it is an average
-    iteration: int = -1  # of an exported model: finished iterations; -1: not known
-    revision: str = ""  # of an exported model: git revision of the code that trained it
-    metrics: str = ""  # of an exported model: JSON of its headline figures, in percent
+    # Of an exported model:
+    row: str = ""  # dataset_task_backbone_head, and whether it is an average
+    iteration: int = -1  # finished iterations; -1: not known
+    revision: str = ""  # git revision of the code that trained it
+    metrics: str = ""  # JSON of its headline metrics, in percent
 
     def plain(self) -> dict[str, Any]:
         """Values that every container can hold."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            field.name: list(value) if isinstance(value, tuple) else value
-            for field in fields(self)
-            for value in [getattr(self, field.name)]
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
         }
 
     def header(self) -> dict[str, str]:
@@ -63,12 +70,16 @@ class Provenance:
 
     def lines(self) -> list[str]:
         """For a log, a few facts a line."""
+        mean, std = (
+            "(" + ", ".join(f"{value:g}" for value in values) + ")"
+            for values in (self.pixel_mean, self.pixel_std)
+        )
         lines = [
             f"made of {self.source_file} ({megabytes(self.source_size)}, SHA-256 "
             f"{self.source_sha256}), {self.date}, by {self.converter}",
             f"origin: {self.origin}; licence: {self.licence}",
-            f"expects {self.image_format} images, pixel mean {_numbers(self.pixel_mean)}, std "
-            f"{_numbers(self.pixel_std)}; covers {self.percent:.2f} % of {self.architecture}",
+            f"expects {self.image_format} images, pixel mean {mean}, std {std}; covers "
+            f"{self.percent:.2f} % of {self.architecture}",
         ]
         if self.row:
             lines.append(
@@ -78,28 +89,29 @@ class Provenance:
         return lines
 
 
-def read_provenance(stored: Mapping[str, Any] | None) -> Provenance | None:
-    """Read what `plain` or `header` stored; None where a file holds no provenance of ours.
+def read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
+    """Read what `plain` or `header` stored; None where that is no provenance of ours.
 
     The content is that of a file, and not to be trusted: texts lose control characters and length.
 
     Raises:
         WeightsError: there is provenance, and it is damaged.
     """
-    if not stored or "converter" not in stored or "source_sha256" not in stored:
+    if "converter" not in stored or "source_sha256" not in stored:
         return None
     values: dict[str, Any] = {}
     for field in fields(Provenance):
         if field.name not in stored:
             continue
+        value = stored[field.name]
         try:
-            longest = LONGEST_METRICS if field.name == "metrics" else LONGEST_TEXT
-            values[field.name] = _read(stored[field.name], field.type, longest)
+            values[field.name] = _parse(
+                value, field.type, MAX_METRICS if field.name == "metrics" else MAX_TEXT
+            )
         # "1e999" as a whole number, a list in a thousand lists
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise WeightsError(
-                f"the provenance in the file is damaged: {field.name} is "
-                f"'{printable(stored[field.name], 80)}'"
+                f"the provenance in the file is damaged: {field.name} is '{printable(value, 80)}'"
             ) from error
     try:
         return Provenance(**values)
@@ -107,16 +119,11 @@ def read_provenance(stored: Mapping[str, Any] | None) -> Provenance | None:
         raise WeightsError(f"the provenance in the file is damaged: {error}") from error
 
 
-def megabytes(size: int) -> str:
-    """A file's size for people."""
-    return f"{size / 1e6:.1f} MB"
-
-
-def _read(value: Any, kind: Any, longest: int) -> Any:
+def _parse(value: Any, kind: Any, max_text: int) -> Any:
     if kind is str:
         if not isinstance(value, str):
             raise TypeError
-        return "".join(c if c.isprintable() else "?" for c in value[:longest])
+        return "".join(c if c.isprintable() else "?" for c in value[:max_text])
     value = json.loads(value) if isinstance(value, str) else value
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -127,44 +134,34 @@ def _read(value: Any, kind: Any, longest: int) -> Any:
     return tuple(float(v) for v in value[:16])
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
-
-
-logger = logging.getLogger(__name__)
-
-DEEPEST = 8  # wrappers: a file may hold itself
-KINDS = (".safetensors", ".pth", ".pt", ".pkl")
-WRAPPERS = ("model", "state_dict")
+def megabytes(size: int) -> str:
+    """A size in bytes for people."""
+    return f"{size / 1e6:.1f} MB"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What was read."""
+    """The contents of a weights file."""
 
     path: Path
     sha256: str
     size: int  # bytes
     tensors: dict[str, Tensor]  # by the names in the file, on the CPU
-    beside: dict[str, Any]  # what the file holds beside them, such as `iteration` and `ema`
+    other: dict[str, Any]  # what else the file holds, such as `iteration` and `ema`
     provenance: Provenance | None
 
     def lines(self) -> list[str]:
         """For a log: what file this is and where it comes from."""
-        first = f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})"
-        said = self.provenance.lines() if self.provenance else ["carries no provenance"]
-        return [first, *said]
+        return [
+            f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})",
+            *(self.provenance.lines() if self.provenance else ["carries no provenance"]),
+        ]
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """{name in the file: tensor}, on the CPU; see `read_file`."""
-    return read_file(path).tensors
-
-
-def read_file(path: str | Path) -> WeightsFile:
+def read_weights(path: str | Path) -> WeightsFile:
     """Read a weights file of any kind, whatever wraps its parameters.
 
-    Parameters may lie in `model` or `state_dict`, also one in the other, beside an optimizer's
+    Parameters may lie in `model` or `state_dict`, also one in the other, next to an optimizer's
     state and the like.
 
     Raises:
@@ -173,59 +170,53 @@ def read_file(path: str | Path) -> WeightsFile:
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"weights={path}: there is no such file")
-    if path.suffix not in KINDS:
+    if path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"weights={path}: only {', '.join(KINDS)} are read; other kinds can run code when they "
-            "are opened"
+            f"weights={path}: only {', '.join(SUFFIXES)} are read; other kinds can run code when "
+            "they are opened"
         )
     content, header = _read_content(path)
-    outer = content
     try:
-        state, beside = unwrap(content)
-        stored = header or (outer.get("provenance") if isinstance(outer, Mapping) else None)
-        provenance = read_provenance(stored if isinstance(stored, Mapping) else None)
+        state, other = unwrap(content)
+        stored = header or (content.get("provenance") if isinstance(content, Mapping) else None)
+        provenance = read_provenance(stored) if isinstance(stored, Mapping) else None
     except WeightsError as error:
         raise WeightsError(f"weights={path}: {error}") from None
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(n): t.detach() for n, t in state.items() if isinstance(t, Tensor)}
     if not tensors:
         raise WeightsError(f"weights={path} holds no parameters")
-    odd = [n for n, t in tensors.items() if t.layout != torch.strided or t.device.type != "cpu"]
-    if odd:
-        raise WeightsError(
-            f"weights={path}: {printable(odd[0])} is sparse or empty, not an array of numbers"
-        )
-    if others := [printable(n) for n, v in state.items() if not isinstance(v, Tensor)]:
-        logger.info("weights=%s: not tensors, and ignored: %s", path, ", ".join(others[:8]))
-    return WeightsFile(
-        path=path,
-        sha256=sha256_of(path),
-        size=path.stat().st_size,
-        tensors={name: value.detach() for name, value in tensors.items()},
-        beside=beside,
-        provenance=provenance,
-    )
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise WeightsError(
+                f"weights={path}: {printable(name)} is sparse or empty, not an array of numbers"
+            )
+    if ignored := [printable(n) for n, t in state.items() if not isinstance(t, Tensor)]:
+        logger.info("weights=%s: not tensors, and ignored: %s", path, ", ".join(ignored[:8]))
+    return WeightsFile(path, sha256_of(path), path.stat().st_size, tensors, other, provenance)
 
 
 def unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """The parameters inside `model` and `state_dict`, and what lies beside them.
+    """The parameters inside `model` and `state_dict`, and everything else.
 
     Raises:
         WeightsError: both are there, side by side; or they are nested without an end.
     """
-    beside: dict[str, Any] = {}
-    for _ in range(DEEPEST):
+    other: dict[str, Any] = {}
+    for _ in range(MAX_WRAPPERS):
         if not isinstance(content, Mapping):
-            return {}, beside
+            return {}, other
         found = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if len(found) > 1:
             raise WeightsError(
                 "it holds both `model` and `state_dict`, and does not say which are the weights"
             )
         if not found:
-            return dict(content), beside
-        beside |= {str(k): v for k, v in content.items() if k not in (*found, "provenance")}
+            return dict(content), other
+        other |= {str(k): v for k, v in content.items() if k not in (*found, "provenance")}
         content = content[found[0]]
-    raise WeightsError(f"its weights lie more than {DEEPEST} wrappers deep; save them as `model`")
+    raise WeightsError(
+        f"its weights lie more than {MAX_WRAPPERS} wrappers deep; save them as `model`"
+    )
 
 
 def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:

@@ -20,27 +20,27 @@ from panoptic_dl.models.backbones import HRNet
 from panoptic_dl.weights import export as write
 from panoptic_dl.weights.export import (
     ARCHITECTURES,
-    KINDS,
-    figures,
-    figures_of_average,
+    SUFFIXES,
     find_architecture,
-    revision,
+    metrics_of_average,
+    metrics_of_checkpoint,
+    read_revision,
     write_weights,
 )
 from panoptic_dl.weights.load import load_model, load_model_or_backbone
-from panoptic_dl.weights.read import LONGEST_METRICS, read_file, read_provenance
+from panoptic_dl.weights.read import MAX_METRICS, read_provenance, read_weights
 from scripts import convert_weights, export_weights
 from tests.models.golden_rows import ROWS, load_shapes
 from tests.weights.tiny_weights import Tiny, provenance, same
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 def test_every_kind_keeps_values_types_and_provenance(tmp_path, kind):
     state = Tiny().state_dict() | {"half": torch.ones(2).half(), "view": torch.arange(9.0)[3:5]}
     said = provenance(row="a_b_c_d", iteration=9, revision="f" * 40, metrics='{"PQ": 50.0}')
     file = tmp_path / f"w{kind}"
     write_weights(file, state, said)
-    read = read_file(file)
+    read = read_weights(file)
     assert read.provenance == said
     assert read.size == file.stat().st_size
     assert read.tensors.keys() == state.keys()
@@ -94,7 +94,7 @@ def test_numbers_that_detectron2s_kind_cannot_hold(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 def test_a_full_disk_leaves_what_was_there(tmp_path, kind):
     """The limit on a file's size fails in the middle of writing, as a full disk does."""
     file = tmp_path / f"w{kind}"
@@ -124,7 +124,7 @@ def test_what_was_there_is_whole_until_the_new_file_takes_its_name(tmp_path, mon
     assert os.listdir(tmp_path) == [file.name]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 @pytest.mark.parametrize("change", ["value", "type", "name"])
 def test_a_disk_that_does_not_keep_what_it_is_given(tmp_path, monkeypatch, kind, change):
     changes = {
@@ -199,7 +199,7 @@ def test_a_converted_backbone_starts_a_model(tmp_path, source, hrnet, run, kind,
     assert "1525 matched: 100.00 % of the values" in report
     assert "dropped: classifier, its ImageNet classifier (1 tensors)" in report
     assert "batch counters missing" in report
-    said = read_file(target).provenance
+    said = read_weights(target).provenance
     assert said is not None
     assert (said.source_file, said.source_sha256) == (source.name, sha256_of(source))
     assert (said.source_size, said.architecture) == (source.stat().st_size, "hrnet18")
@@ -285,7 +285,7 @@ def test_what_a_converted_file_says_stays_true_when_it_is_converted_again(tmp_pa
     first, second = tmp_path / "a.pkl", tmp_path / "b.safetensors"
     run(source, first, "--image-format", "BGR", "--licence", "MIT")
     run(first, second)
-    said = read_file(second).provenance
+    said = read_weights(second).provenance
     assert said is not None
     assert (said.image_format, said.licence, said.source_file) == ("BGR", "MIT", "a.pkl")
     assert source.name in said.origin
@@ -298,7 +298,7 @@ def test_statistics_in_an_old_detectron2_file_go_before_those_of_the_backbone(tm
     state |= {"sem_seg_head.predictor.weight": torch.zeros(1), "pixel_std": torch.ones(3, 1, 1)}
     torch.save({"model": state}, tmp_path / "m.pth")
     run(tmp_path / "m.pth", tmp_path / "w.pth")
-    said = read_file(tmp_path / "w.pth").provenance
+    said = read_weights(tmp_path / "w.pth").provenance
     assert said is not None
     assert said.pixel_std == (1, 1, 1)
     assert said.pixel_mean == (123.675, 116.28, 103.53)
@@ -391,7 +391,7 @@ def test_the_file_is_named_by_row_and_hash_and_says_where_it_comes_from(
     file = export(folder, "--licence", "CC0")
     digest = sha256_of(file)[:8]
     assert file == folder / f"toy_cityscapes_semantic_hrnet_tiny_conv-{digest}.safetensors"
-    read = read_file(file)
+    read = read_weights(file)
     assert read.tensors.keys() == states[0].keys()
     said = read.provenance
     assert said is not None
@@ -421,7 +421,7 @@ def test_averages_and_other_checkpoints(folder, export, states):
         (["--checkpoint", "model_best.pth"], "_conv-", ""),
     ):
         file = export(folder, *arguments)
-        read = read_file(file)
+        read = read_weights(file)
         assert all(torch.equal(v, states[1][n]) for n, v in read.tensors.items())
         assert label in file.name
         assert read.provenance
@@ -482,23 +482,23 @@ def test_a_malicious_config_builds_nothing(folder, export, monkeypatch):
 
 def test_the_revision_that_a_run_noted(tmp_path):
     file = tmp_path / "git.txt"
-    assert revision(file) == ""
+    assert read_revision(file) == ""
     file.write_text("# 2026\nnot a git checkout\n")
-    assert revision(file) == ""
+    assert read_revision(file) == ""
     file.write_text(GIT.replace("--short\n", "--short\n M run.py\n"))
-    assert revision(file) == f"{HEAD} with local changes"
+    assert read_revision(file) == f"{HEAD} with local changes"
 
 
 def test_the_figures_of_an_average_are_of_its_iteration_alone(tmp_path):
-    assert figures_of_average(tmp_path, 6) == ""
+    assert metrics_of_average(tmp_path, 6) == ""
     note_average(tmp_path, 6)
-    assert json.loads(figures_of_average(tmp_path, 6)) == {"mIoU": 63.0}
+    assert json.loads(metrics_of_average(tmp_path, 6)) == {"mIoU": 63.0}
     for iteration in (5, 7, -1):
-        assert figures_of_average(tmp_path, iteration) == ""
+        assert metrics_of_average(tmp_path, iteration) == ""
     note_average(tmp_path, -1)
-    assert figures_of_average(tmp_path, -1) == ""
+    assert metrics_of_average(tmp_path, -1) == ""
     note_average(tmp_path, 6, no_result="fast_dev_run")
-    assert figures_of_average(tmp_path, 6) == ""
+    assert metrics_of_average(tmp_path, 6) == ""
 
 
 def test_figures_are_known_by_contents_whatever_the_name(tmp_path):
@@ -508,10 +508,10 @@ def test_figures_are_known_by_contents_whatever_the_name(tmp_path):
     other = {"sha256": "b", "figures": {"mIoU": 99.0}}
     files = {"model_best.pth": other, "model_final.pth": final, "model_0000005.pth": numbered}
     (tmp_path / "checkpoints.json").write_text(json.dumps({"files": files}))
-    assert json.loads(figures(tmp_path, "model_final.pth", "a")) == {"mIoU": 50.0}
-    assert figures(tmp_path, "mine.pth", "c") == ""
+    assert json.loads(metrics_of_checkpoint(tmp_path, "model_final.pth", "a")) == {"mIoU": 50.0}
+    assert metrics_of_checkpoint(tmp_path, "mine.pth", "c") == ""
     (tmp_path / "results.json").write_text('{"no_result": "fast_dev_run"}')
-    assert figures(tmp_path, "model_final.pth", "a") == ""
+    assert metrics_of_checkpoint(tmp_path, "model_final.pth", "a") == ""
 
 
 def test_long_figures_stay_json_when_they_are_read(tmp_path):
@@ -519,8 +519,8 @@ def test_long_figures_stay_json_when_they_are_read(tmp_path):
     (tmp_path / "checkpoints.json").write_text(
         json.dumps({"files": {"a.pth": {"sha256": "a", "figures": many}}})
     )
-    text = figures(tmp_path, "a.pth", "a")
-    assert 3000 < len(text) <= LONGEST_METRICS
+    text = metrics_of_checkpoint(tmp_path, "a.pth", "a")
+    assert 3000 < len(text) <= MAX_METRICS
     said = read_provenance(provenance(metrics=text).header())
     assert said
     assert json.loads(said.metrics).items() <= many.items()
@@ -530,7 +530,7 @@ def test_model_ema_is_an_average_without_figures(folder, export, states):
     torch.save({"model": states[1]}, folder / "model_ema.pth")
     file = export(folder, "--checkpoint", "model_ema.pth")
     assert "-ema-" in file.name
-    said = read_file(file).provenance
+    said = read_weights(file).provenance
     assert said
     assert "moving average of the weights" in said.row
     assert said.metrics == ""

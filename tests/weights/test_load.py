@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from panoptic_dl.config import compose
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.run_folder import find_checkpoint
-from panoptic_dl.weights.export import KINDS, write_weights
+from panoptic_dl.weights.export import SUFFIXES, write_weights
 from panoptic_dl.weights.load import compare, load_model, load_model_or_backbone, start_from
-from panoptic_dl.weights.names import KNOWN, rename
-from panoptic_dl.weights.read import read_file
+from panoptic_dl.weights.names import KNOWN_DTYPES, rename
+from panoptic_dl.weights.read import read_weights
 from tests.engine.tiny import TinyModel, run_training
 from tests.golden import golden
 from tests.models.golden_rows import ROWS, build_model, load_shapes
@@ -140,7 +140,7 @@ def test_the_names_of_every_row_fit_its_model_and_no_other(tmp_path, row, kind):
     file = write(tmp_path, kind, values)
     assert file.stat().st_size < 3e6
     load_model(on_meta(row), file)
-    tensors = rename(read_file(file).tensors).tensors
+    tensors = rename(read_weights(file).tensors).tensors
     for other in ROWS:
         assert (not compare(on_meta(other).state_dict(), tensors).faults) == (other == row)
 
@@ -155,7 +155,7 @@ def test_the_names_of_every_row_in_the_containers_that_keep_every_value(tmp_path
 
 
 COUNTER = "backbone.1.num_batches_tracked"
-ODD = list({v for v in vars(torch).values() if isinstance(v, torch.dtype)} - KNOWN)
+ODD = list({v for v in vars(torch).values() if isinstance(v, torch.dtype)} - KNOWN_DTYPES)
 
 
 def of_kind(shape, dtype):
@@ -263,7 +263,7 @@ def test_a_folder_without_either_lists_what_is_there(run_folder, tag):
         find_checkpoint(run_folder, "../outside.pth")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 def test_other_statistics_are_a_loud_warning(tmp_path, caplog, kind):
     file = tmp_path / f"w{kind}"
     write_weights(file, Tiny().state_dict(), provenance())

@@ -8,7 +8,7 @@ import torch
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.models.backbones import HRNet, Xception65
 from panoptic_dl.weights.load import compare, split_backbone
-from panoptic_dl.weights.names import ORIGINS, find_origin, rename, unwrap_names
+from panoptic_dl.weights.names import ORIGINS, find_origin, rename, strip_wrappers
 
 CLASSIFIER = ("incre_modules.0.0.conv1.weight", "final_layer.0.bias", "classifier.weight")
 
@@ -94,4 +94,4 @@ def test_resembling_names_are_not_taken(backbones):
 
 def test_two_tensors_of_one_name_are_refused():
     with pytest.raises(WeightsError, match="one name"):
-        unwrap_names({"backbone.module.a": torch.zeros(1), "backbone.a": torch.zeros(1)})
+        strip_wrappers({"backbone.module.a": torch.zeros(1), "backbone.a": torch.zeros(1)})

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.weights.export import KINDS, write_weights
+from panoptic_dl.weights.export import SUFFIXES, write_weights
 from panoptic_dl.weights.load import load_model, load_model_or_backbone
-from panoptic_dl.weights.read import read_file, read_weights
+from panoptic_dl.weights.read import read_weights
 from tests.weights.tiny_weights import Tiny, provenance
 
 
@@ -103,7 +103,7 @@ def test_two_wrappers_side_by_side_are_refused(tmp_path):
         load_model(Tiny(), tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_torn_files_are_named(tmp_path, kind, share):
     file = tmp_path / f"w{kind}"
@@ -111,13 +111,13 @@ def test_torn_files_are_named(tmp_path, kind, share):
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(WeightsError, match=f"w{kind}"):
-        read_file(file)
+        read_weights(file)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUFFIXES)
 def test_files_under_a_wrong_ending_are_named(tmp_path, kind):
     write_weights(tmp_path / f"w{kind}", Tiny().state_dict(), provenance())
-    for other in {*KINDS} - {kind}:
+    for other in {*SUFFIXES} - {kind}:
         (tmp_path / f"x{other}").write_bytes((tmp_path / f"w{kind}").read_bytes())
         with pytest.raises(WeightsError, match=f"x{other}"):
-            read_file(tmp_path / f"x{other}")
+            read_weights(tmp_path / f"x{other}")
