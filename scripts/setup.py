@@ -33,8 +33,8 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def run(*command):
-    return subprocess.run([str(part) for part in command], check=True)
+def run(*command, cwd=None):
+    return subprocess.run([str(part) for part in command], check=True, cwd=cwd)
 
 
 def succeeds(*command):
@@ -148,7 +148,9 @@ def main():
         "installing the pinned packages (torch with CUDA is 5 GB the first time, cached afterwards)"
     )
     lock = ROOT / "requirements.lock"
-    run(*uv, "pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python)
+    # Outside the project, whose overrides made the lock and would loosen it here.
+    install = ["pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python]
+    run(*uv, *install, cwd=folder.anchor)
     install_detectron2(uv, python)
     say("installing panoptic-dl itself, editable")
     editable = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
