@@ -91,8 +91,8 @@ def main() -> None:
                 print(f"{side}: {number} images ...", file=sys.stderr, flush=True)
                 measured[side][number] = run_side(side, root, arguments.threads, 0.0)
                 if number == arguments.images:
-                    beside = run_side(side, root, arguments.threads, arguments.network)
-                    measured[side][number]["beside"] = beside["wall"]
+                    with_network = run_side(side, root, arguments.threads, arguments.network)
+                    measured[side][number]["with_network"] = with_network["wall"]
             own, theirs = (measured[side][number]["results"] for side in reversed(SIDES))
             require_agreement(pair_up(own, theirs))
             shutil.rmtree(root)
@@ -258,9 +258,9 @@ def report(measured: dict[str, dict[int, dict[str, Any]]], arguments: argparse.N
             rows.append([f"{number} images: {name}", theirs[key], own[key], theirs[key] / own[key]])
         for key, name in (("growth", "memory kept, MiB"), ("peak", "peak memory, MiB")):
             rows.append([f"{number} images: {name}", theirs[key], own[key], None])
-        if "beside" in own:
+        if "with_network" in own:
             name = f"seconds an image, with {arguments.network} s of a network elsewhere"
-            both = theirs["beside"], own["beside"]
+            both = theirs["with_network"], own["with_network"]
             rows.append([f"{number} images: {name}", *both, both[0] / both[1]])
     height, width = arguments.size
     instances = measured["streaming"][arguments.images]["instances"]

@@ -69,22 +69,22 @@ class InstanceMatches:
 def match_instances(
     truth: np.ndarray, predictions: Iterable[tuple[int, float, np.ndarray]]
 ) -> InstanceMatches:
-    """Compare predicted instances with the truth.
+    """Compare predicted instances with the ground truth.
 
     Args:
         truth: (H, W) pixels of an instanceIds file.
         predictions: label id, score and mask, (H, W) bool, of each prediction.
 
     Raises:
-        EvaluationError: the truth holds an unknown label, a size differs, a score is not finite.
+        EvaluationError: an unknown label in the ground truth, another size, a score not finite.
     """
     pixels, ids, sizes = _number_pixels(truth)
     classes, scores, areas, counts = [], [], [], []
     for label, score, mask in predictions:
         if mask.shape != truth.shape:
             raise EvaluationError(
-                f"a predicted mask is {mask.shape}, the truth {truth.shape} (height, width): "
-                "predict at the size of the image file"
+                f"a predicted mask is {mask.shape}, the ground truth {truth.shape} (height, "
+                "width): predict at the size of the image file"
             )
         if not np.isfinite(score):
             raise EvaluationError(f"the score of a predicted instance is {score}")
@@ -184,8 +184,8 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
     """Average precision of one class at one overlap, in 0..1.
 
-    As evalInstanceLevelSemanticLabeling computes it, for a class that is in the truth. Where all
-    its instances are missed and all predictions are ignored, so that there are no scores, that
+    As evalInstanceLevelSemanticLabeling computes it, for a class that is in the ground truth. Where
+    all its instances are missed and all predictions are ignored, so that there are no scores, that
     script raises IndexError; here it is 0.
 
     Args:
@@ -309,7 +309,7 @@ class StreamingCityscapesInstanceEvaluator(
 
 
 def precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
-    """Average precisions (C, O) in 0..1, NaN for classes that are not in the truth.
+    """Average precisions (C, O) in 0..1, NaN for classes that are not in the ground truth.
 
     Args:
         rows: (N, 4) float64: class, score, mask of overlaps where right, and where an error.

@@ -47,7 +47,7 @@ class TrueInstance:
         id: of the annotation. As in the official script, a match with number 0 counts as none.
         category: counted from 0 among the things.
         crowd: a region of many, which is neither found nor missed.
-        area: pixels, as the file says; it decides between small, medium and large.
+        area: pixels, as in the file; it decides between small, medium and large.
         box: x, y, width, height in pixels.
         segmentation: polygons, or a run-length encoding with `size` and `counts`.
     """
@@ -90,19 +90,19 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageT
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(file, repr(error)) from error
     if listed != set(categories):
-        odd = sorted(listed ^ set(categories))[0]
-        where = "the file" if odd in listed else "the dataset's metadata"
+        unknown = sorted(listed ^ set(categories))[0]
+        where = "the file" if unknown in listed else "the dataset's metadata"
         raise EvaluationError(
-            f"the categories of {file} are not those of the dataset: {odd} is in {where} alone"
+            f"the categories of {file} are not those of the dataset: {unknown} is in {where} alone"
         )
     seen = set()
     for image, category, annotation in annotations:
         number = annotation.get("id")
-        for what, known, value in (("image", images, image), ("category", categories, category)):
-            if value not in known:
-                raise EvaluationError(
-                    f"annotation {number} of {file} is of {what} {value}, which it does not list"
-                )
+        if image not in images or category not in categories:
+            what = f"category {category}" if image in images else f"image {image}"
+            raise EvaluationError(
+                f"annotation {number} of {file} is of {what}, which it does not list"
+            )
         if number in seen:
             raise EvaluationError(f"{file} has two annotations with the id {number}")
         seen.add(number)
@@ -187,24 +187,23 @@ class ImageMatches:
 def match_detections(
     truth: ImageTruth, detections: Detections, *, num_classes: int
 ) -> ImageMatches:
-    """Compare predictions with the truth, by boxes and by masks.
+    """Compare predictions with the ground truth, by boxes and by masks.
 
     Raises:
-        EvaluationError: a segmentation of the truth cannot be read or has another size.
+        EvaluationError: a segmentation of the ground truth cannot be read or has another size.
     """
-    asked: ByClass = defaultdict(list)
+    true: ByClass = defaultdict(list)
     found: dict[str, ByClass] = {kind: defaultdict(list) for kind in KINDS}
     for instance in truth.instances:
-        crowd = int(instance.crowd)
-        annotation = {  # of our own, for `evaluateImg` writes into it
+        annotation = {  # a new one, because `evaluateImg` writes into it
             "id": instance.id,
             "area": instance.area,
-            "iscrowd": crowd,
-            "ignore": crowd,
+            "iscrowd": int(instance.crowd),
+            "ignore": int(instance.crowd),
             "bbox": instance.box,
             "segmentation": _encode_truth(instance, truth.size),
         }
-        asked[instance.category].append(annotation)
+        true[instance.category].append(annotation)
     for index, category in enumerate(detections.classes):
         box = detections.boxes[index].tolist()
         mask = mask_util.encode(np.asfortranarray(detections.masks[index], dtype=np.uint8))
@@ -216,9 +215,9 @@ def match_detections(
 
     rows = [np.zeros((0, NUM_COLUMNS))]
     num_true = np.zeros((num_classes, len(AREAS)), dtype=np.int64)
-    for category in sorted(asked.keys() | found["bbox"].keys()):
+    for category in sorted(true.keys() | found["bbox"].keys()):
         of_kinds = {
-            kind: _match_class(kind, asked[category], found[kind][category]) for kind in KINDS
+            kind: _match_class(kind, true[category], found[kind][category]) for kind in KINDS
         }
         everything = of_kinds["bbox"][0]
         mine = np.zeros((len(everything["dtScores"]), NUM_COLUMNS))
@@ -236,7 +235,7 @@ def match_detections(
 def average_precisions(
     kind: str, images: np.ndarray, rows: np.ndarray, num_true: np.ndarray
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Figures of all images, 0..1: those of NAMES, and AP (K,) of each class; NaN without truth.
+    """Compute the metrics of NAMES, 0..1, and AP (K,) of each class; NaN without ground truth.
 
     Args:
         kind: one of KINDS.
@@ -280,7 +279,7 @@ def average_precisions(
         evaluation.evalImgs, evaluation._paramsEval = entries, evaluation.params
         evaluation.accumulate()
         evaluation.summarize()
-    figures = {
+    metrics = {
         name: float(value) if value >= 0 else float("nan")
         for name, value in zip(NAMES, evaluation.stats, strict=False)
     }
@@ -288,7 +287,7 @@ def average_precisions(
     # (O, recalls, K, A, numbers of predictions): all areas, and 100 predictions.
     for category in np.flatnonzero(num_true[:, 0]):
         of_classes[category] = evaluation.eval["precision"][:, :, category, 0, -1].mean()
-    return figures, of_classes
+    return metrics, of_classes
 
 
 def _match_class(
@@ -360,7 +359,7 @@ class StreamingCOCOInstanceEvaluator(
         self.reset()
 
     def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
-        """The truth by the id of the image; `_source` says in messages what it is of."""
+        """The ground truth by the id of the image; sets `_source`, for messages."""
         self._source = metadata.json_file
         truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
         images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
@@ -438,8 +437,8 @@ class StreamingCOCOInstanceEvaluator(
             raise EvaluationError("the box of a predicted instance is not finite")
         if tuple(masks.shape[1:]) != size:
             raise EvaluationError(
-                f"a predicted mask is {tuple(masks.shape[1:])}, the truth {size} (height, width): "
-                "predict at the size of the image file"
+                f"a predicted mask is {tuple(masks.shape[1:])}, the ground truth {size} (height, "
+                "width): predict at the size of the image file"
             )
         return Detections(classes, scores, boxes, masks.cpu().numpy())
 

@@ -1,7 +1,7 @@
 """What became of each pixel of one image: right, or which kind of error it belongs to.
 
 The kinds are those of panoptic quality: errors are whole segments (false positives and missed ones)
-and, of segments that match, the pixels outside their intersection. They say where quality is lost.
+and, of segments that match, the pixels outside their intersection. They show where quality is lost.
 
 Shapes: H W pixels, K classes, T true and P predicted segments.
 """
@@ -26,8 +26,8 @@ HARMLESS, PREDICTED_MATCHED, ERROR = range(3)  # harmless: nothing predicted, or
 
 # The kind of a pixel by its two segments, unless these are a pair. A segment that counts as an
 # error as a whole comes before the outline of another; two such segments make a kind of their own,
-# so that none hides the other. Crowds and unlisted ids are left out of the truth, but not void: a
-# segment's pixels on them enlarge its union.
+# so that none hides the other. Crowds and unlisted ids are left out of the ground
+# truth, but not void: a segment's pixels on them enlarge its union.
 KIND = np.array(
     [  # HARMLESS, PREDICTED_MATCHED, ERROR
         [NOT_COUNTED, NOT_COUNTED, NOT_COUNTED],  # TRUE_VOID
@@ -59,7 +59,7 @@ def panoptic_error_map(
         truth: (H, W) ids, 0 where void.
         segments_info: "id" and "iscrowd" of true segments.
         panoptic: (H, W) predicted ids; those that are nowhere in `matches` are void or excused.
-        matches: what `match_segments` says of the same.
+        matches: of `match_segments` for the same arguments.
     """
     true_ids, true_inverse = _segments(truth)
     predicted_ids, predicted_inverse = _segments(panoptic)
@@ -94,7 +94,7 @@ def semantic_error_map(truth: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """
     if truth.shape != classes.shape:
         raise EvaluationError(
-            f"the prediction is {classes.shape}, the truth {truth.shape} (height, width)"
+            f"the prediction is {classes.shape}, the ground truth {truth.shape} (height, width)"
         )
     kinds = np.where(truth == classes, RIGHT, WRONG)
     kinds[truth < 0] = NOT_COUNTED

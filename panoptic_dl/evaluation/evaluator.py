@@ -70,8 +70,8 @@ class Coverage:
         """
         if image not in self._positions:
             raise EvaluationError(
-                f"no truth for image {image} in {self._source}: the images that are evaluated must "
-                "be those of the dataset that the evaluator was made for"
+                f"no ground truth for image {image} in {self._source}: the images that are "
+                "evaluated must be those of the dataset that the evaluator was made for"
             )
         position = self._positions[image]
         if self._seen[position]:

@@ -206,8 +206,8 @@ def checked(value: float, name: str) -> float:
         return value
     if not -1e-6 <= value <= 100 + 1e-6:
         raise EvaluationError(
-            f"{name} = {value:.3f} is no percentage: the truth contradicts itself. Areas in the "
-            "JSON file that do not count the pixels of the PNG files do this: prepare it again"
+            f"{name} = {value:.3f} is no percentage: the ground truth contradicts itself. Areas in "
+            "the JSON file that do not count the pixels of the PNG files do this: prepare it again"
         )
     return min(max(value, 0.0), 100.0)
 

@@ -209,9 +209,10 @@ class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
             EvaluationError: an image of the split has no prediction, or the script gives up.
         """
         comm.synchronize()  # predictions of all processes are in the folder
-        if not comm.is_main_process():
-            return super().evaluate()  # waits for the main process once more
-        _require_predictions(self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png")
+        if comm.is_main_process():
+            _require_predictions(
+                self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png"
+            )
         return _run(super().evaluate, self._metadata.gt_dir)
 
 
@@ -231,11 +232,10 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
             EvaluationError: an image of the split has no prediction, or the script gives up.
         """
         comm.synchronize()  # predictions of all processes are in the folder
-        if not comm.is_main_process():
-            return super().evaluate()  # waits for the main process once more
-        _require_predictions(
-            self._metadata.gt_dir, "_gtFine_instanceIds.png", self._temp_dir, ".txt"
-        )
+        if comm.is_main_process():
+            _require_predictions(
+                self._metadata.gt_dir, "_gtFine_instanceIds.png", self._temp_dir, ".txt"
+            )
         official = instance_script.evaluateMatches
         with (
             # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
@@ -287,7 +287,7 @@ def _require_predictions(truth: str, label: str, folder: str, suffix: str) -> No
         )
 
 
-def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults:
+def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults | None:
     """Call an official script: its output goes to the log, its exit becomes an exception."""
     printed = StringIO()
     try:
@@ -302,9 +302,11 @@ def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults:
     except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
         raise unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
     logger.debug("%s", printed.getvalue())
+    if results is None:  # not the main process
+        return None
     return {
-        task: {name: float(value) for name, value in figures.items()}
-        for task, figures in results.items()
+        task: {name: float(value) for name, value in numbers.items()}
+        for task, numbers in results.items()
     }
 
 
@@ -383,7 +385,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
     """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and the IoU of each class.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores, or (H, W) classes. A
-    class that is not in the truth of any image does not count, even where it is predicted
+    class that is not in the ground truth of any image does not count, even where it is predicted
     (Cityscapes' script counts it as 0); its own IoU is NaN.
     """
 

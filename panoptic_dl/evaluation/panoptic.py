@@ -53,8 +53,8 @@ class SegmentMatches:
         false_positives: int64, category of each predicted segment that is an error.
         false_positive_ids: int64, their ids.
         false_negatives: int64, category of each true segment that was missed.
-        wrong_areas: ids of the truth whose area in the JSON file is not what the map holds; an id
-            of the map that is not listed has the listed area 0.
+        wrong_areas: true ids whose area in the JSON file is not what the map holds; an id of the
+            map that is not listed has the listed area 0.
         confusions: (K, K + 1) int64, pixels of each true class where each class is predicted, the
             last column none; without void, pixels of unlisted ids, and crowds.
     """
@@ -136,7 +136,7 @@ def _found(truth: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Flatten a map of labels, 0 where void; also return the labels that occur, (P,), ascending."""
     if truth.shape != labels.shape:
         raise EvaluationError(
-            f"the prediction is {labels.shape}, the truth {truth.shape} (height, width): "
+            f"the prediction is {labels.shape}, the ground truth {truth.shape} (height, width): "
             "predict at the size of the image file"
         )
     labels = labels.reshape(-1)

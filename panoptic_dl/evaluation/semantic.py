@@ -148,7 +148,7 @@ def count_confusions(
     """
     if truth.shape != predicted.shape:
         raise EvaluationError(
-            f"the prediction is {predicted.shape}, the truth {truth.shape} (height, width): "
+            f"the prediction is {predicted.shape}, the ground truth {truth.shape} (height, width): "
             "predict at the size of the image file"
         )
     truth = truth.reshape(-1).astype(np.int64, copy=False)

@@ -76,30 +76,25 @@ def check_targets(samples: Sequence[Sample], keys: Iterable[str]) -> None:
                 )
 
 
-def stack_images(
-    samples: Sequence[Sample],
-    *,
-    mean: Tensor,
-    std: Tensor,
-    backbone: Backbone,
-    multiple: int,
-    training: bool,
-) -> ImageList:
+def stack_images(model: Any, samples: Sequence[Sample]) -> ImageList:
     """Normalize the images, pad them with zeros at the bottom and right, and stack them.
 
-    Args:
-        mean, std: (C, 1, 1) statistics in units of the image.
-        multiple: H and W become multiples of it (see `padding_multiple`).
-        training: a single image whose coarsest feature is one pixel gets a second one, because
-            batch normalization needs two values per channel.
+    In training, a single image whose coarsest feature is one pixel gets a second one, because batch
+    normalization needs two values per channel.
 
-    Returns the (N, C, H, W) tensor and the sizes (H, W) before padding.
+    Args:
+        model: has `pixel_mean` and `pixel_std`, (C, 1, 1) in units of the image, a `backbone`, and
+            `size_divisibility`, of which H and W become multiples (see `padding_multiple`).
+
+    Returns:
+        The (N, C, H, W) tensor, and the sizes (H, W) before padding.
     """
+    mean, std, backbone = model.pixel_mean, model.pixel_std, model.backbone
     images = [(sample["image"].to(mean.device) - mean) / std for sample in samples]
-    constraints = {**backbone.padding_constraints, "size_divisibility": multiple}
+    constraints = {**backbone.padding_constraints, "size_divisibility": model.size_divisibility}
     stacked = ImageList.from_tensors(images, padding_constraints=constraints)
     num, _, height, width = stacked.tensor.shape
-    if training and num == 1 and max(height, width) <= coarsest_stride(backbone):
+    if model.training and num == 1 and max(height, width) <= coarsest_stride(backbone):
         stacked.tensor = F.pad(stacked.tensor, (0, width))
     return stacked
 
@@ -118,6 +113,6 @@ def stack_targets(
 
 
 def _name(index: int, sample: Sample) -> str:
-    """How an error calls a sample."""
+    """Name a sample in an error message."""
     file_name = sample.get("file_name")
     return f"image {index} of the batch" + (f" ({file_name})" if file_name else "")

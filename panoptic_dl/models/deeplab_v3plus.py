@@ -82,14 +82,7 @@ class DeepLabV3Plus(SemanticSegmentor):
 
     def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
         """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
-        return stack_images(
-            batched_inputs,
-            mean=self.pixel_mean,
-            std=self.pixel_std,
-            backbone=self.backbone,
-            multiple=self.size_divisibility,
-            training=self.training,
-        )
+        return stack_images(self, batched_inputs)
 
     def network(self, images: Tensor) -> tuple[Tensor]:
         """(N, K, H, W) class logits of (N, C, H, W) normalized images, as the only element."""

@@ -154,14 +154,7 @@ class PanopticDeepLab(nn.Module):
 
     def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
         """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
-        return stack_images(
-            batched_inputs,
-            mean=self.pixel_mean,
-            std=self.pixel_std,
-            backbone=self.backbone,
-            multiple=self.size_divisibility,
-            training=self.training,
-        )
+        return stack_images(self, batched_inputs)
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList

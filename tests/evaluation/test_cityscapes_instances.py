@@ -221,7 +221,7 @@ def test_guards(tmp_path):
         evaluate(evaluator, records[:1], outputs[:1])
     with pytest.raises(EvaluationError, match="twice"):
         evaluator.process(records[:1], outputs[:1])
-    with pytest.raises(EvaluationError, match="no truth for image a_b_c"):
+    with pytest.raises(EvaluationError, match="no ground truth for image a_b_c"):
         evaluator.process([{"file_name": "a_b_c"}], outputs[:1])
     file = next(tmp_path.glob("gtFine/*/*1_000019_gtFine_instanceIds.png"))
     file.write_bytes(file.read_bytes()[:60])
@@ -234,7 +234,7 @@ def test_guards(tmp_path):
     ("label", "score", "shape", "message"),
     [
         (7, math.nan, (4, 4), "the score of a predicted instance is nan"),
-        (7, 0.5, (4, 5), r"mask is \(4, 5\), the truth \(4, 4\)"),
+        (7, 0.5, (4, 5), r"mask is \(4, 5\), the ground truth \(4, 4\)"),
         (34, 0.5, (4, 4), "unknown label with id 34"),
         (77_001, 0.5, (4, 4), "unknown label with id 77001"),
     ],

@@ -203,7 +203,7 @@ def test_guards(tmp_path, kind):
         evaluate(evaluator, records[:1], outputs[:1])
     with pytest.raises(EvaluationError, match="twice"):
         evaluator.process(records[:1], outputs[:1])
-    with pytest.raises(EvaluationError, match="no truth for image a_b_c"):
+    with pytest.raises(EvaluationError, match="no ground truth for image a_b_c"):
         evaluator.process([{"file_name": "a_b_c"}], outputs[:1])
     evaluator.reset()
     scores = outputs[0]["sem_seg"]

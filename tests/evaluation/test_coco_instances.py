@@ -252,7 +252,7 @@ def register_scene(scene, tmp_path):
 
 def test_images_must_be_those_of_the_dataset_once_each(scene, tmp_path):
     _, records, evaluator = register_scene(scene, tmp_path)
-    with pytest.raises(EvaluationError, match=r"no truth for image 8 in .*json"):
+    with pytest.raises(EvaluationError, match=r"no ground truth for image 8 in .*json"):
         evaluator.process([{"image_id": 8}], [{}])
     evaluator.process(records[:1], [{}])
     with pytest.raises(EvaluationError, match="was evaluated twice"):
@@ -298,7 +298,7 @@ def break_masks(instances):
         (break_score, "score of a predicted instance is not finite"),
         (break_score_infinite, "score of a predicted instance is not finite"),
         (break_box, "box of a predicted instance is not finite"),
-        (break_masks, r"mask is \(300, 200\), the truth \(200, 300\)"),
+        (break_masks, r"mask is \(300, 200\), the ground truth \(200, 300\)"),
     ],
 )
 def test_a_prediction_that_does_not_fit_is_named_by_its_image(scene, tmp_path, breaks, message):

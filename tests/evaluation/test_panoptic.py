@@ -553,7 +553,7 @@ def test_an_image_that_nobody_evaluated_is_named(two):
 
 def test_an_image_without_truth_is_named(two):
     records, outputs, evaluator = two
-    with pytest.raises(EvaluationError, match="no truth for image 17"):
+    with pytest.raises(EvaluationError, match="no ground truth for image 17"):
         evaluator.process([records[0] | {"image_id": 17}], outputs[:1])
 
 

@@ -59,7 +59,7 @@ def test_maps_of_all_looks_agree(model, scales, flip, scale_offsets):
     averaged = Augmented(model, scales=scales, flip=flip)
     sample = {"image": scene(), "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
-        looks = [averaged._look(sample, s, m) for s in scales for m in ([False, True][: 1 + flip])]
+        looks = [averaged._predict(sample, s, m) for s in scales for m in ([False, True][: 1 + flip])]
         (output,) = averaged([sample])
     center = torch.tensor([23.5, 23.5])
     ys, xs = torch.meshgrid(*map(torch.arange, SIZE), indexing="ij")
@@ -81,7 +81,7 @@ def test_a_mirrored_offset_with_the_wrong_sign_would_show(model):
     averaged = Augmented(model, scales=[1.0], flip=True)
     sample = {"image": scene(), "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
-        plain, mirrored = (averaged._look(sample, 1.0, turn) for turn in (False, True))
+        plain, mirrored = (averaged._predict(sample, 1.0, turn) for turn in (False, True))
     for one, other in zip(plain, mirrored, strict=True):
         assert torch.allclose(one, other, atol=1e-4)
 
