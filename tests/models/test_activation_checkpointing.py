@@ -70,7 +70,7 @@ def test_peak_memory_falls(name):
         convert_sync_batch_norm(backbone)
         if recompute:
             recompute_activations(backbone)
-        images = torch.randn(1, 3, 256, 256)
+        images = torch.randn(1, 3, 160, 160)
 
         def step():
             sum(feature.mean() for feature in backbone(images).values()).backward()
@@ -81,7 +81,7 @@ def test_peak_memory_falls(name):
         return memory.peak_host() - before
 
     plain, recomputed = peak(False), peak(True)
-    assert plain > 100
+    assert plain > 50
     assert recomputed < 0.7 * plain
 
 

@@ -59,11 +59,11 @@ def test_maps_of_all_looks_agree(model, scales, flip, scale_offsets):
     averaged = Augmented(model, scales=scales, flip=flip)
     sample = {"image": scene(), "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
-        looks = [averaged._predict(sample, s, m) for s in scales for m in ([False, True][: 1 + flip])]
+        views = [averaged._predict(sample, *view) for view in averaged.views]
         (output,) = averaged([sample])
     center = torch.tensor([23.5, 23.5])
     ys, xs = torch.meshgrid(*map(torch.arange, SIZE), indexing="ij")
-    for probabilities, _, offset in looks:
+    for probabilities, _, offset in views:
         led = torch.stack((ys, xs)) + offset
         inside = (slice(None), slice(18, 30), slice(12, 36))
         # A pixel of the enlarged image lies a quarter of a pixel aside; nearly all is the center.
