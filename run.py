@@ -1,16 +1,14 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_dl.config.lazy import register
+from panoptic_dl.config.composition import register
 
 register()
-composed = False
 
 
 def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
@@ -52,28 +50,24 @@ def run(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> float |
     `facts`: see `panoptic_dl.config.run_identity`.
     """
     from panoptic_dl.config.builder import allowed
-    from panoptic_dl.config.composition import check_types
-    from panoptic_dl.config.run_identity import (
-        found_again,
-        is_first,
-        plain_yaml,
-        with_run_of_weights,
-    )
+    from panoptic_dl.config.output_folder import is_main_process, is_same_when_requeued
+    from panoptic_dl.config.run_identity import plain_yaml
+    from panoptic_dl.config.saved import with_run_of_weights
     from panoptic_dl.core.run_folder import recorded
     from panoptic_dl.launch.gpus import take_gpus
     from panoptic_dl.launch.session import user_errors
     from panoptic_dl.launch.signals import check_requeue
 
     mode = facts["mode"]
-    same_folder = found_again(hydra_config, config)  # before the time in its name is fixed
+    # Before the time in its name is fixed:
+    same_folder = is_same_when_requeued(hydra_config, config)
     config.run_dir = hydra_config.runtime.output_dir
     trial = mode == "train" and config.train.fast_dev_run is True  # leaves no record of its own
     with (
-        recorded(config.run_dir, writes=is_first(config) and not trial) as state,
+        recorded(config.run_dir, writes=is_main_process(config) and not trial) as state,
         user_errors(config.run_dir),
     ):
         state.begin(facts)
-        check_types(config, hydra_config.overrides.task)
         check_requeue(config.launch.requeue, config.resume, same_folder)
         if mode == "demo":
             config = with_run_of_weights(config, hydra_config.overrides.task)
@@ -105,8 +99,6 @@ def run_row(config: DictConfig, hydra_config: Any, facts: dict[str, Any]) -> flo
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """Run one job."""
-    global composed
-    composed = True
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -118,11 +110,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SystemExit as stop:
-        if stop.code and not composed:
-            from panoptic_dl.config.composition import suggest
-
-            suggest(sys.argv[1:])
-        raise
+    main()

@@ -84,6 +84,6 @@ task = dict(
         published="${published}",
         published_note="${published_note}",
         published_row="${published_row}",
-        row="${choice.dataset}_${choice.task}_${choice.backbone}_${choice.head}",
+        row="${experiment_name:${choice}}",
     ),
 )

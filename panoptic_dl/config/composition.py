@@ -1,111 +1,324 @@
-"""Compose the config tree from Python, with errors that name what was probably meant.
+"""Compose the config from `conf/`, `lazy_configs/` and a command line; refuse what cannot be.
 
-Refuse values of the wrong kind by the name of their key, before anything is built.
+Hydra merges the files of the chosen options one by one, then the command line. `CheckedLoader`,
+which takes the place of Hydra's loader everywhere, follows these steps. An option of a group
+defines the keys of its group; experiments, recipes, tables and command lines may only change them:
+an unknown key, or a value of another kind than the one it replaces, is a `ConfigError` in one line,
+with the keys that were probably meant.
 """
 
 import difflib
+import inspect
 import re
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+import hydra._internal.hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from panoptic_dl.config.lazy import register
+from panoptic_dl.config.builder import TargetError, find_target
+from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
+from panoptic_dl.config.run_identity import row_folder
+from panoptic_dl.core.settings import (
+    GROUPS,
+    defaults,
+    describe_type,
+    experiment_name,
+    has_type,
+    settings_text,
+    type_of,
+)
 
 CONF = Path(__file__).parents[2] / "conf"
 
+# Keys that take more than the kind of their default.
+EITHER: dict[str, tuple[type, ...]] = {"resume": (bool, str)}
+
 
 class ConfigError(ConfigCompositionException, ValueError):
-    """An override that names no key, group or option; the message lists what it could be."""
+    """A key, group, option or value that cannot be; the message says what could."""
+
+
+def register() -> None:
+    """Make Hydra read lazy configs and settings, and check them. Idempotent.
+
+    Call it before `hydra.main`.
+    """
+    setup_globals()  # Hydra's own resolvers
+    Plugins.instance().register(LazyConfigSource)
+    Plugins.instance().register(LazySearchPath)
+    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc]
+    for group in GROUPS:
+        name = "local" if group == "launch" else "default"
+        ConfigStore.instance().store(name, defaults(group), group, provider="settings")
+    for function in (experiment_name, row_folder):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+    OmegaConf.register_new_resolver("settings", _settings_for_help, replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return the config that `python run.py <overrides>` would run with.
 
     Args:
-        overrides: what would stand on the command line, such as `["backbone=hrnet48",
+        overrides: as on the command line, such as `["backbone=hrnet48",
             "dataset.crop_size=[512,512]"]`.
 
     Raises:
-        ConfigError: an override names an unknown key, group or option, or its value is of the
-            wrong kind.
+        ConfigError: an override, or a file that it chooses, names an unknown key, group or option,
+            or gives a value of the wrong kind.
     """
-
-    try:
-        config = compose_unchecked(overrides)
-    except HydraException as error:  # unknown names, and overrides that cannot be parsed
-        raise ConfigError(explain(error, overrides)) from error
-    check_types(config, overrides)
+    config = _loader().load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    with open_dict(config):
+        del config["hydra"]
     return config
 
 
-def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
-    register()  # a job of submitit or joblib is not begun by run.py
-    with _hydra_of_our_own():
-        return hydra.compose("config", overrides=list(overrides))
+def is_choice(override: str) -> bool:
+    """Whether an override chooses an option of a group."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0] in _groups()
 
 
-@contextmanager
-def _hydra_of_our_own() -> Iterator[None]:
-    """Hydra set up for `conf/`, also while a run of `hydra.main` is under way, whose is kept."""
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            yield
-    finally:
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader of configs, which checks keys and kinds of values as it merges files."""
 
-
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message for a failed composition, with near names where a key is unknown."""
-    text = str(error)
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown is None:
-        return text
-    near = near_names(unknown[1], overrides)
-    meant = f"Did you mean: {', '.join(near)}?" if near else "`--cfg job` prints all keys."
-    return f"Unknown key '{unknown[1]}'. {meant}"
-
-
-def suggest(arguments: Sequence[str]) -> None:
-    """After Hydra refused a command line, print to stderr which keys were probably meant."""
-    given = [a for a in arguments if "=" in a and not a.startswith("-")]
-    for override, text in ((one, as_text(one)) for one in given):
-        if text is not None:
-            for_shell = shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
-            print(
-                f"error: {override} has signs that mean something to Hydra; as plain text it is: "
-                f"{for_shell}",
-                file=sys.stderr,
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        register()  # jobs of submitit and joblib are not begun by run.py
+        self._merged = merged = _Merged()
+        try:
+            config = super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
+            for override in OverridesParser.create(self).parse_overrides(overrides):
+                if not (is_choice(str(override.input_line)) or override.is_sweep_override()):
+                    merged.override(override)
+        except HydraException as error:
+            raise ConfigError(_explain(error, overrides, merged.tree)) from error
+        except ValueError as error:  # `recipe=null`
+            empty = [text for text in overrides if text.endswith("=null") and is_choice(text)]
+            if not empty or isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{empty[0]}: a group needs an option ({error})") from error
+        merged.check_added(config)
+        return config
+
+    def _load_single_config(self, default: Any, repo: Any) -> Any:
+        loaded = super()._load_single_config(default, repo)
+        path = str(default.config_path)
+        if not path.startswith("hydra/"):
+            tree: Any = OmegaConf.to_container(loaded.config)
+            defines = default.primary or str(loaded.path).startswith(
+                f"{LazyConfigSource.scheme()}:"
+            )
+            group, _, option = path.rpartition("/")
+            self._merged.add(tree, f"{group}={option}", default.package or "", defines=defines)
+        return loaded
+
+
+class _Merged:
+    """What Hydra has merged so far, without its own node `hydra`, as plain containers.
+
+    Attributes:
+        tree: the config, interpolations as text.
+        added: keys that a file or command line added to what options define, and who did.
+    """
+
+    def __init__(self) -> None:
+        self.tree: dict[str, Any] = {}
+        self.added: list[tuple[str, str]] = []
+
+    def add(self, tree: dict[str, Any], source: str, package: str, *, defines: bool) -> None:
+        """Merge a file.
+
+        Args:
+            tree: its content at its package.
+            source: such as "experiment=mine", for messages.
+            package: dotted; empty for the root.
+            defines: whether it may add keys anywhere. Another may fill a new package.
+
+        Raises:
+            ConfigError: a value is of another kind than the one that it replaces.
+        """
+        tree.pop("hydra", None)
+        if defines or (package and not _select(self.tree, package)):
+            _merge(self.tree, tree)
+        else:
+            self._change(tree, f" ({source})")
+
+    def override(self, override: Any) -> None:
+        """Merge an override of the command line; raises as `add`."""
+        key = str(override.key_or_group)
+        if key.partition(".")[0] == "hydra":
             return
-    overrides = [_single(one) for one in given]
-    try:
-        compose(overrides)
-    except ConfigError as error:
-        if str(error).startswith("Unknown key"):
-            print(error, file=sys.stderr)
-    except ValueError as error:  # `recipe=null`: Hydra shows its own traceback
-        empty = [o for o in overrides if o.endswith("=null") and o[: -len("=null")] in _groups()]
-        if empty:
-            print(f"error: {empty[0]}: a group needs an option ({error})", file=sys.stderr)
-    except Exception:  # the command line failed for a reason that Hydra has printed already
-        return
+        *parents, leaf = key.split(".")
+        node: Any = self.tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if override.is_delete():
+            if isinstance(node, dict):
+                node.pop(leaf, None)
+            return
+        if parents and node is not None and not isinstance(node, dict):
+            return  # an item of a list
+        tree: Any = override.value()
+        for part in reversed([*parents, leaf]):
+            tree = {part: tree}
+        self._change(tree, "")
+
+    def check_added(self, config: DictConfig) -> None:
+        """Refuse added keys that nothing reads.
+
+        That is neither the function that a node calls nor an interpolation. Objects (nodes with a
+        `_target_`) may be added to groups, as loggers are.
+
+        Args:
+            config: as composed.
+        """
+        if not self.added:
+            return
+        tree: Any = OmegaConf.to_container(config)
+        for key, source in self.added:
+            if not _is_read(key, tree):
+                raise ConfigError(_unknown(key, self.tree, source))
+
+    def _change(self, tree: dict[str, Any], source: str) -> None:
+        before = [(key, self._value(key)) for key in self._changed(tree, self.tree, "", source)]
+        _merge(self.tree, tree)
+        for key, default in before:
+            value = self._value(key)
+            wanted = _mismatch(value, default, key)
+            if wanted and not isinstance(value, EITHER.get(key, ())):
+                like = "" if default is None else f", such as the default {default}"
+                raise ConfigError(f"{key}={value}{source}: expected {wanted}{like}")
+
+    def _changed(self, new: Mapping[str, Any], old: Any, prefix: str, source: str) -> list[str]:
+        """Keys of values in `old` that `new` replaces; notes keys that it adds."""
+        keys: list[str] = []
+        for name, value in new.items():
+            key = f"{prefix}{name}"
+            if name not in old:
+                self.added.append((key, source))
+            elif isinstance(value, dict) and isinstance(old[name], dict):
+                if old[name]:  # else anything may be filled in
+                    keys += self._changed(value, old[name], f"{key}.", source)
+            else:
+                keys.append(key)
+        return keys
+
+    def _value(self, key: str) -> Any:
+        """The value of a key; None where it needs what is merged later, or what only Hydra has."""
+        value = _select(self.tree, key)
+        if "${" not in str(value):
+            return None if value == "???" else value
+        try:
+            value = OmegaConf.select(OmegaConf.create(self.tree), key)
+            return (
+                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
+        except Exception:  # whatever resolvers raise
+            return None
 
 
-def as_text(override: str) -> str | None:
+def _mismatch(value: Any, default: Any, key: str) -> str | None:
+    """What was expected instead of `value`, or None if it will do."""
+    hint = type_of(key)
+    if hint is not None:
+        return None if value is None or has_type(value, hint) else describe_type(hint)
+    if value is None or default is None or (isinstance(value, dict) and "_target_" in value):
+        return None
+    if isinstance(default, list):
+        if not isinstance(value, list):
+            return "a list"
+        if key.endswith("size") and len(default) == 2 and len(value) != 2:
+            return "[height, width]"
+        kinds = [_mismatch(item, default[0], "") for item in value] if default else []
+        return next((f"a list with {kind} in it" for kind in kinds if kind), None)
+    if isinstance(default, dict):
+        return None if isinstance(value, dict) else "a group of keys"
+    if isinstance(value, (list, dict)):
+        return "a single value"
+    if type(default) in (bool, int, float) and not has_type(value, type(default)):
+        return describe_type(type(default))
+    return None
+
+
+def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    node = _select(tree, parent) if parent else tree
+    if not isinstance(node, dict) or leaf not in node or leaf.startswith("_"):
+        return True
+    if "_target_" in node:
+        try:
+            parameters = inspect.signature(find_target(node["_target_"])).parameters
+        except (TargetError, ValueError):  # said when it is built; without a signature
+            return True
+        return leaf in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    if isinstance(node[leaf], dict) and "_target_" in node[leaf]:
+        return True
+    reading = re.compile(rf"\$\{{(.*[^\w.])?({re.escape(key)}|\.+{re.escape(leaf)})\b")
+    return any(reading.search(text) for text in _texts(tree))
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(value)
+
+
+def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]) -> str:
+    """Hydra's message for a failed composition, with what was probably meant."""
+    text = str(error) or str(error.__cause__)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown is not None:
+        return _unknown(unknown[1], tree)
+    for override in overrides:
+        plain = _as_text(override)
+        if plain is not None:
+            for_shell = shlex.quote(plain) if re.search(r'["$`\\!]', plain) else f'"{plain}"'
+            return (
+                f"{override} has signs that mean something to Hydra; as plain text it is: "
+                f"{for_shell}"
+            )
+    return text
+
+
+def _unknown(key: str, tree: Mapping[str, Any], source: str = "") -> str:
+    near = _near_names(key, {*_keys(tree), *_groups()} - {key})
+    meant = f"Did you mean: {', '.join(near)}?" if near else "`--cfg job` prints all keys."
+    return f"Unknown key '{key}'{source}. {meant}"
+
+
+def _near_names(key: str, known: set[str]) -> list[str]:
+    """Those of the known keys that resemble `key`, best first, at most three."""
+    folder, _, leaf = key.rpartition(".")
+    same_leaf = [k for k in sorted(known) if k.rpartition(".")[2] == leaf]
+    siblings = [k for k in sorted(known) if k.rpartition(".")[0] == folder]
+    leaves = {k.rpartition(".")[2]: k for k in siblings}
+    close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
+    ranked = close + same_leaf + difflib.get_close_matches(key, sorted(known), n=5, cutoff=0.6)
+    return list(dict.fromkeys(ranked))[:3]
+
+
+def _as_text(override: str) -> str | None:
     """An override that Hydra cannot parse, with quotes that let it; None where that is not it."""
     key, _, value = override.partition("=")
     if value[:1] in ("[", "{", "'", '"'):  # more likely a list or quote that was not closed
@@ -123,110 +336,39 @@ def as_text(override: str) -> str | None:
     return None
 
 
-def _single(override: str) -> str:
-    """The first override of a sweep, `optimizer.lr=1e-3` of `optimizer.lr=1e-3,1e-4`."""
-    try:
-        (parsed,) = OverridesParser.create().parse_overrides([override])
-        if parsed.is_discrete_sweep():
-            return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
-    except HydraException:  # Hydra has said what is wrong with it
-        pass
-    return override
+def _settings_for_help() -> str:
+    return settings_text().replace("$", "$$")  # Hydra's help is a template
 
 
-def is_choice(override: str) -> bool:
-    """Whether an override chooses an option of a group."""
-    return override.partition("=")[0].lstrip("+~").partition("@")[0] in _groups()
-
-
-def near_names(key: str, overrides: Sequence[str]) -> list[str]:
-    """Keys and groups of the config that resemble `key`, best first, at most three."""
-    choices = [override for override in overrides if is_choice(override)]
-    known = {k for k in _keys(compose_unchecked(choices)) if "._" not in k} | set(_groups())
-    folder, _, leaf = key.rpartition(".")
-    same_leaf = [k for k in sorted(known) if k.rpartition(".")[2] == leaf]
-    siblings = [k for k in sorted(known) if k.rpartition(".")[0] == folder]
-    leaves = {k.rpartition(".")[2]: k for k in siblings}
-    close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
-    ranked = close + same_leaf + difflib.get_close_matches(key, sorted(known), n=5, cutoff=0.6)
-    return list(dict.fromkeys(ranked))[:3]
+def _loader() -> CheckedLoader:
+    register()
+    return CheckedLoader(create_config_search_path(str(CONF)))
 
 
 @lru_cache(maxsize=1)
 def _groups() -> tuple[str, ...]:
-    with _hydra_of_our_own():
-        loader = GlobalHydra.instance().config_loader()
-        return tuple(name for name in loader.list_groups("") if name != "hydra")
+    return tuple(name for name in _loader().list_groups("") if name != "hydra")
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """All dotted keys below `node`, inner nodes included, without resolving anything."""
-    tree = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    if not isinstance(tree, dict):
-        return
-    for name, value in tree.items():
-        yield prefix + str(name)
-        yield from _keys(value, f"{prefix}{name!s}.")
+def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys below `tree`, inner nodes included, but not `_target_` and the like."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            if not str(name).startswith("_"):
+                yield f"{prefix}{name}"
+                yield from _keys(value, f"{prefix}{name}.")
 
 
-# Keys that take more than the kind of their default.
-EITHER: dict[str, tuple[type, ...]] = {"resume": (bool, str)}
+def _select(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
-def check_types(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Hold each overridden value of `config` against the one it replaces.
-
-    Raises:
-        ConfigError: a word where a number belongs, one number where a list belongs, and the like.
-    """
-    values = [text for text in overrides if not is_choice(text) and text[:1] not in ("+", "~")]
-    if not values:
-        return
-    defaults = _defaults(tuple(text for text in overrides if is_choice(text)))
-    for override in OverridesParser.create().parse_overrides(values):
-        key = override.key_or_group
-        value, default = _plain(config, key), _plain(defaults, key)
-        if isinstance(value, EITHER.get(key, ())):
-            continue
-        wanted = _mismatch(value, default, key)
-        if wanted:
-            raise ConfigError(f"{key}={value}: expected {wanted}, such as the default {default}")
-
-
-@lru_cache(maxsize=32)
-def _defaults(choices: tuple[str, ...]) -> DictConfig:
-    return compose_unchecked(choices)
-
-
-def _plain(config: DictConfig, key: str) -> Any:
-    """The value of a key; None where it is missing or cannot be resolved here."""
-    try:
-        value = OmegaConf.select(config, key)
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except Exception:  # what an interpolation needs may come later, such as hydra's own values
-        return None
-
-
-def _mismatch(value: Any, default: Any, key: str) -> str | None:
-    """What was expected instead of `value`, or None if it will do."""
-    if value is None or default is None:
-        return None
-    if isinstance(default, list):
-        if not isinstance(value, list):
-            return "a list"
-        if key.endswith("size") and len(default) == 2 and len(value) != 2:
-            return "[height, width]"
-        kinds = [_mismatch(item, default[0], "") for item in value] if default else []
-        return next((f"a list with {kind} in it" for kind in kinds if kind), None)
-    if isinstance(default, dict):
-        return None if isinstance(value, dict) else "a group of keys"
-    if isinstance(value, (list, dict)):
-        return "a single value"
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, int):
-        return None if number and isinstance(value, int) else "a whole number"
-    if isinstance(default, float):
-        return None if number else "a number"
-    return None
+def _merge(tree: dict[str, Any], new: Mapping[str, Any]) -> None:
+    """Merge as OmegaConf does: dicts key by key, all else is replaced."""
+    for name, value in new.items():
+        if isinstance(value, dict) and isinstance(tree.get(name), dict):
+            _merge(tree[name], value)
+        else:
+            tree[name] = value

@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -76,19 +75,6 @@ class LazySearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="lazy_configs", path=f"lazy://{ROOT}")
-
-
-def register() -> None:
-    """Make the lazy configs known to Hydra; call before `hydra.main` or `compose`. Idempotent."""
-    Plugins.instance().register(LazyConfigSource)
-    Plugins.instance().register(LazySearchPath)
-    OmegaConf.register_new_resolver("row_folder", _row_folder, replace=True)
-
-
-def _row_folder(mode: str, name: str, said: str) -> str:
-    from panoptic_dl.sweeps.table import row_folder  # imports Hydra's sweeper
-
-    return row_folder(mode, name, said)
 
 
 class LazyConfigError(ValueError):

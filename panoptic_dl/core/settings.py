@@ -1,89 +1,225 @@
-"""The numbers of a training run, checked before anything is built.
+"""The settings of a run: name, type, default, range and meaning of every key, once.
 
-What a user may ask of an evaluation; `conf/evaluation/` gives the defaults.
+Each class is a group of the config and each field a key: `TrainSettings.batch_size` is
+`train.batch_size`. The group's option `default` (`local` of `launch`), the kinds that values on
+the command line and in experiment files must have, the listing of `python run.py --help` and
+docs/settings.md are all made from these fields; ranges are checked when the object is made.
+
+How to add a setting: add a field here and use it where the object is.
 """
 
-from dataclasses import dataclass, fields
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-LOWEST = {"eval_period": 0, "num_workers": 0, "overfit_batches": 0, "max_nonfinite_skips": 0}
+GROUPS: dict[str, type["Settings"]] = {}  # by the name of the group
 
-
-class _Numbers:
-    """Raises ValueError for a whole number that is none, or too small."""
-
-    group: str
-
-    def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            value, lowest = getattr(self, field.name), LOWEST.get(field.name, 1)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if field.type is int and (not whole or value < lowest):
-                raise ValueError(
-                    f"{self.group}.{field.name}={value} must be a whole number, at least {lowest}"
-                )
+EXPERIMENT_PARTS = ("dataset", "task", "backbone", "head")  # in the order of an experiment's name
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
-@dataclass(frozen=True)
-class TrainSettings(_Numbers):
-    """`conf/train/` and the recipe give them."""
+def key(
+    default: Any, meaning: str, *, choices: tuple[str | None, ...] = (), **limits: float
+) -> Any:
+    """A field of a settings class.
 
-    iterations: int
-    batch_size: int  # images of one iteration, over all processes and micro-batches
-    images_per_gpu: int | None  # most in one micro-batch; None: all of a process's share
-    accumulate: int | None  # micro-batches of an iteration; None: as images_per_gpu needs
-    auto_scale_lr: bool  # the learning rate with the batch
-    num_workers: int  # loader processes per process
-    precision: str  # fp32 | tf32 | bf16 | fp16
-    channels_last: bool
-    compile: bool
-    activation_checkpointing: bool  # of the backbone's blocks
-    clip_norm: float | None  # largest norm of the gradient; None: any
-    ema: float | None  # decay of the weights' moving average; None: no average
-    on_nonfinite: str  # stop | skip
-    max_nonfinite_skips: int  # steps that a run may leave out
-    overfit_batches: int  # train on the first N batches again and again; 0: on all
-    fast_dev_run: bool  # a few iterations of everything; see rehearsal
-    log_period: int  # iterations between lines
-    eval_period: int  # iterations between evaluations; 0: only at the end
-    eval_at_end: bool
+    Args:
+        default: as YAML has it; it may be an interpolation, such as `${dataset.image_size}`.
+        meaning: one sentence, with the unit.
+        choices: all values that there are.
+        limits: `least`, `most`, `above`, `below`: of a number, or of each number of a list.
+    """
+    metadata = {"meaning": meaning, "limits": limits, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
-    group = "train"
+
+class Settings:
+    """Base of the groups. Making one raises ValueError for a value of a wrong type or range."""
+
+    group: ClassVar[str]
+
+    def __init_subclass__(cls, group: str) -> None:
+        cls.group = group
+        GROUPS[group] = cls
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"train.clip_norm={self.clip_norm} must be above 0, or null")
+        hints = get_type_hints(type(self))
+        for each in fields(self):  # type: ignore[arg-type]
+            name, value = f"{self.group}.{each.name}", getattr(self, each.name)
+            choices, hint = each.metadata["choices"], hints[each.name]
+            if choices and value not in choices:
+                raise ValueError(f"{name}={value} is unknown; choose {_listed(choices)}")
+            if not (has_type(value, hint) and _is_within(value, each.metadata["limits"])):
+                raise ValueError(f"{name}={value} must be {_values(hint, each.metadata)}")
 
 
 @dataclass(frozen=True)
-class CheckpointSettings(_Numbers):
-    """`conf/checkpoint/` gives them."""
+class TrainSettings(Settings, group="train"):
+    """`train.*`."""
 
-    period: int  # iterations between checkpoints
-    kept: int  # numbered ones
-    best: str | None  # figure that model_best is best in; None: the first
-    on_error: str  # stop | continue
-
-    group = "checkpoint"
+    iterations: int = key("${recipe_record.iterations}", "Optimizer steps.", least=1)
+    batch_size: int = key(
+        "${recipe_record.batch_size}",
+        "Images of one iteration, over all processes and forward passes.",
+        least=1,
+    )
+    images_per_gpu: int | None = key(
+        None,
+        "Most images in one forward pass: with fewer than its share of the batch a process makes "
+        "several passes; null: all at once.",
+        least=1,
+    )
+    accumulate: int | None = key(
+        None,
+        "Forward passes whose gradients are summed for one iteration; null: as many as "
+        "`images_per_gpu` needs.",
+        least=1,
+    )
+    auto_scale_lr: bool = key(
+        False, "Multiply `optimizer.lr` by batch_size over the recipe's batch (linear rule)."
+    )
+    num_workers: int = key(10, "Loader processes per training process.", least=0)
+    precision: str = key(
+        "fp32",
+        "Arithmetic of the network: fp32 is strict, also on GPUs with TF32; fp16 uses a gradient "
+        "scaler.",
+        choices=PRECISIONS,
+    )
+    channels_last: bool = key(False, "Memory format of weights and activations.")
+    compile: bool = key(
+        False, "`torch.compile` of backbone and heads; evaluation runs them uncompiled."
+    )
+    activation_checkpointing: bool = key(
+        False,
+        "Compute the activations inside the backbone's blocks twice instead of keeping them, "
+        "which needs less memory.",
+    )
+    clip_norm: float | None = key(
+        None, "Largest L2 norm of the gradient of all parameters; null: any.", above=0
+    )
+    ema: float | None = key(
+        None,
+        "Decay of a moving average of the weights, which is evaluated as well, such as 0.9999; "
+        "null: no average.",
+        above=0,
+        below=1,
+    )
+    on_nonfinite: str = key(
+        "stop",
+        "What to do when a loss or gradient is infinite or not a number.",
+        choices=("stop", "skip"),
+    )
+    max_nonfinite_skips: int = key(10, "Steps that a run may skip for `on_nonfinite`.", least=0)
+    overfit_batches: int = key(
+        0,
+        "Train on the first N batches again and again, to see whether a model can learn them; "
+        "0: on all data.",
+        least=0,
+    )
+    fast_dev_run: bool = key(
+        False, "Run 4 iterations of everything on 4 images, in run_dir/fast_dev_run, as a test."
+    )
+    log_period: int = key(20, "Iterations between lines of console and metrics.json.", least=1)
+    eval_period: int = key(0, "Iterations between evaluations; 0: only at the end.", least=0)
+    eval_at_end: bool = key(True, "Evaluate after the last iteration.")
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """Checked when the evaluation is built, before a network runs for hours."""
+class CheckpointSettings(Settings, group="checkpoint"):
+    """`checkpoint.*`."""
 
-    per_class: bool  # print the tables of classes too; results.md has them anyway
-    official: bool  # run the official evaluators too, and hold the figures against each other
-    num_threads: int  # that decode and compare beside the network; 0: none
-    scales: list[float]  # of the image, averaged; [1.0] is the model as it is
-    flip: bool  # average with the mirror image
-    save: str | list[str] | None  # kinds of predictions written to files, see prediction_files
-    picture_count: int  # first images drawn as image | truth | prediction; 0: none
-    best_and_worst: int  # best, and worst, images drawn with their errors; 0: none
-    charts: bool  # draw figures by class and confusions
+    period: int = key(
+        5000,
+        "Iterations between checkpoints; one is also saved before each evaluation and at the end.",
+        least=1,
+    )
+    kept: int = key(
+        3,
+        "Numbered checkpoints that are kept, besides model_final.pth and model_best.pth.",
+        least=1,
+    )
+    best: str | None = key(
+        None, "Metric that model_best.pth is best in, such as PQ; null: the first of the table."
+    )
+    on_error: str = key(
+        "stop",
+        "What to do when a checkpoint cannot be written (full disk); older ones stay as they are.",
+        choices=("stop", "continue"),
+    )
+
+
+@dataclass(frozen=True)
+class LaunchSettings(Settings, group="launch"):
+    """`launch.*`; torchrun and several machines: docs/long_runs.md."""
+
+    num_gpus: int | None = key(
+        None,
+        "GPUs of each machine, one process per GPU; null: one if there is one, else the CPU; "
+        "0: the CPU.",
+        least=0,
+    )
+    num_cpu_processes: int = key(
+        1, "Processes of a machine without GPUs, which train together over gloo.", least=1
+    )
+    num_machines: int = key(
+        1,
+        "Machines; run.py is started once on each, with its own machine_rank and the same run_dir.",
+        least=1,
+    )
+    machine_rank: int = key(0, "Rank of this machine; 0 is the one that dist_url names.", least=0)
+    dist_url: str = key(
+        "auto",
+        "Where several machines meet: tcp://HOST:PORT, with a free port of machine 0; auto works "
+        "under SLURM.",
+    )
+    requeue: bool = key(
+        False, "SLURM: after SIGUSR1 or SIGUSR2 the job queues again; needs resume=auto."
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Settings, group="evaluation"):
+    """`evaluation.*`."""
+
+    per_class: bool = key(False, "Print the tables of all classes too; results.md always has them.")
+    official: bool = key(
+        False,
+        "Run the scripts of the datasets' authors too; a metric that differs from ours is an "
+        "error.",
+    )
+    num_threads: int = key(
+        2,
+        "Threads that decode labels and match segments while the network runs; 0: do it in turn "
+        "with the network.",
+        least=0,
+    )
+    scales: list[float] = key(
+        [1.0],
+        "Scales of the test image; the outputs of several are averaged, as with flip.",
+        above=0,
+    )
+    flip: bool = key(False, "Average with the output for the mirrored image.")
+    save: str | list[str] | None = key(
+        None,
+        "Kinds of predictions that are written to files for the servers of COCO and Cityscapes: "
+        "panoptic, instances, semantic, or a list of them.",
+    )
+    picture_count: int = key(
+        4, "First images that are drawn as image | ground truth | prediction; 0: none.", least=0
+    )
+    best_and_worst: int = key(
+        3, "Best and worst images that are drawn with a map of their errors; 0: none.", least=0
+    )
+    charts: bool = key(True, "Draw bars of all classes, and which class is taken for which.")
 
     @property
     def kinds(self) -> list[str]:
-        """What is saved."""
+        """The kinds of predictions that are saved."""
         if self.save is None:
             return []
         return [self.save] if isinstance(self.save, str) else list(self.save)
@@ -93,23 +229,216 @@ class EvaluationSettings:
         """Whether predictions are averaged over several scales, or the mirror image."""
         return self.scales != [1.0] or self.flip
 
-    def __post_init__(self) -> None:
-        if (
-            not isinstance(self.scales, list)
-            or not self.scales
-            or not all(map(_is_positive, self.scales))
-        ):
-            raise ValueError(f"evaluation.scales={self.scales} must be a list of positive numbers")
-        if not (self.save is None or isinstance(self.save, (str, list))):
-            raise ValueError(
-                f"evaluation.save={self.save} must be panoptic, instances, semantic, or a list of "
-                "them"
-            )
-        for name in ("num_threads", "picture_count", "best_and_worst"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ValueError(f"evaluation.{name}={value} must be a whole number from 0")
+
+@dataclass(frozen=True)
+class BenchmarkSettings(Settings, group="benchmark"):
+    """`benchmark.*`."""
+
+    image_size: list[int] = key(
+        "${dataset.image_size}", "[H, W] of the image files, in pixels.", least=32
+    )
+    batch_size: int = key(1, "Images that the network gets at once.", least=1)
+    num_scenes: int = key(4, "Different images, taken in turn.", least=1)
+    num_things: int = key(
+        50, "Instances in each image; about six of seven have a center of their own.", least=0
+    )
+    warmup: int | None = key(
+        None, "Iterations before the timed ones; null: 10 on a GPU, 1 on the CPU.", least=0
+    )
+    iterations: int | None = key(
+        None, "Timed iterations; null: 50 on a GPU, 5 on the CPU.", least=1
+    )
+    network_only: bool = key(
+        False,
+        "Nothing after the network, as the published BENCHMARK_NETWORK_SPEED.",
+    )
+    postprocess: str = key(
+        "fast",
+        "Our post-processing, or Detectron2's function (reference), to compare their times.",
+        choices=("fast", "reference"),
+    )
+    precision: str = key("fp32", "Arithmetic of the network.", choices=PRECISIONS)
+    channels_last: bool = key(False, "Memory format of weights and activations.")
+    compile: bool = key(False, "`torch.compile` of the network.")
+    fold_batch_norm: bool = key(
+        False, "Fold batch norm into the convolutions before; refused where it is not exact."
+    )
 
 
-def _is_positive(scale: object) -> bool:
-    return isinstance(scale, (int, float)) and scale > 0
+@dataclass(frozen=True)
+class BrowseSettings(Settings, group="browse"):
+    """`browse.*`."""
+
+    count: int = key(
+        8,
+        "Training samples that are drawn, in the order of training; after the last image the next "
+        "epoch begins.",
+        least=1,
+    )
+    num_workers: int = key(0, "Loader processes.", least=0)
+
+
+@dataclass(frozen=True)
+class DemoSettings(Settings, group="demo"):
+    """`demo.*`."""
+
+    views: str | list[str] | None = key(
+        None,
+        "What is drawn: panoptic, semantic, instances, center, offset, or a list of them; null: "
+        "panoptic, or semantic with task=semantic.",
+    )
+    layout: str = key(
+        "overlay",
+        "A picture of each view (overlay), one of the image and all views (side_by_side), or both.",
+        choices=("overlay", "side_by_side", "both"),
+    )
+    format: str = key("jpg", "Format of pictures; videos are mp4.", choices=("jpg", "png"))
+    save: str | None = key(
+        None,
+        "Also write coco_panoptic.json and its PNGs, in COCO's panoptic format.",
+        choices=(None, "json"),
+    )
+    legend: bool = key(True, "Draw the classes below pictures (never in videos).")
+    labels: bool = key(True, "Draw names into the picture, with the scores of instances.")
+    opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
+    maps: str = key(
+        "network",
+        "Group pixels at the size that the network sees, or at that of the image, as mode=eval "
+        "does.",
+        choices=("network", "image"),
+    )
+    precision: str = key("fp32", "Arithmetic of the network.", choices=PRECISIONS)
+    batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
+    num_workers: int | None = key(
+        None,
+        "Threads that read, and as many that draw and write; null: one per core, at most 8.",
+        least=1,
+    )
+    max_frames: int | None = key(None, "Frames of a video or camera; null: all.", least=1)
+
+
+@dataclass(frozen=True)
+class DoctorSettings(Settings, group="doctor"):
+    """`doctor.*`."""
+
+    sample: int | None = key(
+        None, "Images of each split that are opened, always the same ones; null: all.", least=1
+    )
+    workers: int | None = key(None, "Processes that open images; null: one per core.", least=1)
+    steps: bool = key(True, "Make two training steps and one evaluation step.")
+
+
+def defaults(group: str) -> dict[str, Any]:
+    """The default of each key of a group; interpolations are text."""
+    return {each.name: _default(each) for each in fields(GROUPS[group])}  # type: ignore[arg-type]
+
+
+def type_of(name: str) -> Any:
+    """The type of a dotted key, or None where no settings class has it."""
+    group, _, leaf = name.rpartition(".")
+    return get_type_hints(GROUPS[group]).get(leaf) if group in GROUPS else None
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type: whole numbers are floats too, booleans are no numbers."""
+    if isinstance(hint, UnionType):
+        return any(has_type(value, each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(has_type(each, get_args(hint)[0]) for each in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, such as "a whole number or null"."""
+    if isinstance(hint, UnionType):
+        return " or ".join(describe_type(each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list of {_WORDS[get_args(hint)[0]].partition(' ')[2]}s"
+    return _WORDS[hint]
+
+
+def experiment_name(choice: Mapping[str, Any]) -> str:
+    """The name of an experiment by the options of its parts: dataset_task_backbone_head."""
+    return "_".join(str(choice.get(group)) for group in EXPERIMENT_PARTS)
+
+
+def settings_text() -> str:
+    """All settings with their defaults, values and meanings, for `python run.py --help`."""
+    return "\n".join(
+        f"  {name}={default}  ({values})\n      {meaning}"
+        for group in GROUPS
+        for name, default, values, meaning in _rows(group)
+    )
+
+
+def settings_page() -> str:
+    """The text of docs/settings.md: a table for each group."""
+    parts = [
+        "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
+        "experiment file. `python scripts/settings_page.py` makes this page."
+    ]
+    for group in GROUPS:
+        lines = [
+            f"## {group}\n",
+            "| key | default | values | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in _rows(group):
+            name, default, values, meaning = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| `{name}` | `{default}` | {values} | {meaning} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    NoneType: "null",
+}
+_LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "least": ("at least", operator.ge),
+    "most": ("at most", operator.le),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
+
+
+def _rows(group: str) -> list[tuple[str, str, str, str]]:
+    """Key, default, values and meaning of each setting."""
+    hints, rows = get_type_hints(GROUPS[group]), []
+    for each in fields(GROUPS[group]):  # type: ignore[arg-type]
+        default = _default(each)
+        shown = default if isinstance(default, str) else json.dumps(default)
+        values = _values(hints[each.name], each.metadata)
+        rows.append((f"{group}.{each.name}", shown, values, each.metadata["meaning"]))
+    return rows
+
+
+def _default(each: Any) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _values(hint: Any, metadata: Mapping[str, Any]) -> str:
+    """The values of a key in words, such as "a whole number, at least 1, or null"."""
+    if metadata["choices"]:
+        return _listed(metadata["choices"])
+    limits = [f"{_LIMITS[name][0]} {limit:g}" for name, limit in metadata["limits"].items()]
+    if not limits:
+        return describe_type(hint)
+    words, null, _ = describe_type(hint).partition(" or null")
+    return f"{words}, {' and '.join(limits)}" + (f",{null}" if null else "")
+
+
+def _listed(choices: Sequence[str | None]) -> str:
+    return ", ".join("null" if choice is None else choice for choice in choices)
+
+
+def _is_within(value: Any, limits: Mapping[str, float]) -> bool:
+    """Whether a number, or each of a list that is not empty, keeps the limits."""
+    if isinstance(value, list):
+        return value != [] and all(_is_within(each, limits) for each in value)
+    return value is None or all(_LIMITS[name][1](value, limit) for name, limit in limits.items())

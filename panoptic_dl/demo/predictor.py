@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from panoptic_dl.config import build
-from panoptic_dl.config.run_identity import saved_config
+from panoptic_dl.config.saved import saved_config
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.demo.inputs import Picture, from_array, from_pillow, read_picture

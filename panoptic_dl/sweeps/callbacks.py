@@ -1,61 +1,14 @@
-"""Look at the output folder before Hydra writes to it."""
+"""Callbacks of Hydra around a sweep: its rows before it, their status and reports after it."""
 
-import tempfile
 import traceback
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from panoptic_dl.config.run_identity import agree_on_folder, is_first, under_torchrun
 from panoptic_dl.launch.gpus import give_out_gpus
 from panoptic_dl.sweeps.table import SweepError, keep_plan, leave_out, narrow, plan, with_seeds
-
-
-class CheckOutputFolder(Callback):
-    """Settle on one folder for all processes; keep old records.
-
-    The program ends with one line when that folder cannot be written.
-    """
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            folder = agree_on_folder(config)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
-        with read_write(config), open_dict(config):
-            if not is_first(config):  # the first process records how the run was started
-                config.hydra.run.dir = str(folder)
-                config.hydra.output_subdir = None
-                return
-            self._check(folder, "run_dir")
-            if (folder / ".hydra").exists():  # the record of an earlier start stays as it is
-                now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
-                config.hydra.output_subdir = f".hydra/{now}"
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        by_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
-        if under_torchrun() or (config.launch.num_machines > 1 and not by_slurm):
-            raise SystemExit(
-                "error: torchrun and launch.machine_rank start one run, not a sweep. SLURM starts "
-                "sweeps on several machines: python run.py -m hydra/launcher=slurm launch=slurm "
-                "launch.num_machines=N ...; on one machine leave torchrun out"
-            )
-        self._check(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-
-    @staticmethod
-    def _check(folder: Path, key: str) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise SystemExit(
-                f"error: cannot write to the output folder {folder}: {error.strerror}. "
-                f"Choose another: {key}=FOLDER"
-            ) from None
 
 
 class Sweep(Callback):

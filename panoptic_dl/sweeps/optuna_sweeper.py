@@ -104,7 +104,6 @@ class Search(Sweeper):
             raise SystemExit(code)
 
     def _study(self, arguments: Sequence[str]) -> "Study":
-        from panoptic_dl.config.composition import explain
         from panoptic_dl.sweeps.study import Study, search_space
 
         given = [f"{key}={'null' if v is None else v}" for key, v in self.params.items()]
@@ -114,7 +113,7 @@ class Search(Sweeper):
             own = self.loader.load_sweep_config(self.composed, list(space.fixed))
             space.check_kinds(own)
         except HydraException as error:
-            raise ValueError(explain(error, [])) from error
+            raise ValueError(str(error)) from error
         return Study(
             self.folder,
             space,

@@ -4,9 +4,7 @@ One row of a sweep: skipped when it is done, gone on with when it is not; it fai
 """
 
 import contextlib
-import hashlib
 import json
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_dl.config.composition import compose_unchecked, is_choice
+from panoptic_dl.config.composition import compose, is_choice
+from panoptic_dl.config.run_identity import row_folder
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import NEWEST, ExitCode, Requeued, error_line, read_state
-
-LONGEST = 150  # of a folder's name; file systems take 255 bytes
 
 
 class SweepError(ValueError):
@@ -109,19 +106,6 @@ def plan(config: DictConfig) -> Plan | None:
     raise SweepError(f"two rows of this sweep are the same: {twice}")
 
 
-def row_folder(mode: str, name: str, said: str) -> str:
-    """The folder of a row: its name, what the name does not say, the mode if it is not training.
-
-    Long ones end in a hash of the rest; characters that file systems dislike become `_`.
-    """
-    text = "-".join(filter(None, ["" if mode == "train" else mode, name, said]))
-    safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)
-    if safe != text or len(safe) > LONGEST or not safe.strip("."):
-        ending = hashlib.sha256(text.encode()).hexdigest()[:8]
-        safe = f"{safe[: LONGEST - 9]}-{ending}"
-    return safe
-
-
 def leave_out(config: DictConfig, unsaid: Sequence[str]) -> None:
     """Have Hydra's names of jobs hold the keys `unsaid` only; see `row_folder`."""
     keys = {_key(text) for text in config.hydra.overrides.task} - set(unsaid)
@@ -148,7 +132,7 @@ def keep_plan(folder: Path, rows: Mapping[str, Sequence[str]]) -> None:
 
 def _name(job: Sequence[str]) -> str:
     needed = [text for text in job if is_choice(text) or _key(text) == "name"]
-    return str(compose_unchecked(needed).name)
+    return str(compose(needed).name)
 
 
 def _said(job: Sequence[str], keys: Sequence[str]) -> str:

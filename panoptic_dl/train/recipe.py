@@ -25,6 +25,7 @@ class Recipe:
     iterations: int
     batch_size: int  # images of one step, over all processes
     lr: float
+    warmup_iters: int | None = None  # the schedule `poly` reads it from the config
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "lr"):

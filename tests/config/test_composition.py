@@ -3,17 +3,15 @@
 import itertools
 import pickle
 import shlex
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import ConfigError, build, compose
-from panoptic_dl.config.composition import suggest
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = sorted(
@@ -33,9 +31,24 @@ COMBINATIONS = list(
 )
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_resolves_and_survives_yaml(option):
-    cfg = compose([option, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
+@pytest.fixture
+def option(tmp_path, monkeypatch):
+    """Writes an option of one's own into a copy of conf/."""
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    monkeypatch.setattr("panoptic_dl.config.composition.CONF", conf)
+
+    def write(group: str, text: str) -> str:
+        (conf / group).mkdir(exist_ok=True)
+        (conf / group / "mine.yaml").write_text(text)
+        return f"{group}=mine"
+
+    return write
+
+
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_every_option_composes_resolves_and_survives_yaml(choice):
+    cfg = compose([choice, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
     assert OmegaConf.create(OmegaConf.to_yaml(cfg)) == cfg
     assert pickle.loads(pickle.dumps(cfg)) == cfg
     OmegaConf.resolve(cfg)
@@ -108,15 +121,8 @@ def test_a_dataset_without_recipe_lists_the_recipes():
         compose(["recipe=nothing"])
 
 
-def test_a_yaml_option_may_derive_from_a_lazy_one(tmp_path, monkeypatch):
-    import shutil
-
-    conf = tmp_path / "conf"
-    shutil.copytree(ROOT / "conf", conf)
-    (conf / "backbone").mkdir()
-    (conf / "backbone" / "tiny_gn.yaml").write_text("defaults: [hrnet_tiny, _self_]\nnorm: GN\n")
-    monkeypatch.setattr("panoptic_dl.config.composition.CONF", conf)
-    cfg = compose(["backbone=tiny_gn"])
+def test_a_yaml_option_may_derive_from_a_lazy_one(option):
+    cfg = compose([option("backbone", "defaults: [hrnet_tiny, _self_]\nnorm: GN\n")])
     assert cfg.backbone.norm == "GN"
     assert cfg.backbone.width == compose(["backbone=hrnet_tiny"]).backbone.width
     assert cfg.decoder.panoptic.in_features
@@ -131,78 +137,158 @@ def test_the_saved_config_builds_the_same_model(tmp_path):
     assert shapes[0] == shapes[1]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "run.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_the_command_line_prints_plain_yaml():
-    done = run("backbone=hrnet48", "dataset=coco", "--cfg", "job", "--resolve")
-    assert done.returncode == 0, done.stderr
-    tree = OmegaConf.create(done.stdout)
-    assert tree.task.model.sem_seg_head.num_classes == 133
-    assert "${" not in done.stdout
-    assert "!!python" not in done.stdout
-
-
-def test_the_command_line_names_what_was_meant():
-    done = run("backbone=hrnet48", "backbone.nrom=BN")
-    assert done.returncode == 1
-    assert "Did you mean: backbone.norm" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize("name", ["photo (1).jpg", "Müller.jpg", "~/x.jpg", "a=b.jpg", "it's.jpg"])
-def test_the_command_line_says_how_to_write_a_text(name, capsys):
-    suggest(["mode=demo", f"input={name}"])
-    (_, said) = capsys.readouterr().err.strip().split("as plain text it is: ")
-    (override,) = shlex.split(said)  # as the shell hands it over
+def test_a_text_that_cannot_be_parsed_is_shown_quoted(name):
+    with pytest.raises(ConfigError) as caught:
+        compose(["mode=demo", f"input={name}"])
+    (_, quoted) = str(caught.value).split("as plain text it is: ")
+    (override,) = shlex.split(quoted)  # as the shell hands it over
     assert compose(["mode=demo", override]).input == name
 
 
-@pytest.mark.parametrize("whole", ["input=a.jpg", "input=[a,b", "input='a"])
-def test_no_quotes_are_advised_where_they_are_not_what_is_missing(whole, capsys):
-    suggest([whole])
-    assert not capsys.readouterr().err
+@pytest.mark.parametrize("broken", ["input=[a,b", "input='a"])
+def test_no_quotes_are_advised_where_they_are_not_what_is_missing(broken):
+    with pytest.raises(ConfigError) as caught:
+        compose([broken])
+    assert "as plain text" not in str(caught.value)
 
 
-def test_help_lists_groups_and_options():
-    done = run("--help")
-    assert done.returncode == 0, done.stderr
-    for word in (
-        "backbone: hrnet18, hrnet32, hrnet48",
-        "head: conv, dsconv",
-        "mode: ",
-        "experiment",
-    ):
-        assert word in done.stdout
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.batch_size=abc", "a whole number, such as the default 32"),
+        ("train.batch_size=2.5", "a whole number"),
+        ("train.batch_size=true", "a whole number"),
+        ("train.eval_at_end=1", "true or false"),
+        ("optimizer.lr=fast", "a number, such as the default 0.001"),
+        ("optimizer.lr=[1]", "a single value"),
+        ("dataset.crop_size=512", "a list"),
+        ("dataset.crop_size=[512]", r"\[height, width\]"),
+        ("dataset.min_sizes=[a,b]", "a list with a whole number in it"),
+        ("decoder.panoptic=3", "a group of keys"),
+        ("seed=abc", "a whole number"),
+        ("train.images_per_gpu=abc", "a whole number or null"),  # null by default
+        ("evaluation.scales=[a]", "a list of numbers"),
+        ("demo.batch_size=abc", "a whole number"),
+    ],
+)
+def test_values_of_another_kind_are_refused(override, expected):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key}=.*expected {expected}"):
+        compose([override, *(["mode=demo"] if key.startswith("demo") else [])])
 
 
-def test_an_output_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    done = run("mode=eval", f"run_dir={tmp_path}/file/run")
-    assert done.returncode == 1
-    assert "cannot write to the output folder" in done.stderr
-    assert "run_dir=FOLDER" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=1",
+        "seed=null",
+        "weights=a.pth",
+        "resume=auto",
+        "resume=true",
+        "name=12",
+        "dataset.min_sizes=[512]",
+        "dataset.crop_size=[64,96]",
+        "pixels.mean=[1,2,3]",
+        "launch.num_gpus=2",
+        "backbone.norm=null",
+    ],
+)
+def test_values_of_the_same_kind_are_taken(override):
+    compose([override])
 
 
-def test_completion_imports_no_torch(tmp_path):
-    code = (
-        "import sys, runpy; sys.argv = ['run.py', '-sc', 'query=bash']\n"
-        "try: runpy.run_path('run.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    environment = {
-        "COMP_LINE": "python run.py backbone=",
-        "COMP_POINT": "23",
-        "PATH": "/usr/bin:/bin",
-    }
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert "backbone=hrnet48" in done.stdout
-    assert time.perf_counter() - started < 20  # hangs, not speed: that is measured elsewhere
+def test_defaults_are_those_of_the_options_chosen():
+    with pytest.raises(ConfigError, match="default 64"):
+        compose(["dataset=coco", "train.batch_size=abc"])
+
+
+EXPERIMENT = "# @package _global_\ndefaults: [toy_quickstart, _self_]\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("optimiser: {lr: 1e-2}", r"Unknown key 'optimiser' \(experiment=mine\).*: optimizer"),
+        ("dataset: {crop_sizes: [64, 64]}", "'dataset.crop_sizes'.*mean: dataset.crop_size"),
+        ("train: {batchsize: 2}", "'train.batchsize'.*mean: train.batch_size"),
+        ("backbone: {wdith: 8}", "'backbone.wdith'.*mean: backbone.width"),
+        ("schedule: {warmup: 5}", "'schedule.warmup'.*mean: schedule.warmup_"),
+        ("task: {model: {nms: 5}}", "'task.model.nms'"),
+        ("recipe_record: {iteration: 5}", "'recipe_record.iteration'.*recipe_record.iterations"),
+        ("sweep: {seed: [1]}", "'sweep.seed'.*sweep.seeds"),
+        ("dataset: {crop_size: 64}", r"dataset.crop_size=64 \(experiment=mine\): expected a list"),
+        ("train: {batch_size: many}", "train.batch_size=many .*: expected a whole number"),
+        ("train: {clip_norm: big}", "train.clip_norm=big .*: expected a number or null"),
+        ("decoder: {panoptic: 3}", "decoder.panoptic=3 .*: expected a group of keys"),
+        ("optimizer: {lr: fast}", "optimizer.lr=fast .*: expected a number"),
+    ],
+)
+def test_experiments_are_checked_like_the_command_line(option, line, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose([option("experiment", EXPERIMENT + line + "\n")])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "size: 64\ndataset: {crop_size: ['${size}', '${size}']}",  # an interpolation reads it
+        "mine: {size: 64}\ndataset: {min_sizes: ['${mine.size}']}",
+        "optimizer: {optimizer: {amsgrad: true}}",  # the function that is called takes it
+        "logger: {mine: {_target_: panoptic_dl.loggers.csv.CsvLogger}}",
+        "published: {PQ: 50.0}",
+        "dataset: {root: {_target_: panoptic_dl.datasets.toy.cityscapes.toy_cityscapes}}",
+        "train: {iterations: '${recipe_record.batch_size}', clip_norm: 1, images_per_gpu: null}",
+    ],
+)
+def test_experiments_may_add_what_something_reads(option, lines):
+    compose([option("experiment", EXPERIMENT + lines + "\n")])
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "key"),
+    [
+        ("recipe", "# @package _global_\ndefaults: [toy_coco_panoptic, _self_]\nsead: 1\n", "sead"),
+        ("train", "defaults: [default, _self_]\nbatchsize: 2\n", "train.batchsize"),
+        ("dataset", "defaults: [toy_coco, _self_]\ncrop_sizes: [64, 64]\n", "dataset.crop_sizes"),
+    ],
+)
+def test_options_derived_from_others_are_checked(option, group, text, key):
+    with pytest.raises(ConfigError, match=f"Unknown key '{key}' \\({group}=mine\\). Did you mean"):
+        compose(["recipe=toy_coco_panoptic", option(group, text)])
+
+
+def test_an_option_of_a_group_may_define_its_keys(option):
+    text = "_target_: torch.optim.lr_scheduler.CosineAnnealingLR\n_partial_: true\nT_max: 5\n"
+    for dataset in ("toy_cityscapes", "toy_coco"):
+        config = compose([f"dataset={dataset}", option("schedule", text)])
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        assert build(config.schedule)(optimizer).T_max == 5
+    text = "# @package _global_\nschedule: {warmup_iters: 5}\n"
+    with pytest.raises(ConfigError, match=r"'schedule.warmup_iters' \(experiment=mine\)"):
+        compose(["schedule=mine", option("experiment", text)])
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("+train.foo=3", ""),
+        ("+dataset.foo=3", ""),
+        ("+dataset.crop_sizes=[64,64]", "Did you mean: dataset.crop_size"),
+        ("++train.batchsize=3", "Did you mean: train.batch_size"),
+        ("+foo=3", ""),
+        ("+backbone.foo=3", ""),
+    ],
+)
+def test_keys_that_nothing_reads_cannot_be_appended(override, near):
+    key = override.lstrip("+").partition("=")[0]
+    with pytest.raises(ConfigError, match=f"Unknown key '{key}'.*{near}"):
+        compose([override])
+
+
+def test_keys_that_something_reads_can_be_appended():
+    config = compose(["+optimizer.optimizer.amsgrad=true", "+n=64", "dataset.min_sizes=['${n}']"])
+    assert config.optimizer.optimizer.amsgrad is True
+    assert config.dataset.min_sizes == [64]
+    assert "momentum" not in compose(["optimizer=sgd", "~optimizer.optimizer.momentum"]).optimizer

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.config.run_identity import SavedConfigError, saved_config, with_run_of_weights
+from panoptic_dl.config.saved import SavedConfigError, saved_config, with_run_of_weights
 
 ROW = [
     *("backbone=hrnet_tiny", "head=dsconv", "dataset=toy_coco", "head.aspp_channels=16"),
@@ -56,7 +56,7 @@ def test_parts_that_disagree_are_refused_by_name(run):
         demo_config(f"weights={run}", "experiment=toy_quickstart")
     assert demo_config(f"weights={run}", "head=dsconv", "dataset=toy_coco").choice.head == "dsconv"
     with pytest.raises(SavedConfigError, match="none added or removed"):
-        demo_config(f"weights={run}", "+dataset.new=1")
+        demo_config(f"weights={run}", "~dataset.nms_kernel")
 
 
 def test_damage_is_one_error_that_names_the_file(run, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.config import build, compose
-from panoptic_dl.config.run_identity import SavedConfigError
+from panoptic_dl.config.saved import SavedConfigError
 from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.demo.predictor import labels_at
 from panoptic_dl.modes.evaluate import predict

@@ -60,7 +60,10 @@ def test_where_and_how_a_run_works_is_not_hashed(override):
 def test_what_changes_figures_changes_the_hash(override):
     assert hashed(override) not in (hashed(), None)
     different = differing_keys(
-        figures_config(compose(TINY)), figures_config(compose([*TINY, override]))
+        *(
+            figures_config(OmegaConf.to_container(compose([*TINY, *more])))
+            for more in ([], [override])
+        )
     )
     key = override.partition("=")[0]
     assert different
@@ -120,7 +123,12 @@ def test_the_facts_of_a_run():
     assert facts["choices"] == {"mode": "train"}
     assert facts["seed"] == 3
     assert facts["sweep"] is None
-    assert facts["recipe"] == {"iterations": 500, "batch_size": 8, "lr": 1e-3}
+    assert facts["recipe"] == {
+        "iterations": 500,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "warmup_iters": 50,
+    }
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")
     assert "${" not in plain_yaml(config)

@@ -1,0 +1,131 @@
+"""One output folder for all processes of a run, also where each of them runs Hydra by itself.
+
+torchrun starts run.py once per process, `launch.machine_rank` once per machine. The first process
+chooses the folder and keeps the records in it.
+"""
+
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+
+class CheckOutputFolder(Callback):
+    """Choose one folder for all processes before Hydra writes to it; keep old records.
+
+    The program ends with one line when that folder cannot be written.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            folder = shared_output_folder(config)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+        with read_write(config), open_dict(config):
+            if not is_main_process(config):  # the main process records how the run was started
+                config.hydra.run.dir = str(folder)
+                config.hydra.output_subdir = None
+                return
+            self._check(folder, "run_dir")
+            if (folder / ".hydra").exists():  # the record of an earlier start stays as it is
+                now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
+                config.hydra.output_subdir = f".hydra/{now}"
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        by_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
+        if _under_torchrun() or (config.launch.num_machines > 1 and not by_slurm):
+            raise SystemExit(
+                "error: torchrun and launch.machine_rank start one run, not a sweep. SLURM starts "
+                "sweeps on several machines: python run.py -m hydra/launcher=slurm launch=slurm "
+                "launch.num_machines=N ...; on one machine leave torchrun out"
+            )
+        self._check(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+
+    @staticmethod
+    def _check(folder: Path, key: str) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SystemExit(
+                f"error: cannot write to the output folder {folder}: {error.strerror}. "
+                f"Choose another: {key}=FOLDER"
+            ) from None
+
+
+def is_main_process(config: DictConfig) -> bool:
+    """Whether this process writes what is written once per run."""
+    if _under_torchrun():
+        return int(os.environ["RANK"]) == 0
+    return config.launch.machine_rank == 0
+
+
+def shared_output_folder(config: DictConfig) -> Path:
+    """The output folder of a single run, the same one in all its processes.
+
+    Args:
+        config: the whole config, `hydra` included.
+
+    Raises:
+        ValueError: each machine or attempt would make a folder of its own.
+    """
+    folder = Path(config.hydra.run.dir)
+    dated = has_time(config.hydra.run, config)
+    if _under_torchrun():
+        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and dated:
+            raise ValueError(
+                "torchrun --max-restarts has to find the folder again: name it, "
+                "run_dir=/shared/folder, and add resume=auto"
+            )
+        return Path(_from_rank_0(str(folder.absolute())))
+    if config.launch.num_machines > 1 and dated:
+        raise ValueError(
+            "several machines share one folder: give all of them the same run_dir=/shared/folder"
+        )
+    return folder
+
+
+def is_same_when_requeued(hydra: Any, config: DictConfig) -> bool:
+    """Whether this job has the same output folder when requeued: submitit keeps a sweep's."""
+    if hydra.mode != RunMode.MULTIRUN:
+        return not has_time(hydra.run, config)
+    return "submitit" in hydra.launcher._target_ or not has_time(hydra.sweep, config)
+
+
+def has_time(place: Any, config: DictConfig) -> bool:
+    """Whether the folder of a run or sweep is named after the time of its start.
+
+    Args:
+        place: `hydra.run` or `hydra.sweep`.
+        config: has `run_dir` and `sweep_dir`, which the folder usually is.
+    """
+    own: Any = OmegaConf.to_container(config, resolve=False)
+    folder = str(OmegaConf.to_container(place, resolve=False)["dir"])  # type: ignore[index,call-overload]
+    for key in ("run_dir", "sweep_dir"):
+        if f"${{{key}}}" in folder:
+            folder += str(own[key])
+    return "${now:" in folder
+
+
+def _under_torchrun() -> bool:
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+_store = None
+
+
+def _from_rank_0(folder: str) -> str:
+    """The folder of torchrun's rank 0, which is `folder` there."""
+    from torch.distributed.rendezvous import rendezvous  # seconds, and only torchrun needs it
+
+    global _store  # kept: where rank 0 itself serves it, training meets in the same one
+    _store, rank, _ = next(rendezvous("env://"))
+    if rank == 0:
+        _store.set("panoptic_dl/run_dir", folder)
+    return _store.get("panoptic_dl/run_dir").decode()

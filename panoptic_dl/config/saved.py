@@ -1,0 +1,163 @@
+"""The config that a run has left in its folder, ready to build the run's model from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from panoptic_dl.config.composition import is_choice, register
+from panoptic_dl.core.settings import EXPERIMENT_PARTS
+
+CONFIG = ".hydra/config.yaml"
+CLASSES = "classes.json"  # which a run leaves with its weights
+PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
+
+
+class SavedConfigError(ValueError):
+    """A folder is no run's, or its config is damaged; the message names the file."""
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder holds the config of a run."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def saved_config(folder: str | Path) -> DictConfig:
+    """Read a run's config, unresolved; reading it runs nothing.
+
+    Where the run has left its classes, they are put in the place of what would read the dataset, so
+    that a model can be built where its dataset is not.
+
+    Raises:
+        SavedConfigError: there is none, or it is damaged.
+    """
+    register()  # resolvers that the config may use
+    folder = Path(folder)
+    file = folder / CONFIG
+    if not file.is_file():
+        raise SavedConfigError(
+            f"{folder} is no run folder of ours: {file} is missing; name one such as "
+            "outputs/NAME/TIME, or for weights without a run choose backbone=, head=, dataset= "
+            "and task= as they were trained, with weights=FILE"
+        )
+    try:
+        config = OmegaConf.load(file)
+        if not isinstance(config, DictConfig):
+            raise TypeError("no table")
+        for part in PARTS:
+            if not isinstance(config[part], DictConfig):
+                raise TypeError(f"{part} is no table")
+    except RecursionError as error:
+        raise SavedConfigError(f"{file} is damaged: it is nested too deeply") from error
+    except (
+        *(OmegaConfBaseException, YAMLError, ValueError, OSError),
+        *(AttributeError, TypeError, KeyError),
+    ) as error:
+        raise SavedConfigError(f"{file} is damaged: {str(error)[:500]}") from error
+    if (folder / CLASSES).is_file():
+        _with_classes(config, folder / CLASSES)
+    elif "classes" not in config.dataset:
+        raise SavedConfigError(
+            f"{file} is of a run from before runs knew the names of their classes: put a "
+            f"{CLASSES} into {folder}, such as "
+            '{"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]], "thing_ids": [1]}'
+        )
+    return config
+
+
+def _with_classes(config: DictConfig, file: Path) -> None:
+    try:
+        classes: Any = json.loads(file.read_bytes())
+        names, colors, things = (classes[key] for key in ("names", "colors", "thing_ids"))
+        fits = (
+            isinstance(classes, Mapping)
+            and all(type(name) is str for name in names)
+            and all(
+                len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors
+            )
+            and len(colors) == len(names) > 0
+            and all(type(thing) is int and 0 <= thing < len(names) for thing in things)
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SavedConfigError(f"{file} is damaged: {error!r}") from error
+    if not fits:
+        raise SavedConfigError(
+            f"{file} is damaged: it holds names, as many colors [red, green, blue] of 0..255, and "
+            "thing_ids among them"
+        )
+    with open_dict(config):
+        config.dataset.num_classes = len(names)
+        config.dataset.thing_ids = list(things)
+        config.dataset.classes = {
+            "_target_": "panoptic_dl.core.classes.Classes",
+            "names": [_escaped(name) for name in names],
+            "colors": [list(color) for color in colors],
+            "thing_ids": list(things),
+        }
+
+
+def _escaped(name: str) -> str:
+    """A text that stays itself: no interpolation."""
+    return name.replace("${", "\\${")
+
+
+def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Take the parts of a run's config where `weights` is of a run, so that nobody repeats them.
+
+    That is a run folder, or a file in one; otherwise the config stays as it is. Leaves that are
+    overridden, such as `dataset.center_threshold=0.3`, hold for the run's parts, too.
+
+    Args:
+        config: as composed.
+        overrides: what stood on the command line.
+
+    Raises:
+        SavedConfigError: the run's config is damaged, or other parts are asked for.
+    """
+    if not isinstance(config.weights, str):
+        return config
+    weights = Path(config.weights).expanduser()
+    folder = weights if weights.is_dir() else weights.parent
+    if not is_run(folder):
+        return config
+    saved = saved_config(folder)
+    _refuse_other_parts(config, saved, overrides, folder)
+    config = config.copy()
+    with open_dict(config):
+        for part in PARTS:
+            config[part] = saved[part]
+        for override in _leaves(overrides):
+            key = override.key_or_group
+            if override.is_delete() or override.is_add():
+                raise SavedConfigError(
+                    f"{override.input_line}: with weights= of a run its config is used, where "
+                    "values can be changed, and none added or removed"
+                )
+            OmegaConf.update(config, key, override.value(), merge=False)
+    return config
+
+
+def _refuse_other_parts(
+    config: DictConfig, saved: DictConfig, overrides: Sequence[str], folder: Path
+) -> None:
+    chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
+    for group in EXPERIMENT_PARTS:
+        mine, theirs = config.choice[group], saved.choice.get(group)
+        if mine != theirs and {group, "experiment"} & chosen:
+            said = group if group in chosen else "experiment"
+            raise SavedConfigError(
+                f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
+                f"leave {said}= out, for the config in {folder / CONFIG} is used"
+            )
+
+
+def _leaves(overrides: Sequence[str]) -> list[Any]:
+    """Parsed overrides of leaves in the parts of a row."""
+    texts = [text for text in overrides if not is_choice(text)]
+    parsed = OverridesParser.create().parse_overrides(texts)
+    return [o for o in parsed if o.key_or_group.partition(".")[0] in PARTS]

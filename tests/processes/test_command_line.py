@@ -1,0 +1,82 @@
+"""`python run.py` as typed: what it prints and ends with, before anything runs."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "run.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_line_prints_plain_yaml():
+    done = run("backbone=hrnet48", "dataset=coco", "--cfg", "job", "--resolve")
+    assert done.returncode == 0, done.stderr
+    tree = OmegaConf.create(done.stdout)
+    assert tree.task.model.sem_seg_head.num_classes == 133
+    assert "${" not in done.stdout
+    assert "!!python" not in done.stdout
+
+
+def test_the_command_line_names_what_was_meant():
+    done = run("backbone=hrnet48", "backbone.nrom=BN")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Unknown key 'backbone.nrom'. Did you mean: backbone.norm")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_names_what_was_meant(tmp_path):
+    for swept in ("optimzer.lr=1,2", "backbone=xception65,hrnet48"):
+        done = run("-m", swept, "optimzer.lr=1", f"sweep_dir={tmp_path}")
+        assert done.returncode == 1
+        assert "Did you mean: optimizer.lr" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_help_lists_groups_options_and_settings():
+    done = run("--help")
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "backbone: hrnet18, hrnet32, hrnet48",
+        "head: conv, dsconv",
+        "mode: ",
+        "experiment",
+        "train.clip_norm=null  (a number, above 0, or null)",
+    ):
+        assert word in done.stdout
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    done = run("mode=eval", f"run_dir={tmp_path}/file/run")
+    assert done.returncode == 1
+    assert "cannot write to the output folder" in done.stderr
+    assert "run_dir=FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_completion_imports_no_torch(tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = ['run.py', '-sc', 'query=bash']\n"
+        "try: runpy.run_path('run.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    environment = {
+        "COMP_LINE": "python run.py backbone=",
+        "COMP_POINT": "23",
+        "PATH": "/usr/bin:/bin",
+    }
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "backbone=hrnet48" in done.stdout
+    assert time.perf_counter() - started < 20  # hangs, not speed: that is measured elsewhere
