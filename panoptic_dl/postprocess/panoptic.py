@@ -5,6 +5,7 @@ Shapes: H W pixels, K centers, M peaks, C classes that occur or could, N thing p
 
 import warnings
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -261,30 +262,17 @@ def detectron2_segmentations(
     sem_segs: Sequence[Tensor],
     center_heatmaps: Sequence[Tensor],
     offsets: Sequence[Tensor],
-    thing_ids: Collection[int],
-    label_divisor: int,
-    stuff_area: int,
-    void_label: int,
-    threshold: float = 0.1,
-    nms_kernel: int = 7,
-    top_k: int | None = 200,
+    **arguments: Any,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Detectron2's own post-processing behind our interface, for benchmarks and tests."""
+    """Detectron2's own function, image after image: what benchmarks compare with.
+
+    Args:
+        arguments: the others of `get_panoptic_segmentations`, by name.
+    """
     with warnings.catch_warnings():
         # It calls meshgrid the old way.
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
         return [
-            post_processing.get_panoptic_segmentation(
-                sem_seg,
-                heatmap,
-                offset,
-                thing_ids,
-                label_divisor,
-                stuff_area,
-                void_label,
-                threshold,
-                nms_kernel,
-                top_k,
-            )
-            for sem_seg, heatmap, offset in zip(sem_segs, center_heatmaps, offsets, strict=True)
+            post_processing.get_panoptic_segmentation(*maps, **arguments)
+            for maps in zip(sem_segs, center_heatmaps, offsets, strict=True)
         ]
