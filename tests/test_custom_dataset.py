@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.datasets.custom import own_classes, own_dataset
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from tests.test_run import HEAD, in_process
 
 ROOT = Path(__file__).parents[1]
@@ -74,12 +74,12 @@ def test_the_format_in_the_guide_is_the_format(tmp_path):
     (tmp_path / "annotations" / "panoptic_train.json").write_text(json.dumps(content))
     Image.new("RGB", (160, 128)).save(tmp_path / "train" / "photo.jpg")
     Image.new("RGB", (160, 128)).save(tmp_path / "panoptic_train" / "photo.png")
-    classes = own_classes(
+    classes = custom_classes(
         form="coco_format", root=str(tmp_path), train_split="train", test_split="val"
     )
     assert classes.names == ("ball", "wall")
     (record,) = DatasetCatalog.get(
-        own_dataset(
+        custom_dataset(
             form="coco_format",
             task="panoptic",
             part="train",

@@ -8,8 +8,8 @@ things and stuff come from the JSON files, sizes are those of Cityscapes (1024 x
 docs/custom_dataset.md: the format, a worked example, which of these numbers to change, and how.
 """
 
-from ._own import own_data
+from ._custom import custom_data
 from .cityscapes import dataset
 
-dataset.update(own_data("cityscapes_format"))
+dataset.update(custom_data("cityscapes_format"))
 dataset.scale_offsets = True  # files may be of any size

@@ -7,10 +7,10 @@ places are named by `dataset.train_json`, ... Classes, things and stuff come fro
 docs/custom_dataset.md: the format, a worked example, which of these numbers to change, and how.
 """
 
-from ._own import own_data
+from ._custom import custom_data
 from .coco import dataset
 
-dataset.update(own_data("coco_format"))
+dataset.update(custom_data("coco_format"))
 # For images of about 500 to 1000 pixels. Sizes are (height, width).
 dataset.crop_size = (512, 512)
 dataset.min_sizes = (384, 448, 512, 576, 640, 704, 768, 896, 1024)  # one for each sample

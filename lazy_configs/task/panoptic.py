@@ -3,9 +3,9 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from panoptic_dl.data.cache import decoded_cache
 from panoptic_dl.data.loader import test_loader, train_loader
 from panoptic_dl.data.mapper import PanopticTrainMapper, TestMapper
-from panoptic_dl.data.sources import decoded_cache
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.evaluate import Evaluation
 

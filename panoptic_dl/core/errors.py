@@ -27,3 +27,7 @@ class WeightsError(ValueError):
 
 class EvaluationError(ValueError):
     """Predictions, truth or figures that cannot be right; the message names what does not fit."""
+
+
+class UnreadableImageError(DatasetError, EvaluationError):
+    """An image or label file is missing, truncated or no image; the message names it and why."""

@@ -1,114 +1,206 @@
-"""Whole pictures or none: Pillow can be told, for all the program, to fill torn ones with grey.
-
-Read images and labels; name the file when something is wrong with it.
+"""Read images and labels, whole or not at all, and the ids and classes that labels hold.
 
 Shapes: H W pixels.
-
-Which segment each pixel of a panoptic label belongs to, without sorting pixels.
-
-A look-up table over all 2^24 ids (32 MB) costs a few milliseconds for 1024 x 2048 pixels;
-`numpy.unique` takes a hundred. Each thread has its own, empty between two calls.
-
-Read labels, once an image; a file that cannot be read is named.
-
-Each thread remembers the last label that it read, for evaluators that follow each other.
-
-Shapes: H W pixels.
-
-Which file it was: the official scripts raise what Pillow raises, which names none.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.errors import DatasetError, EvaluationError, UnreadableImageError
 
-PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
+NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
+VOID_ID = 0  # id, in a panoptic PNG, of pixels without a segment
+VOID_LABEL = -1  # in panoptic maps of models (class * label_divisor + instance): no segment
+IGNORE_LABEL = 255  # in semantic labels, which have 8 bits: pixels without a class
 
 
-def is_whole_png(file: Path) -> bool:
-    """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
+def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
+    """Read an image as Detectron2's `read_image` does, turned upright by its EXIF orientation.
+
+    Args:
+        image_format: "RGB", "BGR" or "L", the order of the channels.
+
+    Returns:
+        (H, W, channels).
+
+    Raises:
+        UnreadableImageError: the file is missing, truncated or no image.
+        DatasetError: it has more than 8 bits per channel, which Pillow would clip at 255.
+    """
+    image = open_image(file)
+    if image.mode[0] in "IF":
+        raise DatasetError(
+            f"{file} has more than 8 bits a pixel (mode {image.mode}): write it anew with 8, "
+            "scaled as suits it"
+        )
     try:
-        with file.open("rb") as opened:
-            opened.seek(-len(PNG_END), os.SEEK_END)
-            return opened.read() == PNG_END
-    except OSError:  # not there, or shorter than that
-        return False
+        upright = detection_utils._apply_exif_orientation(image)
+        pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(upright, image_format)
+    except (OSError, SyntaxError, ValueError) as error:  # damaged metadata
+        raise unreadable(file, error) from error
+    return pixels
+
+
+def read_panoptic_ids(file: str | Path) -> NDArray[np.uint32]:
+    """Read a panoptic PNG: (H, W) ids R + 256 G + 256^2 B, read-only.
+
+    Each thread keeps the last label that it read, for evaluators that follow each other.
+
+    Raises:
+        UnreadableImageError: it cannot be read.
+        EvaluationError: it has no colors.
+    """
+    return _read_label(file, _panoptic_ids)
+
+
+def read_label_ids(file: str | Path) -> NDArray[np.integer]:
+    """Read a label PNG of 8 or 16 bits: (H, W) integers as in the file, read-only.
+
+    Each thread keeps the last label that it read, for evaluators that follow each other.
+
+    Raises:
+        UnreadableImageError: it cannot be read.
+        EvaluationError: it has several channels.
+    """
+    return _read_label(file, _label_ids)
+
+
+def read_size(file: str | Path) -> tuple[int, int]:
+    """Read (H, W) of an image file, without decoding it or turning it by its EXIF orientation.
+
+    Raises:
+        UnreadableImageError: the file is missing or no image.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError) as error:
+        raise unreadable(file, error) from error
+
+
+def open_image(file: str | Path) -> Image.Image:
+    """Decode an image file in the mode that it is stored in.
+
+    Raises:
+        UnreadableImageError: the file is missing, truncated or no image.
+    """
+    try:
+        with PathManager.open(str(file), "rb") as opened:
+            return decode_image(opened)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all on damaged files
+        raise unreadable(file, error) from error
+
+
+def decode_image(opened: BinaryIO) -> Image.Image:
+    """Decode all of an opened image file, or raise one of Pillow's many errors."""
+    with no_truncated_images():
+        image = Image.open(opened)
+        image.load()
+    return image
+
+
+def unreadable(file: str | Path, error: Exception) -> UnreadableImageError:
+    """The error to raise for a file whose reading ended in `error`."""
+    return UnreadableImageError(
+        f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
+    )
+
+
+def find_unreadable(files: Iterable[Path], error: Exception) -> EvaluationError:
+    """The error to raise for the first damaged one of `files`, one of which caused `error`.
+
+    Official evaluation scripts raise what Pillow raises, which does not name the file.
+    """
+    for file in files:
+        try:
+            open_image(file)
+        except UnreadableImageError as found:
+            return found
+    return EvaluationError(f"cannot read a label ({error}); fetch or prepare the labels again")
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why an image cannot be read, from the error of opening or decoding it."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, (PermissionError, IsADirectoryError)):
+        return str(error.strerror)
+    text = str(error) or type(error).__name__
+    if "cannot identify image file" in text:
+        text = "no image that Pillow knows"
+    return f"truncated or damaged: {text}"
 
 
 _lock = threading.Lock()
-_inside = 0  # threads that read just now
-_before = False  # what the flag was when the first of them came
+_readers = 0  # threads inside `no_truncated_images`
+_flag_outside = False
 
 
 @contextmanager
 def no_truncated_images() -> Iterator[None]:
-    """Let Pillow raise OSError on a torn picture, whatever LOAD_TRUNCATED_IMAGES says outside.
+    """Let Pillow raise OSError on a truncated image, whatever LOAD_TRUNCATED_IMAGES is outside.
 
-    Threads may be inside at the same time: the first sets the flag, the last puts it back.
+    The flag is global: the first of several threads clears it, the last one restores it.
     """
-    global _inside, _before
+    global _readers, _flag_outside
     with _lock:
-        if not _inside:
-            _before = ImageFile.LOAD_TRUNCATED_IMAGES
+        if not _readers:
+            _flag_outside = ImageFile.LOAD_TRUNCATED_IMAGES
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-        _inside += 1
+        _readers += 1
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if not _inside:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _before
+            _readers -= 1
+            if not _readers:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _flag_outside
 
 
-NUM_IDS = 256**3  # ids that three bytes hold
-
-_of_thread = threading.local()
+_of_thread = threading.local()  # .table of `segment_numbers`; .key and .label of the last label
 
 
-def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDArray[np.uint16]:
-    """(H, W): 1 + position of the pixel's id in `segment_ids`, 0 where it is none of them.
-
-    Args:
-        ids: (H, W), 0..2^24-1.
-        segment_ids: no two the same. One that no pixel can have does no harm.
-
-    Raises:
-        ValueError: an id comes twice, or there are more than 65,535.
-    """
-    if len(set(segment_ids)) != len(segment_ids):
-        twice = next(i for n, i in enumerate(segment_ids) if i in segment_ids[:n])
-        raise ValueError(f"two segments have the id {twice}")
-    if len(segment_ids) >= 2**16:
-        raise ValueError(f"{len(segment_ids)} segments in an image; 65535 are the most")
-    table = getattr(_of_thread, "table", None)
-    if table is None:
-        table = _of_thread.table = np.zeros(NUM_IDS, np.uint16)
-    # Entries of no segment stay 0: filling the table each time is not free.
-    keys, numbers = np.asarray(segment_ids, np.int64), np.arange(1, len(segment_ids) + 1)
-    possible = (keys >= 0) & (keys < NUM_IDS)
-    keys = keys[possible]
-    table[keys] = numbers[possible]
+def _read_label(
+    file: str | Path, decode: Callable[[str | Path, Image.Image], NDArray[Any]]
+) -> NDArray[Any]:
     try:
-        found: NDArray[np.uint16] = table[ids]
-    finally:
-        table[keys] = 0
+        status = Path(file).stat()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    key = decode, str(file), status.st_mtime_ns, status.st_size
+    if getattr(_of_thread, "key", None) != key:
+        label = decode(file, open_image(file))
+        label.flags.writeable = False
+        _of_thread.key, _of_thread.label = key, label
+    found: NDArray[Any] = _of_thread.label
     return found
 
 
+def _panoptic_ids(file: str | Path, image: Image.Image) -> NDArray[np.uint32]:
+    if image.mode not in ("RGB", "RGBA"):
+        raise EvaluationError(f"{file} is no panoptic label: its mode is {image.mode}, not RGB")
+    return colors_to_ids(np.asarray(image)[..., :3])
+
+
+def _label_ids(file: str | Path, image: Image.Image) -> NDArray[np.integer]:
+    pixels = np.array(image)
+    if pixels.ndim != 2:
+        raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
+    return pixels
+
+
 def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """The ids, R + 256 G + 256^2 B, of colours (H, W, 3): `panopticapi.utils.rgb2id`, faster."""
+    """The ids, R + 256 G + 256^2 B, of colors (H, W, 3): `panopticapi.utils.rgb2id`, faster."""
     if not colors.size:  # which OpenCV refuses
         return np.zeros(colors.shape[:2], np.uint32)
     four_bytes = cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2RGBA)
@@ -118,76 +210,57 @@ def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def ids_to_colors(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The colours (H, W, 3) of ids (H, W): `panopticapi.utils.id2rgb`, faster."""
+    """The colors (H, W, 3) of ids (H, W): `panopticapi.utils.id2rgb`, faster."""
     four_bytes = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8)
     return four_bytes.reshape(*ids.shape, 4)[:, :, :3].copy()
 
 
-class Shaped(Protocol):
-    """An array, or what will be one."""
+def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDArray[np.uint16]:
+    """(H, W): 1 + position of the pixel's id in `segment_ids`, 0 where it is none of them.
 
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+    A look-up table over all ids (32 MB, one per thread) costs a few milliseconds at 1024 x 2048
+    pixels; `numpy.unique`, which sorts pixels, a hundred.
 
-
-VOID = 0  # id of unlabelled pixels in a panoptic PNG
-
-
-def read_image(file: str, image_format: str) -> np.ndarray:
-    """Read a whole image as Detectron2 does: (H, W, channels) uint8, channels as `image_format`.
+    Args:
+        ids: (H, W), 0..NUM_IDS-1.
+        segment_ids: no two the same. Ids that no pixel can have are ignored.
 
     Raises:
-        DatasetError: the file is missing, truncated or no image, or has more than 8 bits. A global
-            `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, which fills the rest with grey, is not obeyed.
+        ValueError: an id occurs twice, or there are more than 65,535.
     """
+    if len(set(segment_ids)) != len(segment_ids):
+        twice = next(i for n, i in enumerate(segment_ids) if i in segment_ids[:n])
+        raise ValueError(f"two segments have the id {twice}")
+    if len(segment_ids) >= 2**16:
+        raise ValueError(f"{len(segment_ids)} segments in an image; 65535 are the most")
+    table = getattr(_of_thread, "table", None)
+    if table is None:
+        table = _of_thread.table = np.zeros(NUM_IDS, np.uint16)
+    keys, numbers = np.asarray(segment_ids, np.int64), np.arange(1, len(segment_ids) + 1)
+    possible = (keys >= 0) & (keys < NUM_IDS)
+    keys = keys[possible]
+    table[keys] = numbers[possible]
     try:
-        with no_truncated_images():
-            _require_8_bits(file)
-            return detection_utils.read_image(file, format=image_format)
-    except DatasetError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
-        reason = (
-            "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged: {error}"
-        )
-        raise DatasetError(
-            f"cannot read {file} ({reason}); fetch or prepare this file again"
-        ) from error
+        found: NDArray[np.uint16] = table[ids]
+    finally:
+        table[keys] = 0  # filling all of the table each time would be slow
+    return found
 
 
-def _require_8_bits(file: str) -> None:
-    """Refuse grey images of more bits, whose values above 255 Pillow would cut off."""
-    with Image.open(file) as image:
-        if image.mode[0] in "IF":
-            raise DatasetError(
-                f"{file} has more than 8 bits a pixel (mode {image.mode}): write it anew with 8, "
-                "scaled as suits it"
-            )
+class LabelSpec:
+    """What labels of a dataset may hold: classes 0..num_classes-1, and `ignore_label`."""
 
-
-def check_size(label: Shaped, label_file: str, image: Shaped, image_file: str) -> None:
-    """Raise `DatasetError` unless a label has the height and width of its image."""
-    if label.shape[:2] != image.shape[:2]:
-        raise DatasetError(
-            f"sizes differ: {label_file} is {label.shape[1]} x {label.shape[0]}, "
-            f"{image_file} is {image.shape[1]} x {image.shape[0]} (width x height)"
-        )
-
-
-class PanopticLabels:
-    """Check panoptic labels, and turn them into semantic ones."""
-
-    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
         if not 0 < num_classes <= 255 or not 0 <= ignore_label <= 255:
             raise ValueError(f"labels are 8 bit: {num_classes=}, {ignore_label=} do not fit")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
 
-    def check(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> None:
-        """Raise `DatasetError` unless `panoptic`, (H, W) ids or (H, W, 3) colours, fits the record.
+    def check_panoptic(self, ids: NDArray[np.integer], record: Mapping[str, Any]) -> None:
+        """Raise `DatasetError` unless the ids (H, W) of a panoptic PNG fit its record.
 
-        Its pixels must be void or belong to a segment of `record["segments_info"]`, whose
-        categories lie in 0..num_classes-1.
+        Pixels must be void or belong to a segment of `record["segments_info"]`, whose categories
+        lie in 0..num_classes-1.
         """
         file = record["pan_seg_file_name"]
         for segment in record["segments_info"]:
@@ -197,45 +270,43 @@ class PanopticLabels:
                     f"outside the classes 0..{self.num_classes - 1} "
                     f"(dataset.num_classes={self.num_classes})"
                 )
-        ids = colors_to_ids(panoptic) if panoptic.ndim == 3 else panoptic
         unknown = self._numbers(ids, record) == 0
-        unknown &= ids != VOID
+        unknown &= ids != VOID_ID
         if unknown.any():
-            strangers = np.unique(ids[unknown]).tolist()
+            unknown_ids = np.unique(ids[unknown]).tolist()
             raise DatasetError(
-                f"{file}: id {strangers[0]} is in the PNG ({int(unknown.sum())} pixels of "
-                f"{len(strangers)} such ids) but not in segments_info of the JSON file; the two "
-                "do not belong together: fetch or prepare them again. In PNGs of your own a colour "
+                f"{file}: id {unknown_ids[0]} is in the PNG ({int(unknown.sum())} pixels of "
+                f"{len(unknown_ids)} such ids) but not in segments_info of the JSON file; the two "
+                "do not belong together: fetch or prepare them again. In PNGs of your own a color "
                 "is id % 256, id // 256 % 256, id // 65536, and is never blended by resizing"
             )
 
-    def to_semantic(self, panoptic: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
-        """Classes of the pixels of `panoptic`, (H, W) ids or (H, W, 3) colours: (H, W) uint8."""
-        ids = colors_to_ids(panoptic) if panoptic.ndim == 3 else panoptic
+    def check_semantic(self, label: NDArray[np.integer], file: str) -> None:
+        """Raise `DatasetError` if a pixel of `label`, (H, W), is no class and not ignored."""
+        counts = np.bincount(label.ravel(), minlength=256)
+        counts[self.ignore_label] = 0
+        unknown = np.flatnonzero(counts[self.num_classes :]) + self.num_classes
+        if len(unknown):
+            raise DatasetError(
+                f"{file}: label id {unknown[0]} ({counts[unknown[0]]} pixels) is outside the "
+                f"classes 0..{self.num_classes - 1} and is not the ignored label "
+                f"{self.ignore_label} (dataset.num_classes={self.num_classes}); ids found outside: "
+                f"{unknown.tolist()}"
+            )
+
+    def to_semantic(self, ids: NDArray[np.integer], record: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Classes (H, W) of the ids (H, W) of a panoptic PNG."""
         categories = [segment["category_id"] for segment in record["segments_info"]]
         table = np.array([self.ignore_label, *categories], dtype=np.uint8)
-        classes: np.ndarray = table[self._numbers(ids, record)]
+        classes: NDArray[np.uint8] = table[self._numbers(ids, record)]
         return classes
 
-    def _numbers(self, ids: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
+    def _numbers(self, ids: NDArray[np.integer], record: Mapping[str, Any]) -> NDArray[np.uint16]:
         try:
             return segment_numbers(ids, [segment["id"] for segment in record["segments_info"]])
         except ValueError as error:
             file = record["pan_seg_file_name"]
             raise DatasetError(f"{file}: {error} in segments_info of the JSON file") from error
-
-
-def check_semantic(label: np.ndarray, file: str, num_classes: int, ignore_label: int) -> None:
-    """Raise `DatasetError` if a pixel of `label`, (H, W) uint8, is no class and not ignored."""
-    counts = np.bincount(label.ravel(), minlength=256)
-    counts[ignore_label] = 0
-    strangers = np.flatnonzero(counts[num_classes:]) + num_classes
-    if len(strangers):
-        raise DatasetError(
-            f"{file}: label id {strangers[0]} ({counts[strangers[0]]} pixels) is outside the "
-            f"classes 0..{num_classes - 1} and is not the ignored label {ignore_label} "
-            f"(dataset.num_classes={num_classes}); ids found outside: {strangers.tolist()}"
-        )
 
 
 class SemanticLabelReader:
@@ -246,11 +317,11 @@ class SemanticLabelReader:
         ignore_label: label of pixels without a class.
     """
 
-    def __init__(self, *, num_classes: int, ignore_label: int = 255) -> None:
-        self._panoptic = PanopticLabels(num_classes, ignore_label)
+    def __init__(self, *, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
+        self._spec = LabelSpec(num_classes, ignore_label)
 
-    def __call__(self, record: Mapping[str, Any]) -> np.ndarray:
-        """Return the label, (H, W) uint8.
+    def __call__(self, record: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Read the label: (H, W).
 
         Raises:
             DatasetError: a file cannot be read, or holds an id outside the classes; names both.
@@ -258,75 +329,19 @@ class SemanticLabelReader:
         if "sem_seg_file_name" in record:
             file = record["sem_seg_file_name"]
             label = read_image(file, "L").squeeze(2)
-            check_semantic(label, file, self._panoptic.num_classes, self._panoptic.ignore_label)
+            self._spec.check_semantic(label, file)
             return label
-        panoptic = read_image(record["pan_seg_file_name"], "RGB")
-        self._panoptic.check(panoptic, record)
-        return self._panoptic.to_semantic(panoptic, record)
+        ids = colors_to_ids(read_image(record["pan_seg_file_name"], "RGB"))
+        self._spec.check_panoptic(ids, record)
+        return self._spec.to_semantic(ids, record)
 
 
-def unreadable(files: Iterable[Path], error: Exception) -> EvaluationError:
-    """The error for a script that stopped at `error`; names the first of `files` that is broken."""
-    broken = next((str(file) for file in files if not _is_readable(file)), "a label")
-    return EvaluationError(
-        f"cannot read {broken} ({error}); unpack or prepare this file again, then evaluate again"
-    )
-
-
-def _is_readable(file: Path) -> bool:
-    try:
-        with no_truncated_images(), Image.open(file) as image:
-            image.load()
-    except (OSError, SyntaxError):  # Pillow raises both on damaged files
-        return False
-    return True
-
-
-_last = threading.local()
-
-
-def read_panoptic_ids(file: str | Path) -> np.ndarray:
-    """Read a panoptic PNG: (H, W) ids R + 256 G + 256^2 B, uint32, not to be written to.
-
-    Raises:
-        EvaluationError: it cannot be read, or has no colours.
-    """
-    return _read(file, _panoptic_ids)
-
-
-def read_label_ids(file: str | Path) -> np.ndarray:
-    """Read a label PNG of 8 or 16 bits: (H, W) integers as in the file, not to be written to.
-
-    Raises:
-        EvaluationError: it cannot be read, or has several channels.
-    """
-    return _read(file, _label_ids)
-
-
-def _read(file: str | Path, decode: Callable[[str | Path, Image.Image], np.ndarray]) -> np.ndarray:
-    try:
-        status = os.stat(file)
-        key = decode, str(file), status.st_mtime_ns, status.st_size
-        if getattr(_last, "key", None) == key:
-            return _last.label  # type: ignore[no-any-return]
-        with no_truncated_images(), Image.open(file) as image:
-            label = decode(file, image)
-    except (OSError, SyntaxError) as error:
-        raise unreadable([Path(file)], error) from error
-    label.flags.writeable = False
-    _last.key, _last.label = key, label
-    return label
-
-
-def _panoptic_ids(file: str | Path, image: Image.Image) -> np.ndarray:
-    if image.mode not in ("RGB", "RGBA"):
-        raise EvaluationError(f"{file} is no panoptic label: its mode is {image.mode}, not RGB")
-    pixels = np.asarray(image.convert("RGBA"))
-    return pixels.view("<u4")[..., 0] & 0xFFFFFF  # (H, W, 4) bytes -> (H, W) numbers, less alpha
-
-
-def _label_ids(file: str | Path, image: Image.Image) -> np.ndarray:
-    pixels = np.array(image)
-    if pixels.ndim != 2:
-        raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
-    return pixels
+def require_same_size(
+    label: tuple[int, ...], label_file: str, image: tuple[int, ...], image_file: str
+) -> None:
+    """Raise `DatasetError` unless the shapes (H, W, ...) of a label and its image agree."""
+    if label[:2] != image[:2]:
+        raise DatasetError(
+            f"sizes differ: {label_file} is {label[1]} x {label[0]}, "
+            f"{image_file} is {image[1]} x {image[0]} (width x height)"
+        )

@@ -24,11 +24,21 @@ from panoptic_dl.data.sources import IDS, Source
 
 METHODS = ("crop_first", "reference")
 
+SHAPE_ONLY = (  # whose random choice depends on the size of the image, not on pixels
+    T.ResizeShortestEdge,
+    T.RandomCrop,
+    T.RandomFlip,
+    T.Resize,
+    T.FixedSizeCrop,
+    T.CropTransform,
+    T.NoOpTransform,
+)
+
 Augmentations = Sequence[T.Augmentation | T.Transform]
 
 
 class Axis(NamedTuple):
-    """What becomes of the rows, or of the columns: `old` are resized to `new`, some are kept."""
+    """Rows or columns: `old` are resized to `new`, of which start..stop-1 are kept."""
 
     old: int
     new: int
@@ -42,12 +52,12 @@ class Axis(NamedTuple):
 
 @dataclass
 class Plan:
-    """Resize, then crop, then flip; and what is left to be done on pixels."""
+    """What to do with an image: resize, then crop, then flip; then the other transforms."""
 
     rows: Axis
     columns: Axis
-    flips: list[int] = field(default_factory=list)  # axes: 0 upside down, 1 left to right
-    rest: list[Any] = field(default_factory=list)
+    flips: list[int] = field(default_factory=list)  # axes: 0 vertical, 1 horizontal
+    rest: list[Any] = field(default_factory=list)  # augmentations and transforms
 
 
 class Augment:
@@ -74,14 +84,13 @@ class Augment:
     ) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """The augmented image, (H, W, 3), and label, (H, W), of files of the same size."""
         plan = self.plan(image.shape)
-        picture, classes = _take_image(image, plan), _take_label(label, plan)
+        pixels, values = _augment_image(image, plan), _augment_label(label, plan)
         if not plan.rest:
-            return picture, classes
-        is_panoptic = label.kind == IDS
-        pixels = T.AugInput(picture, sem_seg=ids_to_colors(classes) if is_panoptic else classes)
-        T.AugmentationList(plan.rest)(pixels)
-        segments = pixels.sem_seg
-        return pixels.image, colors_to_ids(segments) if is_panoptic else segments
+            return pixels, values
+        is_panoptic = label.image_format == IDS  # other transforms may expect bytes
+        rest = T.AugInput(pixels, sem_seg=ids_to_colors(values) if is_panoptic else values)
+        T.AugmentationList(plan.rest)(rest)
+        return rest.image, colors_to_ids(rest.sem_seg) if is_panoptic else rest.sem_seg
 
     def plan(self, shape: tuple[int, int]) -> Plan:
         """Draw what is random about the augmentations of an image of `shape`."""
@@ -91,25 +100,21 @@ class Augment:
             plan.rest = self.augmentations
             return plan
         for number, augmentation in enumerate(self.augmentations):
-            if not _looks_at_shape_only(augmentation):
+            if not _depends_on_shape_only(augmentation):
                 plan.rest = self.augmentations[number:]
                 break
             size = plan.rows.stop - plan.rows.start, plan.columns.stop - plan.columns.start
             transform = _draw(augmentation, size)
-            if not _leaves_pixels(transform) or not _joined(plan, transform):
+            if not _leaves_pixels(transform) or not _add_to(plan, transform):
                 plan.rest = [transform, *self.augmentations[number + 1 :]]
                 break
         return plan
 
 
-def _looks_at_shape_only(augmentation: Any) -> bool:
-    """Whether its random choice depends on the size of the image, not on pixels."""
+def _depends_on_shape_only(augmentation: Any) -> bool:
     if type(augmentation) is T.RandomCrop_CategoryAreaConstraint:
         return bool(augmentation.single_category_max_area >= 1)
-    return type(augmentation) in (
-        *(T.ResizeShortestEdge, T.RandomCrop, T.RandomFlip),
-        *(T.Resize, T.FixedSizeCrop, T.CropTransform, T.NoOpTransform),
-    )
+    return type(augmentation) in SHAPE_ONLY
 
 
 def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
@@ -122,14 +127,14 @@ def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
 
 
 def _leaves_pixels(transform: Any) -> bool:
-    """What leaves none is Detectron2's business: an empty sample, or its own error."""
+    """Whether an image is left; if not, Detectron2 makes an empty sample, or its own error."""
     if type(transform) is T.ResizeTransform:
         return bool(transform.new_h and transform.new_w)
     return type(transform) is not T.CropTransform or bool(transform.w and transform.h)
 
 
-def _joined(plan: Plan, transform: Any) -> bool:
-    """Add a transform to the plan, if it can be done together with those before."""
+def _add_to(plan: Plan, transform: Any) -> bool:
+    """Add a transform to the plan; False if it cannot be done with those before."""
     rows, columns = plan.rows, plan.columns
     if isinstance(transform, T.NoOpTransform):
         return True
@@ -153,13 +158,13 @@ def _joined(plan: Plan, transform: Any) -> bool:
 
 
 class _Part(NamedTuple):
-    """Of one axis: pixels first..last of the file, of which box is resized to size; the crop."""
+    """The part of one axis that is resized, and what is kept of the result."""
 
-    first: int
+    first: int  # pixels first..last-1 of the file are read,
     last: int
-    box: tuple[int, int]
-    size: int
-    crop: slice
+    box: tuple[int, int]  # of which this range
+    size: int  # is resized to so many pixels,
+    crop: slice  # of which these are kept
 
 
 def _part(axis: Axis) -> _Part:
@@ -173,7 +178,7 @@ def _part(axis: Axis) -> _Part:
     return _Part(first, last, box, (stop - start) * new, crop)
 
 
-def _take_image(image: Source, plan: Plan) -> NDArray[np.uint8]:
+def _augment_image(image: Source, plan: Plan) -> NDArray[np.uint8]:
     rows, columns = _part(plan.rows), _part(plan.columns)
     new = plan.rows.new, plan.columns.new
     order = None
@@ -220,7 +225,7 @@ def order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, in
     return None
 
 
-def _take_label(label: Source, plan: Plan) -> NDArray[np.integer]:
+def _augment_label(label: Source, plan: Plan) -> NDArray[np.integer]:
     rows = nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
     columns = nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
     pixels = label.rows(int(rows[-1]) + 1)

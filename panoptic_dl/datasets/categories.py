@@ -1,14 +1,14 @@
 """Classes from the "categories" of panoptic JSON files, whatever their ids are.
 
 A model's classes, the contiguous ids 0..K-1, are the things and then the stuff, each by category
-id: what order a file lists them in makes no difference, and COCO's own come out as in Detectron2.
-
-Colours for classes that have none: as far from each other as can be, always the same ones.
+id: the order in a file makes no difference, and those of COCO are as in Detectron2. Classes without
+a color get one that is far from all others.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +18,9 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import IGNORE_LABEL
 
-STEPS = np.arange(40, 241, 25)  # of each channel; strong colours hide the picture below
-LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
-
-
-def distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
-    """Choose RGB colours one after another, each the farthest (CIELAB) from all before it.
-
-    Args:
-        number: how many, at most 300.
-        taken: colours that are in use already.
-    """
-    candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
-    places = _lab(candidates)
-    readable = (places[:, 0] > LIGHTNESS[0]) & (places[:, 0] < LIGHTNESS[1])
-    candidates, places = candidates[readable], places[readable]
-    distance = np.full(len(candidates), np.inf)
-    for place in _lab(np.array([(128, 128, 128), *taken])):  # greys are nobody's colour
-        distance = np.minimum(distance, ((places - place) ** 2).sum(1))
-    chosen: list[Color] = []
-    for _ in range(number):
-        best = int(distance.argmax())
-        red, green, blue = candidates[best].tolist()
-        chosen.append((red, green, blue))
-        distance = np.minimum(distance, ((places - places[best]) ** 2).sum(1))
-    return chosen
-
-
-def _lab(colors: NDArray[np.integer]) -> NDArray[np.float32]:
-    """CIELAB (N, 3) of RGB (N, 3) in 0..255; rounded, so that no machine chooses otherwise."""
-    scaled = (colors[None] / 255).astype(np.float32)
-    lab: NDArray[np.float32] = cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)
-    return lab
-
-
-MOST = 255  # classes: labels are 8 bit, and one value means "none"
+MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
 GUIDE = "docs/custom_dataset.md has an example"
 
 
@@ -69,7 +36,7 @@ class Categories:
     ids: tuple[int, ...]
     classes: Classes
 
-    @property
+    @cached_property
     def contiguous(self) -> dict[int, int]:
         """Contiguous id of each category id."""
         return {category: index for index, category in enumerate(self.ids)}
@@ -81,10 +48,10 @@ class Categories:
             semantic: every class is one without instances, as the semantic task sees it.
         """
         names, colors = list(self.classes.names), [list(color) for color in self.classes.colors]
-        number = 0 if semantic else len(self.classes.thing_ids)  # things come first
-        stuff = {category: i for category, i in self.contiguous.items() if i >= number}
+        num_things = 0 if semantic else len(self.classes.thing_ids)  # things come first
+        stuff = {category: i for category, i in self.contiguous.items() if i >= num_things}
         found: dict[str, Any] = {
-            "ignore_label": 255,
+            "ignore_label": IGNORE_LABEL,
             "stuff_classes": names,
             "stuff_colors": colors,
             "stuff_dataset_id_to_contiguous_id": stuff,
@@ -95,7 +62,7 @@ class Categories:
                 "thing_classes": names,
                 "thing_colors": colors,
                 "thing_dataset_id_to_contiguous_id": {
-                    category: i for category, i in self.contiguous.items() if i < number
+                    category: i for category, i in self.contiguous.items() if i < num_things
                 },
             }
         return found
@@ -105,13 +72,13 @@ def read_categories(files: Sequence[Path]) -> Categories:
     """The categories that panoptic JSON files have in common.
 
     Args:
-        files: at least one; all must list the same ids, with the same names and kinds. Colours are
-            those of the first file that has them.
+        files: at least one; all must list the same ids, with the same names and "isthing". Colors
+            are those of the first file that has them.
 
     Raises:
         DatasetError: a file cannot be read, its categories make no classes, or two files disagree.
     """
-    tables = [{c["id"]: c for c in _of_file(file)} for file in files]
+    tables = [{c["id"]: c for c in _categories_of(file)} for file in files]
     table = tables[0]
     for file, other in zip(files[1:], tables[1:], strict=True):
         _require_same(files[0], table, file, other)
@@ -153,10 +120,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content
 
 
-_known: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+_parsed: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}  # state, categories
 
 
-def _of_file(file: Path) -> list[dict[str, Any]]:
+def _categories_of(file: Path) -> list[dict[str, Any]]:
     """Checked categories of a file, read again when it has changed.
 
     Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
@@ -166,12 +133,12 @@ def _of_file(file: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
     state = status.st_mtime_ns, status.st_size
-    if file not in _known or _known[file][0] != state:
-        _known[file] = state, check_categories(read_annotations(file)["categories"], file)
-    return _known[file][1]
+    if file not in _parsed or _parsed[file][0] != state:
+        _parsed[file] = state, _check_categories(read_annotations(file)["categories"], file)
+    return _parsed[file][1]
 
 
-def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
+def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
     """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None).
 
     Raises:
@@ -195,15 +162,15 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
         checked.append(
             {"id": number, "name": name, "isthing": bool(thing), "color": _color(color, where)}
         )
-    for key, cure in (("id", "give each its own"), ("name", "rename one, or make them one")):
+    for key, remedy in (("id", "give each its own"), ("name", "rename one, or make them one")):
         values = [category[key] for category in checked]
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
-            raise DatasetError(f'{file}: two categories have the "{key}" {twice!r}; {cure}')
-    if len(checked) > MOST:
+            raise DatasetError(f'{file}: two categories have the "{key}" {twice!r}; {remedy}')
+    if len(checked) > MAX_CLASSES:
         raise DatasetError(
-            f"{file} has {len(checked)} categories; labels have 8 bits, so that at most {MOST} can "
-            "be told apart: merge some"
+            f"{file} has {len(checked)} categories; labels have 8 bits, so at most "
+            f"{MAX_CLASSES} can be told apart: merge some"
         )
     return checked
 
@@ -226,15 +193,50 @@ def _color(color: Any, where: str) -> Color | None:
 def _require_same(
     first: Path, table: dict[int, dict[str, Any]], second: Path, other: dict[int, dict[str, Any]]
 ) -> None:
-    cure = "list all categories, the same ones, in both files"
+    remedy = "list all categories, the same ones, in both files"
     for category in sorted(set(table) ^ set(other)):
         has, lacks = (first, second) if category in table else (second, first)
         name = (table.get(category) or other[category])["name"]
-        raise DatasetError(f"category {category} ({name!r}) is in {has}, not in {lacks}: {cure}")
+        raise DatasetError(f"category {category} ({name!r}) is in {has}, not in {lacks}: {remedy}")
     for category in sorted(table):
         for key in ("name", "isthing"):
             if table[category][key] != other[category][key]:
                 raise DatasetError(
                     f'category {category} has another "{key}" in {second} '
-                    f"({other[category][key]!r}) than in {first} ({table[category][key]!r}): {cure}"
+                    f"({other[category][key]!r}) than in {first} ({table[category][key]!r}): "
+                    f"{remedy}"
                 )
+
+
+STEPS = np.arange(40, 241, 25)  # of each channel; strong colors hide the picture below
+LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
+
+
+def distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
+    """Choose RGB colors one after another, each the farthest (CIELAB) from all before it.
+
+    Args:
+        number: how many, at most 300.
+        taken: colors that are in use already.
+    """
+    candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
+    lab = _lab(candidates)
+    readable = (lab[:, 0] > LIGHTNESS[0]) & (lab[:, 0] < LIGHTNESS[1])
+    candidates, lab = candidates[readable], lab[readable]
+    distance = np.full(len(candidates), np.inf)
+    for color in _lab(np.array([(128, 128, 128), *taken])):  # no class is gray
+        distance = np.minimum(distance, ((lab - color) ** 2).sum(1))
+    chosen: list[Color] = []
+    for _ in range(number):
+        best = int(distance.argmax())
+        red, green, blue = candidates[best].tolist()
+        chosen.append((red, green, blue))
+        distance = np.minimum(distance, ((lab - lab[best]) ** 2).sum(1))
+    return chosen
+
+
+def _lab(colors: NDArray[np.integer]) -> NDArray[np.float32]:
+    """CIELAB (N, 3) of RGB (N, 3) in 0..255; rounded, so that no machine chooses otherwise."""
+    scaled = (colors[None] / 255).astype(np.float32)
+    lab: NDArray[np.float32] = cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)
+    return lab

@@ -10,6 +10,7 @@
 with <id> = <city>_<sequence>_<frame>.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.data.datasets.cityscapes_panoptic import get_cityscapes_panoptic_files
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.datasets.registry import Layout, Record, list_city_files, list_files, register_once
+from panoptic_dl.datasets.registry import Layout, Record, list_files, register_once
 
 SPLITS = ("train", "val")
 IMAGE = "_leftImg8bit.png"
@@ -35,7 +36,7 @@ GET_LABELS = f"download gtFine_trainvaltest.zip (253 MB) {PREPARE}"
 
 
 def cityscapes_classes() -> Classes:
-    """The 19 classes that count, by train id."""
+    """The 19 evaluated classes, by train id."""
     return Classes.of_categories(CITYSCAPES_CATEGORIES)
 
 
@@ -54,17 +55,12 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    places = _Places(root, split)
-
-    def load() -> list[Record]:
-        places.check_panoptic()
-        return places.panoptic_records()
-
+    files = _Split(root, split)
     return register_once(
         f"{prefix}cityscapes_fine_panoptic_{split}",
-        sources=places.sources(),
-        load=load,
-        metadata=places.panoptic_metadata,
+        sources=files.sources(),
+        load=files.panoptic_records,
+        metadata=files.panoptic_metadata,
     )
 
 
@@ -74,25 +70,16 @@ def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
     Arguments and errors are those of `cityscapes_panoptic`; the name is
     `cityscapes_fine_sem_seg_<split>`.
     """
-    places = _Places(root, split)
-
-    def load() -> list[Record]:
-        places.check_semantic()
-        # Detectron2 lists folders in the order of the file system: sorted, a seed means one thing.
-        return sorted(
-            load_cityscapes_semantic(str(places.images), str(places.labels)),
-            key=lambda record: record["file_name"],
-        )
-
+    files = _Split(root, split)
     return register_once(
         f"{prefix}cityscapes_fine_sem_seg_{split}",
-        sources=places.sources(),
-        load=load,
-        metadata=places.semantic_metadata,
+        sources=files.sources(),
+        load=files.semantic_records,
+        metadata=files.semantic_metadata,
     )
 
 
-class _Places:
+class _Split:
     """Files and folders of one split."""
 
     def __init__(self, root: str, split: str) -> None:
@@ -113,56 +100,55 @@ class _Places:
         ]
         return [self.images, self.labels, *sorted(cities), self.panoptic, self.panoptic_json]
 
-    def check_semantic(self) -> set[str]:
+    def semantic_records(self) -> list[Record]:
+        """Check the layout and return Detectron2's records, in the order of file names."""
+        self._check_semantic()
+        records: list[Record] = load_cityscapes_semantic(str(self.images), str(self.labels))
+        # Detectron2 lists folders in the order of the file system, which differs between disks.
+        return sorted(records, key=lambda record: str(record["file_name"]))
+
+    def _check_semantic(self) -> set[str]:
         """Compare images with label files; return the `<city>/<id>` of all images."""
         layout = self.layout
         layout.require_folder(self.images, GET_IMAGES)
         layout.require_folder(self.labels, GET_LABELS)
-        images = list_city_files(self.images, (IMAGE, ""))
-        names, everything = images[IMAGE], images[""]
+        images = _city_files(self.images)
+        names = {file.removesuffix(IMAGE) for file in images if file.endswith(IMAGE)}
         if not names:
             raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
-        strays = sorted(everything - {name + IMAGE for name in names})
+        strays = sorted(images - {name + IMAGE for name in names})
         strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
         if strays:
             raise layout.error(
                 f"not an image of Cityscapes: {self.images / strays[0]}", "remove it"
             )
-        labels = list_city_files(self.labels, (*DOWNLOADED, TRAIN_IDS))
+        labels = _city_files(self.labels)
         for suffix in (*DOWNLOADED, TRAIN_IDS):
             remedy = self.prepare if suffix == TRAIN_IDS else GET_LABELS
-            layout.require_files(
-                {name + suffix for name in names},
-                {name + suffix for name in labels[suffix]},
-                self.labels,
-                remedy,
-            )
-        # The official evaluators take every label below gtFine/<split> for a question.
-        labelled = {name + IMAGE for name in labels["_gtFine_labelIds.png"]}
-        layout.require_files(labelled, {name + IMAGE for name in names}, self.images, GET_IMAGES)
+            layout.require_files({name + suffix for name in names}, labels, self.labels, remedy)
+        # The official evaluators evaluate every label below gtFine/<split>.
+        suffix = "_gtFine_labelIds.png"
+        labeled = {f.removesuffix(suffix) + IMAGE for f in labels if f.endswith(suffix)}
+        layout.require_files(labeled, images, self.images, GET_IMAGES)
         return names
 
-    def check_panoptic(self) -> None:
-        """`check_semantic`, and the panoptic PNGs."""
-        names = {name.partition("/")[2] for name in self.check_semantic()}
-        self.layout.require_folder(self.panoptic, self.prepare)
-        self.layout.require_files(
-            {name + PANOPTIC for name in names},
-            list_files(self.panoptic, PANOPTIC),
-            self.panoptic,
-            self.prepare,
-        )
-
     def panoptic_records(self) -> list[Record]:
-        """What Detectron2's `load_cityscapes_panoptic` returns.
+        """Check the layout and return what Detectron2's `load_cityscapes_panoptic` returns.
 
         That function derives the label's path by cutting the image's path at its first dot, which
         breaks below folders such as `~/.cache` or `../data`.
         """
+        images = {name.partition("/")[2] for name in self._check_semantic()}
+        self.layout.require_folder(self.panoptic, self.prepare)
+        self.layout.require_files(
+            {name + PANOPTIC for name in images},
+            list_files(self.panoptic, PANOPTIC),
+            self.panoptic,
+            self.prepare,
+        )
         content = self.layout.read_json(self.panoptic_json, self.prepare)
         self._check_categories(content["categories"])
         listed = {annotation["image_id"] for annotation in content["annotations"]}
-        images = {path.partition("/")[2] for path in list_city_files(self.images, (IMAGE,))[IMAGE]}
         if images != listed:
             odd = sorted(images ^ listed)
             raise self.layout.error(
@@ -240,3 +226,13 @@ class _Places:
             **_get_builtin_metadata("cityscapes"),
             stuff_colors=[category["color"] for category in CITYSCAPES_CATEGORIES],
         )
+
+
+def _city_files(folder: Path) -> set[str]:
+    """`<city>/<file>` of all files two levels below `folder`."""
+    return {
+        f"{city.name}/{name}"
+        for city in folder.iterdir()
+        if city.is_dir()
+        for name in os.listdir(city)
+    }

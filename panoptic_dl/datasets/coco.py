@@ -44,12 +44,12 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    places = _Places(root, split)
+    files = _Split(root, split)
     return register_once(
         f"{prefix}coco_2017_{split}_panoptic",
-        sources=places.sources(),
-        load=places.load,
-        metadata=places.panoptic_metadata,
+        sources=files.sources(),
+        load=files.records,
+        metadata=files.panoptic_metadata,
     )
 
 
@@ -59,16 +59,16 @@ def coco_semantic(*, root: str, split: str, prefix: str = "") -> str:
     Arguments and errors are those of `coco_panoptic`; the name is
     `coco_2017_<split>_panoptic_semantic`. The records are the panoptic ones.
     """
-    places = _Places(root, split)
+    files = _Split(root, split)
     return register_once(
         f"{prefix}coco_2017_{split}_panoptic_semantic",
-        sources=places.sources(),
-        load=places.load,
-        metadata=places.semantic_metadata,
+        sources=files.sources(),
+        load=files.records,
+        metadata=files.semantic_metadata,
     )
 
 
-class _Places:
+class _Split:
     """Files and folders of one split."""
 
     def __init__(self, root: str, split: str) -> None:
@@ -89,63 +89,44 @@ class _Places:
     def sources(self) -> list[Path]:
         return [self.images, self.panoptic, self.panoptic_json, self.instances_json]
 
-    def load(self) -> list[Record]:
+    def records(self) -> list[Record]:
         """Check the layout and return Detectron2's records."""
         layout = self.layout
         layout.require_folder(self.images, self.remedy)
         layout.require_folder(self.panoptic, self.remedy)
-        layout.require_file(self.panoptic_json, self.remedy)
         if self.split == "val":
             layout.require_file(self.instances_json, self.remedy)
         images, labels = list_files(self.images, ".jpg"), list_files(self.panoptic, ".png")
         if not images or not labels:
             empty = self.panoptic if images else self.images
             raise layout.error(f"folder empty: {empty}", self.remedy)
-        metadata = _get_builtin_metadata("coco_panoptic_standard")
+        content = layout.read_json(self.panoptic_json, self.remedy)
+        if not content.get("annotations"):
+            raise layout.error(f"{self.panoptic_json} lists no image", self.remedy)
         try:
+            names = {annotation["file_name"] for annotation in content["annotations"]}
+            layout.require_files(names, labels, self.panoptic, self.remedy)
+            jpegs = {os.path.splitext(name)[0] + ".jpg" for name in names}
+            layout.require_files(jpegs, images, self.images, self.remedy)
             records: list[Record] = load_coco_panoptic_json(
-                str(self.panoptic_json), str(self.images), str(self.panoptic), metadata
+                str(self.panoptic_json),
+                str(self.images),
+                str(self.panoptic),
+                _get_builtin_metadata("coco_panoptic_standard"),
             )
-        except AssertionError as error:  # it looked at the first files only: say what is missing
-            names = [annotation["file_name"] for annotation in self._annotations()]
-            self._require(names, images, labels)
-            raise layout.error(f"Detectron2 cannot read it: {error}", self.remedy) from error
         except KeyError as error:
             problem = f"unknown category or missing key {error} in {self.panoptic_json}"
             raise layout.error(problem, self.remedy) from error
-        except ValueError as error:
-            problem = f"not a readable JSON file: {self.panoptic_json} ({error})"
-            raise layout.error(problem, self.remedy) from error
-        names = [os.path.basename(record["pan_seg_file_name"]) for record in records]
-        self._require(names, images, labels)
-        self._add_sizes(records)
-        return records
-
-    def _add_sizes(self, records: list[Record]) -> None:
-        """Upright and lying images are told apart before they are read: "height", "width"."""
-        listed = self.layout.read_json(self.panoptic_json, self.remedy).get("images", [])
-        sizes = {image["id"]: image for image in listed}
+        # Portrait and landscape images are told apart before they are read.
+        sizes = {image["id"]: image for image in content.get("images", [])}
         for record in records:
             image = sizes.get(record["image_id"], {})
             if not {"height", "width"} <= image.keys():
-                raise self.layout.error(
+                raise layout.error(
                     f"{self.panoptic_json} has no size of image {record['image_id']}", self.remedy
                 )
             record |= {"height": image["height"], "width": image["width"]}
-
-    def _annotations(self) -> list[dict[str, Any]]:
-        annotations: list[dict[str, Any]] = self.layout.read_json(self.panoptic_json, self.remedy)[
-            "annotations"
-        ]
-        if not annotations:
-            raise self.layout.error(f"{self.panoptic_json} lists no image", self.remedy)
-        return annotations
-
-    def _require(self, names: list[str], images: set[str], labels: set[str]) -> None:
-        """Compare the label files that the JSON names, and their images, with what is there."""
-        self.layout.require_files(set(names), labels, self.panoptic, self.remedy)
-        jpegs = {os.path.splitext(name)[0] + ".jpg" for name in names}
-        self.layout.require_files(jpegs, images, self.images, self.remedy)
+        return records
 
     def panoptic_metadata(self) -> dict[str, Any]:
         return dict(

@@ -1,9 +1,20 @@
-"""Detectron2's catalogs, with entries that can be registered again for other files.
+"""Detectron2's catalogs and the folders of datasets.
 
-Look at a dataset's folder and say precisely what is missing.
+To add a dataset:
 
-Complete folders are listed once and compared as sets: `stat` on each of 118,287 files takes
-minutes on network storage.
+1. Write `panoptic_dl/datasets/<name>.py`: a function `<name>_classes() -> Classes`, and a function
+   `<name>_panoptic(*, root, split) -> str` that calls `register_once` and returns the name in
+   Detectron2's catalogs. Records have "file_name", "image_id", "pan_seg_file_name" and
+   "segments_info" (contiguous category ids; or "sem_seg_file_name" for the semantic task), metadata
+   those of `Categories.metadata`, with "evaluator_type", "panoptic_json" and "panoptic_root".
+   `coco.py` is a short example.
+2. Add the module to the allow-list of `panoptic_dl.config.builder`.
+3. Write `lazy_configs/dataset/<name>.py`, as `lazy_configs/dataset/coco.py`: sizes and numbers of
+   the dataset, and calls of those functions.
+4. Write its recipe, `conf/recipe/<name>_panoptic.yaml` (and `_semantic`).
+
+Then `python run.py dataset=<name>` trains on it. Data in COCO's or Cityscapes' format need none of
+this: see `custom.py`.
 """
 
 import os
@@ -19,23 +30,7 @@ from panoptic_dl.core.files import read_json
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
-_seen: dict[str, tuple[Any, ...]] = {}  # name -> the state of the files that it was registered for
-
-
-class Records:
-    """The records of a dataset, read now; the first call hands them over, later ones read again.
-
-    Registering needs them for its checks and the loader needs them a moment later. Reading COCO's
-    annotations takes many seconds, and keeping them forever a gigabyte.
-    """
-
-    def __init__(self, load: Callable[[], list[Record]]) -> None:
-        self._load = load
-        self._fresh: list[Record] | None = load()
-
-    def __call__(self) -> list[Record]:
-        records, self._fresh = self._fresh, None
-        return self._load() if records is None else records
+_registered: dict[str, tuple[Any, ...]] = {}  # the state of the files at that time, by name
 
 
 def register_once(
@@ -54,16 +49,18 @@ def register_once(
     Errors of `load` pass through; the catalogs are then as they were.
     """
     state = tuple(_state_of(source) for source in sources)
-    if _seen.get(name) == state and name in DatasetCatalog:
+    if _registered.get(name) == state and name in DatasetCatalog:
         return name
-    records = Records(load)
-    _seen.pop(name, None)
+    # The loader needs the records a moment after they were checked here. Reading COCO's annotations
+    # takes many seconds, and keeping them forever a gigabyte: they are handed over once.
+    loaded = [load()]
+    _registered.pop(name, None)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    DatasetCatalog.register(name, records)
+    DatasetCatalog.register(name, lambda: loaded.pop() if loaded else load())
     MetadataCatalog.get(name).set(**metadata())
-    _seen[name] = state
+    _registered[name] = state
     return name
 
 
@@ -77,17 +74,20 @@ def _state_of(source: Path) -> tuple[str, int, int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of one dataset, and how its errors speak of it.
+    """The folder of one dataset, and errors about what is in it.
+
+    Complete folders are listed once and compared as sets: `stat` on each of 118,287 files takes
+    minutes on network storage.
 
     Attributes:
         title: name of the dataset for people.
-        root: folder that holds the folder of the dataset, as given (`DETECTRON2_DATASETS`).
-        folder: name of the dataset's own folder in it.
+        root: `dataset.root` as given.
+        folder: name of the dataset's own folder in it; "": the root itself.
     """
 
     title: str
     root: str
-    folder: str
+    folder: str = ""
 
     @property
     def base(self) -> Path:
@@ -96,13 +96,14 @@ class Layout:
 
     def error(self, problem: str, remedy: str) -> DatasetError:
         """What is wrong, where this was looked for, and what to do."""
-        return DatasetError(
-            f"{self.title}: {problem}\n"
-            f"  looked in: {self.base}\n"
-            f"  which is:  {self.folder}/ in dataset.root={self.root!r} (by default the folder "
-            "that the environment variable DETECTRON2_DATASETS names, else ./datasets)\n"
-            f"  remedy:    {remedy}"
-        )
+        where = f"{self.base} (dataset.root={self.root})"
+        if self.folder:
+            where = (
+                f"{self.base}\n  which is:  {self.folder}/ in dataset.root={self.root!r} "
+                "(by default the folder that the environment variable DETECTRON2_DATASETS names, "
+                "else ./datasets)"
+            )
+        return DatasetError(f"{self.title}: {problem}\n  looked in: {where}\n  remedy:    {remedy}")
 
     def require_folder(self, folder: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `folder` exists."""
@@ -139,17 +140,3 @@ def list_files(folder: Path, suffix: str) -> set[str]:
     """Names of the files in `folder` that end with `suffix`."""
     with os.scandir(folder) as entries:
         return {entry.name for entry in entries if entry.name.endswith(suffix)}
-
-
-def list_city_files(folder: Path, suffixes: Iterable[str]) -> dict[str, set[str]]:
-    """For each suffix, the files `<city>/<name without the suffix>` two levels below `folder`."""
-    suffixes = tuple(suffixes)
-    found: dict[str, set[str]] = {suffix: set() for suffix in suffixes}
-    for city in sorted(folder.iterdir()):
-        if not city.is_dir():
-            continue
-        for name in os.listdir(city):
-            for suffix in suffixes:
-                if name.endswith(suffix):
-                    found[suffix].add(f"{city.name}/{name.removesuffix(suffix)}")
-    return found

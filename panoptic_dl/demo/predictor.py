@@ -34,6 +34,7 @@ from panoptic_dl.config import build
 from panoptic_dl.config.saved import saved_config
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.demo.inputs import Picture, from_array, from_pillow, read_picture
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.train.precision import InferenceOptions, arithmetic, check_precision
@@ -230,8 +231,6 @@ def values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-VOID = -1
 
 
 @dataclass(frozen=True)
@@ -518,7 +517,7 @@ class Predictor:
         for label, area, box in zip(
             table.ids.tolist(), table.areas.tolist(), table.boxes(), strict=True
         ):
-            if label == VOID:
+            if label == VOID_LABEL:
                 continue
             category = label // self.label_divisor
             segments.append(

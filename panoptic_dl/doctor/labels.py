@@ -41,7 +41,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import colors_to_ids, no_truncated_images
+from panoptic_dl.core.images import (
+    IGNORE_LABEL,
+    VOID_ID,
+    colors_to_ids,
+    decode_image,
+    why_unreadable,
+)
 from panoptic_dl.core.parallel import Progress, parallel_map
 
 # By the row of the table that a problem stands in.
@@ -117,11 +123,9 @@ def open_whole(file: str, *, keep_digest: ImageReport | None = None) -> Image.Im
     data = Path(file).read_bytes()
     if keep_digest is not None:
         keep_digest.digest = digest_of(data)
-    with warnings.catch_warnings(), no_truncated_images():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    return image
+        return decode_image(io.BytesIO(data))
 
 
 def digest_of(data: bytes) -> bytes:
@@ -129,24 +133,12 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def why_not(error: Exception) -> str:
-    """What keeps a file from being read."""
-    if isinstance(error, FileNotFoundError):
-        return "missing"
-    if isinstance(error, (PermissionError, IsADirectoryError)):
-        return str(error.strerror)
-    text = str(error).replace("<_io.BytesIO object at 0x", "").strip() or type(error).__name__
-    if "cannot identify image file" in text:
-        text = "no image that Pillow knows"
-    return f"truncated or damaged: {text}"
-
-
 def look_at_image(file: str, report: ImageReport) -> tuple[int, int] | None:
     """Note what is wrong with an image; return (H, W) as training sees it, None if unreadable."""
     try:
         image = open_whole(file, keep_digest=report)
     except Exception as error:
-        report.add("images", f"{file}: {why_not(error)}")
+        report.add("images", f"{file}: {why_unreadable(error)}")
         return None
     report.mode = image.mode
     if image.mode in CONVERTED:
@@ -209,7 +201,6 @@ class Segments:
         return np.repeat(table[self._of_run], self._lengths).reshape(self._shape)
 
 
-VOID = 0
 NEAR = 2  # pixels that a side of a box may be off: scripts disagree about the last pixel
 
 
@@ -225,7 +216,7 @@ def compare_with_segments(
     """
     areas = segments.areas()
     infos = {s["id"]: s for s in record.get("segments_info", ()) if "id" in s}
-    for number in sorted(set(areas) - set(infos) - {VOID}):
+    for number in sorted(set(areas) - set(infos) - {VOID_ID}):
         report.add(
             "label ids", f"{file}: id {number} ({areas[number]} pixels) is not in segments_info"
         )
@@ -303,7 +294,7 @@ def look_at_cityscapes(
     if label_ids is None or instance_ids is None:
         return
     to_train = {label: entry.trainId % 256 for label, entry in id2label.items() if label >= 0}
-    expected = Segments(label_ids).replaced(to_train, 255)
+    expected = Segments(label_ids).replaced(to_train, IGNORE_LABEL)
     add_difference(file, train_ids, "the labelIds beside it say", expected, report)
     instances = Segments(instance_ids)
     numbers = [int(value) for value in instances.values]
@@ -330,7 +321,7 @@ def _read(file: str, shape: tuple[int, ...], report: ImageReport) -> np.ndarray 
     try:
         label = np.asarray(open_whole(file))
     except Exception as error:
-        report.add("agreement", f"{file}: {why_not(error)}")
+        report.add("agreement", f"{file}: {why_unreadable(error)}")
         return None
     if label.shape != shape:
         report.add("agreement", f"{file}: its shape is {label.shape}, that of others {shape}")
@@ -395,7 +386,7 @@ def _panoptic(file: str, report: ImageReport) -> np.ndarray | None:
     try:
         image = open_whole(file)
     except Exception as error:
-        report.add("labels", f"{file}: {why_not(error)}")
+        report.add("labels", f"{file}: {why_unreadable(error)}")
         return None
     if image.format in LOSSY:
         report.add("labels", f"{file}: {image.format}, which blurs ids; labels must be PNG")
@@ -413,7 +404,7 @@ def _semantic(file: str, report: ImageReport) -> np.ndarray | None:
     try:
         image = open_whole(file)
     except Exception as error:
-        report.add("semantic labels", f"{file}: {why_not(error)}")
+        report.add("semantic labels", f"{file}: {why_unreadable(error)}")
         return None
     if image.format in LOSSY:
         report.add("semantic labels", f"{file}: {image.format}, which blurs ids; PNG is needed")
@@ -547,7 +538,7 @@ class Split:
 
     @property
     def ignore_label(self) -> int:
-        return int(self.metadata.get("ignore_label", 255))
+        return int(self.metadata.get("ignore_label", IGNORE_LABEL))
 
     @property
     def contiguous(self) -> dict[int, int]:

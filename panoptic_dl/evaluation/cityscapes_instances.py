@@ -42,7 +42,7 @@ from panoptic_dl.evaluation.metrics import nan_mean, percentages
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # with the script's rounding: 0.6 is 0.6000000000000001
 LEAST_SIZE = 100  # pixels
 CLASSES = [label.id for label in INSTANCE_LABELS]
-OTHER, VOID, FIRST_INSTANCE = range(3)  # what a pixel can be
+OTHER, IGNORED, FIRST_INSTANCE = range(3)  # what a pixel can be
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def match_instances(
         mine, theirs = np.flatnonzero(class_of == index), np.flatnonzero(owners == label)
         right[mine], wrong[mine], missed[index], num_true[index] = _match_class(
             intersections=common[np.ix_(mine, FIRST_INSTANCE + theirs)],
-            on_void=common[mine, VOID],
+            on_void=common[mine, IGNORED],
             areas=area_of[mine],
             scores=score_of[mine],
             sizes=sizes[theirs],
@@ -162,8 +162,8 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Number what each pixel belongs to.
 
     Returns:
-        (H*W,) OTHER, VOID or FIRST_INSTANCE + i; ids (T,) and sizes (T,) in pixels of instances and
-        groups of all classes in CLASSES.
+        (H*W,) OTHER, IGNORED or FIRST_INSTANCE + i; ids (T,) and sizes (T,) in pixels of instances
+        and groups of all classes in CLASSES.
     """
     numbers = truth.reshape(-1)
     if numbers.min() < 0:
@@ -176,7 +176,7 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
         raise EvaluationError(f"unknown label with id {unknown[0]}")
     ids = found[np.isin(owners, CLASSES)]
     table = np.full(len(counts), OTHER, dtype=np.int32)
-    table[[n for n in found.tolist() if n in LABELS and LABELS[n].ignoreInEval]] = VOID
+    table[[n for n in found.tolist() if n in LABELS and LABELS[n].ignoreInEval]] = IGNORED
     table[ids] = FIRST_INSTANCE + np.arange(len(ids))
     return table[numbers], ids, counts[ids]
 

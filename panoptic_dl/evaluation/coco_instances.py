@@ -28,13 +28,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import read_panoptic_ids, unreadable
+from panoptic_dl.core.images import read_panoptic_ids, read_size
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
 from panoptic_dl.evaluation.metrics import percentages
 
@@ -476,12 +475,7 @@ class PanopticTruth(Mapping[Any, ImageTruth]):
         Raises:
             EvaluationError: it cannot be read.
         """
-        file = self._records[image]["pan_seg_file_name"]
-        try:
-            with Image.open(file) as label:
-                return label.height, label.width
-        except (OSError, SyntaxError) as error:
-            raise unreadable([Path(file)], error) from error
+        return read_size(self._records[image]["pan_seg_file_name"])
 
     def __getitem__(self, image: Any) -> ImageTruth:
         record = self._records[image]

@@ -54,7 +54,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import SemanticLabelReader, read_panoptic_ids, unreadable
+from panoptic_dl.core.images import SemanticLabelReader, find_unreadable, read_panoptic_ids
 from panoptic_dl.evaluation.cityscapes_semantic import (
     EVALUATED,
     find_labels,
@@ -174,7 +174,7 @@ def _compare(
                 total += statistics
         except (OSError, SyntaxError) as error:
             truth = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
-            raise unreadable(truth, error) from error
+            raise find_unreadable(truth, error) from error
     return total
 
 
@@ -300,7 +300,7 @@ def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults | None:
             "prepare that file again"
         ) from exit_
     except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
-        raise unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
+        raise find_unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
     logger.debug("%s", printed.getvalue())
     if results is None:  # not the main process
         return None

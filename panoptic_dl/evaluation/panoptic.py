@@ -33,13 +33,13 @@ from detectron2.utils import comm
 
 from panoptic_dl.core import distributed as exact_sums
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import NUM_IDS, read_panoptic_ids
+from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 logger = logging.getLogger(__name__)
 
-UNLISTED, VOID, FIRST_SEGMENT = range(3)  # rows of the table of intersections
+UNLISTED, VOID_ROW, FIRST_SEGMENT = range(3)  # rows of the table of intersections
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _match(
     true_areas = np.bincount(rows, intersections, len(ids) + FIRST_SEGMENT).astype(np.int64)
     areas = np.bincount(columns, intersections, len(found) + 1).astype(np.int64)
     on_void = np.zeros(len(found) + 1, dtype=np.int64)
-    on_void[columns[rows == VOID]] = intersections[rows == VOID]
+    on_void[columns[rows == VOID_ROW]] = intersections[rows == VOID_ROW]
 
     # Candidates: a true segment that is no crowd and a predicted segment of its class.
     pairs = (rows >= FIRST_SEGMENT) & (columns > 0)
@@ -218,12 +218,12 @@ def _intersections(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count the pixels of each pair: rows, columns and counts of the pairs that exist.
 
-    Rows are UNLISTED, VOID and T segments; columns void and P segments. Look-up tables over all ids
-    are cheap, for only the pages of memory that are used come into being.
+    Rows are UNLISTED, VOID_ROW and T segments; columns void and P segments. Look-up tables over all
+    ids are cheap, for only the pages of memory that are used come into being.
     """
     width = len(found) + 1
     table = np.zeros(NUM_IDS, dtype=np.int64)
-    table[0] = VOID * width
+    table[VOID_ID] = VOID_ROW * width
     table[ids] = (FIRST_SEGMENT + np.arange(len(ids))) * width
     pairs = table[true_ids]
     table = np.zeros(int(found[-1]) + 1 if len(found) else 1, dtype=np.int64)

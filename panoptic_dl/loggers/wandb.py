@@ -507,7 +507,7 @@ def _tags(more: Sequence[str], choices: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in (*found, *more) if tag))
 
 
-VOID = 255  # in masks, which are bytes
+VOID_MASK_VALUE = 255  # masks are bytes
 MOST_CELLS = 10_000  # of a confusion matrix: W&B draws no more rows of a table
 BARS = ("PQ", "IoU")  # measures drawn as bars of the classes
 
@@ -548,8 +548,8 @@ def image(sample: Sample, names: Sequence[str]) -> Any:
     Masks are bytes: with more than 255 classes there are none.
     """
     masks = None
-    if len(names) <= VOID:
-        labels = dict(enumerate(names)) | {VOID: "void"}
+    if len(names) <= VOID_MASK_VALUE:
+        labels = dict(enumerate(names)) | {VOID_MASK_VALUE: "void"}
         masks = {
             kind: {"mask_data": _bytes(classes), "class_labels": labels}
             for kind, classes in (("ground_truth", sample.truth), ("prediction", sample.prediction))
@@ -600,4 +600,4 @@ def _name(title: str) -> str:
 
 
 def _bytes(classes: np.ndarray) -> np.ndarray:
-    return np.where(classes < 0, VOID, classes).astype(np.uint8)
+    return np.where(classes < 0, VOID_MASK_VALUE, classes).astype(np.uint8)

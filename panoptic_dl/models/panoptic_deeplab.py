@@ -11,6 +11,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.models.batch import (
     Sample,
     check_images,
@@ -26,7 +27,6 @@ from panoptic_dl.postprocess import (
 )
 from panoptic_dl.postprocess.semantic import argmax_classes, argmax_upsampled, resize, upsample
 
-VOID = -1
 TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
 
 
@@ -252,7 +252,7 @@ class PanopticDeepLab(nn.Module):
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
             stuff_area=self.stuff_area,
-            void_label=VOID,
+            void_label=VOID_LABEL,
             threshold=self.center_threshold,
             nms_kernel=self.nms_kernel,
             top_k=self.top_k,

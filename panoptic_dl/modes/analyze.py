@@ -23,12 +23,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.distributed import sum_over_processes
+from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.models.batch import check_images
-from panoptic_dl.models.panoptic_deeplab import VOID, ImageMaps, PanopticDeepLab
+from panoptic_dl.models.panoptic_deeplab import ImageMaps, PanopticDeepLab
 from panoptic_dl.report.analysis import analysis_text, draw_analysis, with_gains
 from panoptic_dl.weights.load import load_model
 
@@ -94,7 +95,7 @@ def predictions(
         for branches, output in zip(COMBINATIONS, outputs, strict=True):
             if "semantic" in branches:
                 panoptic, _ = output["panoptic_seg"]
-                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labelled, VOID), None)
+                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labelled, VOID_LABEL), None)
     return outputs
 
 

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from PIL import Image
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import no_truncated_images, read_label_ids, unreadable
+from panoptic_dl.core.images import open_image, read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
 from panoptic_dl.evaluation.evaluator import errors_name
 from panoptic_dl.evaluation.semantic import predicted_labels
@@ -176,11 +175,7 @@ def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         EvaluationError: it cannot be read, or is of another size.
     """
-    try:
-        with no_truncated_images(), Image.open(file) as picture:
-            pixels = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError) as error:
-        raise unreadable([file], error) from error
+    pixels = np.asarray(open_image(file).convert("L"))
     require_size(file, pixels.shape, size)
     return pixels != 0
 

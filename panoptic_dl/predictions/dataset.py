@@ -11,11 +11,10 @@ from typing import Any
 
 from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import read_json
-from panoptic_dl.core.images import unreadable
+from panoptic_dl.core.images import read_size
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, image_id
 
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instances": "instances", "semantic": "sem_seg"}
@@ -181,11 +180,7 @@ def size_of(item: Mapping[str, Any]) -> tuple[int, int]:
     """
     if "height" in item and "width" in item:
         return int(item["height"]), int(item["width"])
-    try:
-        with Image.open(item["file_name"]) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError) as error:
-        raise unreadable([Path(item["file_name"])], error) from error
+    return read_size(item["file_name"])
 
 
 def require_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -11,9 +11,14 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
-from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.core.images import (
+    IGNORE_LABEL,
+    VOID_LABEL,
+    read_label_ids,
+    read_panoptic_ids,
+)
 from panoptic_dl.visualize.segmentation import SegmentDrawer, class_colors
 from panoptic_dl.visualize.sheets import Sample, sample, save_gallery, save_sheet
 
@@ -98,12 +103,10 @@ def truth_map(
         label_divisor: see the module's legend.
     """
     if "pan_seg_file_name" not in record:
-        with Image.open(record["sem_seg_file_name"]) as file:
-            classes = np.asarray(file).astype(np.int64)
-        return np.where(classes == 255, -1, classes * label_divisor)
-    with Image.open(record["pan_seg_file_name"]) as file:
-        ids = rgb2id(np.asarray(file.convert("RGB")))
-    truth = np.full(ids.shape, -1, np.int64)
+        classes = read_label_ids(record["sem_seg_file_name"]).astype(np.int64)
+        return np.where(classes == IGNORE_LABEL, VOID_LABEL, classes * label_divisor)
+    ids = read_panoptic_ids(record["pan_seg_file_name"])
+    truth = np.full(ids.shape, VOID_LABEL, np.int64)
     for instance, segment in enumerate(record["segments_info"]):
         category = segment["category_id"]
         number = instance + 1 if category in thing_ids else 0

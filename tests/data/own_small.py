@@ -8,7 +8,7 @@ import numpy as np
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.datasets.custom import own_classes, own_dataset
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 
 CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyond ASCII, few colours
     {"id": 901, "name": "Förderband", "isthing": 0},
@@ -101,11 +101,11 @@ def draw_segments(
 
 def classes_of(root, form="coco_format", **places):
     splits = {"train_split": "train", "test_split": "val"}
-    return own_classes(form=form, root=root and str(root), **splits | places)
+    return custom_classes(form=form, root=root and str(root), **splits | places)
 
 
 def register(root, form="coco_format", part="train", task="panoptic", split=None, **places):
-    return own_dataset(
+    return custom_dataset(
         form=form,
         task=task,
         part=part,

@@ -267,4 +267,4 @@ def test_large_folders_are_checked_without_a_stat_for_each_file(tmp_path, monkey
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
     """Registrations of one test are not taken for those of another."""
-    monkeypatch.setattr(registry, "_seen", {})
+    monkeypatch.setattr(registry, "_registered", {})

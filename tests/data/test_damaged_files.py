@@ -11,7 +11,7 @@ from panopticapi.utils import id2rgb, rgb2id
 from PIL import Image, ImageFile
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import PanopticLabels, read_image
+from panoptic_dl.core.images import LabelSpec, read_image
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
 from tests.data.small import panoptic_mapper
 
@@ -114,7 +114,7 @@ def test_a_semantic_label_outside_the_classes_is_named(records, tmp_path):
 
 def test_labels_larger_than_a_byte_are_refused():
     with pytest.raises(ValueError, match="8 bit"):
-        PanopticLabels(num_classes=256)
+        LabelSpec(num_classes=256)
 
 
 def test_annotations_of_the_fixture_have_a_crowd_and_void(root):

@@ -126,7 +126,7 @@ def without(key):
         ([3], r"3 in \"categories\" is no object"),
         (
             [{"id": i, "name": str(i), "isthing": 1} for i in range(256)],
-            "has 256 categories; labels have 8 bits, so that at most 255",
+            "has 256 categories; labels have 8 bits, so at most 255",
         ),
     ],
 )

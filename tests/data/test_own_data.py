@@ -16,7 +16,7 @@ from panoptic_dl.core.classes import load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.mapper import SemanticTrainMapper
-from panoptic_dl.datasets.custom import own_dataset
+from panoptic_dl.datasets.custom import custom_dataset
 from tests.data.own_small import CATEGORIES, JSON, classes_of, edit, register, write_own
 from tests.data.small import panoptic_mapper, write_coco
 
@@ -163,7 +163,7 @@ def test_one_folder_may_serve_training_and_test(tmp_path):
     edit(root, lambda c: c["annotations"].pop(), split="all")
     files = {"train": None, "test": "held out/panoptic_all.json"}
     names = [
-        own_dataset(
+        custom_dataset(
             form="coco_format",
             task="panoptic",
             part=part,
@@ -215,7 +215,7 @@ def test_classes_of_a_run_need_no_dataset_and_must_be_those_of_one(root, form, t
     file.write_text(classes.to_json().replace("screw", "bolt"))
     other = classes_of(root, form, classes_file=str(file))
     with pytest.raises(DatasetError, match=r"has other categories .*'screw', not 'bolt'"):
-        own_dataset(
+        custom_dataset(
             form=form, task="panoptic", part="test", classes=other, root=str(root), split="val"
         )
     with pytest.raises(DatasetError, match=r"dataset.classes_file: cannot read .*none.json"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from panoptic_dl.datasets.custom import own_classes
+from panoptic_dl.datasets.custom import custom_classes
 from panoptic_dl.doctor.doctor import data_checks
 from tests.data.own_small import edit, register, write_own
 
@@ -14,7 +14,7 @@ FORMS = ("coco_format", "cityscapes_format")
 def own_patient(root, form="coco_format", task="panoptic"):
     patient = patient_of(root, "coco", task)
     patient.choice = {**patient.choice, "dataset": form}
-    classes = own_classes(form=form, root=str(root), train_split="train", test_split="val")
+    classes = custom_classes(form=form, root=str(root), train_split="train", test_split="val")
     patient.parts = {
         **patient.parts,
         "train": lambda: register(root, form, "train", task),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from panopticapi.utils import id2rgb
 from PIL import Image
 
 from panoptic_dl.config import build, compose
@@ -213,7 +212,7 @@ def hand_made(segments, size=(40, 60)):
         ids[top:bottom, left:right] = number
     infos = [{"id": s[0], "category_id": s[1], "iscrowd": 0} for s in segments]
     mapper = TruthMapper(mapper=dict, num_classes=133, thing_ids=range(80), gaussian_sigma=3)
-    truth = mapper.maps(id2rgb(ids), infos)
+    truth = mapper.maps(ids, infos)
 
     def things_found(**numbers):
         from panoptic_dl.postprocess import get_panoptic_segmentation

@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from panoptic_dl.config.builder import find_target
-from panoptic_dl.datasets.custom import own_classes, own_dataset
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.evaluation.coco_instances import PanopticTruth, StreamingPanopticInstanceEvaluator
 from panoptic_dl.evaluation.metrics import evaluator_configs
 from panoptic_dl.evaluation.official import OfficialPanopticEvaluator, pair_up, require_agreement
@@ -41,8 +41,8 @@ FEW = settings(
 
 
 def own(root, task="panoptic", form="coco_format"):
-    classes = own_classes(form=form, root=str(root), train_split="val", test_split="val")
-    return own_dataset(
+    classes = custom_classes(form=form, root=str(root), train_split="val", test_split="val")
+    return custom_dataset(
         form=form, task=task, part="test", classes=classes, root=str(root), split="val"
     )
 

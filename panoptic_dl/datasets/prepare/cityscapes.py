@@ -23,7 +23,6 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, remove_temporary_files
-from panoptic_dl.core.images import is_whole_png
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
@@ -40,6 +39,7 @@ from panoptic_dl.datasets.prepare.command import (
 IMAGES, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
 INSTANCES, LABEL_IDS = "_gtFine_instanceIds.png", "_gtFine_labelIds.png"
 TRAIN_IDS, PANOPTIC = "_gtFine_labelTrainIds.png", "_gtFine_panoptic.png"
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 
 
 def make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
@@ -137,6 +137,16 @@ def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
         name = instances.name.removesuffix(INSTANCES) + PANOPTIC
         os.replace(made / "cityscapes_panoptic_one.json", part)
         os.replace(made / "cityscapes_panoptic_one" / name, folder / name)
+
+
+def is_whole_png(file: Path) -> bool:
+    """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-len(PNG_END), os.SEEK_END)
+            return opened.read() == PNG_END
+    except OSError:  # not there, or shorter than that
+        return False
 
 
 def _sibling(file: Path, suffix: str, other: str) -> Path:

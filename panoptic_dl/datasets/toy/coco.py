@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from panoptic_dl.datasets.toy.places import (
-    VOID,
+    NO_CATEGORY,
     compose_beach,
     compose_corner,
     compose_living_room,
@@ -197,7 +197,7 @@ def write_sample(
     order = draw_order(parts, shape)
     stuff: dict[str, list[int]] = {}
     for number, part in enumerate(parts, start=1):
-        if part.label != VOID and not (part.is_thing or part.is_crowd):
+        if part.label != NO_CATEGORY and not (part.is_thing or part.is_crowd):
             stuff.setdefault(part.label, []).append(number)
     groups = [(name, numbers, False) for name, numbers in stuff.items()]
     groups += [

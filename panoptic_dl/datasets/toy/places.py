@@ -207,7 +207,7 @@ def draw_hood(camera: Camera, chance: random.Random) -> Part:
     return Part("ego vehicle", layer, 0.0)
 
 
-VOID = ""  # the label of what belongs to no category
+NO_CATEGORY = ""  # the label of what belongs to no category
 
 
 class Place:
@@ -365,7 +365,7 @@ class Place:
             for x, y in placed
         ]
         layer.polygon(inner, brighten(colour, 1.25))
-        part = Part(VOID, layer, -foot[1])
+        part = Part(NO_CATEGORY, layer, -foot[1])
         if self.room.claim([part], 0.1):
             self.things.append(part)
 
@@ -374,7 +374,11 @@ class Place:
         self.things.sort(key=lambda part: -part.depth)
         area = 0.0014 * self.size[0] * self.size[1]
         return settle(
-            self.backdrop + self.things, self.size, least_area=area, least_share=0.4, void=VOID
+            self.backdrop + self.things,
+            self.size,
+            least_area=area,
+            least_share=0.4,
+            void=NO_CATEGORY,
         )
 
 

@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from panoptic_dl.data.loader import TrainLoader
-from panoptic_dl.data.prefetch import ahead, moved_ahead
+from panoptic_dl.data.loader import TrainLoader, prefetch, prefetch_to_gpu
 
 
 def test_the_next_batch_is_started_before_this_one_is_given_out():
@@ -20,7 +19,7 @@ def test_the_next_batch_is_started_before_this_one_is_given_out():
         log.append(("finish", batch))
         return batch
 
-    batches = ahead(iter([1, 2, 3]), start, finish)
+    batches = prefetch(iter([1, 2, 3]), start, finish)
     assert log == []  # nothing happens before the first is asked for
     assert next(batches) == 1
     assert log == [("start", 1), ("start", 2), ("finish", 1)]
@@ -34,7 +33,7 @@ def test_an_error_is_raised_when_its_batch_is_due():
         yield 2
         raise ValueError("the third")
 
-    batches = ahead(failing(), lambda batch: batch, lambda batch: batch)
+    batches = prefetch(failing(), lambda batch: batch, lambda batch: batch)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(ValueError, match="the third"):
         next(batches)
@@ -46,7 +45,7 @@ def test_an_interrupt_does_not_wait():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(ahead(interrupted(), lambda batch: batch, lambda batch: batch))
+        next(prefetch(interrupted(), lambda batch: batch, lambda batch: batch))
 
 
 def mapper(record):
@@ -63,8 +62,8 @@ def test_where_the_stream_is_counts_batches_that_were_taken(monkeypatch):
     """Batches that were only moved ahead come again after resuming."""
     expected = [[s["id"] for s in batch] for batch in itertools.islice(loader(), 6)]
     monkeypatch.setattr(
-        "panoptic_dl.data.loader.moved_ahead",
-        lambda batches, device: ahead(batches, lambda b: b, lambda b: b),
+        "panoptic_dl.data.loader.prefetch_to_gpu",
+        lambda batches, device: prefetch(batches, lambda b: b, lambda b: b),
     )
     monkeypatch.setattr(
         torch.utils.data, "DataLoader", without_pinning(torch.utils.data.DataLoader)
@@ -108,7 +107,7 @@ def test_memory_is_not_reused_while_it_is_read():
     """Large tensors, used long after the next ones were copied."""
     device = torch.device("cuda")
     batches = ([{"image": torch.full((64, 1024, 1024), i).pin_memory()}] for i in range(12))
-    for number, batch in enumerate(moved_ahead(batches, device)):
+    for number, batch in enumerate(prefetch_to_gpu(batches, device)):
         torch.cuda._sleep(20_000_000)
         total = batch[0]["image"].double().sum()
         del batch

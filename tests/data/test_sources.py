@@ -14,8 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import colors_to_ids
-from panoptic_dl.core.png import first_rows, plain_png
-from panoptic_dl.data.sources import IDS, open_source
+from panoptic_dl.data.sources import IDS, first_rows, open_source, plain_png
 
 
 def picture(seed, height, width, channels=3, smooth=False):

@@ -1,15 +1,15 @@
-"""What the formats of own data have in common: everything that comes from files."""
+"""What the formats of custom datasets have in common: everything that comes from files."""
 
 from detectron2.config import LazyCall as L
 
 from panoptic_dl.core.classes import count_classes, thing_ids
-from panoptic_dl.datasets.custom import own_classes, own_dataset
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.evaluation.metrics import evaluator_configs
 
 
 def _split(form, part):
     def of(task):
-        return L(own_dataset)(
+        return L(custom_dataset)(
             form=form,
             task=task,
             part=part,
@@ -24,8 +24,8 @@ def _split(form, part):
     return dict(panoptic=of("panoptic"), semantic=of("semantic"))
 
 
-def own_data(form):
-    """Entries of `dataset` for data in the format of that name."""
+def custom_data(form):
+    """Entries of `dataset` for custom data in the format of that name."""
     return dict(
         root=None,  # the folder of your data
         # Files and folders are found by the names of the splits ...
@@ -39,7 +39,7 @@ def own_data(form):
         test_images=None,
         test_labels=None,
         classes_file=None,  # RUN/classes.json: a trained model where its dataset is not
-        classes=L(own_classes)(
+        classes=L(custom_classes)(
             form=form,
             root="${dataset.root}",
             train_split="${dataset.train_split}",

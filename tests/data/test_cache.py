@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.data import sources as module
-from panoptic_dl.data.sources import IDS, DecodedCache, decoded_cache, open_source
+from panoptic_dl.data import cache as module
+from panoptic_dl.data.cache import DecodedCache, decoded_cache
+from panoptic_dl.data.sources import IDS, open_source
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""Decoded images and labels, kept on a fast disk from the second epoch on."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panoptic_dl.core.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+HEADER = 128  # bytes that NumPy writes before the pixels
+
+
+def decoded_cache(folder: str | None, max_gb: float) -> "DecodedCache | None":
+    """A cache in `folder`, or none at all: for configs."""
+    return None if folder is None else DecodedCache(folder, max_gb)
+
+
+class DecodedCache:
+    """A folder of NumPy files, up to a number of bytes; what no longer fits is decoded each time.
+
+    An entry belongs to one state of its file, its size and time of change, and is discarded when
+    these differ. Processes may share a folder: entries are written atomically, and `bytes_used`
+    counts them under a lock.
+
+    Args:
+        folder: is made when missing; lies best on a local disk.
+        max_gb: gigabytes (10^9 bytes) that all its files together may take.
+
+    Raises:
+        DatasetError: the folder has no name, or cannot be made or written to, or `max_gb` is not
+            positive.
+    """
+
+    def __init__(self, folder: str, max_gb: float) -> None:
+        if not folder.strip():  # it would be the current one
+            raise DatasetError("dataset.cache.folder is empty: name a folder, or null for no cache")
+        self.folder = Path(folder).expanduser().absolute()
+        self.max_bytes = int(max_gb * 1e9)
+        self._accepts_files = True
+        if self.max_bytes <= 0:
+            raise DatasetError(f"dataset.cache.max_gb={max_gb} must be above 0")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._reserve(0)
+        except OSError as error:
+            raise DatasetError(f"dataset.cache.folder={folder}: {error.strerror}") from error
+
+    def get(
+        self, file: str, image_format: str, decode: Callable[[], NDArray[np.integer]]
+    ) -> NDArray[np.integer]:
+        """The pixels of `file` in a format; what `decode` returns is kept for the next time.
+
+        The array may be a read-only memory map, of which only what is used is read.
+        """
+        try:
+            status = os.stat(file)
+        except OSError:
+            return decode()  # whose error names the file
+        key = hashlib.sha256(f"{os.path.abspath(file)}\0{image_format}".encode()).hexdigest()[:32]
+        entry = self.folder / key[:2] / f"{key}-{status.st_size}-{status.st_mtime_ns}.npy"
+        try:
+            pixels: NDArray[np.integer] = np.load(entry, mmap_mode="r")
+            return pixels
+        except FileNotFoundError:
+            pass
+        except Exception:  # damaged, in one of the many ways of headers: it is made anew
+            self._remove(entry)
+        pixels = decode()
+        if self._accepts_files and not entry.exists():
+            self._add(entry, key, _narrowest(pixels))
+        return pixels
+
+    def _add(self, entry: Path, key: str, pixels: NDArray[np.integer]) -> None:
+        temporary = entry.with_name(f".{uuid.uuid4().hex}.{entry.name}")
+        size, reserved = pixels.nbytes + HEADER, 0
+        try:
+            entry.parent.mkdir(exist_ok=True)
+            for old in entry.parent.glob(f"{key}-*"):  # of another state of the file
+                self._remove(old)
+            if not self._reserve(size):
+                self._close(f"is full ({self.max_bytes / 1e9:.1f} GB, dataset.cache.max_gb)")
+                return
+            reserved = size
+            with temporary.open("wb") as opened:
+                np.save(opened, pixels)
+                opened.flush()
+                os.fsync(opened.fileno())
+            replaced = entry.exists()  # another process was faster, and counted its bytes
+            os.replace(temporary, entry)
+            self._reserve(-size if replaced else 0)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._reserve(-reserved)
+            self._close(f"takes no more: {error.strerror}")
+
+    def _remove(self, entry: Path) -> None:
+        with suppress(OSError):
+            size = entry.stat().st_size
+            entry.unlink()
+            self._reserve(-size)
+
+    def _close(self, reason: str) -> None:
+        self._accepts_files = False
+        logger.warning(
+            "the cache %s %s; further images are decoded each time", self.folder.name, reason
+        )
+
+    def _reserve(self, size: int) -> bool:
+        """Add a number of bytes, which may be negative, to those in use; False: no room is left."""
+        with (self.folder / "bytes_used").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read().strip()
+            used = int(text) if text.isdigit() else self._measure()
+            if used + size > self.max_bytes and size > 0:
+                used = self._measure()  # processes that were killed have not given back theirs
+            has_room = size <= 0 or used + size <= self.max_bytes
+            file.seek(0)
+            file.truncate()
+            file.write(str(max(0, used + size if has_room else used)))
+        return has_room
+
+    def _measure(self) -> int:
+        entries = self.folder.glob("*/*.npy")
+        return sum(file.stat().st_size for file in entries if not file.name.startswith("."))
+
+
+def _narrowest(pixels: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The same numbers in the fewest bytes: ids of Cityscapes fit into two."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return pixels.astype(np.min_scalar_type(int(pixels.max(initial=0))))
