@@ -5,7 +5,7 @@ import json
 import pytest
 
 from panoptic_dl.core.classes import load_classes
-from tests.data.own_small import CATEGORIES, write_own
+from tests.datasets.tiny_custom import CATEGORIES, write_own
 from tests.test_run import SMALL, in_process
 
 PLAIN = ["evaluation.picture_count=0", "evaluation.best_and_worst=0", "evaluation.charts=false"]

@@ -1,10 +1,6 @@
-"""The classes of a dataset: what there is to predict, and how it is named and coloured.
-
-`classes.json` of a run: what its model predicts, for use where the dataset is not.
-"""
+"""The classes of a dataset, and `classes.json`, which keeps them with a run for use elsewhere."""
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +10,12 @@ from panoptic_dl.core.files import write_text
 
 Color = tuple[int, int, int]  # RGB, 0..255
 
+FILE = "classes.json"
+
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours by contiguous id, 0..K-1.
+    """Names and colors by contiguous id, 0..K-1.
 
     Attributes:
         names: of the K classes.
@@ -25,7 +23,7 @@ class Classes:
         thing_ids: the contiguous ids of the classes that have instances.
 
     Raises:
-        ValueError: the numbers of names and colours differ, or a thing is none of the classes.
+        ValueError: the numbers of names and colors differ, or a thing is none of the classes.
     """
 
     names: tuple[str, ...]
@@ -34,10 +32,10 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} names of classes, but {len(self.colors)} colours")
-        strangers = [i for i in self.thing_ids if not 0 <= i < len(self.names)]
-        if strangers:
-            raise ValueError(f"thing {strangers[0]} is none of the classes 0..{len(self) - 1}")
+            raise ValueError(f"{len(self.names)} names of classes, but {len(self.colors)} colors")
+        unknown = [i for i in self.thing_ids if not 0 <= i < len(self.names)]
+        if unknown:
+            raise ValueError(f"thing {unknown[0]} is none of the classes 0..{len(self) - 1}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +62,7 @@ class Classes:
         return "{\n" + ",\n".join([*lines, f'"thing_ids": {json.dumps(self.thing_ids)}']) + "\n}\n"
 
     def difference(self, other: "Classes") -> str | None:
-        """In words what `other` has otherwise, colours apart; None if nothing."""
+        """Describe the first difference to `other`, except in colors; None if there is none."""
         if len(self) != len(other):
             return f"{len(self)} classes, not {len(other)}"
         for index, (mine, theirs) in enumerate(zip(self.names, other.names, strict=True)):
@@ -87,10 +85,10 @@ def load_classes(file: Path) -> Classes:
         names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
         if not all(isinstance(name, str) for name in names):
             raise ValueError("a name is no text")
-        if not all(len(c) == 3 and all(_is_whole(v, 255) for v in c) for c in colors):
-            raise ValueError("a colour is not [red, green, blue] of 0..255")
-        if not all(_is_whole(thing) for thing in things):
-            raise ValueError("a thing is no whole number")
+        if not all(len(c) == 3 and all(_is_index(v, 256) for v in c) for c in colors):
+            raise ValueError("a color is not [red, green, blue] of 0..255")
+        if not all(_is_index(thing, len(names)) for thing in things):
+            raise ValueError("a thing is none of the classes")
         return Classes(tuple(names), tuple((r, g, b) for r, g, b in colors), tuple(things))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
@@ -110,17 +108,12 @@ def thing_ids(classes: Classes) -> list[int]:
     return list(classes.thing_ids)
 
 
-def _is_whole(value: Any, highest: int | None = None) -> bool:
-    return type(value) is int and value >= 0 and (highest is None or value <= highest)
-
-
-logger = logging.getLogger(__name__)
-
-FILE = "classes.json"
+def _is_index(value: Any, length: int) -> bool:
+    return type(value) is int and 0 <= value < length
 
 
 def record_classes(classes: Classes, run_dir: Path) -> None:
-    """Write the file, or see that a run that goes on has the classes it was started with.
+    """Write `classes.json` of a run, or require that a resumed run has the same classes.
 
     Raises:
         ValueError: it has others, or its file is damaged.
@@ -142,10 +135,10 @@ def record_classes(classes: Classes, run_dir: Path) -> None:
 
 
 def require_classes(classes: Classes, weights: str) -> None:
-    """See that weights of a run predict the classes of the dataset that they are measured on.
+    """Require that weights of a run predict the classes of the dataset that they are evaluated on.
 
     Args:
-        weights: a file or a run folder; without the run's `classes.json` nothing is known.
+        weights: a file or a run folder; without the run's `classes.json` nothing is checked.
 
     Raises:
         ValueError: class ids mean other classes, or `classes.json` is damaged.

@@ -1,10 +1,8 @@
 """Decoded images and labels, kept on a fast disk from the second epoch on."""
 
-import fcntl
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import atomic_write, file_lock, flush
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,6 @@ class DecodedCache:
         return pixels
 
     def _add(self, entry: Path, key: str, pixels: NDArray[np.integer]) -> None:
-        temporary = entry.with_name(f".{uuid.uuid4().hex}.{entry.name}")
         size, reserved = pixels.nbytes + HEADER, 0
         try:
             entry.parent.mkdir(exist_ok=True)
@@ -90,16 +88,12 @@ class DecodedCache:
                 self._close(f"is full ({self.max_bytes / 1e9:.1f} GB, dataset.cache.max_gb)")
                 return
             reserved = size
-            with temporary.open("wb") as opened:
-                np.save(opened, pixels)
-                opened.flush()
-                os.fsync(opened.fileno())
-            replaced = entry.exists()  # another process was faster, and counted its bytes
-            os.replace(temporary, entry)
-            self._reserve(-size if replaced else 0)
+            with atomic_write(entry, sync=False) as temporary:
+                np.save(temporary, pixels)
+                flush(temporary)
+                if entry.exists():  # another process was faster, and counted its bytes
+                    self._reserve(-size)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             with suppress(OSError):
                 self._reserve(-reserved)
             self._close(f"takes no more: {error.strerror}")
@@ -118,17 +112,14 @@ class DecodedCache:
 
     def _reserve(self, size: int) -> bool:
         """Add a number of bytes, which may be negative, to those in use; False: no room is left."""
-        with (self.folder / "bytes_used").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            text = file.read().strip()
+        file = self.folder / "bytes_used"
+        with file_lock(file, wait=True):
+            text = file.read_text().strip()
             used = int(text) if text.isdigit() else self._measure()
             if used + size > self.max_bytes and size > 0:
                 used = self._measure()  # processes that were killed have not given back theirs
             has_room = size <= 0 or used + size <= self.max_bytes
-            file.seek(0)
-            file.truncate()
-            file.write(str(max(0, used + size if has_room else used)))
+            file.write_text(str(max(0, used + size if has_room else used)))
         return has_room
 
     def _measure(self) -> int:

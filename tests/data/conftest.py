@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog
 
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 
 
 @pytest.fixture(scope="module")

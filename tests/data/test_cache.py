@@ -1,7 +1,6 @@
 """Cached pixels are those of the file as it is now; the cache keeps its limit, whatever happens."""
 
 import errno
-import multiprocessing
 import os
 import pathlib
 
@@ -168,30 +167,3 @@ def test_a_lost_count_is_made_anew(cache, image):
     (cache.folder / "bytes_used").write_text("")
     DecodedCache(str(cache.folder), 1)
     assert used(cache) == before
-
-
-def read_all(folder, names, wrong):
-    cache = DecodedCache(folder, 1)
-    for name in names:
-        seen = open_source(name, "RGB", cache).rows(20)
-        if not np.array_equal(seen, open_source(name, "RGB").rows(20)):
-            wrong.put(name)
-
-
-def test_processes_share_a_folder(tmp_path):
-    names = [write(tmp_path / f"{number}.png", number) for number in range(30)]
-    context = multiprocessing.get_context("fork")
-    wrong = context.Queue()
-    processes = [
-        context.Process(target=read_all, args=(str(tmp_path / "cache"), names, wrong))
-        for _ in range(4)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert wrong.empty()
-    cache = DecodedCache(str(tmp_path / "cache"), 1)
-    assert len(files(cache)) == 30  # and nothing unfinished
-    assert used(cache) >= sum(file.stat().st_size for file in files(cache))

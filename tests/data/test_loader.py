@@ -1,4 +1,4 @@
-"""Loaders: reproducible, fair to all processes, and clear about what they cannot do."""
+"""Loaders: reproducible, fair to all processes, clear about what they cannot do; prefetching."""
 
 import itertools
 import os
@@ -12,11 +12,17 @@ from detectron2.data import transforms as T
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.data.loader import TrainLoader, train_loader
+from panoptic_dl.data.loader import (
+    TrainLoader,
+    accumulation,
+    prefetch,
+    prefetch_to_gpu,
+    train_loader,
+)
 from panoptic_dl.data.loader import test_loader as make_test_loader
 from panoptic_dl.data.mapper import SemanticTrainMapper, TestMapper
 from panoptic_dl.datasets.coco import coco_panoptic
-from tests.data.small import write_coco
+from tests.datasets.tiny_datasets import write_coco
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +266,150 @@ def test_a_loader_process_that_dies_is_an_error_that_says_so(dataset):
     loader = train_loader(dataset=dataset, mapper=die, batch_size=1, num_workers=1, seed=0)
     with pytest.raises(DatasetError, match=r"a loader process died.*resume=true"):
         next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_processes", "images_per_gpu", "accumulate", "wanted"),
+    [
+        (32, 8, 4, None, 1),
+        (32, 4, 4, None, 2),
+        (32, 2, 4, None, 4),
+        (32, 1, 4, None, 8),
+        (64, 8, 4, None, 2),
+        (64, 8, 8, None, 1),
+        (16, 8, 4, None, 1),  # fewer than fit
+        (32, 1, None, None, 1),
+        (32, 2, None, 4, 4),
+        (1, 1, 1, None, 1),
+    ],
+)
+def test_the_global_batch_is_kept(batch_size, num_processes, images_per_gpu, accumulate, wanted):
+    found = accumulation(batch_size, num_processes, images_per_gpu, accumulate)
+    assert found == wanted
+    each = batch_size / num_processes / found
+    assert each == int(each)
+    assert images_per_gpu is None or each <= images_per_gpu
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((32, 1, 4, 8), "say the same"),
+        ((32, 1, 3, None), r"images_per_gpu=3 at a time: choose 1, 2, 4, 8, 16 or 32"),
+        ((32, 2, None, 3), r"accumulate=3 equal parts: choose 1, 2, 4, 8 or 16"),
+        ((3, 2, None, None), "a batch of 3 images cannot be shared evenly.*fits is 4"),
+        ((32, 1, 0, None), "images_per_gpu=0"),
+        ((32, 1, None, 1.5), "accumulate=1.5"),
+        ((32, 1, True, None), "images_per_gpu=True"),
+        ((2, 1, None, 4), r"choose 1 or 2"),
+    ],
+)
+def test_what_cannot_be_is_said_with_what_can(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        accumulation(*numbers)
+
+
+def test_the_next_batch_is_started_before_this_one_is_given_out():
+    log = []
+
+    def start(batch):
+        log.append(("start", batch))
+        return batch
+
+    def finish(batch):
+        log.append(("finish", batch))
+        return batch
+
+    batches = prefetch(iter([1, 2, 3]), start, finish)
+    assert log == []  # nothing happens before the first is asked for
+    assert next(batches) == 1
+    assert log == [("start", 1), ("start", 2), ("finish", 1)]
+    assert list(batches) == [2, 3]
+    assert log[3:] == [("start", 3), ("finish", 2), ("finish", 3)]
+
+
+def test_an_error_is_raised_when_its_batch_is_due():
+    def failing():
+        yield 1
+        yield 2
+        raise ValueError("the third")
+
+    batches = prefetch(failing(), lambda batch: batch, lambda batch: batch)
+    assert [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(ValueError, match="the third"):
+        next(batches)
+
+
+def test_an_interrupt_does_not_wait():
+    def interrupted():
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(prefetch(interrupted(), lambda batch: batch, lambda batch: batch))
+
+
+def numbered(record):
+    return {"image": torch.full((3, 4, 4), record["id"]), "id": record["id"], "width": 4}
+
+
+def loader(**options):
+    records = [{"id": number, "height": 4, "width": 4} for number in range(8)]
+    numbers = {"batch_size": 2, "num_workers": 0, "seed": 0} | options
+    return TrainLoader(records=records, mapper=numbered, **numbers)
+
+
+def test_where_the_stream_is_counts_batches_that_were_taken(monkeypatch):
+    """Batches that were only moved ahead come again after resuming."""
+    expected = [[s["id"] for s in batch] for batch in itertools.islice(loader(), 6)]
+    monkeypatch.setattr(
+        "panoptic_dl.data.loader.prefetch_to_gpu",
+        lambda batches, device: prefetch(batches, lambda b: b, lambda b: b),
+    )
+    monkeypatch.setattr(
+        torch.utils.data, "DataLoader", without_pinning(torch.utils.data.DataLoader)
+    )
+    first = loader()
+    first.device = torch.device("cuda")
+    taken = [[s["id"] for s in batch] for batch in itertools.islice(first, 3)]
+    second = loader()
+    second.device = torch.device("cuda")
+    second.load_state_dict(first.state_dict())
+    taken += [[s["id"] for s in batch] for batch in itertools.islice(second, 3)]
+    assert taken == expected
+
+
+def without_pinning(kind):
+    def make(*arguments, pin_memory, **options):
+        assert pin_memory
+        return kind(*arguments, **options)
+
+    return make
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_on_the_gpu_and_the_same(num_workers):
+    there = loader(num_workers=num_workers)
+    there.device = torch.device("cuda")
+    for ours, theirs in zip(
+        itertools.islice(there, 8),
+        itertools.islice(loader(num_workers=num_workers), 8),
+        strict=True,
+    ):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["image"].is_cuda
+            assert torch.equal(a["image"].cpu(), b["image"])
+            assert a["id"] == b["id"]
+
+
+@pytest.mark.gpu
+def test_memory_is_not_reused_while_it_is_read():
+    """Large tensors, used long after the next ones were copied."""
+    device = torch.device("cuda")
+    batches = ([{"image": torch.full((64, 1024, 1024), i).pin_memory()}] for i in range(12))
+    for number, batch in enumerate(prefetch_to_gpu(batches, device)):
+        torch.cuda._sleep(20_000_000)
+        total = batch[0]["image"].double().sum()
+        del batch
+        assert total.item() == number * 64 * 1024 * 1024

@@ -1,7 +1,9 @@
-"""Samples equal those of Detectron2's mappers."""
+"""Samples equal those of Detectron2's mappers; damaged and ill-fitting files are named."""
 
 import copy
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +13,18 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLabTargetGenerator
-from panopticapi.utils import rgb2id
+from panopticapi.utils import id2rgb, rgb2id
+from PIL import Image, ImageFile
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import SemanticLabelReader
-from panoptic_dl.data.mapper import PanopticTrainMapper, SemanticTrainMapper, TestMapper
-from tests.data.small import panoptic_mapper
+from panoptic_dl.data.mapper import (
+    PanopticTrainMapper,
+    SemanticTrainMapper,
+    TestMapper,
+    TruthMapper,
+)
+from tests.datasets.tiny_datasets import panoptic_mapper
 
 THINGS = {"cityscapes": list(range(11, 19)), "coco": list(range(80))}
 NUM_CLASSES = {"cityscapes": 19, "coco": 133}
@@ -166,3 +175,156 @@ def test_mappers_travel_to_worker_processes(records):
     mapper(records["coco"][0])
     assert len(pickle.dumps(mapper)) < 100_000  # without the look-up table
     assert_equal(pickle.loads(pickle.dumps(mapper))(records["coco"][0]), mapper(records["coco"][0]))
+
+
+@pytest.fixture
+def record(root, records, tmp_path):
+    """A record of COCO whose files may be damaged."""
+    record = copy.deepcopy(records["coco"][0])
+    for key in ("file_name", "pan_seg_file_name"):
+        record[key] = shutil.copy(record[key], tmp_path)
+    return record
+
+
+def mappers():
+    return {
+        "panoptic": panoptic_mapper(),
+        "semantic": SemanticTrainMapper(augmentations=[], num_classes=133),
+        "test": TestMapper(augmentations=[]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic", "test"])
+@pytest.mark.parametrize("allow_truncated", [False, True])
+@pytest.mark.parametrize("size", [0, 20, 700])
+def test_a_truncated_image_is_named(record, kind, allow_truncated, size, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", allow_truncated)
+    with open(record["file_name"], "r+b") as file:
+        file.truncate(size)
+    with pytest.raises(DatasetError, match=f"cannot read {record['file_name']}.*truncated"):
+        mappers()[kind](record)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is allow_truncated
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+def test_a_truncated_label_is_named(record, kind):
+    with open(record["pan_seg_file_name"], "r+b") as file:
+        file.truncate(120)
+    with pytest.raises(DatasetError, match=f"cannot read {record['pan_seg_file_name']}"):
+        mappers()[kind](record)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic", "test"])
+def test_a_missing_image_is_named(record, kind):
+    record["file_name"] += ".gone"
+    with pytest.raises(DatasetError, match=f"cannot read {record['file_name']} .missing"):
+        mappers()[kind](record)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+def test_a_label_of_another_size_is_named(record, kind):
+    Image.new("RGB", (60, 79)).save(record["pan_seg_file_name"])
+    with pytest.raises(DatasetError, match=r"sizes differ: .*\.png is 60 x 79, .*jpg is 60 x 80"):
+        mappers()[kind](record)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+@pytest.mark.parametrize("category", [133, -1])
+def test_a_category_outside_the_classes_is_named(record, kind, category):
+    record["segments_info"][1]["category_id"] = category
+    identity = record["segments_info"][1]["id"]
+    with pytest.raises(
+        DatasetError,
+        match=rf"{record['pan_seg_file_name']}: segment {identity} has category {category},",
+    ):
+        mappers()[kind](record)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+def test_an_id_without_a_segment_is_named(record, kind):
+    ids = rgb2id(np.array(Image.open(record["pan_seg_file_name"])))
+    ids[70:72, 0:3] = 12345
+    Image.fromarray(id2rgb(ids)).save(record["pan_seg_file_name"])
+    with pytest.raises(
+        DatasetError, match=rf"{record['pan_seg_file_name']}: id 12345 .*6 pixels of 1 such ids"
+    ):
+        mappers()[kind](record)
+
+
+def test_the_whole_label_is_checked_not_only_the_crop(record):
+    ids = rgb2id(np.array(Image.open(record["pan_seg_file_name"])))
+    ids[79, 59] = 12345
+    Image.fromarray(id2rgb(ids)).save(record["pan_seg_file_name"])
+    mapper = panoptic_mapper([T.CropTransform(0, 0, 8, 8)])
+    with pytest.raises(DatasetError, match="id 12345"):
+        mapper(record)
+
+
+def test_a_semantic_label_outside_the_classes_is_named(records, tmp_path):
+    record = copy.deepcopy(records["cityscapes_semantic"][0])
+    label = np.array(Image.open(record["sem_seg_file_name"]))
+    label[:2, :5] = 33  # a label id among train ids
+    record["sem_seg_file_name"] = str(tmp_path / "bad_labelTrainIds.png")
+    Image.fromarray(label).save(record["sem_seg_file_name"])
+    mapper = SemanticTrainMapper(augmentations=[], num_classes=19)
+    with pytest.raises(
+        DatasetError, match=r"bad_labelTrainIds.png: label id 33 \(10 pixels\).*0\.\.18"
+    ):
+        mapper(record)
+
+
+def test_annotations_of_the_fixture_have_a_crowd_and_void(root):
+    content = json.loads((root / "coco/annotations/panoptic_train2017.json").read_text())
+    assert any(s["iscrowd"] for a in content["annotations"] for s in a["segments_info"])
+
+
+NUMBERS = {"num_classes": 133, "thing_ids": range(80), "gaussian_sigma": 3}
+
+
+def make(augmentations=(), **changes):
+    mapper = TestMapper(augmentations=list(augmentations))
+    return TruthMapper(mapper=mapper, **NUMBERS | changes)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_truth_is_the_targets_of_training_without_augmentation(records, index):
+    record = records["coco"][index]
+    sample, trained = make()(record), panoptic_mapper()(record)
+    truth = sample["truth"]
+    assert torch.equal(sample["image"], trained["image"])
+    assert torch.equal(truth.classes, trained["sem_seg"])
+    assert torch.equal(truth.labelled, trained["sem_seg"] != 255)
+    assert torch.equal(truth.center[0], trained["center"])
+    assert torch.equal(truth.offset, trained["offset"])
+    # Things, crowds among them.
+    assert torch.equal(truth.has_offset, trained["sem_seg"] < 80)
+    assert (truth.has_offset & (trained["offset_weights"][0] == 0)).any()
+    assert 0 < truth.has_offset.sum() < truth.labelled.sum() < truth.labelled.numel()
+
+
+def test_truth_has_the_size_of_the_file_whatever_the_network_sees(records):
+    from detectron2.data import transforms as T
+
+    record = records["coco"][1]
+    sample = make([T.Resize((30, 40))])(record)
+    assert sample["image"].shape == (3, 30, 40)
+    assert sample["truth"].offset.shape == (2, 60, 80)
+    assert torch.equal(sample["truth"].offset, make()(record)["truth"].offset)
+
+
+def test_crowds_may_be_without_class(records):
+    record = records["coco"][0]
+    truth = make(ignore_crowd_in_semantic=True)(record)["truth"]
+    crowd = (truth.offset != 0).any(dim=0) & ~truth.labelled
+    assert truth.has_offset[crowd].all()
+    assert crowd.any()
+
+
+def test_a_label_that_does_not_fit_is_named(records, tmp_path):
+    record = records["coco"][0]
+    file = tmp_path / "label.png"
+    Image.fromarray(np.zeros((7, 9, 3), np.uint8)).save(file)
+    with pytest.raises(DatasetError, match=f"sizes differ: {file} is 9 x 7, .* is 60 x 80"):
+        make()(record | {"pan_seg_file_name": str(file)})
+    with pytest.raises(DatasetError, match="not in segments_info"):
+        make()(record | {"segments_info": record["segments_info"][:1]})

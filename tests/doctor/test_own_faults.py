@@ -4,7 +4,7 @@ import pytest
 
 from panoptic_dl.datasets.custom import custom_classes
 from panoptic_dl.doctor.doctor import data_checks
-from tests.data.own_small import edit, register, write_own
+from tests.datasets.tiny_custom import edit, register, write_own
 
 from .patients import examined, patient_of, words
 

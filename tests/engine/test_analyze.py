@@ -18,7 +18,7 @@ from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.analyze import COMBINATIONS
 from panoptic_dl.postprocess.semantic import upsample
 from run import work
-from tests.data.small import write_coco
+from tests.datasets.tiny_datasets import write_coco
 from tests.evaluation.model_outputs import REAL
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.datasets.coco import coco_panoptic
 from panoptic_dl.evaluation.coco_instances import StreamingCOCOInstanceEvaluator
 from panoptic_dl.evaluation.official import OfficialCOCOInstanceEvaluator
-from tests.data.small import write_coco
+from tests.datasets.tiny_datasets import write_coco
 from tests.evaluation.coco_scenes import (
     annotate,
     draw_mask,

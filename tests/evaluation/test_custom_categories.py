@@ -25,7 +25,7 @@ from panoptic_dl.evaluation.metrics import evaluator_configs
 from panoptic_dl.evaluation.official import OfficialPanopticEvaluator, pair_up, require_agreement
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
-from tests.data.own_small import CATEGORIES, write_own
+from tests.datasets.tiny_custom import CATEGORIES, write_own
 
 TABLES = st.lists(
     st.fixed_dictionaries(

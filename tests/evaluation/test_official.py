@@ -30,7 +30,7 @@ from panoptic_dl.evaluation.official import (
     pair_up,
     require_agreement,
 )
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.model_outputs import REAL, evaluate, make_instances, predict
 from tests.evaluation.scenes import semantic_scores, write_street_labels
 

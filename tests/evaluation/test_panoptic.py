@@ -34,7 +34,7 @@ from panoptic_dl.evaluation.panoptic import (
     match_listed_segments,
     match_segments,
 )
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.model_outputs import err, evaluate, predict
 from tests.evaluation.panoptic_scenes import CATEGORIES, NUM_CLASSES, outputs_of, register
 from tests.evaluation.scenes import DIVISOR, PanopticScene, panoptic_scene, write_panoptic

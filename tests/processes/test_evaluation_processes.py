@@ -38,7 +38,7 @@ from panoptic_dl.evaluation.official import (
 )
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.coco_scenes import predict_scenes, register_coco, truth_of_scenes
 from tests.evaluation.model_outputs import predict
 from tests.evaluation.scenes import (

@@ -1,12 +1,8 @@
-"""Find a dataset's archives by what is in them, and refuse those that are torn or hostile.
+"""The official archives of datasets: find them by their content, refuse hostile ones, unpack.
 
-The official archives: their names, sizes and what is in them.
-
-Unpack archives over several processes; a second run continues an interrupted one.
-
-A member is unpacked under another name, its checksum compared, and then renamed: a file is there
-whole or not at all. So a file of the right size is taken for done. Its checksum is not looked at
-again: reading 20 GB to find what cannot happen would make every second run as slow as the first.
+A member is unpacked to a temporary file, its checksum compared, and then renamed. So a file of the
+right size counts as done, and a second run continues an interrupted one; its checksum is not
+computed again, which would make every second run as slow as the first.
 """
 
 import contextlib
@@ -30,21 +26,21 @@ from panoptic_dl.core.parallel import Progress, Say, parallel_map, size_text, st
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One archive as its authors offer it.
+class OfficialArchive:
+    """An archive as the authors of a dataset offer it.
 
     Attributes:
         name: of the file.
         size: of the official file in bytes.
-        takes: pattern of the members that are unpacked; an archive with one such is of this kind,
+        wanted: pattern of the members that are unpacked; a file with one such is this archive,
             whatever its name.
-        again: what to do when it is damaged.
+        remedy: what to do when it is damaged.
     """
 
     name: str
     size: int
-    takes: re.Pattern[str]
-    again: str = "Download it again; `wget -c` and `csDownload --resume` go on with a part"
+    wanted: re.Pattern[str]
+    remedy: str = "Download it again; `wget -c` and `csDownload --resume` go on with a part"
 
     def has_name(self, name: str) -> bool:
         """Whether a file is called so, or as browsers call a second download of it."""
@@ -54,12 +50,12 @@ class Kind:
 
 
 CITYSCAPES = (
-    Kind(
+    OfficialArchive(
         "leftImg8bit_trainvaltest.zip",
         11_592_327_197,
         re.compile(r"leftImg8bit/(train|val|test)/[\w-]+/[\w-]+_leftImg8bit\.png"),
     ),
-    Kind(
+    OfficialArchive(
         "gtFine_trainvaltest.zip",
         252_567_705,
         re.compile(
@@ -69,14 +65,14 @@ CITYSCAPES = (
     ),
 )
 COCO = (
-    Kind("train2017.zip", 19_336_861_798, re.compile(r"train2017/\d{12}\.jpg")),
-    Kind("val2017.zip", 815_585_330, re.compile(r"val2017/\d{12}\.jpg")),
-    Kind(
+    OfficialArchive("train2017.zip", 19_336_861_798, re.compile(r"train2017/\d{12}\.jpg")),
+    OfficialArchive("val2017.zip", 815_585_330, re.compile(r"val2017/\d{12}\.jpg")),
+    OfficialArchive(
         "annotations_trainval2017.zip",
         252_907_541,
         re.compile(r"annotations/(instances|captions|person_keypoints)_(train|val)2017\.json"),
     ),
-    Kind(
+    OfficialArchive(
         "panoptic_annotations_trainval2017.zip",
         860_725_834,
         re.compile(r"annotations/panoptic_(train|val)2017\.(json|zip)"),
@@ -84,17 +80,17 @@ COCO = (
 )
 # What the last of them brings in annotations/: archives of the label images.
 COCO_NESTED = tuple(
-    Kind(
+    OfficialArchive(
         f"panoptic_{split}2017.zip",
         0,
         re.compile(rf"panoptic_{split}2017/\d{{12}}\.png"),
-        again="Delete it and run this again: it is in panoptic_annotations_trainval2017.zip",
+        remedy="Delete it and run this again: it is in panoptic_annotations_trainval2017.zip",
     )
     for split in ("train", "val")
 )
 
 
-def download_table(kinds: Sequence[Kind]) -> str:
+def download_table(kinds: Sequence[OfficialArchive]) -> str:
     """Names and sizes, a line each."""
     width = max(len(kind.name) for kind in kinds)
     return "\n".join(
@@ -102,7 +98,17 @@ def download_table(kinds: Sequence[Kind]) -> str:
     )
 
 
-MOST_BYTES = 64 * 10**9  # that an archive may unpack to; the largest official one has 20 GB
+MAX_BYTES = 64 * 10**9  # that an archive may unpack to; the largest official one has 20 GB
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # an odd compression
+    RuntimeError,  # encrypted
+    KeyError,  # changed since it was listed
+    UnicodeDecodeError,  # damaged names
+    struct.error,  # damaged headers
+)
 UNFINISHED_DOWNLOADS = (".part", ".crdownload", ".download", ".partial", ".aria2", ".tmp")
 
 
@@ -114,16 +120,18 @@ class HostileArchive(DatasetError):
 class Archive:
     """An archive of a known kind, with the members that are wanted of it."""
 
-    kind: Kind
+    kind: OfficialArchive
     path: Path
     members: tuple[zipfile.ZipInfo, ...]
     others: tuple[str, ...]  # names of the rest, which stay in it
 
 
-def find_archives(places: Sequence[Path], kinds: Sequence[Kind], say: Say) -> list[Archive]:
-    """The archives that lie in the folders `places`, at most one of each kind, in that order.
+def find_archives(
+    places: Sequence[Path], kinds: Sequence[OfficialArchive], say: Say
+) -> list[Archive]:
+    """Find the archives `kinds` in the folders `places`, in that order.
 
-    Where there are several of a kind, the one with the official name is taken, else the first.
+    Where a folder has copies of one, the copy with the official name is taken, else the first.
 
     Raises:
         DatasetError: one of an official name is torn, and there is no sound one of its kind; or an
@@ -134,7 +142,7 @@ def find_archives(places: Sequence[Path], kinds: Sequence[Kind], say: Say) -> li
     for path in _zip_files(places):
         named = next((kind for kind in kinds if kind.has_name(path.name)), None)
         try:
-            archive = _look_into(path, kinds, named)
+            archive = _read_directory(path, kinds, named)
         except HostileArchive:
             raise
         except DatasetError as error:
@@ -149,19 +157,17 @@ def find_archives(places: Sequence[Path], kinds: Sequence[Kind], say: Say) -> li
             say(f"{path}: left alone, there is nothing of {named.name} in it")
     found = []
     for kind in kinds:
-        alike = candidates[kind.name]
-        if alike:
-            first = next((archive for archive in alike if archive.path.name == kind.name), alike[0])
-            found.append(first)
-            for other in alike:
-                if other is not first:
-                    say(f"{other.path}: left alone, {first.path} has the same in it")
+        copies = sorted(candidates[kind.name], key=lambda copy: copy.path.name != kind.name)
+        if copies:
+            found.append(copies[0])
+            for other in copies[1:]:
+                say(f"{other.path}: left alone, {copies[0].path} has the same in it")
         elif kind.name in torn:
             raise torn[kind.name]
     return found
 
 
-def unfinished_downloads(places: Sequence[Path], kinds: Sequence[Kind]) -> list[Path]:
+def unfinished_downloads(places: Sequence[Path], kinds: Sequence[OfficialArchive]) -> list[Path]:
     """Files that look like the official archives before they are complete."""
     return [
         file
@@ -174,22 +180,18 @@ def unfinished_downloads(places: Sequence[Path], kinds: Sequence[Kind]) -> list[
 
 
 @contextlib.contextmanager
-def errors_of(path: Path, kind: Kind | None, member: str = "") -> Iterator[None]:
-    """Turn what reading a zip file can raise into an error that names it and the cure."""
+def _zip_errors(path: Path, kind: OfficialArchive | None, member: str = "") -> Iterator[None]:
+    """Turn what reading a zip file can raise into an error that names it and the remedy."""
     try:
         yield
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError),
-        *(NotImplementedError, RuntimeError, KeyError),  # odd compression; encrypted; changed since
-        *(UnicodeDecodeError, struct.error),  # damaged names and headers
-    ) as error:
+    except ZIP_ERRORS as error:
         place = f"{path}, in {member}" if member else str(path)
         size = size_text(path.stat().st_size)
         if kind is not None and kind.size:
             size += f" of {size_text(kind.size)}"
         raise DatasetError(
             f"damaged or incomplete archive: {place}: {error} ({size} are there). "
-            + (kind.again if kind is not None else "")
+            + (kind.remedy if kind is not None else "")
         ) from error
 
 
@@ -203,16 +205,18 @@ def _zip_files(places: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _look_into(path: Path, kinds: Sequence[Kind], named: Kind | None) -> Archive | None:
+def _read_directory(
+    path: Path, kinds: Sequence[OfficialArchive], named: OfficialArchive | None
+) -> Archive | None:
     """The archive, if it is of one of the kinds; `named` is the one that its name promises.
 
     Raises:
         DatasetError: it cannot be read; or it is of one of the kinds and hostile.
     """
-    with errors_of(path, named), zipfile.ZipFile(path) as file:
+    with _zip_errors(path, named), zipfile.ZipFile(path) as file:
         infos = file.infolist()
     for kind in kinds:
-        wanted = [info for info in infos if kind.takes.fullmatch(info.filename)]
+        wanted = [info for info in infos if kind.wanted.fullmatch(info.filename)]
         if wanted:
             _refuse_hostile(path, infos)
             names = {info.filename for info in wanted}
@@ -247,10 +251,10 @@ def _refuse_hostile(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
             refuse(info, "comes twice")
         seen.add(posix)
     total = sum(info.file_size for info in infos)
-    if total > MOST_BYTES:
+    if total > MAX_BYTES:
         raise HostileArchive(
             f"{path} is refused: it would unpack to {size_text(total)}, no official archive to "
-            f"more than {size_text(MOST_BYTES)}. Delete it and download that one"
+            f"more than {size_text(MAX_BYTES)}. Delete it and download that one"
         )
 
 
@@ -268,21 +272,23 @@ def unpack(archives: Sequence[Archive], base: Path, *, num_workers: int, say: Sa
         DatasetError: the disk has too little room, which is found before anything is written; an
             archive is damaged; a file cannot be written.
     """
-    there = _Files()
-    missing = {
-        archive.path: [
-            info for info in archive.members if there.size(base / info.filename) != info.file_size
-        ]
-        for archive in archives
-    }
-    check_room(
+    sizes: dict[Path, dict[str, int]] = {}  # of files, each folder listed once
+
+    def is_missing(info: zipfile.ZipInfo) -> bool:
+        path = base / info.filename
+        if path.parent not in sizes:
+            sizes[path.parent] = _clean_and_list(path.parent)
+        return sizes[path.parent].get(path.name) != info.file_size
+
+    missing = {archive.path: list(filter(is_missing, archive.members)) for archive in archives}
+    _check_room(
         [(base / info.filename, info.file_size) for infos in missing.values() for info in infos]
     )
     for archive in archives:
         _unpack_one(archive, missing[archive.path], base, num_workers, say)
 
 
-def check_room(files: Sequence[tuple[Path, int]]) -> None:
+def _check_room(files: Sequence[tuple[Path, int]]) -> None:
     """Raise `DatasetError` unless the disks have room for files that are to come, (path, bytes)."""
     folders: Counter[Path] = Counter()
     for path, size in files:
@@ -339,7 +345,7 @@ def _unpack_one(
 
 
 def _shares(infos: Sequence[zipfile.ZipInfo]) -> Iterator[list[zipfile.ZipInfo]]:
-    """Neighbours in the archive, some MB together."""
+    """Jobs of neighbors in the archive, some MB each."""
     share: list[zipfile.ZipInfo] = []
     size = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
@@ -351,48 +357,37 @@ def _shares(infos: Sequence[zipfile.ZipInfo]) -> Iterator[list[zipfile.ZipInfo]]
     yield share
 
 
-class _Files:
-    """Sizes of files, each folder listed once; removes what killed processes left there."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[Path, dict[str, int]] = {}
-
-    def size(self, path: Path) -> int | None:
-        folder = path.parent
-        if folder not in self._sizes:
-            self._sizes[folder] = self._list(folder)
-        return self._sizes[folder].get(path.name)
-
-    def _list(self, folder: Path) -> dict[str, int]:
-        sizes = {}
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if temporary_of(entry.name) is not None:
-                        os.unlink(entry)
-                    elif entry.is_file():
-                        sizes[entry.name] = entry.stat().st_size
-        return sizes
+def _clean_and_list(folder: Path) -> dict[str, int]:
+    """Sizes of the files in a folder; temporary ones, which killed processes left, are removed."""
+    sizes = {}
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if temporary_of(entry.name) is not None:
+                    os.unlink(entry)
+                elif entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+    return sizes
 
 
-_opened: dict[Path, zipfile.ZipFile] = {}  # of this process: a directory of 118,287 takes a second
+_opened: dict[Path, zipfile.ZipFile] = {}  # in this process: reading 118,287 names takes a second
 
 
-def _unpack_members(path: Path, kind: Kind, base: Path, names: list[str]) -> int:
+def _unpack_members(path: Path, kind: OfficialArchive, base: Path, names: list[str]) -> int:
     """A worker's job; returns the bytes written."""
-    with errors_of(path, kind):
+    with _zip_errors(path, kind):
         if path not in _opened:
             _opened[path] = zipfile.ZipFile(path)
     return sum(_unpack_member(_opened[path], kind, name, base) for name in names)
 
 
-def _unpack_member(file: zipfile.ZipFile, kind: Kind, name: str, base: Path) -> int:
+def _unpack_member(file: zipfile.ZipFile, kind: OfficialArchive, name: str, base: Path) -> int:
     path, target, written = Path(str(file.filename)), base.joinpath(*PurePosixPath(name).parts), 0
     try:
-        with atomic_write(target, sync=False) as unfinished, errors_of(path, kind, name):
+        with atomic_write(target, sync=False) as temporary, _zip_errors(path, kind, name):
             info = file.getinfo(name)
             # Never more than `file_size` bytes come out; the last read compares the checksum.
-            with file.open(info) as source, unfinished.open("wb") as sink:
+            with file.open(info) as source, temporary.open("wb") as sink:
                 while block := source.read(BLOCK):
                     stop_if_asked()
                     written += sink.write(block)

@@ -12,7 +12,7 @@ from panoptic_dl.datasets.prepare.archives import (
     COCO,
     COCO_NESTED,
     Archive,
-    Kind,
+    OfficialArchive,
     find_archives,
     unpack,
 )
@@ -101,7 +101,7 @@ def _missing(base: Path, name: str) -> DatasetError:
     return missing_folder(TITLE, base / name, kinds, f"{how}{lines}\n")
 
 
-def _address(kind: Kind) -> str:
+def _address(kind: OfficialArchive) -> str:
     folder = "annotations" if "annotations" in kind.name else "zips"
     return f"{ADDRESS}/{folder}/{kind.name}"
 

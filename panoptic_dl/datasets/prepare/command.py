@@ -1,7 +1,4 @@
-"""The command line of scripts/prepare_*.py: arguments, one line for each error, exit codes.
-
-The folder of a dataset, its archives, and what is said when they are not there.
-"""
+"""What scripts/prepare_*.py share: command line, exit codes, the dataset's folder, messages."""
 
 import argparse
 import contextlib
@@ -16,20 +13,20 @@ from types import FrameType
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import acquire_lock, release_lock
 from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.datasets.prepare.archives import Kind, download_table, unfinished_downloads
+from panoptic_dl.datasets.prepare.archives import (
+    OfficialArchive,
+    download_table,
+    unfinished_downloads,
+)
 
 MOST_WORKERS = 16
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Signalled(KeyboardInterrupt):
-    """A signal came; `args[0]` is its number."""
-
-
 def run_command(
     description: str, prepare: Callable[..., None], check: Callable[..., None], folder: str
 ) -> None:
-    """Do what the command line says.
+    """Parse the command line, and prepare or check a dataset.
 
     Exit codes: 0 ready, 1 one message said what is missing or wrong, 128 + a signal that stopped
     it: 130 for Ctrl-C.
@@ -57,7 +54,7 @@ def run_command(
     arguments = parser.parse_args()
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _raise)
+            signal.signal(number, _interrupt)
     try:
         if arguments.check:
             check(arguments.root)
@@ -67,8 +64,8 @@ def run_command(
         sys.exit(f"error: {error}")
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cure = ". Free some room and run the same command again" if full else ""
-        sys.exit(f"error: {error}{cure}")
+        remedy = ". Free some room and run the same command again" if full else ""
+        sys.exit(f"error: {error}{remedy}")
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
@@ -81,8 +78,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Signalled(number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def dataset_folder(root: str | Path, name: str) -> Path:
@@ -128,8 +125,10 @@ def alone_in(base: Path) -> Iterator[None]:
         release_lock(lock)
 
 
-def missing_folder(title: str, folder: Path, kinds: Sequence[Kind], how: str) -> DatasetError:
-    """Say what to download for a folder that is not there, and that there is a part of it."""
+def missing_folder(
+    title: str, folder: Path, kinds: Sequence[OfficialArchive], how: str
+) -> DatasetError:
+    """The error for a missing folder: what to download, and which downloads are unfinished."""
     places = archive_places(folder.parent)
     text = (
         f"{title}: folder missing: {folder}\n"

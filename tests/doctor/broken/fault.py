@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 
 PIXEL = (0, 0)
 FIRST = "000000000101"  # an image of COCO's train split, 60 x 80

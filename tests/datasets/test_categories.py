@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.categories import distinct_colors, read_categories
-from tests.data.own_small import CATEGORIES
+from tests.datasets.tiny_custom import CATEGORIES
 
 COLORS = st.lists(st.integers(0, 255), min_size=3, max_size=3)
 TABLES = st.lists(

@@ -1,9 +1,7 @@
-"""COCO comes ready out of its archives, and what is missing is named with its archive."""
+"""COCO is prepared from its archives; what is missing is named."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,8 @@ from detectron2.data import DatasetCatalog
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.coco import coco_panoptic
 from panoptic_dl.datasets.prepare import check_coco, coco, prepare_cityscapes, prepare_coco
-from tests.data.small import write_cityscapes, write_coco
-from tests.data.test_prepare import files_below, quiet
-from tests.data.zips import zip_cityscapes, zip_coco
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_coco.py"
+from tests.datasets.prepare.packed import files_below, quiet, zip_cityscapes, zip_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 
 
 @pytest.fixture
@@ -58,30 +53,26 @@ def test_archives_of_cityscapes_become_the_dataset(tmp_path):
     assert files_below(target / "cityscapes") == files_below(source / "cityscapes")
 
 
-def test_the_script_prepares_checks_and_goes_on_without_archives(packed, monkeypatch):
+def test_the_script_prepares_checks_and_goes_on_without_archives(packed, run_script):
     _, target = packed
-
-    def run(*more):
-        command = [sys.executable, str(SCRIPT), str(target), *more]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    first = run("--check")
-    assert first.returncode == 1
-    assert first.stderr.startswith(f"error: COCO 2017: folder missing: {target}/coco/train2017\n")
-    assert "panoptic_annotations_trainval2017.zip     860,725,834 bytes (861 MB)" in first.stderr
+    code, _, err = run_script("prepare_coco.py", target, "--check")
+    assert code == 1
+    assert err.startswith(f"error: COCO 2017: folder missing: {target}/coco/train2017\n")
+    assert "panoptic_annotations_trainval2017.zip     860,725,834 bytes (861 MB)" in err
     assert not (target / "coco").exists()
-    done = run("--workers", "2")
-    assert done.returncode == 0, done.stderr
-    assert "val: 2 of the official 5000 images: good for trials" in done.stdout
-    assert f"ready: dataset=coco dataset.root={target}" in done.stdout
+    code, out, err = run_script("prepare_coco.py", target, "--workers", "2")
+    assert code == 0, err
+    assert "val: 2 of the official 5000 images: good for trials" in out
+    assert f"ready: dataset=coco dataset.root={target}" in out
     for file in target.rglob("*.zip"):  # as the script said they can be
         file.unlink()
-    for again in (run(), run("--check")):
-        assert again.returncode == 0
-        assert again.stdout.splitlines() == done.stdout.splitlines()[-3:]
-    wrong = run("--workers", "0")
-    assert wrong.returncode == 2
-    assert "must be at least 1" in wrong.stderr
+    for more in ((), ("--check",)):
+        code, again, _ = run_script("prepare_coco.py", target, *more)
+        assert code == 0
+        assert again.splitlines() == out.splitlines()[-3:]
+    code, _, err = run_script("prepare_coco.py", target, "--workers", "0")
+    assert code == 2
+    assert "must be at least 1" in err
 
 
 def test_inner_archives_are_not_needed_again_once_their_images_are_all_there(packed, monkeypatch):

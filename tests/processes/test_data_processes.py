@@ -1,5 +1,6 @@
-"""Unpacking that is stopped in the middle goes on with the same command."""
+"""Unpacking that is stopped goes on with the same command; processes share a cache."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,9 +9,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from .coco_archives import images, run, tree, write
+from panoptic_dl.data.cache import DecodedCache
+from panoptic_dl.data.sources import open_source
+from tests.datasets.prepare.packed import images, run, tree, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,3 +91,38 @@ def wait_for_group(group: int) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("a worker outlived the process that started it")
+
+
+def write_image(file, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(file)
+    return str(file)
+
+
+def read_all(folder, names, wrong):
+    cache = DecodedCache(folder, 1)
+    for name in names:
+        seen = open_source(name, "RGB", cache).rows(20)
+        if not np.array_equal(seen, open_source(name, "RGB").rows(20)):
+            wrong.put(name)
+
+
+def test_processes_share_a_folder(tmp_path):
+    names = [write_image(tmp_path / f"{number}.png", number) for number in range(30)]
+    context = multiprocessing.get_context("fork")
+    wrong = context.Queue()
+    processes = [
+        context.Process(target=read_all, args=(str(tmp_path / "cache"), names, wrong))
+        for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert wrong.empty()
+    cache = DecodedCache(str(tmp_path / "cache"), 1)
+    entries = list(cache.folder.glob("*/*"))
+    assert len(entries) == 30  # and nothing unfinished
+    used = int((cache.folder / "bytes_used").read_text())
+    assert used >= sum(file.stat().st_size for file in entries)

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare.from_instances import convert_instances
+from scripts.instances_to_panoptic import convert_instances
 
 SIZE = (40, 60)
 

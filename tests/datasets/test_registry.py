@@ -12,7 +12,7 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets import registry
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
-from tests.data.small import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 
 
 @pytest.fixture(scope="module")

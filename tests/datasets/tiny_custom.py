@@ -1,4 +1,4 @@
-"""Tiny datasets of own categories, in the folders of either format, as unlike COCO as may be."""
+"""Tiny custom datasets in the folders of either format, as unlike COCO as may be."""
 
 import json
 from pathlib import Path

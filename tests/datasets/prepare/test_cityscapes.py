@@ -4,9 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,26 +14,13 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.prepare import check_cityscapes, cityscapes, prepare_cityscapes
 from panoptic_dl.datasets.prepare import cityscapes as labels
 from panoptic_dl.datasets.prepare.command import alone_in
-from tests.data.small import write_cityscapes, write_street
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_cityscapes.py"
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+from tests.datasets.prepare.packed import files_below, quiet
+from tests.datasets.tiny_datasets import write_cityscapes, write_street
 
 
 @pytest.fixture
 def downloaded(tmp_path):
     return write_cityscapes(tmp_path / "ours", prepare=False, train=3, val=2)
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def test_results_equal_those_of_the_official_scripts_byte_for_byte(
@@ -194,23 +178,19 @@ def test_a_damaged_file_is_named(downloaded, suffix, num_workers):
         prepare_cityscapes(downloaded, num_workers=num_workers, say=quiet)
 
 
-def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded):
-    def run(root):
-        command = [sys.executable, str(SCRIPT), str(root), "--workers", "1"]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    done = run(downloaded)
-    assert done.returncode == 0, done.stderr
-    assert "train: labelTrainIds: 3 of 3" in done.stdout
+def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded, run_script):
+    code, out, err = run_script("prepare_cityscapes.py", downloaded, "--workers", "1")
+    assert code == 0, err
+    assert "train: labelTrainIds: 3 of 3" in out
     (downloaded / "nothing").mkdir()
     for place, message in (
         ("nothing", "error: Cityscapes: folder missing: "),
         ("nowhere", "error: no such folder: "),
     ):
-        nothing = run(downloaded / place)
-        assert nothing.returncode == 1
-        assert nothing.stderr.startswith(message)
-        assert "Traceback" not in nothing.stderr
+        code, _, err = run_script("prepare_cityscapes.py", downloaded / place)
+        assert code == 1
+        assert err.startswith(message)
+        assert "Traceback" not in err
     assert not list((downloaded / "nothing").iterdir())
 
 

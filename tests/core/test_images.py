@@ -1,4 +1,4 @@
-"""Ids of pixels, their colours, and the segments that they belong to."""
+"""Ids of pixels, their colors, and the segments that they belong to; files that cannot be read."""
 
 import threading
 
@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panopticapi.utils import id2rgb, rgb2id
+from PIL import Image
 
-from panoptic_dl.core.images import colors_to_ids, ids_to_colors, segment_numbers
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import (
+    LabelSpec,
+    colors_to_ids,
+    ids_to_colors,
+    read_image,
+    segment_numbers,
+)
 
 IDS = st.integers(0, 256**3 - 1)
 
@@ -66,3 +74,16 @@ def test_colours_are_panopticapis():
     assert np.array_equal(ids_to_colors(ids.astype(np.int64)), colors)
     assert colors_to_ids(colors[:, :0]).shape == (13, 0)
     assert np.array_equal(colors_to_ids(colors[::2, ::-1]), rgb2id(colors[::2, ::-1]))
+
+
+def test_labels_larger_than_a_byte_are_refused():
+    with pytest.raises(ValueError, match="8 bit"):
+        LabelSpec(num_classes=256)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_images_of_16_bits_are_refused_and_not_clipped(tmp_path, suffix):
+    file = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(file)
+    with pytest.raises(DatasetError, match=rf"{file} has more than 8 bits a pixel \(mode I;16\)"):
+        read_image(str(file), "RGB")
