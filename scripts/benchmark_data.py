@@ -205,7 +205,7 @@ def stage_times(mapper: Any, records: list[dict[str, Any]], number: int) -> dict
 
     def open_source(*arguments: Any) -> Any:
         source = opened(*arguments)
-        source.rows = stages.timed(lambda _: of_file(source.file), source.rows)
+        source.rows = stages.timed(lambda *_: of_file(source.file), source.rows)
         return source
 
     with contextlib.ExitStack() as patches:

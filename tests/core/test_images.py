@@ -1,5 +1,6 @@
 """Ids of pixels, their colors, and the segments that they belong to; files that cannot be read."""
 
+import os
 import threading
 
 import numpy as np
@@ -9,19 +10,24 @@ from hypothesis import strategies as st
 from panopticapi.utils import id2rgb, rgb2id
 from PIL import Image
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.images import (
+    NUM_IDS,
     LabelSpec,
     colors_to_ids,
+    find_unreadable,
     ids_to_colors,
     read_image,
+    read_label_ids,
+    read_panoptic_ids,
+    read_size,
     segment_numbers,
 )
 
 IDS = st.integers(0, 256**3 - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     ids=st.lists(IDS, min_size=1, max_size=30, unique=True),
     known=st.integers(0, 30),
@@ -87,3 +93,44 @@ def test_grey_images_of_16_bits_are_refused_and_not_clipped(tmp_path, suffix):
     Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(file)
     with pytest.raises(DatasetError, match=rf"{file} has more than 8 bits a pixel \(mode I;16\)"):
         read_image(str(file), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "missing"), (b"", "no image that Pillow knows"), (b"text", "truncated or damaged: ")],
+)
+def test_a_file_that_cannot_be_read_is_named_by_every_reader(tmp_path, content, reason):
+    file = tmp_path / "a.png"
+    if content is not None:
+        file.write_bytes(content)
+    for read in (lambda f: read_image(f, "RGB"), read_panoptic_ids, read_label_ids, read_size):
+        with pytest.raises(DatasetError, match=rf"cannot read {file} \(.*{reason}"):
+            read(file)
+        with pytest.raises(EvaluationError):
+            read(file)
+    assert reason in str(find_unreadable([file], OSError("odd")))
+
+
+def test_labels_are_read_as_they_are_stored(tmp_path):
+    ids = np.random.default_rng(0).integers(0, NUM_IDS, (5, 7))
+    Image.fromarray(ids_to_colors(ids)).save(tmp_path / "ids.png")
+    assert np.array_equal(read_panoptic_ids(tmp_path / "ids.png"), ids)
+    assert read_size(tmp_path / "ids.png") == (5, 7)
+    numbers = (ids % 65536).astype(np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "numbers.png")
+    assert np.array_equal(read_label_ids(tmp_path / "numbers.png"), numbers)
+    with pytest.raises(EvaluationError, match="is no panoptic label: its mode is I;16"):
+        read_panoptic_ids(tmp_path / "numbers.png")
+    with pytest.raises(EvaluationError, match="is no label: it has 3 channels"):
+        read_label_ids(tmp_path / "ids.png")
+
+
+def test_a_label_is_read_again_when_its_file_has_changed(tmp_path):
+    file = tmp_path / "label.png"
+    for value in (1, 2):
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(file)
+        os.utime(file, ns=(value, value))
+        label = read_label_ids(file)
+        assert (label == value).all()
+        assert read_label_ids(file) is label
+        assert not label.flags.writeable

@@ -51,7 +51,7 @@ def assert_equal(augmentations, seed, height, width, method="crop_first"):
     assert np.array_equal(made[1], expected[1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(8, 90),

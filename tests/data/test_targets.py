@@ -53,7 +53,7 @@ def assert_equal(ours, theirs):
             assert ours[key] == value, key
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     label=labels(),
     sigma=st.integers(1, 10),

@@ -12,11 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.config.builder import find_target
 from panoptic_dl.core.classes import load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.mapper import SemanticTrainMapper
-from panoptic_dl.datasets.custom import custom_dataset
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from tests.datasets.tiny_custom import CATEGORIES, JSON, classes_of, edit, register, write_own
 from tests.datasets.tiny_datasets import panoptic_mapper, write_coco
 
@@ -321,3 +322,9 @@ def test_missing_roots_and_splits_name_the_cure(tmp_path, form):
     assert len(classes_of(root, form)) == len(CATEGORIES)
     with pytest.raises(DatasetError, match=r"panoptic_val.*(?s:.*)dataset.test_split=NAME"):
         register(root, form, part="test")
+
+
+def test_saved_configs_find_the_functions_by_their_old_names():
+    old = "panoptic_dl.data.catalog.own_data"
+    assert find_target(f"{old}.own_dataset") is custom_dataset
+    assert find_target(f"{old}.own_classes") is custom_classes

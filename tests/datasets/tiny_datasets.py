@@ -151,3 +151,10 @@ def panoptic_mapper(augment=(), num_classes=133):
         small_instance_area=200,
         small_instance_weight=3,
     )
+
+
+def edit_json(file, change):
+    """Let `change` alter the content of a JSON file, which is written back."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.sources import open_source
+from panoptic_dl.datasets.toy import toy_cityscapes
 from tests.datasets.prepare.packed import images, run, tree, write
 
 ROOT = Path(__file__).parents[2]
@@ -126,3 +127,42 @@ def test_processes_share_a_folder(tmp_path):
     assert len(entries) == 30  # and nothing unfinished
     used = int((cache.folder / "bytes_used").read_text())
     assert used >= sum(file.stat().st_size for file in entries)
+
+
+def start_toy(code: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from panoptic_dl.datasets.toy import *; {code}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_toy_data_of_a_killed_run_are_made_anew(tmp_path):
+    arguments = f"root={str(tmp_path)!r}, num_train=30, num_val=1, size=(64, 128), num_workers=2"
+    process = start_toy(f"toy_cityscapes({arguments})")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*_gtFine_color.png")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert list(tmp_path.glob(".toy_cityscapes_*.part-*"))
+    assert not list(tmp_path.glob("toy_cityscapes_*"))
+    folder = toy_cityscapes(
+        root=str(tmp_path), num_train=30, num_val=1, size=(64, 128), num_workers=2
+    )
+    assert len(list(Path(folder).rglob("*_leftImg8bit.png"))) == 31
+    assert not list(tmp_path.glob(".toy_cityscapes_*.part-*"))
+
+
+def test_two_at_once_draw_toy_data_once(tmp_path):
+    arguments = f"root={str(tmp_path)!r}, num_train=8, num_val=1, size=(64, 128), num_workers=1"
+    processes = [start_toy(f"print(toy_cityscapes({arguments}))") for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sorted("9 of 9 samples" in errors for _, errors in outputs) == [False, True]
+    assert len(list(Path(outputs[0][0].strip()).rglob("*_leftImg8bit.png"))) == 9

@@ -1,11 +1,9 @@
-"""Make Cityscapes ready for training and evaluation, from the archives or from what they bring.
+"""Prepare Cityscapes: unpack its archives, make the label files for training, count.
 
-The label files of Cityscapes that the official scripts make, made resumably.
-
-For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png`, and for each
-`..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`. Functions
-of cityscapesscripts do the work, one image at a time, so that processes can share it and a second
-run continues an interrupted one: a file is there completely or not at all.
+For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png` is made, and
+for each `..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`, by
+the official functions of cityscapesscripts, one image at a time: processes share the work, and a
+second run continues an interrupted one.
 """
 
 import json
@@ -40,9 +38,132 @@ IMAGES, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
 INSTANCES, LABEL_IDS = "_gtFine_instanceIds.png", "_gtFine_labelIds.png"
 TRAIN_IDS, PANOPTIC = "_gtFine_labelTrainIds.png", "_gtFine_panoptic.png"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
+TITLE = "Cityscapes"
+OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
+LABELED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
+FOLDERS = {"leftImg8bit": CITYSCAPES[0], "gtFine": CITYSCAPES[1]}  # and the archives they are in
+AGAIN = "run this again, without --check"
 
 
-def make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
+def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
+    """Unpack the archives, and make the label files that training and evaluation need.
+
+    Only what is not there yet is unpacked and made. Archives are looked for in the dataset's folder
+    and in the one that holds it. Splits that are absent are left out.
+
+    Args:
+        root: folder that holds `cityscapes/` (`DETECTRON2_DATASETS`), or that folder itself.
+        num_workers: processes that share the work.
+        say: is called with lines for people: progress and a summary of what is there.
+
+    Raises:
+        DatasetError: archives, folders or files are missing or damaged; the disk is full; another
+            process is at work there.
+    """
+    base = dataset_folder(root, "cityscapes")
+    archives = find_archives(archive_places(base), CITYSCAPES, say)
+    if not archives:
+        _require_folders(base)
+    with alone_in(base):
+        unpack(archives, base, num_workers=num_workers, say=say)
+        _require_folders(base)
+        remove_temporary_files(base / "gtFine", recursive=True)
+        splits = _splits(base)
+        raise_problems(problem for split in splits for problem in _check_downloads(base, split))
+        for split in splits:
+            _make_train_ids(base, split, num_workers, say)
+            _make_panoptic(base, split, num_workers, say)
+    check_cityscapes(root, say=say)
+
+
+def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
+    """Say how many images of each split are there and complete; nothing is changed.
+
+    Raises:
+        DatasetError: something is missing that training and evaluation need.
+    """
+    base = dataset_folder(root, "cityscapes")
+    _require_folders(base)
+    splits = _splits(base)
+    raise_problems(
+        problem
+        for split in splits
+        for check in (_check_downloads, _check_results)
+        for problem in check(base, split)
+    )
+    for split, official in OFFICIAL_COUNTS.items():
+        count = len(_ids(base / "leftImg8bit" / split, IMAGES))
+        note = "" if split in LABELED or not count else " (no public labels, so none are made)"
+        say(f"{split}: {describe(count, official)}{note}")
+    say(ready(base, "cityscapes"))
+
+
+def _require_folders(base: Path) -> None:
+    missing = [name for name in FOLDERS if not (base / name).is_dir()]
+    if missing:
+        kinds = [FOLDERS[name] for name in missing]
+        raise missing_folder(
+            TITLE,
+            base / missing[0],
+            kinds,
+            "They are free for non-commercial use after registration at cityscapes-dataset.com. "
+            "With an account:\n\n"
+            f"  csDownload -d {base.parent} {' '.join(kind.name for kind in kinds)}\n",
+        )
+
+
+def _splits(base: Path) -> list[str]:
+    """The splits with labels that are there, be it in part.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    splits = [s for s in LABELED if any((base / folder / s).is_dir() for folder in FOLDERS)]
+    if not splits:
+        raise_problems([f"{TITLE}: {base / 'gtFine'} has none of the folders {LABELED}"])
+    return splits
+
+
+def _check_downloads(base: Path, split: str) -> Iterator[str]:
+    """Yield what the archives should have brought and did not."""
+    folders = base / "leftImg8bit" / split, base / "gtFine" / split
+    images = _ids(folders[0], IMAGES)
+    names = " and ".join(kind.name for kind in CITYSCAPES)
+    remedy = f"unpack {names} completely: put them into {base} and run this again"
+    if not images:
+        yield f"{TITLE}: no images (<city>/*{IMAGES}) in {folders[0]}: {remedy}"
+        return
+    for suffix in (POLYGONS, INSTANCES, LABEL_IDS):
+        ids = _ids(folders[1], suffix)
+        yield from compare(TITLE, images, ids, folders[1], suffix, remedy)
+        yield from compare(TITLE, ids, images, folders[0], IMAGES, remedy)
+
+
+def _check_results(base: Path, split: str) -> Iterator[str]:
+    """Yield what should be there after the work and is not."""
+    images, labels = _ids(base / "leftImg8bit" / split, IMAGES), base / "gtFine" / split
+    panoptic = labels.with_name(f"cityscapes_panoptic_{split}")
+    listing = panoptic.with_suffix(".json")
+    made = {
+        file.name.removesuffix(PANOPTIC)
+        for file in panoptic.glob(f"*{PANOPTIC}")
+        if is_whole_png(file)
+    }
+    yield from compare(TITLE, images, _ids(labels, TRAIN_IDS), labels, TRAIN_IDS, AGAIN)
+    yield from compare(TITLE, images, made, panoptic, PANOPTIC, AGAIN)
+    yield from compare(TITLE, images, set(_known_annotations(listing)), listing, "", AGAIN)
+
+
+def _ids(folder: Path, suffix: str) -> set[str]:
+    """`<city>_<sequence>_<frame>` of the files below `folder`, without unfinished and torn ones."""
+    return {
+        file.name.removesuffix(suffix)
+        for file in folder.glob(f"*/*{suffix}")
+        if not file.name.startswith(".") and (file.suffix != ".png" or is_whole_png(file))
+    }
+
+
+def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
     """For each polygons file of a split a labelTrainIds image, where it is not there yet.
 
     Raises:
@@ -60,7 +181,7 @@ def _write_train_ids(polygons: Path) -> None:
         json2labelImg(str(polygons), str(unfinished), "trainIds")
 
 
-def make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
+def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     """The panoptic images of a split and their JSON file, where they are not there yet.
 
     Raises:
@@ -71,7 +192,7 @@ def make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     instances = sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
     if not instances:
         return
-    known = known_annotations(target)
+    known = _known_annotations(target)
     wanted, parts_of = [], {}
     for file in instances:
         image_id = file.name.removesuffix(INSTANCES)
@@ -107,8 +228,8 @@ def make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     shutil.rmtree(parts)
 
 
-def known_annotations(target: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier JSON file says of each image, in the form of the parts."""
+def _known_annotations(target: Path) -> dict[str, dict[str, Any]]:
+    """The content of an earlier JSON file by image, in the form of the parts."""
     try:
         content = json.loads(target.read_bytes())
         images = {image["id"]: image for image in content["images"]}
@@ -183,128 +304,3 @@ def _work(
     with Progress(title, len(jobs), say=say) as progress, closing(results):
         for _ in results:
             progress.add(1)
-
-
-TITLE = "Cityscapes"
-OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
-LABELLED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
-FOLDERS = {"leftImg8bit": CITYSCAPES[0], "gtFine": CITYSCAPES[1]}  # and the archives they are in
-AGAIN = "run this again, without --check"
-
-
-def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
-    """Unpack the archives, and make the label files that training and evaluation need.
-
-    Only what is not there yet is unpacked and made. Archives are looked for in the dataset's folder
-    and in the one that holds it. Splits that are absent are left out.
-
-    Args:
-        root: folder that holds `cityscapes/` (`DETECTRON2_DATASETS`), or that folder itself.
-        num_workers: processes that share the work.
-        say: is called with lines for people: progress and a summary of what is there.
-
-    Raises:
-        DatasetError: archives, folders or files are missing or damaged; the disk is full; another
-            process is at work there.
-    """
-    base = dataset_folder(root, "cityscapes")
-    archives = find_archives(archive_places(base), CITYSCAPES, say)
-    if not archives:
-        _require_folders(base)
-    with alone_in(base):
-        unpack(archives, base, num_workers=num_workers, say=say)
-        _require_folders(base)
-        remove_temporary_files(base / "gtFine", recursive=True)
-        splits = _splits(base)
-        raise_problems(problem for split in splits for problem in _check_downloads(base, split))
-        for split in splits:
-            make_train_ids(base, split, num_workers, say)
-            make_panoptic(base, split, num_workers, say)
-    check_cityscapes(root, say=say)
-
-
-def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
-    """Say how many images of each split are there and complete; nothing is changed.
-
-    Raises:
-        DatasetError: something is missing that training and evaluation need.
-    """
-    base = dataset_folder(root, "cityscapes")
-    _require_folders(base)
-    splits = _splits(base)
-    raise_problems(
-        problem
-        for split in splits
-        for check in (_check_downloads, _check_results)
-        for problem in check(base, split)
-    )
-    for split, official in OFFICIAL_COUNTS.items():
-        count = len(_ids(base / "leftImg8bit" / split, IMAGES))
-        note = "" if split in LABELLED or not count else " (no public labels, so none are made)"
-        say(f"{split}: {describe(count, official)}{note}")
-    say(ready(base, "cityscapes"))
-
-
-def _require_folders(base: Path) -> None:
-    missing = [name for name in FOLDERS if not (base / name).is_dir()]
-    if missing:
-        kinds = [FOLDERS[name] for name in missing]
-        raise missing_folder(
-            TITLE,
-            base / missing[0],
-            kinds,
-            "They are free for non-commercial use after registration at cityscapes-dataset.com. "
-            "With an account:\n\n"
-            f"  csDownload -d {base.parent} {' '.join(kind.name for kind in kinds)}\n",
-        )
-
-
-def _splits(base: Path) -> list[str]:
-    """The splits with labels that are there, be it in part.
-
-    Raises:
-        DatasetError: there is none.
-    """
-    splits = [s for s in LABELLED if any((base / folder / s).is_dir() for folder in FOLDERS)]
-    if not splits:
-        raise_problems([f"{TITLE}: {base / 'gtFine'} has none of the folders {LABELLED}"])
-    return splits
-
-
-def _check_downloads(base: Path, split: str) -> Iterator[str]:
-    """Yield what the archives should have brought and did not."""
-    folders = base / "leftImg8bit" / split, base / "gtFine" / split
-    images = _ids(folders[0], IMAGES)
-    names = " and ".join(kind.name for kind in CITYSCAPES)
-    remedy = f"unpack {names} completely: put them into {base} and run this again"
-    if not images:
-        yield f"{TITLE}: no images (<city>/*{IMAGES}) in {folders[0]}: {remedy}"
-        return
-    for suffix in (POLYGONS, INSTANCES, LABEL_IDS):
-        ids = _ids(folders[1], suffix)
-        yield from compare(TITLE, images, ids, folders[1], suffix, remedy)
-        yield from compare(TITLE, ids, images, folders[0], IMAGES, remedy)
-
-
-def _check_results(base: Path, split: str) -> Iterator[str]:
-    """Yield what should be there after the work and is not."""
-    images, labels = _ids(base / "leftImg8bit" / split, IMAGES), base / "gtFine" / split
-    panoptic = labels.with_name(f"cityscapes_panoptic_{split}")
-    listing = panoptic.with_suffix(".json")
-    made = {
-        file.name.removesuffix(PANOPTIC)
-        for file in panoptic.glob(f"*{PANOPTIC}")
-        if is_whole_png(file)
-    }
-    yield from compare(TITLE, images, _ids(labels, TRAIN_IDS), labels, TRAIN_IDS, AGAIN)
-    yield from compare(TITLE, images, made, panoptic, PANOPTIC, AGAIN)
-    yield from compare(TITLE, images, set(known_annotations(listing)), listing, "", AGAIN)
-
-
-def _ids(folder: Path, suffix: str) -> set[str]:
-    """`<city>_<sequence>_<frame>` of the files below `folder`, without unfinished and torn ones."""
-    return {
-        file.name.removesuffix(suffix)
-        for file in folder.glob(f"*/*{suffix}")
-        if not file.name.startswith(".") and (file.suffix != ".png" or is_whole_png(file))
-    }

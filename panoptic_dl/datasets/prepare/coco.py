@@ -1,6 +1,7 @@
 """Make COCO 2017 panoptic ready: unpack the archives, and count what they brought."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,6 @@ from panoptic_dl.datasets.prepare.command import (
     raise_problems,
     ready,
 )
-from panoptic_dl.datasets.registry import list_files
 
 TITLE = "COCO 2017"
 OFFICIAL_COUNTS = {"train": 118287, "val": 5000}  # images
@@ -173,5 +173,9 @@ def _read(file: Path, again: str) -> Any:
 
 def _names(folder: Path, suffix: str) -> set[str]:
     """Of the files in a folder, without their suffix and without unfinished ones."""
-    files = list_files(folder, suffix) if folder.is_dir() else set()
-    return {name.removesuffix(suffix) for name in files if not name.startswith(".")}
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {
+        name.removesuffix(suffix)
+        for name in names
+        if name.endswith(suffix) and not name.startswith(".")
+    }

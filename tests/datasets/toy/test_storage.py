@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -25,17 +20,6 @@ SMALL = {"num_train": 7, "num_val": 2, "seed": 4}
 def contents(folder: str) -> dict[str, bytes]:
     base = Path(folder)
     return {str(p.relative_to(base)): p.read_bytes() for p in base.rglob("*") if p.is_file()}
-
-
-def start(code: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", f"from panoptic_dl.datasets.toy import *; {code}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 @pytest.mark.parametrize(
@@ -121,31 +105,3 @@ def test_unwritable_root_names_the_folder_and_the_way_out(tmp_path: Path) -> Non
     blocked.write_text("")
     with pytest.raises(ToyStorageError, match=rf"{blocked}.*PANOPTIC_DL_CACHE="):
         toy_cityscapes(root=str(blocked / "deeper"), num_train=1, num_val=1, size=(64, 128))
-
-
-def test_killed_run_is_made_anew(tmp_path: Path) -> None:
-    arguments = f"root={str(tmp_path)!r}, num_train=30, num_val=1, size=(64, 128), num_workers=2"
-    process = start(f"toy_cityscapes({arguments})")
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*_gtFine_color.png")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert list(tmp_path.glob(".toy_cityscapes_*.part-*"))
-    assert not list(tmp_path.glob("toy_cityscapes_*"))
-    folder = toy_cityscapes(
-        root=str(tmp_path), num_train=30, num_val=1, size=(64, 128), num_workers=2
-    )
-    assert len(list(Path(folder).rglob("*_leftImg8bit.png"))) == 31
-    assert not list(tmp_path.glob(".toy_cityscapes_*.part-*"))
-
-
-def test_two_at_once_do_the_work_once(tmp_path: Path) -> None:
-    arguments = f"root={str(tmp_path)!r}, num_train=8, num_val=1, size=(64, 128), num_workers=1"
-    processes = [start(f"print(toy_cityscapes({arguments}))") for _ in range(2)]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert sorted("9 of 9 samples" in errors for _, errors in outputs) == [False, True]
-    assert len(list(Path(outputs[0][0].strip()).rglob("*_leftImg8bit.png"))) == 9
