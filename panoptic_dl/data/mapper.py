@@ -26,17 +26,27 @@ from panoptic_dl.data.targets import PanopticTargets
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class _TrainMapper:
-    """What both training mappers do: open image and label, check the label, augment."""
+class TrainMapper:
+    """What both training mappers share: open image and label, check the label, augment.
+
+    Args:
+        augmentations: Detectron2 augmentations, applied to image and label together.
+        num_classes: classes are 0..num_classes-1.
+        image_format: channel order of the model's input, "RGB" or "BGR".
+        ignore_label: semantic target of pixels without a class.
+        augmentation: how the augmentations are carried out, see `Augment`.
+        cache: of decoded files.
+    """
 
     def __init__(
         self,
+        *,
         augmentations: Augmentations,
-        augmentation: str,
-        image_format: str,
         num_classes: int,
-        ignore_label: int,
-        cache: DecodedCache | None,
+        image_format: str = "RGB",
+        ignore_label: int = IGNORE_LABEL,
+        augmentation: str = "crop_first",
+        cache: DecodedCache | None = None,
     ) -> None:
         self.augment = Augment(augmentations, augmentation)
         self.image_format = image_format
@@ -60,45 +70,33 @@ class _TrainMapper:
         return image, label
 
 
-class PanopticTrainMapper(_TrainMapper):
+class PanopticTrainMapper(TrainMapper):
     """Image and Panoptic-DeepLab targets (Cheng et al., CVPR 2020, section 3.3).
 
     Args:
-        augmentations: Detectron2 augmentations, applied to image and label together.
-        image_format: channel order of the model's input, "RGB" or "BGR".
-        num_classes: things and stuff; categories of segments must lie below.
         thing_ids: the categories that have instances.
-        ignore_label: semantic target of pixels without a label.
         gaussian_sigma: of the peak at each center in the heatmap, in pixels of the sample.
         small_instance_area: instances with fewer pixels in the sample weigh `small_instance_weight`
             times in the semantic loss.
         ignore_stuff_in_offset: the offset loss covers things only.
         ignore_crowd_in_semantic: crowd regions get `ignore_label`.
-        augmentation: how the augmentations are carried out, see `Augment`.
-        cache: of decoded files.
+        shared: see `TrainMapper`.
     """
 
     def __init__(
         self,
         *,
-        augmentations: Augmentations,
-        num_classes: int,
         thing_ids: Sequence[int],
         gaussian_sigma: int,
         small_instance_area: int,
         small_instance_weight: int,
-        image_format: str = "RGB",
-        ignore_label: int = IGNORE_LABEL,
         ignore_stuff_in_offset: bool = True,
         ignore_crowd_in_semantic: bool = False,
-        augmentation: str = "crop_first",
-        cache: DecodedCache | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            augmentations, augmentation, image_format, num_classes, ignore_label, cache
-        )
+        super().__init__(**shared)
         self.targets = PanopticTargets(
-            ignore_label=ignore_label,
+            ignore_label=self.spec.ignore_label,
             thing_ids=thing_ids,
             sigma=gaussian_sigma,
             ignore_stuff_in_offset=ignore_stuff_in_offset,
@@ -128,34 +126,12 @@ class PanopticTrainMapper(_TrainMapper):
         return sample | self.targets(ids, sample["segments_info"])
 
 
-class SemanticTrainMapper(_TrainMapper):
+class SemanticTrainMapper(TrainMapper):
     """Image and one class per pixel.
 
     The label is the file "sem_seg_file_name" (train ids), or is derived from "pan_seg_file_name"
     and "segments_info" where a dataset has no label files of that kind.
-
-    Args:
-        augmentations: Detectron2 augmentations, applied to image and label together.
-        image_format: channel order of the model's input, "RGB" or "BGR".
-        num_classes: classes are 0..num_classes-1.
-        ignore_label: label of pixels without a class.
-        augmentation: how the augmentations are carried out, see `Augment`.
-        cache: of decoded files.
     """
-
-    def __init__(
-        self,
-        *,
-        augmentations: Augmentations,
-        num_classes: int,
-        image_format: str = "RGB",
-        ignore_label: int = IGNORE_LABEL,
-        augmentation: str = "crop_first",
-        cache: DecodedCache | None = None,
-    ) -> None:
-        super().__init__(
-            augmentations, augmentation, image_format, num_classes, ignore_label, cache
-        )
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make one sample.
