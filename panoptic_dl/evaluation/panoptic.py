@@ -168,7 +168,7 @@ def _match(
     categories = np.array([s["category_id"] for s in segments.values()], dtype=np.int64)
     crowd = np.array([s["iscrowd"] == 1 for s in segments.values()], dtype=bool)
 
-    # By row, UNLISTED, VOID and T segments; by column, void and P segments.
+    # By row, UNLISTED, VOID_ROW and T segments; by column, void and P segments.
     true_areas = np.bincount(rows, intersections, len(ids) + FIRST_SEGMENT).astype(np.int64)
     areas = np.bincount(columns, intersections, len(found) + 1).astype(np.int64)
     on_void = np.zeros(len(found) + 1, dtype=np.int64)
