@@ -19,7 +19,7 @@ dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     num_classes=19,
     thing_ids=list(range(11, 19)),
-    classes=L(cityscapes_classes)(),  # names and colours, in the order of the contiguous ids
+    classes=L(cityscapes_classes)(),  # names and colors, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
     ignore_label=255,
     image_format="RGB",

@@ -16,7 +16,7 @@ dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     num_classes=133,
     thing_ids=list(range(80)),
-    classes=L(coco_classes)(),  # names and colours, in the order of the contiguous ids
+    classes=L(coco_classes)(),  # names and colors, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
     ignore_label=255,
     image_format="RGB",

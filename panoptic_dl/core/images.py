@@ -1,4 +1,4 @@
-"""Read images and labels, whole or not at all, and the ids and classes that labels hold.
+"""Read images and labels, and check the ids and classes that labels hold.
 
 Shapes: H W pixels.
 """
@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -37,6 +35,8 @@ def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
         UnreadableImageError: the file is missing, truncated or no image.
         DatasetError: it has more than 8 bits per channel, which Pillow would clip at 255.
     """
+    from detectron2.data import detection_utils  # Detectron2 imports torch; scripts do without
+
     image = open_image(file)
     if image.mode[0] in "IF":
         raise DatasetError(
@@ -94,6 +94,8 @@ def open_image(file: str | Path) -> Image.Image:
     Raises:
         UnreadableImageError: the file is missing, truncated or no image.
     """
+    from detectron2.utils.file_io import PathManager
+
     try:
         with PathManager.open(str(file), "rb") as opened:
             return decode_image(opened)

@@ -206,8 +206,8 @@ def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
 class TruthMaps(NamedTuple):
     """Ground truth of one image in the formats of a model's outputs."""
 
-    classes: Tensor  # (H, W) int64, `ignore_label` where unlabelled
-    labelled: Tensor  # (H, W) bool
+    classes: Tensor  # (H, W) int64, `ignore_label` where unlabeled
+    labeled: Tensor  # (H, W) bool
     center: Tensor  # (1, H, W) float32 heatmap, 0..1
     offset: Tensor  # (2, H, W) float32 (y, x) in pixels of the file
     has_offset: Tensor  # (H, W) bool: pixels of things
@@ -229,7 +229,7 @@ class TruthMapper:
         thing_ids: the categories that have instances.
         ignore_label: class of pixels without a label.
         gaussian_sigma: of the peak at each center in the heatmap, in pixels of the file.
-        ignore_crowd_in_semantic: crowds are unlabelled, as the model was trained.
+        ignore_crowd_in_semantic: crowds are unlabeled, as the model was trained.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class TruthMapper:
         things = [s["id"] for s in segments_info if s["category_id"] in self.targets.thing_ids]
         return TruthMaps(
             classes=classes,
-            labelled=classes != self.spec.ignore_label,
+            labeled=classes != self.spec.ignore_label,
             center=targets["center"].unsqueeze(0),
             offset=targets["offset"],
             has_offset=torch.from_numpy(np.isin(ids, things)),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.images import segment_numbers
 
-# What Detectron2's "centre minus coordinate" is computed in, a float64 minus a float32: NumPy 1
+# What Detectron2's "center minus coordinate" is computed in, a float64 minus a float32: NumPy 1
 # takes the array's type, NumPy 2 the wider one.
 OFFSET_DTYPE = (np.float64(0.5) - np.zeros(1, np.float32)).dtype
 
@@ -26,7 +26,7 @@ class PanopticTargets:
     Args:
         ignore_label: semantic target of pixels without a label.
         thing_ids: the categories that have instances.
-        sigma: of the peak at each centre in the heatmap, in pixels.
+        sigma: of the peak at each center in the heatmap, in pixels.
         ignore_stuff_in_offset: the offset loss looks at things only.
         small_instance_area: instances with fewer pixels weigh `small_instance_weight` times in the
             semantic loss.
@@ -139,7 +139,7 @@ def _moments(
 def _offsets(
     numbers: NDArray[np.integer], is_thing: NDArray[np.bool_], centers: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """From each pixel of a thing to its centre, (2, H, W) (y, x); 0 elsewhere."""
+    """From each pixel of a thing to its center, (2, H, W) (y, x); 0 elsewhere."""
     height, width = numbers.shape
     offset = np.zeros((2, height, width), np.float32)
     pixels = np.flatnonzero(is_thing[numbers])

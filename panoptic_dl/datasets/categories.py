@@ -30,7 +30,7 @@ class Categories:
 
     Attributes:
         ids: K category ids of the dataset, in the order of the contiguous ids.
-        classes: K names and colours, and which are things.
+        classes: K names and colors, and which are things.
     """
 
     ids: tuple[int, ...]

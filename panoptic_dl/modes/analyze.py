@@ -47,7 +47,7 @@ class Truth(Protocol):
     @property
     def classes(self) -> Tensor: ...  # (H, W) int64, no class where unlabelled
     @property
-    def labelled(self) -> Tensor: ...  # (H, W) bool
+    def labeled(self) -> Tensor: ...  # (H, W) bool
     @property
     def center(self) -> Tensor: ...  # (1, H, W)
     @property
@@ -68,7 +68,7 @@ def replace(
     """
     classes, center, offset = maps.classes, maps.center, maps.offset
     if "semantic" in branches:
-        known = truth.labelled if unlabelled == "predicted" else torch.ones_like(truth.labelled)
+        known = truth.labeled if unlabelled == "predicted" else torch.ones_like(truth.labeled)
         classes = torch.where(known, truth.classes, classes)
     if "center" in branches:
         center = truth.center
@@ -95,7 +95,7 @@ def predictions(
         for branches, output in zip(COMBINATIONS, outputs, strict=True):
             if "semantic" in branches:
                 panoptic, _ = output["panoptic_seg"]
-                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labelled, VOID_LABEL), None)
+                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labeled, VOID_LABEL), None)
     return outputs
 
 

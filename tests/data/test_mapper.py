@@ -293,13 +293,13 @@ def test_truth_is_the_targets_of_training_without_augmentation(records, index):
     truth = sample["truth"]
     assert torch.equal(sample["image"], trained["image"])
     assert torch.equal(truth.classes, trained["sem_seg"])
-    assert torch.equal(truth.labelled, trained["sem_seg"] != 255)
+    assert torch.equal(truth.labeled, trained["sem_seg"] != 255)
     assert torch.equal(truth.center[0], trained["center"])
     assert torch.equal(truth.offset, trained["offset"])
     # Things, crowds among them.
     assert torch.equal(truth.has_offset, trained["sem_seg"] < 80)
     assert (truth.has_offset & (trained["offset_weights"][0] == 0)).any()
-    assert 0 < truth.has_offset.sum() < truth.labelled.sum() < truth.labelled.numel()
+    assert 0 < truth.has_offset.sum() < truth.labeled.sum() < truth.labeled.numel()
 
 
 def test_truth_has_the_size_of_the_file_whatever_the_network_sees(records):
@@ -315,7 +315,7 @@ def test_truth_has_the_size_of_the_file_whatever_the_network_sees(records):
 def test_crowds_may_be_without_class(records):
     record = records["coco"][0]
     truth = make(ignore_crowd_in_semantic=True)(record)["truth"]
-    crowd = (truth.offset != 0).any(dim=0) & ~truth.labelled
+    crowd = (truth.offset != 0).any(dim=0) & ~truth.labeled
     assert truth.has_offset[crowd].all()
     assert crowd.any()
 

@@ -72,7 +72,7 @@ def middling(overrides, monkeypatch):
         height, width = (padded // 4 for padded in images.shape[2:])
         classes = torch.full((4 * height, 4 * width), 3)
         h, w = truth.classes.shape
-        classes[:h, :w] = truth.classes.where(truth.labelled, torch.tensor(0))
+        classes[:h, :w] = truth.classes.where(truth.labeled, torch.tensor(0))
         shape = (1, 133, height, width)
         logits = torch.from_numpy(random.normal(0, 0.1, shape)).float()
         logits[0].scatter_(0, classes.roll(5, dims=1)[None, ::4, ::4], 5.0)
@@ -177,14 +177,12 @@ def test_each_combination_uses_exactly_its_truths(
     for (images, _), truth in zip(seen, truths, strict=True):
         model = images[0]
         assert len(images) == len(COMBINATIONS) == len(set(COMBINATIONS)) == 8
-        assert (~truth.labelled).any()
+        assert (~truth.labeled).any()
         assert (~truth.has_offset).any()
         for branches, maps in zip(COMBINATIONS, images, strict=True):
             true = {name: name in branches for name in BRANCHES}
             same = {
-                "semantic": torch.equal(
-                    maps.classes[truth.labelled], truth.classes[truth.labelled]
-                ),
+                "semantic": torch.equal(maps.classes[truth.labeled], truth.classes[truth.labeled]),
                 "center": torch.equal(maps.center, truth.center),
                 "offset": torch.equal(
                     maps.offset[:, truth.has_offset], truth.offset[:, truth.has_offset]
@@ -200,7 +198,7 @@ def test_each_combination_uses_exactly_its_truths(
             # Where the truth says nothing, the prediction stays.
             nowhere = ~truth.has_offset
             assert torch.equal(maps.offset[:, nowhere], model.offset[:, nowhere])
-            stays = torch.equal(maps.classes[~truth.labelled], model.classes[~truth.labelled])
+            stays = torch.equal(maps.classes[~truth.labeled], model.classes[~truth.labeled])
             assert stays == (unlabelled == "predicted" or "semantic" not in branches)
 
 

@@ -28,7 +28,7 @@ def run_command(
 ) -> None:
     """Parse the command line, and prepare or check a dataset.
 
-    Exit codes: 0 ready, 1 one message said what is missing or wrong, 128 + a signal that stopped
+    Exit codes: 0 ready, 1 something is missing or wrong (one message), 128 + a signal that stopped
     it: 130 for Ctrl-C.
 
     Args:
