@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.images import read_panoptic_ids
 from panoptic_dl.data.mapper import TruthMapper
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.analyze import COMBINATIONS
@@ -67,8 +68,8 @@ def middling(overrides, monkeypatch):
         record = records[len(calls) % len(records)]
         calls.append(record["image_id"])
         random = np.random.default_rng(record["image_id"])
-        panoptic = np.asarray(Image.open(record["pan_seg_file_name"]))
-        truth = mapper.maps(panoptic, record["segments_info"])
+        ids = read_panoptic_ids(record["pan_seg_file_name"])
+        truth = mapper.maps(ids, record["segments_info"])
         height, width = (padded // 4 for padded in images.shape[2:])
         classes = torch.full((4 * height, 4 * width), 3)
         h, w = truth.classes.shape
