@@ -91,11 +91,40 @@ def shared_output_folder(config: DictConfig) -> Path:
     return folder
 
 
-def is_same_when_requeued(hydra: Any, config: DictConfig) -> bool:
-    """Whether this job has the same output folder when requeued: submitit keeps a sweep's."""
-    if hydra.mode != RunMode.MULTIRUN:
-        return not has_time(hydra.run, config)
-    return "submitit" in hydra.launcher._target_ or not has_time(hydra.sweep, config)
+def is_recorded(config: DictConfig, job: Any) -> bool:
+    """Whether this process writes `run.json`: the main process of a run that is no trial.
+
+    Args:
+        job: the job's `hydra` node.
+    """
+    trial = job.runtime.choices.get("mode") == "train" and config.train.fast_dev_run is True
+    return is_main_process(config) and not trial
+
+
+def check_requeue(config: DictConfig, job: Any) -> None:
+    """Refuse `launch.requeue=true` where the command, started again, would not go on.
+
+    Args:
+        config: not yet resolved.
+        job: the job's `hydra` node.
+
+    Raises:
+        ValueError: with the override that is missing.
+    """
+    if not config.launch.requeue:
+        return
+    if config.resume != "auto":
+        raise ValueError(
+            f"launch.requeue=true starts the same command again: it needs resume=auto, not "
+            f"resume={str(config.resume).lower()}"
+        )
+    in_sweep = job.mode == RunMode.MULTIRUN
+    by_submitit = in_sweep and "submitit" in job.launcher._target_  # keeps a sweep's folder
+    if not by_submitit and has_time(job.sweep if in_sweep else job.run, config):
+        raise ValueError(
+            "launch.requeue=true starts the same command again, which must find its folder: name "
+            "one without the time in it, run_dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)"
+        )
 
 
 def has_time(place: Any, config: DictConfig) -> bool:

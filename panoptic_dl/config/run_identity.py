@@ -12,9 +12,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import current_name
+from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.core.settings import experiment_name
 
-RESOLVED = ".hydra/resolved.yaml"  # the config that a run has left
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 
 # Where, how and under which names a run works. Metrics do not depend on it (docs/long_runs.md says
@@ -179,11 +179,6 @@ def differences(config: DictConfig, folder: Path) -> list[str]:
     for tree in trees:  # resolved it is schedule.warmup_iters; older runs do not have it
         tree.get("recipe_record", {}).pop("warmup_iters", None)
     return differing_keys(*map(figures_config, trees))
-
-
-def plain_yaml(config: DictConfig) -> str:
-    """The whole config, resolved, for `.hydra/resolved.yaml`."""
-    return OmegaConf.to_yaml(config, resolve=True)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The config that a run has left in its folder, ready to build the run's model from."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from panoptic_dl.config.composition import is_choice, register
+from panoptic_dl.core.classes import load_classes
+from panoptic_dl.core.run_folder import CLASSES, CONFIG
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
-CONFIG = ".hydra/config.yaml"
-CLASSES = "classes.json"  # which a run leaves with its weights
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
 
 
@@ -72,32 +71,17 @@ def saved_config(folder: str | Path) -> DictConfig:
 
 def _with_classes(config: DictConfig, file: Path) -> None:
     try:
-        classes: Any = json.loads(file.read_bytes())
-        names, colors, things = (classes[key] for key in ("names", "colors", "thing_ids"))
-        fits = (
-            isinstance(classes, Mapping)
-            and all(type(name) is str for name in names)
-            and all(
-                len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors
-            )
-            and len(colors) == len(names) > 0
-            and all(type(thing) is int and 0 <= thing < len(names) for thing in things)
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SavedConfigError(f"{file} is damaged: {error!r}") from error
-    if not fits:
-        raise SavedConfigError(
-            f"{file} is damaged: it holds names, as many colors [red, green, blue] of 0..255, and "
-            "thing_ids among them"
-        )
+        classes = load_classes(file)
+    except ValueError as error:
+        raise SavedConfigError(f"{file} is damaged: {error}") from error
     with open_dict(config):
-        config.dataset.num_classes = len(names)
-        config.dataset.thing_ids = list(things)
+        config.dataset.num_classes = len(classes)
+        config.dataset.thing_ids = list(classes.thing_ids)
         config.dataset.classes = {
             "_target_": "panoptic_dl.core.classes.Classes",
-            "names": [_escaped(name) for name in names],
-            "colors": [list(color) for color in colors],
-            "thing_ids": list(things),
+            "names": [_escaped(name) for name in classes.names],
+            "colors": [list(color) for color in classes.colors],
+            "thing_ids": list(classes.thing_ids),
         }
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import read_json, write_text
+from panoptic_dl.core.run_folder import CLASSES
 
 Color = tuple[int, int, int]  # RGB, 0..255
-
-FILE = "classes.json"
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,10 @@ def load_classes(file: Path) -> Classes:
         ValueError: it is missing or torn, or no such file; names it.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError("a name is no text")
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("there are no names, or one is no text")
         if not all(len(c) == 3 and all(_is_index(v, 256) for v in c) for c in colors):
             raise ValueError("a color is not [red, green, blue] of 0..255")
         if not all(_is_index(thing, len(names)) for thing in things):
@@ -119,7 +118,7 @@ def record_classes(classes: Classes, run_dir: Path) -> None:
         ValueError: it has others, or its file is damaged.
         OSError: the file cannot be written.
     """
-    file = run_dir / FILE
+    file = run_dir / CLASSES
     if file.is_file():
         differs = classes.difference(load_classes(file))
         if differs:
@@ -144,7 +143,7 @@ def require_classes(classes: Classes, weights: str) -> None:
         ValueError: class ids mean other classes, or `classes.json` is damaged.
     """
     place = Path(weights).expanduser()
-    file = (place if place.is_dir() else place.parent) / FILE
+    file = (place if place.is_dir() else place.parent) / CLASSES
     if not file.is_file():
         return
     differs = classes.difference(load_classes(file))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -167,7 +167,8 @@ def parallel_map(
                 f"one of {num_workers} processes was killed, mostly because memory ran out{hint}"
             ) from error
         finally:
-            with _ignoring_ctrl_c():
+            # A second Ctrl-C must not leave workers behind, which end in a moment.
+            with handling([signal.SIGINT], signal.SIG_IGN):
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
@@ -209,13 +210,15 @@ def _end_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-    """A second Ctrl-C must not leave workers behind, which end in a moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def handling(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any] | signal.Handlers
+) -> Iterator[None]:
+    """Have signals handled by `handler` inside; in other threads than the main one do nothing."""
+    # Python allows no handlers in other threads.
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, before in previous.items():
+            signal.signal(number, before)

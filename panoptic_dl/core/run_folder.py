@@ -1,12 +1,7 @@
-"""`run.json`: what a run is, how it stands, and how long it has taken in all its attempts.
+"""A run's folder: its file names, `run.json`, its checkpoints, its config and its first error.
 
-What the exit code of `run.py` says; docs/long_runs.md lists them for job scripts.
-
-A run folder of ours in the place of a weights file: which checkpoint is meant.
-
-Values of a JSON file, each of the kind that it should be; errors name the file's key.
-
-What the records in a run's folder say of it: run.json, and its config.
+`run.json` holds what a run is, how it stands, and how long it has taken in all its attempts. A
+sweep's folder holds `sweep.json`, the list of its experiments, and their folders.
 """
 
 import contextlib
@@ -15,137 +10,104 @@ import logging
 import math
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from detectron2.utils import comm
 
-from panoptic_dl.core.environment import git_revision, measured_on
+from panoptic_dl.core.environment import git_revision
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import RUN_LOCK, folder_lock, printable, write_text
+from panoptic_dl.core.files import (
+    RUN_LOCK,
+    acquire_lock,
+    is_running,
+    printable,
+    read_json_object,
+    release_lock,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
+
+RUN = "run.json"
+CONFIG = ".hydra/config.yaml"  # as composed
+RESOLVED = ".hydra/resolved.yaml"  # with all interpolations resolved
+LOG = "log.txt"
+METRICS = "metrics.json"  # one line of JSON per logged iteration or evaluation
+RESULTS = "results.json"  # of an evaluation
+CLASSES = "classes.json"  # that the model predicts
+FINAL, BEST, AVERAGE = "model_final.pth", "model_best.pth", "model_ema.pth"
+NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
+MANIFEST = "checkpoints.json"  # what is known of each checkpoint
+ERROR = "error.txt"  # the traceback of what ended the last attempt
+FAILED = "failed.txt"  # in the folder of a sweep's experiment: the first line of its error
+SWEEP = "sweep.json"
+
+FORMAT = 1  # of run.json
+STATUSES = ("running", "finished", "stopped", "failed")
 
 
 class ExitCode(IntEnum):
-    """Codes of a run that did not finish; 0 is one that did."""
+    """Exit codes of a run that did not finish; docs/long_runs.md lists them for job scripts."""
 
-    ERROR = 1  # one message said what is wrong and how to cure it
+    ERROR = 1  # one message said what is wrong and what to do
     SAVED = 75  # a signal stopped it with all saved: `resume=true` goes on (EX_TEMPFAIL)
     DIVERGED = 76  # a loss was not finite; the last checkpoint is from before
     INTERRUPTED = 130  # Ctrl-C where nothing could be saved, or a second one
+
+
+STOPPED = (ExitCode.SAVED, ExitCode.INTERRUPTED)  # somebody asked the run to stop
 
 
 class Requeued(SystemExit):
     """This process ends, all is saved, and its job is in the queue again."""
 
 
-class Fields:
-    """Reads the keys of one object; a key that is missing or null gives what stands for nothing."""
-
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self.data, self.where = data, where
-
-    def text(self, key: str, *, required: bool = False) -> str:
-        value = self._get(key, str, "text")
-        if required and not value:
-            raise ValueError(f"{self.where}: {key} is missing")
-        return "" if value is None else str(value)
-
-    def flag(self, key: str) -> bool:
-        return bool(self._get(key, bool, "true or false"))
-
-    def number(self, key: str) -> float:
-        """NaN where there is none."""
-        value = self._get(key, (int, float), "a number")
-        if isinstance(value, bool):
-            raise ValueError(f"{self.where}: {key} must be a number, not {value!r}")
-        try:
-            return math.nan if value is None else float(value)
-        except OverflowError:  # a number of hundreds of digits
-            return math.inf
-
-    def object(self, key: str) -> "Fields":
-        value = self._get(key, dict, "an object")
-        return Fields(value or {}, f"{self.where}: {key}")
-
-    def texts(self, key: str) -> Sequence[str]:
-        return [str(value) for value in self._get(key, list, "a list") or ()]
-
-    def objects(self, key: str) -> Sequence["Fields"]:
-        found = self._get(key, list, "a list") or []
-        if not all(isinstance(item, dict) for item in found):
-            raise ValueError(f"{self.where}: {key} must be a list of objects")
-        return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(found)]
-
-    def numbers(self) -> Mapping[str, float]:
-        """All of this object, which holds nothing but numbers, or null for NaN."""
-        return {str(key): self.number(key) for key in self.data}
-
-    def _get(self, key: str, kind: type | tuple[type, ...], expected: str) -> Any:
-        value = self.data.get(key)
-        if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{self.where}: {key} must be {expected}, not {str(value)[:80]!r}")
-        return value
-
-
-def as_json(value: Any) -> Any:
-    """Copy nested results for `json.dump`: plain numbers, None for figures that are not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    number = float(value)  # floats and NumPy's scalars
-    return number if math.isfinite(number) else None
-
-
-logger = logging.getLogger(__name__)
-
-FILE = "run.json"
-RESOLVED = ".hydra/resolved.yaml"
-STOPPED = (ExitCode.SAVED, ExitCode.INTERRUPTED)
-
-
 class RunState:
-    """Writes `run.json`, for the process that starts a run. Never lets a run fail."""
+    """Writes `run.json`, in the process that starts a run. Disk errors are logged, not raised."""
 
     def __init__(self, run_dir: str, *, writes: bool) -> None:
         """
         Args:
-            run_dir: of the run.
             writes: whether this process writes; only one of a run does.
         """
         self.folder, self.writes = Path(run_dir), writes
         self._started: float | None = None
+        self._lock: int | None = None
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """A new attempt begins; one that was killed before is closed.
+        """Begin an attempt; one that was killed before is closed.
+
+        A folder keeps its record where another run is under way, or another mode has trained.
 
         Args:
             facts: see `panoptic_dl.config.run_identity.identity`.
         """
         if not self.writes:
             return
+        with _never_failing(self.folder / RUN_LOCK):
+            try:
+                self._lock = acquire_lock(self.folder / RUN_LOCK)
+            except BlockingIOError:
+                self.writes = False
+                return
         before = read_state(self.folder)
         if before and before.get("mode") == "train" != facts.get("mode"):
-            self.writes = False  # another mode in the folder of a training is no attempt of it
+            self.writes = False
             return
         self._started = time.time()
-        with _never_failing(self.folder / "error.txt"):
-            (self.folder / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
+        with _never_failing(self.folder / ERROR):
+            (self.folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
-        attempts.append({"started": _iso(), "ended": None, "seconds": 0.0, "status": "running"})
+        attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
         state = {
-            "format": 1,
+            "format": FORMAT,
             **facts,
             "git": git_revision(),
-            "environment": before.get("environment"),  # until the processes say theirs
+            "environment": before.get("environment"),  # until the processes note theirs
             "status": "running",
             "error": None,
             "attempts": attempts,
@@ -155,134 +117,81 @@ class RunState:
         }
         _write(self.folder, _summed(state))
 
-    def resolved(self, text: str) -> None:
-        """Keep the whole config of this attempt."""
+    def write_resolved(self, text: str) -> None:
+        """Keep the resolved config of this attempt, in YAML."""
         if self.writes:
             with _never_failing(self.folder / RESOLVED):
                 (self.folder / RESOLVED).parent.mkdir(exist_ok=True)
                 write_text(self.folder / RESOLVED, text)
 
     def end(self, status: str, error: str | None = None) -> None:
-        """The attempt is over: finished | stopped | failed."""
-        state = read_state(self.folder) if self.writes else {}
-        if self._started is None or not state:
-            return
-        state["attempts"][-1] |= {
-            "ended": _iso(),
-            "seconds": round(time.time() - self._started, 3),
-            "status": status,
-        }
-        _write(self.folder, _summed(state | {"status": status, "error": error}))
-
-
-@contextlib.contextmanager
-def recorded(run_dir: str, *, writes: bool) -> Iterator[RunState]:
-    """Around all that a run does: its end is written, whatever it is.
-
-    A folder in which another run is under way keeps that one's record.
-    """
-    with contextlib.ExitStack() as held:
-        if writes and Path(run_dir).is_dir():
-            with _never_failing(Path(run_dir, RUN_LOCK)):
-                try:
-                    held.enter_context(folder_lock(Path(run_dir), RUN_LOCK))
-                except ValueError:  # another run holds it; training will say so
-                    writes = False
-        state = RunState(run_dir, writes=writes)
-        try:
-            yield state
-        except SystemExit as stop:
-            if stop.code in STOPPED or isinstance(stop, Requeued):
-                state.end("stopped")
-            elif stop.code:
-                state.end("failed", _in_error_file(Path(run_dir), stop.code))
-            else:
-                state.end("finished")
-            raise
-        except KeyboardInterrupt:
-            state.end("stopped")
-            raise
-        except BaseException:  # none that a user can cure, so its traceback counts
-            text = traceback.format_exc()
-            if writes:
-                with _never_failing(Path(run_dir, "error.txt")):
-                    Path(run_dir, "error.txt").write_text(text)
-            state.end("failed", error_line(text))
-            raise
-        state.end("finished")
+        """End the attempt: finished | stopped | failed, with the first line of its error."""
+        state = read_state(self.folder) if self._started is not None else {}
+        if self._started is not None and state:
+            state["attempts"][-1] |= {
+                "ended": _now(),
+                "seconds": round(time.time() - self._started, 3),
+                "status": status,
+            }
+            _write(self.folder, _summed(state | {"status": status, "error": error}))
+        release_lock(self._lock)
+        self._lock = None
 
 
 def note(run_dir: str, **facts: Any) -> None:
-    """Add what only the main process of a run knows: its environment, its figures."""
+    """Add to `run.json` what only the main process of a run knows: its environment, its metrics."""
     state = read_state(Path(run_dir))
-    if state.get("status") == "running":
+    if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
         _write(Path(run_dir), _summed(state | facts))
 
 
-def note_machine(run_dir: str, device: str) -> None:
-    """What the run stands on; called by all its processes."""
-    if comm.is_main_process():
-        processes = comm.get_world_size()
-        devices = processes if torch.device(device).type == "cuda" else 0
-        counts = {"devices": devices, "processes": processes}
-        note(run_dir, environment=measured_on(device) | counts)
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read `run.json`. A run that has the status "running" but no process is "killed".
 
-
-def note_figures(run_dir: str, results: Mapping[str, Any] | None) -> None:
-    """The figures that a mode has returned, which is on the main process."""
-    if comm.is_main_process() and results:
-        note(run_dir, metrics=as_json(results.get("metrics")))
+    Raises:
+        ValueError: it is damaged or of another format; the message is for people.
+        OSError: it cannot be opened.
+    """
+    data = read_json_object(folder / RUN)
+    if data.get("format") != FORMAT:
+        raise ValueError(
+            f"{RUN} has format {data.get('format')!r}, and this version reads {FORMAT}: "
+            "report with the version that made the run"
+        )
+    fields = Fields(data, RUN)
+    status = fields.text("status", required=True)
+    if status not in STATUSES:
+        raise ValueError(f"{RUN}: status {status!r} is none of {', '.join(STATUSES)}")
+    fields.object("metrics").numbers()
+    for attempt in fields.objects("attempts"):
+        attempt.text("started", required=True)
+        if math.isnan(attempt.number("seconds")):
+            raise ValueError(f"{attempt.where}: seconds is missing")
+    if status == "running" and not is_running(folder):
+        data["status"] = "killed"
+    return data
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `run.json` says; empty where there is none, or it is damaged."""
+    """`read_run`, or an empty dict where there is no `run.json`; a damaged one is logged."""
     try:
-        state = json.loads((folder / FILE).read_bytes())
-        whole = isinstance(state, dict) and isinstance(state.get("attempts"), list)
-        if not whole or not _is_ours(state):
-            raise ValueError("it is not what a run writes")
+        return read_run(folder)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged and not used: %s", folder / FILE, error)
+    except (OSError, ValueError) as error:
+        logger.warning("%s is damaged and not used: %s", folder / RUN, error)
         return {}
-    return state
-
-
-def _is_ours(state: Mapping[str, Any]) -> bool:
-    """Whether the fields on which others count are of their kinds."""
-    figures = state.get("metrics") or {}
-    return (
-        isinstance(state.get("status"), str)
-        and isinstance(figures, dict)
-        and all(value is None or isinstance(value, (int, float)) for value in figures.values())
-        and all(
-            isinstance(each, dict)
-            and isinstance(each.get("started"), str)
-            and isinstance(each.get("seconds"), (int, float))
-            for each in state["attempts"]
-        )
-    )
-
-
-def error_line(traceback: str) -> str:
-    """The first line of a traceback's message, which follows its last frame."""
-    lines = traceback.strip().splitlines()
-    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
-    said = [x for x in lines[frames[-1] + 1 if frames else 0 :] if x and not x.startswith(" ")]
-    return said[0][:500] if said else "an error without a message"
 
 
 def _closed(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """An attempt with an end: that of one that was killed is the last word in its log."""
+    """An attempt with an end; one that was killed ended with the last line of its log."""
     if attempt.get("ended"):
         return attempt
-    started = datetime.fromisoformat(attempt["started"]).timestamp()
-    last = max((file.stat().st_mtime for file in folder.glob("log.txt*")), default=0.0)
-    seconds = max(0.0, last - started)
-    ended = datetime.fromisoformat(attempt["started"]) + timedelta(seconds=seconds)
+    started = datetime.fromisoformat(attempt["started"])
+    last = max((file.stat().st_mtime for file in folder.glob(f"{LOG}*")), default=0.0)
+    seconds = max(0.0, last - started.timestamp())
     return attempt | {
-        "ended": ended.isoformat(timespec="seconds"),
+        "ended": (started + timedelta(seconds=seconds)).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "status": "killed",
     }
@@ -298,21 +207,13 @@ def _summed(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_error_file(folder: Path, code: object) -> str:
-    """The message that `user_errors` has left, in whichever process; without the error's type."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        line = error_line((folder / "error.txt").read_text())
-        return line.partition(": ")[2] or line
-    return f"ended with exit code {code}, without a message"
-
-
-def _iso() -> str:
+def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _write(folder: Path, state: Mapping[str, Any]) -> None:
-    with _never_failing(folder / FILE):
-        write_text(folder / FILE, json.dumps(state, indent=2, allow_nan=False) + "\n")
+    with _never_failing(folder / RUN):
+        write_text(folder / RUN, json.dumps(state, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -323,20 +224,137 @@ def _never_failing(file: Path) -> Iterator[None]:
         logger.warning("%s is not written: %s", os.path.relpath(file), error)
 
 
-FINAL = "model_final.pth"
-AVERAGE = "model_ema.pth"
-NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
-MANIFEST = "checkpoints.json"  # what is known of each checkpoint
+def as_json(value: Any) -> Any:
+    """Copy nested results for `json.dump`: plain numbers, None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)  # floats and NumPy's scalars
+    return number if math.isfinite(number) else None
+
+
+def error_line(traceback: str) -> str:
+    """The first line of a traceback's message, which follows its last frame."""
+    lines = traceback.strip().splitlines()
+    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
+    rest = lines[frames[-1] + 1 if frames else 0 :]
+    message = [line for line in rest if line and not line.startswith(" ")]
+    return message[0][:500] if message else "an error without a message"
+
+
+def first_error_line(folder: Path) -> str | None:
+    """The first line of the error in a run's `error.txt`, without the error's type."""
+    try:
+        line = error_line((folder / ERROR).read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return line.partition(": ")[2] or line
+
+
+def failure(folder: Path) -> str | None:
+    """What ended the last attempt of a sweep's experiment, from its `failed.txt`."""
+    try:
+        return (folder / FAILED).read_text(errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def write_sweep(folder: Path, experiments: Mapping[str, Sequence[str]]) -> None:
+    """Write `sweep.json`: the overrides of each experiment, by the name of its folder."""
+    rows = [{"folder": name, "overrides": list(each)} for name, each in experiments.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"format": 1, "name": folder.absolute().name, "rows": rows}
+    write_text(folder / SWEEP, json.dumps(content, indent=1) + "\n")
+
+
+def read_sweep(folder: Path) -> tuple[str, dict[str, Sequence[str]]]:
+    """The name of a sweep, and what `write_sweep` has written.
+
+    Raises:
+        ValueError: `sweep.json` is damaged; the message is for people.
+        OSError: it cannot be opened.
+    """
+    plan = Fields(read_json_object(folder / SWEEP), SWEEP)
+    rows = plan.objects("rows")
+    return plan.text("name"), {
+        row.text("folder", required=True): row.texts("overrides") for row in rows
+    }
+
+
+class Fields:
+    """The keys of an object of a JSON file, each of its kind; an error names file and key.
+
+    Keys that are missing or null give "", NaN, false or an empty collection.
+    """
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data, self.where = data, where
+
+    def text(self, key: str, *, required: bool = False) -> str:
+        value = self._get(key, str, "text")
+        if required and not value:
+            raise ValueError(f"{self.where}: {key} is missing")
+        return str(value or "")
+
+    def flag(self, key: str) -> bool:
+        return bool(self._get(key, bool, "true or false"))
+
+    def number(self, key: str) -> float:
+        value = self._get(key, (int, float), "a number")
+        if isinstance(value, bool):
+            raise ValueError(f"{self.where}: {key} must be a number, not {value!r}")
+        try:
+            return math.nan if value is None else float(value)
+        except OverflowError:  # a number of hundreds of digits
+            return math.inf
+
+    def object(self, key: str) -> "Fields":
+        return Fields(self._get(key, dict, "an object") or {}, f"{self.where}: {key}")
+
+    def texts(self, key: str) -> Sequence[str]:
+        return [str(value) for value in self._get(key, list, "a list") or ()]
+
+    def objects(self, key: str) -> Sequence["Fields"]:
+        found = self._get(key, list, "a list") or []
+        if not all(isinstance(item, dict) for item in found):
+            raise ValueError(f"{self.where}: {key} must be a list of objects")
+        return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(found)]
+
+    def numbers(self) -> Mapping[str, float]:
+        """All keys, which must be numbers or null."""
+        return {str(key): self.number(key) for key in self.data}
+
+    def _get(self, key: str, kind: type | tuple[type, ...], expected: str) -> Any:
+        value = self.data.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{self.where}: {key} must be {expected}, not {str(value)[:80]!r}")
+        return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's config, resolved where the folder has it so; {} if there is none or it is damaged."""
+    for name in (RESOLVED, CONFIG):
+        file = folder / name
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            logger.warning("%s is damaged and not used: %s", file, error)
+            return {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file to read: `path` itself, or the checkpoint of the run folder that `path` is.
-
-    Of a folder: `model_final.pth`, else what `last_checkpoint` names. Which one is logged.
+    """The weights file `path`, or the checkpoint of the run folder `path`, which is logged.
 
     Raises:
-        WeightsError: there is no such file or folder, or the folder has neither; the message lists
-            the checkpoints that are there.
+        WeightsError: there is no such file or folder, or the folder has no checkpoint; the message
+            lists those that are there.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -372,28 +390,3 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
         f"weights={folder}: a run folder has {FINAL}, or {NEWEST} names its newest checkpoint; "
         f"here is {there}. Name one: weights={folder}/NAME.pth"
     )
-
-
-CONFIGS = (".hydra/resolved.yaml", ".hydra/config.yaml")  # the first that is there
-
-
-def config(folder: Path) -> dict[str, Any]:
-    """The run's config, resolved where the folder has it so; {} if there is none."""
-    for name in CONFIGS:
-        file = folder / name
-        try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            logger.warning("Loggers are told nothing of %s, which is damaged: %s", file, error)
-            return {}
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def chosen(about: Mapping[str, Any]) -> dict[str, str]:
-    """Options of the groups that tell runs apart, as run.json has them; without empty ones."""
-    groups = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware", "sweep")
-    choices = about.get("choices") or {}
-    return {group: str(choices[group]) for group in groups if choices.get(group)}

@@ -328,8 +328,9 @@ def _ignore_signals(worker: int) -> None:
     finishing its step, for which it needs its workers.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
 
 

@@ -26,7 +26,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.parallel import count_cores
+from panoptic_dl.core.parallel import count_cores, handling
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.launch.signals import STOPPING, tell_submitit
 
@@ -162,15 +162,8 @@ def _passing_signals_on() -> Iterator[list[int]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid or 0, signal.SIGTERM if number == signal.SIGINT else number)
 
-    if threading.current_thread() is not threading.main_thread():  # no signals there
+    with handling(STOPPING, forward):
         yield received
-        return
-    previous = {number: signal.signal(number, forward) for number in STOPPING}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What every process of a run does first: logging, seeds, a record of what ran."""
+"""What every process of a run does first, and how an error ends it."""
 
 import contextlib
 import logging
@@ -8,9 +8,10 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -18,9 +19,136 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.environment import describe, git
-from panoptic_dl.core.run_folder import ExitCode
-from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.core.environment import describe, git, measured_on
+from panoptic_dl.core.run_folder import (
+    ERROR,
+    NEWEST,
+    STOPPED,
+    ExitCode,
+    Requeued,
+    RunState,
+    as_json,
+    error_line,
+    first_error_line,
+    note,
+)
+from panoptic_dl.launch.gpus import take_gpus
+from panoptic_dl.launch.launcher import launch
+from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
+
+
+def exit_status(error: BaseException | None) -> tuple[str, int]:
+    """The status and the exit code of a run that `error` has ended; None: it finished.
+
+    | raised | status | exit code |
+    | --- | --- | --- |
+    | ValueError, OSError: wrong input, a full disk | failed | 1, one message |
+    | FloatingPointError: a loss is not finite | failed | 76, one message |
+    | Interrupted: stopped by a signal, all is saved | stopped | 75 |
+    | KeyboardInterrupt: stopped, nothing was saved | stopped | 130 |
+    | SystemExit, ProcessExitedException of a process that was started | by its code | its code |
+    | others, which are errors of the program | failed | 1, a traceback |
+    """
+    if error is None:
+        return "finished", 0
+    if isinstance(error, KeyboardInterrupt):
+        saved = isinstance(error, Interrupted)
+        return "stopped", ExitCode.SAVED if saved else ExitCode.INTERRUPTED
+    if isinstance(error, FloatingPointError):
+        return "failed", ExitCode.DIVERGED
+    if isinstance(error, SystemExit | ProcessExitedException):
+        code = error.exit_code if isinstance(error, ProcessExitedException) else error.code
+        if isinstance(error, Requeued) or code in STOPPED:
+            return "stopped", code  # type: ignore[return-value]
+        number = code if isinstance(code, int) else int(code is not None)
+        return "failed" if number else "finished", number
+    return "failed", ExitCode.ERROR
+
+
+@contextlib.contextmanager
+def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
+    """End this process as `exit_status` says if an error comes out of the `with` block.
+
+    An error that a user can act on becomes one message on stderr, with the traceback in
+    `run_dir/error.txt`. Errors of the program pass on, and Python prints their traceback.
+
+    Args:
+        state: of the process that starts the run; gets the status and the error's first line.
+    """
+    folder = Path(run_dir)
+    try:
+        yield
+    except BaseException as error:
+        status, code = exit_status(error)
+        of_input = isinstance(error, ValueError | OSError | FloatingPointError)
+        of_program = not of_input and not isinstance(
+            error, SystemExit | KeyboardInterrupt | ProcessExitedException
+        )
+        if of_input or (of_program and state is not None and state.writes):
+            with contextlib.suppress(OSError):  # a full disk must not hide the message
+                (folder / ERROR).write_text(traceback.format_exc())
+        if of_input:
+            text = f"\nerror: {error}\n(traceback: {folder / ERROR})"
+            print(text, file=sys.stderr, flush=True)
+        elif isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
+            _print_interrupted(run_dir)
+        if state is not None:
+            line = None
+            if of_program:
+                line = error_line(traceback.format_exc())
+            elif status == "failed":
+                line = first_error_line(folder)
+                line = line or f"ended with exit code {code}, without a message"
+            state.end(status, line)
+        if of_program or isinstance(error, SystemExit):
+            raise
+        raise SystemExit(code) from None
+    if state is not None:
+        state.end("finished")
+
+
+def _print_interrupted(run_dir: str) -> None:
+    if comm.is_main_process():  # others are ended so when one of them failed, which says why
+        there = Path(run_dir, NEWEST).is_file()
+        how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
+        print(f"\ninterrupted{how}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def process_session(config: Any, device: str) -> Iterator[None]:
+    """`session` in each process of a run, after what it does first; see `begin`."""
+    run_dir = config.run_dir
+    with interruptible(), session(run_dir), requeue_when_stopped(config.launch.requeue):
+        begin(run_dir, config.seed, device)
+        if comm.is_main_process():
+            processes = comm.get_world_size()
+            devices = processes if device == "cuda" else 0
+            counts = {"devices": devices, "processes": processes}
+            note(run_dir, environment=measured_on(device) | counts)
+        yield
+
+
+def note_metrics(run_dir: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Add the metrics of a mode's results, those of the main process, to `run.json`."""
+    if comm.is_main_process() and results:
+        note(run_dir, metrics=as_json(results.get("metrics")))
+    return results
+
+
+def start(work: Callable[..., Any], config: Any, allowed: tuple[str, ...]) -> Any:
+    """Call `work(device, config, allowed)` in the processes that `config.launch` asks for.
+
+    If they cannot be started, a mode with the key `launch_refused` gets the reason there, and runs
+    in one process: it examines what is wrong.
+    """
+    take_gpus(config.launch.num_gpus)
+    try:
+        return launch(work, config, allowed, **config.launch)
+    except ValueError as error:
+        if "launch_refused" not in config.mode:
+            raise
+        config.mode.launch_refused = str(error)
+        return launch(work, config, allowed, num_gpus=None)
 
 
 def begin(run_dir: str, seed: int | None, device: str) -> None:
@@ -41,14 +169,14 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
         setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
         for handler in logging.getLogger(name).handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_for_people)
+                handler.addFilter(_is_for_console)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     seed_all_rng(None if seed is None else seed + rank)
     if not comm.is_main_process():
         return
     folder = Path(run_dir)
-    (folder / "error.txt").unlink(missing_ok=True)  # of an attempt before this one
+    (folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
     for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
         with (folder / name).open("a") as file:  # a resumed run adds to its record
             file.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S}\n{text}")
@@ -62,50 +190,13 @@ def begin(run_dir: str, seed: int | None, device: str) -> None:
     )
 
 
-def _for_people(record: logging.LogRecord) -> bool:
-    """What the console shows; log.txt has everything."""
-    if record.exc_info:  # Detectron2's traceback, of an error that we say in one line
+def _is_for_console(record: logging.LogRecord) -> bool:
+    """Whether the console shows a record; log.txt has all of them."""
+    if record.exc_info:  # Detectron2's traceback of an error that `session` prints in one line
         return False
     if record.name.startswith("panoptic_dl"):
         return record.levelno >= logging.INFO
     return record.levelno >= logging.WARNING
-
-
-@contextlib.contextmanager
-def user_errors(run_dir: str) -> Iterator[None]:
-    """Turn an error that a user can cure into one message and an exit code; see `ExitCode`.
-
-    The traceback is kept in `run_dir/error.txt`.
-    """
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        file = Path(run_dir, "error.txt")
-        with contextlib.suppress(OSError):  # a full disk must not hide the message
-            file.write_text(traceback.format_exc())
-        print(f"\nerror: {error}\n(traceback: {file})", file=sys.stderr, flush=True)
-        raise SystemExit(exit_status(error)[1]) from None
-    except Interrupted as stop:  # whose log line says how to go on
-        raise SystemExit(exit_status(stop)[1]) from None
-    except KeyboardInterrupt as stop:
-        there = Path(run_dir, "last_checkpoint").is_file()
-        how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
-        if comm.is_main_process():  # others are ended so when one of them failed, which says why
-            print(f"\ninterrupted{how}", file=sys.stderr)
-        raise SystemExit(exit_status(stop)[1]) from None
-    except ProcessExitedException as error:  # one of our processes ended, and said why
-        raise SystemExit(error.exit_code) from None
-
-
-def exit_status(error: BaseException | None) -> tuple[str, int]:
-    """Return the status, as in run.json, and the exit code of a run that raised `error` or None."""
-    if error is None:
-        return "finished", 0
-    if isinstance(error, KeyboardInterrupt):
-        saved = isinstance(error, Interrupted)
-        return "stopped", ExitCode.SAVED if saved else ExitCode.INTERRUPTED
-    diverged = isinstance(error, FloatingPointError)
-    return "failed", ExitCode.DIVERGED if diverged else ExitCode.ERROR
 
 
 def _git_state() -> str:

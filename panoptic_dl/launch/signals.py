@@ -1,8 +1,4 @@
-"""Signals that ask a run to stop, while it has nothing to save.
-
-Ctrl-C and the signals of job managers end a run after the step under way, with a checkpoint.
-
-A SLURM job that is about to end saves, and queues again to go on.
+"""Signals that stop a run, with a checkpoint after the step under way, and queue its job again.
 
 SLURM sends the signal that the batch script asks for (`--signal=USR1@120`) before the time is up;
 submitit asks for SIGUSR2. These two requeue. SIGTERM does not: that is `scancel`, which means it,
@@ -14,26 +10,30 @@ import logging
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from panoptic_dl.core.parallel import handling
 from panoptic_dl.core.run_folder import Requeued
 
-# SLURM warns with what --signal says, mostly SIGUSR1; submitit uses SIGUSR2; both end in SIGTERM.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+logger = logging.getLogger(__name__)
+
+# Not every system has both.
+REQUEUED_ON = tuple(
+    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+STOPPING = (signal.SIGINT, signal.SIGTERM, *REQUEUED_ON)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, every signal that stops a run does what Ctrl-C does: KeyboardInterrupt, once.
+    """Raise KeyboardInterrupt, once, for every signal that stops a run.
 
-    By themselves the others kill a process, without a word. Training puts its own handlers in
-    place of these while it lasts. A handler that somebody else has set stays, such as submitit's.
+    By default the others kill a process without a message. Training replaces these handlers while
+    it lasts. Other handlers, such as submitit's, stay.
     """
     asked = False
 
@@ -43,19 +43,9 @@ def interruptible() -> Iterator[None]:
             asked = True
             raise KeyboardInterrupt
 
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in STOPPING:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                previous[number] = signal.signal(number, stop)
-    try:
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    with handling([n for n in STOPPING if signal.getsignal(n) in defaults], stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-logger = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -70,9 +60,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Listens for signals from `listen` to its end. A second Ctrl-C stops at once, unsaved.
+    """Remembers the first signal that comes during `listen`; a second Ctrl-C interrupts at once.
 
-    Loader workers are forked while this listens and inherit the handlers: signals that are sent to
+    Loader workers are forked meanwhile and inherit the handlers, so that signals that are sent to
     all processes of a run do not kill them.
     """
 
@@ -80,18 +70,9 @@ class StopRequest:
         self.signal = 0  # the first that came
         self._at_once = False
 
-    @contextlib.contextmanager
-    def listen(self) -> Iterator[None]:
-        """Take the signals over, in the main thread; afterwards they are whose they were."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous: dict[signal.Signals, Any] = {s: signal.signal(s, self._take) for s in STOPPING}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def listen(self) -> contextlib.AbstractContextManager[None]:
+        """Handle the signals inside a `with` block, if it is in the main thread."""
+        return handling(STOPPING, self._take)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:
@@ -102,7 +83,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside there is nothing to save: a signal, now or before, raises Interrupted."""
+        """Raise Interrupted for a signal inside, or before, as there is nothing to save."""
         before, self._at_once = self._at_once, True
         try:
             if self.signal:
@@ -113,7 +94,7 @@ class StopRequest:
 
 
 class StopOnSignal(HookBase):
-    """Save and stop after the step in which the processes told each other of a signal."""
+    """Saves and stops after the step in which the processes exchanged a signal's number."""
 
     def __init__(self, save: Callable[[], None], run_dir: str) -> None:
         self.save, self.run_dir = save, run_dir
@@ -134,37 +115,9 @@ class StopOnSignal(HookBase):
         raise Interrupted(number)
 
 
-REQUEUED_ON = (signal.SIGUSR1, signal.SIGUSR2)
-
-
-def check_requeue(requeue: bool, resume: bool | str, same_folder: bool) -> None:
-    """Refuse `launch.requeue=true` where the command, started again, would not go on.
-
-    Args:
-        requeue: `launch.requeue`.
-        resume: of the run.
-        same_folder: whether the command started again has the same output folder.
-
-    Raises:
-        ValueError: with the override that is missing.
-    """
-    if not requeue:
-        return
-    if resume != "auto":
-        raise ValueError(
-            f"launch.requeue=true starts the same command again: it needs resume=auto, not "
-            f"resume={str(resume).lower()}"
-        )
-    if not same_folder:
-        raise ValueError(
-            "launch.requeue=true starts the same command again, which must find its folder: name "
-            "one without the time in it, run_dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)"
-        )
-
-
 @contextlib.contextmanager
 def requeue_when_stopped(requeue: bool) -> Iterator[None]:
-    """Around the work of each process: queue the job again when it was stopped and has saved."""
+    """Queue the job again if what is inside was stopped and has saved."""
     try:
         yield
     except Interrupted as stop:
@@ -179,26 +132,13 @@ def _requeue(number: int) -> None:
     elif "SUBMITIT_EXECUTOR" in os.environ:
         tell_submitit(number)
     elif comm.is_main_process():
-        with _deaf():  # those who end sooner have this process ended, too
+        # Processes that end sooner have the launcher end this one, too.
+        with handling((signal.SIGTERM, *REQUEUED_ON), signal.SIG_IGN):
             requeue_job()
 
 
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    previous = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, *REQUEUED_ON)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def requeue_job() -> bool:
-    """Ask SLURM to queue this job again; say in the log how it went.
-
-    Returns:
-        Whether SLURM agreed. If not, the run is saved all the same.
-    """
+    """Ask SLURM to queue this job again; return whether it agreed, which the log has, too."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         logger.warning("Not queued again: this is no SLURM job; the same command goes on")
@@ -224,10 +164,9 @@ def requeue_job() -> bool:
 
 
 def tell_submitit(number: int) -> None:
-    """Let submitit, which waited for this signal before training took it over, queue us again.
+    """Call the handler of submitit for this signal, which queues the job again, if there is one.
 
-    Its handler ends this process; in those that we started ourselves there is none of it, and
-    nothing happens.
+    It ends this process with `Requeued`. Processes that the launcher started have no such handler.
     """
     handler = signal.getsignal(number)
     if callable(handler) and str(getattr(handler, "__module__", "")).startswith("submitit."):

@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import nn
 
-from panoptic_dl.core import run_folder as run_facts
+from panoptic_dl.core.run_folder import read_config, read_state
 from panoptic_dl.visualize.sheets import Sample
 
 Figures = Mapping[str, float]
@@ -44,12 +44,12 @@ class Run:
     @cached_property
     def about(self) -> Mapping[str, Any]:
         """The folder's run.json, or {}."""
-        return run_facts.read_state(self.folder)
+        return read_state(self.folder)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The whole config, resolved where the folder has it so; read for who wants it."""
-        return run_facts.config(self.folder)
+        return read_config(self.folder)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ import numpy as np
 import wandb
 
 from panoptic_dl.core.files import write_text
-from panoptic_dl.core.run_folder import chosen
 from panoptic_dl.evaluation.metrics import PUBLISHED, is_better
 from panoptic_dl.loggers.base import (
     Confusions,
@@ -438,7 +437,7 @@ class WandbLogger(Logger):
             dir=str(run.folder),
             group=self._group or run.about.get("sweep"),
             job_type=run.mode,
-            tags=_tags(self._tags, chosen(run.about)),
+            tags=_tags(self._tags, _choices(run.about)),
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
 
@@ -601,3 +600,10 @@ def _name(title: str) -> str:
 
 def _bytes(classes: np.ndarray) -> np.ndarray:
     return np.where(classes < 0, VOID_MASK_VALUE, classes).astype(np.uint8)
+
+
+def _choices(about: Mapping[str, Any]) -> dict[str, str]:
+    """The options, as run.json has them, of the groups that distinguish runs."""
+    groups = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware", "sweep")
+    choices = about.get("choices") or {}
+    return {group: str(choices[group]) for group in groups if choices.get(group)}

@@ -11,6 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from panoptic_dl.core.run_folder import read_sweep
+
 
 def draw_stage_bars(
     rows: Sequence[tuple[str, Mapping[str, float], float]],
@@ -236,10 +238,9 @@ def _effect(effect: Mapping[str, Any]) -> str:
 def _in_order(folder: Path) -> list[Path]:
     """The results below a sweep's folder, in the order of its plan."""
     try:
-        rows = json.loads((folder / "sweep.json").read_bytes())["rows"]
-        order = [row["folder"] for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        order = []
+        _, order = read_sweep(folder)
+    except (OSError, ValueError):
+        order = {}
     files = sorted(folder.glob("*/benchmark.json"))
     known = [f for name in order for f in files if f.parent.name == name]
     return known or files

@@ -24,14 +24,14 @@ from typing import Any
 
 import yaml
 
+from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import (
     MAX_JSON_BYTES,
     encodable,
-    is_running,
     read_json_object,
     regular_size,
 )
-from panoptic_dl.core.run_folder import Fields
+from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
 # Runs with figures to be held against others; the rest only look at something.
 MEASURING = ("train", "eval")
@@ -191,10 +191,6 @@ def _json(node: Any) -> str:
     return json.dumps(node, default=str, ensure_ascii=False)
 
 
-FORMAT = 1
-STATUSES = ("running", "finished", "stopped", "failed")
-
-
 def read_run(folder: Path, label: str) -> Run:
     """What `run.json` says, with `results.json` and the resolved config where they are.
 
@@ -206,24 +202,15 @@ def read_run(folder: Path, label: str) -> Run:
         ValueError: `run.json` is damaged or of another format; the message is for people.
         OSError: it cannot be opened.
     """
-    data = read_json_object(folder / "run.json")
-    if data.get("format") != FORMAT:
-        raise ValueError(
-            f"run.json has format {data.get('format')!r}, and this version reads {FORMAT}: "
-            "report with the version that made the run"
-        )
-    fields = Fields(data, "run.json")
-    status = fields.text("status", required=True)
-    if status not in STATUSES:
-        raise ValueError(f"run.json: status {status!r} is none of {', '.join(STATUSES)}")
-    if status == "running" and not is_running(folder):
-        status = "killed"
+    data = run_folder.read_run(folder)
+    fields = Fields(data, RUN)
+    status = fields.text("status")
     seed, git = fields.number("seed"), fields.object("git")
     remarks: list[str] = []
-    results = _beside(folder / "results.json", read_json_object, remarks)
+    results = _beside(folder / RESULTS, read_json_object, remarks)
     metrics = dict(fields.object("metrics").numbers())
     if status == "finished" and not metrics and isinstance(results.get("metrics"), dict):
-        metrics = dict(Fields(results["metrics"], "results.json: metrics").numbers())
+        metrics = dict(Fields(results["metrics"], f"{RESULTS}: metrics").numbers())
     return Run(
         folder=folder,
         label=label,
@@ -259,7 +246,7 @@ def read_run(folder: Path, label: str) -> Run:
         device_hours=fields.number("device_hours"),
         metrics=metrics if status == "finished" else {},
         results=results,
-        settings=_beside(folder / ".hydra" / "resolved.yaml", read_settings, remarks),
+        settings=_beside(folder / RESOLVED, read_settings, remarks),
         last_written="" if status == "finished" else _last_written(folder),
         remarks=remarks,
     )
@@ -267,7 +254,7 @@ def read_run(folder: Path, label: str) -> Run:
 
 def _last_written(folder: Path) -> str:
     """When a run that has no end yet, or was killed, last wrote a line."""
-    files = [file for name in ("log.txt", "metrics.json") if (file := folder / name).is_file()]
+    files = [file for name in (LOG, METRICS) if (file := folder / name).is_file()]
     newest = max((file.stat().st_mtime for file in files), default=0.0)
     moment = datetime.fromtimestamp(newest, timezone.utc)
     return moment.isoformat(timespec="seconds") if newest else ""
@@ -285,7 +272,7 @@ def _beside(file: Path, read: Any, remarks: list[str]) -> Any:
 
 
 # What runs leave behind; a folder with one of these and no run.json is a run that cannot be told.
-LEFTOVERS = ("results.json", "metrics.json")
+LEFTOVERS = (RESULTS, METRICS)
 
 
 @dataclass(frozen=True)
@@ -314,11 +301,11 @@ def collect(folders: Sequence[Path]) -> Collected:
         closed: list[OSError] = []
         for folder, files in _folders(root, seen, closed):
             label = _unused(_label(root, folder, several=len(folders) > 1), labels)
-            if "sweep.json" in files:
+            if SWEEP in files:
                 rows = _planned(root, folder, label, several=len(folders) > 1)
                 planned += rows if isinstance(rows, list) else []
                 unreadable += [rows] if isinstance(rows, Unreadable) else []
-            if "run.json" in files:
+            if RUN in files:
                 try:
                     runs.append(read_run(folder, label))
                 except (ValueError, OSError) as error:
@@ -357,7 +344,7 @@ def _folders(
         seen.add(real)
         below[:] = sorted(each for each in below if not each.startswith("."))
         # A trial's folder lies inside its run's and says itself that it is none.
-        if "run.json" in files:
+        if RUN in files:
             below[:] = [each for each in below if each not in ("pictures", "fast_dev_run")]
         yield Path(name), files
 
@@ -383,15 +370,12 @@ def _planned(
 ) -> "list[Planned] | Unreadable":
     """The rows of a sweep without a run.json."""
     try:
-        plan = Fields(read_json_object(folder / "sweep.json"), "sweep.json")
-        name = plan.text("name") or label
-        found = []
-        for row in plan.objects("rows"):
-            own = row.text("folder", required=True)
-            if not (folder / own / "run.json").exists():
-                shown = _label(root, folder / own, several=several)
-                found.append(Planned(shown, name, row.texts("overrides")))
-        return found
+        name, experiments = run_folder.read_sweep(folder)
+        return [
+            Planned(_label(root, folder / own, several=several), name or label, overrides)
+            for own, overrides in experiments.items()
+            if not (folder / own / RUN).exists()
+        ]
     except (ValueError, OSError) as error:
         return Unreadable(label, _reason(error))
 

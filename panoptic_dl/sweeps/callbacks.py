@@ -7,8 +7,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.launch.gpus import give_out_gpus
-from panoptic_dl.sweeps.table import SweepError, keep_plan, leave_out, narrow, plan, with_seeds
+from panoptic_dl.sweeps.table import SweepError, leave_out, narrow, plan, with_seeds
 
 
 class Sweep(Callback):
@@ -38,7 +39,7 @@ class Sweep(Callback):
                 found = plan(config)
                 if found is not None:
                     leave_out(config, found.unsaid)
-                    keep_plan(Path(config.hydra.sweep.dir), found.rows)
+                    write_sweep(Path(config.hydra.sweep.dir), found.rows)
         except (SweepError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
         except Exception as error:  # Hydra would go on, and run the sweep without its plan

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.core.files import folder_lock, write_text
 from panoptic_dl.core.parallel import count_cores
+from panoptic_dl.core.run_folder import STOPPED, failure, write_sweep
 
 if TYPE_CHECKING:  # Optuna takes a second to import, and most commands do not need it
     from panoptic_dl.sweeps.study import Study
@@ -200,7 +201,6 @@ class Search(Sweeper):
     def _save(self, study: "Study") -> dict[str, Any]:
         """Write search.json, sweep.json (for the sweep's status) and best.yaml."""
         from panoptic_dl.config.run_identity import command
-        from panoptic_dl.sweeps.table import keep_plan
 
         record = study.record()
         for trial in record["trials"]:
@@ -208,7 +208,7 @@ class Search(Sweeper):
             trial["command"] = command(trial["overrides"], search=True)
         rows = {trial["folder"]: trial["overrides"] for trial in record["trials"]}
         write_text(study.folder / "search.json", json.dumps(record, indent=2) + "\n")
-        keep_plan(study.folder, rows)
+        write_sweep(study.folder, rows)
         if record["best"] is not None:
             trial = record["trials"][record["best"]]
             best = {key: trial[key] for key in ("value", "folder", "overrides", "command")}
@@ -223,9 +223,6 @@ def _setting(config: DictConfig) -> dict[str, Any]:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     mode = tree.pop("hydra")["runtime"]["choices"].get("mode")
     return json.loads(json.dumps({**figures_config(tree), "mode": mode}))
-
-
-STOPPED = (75, 130)  # exit codes of a run that was stopped from outside: panoptic_dl.engine
 
 
 class EndedEarly(Exception):
@@ -268,22 +265,14 @@ def outcome(job: JobReturn | Exception, folder: Path) -> float | str | None:
     except EndedEarly as end:
         if end.code in STOPPED:
             return None
-        return _said(folder) or f"ended with exit code {end.code}"
+        return failure(folder) or f"ended with exit code {end.code}"
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        return _said(folder) or f"{type(error).__name__}: {first}"
+        return failure(folder) or f"{type(error).__name__}: {first}"
     try:
         figure = float(value)
     except (TypeError, ValueError):
-        return _said(folder) or f"gave {value!r} in place of a figure"
+        return failure(folder) or f"gave {value!r} in place of a figure"
     if not math.isfinite(figure):
-        return _said(folder) or f"its figure is {figure}"
+        return failure(folder) or f"its figure is {figure}"
     return figure
-
-
-def _said(folder: Path) -> str | None:
-    """The first line of a row's error, which it has left in its folder."""
-    try:
-        return (folder / "failed.txt").read_text(errors="replace").strip() or None
-    except OSError:
-        return None

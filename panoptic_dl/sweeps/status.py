@@ -5,15 +5,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
-from panoptic_dl.core.files import is_running
-from panoptic_dl.core.run_folder import read_state
-from panoptic_dl.sweeps.table import FAILED
+from panoptic_dl.core.run_folder import (
+    ERROR,
+    FAILED,
+    LOG,
+    METRICS,
+    RUN,
+    failure,
+    read_state,
+    read_sweep,
+)
 
-PLAN = "sweep.json"
 BAD = ("failed", "killed")
 
 
@@ -51,8 +56,11 @@ def rows(sweep: Path) -> list[Row]:
     """
     if not sweep.is_dir():
         raise ValueError(f"{sweep} is no folder; name that of a sweep, such as outputs/sweeps/NAME")
-    planned = [row["folder"] for row in read_plan(sweep)]
-    known = ("run.json", FAILED)
+    try:
+        _, planned = read_sweep(sweep)
+    except (OSError, ValueError):
+        planned = {}
+    known = (RUN, FAILED)
     there = sorted({file.parent.name for name in known for file in sweep.glob(f"*/{name}")})
     names = [*planned, *(name for name in there if name not in planned)]
     if not names:
@@ -60,27 +68,14 @@ def rows(sweep: Path) -> list[Row]:
     return [row(sweep / name) for name in names]
 
 
-def read_plan(sweep: Path) -> list[dict[str, Any]]:
-    """The rows that a sweep is to run, with their overrides; none where it has no plan."""
-    try:
-        plan = json.loads((sweep / PLAN).read_bytes())
-        return [row for row in plan["rows"] if isinstance(row["folder"], str)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
-
-
 def row(folder: Path) -> Row:
     """How one row stands."""
     state = read_state(folder)
-    failed = folder / FAILED
-    if failed.is_file():
-        status, error = "failed", failed.read_text(errors="replace").strip() or None
-    else:
-        status, error = state.get("status", "waiting"), state.get("error")
-    if status == "running" and not is_running(folder):
-        status = "killed"
-    log = next((folder / n for n in ("log.txt", "error.txt") if (folder / n).is_file()), None)
-    iteration = _last_iteration(folder / "metrics.json")
+    status, error = state.get("status", "waiting"), state.get("error")
+    if (folder / FAILED).is_file():
+        status, error = "failed", failure(folder)
+    log = next((folder / n for n in (LOG, ERROR) if (folder / n).is_file()), None)
+    iteration = _last_iteration(folder / METRICS)
     return Row(
         folder=folder.name,
         status=status,

@@ -4,23 +4,30 @@ One row of a sweep: skipped when it is done, gone on with when it is not; it fai
 """
 
 import contextlib
-import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.composition import compose, is_choice
-from panoptic_dl.config.run_identity import row_folder
-from panoptic_dl.core.files import write_text
-from panoptic_dl.core.run_folder import NEWEST, ExitCode, Requeued, error_line, read_state
+from panoptic_dl.config.run_identity import differences, row_folder
+from panoptic_dl.core.run_folder import (
+    FAILED,
+    NEWEST,
+    STOPPED,
+    Requeued,
+    error_line,
+    first_error_line,
+    read_state,
+)
 
 
 class SweepError(ValueError):
@@ -122,14 +129,6 @@ def _refuse_several_plans(swept: Sequence[str]) -> None:
         raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
 
 
-def keep_plan(folder: Path, rows: Mapping[str, Sequence[str]]) -> None:
-    """Write `sweep.json`, which says what a sweep's folder is to hold; see `Plan.rows`."""
-    named = [{"folder": name, "overrides": list(each)} for name, each in rows.items()]
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": 1, "name": folder.absolute().name, "rows": named}
-    write_text(folder / "sweep.json", json.dumps(content, indent=1) + "\n")
-
-
 def _name(job: Sequence[str]) -> str:
     needed = [text for text in job if is_choice(text) or _key(text) == "name"]
     return str(compose(needed).name)
@@ -148,86 +147,76 @@ def _key(override: str) -> Any:
     return OverridesParser.create().parse_override(override).key_or_group
 
 
-FAILED = "failed.txt"  # in a row's folder: the first line of what the last attempt ended with
-STOPPING = (ExitCode.SAVED, ExitCode.INTERRUPTED)  # these end the whole sweep
+class Finished(NamedTuple):
+    """An experiment of a sweep that is finished already."""
 
-
-@dataclass(frozen=True)
-class Standing:
-    """How a row's folder was found.
-
-    Attributes:
-        finished: nothing is left to do.
-        resume: what `resume` shall be.
-        figure: the first figure of a finished row, in percent; None: it has none.
-    """
-
-    finished: bool
-    resume: bool | str
-    figure: float | None = None
+    metric: float | None  # the first one, in percent; None: it has none
 
 
 @contextlib.contextmanager
-def failing_alone(folder: Path) -> Iterator[None]:
-    """Around a row: its error ends the row, not the sweep; Ctrl-C and SIGTERM end the sweep."""
+def isolate_failures(job: Any) -> Iterator[None]:
+    """In a sweep, let an error end its experiment only, and note it there in `failed.txt`.
+
+    Ctrl-C and the signals that stop a run end the whole sweep.
+
+    Args:
+        job: the `hydra` node of the job; outside of sweeps nothing is done.
+    """
+    if job.mode != RunMode.MULTIRUN:
+        yield
+        return
+    folder = Path(job.runtime.output_dir)
     with contextlib.suppress(OSError):
         (folder / FAILED).unlink(missing_ok=True)
     try:
         yield
-    except SystemExit as stop:  # which has said why
-        if stop.code in STOPPING or isinstance(stop, Requeued):
+    except SystemExit as stop:  # after its message
+        if stop.code in STOPPED or isinstance(stop, Requeued):
             raise
         if stop.code:
-            _note(folder, _first_error_line(folder) or f"exit code {stop.code}")
+            _note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
     except Exception as error:
         traceback.print_exc()
-        _note(folder, error_line("".join(traceback.format_exception(error))))
+        _note_failure(folder, error_line("".join(traceback.format_exception(error))))
 
 
-def standing(
-    folder: Path,
-    facts: Mapping[str, Any],
-    resume: bool | str,
-    differences: Callable[[], Sequence[str]],
-) -> Standing:
-    """Whether a row is done, and how it goes on.
+def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:
+    """In a sweep, find out whether a training is finished; else set `config.resume` to go on.
 
     Args:
-        folder: of the row.
+        config: of the job, not yet resolved.
+        job: its `hydra` node.
         facts: see `panoptic_dl.config.run_identity.identity`.
-        resume: as the command has it; False, the default, becomes `auto` for training.
-        differences: keys that its config and that in the folder have different.
+
+    Returns:
+        None for what is to be run.
 
     Raises:
-        ValueError: the folder holds a row with other numbers.
+        ValueError: the folder holds this experiment with other numbers.
     """
-    state = read_state(folder)
-    if facts["mode"] != "train" or state.get("mode") != "train":
-        return Standing(False, "auto" if facts["mode"] == "train" and not resume else resume)
-    begun = state["status"] == "finished" or (folder / NEWEST).exists()
-    if begun and state.get("config_hash") != facts["config_hash"]:
-        keys = list(differences())
-        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-        raise ValueError(
-            f"{folder} holds this row with other numbers: {', '.join(keys[:4]) or 'unknown'}{more} "
-            "differ. Choose another sweep_dir=FOLDER, or remove that folder to start anew"
-        )
-    if state["status"] != "finished":
-        return Standing(False, resume or "auto")
-    figures = list((state.get("metrics") or {}).values())
-    return Standing(True, resume, figures[0] if figures else None)
-
-
-def _first_error_line(folder: Path) -> str | None:
-    """The message that `user_errors` has left, without the error's type."""
-    try:
-        line = error_line((folder / "error.txt").read_text())
-        return line.partition(": ")[2] or line
-    except (OSError, UnicodeDecodeError):
+    if job.mode != RunMode.MULTIRUN or facts["mode"] != "train":
         return None
+    folder = Path(job.runtime.output_dir)
+    state = read_state(folder)
+    if state.get("mode") == "train":
+        is_finished = state["status"] == "finished"
+        begun = is_finished or (folder / NEWEST).exists()
+        if begun and state.get("config_hash") != facts["config_hash"]:
+            keys = differences(config, folder)
+            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+            raise ValueError(
+                f"{folder} holds this row with other numbers: {', '.join(keys[:4]) or 'unknown'}"
+                f"{more} differ. Choose another sweep_dir=FOLDER, or remove that folder to start "
+                "anew"
+            )
+        if is_finished:
+            print(f"{folder.name}: finished already, left as it is")
+            return Finished(next(iter((state.get("metrics") or {}).values()), None))
+    config.resume = config.resume or "auto"
+    return None
 
 
-def _note(folder: Path, line: str) -> None:
+def _note_failure(folder: Path, line: str) -> None:
     print(f"this row of the sweep failed: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,12 +28,11 @@ from panoptic_dl.core.files import (
     sha256_of,
     write_text,
 )
-from panoptic_dl.core.run_folder import FINAL, MANIFEST, NEWEST
+from panoptic_dl.core.run_folder import BEST, FINAL, MANIFEST, NEWEST
 from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.loggers.base import Loggers
 from panoptic_dl.weights.names import not_finite
 
-BEST = "model_best.pth"
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 GOES_ON = "%s; training goes on (checkpoint.on_error=continue)"
 State = dict[str, Any]

@@ -13,13 +13,12 @@ from detectron2.utils import comm
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.files import write_text
+from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Figures, Loggers, is_evaluation
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.console import ConsoleWriter
-
-FILE = "metrics.json"
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class MetricsWriter(HookBase):
         Raises:
             OSError: the files cannot be written.
         """
-        self.file, self.on_error = run_dir / FILE, on_error
+        self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device
         self._console = ConsoleWriter(settings.iterations, settings.log_period)
         self._written, self._complained = start - 1, False

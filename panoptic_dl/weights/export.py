@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import atomic_write, flush, printable, read_json_object, sha256_of
 from panoptic_dl.core.run_folder import AVERAGE as AVERAGE_FILE
-from panoptic_dl.core.run_folder import MANIFEST
+from panoptic_dl.core.run_folder import MANIFEST, RESULTS
 from panoptic_dl.weights.load import Coverage, compare, load_model, split_backbone
 from panoptic_dl.weights.names import BACKBONE, KNOWN_DTYPES, Renamed, not_finite, rename
 from panoptic_dl.weights.read import MAX_METRICS, Provenance, WeightsFile, read_weights
 
 SUFFIXES = (".safetensors", ".pth", ".pkl")
-RESULTS, AVERAGE_RESULTS = "results.json", "ema/results.json"
+AVERAGE_RESULTS = f"ema/{RESULTS}"
 HASH_DIGITS = 8  # of the SHA-256 in the name of an exported file
 # What tells the backbones apart: a parameter, and its shape (out, in, kernel height and width).
 ARCHITECTURES: dict[str, tuple[str, tuple[int, ...]]] = {

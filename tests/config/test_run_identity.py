@@ -6,12 +6,12 @@ from omegaconf import OmegaConf
 
 from panoptic_dl.config import compose
 from panoptic_dl.config.run_identity import (
+    check_requeue,
     command,
     config_hash,
     differing_keys,
     figures_config,
     identity,
-    plain_yaml,
 )
 
 TINY = ["backbone=hrnet_tiny", "dataset=toy_cityscapes"]
@@ -131,4 +131,15 @@ def test_the_facts_of_a_run():
     }
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")
-    assert "${" not in plain_yaml(config)
+    assert "${" not in OmegaConf.to_yaml(config, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("resume", "same_folder", "message"),
+    [(False, True, "resume=auto"), (True, True, "resume=auto"), ("auto", False, "run_dir=FOLDER")],
+)
+def test_a_command_that_would_not_go_on_is_refused(resume, same_folder, message):
+    with pytest.raises(ValueError, match=message):
+        check_requeue(True, resume, same_folder)
+    check_requeue(False, resume, same_folder)
+    check_requeue(True, "auto", True)

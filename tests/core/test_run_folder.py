@@ -1,81 +1,65 @@
-"""`run.json` tells how a run stands, whatever ended it, and never lets one fail."""
+"""What a run's folder holds is read, or named when it is damaged."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
 import pytest
 
-from panoptic_dl.core import run_folder as run_state
-from panoptic_dl.core.files import is_running
-from panoptic_dl.core.run_folder import ExitCode, error_line, note, note_figures, recorded
-from panoptic_dl.launch.session import user_errors
+from panoptic_dl.core.run_folder import (
+    error_line,
+    failure,
+    first_error_line,
+    read_config,
+    read_run,
+    read_state,
+    read_sweep,
+    write_sweep,
+)
 
-FACTS = {"name": "row", "mode": "train"}
-
-
-def state_of(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
-def attempt(folder, action=lambda: None, **facts):
-    with recorded(str(folder), writes=True) as state, user_errors(str(folder)):
-        state.begin(FACTS | facts)
-        action()
-
-
-def raising(error):
-    def action():
-        raise error
-
-    return action
-
-
-def test_a_finished_run(tmp_path):
-    def work():
-        assert state_of(tmp_path)["status"] == "running"
-        note(str(tmp_path), environment={"devices": 4, "processes": 4})
-        note_figures(str(tmp_path), {"metrics": {"PQ": 50.0, "AP": float("nan")}})
-        time.sleep(0.05)
-
-    attempt(tmp_path, work)
-    state = state_of(tmp_path)
-    assert state["format"] == 1
-    assert (state["name"], state["status"], state["error"]) == ("row", "finished", None)
-    assert state["metrics"] == {"PQ": 50.0, "AP": None}
-    (only,) = state["attempts"]
-    assert only["status"] == "finished"
-    assert state["wall_seconds"] == only["seconds"] >= 0.05
-    assert state["device_hours"] == pytest.approx(4 * only["seconds"] / 3600, abs=1e-6)
+RUN = {"format": 1, "mode": "train", "status": "finished", "attempts": []}
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("change", "message"),
     [
-        (ValueError("no such thing: x=1\nsecond line"), "failed", "no such thing: x=1"),
-        (FloatingPointError("a loss is NaN"), "failed", "a loss is NaN"),
-        (KeyboardInterrupt(), "stopped", None),
-        (SystemExit(ExitCode.SAVED), "stopped", None),
-        (RuntimeError("out of memory"), "failed", "RuntimeError: out of memory"),
+        ({"format": 2}, "format 2, and this version reads 1"),
+        ({"status": "asleep"}, "status 'asleep' is none of running"),
+        ({"status": None}, "status is missing"),
+        ({"metrics": {"PQ": "x"}}, "metrics: PQ must be a number"),
+        ({"metrics": [1]}, "metrics must be an object"),
+        ({"attempts": [1]}, "attempts must be a list of objects"),
+        ({"attempts": [{"seconds": 1}]}, r"attempts\[0\]: started is missing"),
+        ({"attempts": [{"started": "2026-01-01T00:00:00"}]}, r"attempts\[0\]: seconds is missing"),
     ],
 )
-def test_a_run_that_does_not_finish(tmp_path, error, status, said):
-    with pytest.raises(BaseException):  # noqa: B017, PT011
-        attempt(tmp_path, raising(error))
-    state = state_of(tmp_path)
-    assert (state["status"], state["error"]) == (status, said)
-    assert state["attempts"][-1]["status"] == status
-    assert (tmp_path / "error.txt").is_file() == (status == "failed")
+def test_a_damaged_record_is_named_by_its_key(tmp_path, caplog, change, message):
+    (tmp_path / "run.json").write_text(json.dumps(RUN | change))
+    with pytest.raises(ValueError, match=rf"^run\.json.*{message}"):
+        read_run(tmp_path)
+    assert read_state(tmp_path) == {}
+    assert "is damaged and not used" in caplog.text
 
 
-def test_an_old_message_is_not_that_of_a_new_failure(tmp_path):
-    with pytest.raises(SystemExit):
-        attempt(tmp_path, raising(ValueError("old")))
-    with pytest.raises(SystemExit):
-        attempt(tmp_path, raising(SystemExit(-9)))
-    assert state_of(tmp_path)["error"] == "ended with exit code -9, without a message"
+def test_no_record_is_none(tmp_path, caplog):
+    assert read_state(tmp_path) == {}
+    assert not caplog.text
+
+
+def test_the_plan_of_a_sweep(tmp_path):
+    experiments = {"a": ["head=conv"], "b": []}
+    write_sweep(tmp_path / "table", experiments)
+    assert read_sweep(tmp_path / "table") == ("table", experiments)
+    (tmp_path / "table" / "sweep.json").write_text('{"rows": [{"folder": 3}]}')
+    with pytest.raises(ValueError, match=r"sweep\.json: rows\[0\]: folder must be text"):
+        read_sweep(tmp_path / "table")
+
+
+def test_the_first_line_of_an_error(tmp_path):
+    assert first_error_line(tmp_path) is None
+    assert failure(tmp_path) is None
+    (tmp_path / "error.txt").write_text('Traceback\n  File "a.py", line 1\nValueError: x: y\nz\n')
+    assert first_error_line(tmp_path) == "x: y"
+    (tmp_path / "failed.txt").write_text("x: y\n")
+    assert failure(tmp_path) == "x: y"
 
 
 def test_the_message_of_a_process_that_was_started():
@@ -86,67 +70,25 @@ def test_the_message_of_a_process_that_was_started():
     assert error_line(text) == "RuntimeError: CUDA: all gone"
 
 
-def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
-    code = (
-        "import os, sys, time; from panoptic_dl.core.run_folder import recorded\n"
-        f"with recorded({str(tmp_path)!r}, writes=True) as state:\n"
-        "    state.begin({'name': 'row', 'mode': 'train'})\n"
-        "    print('ready', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    assert is_running(tmp_path)
-    with recorded(str(tmp_path), writes=True) as second:  # while the first is under way
-        second.begin(FACTS | {"name": "intruder"})
-    assert state_of(tmp_path)["name"] == "row"
-    assert state_of(tmp_path)["status"] == "running"
-    process.kill()
-    process.wait()
-    assert not is_running(tmp_path)
-    (tmp_path / "log.txt").touch()
-    os.utime(tmp_path / "log.txt", (time.time() + 100, time.time() + 100))
-    attempt(tmp_path)
-    first, second = state_of(tmp_path)["attempts"]
-    assert first["status"] == "killed"
-    assert 95 < first["seconds"] < 125
-    assert first["ended"] > first["started"]
-    assert state_of(tmp_path)["wall_seconds"] == pytest.approx(first["seconds"] + second["seconds"])
+def test_the_config_is_resolved_where_the_folder_has_it_so(tmp_path):
+    assert read_config(tmp_path) == {}
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("lr: ${rate}")
+    assert read_config(tmp_path) == {"lr": "${rate}"}
+    (tmp_path / ".hydra" / "resolved.yaml").write_text("lr: 0.1")
+    assert read_config(tmp_path) == {"lr": 0.1}
 
 
-def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):
-    def full(target, text):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(run_state, "write_text", full)
-    done = []
-    attempt(tmp_path, lambda: done.append(1))
-    assert done == [1]
-    assert "No space left on device" in caplog.text
+def test_a_damaged_config_is_named(tmp_path, caplog):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "resolved.yaml").write_text('{"a": [')
+    assert read_config(tmp_path) == {}
+    assert "resolved.yaml is damaged" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "{", "[]", '{"attempts": 3}', '{"attempts": [1]}', '{"attempts": []}'),
-        '{"status": "finished", "attempts": [{}]}',
-        '{"status": "finished", "attempts": [], "metrics": {"PQ": "x"}}',
-    ],
-)
-def test_a_damaged_record_begins_anew(tmp_path, text, caplog):
-    (tmp_path / "run.json").write_text(text)
-    attempt(tmp_path)
-    assert state_of(tmp_path)["status"] == "finished"
-    assert "is damaged" in caplog.text
-
-
-def test_other_modes_leave_the_record_of_a_training_alone(tmp_path):
-    attempt(tmp_path)
-    before = (tmp_path / "run.json").read_bytes()
-    attempt(tmp_path, mode="eval")
-    assert (tmp_path / "run.json").read_bytes() == before
-
-
-def test_only_one_process_writes(tmp_path):
-    with recorded(str(tmp_path), writes=False) as state:
-        state.begin(FACTS)
-    assert list(tmp_path.iterdir()) == []
+def test_yaml_runs_nothing(tmp_path, caplog):
+    (tmp_path / ".hydra").mkdir()
+    bad = "!!python/object/apply:os.system ['touch ran']"
+    (tmp_path / ".hydra" / "resolved.yaml").write_text(bad)
+    assert read_config(tmp_path) == {}
+    assert "damaged" in caplog.text

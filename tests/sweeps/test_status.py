@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from panoptic_dl.core.files import RUN_LOCK
-from panoptic_dl.core.run_folder import ExitCode
+from panoptic_dl.core.files import RUN_LOCK, file_lock
+from panoptic_dl.core.run_folder import FAILED, ExitCode
+from panoptic_dl.sweeps import table
 from panoptic_dl.sweeps.status import conclude, row, rows, status_text
-from panoptic_dl.sweeps.table import FAILED, failing_alone, standing
+from panoptic_dl.sweeps.table import Finished, isolate_failures, resume_in_sweep
 from tests.test_run import ROOT
 
 
@@ -28,6 +31,11 @@ def write(folder, status, **more):
     (folder / "run.json").write_text(json.dumps(state))
     (folder / "log.txt").touch()
     return folder
+
+
+def job(folder, mode=RunMode.MULTIRUN):
+    """What is used of a job's `hydra` node."""
+    return OmegaConf.create({"mode": mode, "runtime": {"output_dir": str(folder)}})
 
 
 def plan(sweep, *names):
@@ -57,24 +65,10 @@ def test_every_state_is_told(tmp_path):
     assert "1:01:11" in text
 
 
-def test_a_row_is_running_as_long_as_its_process_lives(tmp_path):
+def test_an_experiment_is_running_as_long_as_its_process_lives(tmp_path):
     folder = write(tmp_path / "row", "running")
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from panoptic_dl.core.files import folder_lock\n"
-        f"with folder_lock(Path(sys.argv[1]), {RUN_LOCK!r}):\n"
-        "    print('held', flush=True)\n    input()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        cwd=ROOT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout.readline() == "held\n"
-    assert row(folder).status == "running"
-    holder.communicate("\n", timeout=30)
+    with file_lock(folder / RUN_LOCK):
+        assert row(folder).status == "running"
     assert row(folder).status == "killed"
 
 
@@ -99,10 +93,10 @@ def test_jobs_without_records_have_no_table(tmp_path):
     plan(tmp_path, "a", "b")
     assert conclude(tmp_path) == (None, True)
     # Nor does what ends a sweep become a failed row.
-    with pytest.raises(SystemExit), failing_alone(tmp_path / "a"):
+    with pytest.raises(SystemExit), isolate_failures(job(tmp_path / "a")):
         raise SystemExit(ExitCode.SAVED)
     assert conclude(tmp_path) == (None, True)
-    with failing_alone(tmp_path / "a"):
+    with isolate_failures(job(tmp_path / "a")):
         raise SystemExit(1)
     assert conclude(tmp_path)[1] is False
 
@@ -125,36 +119,46 @@ def test_the_script_says_what_is_wrong_with_a_folder(tmp_path):
 FACTS = {"mode": "train", "config_hash": "a"}
 
 
-def stands(folder, facts=FACTS, resume=False):
-    return standing(folder, facts, resume, lambda: ["optimizer.lr", "seed"])
+@pytest.fixture
+def resume(monkeypatch):
+    """What a job of a sweep does next: `Finished`, or the value of `resume`."""
+    monkeypatch.setattr(table, "differences", lambda config, folder: ["optimizer.lr", "seed"])
+
+    def call(folder, facts=FACTS, resume=False):
+        config = OmegaConf.create({"resume": resume})
+        return resume_in_sweep(config, job(folder), facts) or config.resume
+
+    return call
 
 
-def test_how_a_row_goes_on(tmp_path):
-    assert stands(tmp_path / "new").resume == "auto"
+def test_how_an_experiment_goes_on(tmp_path, resume):
+    assert resume(tmp_path / "new") == "auto"
     finished = write(tmp_path / "finished", "finished", metrics={"PQ": 5.0, "SQ": 1.0})
-    assert stands(finished).finished
-    assert stands(finished).figure == 5.0
+    assert resume(finished) == Finished(5.0)
     stopped = write(tmp_path / "stopped", "stopped")
-    assert (stands(stopped).finished, stands(stopped).resume) == (False, "auto")
-    assert stands(stopped, resume=True).resume is True
-    assert not stands(finished, {"mode": "eval", "config_hash": "b"}).finished
+    assert resume(stopped) == "auto"
+    assert resume(stopped, resume=True) is True
+    assert resume(finished, {"mode": "eval", "config_hash": "b"}) is False
+    config = OmegaConf.create({"resume": False})
+    assert resume_in_sweep(config, job(finished, RunMode.RUN), FACTS) is None
+    assert config.resume is False
 
 
-def test_other_numbers_are_refused_once_something_would_be_lost(tmp_path):
+def test_other_numbers_are_refused_once_something_would_be_lost(tmp_path, resume):
     other = FACTS | {"config_hash": "b"}
-    assert stands(write(tmp_path / "early", "failed"), other).resume == "auto"  # nothing there
+    assert resume(write(tmp_path / "early", "failed"), other) == "auto"  # nothing there
     begun = write(tmp_path / "begun", "failed")
     (begun / "last_checkpoint").write_text("model_0000001.pth")
     for folder in (begun, write(tmp_path / "finished", "finished")):
         with pytest.raises(ValueError, match=r"other numbers: optimizer.lr, seed differ\. Choose"):
-            stands(folder, other)
+            resume(folder, other)
 
 
 def test_an_error_is_noted_and_goes_no_further(tmp_path, capsys):
-    with failing_alone(tmp_path / "row"):
+    with isolate_failures(job(tmp_path / "row")):
         raise RuntimeError("CUDA out of memory\nand more")
     assert (tmp_path / "row" / FAILED).read_text() == "RuntimeError: CUDA out of memory\n"
     assert "this row of the sweep failed" in capsys.readouterr().err
-    with failing_alone(tmp_path / "row"):
+    with isolate_failures(job(tmp_path / "row")):
         pass
     assert not (tmp_path / "row" / FAILED).exists()

@@ -12,7 +12,7 @@ import pytest
 from panoptic_dl.core.files import release_lock
 from panoptic_dl.launch import gpus
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

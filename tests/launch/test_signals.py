@@ -1,16 +1,47 @@
-"""A stopped SLURM job queues again, when it should and can."""
+"""Signals stop a run as Ctrl-C does; a stopped SLURM job queues again, when it should and can."""
 
 import os
 import signal
 
 import pytest
 
-from panoptic_dl.launch.signals import (
-    Interrupted,
-    check_requeue,
-    interruptible,
-    requeue_when_stopped,
-)
+from panoptic_dl.launch.signals import STOPPING, Interrupted, interruptible, requeue_when_stopped
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal():
+    """What a shell starts in the background ignores SIGINT, and so would these tests."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_interrupts_once(number):
+    before = {each: signal.getsignal(each) for each in STOPPING}
+    with interruptible():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)  # another of the same wish, while the run ends
+    assert {each: signal.getsignal(each) for each in STOPPING} == before
+
+
+def test_a_second_ctrl_c_interrupts_again():
+    with interruptible():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_handler_of_somebody_else_stays():
+    heard = []
+    previous = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert heard == [signal.SIGUSR2]
 
 
 @pytest.fixture
@@ -113,14 +144,3 @@ def test_processes_that_submitit_did_not_start_end_in_peace(scontrol, monkeypatc
     with interruptible():
         stop(signal.SIGUSR2)
     assert scontrol.calls() == []
-
-
-@pytest.mark.parametrize(
-    ("resume", "same_folder", "message"),
-    [(False, True, "resume=auto"), (True, True, "resume=auto"), ("auto", False, "run_dir=FOLDER")],
-)
-def test_a_command_that_would_not_go_on_is_refused(resume, same_folder, message):
-    with pytest.raises(ValueError, match=message):
-        check_requeue(True, resume, same_folder)
-    check_requeue(False, resume, same_folder)
-    check_requeue(True, "auto", True)

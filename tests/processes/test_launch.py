@@ -9,13 +9,10 @@ import time
 
 import pytest
 
-from panoptic_dl.launch.launcher import launch
-from tests.engine.launched import note
-
 
 def start(what, folder):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.launched", what, str(folder)],
+        [sys.executable, "-m", "tests.processes.launched", what, str(folder)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -90,7 +87,7 @@ def free_port():
 
 def test_two_machines_form_one_group(tmp_path):
     code = (
-        "import sys; from tests.engine.launched import note, launch\n"
+        "import sys; from tests.processes.launched import note, launch\n"
         "launch(note, sys.argv[1], num_gpus=0, num_cpu_processes=1, num_machines=2,\n"
         "       machine_rank=int(sys.argv[2]), dist_url=sys.argv[3])"
     )
@@ -102,46 +99,3 @@ def test_two_machines_form_one_group(tmp_path):
     assert [machine.wait(timeout=180) for machine in machines] == [0, 0]
     for rank in range(2):
         assert (tmp_path / f"rank{rank}.txt").read_text() == f"{rank} of 2, here 0, cpu"
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ({"num_machines": 0}, "launch.num_machines=0 must be"),
-        ({"num_machines": 2, "machine_rank": 2}, "launch.machine_rank=2: 2 machines have the"),
-        ({"num_machines": 2}, "launch.dist_url=tcp://HOST:PORT"),
-        ({"num_machines": 2, "dist_url": "host:1"}, "launch.dist_url=host:1 must be tcp://"),
-        ({"num_machines": 2, "dist_url": "file:///x"}, "must be tcp://HOST:PORT"),
-        ({"num_cpu_processes": 0}, "launch.num_cpu_processes=0 must be"),
-        ({"num_gpus": 64}, "launch.num_gpus=64, but this machine has"),
-    ],
-)
-def test_numbers_that_cannot_be(numbers, message, tmp_path, monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(ValueError, match=message):
-        launch(note, str(tmp_path), **{"num_gpus": 0, **numbers})
-
-
-def test_a_port_in_use_is_named(tmp_path):
-    with socket.socket() as place:
-        place.bind(("", 0))
-        place.listen()
-        url = f"tcp://127.0.0.1:{place.getsockname()[1]}"
-        with pytest.raises(ValueError, match="cannot be used here"):
-            launch(note, str(tmp_path), num_gpus=0, num_machines=2, dist_url=url)
-
-
-def test_torchrun_and_numbers_of_machines_compete(tmp_path, monkeypatch):
-    for name in ("LOCAL_RANK", "WORLD_SIZE"):
-        monkeypatch.setenv(name, "1")
-    with pytest.raises(ValueError, match="torchrun knows the machines"):
-        launch(note, str(tmp_path), num_gpus=0, num_machines=2, dist_url="tcp://a:1")
-
-
-def test_slurm_says_where_to_meet(monkeypatch):
-    from panoptic_dl.launch.launcher import Machines
-
-    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
-    monkeypatch.setenv("SLURM_JOB_ID", "123456")
-    assert Machines(2, 1, "auto").url == "tcp://10.0.0.7:23456"
-    assert Machines(1, 0, "auto").url == "auto"

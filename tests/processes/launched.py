@@ -49,8 +49,8 @@ def fail(device: str, folder: str) -> None:
 
 if __name__ == "__main__":
     from panoptic_dl.launch import launcher as children
-    from panoptic_dl.launch.session import user_errors
+    from panoptic_dl.launch.session import session
 
     children.ORPHANS_LIVE = 1.0
-    with user_errors(sys.argv[2]):
+    with session(sys.argv[2]):
         launch(globals()[sys.argv[1]], sys.argv[2], **NUMBERS)

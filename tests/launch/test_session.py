@@ -1,0 +1,182 @@
+"""How an error ends a run: its message, its exit code, and its record in run.json."""
+
+import json
+import os
+import time
+from functools import partial
+
+import pytest
+from omegaconf import OmegaConf
+from torch.multiprocessing import ProcessExitedException
+
+from panoptic_dl.core import run_folder
+from panoptic_dl.core.files import is_running, release_lock
+from panoptic_dl.core.run_folder import ExitCode, Requeued, RunState, note, read_run
+from panoptic_dl.launch import session as session_module
+from panoptic_dl.launch.session import note_metrics, session
+from panoptic_dl.launch.signals import Interrupted
+
+FACTS = {"name": "row", "mode": "train"}
+
+
+def state_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def attempt(folder, action=lambda: None, **facts):
+    state = RunState(str(folder), writes=True)
+    with session(str(folder), state):
+        state.begin(FACTS | facts)
+        action()
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+def test_a_finished_run(tmp_path):
+    def work():
+        assert state_of(tmp_path)["status"] == "running"
+        note(str(tmp_path), environment={"devices": 4, "processes": 4})
+        note_metrics(str(tmp_path), {"metrics": {"PQ": 50.0, "AP": float("nan")}})
+        time.sleep(0.05)
+
+    attempt(tmp_path, work)
+    state = state_of(tmp_path)
+    assert state["format"] == 1
+    assert (state["name"], state["status"], state["error"]) == ("row", "finished", None)
+    assert state["metrics"] == {"PQ": 50.0, "AP": None}
+    (only,) = state["attempts"]
+    assert only["status"] == "finished"
+    assert state["wall_seconds"] == only["seconds"] >= 0.05
+    assert state["device_hours"] == pytest.approx(4 * only["seconds"] / 3600, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("no such thing: x=1\nsecond line"), "failed", "no such thing: x=1"),
+        (FloatingPointError("a loss is NaN"), "failed", "a loss is NaN"),
+        (KeyboardInterrupt(), "stopped", None),
+        (SystemExit(ExitCode.SAVED), "stopped", None),
+        (RuntimeError("out of memory"), "failed", "RuntimeError: out of memory"),
+    ],
+)
+def test_a_run_that_does_not_finish(tmp_path, error, status, said):
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        attempt(tmp_path, raising(error))
+    state = state_of(tmp_path)
+    assert (state["status"], state["error"]) == (status, said)
+    assert state["attempts"][-1]["status"] == status
+    assert (tmp_path / "error.txt").is_file() == (status == "failed")
+
+
+def test_an_old_message_is_not_that_of_a_new_failure(tmp_path):
+    with pytest.raises(SystemExit):
+        attempt(tmp_path, raising(ValueError("old")))
+    with pytest.raises(SystemExit):
+        attempt(tmp_path, raising(SystemExit(-9)))
+    assert state_of(tmp_path)["error"] == "ended with exit code -9, without a message"
+
+
+def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
+    first = RunState(str(tmp_path), writes=True)
+    first.begin(FACTS)
+    assert is_running(tmp_path)
+    attempt(tmp_path, name="intruder")  # while the first is under way
+    assert (state_of(tmp_path)["name"], state_of(tmp_path)["status"]) == ("row", "running")
+    assert read_run(tmp_path)["status"] == "running"
+    release_lock(first._lock)  # as the end of a process does
+    assert not is_running(tmp_path)
+    assert read_run(tmp_path)["status"] == "killed"
+    (tmp_path / "log.txt").touch()
+    os.utime(tmp_path / "log.txt", (time.time() + 100, time.time() + 100))
+    attempt(tmp_path)
+    killed, second = state_of(tmp_path)["attempts"]
+    assert killed["status"] == "killed"
+    assert 95 < killed["seconds"] < 125
+    assert killed["ended"] > killed["started"]
+    total = killed["seconds"] + second["seconds"]
+    assert state_of(tmp_path)["wall_seconds"] == pytest.approx(total)
+
+
+def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):
+    def full(target, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "write_text", full)
+    done = []
+    attempt(tmp_path, lambda: done.append(1))
+    assert done == [1]
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"attempts": 3}', '{"attempts": [1]}', '{"attempts": []}'),
+        '{"status": "finished", "attempts": [{}]}',
+        '{"status": "finished", "attempts": [], "metrics": {"PQ": "x"}}',
+    ],
+)
+def test_a_damaged_record_begins_anew(tmp_path, text, caplog):
+    (tmp_path / "run.json").write_text(text)
+    attempt(tmp_path)
+    assert state_of(tmp_path)["status"] == "finished"
+    assert "is damaged" in caplog.text
+
+
+def test_other_modes_leave_the_record_of_a_training_alone(tmp_path):
+    attempt(tmp_path)
+    before = (tmp_path / "run.json").read_bytes()
+    attempt(tmp_path, mode="eval")
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_only_one_process_writes(tmp_path):
+    state = RunState(str(tmp_path), writes=False)
+    with session(str(tmp_path), state):
+        state.begin(FACTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ValueError("no such key"), ExitCode.ERROR, "error: no such key\n(traceback: "),
+        (OSError(28, "No space left"), ExitCode.ERROR, "No space left"),
+        (FloatingPointError("a loss is NaN"), ExitCode.DIVERGED, "error: a loss is NaN"),
+        (Interrupted(15), ExitCode.SAVED, ""),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted; run_dir="),
+        (ProcessExitedException("", 0, 1, 3), 3, ""),
+        (SystemExit(5), 5, ""),
+    ],
+)
+def test_exit_codes_and_messages(tmp_path, capsys, error, code, text):
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(SystemExit) as stop, session(str(tmp_path)):
+        raise error
+    assert stop.value.code == code
+    said = capsys.readouterr().err
+    assert text in said if text else not said
+
+
+@pytest.mark.parametrize("error", [TypeError("an argument"), Requeued(0)])
+def test_errors_of_the_program_and_requeued_jobs_pass_on(tmp_path, capsys, error):
+    with pytest.raises(type(error)) as passed, session(str(tmp_path)):
+        raise error
+    assert passed.value is error
+    assert not capsys.readouterr().err
+
+
+def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
+    mode = {"launch_refused": None}
+    config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": 64}})
+    start = partial(session_module.start, lambda device, config, allowed: config.mode)
+    assert start(config, ()).launch_refused.startswith("launch.num_gpus=64, but this machine has")
+    del config.mode.launch_refused
+    with pytest.raises(ValueError, match=r"launch\.num_gpus=64"):
+        start(config, ())
