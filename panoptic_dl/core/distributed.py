@@ -1,14 +1,4 @@
-"""What the processes that share a split tell each other: tensors, no pickled objects.
-
-Sums of floats that do not depend on their order, and so not on the number of processes.
-
-A float is kept as three integers of 30 bits each, with 2^-60 as the unit of the last: integers are
-summed without rounding, and only the total becomes a float again.
-
-Work that one process does for all: they wait for it, and fail with it.
-
-What the processes of a run tell each other in a step: all figures in one collective.
-"""
+"""What the processes of a run send each other: tensors, no pickled objects."""
 
 from collections.abc import Callable, Mapping
 
@@ -63,6 +53,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
+# A float as integers, whose sum does not depend on their order, and so not on the number of
+# processes; only the total becomes a float again.
 PARTS = 3
 BITS = 30  # a part; a sum of 2^33 parts still fits 64 bits
 
@@ -88,8 +80,8 @@ def join(parts: np.ndarray) -> np.ndarray:
     return np.array(totals, dtype=np.float64)
 
 
-def in_first_process(work: Callable[[], None], what: str) -> None:
-    """Call `work` in the first process; return in all of them when it is done.
+def in_main_process(work: Callable[[], None], what: str) -> None:
+    """Call `work` in the main process; return in all of them when it is done.
 
     Every process must call this.
 
@@ -98,7 +90,7 @@ def in_first_process(work: Callable[[], None], what: str) -> None:
         what: says so in the others' error: "cannot <what>".
 
     Raises:
-        EvaluationError: in the others, when it failed; in the first, whatever it raised.
+        EvaluationError: in the others, when it failed; in the main one, whatever it raised.
     """
     failure: Exception | None = None
     if comm.is_main_process():

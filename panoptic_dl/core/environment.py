@@ -1,4 +1,4 @@
-"""Versions, devices and Detectron2's origin: `python -m panoptic_dl.environment`, for reports."""
+"""Versions, devices, Detectron2's origin: `python -m panoptic_dl.core.environment` prints them."""
 
 import importlib
 import os

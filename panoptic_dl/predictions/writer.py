@@ -20,7 +20,7 @@ import numpy as np
 from detectron2.utils import comm
 from PIL import Image
 
-from panoptic_dl.core.distributed import in_first_process, sum_over_processes
+from panoptic_dl.core.distributed import in_main_process, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator
@@ -159,7 +159,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
         """
         self._coverage.reset()
         self._num_given[0] = 0
-        in_first_process(self.clear, f"save predictions in {self.folder}")
+        in_main_process(self.clear, f"save predictions in {self.folder}")
         self._is_ready = True
 
     def clear(self) -> None:
@@ -223,7 +223,7 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
                 self.needs,
                 self.folder,
             )
-        in_first_process(self._finish, f"finish the predictions in {self.folder}")
+        in_main_process(self._finish, f"finish the predictions in {self.folder}")
         return {}
 
     def _finish(self) -> None:

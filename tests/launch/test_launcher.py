@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from panoptic_dl.launch.launcher import launch
+from panoptic_dl.launch.launcher import _meeting_point, launch
 from tests.processes.launched import note
 
 
@@ -43,9 +43,7 @@ def test_torchrun_and_numbers_of_machines_compete(tmp_path, monkeypatch):
 
 
 def test_slurm_says_where_to_meet(monkeypatch):
-    from panoptic_dl.launch.launcher import Machines
-
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7")
     monkeypatch.setenv("SLURM_JOB_ID", "123456")
-    assert Machines(2, 1, "auto").url == "tcp://10.0.0.7:23456"
-    assert Machines(1, 0, "auto").url == "auto"
+    assert _meeting_point(2, 1, "auto") == "tcp://10.0.0.7:23456"
+    assert _meeting_point(1, 0, "auto") == "auto"
