@@ -17,3 +17,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def log_is_heard(monkeypatch):
     """Runs inside a test process keep their log to themselves; later tests listen to it again."""
     monkeypatch.setattr(logging.getLogger("panoptic_dl"), "propagate", True)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """Overrides that make a toy dataset small, in a cache that the whole session shares."""
+    # One for all xdist workers: the generator is safe against several at once.
+    cache = tmp_path_factory.getbasetemp().parent / "toy"
+    numbers = ["dataset.root.num_train=4", "dataset.root.num_val=2", f"dataset.root.root={cache}"]
+    sizes = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
+    return {
+        name: [f"dataset={name}", *numbers, f"dataset.root.size={size}"]
+        for name, size in sizes.items()
+    }

@@ -15,7 +15,7 @@ from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
-from tests.test_run import HEAD, in_process
+from tests.runs import HEAD, in_process
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "custom_dataset.md").read_text(encoding="utf-8")

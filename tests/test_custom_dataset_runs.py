@@ -6,7 +6,7 @@ import pytest
 
 from panoptic_dl.core.classes import load_classes
 from tests.datasets.tiny_custom import CATEGORIES, write_own
-from tests.test_run import SMALL, in_process
+from tests.runs import SMALL, in_process
 
 PLAIN = ["evaluation.picture_count=0", "evaluation.best_and_worst=0", "evaluation.charts=false"]
 

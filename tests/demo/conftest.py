@@ -10,7 +10,7 @@ from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.modes.benchmark import calibrate
-from tests.test_run import SMALL
+from tests.runs import SMALL
 
 ROW = [
     *SMALL,

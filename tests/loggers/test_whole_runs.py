@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.config import ConfigError, compose
-from tests.test_run import SMALL, in_process, toy  # noqa: F401
+from tests.runs import SMALL, in_process
 
 from .reading import media, one
 
 
-def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):  # noqa: F811
+def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     run_dir = tmp_path / "train"
     overrides = [*SMALL, *toy["toy_cityscapes"]]
     trained = in_process(run_dir, *overrides, "logger=[tensorboard,wandb,csv]")

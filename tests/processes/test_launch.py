@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
+
+from tests.runs import free_port
 
 
 def start(what, folder):
@@ -77,12 +78,6 @@ def test_the_failure_of_one_ends_all_with_its_code(tmp_path):
     process = start("fail", tmp_path)
     process.communicate(timeout=120)
     assert process.returncode == 3
-
-
-def free_port():
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
 
 
 def test_two_machines_form_one_group(tmp_path):

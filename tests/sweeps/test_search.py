@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from panoptic_dl.config import compose
 from panoptic_dl.core.files import file_lock
 from panoptic_dl.report.search import report_search
-from tests.test_run import ROOT, SMALL, run, toy  # noqa: F401
+from tests.runs import ROOT, SMALL, run
 
 APP = """
 import json, os, signal, sys, time
@@ -232,7 +232,7 @@ def test_the_example_searches_keys_that_there_are():
         assert key == "experiment" or OmegaConf.select(config, key) is not None
 
 
-def test_run_py_is_searched(tmp_path, toy):  # noqa: F811
+def test_run_py_is_searched(tmp_path, toy):
     done = run(
         *(
             "-m",

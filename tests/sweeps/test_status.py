@@ -13,7 +13,7 @@ from panoptic_dl.core.run_folder import FAILED, ExitCode
 from panoptic_dl.sweeps import table
 from panoptic_dl.sweeps.status import conclude, row, rows, status_text
 from panoptic_dl.sweeps.table import Finished, isolate_failures, resume_in_sweep
-from tests.test_run import ROOT
+from tests.runs import ROOT
 
 
 def write(folder, status, **more):

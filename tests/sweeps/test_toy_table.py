@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.test_run import ROOT, SMALL, run, toy  # noqa: F401
+from tests.runs import ROOT, SMALL, run
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 QUIET = ["evaluation.picture_count=0", "evaluation.best_and_worst=0", "evaluation.charts=false"]
@@ -17,7 +17,7 @@ NAME = "toy_cityscapes_panoptic_hrnet_tiny_conv"
 SWEEP = [text for text in SMALL if not text.startswith("backbone")] + QUIET
 
 
-def sweep(folder, *arguments, toy, **options):  # noqa: F811
+def sweep(folder, *arguments, toy, **options):
     data = toy["toy_cityscapes"]
     command = ["-m", f"sweep_dir={folder}", *SWEEP, *data, *arguments]
     return run(*command, env=ENVIRONMENT, timeout=500, **options)
@@ -27,7 +27,7 @@ def states(folder):
     return {f.parent.name: json.loads(f.read_text()) for f in folder.glob("*/run.json")}
 
 
-def test_a_killed_table_goes_on(tmp_path, toy):  # noqa: F811
+def test_a_killed_table_goes_on(tmp_path, toy):
     """Two backbones, two heads, both tasks: killed when some rows are done."""
     table = ["sweep=toy", "backbone=hrnet_tiny,hrnet18", "train.iterations=2"]
     data = [text for text in toy["toy_cityscapes"] if not text.startswith("dataset=")]
@@ -83,7 +83,7 @@ LAUNCHERS = [
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=["basic", "joblib", "local"])
-def test_a_row_that_fails_fails_alone(tmp_path, toy, launcher):  # noqa: F811
+def test_a_row_that_fails_fails_alone(tmp_path, toy, launcher):
     rows = ["backbone=hrnet_tiny", "weights=missing.pth,null", "train.iterations=1"]
     done = sweep(tmp_path, *rows, *launcher, toy=toy)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -99,7 +99,7 @@ def test_a_row_that_fails_fails_alone(tmp_path, toy, launcher):  # noqa: F811
     assert f"{bad}/log.txt" in done.stdout
 
 
-def test_seeds_and_other_numbers(tmp_path, toy):  # noqa: F811
+def test_seeds_and_other_numbers(tmp_path, toy):
     rows = ["backbone=hrnet_tiny", "train.iterations=1"]
     done = sweep(tmp_path, *rows, "sweep.seeds=[0,2]", toy=toy)
     assert done.returncode == 0, done.stdout + done.stderr

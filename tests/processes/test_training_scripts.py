@@ -10,7 +10,7 @@ import pytest
 
 from scripts import compare_training_options as comparing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_training_step_is_timed_on_both_inputs(tmp_path):

@@ -9,10 +9,7 @@ import time
 
 import pytest
 
-from tests.engine.test_launch import free_port
-from tests.test_run import ROOT, SMALL, run, toy  # noqa: F401
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+from tests.runs import ENVIRONMENT, ROOT, SMALL, free_port, run
 
 
 def torchrun(*arguments, options=(), **more):
@@ -36,38 +33,22 @@ def holds_one_run(folder, num_processes=2):
     return True
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_torchrun_makes_one_folder(tmp_path, toy, named):  # noqa: F811
-    where = tmp_path / "run"
+def test_torchrun_makes_one_folder(tmp_path, toy):
     # Without a name each process would take the time of its own start, to the microsecond here.
-    time_of_start = "${now:%H-%M-%S-%f}"
-    run_dir = where if named else f"{where}/{time_of_start}"
+    run_dir = f"{tmp_path}/run/${{now:%H-%M-%S-%f}}"
     done = torchrun(*SMALL, *toy["toy_cityscapes"], f"run_dir={run_dir}", timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert holds_one_run(where if named else next(where.iterdir()))
-    assert named or len(list(where.iterdir())) == 1
+    (folder,) = (tmp_path / "run").iterdir()
+    assert holds_one_run(folder)
 
 
-def test_an_error_in_a_process_of_torchrun_ends_all(tmp_path, toy):  # noqa: F811
+def test_an_error_in_a_process_of_torchrun_ends_all(tmp_path, toy):
     done = torchrun(*SMALL, *toy["toy_cityscapes"], "train.batch_size=3", f"run_dir={tmp_path}")
     assert done.returncode == 1
     assert "error: a batch of 3 images" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "arguments", "message"),
-    [
-        ([], ["-m", "seed=0,1"], "start one run, not a sweep"),
-        (["--max-restarts=1"], ["mode=eval"], "run_dir=/shared/folder, and add resume=auto"),
-    ],
-)
-def test_what_torchrun_cannot_start(options, arguments, message):
-    done = torchrun(*arguments, options=options)
-    assert done.returncode != 0
-    assert message in done.stderr
-
-
-def test_two_machines_share_one_folder(tmp_path, toy):  # noqa: F811
+def test_two_machines_share_one_folder(tmp_path, toy):
     url = f"launch.dist_url=tcp://127.0.0.1:{free_port()}"
     numbers = ["launch.num_machines=2", url, f"run_dir={tmp_path}"]
     machines = [
@@ -86,33 +67,6 @@ def test_two_machines_share_one_folder(tmp_path, toy):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["launch.num_machines=2"], "give all of them the same run_dir=/shared/folder"),
-        (["-m", "launch.num_machines=2", "seed=0,1"], "start one run, not a sweep"),
-    ],
-)
-def test_machines_need_a_name_for_their_folder(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run_dir={}/run"], "it needs resume=auto, not resume=false"),
-        (["resume=auto", "run_dir={}/${{now:%H}}"], "run_dir=FOLDER"),
-        (["-m", "resume=auto", "seed=0,1", "hydra.sweep.dir={}/${{now:%H}}"], "hydra.sweep.dir="),
-    ],
-)
-def test_a_command_that_cannot_be_requeued(tmp_path, arguments, message):
-    done = run(*(argument.format(tmp_path) for argument in arguments), "launch.requeue=true")
-    assert done.returncode == 1
-    assert message in done.stderr.replace("\n", " ")
-
-
-@pytest.mark.parametrize(
     ("launcher", "num_processes"),
     [
         (["hydra/launcher=submitit_local"], 2),
@@ -123,7 +77,7 @@ def test_a_command_that_cannot_be_requeued(tmp_path, arguments, message):
     ],
     ids=["submitit_local", "local", "joblib"],
 )
-def test_launchers_run_every_job_in_its_folder(tmp_path, toy, launcher, num_processes):  # noqa: F811
+def test_launchers_run_every_job_in_its_folder(tmp_path, toy, launcher, num_processes):
     done = run(
         *("-m", *launcher, *SMALL, *toy["toy_cityscapes"], "seed=0,1"),
         *(f"launch.num_cpu_processes={num_processes}", f"hydra.sweep.dir={tmp_path}"),
@@ -139,7 +93,7 @@ def test_launchers_run_every_job_in_its_folder(tmp_path, toy, launcher, num_proc
 
 
 @pytest.mark.slow
-def test_jobs_for_slurm_are_described_by_the_preset(tmp_path, toy):  # noqa: F811
+def test_jobs_for_slurm_are_described_by_the_preset(tmp_path, toy):
     """A false sbatch keeps the script and runs it here, as the job 71."""
     programs = {
         "sbatch": (
@@ -168,7 +122,7 @@ def test_jobs_for_slurm_are_described_by_the_preset(tmp_path, toy):  # noqa: F81
     assert holds_one_run(next((tmp_path / "sweep").glob("toy*")), 1)
 
 
-def test_torchrun_saves_on_sigterm(tmp_path, toy):  # noqa: F811
+def test_torchrun_saves_on_sigterm(tmp_path, toy):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", str(free_port()), "run.py", *SMALL, *toy["toy_cityscapes"]]
     process = subprocess.Popen(

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from panoptic_dl.core.run_folder import ExitCode
-from tests.test_launchers import ENVIRONMENT
-from tests.test_run import ROOT, SMALL, toy  # noqa: F401
+from tests.runs import ENVIRONMENT, ROOT, SMALL
 
 
 def start(*arguments, **environment):
@@ -56,7 +55,7 @@ def job_of_submitit(sweep):
 
 
 @pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_submitit_requeues_a_job_that_goes_on_in_its_folder(tmp_path, toy, num_processes):  # noqa: F811
+def test_submitit_requeues_a_job_that_goes_on_in_its_folder(tmp_path, toy, num_processes):
     process = start(
         *("-m", "hydra/launcher=submitit_local", *SMALL, *toy["toy_cityscapes"], "seed=3"),
         *(f"launch.num_cpu_processes={num_processes}", f"hydra.sweep.dir={tmp_path}"),
@@ -74,7 +73,7 @@ def test_submitit_requeues_a_job_that_goes_on_in_its_folder(tmp_path, toy, num_p
 
 
 @pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_slurm_job_queues_again_and_the_same_command_goes_on(tmp_path, toy, num_processes):  # noqa: F811
+def test_a_slurm_job_queues_again_and_the_same_command_goes_on(tmp_path, toy, num_processes):
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls.txt\n')

@@ -1,0 +1,75 @@
+"""Small runs of run.py: their overrides, and how tests start them."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import open_dict
+
+from panoptic_dl.config import compose
+from panoptic_dl.config.composition import CONF
+from run import run as run_job
+from run import work
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+HEAD = [
+    "head.aspp_channels=16",
+    "head.panoptic.semantic.decoder_dim=16",
+    "head.panoptic.semantic.head_channels=16",
+    "head.panoptic.instance.decoder_dim=16",
+    "head.semantic.decoder_dim=16",
+]
+SMALL = [
+    "backbone=hrnet_tiny",
+    *HEAD,
+    "dataset.crop_size=[64,64]",
+    "dataset.min_sizes=[64,80]",
+    "dataset.size_divisibility=0",
+    "dataset.min_size_test=64",
+    "dataset.max_size_test=128",
+    "train.iterations=2",
+    "train.batch_size=2",
+    "train.num_workers=0",
+    "train.log_period=1",
+]
+
+
+def in_process(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    """What each process of a run does, in this process, without the cost of starting Python."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return work("cpu", compose([*overrides, f"run_dir={run_dir}"]), ())
+
+
+def command_line(*overrides: str) -> float | None:
+    """What `python run.py` does with its command line, in this process; names run_dir=."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    job = config.hydra
+    with open_dict(config):
+        del config["hydra"]
+    with open_dict(job):
+        job.runtime.output_dir = config.run_dir
+    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+    return run_job(config, job)
+
+
+def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python run.py` with these arguments, to its end."""
+    return subprocess.run(
+        [sys.executable, "run.py", *map(str, arguments)],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "env": ENVIRONMENT, **options},
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
