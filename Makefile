@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-gpu check format results lock environment clean
+.PHONY: help setup run test test-quick test-slow test-gpu check format results lock environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ run: setup ## Train, evaluate and draw on a toy Cityscapes: minutes on two CPU c
 
 test: setup ## The test suite (ARGS="-k name" narrows it)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-quick: setup ## The tests that start no processes, to be run while working
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/processes $(ARGS)
 
 test-slow: setup ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
