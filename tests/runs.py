@@ -7,13 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from panoptic_dl.config import compose
-from panoptic_dl.config.composition import CONF
+from panoptic_dl.config import compose, composition
 from run import run as run_job
 from run import work
 
@@ -47,15 +44,21 @@ def in_process(run_dir: Path, *overrides: str) -> dict[str, Any]:
     return work("cpu", compose([*overrides, f"run_dir={run_dir}"]), ())
 
 
+def compose_with_hydra(*overrides: str) -> DictConfig:
+    """The config of a command line, with its `hydra` node."""
+    config = composition._loader().load_configuration(
+        "config", list(overrides), RunMode.RUN, from_shell=False
+    )
+    OmegaConf.set_readonly(config.hydra, False)
+    return config
+
+
 def command_line(*overrides: str) -> float | None:
     """What `python run.py` does with its command line, in this process; names run_dir=."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
-    GlobalHydra.instance().clear()
+    config = compose_with_hydra(*overrides)
     job = config.hydra
-    with open_dict(config):
+    with open_dict(config), open_dict(job):
         del config["hydra"]
-    with open_dict(job):
         job.runtime.output_dir = config.run_dir
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
     return run_job(config, job)

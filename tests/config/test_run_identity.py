@@ -1,26 +1,17 @@
 """What a run says it is: the same hash wherever it runs, another where its figures may differ."""
 
-from pathlib import Path
-
-import hydra
 import pytest
-from hydra import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import compose
-from panoptic_dl.config.composition import CONF
 from panoptic_dl.config.run_identity import (
-    agree_on_folder,
-    check_requeue,
     command,
     config_hash,
     differing_keys,
     figures_config,
-    has_same_folder,
     identity,
 )
-from panoptic_dl.sweeps.callbacks import CheckOutputFolder
 
 TINY = ["backbone=hrnet_tiny", "dataset=toy_cityscapes"]
 
@@ -140,48 +131,3 @@ def test_the_facts_of_a_run():
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")
     assert "${" not in OmegaConf.to_yaml(config, resolve=True)
-
-
-@pytest.mark.parametrize(
-    ("resume", "same_folder", "message"),
-    [(False, True, "resume=auto"), (True, True, "resume=auto"), ("auto", False, "run_dir=FOLDER")],
-)
-def test_a_command_that_would_not_go_on_is_refused(resume, same_folder, message):
-    with pytest.raises(ValueError, match=message):
-        check_requeue(True, resume, same_folder)
-    check_requeue(False, resume, same_folder)
-    check_requeue(True, "auto", True)
-
-
-def test_processes_that_would_make_a_folder_each_need_a_name(monkeypatch):
-    config = compose_with_hydra("launch.num_machines=2")
-    with pytest.raises(ValueError, match="give all of them the same run_dir=/shared/folder"):
-        agree_on_folder(config)
-    assert agree_on_folder(compose_with_hydra("launch.num_machines=2", "run_dir=x")) == Path("x")
-    for name, value in (("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("TORCHELASTIC_MAX_RESTARTS", 1)):
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(ValueError, match=r"run_dir=/shared/folder, and add resume=auto"):
-        agree_on_folder(compose_with_hydra())
-    with pytest.raises(SystemExit, match="start one run, not a sweep"):
-        CheckOutputFolder().on_multirun_start(compose_with_hydra())
-
-
-def test_a_requeued_command_finds_a_folder_without_the_time_in_it():
-    def is_same(*overrides, mode=RunMode.RUN):
-        config = compose_with_hydra(*overrides)
-        config.hydra.mode = mode
-        return has_same_folder(config.hydra, config)
-
-    assert not is_same()
-    assert not is_same("run_dir=x/${now:%H}")
-    assert is_same("run_dir=x")
-    assert not is_same("run_dir=x", mode=RunMode.MULTIRUN)
-    assert is_same("hydra.sweep.dir=x", mode=RunMode.MULTIRUN)
-    assert is_same("hydra/launcher=submitit_local", mode=RunMode.MULTIRUN)
-
-
-def compose_with_hydra(*overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
-    OmegaConf.set_readonly(config.hydra, False)
-    return config

@@ -1,0 +1,71 @@
+"""All processes of a run share one output folder, and a requeued command finds it again."""
+
+from pathlib import Path
+
+import pytest
+from hydra.types import RunMode
+
+from panoptic_dl.config.output_folder import (
+    CheckOutputFolder,
+    check_requeue,
+    is_recorded,
+    shared_output_folder,
+)
+from tests.runs import compose_with_hydra
+
+
+def test_processes_that_would_make_a_folder_each_need_a_name(monkeypatch):
+    with pytest.raises(ValueError, match="give all of them the same run_dir=/shared/folder"):
+        shared_output_folder(compose_with_hydra("launch.num_machines=2"))
+    named = compose_with_hydra("launch.num_machines=2", "run_dir=x")
+    assert shared_output_folder(named) == Path("x")
+    for name, value in (("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("TORCHELASTIC_MAX_RESTARTS", 1)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=r"run_dir=/shared/folder, and add resume=auto"):
+        shared_output_folder(compose_with_hydra())
+
+
+@pytest.mark.parametrize("by_torchrun", [True, False])
+def test_sweeps_are_not_started_process_by_process(monkeypatch, by_torchrun):
+    if by_torchrun:
+        for name in ("LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.setenv(name, "0")
+    config = compose_with_hydra(f"launch.num_machines={1 if by_torchrun else 2}")
+    with pytest.raises(SystemExit, match="start one run, not a sweep"):
+        CheckOutputFolder().on_multirun_start(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mode", "message"),
+    [
+        (["run_dir=x", "resume=false"], RunMode.RUN, "it needs resume=auto, not resume=false"),
+        (["run_dir=x", "resume=true"], RunMode.RUN, "it needs resume=auto, not resume=true"),
+        ([], RunMode.RUN, "run_dir=FOLDER"),
+        (["run_dir=x/${now:%H}"], RunMode.RUN, "run_dir=FOLDER"),
+        (["run_dir=x"], RunMode.MULTIRUN, "hydra.sweep.dir=FOLDER"),
+        (["run_dir=x"], RunMode.RUN, None),
+        (["sweep_dir=x"], RunMode.MULTIRUN, None),
+        (["hydra/launcher=submitit_local"], RunMode.MULTIRUN, None),
+    ],
+)
+def test_a_command_that_would_not_go_on_is_refused(overrides, mode, message):
+    config = compose_with_hydra("launch.requeue=true", "resume=auto", *overrides)
+    config.hydra.mode = mode
+    if message is None:
+        check_requeue(config, config.hydra)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_requeue(config, config.hydra)
+        config.launch.requeue = False
+        check_requeue(config, config.hydra)
+
+
+def test_the_main_process_of_a_run_that_is_no_trial_is_recorded():
+    def recorded(*overrides):
+        config = compose_with_hydra("run_dir=x", *overrides)
+        return is_recorded(config, config.hydra)
+
+    assert recorded()
+    assert recorded("mode=eval", "train.fast_dev_run=true")
+    assert not recorded("train.fast_dev_run=true")
+    assert not recorded("launch.num_machines=2", "launch.machine_rank=1")
