@@ -18,7 +18,6 @@ import math
 import warnings
 from collections import Counter
 
-import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
@@ -31,6 +30,7 @@ from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_length
 from panoptic_dl.weights.load import load_model_or_backbone
+from panoptic_dl.weights.names import not_finite
 
 
 def look_at_settings(patient: Patient) -> Verdict:
@@ -240,12 +240,7 @@ def look_at_weights(patient: Patient) -> Verdict:
     model: nn.Module = patient.part("model")
     coverage = load_model_or_backbone(model, patient.weights, patient.image_format)
     found = f"{patient.weights}: {coverage.lines()[0]}"
-    bad = [
-        name
-        for name, value in model.state_dict().items()
-        if value.is_floating_point() and not torch.isfinite(value).all()
-    ]
-    if bad:
+    if bad := list(not_finite(model.state_dict())):
         return fail(
             f"{found}, but {len(bad)} tensors hold infinite values or NaN, such as {bad[0]}",
             "take another checkpoint: this one comes from a training that failed",

@@ -16,6 +16,7 @@ import torch
 from detectron2.utils import comm
 
 from panoptic_dl.core import memory
+from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.doctor.context import Patient, Verdict, fail, ok
 from panoptic_dl.doctor.machine import amount
 from panoptic_dl.launch.signals import Interrupted
@@ -58,7 +59,7 @@ def make_training_steps(patient: Patient) -> Verdict | None:
     seconds = time.perf_counter() - started
     if not comm.is_main_process():
         return None
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     last = lines[-1]
     losses = ", ".join(
         f"{name.removeprefix('loss_')} {value:.3g}"

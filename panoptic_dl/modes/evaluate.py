@@ -22,7 +22,7 @@ from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.parallel import Progress
-from panoptic_dl.core.run_folder import as_json
+from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
@@ -315,7 +315,7 @@ class Evaluation:
 
     def _save(self, summary: dict[str, Any], folder: Path) -> None:
         texts = {
-            "results.json": json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n",
+            RESULTS: json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n",
             "results.csv": results_csv(summary),
             "results.md": results_markdown(summary),
         }
@@ -325,7 +325,7 @@ class Evaluation:
                 (folder / name).write_text(text, encoding="utf-8")  # names of classes
             except OSError as error:  # a full disk does not name the file
                 raise OSError(f"cannot write {folder / name}: {error.strerror}") from error
-        logger.info("Saved %s, .csv and .md", folder / "results.json")
+        logger.info("Saved %s, .csv and .md", folder / RESULTS)
 
     def _compare(self, own: Results, theirs: Results) -> None:
         pairs = pair_up(own, theirs)

@@ -25,6 +25,7 @@ from PIL import Image
 
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import no_truncated_images
+from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.report.formats import cell_texts, report_csv, report_latex, report_markdown
 from panoptic_dl.report.page_charts import (
     Benchmark,
@@ -500,7 +501,7 @@ def make_report(folders: Sequence[Path], out: Path, *, made: str = "") -> Report
         ("report.tex", report_latex(tables)),
     ):
         files.append(_write(out / name, text))
-    curves = {run.label: read_curves(run.folder / "metrics.json") for run in collected.runs}
+    curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
     page, notes = render_page(tables, collected, curves, benchmarks, made=made)
     files.append(_write(out / "report.html", page))
     return Report(markdown, files, notes)

@@ -11,6 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from panoptic_dl.core.run_folder import RESULTS
+
 BLUE, RED, GOLD, INK, FAINT, GRID = "#3566b0", "#c8453b", "#d9a441", "#28282c", "#6e6e74", "#e3e6ea"
 COLUMNS = 3  # of panels, one a key
 MOST = 9  # keys with a panel: those that matter most
@@ -320,7 +322,7 @@ def _figure_name(folder: Path, best: Mapping[str, Any] | None) -> str:
     if best is None:
         return "figure"
     try:
-        results = json.loads((folder / best["folder"] / "results.json").read_text())
+        results = json.loads((folder / best["folder"] / RESULTS).read_text())
         return str(next(iter(results["metrics"])))
     except (OSError, ValueError, KeyError, TypeError, StopIteration):  # not a run of ours
         return "figure"

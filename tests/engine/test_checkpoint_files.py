@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from panoptic_dl.train.checkpoint import CheckpointFiles
-
-from .test_resume import losses, same, state
-from .tiny import SCHEDULE, TinyEvaluation, TinyModel, run_training
+from tests.engine.tiny import SCHEDULE, TinyEvaluation, TinyModel, losses, run_training, same, state
 
 
 def full_disk(monkeypatch, *calls):

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from .test_resume import losses, same, state
-from .tiny import TinyModel, run_training
+from tests.engine.tiny import TinyModel, losses, run_training, same, state
 
 
 def lines(run_dir):

@@ -1,5 +1,8 @@
 """A model and a loader that train in milliseconds, with a run's arguments around them."""
 
+import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,3 +131,51 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
         overfit_batches=settings["overfit_batches"],
     )
     return train(**arguments, run_dir=str(run_dir), settings=settings, checkpoint=checkpoint)
+
+
+def losses(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "metrics.json").read_text().splitlines()]
+    ignored = ("time", "data_time", "images_per_s", "host_memory_MiB")
+    return [{k: v for k, v in line.items() if k not in ignored} for line in lines if "lr" in line]
+
+
+def state(run_dir, name="model_final.pth"):
+    return torch.load(run_dir / name, weights_only=True)
+
+
+def same(a, b):
+    """Whether nested states are equal to the last bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+class Stopping(TinyModel):
+    """Sends its process a signal during a forward pass."""
+
+    def __init__(self, call, number=signal.SIGINT):
+        super().__init__()
+        self.call, self.number = call, number
+
+    def forward(self, batch):
+        result = super().forward(batch)
+        if self.calls == self.call:
+            os.kill(os.getpid(), self.number)
+        return result
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it, like a SIGKILL; the files stay as they are."""
+
+
+class Dying(TinyModel):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, batch):
+        if self.calls == self.call:
+            raise Killed
+        return super().forward(batch)

@@ -6,8 +6,7 @@ import json
 import pytest
 
 from panoptic_dl.loggers.csv import CsvLogger
-from tests.engine.test_resume import Dying, Killed
-from tests.engine.tiny import TinyEvaluation, run_training
+from tests.engine.tiny import Dying, Killed, TinyEvaluation, run_training
 
 
 def equals_metrics(folder):

@@ -14,11 +14,19 @@ from detectron2.utils import comm
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted
+from tests.engine.tiny import (
+    SCHEDULE,
+    TinyEvaluation,
+    TinyModel,
+    losses,
+    run_training,
+    same,
+    state,
+    tiny_loader,
+    tiny_sample,
+)
 from tests.loggers.reading import one
 from tests.loggers.told import wandb_logger
-
-from .test_resume import losses, same, state
-from .tiny import SCHEDULE, TinyEvaluation, TinyModel, run_training, tiny_loader, tiny_sample
 
 
 class Stopping(TinyModel):
