@@ -13,8 +13,8 @@ To add a metric:
    number that is to be shown.
 
 Nothing else is needed: `mode=train` and `mode=eval` run it, `checkpoint.best=NAME` selects by it,
-and results.json, the tables, the loggers and the reports show it. An official implementation, which
-`evaluation.official=true` compares with, is optional.
+and results.json, the tables, the loggers and the reports show it. Optional are an official
+implementation, for `evaluation.official=true`, and a chart of its classes, see `CLASS_CHARTS`.
 """
 
 import math
@@ -68,6 +68,9 @@ METRICS = (
 
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 PUBLISHED = tuple(metric.name for metric in METRICS if metric.published)
+
+CLASS_CHARTS = (("panoptic_seg", "PQ", ("SQ", "RQ")), ("sem_seg", "IoU", ()))
+"""What is drawn class by class: the task, the metric as a bar, others as marks."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ import numpy as np
 import wandb
 
 from panoptic_dl.core.files import write_text
-from panoptic_dl.evaluation.metrics import PUBLISHED, is_better
+from panoptic_dl.evaluation.metrics import CLASS_CHARTS, PUBLISHED, is_better
 from panoptic_dl.loggers.base import (
     Confusions,
     Details,
@@ -508,7 +508,6 @@ def _tags(more: Sequence[str], choices: Mapping[str, str]) -> list[str]:
 
 VOID_MASK_VALUE = 255  # masks are bytes
 MOST_CELLS = 10_000  # of a confusion matrix: W&B draws no more rows of a table
-BARS = ("PQ", "IoU")  # measures drawn as bars of the classes
 
 
 def media(details: Details, *, pictures: bool) -> dict[str, Any]:
@@ -521,7 +520,8 @@ def media(details: Details, *, pictures: bool) -> dict[str, Any]:
     for table in class_tables(details.results):
         as_wandb = _table(table)
         found[f"classes/{_name(table.title)}"] = as_wandb
-        for measure in set(BARS) & set(table.columns) if pictures else ():
+        charted = [name for _, name, _ in CLASS_CHARTS if name in table.columns]
+        for measure in charted if pictures else ():
             title = f"{measure} by {table.title.rpartition(' ')[2]}"
             bars = wandb.plot.bar(_table(table), "name", measure, title=title)
             found[f"charts/{_name(title)}"] = bars

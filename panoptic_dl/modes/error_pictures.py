@@ -43,7 +43,7 @@ from panoptic_dl.evaluation.error_map import (
     semantic_error_map,
 )
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
-from panoptic_dl.evaluation.metrics import Results
+from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
 from panoptic_dl.evaluation.panoptic import match_segments
 from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels
 from panoptic_dl.loggers.base import Confusions, Details
@@ -365,14 +365,8 @@ class ErrorPictures:
         )
 
 
-BARS = (  # what is drawn of each class: task, measure, measures marked beside
-    ("panoptic_seg", "PQ", ("SQ", "RQ")),
-    ("sem_seg", "IoU", ()),
-)
-
-
 CONFUSIONS = "confusions.png"
-CHARTS = (CONFUSIONS, *(f"{measure.lower()}_by_class.png" for _, measure, _ in BARS))
+CHARTS = (CONFUSIONS, *(f"{measure.lower()}_by_class.png" for _, measure, _ in CLASS_CHARTS))
 
 
 class EvaluationPictures:
@@ -458,7 +452,7 @@ class EvaluationPictures:
         ids = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
         things = {metadata.stuff_classes[index] for index in ids}
         files = []
-        for task, measure, others in BARS:
+        for task, measure, others in CLASS_CHARTS:
             values, *marked = (
                 _of_classes(results.get(task, {}), name) for name in (measure, *others)
             )

@@ -26,6 +26,7 @@ from PIL import Image
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import no_truncated_images
 from panoptic_dl.core.run_folder import METRICS
+from panoptic_dl.evaluation.metrics import CLASS_CHARTS
 from panoptic_dl.report.formats import cell_texts, report_csv, report_latex, report_markdown
 from panoptic_dl.report.page_charts import (
     Benchmark,
@@ -37,8 +38,6 @@ from panoptic_dl.report.page_charts import (
 )
 from panoptic_dl.report.runs import Collected, Curves, Run, collect, group_runs, read_curves
 from panoptic_dl.report.tables import STATED, Line, Table, build_tables, figure_name, published_rows
-
-MEASURES = (("panoptic_seg", "PQ"), ("sem_seg", "IoU"))
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def class_tables(tables: Sequence[Table]) -> list[ClassTable]:
     """PQ by class for each table with such figures, else IoU."""
     found = []
     for table in tables:
-        for task, measure in MEASURES:
+        for task, measure, _ in CLASS_CHARTS:
             columns = {}
             for line in table.lines:
                 run = line.group.first if line.group else None
