@@ -5,11 +5,8 @@ import os
 
 import pytest
 
-from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.evaluation.evaluator import Coverage
+from tests.runs import SMALL, in_process, run
 
-from ..test_run import SMALL, in_process, run
-from ..test_run import toy as toy
 from .tiny import TinyEvaluation, run_training
 
 
@@ -76,19 +73,3 @@ def test_in_two_processes(tmp_path, toy):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "fast_dev_run" / "results.json").read_text())
     assert summary["no_result"] == "fast_dev_run: 4 of 6 images, no result"
-
-
-def test_coverage_of_a_trial_counts_and_forgets():
-    coverage = Coverage(range(5), "a list")
-    coverage.limit(2)
-    coverage.add(1)
-    with pytest.raises(EvaluationError, match="1 predictions for the 2 images"):
-        coverage.require_all(coverage.seen)
-    coverage.add(4)
-    assert coverage.require_all(coverage.seen) == 2
-    with pytest.raises(EvaluationError, match="more than one process"):
-        coverage.require_all(2 * coverage.seen)
-    coverage.reset()
-    coverage.add(1)
-    with pytest.raises(EvaluationError, match="the whole split"):
-        coverage.require_all(coverage.seen)

@@ -238,3 +238,19 @@ def test_figures_and_images_do_not_depend_on_threads(tmp_path):
         said.append(json.dumps([results, images]))
     assert said[0] == said[1] == said[2]
     assert np.isfinite(json.loads(said[0])[0]["panoptic_seg"]["PQ"])
+
+
+def test_coverage_of_a_trial_counts_and_forgets():
+    coverage = Coverage(range(5), "a list")
+    coverage.limit(2)
+    coverage.add(1)
+    with pytest.raises(EvaluationError, match="1 predictions for the 2 images"):
+        coverage.require_all(coverage.seen)
+    coverage.add(4)
+    assert coverage.require_all(coverage.seen) == 2
+    with pytest.raises(EvaluationError, match="more than one process"):
+        coverage.require_all(2 * coverage.seen)
+    coverage.reset()
+    coverage.add(1)
+    with pytest.raises(EvaluationError, match="the whole split"):
+        coverage.require_all(coverage.seen)
