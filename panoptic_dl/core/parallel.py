@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -37,7 +37,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds.
 
     Used as a context manager, it closes the bar at the end.
@@ -109,15 +109,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
