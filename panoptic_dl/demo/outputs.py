@@ -30,16 +30,10 @@ from panoptic_dl.core.images import NUM_IDS, ids_to_colors
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.demo.predictor import PanopticResult
 from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
-from panoptic_dl.visualize.errors import draw_centers, draw_offsets
-from panoptic_dl.visualize.segmentation import (
-    Plate,
-    SegmentDrawer,
-    SegmentTable,
-    corner,
-    text_size,
-    write_plates,
-)
-from panoptic_dl.visualize.sheets import PAPER, with_legend
+from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
+from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
+from panoptic_dl.visualize.sheets import with_legend
+from panoptic_dl.visualize.style import PAPER, draw_text_boxes, place_caption, text_size
 
 SEMANTIC_VIEWS = ("semantic",)
 VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
@@ -166,16 +160,13 @@ def _view(
     if view == "center":
         return _captioned(draw_centers(result.image, result.center), caption)
     table = SegmentTable.of(panoptic)
-    things = table.choose(drawer.are_things(table.ids))
+    things = table.mask_of(drawer.are_things(table.ids))
     return _captioned(draw_offsets(result.image, result.offset, things), caption)
 
 
 def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.uint8]:
-    plate = Plate(caption or "", round(text_size(picture.shape) * SHEET_TEXT * 1.2))
-    fits = plate.extent[0] < picture.shape[0] and plate.extent[1] < picture.shape[1]
-    if not caption or not fits:
-        return picture
-    return write_plates(picture, [(plate, *corner(picture.shape, plate))])
+    size = round(text_size(picture.shape) * SHEET_TEXT * 1.2)
+    return draw_text_boxes(picture, place_caption(picture.shape, caption, size))
 
 
 def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -551,7 +551,10 @@ def image(sample: Sample, names: Sequence[str]) -> Any:
         labels = dict(enumerate(names)) | {VOID_MASK_VALUE: "void"}
         masks = {
             kind: {"mask_data": _bytes(classes), "class_labels": labels}
-            for kind, classes in (("ground_truth", sample.truth), ("prediction", sample.prediction))
+            for kind, classes in (
+                ("ground_truth", sample.ground_truth),
+                ("prediction", sample.prediction),
+            )
         }
     return wandb.Image(sample.image, caption=sample.name, masks=masks, file_type="jpg")
 

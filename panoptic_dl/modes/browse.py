@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.parallel import Progress
-from panoptic_dl.visualize.sheets import save_sample
+from panoptic_dl.visualize.training_sample import save_sample
 
 logger = logging.getLogger(__name__)
 

@@ -48,10 +48,11 @@ from panoptic_dl.evaluation.panoptic import match_segments
 from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels
 from panoptic_dl.loggers.base import Confusions, Details
 from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions
-from panoptic_dl.visualize.errors import draw_errors, error_legend
-from panoptic_dl.visualize.evaluator import PictureEvaluator, truth_map
-from panoptic_dl.visualize.segmentation import Color, SegmentDrawer, class_colors
+from panoptic_dl.visualize.evaluator import PictureEvaluator, ground_truth_map
+from panoptic_dl.visualize.overlays import draw_errors, error_legend
+from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheets import clear_gallery, fit, join_sheets, save_sheet
+from panoptic_dl.visualize.style import Color, class_colors
 
 HEADINGS = ("image", "truth", "prediction", "errors")
 
@@ -104,7 +105,7 @@ class RowDrawer:
             words.append(f"missed: {self._count(matches.false_negatives)}")
         if len(matches.false_positives):
             words.append(f"false positives: {self._count(matches.false_positives)}")
-        truth = truth_map(record, self.things, self.label_divisor)
+        truth = ground_truth_map(record, self.things, self.label_divisor)
         pictures = self._draw(record, truth, prediction, kinds, PANOPTIC_KINDS, size)
         return Row(pictures, "  ·  ".join(words), error_legend(PANOPTIC_KINDS))
 
@@ -112,7 +113,7 @@ class RowDrawer:
         self, record: dict[str, Any], prediction: np.ndarray, size: tuple[int, int]
     ) -> Row:
         """Draw predicted classes (H, W), -1 for none; see `panoptic`."""
-        truth = truth_map(record, self.things, self.label_divisor) // self.label_divisor
+        truth = ground_truth_map(record, self.things, self.label_divisor) // self.label_divisor
         kinds = semantic_error_map(truth, prediction)
         words = self._confusions(truth, prediction)
         scaled = [  # as panoptic maps; -1 is none in both

@@ -1,6 +1,4 @@
-"""A bar for each class: PQ with SQ and RQ, or IoU, from the best class to the worst.
-
-Which classes are taken for which: a matrix of the worst classes and a list of the worst pairs.
+"""Charts of classes: bars of PQ or IoU, and confusions as a matrix with a list of the worst pairs.
 
 K classes.
 """
@@ -14,10 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-THING, STUFF, INK, FAINT = "#3566b0", "#d9a441", "#28282c", "#6e6e74"
+from panoptic_dl.visualize.style import FAINT, INK
+
+TEXT, REMARK = ("#{:02x}{:02x}{:02x}".format(*color) for color in (INK, FAINT))
+BLUE, YELLOW, RED = "#3566b0", "#d9a441", "#c8453b"
 PER_COLUMN = 45  # bars
 ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
+CELL, PAIR = 0.34, 0.3  # inches, of a cell of the matrix and of a line of the list
 MARKERS = ("o", "D", "s")
+MEAN_LINE: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 3)), "linewidth": 0.9}
 
 
 def draw_class_bars(
@@ -40,9 +43,6 @@ def draw_class_bars(
         things: names of the classes with instances, to be told apart by colour; None: no colours.
         others: further measures to be marked on the bars, as "SQ": percentage of each class.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     present = {name: value for name, value in values.items() if not math.isnan(value)}
     ordered = sorted(present, key=lambda name: (-present[name], name))
     absent = [name for name in values if name not in present]
@@ -54,8 +54,7 @@ def draw_class_bars(
 
     head, foot = 0.95, 0.62 + 0.16 * (note.count("\n") + 1 if note else 0)  # inches
     height = head + ROW * rows + foot
-    figure = Figure(figsize=(width, height), dpi=130)
-    FigureCanvasAgg(figure)
+    figure = _new_figure(width, height)
     all_axes = figure.subplots(1, columns, squeeze=False)[0]
     figure.subplots_adjust(
         left=1.75 / width,
@@ -70,13 +69,9 @@ def draw_class_bars(
         axes.set_ylim(rows - 0.4, -0.6)  # a last column that is not full keeps the height of bars
         axes.set_xlabel(f"{measure} in percent", fontsize=9)
     mean_text = f"mean {measure} {mean:.1f}" if present else "no class is in the truth"
-    figure.text(
-        *(0.15 / width, 1 - 0.3 / height),
-        f"{title}   {mean_text} ({len(present)} classes)",
-        fontsize=12,
-        va="center",
-        color=INK,
-    )
+    heading = f"{title}   {mean_text} ({len(present)} classes)"
+    y = 1 - 0.3 / height
+    figure.text(0.15 / width, y, heading, fontsize=12, va="center", color=TEXT)
     handles = _handles(things, others or {}, measure)
     figure.legend(
         handles=handles,
@@ -87,9 +82,19 @@ def draw_class_bars(
         fontsize=9,
     )
     if note:
-        figure.text(0.15 / width, 0.1 / height, note, fontsize=8, va="bottom", color=FAINT)
+        figure.text(0.15 / width, 0.1 / height, note, fontsize=8, va="bottom", color=REMARK)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
+
+
+def _new_figure(width: float, height: float) -> Any:
+    """A figure of this size in inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _draw_column(
@@ -101,7 +106,7 @@ def _draw_column(
     mean: float,
 ) -> None:
     places = range(len(names))
-    colors = [THING if things is None or name in things else STUFF for name in names]
+    colors = [BLUE if things is None or name in things else YELLOW for name in names]
     axes.barh(places, [values[name] for name in names], color=colors, height=0.72)
     for marker, of_classes in zip(MARKERS, others.values(), strict=False):
         axes.scatter(
@@ -110,15 +115,15 @@ def _draw_column(
             marker=marker,
             s=15,
             facecolors="white",
-            edgecolors=INK,
+            edgecolors=TEXT,
             linewidths=0.8,
             zorder=3,
             clip_on=False,
         )
     if not math.isnan(mean):
-        axes.axvline(mean, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
+        axes.axvline(mean, **MEAN_LINE, zorder=2)
     for place, name in enumerate(names):
-        axes.text(104, place, f"{values[name]:.1f}", fontsize=8, va="center", color=INK)
+        axes.text(104, place, f"{values[name]:.1f}", fontsize=8, va="center", color=TEXT)
     axes.set_yticks(places, [_short(name) for name in names], fontsize=8)
     axes.set_xlim(0, 100)
     axes.tick_params(axis="x", labelsize=8)
@@ -134,25 +139,16 @@ def _handles(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=THING, label=measure)]
+    handles: list[Any] = [Patch(color=BLUE, label=measure)]
     if things is not None:
         handles = [
-            Patch(color=THING, label=f"{measure} of things"),
-            Patch(color=STUFF, label=f"{measure} of stuff"),
+            Patch(color=BLUE, label=f"{measure} of things"),
+            Patch(color=YELLOW, label=f"{measure} of stuff"),
         ]
     for marker, name in zip(MARKERS, others, strict=False):
-        handles.append(
-            Line2D(
-                *([], []),
-                linestyle="none",
-                marker=marker,
-                markersize=4,
-                markerfacecolor="white",
-                markeredgecolor=INK,
-                label=name,
-            )
-        )
-    handles.append(Line2D([], [], color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="mean"))
+        look: dict[str, Any] = {"marker": marker, "markersize": 4, "markerfacecolor": "white"}
+        handles.append(Line2D([], [], linestyle="none", markeredgecolor=TEXT, label=name, **look))
+    handles.append(Line2D([], [], **MEAN_LINE, label="mean"))
     return handles
 
 
@@ -164,12 +160,8 @@ def _note(absent: list[str], width: int) -> str:
 
 
 def _short(name: str) -> str:
-    """COCO's merged classes without their suffix, as on pictures; matplotlib sees no formula."""
+    """COCO's merged classes without their suffix; dollars are escaped, which begin a formula."""
     return name.split("-merged")[0].replace("$", r"\$")
-
-
-INK_DARK, FAINT_DARK, RIGHT, WRONG = "#28282c", "#6e6e74", "#3566b0", "#c8453b"
-CELL, PAIR = 0.34, 0.3  # inches: a cell of the matrix, a line of the list
 
 
 def draw_confusions(
@@ -194,11 +186,7 @@ def draw_confusions(
         most: rows at most.
         listed: pairs of classes in the list, those with the most wrong pixels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # A pair of dollars would be a formula to matplotlib.
-    names = [name.split("-merged")[0].replace("$", r"\$") for name in names]
+    names = [_short(name) for name in names]
     shown = worst_classes(counts, most)
     table, columns = _table(counts, names, shown)
     pairs = worst_pairs(counts, listed)
@@ -209,8 +197,7 @@ def draw_confusions(
     size = (CELL * len(columns), CELL * len(shown))
     width = left + size[0] + right
     height = top + max(size[1], PAIR * len(pairs)) + bottom
-    figure = Figure(figsize=(width, height), dpi=130)
-    FigureCanvasAgg(figure)
+    figure = _new_figure(width, height)
 
     def place(x: float, y: float, wide: float, high: float) -> tuple[float, float, float, float]:
         """A box by its upper left corner, in inches from that of the figure."""
@@ -223,13 +210,13 @@ def draw_confusions(
 
     right_pixels, total = int(np.trace(counts)), int(counts.sum())
     share = f"{100 * right_pixels / total:.1f} % of the pixels are right" if total else "no pixels"
-    figure.text(
-        *place(0.15, 0.3, 0, 0)[:2], f"{title}   {share}", fontsize=13, va="center", color=INK_DARK
-    )
+    x, y = place(0.15, 0.3, 0, 0)[:2]
+    figure.text(x, y, f"{title}   {share}", fontsize=13, va="center", color=TEXT)
     legend = "Rows: pixels of a true class by predicted class, in percent; blue right, red wrong"
     if len(shown) < len(names):
         legend += f". The {len(shown)} of {len(names)} classes with the most wrong pixels"
-    figure.text(*place(0.15, 0.58, 0, 0)[:2], legend, fontsize=9, va="center", color=FAINT_DARK)
+    x, y = place(0.15, 0.58, 0, 0)[:2]
+    figure.text(x, y, legend, fontsize=9, va="center", color=REMARK)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
 
@@ -281,7 +268,7 @@ def _draw_matrix(
     """Cells in blue where right, in red where wrong, deeper by the root of the percentage."""
     from matplotlib.colors import to_rgb
 
-    wrong, right = np.array(to_rgb(WRONG)), np.array(to_rgb(RIGHT))
+    wrong, right = np.array(to_rgb(RED)), np.array(to_rgb(BLUE))
     colors = np.broadcast_to(wrong, (*table.shape, 3)).copy()
     diagonal = np.arange(len(rows))
     colors[diagonal, diagonal] = right
@@ -290,29 +277,15 @@ def _draw_matrix(
     picture = 1 - depth * (1 - colors)
     picture[np.isnan(table[:, 0])] = 0.93
     axes.imshow(picture, aspect="auto", interpolation="nearest")
+    centered: dict[str, Any] = {"ha": "center", "va": "center"}
     for row, column in np.ndindex(*table.shape):
         value = table[row, column]
         if value >= 0.5:
-            ink = "white" if value > (45 if row == column else 35) else INK_DARK
-            axes.text(
-                *(column, row),
-                f"{value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color=ink,
-            )
+            ink = "white" if value > (45 if row == column else 35) else TEXT
+            axes.text(column, row, f"{value:.0f}", fontsize=7.5, color=ink, **centered)
     for row in np.flatnonzero(np.isnan(table[:, 0])):
-        middle = (len(columns) - 1) / 2
-        axes.text(
-            *(middle, row),
-            "not in the truth",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=FAINT_DARK,
-            style="italic",
-        )
+        look: dict[str, Any] = {"fontsize": 8, "color": REMARK, "style": "italic", **centered}
+        axes.text((len(columns) - 1) / 2, row, "not in the truth", **look)
     axes.set_xticks(
         range(len(columns)), columns, fontsize=8, rotation=60, ha="left", rotation_mode="anchor"
     )
@@ -324,7 +297,7 @@ def _draw_matrix(
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
-    axes.axvline(len(rows) - 0.5, color=INK_DARK, linewidth=1)  # the columns behind are no rows
+    axes.axvline(len(rows) - 0.5, color=TEXT, linewidth=1)  # the columns behind are no rows
 
 
 def _draw_pairs(
@@ -335,13 +308,13 @@ def _draw_pairs(
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     if not pairs:
-        axes.text(0, 0.5, "no pixel is wrong", fontsize=9, color=FAINT_DARK, va="center")
+        axes.text(0, 0.5, "no pixel is wrong", fontsize=9, color=REMARK, va="center")
         return
     predicted_names = [*names, "nothing"]
     wrong = int(_wrong(counts).sum())
     shares = [100 * int(counts[pair]) / wrong for pair in pairs]
     longest = max(shares)
-    axes.barh(range(len(pairs)), shares, color=WRONG, height=0.62)
+    axes.barh(range(len(pairs)), shares, color=RED, height=0.62)
     # Columns, in lengths of the longest bar: names end at 0, the numbers of the class at 1.8.
     texts = [(-0.03, -1, "true as predicted", "right"), (1.8, -1, "of the true class", "right")]
     texts.append((0.07, -1, "of all wrong", "left"))
@@ -353,7 +326,7 @@ def _draw_pairs(
             (1.8, line, f"{of_class:.0f} %", "right"),
         ]
     for x, line, text, side in texts:
-        size, ink = (8, FAINT_DARK) if line < 0 else (8.5, INK_DARK)
+        size, ink = (8, REMARK) if line < 0 else (8.5, TEXT)
         axes.text(x * longest, line, text, ha=side, va="center", fontsize=size, color=ink)
     axes.set_ylim(len(pairs) - 0.5, -0.5)
     axes.set_xlim(0, longest)

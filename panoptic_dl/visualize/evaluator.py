@@ -1,4 +1,4 @@
-"""Draw the first images of an evaluation as image | truth | prediction.
+"""Draw the first images of an evaluation as image | ground truth | prediction.
 
 H W pixels. A panoptic map holds category * label_divisor + instance per pixel; -1 is void.
 """
@@ -18,9 +18,11 @@ from panoptic_dl.core.images import (
     VOID_LABEL,
     read_label_ids,
     read_panoptic_ids,
+    segment_numbers,
 )
-from panoptic_dl.visualize.segmentation import SegmentDrawer, class_colors
-from panoptic_dl.visualize.sheets import Sample, sample, save_gallery, save_sheet
+from panoptic_dl.visualize.segmentation import SegmentDrawer
+from panoptic_dl.visualize.sheets import Sample, make_sample, save_gallery, save_sheet
+from panoptic_dl.visualize.style import class_colors
 
 
 class PictureEvaluator(DatasetEvaluator):
@@ -29,7 +31,7 @@ class PictureEvaluator(DatasetEvaluator):
     def __init__(self, dataset: str, count: int, file: Path, gallery: Path | None = None) -> None:
         """
         Args:
-            dataset: name in Detectron2's catalogs; the truth is read from its records.
+            dataset: name in Detectron2's catalogs; the ground truth is read from its records.
             count: images drawn, the first that come.
             file: the PNG to write.
             gallery: a folder for the same pictures singly, as small JPEGs; None: none.
@@ -53,7 +55,6 @@ class PictureEvaluator(DatasetEvaluator):
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
         )
-        self.stems: list[str] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Draw inputs and outputs in Detectron2's formats until there are enough."""
@@ -61,23 +62,21 @@ class PictureEvaluator(DatasetEvaluator):
             if len(self.rows) >= self.count:
                 return
             record = self.records[record["file_name"]]
-            self.stems.append(Path(record["file_name"]).stem)
             with Image.open(record["file_name"]) as file:
                 image = np.asarray(file.convert("RGB"))
-            maps = [
-                truth_map(record, self.thing_ids, self.label_divisor),
-                self._prediction(output),
-            ]
-            drawn = [self.drawer.panoptic(image, segments) for segments in maps]
+            ground_truth = ground_truth_map(record, self.thing_ids, self.label_divisor)
+            prediction = self._prediction(output)
+            drawn = [self.drawer.panoptic(image, each) for each in (ground_truth, prediction)]
             self.rows.append([image, *drawn])
             name = Path(record["file_name"]).stem
-            self.samples.append(sample(name, image, maps[0], maps[1], self.label_divisor))
+            divisor = self.label_divisor
+            self.samples.append(make_sample(name, image, ground_truth, prediction, divisor))
 
     def evaluate(self) -> dict[str, Any]:
         if self.rows:
             save_sheet(self.rows, ("image", "truth", "prediction"), self.file)
             if self.gallery is not None:
-                save_gallery(self.stems, self.rows, self.gallery)
+                save_gallery([each.name for each in self.samples], self.rows, self.gallery)
         return {}
 
     def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
@@ -91,7 +90,7 @@ class PictureEvaluator(DatasetEvaluator):
         return semantic.argmax(dim=0).cpu().numpy().astype(np.int64) * self.label_divisor
 
 
-def truth_map(
+def ground_truth_map(
     record: dict[str, Any], thing_ids: Collection[int], label_divisor: int
 ) -> NDArray[np.int64]:
     """The panoptic map (H, W) of a dataset record; stuff is instance 0, as is all without segments.
@@ -100,15 +99,16 @@ def truth_map(
         record: in Detectron2's dataset format, with `pan_seg_file_name` and `segments_info`
             (contiguous category ids), or with `sem_seg_file_name` (255 is void).
         thing_ids: contiguous ids of the classes with instances.
-        label_divisor: see the module's legend.
+        label_divisor: of panoptic maps.
     """
     if "pan_seg_file_name" not in record:
         classes = read_label_ids(record["sem_seg_file_name"]).astype(np.int64)
         return np.where(classes == IGNORE_LABEL, VOID_LABEL, classes * label_divisor)
     ids = read_panoptic_ids(record["pan_seg_file_name"])
-    truth = np.full(ids.shape, VOID_LABEL, np.int64)
-    for instance, segment in enumerate(record["segments_info"]):
+    segments = record["segments_info"]
+    labels = [VOID_LABEL]
+    for number, segment in enumerate(segments, start=1):
         category = segment["category_id"]
-        number = instance + 1 if category in thing_ids else 0
-        truth[ids == segment["id"]] = category * label_divisor + number
-    return truth
+        labels.append(category * label_divisor + (number if category in thing_ids else 0))
+    numbers = segment_numbers(ids, [segment["id"] for segment in segments])
+    return np.array(labels, np.int64)[numbers]

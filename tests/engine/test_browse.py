@@ -10,7 +10,7 @@ from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.visualize.sheets import draw_offsets, panels, save_sample
+from panoptic_dl.visualize.training_sample import color_offsets, panels, save_sample
 from run import work
 
 SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
@@ -145,7 +145,7 @@ def test_bgr_images_are_shown_in_their_true_colours():
 def test_hue_is_direction_and_brightness_is_length():
     field = np.zeros((2, 1, 4))
     field[:, 0] = [[0, 0, 4, 0], [4, 1, 0, 0]]  # right, a little right, down, none
-    right, near, down, none = draw_offsets(field)[0].astype(int)
+    right, near, down, none = color_offsets(field)[0].astype(int)
     assert right.argmax() == near.argmax() == 0
     assert right.max() == down.max() == 255
     assert 80 < near.max() < 200

@@ -9,7 +9,7 @@ from PIL import Image
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.error_map import PANOPTIC_KINDS, SEMANTIC_KINDS
 from panoptic_dl.modes.error_pictures import HEADINGS, RowDrawer
-from panoptic_dl.visualize.errors import draw_errors
+from panoptic_dl.visualize.overlays import draw_errors
 
 HEIGHT, WIDTH = 20, 40
 ROAD, CAR, BUS = 0, 1000, 2000

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.evaluation.error_map import PANOPTIC_KINDS, SEMANTIC_KINDS
-from panoptic_dl.visualize.errors import TINTS, draw_errors, error_legend
+from panoptic_dl.visualize.overlays import TINTS, draw_errors, error_legend
 from panoptic_dl.visualize.sheets import fit, join_sheets, save_sheet
 
 

@@ -6,9 +6,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from panoptic_dl.visualize.evaluator import PictureEvaluator, truth_map
-from panoptic_dl.visualize.segmentation import SegmentDrawer, class_colors, instance_color
+from panoptic_dl.visualize.evaluator import PictureEvaluator, ground_truth_map
+from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheets import save_gallery, save_sheet
+from panoptic_dl.visualize.style import class_colors, instance_color
 
 COLORS = np.asarray([[200, 0, 0], [0, 200, 0]], np.uint8)
 
@@ -85,9 +86,9 @@ def records(tmp_path):
 
 
 def test_truth_of_panoptic_and_semantic_records(records):
-    truth = truth_map(records[0], {1}, 1000)
+    truth = ground_truth_map(records[0], {1}, 1000)
     assert truth[:, 0].tolist() == [1001, 1001, 0, 0, -1, -1]
-    assert truth_map(records[1], {1}, 1000).tolist() == [[0, 1000, -1, 0]]
+    assert ground_truth_map(records[1], {1}, 1000).tolist() == [[0, 1000, -1, 0]]
 
 
 def test_the_evaluator_draws_the_first_images_only(records, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.visualize.sheets import LONGEST, sample
+from panoptic_dl.visualize.sheets import SAMPLE_SIDE, make_sample
 
 DIVISOR = 1000
 
@@ -15,8 +15,8 @@ def test_small_ones_stay_as_they_are(height, width):
     classes = np.arange(height * width).reshape(height, width) % 5 - 1
     panoptic = np.where(classes < 0, -1, classes * DIVISOR + 3)
     image = np.zeros((height, width, 3), np.uint8)
-    made = sample("x", image, panoptic, panoptic, DIVISOR)
-    assert (made.truth == classes).all()
+    made = make_sample("x", image, panoptic, panoptic, DIVISOR)
+    assert (made.ground_truth == classes).all()
     assert (made.image == image).all()
 
 
@@ -30,10 +30,10 @@ def test_large_ones_are_shrunk(size, wanted):
     image = np.repeat(np.where(left, 250, 10).astype(np.uint8)[None, :, None], 3, 2)
     image = np.broadcast_to(image, (*size, 3)).copy()
     panoptic = np.where(classes < 0, -1, classes * DIVISOR)
-    made = sample("x", image, panoptic, panoptic[::2, ::2], DIVISOR)
+    made = make_sample("x", image, panoptic, panoptic[::2, ::2], DIVISOR)
     assert made.image.shape == (*wanted, 3)
-    assert max(made.image.shape) <= LONGEST
-    assert made.truth.shape == made.prediction.shape == wanted
-    assert set(np.unique(made.truth)) <= {-1, 2}
+    assert max(made.image.shape) <= SAMPLE_SIDE
+    assert made.ground_truth.shape == made.prediction.shape == wanted
+    assert set(np.unique(made.ground_truth)) <= {-1, 2}
     bright = made.image[..., 0] > 128
-    assert (bright == (made.truth == 2)).mean() > 0.99  # maps and image lie on each other
+    assert (bright == (made.ground_truth == 2)).mean() > 0.99  # maps and image lie on each other

@@ -6,18 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from panoptic_dl.visualize.errors import draw_centers, draw_offsets
+from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import (
     WIDEST_TABLE,
-    Plate,
     SegmentDrawer,
     SegmentTable,
-    instance_color,
     place_labels,
-    text_size,
-    write_plates,
 )
 from panoptic_dl.visualize.sheets import legend_strip, with_legend
+from panoptic_dl.visualize.style import TextBox, draw_text_boxes, instance_color, text_size
 
 COLORS = ((200, 0, 0), (0, 200, 0), (10, 10, 60))
 NAMES = ("road", "tree-merged", "car")
@@ -48,7 +45,7 @@ def test_a_table_holds_what_the_map_does(labels, offset):
     colors = np.random.default_rng(0).integers(0, 256, (len(ids), 3), dtype=np.uint8)
     assert np.array_equal(table.paint(colors), colors[table.index])
     wanted = ids % 2 == 0
-    assert np.array_equal(table.choose(wanted) > 0, labels % 2 == 0)
+    assert np.array_equal(table.mask_of(wanted) > 0, labels % 2 == 0)
     for label, (left, top, right, bottom) in zip(ids, table.boxes(), strict=True):
         rows, columns = np.nonzero(labels == label)
         assert (top, bottom) == (rows.min(), rows.max() + 1)
@@ -61,7 +58,7 @@ def test_more_segments_than_a_byte_can_count():
     assert table.index.dtype == np.uint16
     colors = np.arange(2000 * 3).reshape(2000, 3).astype(np.uint8)
     assert np.array_equal(table.paint(colors), colors[labels])
-    assert table.choose(np.arange(2000) == 77).sum() == 255
+    assert table.mask_of(np.arange(2000) == 77).sum() == 255
     many = drawer(names=["a"] * 3, label_divisor=1000)
     assert many.panoptic(grey(40, 50), labels).shape == (40, 50, 3)
 
@@ -160,8 +157,8 @@ def test_labels_that_find_no_room_stand_beside_or_fall_out():
 def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
     written = []
     monkeypatch.setattr(
-        "panoptic_dl.visualize.segmentation.write_plates",
-        lambda picture, plates: written.extend(p.text for p, *_ in plates) or picture,
+        "panoptic_dl.visualize.segmentation.draw_text_boxes",
+        lambda picture, boxes: written.extend(box.text for box, *_ in boxes) or picture,
     )
     panoptic = np.zeros((300, 600), np.int32)
     panoptic[:, 200:400], panoptic[:, 400:] = 10, 21
@@ -176,7 +173,7 @@ def test_every_size_is_drawn(size):
     picture = drawer().panoptic(grey(*size), panoptic, {21: 1.0}, caption="panoptic")
     assert picture.shape == (*size, 3)
     center = np.zeros(size, np.float32)
-    things = SegmentTable.of(panoptic).choose(np.array([False, True][-len(np.unique(panoptic)) :]))
+    things = SegmentTable.of(panoptic).mask_of(np.array([False, True][-len(np.unique(panoptic)) :]))
     assert draw_centers(grey(*size), center).shape == (*size, 3)
     assert draw_offsets(grey(*size), np.zeros((2, *size), np.float32), things).shape == (*size, 3)
 
@@ -187,9 +184,9 @@ def test_text_grows_with_the_picture_and_is_told_from_its_ground():
     assert sizes[0] == 10
     assert sizes[-1] > 4 * sizes[1]
     for ground in (0, 128, 255):  # any picture below
-        plate = Plate("word", 20, (0, 0, 60))
-        picture = write_plates(np.full((60, 120, 3), ground, np.uint8), [(plate, 10, 10)])
-        high, wide = plate.extent
+        box = TextBox("word", 20, (0, 0, 60))
+        picture = draw_text_boxes(np.full((60, 120, 3), ground, np.uint8), [(box, 10, 10)])
+        high, wide = box.extent
         inside = picture[10 : 10 + high, 10 : 10 + wide].astype(int)
         assert inside.max() > 240
         assert np.median(inside) < 80

@@ -1,13 +1,6 @@
-"""Paint the kinds of pixels, right and wrong ones, over an image without its colours.
+"""Maps of numbers or kinds over an image: errors, and what Panoptic-DeepLab's branches predict.
 
-The tints are those of Okabe and Ito, which colour-blind people can tell apart. What is right is
-hardly tinted, what does not count is dark: errors are what the eye finds first.
-
-H W pixels.
-
-What Panoptic-DeepLab's branches say: the heatmap of centres, and the offsets to them.
-
-H W pixels.
+H W pixels. Images are (H, W, 3) RGB, 0..255.
 """
 
 from collections.abc import Sequence
@@ -17,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.visualize.segmentation import line_width
+from panoptic_dl.visualize.style import Color, line_width
 
-# Kind: what a legend says, the tint and its opacity.
-TINTS: dict[str, tuple[str, tuple[int, int, int], float]] = {
+# Kind of pixel: its name in legends, the tint and its opacity. The tints are those of Okabe and
+# Ito, which color-blind people can tell apart. What is right is hardly tinted, what does not count
+# is dark: errors are what the eye finds first.
+TINTS: dict[str, tuple[str, Color, float]] = {
     "right": ("right", (0, 158, 115), 0.2),
     "wrong": ("wrong", (213, 94, 0), 0.72),
     "outline": ("outline of a match", (240, 228, 66), 0.72),
@@ -29,50 +24,36 @@ TINTS: dict[str, tuple[str, tuple[int, int, int], float]] = {
     "mismatched": ("missed and false positive (other class or cut)", (204, 121, 167), 0.72),
     "not counted": ("not counted", (24, 24, 28), 0.8),
 }
-GREY = 165  # of an image on average, for the legend
+GRAY = 165  # of an image on average, for the legend
 
 
 def draw_errors(
     image: NDArray[np.uint8], kinds: NDArray[np.integer], names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Tint a greyed image by the kinds of its pixels.
-
-    Args:
-        image: (H, W, 3) RGB, 0..255.
-        kinds: (H, W), positions in `names`.
-        names: of TINTS.
-
-    Returns:
-        (H, W, 3) RGB, 0..255.
-    """
-    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
-    grey = 75 + grey * (180 / 255)  # neither black nor white, which would hide the tints
+    """Tint a gray image by the kinds of its pixels, (H, W) positions in `names`, keys of TINTS."""
+    gray = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    gray = 75 + gray * (180 / 255)  # neither black nor white, which would hide the tints
     colors = np.array([TINTS[name][1] for name in names], np.float32)[kinds]
     opacity = np.array([TINTS[name][2] for name in names], np.float32)[kinds][..., None]
-    picture = grey[..., None] * (1 - opacity) + colors * opacity
+    picture = gray[..., None] * (1 - opacity) + colors * opacity
     return picture.round().astype(np.uint8)
 
 
-def error_legend(names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Words and colour, as it appears over grey, of those TINTS that are in `names`."""
+def error_legend(names: Sequence[str]) -> list[tuple[str, Color]]:
+    """Text and color, as it appears over gray, of those TINTS that are in `names`."""
     legend = []
-    for name, (words, tint, opacity) in TINTS.items():
+    for name, (text, tint, opacity) in TINTS.items():
         if name in names:
-            red, green, blue = (round(GREY * (1 - opacity) + part * opacity) for part in tint)
-            legend.append((words, (red, green, blue)))
+            red, green, blue = (round(GRAY * (1 - opacity) + part * opacity) for part in tint)
+            legend.append((text, (red, green, blue)))
     return legend
 
 
 def draw_centers(image: NDArray[np.uint8], center: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Let a heatmap glow over a dark image.
-
-    Args:
-        image: (H, W, 3) RGB, 0..255.
-        center: (H, W), about 0..1.
-    """
+    """Draw a heatmap, (H, W) of about 0..1, over the darkened image."""
     heat = np.clip(center, 0, 1)
     colors = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    # Faint heat is seen, too: the square root lifts it.
+    # Faint heat is visible, too: the square root lifts it.
     opacity = cv2.merge([np.sqrt(heat, dtype=np.float32)] * 3)
     return (_dark(image) * (1 - opacity) + colors * opacity).astype(np.uint8)
 
@@ -80,13 +61,11 @@ def draw_centers(image: NDArray[np.uint8], center: NDArray[np.floating]) -> NDAr
 def draw_offsets(
     image: NDArray[np.uint8], offset: NDArray[np.floating], things: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Show the way from each pixel of a thing to its centre, as a colour.
+    """Draw the offset from each pixel of a thing to its center as a color.
 
-    The hue is the direction, as the wheel in the corner has it; a pixel is the stronger the farther
-    it has to go.
+    The hue is the direction, as in the wheel in the corner; saturation grows with the length.
 
     Args:
-        image: (H, W, 3) RGB, 0..255.
         offset: (2, H, W) (y, x) in pixels.
         things: (H, W) mask, not 0 where things are.
     """
@@ -101,8 +80,8 @@ def draw_offsets(
 
 
 def _dark(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.merge([(grey * np.float32(0.45)).astype(np.uint8)] * 3), np.uint8)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.merge([(gray * np.float32(0.45)).astype(np.uint8)] * 3), np.uint8)
 
 
 def _wheel_colors(
@@ -117,7 +96,7 @@ def _wheel_colors(
 
 
 def _with_wheel(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Directions and their colours, at the right below, where the picture is large enough."""
+    """Directions and their colors, at the bottom right, where the picture is large enough."""
     height, width = picture.shape[:2]
     radius = min(height, width) // 11
     if radius < 10:
@@ -130,12 +109,6 @@ def _with_wheel(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     margin = radius // 2
     top, left = height - margin - len(grid), width - margin - len(grid)
     picture[top : top + len(grid), left : left + len(grid)][disc] = colors[disc]
-    cv2.circle(
-        picture,
-        (left + radius, top + radius),
-        radius,
-        (255, 255, 255),
-        line_width(picture.shape),
-        cv2.LINE_AA,
-    )
+    middle, white = (left + radius, top + radius), (255, 255, 255)
+    cv2.circle(picture, middle, radius, white, line_width(picture.shape), cv2.LINE_AA)
     return picture
