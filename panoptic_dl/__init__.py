@@ -4,7 +4,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panoptic_dl.demo.predictor import PanopticResult, Predictor
+    from panoptic_dl.demo.predictor import Predictor
+    from panoptic_dl.demo.result import PanopticResult
 
 __all__ = ["PanopticResult", "Predictor"]
 
@@ -19,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return Predictor
     if name == "PanopticResult":
-        from panoptic_dl.demo.predictor import PanopticResult
+        from panoptic_dl.demo.result import PanopticResult
 
         return PanopticResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,6 @@
-"""What `input=` means: files, folders, patterns, videos, cameras; each has a name for results.
+"""What `input=` means: files, folders, patterns, videos, cameras; names of results; read pictures.
 
-Pictures of any kind as the RGB images that networks were trained on.
-
-What is done to a picture, besides decoding it, is said in a note. H W pixels.
-
-Names of results: those of the inputs where they differ, else with what tells them apart.
-
-Names differ by more than the case of letters, for there are disks that do not tell it.
+H W pixels.
 """
 
 import difflib
@@ -40,7 +34,7 @@ def result_names(files: Sequence[Path]) -> list[str]:
     _spell_out(names, [_safe(file.name.replace(".", "_")) for file in files])
     deepest = max((len(file.parts) for file in files), default=0)
     for depth in range(2, min(deepest, 6) + 1):
-        _spell_out(names, [_safe("_".join(_tail(file, depth))) for file in files])
+        _spell_out(names, [_safe("_".join(_last_parts(file, depth))) for file in files])
     return _numbered(names, [name == _safe(f.stem) for name, f in zip(names, files, strict=True)])
 
 
@@ -77,7 +71,7 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _tail(file: Path, depth: int) -> tuple[str, ...]:
+def _last_parts(file: Path, depth: int) -> tuple[str, ...]:
     """The last folders and the name, with its suffix only if another one may differ in it."""
     return (*(part for part in file.parts[-depth:-1] if part.strip("/.\\")), file.stem)
 
@@ -92,15 +86,12 @@ def _safe(name: str) -> str:
 
 
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
-PICTURES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".avif"),
-    *(".heic", ".heif"),
+_SUFFIXES_OF_PICTURES = (
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga "
+    ".jp2 .j2k .avif .heic .heif"
 )
-VIDEOS = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
-    *(".3gp", ".mts", ".m2ts"),
-)
+_SUFFIXES_OF_VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts"
+PICTURES, VIDEOS = _SUFFIXES_OF_PICTURES.split(), _SUFFIXES_OF_VIDEOS.split()
 
 
 @dataclass(frozen=True)
@@ -123,19 +114,14 @@ class Input:
         return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
 
 
-@dataclass(frozen=True)
-class Found:
-    """All inputs, and what was seen beside them."""
-
-    inputs: list[Input]
-    notes: list[str]  # for the log
-
-
-def find_inputs(given: str | int | Sequence[str | int] | None) -> Found:
+def find_inputs(given: str | int | Sequence[str | int] | None) -> tuple[list[Input], list[str]]:
     """List the pictures, videos and cameras that are meant.
 
     A folder stands for the pictures and videos in it and below it, but for hidden ones; a pattern
     (`*`, `?`, `[ab]`, `**`) for all that it matches. A file given twice is taken once.
+
+    Returns:
+        The inputs, and notes for the log.
 
     Raises:
         DemoError: nothing is given or found; the message says what was looked for.
@@ -168,7 +154,7 @@ def find_inputs(given: str | int | Sequence[str | int] | None) -> Found:
     names = result_names(
         [Path(f"camera{s}") if isinstance(s, int) else s for s in sources.values()]
     )
-    return Found([Input(s, n) for s, n in zip(sources.values(), names, strict=True)], notes)
+    return [Input(s, n) for s, n in zip(sources.values(), names, strict=True)], notes
 
 
 def _files(text: str, others: Counter[str]) -> list[Path]:
@@ -238,7 +224,7 @@ def _near(path: Path) -> str:
     return f"; in {parent} there is {', '.join(near)}" if near else ""
 
 
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a grey value that cameras and scanners have
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a gray value that cameras and scanners have
 
 
 @dataclass(frozen=True)
@@ -260,7 +246,7 @@ def read_picture(file: str | Path) -> Picture:
     Raises:
         DemoError: there is none, or it is damaged, or too large for Pillow's guard; names the file.
     """
-    with _naming(str(file)), Image.open(file) as image:
+    with _errors_name(str(file)), Image.open(file) as image:
         return from_pillow(image)
 
 
@@ -277,7 +263,7 @@ def from_pillow(image: Image.Image) -> Picture:
         image = ImageOps.exif_transpose(image)
         notes.append("turned as its EXIF says")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        pixels, note = _grey_of_many_bits(np.asarray(image))
+        pixels, note = _gray_of_many_bits(np.asarray(image))
         return Picture(pixels, (*notes, note))
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
@@ -306,8 +292,8 @@ def from_array(array: NDArray[np.generic]) -> Picture:
     return Picture(np.ascontiguousarray(array))  # type: ignore[arg-type]
 
 
-def _grey_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
-    """Grey values (H, W) as RGB, and what was done.
+def _gray_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
+    """Gray values (H, W) as RGB, and a note on what was done.
 
     Whole numbers from 0 are taken for those of a sensor: they are scaled by the smallest usual
     depth that holds them, so that a dark picture stays dark. Others have no natural white: the
@@ -327,13 +313,13 @@ def _grey_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], 
     else:
         note = f"grey values of {low:g}..{high:g} are scaled to 8 bits"
     scaled = (numbers - low) * (255 / max(high - low, 1e-300))
-    grey = scaled.round().clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2), note
+    gray = scaled.round().clip(0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2), note
 
 
 @contextmanager
-def _naming(file: str) -> Iterator[None]:
-    """Say which file it is, and why it cannot be read, whatever Pillow raises."""
+def _errors_name(file: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into a DemoError that names the file."""
     try:
         with warnings.catch_warnings():
             # Large pictures are what people have; damaged ones are errors here.

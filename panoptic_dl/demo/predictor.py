@@ -1,26 +1,14 @@
 """`Predictor`: a trained model as a function of images.
 
-H W pixels of an image, h w of the network's input.
-
-The part of a prediction that runs on the device, one thread at a time.
-
-H W pixels of an image, h w of the network's input.
-
-Images of any size through a network, and its maps back to the size of the image.
-
-H W pixels.
-
-What a prediction holds, for people and programs.
-
-H W pixels of the image, K classes.
+H W pixels of an image, h w of the network's input, K classes.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -34,17 +22,22 @@ from panoptic_dl.config import build
 from panoptic_dl.config.saved import saved_config
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.demo.inputs import Picture, from_array, from_pillow, read_picture
+from panoptic_dl.demo.result import PanopticResult, Segment
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.train.precision import InferenceOptions, arithmetic, check_precision
 from panoptic_dl.visualize.segmentation import SegmentTable
 from panoptic_dl.weights.load import load_model
 
+MAP_SIZES = ("network", "image")
+LARGEST_FACTOR = 16  # of enlarged labels whose corners are rounded; beyond, squares stay visible
+
+AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
+
 
 @dataclass(frozen=True)
-class Prepared:
-    """An image, and what the network is given of it: (3, h, w) uint8."""
+class PreparedImage:
+    """An image, and the network's input made of it: (3, h, w) uint8."""
 
     picture: Picture
     tensor: Tensor
@@ -57,291 +50,14 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Raw:
-    """What the network says of one image, on the CPU, at the size of its maps."""
+class NetworkOutput:
+    """The maps of one image, on the CPU, at the size at which pixels are grouped."""
 
     semantic: NDArray[np.integer]
-    panoptic: NDArray[np.int32] | None
-    scores: NDArray[np.float32]  # of the things, in the order of their labels
+    panoptic: NDArray[np.int32] | None = None
+    scores: NDArray[np.float32] | None = None  # of the things, in the order of their labels
     center: NDArray[np.float32] | None = None
     offset: NDArray[np.float32] | None = None
-
-
-class Network:
-    """A model that is asked for maps, by any number of threads.
-
-    Attributes:
-        is_panoptic: whether there are a panoptic map, centres and offsets.
-        at_image_size: whether maps have the size of the image, or that of the network's input.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        device: torch.device,
-        *,
-        num_classes: int,
-        precision: str,
-        at_image_size: bool,
-        branches: bool,
-    ) -> None:
-        """
-        Args:
-            model: `PanopticDeepLab` or `DeepLabV3Plus`; it is moved, and put in evaluation mode.
-            num_classes: classes of the semantic map.
-            precision: one that the device has.
-            branches: whether centres and offsets are kept.
-        """
-        self.is_panoptic = isinstance(model, PanopticDeepLab)
-        if self.is_panoptic:
-            model.predict_semantic = model.predict_instances = True
-        self.model = model.to(device).eval()
-        self.at_image_size, self.branches = at_image_size, branches
-        self._type = torch.uint8 if num_classes <= 256 else torch.int32
-        self._device, self._options = device, InferenceOptions(precision=precision)
-        self._lock = threading.Lock()
-
-    def __call__(self, images: Sequence[Prepared]) -> list[Raw]:
-        """Predict; images of one size are a batch.
-
-        Others are not put together: padding would show in the maps.
-        """
-        groups: dict[Any, list[int]] = {}
-        for position, image in enumerate(images):
-            key = (image.tensor.shape, self.size_of_maps(image))
-            groups.setdefault(key, []).append(position)
-        raws: dict[int, Raw] = {}
-        for positions in groups.values():
-            batch = [images[position] for position in positions]
-            with self._lock, torch.no_grad(), arithmetic(self._options, self._device):
-                raws |= zip(positions, self._run(batch), strict=True)
-        return [raws[position] for position in range(len(images))]
-
-    def size_of_maps(self, image: Prepared) -> tuple[int, int]:
-        """(height, width) at which pixels are grouped."""
-        if self.at_image_size:
-            return image.size
-        return image.tensor.shape[1], image.tensor.shape[2]
-
-    def _run(self, batch: Sequence[Prepared]) -> Iterable[Raw]:
-        samples: list[dict[str, Any]] = []
-        for image in batch:
-            height, width = self.size_of_maps(image)
-            samples.append({"image": image.tensor, "height": height, "width": width})
-        images = self.model.preprocess(samples)
-        maps = self.model.network(images.tensor)
-        if not self.is_panoptic:
-            outputs = self.model.postprocess(maps, images.image_sizes, samples)
-            classes = [output["sem_seg"].float().argmax(dim=0) for output in outputs]
-            return [Raw(self._classes(each), None, np.zeros(0, np.float32)) for each in classes]
-        per_image = zip(*maps, images.image_sizes, samples, strict=True)
-        resized = [self.model.resize_maps(*inputs) for inputs in per_image]
-        return [
-            Raw(
-                self._classes(image_maps.classes),
-                output["panoptic_seg"][0].int().cpu().numpy(),
-                output["instances"].scores.float().cpu().numpy(),
-                image_maps.center[0].cpu().numpy() if self.branches else None,
-                image_maps.offset.cpu().numpy() if self.branches else None,
-            )
-            for image_maps, output in zip(resized, self.model.merge(resized), strict=True)
-        ]
-
-    def _classes(self, classes: Tensor) -> NDArray[np.integer]:
-        numbers: NDArray[np.integer] = classes.to(self._type).cpu().numpy()
-        return numbers if self._type == torch.uint8 else numbers.astype(np.uint16)
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of a name; None: a GPU if there is one.
-
-    Raises:
-        DemoError: this machine has not got it.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise DemoError(f"device={name} is unknown; choose cuda, cuda:1 or cpu") from None
-    there = torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda") or (
-        device.type == "cuda" and (device.index or 0) >= there
-    ):
-        raise DemoError(f"device={name}: this machine has {there} GPUs; choose cpu, or one of them")
-    return device
-
-
-LARGEST = 16  # factor that is rounded; beyond, squares stay visible
-
-
-class AnySize(T.AugInput):
-    """An image on its way through a test resize, which may not leave less than one pixel.
-
-    Detectron2 rounds a side of 20 x 3000 pixels at the size of 256 to nothing, and fails.
-    """
-
-    def transform(self, tfm: T.Transform) -> None:
-        """Resize to at least one pixel."""
-        if isinstance(tfm, T.ResizeTransform):
-            tfm.new_h, tfm.new_w = max(1, tfm.new_h), max(1, tfm.new_w)
-        super().transform(tfm)
-
-
-def to_network(image: NDArray[np.uint8], augmentations: Any, image_format: str) -> Tensor:
-    """(H, W, 3) RGB to (3, h, w) uint8 as a test mapper of the dataset does it."""
-    given = AnySize(np.ascontiguousarray(image[..., ::-1]) if image_format == "BGR" else image)
-    augmentations(given)
-    return torch.as_tensor(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
-
-
-def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
-    """A map of labels at (height, width): the label of the nearest pixel.
-
-    Where that makes squares of 2 x 2 and more, their corners are rounded, by the median of the
-    labels around each pixel. Lines keep their width; a segment of a single pixel may vanish.
-    """
-    if labels.shape == size:
-        return labels
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
-        for old, new in zip(labels.shape, size, strict=True)
-    )
-    return _rounded(labels[rows[:, None], columns], min(_ratios(labels.shape, size)))
-
-
-def _ratios(old: Sequence[int], new: Sequence[int]) -> list[float]:
-    return [b / a for a, b in zip(old, new, strict=True)]
-
-
-def _rounded(labels: NDArray[np.integer], factor: float) -> NDArray[np.integer]:
-    side = 2 * min(int(factor), LARGEST) - 1  # in which a line of `factor` pixels has the majority
-    if side < 3:
-        return labels
-    table = SegmentTable.of(labels.astype(np.int32))
-    # OpenCV has small windows alone for more than 256 labels.
-    index = cv2.medianBlur(table.index, side if table.index.dtype == np.uint8 else min(side, 5))
-    return table.ids[index].astype(labels.dtype)
-
-
-def values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (h, w) of numbers at (height, width), bilinearly."""
-    if values.shape == size:
-        return values
-    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
-
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A thing, or all of a kind of stuff, in one image.
-
-    Attributes:
-        id: its value in the panoptic map.
-        category: contiguous id of its class, 0..K-1.
-        name: of its class.
-        is_thing: whether it is one of several of its kind, or stuff.
-        area: in pixels.
-        box: (x0, y0, x1, y1) in pixels, right and bottom exclusive.
-        score: of a thing: how sure the model is, about 0..1 (see `instances_from_panoptic`); None
-            for stuff.
-    """
-
-    id: int
-    category: int
-    name: str
-    is_thing: bool
-    area: int
-    box: tuple[int, int, int, int]
-    score: float | None
-
-
-@dataclass(frozen=True)
-class PanopticResult:
-    """The prediction for one image, at the size of the image.
-
-    Attributes:
-        image: (H, W, 3) RGB uint8, upright, as the network was shown it before any resizing.
-        semantic: (H, W) uint8 (uint16 for more than 256 classes), the class of each pixel.
-        panoptic: (H, W) int32 of category * label_divisor + instance, -1 where void; None of a
-            model of the semantic task.
-        segments: of the panoptic map, by id; none of the semantic task.
-        classes: names and colours.
-        label_divisor: see `panoptic`.
-        center: (H, W) float32 heatmap of centres, where branches were asked for.
-        offset: (2, H, W) float32 (y, x) in pixels to the centre, where branches were asked for.
-        notes: what was done to the picture before the network saw it.
-    """
-
-    image: NDArray[np.uint8]
-    semantic: NDArray[np.unsignedinteger]
-    panoptic: NDArray[np.int32] | None
-    segments: list[Segment]
-    classes: Classes
-    label_divisor: int = 1000
-    center: NDArray[np.float32] | None = None
-    offset: NDArray[np.float32] | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def instances(self) -> list[Segment]:
-        """The things, best scores first."""
-        things = [segment for segment in self.segments if segment.is_thing]
-        return sorted(things, key=lambda segment: -(segment.score or 0))
-
-    def mask(self, segment: Segment) -> NDArray[np.bool_]:
-        """(H, W): where a segment is."""
-        assert self.panoptic is not None
-        return self.panoptic == segment.id
-
-    def draw(
-        self,
-        views: "Sequence[str] | str | None" = None,
-        *,
-        layout: str = "overlay",
-        legend: bool = True,
-        labels: bool = True,
-        opacity: float = 0.55,
-    ) -> NDArray[np.uint8]:
-        """A picture of it, RGB uint8.
-
-        Args:
-            views: "panoptic", "semantic", "instances", "center", "offset": one with
-                `layout="overlay"`, any with "side_by_side", where the image stands beside them.
-                None: panoptic, or semantic where that is all there is.
-            layout: "overlay" or "side_by_side".
-            legend: name the classes below.
-            labels: name segments, with scores.
-            opacity: of colours over the image, 0..1.
-
-        Pictures of fewer than 256 pixels a side are enlarged by a whole number, for labels to fit.
-
-        Raises:
-            ValueError: a view that is unknown, or that the result has not got.
-        """
-        from panoptic_dl.demo.outputs import (
-            Style,
-            draw_overlay,
-            draw_side_by_side,  # which knows results
-        )
-
-        style = Style(legend=legend, labels=labels, opacity=opacity)
-        if views is None:
-            views = "semantic" if self.panoptic is None else "panoptic"
-        chosen = [views] if isinstance(views, str) else list(views)
-        if layout == "side_by_side":
-            return draw_side_by_side(self, chosen, style)
-        if layout != "overlay" or len(chosen) != 1:
-            raise ValueError(
-                f"layout={layout} with views={chosen}: overlay takes one view, side_by_side any"
-            )
-        return draw_overlay(self, chosen[0], style)
-
-
-SIZES = ("network", "image")
-
-AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
 
 class Predictor:
@@ -400,7 +116,7 @@ class Predictor:
         Args:
             model: `PanopticDeepLab` or `DeepLabV3Plus`; it is put in its evaluation mode.
             mapper: a test mapper, whose `augmentations` and `image_format` are used.
-            classes: names and colours.
+            classes: names and colors.
             weights: a file or run folder that covers all of the model; None: it has its own.
             device: "cuda", "cuda:1", "cpu"; None: a GPU if there is one.
             precision: of the network, "fp32", "tf32", "bf16" or "fp16".
@@ -408,28 +124,28 @@ class Predictor:
                 numbers are made, and labels brought to the image's size. "image": at the size of
                 the image, as mode=eval does it. Both are the same where the test resize leaves an
                 image as it is.
-            branches: whether results have the heatmap of centres and the offsets.
+            branches: whether results have the heatmap of centers and the offsets.
 
         Raises:
             ValueError: weights that do not fit, a device that is not there, and the like.
         """
-        if maps not in SIZES:
-            raise DemoError(f"maps={maps} is unknown; choose {' or '.join(SIZES)}")
+        if maps not in MAP_SIZES:
+            raise DemoError(f"maps={maps} is unknown; choose {' or '.join(MAP_SIZES)}")
         self.device = find_device(device)
         check_precision("precision", precision, self.device)
-        if branches and not isinstance(model, PanopticDeepLab):
+        self.is_panoptic = isinstance(model, PanopticDeepLab)
+        if branches and not self.is_panoptic:
             raise DemoError("branches: a model of the semantic task has no centres and offsets")
         if weights is not None:
             load_model(model, str(weights), mapper.image_format)
+        if self.is_panoptic:
+            model.predict_semantic = model.predict_instances = True
+        self.model = model.to(self.device).eval()
         self.mapper, self.classes = mapper, classes
         self.label_divisor = int(getattr(model, "label_divisor", 1000))
-        self.network = Network(
-            *(model, self.device),
-            num_classes=len(classes),
-            precision=precision,
-            at_image_size=maps == "image",
-            branches=branches,
-        )
+        self.maps_at_image_size, self.branches = maps == "image", branches
+        self._options = InferenceOptions(precision=precision)
+        self._lock = threading.Lock()
 
     # A path is a Sequence, too: lists and tuples alone are several images.
     @overload
@@ -451,11 +167,11 @@ class Predictor:
             return self([images])[0]
         prepared = [self.prepare(image) for image in images]
         return [
-            self.finish(image, raw)
-            for image, raw in zip(prepared, self.predict(prepared), strict=True)
+            self.finish(image, output)
+            for image, output in zip(prepared, self.predict(prepared), strict=True)
         ]
 
-    def prepare(self, image: AnImage | Picture) -> Prepared:
+    def prepare(self, image: AnImage | Picture) -> PreparedImage:
         """Read an image and resize it for the network; in any thread."""
         if isinstance(image, (str, PathLike)):
             image = read_picture(Path(image).expanduser())
@@ -468,26 +184,80 @@ class Predictor:
                 f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL "
                 "image, a path, or a list of them"
             )
-        resized = to_network(image.pixels, self.mapper.augmentations, self.mapper.image_format)
-        return Prepared(image, resized)
+        pixels = image.pixels
+        if self.mapper.image_format == "BGR":
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
+        resized = _AtLeastOnePixel(pixels)
+        self.mapper.augmentations(resized)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        return PreparedImage(image, tensor)
 
-    def predict(self, images: Sequence[Prepared]) -> list[Raw]:
-        """Run the network on prepared images; see `Network`."""
-        return self.network(images)
+    def predict(self, images: Sequence[PreparedImage]) -> list[NetworkOutput]:
+        """Run the network on prepared images; images of one size are a batch.
 
-    def finish(self, image: Prepared, raw: Raw) -> PanopticResult:
+        Others are not batched, because padding would show in the maps.
+        """
+        groups: dict[Any, list[int]] = {}
+        for position, image in enumerate(images):
+            key = (image.tensor.shape, self._map_size(image))
+            groups.setdefault(key, []).append(position)
+        outputs: dict[int, NetworkOutput] = {}
+        for positions in groups.values():
+            batch = [images[position] for position in positions]
+            with self._lock, torch.no_grad(), arithmetic(self._options, self.device):
+                outputs |= zip(positions, self._run(batch), strict=True)
+        return [outputs[position] for position in range(len(images))]
+
+    def _map_size(self, image: PreparedImage) -> tuple[int, int]:
+        """(height, width) at which pixels are grouped."""
+        if self.maps_at_image_size:
+            return image.size
+        return image.tensor.shape[1], image.tensor.shape[2]
+
+    def _run(self, batch: Sequence[PreparedImage]) -> list[NetworkOutput]:
+        samples: list[dict[str, Any]] = []
+        for image in batch:
+            height, width = self._map_size(image)
+            samples.append({"image": image.tensor, "height": height, "width": width})
+        images = self.model.preprocess(samples)
+        maps = self.model.network(images.tensor)
+        if not self.is_panoptic:
+            outputs = self.model.postprocess(maps, images.image_sizes, samples)
+            classes = [output["sem_seg"].float().argmax(dim=0) for output in outputs]
+            return [NetworkOutput(self._to_array(each)) for each in classes]
+        per_image = zip(*maps, images.image_sizes, samples, strict=True)
+        resized = [self.model.resize_maps(*inputs) for inputs in per_image]
+        return [
+            NetworkOutput(
+                self._to_array(image_maps.classes),
+                output["panoptic_seg"][0].int().cpu().numpy(),
+                output["instances"].scores.float().cpu().numpy(),
+                image_maps.center[0].cpu().numpy() if self.branches else None,
+                image_maps.offset.cpu().numpy() if self.branches else None,
+            )
+            for image_maps, output in zip(resized, self.model.merge(resized), strict=True)
+        ]
+
+    def _to_array(self, classes: Tensor) -> NDArray[np.integer]:
+        """A map of classes on the CPU, uint8 or uint16."""
+        if len(self.classes) <= 256:
+            return classes.to(torch.uint8).cpu().numpy()  # type: ignore[no-any-return]
+        return classes.int().cpu().numpy().astype(np.uint16)  # type: ignore[no-any-return]
+
+    def finish(self, image: PreparedImage, output: NetworkOutput) -> PanopticResult:
         """Bring maps to the image's size, and list the segments; in any thread."""
         size = image.size
-        panoptic, segments = raw.panoptic, list[Segment]()
-        semantic = labels_at(raw.semantic, size)
+        semantic = labels_at(output.semantic, size)
+        panoptic, segments = output.panoptic, list[Segment]()
         if panoptic is not None:
-            scores = dict(zip(self._things(panoptic), raw.scores.tolist(), strict=True))
+            assert output.scores is not None
+            scores = dict(zip(self._things(panoptic), output.scores.tolist(), strict=True))
             panoptic = labels_at(panoptic, size)  # type: ignore[assignment]
             segments = self._segments(panoptic, scores)
-        center, offset = raw.center, raw.offset
+        center, offset = output.center, output.offset
         if center is not None and offset is not None:
             scales = [new / old for new, old in zip(size, center.shape, strict=True)]
-            if self.network.at_image_size:  # they were left in pixels of the network, mostly
+            if self.maps_at_image_size:  # offsets are in pixels of the image
                 scales = [1.0, 1.0]
             center = values_at(center, size)
             offset = np.stack(
@@ -517,7 +287,7 @@ class Predictor:
         for label, area, box in zip(
             table.ids.tolist(), table.areas.tolist(), table.boxes(), strict=True
         ):
-            if label == VOID_LABEL:
+            if label < 0:  # void
                 continue
             category = label // self.label_divisor
             segments.append(
@@ -532,3 +302,69 @@ class Predictor:
                 )
             )
         return segments
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of a name; None: a GPU if there is one.
+
+    Raises:
+        DemoError: this machine has not got it.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise DemoError(f"device={name} is unknown; choose cuda, cuda:1 or cpu") from None
+    there = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= there
+    ):
+        raise DemoError(f"device={name}: this machine has {there} GPUs; choose cpu, or one of them")
+    return device
+
+
+class _AtLeastOnePixel(T.AugInput):
+    """An image on its way through a test resize, which may not leave less than one pixel.
+
+    Detectron2 rounds a side of 20 x 3000 pixels at the size of 256 to nothing, and fails.
+    """
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Resize to at least one pixel."""
+        if isinstance(tfm, T.ResizeTransform):
+            tfm.new_h, tfm.new_w = max(1, tfm.new_h), max(1, tfm.new_w)
+        super().transform(tfm)
+
+
+def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
+    """A map of labels at (height, width): the label of the nearest pixel.
+
+    Where that makes squares of 2 x 2 and more, their corners are rounded, by the median of the
+    labels around each pixel. Lines keep their width; a segment of a single pixel may vanish.
+    """
+    if labels.shape == size:
+        return labels
+    factor = min(new / old for old, new in zip(labels.shape, size, strict=True))
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
+        for old, new in zip(labels.shape, size, strict=True)
+    )
+    return _round_corners(labels[rows[:, None], columns], factor)
+
+
+def _round_corners(labels: NDArray[np.integer], factor: float) -> NDArray[np.integer]:
+    side = (
+        2 * min(int(factor), LARGEST_FACTOR) - 1
+    )  # in which a line of `factor` pixels has the majority
+    if side < 3:
+        return labels
+    table = SegmentTable.of(labels.astype(np.int32))
+    # OpenCV has small windows alone for more than 256 labels.
+    index = cv2.medianBlur(table.index, side if table.index.dtype == np.uint8 else min(side, 5))
+    return table.ids[index].astype(labels.dtype)
+
+
+def values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (h, w) of numbers at (height, width), bilinearly."""
+    if values.shape == size:
+        return values
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]

@@ -22,8 +22,6 @@ from torch import Tensor
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import open_image, read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
-from panoptic_dl.evaluation.evaluator import errors_name
-from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import (
     READ_AGAIN,
     PredictedDataset,
@@ -31,8 +29,13 @@ from panoptic_dl.predictions.dataset import (
     path_inside,
     require_size,
 )
-from panoptic_dl.predictions.instances import Detection, extract_instances, make_instances
-from panoptic_dl.predictions.writer import PredictionWriter, write_png, write_prediction
+from panoptic_dl.predictions.instances import Detection, make_instances
+from panoptic_dl.predictions.writer import (
+    InstanceWriter,
+    SemanticWriter,
+    write_png,
+    write_prediction,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -202,11 +205,8 @@ def _parse(line: str, where: str) -> tuple[str, int, float]:
     return name, int(label), score
 
 
-class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], None]):
-    """Writes "instances" with `pred_masks`, `pred_classes` (train ids) and `scores`, all digits."""
-
-    needs = "instances"
-    is_required = False
+class CityscapesInstanceWriter(InstanceWriter[None]):
+    """Writes a text and masks for each image; classes are train ids."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
@@ -221,12 +221,6 @@ class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Non
         mask = re.fullmatch(r"(.+)_\d+\.png", file.name)
         return mask is not None and mask[1] in self.dataset.images
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
-        """Move the instances to the CPU."""
-        image = self.begin(item, output)
-        with errors_name(image):
-            return image, extract_instances(output, self.dataset.instance_ids)
-
     def match(self, prediction: tuple[Any, list[Detection]]) -> None:
         """Write the masks, then the text that names them."""
         image, detections = prediction
@@ -238,30 +232,16 @@ class CityscapesInstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Non
         with write_prediction(self.image_files[image]) as temporary:
             temporary.write_text("".join(lines))
 
-    def update(self, match: None) -> None:
-        """There is nothing to count."""
 
-
-class CityscapesSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], None]):
-    """Writes "sem_seg": (K, H, W) scores of train ids, or (H, W) train ids, others meaning none."""
-
-    needs = "sem_seg"
+class CityscapesSemanticWriter(SemanticWriter[None]):
+    """Writes a picture of label ids for each image; classes are train ids."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
         files = {image: folder / f"{image}_pred_labelIds.png" for image in dataset.images}
         super().__init__(dataset, folder, image_files=files)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
-        """Find the class of each pixel, (H, W) int16, K where there is none."""
-        image = self.begin(item, output)
-        with errors_name(image):
-            return image, predicted_labels(output["sem_seg"], len(EVALUATED))
-
     def match(self, prediction: tuple[Any, np.ndarray]) -> None:
         """Write the picture."""
         image, classes = prediction
         write_png(self.image_files[image], to_label_ids(classes))
-
-    def update(self, match: None) -> None:
-        """There is nothing to count."""

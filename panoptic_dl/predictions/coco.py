@@ -22,16 +22,14 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.masks import decode_mask, encode_mask
-from panoptic_dl.evaluation.evaluator import errors_name
-from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
     read_predictions,
     require_entries,
 )
-from panoptic_dl.predictions.instances import Detection, extract_instances, make_instances
-from panoptic_dl.predictions.writer import JsonParts, PredictionWriter
+from panoptic_dl.predictions.instances import Detection, make_instances
+from panoptic_dl.predictions.writer import InstanceWriter, JsonParts, SemanticWriter
 
 logger = logging.getLogger(__name__)
 
@@ -215,28 +213,14 @@ def _entries_by_image(
     return found
 
 
-class CocoInstanceWriter(
-    PredictionWriter[tuple[Any, list[Detection]], tuple[Any, Entries, Entries]]
-):
-    """Writes "instances" with `pred_masks`, `pred_classes`, `scores` and, if any, `pred_boxes`.
-
-    Scores are written with all digits. An image without instances has no entry.
-    """
-
-    needs = "instances"
-    is_required = False
+class CocoInstanceWriter(InstanceWriter[tuple[Any, Entries, Entries]]):
+    """Writes a file of masks and one of boxes; an image without instances has no entry."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
         name = f"detections_{dataset.split}_panoptic-dl_results.json"
         json_files = [JsonParts(folder / name), JsonParts(folder / "boxes" / name)]
         super().__init__(dataset, folder, json_files=json_files)
-
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
-        """Move the instances to the CPU."""
-        image = self.begin(item, output)
-        with errors_name(image):
-            return image, extract_instances(output, self.dataset.instance_ids)
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[Any, Entries, Entries]:
         """Encode the instances: the image, entries with masks, entries with boxes."""
@@ -255,24 +239,16 @@ class CocoInstanceWriter(
         self.json_files[1].append(image, boxes)
 
 
-class CocoSemanticWriter(PredictionWriter[tuple[Any, np.ndarray], Entries]):
-    """Writes "sem_seg": (K, H, W) scores, or (H, W) classes, all others meaning none.
+class CocoSemanticWriter(SemanticWriter[Entries]):
+    """Writes masks of classes.
 
     Where an image has no class anywhere, an empty mask of the first one says that it was seen.
     """
-
-    needs = "sem_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """See `PredictionWriter`."""
         name = f"stuff_{dataset.split}_panoptic-dl_results.json"
         super().__init__(dataset, folder, json_files=[JsonParts(folder / name)])
-
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
-        """Find the class of each pixel, (H, W) int16, K where there is none."""
-        image = self.begin(item, output)
-        with errors_name(image):
-            return image, predicted_labels(output["sem_seg"], len(self.dataset.dataset_ids))
 
     def match(self, prediction: tuple[Any, np.ndarray]) -> Entries:
         """Encode the mask of each class."""

@@ -1,7 +1,7 @@
 """What the writers of prediction files have in common.
 
-A writer is an evaluator that measures nothing: `take` moves a prediction off the GPU, `compare`
-encodes it and writes the files of the image (in any thread), `add` appends to a JSON file's parts.
+A writer is an evaluator that measures nothing: `extract` moves a prediction off the GPU, `match`
+encodes it and writes the files of the image (in any thread), `update` appends to JSON files.
 
 A folder holds one evaluation. `reset`, with which an evaluation begins, removes the files that an
 earlier one of the same dataset has written there, finished or not; it refuses a folder with any
@@ -23,8 +23,10 @@ from PIL import Image
 from panoptic_dl.core.distributed import in_main_process, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import atomic_write, temporary_of
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import PredictedDataset
+from panoptic_dl.predictions.instances import Detection, extract_instances
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +186,9 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             with name_unwritable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
+    def update(self, match: Written) -> None:
+        """Append to JSON files, if the format has any."""
+
     def begin(self, item: dict[str, Any], output: dict[str, Any]) -> Any:
         """Count the image of an input as seen; return its id.
 
@@ -235,6 +240,34 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             )
         for parts in self.json_files:
             parts.merge(self.dataset.images)
+
+
+class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Written]):
+    """Writes "instances" with `pred_masks`, `pred_classes`, `scores` and, if any, `pred_boxes`.
+
+    Scores are written with all digits. An output without "instances" has found nothing.
+    """
+
+    needs = "instances"
+    is_required = False
+
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
+        """Move the instances to the CPU."""
+        image = self.begin(item, output)
+        with errors_name(image):
+            return image, extract_instances(output, self.dataset.instance_ids)
+
+
+class SemanticWriter(PredictionWriter[tuple[Any, np.ndarray], Written]):
+    """Writes "sem_seg": (K, H, W) scores, or (H, W) classes, of which all others mean none."""
+
+    needs = "sem_seg"
+
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
+        """Find the class of each pixel, (H, W) int16, K where there is none."""
+        image = self.begin(item, output)
+        with errors_name(image):
+            return image, predicted_labels(output["sem_seg"], len(self.dataset.dataset_ids))
 
 
 @contextmanager

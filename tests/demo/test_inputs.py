@@ -1,11 +1,31 @@
-"""What `input=` finds, and what it says where there is nothing."""
+"""Inputs: what `input=` means, names of results, and pictures of every kind."""
 
+import contextlib
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from detectron2.data.detection_utils import read_image
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageFile
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.inputs import find_inputs
+from panoptic_dl.demo.inputs import find_inputs, from_array, from_pillow, read_picture, result_names
+from tests.demo.samples import scene
+
+PARTS = st.sampled_from(["a", "A", "b", "x", "x_2", "a_x", "é", "e\u0301", "..", "ﬁ", "fi", "x y"])
+
+FILES = st.builds(
+    lambda folders, stem, suffix: "/".join([*folders, stem + suffix]),
+    st.lists(PARTS, max_size=3),
+    st.one_of(PARTS, st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=300)),
+    st.sampled_from([".jpg", ".JPG", ".png", ""]),
+)
+
+RGB = scene(24, 40)
 
 
 @pytest.fixture
@@ -29,17 +49,17 @@ def folder(tmp_path):
 
 
 def sources(given):
-    return [one.source for one in find_inputs(given).inputs]
+    return [one.source for one in find_inputs(given)[0]]
 
 
 def test_a_folder_is_all_pictures_and_videos_below_it(folder):
-    found = find_inputs(str(folder))
-    assert [one.source for one in found.inputs] == [
+    found, notes = find_inputs(str(folder))
+    assert [one.source for one in found] == [
         folder / name for name in ("a.PNG", "b.jpg", "in/c.jpeg", "in/d.mp4")
     ]
-    assert [one.is_video for one in found.inputs] == [False, False, False, True]
-    assert [one.name for one in found.inputs] == ["a", "b", "c", "d"]
-    assert "2 " in found.notes[0] or "1 .txt" in found.notes[0]
+    assert [one.is_video for one in found] == [False, False, False, True]
+    assert [one.name for one in found] == ["a", "b", "c", "d"]
+    assert "2 " in notes[0] or "1 .txt" in notes[0]
 
 
 def test_files_lists_patterns_and_cameras(folder):
@@ -48,7 +68,7 @@ def test_files_lists_patterns_and_cameras(folder):
     assert sources(str(folder / "*.jpg")) == [folder / "b.jpg"]
     assert sources(str(folder / "i?")) == [folder / "in/c.jpeg", folder / "in/d.mp4"]
     assert sources(str(folder / "**" / "*.jp*g")) == [folder / "b.jpg", folder / "in/c.jpeg"]
-    (camera,) = find_inputs(0).inputs
+    (camera,) = find_inputs(0)[0]
     assert camera.is_video
     assert camera.name == "camera0"
 
@@ -61,9 +81,9 @@ def test_a_name_with_signs_of_a_pattern_is_a_file_if_it_is_there(folder):
 def test_a_file_given_twice_is_taken_once(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "link.jpg").symlink_to(folder / "b.jpg")
-    found = find_inputs(["b.jpg", str(folder / "b.jpg"), "link.jpg", "./b.jpg"])
-    assert [one.source for one in found.inputs] == [Path("b.jpg")]
-    assert "3 inputs were given twice" in found.notes[0]
+    found, notes = find_inputs(["b.jpg", str(folder / "b.jpg"), "link.jpg", "./b.jpg"])
+    assert [one.source for one in found] == [Path("b.jpg")]
+    assert "3 inputs were given twice" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +114,181 @@ def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(DemoError, match="neither a file nor a folder"):
         find_inputs(str(tmp_path / "pipe.jpg"))
+
+
+def names(*files):
+    return result_names([Path(file) for file in files])
+
+
+def test_names_are_those_of_the_inputs_where_they_differ():
+    assert names("a/x.jpg", "a/y.png") == ["x", "y"]
+    assert names("photo.of.me.jpg") == ["photo.of.me"]
+    assert names() == []
+
+
+def test_what_tells_inputs_apart_is_spelled_out():
+    assert names("a/x.jpg", "b/x.jpg", "b/y.jpg") == ["a_x", "b_x", "y"]
+    assert names("x.jpg", "x.png") == ["x_jpg", "x_png"]
+    assert names("p/1/a/x.jpg", "p/2/a/x.jpg") == ["1_a_x", "2_a_x"]
+
+
+def test_names_that_only_some_disks_tell_apart_differ_for_all():
+    assert len({name.casefold() for name in names("x.jpg", "X.jpg")}) == 2
+    composed, decomposed = "é.jpg", unicodedata.normalize("NFD", "é.jpg")
+    both = names(composed, decomposed)
+    assert len({unicodedata.normalize("NFC", name) for name in both}) == 2
+
+
+def test_a_name_made_for_one_input_is_not_that_of_another():
+    assert len(set(names("a/x.jpg", "b/x.jpg", "a_x.jpg"))) == 3
+    assert names("a/x.jpg", "b/x.jpg", "a_x.jpg")[2] == "a_x"
+
+
+@given(st.lists(FILES, max_size=12, unique=True))
+def test_names_are_safe_and_never_shared(files):
+    found = names(*files)
+    assert len(found) == len(files)
+    keys = {unicodedata.normalize("NFKC", name).casefold() for name in found}
+    assert len(keys) == len(found)
+    for name in found:
+        assert name == Path(name).name
+        assert name not in ("", ".", "..")
+        assert not name.startswith(".")
+        assert len(name.encode()) <= 250
+        assert name.isprintable()
+
+
+def saved(image, file, **options):
+    image.save(file, **options)
+    return read_picture(file)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.webp", "a.tif"])
+def test_usual_pictures_are_those_that_detectron2_reads(tmp_path, name):
+    picture = saved(Image.fromarray(RGB), tmp_path / name)
+    assert np.array_equal(picture.pixels, read_image(str(tmp_path / name), "RGB"))
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = saved(Image.fromarray(RGB), tmp_path / "a.jpg", exif=exif)
+    assert np.array_equal(picture.pixels, read_image(str(tmp_path / "a.jpg"), "RGB"))
+    assert bool(picture.notes) == (orientation > 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_every_mode_becomes_rgb(mode):
+    picture = from_pillow(Image.fromarray(RGB).convert(mode))
+    assert picture.pixels.dtype == np.uint8
+    assert picture.pixels.shape == RGB.shape
+    expected = np.asarray(Image.fromarray(RGB).convert(mode).convert("RGB"))
+    assert np.array_equal(picture.pixels, expected)
+    assert bool(picture.notes) == (mode == "CMYK")
+
+
+def test_transparent_parts_are_seen_over_white(tmp_path):
+    rgba = np.dstack((RGB, np.full(RGB.shape[:2], 255, np.uint8)))
+    rgba[:8, :, 3], rgba[8:16, :, 3] = 0, 128
+    picture = saved(Image.fromarray(rgba), tmp_path / "a.png")
+    assert (picture.pixels[:8] == 255).all()
+    half = (RGB[8:16].astype(int) * 128 + 255 * 127) / 255
+    assert np.abs(picture.pixels[8:16] - half).max() <= 1
+    assert np.array_equal(picture.pixels[16:], RGB[16:])
+    assert "over white" in picture.notes[0]
+    palette = Image.fromarray(RGB).quantize(8)
+    palette.info["transparency"] = 3
+    hidden = np.asarray(palette) == 3
+    assert (from_pillow(palette).pixels[hidden] == 255).all()
+
+
+@pytest.mark.parametrize(("highest", "bits"), [(200, 8), (900, 10), (4095, 12), (65535, 16)])
+def test_grey_of_more_than_8_bits_is_scaled_by_its_depth(tmp_path, highest, bits):
+    grey = np.linspace(0, highest, 60).astype(np.uint16).reshape(6, 10)
+    picture = saved(Image.fromarray(grey), tmp_path / "a.png")
+    wanted = np.round(grey * (255 / (2**bits - 1)))
+    assert np.array_equal(picture.pixels, np.repeat(wanted[..., None], 3, axis=2))
+    assert picture.notes == (f"grey values of {bits} bits are scaled to 8",)
+
+
+@given(arrays(np.uint16, (3, 4)))
+def test_more_light_is_never_darker(grey):
+    pixels = from_pillow(Image.fromarray(grey)).pixels[..., 0]
+    order = np.argsort(grey.ravel(), kind="stable")
+    assert (np.diff(pixels.ravel()[order].astype(int)) >= 0).all()
+
+
+def test_numbers_with_fractions_are_scaled_and_said(tmp_path):
+    unit = saved(Image.fromarray(np.float32([[0, 0.5, 0.25]])), tmp_path / "a.tif")
+    assert unit.pixels[0, :, 0].tolist() == [0, 128, 64]
+    wide = from_pillow(Image.fromarray(np.float32([[-10, 0, 10]])))
+    assert wide.pixels[0, :, 0].tolist() == [0, 128, 255]
+    assert "-10..10" in wide.notes[0]
+    flat = from_pillow(Image.fromarray(np.float32([[7, 7]])))
+    assert flat.pixels.shape == (1, 2, 3)
+    Image.fromarray(np.float32([[np.nan]])).save(tmp_path / "b.tif")
+    with pytest.raises(DemoError, match=r"b\.tif.*not finite"):
+        read_picture(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.tif", "a.png"])
+def test_of_several_frames_the_first_is_taken_and_this_is_said(tmp_path, name):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
+    picture = saved(frames[0], tmp_path / name, save_all=True, append_images=frames[1:])
+    assert np.abs(picture.pixels[8, 8].astype(int) - (255, 0, 0)).max() <= 3
+    assert "the first of 3" in picture.notes[0]
+
+
+def test_what_is_no_picture_is_one_error_that_names_the_file(tmp_path):
+    png = tmp_path / "a.png"
+    Image.fromarray(RGB).save(png)
+    whole = png.read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[:-400])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    damaged = bytearray(whole)
+    damaged[60:90] = b"\0" * 30
+    (tmp_path / "bits.png").write_bytes(damaged)
+    for name in ("torn.png", "text.jpg", "empty.jpg", "bits.png", "none.png", "."):
+        with pytest.raises(DemoError) as error:
+            read_picture(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_torn_pictures_are_refused_whatever_pillow_is_told(tmp_path, monkeypatch):
+    Image.fromarray(scene(80, 80)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-200])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(DemoError, match="truncated"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_a_picture_too_large_for_pillows_guard_is_an_error(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DemoError, match=r"a\.png has more pixels"):
+        read_picture(tmp_path / "a.png")
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]))
+def test_no_bytes_raise_anything_else(tmp_path_factory, data, head):
+    file = tmp_path_factory.getbasetemp() / "bytes.png"
+    file.write_bytes(head + data)
+    with contextlib.suppress(DemoError):
+        assert read_picture(file).pixels.ndim == 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_must_be_rgb(array):
+    with pytest.raises(DemoError, match="is no image"):
+        from_array(array)

@@ -1,8 +1,10 @@
-"""`Predictor`: what mode=eval predicts, for images of any kind and size, from any thread."""
+"""`Predictor`: the maps of mode=eval, for images of any size and kind, in batches and threads."""
 
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.demo.predictor import labels_at
 from panoptic_dl.modes.evaluate import predict
 from panoptic_dl.weights.load import load_model
-from tests.demo.conftest import ROW, scene
+from tests.demo.samples import ROW, scene
+
+SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +111,12 @@ def test_channels_are_those_that_the_model_wants(panoptic_run):
 def test_a_list_is_a_batch(predictor):
     images = [scene(64, 128, 0), scene(128, 64, 1), scene(64, 128, 2), scene(80, 200, 3)]
     sizes = []
-    network = predictor.network.model.network
-    predictor.network.model.network = lambda x: sizes.append(tuple(x.shape)) or network(x)
+    network = predictor.model.network
+    predictor.model.network = lambda x: sizes.append(tuple(x.shape)) or network(x)
     try:
         together = predictor(images)
     finally:
-        predictor.network.model.network = network
+        predictor.model.network = network
     assert sorted(size[0] for size in sizes) == [1, 1, 2]  # images of one size go together
     assert [r.image.shape for r in together] == [image.shape for image in images]
     for image, result in zip(images, together, strict=True):
@@ -142,9 +148,6 @@ def test_many_threads_get_what_one_gets(predictor):
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -262,7 +265,7 @@ def test_classes_of_the_run_take_the_place_of_the_datasets(panoptic_run, tmp_pat
     (run / ".hydra" / "config.yaml").write_text(text.replace("num_classes: 19", reading))
     predictor = Predictor.from_run(run, device="cpu")
     assert list(predictor.classes.names) == names
-    assert predictor.network.model.thing_ids == (18,)
+    assert predictor.model.thing_ids == (18,)
     predictor(scene(64, 128))
     (run / "classes.json").write_text('{"names": ["a"], "colors": [], "thing_ids": []}')
     with pytest.raises(SavedConfigError, match=r"classes\.json is damaged"):
@@ -297,3 +300,18 @@ def test_lines_and_sides_keep_their_places_when_labels_are_enlarged():
         assert (large[: 4 * factor, 3 * factor : 4 * factor] == 7).all()
         assert (large[5 * factor :] == 2).all()
         assert (large[: 4 * factor, : 3 * factor] == 0).all()
+
+
+def test_the_lines_of_python_run(panoptic_run, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    run = tmp_path / "outputs" / "toy_quickstart"
+    run.mkdir(parents=True)
+    (run / "TIME").symlink_to(panoptic_run.folder)
+    Image.fromarray(scene(64, 128)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "docs/demo.md", "exec"), names)
+    assert "(64, 128)" in capsys.readouterr().out
+    assert names["picture"].dtype == np.uint8
+    one, two = names["results"]
+    assert np.array_equal(one.panoptic, two.panoptic)

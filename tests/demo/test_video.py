@@ -1,19 +1,11 @@
 """Videos keep frames, rate and size; broken ones are named; files are whole or not there."""
 
-import cv2
 import numpy as np
 import pytest
 
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.demo.video import VideoReader, VideoWriter
-
-
-def make_video(file, frames=12, size=(48, 64), fps=12.5, code="mp4v"):
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*code), fps, size[::-1])
-    for number in range(frames):
-        writer.write(np.full((*size, 3), 20 * number, np.uint8))
-    writer.release()
-    return file
+from tests.demo.samples import make_video
 
 
 def levels(file):

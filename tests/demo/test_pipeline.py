@@ -7,12 +7,12 @@ from contextlib import closing
 import pytest
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.demo import EndOfStream, Stages
+from panoptic_dl.demo.pipeline import EndOfStream, Pipeline
 
 
 def stages(read=lambda i: i, finish=lambda i, read, said: said, **options):
     options = {"network": list, "num_readers": 3, "num_workers": 3, **options}
-    return Stages(read=read, finish=finish, **options)
+    return Pipeline(read=read, finish=finish, **options)
 
 
 def values(run):

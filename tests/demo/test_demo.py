@@ -10,13 +10,14 @@ from panopticapi.evaluation import pq_compute
 from panopticapi.utils import rgb2id
 from PIL import Image
 
-from panoptic_dl import Predictor
+from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.config import build
 from panoptic_dl.core.errors import DemoError, EvaluationError
-from panoptic_dl.demo import outputs as results_module
+from panoptic_dl.core.parallel import Progress
 from panoptic_dl.demo.demo import demo
 from panoptic_dl.demo.outputs import DemoSettings
-from tests.demo.test_video import make_video
+from panoptic_dl.demo.video import VideoReader
+from tests.demo.samples import make_video
 
 
 def run_demo(run, inputs, run_dir, **settings):
@@ -123,6 +124,24 @@ def test_a_video_keeps_frames_rate_and_size(panoptic_run, tmp_path):
     assert [image["id"] for image in content["images"]] == [f"v/{n:06d}" for n in range(7)]
 
 
+def test_ctrl_c_ends_a_video_in_good_order(panoptic_run, tmp_path, monkeypatch):
+    def add(progress, number):
+        if progress.done >= 5:
+            raise KeyboardInterrupt
+        progress.done += number
+
+    monkeypatch.setattr(Progress, "add", add)
+    video = make_video(tmp_path / "v.mp4", frames=60, size=(64, 128))
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(panoptic_run, video, tmp_path / "out", save="json")
+    folder = tmp_path / "out" / "demo"
+    reader = VideoReader(folder / "panoptic" / "v.mp4")
+    assert 6 <= reader.total < 60
+    listed = json.loads((folder / "coco_panoptic.json").read_text())["annotations"]
+    assert len(listed) == len(list((folder / "coco_panoptic" / "v").iterdir()))
+    assert list(folder.rglob(".*")) == []
+
+
 def test_max_frames_ends_a_video(panoptic_run, tmp_path):
     video = make_video(tmp_path / "v.mp4", frames=20, size=(64, 128))
     run_demo(panoptic_run, video, tmp_path / "out", max_frames=3)
@@ -213,9 +232,9 @@ def test_a_full_disk_ends_it_with_one_error_and_no_torn_file(
 def test_an_error_of_ours_is_not_taken_for_a_broken_file(
     panoptic_run, photos, tmp_path, monkeypatch
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(results_module, "draw_overlay", fail)
+    monkeypatch.setattr(PanopticResult, "draw", fail)
     with pytest.raises(ZeroDivisionError):
         run_demo(panoptic_run, photos, tmp_path / "out")

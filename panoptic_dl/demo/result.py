@@ -1,0 +1,240 @@
+"""The prediction for one image, and its drawings: one view over the image, or several next to it.
+
+H W pixels of the image, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.errors import DemoError
+from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
+from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
+from panoptic_dl.visualize.sheets import with_legend
+from panoptic_dl.visualize.style import (
+    PAPER,
+    Color,
+    draw_text_boxes,
+    place_caption,
+    text_size,
+)
+
+VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
+SEMANTIC_VIEWS = ("semantic",)  # those that a model of the semantic task has
+BRANCHES = ("center", "offset")  # those that need the branches of the network
+CAPTIONS = {"center": "centres", "offset": "offsets to centres"}
+SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
+SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A thing, or all pixels of a stuff class, in one image.
+
+    Attributes:
+        id: its value in the panoptic map.
+        category: contiguous id of its class, 0..K-1.
+        name: of its class.
+        is_thing: whether its class has instances.
+        area: in pixels.
+        box: (x0, y0, x1, y1) in pixels, right and bottom exclusive.
+        score: of a thing: how sure the model is, about 0..1 (see `instances_from_panoptic`); None
+            for stuff.
+    """
+
+    id: int
+    category: int
+    name: str
+    is_thing: bool
+    area: int
+    box: tuple[int, int, int, int]
+    score: float | None
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """The prediction for one image, at the size of the image.
+
+    Attributes:
+        image: (H, W, 3) RGB uint8, upright, as the network was shown it before any resizing.
+        semantic: (H, W) uint8 (uint16 for more than 256 classes), the class of each pixel.
+        panoptic: (H, W) int32 of category * label_divisor + instance, -1 where void; None of a
+            model of the semantic task.
+        segments: of the panoptic map, by id; none of the semantic task.
+        classes: names and colors.
+        label_divisor: see `panoptic`.
+        center: (H, W) float32 heatmap of centers, where branches were asked for.
+        offset: (2, H, W) float32 (y, x) in pixels to the center, where branches were asked for.
+        notes: what was done to the picture before the network got it.
+    """
+
+    image: NDArray[np.uint8]
+    semantic: NDArray[np.unsignedinteger]
+    panoptic: NDArray[np.int32] | None
+    segments: list[Segment]
+    classes: Classes
+    label_divisor: int = 1000
+    center: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def instances(self) -> list[Segment]:
+        """The things, best scores first."""
+        things = [segment for segment in self.segments if segment.is_thing]
+        return sorted(things, key=lambda segment: -(segment.score or 0))
+
+    def mask(self, segment: Segment) -> NDArray[np.bool_]:
+        """(H, W): where a segment is."""
+        assert self.panoptic is not None
+        return self.panoptic == segment.id
+
+    def draw(
+        self,
+        views: Sequence[str] | str | None = None,
+        *,
+        layout: str = "overlay",
+        legend: bool = True,
+        labels: bool = True,
+        opacity: float = 0.55,
+        enlarge: bool = True,
+    ) -> NDArray[np.uint8]:
+        """A picture of it, RGB uint8.
+
+        Args:
+            views: "panoptic", "semantic", "instances", "center", "offset": one with
+                `layout="overlay"`, any with "side_by_side", where the image stands next to them.
+                None: panoptic, or semantic where that is all there is.
+            layout: "overlay" or "side_by_side".
+            legend: name the classes below.
+            labels: name segments, with scores.
+            opacity: of colors over the image, 0..1.
+            enlarge: enlarge pictures of fewer than 256 pixels a side by a whole number, for labels
+                to fit.
+
+        Raises:
+            ValueError: a view that is unknown, or that the result does not have.
+        """
+        if views is None:
+            views = "semantic" if self.panoptic is None else "panoptic"
+        chosen = [views] if isinstance(views, str) else list(views)
+        side_by_side = layout == "side_by_side"
+        if not side_by_side and (layout != "overlay" or len(chosen) != 1):
+            raise ValueError(
+                f"layout={layout} with views={chosen}: overlay takes one view, side_by_side any"
+            )
+        check_views(chosen, panoptic=self.panoptic is not None)
+        result = _enlarged(self) if enlarge else self
+        drawer = SegmentDrawer(
+            names=self.classes.names,
+            colors=self.classes.colors,
+            thing_ids=self.classes.thing_ids,
+            label_divisor=self.label_divisor,
+            opacity=opacity,
+            labels=labels,
+            text_scale=SHEET_TEXT if side_by_side else 1.0,
+        )
+        entries = _legend_of(result, chosen, drawer) if legend else []
+        if not side_by_side:
+            return with_legend(_draw_view(result, chosen[0], drawer, None), entries)
+        cells = [_captioned(result.image, "image")]
+        cells += [_draw_view(result, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
+        size = round(text_size(result.image.shape) * SHEET_TEXT)
+        return with_legend(_in_cells(cells), entries, size)
+
+
+def check_views(views: Sequence[str], *, panoptic: bool) -> None:
+    """Raise DemoError for a view that is unknown, or that the kind of model does not have."""
+    unknown = [view for view in views if view not in VIEWS]
+    if unknown or not views:
+        named = repr(unknown[0]) if unknown else "none"
+        raise DemoError(f"there is no view {named}; choose from {', '.join(VIEWS)}")
+    missing = [view for view in views if not panoptic and view not in SEMANTIC_VIEWS]
+    if missing:
+        raise DemoError(
+            f"a model of the semantic task has no view {missing[0]!r}, but only "
+            f"{', '.join(SEMANTIC_VIEWS)}"
+        )
+    if len(set(views)) < len(views):
+        raise DemoError(f"views {', '.join(views)}: name each once")
+
+
+def _enlarged(result: PanopticResult) -> PanopticResult:
+    """A result whose longer side has at least 256 pixels: pixels become squares."""
+    factor = -(-SHORTEST // max(result.image.shape[:2]))
+    if factor <= 1:
+        return result
+
+    def grow(maps: NDArray) -> NDArray:
+        return maps.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+    return replace(
+        result,
+        image=result.image.repeat(factor, axis=0).repeat(factor, axis=1),
+        semantic=grow(result.semantic),
+        panoptic=None if result.panoptic is None else grow(result.panoptic),
+        center=None if result.center is None else grow(result.center),
+        offset=None if result.offset is None else grow(result.offset),
+    )
+
+
+def _legend_of(
+    result: PanopticResult, views: Sequence[str], drawer: SegmentDrawer
+) -> list[tuple[str, Color]]:
+    """Names and colors of the classes that views show."""
+    if result.panoptic is not None and {"panoptic", "instances"} & set(views):
+        labels = np.array([segment.id for segment in result.segments], np.int64)
+        if not {"panoptic", "semantic"} & set(views):
+            labels = labels[drawer.are_things(labels)]
+        return drawer.legend(labels)
+    if "semantic" in views:
+        found = SegmentTable.of(result.semantic.astype(np.int32)).ids.tolist()
+        return [(drawer.names[i], tuple(drawer.colors[i].tolist())) for i in found]
+    return []
+
+
+def _draw_view(
+    result: PanopticResult, view: str, drawer: SegmentDrawer, caption: str | None
+) -> NDArray[np.uint8]:
+    if view == "semantic":
+        return drawer.semantic(result.image, result.semantic, caption)
+    panoptic = result.panoptic
+    assert panoptic is not None  # check_views has seen to it
+    if view not in BRANCHES:
+        scores = {s.id: s.score for s in result.segments if s.score is not None}
+        draw = drawer.panoptic if view == "panoptic" else drawer.instances
+        return draw(result.image, panoptic, scores, caption)
+    if result.center is None or result.offset is None:
+        raise DemoError(
+            f"the view {view!r} needs the branches of the network, which were not kept: "
+            "Predictor.from_run(..., branches=True)"
+        )
+    if view == "center":
+        return _captioned(draw_centers(result.image, result.center), caption)
+    table = SegmentTable.of(panoptic)
+    things = table.mask_of(drawer.are_things(table.ids))
+    return _captioned(draw_offsets(result.image, result.offset, things), caption)
+
+
+def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.uint8]:
+    size = round(text_size(picture.shape) * SHEET_TEXT * 1.2)
+    return draw_text_boxes(picture, place_caption(picture.shape, caption, size))
+
+
+def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures of one size in rows: two columns, or more where they are upright."""
+    height, width = cells[0].shape[:2]
+    columns = min(len(cells), 2 if width >= height else 3 if width * 3 >= height else len(cells))
+    rows = -(-len(cells) // columns)
+    gap = max(2, round((height * width) ** 0.5 / 120))
+    sheet = np.empty(
+        (rows * height + (rows - 1) * gap, columns * width + (columns - 1) * gap, 3), np.uint8
+    )
+    sheet[:] = PAPER
+    for number, cell in enumerate(cells):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
