@@ -2,7 +2,7 @@
 
 import logging
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -13,11 +13,12 @@ from detectron2.utils import comm
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
-from panoptic_dl.core.parallel import Progress
+from panoptic_dl.core.parallel import Progress, count_cores
 from panoptic_dl.demo.inputs import Input, Picture, find_inputs
 from panoptic_dl.demo.outputs import DemoSettings, ResultWriter
 from panoptic_dl.demo.pipeline import EndOfStream, Pipeline, StageTimes
 from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
+from panoptic_dl.demo.result import BRANCHES, check_views
 from panoptic_dl.demo.video import SUFFIX, VideoReader, VideoWriter
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "demo"  # in the run's
 MOST_LISTED = 20  # failures that the last message lists
+MOST_WORKERS = 8  # by default, as many threads read as draw and write
 
 
 def demo(
@@ -62,7 +64,7 @@ def demo(
             "(.safetensors, .pth, .pkl) with the experiment= or parts that it was trained with"
         )
     choices = DemoSettings(**settings)
-    views = choices.views_of(panoptic=isinstance(model, PanopticDeepLab))
+    views = _choose_views(choices, panoptic=isinstance(model, PanopticDeepLab))
     found, notes = find_inputs(inputs)
     logger.info("Model: %s", row)
     predictor = Predictor(
@@ -73,7 +75,7 @@ def demo(
         device=device,
         precision=choices.precision,
         maps=choices.maps,
-        branches=choices.needs_branches(views),
+        branches=bool(set(views) & set(BRANCHES)),
     )
     results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes)
     run = _Run(predictor, results, choices)
@@ -98,20 +100,36 @@ def demo(
     seconds = time.perf_counter() - started
     rate = run.done / max(seconds, 1e-9)
     logger.info("%d images in %.1f s, %.3g images/s", run.done, seconds, rate)
-    for line in run.times.lines(choices.workers):
+    for line in run.times.lines(run.num_workers):
         logger.info("%s", line)
     logger.info("Results: %s", results.places())
     if run.failures:
-        raise DemoError(_failed(run.failures, len(found)))
+        listed = "\n".join(f"  {failure}" for failure in run.failures[:MOST_LISTED])
+        if len(run.failures) > MOST_LISTED:
+            listed += f"\n  and {len(run.failures) - MOST_LISTED} more, see log.txt"
+        raise DemoError(
+            f"{len(run.failures)} of {len(found)} inputs failed, the others are done:\n{listed}"
+        )
     return {"metrics": {"images/s": rate, "images": run.done}}
 
 
-def _failed(failures: list[str], total: int) -> str:
-    listed = "\n".join(f"  {failure}" for failure in failures[:MOST_LISTED])
-    more = len(failures) - MOST_LISTED
-    return f"{len(failures)} of {total} inputs failed, the others are done:\n{listed}" + (
-        f"\n  and {more} more, see log.txt" if more > 0 else ""
-    )
+def _choose_views(settings: DemoSettings, *, panoptic: bool) -> list[str]:
+    """The views that are drawn, of a model of either task.
+
+    Raises:
+        DemoError: a view is unknown, or the model does not have it, or no panoptic files to save.
+    """
+    views = settings.views
+    if views is None:
+        views = "panoptic" if panoptic else "semantic"
+    chosen = [views] if isinstance(views, str) else list(views)
+    try:
+        check_views(chosen, panoptic=panoptic)
+    except DemoError as error:
+        raise DemoError(f"demo.views: {error}") from None
+    if settings.save and not panoptic:
+        raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
+    return chosen
 
 
 class _Run:
@@ -119,13 +137,14 @@ class _Run:
 
     def __init__(self, predictor: Predictor, results: ResultWriter, settings: DemoSettings) -> None:
         self.predictor, self.results, self.settings = predictor, results, settings
+        self.num_workers = settings.num_workers or min(MOST_WORKERS, count_cores())
         self.done = 0
         self.failures: list[str] = []
         self.times = StageTimes()
         self.make_pipeline = partial(
             Pipeline,
             network=predictor.predict,
-            num_workers=settings.workers,
+            num_workers=self.num_workers,
             batch_size=settings.batch_size,
             times=self.times,
         )
@@ -144,21 +163,17 @@ class _Run:
             return result.notes
 
         pipeline: Pipeline[Input] = self.make_pipeline(
-            read=read, finish=finish, num_readers=self.settings.workers
+            read=read, finish=finish, num_readers=self.num_workers
         )
-        progress = Progress("drawn", len(inputs))
-        try:
-            with closing(pipeline.run(inputs)) as outcomes:
-                for outcome in outcomes:
-                    if outcome.error is not None:
-                        self._fail(str(outcome.error))
-                    else:
-                        self.done += 1
-                        for note in outcome.value:
-                            logger.info("%s: %s", printable(str(outcome.item), 4096), note)
-                    progress.add(1)
-        finally:
-            progress.close()
+        with Progress("drawn", len(inputs)) as progress, closing(pipeline.run(inputs)) as outcomes:
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    self._fail(str(outcome.error))
+                else:
+                    self.done += 1
+                    for note in outcome.value:
+                        logger.info("%s: %s", printable(str(outcome.item), 4096), note)
+                progress.add(1)
 
     def video(self, one: Input) -> None:
         """Draw a video; one that ends too early fails, but what there is of it is drawn."""
@@ -178,10 +193,7 @@ class _Run:
         )
         for note in reader.notes:
             logger.info("%s: %s", name, note)
-        writers = {
-            kind: VideoWriter(self.results.folder / kind / f"{one.name}{SUFFIX}", reader.fps)
-            for kind in self.results.kinds
-        }
+        writers: dict[str, VideoWriter] = {}
         num_read = 0
 
         def read_frame(number: int) -> PreparedImage:
@@ -203,26 +215,19 @@ class _Run:
         pipeline: Pipeline[int] = self.make_pipeline(
             read=read_frame, finish=finish, write=write, num_readers=1
         )
-        progress = Progress(f"{one.name} drawn", total, unit="frames")
-        keep = False
-        try:
-            with closing(pipeline.run(count())) as outcomes:
-                for outcome in outcomes:
-                    if outcome.error is not None:
-                        self._fail(str(outcome.error))
-                        break
-                    num_read += 1
-                    self.done += 1
-                    progress.add(1)
-            keep = True
-        except KeyboardInterrupt:
-            keep = True
-            raise
-        finally:
-            progress.close()
-            reader.close()
-            for writer in writers.values():
-                writer.close(keep=keep)
+        with ExitStack() as stack:
+            stack.callback(reader.close)
+            for kind in self.results.kinds:
+                file = self.results.folder / kind / f"{one.name}{SUFFIX}"
+                writers[kind] = stack.enter_context(VideoWriter(file, reader.fps))
+            progress = stack.enter_context(Progress(f"{one.name} drawn", total, unit="frames"))
+            for outcome in stack.enter_context(closing(pipeline.run(count()))):
+                if outcome.error is not None:
+                    self._fail(str(outcome.error))
+                    break
+                num_read += 1
+                self.done += 1
+                progress.add(1)
         if limit is None and (missing := reader.missing(num_read)):
             self._fail(missing)
 

@@ -21,70 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.images import no_truncated_images
 
-LONGEST = 120  # characters; 255 bytes are the most that disks take, with suffixes
-
-
-def result_names(files: Sequence[Path]) -> list[str]:
-    """A name for each of several different files, safe as that of a file, in their order.
-
-    `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
-    a/x.jpg and b/x.jpg do; a number where nothing else helps.
-    """
-    names = [_safe(file.stem) for file in files]
-    _spell_out(names, [_safe(file.name.replace(".", "_")) for file in files])
-    deepest = max((len(file.parts) for file in files), default=0)
-    for depth in range(2, min(deepest, 6) + 1):
-        _spell_out(names, [_safe("_".join(_last_parts(file, depth))) for file in files])
-    return _numbered(names, [name == _safe(f.stem) for name, f in zip(names, files, strict=True)])
-
-
-def _numbered(names: Sequence[str], own: Sequence[bool]) -> list[str]:
-    """Number those that still share a name; an input keeps its `own` before others get it."""
-    final = list(names)
-    taken: set[str] = set()
-    for i in sorted(range(len(names)), key=lambda i: not own[i]):
-        number = 1
-        while _key(final[i]) in taken:
-            number += 1
-            final[i] = f"{names[i]}_{number}"
-        taken.add(_key(final[i]))
-    return final
-
-
-def _spell_out(names: list[str], longer: Sequence[str]) -> None:
-    """Give those that share a name their longer ones, where these tell them apart."""
-    for members in _groups(names).values():
-        if len(members) > 1 and len({_key(longer[i]) for i in members}) > 1:
-            for i in members:
-                names[i] = longer[i]
-
-
-def _groups(names: Sequence[str]) -> dict[str, list[int]]:
-    groups = defaultdict(list)
-    for position, name in enumerate(names):
-        groups[_key(name)].append(position)
-    return groups
-
-
-def _key(name: str) -> str:
-    """What disks may take for the same name has the same key."""
-    return unicodedata.normalize("NFKC", name).casefold()
-
-
-def _last_parts(file: Path, depth: int) -> tuple[str, ...]:
-    """The last folders and the name, with its suffix only if another one may differ in it."""
-    return (*(part for part in file.parts[-depth:-1] if part.strip("/.\\")), file.stem)
-
-
-def _safe(name: str) -> str:
-    """A text as a name: no separators, nothing that cannot be printed, not too long."""
-    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
-    kept = kept[-LONGEST:].strip(" .")
-    while len(kept.encode()) > 2 * LONGEST:
-        kept = kept[1:]
-    return kept or "unnamed"
-
-
+LONGEST_NAME = 120  # characters; 255 bytes are the most that disks take, with suffixes
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a gray value that cameras and scanners have
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga "
@@ -162,7 +100,17 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
         raise DemoError("input= is empty: name a picture, a folder, a video or a pattern")
     path = Path(text).expanduser()
     if path.is_dir():
-        return _of_folder(path, others)
+        files = _inside(path, others)
+        if not files:
+            number = sum(others.values())
+            reason = (
+                f"none of its {number} files is a picture or video" if number else "it is empty"
+            )
+            raise DemoError(
+                f"input={path}: {reason}; looked for {', '.join(PICTURES[:5])} ... and "
+                f"{', '.join(VIDEOS[:3])} ..., also in the folders in it"
+            )
+        return files
     if path.exists():
         if not path.is_file():
             raise DemoError(f"input={text} is neither a file nor a folder")
@@ -171,25 +119,12 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
         raise DemoError(f"input={text}: there is no such file or folder{_near(path)}")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     files = [match for match in matches if match.is_file() and _kind(match, others)]
-    inner = [match for match in matches if match.is_dir()]
     if "**" not in text:  # which has the folders' own files already
-        for folder in inner:
+        for folder in filter(Path.is_dir, matches):
             files += _inside(folder, others)
     if not files:
         seen = f": it matches {len(matches)} other files or folders" if matches else ""
         raise DemoError(f"input={text} matches no picture and no video{seen}")
-    return files
-
-
-def _of_folder(folder: Path, others: Counter[str]) -> list[Path]:
-    files = _inside(folder, others)
-    if not files:
-        many = sum(others.values())
-        what = f"none of its {many} files is a picture or video" if many else "it is empty"
-        raise DemoError(
-            f"input={folder}: {what}; looked for {', '.join(PICTURES[:5])} ... and "
-            f"{', '.join(VIDEOS[:3])} ..., also in the folders in it"
-        )
     return files
 
 
@@ -224,7 +159,61 @@ def _near(path: Path) -> str:
     return f"; in {parent} there is {', '.join(near)}" if near else ""
 
 
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a gray value that cameras and scanners have
+def result_names(files: Sequence[Path]) -> list[str]:
+    """A name for each of several different files, safe as that of a file, in their order.
+
+    `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
+    a/x.jpg and b/x.jpg do; a number where nothing else helps.
+    """
+    names = [_safe(file.stem) for file in files]
+    _spell_out(names, [_safe(file.name.replace(".", "_")) for file in files])
+    deepest = max((len(file.parts) for file in files), default=0)
+    for depth in range(2, min(deepest, 6) + 1):
+        _spell_out(names, [_safe("_".join(_last_parts(file, depth))) for file in files])
+    return _numbered(names, [name == _safe(f.stem) for name, f in zip(names, files, strict=True)])
+
+
+def _numbered(names: Sequence[str], own: Sequence[bool]) -> list[str]:
+    """Number those that still share a name; an input keeps its `own` before others get it."""
+    final = list(names)
+    taken: set[str] = set()
+    for i in sorted(range(len(names)), key=lambda i: not own[i]):
+        number = 1
+        while _key(final[i]) in taken:
+            number += 1
+            final[i] = f"{names[i]}_{number}"
+        taken.add(_key(final[i]))
+    return final
+
+
+def _spell_out(names: list[str], longer: Sequence[str]) -> None:
+    """Give those that share a name their longer ones, where these tell them apart."""
+    groups = defaultdict(list)
+    for position, name in enumerate(names):
+        groups[_key(name)].append(position)
+    for members in groups.values():
+        if len(members) > 1 and len({_key(longer[i]) for i in members}) > 1:
+            for i in members:
+                names[i] = longer[i]
+
+
+def _key(name: str) -> str:
+    """What disks may take for the same name has the same key."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _last_parts(file: Path, depth: int) -> tuple[str, ...]:
+    """The last folders and the name, with its suffix only if another one may differ in it."""
+    return (*(part for part in file.parts[-depth:-1] if part.strip("/.\\")), file.stem)
+
+
+def _safe(name: str) -> str:
+    """A text as a name: no separators, nothing that cannot be printed, not too long."""
+    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
+    kept = kept[-LONGEST_NAME:].strip(" .")
+    while len(kept.encode()) > 2 * LONGEST_NAME:
+        kept = kept[1:]
+    return kept or "unnamed"
 
 
 @dataclass(frozen=True)
@@ -274,7 +263,7 @@ def from_pillow(image: Image.Image) -> Picture:
         else:
             image = opaque
     elif image.mode == "CMYK":
-        notes.append("CMYK is converted without its colour profile")
+        notes.append("CMYK is converted without its color profile")
     return Picture(np.array(image.convert("RGB")), tuple(notes))
 
 
@@ -301,17 +290,17 @@ def _gray_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], 
     """
     numbers = values.astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise DemoError("it holds grey values that are not finite: convert it to 8 bits")
+        raise DemoError("it holds gray values that are not finite: convert it to 8 bits")
     low, high = float(numbers.min()), float(numbers.max())
     if low >= 0 and np.issubdtype(values.dtype, np.integer):
         bits = next(depth for depth in DEPTHS if high < 2**depth)
         low, high = 0.0, 2.0**bits - 1
-        note = f"grey values of {bits} bits are scaled to 8"
+        note = f"gray values of {bits} bits are scaled to 8"
     elif low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-        note = "grey values of 0..1 are scaled to 8 bits"
+        note = "gray values of 0..1 are scaled to 8 bits"
     else:
-        note = f"grey values of {low:g}..{high:g} are scaled to 8 bits"
+        note = f"gray values of {low:g}..{high:g} are scaled to 8 bits"
     scaled = (numbers - low) * (255 / max(high - low, 1e-300))
     gray = scaled.round().clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2), note

@@ -21,24 +21,16 @@ from numpy.typing import NDArray
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
-from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.demo.result import BRANCHES, PanopticResult, check_views
+from panoptic_dl.demo.result import PanopticResult
 from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
 
 SIDE_BY_SIDE = "side_by_side"
 JSON = "coco_panoptic"
-LAYOUTS = {
-    "overlay": ("overlay",),
-    "side_by_side": ("side_by_side",),
-    "both": ("overlay", "side_by_side"),
-}
-FORMATS = ("jpg", "png")
-MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The keys of `demo`; conf/demo/default.yaml says what they mean."""
+    """The keys of `demo`; conf/demo/default.yaml explains them."""
 
     views: str | Sequence[str] | None = None
     layout: str = "overlay"
@@ -55,8 +47,8 @@ class DemoSettings:
 
     def __post_init__(self) -> None:
         for key, value, known in (
-            ("layout", self.layout, tuple(LAYOUTS)),
-            ("format", self.format, FORMATS),
+            ("layout", self.layout, ("overlay", "side_by_side", "both")),
+            ("format", self.format, ("jpg", "png")),
             ("save", self.save, (None, "json")),
         ):
             if value not in known:
@@ -72,36 +64,6 @@ class DemoSettings:
         if not 0 <= self.opacity <= 1:
             raise DemoError(f"demo.opacity={self.opacity} must be within 0..1")
 
-    def views_of(self, *, panoptic: bool) -> list[str]:
-        """The views that are drawn, of a model of either task.
-
-        Raises:
-            DemoError: one is unknown, or the model does not have it, or no panoptic files to save.
-        """
-        views = self.views
-        if views is None:
-            views = "panoptic" if panoptic else "semantic"
-        chosen = [views] if isinstance(views, str) else list(views)
-        try:
-            check_views(chosen, panoptic=panoptic)
-        except DemoError as error:
-            raise DemoError(f"demo.views: {error}") from None
-        if self.save and not panoptic:
-            raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
-        return chosen
-
-    def needs_branches(self, views: Sequence[str]) -> bool:
-        return bool(set(views) & set(BRANCHES))
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        return LAYOUTS[self.layout]
-
-    @property
-    def workers(self) -> int:
-        """Threads that read, and as many that draw and write."""
-        return self.num_workers or min(MOST_WORKERS, count_cores())
-
 
 class ResultWriter:
     """Draws results, and writes them below a folder."""
@@ -114,17 +76,24 @@ class ResultWriter:
         Raises:
             DemoError: there are results of an earlier demo, which are never overwritten.
         """
-        self.folder, self.settings, self.views, self.classes = folder, settings, views, classes
+        self.folder, self.settings, self.views = folder, settings, views
         if folder.is_dir() and any(folder.iterdir()):
             raise DemoError(
                 f"{folder} holds the results of an earlier demo: choose another run_dir, or remove "
                 "that folder"
             )
-        kinds = list(views) if "overlay" in settings.layouts else []
-        self.kinds = kinds + [SIDE_BY_SIDE] * (SIDE_BY_SIDE in settings.layouts)
+        self.kinds = [] if settings.layout == SIDE_BY_SIDE else list(views)
+        if settings.layout != "overlay":
+            self.kinds.append(SIDE_BY_SIDE)
         with name_unwritable(folder):
             for kind in [*self.kinds, *([JSON] if settings.save else [])]:
                 (folder / kind).mkdir(parents=True, exist_ok=True)
+        categories = [
+            {"id": i, "name": name, "color": list(color), "isthing": int(i in classes.thing_ids)}
+            for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
+        ]
+        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
+        self._json = JsonParts(folder / f"{JSON}.json", head)
         self._images: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -189,30 +158,20 @@ class ResultWriter:
         height, width = result.panoptic.shape
         entry = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
         with self._lock:
-            self._parts().append(name, [entry])
+            self._json.append(name, [entry])
             self._images.append({"id": name, "file_name": source, "height": height, "width": width})
 
     def finish(self) -> None:
         """Write the JSON file of all images."""
         if self.settings.save:
             self._images.sort(key=lambda image: image["id"])
-            self._parts().merge([image["id"] for image in self._images])
+            self._json.tail = f'],\n"images": {json.dumps(self._images)}}}'
+            self._json.merge([image["id"] for image in self._images])
 
     def places(self) -> str:
         """Where results are, for the log."""
         files = [*self.kinds, *([f"{JSON}.json"] if self.settings.save else [])]
         return ", ".join(str(self.folder / file) for file in files)
-
-    def _parts(self) -> JsonParts:
-        names, colors = self.classes.names, self.classes.colors
-        things = set(self.classes.thing_ids)
-        categories = [
-            {"id": i, "name": name, "color": list(color), "isthing": int(i in things)}
-            for i, (name, color) in enumerate(zip(names, colors, strict=True))
-        ]
-        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
-        tail = f'],\n"images": {json.dumps(self._images)}}}'
-        return JsonParts(self.folder / f"{JSON}.json", head, tail)
 
 
 def encode(picture: NDArray[np.uint8], kind: str) -> bytes:

@@ -135,7 +135,7 @@ class Predictor:
         check_precision("precision", precision, self.device)
         self.is_panoptic = isinstance(model, PanopticDeepLab)
         if branches and not self.is_panoptic:
-            raise DemoError("branches: a model of the semantic task has no centres and offsets")
+            raise DemoError("branches: a model of the semantic task has no centers and offsets")
         if weights is not None:
             load_model(model, str(weights), mapper.image_format)
         if self.is_panoptic:
@@ -287,20 +287,11 @@ class Predictor:
         for label, area, box in zip(
             table.ids.tolist(), table.areas.tolist(), table.boxes(), strict=True
         ):
-            if label < 0:  # void
-                continue
-            category = label // self.label_divisor
-            segments.append(
-                Segment(
-                    id=label,
-                    category=category,
-                    name=self.classes.names[category],
-                    is_thing=category in self.classes.thing_ids,
-                    area=area,
-                    box=box,
-                    score=scores.get(label),
-                )
-            )
+            if label >= 0:  # not void
+                category = label // self.label_divisor
+                name, is_thing = self.classes.names[category], category in self.classes.thing_ids
+                score = scores.get(label)
+                segments.append(Segment(label, category, name, is_thing, area, box, score))
         return segments
 
 
@@ -308,7 +299,7 @@ def find_device(name: str | None) -> torch.device:
     """The device of a name; None: a GPU if there is one.
 
     Raises:
-        DemoError: this machine has not got it.
+        DemoError: this machine does not have it.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -352,9 +343,8 @@ def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.
 
 
 def _round_corners(labels: NDArray[np.integer], factor: float) -> NDArray[np.integer]:
-    side = (
-        2 * min(int(factor), LARGEST_FACTOR) - 1
-    )  # in which a line of `factor` pixels has the majority
+    # In a square of this side a line of `factor` pixels has the majority.
+    side = 2 * min(int(factor), LARGEST_FACTOR) - 1
     if side < 3:
         return labels
     table = SegmentTable.of(labels.astype(np.int32))

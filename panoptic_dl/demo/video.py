@@ -1,7 +1,4 @@
-"""Videos and cameras, frame by frame, through OpenCV.
-
-H W pixels.
-"""
+"""Videos and cameras, frame by frame, through OpenCV. H W pixels."""
 
 import math
 import os

@@ -47,7 +47,7 @@ class JsonParts:
 
     def __init__(self, file: Path, head: str = "[", tail: str = "]") -> None:
         """Set the names; nothing is read or written."""
-        self.file, self._head, self._tail = file, head, tail
+        self.file, self.head, self.tail = file, head, tail
         self._prefix = f".{file.name}.part"
 
     def is_part(self, file: Path) -> bool:
@@ -86,7 +86,7 @@ class JsonParts:
                 "must write to one disk; name a folder that all machines share"
             )
         with write_prediction(self.file) as temporary, temporary.open("wb") as target:
-            target.write(self._head.encode())
+            target.write(self.head.encode())
             separator = b"\n"
             streams = {}
             try:
@@ -100,7 +100,7 @@ class JsonParts:
             finally:
                 for stream in streams.values():
                     stream.close()
-            target.write(f"\n{self._tail}\n".encode())
+            target.write(f"\n{self.tail}\n".encode())
         for part in parts:
             part.unlink(missing_ok=True)
 

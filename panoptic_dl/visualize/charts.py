@@ -40,7 +40,7 @@ def draw_class_bars(
         file: its folder is made when missing.
         title: above it all; the mean is written behind it.
         measure: what the values are, as "PQ".
-        things: names of the classes with instances, to be told apart by colour; None: no colours.
+        things: names of the classes with instances, to be told apart by color; None: no colors.
         others: further measures to be marked on the bars, as "SQ": percentage of each class.
     """
     present = {name: value for name, value in values.items() if not math.isnan(value)}

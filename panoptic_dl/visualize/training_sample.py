@@ -63,7 +63,7 @@ def save_sample(
 def panels(
     sample: dict[str, Any], classes: Classes, *, ignore_label: int, image_format: str
 ) -> dict[str, Picture]:
-    """Pictures (H, W, 3) by what they show: the image and labels; with centres four more.
+    """Pictures (H, W, 3) by what they show: the image and labels; with centers four more.
 
     Args:
         sample: "image" (3, H, W) uint8 and "sem_seg" (H, W); of the panoptic task also

@@ -210,7 +210,7 @@ def test_grey_of_more_than_8_bits_is_scaled_by_its_depth(tmp_path, highest, bits
     picture = saved(Image.fromarray(grey), tmp_path / "a.png")
     wanted = np.round(grey * (255 / (2**bits - 1)))
     assert np.array_equal(picture.pixels, np.repeat(wanted[..., None], 3, axis=2))
-    assert picture.notes == (f"grey values of {bits} bits are scaled to 8",)
+    assert picture.notes == (f"gray values of {bits} bits are scaled to 8",)
 
 
 @given(arrays(np.uint16, (3, 4)))

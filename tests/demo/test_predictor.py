@@ -205,7 +205,7 @@ def test_a_semantic_model_has_classes_alone(semantic_run):
     assert result.draw().shape[1] == 256  # grown by a whole number
     with pytest.raises(DemoError, match="no view 'panoptic'"):
         result.draw("panoptic")
-    with pytest.raises(DemoError, match="no centres"):
+    with pytest.raises(DemoError, match="no centers"):
         Predictor.from_run(semantic_run.folder, device="cpu", branches=True)
 
 
