@@ -230,7 +230,7 @@ def test_from_run_takes_the_weights_that_are_named(panoptic_run, tmp_path):
     torch.save({"model": other}, tmp_path / "other.pth")
     expected = next(iter(other.values()))
     for weights in ("model_best.pth", tmp_path / "other.pth", str(tmp_path / "other.pth")):
-        model = Predictor.from_run(run, weights=weights, device="cpu").network.model
+        model = Predictor.from_run(run, weights=weights, device="cpu").model
         assert torch.equal(next(iter(model.state_dict().values())), expected)
     with pytest.raises(WeightsError, match=r"none\.pth"):
         Predictor.from_run(run, weights="none.pth")
