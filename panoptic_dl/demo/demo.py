@@ -14,8 +14,9 @@ from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
 from panoptic_dl.core.parallel import Progress, count_cores
+from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.inputs import Input, Picture, find_inputs
-from panoptic_dl.demo.outputs import DemoSettings, ResultWriter
+from panoptic_dl.demo.outputs import ResultWriter
 from panoptic_dl.demo.pipeline import EndOfStream, Pipeline, StageTimes
 from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
 from panoptic_dl.demo.result import BRANCHES, check_views

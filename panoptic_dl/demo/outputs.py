@@ -1,4 +1,4 @@
-"""The settings of mode=demo, and its folder of results: pictures by view, and panoptic files.
+"""The folder of results of mode=demo: pictures and videos by view, and panoptic files.
 
     panoptic/<name>.jpg      a picture of each input, likewise semantic/, instances/, ...
     side_by_side/<name>.jpg  the image with all views
@@ -10,7 +10,6 @@ Each file is written completely or not at all. H W pixels.
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +20,12 @@ from numpy.typing import NDArray
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
+from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.result import PanopticResult
 from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
 
 SIDE_BY_SIDE = "side_by_side"
 JSON = "coco_panoptic"
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """The keys of `demo`; conf/demo/default.yaml explains them."""
-
-    views: str | Sequence[str] | None = None
-    layout: str = "overlay"
-    format: str = "jpg"
-    save: str | None = None
-    legend: bool = True
-    labels: bool = True
-    opacity: float = 0.55
-    maps: str = "network"
-    precision: str = "fp32"
-    batch_size: int = 1
-    num_workers: int | None = None
-    max_frames: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, value, known in (
-            ("layout", self.layout, ("overlay", "side_by_side", "both")),
-            ("format", self.format, ("jpg", "png")),
-            ("save", self.save, (None, "json")),
-        ):
-            if value not in known:
-                options = ", ".join("null" if k is None else k for k in known)
-                raise DemoError(f"demo.{key}={value} is unknown; choose {options}")
-        for key, number in (
-            ("batch_size", self.batch_size),
-            ("num_workers", self.num_workers),
-            ("max_frames", self.max_frames),
-        ):
-            if number is not None and (type(number) is not int or number < 1):
-                raise DemoError(f"demo.{key}={number} must be a whole number, at least 1")
-        if not 0 <= self.opacity <= 1:
-            raise DemoError(f"demo.opacity={self.opacity} must be within 0..1")
 
 
 class ResultWriter:

@@ -14,8 +14,8 @@ from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.config import build
 from panoptic_dl.core.errors import DemoError, EvaluationError
 from panoptic_dl.core.parallel import Progress
+from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.demo import demo
-from panoptic_dl.demo.outputs import DemoSettings
 from panoptic_dl.demo.video import VideoReader
 from tests.demo.samples import make_video
 
