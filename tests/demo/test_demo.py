@@ -177,7 +177,7 @@ def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
     ("settings", "message"),
     [
         ({"views": ["depth"]}, r"demo\.views: there is no view 'depth'; choose from panoptic"),
-        ({"views": []}, r"demo\.views: there is no view none"),
+        ({"views": []}, r"demo\.views=\[\] must be a word or a list of words"),
         ({"layout": "grid"}, r"demo\.layout=grid is unknown; choose overlay, side_by_side, both"),
         ({"format": "gif"}, r"demo\.format=gif"),
         ({"save": "xml"}, r"demo\.save=xml is unknown; choose null, json"),
