@@ -22,21 +22,13 @@ from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.parallel import count_cores, handling
 from panoptic_dl.core.run_folder import ExitCode
+from panoptic_dl.core.settings import LaunchSettings
 from panoptic_dl.launch.signals import STOPPING, tell_submitit
 
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
 
 
-def launch(
-    work: Callable[..., Any],
-    *args: Any,
-    num_gpus: int | None,
-    num_cpu_processes: int = 1,
-    num_machines: int = 1,
-    machine_rank: int = 0,
-    dist_url: str = "auto",
-    requeue: bool = False,
-) -> Any:
+def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call `work(device, *args)` in every process of the run.
 
     Signals that stop training are passed on to processes that are started here, once. When this
@@ -44,12 +36,7 @@ def launch(
 
     Args:
         work: its first argument is the process's `torch.device` by name.
-        num_gpus: of this machine. None: one if there is one, else the CPU. 0: the CPU.
-        num_cpu_processes: of this machine, training together over gloo when no GPU is used.
-        num_machines: that call this together, each with the same number of processes.
-        machine_rank: of this one, from 0.
-        dist_url: tcp://HOST:PORT on machine 0, where all meet; `auto` on one machine or in SLURM.
-        requeue: tell submitit, where it started us, once all is saved.
+        settings: fields of `LaunchSettings`.
 
     Returns:
         What `work` returned when a single process ran here, else None.
@@ -59,14 +46,10 @@ def launch(
         ProcessExitedException: a process that was started here failed, and has said why.
         KeyboardInterrupt: a signal ended processes that had nothing to save.
     """
-    for name, value, lowest in (
-        ("num_gpus", num_gpus, 0),
-        ("num_cpu_processes", num_cpu_processes, 1),
-        ("num_machines", num_machines, 1),
-    ):
-        if value is not None and (not isinstance(value, int) or value < lowest):
-            raise ValueError(f"launch.{name}={value} must be a whole number, at least {lowest}")
-    url = _meeting_point(num_machines, machine_rank, dist_url)
+    numbers = LaunchSettings(**settings)
+    num_gpus, num_machines = numbers.num_gpus, numbers.num_machines
+    machine_rank = numbers.machine_rank
+    url = _meeting_point(num_machines, machine_rank, numbers.dist_url)
     there = torch.cuda.device_count()
     wanted = min(1, there) if num_gpus is None else num_gpus
     if wanted > there:
@@ -83,7 +66,7 @@ def launch(
         return _join_torchrun(work, device, num_gpus, args)
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # in a job of joblib
         multiprocessing.set_start_method(None, force=True)  # neither PyTorch nor loaders know it
-    processes = wanted or num_cpu_processes
+    processes = wanted or numbers.num_cpu_processes
     if processes * num_machines == 1:
         return work(device, *args)
     if device == "cpu" and there > 0:  # Detectron2 would choose NCCL
@@ -110,7 +93,7 @@ def launch(
                 args=(device, *args),
             )
         except ProcessExitedException as error:
-            if received and requeue and error.exit_code == ExitCode.SAVED:
+            if received and numbers.requeue and error.exit_code == ExitCode.SAVED:
                 tell_submitit(received[0])
             if received and error.exit_code < 0:
                 raise KeyboardInterrupt from None
@@ -119,7 +102,7 @@ def launch(
 
 def _meeting_point(num_machines: int, machine_rank: int, url: str) -> str:
     """The address where the processes of all machines meet; "auto" on a single machine."""
-    if not isinstance(machine_rank, int) or not 0 <= machine_rank < num_machines:
+    if machine_rank >= num_machines:
         raise ValueError(
             f"launch.machine_rank={machine_rank}: {num_machines} machines have the ranks 0 to "
             f"{num_machines - 1}"
