@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import current_name
-from panoptic_dl.core.run_folder import RESOLVED
+from panoptic_dl.core.run_folder import CONFIG
 from panoptic_dl.core.settings import experiment_name
 
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
@@ -169,13 +169,17 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
 def differences(config: DictConfig, folder: Path) -> list[str]:
     """Keys that metrics depend on and that the run in `folder` had otherwise.
 
+    Both configs are resolved on this machine, with the same folders; names that have moved since
+    are the same.
+
     Raises:
         OSError: the run has left no config.
     """
-    trees: Any = (
-        OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)),
-        OmegaConf.to_container(config, resolve=True),
-    )
+    saved = OmegaConf.load(folder / CONFIG)
+    for key in NO_PART:
+        if OmegaConf.select(saved, key, throw_on_missing=False) is not None:
+            OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
+    trees: Any = [OmegaConf.to_container(each, resolve=True) for each in (saved, config)]
     for tree in trees:  # resolved it is schedule.warmup_iters; older runs do not have it
         tree.get("recipe_record", {}).pop("warmup_iters", None)
     return differing_keys(*map(figures_config, trees))

@@ -201,11 +201,11 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
     if state.get("mode") == "train":
         is_finished = state["status"] == "finished"
         begun = is_finished or (folder / NEWEST).exists()
-        if begun and state.get("config_hash") != facts["config_hash"]:
-            keys = differences(config, folder)
+        same = not begun or state.get("config_hash") == facts["config_hash"]
+        if not same and (keys := differences(config, folder)):
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             raise ValueError(
-                f"{folder} holds this row with other numbers: {', '.join(keys[:4]) or 'unknown'}"
+                f"{folder} holds this row with other numbers: {', '.join(keys[:4])}"
                 f"{more} differ. Choose another sweep_dir=FOLDER, or remove that folder to start "
                 "anew"
             )
