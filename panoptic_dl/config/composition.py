@@ -26,6 +26,7 @@ from hydra.core.utils import setup_globals
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.config.builder import TargetError, find_target
 from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
@@ -102,6 +103,7 @@ class CheckedLoader(ConfigLoaderImpl):
     ) -> DictConfig:
         register()  # jobs of submitit and joblib are not begun by run.py
         self._merged = merged = _Merged()
+        start = "error: " if from_shell else ""  # Hydra prints the message and ends
         try:
             config = super().load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -109,14 +111,15 @@ class CheckedLoader(ConfigLoaderImpl):
             for override in OverridesParser.create(self).parse_overrides(overrides):
                 if not (is_choice(str(override.input_line)) or override.is_sweep_override()):
                     merged.override(override)
+            merged.check_added(config)
+            _check_ranges(config)
         except HydraException as error:
-            raise ConfigError(_explain(error, overrides, merged.tree)) from error
-        except ValueError as error:  # `recipe=null`
-            empty = [text for text in overrides if text.endswith("=null") and is_choice(text)]
-            if not empty or isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{empty[0]}: a group needs an option ({error})") from error
-        merged.check_added(config)
+            raise ConfigError(start + _explain(error, overrides, merged.tree)) from error
+        except ValueError as error:
+            text, empty = str(error), [text for text in overrides if text.endswith("=null")]
+            if empty and is_choice(empty[0]):
+                text = f"{empty[0]}: a group needs an option ({error})"
+            raise ConfigError(start + text) from error
         return config
 
     def _load_single_config(self, default: Any, repo: Any) -> Any:
@@ -234,6 +237,17 @@ class _Merged:
             )
         except Exception:  # whatever resolvers raise
             return None
+
+
+def _check_ranges(config: DictConfig) -> None:
+    """Raise ValueError for settings out of range, as far as they are known before a run."""
+    for group, cls in GROUPS.items():
+        if group in config:
+            try:
+                values: Any = OmegaConf.to_container(config[group], resolve=True)
+            except OmegaConfBaseException:  # it needs what only the run knows
+                continue
+            cls(**values)
 
 
 def _mismatch(value: Any, default: Any, key: str) -> str | None:

@@ -16,25 +16,9 @@ from typing import Any
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.datasets.custom import FORMATS
 from panoptic_dl.doctor.labels import Split
-
-
-@dataclass(frozen=True)
-class DoctorSettings:
-    """`conf/doctor/default.yaml`."""
-
-    sample: int | None  # images of each split that are opened; None: all
-    workers: int | None  # processes that open them; None: one a core
-    steps: bool  # two training steps and one evaluation step
-
-    def __post_init__(self) -> None:
-        for name in ("sample", "workers"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(
-                    f"doctor.{name}={value} must be a whole number, at least 1, or null"
-                )
 
 
 @dataclass
@@ -83,7 +67,7 @@ class Patient:
     @property
     def row(self) -> str:
         """The name of the row: dataset_task_backbone_head."""
-        return "_".join(self.choice[group] for group in ("dataset", "task", "backbone", "head"))
+        return experiment_name(self.choice)
 
     @property
     def has_own_data(self) -> bool:

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import ExitCode
+from panoptic_dl.core.settings import DoctorSettings
 from panoptic_dl.doctor.config import (
     look_at_batch,
     look_at_classes,
@@ -27,7 +28,7 @@ from panoptic_dl.doctor.config import (
     look_at_settings,
     look_at_weights,
 )
-from panoptic_dl.doctor.context import Check, DoctorSettings, Patient, Row, State, make_checks
+from panoptic_dl.doctor.context import Check, Patient, Row, State, make_checks
 from panoptic_dl.doctor.data import (
     checks_of,
     look_at_annotations,

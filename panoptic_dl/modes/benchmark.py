@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
@@ -182,27 +183,6 @@ class Scenes(Protocol):
     def maps(self, index: int) -> Any: ...
 
 
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """`conf/benchmark/default.yaml`."""
-
-    batch_size: int
-    warmup: int | None  # untimed iterations; None: 10 on a GPU, 1 on the CPU
-    iterations: int | None  # timed ones; None: 50 on a GPU, 5 on the CPU
-    network_only: bool  # the published BENCHMARK_NETWORK_SPEED
-    postprocess: str  # fast | reference (Detectron2's function)
-
-    def __post_init__(self) -> None:
-        for name, lowest in (("batch_size", 1), ("warmup", 0), ("iterations", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < lowest):
-                raise ValueError(f"benchmark.{name}={value} must be a number of at least {lowest}")
-        if self.postprocess not in ("fast", "reference"):
-            raise ValueError(
-                f"benchmark.postprocess={self.postprocess} is unknown; choose fast or reference"
-            )
-
-
 def benchmark(
     *,
     device: str,
@@ -228,15 +208,17 @@ def benchmark(
         mapper: from a dataset record to the model's input.
         weights: optional, for speed does not depend on them.
         name: of the row, in tables.
-        settings: fields of `BenchmarkSettings` and of `InferenceOptions`.
+        settings: fields of `BenchmarkSettings`.
         image_format: channel order of the images, RGB or BGR.
         loggers: are told the figures, by their names; see `Loggers`.
 
     Raises:
         ValueError: options that cannot be, or that this machine does not have.
     """
-    numbers = BenchmarkSettings(**_pick(settings, BenchmarkSettings))
-    options = InferenceOptions(**_pick(settings, InferenceOptions))
+    numbers = BenchmarkSettings(**settings)
+    options = InferenceOptions(
+        **{each.name: settings[each.name] for each in fields(InferenceOptions)}
+    )
     place = torch.device(device)
     check_precision("benchmark.precision", options.precision, place)
     if comm.get_world_size() > 1:
@@ -283,10 +265,6 @@ def benchmark(
     listening.measured(metrics | more, [folder / "benchmark.png"])
     listening.finish("finished", 0)
     return {"metrics": metrics, **result}
-
-
-def _pick(settings: dict[str, Any], kind: type) -> dict[str, Any]:
-    return {field.name: settings[field.name] for field in fields(kind)}
 
 
 class _Run:
@@ -461,10 +439,6 @@ class BenchmarkScenes:
             raise ValueError(f"benchmark.image_size={list(size)} must be [H, W], both at least 32")
         if file_format not in ("png", "jpg"):
             raise ValueError(f"file_format={file_format} is unknown; choose png or jpg")
-        if num_scenes < 1:
-            raise ValueError(f"benchmark.num_scenes={num_scenes} must be at least 1")
-        if num_things < 0:
-            raise ValueError(f"benchmark.num_things={num_things} must be at least 0")
         self.size = (int(size[0]), int(size[1]))
         self.num_scenes = num_scenes
         self.num_things = num_things if len(thing_ids) else 0

@@ -54,12 +54,10 @@ def browse(
         `metrics` (how many pictures there are) and `files`.
 
     Raises:
-        ValueError: `count` is no number of at least 1; several processes; a label is none of the
+        ValueError: several processes; a label is none of the
             classes.
         OSError: a picture cannot be written; names it.
     """
-    if type(count) is not int or count < 1:
-        raise ValueError(f"browse.count={count} must be a whole number, at least 1")
     if comm.get_world_size() > 1:
         raise ValueError("mode=browse draws in one process: drop launch.num_gpus and the like")
     folder = Path(run_dir) / "browse"

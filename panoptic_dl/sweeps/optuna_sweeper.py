@@ -114,7 +114,7 @@ class Search(Sweeper):
             own = self.loader.load_sweep_config(self.composed, list(space.fixed))
             space.check_kinds(own)
         except HydraException as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error).removeprefix("error: ")) from error
         return Study(
             self.folder,
             space,

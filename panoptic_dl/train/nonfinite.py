@@ -36,8 +36,6 @@ class NonFiniteLosses:
             on_nonfinite: stop | skip.
             max_skips: steps that a run may leave out, resumed runs included.
         """
-        if on_nonfinite not in ("stop", "skip"):
-            raise ValueError(f"train.on_nonfinite={on_nonfinite} is unknown; choose stop or skip")
         self.file, self.skip, self.max_skips = run_dir / FILE, on_nonfinite == "skip", max_skips
         self.skips = 0
         self._buffers: list[Tensor] = []

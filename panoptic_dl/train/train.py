@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.files import folder_lock
@@ -179,7 +180,15 @@ def _check(resume: bool | str, best: str | None) -> None:
 
 
 def check_length(schedule: Any, iterations: int) -> None:
-    """Raise ValueError where a schedule ends before training; its rate would be undefined."""
+    """Raise ValueError where a schedule ends before training, or waits for a metric.
+
+    A schedule is stepped after every iteration, without a metric.
+    """
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(
+            "schedule: ReduceLROnPlateau waits for a metric, but schedules are stepped after every "
+            "iteration: choose another, such as torch.optim.lr_scheduler.CosineAnnealingLR"
+        )
     length = getattr(schedule, "max_iters", iterations)
     if length < iterations:
         raise ValueError(

@@ -203,6 +203,27 @@ def test_defaults_are_those_of_the_options_chosen():
         compose(["dataset=coco", "train.batch_size=abc"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size=0", "train.batch_size=0 must be a whole number, at least 1"),
+        ("train.ema=1.5", "train.ema=1.5 must be a number, above 0 and below 1, or null"),
+        ("train.precision=fp8", "train.precision=fp8 is unknown; choose fp32, tf32, bf16, fp16"),
+        ("recipe_record.iterations=-3", "train.iterations=-3 must be"),
+        ("launch.num_gpus=-1", "launch.num_gpus=-1 must be"),
+        ("evaluation.scales=[]", "evaluation.scales=.. must be"),
+        ("mode=browse browse.count=0", "browse.count=0 must be"),
+        ("mode=demo demo.opacity=2", "demo.opacity=2 must be a number, at least 0 and at most 1"),
+        ("mode=doctor doctor.sample=0", "doctor.sample=0 must be"),
+        ("mode=benchmark benchmark.image_size=[16,64]", "benchmark.image_size="),
+        ("mode=benchmark benchmark.postprocess=slow", "choose fast, reference"),
+    ],
+)
+def test_settings_out_of_range_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(override.split())
+
+
 EXPERIMENT = "# @package _global_\ndefaults: [toy_quickstart, _self_]\n"
 
 

@@ -4,13 +4,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.settings import DoctorSettings
 from panoptic_dl.datasets.cityscapes import (
     cityscapes_classes,
     cityscapes_panoptic,
     cityscapes_semantic,
 )
 from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
-from panoptic_dl.doctor.context import Check, DoctorSettings, Patient, Row, make_checks
+from panoptic_dl.doctor.context import Check, Patient, Row, make_checks
 
 REGISTER = {
     ("cityscapes", "panoptic"): cityscapes_panoptic,

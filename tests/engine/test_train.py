@@ -231,6 +231,11 @@ def test_a_best_figure_that_is_none_is_an_error(tmp_path):
         run_training(tmp_path, best="AP")
 
 
+def test_a_schedule_that_waits_for_a_metric_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="ReduceLROnPlateau waits for a metric"):
+        run_training(tmp_path, schedule=torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -27,7 +27,7 @@ def test_the_command_line_prints_plain_yaml():
 def test_the_command_line_names_what_was_meant():
     done = run("backbone=hrnet48", "backbone.nrom=BN")
     assert done.returncode == 1
-    assert done.stderr.startswith("Unknown key 'backbone.nrom'. Did you mean: backbone.norm")
+    assert done.stderr.startswith("error: Unknown key 'backbone.nrom'. Did you mean: backbone.norm")
     assert "Traceback" not in done.stderr
 
 
