@@ -87,7 +87,7 @@ def in_main_process(work: Callable[[], None], what: str) -> None:
 
     Args:
         work: what to do.
-        what: says so in the others' error: "cannot <what>".
+        what: for the error in the other processes: "cannot <what>".
 
     Raises:
         EvaluationError: in the others, when it failed; in the main one, whatever it raised.
@@ -102,7 +102,7 @@ def in_main_process(work: Callable[[], None], what: str) -> None:
     if failure is not None:
         raise failure
     if failures[0]:
-        raise EvaluationError(f"the first process cannot {what}: its own message says why")
+        raise EvaluationError(f"the main process cannot {what}: its own message says why")
 
 
 def gather_metrics(

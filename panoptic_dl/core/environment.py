@@ -49,7 +49,7 @@ def describe() -> str:
 
 
 def describe_device(device: str) -> str:
-    """What a measured figure must be read with: the processor, threads, and torch's version."""
+    """What a measurement ran on: the GPU, or the processor and threads; and the torch version."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -82,7 +82,7 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def git(command: str) -> str:
-    """What a git command says of the checkout that this file is in."""
+    """The output of a git command in the checkout that this file is in."""
     folder, quiet = Path(__file__).parents[2], subprocess.DEVNULL
     return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)
 

@@ -1,11 +1,4 @@
-"""The error for everything that is wrong with data on disk.
-
-The error for what a user of the demo can cure.
-
-What is wrong with a weights file, in words for the person who named it.
-
-Of evaluation.
-"""
+"""Errors whose message tells a user what is wrong and what to do; a run ends with exit code 1."""
 
 
 class DatasetError(ValueError):
@@ -18,7 +11,7 @@ class DatasetError(ValueError):
 
 
 class DemoError(ValueError):
-    """An input that cannot be used, or a setting that cannot be; names it and the way out."""
+    """An input or a setting of mode=demo that cannot be used."""
 
 
 class WeightsError(ValueError):
@@ -26,8 +19,4 @@ class WeightsError(ValueError):
 
 
 class EvaluationError(ValueError):
-    """Predictions, truth or figures that cannot be right; the message names what does not fit."""
-
-
-class UnreadableImageError(DatasetError, EvaluationError):
-    """An image or label file is missing, truncated or no image; the message names it and why."""
+    """Predictions, ground truth or metrics that cannot be right."""

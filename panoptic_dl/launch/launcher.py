@@ -43,7 +43,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
 
     Raises:
         ValueError: a number or address that cannot be, or more GPUs than the machine has.
-        ProcessExitedException: a process that was started here failed, and has said why.
+        ProcessExitedException: a process that was started here failed, after its message.
         KeyboardInterrupt: a signal ended processes that had nothing to save.
     """
     numbers = LaunchSettings(**settings)
