@@ -57,13 +57,13 @@ def fail_together(rank: int, predicted, folder: Path) -> None:
     writer.process([coco.items[rank]], [coco.outputs[rank]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JsonParts, "merge", fail)
-        with pytest.raises(EvaluationError, match="made" if rank == 0 else "the first process can"):
+        with pytest.raises(EvaluationError, match="made" if rank == 0 else "the main process can"):
             writer.evaluate()
     torch.distributed.barrier()
     if rank == 0:
         (folder / "unmerged" / "semantic" / "mine.txt").touch()
     torch.distributed.barrier()
-    with pytest.raises(EvaluationError, match="mine.txt" if rank == 0 else "the first process can"):
+    with pytest.raises(EvaluationError, match="mine.txt" if rank == 0 else "the main process can"):
         writer.reset()
 
 
