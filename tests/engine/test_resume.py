@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from panoptic_dl.launch.signals import Interrupted
-
-from .tiny import (
+from tests.train.tiny_run import (
     Dying,
     Killed,
     Stopping,

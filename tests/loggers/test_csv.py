@@ -6,7 +6,7 @@ import json
 import pytest
 
 from panoptic_dl.loggers.csv import CsvLogger
-from tests.engine.tiny import Dying, Killed, TinyEvaluation, run_training
+from tests.train.tiny_run import Dying, Killed, TinyEvaluation, run_training
 
 
 def equals_metrics(folder):

@@ -6,7 +6,7 @@ from panoptic_dl.launch.session import exit_status
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, ending
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
-from tests.engine.tiny import TinyEvaluation, run_training
+from tests.train.tiny_run import TinyEvaluation, run_training
 
 
 class Noting(Logger):

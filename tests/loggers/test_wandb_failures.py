@@ -14,7 +14,7 @@ import wandb
 from panoptic_dl.loggers import wandb as ours
 from panoptic_dl.loggers import wandb as wandb_account
 from panoptic_dl.loggers import wandb as wandb_files
-from tests.engine.tiny import TinyModel, run_training
+from tests.train.tiny_run import TinyModel, run_training
 
 from .reading import attempts, one
 from .told import Detailed, wandb_logger

@@ -12,7 +12,7 @@ from PIL import Image
 
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers.wandb import of_step
-from tests.engine.tiny import Stopping, TinyModel, run_training
+from tests.train.tiny_run import Stopping, TinyModel, run_training
 
 from .reading import attempts, media, one
 from .told import NAMES, Detailed, wandb_logger

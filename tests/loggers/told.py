@@ -6,7 +6,7 @@ from PIL import Image
 from panoptic_dl.loggers.base import Confusions, Details
 from panoptic_dl.loggers.wandb import WandbLogger
 from panoptic_dl.visualize.sheets import Sample
-from tests.engine.tiny import TinyEvaluation
+from tests.train.tiny_run import TinyEvaluation
 
 NAMES = ("road", "car", "sky")
 

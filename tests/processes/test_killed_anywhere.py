@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.engine.tiny import run_training, same, state
+from tests.train.tiny_run import run_training, same, state
 
 FIGURES = {2: 10.0, 4: 60.0, 6: 58.0}  # the best in the middle
 WATCHED = ("open", "os.rename", "os.link", "os.remove")

@@ -14,7 +14,9 @@ from detectron2.utils import comm
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted
-from tests.engine.tiny import (
+from tests.loggers.reading import one
+from tests.loggers.told import wandb_logger
+from tests.train.tiny_run import (
     SCHEDULE,
     TinyEvaluation,
     TinyModel,
@@ -25,8 +27,6 @@ from tests.engine.tiny import (
     tiny_loader,
     tiny_sample,
 )
-from tests.loggers.reading import one
-from tests.loggers.told import wandb_logger
 
 
 class Stopping(TinyModel):

@@ -16,9 +16,9 @@ from panoptic_dl.weights.export import SUFFIXES, write_weights
 from panoptic_dl.weights.load import compare, load_model, load_model_or_backbone, start_from
 from panoptic_dl.weights.names import KNOWN_DTYPES, rename
 from panoptic_dl.weights.read import read_weights
-from tests.engine.tiny import TinyModel, run_training
 from tests.golden import golden
 from tests.models.golden_rows import ROWS, build_model, load_shapes
+from tests.train.tiny_run import TinyModel, run_training
 from tests.weights.tiny_weights import Tiny, provenance, same
 
 

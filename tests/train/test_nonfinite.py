@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.engine.tiny import TinyModel, losses, run_training, same, state
+from tests.train.tiny_run import TinyModel, losses, refuse_writing, run_training, same, state
 
 
 def lines(run_dir):
@@ -114,3 +114,10 @@ def test_losses_of_left_out_steps_are_logged(tmp_path):
     run_training(tmp_path, model=model, on_nonfinite="skip")
     logged = [line["total_loss"] for line in losses(tmp_path)]
     assert [x != x for x in logged] == [False, False, True, False, False, False]
+
+
+def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, caplog):
+    refuse_writing(monkeypatch, "nonfinite.jsonl")
+    with pytest.raises(FloatingPointError, match="Images: 7;"):
+        run_training(tmp_path, model=TinyModel(poison=(7,)))
+    assert "Cannot write" in caplog.text

@@ -11,9 +11,15 @@ from panoptic_dl.train.precision import (
 )
 from panoptic_dl.train.trainer import DTYPES
 from tests.models.tiny_models import build_panoptic, make_sample
-
-from .test_train import final, metrics
-from .tiny import RECORDS, TinyModel, run_training, tiny_sample, train_settings
+from tests.train.tiny_run import (
+    RECORDS,
+    TinyModel,
+    metrics,
+    run_training,
+    state,
+    tiny_sample,
+    train_settings,
+)
 
 FLAGS = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -124,7 +130,7 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
         tmp_path / "fast", iterations=3, compile=True, model=model, evaluation=evaluation, **sgd
     )
     assert len(calls) == 1 + 3  # the trial, and the steps
-    plain, fast = (final(tmp_path / name)["model"] for name in ("plain", "fast"))
+    plain, fast = (state(tmp_path / name)["model"] for name in ("plain", "fast"))
     assert list(plain) == list(fast)
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A model and a loader that train in milliseconds, with a run's arguments around them."""
+"""A run of `train` that takes milliseconds: model, loader, settings, and what it leaves."""
 
 import json
 import os
@@ -133,6 +133,12 @@ def run_training(run_dir: Path, *, iterations: int = 6, **changes: Any) -> dict[
     return train(**arguments, run_dir=str(run_dir), settings=settings, checkpoint=checkpoint)
 
 
+def metrics(run_dir):
+    """The lines of the iterations; evaluations have lines of their own."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.json").read_text().splitlines()]
+    return [line for line in lines if "total_loss" in line]
+
+
 def losses(run_dir):
     lines = [json.loads(line) for line in (run_dir / "metrics.json").read_text().splitlines()]
     ignored = ("time", "data_time", "images_per_s", "host_memory_MiB")
@@ -179,3 +185,15 @@ class Dying(TinyModel):
         if self.calls == self.call:
             raise Killed
         return super().forward(batch)
+
+
+def refuse_writing(monkeypatch, *names):
+    """No room for files of these names."""
+    real = Path.open
+
+    def open_(self, mode="r", *arguments, **options):
+        if self.name in names and mode != "r":
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_)

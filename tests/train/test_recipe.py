@@ -15,9 +15,7 @@ from panoptic_dl.train.recipe import (
     images_of_statistics,
     scale_learning_rate,
 )
-
-from .test_train import metrics
-from .tiny import run_training, train_settings
+from tests.train.tiny_run import metrics, run_training, train_settings
 
 RECIPE = Recipe(iterations=90000, batch_size=32, lr=1e-3)
 SAME = {"lr": 1e-3, "accumulate": 1, "batch_norm_images": 32}

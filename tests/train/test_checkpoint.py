@@ -2,16 +2,19 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from panoptic_dl.train.checkpoint import CheckpointFiles
-from tests.engine.tiny import SCHEDULE, TinyEvaluation, TinyModel, losses, run_training, same, state
+from tests.train.tiny_run import (
+    SCHEDULE,
+    TinyModel,
+    losses,
+    run_training,
+    same,
+    state,
+)
 
 
 def full_disk(monkeypatch, *calls):
@@ -203,75 +206,6 @@ def test_a_manifest_that_says_too_little_is_not_believed(tmp_path):
     run_training(tmp_path, resume=True, schedule=SCHEDULE)
     assert not list(tmp_path.glob("*.torn"))
     assert [line["iteration"] for line in losses(tmp_path)] == [*range(6)]
-
-
-def refuse_writing(monkeypatch, *names):
-    """No room for files of these names."""
-    real = Path.open
-
-    def open_(self, mode="r", *arguments, **options):
-        if self.name in names and mode != "r":
-            raise OSError(28, "No space left on device")
-        return real(self, mode, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", open_)
-
-
-def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, caplog):
-    refuse_writing(monkeypatch, "nonfinite.jsonl")
-    with pytest.raises(FloatingPointError, match="Images: 7;"):
-        run_training(tmp_path, model=TinyModel(poison=(7,)))
-    assert "Cannot write" in caplog.text
-
-
-def full_metrics(monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", full)
-
-
-def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeypatch, caplog):
-    real = os.fsync
-    full_metrics(monkeypatch)
-    with pytest.raises(OSError, match=r"cannot write the metrics to .*metrics.json.*resume=true"):
-        run_training(tmp_path / "stop")
-    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", real)
-    with monkeypatch.context() as patch:
-        refuse_writing(patch, "metrics.json")
-        run_training(tmp_path / "on", on_error="continue")
-    assert "Metrics cannot be written" in caplog.text
-    assert state(tmp_path / "on")["iteration"] == 5
-
-
-def test_results_that_cannot_be_written_do_not_stop_training_when_told_so(tmp_path):
-    class Full(TinyEvaluation):
-        def __call__(self, *arguments, **options):
-            super().__call__(*arguments, **options)
-            raise OSError(28, "No space left on device")
-
-    evaluation = Full()
-    run_training(tmp_path, evaluation=evaluation, eval_period=2, on_error="continue")
-    assert evaluation.calls == 3
-    with pytest.raises(OSError, match="No space"):
-        run_training(tmp_path / "stop", evaluation=evaluation, eval_period=2)
-
-
-def test_one_run_at_a_time_in_a_folder(tmp_path):
-    holder = "from panoptic_dl.core.files import folder_lock; from pathlib import Path;"
-    code = (
-        f"{holder}\nwith folder_lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=rf"in use by process {other.pid} on .*another run_dir"):
-        run_training(tmp_path)
-    other.kill()
-    other.wait()
-    run_training(tmp_path, iterations=1)
-    assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_only_one_torn_checkpoint_is_kept(tmp_path):

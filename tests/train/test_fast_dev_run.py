@@ -1,13 +1,11 @@
 """train.fast_dev_run: everything once, on a few images, and nothing that looks like a result."""
 
 import json
-import os
 
 import pytest
 
-from tests.runs import SMALL, in_process, run
-
-from .tiny import TinyEvaluation, run_training
+from tests.runs import SMALL, in_process
+from tests.train.tiny_run import TinyEvaluation, run_training
 
 
 def test_a_few_iterations_in_a_folder_of_their_own(tmp_path):
@@ -56,20 +54,3 @@ def test_on_every_dataset_and_task(tmp_path, toy, dataset, task):
     assert said in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "results.json").exists()
     assert any(key.startswith("ema/") for key in results["metrics"])
-
-
-def test_in_two_processes(tmp_path, toy):
-    done = run(
-        *SMALL,
-        *toy["toy_cityscapes"],
-        "dataset.root.num_val=6",
-        "train.fast_dev_run=true",
-        "train.ema=0.9",
-        "launch.num_cpu_processes=2",
-        f"run_dir={tmp_path}",
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "fast_dev_run" / "results.json").read_text())
-    assert summary["no_result"] == "fast_dev_run: 4 of 6 images, no result"

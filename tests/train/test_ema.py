@@ -11,9 +11,7 @@ from torch import nn
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.train.ema import UpdateAverage, WeightAverage
 from panoptic_dl.weights.load import load_model
-
-from .test_train import final, metrics
-from .tiny import TinyModel, run_training
+from tests.train.tiny_run import TinyModel, metrics, run_training, state
 
 
 def copied(model):
@@ -125,7 +123,7 @@ def test_a_run_evaluates_both_and_saves_both(tmp_path, caplog):
     (raw, folder, _), (mean, beside, source) = evaluation.seen
     assert (folder, beside) == (tmp_path, tmp_path / "ema")
     assert source["weights"] == "moving average"
-    saved = final(tmp_path)
+    saved = state(tmp_path)
     assert same(saved["model"], raw)
     assert same(saved["ema"]["model"], mean)
     assert saved["ema"]["num_updates"] == 6
@@ -142,7 +140,7 @@ def test_a_run_evaluates_both_and_saves_both(tmp_path, caplog):
 def test_training_is_the_same_with_and_without(tmp_path):
     run_training(tmp_path / "with", ema=0.9, eval_period=2)
     run_training(tmp_path / "without", eval_period=2)
-    assert same(final(tmp_path / "with")["model"], final(tmp_path / "without")["model"])
+    assert same(state(tmp_path / "with")["model"], state(tmp_path / "without")["model"])
 
 
 def test_a_resumed_run_ends_with_the_same_average(tmp_path):
@@ -150,7 +148,7 @@ def test_a_resumed_run_ends_with_the_same_average(tmp_path):
     with pytest.raises(Interrupted):
         run_training(tmp_path / "halves", ema=0.9, model=Stopping())
     run_training(tmp_path / "halves", ema=0.9, resume=True)
-    whole, halves = (final(tmp_path / name)["ema"] for name in ("whole", "halves"))
+    whole, halves = (state(tmp_path / name)["ema"] for name in ("whole", "halves"))
     assert same(whole["model"], halves["model"])
     assert whole["num_updates"] == halves["num_updates"] == 6
     assert len(metrics(tmp_path / "halves")) == 6

@@ -1,0 +1,122 @@
+"""Hooks of a run: lines of metrics.json, the schedule, evaluations, the best checkpoint."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from panoptic_dl.train.hooks import MetricsWriter
+from tests.train.tiny_run import (
+    TinyEvaluation,
+    TinyModel,
+    metrics,
+    refuse_writing,
+    run_training,
+    state,
+)
+
+
+def test_lines_have_speed_and_memory(tmp_path):
+    run_training(tmp_path)
+    lines = metrics(tmp_path)
+    timed = [line for line in lines if "time" in line]
+    assert len(timed) >= 3
+    assert [x["images_per_s"] for x in timed] == pytest.approx([8 / x["time"] for x in timed])
+    assert all(50 < line["host_memory_MiB"] < 100_000 for line in lines)
+    assert not any("device_memory_MiB" in line for line in lines)  # of GPUs
+
+
+def test_a_gpu_has_its_peak_in_the_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**20)
+    monkeypatch.setattr("panoptic_dl.train.train.MetricsWriter", OfGpu)
+    run_training(tmp_path, iterations=2)
+    assert [line["device_memory_MiB"] for line in metrics(tmp_path)] == [5.0, 5.0]
+
+
+class OfGpu(MetricsWriter):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options | {"device": torch.device("cuda")})
+
+
+def test_speed_is_that_of_all_steps_since_the_line_before(tmp_path):
+    run_training(tmp_path, iterations=9, model=Slow(8), log_period=3)
+    last = metrics(tmp_path)[-1]
+    assert 8 / last["images_per_s"] == pytest.approx(0.3 / 3, abs=0.05)
+    assert last["time"] < 0.1
+
+
+class Slow(TinyModel):
+    """One of its calls takes 0.3 s."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, batch):
+        result = super().forward(batch)
+        time.sleep(0.3 * (self.calls == self.call))
+        return result
+
+
+def test_the_learning_rate_warms_up_and_decays_every_iteration(tmp_path):
+    run_training(tmp_path)
+    warmup = [0.001, 0.5005, 1, 1, 1, 1]
+    wanted = [0.05 * w * (1 - i / 6) ** 0.9 for i, w in enumerate(warmup)]
+    assert [line["lr"] for line in metrics(tmp_path)] == pytest.approx(wanted)
+
+
+def test_evaluation_during_training(tmp_path):
+    evaluation = TinyEvaluation()
+    run_training(tmp_path, evaluation=evaluation, eval_period=2)
+    assert evaluation.calls == 3
+    text = (tmp_path / "metrics.json").read_text()
+    assert text.count('"PQ": 50.0') == 3
+
+
+def test_evaluation_at_the_end_can_be_left_out(tmp_path):
+    evaluation = TinyEvaluation()
+    assert run_training(tmp_path, evaluation=evaluation, eval_at_end=False) == {}
+    assert evaluation.calls == 0
+
+
+def test_best_keeps_the_checkpoint_with_the_best_figure(tmp_path):
+    figures = TinyEvaluation(10.0, float("nan"), 30.0, 20.0)
+    run_training(tmp_path, iterations=8, evaluation=figures, eval_period=2, kept=1)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["iteration"] == 5
+    kept = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert kept == ["model_0000007.pth", "model_best.pth", "model_final.pth"]
+
+
+def full_metrics(monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", full)
+
+
+def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeypatch, caplog):
+    real = os.fsync
+    full_metrics(monkeypatch)
+    with pytest.raises(OSError, match=r"cannot write the metrics to .*metrics.json.*resume=true"):
+        run_training(tmp_path / "stop")
+    monkeypatch.setattr("panoptic_dl.train.hooks.os.fsync", real)
+    with monkeypatch.context() as patch:
+        refuse_writing(patch, "metrics.json")
+        run_training(tmp_path / "on", on_error="continue")
+    assert "Metrics cannot be written" in caplog.text
+    assert state(tmp_path / "on")["iteration"] == 5
+
+
+def test_results_that_cannot_be_written_do_not_stop_training_when_told_so(tmp_path):
+    class Full(TinyEvaluation):
+        def __call__(self, *arguments, **options):
+            super().__call__(*arguments, **options)
+            raise OSError(28, "No space left on device")
+
+    evaluation = Full()
+    run_training(tmp_path, evaluation=evaluation, eval_period=2, on_error="continue")
+    assert evaluation.calls == 3
+    with pytest.raises(OSError, match="No space"):
+        run_training(tmp_path / "stop", evaluation=evaluation, eval_period=2)

@@ -1,0 +1,117 @@
+"""mode=train on a tiny model: figures, files, precision, accumulation, refusals."""
+
+from functools import partial
+
+import pytest
+import torch
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+
+from panoptic_dl.loggers.tensorboard import TensorBoardLogger
+from tests.train.tiny_run import (
+    TinyEvaluation,
+    TinyModel,
+    metrics,
+    run_training,
+)
+
+
+def test_a_run_leaves_losses_checkpoints_and_results(tmp_path):
+    evaluation = TinyEvaluation()
+    loggers = {"tensorboard": TensorBoardLogger()}
+    results = run_training(tmp_path, evaluation=evaluation, loggers=loggers)
+    assert results["metrics"] == {"PQ": 50.0}
+    assert evaluation.calls == 1
+    lines = metrics(tmp_path)
+    assert [line["iteration"] for line in lines] == list(range(6))
+    assert all({"total_loss", "loss_fit", "lr", "data_time", "time"} <= set(x) for x in lines[2:])
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    kept = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert kept == [
+        *("model_0000003.pth", "model_0000005.pth", "model_best.pth", "model_final.pth")
+    ]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
+
+
+def test_a_schedule_that_ends_before_training_is_refused(tmp_path):
+    short = partial(WarmupPolyLR, max_iters=5, warmup_iters=2)
+    with pytest.raises(ValueError, match=r"max_iters=5 is shorter than train\.iterations=6"):
+        run_training(tmp_path, schedule=short)
+    run_training(tmp_path / "longer", schedule=partial(WarmupPolyLR, max_iters=9, warmup_iters=2))
+
+
+def test_a_schedule_that_waits_for_a_metric_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="ReduceLROnPlateau waits for a metric"):
+        run_training(tmp_path, schedule=torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def test_a_resumed_run_can_be_longer_and_follows_the_longer_schedule(tmp_path):
+    run_training(tmp_path, iterations=4)
+    run_training(tmp_path, iterations=8, resume=True)
+    rates = [0.05 * (1 - i / 8) ** 0.9 for i in range(4, 8)]
+    assert [line["lr"] for line in metrics(tmp_path)][4:] == pytest.approx(rates)
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    run_training(tmp_path)
+    with pytest.raises(ValueError, match="resume=true"):
+        run_training(tmp_path)
+
+
+def test_resuming_nothing_is_an_error_and_auto_starts(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint"):
+        run_training(tmp_path, resume=True)
+    run_training(tmp_path, resume="auto")
+    evaluation = TinyEvaluation()
+    run_training(tmp_path, resume="auto", evaluation=evaluation)  # done already: evaluates again
+    assert evaluation.calls == 1
+    with pytest.raises(ValueError, match="resume=maybe"):
+        run_training(tmp_path, resume="maybe")
+
+
+def test_weights_start_a_run(tmp_path):
+    run_training(tmp_path / "first")
+    model = TinyModel()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    run_training(
+        tmp_path / "second",
+        model=model,
+        weights=str(tmp_path / "first" / "model_final.pth"),
+        iterations=1,
+    )
+    first = metrics(tmp_path / "first")[0]["total_loss"]
+    assert metrics(tmp_path / "second")[0]["total_loss"] < first
+
+
+def test_a_best_figure_without_a_meaning_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no metric; choose one of PQ"):
+        run_training(tmp_path, best="pq")
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_a_best_figure_that_is_none_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint\.best=AP is no metric.*PQ"):
+        run_training(tmp_path, best="AP")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp8"}, "train.precision=fp8"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"iterations": 0}, "train.iterations=0"),
+        ({"log_period": 0}, "train.log_period=0"),
+        ({"iterations": 10.0}, "whole number"),
+        ({"precision": "tf32"}, "needs a GPU"),
+        ({"clip_norm": 0.0}, "train.clip_norm=0.0"),
+        ({"on_nonfinite": "ignore"}, "train.on_nonfinite=ignore"),
+        ({"max_nonfinite_skips": -1}, "train.max_nonfinite_skips=-1"),
+        ({"on_error": "ignore"}, "checkpoint.on_error=ignore"),
+        ({"kept": 0}, "checkpoint.kept=0"),
+        ({"accumulate": 3}, "choose 1, 2, 4 or 8"),
+        ({"overfit_batches": -1}, "train.overfit_batches=-1"),
+    ],
+)
+def test_impossible_settings_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, **change)
