@@ -47,7 +47,7 @@ MOVED = {
     "panoptic_dl.backbones": "panoptic_dl.models.backbones",
     "panoptic_dl.classes": "panoptic_dl.core.classes",
     "panoptic_dl.config.callbacks": "panoptic_dl.sweeps.callbacks",
-    "panoptic_dl.data.benchmark_scenes": "panoptic_dl.modes.benchmark",
+    "panoptic_dl.data.benchmark_scenes": "panoptic_dl.modes.scene_maps",
     "panoptic_dl.data.catalog.cityscapes": "panoptic_dl.datasets.cityscapes",
     "panoptic_dl.data.catalog.coco": "panoptic_dl.datasets.coco",
     "panoptic_dl.data.catalog.own_data.own_classes": "panoptic_dl.datasets.custom.custom_classes",

@@ -1,9 +1,7 @@
-"""mode=analyze: which branch limits a Panoptic-DeepLab.
+"""mode=analyze: which branch limits a Panoptic-DeepLab, by a ground-truth ablation.
 
-What a model would predict if some of its branches told the truth.
-
-The network's maps of an image are exchanged for true ones, branch by branch, before they are merged
-(the oracle experiments of Cheng et al., arXiv:1910.04751 and 1911.10194).
+The network's maps of an image are replaced by those of the ground truth, branch by branch, before
+they are merged (the oracle experiments of Cheng et al., arXiv:1910.04751 and 1911.10194).
 
 Legend: H W pixels of the output.
 """
@@ -11,7 +9,6 @@ Legend: H W pixels of the output.
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,11 +35,12 @@ BRANCHES = ("semantic", "center", "offset")
 COMBINATIONS = tuple(
     branches for count in range(len(BRANCHES) + 1) for branches in combinations(BRANCHES, count)
 )
-UNLABELLED = ("predicted", "void")
+
+logger = logging.getLogger(__name__)
 
 
 class Truth(Protocol):
-    """True maps of an image; see `panoptic_dl.data.mapper`."""
+    """Ground-truth maps of an image; see `panoptic_dl.data.mapper`."""
 
     @property
     def classes(self) -> Tensor: ...  # (H, W) int64, no class where unlabelled
@@ -54,52 +52,6 @@ class Truth(Protocol):
     def offset(self) -> Tensor: ...  # (2, H, W)
     @property
     def has_offset(self) -> Tensor: ...  # (H, W) bool
-
-
-def replace(
-    maps: ImageMaps, truth: Truth, branches: Collection[str], *, unlabelled: str = "predicted"
-) -> ImageMaps:
-    """Exchange the maps of `branches` (of `BRANCHES`) for true ones; `maps` stay as they are.
-
-    Semantic truth is taken where there is a label; elsewhere the predicted class stays, or with
-    `unlabelled="void"` is the truth's number of no class. The truth has a heatmap everywhere, and
-    offsets for things; elsewhere the predicted offset stays, for pixels that the model takes for
-    things.
-    """
-    classes, center, offset = maps.classes, maps.center, maps.offset
-    if "semantic" in branches:
-        known = truth.labeled if unlabelled == "predicted" else torch.ones_like(truth.labeled)
-        classes = torch.where(known, truth.classes, classes)
-    if "center" in branches:
-        center = truth.center
-    if "offset" in branches:
-        offset = torch.where(truth.has_offset, truth.offset, offset)
-    return ImageMaps(classes, None, center, offset)
-
-
-def predictions(
-    model: PanopticDeepLab, maps: ImageMaps, truth: Truth, *, unlabelled: str = "predicted"
-) -> list[dict[str, Any]]:
-    """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
-
-    Args:
-        model: predicts neither logits nor instances.
-        maps: as `model.resize_maps` gives them.
-        truth: of the same size and device.
-        unlabelled: what pixels without label are where semantic truth is used: "predicted" keeps
-            the class, with which they join objects and vote for their class; "void" has none.
-    """
-    images = [replace(maps, truth, b, unlabelled=unlabelled) for b in COMBINATIONS]
-    outputs = model.merge(images)
-    if unlabelled == "void":
-        for branches, output in zip(COMBINATIONS, outputs, strict=True):
-            if "semantic" in branches:
-                panoptic, _ = output["panoptic_seg"]
-                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labeled, VOID_LABEL), None)
-    return outputs
-
-
-logger = logging.getLogger(__name__)
 
 
 def analyze(
@@ -117,9 +69,9 @@ def analyze(
     unlabelled: str,
     image_format: str = "RGB",
 ) -> dict[str, Any]:
-    """Measure PQ with semantic prediction, centres and offsets replaced by the truth.
+    """Measure PQ with semantic prediction, centers and offsets replaced by the ground truth.
 
-    All eight combinations are measured at once: the network sees an image once, its maps are merged
+    All eight combinations are measured at once: the network gets an image once, its maps are merged
     eight times. Prints a table; saves `analysis.json` and `analysis.png` in `run_dir`.
 
     Args:
@@ -130,9 +82,9 @@ def analyze(
             `panoptic_dl.data.mapper`; of several processes each has its share.
         make_evaluator: makes an evaluator of panoptic quality, one for each combination.
         weights: a file with all of the model.
-        predictions, looks: refused: what `mode=eval` takes instead of a model that looks once.
+        predictions, looks: of `mode=eval`; must be None, and one scale without flip.
         name: of the run, in the picture.
-        unlabelled: "predicted" or "void", see `engine.oracle.predictions`.
+        unlabelled: "predicted" or "void", see `merge_combinations`.
         image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
@@ -140,12 +92,12 @@ def analyze(
         what `analysis.json` has; {} elsewhere.
 
     Raises:
-        ValueError: predictions or several looks are asked for; no weights are named, or they do
+        ValueError: predictions or several scales are given; no weights are named, or they do
             not fit the model; the model has no such branches; `unlabelled` is unknown.
     """
     if not isinstance(model, PanopticDeepLab):
         raise ValueError(
-            "mode=analyze replaces centres and offsets, which task=semantic has none of: choose "
+            "mode=analyze replaces centers and offsets, which task=semantic has none of: choose "
             "task=panoptic, or mode=eval"
         )
     if predictions is not None:
@@ -154,7 +106,7 @@ def analyze(
         raise ValueError(
             "mode=analyze looks at each image once: leave out evaluation.scales and evaluation.flip"
         )
-    if unlabelled not in UNLABELLED:
+    if unlabelled not in ("predicted", "void"):
         raise ValueError(f"mode.unlabelled={unlabelled} is unknown; choose predicted or void")
     if weights is None:
         raise ValueError(
@@ -165,7 +117,7 @@ def analyze(
     model.predict_semantic = model.predict_instances = False  # panoptic maps are all that is needed
     evaluators = [make_evaluator() for _ in COMBINATIONS]
     segments = measure(model.to(device), loader, evaluators, unlabelled=unlabelled)
-    results = [evaluator.evaluate() for evaluator in evaluators]  # in every process
+    results = [evaluator.evaluate() for evaluator in evaluators]  # collective
     if not comm.is_main_process():
         return {}
     rows: list[dict[str, Any]] = [
@@ -187,10 +139,8 @@ def analyze(
     draw_analysis(analysis, folder / "analysis.png")
     logger.info("%s", analysis_text(analysis))
     logger.info("Saved %s and analysis.png", folder / "analysis.json")
-    metrics = {
-        _label(branches): row["metrics"]["PQ"]
-        for branches, row in zip(COMBINATIONS, rows, strict=True)
-    }
+    names = ["PQ", *(f"PQ with true {' + '.join(branches)}" for branches in COMBINATIONS[1:])]
+    metrics = {name: row["metrics"]["PQ"] for name, row in zip(names, rows, strict=True)}
     return {"metrics": metrics, **analysis}
 
 
@@ -201,7 +151,7 @@ def measure(
     *,
     unlabelled: str,
 ) -> list[dict[str, int]]:
-    """Give every evaluator its combination's prediction of every image.
+    """Predict every image, and give every evaluator the output of its combination.
 
     Returns:
         For each of `COMBINATIONS` the numbers of segments, over all processes: "matched", "missed"
@@ -210,12 +160,9 @@ def measure(
     for evaluator in evaluators:
         evaluator.reset()
     counts = np.zeros((len(COMBINATIONS), 3), dtype=np.int64)
-    progress = Progress(
-        "analyzed",
-        len(loader),  # type: ignore[arg-type]
-        shown=comm.is_main_process(),
-    )
-    with closing(progress), inference_context(model), torch.no_grad():
+    total = len(loader)  # type: ignore[arg-type]
+    progress = Progress("analyzed", total, shown=comm.is_main_process())
+    with progress, inference_context(model), torch.no_grad():
         for batch in loader:
             check_images(batch, num_channels=len(model.pixel_mean))
             images = model.preprocess(batch)
@@ -225,19 +172,56 @@ def measure(
                 resized = model.resize_maps(sem_seg, center, offset, size, sample)
                 truth = sample["truth"]
                 truth = type(truth)(*(map_.to(model.device) for map_ in truth))
-                outputs = predictions(model, resized, truth, unlabelled=unlabelled)
+                outputs = merge_combinations(model, resized, truth, unlabelled=unlabelled)
                 for index, (evaluator, output) in enumerate(zip(evaluators, outputs, strict=True)):
-                    found = evaluator.match(evaluator.extract(sample, output))
-                    evaluator.update(found)
+                    match = evaluator.match(evaluator.extract(sample, output))
+                    evaluator.update(match)
                     counts[index] += [
-                        len(found.ious),
-                        len(found.false_negatives),
-                        len(found.false_positives),
+                        len(match.ious),
+                        len(match.false_negatives),
+                        len(match.false_positives),
                     ]
             progress.add(len(batch))
     (counts,) = sum_over_processes(counts)
     return [dict(zip(("matched", "missed", "wrong"), row, strict=True)) for row in counts.tolist()]
 
 
-def _label(branches: tuple[str, ...]) -> str:
-    return f"PQ with true {' + '.join(branches)}" if branches else "PQ"
+def merge_combinations(
+    model: PanopticDeepLab, maps: ImageMaps, truth: Truth, *, unlabelled: str
+) -> list[dict[str, Any]]:
+    """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
+
+    Args:
+        model: predicts neither logits nor instances.
+        maps: as `model.resize_maps` gives them.
+        truth: of the same size and device.
+        unlabelled: what pixels without label are where semantic ground truth is used: "predicted"
+            keeps the class, with which they join objects and vote for their class; "void" has none.
+    """
+    keep_unlabelled = unlabelled == "predicted"
+    outputs = model.merge([_replace(maps, truth, b, keep_unlabelled) for b in COMBINATIONS])
+    if not keep_unlabelled:
+        for branches, output in zip(COMBINATIONS, outputs, strict=True):
+            if "semantic" in branches:
+                panoptic, _ = output["panoptic_seg"]
+                output["panoptic_seg"] = (panoptic.masked_fill(~truth.labeled, VOID_LABEL), None)
+    return outputs
+
+
+def _replace(
+    maps: ImageMaps, truth: Truth, branches: Collection[str], keep_unlabelled: bool
+) -> ImageMaps:
+    """Replace the maps of `branches` (of `BRANCHES`) by the ground truth; `maps` is not changed.
+
+    The predicted class stays where there is no label (or becomes the number of no class), and the
+    predicted offset outside things, for pixels that the model takes for things.
+    """
+    classes, center, offset = maps.classes, maps.center, maps.offset
+    if "semantic" in branches:
+        known = truth.labeled if keep_unlabelled else torch.ones_like(truth.labeled)
+        classes = torch.where(known, truth.classes, classes)
+    if "center" in branches:
+        center = truth.center
+    if "offset" in branches:
+        offset = torch.where(truth.has_offset, truth.offset, offset)
+    return ImageMaps(classes, None, center, offset)

@@ -1,11 +1,10 @@
-"""mode=browse: what the network is fed, drawn."""
+"""mode=browse: pictures of training samples as the network gets them."""
 
 import contextlib
 import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ LONGEST_NAME = 100  # characters of an image's name in that of its picture
 
 
 class Loader(Protocol):
-    """What gives samples; see `panoptic_dl.data.loader.TrainLoader`."""
+    """Gives samples; see `panoptic_dl.data.loader.TrainLoader`."""
 
     def __iter__(self) -> Any: ...
     def take_bad_samples(self) -> dict[str, str]: ...
@@ -45,13 +44,13 @@ def browse(
     Args:
         device: not used; nothing is computed.
         loader: batches of one sample, without end, in the order of training.
-        classes: names and colours of the labels.
+        classes: names and colors of the labels.
         ignore_label: of pixels without a label.
         image_format: channel order of the images, RGB or BGR.
         count: how many samples.
 
     Returns:
-        `metrics` (how many pictures there are) and `files`.
+        `metrics` (the number of pictures) and `files`.
 
     Raises:
         ValueError: several processes; a label is none of the
@@ -70,7 +69,8 @@ def browse(
         Progress("drawn", count) as progress,
         contextlib.closing(iter(loader)) as batches,
     ):
-        for number, sample in enumerate(itertools.islice(_samples(batches), count)):
+        samples = itertools.chain.from_iterable(batches)
+        for number, sample in enumerate(itertools.islice(samples, count)):
             for bad, error in loader.take_bad_samples().items():
                 logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
             file = folder / _name(number, sample["file_name"])
@@ -86,12 +86,7 @@ def browse(
     return {"metrics": {"pictures": len(files)}, "files": files}
 
 
-def _samples(batches: Iterable[list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
-    for batch in batches:
-        yield from batch
-
-
 def _name(number: int, image: str) -> str:
-    """Of the picture of an image: in the order of training, and fit for any disk."""
+    """The file name of an image's picture: in the order of training, and fit for any disk."""
     stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(image).stem)
     return f"{number:04d}_{stem[-LONGEST_NAME:]}.png"

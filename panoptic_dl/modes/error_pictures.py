@@ -1,29 +1,17 @@
-"""Pictures of the images that an evaluation found worst and best: where each lost its quality.
+"""The pictures of an evaluation: first, best and worst images, bars of classes, confusions.
 
-Every process keeps the predictions of its own candidates, compressed; all agree on the global best
-and worst by exchanging qualities, and each draws those that it has.
-
-Shapes: H W pixels, K classes.
-
-One image of an evaluation as image | truth | prediction | errors, and its errors in words.
+Each process keeps the predictions of its best and worst images, compressed. At the end the
+processes exchange qualities, agree on the best and worst of all, and each draws its own.
 
 Shapes: H W pixels, K classes.
-
-The pictures of an evaluation: first, best and worst images, bars of classes, confusions.
-
-The best and the worst of many, with memory for these alone.
-
-All are in one order, by quality and then by a number of their own, so that ties are settled, and
-nothing can be among the worst and the best at once.
 """
 
 import math
 import re
 import zlib
-from bisect import bisect
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -55,19 +43,287 @@ from panoptic_dl.visualize.sheets import clear_gallery, fit, join_sheets, save_s
 from panoptic_dl.visualize.style import Color, class_colors
 
 HEADINGS = ("image", "truth", "prediction", "errors")
+CELL_WIDTH, CELL_HEIGHT = 640, 480  # pixels; the height of a portrait, which is narrower
+OURS = re.compile(r"(worst|best)(-\d+-.*)?\.png")
+CONFUSIONS = "confusions.png"
+CHARTS = (CONFUSIONS, *(f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS))
+
+Evaluators = Sequence[StreamingEvaluator[Any, Any]]
+ImageRow = tuple[list[np.ndarray], str, list[tuple[str, Color]]]
+"""Four pictures (height, width, 3) for HEADINGS, RGB 0..255; the errors in words; a legend."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Four pictures (height, width, 3) for HEADINGS, RGB 0..255; errors in words; a legend."""
+class EvaluationPictures:
+    """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
-    pictures: list[np.ndarray]
-    words: str
-    legend: list[tuple[str, Color]]
+    def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
+        """
+        Args:
+            dataset: name in Detectron2's catalogs.
+            folder: of the run; `predictions.png` and `pictures/` go there. Those of an earlier
+                evaluation are deleted.
+            settings: how many images are drawn, and whether charts are.
+        """
+        self.dataset, self.settings = dataset, settings
+        self.folder = folder / "pictures"
+        self._first: PictureEvaluator | None = None
+        if comm.is_main_process():
+            for old in (folder / "predictions.png", *(self.folder / name for name in CHARTS)):
+                old.unlink(missing_ok=True)
+            clear_gallery(self.folder / "gallery")
+            if settings.picture_count:
+                self._first = PictureEvaluator(
+                    dataset,
+                    settings.picture_count,
+                    folder / "predictions.png",
+                    self.folder / "gallery",
+                )
+                self._first.reset()
+        self._errors = ErrorPictures(dataset, settings.best_and_worst, self.folder)
+
+    def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
+        """Keep a prediction if it is to be drawn; see `ThreadedEvaluator`."""
+        if self._first is not None:
+            self._first.process([item], [output])
+        self._errors.on_image(item, output, quality)
+
+    def draw(self, results: Results, evaluators: Evaluators) -> list[Path]:
+        """Draw the pictures; every process must call this.
+
+        Args:
+            results: of all evaluators; used in the main process.
+            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
+
+        Returns:
+            The files, in the main process.
+        """
+        files = self._errors.draw()
+        if self._first is not None and self._first.rows:
+            self._first.evaluate()
+            files.insert(0, self._first.file)
+        if not comm.is_main_process() or not self.settings.charts:
+            return files
+        confused = _with_confusions(evaluators)
+        if confused is not None:
+            title = f"Confusions on {self.dataset}"
+            files.append(self.folder / CONFUSIONS)
+            draw_confusions(confused.confusions, confused.names, files[-1], title=title)
+        return files + self._draw_bars(results)
+
+    def details(self, results: Results, evaluators: Evaluators, files: Sequence[Path]) -> Details:
+        """What loggers show of an evaluation that was drawn, in the main process."""
+        confused = _with_confusions(evaluators)
+        return Details(
+            results=results,
+            samples=() if self._first is None else tuple(self._first.samples),
+            class_names=MetadataCatalog.get(self.dataset).stuff_classes,
+            confusions=None
+            if confused is None
+            else Confusions(confused.names, confused.confusions),
+            pictures=files,
+        )
+
+    def _draw_bars(self, results: Results) -> list[Path]:
+        metadata = MetadataCatalog.get(self.dataset)
+        ids = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
+        things = {metadata.stuff_classes[index] for index in ids}
+        files = []
+        for task, metric, others in CLASS_CHARTS:
+            of_task = results.get(task, {})
+            values = _of_classes(of_task, metric)
+            if values:
+                files.append(self.folder / f"{metric.lower()}_by_class.png")
+                draw_class_bars(
+                    values,
+                    files[-1],
+                    title=f"{metric} by class on {self.dataset}",
+                    measure=metric,
+                    things=things or None,
+                    others={other: _of_classes(of_task, other) for other in others},
+                )
+        return files
 
 
-class RowDrawer:
-    """Draws images of one dataset."""
+def _with_confusions(evaluators: Evaluators) -> Any:
+    """The evaluator whose confusions are shown: the semantic one if there is one; or None."""
+    found = [e for e in evaluators if getattr(e, "confusions", None) is not None]
+    return min(found, key=lambda e: e.needs != "sem_seg", default=None)
+
+
+def _of_classes(metrics: Any, metric: str) -> dict[str, float]:
+    return {
+        key.removeprefix(f"{metric}-"): float(value)
+        for key, value in metrics.items()
+        if key.startswith(f"{metric}-")
+    }
+
+
+Kept = TypeVar("Kept")
+Key = tuple[float, int]  # quality, index of the image, which makes keys unique
+
+
+class TopK(Generic[Kept]):
+    """Objects by key, of which those of the k lowest and the k highest keys are kept.
+
+    Attributes:
+        keys: in ascending order; at most 2 * k.
+        kept: the object of each key.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.keys: list[Key] = []
+        self.kept: dict[Key, Kept] = {}
+
+    def add(self, key: Key, make: Callable[[], Kept]) -> None:
+        """Keep what `make` returns if the key is among them; a quality of NaN never is."""
+        if math.isnan(key[0]):
+            return
+        insort(self.keys, key)
+        if len(self.keys) > 2 * self.k:
+            middle = self.keys.pop(self.k)
+            if middle == key:
+                return
+            del self.kept[middle]
+        self.kept[key] = make()
+
+
+def worst_and_best(keys: Iterable[Key], k: int) -> tuple[list[Key], list[Key]]:
+    """The k lowest keys in ascending order, and the k highest in descending order.
+
+    Of fewer than 2 * k keys half are the lowest (of an odd number, the larger half).
+    """
+    ordered = sorted(keys)
+    num_worst = min(k, (len(ordered) + 1) // 2)
+    num_best = min(k, len(ordered) - num_worst)
+    return ordered[:num_worst], ordered[::-1][:num_best]
+
+
+class ErrorPictures:
+    """Keeps the predictions of the best and the worst images, and draws their errors."""
+
+    def __init__(self, dataset: str, count: int, folder: Path) -> None:
+        """
+        Args:
+            dataset: name in Detectron2's catalogs; ground truth is read from its records.
+            count: how many of the best, and of the worst, are drawn; 0 for none.
+            folder: takes the PNGs; processes on several machines must share it.
+        """
+        self.dataset, self.count, self.folder = dataset, count, folder
+        self._drawer = ErrorDrawer(MetadataCatalog.get(dataset))
+        listed = DatasetCatalog.get(dataset) if count else []  # COCO's take seconds to read
+        self._records: list[dict[str, Any]] = sorted(listed, key=lambda item: item["file_name"])
+        self._indices = {record["file_name"]: i for i, record in enumerate(self._records)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        # Panoptic maps of a street take some 100 KB compressed instead of 8 MB.
+        self._top: TopK[tuple[bytes, tuple[int, ...]]] = TopK(self.count)
+        self._metric = "PQ"
+
+    def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
+        """Keep the prediction of an image if it is one of the best or worst so far.
+
+        Args:
+            item: "file_name" is used.
+            output: "panoptic_seg": (H, W) of category * label_divisor + instance, -1 where void,
+                and None; otherwise "sem_seg": (K, H, W) scores, or (H, W) classes, -1 for none.
+            quality: of the image, 0..1: its PQ, or mIoU; it is left out if NaN.
+
+        Raises:
+            EvaluationError: the image is not in the dataset, or a prediction has another form.
+        """
+        if not self.count:
+            return
+        if item["file_name"] not in self._indices:
+            raise EvaluationError(f"{item['file_name']} is not among the images of {self.dataset}")
+        self._metric = "PQ" if "panoptic_seg" in output else "mIoU"
+        key = float(quality), self._indices[item["file_name"]]
+        self._top.add(key, lambda: _compress(self._prediction(output)))
+
+    def draw(self) -> list[Path]:
+        """Draw the best and worst images of all processes; every process must call this.
+
+        Writes `worst-<rank>-<image>.png`, `best-...` and a sheet of each, `worst.png`, `best.png`,
+        into the folder, where those of an earlier evaluation are deleted. An image is drawn once,
+        even where the dataset has fewer than 2 * count.
+
+        Returns:
+            The files of the sheets in the main process; [] elsewhere, and without any image.
+        """
+        if comm.is_main_process() and self.folder.is_dir():
+            for old in self.folder.iterdir():
+                if OURS.fullmatch(old.name):
+                    old.unlink()
+        if not self.count:
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = np.array(self._top.keys, np.float64).reshape(-1, 2)
+        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
+        keys = [(float(quality), int(index)) for quality, index in everyone]
+        parts: dict[str, list[Path]] = {"worst": [], "best": []}
+        for kind, chosen in zip(parts, worst_and_best(keys, self.count), strict=True):
+            for rank, key in enumerate(chosen, 1):
+                name = Path(self._records[key[1]]["file_name"]).stem
+                safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+                parts[kind].append(self.folder / f"{kind}-{rank}-{safe}.png")
+                if key in self._top.kept:
+                    self._draw(key, f"{kind} {rank}:  {name}", parts[kind][-1])
+        comm.synchronize()
+        if not comm.is_main_process():
+            return []
+        sheets = []
+        for kind, files in parts.items():
+            if files:
+                sheets.append(self.folder / f"{kind}.png")
+                join_sheets(files, sheets[-1])
+        return sheets
+
+    def _prediction(self, output: dict[str, Any]) -> np.ndarray:
+        """The map (H, W) that is kept; -1 is void."""
+        if "panoptic_seg" not in output:
+            num_classes = len(self._drawer.names)
+            classes = predicted_labels(output["sem_seg"], num_classes)
+            return np.where(classes == num_classes, -1, classes)
+        panoptic, segments = output["panoptic_seg"]
+        if segments is not None:
+            raise EvaluationError(
+                "pictures of errors need a panoptic map of category * label_divisor + instance "
+                "and no list of segments"
+            )
+        kept: np.ndarray = panoptic.cpu().numpy()
+        return kept
+
+    def _draw(self, key: Key, caption: str, file: Path) -> None:
+        quality, index = key
+        record = self._records[index]
+        prediction = _expand(*self._top.kept[key])
+        size = fit(prediction.shape, CELL_WIDTH, CELL_HEIGHT)
+        draw = self._drawer.panoptic if self._metric == "PQ" else self._drawer.semantic
+        pictures, words, legend = draw(record, prediction, size)
+        save_sheet(
+            [pictures],
+            HEADINGS,
+            file,
+            captions=[f"{caption}  ·  {self._metric} {100 * quality:.1f}  ·  {words}"],
+            title=self.dataset,
+            legend=legend,
+            cell_width=CELL_WIDTH,
+            cell_height=CELL_HEIGHT,
+        )
+
+
+def _compress(values: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
+    return zlib.compress(np.ascontiguousarray(values, np.int32).tobytes(), 1), values.shape
+
+
+def _expand(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(data), np.int32).reshape(shape).astype(np.int64)
+
+
+class ErrorDrawer:
+    """Draws an image of a dataset as image | truth | prediction | errors."""
 
     def __init__(self, metadata: Any) -> None:
         """Args: metadata: of the dataset, in Detectron2's catalog."""
@@ -84,11 +340,11 @@ class RowDrawer:
 
     def panoptic(
         self, record: dict[str, Any], prediction: np.ndarray, size: tuple[int, int]
-    ) -> Row:
+    ) -> ImageRow:
         """Draw a panoptic prediction (H, W) of a dataset's record; `size` is (width, height).
 
         Raises:
-            EvaluationError: the truth cannot be read, or does not fit the prediction.
+            EvaluationError: the ground truth cannot be read, or does not fit the prediction.
         """
         ids = read_panoptic_ids(record["pan_seg_file_name"])
         matches = match_segments(
@@ -107,21 +363,20 @@ class RowDrawer:
             words.append(f"false positives: {self._count(matches.false_positives)}")
         truth = ground_truth_map(record, self.things, self.label_divisor)
         pictures = self._draw(record, truth, prediction, kinds, PANOPTIC_KINDS, size)
-        return Row(pictures, "  ·  ".join(words), error_legend(PANOPTIC_KINDS))
+        return pictures, "  ·  ".join(words), error_legend(PANOPTIC_KINDS)
 
     def semantic(
         self, record: dict[str, Any], prediction: np.ndarray, size: tuple[int, int]
-    ) -> Row:
+    ) -> ImageRow:
         """Draw predicted classes (H, W), -1 for none; see `panoptic`."""
         truth = ground_truth_map(record, self.things, self.label_divisor) // self.label_divisor
         kinds = semantic_error_map(truth, prediction)
-        words = self._confusions(truth, prediction)
-        scaled = [  # as panoptic maps; -1 is none in both
+        true, predicted = (  # as panoptic maps; -1 is none in both
             np.where(classes < 0, -1, classes * self.label_divisor)
             for classes in (truth, prediction)
-        ]
-        pictures = self._draw(record, scaled[0], scaled[1], kinds, SEMANTIC_KINDS, size)
-        return Row(pictures, words, error_legend(SEMANTIC_KINDS))
+        )
+        pictures = self._draw(record, true, predicted, kinds, SEMANTIC_KINDS, size)
+        return pictures, self._confusions(truth, prediction), error_legend(SEMANTIC_KINDS)
 
     def _draw(
         self,
@@ -138,21 +393,21 @@ class RowDrawer:
         # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
         # be one pixel wide, are painted in full and then averaged.
         maps = [
-            self.drawer.panoptic(small, _shrink(segments, size)) for segments in (truth, prediction)
+            self.drawer.panoptic(small, _resize(segments, size)) for segments in (truth, prediction)
         ]
         errors = Image.fromarray(draw_errors(np.asarray(image), kinds, names))
         larger = size[0] > errors.width
-        how = Image.Resampling.NEAREST if larger else Image.Resampling.BOX
-        return [small, *maps, np.asarray(errors.resize(size, how))]
+        resampling = Image.Resampling.NEAREST if larger else Image.Resampling.BOX
+        return [small, *maps, np.asarray(errors.resize(size, resampling))]
 
     def _count(self, categories: Iterable[int]) -> str:
-        """The classes and how often each comes, "3 car, 1 bus", the most frequent first."""
+        """The number of each class, "3 car, 1 bus", the most frequent first."""
         counts = Counter(int(category) for category in categories)
         ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return ", ".join(f"{number} {self.short_names[category]}" for category, number in ordered)
 
     def _confusions(self, truth: np.ndarray, prediction: np.ndarray, most: int = 4) -> str:
-        """How many pixels are right, and the classes that were most often taken for others."""
+        """The share of pixels that are right, and the most frequent confusions of classes."""
         number = len(self.names)
         counts = count_confusions(
             np.where(truth < 0, number, truth),
@@ -171,314 +426,10 @@ class RowDrawer:
             share = 100 * wrong[true, predicted] / total
             if share >= 0.05:  # less would be printed as zero
                 mistakes.append(f"{names[true]} as {names[predicted]} {share:.1f} %")
-        if mistakes:
-            words += f"  ·  wrong: {', '.join(mistakes)}"
-        return words
+        return f"{words}  ·  wrong: {', '.join(mistakes)}" if mistakes else words
 
 
-def _shrink(segments: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(segments: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map (H, W) at `size`, (width, height), by the pixels nearest."""
     values = Image.fromarray(segments.astype(np.int32))
     return np.asarray(values.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
-
-
-Kept = TypeVar("Kept")
-Key = tuple[float, int]  # quality, number of the image
-
-
-class Extremes(Generic[Kept]):
-    """What was offered with the `count` lowest and the `count` highest keys so far.
-
-    Attributes:
-        keys: of what is kept, from the worst to the best; at most 2 * count.
-        kept: what belongs to each key.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.keys: list[Key] = []
-        self.kept: dict[Key, Kept] = {}
-
-    def offer(self, key: Key, make: Callable[[], Kept]) -> None:
-        """Keep what `make` returns if the key is among the extremes; a quality of NaN never is."""
-        if math.isnan(key[0]):
-            return
-        position = bisect(self.keys, key)
-        if len(self.keys) == 2 * self.count:
-            if position == self.count:
-                return  # between the worst and the best
-            # The one next to the middle on the key's side makes room.
-            del self.kept[self.keys.pop(self.count - (position < self.count))]
-            position = bisect(self.keys, key)
-        self.keys.insert(position, key)
-        self.kept[key] = make()
-
-
-def choose(keys: Sequence[Key], count: int) -> tuple[list[Key], list[Key]]:
-    """The `count` worst, the very worst first, and the `count` best, the very best first.
-
-    Of fewer than 2 * count keys half are the worst (of an odd number, the larger half).
-    """
-    ordered = sorted(keys)
-    num_worst = min(count, (len(ordered) + 1) // 2)
-    num_best = min(count, len(ordered) - num_worst)
-    return ordered[:num_worst], ordered[::-1][:num_best]
-
-
-OURS = re.compile(r"(worst|best)(-\d+-.*)?\.png")
-CELL_WIDTH, CELL_HEIGHT = 640, 480  # pixels; the height of a portrait, which is narrower
-
-
-@dataclass(frozen=True)
-class CompressedMap:
-    """An (H, W) int32 map; a panoptic one of a street takes some 100 KB instead of 8 MB."""
-
-    data: bytes
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "CompressedMap":
-        return cls(zlib.compress(np.ascontiguousarray(values, np.int32).tobytes(), 1), values.shape)
-
-    def expand(self) -> np.ndarray:
-        values = np.frombuffer(zlib.decompress(self.data), np.int32)
-        return values.reshape(self.shape).astype(np.int64)
-
-
-class ErrorPictures:
-    """Keeps the predictions of the best and the worst images, and draws their errors."""
-
-    def __init__(self, dataset: str, count: int, folder: Path) -> None:
-        """
-        Args:
-            dataset: name in Detectron2's catalogs; the truth is read from its records.
-            count: how many of the best, and of the worst, are drawn; 0 for none.
-            folder: takes the PNGs; processes on several machines must share it.
-        """
-        self.dataset, self.count, self.folder = dataset, count, folder
-        metadata = MetadataCatalog.get(dataset)
-        self._drawer = RowDrawer(metadata)
-        self._num_classes = len(metadata.stuff_classes)
-        listed = DatasetCatalog.get(dataset) if count else []  # COCO's take seconds to read
-        records = sorted(listed, key=lambda record: record["file_name"])
-        self._records: list[dict[str, Any]] = records
-        self._positions = {record["file_name"]: i for i, record in enumerate(records)}
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._extremes: Extremes[CompressedMap] = Extremes(self.count)
-        self._measure = "PQ"
-
-    def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """Keep the prediction of an image if it is one of the best or worst so far.
-
-        Args:
-            item: "file_name" is used.
-            output: "panoptic_seg": (H, W) of category * label_divisor + instance, -1 where void,
-                and None; otherwise "sem_seg": (K, H, W) scores, or (H, W) classes, -1 for none.
-            quality: of the image, 0..1: its PQ, or mIoU; it is left out if NaN.
-
-        Raises:
-            EvaluationError: the image is not in the dataset, or a prediction has another form.
-        """
-        if not self.count:
-            return
-        if item["file_name"] not in self._positions:
-            raise EvaluationError(f"{item['file_name']} is not among the images of {self.dataset}")
-        self._measure = "PQ" if "panoptic_seg" in output else "mIoU"
-        key = float(quality), self._positions[item["file_name"]]
-        self._extremes.offer(key, lambda: self._compress(output))
-
-    def draw(self) -> list[Path]:
-        """Draw the best and worst images of all processes; every process must call this.
-
-        Writes `worst-<rank>-<image>.png`, `best-...` and a sheet of each, `worst.png`, `best.png`,
-        into the folder, where those of an earlier evaluation are deleted. An image is drawn once,
-        even where the dataset has fewer than 2 * count.
-
-        Returns:
-            The files of the sheets in the main process; [] elsewhere, and without any image.
-        """
-        if comm.is_main_process():
-            self._delete_old()
-        if not self.count:
-            return []
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mine = np.array(self._extremes.keys, np.float64).reshape(-1, 2)
-        everyone = concatenate_over_processes(mine)  # also waits until the old files are gone
-        keys = [(float(quality), int(position)) for quality, position in everyone]
-        chosen = dict(zip(("worst", "best"), choose(keys, self.count), strict=True))
-        files = {kind: self._files(kind, chosen[kind]) for kind in chosen}
-        for kind, images in chosen.items():
-            for rank, (key, file) in enumerate(zip(images, files[kind], strict=True), 1):
-                if key in self._extremes.kept:
-                    self._draw(key, f"{kind} {rank}", file)
-        comm.synchronize()
-        if not comm.is_main_process():
-            return []
-        sheets = []
-        for kind, parts in files.items():
-            if parts:
-                join_sheets(parts, self.folder / f"{kind}.png")
-                sheets.append(self.folder / f"{kind}.png")
-        return sheets
-
-    def _compress(self, output: dict[str, Any]) -> CompressedMap:
-        if "panoptic_seg" not in output:
-            classes = predicted_labels(output["sem_seg"], self._num_classes)
-            return CompressedMap.of(np.where(classes == self._num_classes, -1, classes))
-        panoptic, segments = output["panoptic_seg"]
-        if segments is not None:
-            raise EvaluationError(
-                "pictures of errors need a panoptic map of category * label_divisor + instance "
-                "and no list of segments"
-            )
-        return CompressedMap.of(panoptic.cpu().numpy())
-
-    def _delete_old(self) -> None:
-        for file in self.folder.iterdir() if self.folder.is_dir() else ():
-            if OURS.fullmatch(file.name):
-                file.unlink()
-
-    def _files(self, kind: str, keys: Sequence[Key]) -> list[Path]:
-        names = [Path(self._records[position]["file_name"]).stem for _, position in keys]
-        safe = [re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in names]
-        return [self.folder / f"{kind}-{rank}-{name}.png" for rank, name in enumerate(safe, 1)]
-
-    def _draw(self, key: Key, place: str, file: Path) -> None:
-        quality, position = key
-        record = self._records[position]
-        prediction = self._extremes.kept[key].expand()
-        size = fit(prediction.shape, CELL_WIDTH, CELL_HEIGHT)
-        draw = self._drawer.panoptic if self._measure == "PQ" else self._drawer.semantic
-        row = draw(record, prediction, size)
-        name = Path(record["file_name"]).stem
-        save_sheet(
-            [row.pictures],
-            HEADINGS,
-            file,
-            captions=[f"{place}:  {name}  ·  {self._measure} {100 * quality:.1f}  ·  {row.words}"],
-            title=self.dataset,
-            legend=row.legend,
-            cell_width=CELL_WIDTH,
-            cell_height=CELL_HEIGHT,
-        )
-
-
-CONFUSIONS = "confusions.png"
-CHARTS = (CONFUSIONS, *(f"{measure.lower()}_by_class.png" for _, measure, _ in CLASS_CHARTS))
-
-
-class EvaluationPictures:
-    """What is remembered of an evaluation to be drawn, and drawn at its end."""
-
-    def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """
-        Args:
-            dataset: name in Detectron2's catalogs.
-            folder: of the run; `predictions.png` and `pictures/` go there.
-            settings: how many images are drawn, and whether charts are.
-        """
-        self.dataset = dataset
-        self.folder = folder
-        self.settings = settings
-        if comm.is_main_process():  # what an earlier evaluation drew is not of this one
-            for old in (
-                folder / "predictions.png",
-                *(folder / "pictures" / name for name in CHARTS),
-            ):
-                old.unlink(missing_ok=True)
-            clear_gallery(folder / "pictures" / "gallery")
-        self._errors = ErrorPictures(dataset, settings.best_and_worst, folder / "pictures")
-        count = settings.picture_count if comm.is_main_process() else 0
-        self._first: PictureEvaluator | None = None
-        if count:
-            self._first = PictureEvaluator(
-                dataset, count, folder / "predictions.png", folder / "pictures" / "gallery"
-            )
-            self._first.reset()
-
-    def offer(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """Remember a prediction if it is to be drawn; see `ThreadedEvaluator`."""
-        if self._first is not None:
-            self._first.process([item], [output])
-        self._errors.offer(item, output, quality)
-
-    def draw(
-        self, results: Results, evaluators: Sequence[StreamingEvaluator[Any, Any]]
-    ) -> list[Path]:
-        """Draw what an evaluation has found; every process must call this.
-
-        Args:
-            results: of all evaluators; used in the main process.
-            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
-
-        Returns:
-            The files, in the main process.
-        """
-        files = self._errors.draw()
-        if self._first is not None and self._first.rows:
-            self._first.evaluate()
-            files.insert(0, self._first.file)
-        if not comm.is_main_process() or not self.settings.charts:
-            return files
-        chosen = _confused(evaluators)
-        if chosen is not None:
-            file = self.folder / "pictures" / CONFUSIONS
-            draw_confusions(
-                chosen.confusions, chosen.names, file, title=f"Confusions on {self.dataset}"
-            )
-            files.append(file)
-        return files + self._draw_bars(results)
-
-    def details(
-        self,
-        results: Results,
-        evaluators: Sequence[StreamingEvaluator[Any, Any]],
-        files: Sequence[Path],
-    ) -> Details:
-        """What loggers show of an evaluation that was drawn, in the main process."""
-        chosen = _confused(evaluators)
-        return Details(
-            results=results,
-            samples=() if self._first is None else tuple(self._first.samples),
-            class_names=MetadataCatalog.get(self.dataset).stuff_classes,
-            confusions=None if chosen is None else Confusions(chosen.names, chosen.confusions),
-            pictures=files,
-        )
-
-    def _draw_bars(self, results: Results) -> list[Path]:
-        metadata = MetadataCatalog.get(self.dataset)
-        ids = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
-        things = {metadata.stuff_classes[index] for index in ids}
-        files = []
-        for task, measure, others in CLASS_CHARTS:
-            values, *marked = (
-                _of_classes(results.get(task, {}), name) for name in (measure, *others)
-            )
-            if values:
-                files.append(self.folder / "pictures" / f"{measure.lower()}_by_class.png")
-                draw_class_bars(
-                    values,
-                    files[-1],
-                    title=f"{measure} by class on {self.dataset}",
-                    measure=measure,
-                    things=things or None,
-                    others=dict(zip(others, marked, strict=True)),
-                )
-        return files
-
-
-def _confused(evaluators: Sequence[StreamingEvaluator[Any, Any]]) -> Any:
-    """The evaluator whose confusions are shown: the semantic one if there is one; or None."""
-    confused = [e for e in evaluators if getattr(e, "confusions", None) is not None]
-    return next((e for e in confused if e.needs == "sem_seg"), next(iter(confused), None))
-
-
-def _of_classes(figures: Any, measure: str) -> dict[str, float]:
-    return {
-        key.removeprefix(f"{measure}-"): float(value)
-        for key, value in figures.items()
-        if key.startswith(f"{measure}-")
-    }

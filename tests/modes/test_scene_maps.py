@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from panoptic_dl.data.mapper import TestMapper
-from panoptic_dl.modes.benchmark import BenchmarkScenes
-from panoptic_dl.modes.scene_maps import scene_maps
+from panoptic_dl.modes.scene_maps import BenchmarkScenes, scene_maps
 from panoptic_dl.postprocess import get_panoptic_segmentation
 
 THINGS, STUFF = range(11, 19), (10, 8, 2, 0)

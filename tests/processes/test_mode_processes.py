@@ -4,11 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from PIL import Image
 
-from tests.runs import SMALL, run
+from panoptic_dl.modes.error_pictures import ErrorPictures
+from tests.modes.error_scenes import EXPECTED, NUM_IMAGES, SHARDS, make_dataset, names, offer_all
+from tests.modes.small_runs import BENCHMARK, small_coco
+from tests.runs import SMALL, in_process, run
 from tests.train.tiny_run import run_training
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path):
@@ -43,3 +54,77 @@ def test_fast_dev_run_in_two_processes(tmp_path, toy):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "fast_dev_run" / "results.json").read_text())
     assert summary["no_result"] == "fast_dev_run: 4 of 6 images, no result"
+
+
+def test_a_sweep_ends_in_one_table(tmp_path):
+    command = ["-m", *BENCHMARK, "benchmark.iterations=1", "head=conv,dsconv"]
+    done = subprocess.run(
+        [sys.executable, "run.py", *command, f"hydra.sweep.dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "benchmark.md").read_text()
+    assert table in done.stdout
+    rows = [line for line in table.splitlines() if line.startswith("| toy_")]
+    assert [row.split()[1].rpartition("_")[2] for row in rows] == ["conv", "dsconv"]
+    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
+    assert (tmp_path / "benchmark.png").is_file()
+
+
+def test_analyze_in_two_processes(tmp_path):
+    overrides = small_coco(tmp_path / "coco")
+    alone = in_process(tmp_path / "analyze", "mode=analyze", *overrides)
+    command = ["mode=analyze", *overrides, "launch.num_cpu_processes=2", f"run_dir={tmp_path}/two"]
+    done = subprocess.run(
+        [sys.executable, "run.py", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = json.loads((tmp_path / "two" / "analysis.json").read_text())
+    usual = json.loads((tmp_path / "analyze" / "analysis.json").read_text())
+    assert saved == usual
+    assert saved["num_images"] == 3
+    assert saved["combinations"][-1]["metrics"]["PQ"] > 50
+    assert alone["combinations"][-1]["gain"] > 50
+    assert "limits this model" in done.stdout
+    assert "|   truth    |  truth   |  truth   |" in done.stdout
+    with Image.open(tmp_path / "two" / "analysis.png") as picture:
+        assert picture.width > 1000
+
+
+def draw_in_two(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=120),
+    )
+    dataset = make_dataset(Path(folder))
+    for name, shards in SHARDS.items():
+        pictures = ErrorPictures(dataset, 2, Path(folder) / name)
+        offer_all(pictures, shards[rank])
+        sheets = [sheet.name for sheet in pictures.draw()]
+        assert sheets == ([] if rank else ["worst.png", "best.png"])
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_draw_what_one_does(tmp_path):
+    alone = ErrorPictures(make_dataset(tmp_path), 2, tmp_path / "alone")
+    offer_all(alone, range(NUM_IMAGES))
+    alone.draw()
+    torch.multiprocessing.start_processes(
+        draw_in_two, args=(str(tmp_path),), nprocs=2, start_method="fork"
+    )
+    for name in SHARDS:
+        assert names(tmp_path / name) == names(tmp_path / "alone") == EXPECTED
+        for file in EXPECTED:
+            files = [tmp_path / place / file for place in (name, "alone")]
+            assert files[0].read_bytes() == files[1].read_bytes()

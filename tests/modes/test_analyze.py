@@ -1,16 +1,9 @@
 """mode=analyze: every combination uses the truths it names, and measures them rightly."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.images import read_panoptic_ids
@@ -19,28 +12,15 @@ from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.analyze import COMBINATIONS
 from panoptic_dl.postprocess.semantic import upsample
 from run import work
-from tests.datasets.tiny_datasets import write_coco
 from tests.evaluation.model_outputs import REAL
+from tests.modes.small_runs import small_coco
 
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    *("backbone=hrnet_tiny", "dataset=coco", "evaluation.picture_count=0"),
-    *("head.aspp_channels=16", "head.panoptic.semantic.decoder_dim=16"),
-    *("head.panoptic.semantic.head_channels=16", "head.panoptic.instance.decoder_dim=16"),
-    *("dataset.min_size_test=60", "dataset.max_size_test=80", "dataset.size_divisibility=0"),
-    *("dataset.stuff_area=0", "dataset.gaussian_sigma=3", "train.num_workers=0"),
-]
 BRANCHES = ("semantic", "center", "offset")
 
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory):
-    """Three images of 60 x 80 pixels with persons, a crowd, stuff and void; random weights."""
-    root = write_coco(tmp_path_factory.mktemp("coco"), val=3)
-    weights = root / "weights.pth"
-    torch.manual_seed(0)
-    torch.save(build(compose(SMALL).task.model).state_dict(), weights)
-    return [*SMALL, f"dataset.root={root}", f"weights={weights}"]
+    return small_coco(tmp_path_factory.mktemp("coco"))
 
 
 def run(tmp_path, overrides, *more, mode="analyze"):
@@ -261,27 +241,3 @@ def test_what_cannot_be_is_one_message(tmp_path, overrides, capsys, more, messag
     with pytest.raises(SystemExit):
         run(tmp_path, overrides, *more)
     assert message in capsys.readouterr().err
-
-
-def test_the_command_line_in_two_processes(tmp_path, overrides):
-    alone = run(tmp_path, overrides)
-    command = ["mode=analyze", *overrides, "launch.num_cpu_processes=2", f"run_dir={tmp_path}/two"]
-    done = subprocess.run(
-        [sys.executable, "run.py", *command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    saved = json.loads((tmp_path / "two" / "analysis.json").read_text())
-    usual = json.loads((tmp_path / "analyze" / "analysis.json").read_text())
-    assert saved == usual
-    assert saved["num_images"] == 3
-    assert saved["combinations"][-1]["metrics"]["PQ"] > 50
-    assert alone["combinations"][-1]["gain"] > 50
-    assert "limits this model" in done.stdout
-    assert "|   truth    |  truth   |  truth   |" in done.stdout
-    with Image.open(tmp_path / "two" / "analysis.png") as picture:
-        assert picture.width > 1000

@@ -1,9 +1,6 @@
 """mode=benchmark: what it reports, what it refuses, and that options do what they say."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +9,11 @@ from PIL import Image
 from panoptic_dl.config import compose
 from panoptic_dl.modes.benchmark import STAGES
 from run import work
-
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    *("mode=benchmark", "backbone=hrnet_tiny", "dataset=toy_cityscapes"),
-    *("head.aspp_channels=16", "head.panoptic.semantic.decoder_dim=16"),
-    *("head.panoptic.semantic.head_channels=16", "head.panoptic.instance.decoder_dim=16"),
-    *("benchmark.iterations=2", "benchmark.image_size=[64,96]", "benchmark.num_things=5"),
-]
+from tests.modes.small_runs import BENCHMARK
 
 
 def run(tmp_path, *overrides):
-    return work("cpu", compose([*SMALL, *overrides, f"run_dir={tmp_path}"]), ())
+    return work("cpu", compose([*BENCHMARK, *overrides, f"run_dir={tmp_path}"]), ())
 
 
 def test_stages_counts_and_files(tmp_path):
@@ -51,10 +41,10 @@ def test_parameters_and_operations_are_those_of_the_network(tmp_path):
     """GMACs against a count by hand of a network that is one 3x3 convolution."""
     from panoptic_dl.config import build
     from panoptic_dl.core.settings import BenchmarkSettings
-    from panoptic_dl.modes.benchmark import _Run
-    from panoptic_dl.train.precision import InferenceOptions, count_parameters
+    from panoptic_dl.modes.benchmark import _Benchmark
+    from panoptic_dl.train.precision import InferenceOptions
 
-    config = compose([*SMALL, f"run_dir={tmp_path}"])
+    config = compose([*BENCHMARK, f"run_dir={tmp_path}"])
     mode = build(config.mode, device="cpu")
     assert mode["parameters"] == sum(p.numel() for p in build(config.task.model).parameters())
 
@@ -71,13 +61,12 @@ def test_parameters_and_operations_are_those_of_the_network(tmp_path):
         def network(self, images):
             return (self.convolution(images),)
 
-    settings = BenchmarkSettings(image_size=[64, 64], batch_size=2, warmup=0, iterations=1)
+    settings = BenchmarkSettings(image_size=[64, 96], batch_size=2, warmup=0, iterations=1)
     scenes = build(config.mode.scenes)
-    probe = _Run(
+    probe = _Benchmark(
         One(), scenes, build(config.mode.mapper), settings, InferenceOptions(), torch.device("cpu")
     )
     assert probe.count_macs() == 64 * 96 * 3 * 7 * 9
-    assert count_parameters(One()) == 3 * 7 * 9
 
 
 def test_network_only_is_the_published_flag(tmp_path):
@@ -114,9 +103,9 @@ def test_detectron2s_post_processing_in_its_place(tmp_path, monkeypatch):
     from panoptic_dl.postprocess import panoptic as reference
 
     calls = []
-    original = reference.get_panoptic_segmentation
+    original = reference.post_processing.get_panoptic_segmentation
     monkeypatch.setattr(
-        reference,
+        reference.post_processing,
         "get_panoptic_segmentation",
         lambda *a, **k: calls.append(1) or original(*a, **k),
     )
@@ -169,8 +158,13 @@ def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("benchmark.precision=fp8", "benchmark.precision=fp8 is unknown"),
         ("benchmark.precision=tf32", "tf32 needs a GPU"),
+        ("benchmark.postprocess=slow", "choose fast, reference"),
         ("task=semantic benchmark.postprocess=reference", "task=semantic has none"),
+        ("benchmark.iterations=0", "benchmark.iterations=0"),
+        ("benchmark.batch_size=0", "benchmark.batch_size=0"),
+        ("benchmark.image_size=[16,64]", "benchmark.image_size="),
         ("weights=/nowhere.pth", "weights=/nowhere.pth"),
     ],
 )
@@ -178,21 +172,3 @@ def test_bad_options_are_one_message(tmp_path, capsys, override, message):
     with pytest.raises(SystemExit):
         run(tmp_path, *override.split())
     assert message in capsys.readouterr().err
-
-
-def test_a_sweep_ends_in_one_table(tmp_path):
-    command = ["-m", *SMALL, "benchmark.iterations=1", "head=conv,dsconv"]
-    done = subprocess.run(
-        [sys.executable, "run.py", *command, f"hydra.sweep.dir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "benchmark.md").read_text()
-    assert table in done.stdout
-    rows = [line for line in table.splitlines() if line.startswith("| toy_")]
-    assert [row.split()[1].rpartition("_")[2] for row in rows] == ["conv", "dsconv"]
-    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
-    assert (tmp_path / "benchmark.png").is_file()

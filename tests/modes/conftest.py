@@ -3,7 +3,7 @@
 import pytest
 
 from panoptic_dl.config import compose
-from tests.engine.erring import NUM_IMAGES, SIZES
+from tests.modes.erring_model import NUM_IMAGES, SIZES
 
 
 @pytest.fixture
