@@ -72,10 +72,6 @@ class RunCheckpoints:
             on_error: stop | continue (with a warning), where a checkpoint cannot be written.
             loggers: get every checkpoint, and which is the best.
         """
-        if on_error not in ("stop", "continue"):
-            raise ValueError(
-                f"checkpoint.on_error={on_error} is unknown; choose one of stop, continue"
-            )
         self.files = CheckpointFiles(run_dir)
         self.model, self.parts = model, dict(parts)
         self.kept, self.best, self.on_error = kept, best, on_error

@@ -39,15 +39,8 @@ class WeightAverage:
             model: its weights are averaged, from those of `begin` on.
             decay: weight of the average at each step, in (0, 1); 0.9999 remembers about 10,000
                 steps.
-
-        Raises ValueError for a decay that is no such number.
         """
-        if not isinstance(decay, (int, float)) or not 0 < decay < 1:
-            raise ValueError(
-                f"train.ema={decay} must be a number between 0 and 1, such as 0.9999, or null"
-            )
-        self.model = model
-        self.decay = float(decay)
+        self.model, self.decay = model, decay
         self.num_updates = 0
         # A tensor that two names share is averaged, and swapped, once.
         unique = {id(tensor): tensor for tensor in self._named().values()}

@@ -59,49 +59,53 @@ def find_differences(
         accumulate: forward passes of a process for one step.
         batch_norm_images: see `images_of_statistics`.
     """
-    found: list[Difference] = []
-
-    def compare(setting: str, theirs: object, ours: object, effect: str | None) -> None:
-        if theirs != ours:
-            found.append(Difference(setting, _text(theirs), _text(ours), effect))
-
     scale = settings.batch_size / recipe.batch_size
-    compare(
-        "train.batch_size",
-        recipe.batch_size,
-        settings.batch_size,
-        "the rate and the number of iterations belong to the recipe's batch"
-        + ("" if settings.auto_scale_lr else "; train.auto_scale_lr=true scales the rate"),
-    )
     scaled = settings.auto_scale_lr and abs(lr - recipe.lr * scale) <= 1e-9 * lr
-    compare(
-        "optimizer.lr",
-        recipe.lr,
-        lr,
-        f"scaled by {scale:.4g}, linearly with the batch" if scaled else "another learning rate",
-    )
-    compare(
-        "train.iterations", recipe.iterations, settings.iterations, "another length of training"
-    )
-    compare(
-        "images seen",
-        recipe.batch_size * recipe.iterations,
-        settings.batch_size * settings.iterations,
-        "more or less training altogether",
-    )
-    if batch_norm_images is not None:
-        noisier = batch_norm_images < recipe.batch_size
-        compare(
-            "images of BatchNorm's statistics",
+    hint = "" if settings.auto_scale_lr else "; train.auto_scale_lr=true scales the rate"
+    all_settings: list[tuple[str, object, object, str | None]] = [
+        (
+            "train.batch_size",
             recipe.batch_size,
-            batch_norm_images,
-            "noisier statistics" if noisier else "steadier statistics",
+            settings.batch_size,
+            f"the rate and the number of iterations belong to the recipe's batch{hint}",
+        ),
+        (
+            "optimizer.lr",
+            recipe.lr,
+            lr,
+            f"scaled by {scale:.4g}, linearly with the batch"
+            if scaled
+            else "another learning rate",
+        ),
+        ("train.iterations", recipe.iterations, settings.iterations, "another length of training"),
+        (
+            "images seen",
+            recipe.batch_size * recipe.iterations,
+            settings.batch_size * settings.iterations,
+            "more or less training altogether",
+        ),
+    ]
+    if batch_norm_images is not None:
+        effect = "noisier" if batch_norm_images < recipe.batch_size else "steadier"
+        all_settings.append(
+            (
+                "images of BatchNorm's statistics",
+                recipe.batch_size,
+                batch_norm_images,
+                f"{effect} statistics",
+            )
         )
-    compare("train.precision", "fp32", settings.precision, "coarser arithmetic")
-    compare("train.clip_norm", None, settings.clip_norm, "large gradients are shortened")
-    compare("train.ema", None, settings.ema, None)
-    compare("forward passes a step", 1, accumulate, None)
-    return found
+    all_settings += [
+        ("train.precision", "fp32", settings.precision, "coarser arithmetic"),
+        ("train.clip_norm", None, settings.clip_norm, "large gradients are shortened"),
+        ("train.ema", None, settings.ema, None),
+        ("forward passes a step", 1, accumulate, None),
+    ]
+    return [
+        Difference(name, _text(theirs), _text(ours), effect)
+        for name, theirs, ours, effect in all_settings
+        if theirs != ours
+    ]
 
 
 def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> int | None:

@@ -94,9 +94,9 @@ def test_skipped_steps_do_not_count():
 
 
 @pytest.mark.parametrize("decay", [0, 1, 1.5, -0.1, "often"])
-def test_impossible_decays_are_named(decay):
+def test_impossible_decays_are_named(tmp_path, decay):
     with pytest.raises(ValueError, match=rf"train.ema={decay}"):
-        WeightAverage(TinyModel(), decay)
+        run_training(tmp_path, ema=decay)
 
 
 def test_a_state_of_another_model_is_refused():
