@@ -68,10 +68,6 @@ class BenchmarkScenes:
             raise ValueError(f"benchmark.image_size={list(size)} must be [H, W], both at least 32")
         if file_format not in ("png", "jpg"):
             raise ValueError(f"file_format={file_format} is unknown; choose png or jpg")
-        if num_scenes < 1:
-            raise ValueError(f"benchmark.num_scenes={num_scenes} must be at least 1")
-        if num_things < 0:
-            raise ValueError(f"benchmark.num_things={num_things} must be at least 0")
         self.size = (int(size[0]), int(size[1]))
         self.num_scenes, self.num_classes = num_scenes, num_classes
         self.num_things = num_things if len(thing_ids) else 0

@@ -73,8 +73,6 @@ def test_images_are_read_by_the_real_mapper(file_format):
     ("changes", "message"),
     [
         ({"size": (16, 64)}, r"benchmark.image_size=\[16, 64\]"),
-        ({"num_scenes": 0}, "benchmark.num_scenes=0"),
-        ({"num_things": -1}, "benchmark.num_things=-1"),
         ({"file_format": "tiff"}, "file_format=tiff"),
     ],
 )
