@@ -20,3 +20,7 @@ class WeightsError(ValueError):
 
 class EvaluationError(ValueError):
     """Predictions, ground truth or metrics that cannot be right."""
+
+
+class UnreadableImageError(DatasetError, EvaluationError):
+    """An image or label file is missing, truncated or no image; the message names it and why."""
