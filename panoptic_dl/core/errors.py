@@ -2,7 +2,7 @@
 
 
 class DatasetError(ValueError):
-    """Data is missing, half-prepared or damaged; the message names the file and the way out."""
+    """Data is missing, half-prepared or damaged."""
 
     def __str__(self) -> str:
         # A DataLoader's worker process passes on its whole traceback: people need the last of it.

@@ -90,14 +90,6 @@ COCO_NESTED = tuple(
 )
 
 
-def download_table(kinds: Sequence[OfficialArchive]) -> str:
-    """Names and sizes, a line each."""
-    width = max(len(kind.name) for kind in kinds)
-    return "\n".join(
-        f"  {kind.name:<{width}}  {kind.size:>14,} bytes ({size_text(kind.size)})" for kind in kinds
-    )
-
-
 MAX_BYTES = 64 * 10**9  # that an archive may unpack to; the largest official one has 20 GB
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -109,7 +101,6 @@ ZIP_ERRORS = (
     UnicodeDecodeError,  # damaged names
     struct.error,  # damaged headers
 )
-UNFINISHED_DOWNLOADS = (".part", ".crdownload", ".download", ".partial", ".aria2", ".tmp")
 
 
 class HostileArchive(DatasetError):
@@ -118,31 +109,30 @@ class HostileArchive(DatasetError):
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive of a known kind, with the members that are wanted of it."""
+    """A copy of an official archive on disk, with the members that are wanted of it."""
 
-    kind: OfficialArchive
+    official: OfficialArchive
     path: Path
     members: tuple[zipfile.ZipInfo, ...]
     others: tuple[str, ...]  # names of the rest, which stay in it
 
 
 def find_archives(
-    places: Sequence[Path], kinds: Sequence[OfficialArchive], say: Say
+    places: Sequence[Path], officials: Sequence[OfficialArchive], say: Say
 ) -> list[Archive]:
-    """Find the archives `kinds` in the folders `places`, in that order.
+    """Find official archives by their content in the folders `places`, in the order `officials`.
 
-    Where a folder has copies of one, the copy with the official name is taken, else the first.
+    Of several copies the one with the official name is taken, else the first.
 
     Raises:
-        DatasetError: one of an official name is torn, and there is no sound one of its kind; or an
-            archive holds what could write elsewhere.
+        DatasetError: the only copy of one is torn; or an archive holds what could write elsewhere.
     """
-    candidates: dict[str, list[Archive]] = {kind.name: [] for kind in kinds}
+    candidates: dict[str, list[Archive]] = {official.name: [] for official in officials}
     torn: dict[str, DatasetError] = {}
     for path in _zip_files(places):
-        named = next((kind for kind in kinds if kind.has_name(path.name)), None)
+        named = next((official for official in officials if official.has_name(path.name)), None)
         try:
-            archive = _read_directory(path, kinds, named)
+            archive = _read_directory(path, officials, named)
         except HostileArchive:
             raise
         except DatasetError as error:
@@ -152,46 +142,34 @@ def find_archives(
                 torn.setdefault(named.name, error)
             continue
         if archive is not None:
-            candidates[archive.kind.name].append(archive)
+            candidates[archive.official.name].append(archive)
         elif named is not None:
             say(f"{path}: left alone, there is nothing of {named.name} in it")
     found = []
-    for kind in kinds:
-        copies = sorted(candidates[kind.name], key=lambda copy: copy.path.name != kind.name)
+    for official in officials:
+        copies = sorted(candidates[official.name], key=lambda copy: copy.path.name != official.name)
         if copies:
             found.append(copies[0])
             for other in copies[1:]:
                 say(f"{other.path}: left alone, {copies[0].path} has the same in it")
-        elif kind.name in torn:
-            raise torn[kind.name]
+        elif official.name in torn:
+            raise torn[official.name]
     return found
 
 
-def unfinished_downloads(places: Sequence[Path], kinds: Sequence[OfficialArchive]) -> list[Path]:
-    """Files that look like the official archives before they are complete."""
-    return [
-        file
-        for place in places
-        if place.is_dir()
-        for file in sorted(place.iterdir())
-        if file.name.endswith(UNFINISHED_DOWNLOADS)
-        and any(file.name.startswith(kind.name.removesuffix(".zip")) for kind in kinds)
-    ]
-
-
 @contextlib.contextmanager
-def _zip_errors(path: Path, kind: OfficialArchive | None, member: str = "") -> Iterator[None]:
+def _zip_errors(path: Path, official: OfficialArchive | None, member: str = "") -> Iterator[None]:
     """Turn what reading a zip file can raise into an error that names it and the remedy."""
     try:
         yield
     except ZIP_ERRORS as error:
         place = f"{path}, in {member}" if member else str(path)
         size = size_text(path.stat().st_size)
-        if kind is not None and kind.size:
-            size += f" of {size_text(kind.size)}"
+        if official is not None and official.size:
+            size += f" of {size_text(official.size)}"
         raise DatasetError(
             f"damaged or incomplete archive: {place}: {error} ({size} are there). "
-            + (kind.remedy if kind is not None else "")
+            + (official.remedy if official is not None else "")
         ) from error
 
 
@@ -206,22 +184,22 @@ def _zip_files(places: Sequence[Path]) -> list[Path]:
 
 
 def _read_directory(
-    path: Path, kinds: Sequence[OfficialArchive], named: OfficialArchive | None
+    path: Path, officials: Sequence[OfficialArchive], named: OfficialArchive | None
 ) -> Archive | None:
-    """The archive, if it is of one of the kinds; `named` is the one that its name promises.
+    """The archive, if it is one of the officials; `named` is the one that has its name.
 
     Raises:
-        DatasetError: it cannot be read; or it is of one of the kinds and hostile.
+        DatasetError: it cannot be read; or it is one of the officials and hostile.
     """
     with _zip_errors(path, named), zipfile.ZipFile(path) as file:
         infos = file.infolist()
-    for kind in kinds:
-        wanted = [info for info in infos if kind.wanted.fullmatch(info.filename)]
+    for official in officials:
+        wanted = [info for info in infos if official.wanted.fullmatch(info.filename)]
         if wanted:
             _refuse_hostile(path, infos)
             names = {info.filename for info in wanted}
             others = (i.filename for i in infos if not i.is_dir() and i.filename not in names)
-            return Archive(kind, path, tuple(wanted), tuple(others))
+            return Archive(official, path, tuple(wanted), tuple(others))
     return None
 
 
@@ -242,8 +220,8 @@ def _refuse_hostile(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
             refuse(info, "is no relative path")
         if ".." in posix.parts or not posix.parts:
             refuse(info, "leads out of its folder")
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        file_type = stat.S_IFMT(info.external_attr >> 16)
+        if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
             refuse(info, "is a link or a device")
         if info.flag_bits & 1:
             refuse(info, "is encrypted")
@@ -317,15 +295,16 @@ def _unpack_one(
     archive: Archive, infos: list[zipfile.ZipInfo], base: Path, num_workers: int, say: Say
 ) -> None:
     name = archive.path.name
-    if archive.path.name != archive.kind.name:
-        say(f"{name}: is {archive.kind.name}, by what is in it")
+    if archive.path.name != archive.official.name:
+        say(f"{name}: is {archive.official.name}, by what is in it")
     if not infos:
         say(f"{name}: unpacked already, {len(archive.members)} files; it can be deleted")
         return
     for folder in {(base / info.filename).parent for info in infos}:
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [
-        (archive.path, archive.kind, base, [i.filename for i in share]) for share in _shares(infos)
+        (archive.path, archive.official, base, [i.filename for i in share])
+        for share in _shares(infos)
     ]
     size = sum(info.file_size for info in infos)
     results = parallel_map(_unpack_members, jobs, num_workers)
@@ -373,18 +352,18 @@ def _clean_and_list(folder: Path) -> dict[str, int]:
 _opened: dict[Path, zipfile.ZipFile] = {}  # in this process: reading 118,287 names takes a second
 
 
-def _unpack_members(path: Path, kind: OfficialArchive, base: Path, names: list[str]) -> int:
+def _unpack_members(path: Path, official: OfficialArchive, base: Path, names: list[str]) -> int:
     """A worker's job; returns the bytes written."""
-    with _zip_errors(path, kind):
+    with _zip_errors(path, official):
         if path not in _opened:
             _opened[path] = zipfile.ZipFile(path)
-    return sum(_unpack_member(_opened[path], kind, name, base) for name in names)
+    return sum(_unpack_member(_opened[path], official, name, base) for name in names)
 
 
-def _unpack_member(file: zipfile.ZipFile, kind: OfficialArchive, name: str, base: Path) -> int:
+def _unpack_member(file: zipfile.ZipFile, official: OfficialArchive, name: str, base: Path) -> int:
     path, target, written = Path(str(file.filename)), base.joinpath(*PurePosixPath(name).parts), 0
     try:
-        with atomic_write(target, sync=False) as temporary, _zip_errors(path, kind, name):
+        with atomic_write(target, sync=False) as temporary, _zip_errors(path, official, name):
             info = file.getinfo(name)
             # Never more than `file_size` bytes come out; the last read compares the checksum.
             with file.open(info) as source, temporary.open("wb") as sink:

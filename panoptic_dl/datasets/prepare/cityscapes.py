@@ -101,14 +101,14 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
 def _require_folders(base: Path) -> None:
     missing = [name for name in FOLDERS if not (base / name).is_dir()]
     if missing:
-        kinds = [FOLDERS[name] for name in missing]
+        officials = [FOLDERS[name] for name in missing]
         raise missing_folder(
             TITLE,
             base / missing[0],
-            kinds,
+            officials,
             "They are free for non-commercial use after registration at cityscapes-dataset.com. "
             "With an account:\n\n"
-            f"  csDownload -d {base.parent} {' '.join(kind.name for kind in kinds)}\n",
+            f"  csDownload -d {base.parent} {' '.join(official.name for official in officials)}\n",
         )
 
 
@@ -128,7 +128,7 @@ def _check_downloads(base: Path, split: str) -> Iterator[str]:
     """Yield what the archives should have brought and did not."""
     folders = base / "leftImg8bit" / split, base / "gtFine" / split
     images = _ids(folders[0], IMAGES)
-    names = " and ".join(kind.name for kind in CITYSCAPES)
+    names = " and ".join(official.name for official in CITYSCAPES)
     remedy = f"unpack {names} completely: put them into {base} and run this again"
     if not images:
         yield f"{TITLE}: no images (<city>/*{IMAGES}) in {folders[0]}: {remedy}"

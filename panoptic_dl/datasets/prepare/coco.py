@@ -91,19 +91,19 @@ def _without_what_is_done(archive: Archive, base: Path) -> Archive:
 
 def _missing(base: Path, name: str) -> DatasetError:
     """Say what to download for a folder that is not there."""
-    kinds = [k for k, n in ((TRAIN_IMAGES, "train2017"), (VAL_IMAGES, "val2017")) if n == name]
+    officials = [k for k, n in ((TRAIN_IMAGES, "train2017"), (VAL_IMAGES, "val2017")) if n == name]
     if not base.is_dir():
-        kinds = list(COCO)
-    elif not kinds:
-        kinds = [PANOPTIC]
-    lines = "\n".join(f"  wget -c -P {base.parent} {_address(kind)}" for kind in kinds)
+        officials = list(COCO)
+    elif not officials:
+        officials = [PANOPTIC]
+    lines = "\n".join(f"  wget -c -P {base.parent} {_address(official)}" for official in officials)
     how = "They are free; see cocodataset.org for the terms of use. For instance:\n\n"
-    return missing_folder(TITLE, base / name, kinds, f"{how}{lines}\n")
+    return missing_folder(TITLE, base / name, officials, f"{how}{lines}\n")
 
 
-def _address(kind: OfficialArchive) -> str:
-    folder = "annotations" if "annotations" in kind.name else "zips"
-    return f"{ADDRESS}/{folder}/{kind.name}"
+def _address(official: OfficialArchive) -> str:
+    folder = "annotations" if "annotations" in official.name else "zips"
+    return f"{ADDRESS}/{folder}/{official.name}"
 
 
 def _check(base: Path, split: str, say: Say) -> Iterator[str]:

@@ -12,14 +12,11 @@ from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import acquire_lock, release_lock
-from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.datasets.prepare.archives import (
-    OfficialArchive,
-    download_table,
-    unfinished_downloads,
-)
+from panoptic_dl.core.parallel import count_cores, size_text
+from panoptic_dl.datasets.prepare.archives import OfficialArchive
 
-MOST_WORKERS = 16
+MAX_WORKERS = 16
+UNFINISHED_DOWNLOADS = (".part", ".crdownload", ".download", ".partial", ".aria2", ".tmp")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,7 +43,7 @@ def run_command(
     parser.add_argument(
         "--workers",
         type=_positive,
-        default=min(count_cores(), MOST_WORKERS),
+        default=min(count_cores(), MAX_WORKERS),
         metavar="N",
         help="processes that share the work (default: usable cores, %(default)s)",
     )
@@ -126,17 +123,25 @@ def alone_in(base: Path) -> Iterator[None]:
 
 
 def missing_folder(
-    title: str, folder: Path, kinds: Sequence[OfficialArchive], how: str
+    title: str, folder: Path, officials: Sequence[OfficialArchive], how: str
 ) -> DatasetError:
     """The error for a missing folder: what to download, and which downloads are unfinished."""
     places = archive_places(folder.parent)
+    width = max(len(archive.name) for archive in officials)
+    table = "\n".join(
+        f"  {archive.name:<{width}}  {archive.size:>14,} bytes ({size_text(archive.size)})"
+        for archive in officials
+    )
     text = (
         f"{title}: folder missing: {folder}\n"
-        f"Download these archives into {places[0]} or {places[1]}:\n\n{download_table(kinds)}\n\n"
+        f"Download these archives into {places[0]} or {places[1]}:\n\n{table}\n\n"
         f"{how}\nThen run the same command again: it unpacks them."
     )
-    for part in unfinished_downloads(places, kinds):
-        text += f"\n(A download that is not finished: {part})"
+    stems = tuple(archive.name.removesuffix(".zip") for archive in officials)
+    for place in places:
+        for file in sorted(place.iterdir()) if place.is_dir() else ():
+            if file.name.startswith(stems) and file.name.endswith(UNFINISHED_DOWNLOADS):
+                text += f"\n(A download that is not finished: {file})"
     return DatasetError(text)
 
 
