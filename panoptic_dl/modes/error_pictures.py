@@ -22,7 +22,7 @@ from PIL import Image
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import read_panoptic_ids
+from panoptic_dl.core.images import read_image, read_panoptic_ids
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.error_map import (
     PANOPTIC_KINDS,
@@ -387,8 +387,7 @@ class ErrorDrawer:
         names: Sequence[str],
         size: tuple[int, int],
     ) -> list[np.ndarray]:
-        with Image.open(record["file_name"]) as file:
-            image = file.convert("RGB")
+        image = Image.fromarray(read_image(record["file_name"], "RGB"))
         small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
         # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
         # be one pixel wide, are painted in full and then averaged.

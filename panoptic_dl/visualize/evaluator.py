@@ -11,11 +11,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from numpy.typing import NDArray
-from PIL import Image
 
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     VOID_LABEL,
+    read_image,
     read_label_ids,
     read_panoptic_ids,
     segment_numbers,
@@ -62,8 +62,7 @@ class PictureEvaluator(DatasetEvaluator):
             if len(self.rows) >= self.count:
                 return
             record = self.records[record["file_name"]]
-            with Image.open(record["file_name"]) as file:
-                image = np.asarray(file.convert("RGB"))
+            image = read_image(record["file_name"], "RGB")
             ground_truth = ground_truth_map(record, self.thing_ids, self.label_divisor)
             prediction = self._prediction(output)
             drawn = [self.drawer.panoptic(image, each) for each in (ground_truth, prediction)]
