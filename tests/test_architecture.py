@@ -1,0 +1,94 @@
+"""docs/architecture.md: its tree is the package, and its walks are as short as they look."""
+
+import ast
+import re
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from panoptic_dl.config import build, compose
+from tests.runs import ROOT, SMALL, command_line
+
+PACKAGE = ROOT / "panoptic_dl"
+
+
+def test_the_tree_names_every_module_with_its_first_sentence():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    block = re.search(r"<!-- tree -->\n```\n(.*?)```", text, re.DOTALL)[1]
+    named, package = set(), ""
+    for line in block.splitlines():
+        name, _, sentence = line.strip().partition(" ")
+        if not line.startswith(" "):
+            package, name = name, "__init__.py"
+        named.add(package + name)
+        docstring = ast.get_docstring(ast.parse((PACKAGE / package / name).read_text()))
+        assert " ".join(docstring.partition("\n\n")[0].split()) == sentence.strip(), package + name
+    packages = ("__init__.py", "datasets/prepare/", "datasets/toy/", "models/backbones/")
+    there = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py")}
+    there -= {name + "__init__.py" if name.endswith("/") else name for name in packages}
+    assert named == there
+
+
+def modules_passed(function):
+    """The modules of the package whose functions are called until `function` returns."""
+    passed = set()
+
+    def note(frame, event, _):
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and name.startswith("panoptic_dl.") and frame.f_code.co_name[0] != "<":
+            passed.add(name.removeprefix("panoptic_dl."))
+
+    sys.setprofile(note)
+    threading.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return sorted(passed)
+
+
+@pytest.fixture
+def config(tmp_path, toy):
+    off = ["picture_count=0", "best_and_worst=0", "charts=false"]
+    evaluation = [f"evaluation.{each}" for each in off]
+    return compose([*SMALL, *toy["toy_cityscapes"], *evaluation, f"run_dir={tmp_path}"])
+
+
+def test_a_training_image_passes_few_modules(config):
+    batches, model = iter(build(config.task.train_loader)), build(config.task.model).train()
+    passed = modules_passed(lambda: model(next(batches)))
+    assert {"data.mapper", "data.targets", "models.panoptic_deeplab"} <= set(passed)
+    assert len(passed) <= 16, passed
+
+
+def test_a_validation_image_passes_few_modules(config):
+    node = config.task.evaluation
+    loader, model = build(node.loader), build(config.task.model).eval()
+    evaluator = build(node.evaluators.panoptic_seg)
+
+    def evaluate():
+        evaluator.reset()
+        with torch.no_grad():
+            for batch in loader:
+                evaluator.process(batch, model(batch))
+        assert "PQ" in evaluator.evaluate()["panoptic_seg"]
+
+    passed = modules_passed(evaluate)
+    assert {"core.images", "postprocess.panoptic", "evaluation.panoptic"} <= set(passed)
+    assert len(passed) <= 16, passed
+
+
+def test_the_first_step_is_near_the_command_line(tmp_path, toy):
+    run_dir = Path(tmp_path) / "run"
+    options = ["train.iterations=1", "train.eval_at_end=false", "logger=none", f"run_dir={run_dir}"]
+    small = [each for each in SMALL if not each.startswith("train.iterations")]
+    passed = modules_passed(lambda: command_line(*small, *toy["toy_cityscapes"], *options))
+    assert {"config.composition", "launch.session", "train.trainer"} <= set(passed)
+    parts = ("data.", "datasets.", "models.", "evaluation.", "predictions.", "modes.")
+    spine = [name for name in passed if not name.startswith(parts)]
+    assert len(spine) <= 32, spine
+    assert len(passed) <= 56, passed
