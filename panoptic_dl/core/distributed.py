@@ -55,29 +55,34 @@ def _device() -> torch.device:
 
 # A float as integers, whose sum does not depend on their order, and so not on the number of
 # processes; only the total becomes a float again.
-PARTS = 3
-BITS = 30  # a part; a sum of 2^33 parts still fits 64 bits
+EXACT_PARTS = 3
+EXACT_BITS = 30  # of a part; a sum of 2^33 parts still fits 64 bits
 
 
-def split(values: np.ndarray) -> np.ndarray:
-    """Turn floats (N,) from [0, 2^30) into integers (N, 3) int64, rounding down to 2^-60."""
+def to_exact(values: np.ndarray) -> np.ndarray:
+    """Turn floats (...) from [0, 2^30) into integers (..., 3) int64, rounding down to 2^-60.
+
+    Sums of the integers are exact, whatever their order, and only the total becomes a float again
+    (`from_exact`): results do not depend on the number of processes.
+    """
     values = np.asarray(values, dtype=np.float64)
-    assert np.all((values >= 0) & (values < 2.0**BITS)), "outside what the parts can hold"
-    parts = np.empty((*values.shape, PARTS), dtype=np.int64)
-    for index in range(PARTS):
-        whole = np.floor(values)
-        parts[..., index] = whole
-        values = (values - whole) * 2.0**BITS  # both operations are exact
+    assert np.all((values >= 0) & (values < 2.0**EXACT_BITS)), "outside what the parts can hold"
+    parts = np.empty((*values.shape, EXACT_PARTS), dtype=np.int64)
+    for index in range(EXACT_PARTS):
+        integer = np.floor(values)
+        parts[..., index] = integer
+        values = (values - integer) * 2.0**EXACT_BITS  # both operations are exact
     return parts
 
 
-def join(parts: np.ndarray) -> np.ndarray:
-    """Turn sums of parts (N, 3) int64 into the floats (N,) nearest to the totals."""
+def from_exact(parts: np.ndarray) -> np.ndarray:
+    """Turn sums of parts (..., 3) int64 into the floats (...) nearest to the totals."""
     totals = [
-        ((int(high) << 2 * BITS) + (int(middle) << BITS) + int(low)) / (1 << 2 * BITS)
-        for high, middle, low in parts.tolist()
+        ((int(high) << 2 * EXACT_BITS) + (int(middle) << EXACT_BITS) + int(low))
+        / (1 << 2 * EXACT_BITS)
+        for high, middle, low in parts.reshape(-1, EXACT_PARTS).tolist()
     ]
-    return np.array(totals, dtype=np.float64)
+    return np.array(totals, dtype=np.float64).reshape(parts.shape[:-1])
 
 
 def in_main_process(work: Callable[[], None], what: str) -> None:

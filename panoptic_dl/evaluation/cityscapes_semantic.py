@@ -22,7 +22,7 @@ from cityscapesscripts.helpers.labels import category2labels, labels
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from panoptic_dl.core import distributed as exact_sums
+from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
@@ -116,7 +116,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         self._counts = np.zeros((NUM_LABELS, len(EVALUATED) + 1), dtype=np.int64)
         self.confusions: np.ndarray | None = None
         # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
-        self._instances = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+        self._instances = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
 
     def extract(self, item: dict[str, Any], output: dict[str, Any]) -> SemanticPrediction:
         """Return the file of the ground truth, and the class of each pixel."""
@@ -163,7 +163,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         if not comm.is_main_process():
             return None
         self.confusions = counts[[label.id for label in EVALUATED]]
-        weighted = exact_sums.join(instances.reshape(-1, exact_sums.PARTS)).reshape(-1, 2)
+        weighted = from_exact(instances)
         results = cityscapes_metrics(counts, weighted)
         accuracies = semantic_metrics(self.confusions, self.names)
         results |= {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
@@ -182,7 +182,7 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """
     if numbers.shape != predicted.shape:
         raise EvaluationError(f"its instanceIds file is {numbers.shape} (height, width)")
-    total = np.zeros((len(INSTANCE_ROWS), 2, exact_sums.PARTS), dtype=np.int64)
+    total = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
     pixels = np.flatnonzero(numbers > 1000)  # the script's condition
     owners = numbers.reshape(-1)[pixels]
     ids = np.flatnonzero(np.bincount(owners)) if len(owners) else owners
@@ -206,7 +206,7 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         ):
             found = int(row[columns].sum())
             values = np.array([found * weight, (size - found) * weight])
-            total[INSTANCE_ROWS.index(name)] += exact_sums.split(values)
+            total[INSTANCE_ROWS.index(name)] += to_exact(values)
     return total
 
 

@@ -31,7 +31,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from panoptic_dl.core import distributed as exact_sums
+from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
@@ -254,8 +254,8 @@ def _wrong_areas(
     return wrong
 
 
-IOU = slice(0, exact_sums.PARTS)  # columns of the counts
-TP, FP, FN = range(exact_sums.PARTS, exact_sums.PARTS + 3)
+IOU = slice(0, EXACT_PARTS)  # columns of the counts
+TP, FP, FN = range(EXACT_PARTS, EXACT_PARTS + 3)
 NAMES = ("PQ", "SQ", "RQ")
 
 # Name of the image, (H, W) ids, and the list of segments if the model gives one.
@@ -426,7 +426,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
 def count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
     """The (K, 6) counts of one image: the sum of IoU in parts, TP, FP, FN."""
     counts = np.zeros((num_classes, FN + 1), dtype=np.int64)
-    np.add.at(counts[:, IOU], matches.categories, exact_sums.split(matches.ious))
+    np.add.at(counts[:, IOU], matches.categories, to_exact(matches.ious))
     np.add.at(counts[:, TP], matches.categories, 1)
     np.add.at(counts[:, FP], matches.false_positives, 1)
     np.add.at(counts[:, FN], matches.false_negatives, 1)
@@ -439,7 +439,7 @@ def panoptic_quality(counts: np.ndarray) -> np.ndarray:
     Args:
         counts: (K, 6) int64: the sum of IoU in parts, TP, FP, FN.
     """
-    iou, tp = exact_sums.join(counts[:, IOU]), counts[:, TP].astype(np.float64)
+    iou, tp = from_exact(counts[:, IOU]), counts[:, TP].astype(np.float64)
     segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
     with np.errstate(divide="ignore", invalid="ignore"):
         segmentation = np.where(tp > 0, iou / tp, 0.0)
