@@ -22,13 +22,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), metavar="DIR")
     arguments = parser.parse_args()
     try:
-        report = make_report(arguments.folders, arguments.out, made=time.strftime("%Y-%m-%d %H:%M"))
+        made = time.strftime("%Y-%m-%d %H:%M")
+        markdown, files, notes = make_report(arguments.folders, arguments.out, made=made)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(report.markdown)
-    for note in report.notes:
+    print(markdown)
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    for file in report.files:
+    for file in files:
         print(f"saved {file} ({file.stat().st_size / 1e3:,.0f} kB)")
 
 

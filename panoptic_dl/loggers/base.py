@@ -1,12 +1,6 @@
-"""What a logger is told, and what it may do about it.
+"""The interface of loggers, `Loggers` that calls several, and calls with a timeout.
 
-All of it happens in the main process. Iterations count from 0, as in metrics.json.
-
-Several loggers as one; none of them can stop a run.
-
-Calls that may hang, made in a thread of their own and waited for only so long.
-
-The parts of a network and how many parameters they have.
+Loggers work in the main process. Iterations count from 0, as in metrics.json.
 """
 
 import contextlib
@@ -28,41 +22,44 @@ from torch import nn
 from panoptic_dl.core.run_folder import read_config, read_state
 from panoptic_dl.visualize.sheets import Sample
 
-Figures = Mapping[str, float]
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Metrics = Mapping[str, float]
+MODULE_DEPTH = 2  # of names such as backbone.stem
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that begins, or goes on."""
+    """A run that begins or is resumed."""
 
     folder: Path
     mode: str  # train | eval | benchmark
     start: int = 0  # the first iteration to come
-    history: Sequence[Figures] = ()  # lines of metrics.json from before, each with "iteration"
-    modules: Sequence[tuple[str, str, int, int]] = ()  # name, class, parameters, of these trained
+    history: Sequence[Metrics] = ()  # earlier lines of metrics.json, each with "iteration"
+    modules: Sequence[tuple[str, str, int, int]] = ()  # see `count_parameters`
 
     @cached_property
-    def about(self) -> Mapping[str, Any]:
+    def record(self) -> Mapping[str, Any]:
         """The folder's run.json, or {}."""
         return read_state(self.folder)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The whole config, resolved where the folder has it so; read for who wants it."""
+        """The whole config, resolved where the folder has it so."""
         return read_config(self.folder)
 
 
 @dataclass(frozen=True)
 class Confusions:
-    """Which of K classes are taken for which."""
+    """The confusion matrix of K classes, in pixels."""
 
     names: Sequence[str]
-    counts: NDArray[np.int64]  # (K, K + 1) pixels: rows true, columns predicted, the last none
+    counts: NDArray[np.int64]  # (K, K + 1): rows true, columns predicted, the last column none
 
 
 @dataclass(frozen=True)
 class Details:
-    """What an evaluation knows besides its figures."""
+    """What an evaluation returns besides its metrics."""
 
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the evaluators
     samples: Sequence[Sample] = ()  # the first images, the same in every evaluation
@@ -71,46 +68,43 @@ class Details:
     pictures: Sequence[Path] = ()  # files that were drawn
 
 
-def is_evaluation(line: Figures) -> bool:
+def is_evaluation(line: Metrics) -> bool:
     """Whether a line of metrics.json is of an evaluation, and not of a training step."""
     return "total_loss" not in line
 
 
 class Logger:
-    """Does nothing with what it is told; loggers override what they care for.
+    """Base class of loggers, which does nothing; subclasses override what they log.
 
-    Whatever a method raises, training goes on, and the logger is told no more.
+    Whatever a method raises, training goes on, and the logger is not called again.
     """
 
     def start(self, run: Run) -> None:
         """Begin, or go on with the run that left the same folder."""
 
-    def step(self, iteration: int, figures: Figures) -> None:
-        """Losses, learning rate, times and memory of a training step, named as in metrics.json."""
+    def step(self, iteration: int, metrics: Metrics) -> None:
+        """Log losses, learning rate, times and memory of a training step, as in metrics.json."""
 
-    def evaluation(self, iteration: int, figures: Figures, details: Details) -> None:
-        """Figures in percent of the state after an iteration; NaN: undefined."""
+    def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
+        """Log metrics in percent of the state after an iteration; NaN: undefined."""
 
-    def measured(self, figures: Figures, pictures: Sequence[Path]) -> None:
-        """Figures of a run without iterations, such as a benchmark's, named with their units."""
+    def measured(self, metrics: Metrics, pictures: Sequence[Path]) -> None:
+        """Log metrics of a run without iterations, such as a benchmark; names have units."""
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
-        """A checkpoint was written; `best`: it is the best of the run so far."""
+        """Log a checkpoint that was written; `best`: the best of the run so far."""
 
     def finish(self, status: str, exit_code: int) -> None:
-        """The run has ended: finished | stopped | failed. The last call."""
+        """End the run, with status finished | stopped | failed. The last call."""
 
 
-logger = logging.getLogger(__name__)
-
-
-class Loggers:
-    """Tells all loggers in the main process; one that raises is left out from there on."""
+class Loggers(Logger):
+    """Calls all loggers in the main process; one that raises is left out from there on."""
 
     def __init__(self, loggers: Mapping[str, Logger] | None) -> None:
         """
         Args:
-            loggers: by names for messages.
+            loggers: by their names in the config.
 
         Raises:
             ValueError: one is no logger.
@@ -125,34 +119,34 @@ class Loggers:
         self._started = False
 
     def __bool__(self) -> bool:
-        """Whether anyone listens, in this process."""
+        """Whether this process has any logger."""
         return bool(self._loggers)
 
     def start(self, run: Run) -> None:
         self._started = True
-        self._tell(lambda each: each.start(run))
+        self._call("start", run)
 
-    def step(self, iteration: int, figures: Figures) -> None:
-        self._tell(lambda each: each.step(iteration, figures))
+    def step(self, iteration: int, metrics: Metrics) -> None:
+        self._call("step", iteration, metrics)
 
-    def evaluation(self, iteration: int, figures: Figures, details: Details) -> None:
-        self._tell(lambda each: each.evaluation(iteration, figures, details))
+    def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
+        self._call("evaluation", iteration, metrics, details)
 
-    def measured(self, figures: Figures, pictures: Sequence[Path]) -> None:
-        self._tell(lambda each: each.measured(figures, pictures))
+    def measured(self, metrics: Metrics, pictures: Sequence[Path]) -> None:
+        self._call("measured", metrics, pictures)
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
-        self._tell(lambda each: each.checkpoint(file, iteration, best))
+        self._call("checkpoint", file, iteration, best)
 
     def finish(self, status: str, exit_code: int) -> None:
         if self._started:
-            self._tell(lambda each: each.finish(status, exit_code))
+            self._call("finish", status, exit_code)
         self._loggers = {}
 
-    def _tell(self, what: Callable[[Logger], None]) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
         for name, each in list(self._loggers.items()):
             try:
-                what(each)
+                getattr(each, method)(*arguments)
             except Exception as error:
                 del self._loggers[name]
                 logger.warning(
@@ -168,31 +162,28 @@ class Loggers:
 
 
 @contextlib.contextmanager
-def ending(
-    loggers: Loggers, ended: Callable[[BaseException | None], tuple[str, int]]
+def finishing(
+    loggers: Loggers, exit_status: Callable[[BaseException | None], tuple[str, int]]
 ) -> Iterator[None]:
-    """Tell the loggers how what is inside ended.
+    """Call `loggers.finish` at the end of the block, whatever ends it.
 
     Args:
-        ended: from what was raised, or None, to the status and the exit code.
+        exit_status: gives status and exit code for the exception, or None.
     """
     try:
         yield
     except BaseException as error:
-        loggers.finish(*ended(error))
+        loggers.finish(*exit_status(error))
         raise
-    loggers.finish(*ended(None))
+    loggers.finish(*exit_status(None))
 
 
-T = TypeVar("T")
+class CallTimeout(RuntimeError):
+    """A call did not return within its timeout; it may still be running."""
 
 
-class NotInTime(RuntimeError):
-    """A call did not return in its time; it may still be under way."""
-
-
-class Patience:
-    """Makes calls one after the other; the one that takes too long is the last."""
+class TimeoutThread:
+    """A thread that makes one call after the other; none is made after one that timed out."""
 
     def __init__(self, name: str) -> None:
         """
@@ -202,32 +193,33 @@ class Patience:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._late: str | None = None
+        self._timed_out: str | None = None
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def __call__(self, call: Callable[[], T], seconds: float, what: str) -> T:
+    def __call__(self, call: Callable[[], T], timeout: float, what: str) -> T:
         """Return what `call` returns, or raise what it raises.
 
         Args:
-            what: is done, for the message.
+            timeout: seconds.
+            what: the call does, for the message.
 
         Raises:
-            NotInTime: it took longer than `seconds`, or one before it did.
+            CallTimeout: this call, or one before it, took longer than its timeout.
         """
-        if self._late is not None:
-            raise NotInTime(self._late)
+        if self._timed_out is not None:
+            raise CallTimeout(self._timed_out)
         future: Future[T] = Future()
         self._calls.put((call, future))
         try:
-            return future.result(timeout=seconds)
+            return future.result(timeout=timeout)
         except TimeoutError:
             if future.done():  # the call itself raised it
                 raise
-            self._late = f"{what} took longer than {seconds:g} s"
-            raise NotInTime(self._late) from None
+            self._timed_out = f"{what} took longer than {timeout:g} s"
+            raise CallTimeout(self._timed_out) from None
 
     def end(self) -> None:
-        """Let the thread go once its calls have returned."""
+        """End the thread once its calls have returned."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -237,19 +229,20 @@ class Patience:
                 future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
-            except BaseException as error:  # such as SystemExit: our program goes on
+            except BaseException as error:  # such as SystemExit, which must not end the run
                 future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-DEPTH = 2  # of names such as backbone.stem
+def count_parameters(model: nn.Module) -> list[tuple[str, str, int, int]]:
+    """List the modules of a network, the network itself first, `MODULE_DEPTH` levels deep.
 
-
-def modules(model: nn.Module) -> list[tuple[str, str, int, int]]:
-    """Name, class, parameters, and how many of these are trained; the first row is all of it."""
+    Returns:
+        Name, class, number of parameters, and how many of these are trained.
+    """
     rows = []
     for name, module in model.named_modules():
         parameters = list(module.parameters())
-        if name.count(".") < DEPTH and parameters:
+        if name.count(".") < MODULE_DEPTH and parameters:
             count = sum(p.numel() for p in parameters)
             trained = sum(p.numel() for p in parameters if p.requires_grad)
             rows.append((name or "network", type(module).__name__, count, trained))

@@ -1,7 +1,7 @@
-"""One wide CSV file of all figures, for spreadsheets and pandas: `figures.csv`.
+"""Logger that writes one wide CSV file for spreadsheets and pandas: `figures.csv`.
 
-A row is a line of metrics.json; a figure that it does not have is empty. Columns come in the order
-in which they appear; a new one, such as those of the first evaluation, has the file written anew.
+A row is a line of metrics.json; a number that it does not have is empty. Columns come in the order
+in which they appear; for a new one, such as those of the first evaluation, the file is rewritten.
 """
 
 import csv
@@ -10,17 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from panoptic_dl.core.files import write_text
-from panoptic_dl.loggers.base import Details, Figures, Logger, Run, is_evaluation
+from panoptic_dl.loggers.base import Details, Logger, Metrics, Run, is_evaluation
 
 FILE = "figures.csv"
 
 
 class CsvLogger(Logger):
-    """The figures of training, row by row; a run that goes on begins with the lines it has."""
+    """Writes the metrics of mode=train row by row; a resumed run begins with the earlier lines."""
 
     def __init__(self) -> None:
         self._file: Path | None = None
-        self._rows: list[Figures] = []
+        self._rows: list[Metrics] = []
         self._columns = ["iteration"]
 
     def start(self, run: Run) -> None:
@@ -31,21 +31,10 @@ class CsvLogger(Logger):
             self._add_columns(row)
         self._write_all()
 
-    def step(self, iteration: int, figures: Figures) -> None:
-        self._append({"iteration": iteration, **figures})
-
-    def evaluation(self, iteration: int, figures: Figures, details: Details) -> None:
-        def is_replaced(row: Figures) -> bool:
-            return row["iteration"] == iteration and is_evaluation(row)
-
-        if any(map(is_replaced, self._rows)):  # as in metrics.json
-            self._rows = [row for row in self._rows if not is_replaced(row)]
-            self._write_all()
-        self._append({"iteration": iteration, **figures})
-
-    def _append(self, row: Figures) -> None:
+    def step(self, iteration: int, metrics: Metrics) -> None:
         if self._file is None:
             return
+        row = {"iteration": iteration, **metrics}
         self._rows.append(row)
         if self._add_columns(row):
             self._write_all()
@@ -53,8 +42,15 @@ class CsvLogger(Logger):
         with self._file.open("a", encoding="utf-8") as file:
             file.write(_lines(self._columns, [row]))
 
-    def _add_columns(self, row: Figures) -> bool:
-        """Whether there were new ones."""
+    def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
+        kept = [r for r in self._rows if r["iteration"] != iteration or not is_evaluation(r)]
+        if len(kept) < len(self._rows):  # done again: the later one counts, as in metrics.json
+            self._rows = kept
+            self._write_all()
+        self.step(iteration, metrics)
+
+    def _add_columns(self, row: Metrics) -> bool:
+        """Return whether there were new ones."""
         new = [name for name in row if name not in self._columns]
         self._columns += new
         return bool(new)

@@ -1,4 +1,4 @@
-"""Which branch limits a model, as people read it: a table, a sentence and bars.
+"""Which branch limits a model: a table, a sentence and bars.
 
 An analysis is what mode=analyze saves: "combinations" are rows of "truth" (the names of the
 branches that were replaced), "metrics" in percent, "gain" in PQ over the first row, the model.
@@ -14,7 +14,7 @@ from tabulate import tabulate
 from panoptic_dl.report.results import as_difference, as_text
 
 BRANCHES = {"semantic": "semantic", "center": "centre", "offset": "offset"}  # and their headings
-FIGURES = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
+METRICS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 SMALL = 0.05  # PQ that a table with one digit would not show
 
 COLORS = {"semantic": "#3566b0", "center": "#d9a441", "offset": "#c8453b"}
@@ -41,19 +41,19 @@ def analysis_text(analysis: Mapping[str, Any]) -> str:
 
 
 def analysis_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A combination a line, in Markdown: what is true in it, its figures, the gain in PQ."""
+    """A combination a line, in Markdown: what is true in it, its metrics, the gain in PQ."""
     lines = []
     for row in rows:
         marks = ["truth" if branch in row["truth"] else "" for branch in BRANCHES]
-        figures = [as_text(row["metrics"][figure]) for figure in FIGURES]
-        lines.append([*marks, *figures, as_difference(row["gain"]) if row["truth"] else ""])
-    headings = [*BRANCHES.values(), *(figure.replace("_", " ") for figure in FIGURES), "gain"]
-    aligned = ["center"] * len(BRANCHES) + ["right"] * (len(FIGURES) + 1)
+        values = [as_text(row["metrics"][name]) for name in METRICS]
+        lines.append([*marks, *values, as_difference(row["gain"]) if row["truth"] else ""])
+    headings = [*BRANCHES.values(), *(name.replace("_", " ") for name in METRICS), "gain"]
+    aligned = ["center"] * len(BRANCHES) + ["right"] * (len(METRICS) + 1)
     return tabulate(lines, headings, "github", disable_numparse=True, colalign=aligned)
 
 
 def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which branch's replacement alone gains most, and what all truth leaves."""
+    """Say which branch gains most when it alone is replaced by ground truth."""
     gains = {row["truth"][0]: row["gain"] for row in rows if len(row["truth"]) == 1}
     if not all(math.isfinite(gain) for gain in gains.values()):
         return "PQ cannot be computed: no image has a segment."
@@ -76,13 +76,11 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_analysis(analysis: Mapping[str, Any], file: Path) -> None:
-    """A PNG: bars of PQ, with a mark beside each for the branches that are true in it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Write a PNG: bars of PQ, each with marks for the branches replaced by ground truth."""
     from matplotlib.figure import Figure
 
     rows = analysis["combinations"]
     figure = Figure(figsize=(10, 5.2), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     marks, bars = figure.subplots(1, 2, sharey=True, width_ratios=(1, 4))
     _draw_marks(marks, rows)
     _draw_bars(bars, rows)
@@ -134,11 +132,11 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.annotate(
             text, (pq, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
         )
-    for x, figure, heading in ((132, "PQ_th", "things"), (143, "PQ_st", "stuff")):
+    for x, name, heading in ((132, "PQ_th", "things"), (143, "PQ_st", "stuff")):
         style = {"ha": "right", "va": "center", "fontsize": 9, "color": "#5b6672"}
         axes.text(x, -0.78, f"PQ of\n{heading}", **style | {"va": "bottom"})
         for place, row in enumerate(rows):
-            axes.text(x, place, as_text(row["metrics"][figure]), **style)
+            axes.text(x, place, as_text(row["metrics"][name]), **style)
     model = rows[0]["metrics"]["PQ"]
     if math.isfinite(model):
         axes.axvline(model, color=MODEL_BAR, lw=1, ls=(0, (4, 3)), zorder=3)

@@ -1,8 +1,6 @@
-"""Speed as people read it: a table of stages, one of rows, and stacked bars.
+"""Speed: a table of stages, one of several benchmarks, and stacked bars of where the time goes."""
 
-Where the time goes: a bar for each thing that was measured, its stages stacked.
-"""
-
+import contextlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,61 +10,6 @@ from typing import Any
 from tabulate import tabulate
 
 from panoptic_dl.core.run_folder import read_sweep
-
-
-def draw_stage_bars(
-    rows: Sequence[tuple[str, Mapping[str, float], float]],
-    colors: Mapping[str, str],
-    xlabel: str,
-    file: Path,
-) -> None:
-    """Write a PNG.
-
-    Args:
-        rows: a label, milliseconds by stage, and the total that is written beside the bar.
-        colors: of all stages, in their order.
-        xlabel: what is measured, and on which machine.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 1.7 + 0.62 * len(rows)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for row, (_, stages, total) in enumerate(rows):
-        left = 0.0
-        for stage, width in stages.items():
-            axes.barh(row, width, left=left, color=colors[stage], height=0.62, label=stage)
-            left += width
-        axes.annotate(
-            f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms",
-            (left, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper left",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-    )
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=9)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(xlabel)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e3e6ea")
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    figure.savefig(file)
-
 
 USUAL_THINGS = 50  # in a scene, as in conf/benchmark/default.yaml
 
@@ -101,10 +44,9 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
         for stage, f in result["stages"].items()
     ]
     headers = ["stage", "p50 ms", "p90 ms", "mean ms", "images/s"]
-    height, width = result["image_size"]
     lines = [
-        f"{result['name']}: {height} x {width} pixels, {_options(result)}",
-        f"{result['machine']}",
+        f"{result['name']}: {_size(result)} pixels, {_options(result)}",
+        result["machine"],
         tabulate(rows, headers, "github", floatfmt=("", ".2f", ".2f", ".2f", ".2f")),
         f"{result['parameters'] / 1e6:.1f} M parameters, {_operations(result)} GMACs "
         f"({result['GMACs_convention']})",
@@ -147,10 +89,13 @@ def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def combine_benchmarks(folder: Path) -> str | None:
     """Table, JSON and picture of all results below a sweep's folder; None where there is none."""
-    files = _in_order(folder)
+    files = {file.parent.name: file for file in sorted(folder.glob("*/benchmark.json"))}
+    with contextlib.suppress(OSError, ValueError):  # in the order of the sweep's plan
+        _, order = read_sweep(folder)
+        files = {name: files[name] for name in order if name in files} or files
     if not files:
         return None
-    results = [json.loads(file.read_text()) for file in files]
+    results = [json.loads(file.read_text()) for file in files.values()]
     machines = dict.fromkeys(result["machine"] for result in results)
     text = "\n".join([*machines, combined_table(results)])
     (folder / "benchmark.md").write_text(text + "\n")
@@ -160,28 +105,18 @@ def combine_benchmarks(folder: Path) -> str | None:
 
 
 def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """A bar for each result, its median stages stacked, with the median total beside: a PNG."""
+    """A bar for each result, its median stages stacked, and its median total, as a PNG."""
     what = "for a batch"
     if _same_size(results):
         what += f", {_size(results[0])} pixels"
-    rows = [
-        (
-            _label(result, with_size=not _same_size(results)),
-            {
-                stage: result["stages"][stage]["p50"]
-                for stage in COLORS
-                if stage in result["stages"]
-            },
-            result["stages"]["total"]["p50"],
-        )
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        options = _options(result, with_size=not _same_size(results))
+        label = result["name"] if options == "fp32" else f"{result['name']}\n{options}"
+        p50 = {stage: times["p50"] for stage, times in result["stages"].items()}
+        stages = {stage: p50[stage] for stage in COLORS if stage in p50}
+        rows.append((label, stages, p50["total"]))
     draw_stage_bars(rows, COLORS, f"median milliseconds {what} ({results[0]['machine']})", file)
-
-
-def _label(result: Mapping[str, Any], with_size: bool) -> str:
-    options = _options(result, with_size)
-    return result["name"] if options == "fp32" else f"{result['name']}\n{options}"
 
 
 def _options(result: Mapping[str, Any], with_size: bool = False) -> str:
@@ -207,8 +142,7 @@ def _options(result: Mapping[str, Any], with_size: bool = False) -> str:
 
 
 def _size(result: Mapping[str, Any]) -> str:
-    height, width = result["image_size"]
-    return f"{height} x {width}"
+    return "{} x {}".format(*result["image_size"])
 
 
 def _same_size(results: Sequence[Mapping[str, Any]]) -> bool:
@@ -235,12 +169,53 @@ def _effect(effect: Mapping[str, Any]) -> str:
     return text
 
 
-def _in_order(folder: Path) -> list[Path]:
-    """The results below a sweep's folder, in the order of its plan."""
-    try:
-        _, order = read_sweep(folder)
-    except (OSError, ValueError):
-        order = {}
-    files = sorted(folder.glob("*/benchmark.json"))
-    known = [f for name in order for f in files if f.parent.name == name]
-    return known or files
+def draw_stage_bars(
+    rows: Sequence[tuple[str, Mapping[str, float], float]],
+    colors: Mapping[str, str],
+    xlabel: str,
+    file: Path,
+) -> None:
+    """Write a PNG.
+
+    Args:
+        rows: a label, milliseconds by stage, and the total that is written after the bar.
+        colors: of all stages, in their order.
+        xlabel: what is measured, and on which machine.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.7 + 0.62 * len(rows)), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    for row, (_, stages, total) in enumerate(rows):
+        left = 0.0
+        for stage, width in stages.items():
+            axes.barh(row, width, left=left, color=colors[stage], height=0.62, label=stage)
+            left += width
+        axes.annotate(
+            f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms",
+            (left, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+    )
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e3e6ea")
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    figure.savefig(file)

@@ -1,12 +1,7 @@
-"""One HTML file of at most five megabytes from all that was found of runs.
+"""The report of runs: report.md, .csv, .tex, and one HTML page of at most five megabytes.
 
-Figures of single classes, of the runs of a table side by side.
-
-What differs between the configs of a table's runs.
-
-The gallery: the same validation images for every run, as small JPEGs inside the page.
-
-Make the report of runs: Markdown, CSV, LaTeX and one HTML page.
+The page has the tables, learning curves, metrics by class, speed and memory, the same validation
+images for every run, and what differs between the configs of a table's runs.
 """
 
 import base64
@@ -33,236 +28,67 @@ from panoptic_dl.report.page_charts import (
     bar,
     learning_curves,
     read_benchmarks,
-    runs_of,
     speeds,
 )
-from panoptic_dl.report.runs import Collected, Curves, Run, collect, group_runs, read_curves
-from panoptic_dl.report.tables import STATED, Line, Table, build_tables, figure_name, published_rows
+from panoptic_dl.report.runs import Collected, Curves, Run, collect, read_curves
+from panoptic_dl.report.tables import STATED, Table, build_tables, metric_name, published_rows
+
+LIMIT = 5_000_000  # bytes of the page
+TEMPLATES = Path(__file__).parent / "templates"
+
+COPIES = ("task", "mode")  # of a config: hold resolved copies of other keys
+MAX_DIFFERENCES = 80  # keys of a table
+MAX_VALUE = 60  # letters of a setting's value
+# Last parts of keys that are not compared: names, folders, seeds, and what is printed, drawn and
+# saved.
+IGNORED = (
+    "seed", "run_dir", "resume", "name", "row", "sweep_dir", "published_note", "published_row",
+    "num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips", "per_class",
+    "official", "num_threads", "save", "picture_count", "best_and_worst", "charts",
+)  # fmt: skip
+
+GALLERY = Path("pictures", "gallery")
+MAX_PIXELS = 40_000_000  # of a picture; ours have 640 x 640 at most
 
 
-@dataclass(frozen=True)
-class ClassTable:
-    """Percentages: a row for each class from the best to the worst, a column for each run."""
-
-    title: str
-    measure: str
-    runs: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[float]]]  # NaN: not in the truth, or not measured
-
-
-def class_tables(tables: Sequence[Table]) -> list[ClassTable]:
-    """PQ by class for each table with such figures, else IoU."""
-    found = []
-    for table in tables:
-        for task, measure, _ in CLASS_CHARTS:
-            columns = {}
-            for line in table.lines:
-                run = line.group.first if line.group else None
-                values = _of_classes(run.results, task, measure) if run and run.finished else {}
-                if run and values:
-                    columns[run.label] = values
-            if columns:
-                found.append(_table(table.title, measure, columns))
-                break
-    return found
-
-
-def _of_classes(results: Mapping[str, object], task: str, measure: str) -> dict[str, float]:
-    """Of one evaluation, by class."""
-    tasks = results.get("results")
-    figures = tasks.get(task) if isinstance(tasks, dict) else None
-    found = {}
-    for key, value in figures.items() if isinstance(figures, dict) else ():
-        name, dash, of_class = str(key).partition("-")
-        if dash and name == measure:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            found[of_class] = float(value) if number else math.nan
-    return found
-
-
-def _table(title: str, measure: str, columns: Mapping[str, Mapping[str, float]]) -> ClassTable:
-    names = dict.fromkeys(name for values in columns.values() for name in values)
-    rows = [(n, [values.get(n, math.nan) for values in columns.values()]) for n in names]
-    rows.sort(key=lambda row: -_mean(row[1]))
-    return ClassTable(title, measure, list(columns), rows)
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Over the runs that have it; below all others where none has."""
-    present = [value for value in values if math.isfinite(value)]
-    return sum(present) / len(present) if present else -1.0
-
-
-COPIES = ("task", "mode")  # hold resolved copies of other keys
-MOST = 80  # keys of a table
-UNSAID = (  # last parts of keys: names, folders, seeds, and what is printed, drawn and saved
-    *("seed", "run_dir", "resume", "name", "row", "sweep_dir", "published_note", "published_row"),
-    *("num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips"),
-    *("per_class", "official", "num_threads", "save", "picture_count", "best_and_worst", "charts"),
-)
-LONGEST = 60  # letters of a value
-
-
-@dataclass(frozen=True)
-class Differences:
-    """A row for each key whose value is not the same in all runs."""
-
-    title: str
-    runs: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[str]]]
-    more: int  # keys that are not shown
-
-
-def differences(tables: Sequence[Table]) -> list[Differences]:
-    """Of tables with at least two experiments whose configs could be read."""
-    found = []
-    for table in tables:
-        runs = [line.group.first for line in table.lines if line.group]
-        runs = [run for run in runs if run.settings]
-        if len(runs) > 1:
-            rows = differing([run.settings for run in runs])
-            if rows:
-                labels = [run.label for run in runs]
-                shown = [(key, [_short(v) for v in values]) for key, values in rows[:MOST]]
-                found.append(Differences(table.title, labels, shown, max(0, len(rows) - MOST)))
-    return found
-
-
-def differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Keys with different values, and the values; "" where a config has no such key.
-
-    Keys of `task` and `mode` that repeat the values of another key of the same name are left out,
-    as are names and folders.
-    """
-    keys = dict.fromkeys(key for each in settings for key in each)
-    rows = [(key, tuple(each.get(key, "") for each in settings)) for key in keys]
-    rows = [
-        (key, values)
-        for key, values in rows
-        if len(set(values)) > 1 and (key == "seed" or _last(key) not in UNSAID)
-    ]
-    originals = {(_last(key), values) for key, values in rows if _first(key) not in COPIES}
-    return [
-        (key, values)
-        for key, values in rows
-        if _first(key) not in COPIES or (_last(key), values) not in originals
-    ]
-
-
-def _first(key: str) -> str:
-    return key.partition(".")[0]
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
-
-
-FOLDER = Path("pictures", "gallery")
-KINDS = ("image", "truth", "prediction")
-MOST_PIXELS = 40_000_000  # of a picture; ours have 640 x 640 at most
-
-
-@dataclass(frozen=True)
-class Example:
-    """One validation image, and what each run says of it; pictures are `data:` addresses."""
-
-    name: str
-    image: str
-    truth: str
-    predictions: Sequence[tuple[str, str]]  # label of the run, picture
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The examples of one dataset."""
-
-    title: str
-    examples: Sequence[Example]
-    more: int  # images that are not shown
-
-
-def galleries(
-    tables: Sequence[Table], *, longest: int, quality: int, most: int
-) -> tuple[list[Gallery], list[str]]:
-    """The pictures of all runs of `tables`, and a remark for each that cannot be read.
+def make_report(
+    folders: Sequence[Path], out: Path, *, made: str = ""
+) -> tuple[str, list[Path], list[str]]:
+    """Write report.md, .csv, .tex and .html of all runs below `folders` into `out`.
 
     Args:
-        longest: pixels of a picture's longer side.
-        quality: of JPEG.
-        most: images of a dataset; 0 for no pictures at all.
+        made: date and time to print.
+
+    Returns:
+        The Markdown, the files, and notes on what was left out or could not be read.
+
+    Raises:
+        ValueError: there are no runs, or too many for a page (the other files are written then).
+        OSError: a file cannot be written; the one from before is as it was.
     """
-    remarks: list[str] = []
-    found = []
-    by_dataset: dict[str, list[Run]] = {}
-    for table in tables:
-        for run in runs_of(table):
-            if run.finished and (run.folder / FOLDER).is_dir():
-                by_dataset.setdefault(str(run.results.get("dataset") or table.title), []).append(
-                    run
-                )
-    for dataset, runs in by_dataset.items() if most else ():
-        names = dict.fromkeys(name for run in runs for name in _names(run.folder / FOLDER))
-        examples = []
-        for name in list(names)[:most]:
-            example = _example(name, runs, longest, quality, remarks)
-            examples += [example] if example else []
-        if examples:
-            found.append(Gallery(dataset, examples, max(0, len(names) - most)))
-    return found, remarks
+    collected = collect(folders)
+    benchmarks, unreadable = read_benchmarks(collected.runs)
+    collected = Collected(collected.runs, [*collected.unreadable, *unreadable], collected.planned)
+    tables = build_tables(collected.runs, published_rows())
+    out.mkdir(parents=True, exist_ok=True)
+    markdown = report_markdown(tables, collected)
+    files = [
+        _write(out / "report.md", markdown),
+        _write(out / "report.csv", report_csv(tables)),
+        _write(out / "report.tex", report_latex(tables)),
+    ]
+    curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
+    page, notes = render_page(tables, collected, curves, benchmarks, made=made)
+    files.append(_write(out / "report.html", page))
+    return markdown, files, notes
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(f.name.removesuffix("_image.jpg") for f in folder.glob("*_image.jpg"))
-
-
-def _example(
-    name: str, runs: Sequence[Run], longest: int, quality: int, remarks: list[str]
-) -> Example | None:
-    size = (0, 0)
-    shared: dict[str, str] = {}
-    predictions = []
-    for run in runs:
-        for kind in KINDS:
-            if kind in shared:
-                continue
-            file = run.folder / FOLDER / f"{name}_{kind}.jpg"
-            if not file.is_file():
-                continue
-            try:
-                address, size = _address(file, longest, quality)
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                reason = str(error).replace(str(file), file.name)
-                remarks.append(f"{run.label}: {file.name} cannot be shown ({reason})")
-                continue
-            if kind == "prediction":
-                predictions.append((run.label, address))
-            else:
-                shared[kind] = address
-    if "image" not in shared or not predictions:
-        return None
-    return Example(name, shared["image"], shared.get("truth", ""), predictions, *size)
-
-
-def _address(file: Path, longest: int, quality: int) -> tuple[str, tuple[int, int]]:
-    """A picture as a `data:` address, and its (width, height)."""
-    with no_truncated_images(), Image.open(file, formats=["JPEG"]) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"it has {picture.width} x {picture.height} pixels")
-        small = picture.convert("RGB")
-    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    small.save(data, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", small.size
-
-
-LIMIT = 5_000_000  # bytes
-TEMPLATES = Path(__file__).parent / "templates"
+def _write(file: Path, text: str) -> Path:
+    try:
+        write_text(file, text)
+    except OSError as error:  # a full disk does not name the file
+        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
+    return file
 
 
 @dataclass(frozen=True)
@@ -277,8 +103,8 @@ class Detail:
     classes: bool = True
 
     @property
-    def said(self) -> str:
-        """What a reader is told when there was no room for more."""
+    def note(self) -> str:
+        """What the page says where it shows less than it could."""
         pictures = f"{self.most} images a dataset, {self.longest} pixels" if self.most else "none"
         missing = [] if self.settings else ["differences between configs"]
         missing += [] if self.classes else ["figures of classes"]
@@ -313,15 +139,48 @@ def render_page(
 
     Args:
         curves: by the labels of runs.
-        made: when, for people.
+        made: date and time to print.
         limit: bytes.
 
     Raises:
         ValueError: there are too many runs for a page.
     """
+    style, script = ((TEMPLATES / x).read_text("utf-8") for x in ("style.css", "page.js"))
+    template = _environment([run.label for run in collected.runs]).get_template("report.html")
+    unread: list[str] = []
+    for run in collected.runs:
+        unread += [f"{run.label}: {remark}" for remark in run.remarks]
+        if damaged := curves[run.label].damaged:
+            unread.append(f"{run.label}: {damaged} lines of metrics.json are damaged and left out")
+    unread += [f"{label} is unreadable: {reason}" for label, reason in collected.unreadable]
     size = 0
     for level, detail in enumerate(LEVELS):
-        page, notes = _render(tables, collected, curves, benchmarks, detail, made, shrunk=level > 0)
+        shown, remarks = galleries(tables, detail)
+        notes = [*([detail.note] if level else []), *unread, *remarks]
+        parts: dict[str, Any] = {
+            "tables": tables,
+            "learning": learning_curves(tables, curves, detail.points),
+            "classes": compare_classes(tables) if detail.classes else [],
+            "speed": speeds(tables, curves, benchmarks),
+            "galleries": shown,
+            "differences": compare_settings(tables) if detail.settings else [],
+        }
+        page = template.render(
+            **parts,
+            runs=collected.runs,
+            planned=collected.planned,
+            unreadable=collected.unreadable,
+            notes=notes,
+            stated=STATED,
+            made=made,
+            num_runs=len(collected.runs),
+            counts=_counts(tables, collected),
+            sections=_sections(parts),
+            ids={run.label: index for index, run in enumerate(collected.runs)},
+            style=Markup(style),
+            script=Markup(script),
+            policy=_policy(style, script),
+        )
         size = len(page.encode())
         if size <= limit:
             return page, notes
@@ -331,65 +190,14 @@ def render_page(
     )
 
 
-def _render(
-    tables: Sequence[Table],
-    collected: Collected,
-    curves: Mapping[str, Curves],
-    benchmarks: Sequence[Benchmark],
-    detail: Detail,
-    made: str,
-    *,
-    shrunk: bool,
-) -> tuple[str, list[str]]:
-    shown, remarks = galleries(
-        tables, longest=detail.longest, quality=detail.quality, most=detail.most
-    )
-    notes = [detail.said] if shrunk else []
-    for run in collected.runs:
-        notes += [f"{run.label}: {remark}" for remark in run.remarks]
-        damaged = curves[run.label].damaged
-        if damaged:
-            notes.append(f"{run.label}: {damaged} lines of metrics.json are damaged and left out")
-    notes += [f"{item.label} is unreadable: {item.reason}" for item in collected.unreadable]
-    notes += remarks
-    style, script = (_part(name) for name in ("style.css", "page.js"))
-    parts: dict[str, Any] = {
-        "tables": tables,
-        "learning": learning_curves(tables, curves, detail.points),
-        "classes": class_tables(tables) if detail.classes else [],
-        "speed": speeds(tables, curves, benchmarks),
-        "galleries": shown,
-        "differences": differences(tables) if detail.settings else [],
-        "runs": collected.runs,
-        "planned": collected.planned,
-        "unreadable": collected.unreadable,
-    }
-    page = _environment(short_labels([run.label for run in collected.runs])).get_template(
-        "report.html"
-    )
-    text = page.render(
-        **parts,
-        notes=notes,
-        stated=STATED,
-        made=made,
-        num_runs=len(collected.runs),
-        counts=_counts(tables, collected),
-        sections=_sections(parts),
-        ids={run.label: index for index, run in enumerate(collected.runs)},
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(style, script),
-    )
-    return text, notes
-
-
 def short_labels(labels: Sequence[str]) -> dict[str, str]:
     """The last folder of each label, or all of it where another ends the same."""
     ends = Counter(label.rpartition("/")[2] for label in labels)
     return {x: x if ends[x.rpartition("/")[2]] > 1 else x.rpartition("/")[2] for x in labels}
 
 
-def _environment(shorter: Mapping[str, str]) -> Environment:
+def _environment(labels: Sequence[str]) -> Environment:
+    shorter = short_labels(labels)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -398,17 +206,13 @@ def _environment(shorter: Mapping[str, str]) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "figure": figure_name,
+        "metric": metric_name,
         "short": lambda label: shorter.get(label, label),
         "bar": bar,
         "duration": duration,
-        "cell": _cell,
+        "cells": lambda line, name, table: cell_texts(line.cells.get(name), table.published),
     }
     return environment
-
-
-def _cell(line: Line, name: str, table: Table) -> list[str]:
-    return cell_texts(line.cells.get(name), table.published)
 
 
 def duration(seconds: float) -> str:
@@ -452,10 +256,6 @@ def _sections(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, title) for key, title, there in wanted if there]
 
 
-def _part(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
 def _policy(style: str, script: str) -> str:
     """Nothing from anywhere, but pictures inside the page and these very texts."""
     hashes = [
@@ -468,52 +268,168 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was written, and what to know of it."""
+def compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """PQ by class for each table that has it, else IoU: "title", "measure", "runs" and "rows".
 
-    markdown: str
-    files: Sequence[Path]
-    notes: Sequence[str]
-
-
-def make_report(folders: Sequence[Path], out: Path, *, made: str = "") -> Report:
-    """Write report.md, .csv, .tex and .html of all runs below `folders` into `out`.
-
-    Args:
-        made: when, for people.
-
-    Raises:
-        ValueError: there are no runs, or too many for a page (the other files are written then).
-        OSError: a file cannot be written; the one from before is as it was.
+    A row is a class, from the best to the worst, and its percentages of all runs, NaN where it is
+    not in the ground truth or not measured.
     """
-    collected = collect(folders)
-    benchmarks, unreadable = read_benchmarks(collected.runs)
-    collected = Collected(collected.runs, [*collected.unreadable, *unreadable], collected.planned)
-    tables = tables_of(collected)
-    out.mkdir(parents=True, exist_ok=True)
-    markdown = report_markdown(tables, collected)
-    files = []
-    for name, text in (
-        ("report.md", markdown),
-        ("report.csv", report_csv(tables)),
-        ("report.tex", report_latex(tables)),
-    ):
-        files.append(_write(out / name, text))
-    curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
-    page, notes = render_page(tables, collected, curves, benchmarks, made=made)
-    files.append(_write(out / "report.html", page))
-    return Report(markdown, files, notes)
+    found = []
+    for table in tables:
+        for task, measure, _ in CLASS_CHARTS:
+            columns = {}
+            for line in table.lines:
+                run = line.group.first if line.group else None
+                values = _of_classes(run.results, task, measure) if run and run.finished else {}
+                if run and values:
+                    columns[run.label] = values
+            if columns:
+                found.append(_class_table(table.title, measure, columns))
+                break
+    return found
 
 
-def tables_of(collected: Collected) -> list[Table]:
-    """The published tables and all others, filled with the runs that were found."""
-    return build_tables(group_runs(collected.runs), published_rows())
+def _of_classes(results: Mapping[str, object], task: str, measure: str) -> dict[str, float]:
+    """Of one evaluation, by class."""
+    tasks = results.get("results")
+    metrics = tasks.get(task) if isinstance(tasks, dict) else None
+    found = {}
+    for key, value in metrics.items() if isinstance(metrics, dict) else ():
+        name, dash, of_class = str(key).partition("-")
+        if dash and name == measure:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            found[of_class] = float(value) if number else math.nan
+    return found
 
 
-def _write(file: Path, text: str) -> Path:
-    try:
-        write_text(file, text)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
-    return file
+def _class_table(
+    title: str, measure: str, columns: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    rows = [(n, [values.get(n, math.nan) for values in columns.values()]) for n in names]
+
+    def mean(row: tuple[str, list[float]]) -> float:
+        """Over the runs that have it; below all others where none has."""
+        present = [value for value in row[1] if math.isfinite(value)]
+        return sum(present) / len(present) if present else -1.0
+
+    rows.sort(key=mean, reverse=True)
+    return {"title": title, "measure": measure, "runs": list(columns), "rows": rows}
+
+
+def compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Settings that differ between the runs of a table: "title", "runs", "rows" and "more".
+
+    Only of tables with at least two groups of runs whose configs could be read.
+    """
+    found = []
+    for table in tables:
+        runs = [line.group.first for line in table.lines if line.group]
+        runs = [run for run in runs if run.settings]
+        if len(runs) > 1:
+            rows = differing([run.settings for run in runs])
+            if rows:
+                shown = [(k, [_shorten(v) for v in values]) for k, values in rows]
+                found.append(
+                    {
+                        "title": table.title,
+                        "runs": [run.label for run in runs],
+                        "rows": shown[:MAX_DIFFERENCES],
+                        "more": len(shown[MAX_DIFFERENCES:]),
+                    }
+                )
+    return found
+
+
+def differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Keys with different values, and the values; "" where a config has no such key.
+
+    Keys of `task` and `mode` that repeat the values of another key of the same name are left out,
+    as are names and folders.
+    """
+    keys = dict.fromkeys(key for each in settings for key in each)
+    rows = []
+    for key in keys:
+        values = tuple(each.get(key, "") for each in settings)
+        if len(set(values)) > 1 and (key == "seed" or key.rpartition(".")[2] not in IGNORED):
+            rows.append((key, values))
+
+    def is_copy(key: str) -> bool:
+        return key.partition(".")[0] in COPIES
+
+    originals = {(key.rpartition(".")[2], values) for key, values in rows if not is_copy(key)}
+    return [
+        (key, values)
+        for key, values in rows
+        if not is_copy(key) or (key.rpartition(".")[2], values) not in originals
+    ]
+
+
+def _shorten(value: str) -> str:
+    return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 1]}…"
+
+
+def galleries(tables: Sequence[Table], detail: Detail) -> tuple[list[dict[str, Any]], list[str]]:
+    """The pictures of all runs of `tables`, and a remark for each that cannot be read.
+
+    Returns:
+        Of each dataset "title", "examples" and "more", the number of images that are not shown. An
+        example is a validation image: "name", "image", "truth", "predictions" (label of the run,
+        picture), "width" and "height"; pictures are `data:` addresses.
+    """
+    remarks: list[str] = []
+    found = []
+    by_dataset: dict[str, list[Run]] = {}
+    for table in tables:
+        for run in table.runs:
+            if run.finished and (run.folder / GALLERY).is_dir():
+                dataset = str(run.results.get("dataset") or table.title)
+                by_dataset.setdefault(dataset, []).append(run)
+    for dataset, runs in by_dataset.items() if detail.most else ():
+        files = [f.name for run in runs for f in sorted((run.folder / GALLERY).glob("*_image.jpg"))]
+        names = [name.removesuffix("_image.jpg") for name in dict.fromkeys(files)]
+        examples = [_example(name, runs, detail, remarks) for name in names[: detail.most]]
+        shown = [example for example in examples if example]
+        if shown:
+            more = len(names[detail.most :])
+            found.append({"title": dataset, "examples": shown, "more": more})
+    return found, remarks
+
+
+def _example(
+    name: str, runs: Sequence[Run], detail: Detail, remarks: list[str]
+) -> dict[str, Any] | None:
+    size = (0, 0)
+    shared: dict[str, str] = {}
+    predictions = []
+    for run in runs:
+        for kind in ("image", "truth", "prediction"):
+            file = run.folder / GALLERY / f"{name}_{kind}.jpg"
+            if kind in shared or not file.is_file():
+                continue
+            try:
+                address, size = _address(file, detail)
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                reason = str(error).replace(str(file), file.name)
+                remarks.append(f"{run.label}: {file.name} cannot be shown ({reason})")
+                continue
+            if kind == "prediction":
+                predictions.append((run.label, address))
+            else:
+                shared[kind] = address
+    if "image" not in shared or not predictions:
+        return None
+    example = {"name": name, "truth": "", "predictions": predictions} | shared
+    return example | {"width": size[0], "height": size[1]}
+
+
+def _address(file: Path, detail: Detail) -> tuple[str, tuple[int, int]]:
+    """A picture as a `data:` address, and its (width, height)."""
+    with no_truncated_images(), Image.open(file, formats=["JPEG"]) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"it has {picture.width} x {picture.height} pixels")
+        small = picture.convert("RGB")
+    small.thumbnail((detail.longest, detail.longest), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=detail.quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", small.size

@@ -1,10 +1,6 @@
-"""Charts as inline SVG; colours and letters are the page's (template style.css).
+"""Charts of the page as inline SVG: learning curves, and quality over speed.
 
-Axes of charts: round ticks, and where values lie between them.
-
-Learning curves: the runs of a table in the same charts.
-
-Speed and memory of rows: what benchmarks measured, and what training took.
+Colors and letters are the page's (templates/style.css).
 """
 
 import math
@@ -17,8 +13,148 @@ from markupsafe import Markup, escape
 
 from panoptic_dl.core.files import read_json_object
 from panoptic_dl.core.run_folder import Fields
-from panoptic_dl.report.runs import Curves, Points, Run, Unreadable, thinned
-from panoptic_dl.report.tables import Line, Table
+from panoptic_dl.report.runs import Curves, Points, Run, thinned
+from panoptic_dl.report.tables import Table
+
+WIDTH, HEIGHT = 340, 210
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26  # pixels around the plot
+COLORS = 8  # of series in style.css; further ones come again, dashed
+LETTER = 6.0  # pixels of a letter, about
+
+MAIN_METRICS = ("PQ", "mIoU")  # of evaluations during training
+LOSSES = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset")
+TITLES = {
+    "total_loss": "total loss",
+    "loss_sem_seg": "semantic loss",
+    "loss_center": "centre loss",
+    "loss_offset": "offset loss",
+    "lr": "learning rate",
+}
+
+
+def learning_curves(
+    tables: Sequence[Table], curves: Mapping[str, Curves], points: int
+) -> list[dict[str, Any]]:
+    """Charts of each table with a run that trained: "title", "legend" and "charts".
+
+    Args:
+        curves: by the labels of runs.
+        points: most of a line; longer ones are thinned.
+    """
+    found = []
+    for table in tables:
+        runs = [run for run in table.runs if curves[run.label].steps]
+        if not runs:
+            continue
+        names = dict.fromkeys(name for run in runs for name in curves[run.label].steps)
+        losses = [name for name in LOSSES if name in names]
+        losses += [name for name in names if name.startswith("loss_") and name not in LOSSES]
+        charts = []
+        for name in [*MAIN_METRICS, *losses, "lr"]:
+            evaluated = name in MAIN_METRICS
+            series = []
+            for index, run in enumerate(runs):
+                own = curves[run.label]
+                line = (own.evaluations if evaluated else own.steps).get(name, ())
+                if line:
+                    series.append((run.label, index, thinned(line, points)))
+            if series:
+                title = f"{name} in percent" if evaluated else TITLES.get(name, name)
+                charts.append((title, line_chart(title, series, dots=evaluated)))
+        legend = [(series_class(index), run.label) for index, run in enumerate(runs)]
+        found.append({"title": table.title, "legend": legend, "charts": charts})
+    return found
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What mode=benchmark measured of an experiment."""
+
+    row: str
+    machine: str
+    size: str  # of images, in pixels
+    images_per_s: float
+    device_MiB: float  # NaN on the CPU
+    host_MiB: float
+
+
+def read_benchmarks(runs: Sequence[Run]) -> tuple[list[Benchmark], list[tuple[str, str]]]:
+    """Read what mode=benchmark measured; also return label and reason of unreadable runs."""
+    found, unreadable = [], []
+    for run in runs:
+        if run.mode == "benchmark" and run.finished:
+            try:
+                found.append(_read_benchmark(run.folder / "benchmark.json", run.row))
+            except (ValueError, OSError) as error:
+                unreadable.append((run.label, f"benchmark.json: {error}"))
+    return found, unreadable
+
+
+def _read_benchmark(file: Path, row: str) -> Benchmark:
+    fields = Fields(read_json_object(file), file.name)
+    sides = fields.texts("image_size")
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be [height, width], not {sides}")
+    return Benchmark(
+        row=row,
+        machine=fields.text("machine"),
+        size=f"{sides[0]} x {sides[1]}",
+        images_per_s=fields.object("stages").object("total").number("images_per_s"),
+        device_MiB=fields.number("peak_device_MiB"),
+        host_MiB=fields.number("peak_host_MiB"),
+    )
+
+
+def speeds(
+    tables: Sequence[Table], curves: Mapping[str, Curves], benchmarks: Sequence[Benchmark]
+) -> list[dict[str, Any]]:
+    """Of each table with a run or a benchmark: "title", "costs", "benchmarks" and "charts"."""
+    found = []
+    for table in tables:
+        rows = {line.row for line in table.lines}
+        own = [benchmark for benchmark in benchmarks if benchmark.row in rows]
+        costs = [_cost(run, curves[run.label]) for run in table.runs]
+        if costs or own:
+            charts = _speed_charts(table, own)
+            found.append(
+                {"title": table.title, "costs": costs, "benchmarks": own, "charts": charts}
+            )
+    return found
+
+
+def _cost(run: Run, curves: Curves) -> dict[str, Any]:
+    """What a run took; NaN where it is not known."""
+    rate, batch = curves.typical("images_per_s"), run.train.get("batch_size")
+    if math.isnan(rate) and isinstance(batch, (int, float)):  # of a version without images_per_s
+        rate = batch / max(curves.typical("time"), 1e-9)
+    return {
+        "run": run.label,
+        "device": f"{run.times}{run.environment.get('device', '')}",
+        "images_per_s": rate,
+        "device_MiB": curves.highest("device_memory_MiB"),
+        "host_MiB": curves.highest("host_memory_MiB"),
+        "wall_seconds": run.wall_seconds,
+        "device_hours": run.device_hours,
+    }
+
+
+def _speed_charts(table: Table, benchmarks: Sequence[Benchmark]) -> list[tuple[str, Markup]]:
+    """The main metric over speed, for each machine and size of images."""
+    main = next((name for name in MAIN_METRICS if name in table.columns), None)
+    charts = []
+    for machine, size in dict.fromkeys((b.machine, b.size) for b in benchmarks):
+        rates = {
+            b.row: b.images_per_s for b in benchmarks if (b.machine, b.size) == (machine, size)
+        }
+        dots = []
+        for index, line in enumerate(table.lines):
+            cell, rate = line.cells.get(main or ""), rates.get(line.row, math.nan)
+            if cell and cell.own and math.isfinite(rate) and math.isfinite(cell.own.mean):
+                dots.append((line.title, index, rate, cell.own.mean))
+        if dots:
+            chart = scatter_chart(f"{main} over speed", dots, "images/s", str(main))
+            charts.append((f"{main} over images/s, {size} pixels, {machine}", chart))
+    return charts
 
 
 @dataclass(frozen=True)
@@ -70,69 +206,51 @@ def tick_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-WIDTH, HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26  # pixels around the plot
-COLORS = 8  # of series in style.css; further ones come again, dashed
-LETTER = 6.0  # pixels of a letter, about
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line of a chart."""
-
-    name: str
-    index: int  # of its colour; the same run has the same in all charts of a section
-    points: Points
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A point of a scatter chart."""
-
-    name: str
-    index: int
-    x: float
-    y: float
-
-
 def series_class(index: int) -> str:
-    """The classes of a series' colour and dashes."""
+    """The classes of a series' color and dashes."""
     return f"s{index % COLORS}" + (" again" if index // COLORS % 2 else "")
 
 
-def line_chart(title: str, series: Sequence[Series], *, dots: bool = False) -> Markup:
-    """Lines over iterations; `dots` marks each point, for figures that are few."""
-    xs = [x for each in series for x, _ in each.points]
-    ys = [y for each in series for _, y in each.points]
+def line_chart(
+    title: str, series: Sequence[tuple[str, int, Points]], *, dots: bool = False
+) -> Markup:
+    """Lines over iterations; `dots` marks each point.
+
+    Args:
+        series: name, index of the color, and points; a run has the same color in all charts.
+    """
+    xs = [x for *_, points in series for x, _ in points]
+    ys = [y for *_, points in series for _, y in points]
     x_axis = Scale(*limits(xs, 0.0), LEFT, WIDTH - RIGHT)
     y_axis = Scale(*limits(ys), HEIGHT - BOTTOM, TOP)
     parts = [_frame(x_axis, y_axis)]
-    for each in series:
-        shown = [(x_axis(x), y_axis(y)) for x, y in each.points]
-        kind = series_class(each.index)
-        name = escape(each.name)
+    for label, index, points in series:
+        shown = [(x_axis(x), y_axis(y)) for x, y in points]
+        kind, name = series_class(index), escape(label)
         path = " ".join(f"{x:g},{y:g}" for x, y in shown)
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{name}</title></polyline>')
-        for (x, y), (iteration, value) in zip(shown, each.points, strict=True) if dots else ():
-            said = f"{name}: {value:.1f} after {iteration:,} iterations"
-            parts.append(_circle(kind, x, y, 3, said))
+        for (x, y), (iteration, value) in zip(shown, points, strict=True) if dots else ():
+            text = f"{name}: {value:.1f} after {iteration:,} iterations"
+            parts.append(_circle(kind, x, y, 3, text))
     return _svg(f"{title} over iterations", parts)
 
 
-def scatter_chart(title: str, dots: Sequence[Dot], x_name: str, y_name: str) -> Markup:
-    """Named points."""
-    x_axis = Scale(*limits([dot.x for dot in dots], 0.25), LEFT, WIDTH - RIGHT)
-    y_axis = Scale(*limits([dot.y for dot in dots], 0.25), HEIGHT - BOTTOM - 12, TOP)
+def scatter_chart(
+    title: str, dots: Sequence[tuple[str, int, float, float]], x_name: str, y_name: str
+) -> Markup:
+    """Points with a name, an index of the color, x and y."""
+    x_axis = Scale(*limits([x for _, _, x, _ in dots], 0.25), LEFT, WIDTH - RIGHT)
+    y_axis = Scale(*limits([y for *_, y in dots], 0.25), HEIGHT - BOTTOM - 12, TOP)
     parts = [_frame(x_axis, y_axis)]
-    for dot in dots:
-        x, y = x_axis(dot.x), y_axis(dot.y)
-        kind = series_class(dot.index)
-        said = f"{escape(dot.name)}: {dot.x:.2f} {escape(x_name)}, {escape(y_name)} {dot.y:.1f}"
-        parts.append(_circle(kind, x, y, 5, said))
-        # A name that would leave the chart on the right stands on the left of its point.
-        left = x + 9 + LETTER * len(dot.name) > WIDTH
+    for label, index, x_value, y_value in dots:
+        x, y = x_axis(x_value), y_axis(y_value)
+        kind, name = series_class(index), escape(label)
+        text = f"{name}: {x_value:.2f} {escape(x_name)}, {escape(y_name)} {y_value:.1f}"
+        parts.append(_circle(kind, x, y, 5, text))
+        # A name that would leave the chart on the right is written on the left of its point.
+        left = x + 9 + LETTER * len(label) > WIDTH
         place = f'x="{x - 9:g}" text-anchor="end"' if left else f'x="{x + 9:g}"'
-        parts.append(f'<text class="name" {place} y="{y + 4:g}">{escape(dot.name)}</text>')
+        parts.append(f'<text class="name" {place} y="{y + 4:g}">{name}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(
         f'<text x="{middle:g}" y="{HEIGHT - 1}" text-anchor="middle">{escape(x_name)}</text>'
@@ -171,9 +289,9 @@ def _frame(x_axis: Scale, y_axis: Scale) -> str:
     return "".join(parts)
 
 
-def _circle(kind: str, x: float, y: float, radius: int, said: str) -> str:
+def _circle(kind: str, x: float, y: float, radius: int, text: str) -> str:
     return (
-        f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{radius}"><title>{said}</title></circle>'
+        f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{radius}"><title>{text}</title></circle>'
     )
 
 
@@ -182,190 +300,3 @@ def _svg(title: str, parts: Sequence[str]) -> Markup:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )
-
-
-FIGURES = ("PQ", "mIoU")  # on the way
-LOSSES = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset")
-NAMES = {
-    "total_loss": "total loss",
-    "loss_sem_seg": "semantic loss",
-    "loss_center": "centre loss",
-    "loss_offset": "offset loss",
-    "lr": "learning rate",
-}
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What a colour stands for."""
-
-    kind: str  # classes of its colour
-    name: str
-
-
-@dataclass(frozen=True)
-class LearningCurves:
-    """Charts of one table's runs."""
-
-    title: str
-    legend: Sequence[Legend]
-    charts: Sequence[tuple[str, Markup]]  # with their titles
-
-
-def learning_curves(
-    tables: Sequence[Table], curves: Mapping[str, Curves], points: int
-) -> list[LearningCurves]:
-    """For each table with a run that trained.
-
-    Args:
-        curves: by the labels of runs.
-        points: most of a line; longer ones are thinned.
-    """
-    found = []
-    for table in tables:
-        runs = [run for run in runs_of(table) if curves[run.label].steps]
-        if not runs:
-            continue
-        charts = []
-        names = dict.fromkeys(n for run in runs for n in curves[run.label].steps)
-        losses = [n for n in LOSSES if n in names]
-        losses += [n for n in names if n.startswith("loss_") and n not in LOSSES]
-        for name in [*FIGURES, *losses, "lr"]:
-            on_the_way = name in FIGURES
-            series = []
-            for index, run in enumerate(runs):
-                own = curves[run.label]
-                line = (own.evaluations if on_the_way else own.steps).get(name, ())
-                if line:
-                    series.append(Series(run.label, index, thinned(line, points)))
-            if series:
-                title = f"{name} in percent" if on_the_way else NAMES.get(name, name)
-                charts.append((title, line_chart(title, series, dots=on_the_way)))
-        legend = [Legend(series_class(index), run.label) for index, run in enumerate(runs)]
-        found.append(LearningCurves(table.title, legend, charts))
-    return found
-
-
-def runs_of(table: Table) -> list[Run]:
-    """All runs of a table's lines, in their order."""
-    return [run for line in table.lines if line.group for run in line.group.runs]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What mode=benchmark measured of a row."""
-
-    row: str
-    machine: str
-    size: str  # of images, in pixels
-    images_per_s: float
-    device_MiB: float  # NaN on the CPU
-    host_MiB: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run took; NaN where it is not known."""
-
-    run: str
-    device: str
-    images_per_s: float
-    device_MiB: float
-    host_MiB: float
-    wall_seconds: float
-    device_hours: float
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The cost and the benchmarks of one table's runs."""
-
-    title: str
-    costs: Sequence[Cost]
-    benchmarks: Sequence[Benchmark]
-    charts: Sequence[tuple[str, Markup]]
-
-
-def read_benchmarks(runs: Sequence[Run]) -> tuple[list[Benchmark], list[Unreadable]]:
-    """Of all runs of mode=benchmark that have finished."""
-    found, unreadable = [], []
-    for run in runs:
-        if run.mode == "benchmark" and run.finished:
-            try:
-                found.append(_read(run.folder / "benchmark.json", run.row))
-            except (ValueError, OSError) as error:
-                unreadable.append(Unreadable(run.label, f"benchmark.json: {error}"))
-    return found, unreadable
-
-
-def speeds(
-    tables: Sequence[Table], curves: Mapping[str, Curves], benchmarks: Sequence[Benchmark]
-) -> list[Speed]:
-    """For each table of which a run or a benchmark is known."""
-    found = []
-    for table in tables:
-        rows = {line.row for line in table.lines}
-        own = [benchmark for benchmark in benchmarks if benchmark.row in rows]
-        costs = [_cost(run, curves[run.label]) for run in runs_of(table)]
-        if costs or own:
-            found.append(Speed(table.title, costs, own, _charts(table, own)))
-    return found
-
-
-def _read(file: Path, row: str) -> Benchmark:
-    fields = Fields(read_json_object(file), file.name)
-    sides = fields.texts("image_size")
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be [height, width], not {sides}")
-    total = fields.object("stages").object("total")
-    return Benchmark(
-        row=row,
-        machine=fields.text("machine"),
-        size=f"{sides[0]} x {sides[1]}",
-        images_per_s=total.number("images_per_s"),
-        device_MiB=fields.number("peak_device_MiB"),
-        host_MiB=fields.number("peak_host_MiB"),
-    )
-
-
-def _cost(run: Run, curves: Curves) -> Cost:
-    rate = curves.typical("images_per_s")
-    batch: Any = run.train.get("batch_size")
-    if math.isnan(rate) and isinstance(batch, (int, float)):  # runs of before that was recorded
-        rate = batch / max(curves.typical("time"), 1e-9)
-    environment = run.environment
-    devices = environment.get("devices")
-    times = f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
-    return Cost(
-        run=run.label,
-        device=f"{times}{environment.get('device', '')}",
-        images_per_s=rate,
-        device_MiB=curves.highest("device_memory_MiB"),
-        host_MiB=curves.highest("host_memory_MiB"),
-        wall_seconds=run.wall_seconds,
-        device_hours=run.device_hours,
-    )
-
-
-def _charts(table: Table, benchmarks: Sequence[Benchmark]) -> list[tuple[str, Markup]]:
-    """The main figure over speed, for each machine and size of images."""
-    main = next((name for name in ("PQ", "mIoU") if name in table.columns), None)
-    charts = []
-    for machine, size in dict.fromkeys((b.machine, b.size) for b in benchmarks):
-        rates = {
-            b.row: b.images_per_s for b in benchmarks if (b.machine, b.size) == (machine, size)
-        }
-        dots = []
-        for index, line in enumerate(table.lines):
-            figure = _figure(line, main)
-            if main and math.isfinite(rates.get(line.row, math.nan)) and math.isfinite(figure):
-                dots.append(Dot(line.title, index, rates[line.row], figure))
-        if dots:
-            chart = scatter_chart(f"{main} over speed", dots, "images/s", str(main))
-            charts.append((f"{main} over images/s, {size} pixels, {machine}", chart))
-    return charts
-
-
-def _figure(line: Line, name: str | None) -> float:
-    cell = line.cells.get(name) if name else None
-    return cell.own.mean if cell and cell.own else math.nan

@@ -1,6 +1,6 @@
-"""The figures of an evaluation as people read them: tables, Markdown, CSV.
+"""The metrics of an evaluation as tables, Markdown and CSV.
 
-All figures are percentages; NaN, which no image could decide, is "n/a" in print and empty in CSV.
+All metrics are percentages; NaN, which no image could decide, is "n/a" in print and empty in CSV.
 """
 
 import csv
@@ -21,8 +21,8 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Table:
-    """Figures by class; a row is a name and one figure for each of `columns`."""
+class ClassTable:
+    """Metrics by class; a row is a name and one value for each of `columns`."""
 
     title: str
     columns: list[str]
@@ -35,41 +35,39 @@ class Table:
 
 
 def as_text(value: float, digits: int = 1) -> str:
-    """Print a figure: "62.6", or "n/a" when it could not be computed."""
+    """Format a metric: "62.6", or "n/a" when it could not be computed."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
 
 
 def as_difference(value: float) -> str:
-    """Print a difference: "+0.4", or "n/a" when one of the two could not be computed."""
+    """Format a difference: "+0.4", or "n/a" when one of the two could not be computed."""
     return f"{value:+.1f}" if math.isfinite(value) else "n/a"
 
 
 def headline_table(
     metrics: Mapping[str, float], published: Mapping[str, float] | None = None
 ) -> str:
-    """The figures in one row, in percent; with `published`, theirs and the difference beneath."""
+    """The metrics in one row, in percent; with `published`, those and the differences below."""
     rows = [["own", *(as_text(value) for value in metrics.values())]]
     if published:
-        shared = [name if name in published else None for name in metrics]
-        rows.append(["published", *(as_text(published[n]) if n else "" for n in shared)])
-        rows.append(
-            [
-                "difference",
-                *(as_difference(metrics[n] - published[n]) if n else "" for n in shared),
-            ]
-        )
+        theirs = [as_text(published[n]) if n in published else "" for n in metrics]
+        differences = [
+            as_difference(value - published[name]) if name in published else ""
+            for name, value in metrics.items()
+        ]
+        rows += [["published", *theirs], ["difference", *differences]]
     return _table(["", *(name.replace("_", " ") for name in metrics)], rows)
 
 
-def comparison_of_rows(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """The figures of several evaluations, one a row under its name; all have the same columns."""
+def comparison_of_weights(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The metrics of several evaluations by their names; all have the same columns."""
     columns = list(next(iter(rows.values())))
     lines = [[name, *(as_text(metrics[c]) for c in columns)] for name, metrics in rows.items()]
     return _table(["", *(column.replace("_", " ") for column in columns)], lines)
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What to know when the figures of a summary are compared with the published ones."""
+    """What to know when the metrics of a summary are compared with the published ones."""
     found = [summary["no_result"]] if summary.get("no_result") else []
     if summary["published"]:
         if summary["published_note"]:
@@ -80,14 +78,14 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """What `results` say of single classes and categories, such as `PQ-road` and `IoU_sup-sky`."""
+def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[ClassTable]:
+    """Tables of the metrics of classes and categories, such as `PQ-road` and `IoU_sup-sky`."""
     tables = []
-    for task, figures in results.items():
+    for task, metrics in results.items():
         for kind, is_category in (("class", False), ("category", True)):
             names: dict[str, dict[str, float]] = {}
             columns: list[str] = []
-            for key, value in figures.items():
+            for key, value in metrics.items():
                 metric, dash, name = key.partition("-")
                 if not dash or metric.endswith("_sup") != is_category:
                     continue
@@ -99,12 +97,12 @@ def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
                     (name, [values.get(column, math.nan) for column in columns])
                     for name, values in names.items()
                 ]
-                tables.append(Table(f"{TITLES.get(task, task)} by {kind}", columns, rows))
+                tables.append(ClassTable(f"{TITLES.get(task, task)} by {kind}", columns, rows))
     return tables
 
 
 def comparison_table(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Name, own figure, official figure and difference, to ten decimals."""
+    """Name, own metric, official metric and difference, to ten decimals."""
     return _table(
         ["", "own", "official", "difference"],
         [
@@ -135,17 +133,16 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def results_csv(summary: Mapping[str, Any]) -> str:
-    """One line a figure: task, metric, class (empty for means) and value in percent."""
+    """One line a value: task, metric, class (empty for means) and value in percent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if summary.get("no_result"):
         writer.writerow([summary["no_result"], "", "", ""])
     writer.writerow(["task", "metric", "class", "value"])
-    for task, figures in summary["results"].items():
-        for key, value in figures.items():
+    for task, metrics in summary["results"].items():
+        for key, value in metrics.items():
             metric, _, name = key.partition("-")
-            number = float(value)
-            writer.writerow([task, metric, name, value if math.isfinite(number) else ""])
+            writer.writerow([task, metric, name, value if math.isfinite(value) else ""])
     return text.getvalue()
 
 

@@ -1,15 +1,4 @@
-"""Find the runs below folders: sweeps, single runs, or folders of both.
-
-Runs of one experiment that differ by their seed: mean and standard deviation.
-
-What is known of a run: the fields of its `run.json`, and of what lies beside it.
-
-Read a run's folder.
-
-A resolved config as flat text.
-
-How figures went while a run trained: `metrics.json`, one line of JSON each.
-"""
+"""The runs below folders: what is known of each, their curves, and their groups over seeds."""
 
 import json
 import math
@@ -33,51 +22,47 @@ from panoptic_dl.core.files import (
 )
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
-# Runs with figures to be held against others; the rest only look at something.
-MEASURING = ("train", "eval")
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
 
+MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
+MAX_SETTINGS = 20_000  # leaves of a config; ours have some hundreds
+MAX_VALUE = 1e30  # what is beyond has no place in a chart
 
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a run: from where to where, in ISO 8601; `ended` is empty while it works."""
-
-    started: str
-    ended: str
-    seconds: float
-    status: str
+Points = Sequence[tuple[int, float]]  # iterations done, and a value
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. What a run did not say is empty, None or NaN."""
+    """One run folder. What is not known of it is empty, None or NaN."""
 
     folder: Path
-    label: str  # the folder, from the one that was given; for people
+    label: str  # the folder, seen from the one that was given
     name: str
     mode: str
-    row: str  # <dataset>_<task>_<backbone>_<head>
-    status: str  # running | finished | stopped (by a signal) | killed (without a word) | failed
-    choices: Mapping[str, str] = field(default_factory=dict)  # option of each group
-    overrides: Sequence[str] = ()
-    command: str = ""
-    sweep: str | None = None
-    seed: int | None = None
+    row: str  # the experiment: <dataset>_<task>_<backbone>_<head>
+    status: str  # running | finished | stopped (by a signal) | killed | failed
+    choices: Mapping[str, str]  # option of each group
+    overrides: Sequence[str]
+    command: str
+    seed: int | None
+    family: str  # the same for runs of one experiment that differ by their seed
+    revision: str  # of git
+    changed: bool  # whether the working tree was
+    environment: Mapping[str, Any]
+    train: Mapping[str, Any]  # iterations, batch_size, precision
+    published_note: str
+    wall_seconds: float
+    device_hours: float
+    metrics: Mapping[str, float]  # percent; NaN: undecided
+    attempts: Sequence[str] = ()  # when each ended, or began where it has no end, in ISO 8601
     config_hash: str = ""
-    family: str = ""  # the same for runs of one experiment with different seeds
-    revision: str = ""  # of git, "" where unknown
-    changed: bool = False  # whether the working tree was
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, float] = field(default_factory=dict)  # iterations, batch_size, lr
-    train: Mapping[str, Any] = field(default_factory=dict)  # iterations, batch_size, precision
-    published_note: str = ""
     error: str = ""  # its first line
-    attempts: Sequence[Attempt] = ()
-    wall_seconds: float = math.nan
-    device_hours: float = math.nan
-    metrics: Mapping[str, float] = field(default_factory=dict)  # percent; NaN: undecided
     results: Mapping[str, Any] = field(default_factory=dict)  # results.json
     settings: Mapping[str, str] = field(default_factory=dict)  # the resolved config, flat
-    last_written: str = ""  # when a run that is not finished last wrote its log or figures
+    last_written: str = ""  # when a run that is not finished last wrote its log or metrics
     remarks: Sequence[str] = ()  # what of it could not be read
 
     @property
@@ -87,16 +72,22 @@ class Run:
     @property
     def when(self) -> str:
         """The last sign of the run in ISO 8601; "" where it left none."""
-        return max([self.last_written, *(a.ended or a.started for a in self.attempts)])
+        return max([self.last_written, *self.attempts])
 
     @property
     def moment(self) -> str:
-        """The same for people: "2026-01-31 09:05"."""
+        """`when`, readable: "2026-01-31 09:05"."""
         return self.when[:16].replace("T", " ")
 
     @property
+    def times(self) -> str:
+        """ "4 x " before the name of a device of which there were several."""
+        devices = self.environment.get("devices")
+        return f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
+
+    @property
     def trial(self) -> str:
-        """Why its figures are none, such as a fast_dev_run; "" where they are."""
+        """Why its metrics are no result, such as a fast_dev_run; "" where they are."""
         if self.results.get("no_result"):
             return str(self.results["no_result"]).partition(",")[0]
         for key, none in (("train.fast_dev_run", "false"), ("train.overfit_batches", "0")):
@@ -106,13 +97,8 @@ class Run:
         return ""
 
     @property
-    def several_looks(self) -> bool:
-        """Whether predictions of scaled or mirrored images were averaged."""
-        return self.measured.get("scales", [1.0]) != [1.0] or bool(self.measured.get("flip"))
-
-    @property
     def measured(self) -> Mapping[str, Any]:
-        """How the evaluation looked at images."""
+        """How images were evaluated."""
         found = self.results.get("measured")
         return found if isinstance(found, dict) else {}
 
@@ -127,127 +113,69 @@ class Run:
         return None
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A folder that looks like a run's and cannot be read."""
-
-    label: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A row of a sweep that has not been started."""
-
-    label: str
-    sweep: str
-    overrides: Sequence[str]
-
-
-try:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast
-except ImportError:
-    from yaml import SafeLoader  # type: ignore[assignment]
-
-
-MOST = 20_000  # leaves; ours have some hundreds
-
-
-def read_settings(file: Path) -> dict[str, str]:
-    """Dotted key of every leaf, and its value as JSON text.
+def run_from_record(fields: Fields, **others: Any) -> Run:
+    """A run from an object with the keys of run.json; `others` are the fields that it lacks.
 
     Raises:
-        ValueError: it is no YAML, or not a config.
+        ValueError: a value is of the wrong kind; the message says which.
     """
-    too_much = f"{file.name} has more than {MOST:,} values: it is no config of ours"
-    if regular_size(file) > MAX_JSON_BYTES:
-        raise ValueError(too_much)
-    try:
-        with file.open(encoding="utf-8") as opened:
-            tree = SafeLoader(opened).get_single_data()
-        if not isinstance(tree, dict):
-            raise ValueError(f"{file.name} holds no config")
-        found = list(islice(_leaves(tree, ""), MOST + 1))  # aliases can make a few lines endless
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"{file.name} is no whole YAML file ({first})") from error
-    if len(found) > MOST:
-        raise ValueError(too_much)
-    return dict(found)
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, list) and any(isinstance(item, (dict, list)) for item in node):
-        for index, item in enumerate(node):
-            yield from _leaves(item, f"{key}.{index}")
-    else:
-        yield encodable(key), encodable(node if isinstance(node, str) else _json(node))
-
-
-def _json(node: Any) -> str:
-    return json.dumps(node, default=str, ensure_ascii=False)
+    seed = fields.number("seed")
+    known: dict[str, Any] = {
+        "mode": fields.text("mode", required=True),
+        "row": fields.text("row", required=True),
+        "status": fields.text("status"),
+        "choices": {
+            str(key): str(value)
+            for key, value in fields.object("choices").data.items()
+            if value is not None
+        },
+        "overrides": fields.texts("overrides"),
+        "command": fields.text("command"),
+        "seed": int(seed) if math.isfinite(seed) else None,
+        "environment": dict(fields.object("environment").data),
+        "train": dict(fields.object("train").data),
+        "published_note": fields.text("published_note"),
+        "wall_seconds": fields.number("wall_seconds"),
+        "device_hours": fields.number("device_hours"),
+        "metrics": fields.object("metrics").numbers(),
+    }
+    return Run(**known | others)
 
 
 def read_run(folder: Path, label: str) -> Run:
-    """What `run.json` says, with `results.json` and the resolved config where they are.
-
-    Args:
-        folder: of the run.
-        label: how people call the folder.
+    """Read `run.json`, and `results.json` and the resolved config where they are.
 
     Raises:
-        ValueError: `run.json` is damaged or of another format; the message is for people.
+        ValueError: `run.json` is damaged or of another format; the message says which.
         OSError: it cannot be opened.
     """
-    data = run_folder.read_run(folder)
-    fields = Fields(data, RUN)
-    status = fields.text("status")
-    seed, git = fields.number("seed"), fields.object("git")
+    fields = Fields(run_folder.read_run(folder), RUN)
+    git, config_hash = fields.object("git"), fields.text("config_hash")
     remarks: list[str] = []
-    results = _beside(folder / RESULTS, read_json_object, remarks)
-    metrics = dict(fields.object("metrics").numbers())
-    if status == "finished" and not metrics and isinstance(results.get("metrics"), dict):
-        metrics = dict(Fields(results["metrics"], f"{RESULTS}: metrics").numbers())
-    return Run(
+    results = _read_optional(folder / RESULTS, read_json_object, remarks)
+    finished = fields.text("status") == "finished"
+    metrics = fields.object("metrics").numbers() if finished else {}
+    if finished and not metrics and isinstance(results.get("metrics"), dict):
+        metrics = Fields(results["metrics"], f"{RESULTS}: metrics").numbers()
+    return run_from_record(
+        fields,
         folder=folder,
         label=label,
         name=fields.text("name") or label,
-        mode=fields.text("mode", required=True),
-        row=fields.text("row", required=True),
-        status=status,
-        choices={str(k): str(v) for k, v in fields.object("choices").data.items() if v is not None},
-        overrides=fields.texts("overrides"),
-        command=fields.text("command"),
-        sweep=fields.text("sweep") or None,
-        seed=int(seed) if math.isfinite(seed) else None,
-        config_hash=fields.text("config_hash"),
-        # The hash with the seed makes a run stand alone, and so does its label.
-        family=fields.text("config_hash_any_seed") or fields.text("config_hash") or label,
+        # The hash with the seed makes a run a group of its own, and so does its label.
+        family=fields.text("config_hash_any_seed") or config_hash or label,
         revision=git.text("revision"),
         changed=git.flag("changed"),
-        environment=dict(fields.object("environment").data),
-        recipe=fields.object("recipe").numbers(),
-        train=dict(fields.object("train").data),
-        published_note=fields.text("published_note"),
-        error=fields.text("error").partition("\n")[0],
+        metrics=metrics,
         attempts=[
-            Attempt(
-                attempt.text("started"),
-                attempt.text("ended"),
-                attempt.number("seconds"),
-                attempt.text("status"),
-            )
+            attempt.text("ended") or attempt.text("started")
             for attempt in fields.objects("attempts")
         ],
-        wall_seconds=fields.number("wall_seconds"),
-        device_hours=fields.number("device_hours"),
-        metrics=metrics if status == "finished" else {},
+        config_hash=config_hash,
+        error=fields.text("error").partition("\n")[0],
         results=results,
-        settings=_beside(folder / RESOLVED, read_settings, remarks),
-        last_written="" if status == "finished" else _last_written(folder),
+        settings=_read_optional(folder / RESOLVED, read_settings, remarks),
+        last_written="" if finished else _last_written(folder),
         remarks=remarks,
     )
 
@@ -260,8 +188,8 @@ def _last_written(folder: Path) -> str:
     return moment.isoformat(timespec="seconds") if newest else ""
 
 
-def _beside(file: Path, read: Any, remarks: list[str]) -> Any:
-    """What another file of the run says; a damaged one is remarked, a missing one is not."""
+def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
+    """Another file of the run; {} where it is missing, or damaged, which is remarked."""
     if not file.exists():
         return {}
     try:
@@ -271,62 +199,99 @@ def _beside(file: Path, read: Any, remarks: list[str]) -> Any:
         return {}
 
 
-# What runs leave behind; a folder with one of these and no run.json is a run that cannot be told.
-LEFTOVERS = (RESULTS, METRICS)
+def read_settings(file: Path) -> dict[str, str]:
+    """Flatten a resolved config: dotted key of each leaf, and its value as JSON text.
+
+    Raises:
+        ValueError: it is no YAML, or not a config.
+    """
+    too_much = f"{file.name} has more than {MAX_SETTINGS:,} values: it is no config of ours"
+    if regular_size(file) > MAX_JSON_BYTES:
+        raise ValueError(too_much)
+    try:
+        with file.open(encoding="utf-8") as opened:
+            tree = SafeLoader(opened).get_single_data()
+        if not isinstance(tree, dict):
+            raise ValueError(f"{file.name} holds no config")
+        found = list(
+            islice(_leaves(tree, ""), MAX_SETTINGS + 1)
+        )  # aliases can make a few lines endless
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"{file.name} is no whole YAML file ({first})") from error
+    if len(found) > MAX_SETTINGS:
+        raise ValueError(too_much)
+    return dict(found)
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list) and any(isinstance(item, (dict, list)) for item in node):
+        for index, item in enumerate(node):
+            yield from _leaves(item, f"{key}.{index}")
+    else:
+        text = node if isinstance(node, str) else json.dumps(node, default=str, ensure_ascii=False)
+        yield encodable(key), encodable(text)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """All that was found: nothing below the folders is left out without being named here."""
+    """All that was found below the folders."""
 
     runs: Sequence[Run]
-    unreadable: Sequence[Unreadable]
-    planned: Sequence[Planned]
+    unreadable: Sequence[tuple[str, str]] = ()  # label and reason
+    planned: Sequence[tuple[str, Sequence[str]]] = ()  # label and overrides, of a sweep
 
 
 def collect(folders: Sequence[Path]) -> Collected:
-    """Read every run below `folders`, each once.
+    """Read every run below `folders`, each once; what cannot be read is listed with the reason.
 
     Raises:
         ValueError: a folder does not exist, or none of them holds anything of a run.
     """
     runs: list[Run] = []
-    unreadable: list[Unreadable] = []
-    planned: list[Planned] = []
+    unreadable: list[tuple[str, str]] = []
+    planned: list[tuple[str, Sequence[str]]] = []
     seen: set[str] = set()
     labels: set[str] = set()
+    several = len(folders) > 1
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
         closed: list[OSError] = []
         for folder, files in _folders(root, seen, closed):
-            label = _unused(_label(root, folder, several=len(folders) > 1), labels)
-            if SWEEP in files:
-                rows = _planned(root, folder, label, several=len(folders) > 1)
-                planned += rows if isinstance(rows, list) else []
-                unreadable += [rows] if isinstance(rows, Unreadable) else []
-            if RUN in files:
-                try:
+            label = _unused(_label(root, folder, several), labels)
+            try:
+                if SWEEP in files:
+                    _, experiments = run_folder.read_sweep(folder)
+                    planned += [
+                        (_label(root, folder / name, several), overrides)
+                        for name, overrides in experiments.items()
+                        if not (folder / name / RUN).exists()
+                    ]
+            except (ValueError, OSError) as error:
+                unreadable.append((label, _reason(error)))
+            try:
+                if RUN in files:
                     runs.append(read_run(folder, label))
-                except (ValueError, OSError) as error:
-                    unreadable.append(Unreadable(label, _reason(error)))
-            elif any(name in files for name in LEFTOVERS):
-                unreadable.append(Unreadable(label, _without_record(folder)))
+                elif folder.name == "fast_dev_run" and (RESULTS in files or METRICS in files):
+                    unreadable.append((label, "a trial (train.fast_dev_run=true) is no result"))
+                elif RESULTS in files or METRICS in files:
+                    reason = "it has no run.json: an older version of panoptic-dl made it"
+                    unreadable.append((label, reason))
+            except (ValueError, OSError) as error:
+                unreadable.append((label, _reason(error)))
         for refused in closed:
-            label = _label(root, Path(str(refused.filename)), several=len(folders) > 1)
-            unreadable.append(Unreadable(label, f"its folder: {refused.strerror}"))
+            label = _label(root, Path(str(refused.filename)), several)
+            unreadable.append((label, f"its folder: {refused.strerror}"))
     if not (runs or unreadable or planned):
         raise ValueError(
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
             "folder, or one that holds them, such as outputs"
         )
     return Collected(runs, unreadable, planned)
-
-
-def _without_record(folder: Path) -> str:
-    if folder.name == "fast_dev_run":
-        return "a trial (train.fast_dev_run=true) is no result"
-    return "it has no run.json: an older version of panoptic-dl made it"
 
 
 def _folders(
@@ -343,13 +308,13 @@ def _folders(
             continue
         seen.add(real)
         below[:] = sorted(each for each in below if not each.startswith("."))
-        # A trial's folder lies inside its run's and says itself that it is none.
+        # The folder of a trial lies inside its run's, which is reported as a trial.
         if RUN in files:
             below[:] = [each for each in below if each not in ("pictures", "fast_dev_run")]
         yield Path(name), files
 
 
-def _label(root: Path, folder: Path, *, several: bool) -> str:
+def _label(root: Path, folder: Path, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
     return encodable(str(below) if not several and below.parts else str(Path(name, below)))
@@ -365,23 +330,8 @@ def _unused(label: str, labels: set[str]) -> str:
     return wanted
 
 
-def _planned(
-    root: Path, folder: Path, label: str, *, several: bool
-) -> "list[Planned] | Unreadable":
-    """The rows of a sweep without a run.json."""
-    try:
-        name, experiments = run_folder.read_sweep(folder)
-        return [
-            Planned(_label(root, folder / own, several=several), name or label, overrides)
-            for own, overrides in experiments.items()
-            if not (folder / own / RUN).exists()
-        ]
-    except (ValueError, OSError) as error:
-        return Unreadable(label, _reason(error))
-
-
 def _reason(error: Exception) -> str:
-    """Without a path of this machine: the folder's label stands beside."""
+    """The message without a path of this machine; the folder's label precedes it."""
     if isinstance(error, OSError):
         return f"{Path(error.filename or 'a file').name}: {error.strerror or error}"
     return str(error)
@@ -389,55 +339,48 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the seeds: mean, sample standard deviation (NaN for one run), and how many."""
+    """Mean and sample standard deviation over seeds; the deviation of one run is NaN."""
 
     mean: float
     deviation: float
-    count: int
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same row and config but for the seed, by their seeds."""
+    """Runs with the same config but for the seed, in the order of their seeds."""
 
     runs: Sequence[Run]
     replaced: Sequence[Run] = ()  # older runs of the same config and seed
 
     @property
     def first(self) -> Run:
-        """One that stands for all: finished, if there is one."""
+        """A run that represents all: finished, if there is one."""
         return next((run for run in self.runs if run.finished), self.runs[0])
 
     @property
     def finished(self) -> Sequence[Run]:
         return [run for run in self.runs if run.finished]
 
-    @property
-    def label(self) -> str:
-        """What a line of a table is called: the run's name, or that of all seeds."""
-        return self.first.label
+    def metric(self, name: str) -> Spread | None:
+        """Over the finished runs; None where one of them has no such metric."""
+        values = [run.metrics[name] for run in self.finished if name in run.metrics]
+        return spread(values) if values and len(values) == len(self.finished) else None
 
-    def figure(self, name: str) -> Spread | None:
-        """Over the finished runs; None where one of them has no such figure."""
-        values = [run.metrics.get(name) for run in self.finished]
-        known = [value for value in values if value is not None]
-        return spread(known) if known and len(known) == len(values) else None
-
-    def figures(self) -> list[str]:
-        """The names of all figures, in the order in which runs have them."""
+    def metric_names(self) -> list[str]:
+        """The names of all metrics, in the order in which runs have them."""
         return list(dict.fromkeys(name for run in self.finished for name in run.metrics))
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of percentages; NaN as soon as one is."""
+    """Mean and deviation of percentages; NaN as soon as one is."""
     if not all(map(math.isfinite, values)):
-        return Spread(math.nan, math.nan, len(values))
+        return Spread(math.nan, math.nan)
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return Spread(statistics.fmean(values), deviation, len(values))
+    return Spread(statistics.fmean(values), deviation)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group what trains or evaluates; runs of other modes have no figures to be grouped.
+    """Group the runs of the modes `MEASURING`, which have metrics.
 
     Of several runs with the same config and seed the newest finished one stays, else the newest;
     a random seed (None) is never the same as another.
@@ -446,40 +389,34 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         if run.mode in MEASURING:
             families.setdefault((run.row, run.mode, run.family), []).append(run)
-    return [_group(members) for members in families.values()]
-
-
-def _group(members: Sequence[Run]) -> Group:
-    kept: list[Run] = []
-    replaced: list[Run] = []
-    for run in sorted(members, key=lambda run: (run.finished, run.when), reverse=True):
-        again = run.seed is not None and any(other.seed == run.seed for other in kept)
-        (replaced if again else kept).append(run)
-    kept.sort(key=lambda run: (run.seed is None, run.seed or 0, run.label))
-    return Group(kept, replaced)
-
-
-MAX_JSON_BYTES_VALUE = 1e30  # what is beyond has no place in a chart
-
-Points = Sequence[tuple[int, float]]  # iterations done, and a figure
+    groups = []
+    for members in families.values():
+        kept: list[Run] = []
+        replaced: list[Run] = []
+        for run in sorted(members, key=lambda run: (run.finished, run.when), reverse=True):
+            again = run.seed is not None and any(other.seed == run.seed for other in kept)
+            (replaced if again else kept).append(run)
+        kept.sort(key=lambda run: (run.seed is None, run.seed or 0, run.label))
+        groups.append(Group(kept, replaced))
+    return groups
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Figures by name; those of steps and those of evaluations on the way."""
+    """Metrics of training steps, and of evaluations during training, by name."""
 
     steps: Mapping[str, Points] = field(default_factory=dict)
     evaluations: Mapping[str, Points] = field(default_factory=dict)
-    damaged: int = 0  # lines that are none, apart from a last one that was cut off
+    damaged: int = 0  # lines, apart from a last one that was cut off
 
     def typical(self, name: str) -> float:
-        """The median of a figure of steps after the first tenth; NaN where there is none."""
+        """The median over steps after the first tenth; NaN where there is none."""
         points = self.steps.get(name, ())
         values = [value for _, value in points[len(points) // 10 :]]
         return statistics.median(values) if values else math.nan
 
     def highest(self, name: str) -> float:
-        """The largest of a figure of steps; NaN where there is none."""
+        """The largest over steps; NaN where there is none."""
         return max((value for _, value in self.steps.get(name, ())), default=math.nan)
 
 
@@ -519,16 +456,12 @@ def _lines(file: Path) -> Iterator[Mapping[str, Any] | None]:
         for raw in opened:
             try:
                 line = json.loads(raw)
-                whole = isinstance(line, dict) and _is_count(line.get("iteration"))
             except (ValueError, RecursionError):
-                whole = False
                 if not raw.endswith(b"\n"):
                     return
-            yield line if whole else None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < MAX_JSON_BYTES_VALUE
+                line = None
+            iteration = line.get("iteration") if isinstance(line, dict) else None
+            yield line if isinstance(iteration, int) and 0 <= iteration < MAX_VALUE else None
 
 
 def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
@@ -536,6 +469,6 @@ def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
     for iteration, line in sorted(lines.items()):
         for name, value in line.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if name != "iteration" and number and abs(value) < MAX_JSON_BYTES_VALUE:  # also not NaN
+            if name != "iteration" and number and abs(value) < MAX_VALUE:  # also not NaN
                 found.setdefault(encodable(name), []).append((iteration, float(value)))
     return dict(found)

@@ -1,7 +1,4 @@
-"""A search as people read it: its best trial with its command, a table of all, a picture.
-
-A search in one picture: figures by trial, and by each value that was searched.
-"""
+"""A search: its best trial with its command, a table of all trials, and a picture."""
 
 import json
 import math
@@ -15,25 +12,124 @@ from panoptic_dl.core.run_folder import RESULTS
 
 BLUE, RED, GOLD, INK, FAINT, GRID = "#3566b0", "#c8453b", "#d9a441", "#28282c", "#6e6e74", "#e3e6ea"
 COLUMNS = 3  # of panels, one a key
-MOST = 9  # keys with a panel: those that matter most
+MAX_PANELS = 9  # for the keys that matter most
+MAX_PRINTED = 10  # trials on the console; search.md has all
 
 
-def draw_search(record: Mapping[str, Any], file: Path, figure_name: str) -> None:
+def report_search(folder: Path) -> str:
+    """Write search.md and, once a trial has finished, search.png; return text for the console.
+
+    Args:
+        folder: of a search, with its `search.json`.
+    """
+    record = json.loads((folder / "search.json").read_text())
+    trials = record["trials"]
+    if record["best"] is None:
+        text = f"No trial of {len(trials)} has finished"
+        failed = next((trial for trial in trials if trial["error"]), None)
+        if failed:
+            text += (
+                f". The first one to fail, {folder / failed['folder']}: {failed['error']}\n"
+                "Failed trials stay failed: cure that and name another folder, sweep_dir=FOLDER"
+            )
+        (folder / "search.md").write_text(f"{text}\n\n{_table(trials, 'figure', record)}\n")
+        return f"{text}\n"
+    best = trials[record["best"]]
+    metric = _metric_name(folder / best["folder"])
+    draw_search(record, folder / "search.png", metric)
+    head = _head(record, best, metric)
+    sign = -1 if record["direction"] == "maximize" else 1
+    ranked = sorted(  # the best first, those without a value last
+        trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0), t["number"])
+    )
+    (folder / "search.md").write_text(
+        f"# {record['name']}\n\n{head}\n\n{_table(ranked, metric, record)}\n\n"
+        "![search](search.png)\n"
+    )
+    more = len(trials[MAX_PRINTED:])
+    return (
+        f"\n{_table(ranked[:MAX_PRINTED], metric, record)}\n"
+        + (f"(and {more} more in search.md)\n" if more else "")
+        + f"\n{head}\nSaved {folder}/search.md, .png and .json, best.yaml\n"
+    )
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """Keys by their last part, or as many parts as distinguish them."""
+    short = {}
+    for key in keys:
+        parts = key.lstrip("+").split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[-count:])
+            if sum((other.lstrip("+") + ".").endswith(f"{name}.") for other in keys) == 1:
+                break
+        short[key] = name
+    return short
+
+
+def _head(record: Mapping[str, Any], best: Mapping[str, Any], metric: str) -> str:
+    states = [trial["state"] for trial in record["trials"]]
+    counts = ", ".join(
+        f"{states.count(s)} {s}" for s in ("finished", "failed", "unfinished") if s in states
+    )
+    lines = [
+        f"{len(states)} trials: {counts}.",
+        f"Best {metric}: {best['value']:.2f}, trial {best['number']}.",
+    ]
+    first = record["trials"][0]
+    if record["starts_with_own"] and first["value"] is not None and first is not best:
+        lines[1] += f" The config's own values, trial 0: {first['value']:.2f}."
+    if record["importance"]:
+        names = short_names(list(record["space"]))
+        shares = ", ".join(f"{names[k]} {100 * s:.0f} %" for k, s in record["importance"].items())
+        lines.append(f"What moved it (PED-ANOVA, a hint with few trials): {shares}.")
+    return "\n".join([*lines, f"To run it again: `{best['command']}`"])
+
+
+def _table(trials: list[dict[str, Any]], metric: str, record: Mapping[str, Any]) -> str:
+    names = short_names(list(record["space"]))
+    rows = []
+    for trial in trials:
+        values = [trial["values"].get(key, "") for key in names]
+        rows.append(
+            [
+                trial["number"],
+                "" if trial["value"] is None else f"{trial['value']:.2f}",
+                *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values),
+                trial["error"] or ("" if trial["state"] == "finished" else trial["state"]),
+            ]
+        )
+    headers = ["trial", metric, *names.values(), "what went wrong"]
+    aligned = [*["right"] * (2 + len(names)), "left"]
+    if not any(row[-1] for row in rows):
+        headers, rows, aligned = headers[:-1], [row[:-1] for row in rows], aligned[:-1]
+    return tabulate(rows, headers, "github", disable_numparse=True, colalign=aligned)
+
+
+def _metric_name(run: Path) -> str:
+    """The name of the metric in the results of a run, such as PQ."""
+    try:
+        return str(next(iter(json.loads((run / RESULTS).read_text())["metrics"])))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # not a run of ours
+        return "figure"
+
+
+def draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
     """Write a PNG.
 
-    Above, the figure of each trial in its order, and the best so far; below, the same figures over
+    Above, the metric of each trial in its order, and the best so far; below, the same metric over
     the values of each key, later trials darker. Failed trials are marked at the lower edge.
 
     Args:
         record: what `search.json` holds; at least one trial has finished.
         file: of the picture.
-        figure_name: such as PQ.
+        metric: its name, such as PQ.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    keys = _keys(record)
+    shares = record["importance"] or {}
+    keys = sorted(record["space"], key=lambda key: -shares.get(key, 0.0))[:MAX_PANELS]
     names = short_names(list(record["space"]))
     columns = min(COLUMNS, max(len(keys), 1))
     rows = math.ceil(len(keys) / columns)
@@ -42,10 +138,9 @@ def draw_search(record: Mapping[str, Any], file: Path, figure_name: str) -> None
         dpi=110,
         layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, hspace=0.04),
     )
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[3.3, *[2.75] * rows])
     history = figure.add_subplot(grid[0, :])
-    _draw_history(history, record, figure_name)
+    _draw_history(history, record, metric)
     limits = _limits(record)
     for i, key in enumerate(keys):
         axes = figure.add_subplot(grid[1 + i // columns, i % columns])
@@ -54,12 +149,12 @@ def draw_search(record: Mapping[str, Any], file: Path, figure_name: str) -> None
         if i % columns:
             axes.tick_params(axis="y", labelleft=False)
         else:
-            axes.set_ylabel(figure_name, fontsize=9, color=INK)
+            axes.set_ylabel(metric, fontsize=9, color=INK)
     history.set_ylim(*limits)
     figure.savefig(file)
 
 
-def _draw_history(axes: Any, record: Mapping[str, Any], figure_name: str) -> None:
+def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
     finished = _finished(record)
     best = record["trials"][record["best"]]
     better = max if record["direction"] == "maximize" else min
@@ -69,7 +164,8 @@ def _draw_history(axes: Any, record: Mapping[str, Any], figure_name: str) -> Non
     for trial in finished[1:]:
         so_far.append(better(so_far[-1], trial["value"]))
     axes.step(
-        *([*numbers, last + 0.4], [*so_far, so_far[-1]]),
+        [*numbers, last + 0.4],
+        [*so_far, so_far[-1]],
         where="post",
         color=BLUE,
         linewidth=1.6,
@@ -91,7 +187,7 @@ def _draw_history(axes: Any, record: Mapping[str, Any], figure_name: str) -> Non
             color=FAINT,
         )
     axes.set_title(
-        f"{record['name']}   best {figure_name} {best['value']:.1f} in trial {best['number']}",
+        f"{record['name']}   best {metric} {best['value']:.1f} in trial {best['number']}",
         loc="left",
         fontsize=12,
         color=INK,
@@ -99,7 +195,7 @@ def _draw_history(axes: Any, record: Mapping[str, Any], figure_name: str) -> Non
     )
     axes.set_xlim(-0.6, last + 0.6)
     axes.set_xlabel("trial", fontsize=9, color=INK)
-    axes.set_ylabel(figure_name, fontsize=9, color=INK)
+    axes.set_ylabel(metric, fontsize=9, color=INK)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _plain(axes)
     handles, labels = axes.get_legend_handles_labels()
@@ -121,7 +217,7 @@ def _draw_slice(axes: Any, record: Mapping[str, Any], key: str, name: str) -> No
     if "choices" in drawn_from:
         places = {choice: place for place, choice in enumerate(drawn_from["choices"])}
         _scatter(axes, record, lambda trial: places.get(trial["values"].get(key)))
-        axes.set_xticks(range(len(places)), [_cut(choice) for choice in places])
+        axes.set_xticks(range(len(places)), [c if len(c) <= 16 else c[:15] + "…" for c in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
     else:
         _scatter(axes, record, lambda trial: trial["values"].get(key))
@@ -161,7 +257,8 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
     best = record["trials"][record["best"]]
     if place(best) is not None:
         axes.scatter(
-            *([place(best)], [best["value"]]),
+            [place(best)],
+            [best["value"]],
             marker="*",
             s=190,
             color=GOLD,
@@ -170,11 +267,12 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
             zorder=4,
             label="the best",
         )
-    failed = [place(t) for t in record["trials"] if t["state"] == "failed"]
-    failed = [where for where in failed if where is not None]
+    places = [place(trial) for trial in record["trials"] if trial["state"] == "failed"]
+    failed = [x for x in places if x is not None]
     if failed:
         axes.scatter(
-            *(failed, [0.035] * len(failed)),
+            failed,
+            [0.035] * len(failed),
             transform=axes.get_xaxis_transform(),
             marker="x",
             s=26,
@@ -194,7 +292,7 @@ def _plain(axes: Any) -> None:
 
 
 def _limits(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the figures, with room below for failed trials and above for the star."""
+    """Of the metric, with room below for failed trials and above for the star."""
     values = [trial["value"] for trial in _finished(record)]
     low, high = min(values), max(values)
     room = (high - low) or max(abs(high), 1.0)
@@ -202,127 +300,5 @@ def _limits(record: Mapping[str, Any]) -> tuple[float, float]:
     return low - room * (0.16 if failed else 0.08), high + 0.1 * room
 
 
-def _keys(record: Mapping[str, Any]) -> list[str]:
-    """Searched keys, the ones that matter most first; at most `MOST`."""
-    shares = record["importance"] or {}
-    return sorted(record["space"], key=lambda key: -shares.get(key, 0.0))[:MOST]
-
-
 def _finished(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [trial for trial in record["trials"] if trial["value"] is not None]
-
-
-def _cut(choice: str) -> str:
-    return choice if len(choice) <= 16 else choice[:15] + "…"
-
-
-PRINTED = 10  # trials on the console; search.md has all
-
-
-def report_search(folder: Path) -> str:
-    """Write search.md and, once a trial has finished, search.png; return text for the console.
-
-    Args:
-        folder: of a search, with the `search.json` that it keeps.
-    """
-    record = json.loads((folder / "search.json").read_text())
-    trials = record["trials"]
-    best = None if record["best"] is None else trials[record["best"]]
-    figure = _figure_name(folder, best)
-    if best is None:
-        failed = next((trial for trial in trials if trial["error"]), None)
-        text = f"No trial of {len(trials)} has finished"
-        if failed:
-            text += (
-                f". The first one to fail, {folder / failed['folder']}: {failed['error']}\n"
-                "Failed trials stay failed: cure that and name another folder, sweep_dir=FOLDER"
-            )
-        (folder / "search.md").write_text(f"{text}\n\n{_table(trials, figure, record)}\n")
-        return f"{text}\n"
-    draw_search(record, folder / "search.png", figure)
-    head = _head(record, best, figure)
-    body = f"{head}\n\n{_table(_ranked(record), figure, record)}\n"
-    (folder / "search.md").write_text(f"# {record['name']}\n\n{body}\n![search](search.png)\n")
-    shown = _ranked(record)[:PRINTED]
-    more = len(trials) - len(shown)
-    return (
-        f"\n{_table(shown, figure, record)}\n"
-        + (f"(and {more} more in search.md)\n" if more else "")
-        + f"\n{head}\nSaved {folder}/search.md, .png and .json, best.yaml\n"
-    )
-
-
-def short_names(keys: list[str]) -> dict[str, str]:
-    """Keys by their last part, or as many parts as tell them apart."""
-    short = {}
-    for key in keys:
-        parts = key.lstrip("+").split(".")
-        for count in range(1, len(parts) + 1):
-            name = ".".join(parts[-count:])
-            if sum((other.lstrip("+") + ".").endswith(f"{name}.") for other in keys) == 1:
-                break
-        short[key] = name
-    return short
-
-
-def value_text(value: Any) -> str:
-    """A searched value, to three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _head(record: Mapping[str, Any], best: Mapping[str, Any], figure: str) -> str:
-    states = [trial["state"] for trial in record["trials"]]
-    counts = ", ".join(
-        f"{states.count(s)} {s}" for s in ("finished", "failed", "unfinished") if s in states
-    )
-    lines = [
-        f"{len(states)} trials: {counts}.",
-        f"Best {figure}: {best['value']:.2f}, trial {best['number']}.",
-    ]
-    first = record["trials"][0]
-    if record["starts_with_own"] and first["value"] is not None and first is not best:
-        lines[1] += f" The config's own values, trial 0: {first['value']:.2f}."
-    if record["importance"]:
-        names = short_names(list(record["space"]))
-        shares = ", ".join(f"{names[k]} {100 * s:.0f} %" for k, s in record["importance"].items())
-        lines.append(f"What moved it (PED-ANOVA, a hint with few trials): {shares}.")
-    return "\n".join([*lines, f"To run it again: `{best['command']}`"])
-
-
-def _table(trials: list[dict[str, Any]], figure: str, record: Mapping[str, Any]) -> str:
-    keys = list(record["space"])
-    names = short_names(keys)
-    rows = [
-        [
-            trial["number"],
-            "" if trial["value"] is None else f"{trial['value']:.2f}",
-            *(value_text(trial["values"].get(key, "")) for key in keys),
-            trial["error"] or ("" if trial["state"] == "finished" else trial["state"]),
-        ]
-        for trial in trials
-    ]
-    headers = ["trial", figure, *(names[key] for key in keys), "what went wrong"]
-    if not any(row[-1] for row in rows):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
-    aligned = [*["right"] * (2 + len(keys)), "left"][: len(headers)]
-    return tabulate(rows, headers, "github", disable_numparse=True, colalign=aligned)
-
-
-def _ranked(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The best trial first; those without a figure last."""
-    sign = -1 if record["direction"] == "maximize" else 1
-    return sorted(
-        record["trials"],
-        key=lambda trial: (trial["value"] is None, sign * (trial["value"] or 0), trial["number"]),
-    )
-
-
-def _figure_name(folder: Path, best: Mapping[str, Any] | None) -> str:
-    """What the figure is called in the results of a run, such as PQ."""
-    if best is None:
-        return "figure"
-    try:
-        results = json.loads((folder / best["folder"] / RESULTS).read_text())
-        return str(next(iter(results["metrics"])))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # not a run of ours
-        return "figure"

@@ -1,43 +1,77 @@
-"""Tables of groups of runs: the published ones with verdicts, all others without.
+"""Tables of groups of runs: the published tables with verdicts, and all others without.
 
-The published rows, from the experiments that reproduce them: `conf/experiment/*.yaml`.
-
-Names as papers print them.
-
-Whether a run has reproduced a published row.
+The rows of the published tables come from the experiments that reproduce them,
+`conf/experiment/*.yaml`. A verdict says whether a run has reproduced its row.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from panoptic_dl.evaluation.metrics import PUBLISHED
-from panoptic_dl.report.runs import Group, Run, Spread
+from panoptic_dl.report.runs import Group, Run, Spread, group_runs
 
 CONF = Path(__file__).parents[2] / "conf"
-VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published figures were measured on
+VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published metrics were measured on
 GROUPS = ("dataset", "task", "backbone", "head")
+NAMES = {
+    "xception65": "Xception-65",
+    "hrnet18": "HRNet-18",
+    "hrnet32": "HRNet-32",
+    "hrnet48": "HRNet-48",
+    "hrnet_tiny": "HRNet-tiny",
+    "cityscapes": "Cityscapes",
+    "coco": "COCO",
+    "toy_cityscapes": "toy Cityscapes",
+    "toy_coco": "toy COCO",
+}  # of options, as papers print them
+
+TOLERANCE, WIDE = 0.5, 1.5  # percentage points
+JUDGED = ("PQ", "mIoU")
+MIN_TRAINING = 0.5  # share of the published images; with fewer a run is a trial
+STATED = (
+    f"PQ and mIoU within ±{TOLERANCE} of the published figure count as reproduced, at the "
+    f"published batch, iterations and fp32; where one of these differs, within ±{WIDE}. A row "
+    "is below when one of the two is, and better when its main figure (PQ, or mIoU of a semantic "
+    "row) is above. Differences are rounded to one decimal first, as published figures are."
+)
+
+# Settings under these change a network, its data or its optimization, except those that only say
+# where things are and how they are worked through.
+PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
+HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
+LEARNING_RATE = "optimizer.lr"  # goes with the batch
+
+
+def option_name(option: str) -> str:
+    """An option as papers print it; one of a user's own is its file's name."""
+    return NAMES.get(option, option)
+
+
+def metric_name(name: str) -> str:
+    """ "box_AP" is printed as "box AP"."""
+    return name.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row of a published table, and the training that its figures belong to."""
+    """A row of a published table, and the training that its metrics belong to."""
 
     experiment: str
     dataset: str
     task: str
     backbone: str
     head: str
-    figures: Mapping[str, float]  # percent
+    metrics: Mapping[str, float]  # percent
     iterations: int
     batch_size: int
     num_images: int | None  # of the validation split; None: not known
-    recipe: str  # whose figures they are, of several
-    other_recipes: tuple[str, ...] = ()  # that are held against the same figures, with a note
+    recipe: str  # that the published model was trained with
+    other_recipes: tuple[str, ...] = ()  # compared with the same metrics, with a note
 
     @property
     def row(self) -> str:
@@ -50,12 +84,12 @@ class PublishedRow:
 
     @property
     def main(self) -> str:
-        """The figure that a verdict is about."""
+        """The metric that decides the verdict."""
         return "PQ" if self.task == "panoptic" else "mIoU"
 
 
 def published_rows(conf: Path = CONF) -> list[PublishedRow]:
-    """All rows with published figures, in the order of the published tables.
+    """All rows with published metrics, in the order of the published tables.
 
     Raises:
         ValueError: an experiment cannot be read; the message names the file.
@@ -65,7 +99,7 @@ def published_rows(conf: Path = CONF) -> list[PublishedRow]:
         experiment = _read(file)
         if experiment.get("published") and experiment.get("published_row"):
             rows.append(_row(file, experiment, conf / "recipe"))
-    # Xception-65 stands first in each published table, Cityscapes' panoptic ones before COCO's.
+    # Xception-65 comes first in each published table, Cityscapes' panoptic ones before COCO's.
     return sorted(
         rows,
         key=lambda row: (row.task != "panoptic", row.dataset, row.head, row.backbone[0] != "x"),
@@ -83,13 +117,13 @@ def _row(file: Path, experiment: Mapping[str, Any], recipes: Path) -> PublishedR
         raise ValueError(f"{file.name}: its defaults choose no {' and no '.join(missing)}")
     usual = f"{chosen['dataset']}_{chosen['task']}"
     record = _read(recipes / f"{usual}.yaml")["recipe_record"]
-    # Where a dataset's recipe was corrected later, the figures are of the old one.
+    # Where a dataset's recipe was corrected later, the published metrics are of the old one.
     old = f"{usual}_old"
     has_old = (recipes / f"{old}.yaml").is_file()
     return PublishedRow(
         experiment=file.stem,
         **{group: chosen[group] for group in GROUPS},
-        figures={name: float(value) for name, value in experiment["published"].items()},
+        metrics={name: float(value) for name, value in experiment["published"].items()},
         iterations=int(record["iterations"]),
         batch_size=int(record["batch_size"]),
         num_images=VAL_IMAGES.get(chosen["dataset"]),
@@ -108,54 +142,9 @@ def _read(file: Path) -> Mapping[str, Any]:
     return content
 
 
-NAMES = {
-    "xception65": "Xception-65",
-    "hrnet18": "HRNet-18",
-    "hrnet32": "HRNet-32",
-    "hrnet48": "HRNet-48",
-    "hrnet_tiny": "HRNet-tiny",
-    "cityscapes": "Cityscapes",
-    "coco": "COCO",
-    "toy_cityscapes": "toy Cityscapes",
-    "toy_coco": "toy COCO",
-}
-
-
-def part_name(option: str) -> str:
-    """Of a backbone or head; one of one's own is called what its file is."""
-    return NAMES.get(option, option)
-
-
-def dataset_name(option: str) -> str:
-    return NAMES.get(option, option)
-
-
-def figure_name(name: str) -> str:
-    """ "box_AP" is printed as "box AP"."""
-    return name.replace("_", " ")
-
-
-TOLERANCE, WIDE = 0.5, 1.5  # percentage points
-JUDGED = ("PQ", "mIoU")
-LEAST_TRAINING = 0.5  # of the published images seen; with fewer a run is a trial
-
-STATED = (
-    f"PQ and mIoU within ±{TOLERANCE} of the published figure count as reproduced, at the "
-    f"published batch, iterations and fp32; where one of these differs, within ±{WIDE}. A row "
-    "is below when one of the two is, and better when its main figure (PQ, or mIoU of a semantic "
-    "row) is above. Differences are rounded to one decimal first, as published figures are."
-)
-
-# Leaves under these change a network, its data or its optimisation, except those that only say
-# where things are and how they are worked through.
-PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
-HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
-TRAINING = ("optimizer.lr",)  # goes with the batch
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """A word, why, and the tolerance that was used (NaN: none)."""
+    """Whether a row is reproduced: a word, why, and the tolerance that was used (NaN: none)."""
 
     word: str
     reason: str = ""
@@ -167,17 +156,14 @@ class Verdict:
 
     @property
     def kind(self) -> str:
-        """One word for colours: better, reproduced, below, open, failed."""
+        """One word for colors: better, reproduced, below, open, failed."""
         if self.word in ("better", "reproduced", "below", "failed"):
             return self.word
         return "open"
 
 
-NOT_RUN = Verdict("not run")
-
-
 def judge(group: Group, row: PublishedRow) -> Verdict:
-    """The verdict on runs of a row's parts."""
+    """The verdict on runs of the experiment of a published row."""
     run = group.first
     if not run.finished:
         open_ended = run.status in ("running", "killed")
@@ -187,14 +173,14 @@ def judge(group: Group, row: PublishedRow) -> Verdict:
         return Verdict("no verdict", refused)
     differs = training_differences(run, row)
     tolerance = WIDE if differs else TOLERANCE
-    own = {name: found.mean for name in row.figures if (found := group.figure(name)) is not None}
-    return verdict(own, row.figures, row.main, tolerance)
+    own = {name: found.mean for name in row.metrics if (found := group.metric(name)) is not None}
+    return compare_metrics(own, row.metrics, row.main, tolerance)
 
 
-def verdict(
+def compare_metrics(
     own: Mapping[str, float], published: Mapping[str, float], main: str, tolerance: float
 ) -> Verdict:
-    """Hold figures against published ones, all in percent."""
+    """Compare metrics with published ones, all in percent."""
     if not math.isfinite(own.get(main, math.nan)):
         return Verdict("no verdict", f"{main} is n/a")
     differences = {
@@ -202,7 +188,7 @@ def verdict(
         for name in JUDGED
         if name in published and math.isfinite(own.get(name, math.nan))
     }
-    # Differences of one decimal are whole tenths but for the last bits of floating point.
+    # Differences of one decimal are exact tenths but for the last bits of floating point.
     low = [name for name, value in differences.items() if value < -tolerance - 1e-6]
     if low:
         return Verdict("below", "" if low == [main] else " and ".join(low), tolerance)
@@ -212,7 +198,7 @@ def verdict(
 
 
 def refusal(run: Run, row: PublishedRow) -> str:
-    """Why figures of this run are not held against the row's; "" where they are."""
+    """Why this run is not compared with the row; "" where it is."""
     if run.trial:
         return f"trial: {run.trial}"
     recipe = run.choices.get("recipe", row.recipe)
@@ -221,20 +207,22 @@ def refusal(run: Run, row: PublishedRow) -> str:
     images = run.results.get("num_images")
     if None not in (images, row.num_images) and images != row.num_images:
         return f"measured on {images} images, not on all {row.num_images:,}"
-    if run.several_looks:
+    if run.measured.get("scales", [1.0]) != [1.0] or run.measured.get("flip"):
         return "several looks at each image, published figures are of one"
     changed = [name for name in map(_key, run.overrides) if _changes_parts(name)]
     if changed:
         return f"other settings: {', '.join(dict.fromkeys(changed))}"
-    seen = _images(run.train)
-    if run.mode == "train" and seen < LEAST_TRAINING * row.iterations * row.batch_size:
+    numbers = [run.train.get(name) for name in ("iterations", "batch_size")]
+    known = all(isinstance(number, (int, float)) for number in numbers)
+    seen = math.prod(map(float, numbers)) if known else 0.0  # type: ignore[arg-type]
+    if run.mode == "train" and seen < MIN_TRAINING * row.iterations * row.batch_size:
         share = 100 * seen / (row.iterations * row.batch_size)
         return f"trial: {share:.2g} % of the training"
     return ""
 
 
 def training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
-    """What makes the tolerance wide, for people."""
+    """The differences to the published training that make the tolerance wide."""
     if run.mode == "eval":
         return ["weights of unknown training"]
     wanted = {"iterations": row.iterations, "batch_size": row.batch_size, "precision": "fp32"}
@@ -245,8 +233,8 @@ def training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
             shown = "unknown" if own is None else f"{own:,}" if isinstance(own, int) else own
             of = f"{value:,}" if isinstance(value, int) else value
             found.append(f"{name.replace('_', ' ')} {shown}, published {of}")
-    lr = run.setting("optimizer.lr") if any(_key(o) in TRAINING for o in run.overrides) else None
-    return [*found, f"optimizer.lr {lr}"] if lr is not None else found
+    lr = run.setting(LEARNING_RATE) if LEARNING_RATE in map(_key, run.overrides) else None
+    return [*found, f"{LEARNING_RATE} {lr}"] if lr is not None else found
 
 
 def recipe_note(run: Run, row: PublishedRow) -> str:
@@ -259,28 +247,18 @@ def recipe_note(run: Run, row: PublishedRow) -> str:
     return f"corrected recipe: {note}"
 
 
-def _images(train: Mapping[str, object]) -> float:
-    numbers = [train.get(name) for name in ("iterations", "batch_size")]
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        return 0.0
-    return float(numbers[0]) * float(numbers[1])  # type: ignore[arg-type]
-
-
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
 def _changes_parts(key: str) -> bool:
     harmless = any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-    return "." in key and key.split(".")[0] in PARTS and not harmless and key not in TRAINING
-
-
-# Columns of tables, as in the published ones; all other figures are in the CSV.
+    return "." in key and key.split(".")[0] in PARTS and not harmless and key != LEARNING_RATE
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a line in percent; `own` is None where there is none, NaN where undecided."""
+    """A metric of a line in percent; `own` is None where there is none, NaN where undecided."""
 
     own: Spread | None = None
     published: float | None = None
@@ -295,10 +273,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: a published row, an experiment of one's own, or both."""
+    """A row of a table: a published row with a group of runs or none, or a group alone."""
 
     title: str
-    row: str
+    row: str  # the experiment, see `Run.row`
     cells: Mapping[str, Cell]
     verdict: Verdict | None = None  # None where nothing is published
     notes: Sequence[str] = ()
@@ -311,20 +289,24 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    lines: Sequence[Line] = field(default_factory=tuple)
+    lines: Sequence[Line]
     published: bool = False
 
     @property
     def key(self) -> str:
         """For names of anchors and labels."""
-        letters = [
-            each if each.isalnum() and each.isascii() else "-" for each in self.title.lower()
-        ]
-        return "-".join(filter(None, "".join(letters).split("-"))) or "table"
+        letters = (x if x.isalnum() and x.isascii() else " " for x in self.title.lower())
+        return "-".join("".join(letters).split()) or "table"
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, in the order of the lines."""
+        return [run for line in self.lines if line.group for run in line.group.runs]
 
 
-def build_tables(groups: Sequence[Group], rows: Sequence[PublishedRow]) -> list[Table]:
+def build_tables(runs: Sequence[Run], rows: Sequence[PublishedRow]) -> list[Table]:
     """The published tables with all of their rows, then one for each other dataset and task."""
+    groups = group_runs(runs)
     of_row: dict[str, list[Group]] = {}
     for group in groups:
         of_row.setdefault(group.first.row, []).append(group)
@@ -333,8 +315,8 @@ def build_tables(groups: Sequence[Group], rows: Sequence[PublishedRow]) -> list[
         members = [row for row in rows if row.table == key]
         lines = [line for row in members for line in _published_lines(row, of_row.get(row.row, []))]
         dataset, task, head = key
-        title = ", ".join([dataset_name(dataset), task, head])
-        columns = [c for c in PUBLISHED if any(c in row.figures for row in members)]
+        title = ", ".join([option_name(dataset), task, head])
+        columns = [c for c in PUBLISHED if any(c in row.metrics for row in members)]
         tables.append(Table(title, columns, lines, published=True))
     known = {row.row for row in rows}
     others: dict[str, list[Group]] = {}
@@ -345,13 +327,13 @@ def build_tables(groups: Sequence[Group], rows: Sequence[PublishedRow]) -> list[
 
 
 def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
-    title = part_name(row.backbone)
+    title = option_name(row.backbone)
     if not groups:
-        cells = {name: Cell(None, value) for name, value in row.figures.items()}
-        return [Line(title, row.row, cells, NOT_RUN)]
+        cells = {name: Cell(None, value) for name, value in row.metrics.items()}
+        return [Line(title, row.row, cells, Verdict("not run"))]
     lines = []
     for group in groups:
-        cells = {name: Cell(group.figure(name), value) for name, value in row.figures.items()}
+        cells = {name: Cell(group.metric(name), value) for name, value in row.metrics.items()}
         run = group.first
         notes: list[str] = []
         if run.finished and not refusal(run, row):
@@ -364,12 +346,12 @@ def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
 
 
 def _other_table(title: str, groups: Sequence[Group]) -> Table:
-    columns = [c for c in PUBLISHED if any(c in group.figures() for group in groups)]
+    columns = [c for c in PUBLISHED if any(c in group.metric_names() for group in groups)]
     lines = []
     for group in groups:
         run = group.first
-        parts = [part_name(run.choices[g]) for g in ("backbone", "head") if g in run.choices]
-        cells = {name: Cell(group.figure(name)) for name in columns}
+        parts = [option_name(run.choices[g]) for g in ("backbone", "head") if g in run.choices]
+        cells = {name: Cell(group.metric(name)) for name in columns}
         notes = [] if run.finished else [run.status]
         notes += [f"trial: {run.trial}"] if run.trial else []
         lines.append(
@@ -379,13 +361,13 @@ def _other_table(title: str, groups: Sequence[Group]) -> Table:
 
 
 def _kind(run: Run) -> str:
-    """The table of a run without published figures."""
+    """The table of a run without a published row."""
     dataset, task = (run.choices.get(group) for group in ("dataset", "task"))
-    return f"{dataset_name(dataset)}, {task}" if dataset and task else run.row
+    return f"{option_name(dataset)}, {task}" if dataset and task else run.row
 
 
 def _notes(group: Group) -> list[str]:
-    """What to know of a group's figures."""
+    """What to know of a group's metrics."""
     notes = []
     if group.first.mode != "train":
         notes.append(f"mode={group.first.mode}")
@@ -396,12 +378,11 @@ def _notes(group: Group) -> list[str]:
         notes += open_ones if group.finished else []
     for run in group.replaced:
         notes.append(f"an older run of the same config and seed is left out: {run.label}")
-    undecided = [figure_name(n) for n in group.figures() if _is_undecided(group, n)]
+    undecided = [
+        metric_name(name)
+        for name in group.metric_names()
+        if name in PUBLISHED and (found := group.metric(name)) and math.isnan(found.mean)
+    ]
     if undecided:
         notes.append(f"n/a: {', '.join(undecided)}")
     return notes
-
-
-def _is_undecided(group: Group, name: str) -> bool:
-    found = group.figure(name)
-    return name in PUBLISHED and found is not None and math.isnan(found.mean)

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from panoptic_dl.core.files import save_state
 from panoptic_dl.core.run_folder import AVERAGE
-from panoptic_dl.report.results import comparison_of_rows
+from panoptic_dl.report.results import comparison_of_weights
 
 FOLDER = "ema"  # of the average's results in the run's folder; prefix of its metrics' names
 
@@ -178,6 +178,6 @@ def evaluate_both(
     if not results:
         return results
     rows = {"weights": results["metrics"], "moving average": of_average["metrics"]}
-    logger.info("Weights and their moving average\n%s", comparison_of_rows(rows))
+    logger.info("Weights and their moving average\n%s", comparison_of_weights(rows))
     metrics = {f"{FOLDER}/{name}": value for name, value in of_average["metrics"].items()}
     return {**results, "metrics": {**results["metrics"], **metrics}, FOLDER: of_average}

@@ -16,7 +16,7 @@ from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
-from panoptic_dl.loggers.base import Details, Figures, Loggers, is_evaluation
+from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.console import ConsoleWriter
 
@@ -80,7 +80,7 @@ class MetricsWriter(HookBase):
         self.file.touch()
         _keep_lines(self.file, lambda line: line["iteration"] < start)
 
-    def history(self) -> list[Figures]:
+    def history(self) -> list[Metrics]:
         """The lines so far."""
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 

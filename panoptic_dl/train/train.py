@@ -22,7 +22,7 @@ from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES
 from panoptic_dl.launch.session import exit_status
 from panoptic_dl.launch.signals import StopOnSignal, StopRequest
-from panoptic_dl.loggers.base import Logger, Loggers, Run, ending, modules
+from panoptic_dl.loggers.base import Logger, Loggers, Run, count_parameters, finishing
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.ema import UpdateAverage, WeightAverage, evaluate_both
 from panoptic_dl.train.fast_dev_run import with_fast_dev_run
@@ -131,7 +131,7 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext()
-    with stop.listen(), ending(listening, exit_status), lock:
+    with stop.listen(), finishing(listening, exit_status), lock:
         with stop.at_once():  # nothing is lost yet
             start = _start(
                 checkpoints,
@@ -151,7 +151,9 @@ def train(
                     loggers=listening,
                     device=place,
                 )
-                listening.start(Run(folder, "train", start, writer.history(), modules(model)))
+                listening.start(
+                    Run(folder, "train", start, writer.history(), count_parameters(model))
+                )
         saver = CheckpointHook(checkpoints, saving.period)
         evaluator = EvalHook(
             partial(evaluate_both, evaluation, model, average, folder),

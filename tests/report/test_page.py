@@ -16,9 +16,9 @@ from panoptic_dl.report.page import (
     make_report,
     render_page,
     short_labels,
-    tables_of,
 )
 from panoptic_dl.report.runs import collect, read_curves
+from panoptic_dl.report.tables import build_tables, published_rows
 
 from .run_folders import make_pictures, make_run, results_of
 
@@ -57,8 +57,9 @@ class Reader(HTMLParser):
 
 def page_of(*folders, **options):
     collected = collect(folders)
+    tables = build_tables(collected.runs, published_rows())
     curves = {run.label: read_curves(run.folder / "metrics.json") for run in collected.runs}
-    return render_page(tables_of(collected), collected, curves, [], **options)
+    return render_page(tables, collected, curves, [], **options)
 
 
 def test_it_is_one_well_formed_file_without_addresses(tmp_path):
@@ -179,8 +180,8 @@ KINDS = ("md", "csv", "tex", "html")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_report_writes_four_files_whole(tmp_path, kind):
     run = make_run(tmp_path / "run")
-    report = make_report([run], tmp_path / "out")
-    assert [file.name for file in report.files] == [f"report.{kind}" for kind in KINDS]
+    _, files, _ = make_report([run], tmp_path / "out")
+    assert [file.name for file in files] == [f"report.{kind}" for kind in KINDS]
     file = tmp_path / "out" / f"report.{kind}"
     before = file.read_bytes()
     make_run(tmp_path / "run", metrics={"PQ": 1.0})
@@ -197,11 +198,11 @@ def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
     content = {"machine": "a GPU", "image_size": [1024, 2048], "stages": stages}
     (fast / "benchmark.json").write_text(json.dumps(content))
     make_run(tmp_path / "torn", CONV, mode="benchmark")
-    report = make_report([tmp_path], tmp_path / "out")
+    _, _, notes = make_report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     assert "Xception-65: 7.25 images/s, PQ 62.6" in text
     assert "1024 x 2048 pixels, a GPU" in text
-    (note,) = report.notes
+    (note,) = notes
     assert note.startswith("torn is unreadable: benchmark.json")
 
 

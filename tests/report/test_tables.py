@@ -1,51 +1,143 @@
-"""Tables say the same in Markdown, CSV and LaTeX, and what runs and papers say."""
+"""The published tables come whole, and a verdict compares a run with its published row."""
 
-import csv
-import io
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from panoptic_dl.report.formats import (
-    escape,
-    line_texts,
-    report_csv,
-    report_latex,
-    report_markdown,
-    table_markdown,
+from panoptic_dl.report.formats import line_texts
+from panoptic_dl.report.runs import Group, read_run
+from panoptic_dl.report.tables import (
+    TOLERANCE,
+    WIDE,
+    Cell,
+    compare_metrics,
+    judge,
+    published_rows,
 )
-from panoptic_dl.report.page import tables_of
-from panoptic_dl.report.runs import Planned, collect
-from panoptic_dl.report.tables import Cell, published_rows
 
 from .run_folders import make_run
 
 README = Path(__file__).parents[2] / "README.md"
-CONV, DSCONV = "cityscapes_panoptic_xception65_conv", "cityscapes_panoptic_xception65_dsconv"
-COCO = "coco_panoptic_hrnet48_dsconv"
 NASTY = "<script>&|`*_\\%$#{}^~"
+ROWS = {row.experiment: row for row in published_rows()}
+ROW = "cityscapes_panoptic_xception65_conv"
+tenths = st.integers(0, 1000)
 
 
-@pytest.fixture
-def collected(tmp_path):
-    for seed, pq in enumerate((62.1, 62.5, 63.5)):
-        make_run(tmp_path / f"seed{seed}", CONV, seed=seed, metrics={"PQ": pq, "mIoU": 79.4})
-    make_run(tmp_path / "below", DSCONV, metrics={"PQ": 60.0, "SQ": math.nan, "mIoU": 79.8})
-    make_run(tmp_path / "new", COCO, metrics={"PQ": 38.6})
-    old = {"recipe": "coco_panoptic_old"}
-    make_run(tmp_path / "old", COCO, metrics={"PQ": 37.5}, choices=old, settings={"max_size": 640})
-    make_run(tmp_path / "toy", "toy_cityscapes_panoptic_hrnet_tiny_conv", metrics={"PQ": 50.0})
-    make_run(tmp_path / "broken", "toy_coco_panoptic_hrnet_tiny_conv", status="failed", metrics={})
-    own = {"dataset": NASTY, "task": "panoptic", "backbone": NASTY, "head": "x"}
-    make_run(tmp_path / "own", "mine_panoptic_net_x", metrics={"PQ": 1.0}, choices=own)
-    return collect([tmp_path])
+def judged(folder, row=ROW, **changes):
+    return judge(Group([read_run(make_run(folder, row, **changes), "run")]), ROWS[row])
 
 
-@pytest.fixture
-def tables(collected):
-    return tables_of(collected)
+@given(own=tenths, published=tenths, tolerance=st.sampled_from((5, 15)))
+def test_edges_are_exact_in_tenths(own, published, tolerance):
+    found = compare_metrics({"PQ": own / 10}, {"PQ": published / 10}, "PQ", tolerance / 10)
+    difference = Fraction(own - published, 10)
+    wide = Fraction(tolerance, 10)
+    wanted = "below" if difference < -wide else "better" if difference > wide else "reproduced"
+    assert found.word == wanted
+    assert found.tolerance == tolerance / 10
+
+
+@pytest.mark.parametrize(
+    ("pq", "word"),
+    [
+        (62.04999, "below"),  # -0.55: -0.6 in tenths
+        (62.0501, "reproduced"),
+        (63.1499, "reproduced"),
+        (63.1501, "better"),
+    ],
+)
+def test_differences_are_rounded_as_published_metrics_are(pq, word):
+    assert compare_metrics({"PQ": pq}, {"PQ": 62.6}, "PQ", TOLERANCE).word == word
+
+
+@pytest.mark.parametrize("own", [{"PQ": math.nan}, {}, {"mIoU": 80.0}])
+def test_without_the_main_figure_there_is_no_verdict(own):
+    assert (
+        compare_metrics(own, {"PQ": 62.6, "mIoU": 79.4}, "PQ", 0.5).text == "no verdict (PQ is n/a)"
+    )
+
+
+def test_miou_can_make_a_row_below_and_never_better():
+    published = {"PQ": 62.6, "mIoU": 79.4}
+    assert compare_metrics({"PQ": 62.6, "mIoU": 78.8}, published, "PQ", 0.5).text == "below (mIoU)"
+    assert compare_metrics({"PQ": 64.6, "mIoU": 78.8}, published, "PQ", 0.5).word == "below"
+    assert (
+        compare_metrics({"PQ": 62.0, "mIoU": 78.8}, published, "PQ", 0.5).text
+        == "below (PQ and mIoU)"
+    )
+    assert compare_metrics({"PQ": 62.6, "mIoU": 90.0}, published, "PQ", 0.5).word == "reproduced"
+    assert (
+        compare_metrics({"PQ": 62.6, "mIoU": math.nan}, published, "PQ", 0.5).word == "reproduced"
+    )
+
+
+def test_other_batches_iterations_and_precisions_have_a_wider_tolerance(tmp_path):
+    published = {"iterations": 90_000, "batch_size": 32, "precision": "fp32"}
+    metrics = {"PQ": 61.4, "mIoU": 79.4}  # 1.2 below
+    assert judged(tmp_path / "a", metrics=metrics, train=published).text == "below"
+    for key, value in (("iterations", 80_000), ("batch_size", 16), ("precision", "bf16")):
+        found = judged(tmp_path / key, metrics=metrics, train=published | {key: value})
+        assert (found.text, found.tolerance) == ("reproduced", WIDE)
+    lr = ["optimizer.lr=5e-4"]
+    assert judged(tmp_path / "lr", metrics=metrics, overrides=lr).tolerance == WIDE
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"overrides": ["backbone.norm=GN"]}, "other settings: backbone.norm"),
+        ({"overrides": ["++dataset.crop_size=[9,9]"]}, "other settings: dataset.crop_size"),
+        ({"overrides": ["train.fast_dev_run=true"]}, "trial: train.fast_dev_run=true"),
+        ({"settings": {"train": {"overfit_batches": 2}}}, "trial: train.overfit_batches=2"),
+        (
+            {"train": {"iterations": 450, "batch_size": 32, "precision": "fp32"}},
+            "trial: 0.5 % of the training",
+        ),
+        ({"train": {}}, "trial: 0 % of the training"),
+        ({"choices": {"recipe": "mine"}}, "other recipe: mine"),
+    ],
+)
+def test_runs_of_something_else_get_no_verdict(tmp_path, changes, reason):
+    assert judged(tmp_path, **changes).text == f"no verdict ({reason})"
+
+
+def test_an_evaluation_of_other_images_or_of_several_looks_gets_no_verdict(tmp_path):
+    def results(**measured):
+        scales = {"scales": [1.0], "flip": False} | measured.pop("looks", {})
+        return {"metrics": {"PQ": 62.6}, "measured": scales, "num_images": 500} | measured
+
+    assert judged(tmp_path / "a", results=results()).word == "reproduced"
+    found = judged(tmp_path / "b", results=results(num_images=200))
+    assert found.text == "no verdict (measured on 200 images, not on all 500)"
+    assert "several looks" in judged(tmp_path / "c", results=results(looks={"flip": True})).text
+    assert "several looks" in judged(tmp_path / "d", results=results(looks={"scales": [2]})).text
+
+
+@pytest.mark.parametrize("override", ["dataset.root=/x", "dataset.cache.folder=y", "seed=3"])
+def test_where_things_are_does_not_matter(tmp_path, override):
+    found = judged(tmp_path, overrides=[override])
+    assert (found.text, found.tolerance) == ("reproduced", TOLERANCE)
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_the_verdict_of_an_unfinished_run_is_its_status(tmp_path, status):
+    assert judged(tmp_path, status=status, metrics={}).text == status
+
+
+def test_a_run_without_an_end_has_when_it_last_wrote(tmp_path, monkeypatch):
+    assert judged(tmp_path, status="running").text.startswith("killed (last line 20")
+    monkeypatch.setattr("panoptic_dl.report.runs.is_running", lambda folder: True)
+    assert judged(tmp_path, status="running").text.startswith("running (last line 20")
+
+
+def test_evaluations_of_weights_have_the_wider_tolerance(tmp_path):
+    assert judged(tmp_path, mode="eval", metrics={"PQ": 61.2}).tolerance == WIDE
 
 
 def named(tables, title):
@@ -61,7 +153,7 @@ def test_published_rows_are_those_of_the_readme():
         values = dict(zip(names, map(str.strip, cells.split("|")), strict=True))
         readme[row] = {name: float(value) for name, value in values.items() if value}
     rows = published_rows()
-    assert {row.experiment: row.figures for row in rows} == readme
+    assert {row.experiment: row.metrics for row in rows} == readme
     assert all(row.experiment == row.row for row in rows)
     assert [row.experiment for row in rows] == list(readme)
     assert len({row.table for row in rows}) == 4
@@ -85,7 +177,7 @@ def test_the_published_tables_come_whole_and_in_order(tables):
     assert published[2].columns == ["PQ", "SQ", "RQ", "box_AP", "mask_AP"]
 
 
-def test_means_over_seeds_stand_beside_published_figures(tables):
+def test_means_over_seeds_are_compared_with_published_metrics(tables):
     line = named(tables, "Cityscapes, panoptic, conv").lines[0]
     cell = line.cells["PQ"]
     assert cell.own.mean == pytest.approx(62.7)
@@ -95,20 +187,22 @@ def test_means_over_seeds_stand_beside_published_figures(tables):
 
 
 def test_recipes_of_coco_are_told_apart(tables):
-    lines = {x.group.label: x for x in named(tables, "COCO, panoptic, dsconv").lines if x.group}
+    lines = {
+        x.group.first.label: x for x in named(tables, "COCO, panoptic, dsconv").lines if x.group
+    }
     assert lines["old"].notes == ["old recipe, that of the published figures"]
     assert lines["new"].notes[0].startswith("corrected recipe: published figures are of recipe=")
 
 
-def test_missing_and_undecided_figures_are_no_zeros(tables):
+def test_missing_and_undecided_metrics_are_no_zeros(tables):
     table = named(tables, "Cityscapes, panoptic, dsconv")
     own, theirs, difference = 0, 1, 2
     texts = line_texts(table.lines[0], table)
-    by_figure = {name: texts[3 * i : 3 * i + 3] for i, name in enumerate(table.columns)}
-    assert by_figure["PQ"] == ["60.0", "61.4", "-1.4"]
-    assert by_figure["SQ"] == ["n/a", "81.4", "n/a"]
-    assert by_figure["AP"][own] == by_figure["AP"][difference] == ""
-    assert by_figure["AP"][theirs] == "32.6"
+    by_metric = {name: texts[3 * i : 3 * i + 3] for i, name in enumerate(table.columns)}
+    assert by_metric["PQ"] == ["60.0", "61.4", "-1.4"]
+    assert by_metric["SQ"] == ["n/a", "81.4", "n/a"]
+    assert by_metric["AP"][own] == by_metric["AP"][difference] == ""
+    assert by_metric["AP"][theirs] == "32.6"
     assert Cell(None, 1.0).difference is None
 
 
@@ -117,79 +211,3 @@ def test_other_runs_stand_apart_without_verdicts(tables):
     assert [table.title for table in others][:2] == ["toy COCO, panoptic", f"{NASTY}, panoptic"]
     assert all(line.verdict is None for table in others for line in table.lines)
     assert named(tables, "toy COCO, panoptic").lines[0].notes == ["failed"]
-
-
-def cells_of(markdown):
-    return [
-        [re.sub(r"\\(.)", r"\1", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in markdown.splitlines()
-        if line.startswith("|")
-    ]
-
-
-def test_markdown_parses_back(tables):
-    for table in tables:
-        heading, rule, *rows = cells_of(table_markdown(table))
-        assert len(rows) == len(table.lines)
-        assert all(len(row) == len(heading) == len(rule) for row in rows)
-        for row, line in zip(rows, table.lines, strict=True):
-            texts = line_texts(line, table)
-            assert row[2 : 2 + len(texts)] == texts
-            assert re.sub(r" \(\d+\)$", "", row[0]) == line.title.strip()
-            assert not table.published or row[-1] == line.verdict.text
-
-
-def test_markdown_names_all_that_is_no_figure(collected, tables):
-    planned = [Planned("later", "sweep", ["a=b"])]
-    text = report_markdown(tables, type(collected)(collected.runs, [], planned))
-    assert "* `broken`: ?" in text
-    assert "* `later`" in text
-    assert "<script>" not in re.sub(r"\\<", "", text)
-
-
-def test_csv_has_every_figure_in_full(collected, tables):
-    rows = list(csv.DictReader(io.StringIO(report_csv(tables))))
-    found = {(row["run"], row["figure"]): row for row in rows}
-    for run in collected.runs:
-        for name, value in run.metrics.items():
-            row = found[run.label, name]
-            assert row["own"] == ("" if math.isnan(value) else repr(value))
-            if row["published"] and row["own"]:
-                difference = float(row["own"]) - float(row["published"])
-                assert float(row["difference"]) == pytest.approx(difference)
-    assert found["broken", ""]["status"] == "failed"
-    assert found["", "mIoU"]["status"] == "not run"
-    published = {(row["row"], row["figure"]): row["published"] for row in rows if row["published"]}
-    for row in published_rows():
-        for name, value in row.figures.items():
-            assert float(published[row.row, name]) == value
-
-
-def test_csv_holds_no_formulas(tmp_path):
-    make_run(tmp_path / "=cmd()", choices={"dataset": "=1+1", "task": "t"}, row="=a_b_c_d")
-    text = report_csv(tables_of(collect([tmp_path])))
-    assert not re.search(r'(^|,)"?[=+@]', text, re.MULTILINE)
-
-
-def test_latex_has_the_same_figures_and_is_balanced(tables):
-    text = report_latex(tables)
-    bare = re.sub(r"\\[\\&%$#_{}]", "", text)
-    assert bare.count("{") == bare.count("}")
-    assert text.count("\\begin{") == text.count("\\end{")
-    parts = re.findall(r"\\begin\{tabular\}\{(l(r*)l?)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(parts) == len(tables)
-    for (columns, _, body), table in zip(parts, tables, strict=True):
-        lines = re.split(r"\\\\\n", body.split("\\midrule\n")[1].split("\\bottomrule")[0])
-        rows = [re.split(r"(?<!\\)&", line) for line in lines if line]
-        assert len(rows) == len(table.lines)
-        for row, line in zip(rows, table.lines, strict=True):
-            assert len(row) == len(columns)
-            texts = [c.strip().replace("$-$", "-").replace("$\\pm$", "±") for c in row]
-            wanted = line_texts(line, table)
-            assert texts[1 : 1 + len(wanted)] == wanted
-    assert "<" not in text.replace("\\textless{}", "")
-
-
-def test_latex_escapes_what_it_would_run():
-    assert escape("\\input{x} 5% & a_b") == "\\textbackslash{}input\\{x\\} 5\\% \\& a\\_b"
-    assert escape("two\nlines\x00") == "two lines"

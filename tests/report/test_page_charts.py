@@ -6,9 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from panoptic_dl.report.page_charts import (
-    Dot,
     Scale,
-    Series,
     limits,
     line_chart,
     scatter_chart,
@@ -46,7 +44,7 @@ def test_ticks_are_written_short():
 
 
 def test_names_of_dots_are_escaped_and_stay_inside():
-    dots = [Dot("<script>", 0, 1.0, 2.0), Dot("right" * 5, 1, 9.0, 3.0)]
+    dots = [("<script>", 0, 1.0, 2.0), ("right" * 5, 1, 9.0, 3.0)]
     chart = scatter_chart("a", dots, "x", "y")
     assert "<script>" not in chart
     assert chart.count("&lt;script&gt;") == 2
@@ -54,7 +52,7 @@ def test_names_of_dots_are_escaped_and_stay_inside():
 
 
 def test_a_line_of_one_point_and_names_with_markup():
-    chart = line_chart("a<b", [Series("<script>", 0, [(5, 1.0)])], dots=True)
+    chart = line_chart("a<b", [("<script>", 0, [(5, 1.0)])], dots=True)
     assert "<script>" not in chart
     assert "&lt;script&gt;" in chart
     assert "nan" not in chart

@@ -1,13 +1,16 @@
-"""All that lies below the folders is found, or named with the reason why not."""
+"""Runs below folders are found or listed with a reason, and grouped over seeds, and only seeds."""
 
 import json
 import math
 import os
+import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from panoptic_dl.report.page import make_report
-from panoptic_dl.report.runs import collect, read_curves, thinned
+from panoptic_dl.report.runs import collect, group_runs, read_curves, read_run, spread, thinned
 
 from .run_folders import make_run
 
@@ -33,7 +36,7 @@ def test_folders_of_the_same_name_keep_labels_apart(tmp_path):
     assert [run.label for run in collect(folders).runs] == ["run", "run (2)"]
 
 
-def test_fields_arrive(tmp_path):
+def test_fields_are_read(tmp_path):
     changes = {
         "status": "failed",
         "error": "out of memory\nsecond line",
@@ -50,7 +53,7 @@ def test_fields_arrive(tmp_path):
     assert run.settings["train.batch_size"] == "32"
 
 
-def test_null_figures_are_undecided(tmp_path):
+def test_null_metrics_are_undecided(tmp_path):
     make_run(tmp_path, metrics={"PQ": 60.0, "AP": math.nan})
     (run,) = collect([tmp_path]).runs
     assert run.metrics["PQ"] == 60.0
@@ -81,25 +84,25 @@ def test_a_damaged_run_is_named(tmp_path, content, reason):
     (bad / "run.json").write_bytes(content.encode(errors="surrogateescape"))
     found = collect([tmp_path])
     assert [run.label for run in found.runs] == ["good"]
-    (item,) = found.unreadable
-    assert item.label == "bad"
-    assert reason in item.reason
-    assert str(tmp_path) not in item.reason
+    ((label, why),) = found.unreadable
+    assert label == "bad"
+    assert reason in why
+    assert str(tmp_path) not in why
 
 
 def test_a_run_that_may_not_be_read_is_named(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     (folder / "run.json").symlink_to(folder / "gone")
-    (item,) = collect([tmp_path]).unreadable
-    assert item.reason == "run.json: No such file or directory"
+    ((_label, why),) = collect([tmp_path]).unreadable
+    assert why == "run.json: No such file or directory"
 
 
 def test_a_folder_of_before_run_json_is_named(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "results.json").write_text("{}")
-    (item,) = collect([tmp_path]).unreadable
-    assert "no run.json" in item.reason
+    ((_label, why),) = collect([tmp_path]).unreadable
+    assert "no run.json" in why
 
 
 @pytest.mark.parametrize(
@@ -128,11 +131,10 @@ def test_planned_rows_that_were_not_started_are_found(tmp_path):
     make_run(tmp_path / "done")
     rows = [{"folder": name, "overrides": [f"x={name}"]} for name in ("done", "never")]
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "name": "s", "rows": rows}))
-    (row,) = collect([tmp_path]).planned
-    assert (row.label, row.overrides) == ("never", ["x=never"])
+    assert collect([tmp_path]).planned == [("never", ["x=never"])]
     (tmp_path / "sweep.json").write_text("{")
-    (item,) = collect([tmp_path]).unreadable
-    assert "sweep.json" in item.reason
+    ((_label, why),) = collect([tmp_path]).unreadable
+    assert "sweep.json" in why
 
 
 def test_nothing_to_report_is_an_error(tmp_path):
@@ -176,11 +178,11 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path):
     assert run.results == {}
 
 
-def test_a_trial_is_told_as_one(tmp_path):
+def test_the_folder_of_a_trial_is_listed_as_one(tmp_path):
     (tmp_path / "x" / "fast_dev_run").mkdir(parents=True)
     (tmp_path / "x" / "fast_dev_run" / "results.json").write_text("{}")
-    (item,) = collect([tmp_path]).unreadable
-    assert (item.label, item.reason) == (
+    ((label, why),) = collect([tmp_path]).unreadable
+    assert (label, why) == (
         "x/fast_dev_run",
         "a trial (train.fast_dev_run=true) is no result",
     )
@@ -197,8 +199,8 @@ def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    (item,) = collect([tmp_path]).unreadable
-    assert (item.label, item.reason) == ("closed", "its folder: Permission denied")
+    ((label, why),) = collect([tmp_path]).unreadable
+    assert (label, why) == ("closed", "its folder: Permission denied")
 
 
 HOSTILE = {
@@ -224,5 +226,83 @@ def test_hostile_values_make_a_report_all_the_same(tmp_path):
     make_run(odd, metrics={}, results=results, lines=lines, settings={"\ud800": 1})
     run = json.loads((odd / "run.json").read_text()) | HOSTILE
     (odd / "run.json").write_text(json.dumps(run))
-    report = make_report([tmp_path], tmp_path / "out")
-    assert [file.stat().st_size > 0 for file in report.files] == [True] * 4
+    _, files, _ = make_report([tmp_path], tmp_path / "out")
+    assert [file.stat().st_size > 0 for file in files] == [True] * 4
+
+
+def runs_in(*folders):
+    return [read_run(folder, folder.name) for folder in folders]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=9))
+def test_mean_and_deviation_are_those_of_the_statistics_module(values):
+    found = spread(values)
+    assert found.mean == pytest.approx(statistics.mean(values), abs=1e-9)
+    if len(values) > 1:
+        assert found.deviation == pytest.approx(statistics.stdev(values), abs=1e-9)
+    else:
+        assert math.isnan(found.deviation)
+
+
+@given(st.lists(st.floats(0, 100), max_size=4), st.integers(0, 4))
+def test_an_undecided_metric_makes_the_mean_undecided(values, place):
+    found = spread([*values[:place], math.nan, *values[place:]])
+    assert math.isnan(found.mean)
+    assert math.isnan(found.deviation)
+
+
+def test_seeds_are_one_group_and_other_settings_another(tmp_path):
+    made = [
+        make_run(tmp_path / f"{seed}", seed=seed, metrics={"PQ": 60.0 + seed}) for seed in (2, 0, 1)
+    ]
+    made.append(make_run(tmp_path / "other", seed=3, settings={"optimizer": {"lr": 1}}))
+    made.append(make_run(tmp_path / "row", "cityscapes_panoptic_hrnet48_conv"))
+    groups = group_runs(runs_in(*made))
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1, 2], [3], [0]]
+    metric = groups[0].metric("PQ")
+    assert (metric.mean, metric.deviation) == (61.0, 1.0)
+    assert groups[0].metric("AP") is None
+
+
+def test_unfinished_seeds_do_not_count(tmp_path):
+    done = make_run(tmp_path / "a", seed=0, metrics={"PQ": 60.0})
+    failed = make_run(tmp_path / "b", seed=1, status="failed", metrics={"PQ": 1.0})
+    (group,) = group_runs(runs_in(failed, done))
+    assert group.metric("PQ").mean == 60.0
+    assert group.first.label == "a"
+
+
+def test_a_metric_that_one_seed_lacks_is_missing(tmp_path):
+    one = make_run(tmp_path / "a", seed=0, metrics={"PQ": 60.0, "AP": 30.0})
+    other = make_run(tmp_path / "b", seed=1, metrics={"PQ": 62.0})
+    (group,) = group_runs(runs_in(one, other))
+    assert group.metric("AP") is None
+    assert group.metric("PQ").mean == 61.0
+
+
+def attempts(day):
+    return [{"started": day, "ended": day, "seconds": 1.0, "status": "finished"}]
+
+
+def test_of_the_same_config_and_seed_the_newest_finished_one_stays(tmp_path):
+    old = make_run(tmp_path / "old", attempts=attempts("2026-01-01"))
+    new = make_run(tmp_path / "new", attempts=attempts("2026-02-01"))
+    broken = make_run(tmp_path / "broken", attempts=attempts("2026-03-01"), status="failed")
+    (group,) = group_runs(runs_in(new, broken, old))
+    assert [run.label for run in group.runs] == ["new"]
+    assert {run.label for run in group.replaced} == {"old", "broken"}
+
+
+def test_random_seeds_are_never_the_same(tmp_path):
+    made = [make_run(tmp_path / name, seed=None) for name in "ab"]
+    (group,) = group_runs(runs_in(*made))
+    assert len(group.runs) == 2
+
+
+def test_runs_without_a_common_hash_stand_alone(tmp_path):
+    made = [make_run(tmp_path / f"{s}", seed=s, config_hash_any_seed=None) for s in (0, 1)]
+    assert len(group_runs(runs_in(*made))) == 2
+
+
+def test_modes_without_metrics_are_no_rows(tmp_path):
+    assert group_runs(runs_in(make_run(tmp_path, mode="benchmark"))) == []
