@@ -12,12 +12,13 @@ from typing import Any
 from tabulate import tabulate
 
 from panoptic_dl.report.results import as_difference, as_text
+from panoptic_dl.visualize.charts import BLUE, GRID, RED, YELLOW
 
 BRANCHES = {"semantic": "semantic", "center": "centre", "offset": "offset"}  # and their headings
 METRICS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 SMALL = 0.05  # PQ that a table with one digit would not show
 
-COLORS = {"semantic": "#3566b0", "center": "#d9a441", "offset": "#c8453b"}
+COLORS = {"semantic": BLUE, "center": YELLOW, "offset": RED}
 BAR, MODEL_BAR, ALL_BAR, EMPTY = "#8fa3b8", "#3a4653", "#5f8f6b", "#dde2e7"
 
 
@@ -142,7 +143,7 @@ def _draw_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.axvline(model, color=MODEL_BAR, lw=1, ls=(0, (4, 3)), zorder=3)
     axes.set_xlim(0, 144)
     axes.set_xticks(range(0, 101, 20))
-    axes.grid(axis="x", color="#e3e6ea")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="x", length=0, labelsize=9)

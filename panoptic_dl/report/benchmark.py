@@ -10,15 +10,16 @@ from typing import Any
 from tabulate import tabulate
 
 from panoptic_dl.core.run_folder import read_sweep
+from panoptic_dl.visualize.charts import BLUE, GRID, RED, YELLOW
 
 USUAL_THINGS = 50  # in a scene, as in conf/benchmark/default.yaml
 
 # In the order of the stages.
 COLORS = {
     "load and decode": "#9aa5b1",
-    "host to device": "#d9a441",
-    "network": "#3566b0",
-    "post-processing": "#c8453b",
+    "host to device": YELLOW,
+    "network": BLUE,
+    "post-processing": RED,
 }
 
 
@@ -215,7 +216,7 @@ def draw_stage_bars(
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e3e6ea")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     figure.savefig(file)

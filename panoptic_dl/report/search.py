@@ -9,8 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from panoptic_dl.core.run_folder import RESULTS
+from panoptic_dl.visualize.charts import BLUE, GRID, RED, REMARK, TEXT, YELLOW
 
-BLUE, RED, GOLD, INK, FAINT, GRID = "#3566b0", "#c8453b", "#d9a441", "#28282c", "#6e6e74", "#e3e6ea"
 COLUMNS = 3  # of panels, one a key
 MAX_PANELS = 9  # for the keys that matter most
 MAX_PRINTED = 10  # trials on the console; search.md has all
@@ -149,7 +149,7 @@ def draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
         if i % columns:
             axes.tick_params(axis="y", labelleft=False)
         else:
-            axes.set_ylabel(metric, fontsize=9, color=INK)
+            axes.set_ylabel(metric, fontsize=9, color=TEXT)
     history.set_ylim(*limits)
     figure.savefig(file)
 
@@ -175,7 +175,7 @@ def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
     _scatter(axes, record, lambda trial: trial["number"])
     first = record["trials"][0]
     if record["starts_with_own"] and first["value"] is not None:
-        axes.axhline(first["value"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axhline(first["value"], color=REMARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"the config's own values, {first['value']:.1f}",
             (last + 0.4, first["value"]),
@@ -184,18 +184,18 @@ def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
             ha="right",
             va="top",
             fontsize=8,
-            color=FAINT,
+            color=REMARK,
         )
     axes.set_title(
         f"{record['name']}   best {metric} {best['value']:.1f} in trial {best['number']}",
         loc="left",
         fontsize=12,
-        color=INK,
+        color=TEXT,
         pad=12,
     )
     axes.set_xlim(-0.6, last + 0.6)
-    axes.set_xlabel("trial", fontsize=9, color=INK)
-    axes.set_ylabel(metric, fontsize=9, color=INK)
+    axes.set_xlabel("trial", fontsize=9, color=TEXT)
+    axes.set_ylabel(metric, fontsize=9, color=TEXT)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _plain(axes)
     handles, labels = axes.get_legend_handles_labels()
@@ -230,9 +230,9 @@ def _draw_slice(axes: Any, record: Mapping[str, Any], key: str, name: str) -> No
             room = 0.04 * (high - low) or 0.5
             axes.set_xlim(low - room, high + room)
     share = (record["importance"] or {}).get(key)
-    axes.set_title(name, loc="left", fontsize=10, color=INK)
+    axes.set_title(name, loc="left", fontsize=10, color=TEXT)
     if share is not None:
-        axes.set_title(f"importance {100 * share:.0f} %", loc="right", fontsize=8, color=FAINT)
+        axes.set_title(f"importance {100 * share:.0f} %", loc="right", fontsize=8, color=REMARK)
     _plain(axes)
 
 
@@ -261,8 +261,8 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
             [best["value"]],
             marker="*",
             s=190,
-            color=GOLD,
-            edgecolors=INK,
+            color=YELLOW,
+            edgecolors=TEXT,
             linewidths=0.7,
             zorder=4,
             label="the best",
@@ -285,8 +285,8 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
 
 def _plain(axes: Any) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(labelsize=8, colors=INK, length=0, which="both", pad=4)
+    axes.spines["bottom"].set_color(REMARK)
+    axes.tick_params(labelsize=8, colors=TEXT, length=0, which="both", pad=4)
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
 

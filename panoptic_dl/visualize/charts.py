@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from panoptic_dl.visualize.style import FAINT, INK
 
 TEXT, REMARK = ("#{:02x}{:02x}{:02x}".format(*color) for color in (INK, FAINT))
-BLUE, YELLOW, RED = "#3566b0", "#d9a441", "#c8453b"
+BLUE, YELLOW, RED, GRID = "#3566b0", "#d9a441", "#c8453b", "#e3e6ea"
 PER_COLUMN = 45  # bars
 ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
 CELL, PAIR = 0.34, 0.3  # inches, of a cell of the matrix and of a line of the list
@@ -129,7 +129,7 @@ def _draw_column(
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0, pad=6)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.grid(axis="x", color="#e3e6ea")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
 
 

@@ -62,7 +62,7 @@ def lines(run_dir):
 def test_everything_is_there(tmp_path):
     about = {"choices": {"backbone": "hrnet48", "head": "conv", "recipe": None, "mode": "train"}}
     about |= {"sweep": "cityscapes", "git": {"revision": "abc", "changed": False}}
-    about |= {"status": "running", "attempts": [], "mode": "train"}
+    about |= {"format": 1, "status": "running", "attempts": [], "mode": "train"}
     (tmp_path / "run.json").write_text(json.dumps(about))
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "resolved.yaml").write_text("optimizer: {lr: 0.05, betas: [0.9, 0.99]}")
