@@ -213,9 +213,8 @@ def read_settings(file: Path) -> dict[str, str]:
             tree = SafeLoader(opened).get_single_data()
         if not isinstance(tree, dict):
             raise ValueError(f"{file.name} holds no config")
-        found = list(
-            islice(_leaves(tree, ""), MAX_SETTINGS + 1)
-        )  # aliases can make a few lines endless
+        # A few lines with aliases can be endless.
+        found = list(islice(_leaves(tree, ""), MAX_SETTINGS + 1))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(f"{file.name} is no whole YAML file ({first})") from error
@@ -276,10 +275,10 @@ def collect(folders: Sequence[Path]) -> Collected:
             try:
                 if RUN in files:
                     runs.append(read_run(folder, label))
-                elif folder.name == "fast_dev_run" and (RESULTS in files or METRICS in files):
-                    unreadable.append((label, "a trial (train.fast_dev_run=true) is no result"))
                 elif RESULTS in files or METRICS in files:
                     reason = "it has no run.json: an older version of panoptic-dl made it"
+                    if folder.name == "fast_dev_run":
+                        reason = "a trial (train.fast_dev_run=true) is no result"
                     unreadable.append((label, reason))
             except (ValueError, OSError) as error:
                 unreadable.append((label, _reason(error)))

@@ -1,4 +1,4 @@
-"""The scripts of reports as a user starts them, and the page as a browser shows it."""
+"""scripts/report.py as a user starts it, and the page as a browser shows it."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ SHOWN = "[...document.querySelectorAll('.badge')].map(badge => badge.textContent
 PRESSED = "document.querySelector('[aria-pressed=true]').dataset.show"
 
 
-def start(script, *arguments):
+def run_script(*arguments):
     return subprocess.run(
-        [sys.executable, f"scripts/{script}.py", *map(str, arguments)],
+        [sys.executable, "scripts/report.py", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -31,7 +31,7 @@ def test_tables_are_printed_and_files_named(tmp_path):
     make_run(tmp_path / "runs" / "good")
     (tmp_path / "runs" / "old").mkdir()
     (tmp_path / "runs" / "old" / "metrics.json").write_text("")
-    done = start("report", tmp_path / "runs", "--out", tmp_path / "out")
+    done = run_script(tmp_path / "runs", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "| Xception-65 | good |" in " ".join(done.stdout.split())
     assert "note: old is unreadable: it has no run.json" in done.stderr
@@ -39,41 +39,9 @@ def test_tables_are_printed_and_files_named(tmp_path):
         assert f"saved {tmp_path}/out/report.{kind}" in done.stdout
 
 
-def test_bad_input_is_one_clear_message(tmp_path):
-    for folder, message in ((tmp_path / "wrong", "is no folder"), (tmp_path, "no run.json below")):
-        done = start("report", folder, "--out", tmp_path / "out")
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-    make_run(tmp_path / "run")
-    (tmp_path / "file").write_text("")
-    done = start("report", tmp_path / "run", "--out", tmp_path / "file")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-
-
 def test_a_report_does_not_wait_for_torch():
     code = "import sys, panoptic_dl.report.page;sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_the_script_adds_runs_and_checks(tmp_path):
-    run = make_run(tmp_path / "run", metrics={"PQ": 62.7, "mIoU": 79.4})
-    make_run(tmp_path / "running", seed=1, status="running")
-    done = start("publish_docs", tmp_path, "--docs", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "running is left out: killed" in done.stderr
-    page = tmp_path / "results.md"
-    assert "| Xception-65 (1) | 62.7 | 62.6 | +0.1 |" in " ".join(page.read_text().split())
-    assert start("publish_docs", "--docs", tmp_path, "--check").returncode == 0
-    page.write_text(page.read_text().replace("62.7", "92.7"))
-    checked = start("publish_docs", "--docs", tmp_path, "--check")
-    assert checked.returncode == 1
-    assert "run `make results`" in checked.stderr
-    (run / "run.json").write_text("{")
-    done = start("publish_docs", run, "--docs", tmp_path)
-    assert "run is left out: run.json is no whole JSON file" in done.stderr
-    assert "62.7" in page.read_text()  # the record of before stays
 
 
 @pytest.fixture(scope="module")

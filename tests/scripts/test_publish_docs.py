@@ -77,6 +77,27 @@ def test_records_hold_no_paths_of_a_machine(tmp_path_factory, parts, before):
     assert record["command"] == "python run.py run_dir=PATH a=PATH"
 
 
+def test_the_script_adds_runs_and_checks(tmp_path, monkeypatch, capsys):
+    def publish(*arguments):
+        monkeypatch.setattr("sys.argv", ["publish_docs.py", *map(str, arguments)])
+        script.main()
+        return capsys.readouterr().err
+
+    run = make_run(tmp_path / "run", metrics={"PQ": 62.7, "mIoU": 79.4})
+    make_run(tmp_path / "running", seed=1, status="running")
+    assert "running is left out: killed" in publish(tmp_path, "--docs", tmp_path)
+    page = tmp_path / "results.md"
+    assert "| Xception-65 (1) | 62.7 | 62.6 | +0.1 |" in " ".join(page.read_text().split())
+    publish("--docs", tmp_path, "--check")
+    page.write_text(page.read_text().replace("62.7", "92.7"))
+    with pytest.raises(SystemExit, match="run `make results`"):
+        publish("--docs", tmp_path, "--check")
+    (run / "run.json").write_text("{")
+    wanted = "run is left out: run.json is no whole JSON file"
+    assert wanted in publish(run, "--docs", tmp_path)
+    assert "62.7" in page.read_text()  # the record of before stays
+
+
 @pytest.mark.parametrize("content", ["{", '{"format": 7}', '{"format": 1, "runs": [{}]}'])
 def test_damaged_data_are_an_error_and_not_replaced(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
