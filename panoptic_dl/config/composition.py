@@ -304,6 +304,8 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown is not None:
         return _unknown(unknown[1], tree)
+    if re.search(r"Could not (?:find|load) 'hydra/launcher/(submitit_\w+|joblib)'", text):
+        return "this hydra/launcher needs an extra: pip install 'panoptic-dl[launchers]'"
     for override in overrides:
         plain = _as_text(override)
         if plain is not None:

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,10 @@ class Search(Sweeper):
         params: DictConfig | None = None,
         report: str | None = None,
     ) -> None:
+        if find_spec("optuna") is None:
+            raise SystemExit(
+                "error: hydra/sweeper=optuna needs Optuna: pip install 'panoptic-dl[search]'"
+            )
         whole = {"n_trials": n_trials, "n_jobs": n_jobs, "startup": startup}
         for name, value in whole.items():
             if type(value) is not int or (value < 1 and (name, value) != ("n_jobs", -1)):

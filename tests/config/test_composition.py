@@ -308,6 +308,16 @@ def test_keys_that_nothing_reads_cannot_be_appended(override, near):
         compose([override])
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "slurm", "local"])
+def test_a_launcher_that_is_not_installed_names_its_extra(launcher, monkeypatch):
+    from hydra.core.config_store import ConfigStore
+
+    compose()  # Hydra has found its plug-ins
+    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", {})
+    with pytest.raises(ConfigError, match=r"pip install 'panoptic-dl\[launchers\]'"):
+        compose([f"hydra/launcher={launcher}"])
+
+
 def test_keys_that_something_reads_can_be_appended():
     config = compose(["+optimizer.optimizer.amsgrad=true", "+n=64", "dataset.min_sizes=['${n}']"])
     assert config.optimizer.optimizer.amsgrad is True
