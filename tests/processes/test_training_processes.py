@@ -14,8 +14,6 @@ from detectron2.utils import comm
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted
-from tests.loggers.reading import one
-from tests.loggers.told import wandb_logger
 from tests.train.tiny_run import (
     SCHEDULE,
     TinyEvaluation,
@@ -27,6 +25,8 @@ from tests.train.tiny_run import (
     tiny_loader,
     tiny_sample,
 )
+
+from .wandb_runs import one, wandb_logger
 
 
 class Stopping(TinyModel):
