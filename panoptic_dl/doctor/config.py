@@ -1,18 +1,4 @@
-"""Whether the parts and numbers of a row fit together.
-
-The classes of the config against those of the dataset.
-
-The training crop against what image pooling averages over.
-
-Detectron2 pools over windows of the crop's size and refuses images whose features are not a
-multiple of it. Here the window slides over any size: nothing fails, but figures depend on the crop.
-
-How many images batch normalisation sees at a time.
-
-Whether a row's parts can be built.
-
-The weights that training starts from, or that it lacks.
-"""
+"""Checks of the config: whether the parts and numbers of an experiment fit together."""
 
 import math
 import warnings
@@ -25,36 +11,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.data.loader import accumulation
-from panoptic_dl.doctor.context import Patient, Verdict, fail, judge, ok, warn
+from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_length
 from panoptic_dl.weights.load import load_model_or_backbone
 from panoptic_dl.weights.names import not_finite
 
+# (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
+PUBLISHED_CROPS = {"cityscapes": (512, 1024), "coco": (640, 640)}
+MIN_BATCH_NORM = 4  # images; statistics of fewer are noise (Wu and He 2018, figure 1, for 2 and 4)
+NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+NORM_HINT = "a larger train.images_per_gpu, or backbone.norm=GN head.norm=GN"
 
-def look_at_settings(patient: Patient) -> Verdict:
-    """Numbers of training that can be."""
-    numbers = TrainSettings(**patient.train)
-    CheckpointSettings(**patient.checkpoint)
-    return ok(f"{patient.row}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
+
+def check_settings(context: CheckContext) -> CheckResult:
+    """Settings of training and checkpoints have possible values."""
+    numbers = TrainSettings(**context.train)
+    CheckpointSettings(**context.checkpoint)
+    return ok(f"{context.name}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
 
 
-def look_at_recipe(patient: Patient) -> Verdict:
-    """What training will do otherwise than its recipe, and what that changes."""
-    settings = TrainSettings(**patient.train)
-    images = images_per_pass(patient)
+def check_recipe(context: CheckContext) -> CheckResult:
+    """Differences between training and its recipe, and what they change."""
+    settings = TrainSettings(**context.train)
+    images = images_per_pass(context)
     differences = find_differences(
-        Recipe(**patient.recipe),
+        Recipe(**context.recipe),
         settings,
-        lr=patient.part("optimizer")(patient.part("model")).defaults["lr"],
-        accumulate=settings.batch_size // patient.num_processes // images,
+        lr=context.part("optimizer")(context.part("model")).defaults["lr"],
+        accumulate=settings.batch_size // context.num_processes // images,
         batch_norm_images=images_of_statistics(
-            patient.part("model"), images, patient.num_processes
+            context.part("model"), images, context.num_processes
         ),
     )
     found = [d for d in differences if d.effect is not None]
-    return judge(
+    return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: figures will differ",
         "nothing, if meant; else leave out what changes them (docs/training_options.md)",
@@ -63,35 +55,35 @@ def look_at_recipe(patient: Patient) -> Verdict:
     )
 
 
-def look_at_batch(patient: Patient) -> Verdict:
+def check_batch(context: CheckContext) -> CheckResult:
     """The batch can be shared by the processes, in equal forward passes."""
-    numbers, processes = patient.train, patient.num_processes
-    images = images_per_pass(patient)
+    numbers, processes = context.train, context.num_processes
+    images = images_per_pass(context)
     passes = numbers["batch_size"] // processes // images
     words = f"{numbers['batch_size']} images = {processes} processes x {passes} passes x {images}"
     return ok(words.replace(" 1 processes", " 1 process").replace(" 1 passes", " 1 pass"))
 
 
-def images_per_pass(patient: Patient) -> int:
+def images_per_pass(context: CheckContext) -> int:
     """Images of one forward pass in training, of one process."""
-    numbers, processes = patient.train, patient.num_processes
+    numbers, processes = context.train, context.num_processes
     passes = accumulation(
         numbers["batch_size"], processes, numbers["images_per_gpu"], numbers["accumulate"]
     )
     return int(numbers["batch_size"] // processes // passes)
 
 
-def look_at_classes(patient: Patient) -> Verdict:
+def check_classes(context: CheckContext) -> CheckResult:
     """The numbers of the config, and names and colours, are those of the dataset's catalog."""
-    number, things = patient.part("num_classes"), sorted(patient.part("thing_ids"))
-    classes = patient.part("classes")
+    number, things = context.part("num_classes"), sorted(context.part("thing_ids"))
+    classes = context.part("classes")
     problems = []
     if len(classes) != number:
         problems.append(f"dataset.num_classes={number}, but dataset.classes are {len(classes)}")
     if sorted(classes.thing_ids) != things:
         odd = sorted(set(classes.thing_ids) ^ set(things))
         problems.append(f"dataset.thing_ids and things of dataset.classes differ in {odd}")
-    for title, split in patient.splits.items():
+    for title, split in context.splits.items():
         names = split.class_names
         if names and names != list(classes.names):
             odd = [(a, b) for a, b in zip(names, classes.names, strict=False) if a != b]
@@ -103,12 +95,12 @@ def look_at_classes(patient: Patient) -> Verdict:
         known = split.metadata.get("thing_dataset_id_to_contiguous_id")
         if known and split.contiguous and sorted(known.values()) != things:
             problems.append(f"things of {split.name} ({title}) are not dataset.thing_ids")
-        if split.ignore_label != patient.ignore_label:
+        if split.ignore_label != context.ignore_label:
             problems.append(
-                f"dataset.ignore_label={patient.ignore_label}, but {split.name} has "
+                f"dataset.ignore_label={context.ignore_label}, but {split.name} has "
                 f"{split.ignore_label}"
             )
-    return judge(
+    return from_problems(
         f"{number} classes, {len(things)} of them things",
         "things are not as the dataset has them",
         "leave dataset.num_classes, thing_ids and ignore_label out, or choose the dataset= they "
@@ -117,23 +109,23 @@ def look_at_classes(patient: Patient) -> Verdict:
     )
 
 
-# (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
-PUBLISHED = {"cityscapes": (512, 1024), "coco": (640, 640)}
+def check_crop(context: CheckContext) -> CheckResult:
+    """Which window image pooling has, in training and in tests.
 
-
-def look_at_crop(patient: Patient) -> Verdict:
-    """Which window image pooling has, in training and in tests."""
-    height, width = patient.sizes["crop_size"]
+    Detectron2 pools over windows of the crop's size and refuses images whose features are not a
+    multiple of it. Here the window slides over any size, but metrics depend on the crop.
+    """
+    height, width = context.sizes["crop_size"]
     windows = {
         module.kernel_size
-        for module in patient.part("model").modules()
+        for module in context.part("model").modules()
         if isinstance(module, ClampedAvgPool2d)
     }
     if not windows:
         return ok(f"crop {height} x {width}; the heads pool globally")
     window = max(windows)
     stride = max(1, math.ceil(height / PADDING) * PADDING // window[0])
-    feature = _test_feature(patient, stride)
+    feature = _test_feature(context, stride)
     divisible = all(f % w == 0 for f, w in zip(feature, window, strict=True))
     found = (
         f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; test images are "
@@ -144,9 +136,8 @@ def look_at_crop(patient: Patient) -> Verdict:
             else "no multiple of it (Detectron2 would stop; here it slides)"
         )
     )
-    published = PUBLISHED.get(patient.choice["dataset"])
-    if published not in (None, (height, width)):
-        assert published is not None
+    published = PUBLISHED_CROPS.get(context.choice["dataset"], (height, width))
+    if published != (height, width):
         return warn(
             f"{found}; the published crop is {published[0]} x {published[1]}",
             f"nothing, if meant; else dataset.crop_size=[{published[0]},{published[1]}]",
@@ -160,51 +151,46 @@ def look_at_crop(patient: Patient) -> Verdict:
     return ok(found)
 
 
-def _test_feature(patient: Patient, stride: int) -> tuple[int, int]:
+def _test_feature(context: CheckContext, stride: int) -> tuple[int, int]:
     """(height, width) of the coarsest feature of an image of the usual size, in tests."""
     size = ResizeShortestEdge.get_output_shape(
-        *patient.sizes["image_size"],
-        patient.sizes["min_size_test"],
-        patient.sizes["max_size_test"],
+        *context.sizes["image_size"],
+        context.sizes["min_size_test"],
+        context.sizes["max_size_test"],
     )
-    multiple = patient.sizes["size_divisibility"] or PADDING
+    multiple = context.sizes["size_divisibility"] or PADDING
     padded = [math.ceil(side / multiple) * multiple for side in size]
     return padded[0] // stride, padded[1] // stride
 
 
-ENOUGH = 4  # images; with fewer, statistics are noise (Wu and He 2018, figure 1, for 2 and 4)
-NORMALISING = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
-CURE = "a larger train.images_per_gpu, or backbone.norm=GN head.norm=GN"
-
-
-def look_at_normalization(patient: Patient) -> Verdict:
+def check_normalization(context: CheckContext) -> CheckResult:
     """Which layers there are, and what their statistics are made of."""
-    model: nn.Module = patient.part("model")
-    kinds = Counter(type(m).__name__ for m in model.modules() if isinstance(m, NORMALISING))
-    images = images_of_statistics(model, images_per_pass(patient), patient.num_processes)
+    model: nn.Module = context.part("model")
+    kinds = Counter(type(m).__name__ for m in model.modules() if isinstance(m, NORM_LAYERS))
+    images = images_of_statistics(model, images_per_pass(context), context.num_processes)
     found = ", ".join(f"{count} {name}" for name, count in kinds.most_common()) or "none"
     if images is None:
         return ok(found)
     found += f", statistics over {images} image{'s' if images > 1 else ''}"
-    if patient.num_processes == 1:
+    if context.num_processes == 1:
         found += " (one process: SyncBN is plain BN)"
     if images == 1:
-        return fail(found, CURE)
-    return warn(found, CURE) if images < ENOUGH else ok(found)
+        return fail(found, NORM_HINT)
+    return warn(found, NORM_HINT) if images < MIN_BATCH_NORM else ok(found)
 
 
-def look_at_model(patient: Patient) -> Verdict:
+def check_model(context: CheckContext) -> CheckResult:
     """Backbone and heads can be built and fit together."""
-    model: nn.Module = patient.part("model")
+    model: nn.Module = context.part("model")
     count = sum(parameter.numel() for parameter in model.parameters())
     return ok(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
 
 
-def look_at_optimizer(patient: Patient) -> Verdict:
+def check_optimizer(context: CheckContext) -> CheckResult:
     """Optimizer and schedule can be made for the model."""
-    optimizer = patient.part("optimizer")(patient.part("model"))
-    schedule = patient.part("schedule")(optimizer)
-    check_length(schedule, patient.train["iterations"])
+    optimizer = context.part("optimizer")(context.part("model"))
+    schedule = context.part("schedule")(optimizer)
+    check_length(schedule, context.train["iterations"])
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     return ok(
         f"{type(optimizer).__name__}, {len(rates)} groups, rate {max(rates):.3g}, "
@@ -212,34 +198,34 @@ def look_at_optimizer(patient: Patient) -> Verdict:
     )
 
 
-def look_at_loader(patient: Patient) -> Verdict:
+def check_loader(context: CheckContext) -> CheckResult:
     """The stream of training samples can be made."""
-    patient.part("loader")
-    return ok(f"samples of {patient.splits['train'].name}")
+    context.part("loader")
+    return ok(f"samples of {context.splits['train'].name}")
 
 
-def look_at_evaluation(patient: Patient) -> Verdict:
+def check_evaluation(context: CheckContext) -> CheckResult:
     """Loader and evaluators of the validation split can be made."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, of many processes: another row says it
-        evaluation = patient.part("evaluation")
+        evaluation = context.part("evaluation")
     return ok(f"{', '.join(evaluation.evaluators)} of {evaluation.dataset}")
 
 
-def look_at_weights(patient: Patient) -> Verdict:
+def check_weights(context: CheckContext) -> CheckResult:
     """`weights=` covers the model or its backbone, with finite numbers; they are loaded."""
-    if patient.weights is None:
-        if patient.pretrained is None:
+    if context.weights is None:
+        if context.pretrained is None:
             return ok("none, and none are expected: training starts from random weights")
-        file = patient.pretrained["file"]
+        file = context.pretrained["file"]
         return warn(
-            f"none: published figures start from {file}, of {patient.pretrained['source']}",
+            f"none: published figures start from {file}, of {context.pretrained['source']}",
             f"python scripts/convert_weights.py {file} BACKBONE.safetensors, then "
             "weights=BACKBONE.safetensors (pretrained=null if random weights are meant)",
         )
-    model: nn.Module = patient.part("model")
-    coverage = load_model_or_backbone(model, patient.weights, patient.image_format)
-    found = f"{patient.weights}: {coverage.lines()[0]}"
+    model: nn.Module = context.part("model")
+    coverage = load_model_or_backbone(model, context.weights, context.image_format)
+    found = f"{context.weights}: {coverage.lines()[0]}"
     if bad := list(not_finite(model.state_dict())):
         return fail(
             f"{found}, but {len(bad)} tensors hold infinite values or NaN, such as {bad[0]}",

@@ -1,33 +1,113 @@
-"""What the doctor looks at: a row's parts, which are built when a check asks, and its numbers.
-
-What a check says: green, yellow or red; what was found; what to do about it.
-
-Checks, and how they are made one after the other: whatever fails, the next one is made.
-"""
+"""What checks are given, what they return, and how they are run one after the other."""
 
 import errno
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import IGNORE_LABEL
 from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.datasets.custom import FORMATS
-from panoptic_dl.doctor.labels import Split
+from panoptic_dl.doctor.labels import ImageReport
+
+logger = logging.getLogger(__name__)
+
+CUSTOM_DATASET_HINT = (
+    'correct what is named, then run this again; "When something is refused" in '
+    "docs/custom_dataset.md says more"
+)
+UNEXPECTED_HINT = "log.txt in the run's folder has the whole error: please report it with that file"
 
 
 @dataclass
-class Patient:
-    """A row as composed, and what checks have found out about it.
+class Split:
+    """Records and metadata of a split, from Detectron2's catalogs.
+
+    Attributes:
+        title: "train" or "val".
+        name: in Detectron2's catalogs.
+        reports: of the images that were opened.
+    """
+
+    title: str
+    name: str
+    reports: list[ImageReport] = field(default_factory=list)
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Detectron2's records; categories of segments are contiguous ids."""
+        records: list[dict[str, Any]] = DatasetCatalog.get(self.name)
+        if not records:
+            raise DatasetError(f"dataset {self.name} has no images")
+        return records
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = MetadataCatalog.get(self.name).as_dict()
+        return metadata
+
+    @property
+    def panoptic_json(self) -> str | None:
+        """The file of all segments, if the dataset has one."""
+        return self.metadata.get("panoptic_json")
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The contents of `panoptic_json`; its categories are ids of the dataset."""
+        content: dict[str, Any] = json.loads(Path(str(self.panoptic_json)).read_bytes())
+        kinds = ("images", "annotations", "categories")
+        if missing := [kind for kind in kinds if not isinstance(content.get(kind), list)]:
+            raise DatasetError(f"{self.panoptic_json} has no list of {', '.join(missing)}")
+        return content
+
+    @cached_property
+    def listed_sizes(self) -> dict[Any, tuple[int, int]]:
+        """(height, width) of images in `panoptic_json`, by id."""
+        return {
+            image["id"]: (image["height"], image["width"])
+            for image in (self.content["images"] if self.panoptic_json else ())
+            if {"id", "height", "width"} <= image.keys()
+        }
+
+    @property
+    def class_names(self) -> list[str]:
+        """By contiguous id."""
+        return list(self.metadata.get("stuff_classes", ()))
+
+    @property
+    def ignore_label(self) -> int:
+        return int(self.metadata.get("ignore_label", IGNORE_LABEL))
+
+    @property
+    def contiguous(self) -> dict[int, int]:
+        """From the dataset's category ids to classes; {} where labels hold classes already."""
+        stuff = self.metadata.get("stuff_dataset_id_to_contiguous_id") or {}
+        return {**stuff, **(self.metadata.get("thing_dataset_id_to_contiguous_id") or {})}
+
+    @property
+    def is_cityscapes(self) -> bool:
+        """Whether its labels are those of the official scripts, with the official ids."""
+        kind = str(self.metadata.get("evaluator_type", ""))
+        return kind.startswith("cityscapes") and len(self.class_names) == 19
+
+
+@dataclass
+class CheckContext:
+    """The experiment as composed, and what checks have found out about it.
 
     Attributes:
         device: `cuda` or `cpu`.
-        parts: functions that build the row's parts, by name: see conf/mode/doctor.yaml.
+        parts: functions that build the experiment's parts, by name: see conf/mode/doctor.yaml.
         choice: names of the chosen parts: "backbone", "head", "dataset", "task".
         sizes: "crop_size", "image_size" [H, W], "min_size_test", "size_divisibility" in pixels.
         train, checkpoint, recipe, launch: those groups of the config.
@@ -35,7 +115,7 @@ class Patient:
         weights: file or run folder to start from.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         splits: "train" and "val", as far as they could be registered.
-        tell_others: called now and then by checks that take long, for processes that wait.
+        keep_waiting: called now and then by checks that take long, for processes that wait.
     """
 
     device: str
@@ -48,14 +128,13 @@ class Patient:
     launch: Mapping[str, Any]
     settings: DoctorSettings
     run_dir: str
-    ignore_label: int = 255
+    ignore_label: int = IGNORE_LABEL
     image_format: str = "RGB"
-    max_bad_samples: int = 0
     launch_refused: str | None = None
     weights: str | None = None
     pretrained: Mapping[str, Any] | None = None
     splits: dict[str, Split] = field(default_factory=dict)
-    tell_others: Callable[[], None] = lambda: None
+    keep_waiting: Callable[[], None] = lambda: None
     _built: dict[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> Any:
@@ -65,23 +144,23 @@ class Patient:
         return self._built[name]
 
     @property
-    def row(self) -> str:
-        """The name of the row: dataset_task_backbone_head."""
+    def name(self) -> str:
+        """Of the experiment: dataset_task_backbone_head."""
         return experiment_name(self.choice)
 
     @property
-    def has_own_data(self) -> bool:
-        """Whether the dataset is somebody's own: sizes, areas and crowds need not be listed."""
+    def is_custom_dataset(self) -> bool:
+        """Whether sizes, areas and crowds need not be listed in its files."""
         return self.choice["dataset"] in FORMATS
 
     @property
     def num_processes(self) -> int:
-        """That train together."""
+        """Training processes."""
         return comm.get_world_size()
 
     @property
     def root(self) -> str:
-        """The folder that holds the dataset's folder, as far as it can be told."""
+        """The folder that holds the dataset's folder; "ROOT" where it cannot be composed."""
         try:
             return str(self.part("root"))
         except Exception:
@@ -89,7 +168,7 @@ class Patient:
 
 
 class State(str, Enum):
-    """Of a row of the table; only FAIL makes the doctor's exit code 1."""
+    """Of a check; only FAIL makes the doctor's exit code 1."""
 
     OK = "ok"
     WARN = "warn"
@@ -98,39 +177,55 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Of one check.
+class CheckResult:
+    """A line of the table.
 
     Attributes:
         found: what there is, in one line.
-        cure: what to do, a command where there is one; None where nothing is to be done.
-        problems: all that is wrong, one a line, where it is more than `found` says.
+        hint: what to do, a command where there is one; None where nothing is to be done.
+        problems: all that is wrong, one a line, where it is more than is in `found`.
+        group, name, seconds: of the check; `run_checks` sets them.
     """
 
     state: State
     found: str
-    cure: str | None = None
-    problems: tuple[str, ...] = ()
+    hint: str | None = None
+    problems: Sequence[str] = ()
+    group: str = ""
+    name: str = ""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "group": self.group,
+            "name": self.name,
+            "state": self.state.value,
+            "found": self.found,
+            "cure": self.hint,
+            "problems": list(self.problems),
+            "seconds": self.seconds,
+        }
 
 
-def ok(found: str) -> Verdict:
+def ok(found: str) -> CheckResult:
     """Green."""
-    return Verdict(State.OK, found)
+    return CheckResult(State.OK, found)
 
 
-def warn(found: str, cure: str, problems: Sequence[str] = ()) -> Verdict:
+def warn(found: str, hint: str, problems: Sequence[str] = ()) -> CheckResult:
     """Yellow: it will run, but perhaps not as meant."""
-    return Verdict(State.WARN, found, cure, tuple(problems))
+    return CheckResult(State.WARN, found, hint, problems)
 
 
-def fail(found: str, cure: str, problems: Sequence[str] = ()) -> Verdict:
-    """Red: it will not run, or its figures will be wrong."""
-    return Verdict(State.FAIL, found, cure, tuple(problems))
+def fail(found: str, hint: str, problems: Sequence[str] = ()) -> CheckResult:
+    """Red: it will not run, or its metrics will be wrong."""
+    return CheckResult(State.FAIL, found, hint, problems)
 
 
-def judge(
-    right: str, wrong: str, cure: str, failures: Sequence[str], warnings: Sequence[str] = ()
-) -> Verdict:
+def from_problems(
+    right: str, wrong: str, hint: str, failures: Sequence[str], warnings: Sequence[str] = ()
+) -> CheckResult:
     """Red where there are failures, yellow where there are only warnings, else green.
 
     Args:
@@ -141,102 +236,76 @@ def judge(
     if not problems:
         return ok(right)
     found = f"{len(problems):,} {wrong}"
-    return fail(found, cure, problems) if failures else warn(found, cure, problems)
+    return fail(found, hint, problems) if failures else warn(found, hint, problems)
 
 
-def from_error(error: BaseException, cure: str) -> Verdict:
-    """Red, in the words of an error; its own remedy, where it names one, replaces `cure`."""
+def from_error(error: BaseException, hint: str) -> CheckResult:
+    """Red, in the words of an error; its own remedy, where it names one, replaces `hint`."""
     text = str(error) or type(error).__name__
-    known = isinstance(error, (ValueError, OSError, FloatingPointError))
-    if not known:  # such as KeyError, whose text alone says nothing
-        text = f"{type(error).__name__}: {text}"
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        text = f"{type(error).__name__}: {text}"  # such as KeyError, whose text is a key
     if isinstance(error, MemoryError):
         text = "there is not enough memory for it"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        cure = "make room on the disk, or choose another run_dir"
+        hint = "make room on the disk, or choose another run_dir"
     first, *others = [line.strip() for line in text.strip().splitlines() if line.strip()]
     for index, line in enumerate(others):
         if line.startswith("remedy:"):
-            cure = " ".join([line.removeprefix("remedy:").strip(), *others[index + 1 :]])
+            hint = " ".join([line.removeprefix("remedy:").strip(), *others[index + 1 :]])
             others = others[:index]
             break
-    return fail(first, cure, others)
-
-
-logger = logging.getLogger(__name__)
-
-OWN_DATA = (
-    'correct what is named, then run this again; "When something is refused" in '
-    "docs/custom_dataset.md says more"
-)
-UNEXPECTED = "log.txt in the run's folder has the whole error: please report it with that file"
+    return fail(first, hint, others)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One look at the patient; one row of the table.
+    """A check, and its line of the table.
 
     Attributes:
-        group: the heading that the row stands under.
-        name: of the row.
-        look: may raise whatever it likes; None: there is nothing of this kind to look at.
-        needs: names ("group: name") of rows without which there is nothing to look at.
-        cure: what to do when `look` raises, unless the error says it.
+        group: the heading of the line.
+        name: of the line.
+        run: may raise any error; None: there is nothing of this kind to check.
+        needs: "group: name" of checks without which this one cannot be run.
+        hint: what to do when `run` raises, unless the error has a remedy.
     """
 
     group: str
     name: str
-    look: Callable[[Patient], Verdict | None]
-    needs: tuple[str, ...] = ()
-    cure: str = UNEXPECTED
-
-    @property
-    def title(self) -> str:
-        return f"{self.group}: {self.name}"
+    run: Callable[[CheckContext], CheckResult | None]
+    needs: Sequence[str] = ()
+    hint: str = UNEXPECTED_HINT
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table."""
-
-    group: str
-    name: str
-    verdict: Verdict
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        verdict = asdict(self.verdict) | {
-            "state": self.verdict.state.value,
-            "problems": list(self.verdict.problems),
-        }
-        return {"group": self.group, "name": self.name, **verdict, "seconds": self.seconds}
-
-
-def make_checks(checks: Iterable[Check], patient: Patient) -> list[Row]:
-    """Make the checks in their order; nothing that they raise but KeyboardInterrupt comes out."""
-    rows: dict[str, Row] = {}
+def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResult]:
+    """Run checks in their order; of what they raise, only KeyboardInterrupt comes out."""
+    results: dict[str, CheckResult] = {}
     group = ""
     for check in checks:
         if check.group != group:
             group = check.group
             logger.info("Looking at: %s", group)
         started = time.perf_counter()
-        verdict = _make(check, patient, rows)
-        if verdict is not None:
+        lacking = [
+            name
+            for name in check.needs
+            if name in results and results[name].state in (State.FAIL, State.UNCHECKED)
+        ]
+        if lacking:
+            result: CheckResult | None = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}")
+        else:
+            result = _run(check, context)
+        if result is not None:
             seconds = round(time.perf_counter() - started, 3)
-            rows[check.title] = Row(check.group, check.name, verdict, seconds)
-    return list(rows.values())
+            results[f"{group}: {check.name}"] = replace(
+                result, group=group, name=check.name, seconds=seconds
+            )
+    return list(results.values())
 
 
-def _make(check: Check, patient: Patient, rows: dict[str, Row]) -> Verdict | None:
-    bad = (State.FAIL, State.UNCHECKED)
-    lacking = [name for name in check.needs if name in rows and rows[name].verdict.state in bad]
-    if lacking:
-        return Verdict(State.UNCHECKED, f"needs {', '.join(lacking)}")
+def _run(check: Check, context: CheckContext) -> CheckResult | None:
     try:
-        return check.look(patient)
+        return check.run(context)
     except (Exception, SystemExit) as error:  # official scripts end the program where data is bad
-        logger.debug("%s failed", check.title, exc_info=True)
-        own = patient.has_own_data and isinstance(error, DatasetError)
-        return from_error(error, OWN_DATA if own else check.cure)
+        logger.debug("%s: %s failed", check.group, check.name, exc_info=True)
+        custom = context.is_custom_dataset and isinstance(error, DatasetError)
+        return from_error(error, CUSTOM_DATASET_HINT if custom else check.hint)

@@ -1,373 +1,371 @@
-"""Whether a split can be registered at all: what its catalog function says.
-
-Rows of what was found in images and labels: one for each kind of problem.
-
-The panoptic JSON file by itself: who is listed, and how often.
-
-The categories of the panoptic JSON file against the classes of the dataset; crowds.
-
-Which classes occur in a split.
-
-COCO's instances file, which box and mask AP are measured with.
-
-What mends a file, by dataset and by who made the file.
-
-Images that are there twice: in both splits, or in one.
-"""
+"""Checks of a dataset's splits: files, labels, categories, classes, images that are there twice."""
 
 import contextlib
 import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import closing
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.doctor.context import Check, Patient, State, Verdict, fail, judge, ok, warn
-from panoptic_dl.doctor.labels import Kind, Split, digest_of, scan
+from panoptic_dl.core.images import NUM_IDS
+from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
+from panoptic_dl.doctor.context import (
+    Check,
+    CheckContext,
+    CheckResult,
+    Split,
+    State,
+    fail,
+    from_problems,
+    ok,
+    warn,
+)
+from panoptic_dl.doctor.labels import ImageChecker, ImageReport, digest_of
 from panoptic_dl.evaluation.coco_instances import read_instances
 
+CHUNK = 8  # images that a process is given at a time
+MAX_NAMES = 8  # of classes in a line
 
-def look_at_layout(title: str, patient: Patient) -> Verdict:
+
+def check_layout(title: str, context: CheckContext) -> CheckResult:
     """Register the split, as every run does; its errors name files and remedies."""
-    split = Split(title, patient.part(title))
+    split = Split(title, context.part(title))
     count = len(split.records)
-    patient.splits[title] = split
-    extra = _unlisted(split)
-    if extra:
-        example, *_ = sorted(extra)
-        return warn(
-            f"{split.name}: {count:,} images; {len(extra):,} more in {_folder(split)} are not in "
-            f"the dataset, such as {example}",
-            f"nothing, if only a part is meant; else a complete {split.panoptic_json}",
-        )
-    return ok(f"{split.name}: {count:,} images")
+    context.splits[title] = split
+    folder, extra = _unlisted(split)
+    if not extra:
+        return ok(f"{split.name}: {count:,} images")
+    return warn(
+        f"{split.name}: {count:,} images; {len(extra):,} more in {folder} are not in the dataset, "
+        f"such as {min(extra)}",
+        f"nothing, if only a part is meant; else a complete {split.panoptic_json}",
+    )
 
 
-def _folder(split: Split) -> Path:
-    return Path(split.records[0]["file_name"]).parent
+def _unlisted(split: Split) -> tuple[Path, set[str]]:
+    """Where the images are, and names of others there, if it is one folder."""
+    files = [Path(record["file_name"]) for record in split.records]
+    folder = files[0].parent
+    if len({file.parent for file in files}) > 1:
+        return folder, set()
+    suffixes = {file.suffix for file in files}
+    there = {name for name in os.listdir(folder) if Path(name).suffix in suffixes}
+    return folder, there - {file.name for file in files}
 
 
-def _unlisted(split: Split) -> set[str]:
-    """Images beside those of the dataset, where all of these lie in one folder."""
-    names = [os.path.split(record["file_name"]) for record in split.records]
-    folders = Counter(folder for folder, _ in names)
-    if len(folders) > 1:
-        return set()
-    suffixes = {os.path.splitext(name)[1] for _, name in names}
-    with os.scandir(next(iter(folders)) or ".") as entries:
-        there = {e.name for e in entries if os.path.splitext(e.name)[1] in suffixes}
-    return there - {name for _, name in names}
-
-
-class Made(Enum):
-    """Who made a file."""
+class Origin(Enum):
+    """Where a file comes from."""
 
     IMAGES = "downloaded images"
     LABELS = "downloaded labels"
     PREPARED = "labels that our script makes of downloaded ones"
 
 
-Cure = Callable[[str, str], str]  # of root and split
-
-
-def _cityscapes_prepared(root: str, split: str) -> str:
-    base = f"{root}/cityscapes/gtFine"
-    return (
-        f"rm -r {base}/cityscapes_panoptic_{split}* {base}/{split}/*/*_labelTrainIds.png; "
-        f"python scripts/prepare_cityscapes.py {root}"
-    )
-
-
-CURES: dict[tuple[str, Made], Cure] = {
-    ("cityscapes", Made.IMAGES): lambda root, split: (
-        f"unzip -o leftImg8bit_trainvaltest.zip 'leftImg8bit/{split}/*' -d {root}/cityscapes "
+HINTS = {
+    ("cityscapes", Origin.IMAGES): (
+        "unzip -o leftImg8bit_trainvaltest.zip 'leftImg8bit/{split}/*' -d {root}/cityscapes "
         "(of cityscapes-dataset.com)"
     ),
-    ("cityscapes", Made.LABELS): lambda root, split: (
-        f"unzip -o gtFine_trainvaltest.zip 'gtFine/{split}/*' -d {root}/cityscapes "
-        f"(of cityscapes-dataset.com); {_cityscapes_prepared(root, split)}"
+    ("cityscapes", Origin.LABELS): (
+        "unzip -o gtFine_trainvaltest.zip 'gtFine/{split}/*' -d {root}/cityscapes "
+        "(of cityscapes-dataset.com); "
     ),
-    ("cityscapes", Made.PREPARED): _cityscapes_prepared,
-    ("coco", Made.IMAGES): lambda root, split: (
-        f"unzip -o {split}2017.zip -d {root}/coco (of cocodataset.org)"
+    ("cityscapes", Origin.PREPARED): (
+        "rm -r {root}/cityscapes/gtFine/cityscapes_panoptic_{split}* "
+        "{root}/cityscapes/gtFine/{split}/*/*_labelTrainIds.png; "
+        "python scripts/prepare_cityscapes.py {root}"
     ),
-    ("coco", Made.LABELS): lambda root, split: (
-        f"unzip -o panoptic_annotations_trainval2017.zip -d {root}/coco (of cocodataset.org); "
-        f"unzip -o {root}/coco/annotations/panoptic_{split}2017.zip -d {root}/coco"
+    ("coco", Origin.IMAGES): "unzip -o {split}2017.zip -d {root}/coco (of cocodataset.org)",
+    ("coco", Origin.LABELS): (
+        "unzip -o panoptic_annotations_trainval2017.zip -d {root}/coco (of cocodataset.org); "
+        "unzip -o {root}/coco/annotations/panoptic_{split}2017.zip -d {root}/coco"
     ),
 }
+HINTS["cityscapes", Origin.LABELS] += HINTS["cityscapes", Origin.PREPARED]
 
 
-def cure(patient: Patient, split: str, made: Made) -> str:
+def hint_for(context: CheckContext, split: str, origin: Origin) -> str:
     """A command where the dataset is known, else what to do with the files that are named."""
-    dataset = patient.choice["dataset"]
+    dataset = context.choice["dataset"]
     if dataset.startswith("toy_"):
-        return f"rm -r {patient.root} (it is drawn again on the next run)"
-    known = CURES.get((dataset, made)) or CURES.get((dataset, Made.LABELS))
+        return f"rm -r {context.root} (it is drawn again on the next run)"
+    known = HINTS.get((dataset, origin)) or HINTS.get((dataset, Origin.LABELS))
     if known is not None:
-        return known(patient.root, split)
+        return known.format(root=context.root, split=split)
     return (
         "mend the files that are named (all of them are in doctor.json), or take them out of the "
         "dataset, then run this again"
     )
 
 
-# What each row is about: who made the files; green, and red behind the number of problems.
-KINDS: dict[Kind, tuple[Made, str, str]] = {
-    "image modes": (Made.IMAGES, "", "images are not RGB or grey"),
-    "orientation": (Made.IMAGES, "no image is turned by EXIF", "images are turned by EXIF"),
-    "sizes": (Made.IMAGES, "image = label = JSON file", "files have the wrong size"),
-    "labels": (Made.PREPARED, "whole RGB PNG files", "panoptic labels are none"),
-    "label ids": (Made.PREPARED, "those of segments_info", "ids are in one of PNG and JSON only"),
-    "areas": (Made.PREPARED, "those of the pixels", "areas in the JSON file are wrong"),
-    "boxes": (Made.PREPARED, "those of the pixels", "boxes in the JSON file are wrong"),
-    "semantic labels": (Made.PREPARED, "whole, all ids in range", "semantic labels are wrong"),
-    "agreement": (Made.PREPARED, "all labels of an image agree", "labels disagree with others"),
+# By kind of problem: origin of the files; what is found if all is right, and else.
+KINDS: dict[str, tuple[Origin, str, str]] = {
+    "image modes": (Origin.IMAGES, "", "images are not RGB or grey"),
+    "orientation": (Origin.IMAGES, "no image is turned by EXIF", "images are turned by EXIF"),
+    "sizes": (Origin.IMAGES, "image = label = JSON file", "files have the wrong size"),
+    "labels": (Origin.PREPARED, "whole RGB PNG files", "panoptic labels are none"),
+    "label ids": (Origin.PREPARED, "those of segments_info", "ids are in one of PNG and JSON only"),
+    "areas": (Origin.PREPARED, "those of the pixels", "areas in the JSON file are wrong"),
+    "boxes": (Origin.PREPARED, "those of the pixels", "boxes in the JSON file are wrong"),
+    "semantic labels": (Origin.PREPARED, "whole, all ids in range", "semantic labels are wrong"),
+    "agreement": (Origin.PREPARED, "all labels of an image agree", "labels disagree with others"),
 }
 OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
 
 
-def look_at_files(split: str, patient: Patient) -> Verdict:
-    """Open images and labels; whether the images can be read."""
-    of = patient.splits[split]
-    settings = patient.settings
-    of.reports = scan(
-        of,
-        sample=settings.sample,
-        workers=settings.workers or count_cores(),
-        tick=patient.tell_others,
-    )
-    opened, there = len(of.reports), len(of.records)
-    amount = f"all {there:,}" if opened == there else f"{opened:,} of {there:,}"
-    return _verdict(
-        split,
-        "images",
-        patient,
-        Made.IMAGES,
-        right=f"{amount} can be read",
-        wrong=f"of {opened:,} cannot be read",
-    )
-
-
-def look_up(split: str, kind: Kind, patient: Patient) -> Verdict | None:
-    """What `look_at_files` found of one kind."""
-    of = patient.splits[split]
-    record = of.records[0]
-    if not of.reports:
-        return Verdict(State.UNCHECKED, f"needs {split} data: images")
-    if kind in OF_PANOPTIC and "pan_seg_file_name" not in record:
-        return None
-    if kind == "semantic labels" and "sem_seg_file_name" not in record:
-        return None
-    both = {"pan_seg_file_name", "sem_seg_file_name"} <= record.keys()
-    if kind == "agreement" and not (both or of.is_cityscapes):
-        return None
-    made, right, wrong = KINDS[kind]
-    if kind == "image modes":
-        counts = Counter(report.mode for report in of.reports if report.mode)
-        right = ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
-    return _verdict(split, kind, patient, made, right=right, wrong=wrong)
-
-
-def _verdict(
-    split: str, kind: Kind, patient: Patient, made: Made, *, right: str, wrong: str
-) -> Verdict:
-    problems = [
-        problem
-        for report in patient.splits[split].reports
-        for problem in report.problems
-        if problem.kind == kind
-    ]
-    return judge(
-        right,
-        wrong,
-        cure(patient, split, made),
-        [problem.text for problem in problems if problem.serious],
-        [problem.text for problem in problems if not problem.serious],
-    )
-
-
-def checks_of(split: str) -> list[Check]:
-    """One row a kind."""
+def file_checks(split: str) -> list[Check]:
+    """All files of a split are opened by the first check; one check for each kind of problem."""
     group = f"{split} data"
-    layout = f"{group}: layout"
+    # Where only some images cannot be read, the others are checked all the same.
+    needs = (f"{group}: layout",)
     return [
-        Check(group, "images", partial(look_at_files, split), needs=(layout,)),
-        *(
-            # Where only some images cannot be read, the others were looked at all the same.
-            Check(group, kind, partial(look_up, split, kind), needs=(layout,))
-            for kind in KINDS
-        ),
+        Check(group, "images", partial(check_images, split), needs),
+        *(Check(group, kind, partial(check_kind, split, kind), needs) for kind in KINDS),
     ]
 
 
-NEEDED = ("id", "category_id")
-MEASURED = (*NEEDED, "area")  # the official scripts read all of them
-LARGEST_ID = 256**3 - 1
+def check_images(split: str, context: CheckContext) -> CheckResult:
+    """Open images and labels; whether the images can be read."""
+    opened = context.splits[split]
+    opened.reports = open_files(
+        opened,
+        sample=context.settings.sample,
+        workers=context.settings.workers or count_cores(),
+        tick=context.keep_waiting,
+    )
+    count, total = len(opened.reports), len(opened.records)
+    amount = f"all {total:,}" if count == total else f"{count:,} of {total:,}"
+    right, wrong = f"{amount} can be read", f"of {count:,} cannot be read"
+    return _result(split, "images", context, Origin.IMAGES, right, wrong)
 
 
-def look_at_annotations(title: str, patient: Patient) -> Verdict | None:
-    """Images and segments of the file: none twice, none missing, ids that a PNG can hold."""
-    split = patient.splits[title]
+def open_files(
+    split: Split, *, sample: int | None, workers: int, tick: Callable[[], None]
+) -> list[ImageReport]:
+    """Check the files of a split's images, in its order.
+
+    Args:
+        sample: so many, always the same ones; None: all.
+        workers: processes; 1 works in this one.
+        tick: is called now and then.
+
+    Raises:
+        DatasetError: a process was killed.
+    """
+    records = split.records
+    if sample is not None and sample < len(records):
+        chosen = random.Random(0).sample(range(len(records)), sample)
+        records = [records[index] for index in sorted(chosen)]
+    sizes = split.listed_sizes
+    jobs = [(record, sizes.get(record.get("image_id"))) for record in records]
+    portions = [(jobs[i : i + CHUNK],) for i in range(0, len(jobs), CHUNK)]
+    checker = ImageChecker(len(split.class_names), split.ignore_label, split.is_cityscapes)
+    # Forked, and before any GPU is used: a new interpreter takes seconds to import everything.
+    hint = "\nremedy: fewer of them, doctor.workers=1"
+    found = parallel_map(partial(_check_files, checker), portions, workers, hint)
+    reports = []
+    with Progress(f"{split.title}: looked at", len(jobs)) as progress, closing(found):
+        for portion in found:
+            reports += portion
+            progress.add(len(portion))
+            tick()
+    return reports
+
+
+def _check_files(
+    checker: ImageChecker, jobs: list[tuple[dict[str, Any], tuple[int, int] | None]]
+) -> list[ImageReport]:
+    return [checker(record, size) for record, size in jobs]
+
+
+def check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | None:
+    """What `check_images` found of one kind of problem."""
+    opened = context.splits[split]
+    if not opened.reports:
+        return CheckResult(State.UNCHECKED, f"needs {split} data: images")
+    files = opened.records[0].keys() & {"pan_seg_file_name", "sem_seg_file_name"}
+    if kind in OF_PANOPTIC and "pan_seg_file_name" not in files:
+        return None
+    if kind == "semantic labels" and "sem_seg_file_name" not in files:
+        return None
+    if kind == "agreement" and not (len(files) == 2 or opened.is_cityscapes):
+        return None
+    origin, right, wrong = KINDS[kind]
+    if kind == "image modes":
+        counts = Counter(report.mode for report in opened.reports if report.mode)
+        right = ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
+    return _result(split, kind, context, origin, right, wrong)
+
+
+def _result(
+    split: str, kind: str, context: CheckContext, origin: Origin, right: str, wrong: str
+) -> CheckResult:
+    reports = context.splits[split].reports
+    problems = [problem for report in reports for problem in report.problems]
+    failures, warnings = (
+        [p.text for p in problems if p.kind == kind and p.serious is serious]
+        for serious in (True, False)
+    )
+    return from_problems(right, wrong, hint_for(context, split, origin), failures, warnings)
+
+
+# What was found where all is right, what the problems are called, failures, warnings.
+Findings = tuple[str, str, list[str], list[str]]
+
+
+def check_json(
+    find: Callable[[Split, bool], Findings], title: str, context: CheckContext
+) -> CheckResult | None:
+    """Check the panoptic JSON file of a split, if it has one.
+
+    Args:
+        find: `annotations`, `categories` or `crowds`; gets whether the dataset is a custom one.
+    """
+    split = context.splits[title]
     if split.panoptic_json is None:
         return None
-    content = split.content
-    num_segments = sum(len(a.get("segments_info", ())) for a in content["annotations"])
-    file, own = split.panoptic_json, patient.has_own_data
-    return judge(
-        f"{len(content['annotations']):,} images with {num_segments:,} segments",
-        f"problems in {file}",
-        cure(patient, title, Made.PREPARED),
-        [
-            f"{file}: {problem}"
-            for problem in (*_listed_badly(split, own=own), *_segments(split, own=own))
-        ],
-        [f"{file}: {problem}" for problem in _unused(split)],
+    right, wrong, failures, warnings = find(split, context.is_custom_dataset)
+    failures, warnings = (
+        [f"{split.panoptic_json}: {problem}" for problem in problems]
+        for problems in (failures, warnings)
+    )
+    hint = hint_for(context, title, Origin.PREPARED)
+    return from_problems(right, wrong, hint, failures, warnings)
+
+
+def annotations(split: Split, custom: bool) -> Findings:
+    """Images and segments of the file: none twice, none missing, ids that a PNG can hold."""
+    images, entries = split.content["images"], split.content["annotations"]
+    failures = []
+    for what, values in (
+        ("image id", [image.get("id") for image in images]),
+        ("annotation of image", [entry.get("image_id") for entry in entries]),
+        ("annotation with label file", [entry.get("file_name") for entry in entries]),
+    ):
+        failures += [f"{n} times the {what} {value}" for value, n in _repeated(values)]
+    listed = {image.get("id") for image in images}
+    annotated = {entry.get("image_id") for entry in entries}
+    for entry in entries:
+        if entry.get("image_id") not in listed:
+            failures.append(
+                f"an annotation is of image {entry.get('image_id')}, which is not listed"
+            )
+    for image in images:
+        if not custom and not {"height", "width"} <= image.keys():
+            failures.append(f"image {image.get('id')} has no height or width")
+    for entry in entries:
+        for value, n in _repeated([s.get("id") for s in entry.get("segments_info", ())]):
+            failures.append(f"{n} segments of {entry.get('file_name')} have the id {value}")
+    needed = ("id", "category_id") if custom else ("id", "category_id", "area")
+    num_segments = 0
+    for name, segment in _segments(split):
+        num_segments += 1
+        if missing := [key for key in needed if key not in segment]:
+            failures.append(f"{name} has no {', '.join(missing)}")
+        elif type(segment["id"]) is not int or not 0 < segment["id"] < NUM_IDS:
+            failures.append(f"{name}: ids are whole numbers from 1 (0 is void) to {NUM_IDS - 1}")
+    unused = [image.get("id") for image in images if image.get("id") not in annotated]
+    return (
+        f"{len(entries):,} images with {num_segments:,} segments",
+        f"problems in {split.panoptic_json}",
+        failures,
+        [f"image {number} has no annotation: it is not used" for number in unused],
     )
 
 
-def _listed_badly(split: Split, *, own: bool) -> Iterator[str]:
-    images, annotations = split.content["images"], split.content["annotations"]
-    for what, values in (
-        ("image id", [image.get("id") for image in images]),
-        ("annotation of image", [a.get("image_id") for a in annotations]),
-        ("annotation with label file", [a.get("file_name") for a in annotations]),
-    ):
-        for value, count in _several(values):
-            yield f"{count} times the {what} {value}"
-    known = {image.get("id") for image in images}
-    for annotation in annotations:
-        if annotation.get("image_id") not in known:
-            yield f"an annotation is of image {annotation.get('image_id')}, which is not listed"
-    for image in images:
-        if not own and not {"height", "width"} <= image.keys():
-            yield f"image {image.get('id')} has no height or width"
+def _segments(split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and entry of each segment in the panoptic JSON file."""
+    for entry in split.content["annotations"]:
+        for segment in entry.get("segments_info", ()):
+            yield f"segment {segment.get('id')} of {entry.get('file_name')}", segment
 
 
-def _unused(split: Split) -> Iterator[str]:
-    annotated = {a.get("image_id") for a in split.content["annotations"]}
-    for image in split.content["images"]:
-        if image.get("id") not in annotated:
-            yield f"image {image.get('id')} has no annotation: it is not used"
-
-
-def _segments(split: Split, *, own: bool) -> Iterator[str]:
-    needed = NEEDED if own else MEASURED
-    for annotation in split.content["annotations"]:
-        where = annotation.get("file_name")
-        segments = annotation.get("segments_info", ())
-        for number, count in _several([segment.get("id") for segment in segments]):
-            yield f"{count} segments of {where} have the id {number}"
-        for segment in segments:
-            missing = [key for key in needed if key not in segment]
-            if missing:
-                yield f"segment {segment.get('id')} of {where} has no {', '.join(missing)}"
-            elif type(segment["id"]) is not int or not 0 < segment["id"] <= LARGEST_ID:
-                yield (
-                    f"segment {segment['id']} of {where}: ids are whole numbers from 1 (0 is "
-                    f"void) to {LARGEST_ID}"
-                )
-
-
-def _several(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
+def _repeated(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
     return [(value, count) for value, count in Counter(values).items() if count > 1]
 
 
-def look_at_categories(title: str, patient: Patient) -> Verdict | None:
+def categories(split: Split, custom: bool) -> Findings:
     """Ids, names, things and stuff: one meaning in the file, in the catalog and in segments."""
-    split = patient.splits[title]
-    if split.panoptic_json is None:
-        return None
-    things = _things(split)
-    count = sum(bool(thing) for thing in things.values())
-    return judge(
-        f"{count} things and {len(things) - count} stuff classes, as in the catalog",
-        f"categories of {split.panoptic_json} are not those of the dataset",
-        cure(patient, title, Made.PREPARED),
-        [f"{split.panoptic_json}: {problem}" for problem in _categories(split)],
-    )
-
-
-def _things(split: Split) -> dict[Any, bool]:
-    """Whether a category has instances, by the id in the file."""
-    return {c.get("id"): bool(c.get("isthing")) for c in split.content["categories"]}
-
-
-def _categories(split: Split) -> Iterator[str]:
     names, contiguous = split.class_names, split.contiguous
     things = split.metadata.get("thing_dataset_id_to_contiguous_id")
-    listed = _things(split)
-    if len(listed) != len(split.content["categories"]):
-        yield "two categories have one id"
+    is_thing = _is_thing(split)
+    failures = []
+    if len(is_thing) != len(split.content["categories"]):
+        failures.append("two categories have one id")
     for category in split.content["categories"]:
         number, name = category.get("id"), category.get("name")
         if number not in contiguous:
-            yield f"category {number} ({name}) is none of the dataset's {len(contiguous)}"
-            continue
-        if names and name != names[contiguous[number]]:
-            yield f"category {number} is {name}, but {names[contiguous[number]]} in the dataset"
-        if things and bool(category.get("isthing")) != (number in things):
-            kinds = ("stuff", "a thing")
-            yield (
-                f"category {number} ({name}) is {kinds[bool(category.get('isthing'))]}, but "
-                f"{kinds[number in things]} in the dataset"
+            failures.append(
+                f"category {number} ({name}) is none of the dataset's {len(contiguous)}"
             )
-    for number in sorted(set(contiguous) - set(listed)):
-        yield f"category {number} ({names[contiguous[number]]}) of the dataset is missing"
-    for annotation in split.content["annotations"]:
-        for segment in annotation.get("segments_info", ()):
-            if segment.get("category_id") not in listed:
-                yield (
-                    f"segment {segment.get('id')} of {annotation.get('file_name')} has the "
-                    f"unknown category {segment.get('category_id')}"
-                )
-
-
-def look_at_crowds(title: str, patient: Patient) -> Verdict | None:
-    """`iscrowd` is there, but for own data, is 0 or 1, and is 1 for things only."""
-    split = patient.splits[title]
-    if split.panoptic_json is None:
-        return None
-    things = _things(split)
-    failures, warnings = [], []
-    default = 0 if patient.has_own_data else None
-    crowds = total = 0
-    for annotation in split.content["annotations"]:
-        for segment in annotation.get("segments_info", ()):
-            crowd, total = segment.get("iscrowd", default), total + 1
-            where = f"segment {segment.get('id')} of {annotation.get('file_name')}"
-            if crowd not in (0, 1):
-                failures.append(
-                    f"{split.panoptic_json}: {where} has "
-                    + ("no iscrowd" if crowd is None else f"iscrowd {crowd!r}, not 0 or 1")
-                )
-                continue
-            crowds += crowd
-            if crowd and not things.get(segment.get("category_id"), True):
-                warnings.append(
-                    f"{split.panoptic_json}: {where} is a crowd of stuff: it is not measured"
-                )
-    return judge(
-        f"{crowds:,} of {total:,} segments",
-        "segments have a wrong iscrowd",
-        cure(patient, title, Made.PREPARED),
+            continue
+        own = names[contiguous[number]] if names else name
+        if name != own:
+            failures.append(f"category {number} is {name}, but {own} in the dataset")
+        thing = bool(category.get("isthing"))
+        if things and thing != (number in things):
+            kinds = ("stuff", "a thing")
+            failures.append(
+                f"category {number} ({name}) is {kinds[thing]}, but {kinds[not thing]} in the "
+                "dataset"
+            )
+    for number in sorted(set(contiguous) - set(is_thing)):
+        failures.append(
+            f"category {number} ({names[contiguous[number]]}) of the dataset is missing"
+        )
+    for name, segment in _segments(split):
+        if segment.get("category_id") not in is_thing:
+            failures.append(f"{name} has the unknown category {segment.get('category_id')}")
+    count = sum(is_thing.values())
+    return (
+        f"{count} things and {len(is_thing) - count} stuff classes, as in the catalog",
+        f"categories of {split.panoptic_json} are not those of the dataset",
         failures,
-        warnings,
+        [],
     )
 
 
-SHOWN = 8
+def _is_thing(split: Split) -> dict[Any, bool]:
+    """By the category id in the file."""
+    return {c.get("id"): bool(c.get("isthing")) for c in split.content["categories"]}
 
 
-def look_at_occurrences(title: str, patient: Patient) -> Verdict:
-    """Classes that never occur: nothing is learned of them, and they have no figure."""
-    split = patient.splits[title]
-    if not _lists_segments(split) and len(split.reports) < len(split.records):
-        return Verdict(State.UNCHECKED, "needs all images: leave doctor.sample out")
-    counts = _counts(split)
+def crowds(split: Split, custom: bool) -> Findings:
+    """`iscrowd` is there, but for a custom dataset, is 0 or 1, and is 1 for things only."""
+    is_thing = _is_thing(split)
+    failures, warnings = [], []
+    num_crowds = total = 0
+    for name, segment in _segments(split):
+        total += 1
+        crowd = segment.get("iscrowd", 0 if custom else None)
+        if crowd is None:
+            failures.append(f"{name} has no iscrowd")
+        elif crowd not in (0, 1):
+            failures.append(f"{name} has iscrowd {crowd!r}, not 0 or 1")
+        elif crowd:
+            num_crowds += 1
+            if not is_thing.get(segment.get("category_id"), True):
+                warnings.append(f"{name} is a crowd of stuff: it is not measured")
+    right = f"{num_crowds:,} of {total:,} segments"
+    return right, "segments have a wrong iscrowd", failures, warnings
+
+
+def check_classes(title: str, context: CheckContext) -> CheckResult:
+    """Classes that never occur: nothing is learned of them, and they have no metric."""
+    split = context.splits[title]
+    counts: Counter[int] = Counter()
+    if "segments_info" in split.records[0]:
+        for record in split.records:
+            counts.update(segment["category_id"] for segment in record["segments_info"])
+    elif len(split.reports) < len(split.records):
+        return CheckResult(State.UNCHECKED, "needs all images: leave doctor.sample out")
+    else:
+        for report in split.reports:  # pixels
+            counts.update(report.classes)
     names = split.class_names
     absent = [name for index, name in enumerate(names) if not counts[index]]
     if not absent:
@@ -375,9 +373,10 @@ def look_at_occurrences(title: str, patient: Patient) -> Verdict:
         return ok(f"all {len(names)} occur, the rarest is {names[rarest]}")
     if len(absent) == len(names):
         return fail(
-            "no class occurs: nothing can be learnt or measured", cure(patient, title, Made.LABELS)
+            "no class occurs: nothing can be learnt or measured",
+            hint_for(context, title, Origin.LABELS),
         )
-    few = len(absent) <= SHOWN
+    few = len(absent) <= MAX_NAMES
     return warn(
         f"{len(absent)} of {len(names)} never occur" + (f": {', '.join(absent)}" if few else ""),
         "nothing, if the dataset is a small one; else look at how its labels were made",
@@ -385,87 +384,64 @@ def look_at_occurrences(title: str, patient: Patient) -> Verdict:
     )
 
 
-def _lists_segments(split: Split) -> bool:
-    return "segments_info" in split.records[0]
-
-
-def _counts(split: Split) -> Counter[int]:
-    """Segments by class; pixels where labels are semantic."""
-    counts: Counter[int] = Counter()
-    if _lists_segments(split):
-        for record in split.records:
-            counts.update(segment["category_id"] for segment in record["segments_info"])
-        return counts
-    for report in split.reports:
-        counts.update(report.classes)
-    return counts
-
-
-def look_at_instances(title: str, patient: Patient) -> Verdict | None:
-    """It can be read, and lists every image of the panoptic file, of the same size."""
-    split = patient.splits[title]
+def check_instances(title: str, context: CheckContext) -> CheckResult | None:
+    """The file of box and mask AP lists every image of the panoptic file, of the same size."""
+    split = context.splits[title]
     file = split.metadata.get("json_file")
     panoptic = split.metadata.get("evaluator_type") == "coco_panoptic_seg"
-    if file is None or not panoptic or patient.choice["task"] != "panoptic":
+    if file is None or not panoptic or context.choice["task"] != "panoptic":
         return None
-    truth = read_instances(file, split.metadata["thing_dataset_id_to_contiguous_id"])
+    listed = read_instances(file, split.metadata["thing_dataset_id_to_contiguous_id"])
     sizes = split.listed_sizes
     failures = []
     for record in split.records:
         number = record["image_id"]
-        if number not in truth:
+        if number not in listed:
             failures.append(f"{file}: image {number} ({record['file_name']}) is not listed")
-        elif number in sizes and truth[number].size != sizes[number]:
+        elif number in sizes and listed[number].size != sizes[number]:
             failures.append(
-                f"{file}: image {number} is {truth[number].size}, {sizes[number]} in "
+                f"{file}: image {number} is {listed[number].size}, {sizes[number]} in "
                 f"{split.panoptic_json} (height, width)"
             )
-    total = sum(len(image.instances) for image in truth.values())
-    return judge(
+    total = sum(len(image.instances) for image in listed.values())
+    return from_problems(
         f"{total:,} instances for box and mask AP",
         "images are not as in the panoptic file",
-        cure(patient, title, Made.LABELS),
+        hint_for(context, title, Origin.LABELS),
         failures,
     )
 
 
-CURE = "take them out of one of the splits, unless a trial on training images is meant"
-
-
-def look_for_overlap(patient: Patient) -> Verdict:
+def check_overlap(context: CheckContext) -> CheckResult:
     """The same bytes under two names; names that both splits have are compared in any case."""
-    files: dict[bytes, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    count = 0
-    for title, split in patient.splits.items():
-        for name, digest in {r.file_name: r.digest for r in split.reports}.items():
-            if digest is not None:
-                files[digest][title].append(name)
-                count += 1
-    for title, name, digest in _same_names(patient):
-        if name not in files[digest][title]:
-            files[digest][title].append(name)
-    warnings = []
-    for of_digest in files.values():
-        names = [(title, name) for title, found in of_digest.items() for name in found]
-        if len(names) > 1:
-            first, *others = (f"{name} ({title})" for title, name in names)
-            warnings.append(f"{first} is the same image as {', '.join(others)}")
-    return judge(f"none among {count:,} images", "images are there twice", CURE, [], warnings)
-
-
-def _same_names(patient: Patient) -> list[tuple[str, str, bytes]]:
-    """Digests of images that a sample may have left out, but whose name is in both splits."""
-    by_name: list[dict[str, str]] = []
-    titles = list(patient.splits)
-    for split in patient.splits.values():
-        by_name.append({Path(r["file_name"]).name: r["file_name"] for r in split.records})
-    shared = set.intersection(*(set(names) for names in by_name))
-    found = []
-    for title, names in zip(titles, by_name, strict=True):
-        known = {report.file_name for report in patient.splits[title].reports}
-        for name in sorted(shared)[: patient.settings.sample]:
-            if names[name] not in known:
-                with contextlib.suppress(OSError):  # not opened, so not this row's business
-                    data = Path(names[name]).read_bytes()
-                    found.append((title, names[name], digest_of(data)))
-    return found
+    digests = {
+        (title, report.file_name): report.digest
+        for title, split in context.splits.items()
+        for report in split.reports
+        if report.digest is not None
+    }
+    count = len(digests)
+    paths = {
+        title: {Path(record["file_name"]).name: record["file_name"] for record in split.records}
+        for title, split in context.splits.items()
+    }
+    shared = sorted(set.intersection(*map(set, paths.values())))
+    for title, by_name in paths.items():
+        for file in (by_name[name] for name in shared[: context.settings.sample]):
+            if (title, file) not in digests:
+                with contextlib.suppress(OSError):  # that it cannot be opened is another problem
+                    digests[title, file] = digest_of(Path(file).read_bytes())
+    files: dict[bytes, list[str]] = defaultdict(list)
+    for (title, file), digest in digests.items():
+        files[digest].append(f"{file} ({title})")
+    return from_problems(
+        f"none among {count:,} images",
+        "images are there twice",
+        "take them out of one of the splits, unless a trial on training images is meant",
+        [],
+        [
+            f"{first} is the same image as {', '.join(others)}"
+            for first, *others in files.values()
+            if others
+        ],
+    )

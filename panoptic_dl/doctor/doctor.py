@@ -1,7 +1,4 @@
-"""mode=doctor: all checks of a row, their table, and the exit code.
-
-Every check, in the order of the table. A new check is a line here and a function of its own.
-"""
+"""mode=doctor: all checks of an experiment, their table, and the exit code."""
 
 import logging
 import sys
@@ -15,212 +12,171 @@ from detectron2.utils import comm
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import DoctorSettings
-from panoptic_dl.doctor.config import (
-    look_at_batch,
-    look_at_classes,
-    look_at_crop,
-    look_at_evaluation,
-    look_at_loader,
-    look_at_model,
-    look_at_normalization,
-    look_at_optimizer,
-    look_at_recipe,
-    look_at_settings,
-    look_at_weights,
-)
-from panoptic_dl.doctor.context import Check, Patient, Row, State, make_checks
-from panoptic_dl.doctor.data import (
-    checks_of,
-    look_at_annotations,
-    look_at_categories,
-    look_at_crowds,
-    look_at_instances,
-    look_at_layout,
-    look_at_occurrences,
-    look_for_overlap,
-)
-from panoptic_dl.doctor.machine import (
-    look_at_detectron2,
-    look_at_device,
-    look_at_disk,
-    look_at_loader_processes,
-    look_at_packages,
-    look_at_shared_memory,
-)
-from panoptic_dl.doctor.memory import look_at_memory
-from panoptic_dl.doctor.steps import (
-    COLLECTIVE_STEPS,
-    Leader,
-    clear,
-    follow,
-    make_evaluation_step,
-    make_training_steps,
-    together,
-)
+from panoptic_dl.doctor import config, data, machine, memory
+from panoptic_dl.doctor.context import Check, CheckContext, CheckResult, State, run_checks
+from panoptic_dl.doctor.steps import Leader, clear, follow
 from panoptic_dl.doctor.table import as_json, markdown, summary, text
 
-SET_UP, ROW, STEPS = "set-up", "row", "steps"
-SPLITS = ("train", "val")
-# What a training step reads; where it is red, the step would say so again.
-READ = ("layout", "images", "sizes", "labels", "label ids", "semantic labels")
+logger = logging.getLogger(__name__)
 
-ASK_PYTHON = "see the error in log.txt: a part of the row cannot be built as it is configured"
-LOOK_AT_ROOT = (
-    "dataset.root must be the folder that holds the dataset's folder (DETECTRON2_DATASETS)"
-)
+SPLITS = ("train", "val")
+
+SEE_LOG = "see the error in log.txt: a part of the row cannot be built as it is configured"
+SEE_ROOT = "dataset.root must be the folder that holds the dataset's folder (DETECTRON2_DATASETS)"
 PREPARE = "mend the file that is named, or prepare the dataset again (README.md, Data)"
 
 
-def all_checks(leader: Leader, *, steps: bool) -> list[Check]:
-    """The checks; `steps` says whether training and evaluation are tried."""
-    found = [*set_up_checks(), *data_checks(), *row_checks()]
-    return [*found, *step_checks(leader)] if steps else found
+def run_doctor(
+    *,
+    device: str,
+    parts: Mapping[str, Callable[[], Any]],
+    settings: dict[str, Any],
+    **others: Any,
+) -> dict[str, Any]:
+    """Check everything about an experiment, print the table, save it in `run_dir`.
+
+    Called by every process of the run: the main one runs the checks, all take the steps.
+
+    Args:
+        device: `cuda` or `cpu`.
+        parts: functions that build the experiment's parts.
+        settings: fields of `DoctorSettings`.
+        others: the other fields of `CheckContext`.
+
+    Returns:
+        `metrics`: how many checks are red, and how many yellow; `rows`, for JSON. {} but in the
+        main process.
+
+    Raises:
+        ValueError: a setting has a wrong value.
+        SystemExit: with 1, where a check is red; everything is printed and saved then.
+    """
+    context = CheckContext(
+        device=device, parts=parts, settings=DoctorSettings(**settings), **others
+    )
+    if not comm.is_main_process():
+        follow(context)
+        return {}
+    leader = Leader()
+    context.keep_waiting = leader.keep_waiting
+    checks = [*machine_checks(), *data_checks(), *config_checks()]
+    if context.settings.steps:
+        checks += step_checks(leader)
+    results = run_checks(checks, context)
+    clear(context)
+    report = _report(results, context)
+    if report["metrics"]["red"]:
+        sys.exit(ExitCode.ERROR)  # ends the other processes, wherever they are
+    leader.dismiss()
+    return report
 
 
-def set_up_checks() -> list[Check]:
+def machine_checks() -> list[Check]:
     """The machine, before anything is built."""
+    group = "set-up"
     return [
-        Check(SET_UP, "packages", look_at_packages, cure="make setup"),
-        Check(SET_UP, "detectron2", look_at_detectron2, cure="make setup"),
-        Check(SET_UP, "device", look_at_device, cure="launch.num_gpus=0 runs on the CPU"),
-        Check(SET_UP, "settings", look_at_settings, cure="the values of the message"),
-        Check(SET_UP, "loader processes", look_at_loader_processes),
+        Check(group, "packages", machine.check_packages, hint="make setup"),
+        Check(group, "detectron2", machine.check_detectron2, hint="make setup"),
+        Check(group, "device", machine.check_device, hint="launch.num_gpus=0 runs on the CPU"),
+        Check(group, "settings", config.check_settings, hint="the values of the message"),
+        Check(group, "loader processes", machine.check_loader_processes),
     ]
 
 
 def data_checks() -> list[Check]:
     """Both splits: the catalog, the JSON file, every image and label."""
     checks = []
-    for split in SPLITS:
+    layouts = [f"{split} data: layout" for split in SPLITS]
+    for split, layout in zip(SPLITS, layouts, strict=True):
         group = f"{split} data"
-        layout = (f"{group}: layout",)
         checks += [
-            Check(group, "layout", partial(look_at_layout, split), cure=LOOK_AT_ROOT),
-            Check(group, "annotations", partial(look_at_annotations, split), layout, PREPARE),
-            Check(group, "categories", partial(look_at_categories, split), layout, PREPARE),
-            Check(group, "crowds", partial(look_at_crowds, split), layout, PREPARE),
-            *checks_of(split),
-            Check(group, "classes", partial(look_at_occurrences, split), layout, PREPARE),
+            Check(group, "layout", partial(data.check_layout, split), hint=SEE_ROOT),
+            *(
+                Check(
+                    group, find.__name__, partial(data.check_json, find, split), [layout], PREPARE
+                )
+                for find in (data.annotations, data.categories, data.crowds)
+            ),
+            *data.file_checks(split),
+            Check(group, "classes", partial(data.check_classes, split), [layout], PREPARE),
         ]
-    layouts = tuple(f"{split} data: layout" for split in SPLITS)
-    instances = partial(look_at_instances, "val")
+    instances = partial(data.check_instances, "val")
     return [
         *checks,
         Check("val data", "instances file", instances, layouts[1:], PREPARE),
-        Check("both splits", "overlap", look_for_overlap, layouts, PREPARE),
+        Check("both splits", "overlap", data.check_overlap, layouts, PREPARE),
     ]
 
 
-def row_checks() -> list[Check]:
+def config_checks() -> list[Check]:
     """Parts, numbers and weights."""
-    layouts = tuple(f"{split} data: layout" for split in SPLITS)
-    settings, device = f"{SET_UP}: settings", f"{SET_UP}: device"
-    model, optimizer = f"{ROW}: model", f"{ROW}: optimizer"
-    batch = f"{ROW}: batch"
-    shared = (settings, device)
+    group = "row"
+    train, val = (f"{split} data: layout" for split in SPLITS)
+    settings, device = "set-up: settings", "set-up: device"
+    model, optimizer, batch = "row: model", "row: optimizer", "row: batch"
     return [
-        Check(ROW, "classes", look_at_classes, cure=ASK_PYTHON),
-        Check(ROW, "model", look_at_model, cure=ASK_PYTHON),
-        Check(ROW, "weights", look_at_weights, (model,), "weights= of the same row, or none"),
-        Check(ROW, "optimizer", look_at_optimizer, (model, settings), ASK_PYTHON),
-        Check(ROW, "batch", look_at_batch, shared, "train.batch_size of the message"),
-        Check(ROW, "recipe", look_at_recipe, (batch, optimizer), ASK_PYTHON),
-        Check(ROW, "normalisation", look_at_normalization, (batch, model), ASK_PYTHON),
-        Check(ROW, "crop", look_at_crop, (model,), ASK_PYTHON),
-        Check(ROW, "shared memory", look_at_shared_memory, (batch,), "train.num_workers=0"),
-        Check(ROW, "memory", look_at_memory, (batch, optimizer), "train.images_per_gpu=1"),
-        Check(ROW, "disk", look_at_disk, (settings, optimizer), "another run_dir"),
-        Check(ROW, "training loader", look_at_loader, (batch, layouts[0]), ASK_PYTHON),
-        Check(ROW, "evaluation", look_at_evaluation, layouts[1:], ASK_PYTHON),
+        Check(group, "classes", config.check_classes, hint=SEE_LOG),
+        Check(group, "model", config.check_model, hint=SEE_LOG),
+        Check(group, "weights", config.check_weights, [model], "weights= of the same row, or none"),
+        Check(group, "optimizer", config.check_optimizer, [model, settings], SEE_LOG),
+        Check(
+            group,
+            "batch",
+            config.check_batch,
+            [settings, device],
+            "train.batch_size of the message",
+        ),
+        Check(group, "recipe", config.check_recipe, [batch, optimizer], SEE_LOG),
+        Check(group, "normalisation", config.check_normalization, [batch, model], SEE_LOG),
+        Check(group, "crop", config.check_crop, [model], SEE_LOG),
+        Check(group, "shared memory", machine.check_shared_memory, [batch], "train.num_workers=0"),
+        Check(group, "memory", memory.check_memory, [batch, optimizer], "train.images_per_gpu=1"),
+        Check(group, "disk", machine.check_disk, [settings, optimizer], "another run_dir"),
+        Check(group, "training loader", config.check_loader, [batch, train], SEE_LOG),
+        Check(group, "evaluation", config.check_evaluation, [val], SEE_LOG),
     ]
 
 
 def step_checks(leader: Leader) -> list[Check]:
-    """A run in small."""
-    rows = ("classes", "weights", "memory", "shared memory", "disk", "training loader")
-    training = tuple(f"{ROW}: {name}" for name in (*rows, "normalisation", "evaluation"))
-    reads = {split: tuple(f"{split} data: {name}" for name in READ) for split in SPLITS}
-    trained = f"{STEPS}: training"
+    """A run in small; what it reads must be right."""
+    names = ("classes", "weights", "memory", "shared memory", "disk", "training loader")
+    parts = [f"row: {name}" for name in (*names, "normalisation", "evaluation")]
+    train, val = (
+        [
+            f"{split} data: {name}"
+            for name in ("layout", "images", "sizes", "labels", "label ids", "semantic labels")
+        ]
+        for split in SPLITS
+    )
     return [
-        Check(
-            STEPS,
-            "training",
-            together(leader, "training", make_training_steps),
-            (*training, *reads["train"]),
-            "see the error in log.txt",
-        ),
-        Check(
-            STEPS,
-            "evaluation",
-            together(leader, "evaluation", make_evaluation_step),
-            (trained, *reads["val"]),
-            "see the error in log.txt",
-        ),
+        Check("steps", name, partial(leader.run, name), needs, "see the error in log.txt")
+        for name, needs in (
+            ("training", [*parts, *train]),
+            ("evaluation", ["steps: training", *val]),
+        )
     ]
 
 
-logger = logging.getLogger(__name__)
-
-
-def examine(
-    *,
-    device: str,
-    parts: Mapping[str, Callable[[], Any]],
-    settings: dict[str, Any],
-    **row: Any,
-) -> dict[str, Any]:
-    """Check everything about a row, print the table, save it in `run_dir`.
-
-    Called by every process of the run: the first makes the checks, all take the steps.
-
-    Args:
-        device: `cuda` or `cpu`.
-        parts: functions that build the row's parts.
-        settings: fields of `DoctorSettings`.
-        row: the other fields of `Patient`.
-
-    Returns:
-        `metrics`: how many rows are red, and how many yellow; `rows`, for JSON. {} but in the first
-        process.
-
-    Raises:
-        ValueError: settings that cannot be.
-        SystemExit: with 1, where a row is red; everything is printed and saved then.
-    """
-    patient = Patient(device=device, parts=parts, settings=DoctorSettings(**settings), **row)
-    if not comm.is_main_process():
-        follow(dict(COLLECTIVE_STEPS), patient)
-        return {}
-    leader = Leader()
-    patient.tell_others = leader.keep_waiting
-    rows = make_checks(all_checks(leader, steps=patient.settings.steps), patient)
-    clear(patient)
-    results = _report(rows, patient)
-    if results["metrics"]["red"]:
-        sys.exit(ExitCode.ERROR)  # ends the other processes, wherever they are
-    leader.dismiss()
-    return results
-
-
-def _report(rows: list[Row], patient: Patient) -> dict[str, Any]:
-    """Print and save; where there is no room to save, say so after the table."""
-    name = patient.row
-    logger.debug("The doctor's table\n%s", text(rows))  # for log.txt, without colours
-    print(text(rows, in_color=sys.stdout.isatty()), flush=True)
-    folder = Path(patient.run_dir)
-    about = {"row": name, "sample": patient.settings.sample, "device": patient.device}
+def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]:
+    """Print and save; where there is no room to save, log it after the table."""
+    logger.debug("The doctor's table\n%s", text(results))  # for log.txt, without colors
+    print(text(results, in_color=sys.stdout.isatty()), flush=True)
+    folder = Path(context.run_dir)
+    about = {"row": context.name, "sample": context.settings.sample, "device": context.device}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "doctor.json", as_json(rows, about))
-        write_text(folder / "doctor.md", markdown(rows, name))
-        logger.info("%s: %s; saved %s and .md", name, summary(rows), folder / "doctor.json")
+        write_text(folder / "doctor.json", as_json(results, about))
+        write_text(folder / "doctor.md", markdown(results, context.name))
+        logger.info(
+            "%s: %s; saved %s and .md", context.name, summary(results), folder / "doctor.json"
+        )
     except OSError as error:
         logger.error("The table cannot be saved in %s: %s", folder, error)
-    states = [row.verdict.state for row in rows]
+    states = [result.state for result in results]
     return {
         "metrics": {
             "red": float(states.count(State.FAIL)),
             "yellow": float(states.count(State.WARN)),
         },
-        "rows": [row.as_dict() for row in rows],
+        "rows": [result.as_dict() for result in results],
     }

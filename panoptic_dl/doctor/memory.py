@@ -1,8 +1,8 @@
-"""What a training step will take of the device's memory, against what there is.
+"""Check that a training step fits into the device's memory: counted on small batches, not tried.
 
-What autograd keeps of a forward pass, counted on a small one: activations grow with the pixels.
+Activations grow with the pixels: what autograd keeps of a forward pass is counted for two sizes.
 
-Legend: N images, H W pixels.
+Shapes: N images, H W pixels.
 """
 
 import contextlib
@@ -17,57 +17,138 @@ from detectron2.layers import NaiveSyncBatchNorm
 from torch import Tensor, nn
 
 from panoptic_dl.doctor.config import images_per_pass
-from panoptic_dl.doctor.context import Patient, Verdict, fail, ok, warn
-from panoptic_dl.doctor.machine import GIB, amount, state_share
+from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, ok, warn
+from panoptic_dl.doctor.machine import GIB, amount, optimizer_share
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
 from panoptic_dl.train.trainer import DTYPES
 
-IMAGES = 2
-GRADIENTS = 2  # of the largest tensors, alive at the same time
-SIDES = (64, 128)  # of the two small batches: what does not grow with the pixels falls out
+MARGIN = 1.1  # measured steps of six rows took 0.91 to 1.03 of the estimate: docs/doctor.md
+CUDA_CONTEXT = 0.6 * GIB  # with the libraries' workspaces
+NUM_IMAGES = 2  # of a small batch
+SIDES = (64, 128)  # of the images of two small batches: a difference is what grows with the pixels
+NUM_GRADIENTS = 2  # of the largest tensors, alive at the same time
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What autograd keeps for the backward pass, in bytes."""
+class Estimate:
+    """Bytes of one process in a training step."""
 
-    a_pixel: float  # of the batch
-    in_passing: float  # a pixel, on top of them for a while in the backward pass
-    fixed: float  # whatever the size, such as weights in half precision
+    fixed: float  # weights, gradients, what the optimizer keeps, a moving average
+    per_image: float  # of one forward pass
+
+    def total(self, images: int) -> float:
+        return self.fixed + images * self.per_image
+
+
+def check_memory(context: CheckContext) -> CheckResult:
+    """A step's weights, gradients and activations fit; counted on a small batch, not tried."""
+    images = images_per_pass(context)
+    estimate = estimate_memory(context)
+    there = available(context.device)
+    share = there if context.device == "cuda" else there / context.num_processes
+    needed = MARGIN * estimate.total(images)
+    found = (
+        f"about {amount(estimate.total(images))} for {images} images a pass, {amount(share)} there"
+        + (f" for each of {context.num_processes} processes" if share != there else "")
+    )
+    if needed <= 0.9 * share:
+        return ok(found)
+    hint = _hint(context, estimate, images, share)
+    return fail(found, hint) if needed > share else warn(f"{found}: it is tight", hint)
+
+
+def estimate_memory(context: CheckContext) -> Estimate:
+    """Of a training step; `count_kept` gives the part that grows with the images."""
+    model: nn.Module = context.part("model")
+    fixed, per_pixel = count_kept(
+        model,
+        num_classes=context.part("num_classes"),
+        precision=context.train["precision"],
+        recompute=context.train["activation_checkpointing"],
+        ignore_label=context.ignore_label,
+    )
+    multiple = context.sizes["size_divisibility"] or 32
+    height, width = (math.ceil(side / multiple) * multiple for side in context.sizes["crop_size"])
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    copies = 2 + optimizer_share(context.part("optimizer")) + bool(context.train["ema"])
+    copies += context.num_processes > 1  # gradients on their way to other processes
+    fixed += weights * copies + (CUDA_CONTEXT if context.device == "cuda" else 0)
+    return Estimate(fixed, per_pixel * height * width)
+
+
+def available(device: str) -> float:
+    """Free bytes of a GPU, or of the host: what its container may use, if it is in one."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info()[1])
+    free = [float("inf")]
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        free.append(int(line.split()[1]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+            base = Path("/sys/fs/cgroup")
+            free.append(int((base / limit).read_text()) - int((base / used).read_text()))
+    return min(free)
+
+
+def _hint(context: CheckContext, estimate: Estimate, images: int, share: float) -> str:
+    """The largest part of the batch that fits, and other ways."""
+    per_process = context.train["batch_size"] // context.num_processes
+    fitting = [
+        n
+        for n in range(1, images)
+        if per_process % n == 0 and MARGIN * estimate.total(n) <= 0.9 * share
+    ]
+    others = "train.activation_checkpointing=true, train.precision=bf16"
+    more = "more GPUs" if context.device == "cuda" else "a machine with more memory"
+    if fitting:
+        return (
+            f"train.images_per_gpu={max(fitting)} (same batch, more passes); with larger ones: "
+            f"{others}, {more}"
+        )
+    return f"{more}; or all of: train.images_per_gpu=1, {others}"
 
 
 def count_kept(
     model: nn.Module, *, num_classes: int, precision: str, recompute: bool, ignore_label: int = 255
-) -> Kept:
-    """Run `model` in training mode on two small batches; its losses must take Detectron2's targets.
+) -> tuple[float, float]:
+    """Count what autograd keeps for the backward pass, on two small batches in training mode.
 
     Tensors are counted once however often they are kept, parameters and buffers not at all.
+    Afterwards the model's buffers and mode are as before.
 
     Args:
+        model: its losses take Detectron2's targets.
         precision: of autocast: fp32 | tf32 | bf16 | fp16 (counted in bf16, which is as long).
         recompute: activations inside the backbone's blocks are computed again; only what the blocks
             are given is kept.
 
-    Buffers, and whether the model was in training mode, are afterwards as before.
+    Returns:
+        Bytes whatever the size of the images, such as weights in half precision; and bytes for each
+        pixel of the batch, gradients included.
     """
     half = precision in ("bf16", "fp16")
     device = next(model.parameters()).device.type
     sizes = []
-    with _as_before(model), torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
+    with _restored(model), torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
         model.train()
         for layer in model.modules():
             if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
                 layer.eval()  # it would wait for the other processes; it keeps as much
         for side in SIDES:
             sample = _sample(side, num_classes, ignore_label)
-            kept, block = _sizes_kept(model, [sample] * IMAGES, recompute)
+            kept, block = _sizes_kept(model, [sample] * NUM_IMAGES, recompute)
             sizes.append(kept)
-    pixels = [IMAGES * side**2 for side in SIDES]
-    small, large = (sum(of_batch) for of_batch in sizes)
-    a_pixel = (large - small) / (pixels[1] - pixels[0])
-    in_passing = (GRADIENTS * max(sizes[1]) + block) / pixels[1]
-    return Kept(a_pixel, in_passing, max(0.0, small - a_pixel * pixels[0]))
+    pixels = [NUM_IMAGES * side**2 for side in SIDES]
+    small, large = map(sum, sizes)
+    per_pixel = (large - small) / (pixels[1] - pixels[0])
+    transient = (NUM_GRADIENTS * max(sizes[1]) + block) / pixels[1]
+    return max(0.0, small - per_pixel * pixels[0]), per_pixel + transient
 
 
 def _sizes_kept(
@@ -76,7 +157,7 @@ def _sizes_kept(
     """Bytes of each storage that is kept of a forward pass, and of the largest block's inside."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
-    passing: list[dict[int, Tensor]] = [{}]  # of each block: what it computes again
+    inside: list[dict[int, Tensor]] = []  # of each block: what it computes again
     current = kept
 
     def keep(tensor: Tensor) -> Tensor:
@@ -90,7 +171,7 @@ def _sizes_kept(
         for tensor in _tensors(inputs):
             keep(tensor)
         current = {}
-        passing.append(current)
+        inside.append(current)
 
     def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
         nonlocal current
@@ -103,14 +184,12 @@ def _sizes_kept(
             stack.callback(block.register_forward_hook(leave).remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         losses = model(batch)
-    sizes = [_bytes(tensor) for tensor in kept.values()]
-    block = max(sum(map(_bytes, tensors.values())) for tensors in passing)
+    sizes, *block_sizes = (
+        [tensor.untyped_storage().nbytes() for tensor in tensors.values()]
+        for tensors in (kept, *inside)
+    )
     del losses  # until here it kept all of them alive: no address was used twice
-    return sizes, block
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
+    return sizes, max(map(sum, block_sizes), default=0)
 
 
 def _sample(side: int, num_classes: int, ignore_label: int) -> dict[str, Any]:
@@ -133,8 +212,8 @@ def _sample(side: int, num_classes: int, ignore_label: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _as_before(model: Any) -> Iterator[None]:
-    """Inside, images are padded as little as can be; buffers and mode are then as they were."""
+def _restored(model: Any) -> Iterator[None]:
+    """Inside, images are padded as little as possible; afterwards buffers and mode are restored."""
     training = model.training
     buffers = [buffer.clone() for buffer in model.buffers()]
     divisibility = getattr(model, "size_divisibility", None)
@@ -152,7 +231,7 @@ def _as_before(model: Any) -> Iterator[None]:
 
 
 def _tensors(values: Any) -> Sequence[Tensor]:
-    """All that are in nested lists, tuples and dicts."""
+    """All tensors in nested lists, tuples and dicts."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, dict):
@@ -160,94 +239,3 @@ def _tensors(values: Any) -> Sequence[Tensor]:
     if isinstance(values, (list, tuple)):
         return [tensor for value in values for tensor in _tensors(value)]
     return []
-
-
-MARGIN = 1.1  # measured steps of six rows took 0.91 to 1.03 of the estimate: docs/doctor.md
-CONTEXT = 0.6 * GIB  # CUDA's own, with the libraries' workspaces
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of one process in a training step."""
-
-    fixed: float  # weights, gradients, what the optimizer keeps, a moving average
-    an_image: float  # of one forward pass
-
-    def total(self, images: int) -> float:
-        return self.fixed + images * self.an_image
-
-
-def look_at_memory(patient: Patient) -> Verdict:
-    """A step's weights, gradients and activations fit; counted on a small batch, not tried."""
-    images = images_per_pass(patient)
-    estimate = estimate_memory(patient)
-    there = available(patient.device)
-    share = there if patient.device == "cuda" else there / patient.num_processes
-    needed = MARGIN * estimate.total(images)
-    found = (
-        f"about {amount(estimate.total(images))} for {images} images a pass, {amount(share)} there"
-        + (f" for each of {patient.num_processes} processes" if share != there else "")
-    )
-    if needed <= 0.9 * share:
-        return ok(found)
-    cure = _cure(patient, estimate, images, share)
-    return fail(found, cure) if needed > share else warn(f"{found}: it is tight", cure)
-
-
-def estimate_memory(patient: Patient) -> Estimate:
-    """Of a training step of the row: see `count_kept` for the part that grows with images."""
-    model: nn.Module = patient.part("model")
-    kept: Kept = count_kept(
-        model,
-        num_classes=patient.part("num_classes"),
-        precision=patient.train["precision"],
-        recompute=patient.train["activation_checkpointing"],
-        ignore_label=patient.ignore_label,
-    )
-    multiple = patient.sizes["size_divisibility"] or 32
-    height, width = (math.ceil(side / multiple) * multiple for side in patient.sizes["crop_size"])
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    copies = 2 + state_share(patient.part("optimizer")) + bool(patient.train["ema"])
-    copies += patient.num_processes > 1  # gradients on their way to other processes
-    context = CONTEXT if patient.device == "cuda" else 0
-    return Estimate(
-        weights * copies + kept.fixed + context,
-        (kept.a_pixel + kept.in_passing) * height * width,
-    )
-
-
-def available(device: str) -> float:
-    """Bytes: of a GPU all that it has, of the host what is free, also for a container."""
-    if torch.device(device).type == "cuda":
-        return float(torch.cuda.mem_get_info()[1])
-    rooms = [float("inf")]
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-        rooms.append(int(line.split()[1]) * 1024)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
-            base = Path("/sys/fs/cgroup")
-            rooms.append(int((base / limit).read_text()) - int((base / used).read_text()))
-    return min(rooms)
-
-
-def _cure(patient: Patient, estimate: Estimate, images: int, share: float) -> str:
-    """The largest part of the batch that fits, and other ways."""
-    per_process = patient.train["batch_size"] // patient.num_processes
-    fitting = [
-        n
-        for n in range(1, images)
-        if per_process % n == 0 and MARGIN * estimate.total(n) <= 0.9 * share
-    ]
-    others = "train.activation_checkpointing=true, train.precision=bf16"
-    more = "more GPUs" if patient.device == "cuda" else "a machine with more memory"
-    if fitting:
-        return (
-            f"train.images_per_gpu={max(fitting)} (same batch, more passes); with larger ones: "
-            f"{others}, {more}"
-        )
-    return f"{more}; or all of: train.images_per_gpu=1, {others}"

@@ -1,6 +1,6 @@
 """Two training steps and one evaluation step, as a run makes them, in a folder that goes away.
 
-Several processes: the first makes the checks, the others wait, and take the steps with it.
+With several processes, the main one runs the checks; the others wait, and take the steps with it.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,44 +17,53 @@ from detectron2.utils import comm
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.run_folder import METRICS
-from panoptic_dl.doctor.context import Patient, Verdict, fail, ok
+from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, ok
 from panoptic_dl.doctor.machine import amount
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.train.train import train
 
 NUM_STEPS = 2
 FOLDER = "doctor"  # below the run's own
-SPEAK = ("panoptic_dl.doctor", "panoptic_dl.train.console", "panoptic_dl.core.parallel")
+PERIOD = 60.0  # seconds between messages; processes that get none for half an hour give up
+WAIT, END = "wait", "end"
+PROGRESS_LOGGERS = ("panoptic_dl.doctor", "panoptic_dl.train.console", "panoptic_dl.core.parallel")
 
 
-def make_training_steps(patient: Patient) -> Verdict | None:
-    """Steps of the row's own trainer and loader, a checkpoint, and finite losses.
+def _train(context: CheckContext) -> CheckResult | None:
+    """Steps of the experiment's trainer and loader: finite losses, and a checkpoint.
 
-    Called by all processes; None but in the first of them.
+    Called by all processes; None but in the main one.
     """
-    folder = _fresh_folder(patient)
-    settings = patient.train | {
-        **{"iterations": min(NUM_STEPS, patient.train["iterations"]), "log_period": 1},
-        **{"eval_period": 0, "eval_at_end": False, "fast_dev_run": False},
+    folder = Path(context.run_dir, FOLDER)
+    if comm.is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    comm.synchronize()
+    settings = context.train | {
+        "iterations": min(NUM_STEPS, context.train["iterations"]),
+        "log_period": 1,
+        "eval_period": 0,
+        "eval_at_end": False,
+        "fast_dev_run": False,
     }
-    device = torch.device(patient.device)
+    device = torch.device(context.device)
     memory.reset_peaks(device)
     started = time.perf_counter()
     with _quietly():
         train(
-            device=patient.device,
-            model=patient.part("model"),
-            loader=patient.part("loader"),
-            optimizer=patient.part("optimizer"),
-            schedule=patient.part("schedule"),
-            evaluation=patient.part("evaluation"),
+            device=context.device,
+            model=context.part("model"),
+            loader=context.part("loader"),
+            optimizer=context.part("optimizer"),
+            schedule=context.part("schedule"),
+            evaluation=context.part("evaluation"),
             weights=None,  # another check has loaded them
             resume=False,
             run_dir=str(folder),
             settings=settings,
-            checkpoint=patient.checkpoint | {"kept": 1, "period": NUM_STEPS},
-            recipe=dict(patient.recipe),
-            image_format=patient.image_format,
+            checkpoint=context.checkpoint | {"kept": 1, "period": NUM_STEPS},
+            recipe=dict(context.recipe),
+            image_format=context.image_format,
         )
     seconds = time.perf_counter() - started
     if not comm.is_main_process():
@@ -72,11 +81,11 @@ def make_training_steps(patient: Patient) -> Verdict | None:
     )
 
 
-def make_evaluation_step(patient: Patient) -> Verdict | None:
+def _evaluate(context: CheckContext) -> CheckResult | None:
     """One image of each process through the model, the evaluators and their tables and pictures."""
-    evaluate = partial(patient.part("evaluation"), limit=1)
+    evaluate = partial(context.part("evaluation"), limit=1)
     with _quietly():
-        results = evaluate(patient.part("model").to(patient.device), _folder(patient))
+        results = evaluate(context.part("model").to(context.device), Path(context.run_dir, FOLDER))
     if not comm.is_main_process():
         return None
     if not results["metrics"]:
@@ -85,37 +94,24 @@ def make_evaluation_step(patient: Patient) -> Verdict | None:
     return ok(f"{number} image{'s' if number > 1 else ''}: {', '.join(results['metrics'])}")
 
 
-COLLECTIVE_STEPS = {"training": make_training_steps, "evaluation": make_evaluation_step}
+STEPS = {"training": _train, "evaluation": _evaluate}
 
 
-def clear(patient: Patient) -> None:
-    """Remove what the steps have written, but for records of what went wrong."""
-    folder = _folder(patient)
+def clear(context: CheckContext) -> None:
+    """Remove what the steps have written, but for records of losses that are not finite."""
+    folder = Path(context.run_dir, FOLDER)
     for file in folder.glob("*.pth*"):  # large
         file.unlink(missing_ok=True)
     if not (folder / "nonfinite.jsonl").exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder(patient: Patient) -> Path:
-    return Path(patient.run_dir, FOLDER)
-
-
-def _fresh_folder(patient: Patient) -> Path:
-    folder = _folder(patient)
-    if comm.is_main_process():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    comm.synchronize()
-    return folder
-
-
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The console hears of progress only, log.txt of everything; stopped means stopped."""
+    """Only progress is logged to the console, everything to log.txt; an interrupt ends the run."""
 
     def progress(record: logging.LogRecord) -> bool:
-        return record.name.startswith(SPEAK)
+        return record.name.startswith(PROGRESS_LOGGERS)
 
     handlers = [
         handler
@@ -127,58 +123,51 @@ def _quietly() -> Iterator[None]:
         handler.addFilter(progress)
     try:
         yield
-    except Interrupted:  # it says that all is saved: here there is nothing to save
+    except Interrupted:  # its message is that all is saved: here nothing is
         raise KeyboardInterrupt from None
     finally:
         for handler in handlers:
             handler.removeFilter(progress)
 
 
-PERIOD = 60.0  # seconds; processes that hear nothing for half an hour give up
-WAIT, END = "wait", "end"
-
-Step = Callable[[Patient], Verdict | None]
-
-
 class Leader:
-    """The first process's word to the others."""
+    """Tells the other processes, in the main one, which steps to take with it.
+
+    They wait in `follow` for the next message, a name of `STEPS`, WAIT or END. A message is one
+    all_gather, in which all but the main process give None.
+    """
 
     def __init__(self) -> None:
-        self._spoken = time.monotonic()
-        self._lost = False  # a step failed here: nobody knows where the others are
+        self._last = time.monotonic()
+        self._failed = False  # a step failed here: nobody knows where the others are
 
     def keep_waiting(self) -> None:
-        """Call it as often as you like."""
-        if time.monotonic() - self._spoken > PERIOD:
-            self._say(WAIT)
+        """Let the others wait on; may be called often."""
+        if time.monotonic() - self._last > PERIOD:
+            self._send(WAIT)
 
-    def take(self, name: str, step: Step, patient: Patient) -> Verdict | None:
-        """Take a step together with all others."""
-        self._say(name)
+    def run(self, name: str, context: CheckContext) -> CheckResult | None:
+        """Take a step of `STEPS` in all processes."""
+        self._send(name)
         try:
-            return step(patient)
+            return STEPS[name](context)
         except BaseException:
-            self._lost = True
+            self._failed = True
             raise
 
     def dismiss(self) -> None:
-        """The others may end."""
-        if not self._lost:
-            self._say(END)
+        """Let the others end."""
+        if not self._failed:
+            self._send(END)
 
-    def _say(self, word: str) -> None:
+    def _send(self, message: str) -> None:
         if comm.get_world_size() > 1:
-            comm.all_gather(word)
-        self._spoken = time.monotonic()
+            comm.all_gather(message)
+        self._last = time.monotonic()
 
 
-def follow(steps: dict[str, Step], patient: Patient) -> None:
-    """What the other processes do. A step that fails ends the process, and with it the run."""
-    while (word := comm.all_gather(None)[0]) != END:
-        if word != WAIT:
-            steps[word](patient)
-
-
-def together(leader: Leader, name: str, step: Step) -> Step:
-    """A check that all processes take part in."""
-    return partial(leader.take, name, step)
+def follow(context: CheckContext) -> None:
+    """Take the main process's steps. One that fails ends the process, and with it the run."""
+    while (message := comm.all_gather(None)[0]) != END:
+        if message != WAIT:
+            STEPS[message](context)

@@ -78,17 +78,10 @@ class _Array:
 
 
 @dataclass
-class _Storage:
-    """In place of a torch storage: a file in torch's old format, as bytes."""
-
-    data: Any
-
-
-@dataclass
 class _Tensor:
     """In place of `torch.Tensor`; not checked yet."""
 
-    storage: Any
+    storage: Any  # bytes: a file in torch's old format
     offset: Any
     size: Any
     stride: Any
@@ -109,7 +102,7 @@ NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "numpy.ndarray",  # an argument of `_reconstruct`, never called
     ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _Tensor(*arguments[:4]),
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch.storage", "_load_from_bytes"): _Storage,
+    ("torch.storage", "_load_from_bytes"): lambda data: data,
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
     NAMES |= {
@@ -275,11 +268,9 @@ class _Converter:
         return numbers.item() if array.is_scalar else torch.from_numpy(np.array(numbers, order="C"))
 
     def tensor(self, tensor: _Tensor) -> Tensor:
-        if not isinstance(tensor.storage, _Storage):
-            raise WeightsError("it holds a tensor without numbers")
-        key = id(tensor.storage.data)
+        key = id(tensor.storage)
         if key not in self.made:
-            self.made[key] = _read_storage(_bytes(tensor.storage.data))
+            self.made[key] = _read_storage(_bytes(tensor.storage))
         flat = self.made[key]
         size, stride, offset = _sizes(tensor.size), _sizes(tensor.stride), tensor.offset
         if type(offset) is not int or offset < 0 or len(size) != len(stride):

@@ -1,0 +1,196 @@
+"""Datasets: each fault is found in its own check alone, and named; files are opened in order."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from PIL import Image
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.custom import custom_classes
+from panoptic_dl.doctor import data
+from panoptic_dl.doctor.context import Split
+from panoptic_dl.doctor.data import open_files
+from panoptic_dl.doctor.doctor import data_checks
+from tests.datasets.tiny_custom import edit, register, write_own
+from tests.doctor.broken import FAULTS, write_healthy
+from tests.doctor.contexts import dataset_context, results_of, words
+
+KINDS = ("cityscapes", "coco")
+ALWAYS = {"train data: classes": "warn", "val data: classes": "warn"}  # tiny: few classes
+
+
+@pytest.fixture
+def copied(healthy, tmp_path):
+    def copy(kind):
+        shutil.copytree(healthy[kind] / kind, tmp_path / kind)
+        return tmp_path
+
+    return copy
+
+
+def odd_rows(rows):
+    """Rows that are neither green nor waiting for another."""
+    found = {title: row.state.value for title, row in rows.items()}
+    return {title: state for title, state in found.items() if state in ("warn", "FAIL")}
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_healthy_dataset_is_green(healthy, kind, task):
+    rows = results_of(data_checks(), dataset_context(healthy[kind], kind, task))
+    assert odd_rows(rows) == ALWAYS
+    assert {row.state.value for row in rows.values()} == {"ok", "warn"}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_found_in_its_row_alone(copied, fault):
+    root = copied(fault.kind)
+    named = fault.break_it(root)
+    rows = results_of(data_checks(), dataset_context(root, fault.kind))
+    first = next(iter(fault.rows))
+    split = first.partition(" data")[0]
+    always = {k: v for k, v in ALWAYS.items() if "layout" not in first or not k.startswith(split)}
+    if fault.rows[first] == "warn":
+        always = ALWAYS
+    assert odd_rows(rows) == {**always, **fault.rows}
+    assert named in words(rows[first]), words(rows[first])
+    assert rows[first].hint
+    waiting = [row for row in rows.values() if row.state.value == "not checked"]
+    assert all("needs" in row.found for row in waiting)
+    if "layout" in first and fault.rows[first] == "FAIL":
+        assert len(waiting) > 5
+    else:
+        assert not waiting
+
+
+def test_each_format_has_its_faults():
+    assert len(FAULTS) == len({fault.name for fault in FAULTS})
+    assert {fault.kind for fault in FAULTS} == set(KINDS)
+
+
+FORMS = ("coco_format", "cityscapes_format")
+
+
+def custom_context(root, form="coco_format", task="panoptic"):
+    context = dataset_context(root, "coco", task)
+    context.choice = {**context.choice, "dataset": form}
+    classes = custom_classes(form=form, root=str(root), train_split="train", test_split="val")
+    context.parts = {
+        **context.parts,
+        "train": lambda: register(root, form, "train", task),
+        "val": lambda: register(root, form, "test", task),
+        "classes": lambda: classes,
+    }
+    return context
+
+
+def red(rows):
+    return {title for title, row in rows.items() if row.state.value == "FAIL"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_areas_crowds_and_sizes_need_not_be_listed(tmp_path, form, task):
+    write_own(tmp_path, form=form, train=4, val=2)  # which leaves many out
+    rows = results_of(data_checks(), custom_context(tmp_path, form, task))
+    assert not red(rows), {title: words(rows[title]) for title in red(rows)}
+    assert not [t for t, row in rows.items() if row.state.value == "not checked"]
+
+
+def test_what_is_listed_must_be_right(tmp_path):
+    write_own(tmp_path, train=4, val=2)
+
+    def wrong(content):
+        content["annotations"][0]["segments_info"][0]["area"] = 3
+        content["images"][1] |= {"height": 5, "width": 5}
+
+    edit(tmp_path, wrong)
+    assert red(results_of(data_checks(), custom_context(tmp_path))) == {
+        "train data: areas",
+        "train data: sizes",
+    }
+
+
+def test_the_cure_of_a_wrong_entry_is_in_the_own_file(tmp_path):
+    write_own(tmp_path, train=2, val=2)
+    context = custom_context(tmp_path)
+    edit(tmp_path, lambda c: c["annotations"][0]["segments_info"][0].update(category_id=5))
+    rows = results_of(data_checks(), context)
+    assert "category_id 5" in words(rows["train data: layout"])
+    assert "docs/custom_dataset.md" in rows["train data: layout"].hint
+
+
+def test_labels_without_any_class_are_a_fault(tmp_path):
+    write_own(tmp_path, train=2, val=2)
+    context = custom_context(tmp_path)
+    edit(tmp_path, lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
+    rows = results_of(data_checks(), context)
+    assert "no class occurs" in words(rows["train data: classes"])
+    assert rows["train data: classes"].state.value == "FAIL"
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """Twenty images of which every third is torn."""
+    folder = tmp_path_factory.mktemp("many")
+    records = []
+    for index in range(20):
+        file = folder / f"{index:02d}.png"
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(file)
+        if index % 3 == 0:
+            file.write_bytes(file.read_bytes()[:40])
+        records.append({"file_name": str(file), "image_id": index})
+    made = Split("train", "none")
+    made.__dict__["records"] = records
+    made.__dict__["metadata"] = {"stuff_classes": ["a", "b"]}
+    return made
+
+
+def names(reports):
+    return [(report.file_name, len(report.problems), report.digest) for report in reports]
+
+
+def look(split, **options):
+    return open_files(split, **{"sample": None, "workers": 1, "tick": lambda: None} | options)
+
+
+def test_processes_say_what_one_says_in_the_same_order(split, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 2)
+    alone = names(look(split))
+    assert [problems for _, problems, _ in alone] == [int(i % 3 == 0) for i in range(20)]
+    assert names(look(split, workers=3)) == alone
+    assert names(look(split, workers=64)) == alone
+
+
+def test_a_sample_is_always_the_same_and_in_order(split):
+    ticks = []
+    chosen = [r.file_name for r in look(split, sample=7, tick=lambda: ticks.append(1))]
+    assert chosen == [r.file_name for r in look(split, sample=7, workers=2)]
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 7
+    assert ticks
+    assert len(look(split, sample=1000)) == 20
+
+
+def die(checker, jobs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_an_error_with_a_hint(split, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 2)
+    monkeypatch.setattr(data, "_check_files", die)
+    with pytest.raises(DatasetError, match=r"was killed[\s\S]*doctor\.workers=1"):
+        look(split, workers=2)
+
+
+def test_rows_of_a_scan_that_failed_are_not_green(tmp_path, monkeypatch):
+    from panoptic_dl.doctor.doctor import data_checks
+    from tests.doctor.contexts import results_of
+
+    monkeypatch.setattr("panoptic_dl.doctor.data.open_files", lambda *a, **k: 1 / 0)
+    rows = results_of(data_checks(), dataset_context(write_healthy(tmp_path, "coco"), "coco"))
+    for name in ("sizes", "labels", "label ids", "areas", "boxes", "image modes", "orientation"):
+        assert rows[f"train data: {name}"].state.value == "not checked", name
+    assert rows["train data: images"].found == "ZeroDivisionError: division by zero"
