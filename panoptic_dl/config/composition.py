@@ -1,6 +1,6 @@
 """Compose the config from `conf/`, `lazy_configs/` and a command line; refuse what cannot be.
 
-Hydra merges the files of the chosen options one by one, then the command line. `CheckedLoader`,
+Hydra merges the files of the chosen options one by one, then the command line. `_CheckedLoader`,
 which takes the place of Hydra's loader everywhere, follows these steps. An option of a group
 defines the keys of its group; experiments, recipes, tables and command lines may only change them:
 an unknown key, or a value of another kind than the one it replaces, is a `ConfigError` in one line,
@@ -59,7 +59,7 @@ def register() -> None:
     setup_globals()  # Hydra's own resolvers
     Plugins.instance().register(LazyConfigSource)
     Plugins.instance().register(LazySearchPath)
-    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc]
+    hydra._internal.hydra.ConfigLoaderImpl = _CheckedLoader  # type: ignore[misc]
     for group in GROUPS:
         name = "local" if group == "launch" else "default"
         ConfigStore.instance().store(name, defaults(group), group, provider="settings")
@@ -90,7 +90,7 @@ def is_choice(override: str) -> bool:
     return override.partition("=")[0].lstrip("+~").partition("@")[0] in _groups()
 
 
-class CheckedLoader(ConfigLoaderImpl):
+class _CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader of configs, which checks keys and kinds of values as it merges files."""
 
     def load_configuration(
@@ -356,9 +356,9 @@ def _settings_for_help() -> str:
     return settings_text().replace("$", "$$")  # Hydra's help is a template
 
 
-def _loader() -> CheckedLoader:
+def _loader() -> _CheckedLoader:
     register()
-    return CheckedLoader(create_config_search_path(str(CONF)))
+    return _CheckedLoader(create_config_search_path(str(CONF)))
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,7 @@ class CheckOutputFolder(Callback):
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
         with read_write(config), open_dict(config):
-            if not is_main_process(config):  # the main process records how the run was started
+            if not _is_main_process(config):  # the main process records how the run was started
                 config.hydra.run.dir = str(folder)
                 config.hydra.output_subdir = None
                 return
@@ -59,7 +59,7 @@ class CheckOutputFolder(Callback):
             ) from None
 
 
-def is_main_process(config: DictConfig) -> bool:
+def _is_main_process(config: DictConfig) -> bool:
     """Whether this process writes what is written once per run."""
     if _under_torchrun():
         return int(os.environ["RANK"]) == 0
@@ -76,7 +76,7 @@ def shared_output_folder(config: DictConfig) -> Path:
         ValueError: each machine or attempt would make a folder of its own.
     """
     folder = Path(config.hydra.run.dir)
-    dated = has_time(config.hydra.run, config)
+    dated = _has_time(config.hydra.run, config)
     if _under_torchrun():
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and dated:
             raise ValueError(
@@ -98,7 +98,7 @@ def is_recorded(config: DictConfig, job: Any) -> bool:
         job: the job's `hydra` node.
     """
     trial = job.runtime.choices.get("mode") == "train" and config.train.fast_dev_run is True
-    return is_main_process(config) and not trial
+    return _is_main_process(config) and not trial
 
 
 def check_requeue(config: DictConfig, job: Any) -> None:
@@ -120,14 +120,14 @@ def check_requeue(config: DictConfig, job: Any) -> None:
         )
     in_sweep = job.mode == RunMode.MULTIRUN
     by_submitit = in_sweep and "submitit" in job.launcher._target_  # keeps a sweep's folder
-    if not by_submitit and has_time(job.sweep if in_sweep else job.run, config):
+    if not by_submitit and _has_time(job.sweep if in_sweep else job.run, config):
         raise ValueError(
             "launch.requeue=true starts the same command again, which must find its folder: name "
             "one without the time in it, run_dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)"
         )
 
 
-def has_time(place: Any, config: DictConfig) -> bool:
+def _has_time(place: Any, config: DictConfig) -> bool:
     """Whether the folder of a run or sweep is named after the time of its start.
 
     Args:

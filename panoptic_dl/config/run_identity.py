@@ -69,7 +69,7 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
         "row": experiment_name(config.choice),
         "choices": choices(hydra),
         "overrides": overrides,
-        "command": command(overrides, search=in_sweep and not is_table(hydra.sweeper._target_)),
+        "command": command(overrides, search=in_sweep and not _is_table(hydra.sweeper._target_)),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
         "seed": _value(config, "seed"),
         "config_hash": config_hash(config, mode),
@@ -91,7 +91,7 @@ def choices(hydra: Any) -> dict[str, str]:
     }
 
 
-def is_table(sweeper: str) -> bool:
+def _is_table(sweeper: str) -> bool:
     """Whether it is Hydra's own sweeper, which runs all rows; others search."""
     return sweeper.endswith(".BasicSweeper")
 

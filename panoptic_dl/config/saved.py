@@ -21,7 +21,7 @@ class SavedConfigError(ValueError):
     """A folder is no run's, or its config is damaged; the message names the file."""
 
 
-def is_run(folder: str | Path) -> bool:
+def _is_run(folder: str | Path) -> bool:
     """Whether a folder holds the config of a run."""
     return (Path(folder) / CONFIG).is_file()
 
@@ -107,7 +107,7 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
         return config
     weights = Path(config.weights).expanduser()
     folder = weights if weights.is_dir() else weights.parent
-    if not is_run(folder):
+    if not _is_run(folder):
         return config
     saved = saved_config(folder)
     _refuse_other_parts(config, saved, overrides, folder)

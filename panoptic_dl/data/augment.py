@@ -37,7 +37,7 @@ SHAPE_ONLY = (  # whose random choice depends on the size of the image, not on p
 Augmentations = Sequence[T.Augmentation | T.Transform]
 
 
-class Axis(NamedTuple):
+class _Axis(NamedTuple):
     """Rows or columns: `old` are resized to `new`, of which start..stop-1 are kept."""
 
     old: int
@@ -51,11 +51,11 @@ class Axis(NamedTuple):
 
 
 @dataclass
-class Plan:
+class _Plan:
     """What to do with an image: resize, then crop, then flip; then the other transforms."""
 
-    rows: Axis
-    columns: Axis
+    rows: _Axis
+    columns: _Axis
     flips: list[int] = field(default_factory=list)  # axes: 0 vertical, 1 horizontal
     rest: list[Any] = field(default_factory=list)  # augmentations and transforms
 
@@ -92,10 +92,10 @@ class Augment:
         T.AugmentationList(plan.rest)(rest)
         return rest.image, colors_to_ids(rest.sem_seg) if is_panoptic else rest.sem_seg
 
-    def plan(self, shape: tuple[int, int]) -> Plan:
+    def plan(self, shape: tuple[int, int]) -> _Plan:
         """Draw what is random about the augmentations of an image of `shape`."""
         height, width = shape
-        plan = Plan(Axis(height, height, 0, height), Axis(width, width, 0, width))
+        plan = _Plan(_Axis(height, height, 0, height), _Axis(width, width, 0, width))
         if self.method == "reference":
             plan.rest = self.augmentations
             return plan
@@ -133,7 +133,7 @@ def _leaves_pixels(transform: Any) -> bool:
     return type(transform) is not T.CropTransform or bool(transform.w and transform.h)
 
 
-def _add_to(plan: Plan, transform: Any) -> bool:
+def _add_to(plan: _Plan, transform: Any) -> bool:
     """Add a transform to the plan; False if it cannot be done with those before."""
     rows, columns = plan.rows, plan.columns
     if isinstance(transform, T.NoOpTransform):
@@ -141,8 +141,8 @@ def _add_to(plan: Plan, transform: Any) -> bool:
     if type(transform) is T.ResizeTransform and transform.interp == Image.Resampling.BILINEAR:
         if plan.flips or not (rows.is_whole and columns.is_whole):
             return False
-        plan.rows = Axis(rows.old, transform.new_h, 0, transform.new_h)
-        plan.columns = Axis(columns.old, transform.new_w, 0, transform.new_w)
+        plan.rows = _Axis(rows.old, transform.new_h, 0, transform.new_h)
+        plan.columns = _Axis(columns.old, transform.new_w, 0, transform.new_w)
         return True
     if type(transform) is T.CropTransform:
         if plan.flips:
@@ -167,7 +167,7 @@ class _Part(NamedTuple):
     crop: slice  # of which these are kept
 
 
-def _part(axis: Axis) -> _Part:
+def _part(axis: _Axis) -> _Part:
     common = gcd(axis.old, axis.new)
     old, new = axis.old // common, axis.new // common  # every `new` pixels end where `old` do
     start, stop = axis.start // new, ceil(axis.stop / new)
@@ -178,7 +178,7 @@ def _part(axis: Axis) -> _Part:
     return _Part(first, last, box, (stop - start) * new, crop)
 
 
-def _augment_image(image: Source, plan: Plan) -> NDArray[np.uint8]:
+def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
     rows, columns = _part(plan.rows), _part(plan.columns)
     new = plan.rows.new, plan.columns.new
     order = None
@@ -225,7 +225,7 @@ def order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, in
     return None
 
 
-def _augment_label(label: Source, plan: Plan) -> NDArray[np.integer]:
+def _augment_label(label: Source, plan: _Plan) -> NDArray[np.integer]:
     rows = nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
     columns = nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
     pixels = label.rows(int(rows[-1]) + 1)

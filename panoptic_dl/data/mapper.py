@@ -203,7 +203,7 @@ def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(whole).permute(2, 0, 1).contiguous()
 
 
-class TruthMaps(NamedTuple):
+class _TruthMaps(NamedTuple):
     """Ground truth of one image in the formats of a model's outputs."""
 
     classes: Tensor  # (H, W) int64, `ignore_label` where unlabeled
@@ -255,7 +255,7 @@ class TruthMapper:
         )
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Make one sample, with "truth": `TruthMaps`.
+        """Make one sample, with "truth": `_TruthMaps`.
 
         Raises:
             DatasetError: a file cannot be read, the label is of another size than the image, or
@@ -269,12 +269,12 @@ class TruthMapper:
         self.spec.check_panoptic(ids, record)
         return sample | {"truth": self.maps(ids, record["segments_info"])}
 
-    def maps(self, ids: NDArray[np.integer], segments_info: list[dict[str, Any]]) -> TruthMaps:
+    def maps(self, ids: NDArray[np.integer], segments_info: list[dict[str, Any]]) -> _TruthMaps:
         """The maps of the ids (H, W) of a panoptic label, and its segments."""
         targets = self.targets(ids, segments_info)
         classes = targets["sem_seg"]
         things = [s["id"] for s in segments_info if s["category_id"] in self.targets.thing_ids]
-        return TruthMaps(
+        return _TruthMaps(
             classes=classes,
             labeled=classes != self.spec.ignore_label,
             center=targets["center"].unsqueeze(0),

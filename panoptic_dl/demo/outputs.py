@@ -87,7 +87,7 @@ class ResultWriter:
         """
         kind = self.settings.format
         for view, picture in self.draw(result).items():
-            data = encode(picture, kind)
+            data = _encode(picture, kind)
             with write_prediction(self.folder / view / f"{name}.{kind}") as temporary:
                 temporary.write_bytes(data)
         self.write_panoptic(name, result, source)
@@ -104,7 +104,7 @@ class ResultWriter:
         with name_unwritable(file):
             file.parent.mkdir(exist_ok=True)  # of a video's frames
         with write_prediction(file) as temporary:
-            temporary.write_bytes(encode(ids_to_colors(ids), "png"))
+            temporary.write_bytes(_encode(ids_to_colors(ids), "png"))
         segments = [
             {
                 "id": segment.id + 1,
@@ -137,7 +137,7 @@ class ResultWriter:
         return ", ".join(str(self.folder / file) for file in files)
 
 
-def encode(picture: NDArray[np.uint8], kind: str) -> bytes:
+def _encode(picture: NDArray[np.uint8], kind: str) -> bytes:
     """The bytes of a file, `jpg` or `png`."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
     if kind == "jpg":  # with colors at full size, because thin lines would lose theirs

@@ -26,7 +26,7 @@ class EndOfStream(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item]):
+class _Outcome(Generic[Item]):
     """The result of an item, or the error of reading it."""
 
     item: Item
@@ -104,7 +104,7 @@ class Pipeline(Generic[Item]):
         self._writer = ThreadPoolExecutor(1, "write")
         self.times = times or StageTimes()
 
-    def run(self, items: Iterable[Item]) -> Generator[Outcome[Item], None, None]:
+    def run(self, items: Iterable[Item]) -> Generator[_Outcome[Item], None, None]:
         """The outcomes of all items, in their order, as they come.
 
         An item that cannot be read is an outcome with an error. Errors of other stages end the run.
@@ -117,7 +117,7 @@ class Pipeline(Generic[Item]):
             for pool in (self._readers, self._workers, self._writer):
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, items: Iterator[Item]) -> Iterator[Outcome[Item]]:
+    def _run(self, items: Iterator[Item]) -> Iterator[_Outcome[Item]]:
         reading: deque[tuple[Item, Future[Any]]] = deque()
         finishing: deque[tuple[Item, Future[Any] | DemoError]] = deque()
         has_more = True
@@ -187,13 +187,13 @@ class Pipeline(Generic[Item]):
         with self.times.measure(self.times.spent, stage):
             return function(*arguments)
 
-    def _outcome(self, item: Item, work: "Future[Any] | DemoError") -> Outcome[Item]:
+    def _outcome(self, item: Item, work: "Future[Any] | DemoError") -> _Outcome[Item]:
         if isinstance(work, DemoError):
-            return Outcome(item, error=work)
+            return _Outcome(item, error=work)
         with self.times.measure(self.times.waited, "drawing and writing"):
             value = work.result()
         self.times.images += 1
-        return Outcome(item, value)
+        return _Outcome(item, value)
 
 
 def _is_done(work: "Future[Any] | DemoError") -> bool:

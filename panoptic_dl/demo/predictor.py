@@ -131,7 +131,7 @@ class Predictor:
         """
         if maps not in MAP_SIZES:
             raise DemoError(f"maps={maps} is unknown; choose {' or '.join(MAP_SIZES)}")
-        self.device = find_device(device)
+        self.device = _find_device(device)
         check_precision("precision", precision, self.device)
         self.is_panoptic = isinstance(model, PanopticDeepLab)
         if branches and not self.is_panoptic:
@@ -259,9 +259,9 @@ class Predictor:
             scales = [new / old for new, old in zip(size, center.shape, strict=True)]
             if self.maps_at_image_size:  # offsets are in pixels of the image
                 scales = [1.0, 1.0]
-            center = values_at(center, size)
+            center = _values_at(center, size)
             offset = np.stack(
-                [values_at(o, size) * np.float32(s) for o, s in zip(offset, scales, strict=True)]
+                [_values_at(o, size) * np.float32(s) for o, s in zip(offset, scales, strict=True)]
             )
         return PanopticResult(
             image=image.picture.pixels,
@@ -295,7 +295,7 @@ class Predictor:
         return segments
 
 
-def find_device(name: str | None) -> torch.device:
+def _find_device(name: str | None) -> torch.device:
     """The device of a name; None: a GPU if there is one.
 
     Raises:
@@ -353,7 +353,7 @@ def _round_corners(labels: NDArray[np.integer], factor: float) -> NDArray[np.int
     return table.ids[index].astype(labels.dtype)
 
 
-def values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def _values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """A map (h, w) of numbers at (height, width), bilinearly."""
     if values.shape == size:
         return values

@@ -88,7 +88,7 @@ HINTS = {
 HINTS["cityscapes", Origin.LABELS] += HINTS["cityscapes", Origin.PREPARED]
 
 
-def hint_for(context: CheckContext, split: str, origin: Origin) -> str:
+def _hint_for(context: CheckContext, split: str, origin: Origin) -> str:
     """A command where the dataset is known, else what to do with the files that are named."""
     dataset = context.choice["dataset"]
     if dataset.startswith("toy_"):
@@ -123,12 +123,12 @@ def file_checks(split: str) -> list[Check]:
     # Where only some images cannot be read, the others are checked all the same.
     needs = (f"{group}: layout",)
     return [
-        Check(group, "images", partial(check_images, split), needs),
-        *(Check(group, kind, partial(check_kind, split, kind), needs) for kind in KINDS),
+        Check(group, "images", partial(_check_images, split), needs),
+        *(Check(group, kind, partial(_check_kind, split, kind), needs) for kind in KINDS),
     ]
 
 
-def check_images(split: str, context: CheckContext) -> CheckResult:
+def _check_images(split: str, context: CheckContext) -> CheckResult:
     """Open images and labels; whether the images can be read."""
     opened = context.splits[split]
     opened.reports = open_files(
@@ -182,8 +182,8 @@ def _check_files(
     return [checker(record, size) for record, size in jobs]
 
 
-def check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | None:
-    """What `check_images` found of one kind of problem."""
+def _check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | None:
+    """What `_check_images` found of one kind of problem."""
     opened = context.splits[split]
     if not opened.reports:
         return CheckResult(State.UNCHECKED, f"needs {split} data: images")
@@ -210,7 +210,7 @@ def _result(
         [p.text for p in problems if p.kind == kind and p.serious is serious]
         for serious in (True, False)
     )
-    return from_problems(right, wrong, hint_for(context, split, origin), failures, warnings)
+    return from_problems(right, wrong, _hint_for(context, split, origin), failures, warnings)
 
 
 # What was found where all is right, what the problems are called, failures, warnings.
@@ -233,7 +233,7 @@ def check_json(
         [f"{split.panoptic_json}: {problem}" for problem in problems]
         for problems in (failures, warnings)
     )
-    hint = hint_for(context, title, Origin.PREPARED)
+    hint = _hint_for(context, title, Origin.PREPARED)
     return from_problems(right, wrong, hint, failures, warnings)
 
 
@@ -374,7 +374,7 @@ def check_classes(title: str, context: CheckContext) -> CheckResult:
     if len(absent) == len(names):
         return fail(
             "no class occurs: nothing can be learnt or measured",
-            hint_for(context, title, Origin.LABELS),
+            _hint_for(context, title, Origin.LABELS),
         )
     few = len(absent) <= MAX_NAMES
     return warn(
@@ -407,7 +407,7 @@ def check_instances(title: str, context: CheckContext) -> CheckResult | None:
     return from_problems(
         f"{total:,} instances for box and mask AP",
         "images are not as in the panoptic file",
-        hint_for(context, title, Origin.LABELS),
+        _hint_for(context, title, Origin.LABELS),
         failures,
     )
 

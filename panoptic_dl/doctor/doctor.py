@@ -61,7 +61,7 @@ def run_doctor(
     context.keep_waiting = leader.keep_waiting
     checks = [*machine_checks(), *data_checks(), *config_checks()]
     if context.settings.steps:
-        checks += step_checks(leader)
+        checks += _step_checks(leader)
     results = run_checks(checks, context)
     clear(context)
     report = _report(results, context)
@@ -137,7 +137,7 @@ def config_checks() -> list[Check]:
     ]
 
 
-def step_checks(leader: Leader) -> list[Check]:
+def _step_checks(leader: Leader) -> list[Check]:
     """A run in small; what it reads must be right."""
     names = ("classes", "weights", "memory", "shared memory", "disk", "training loader")
     parts = [f"row: {name}" for name in (*names, "normalisation", "evaluation")]

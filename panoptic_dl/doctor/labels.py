@@ -39,7 +39,7 @@ TRAIN_IDS = "_gtFine_labelTrainIds.png"
 
 
 @dataclass(frozen=True)
-class Problem:
+class _Problem:
     """What is wrong with a file, in words that name it; if not serious, a warning.
 
     `kind` is "images" or a key of `data.KINDS`: the check whose problem it is.
@@ -62,13 +62,13 @@ class ImageReport:
     """
 
     file_name: str
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[_Problem] = field(default_factory=list)
     digest: bytes | None = None
     mode: str = ""
     classes: Counter[int] = field(default_factory=Counter)
 
     def add(self, kind: str, text: str, *, serious: bool = True) -> None:
-        self.problems.append(Problem(kind, text, serious))
+        self.problems.append(_Problem(kind, text, serious))
 
     def has(self, *kinds: str) -> bool:
         """Whether there is a serious problem of one of these kinds."""

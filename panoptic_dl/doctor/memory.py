@@ -31,7 +31,7 @@ NUM_GRADIENTS = 2  # of the largest tensors, alive at the same time
 
 
 @dataclass(frozen=True)
-class Estimate:
+class _Estimate:
     """Bytes of one process in a training step."""
 
     fixed: float  # weights, gradients, what the optimizer keeps, a moving average
@@ -45,7 +45,7 @@ def check_memory(context: CheckContext) -> CheckResult:
     """A step's weights, gradients and activations fit; counted on a small batch, not tried."""
     images = images_per_pass(context)
     estimate = estimate_memory(context)
-    there = available(context.device)
+    there = _available(context.device)
     share = there if context.device == "cuda" else there / context.num_processes
     needed = MARGIN * estimate.total(images)
     found = (
@@ -58,10 +58,10 @@ def check_memory(context: CheckContext) -> CheckResult:
     return fail(found, hint) if needed > share else warn(f"{found}: it is tight", hint)
 
 
-def estimate_memory(context: CheckContext) -> Estimate:
-    """Of a training step; `count_kept` gives the part that grows with the images."""
+def estimate_memory(context: CheckContext) -> _Estimate:
+    """Of a training step; `_count_kept` gives the part that grows with the images."""
     model: nn.Module = context.part("model")
-    fixed, per_pixel = count_kept(
+    fixed, per_pixel = _count_kept(
         model,
         num_classes=context.part("num_classes"),
         precision=context.train["precision"],
@@ -74,10 +74,10 @@ def estimate_memory(context: CheckContext) -> Estimate:
     copies = 2 + optimizer_share(context.part("optimizer")) + bool(context.train["ema"])
     copies += context.num_processes > 1  # gradients on their way to other processes
     fixed += weights * copies + (CUDA_CONTEXT if context.device == "cuda" else 0)
-    return Estimate(fixed, per_pixel * height * width)
+    return _Estimate(fixed, per_pixel * height * width)
 
 
-def available(device: str) -> float:
+def _available(device: str) -> float:
     """Free bytes of a GPU, or of the host: what its container may use, if it is in one."""
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info()[1])
@@ -96,7 +96,7 @@ def available(device: str) -> float:
     return min(free)
 
 
-def _hint(context: CheckContext, estimate: Estimate, images: int, share: float) -> str:
+def _hint(context: CheckContext, estimate: _Estimate, images: int, share: float) -> str:
     """The largest part of the batch that fits, and other ways."""
     per_process = context.train["batch_size"] // context.num_processes
     fitting = [
@@ -114,7 +114,7 @@ def _hint(context: CheckContext, estimate: Estimate, images: int, share: float) 
     return f"{more}; or all of: train.images_per_gpu=1, {others}"
 
 
-def count_kept(
+def _count_kept(
     model: nn.Module, *, num_classes: int, precision: str, recompute: bool, ignore_label: int = 255
 ) -> tuple[float, float]:
     """Count what autograd keeps for the backward pass, on two small batches in training mode.

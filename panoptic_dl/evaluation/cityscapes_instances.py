@@ -46,7 +46,7 @@ OTHER, IGNORED, FIRST_INSTANCE = range(3)  # what a pixel can be
 
 
 @dataclass(frozen=True)
-class InstanceMatches:
+class _InstanceMatches:
     """The comparison of one image.
 
     Attributes:
@@ -68,7 +68,7 @@ class InstanceMatches:
 
 def match_instances(
     truth: np.ndarray, predictions: Iterable[tuple[int, float, np.ndarray]]
-) -> InstanceMatches:
+) -> _InstanceMatches:
     """Compare predicted instances with the ground truth.
 
     Args:
@@ -115,7 +115,7 @@ def match_instances(
             sizes=sizes[theirs],
             groups=ids[theirs] < 1000,
         )
-    return InstanceMatches(right, wrong, class_of, score_of, missed, num_true)
+    return _InstanceMatches(right, wrong, class_of, score_of, missed, num_true)
 
 
 def _match_class(
@@ -216,7 +216,7 @@ Instance = tuple[int, float, np.ndarray]
 
 
 class StreamingCityscapesInstanceEvaluator(
-    StreamingEvaluator[tuple[Path, list[Instance]], InstanceMatches]
+    StreamingEvaluator[tuple[Path, list[Instance]], _InstanceMatches]
 ):
     """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
 
@@ -255,7 +255,7 @@ class StreamingCityscapesInstanceEvaluator(
         with errors_name(image):
             return self._files[image], self._instances(output.get("instances"))
 
-    def match(self, prediction: tuple[Path, list[Instance]]) -> InstanceMatches:
+    def match(self, prediction: tuple[Path, list[Instance]]) -> _InstanceMatches:
         """Match the instances of one image."""
         file, instances = prediction
         truth = read_label_ids(file)
@@ -264,7 +264,7 @@ class StreamingCityscapesInstanceEvaluator(
         except EvaluationError as error:
             raise EvaluationError(f"{file}: {error}") from error
 
-    def update(self, match: InstanceMatches) -> None:
+    def update(self, match: _InstanceMatches) -> None:
         """Keep class, score and overlaps of the predictions of one image."""
         right, wrong = match.right @ BITS, match.wrong @ BITS
         rows = np.stack((match.classes, match.scores, right, wrong), axis=1)
@@ -283,7 +283,7 @@ class StreamingCityscapesInstanceEvaluator(
         rows = concatenate_over_processes(np.concatenate(self._rows))
         if not comm.is_main_process():
             return None
-        table = precision_table(rows, missed, num_true)
+        table = _precision_table(rows, missed, num_true)
         results = {"AP": nan_mean(table), "AP50": nan_mean(table[:, 0])}
         for name, columns in (("AP", slice(None)), ("AP50", slice(0, 1))):
             for label, values in zip(INSTANCE_LABELS, table[:, columns], strict=True):
@@ -308,7 +308,7 @@ class StreamingCityscapesInstanceEvaluator(
         return found
 
 
-def precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
+def _precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
     """Average precisions (C, O) in 0..1, NaN for classes that are not in the ground truth.
 
     Args:

@@ -133,7 +133,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
         try:
             confusions = count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1)
-            return confusions, weigh_instances(numbers, classes)
+            return confusions, _weigh_instances(numbers, classes)
         except EvaluationError as error:
             raise EvaluationError(f"{file}: {error}") from error
 
@@ -145,7 +145,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
 
     def quality(self, match: SemanticMatch) -> float:
         """Mean IoU of one image over classes that are true or predicted, 0..1; NaN without any."""
-        return cityscapes_metrics(match[0], np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
+        return _cityscapes_metrics(match[0], np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
 
     def as_output(self, prediction: SemanticPrediction) -> dict[str, Any]:
         """Classes, (H, W), K where there is none."""
@@ -164,13 +164,13 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
             return None
         self.confusions = counts[[label.id for label in EVALUATED]]
         weighted = from_exact(instances)
-        results = cityscapes_metrics(counts, weighted)
+        results = _cityscapes_metrics(counts, weighted)
         accuracies = semantic_metrics(self.confusions, self.names)
         results |= {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
         return {"sem_seg": percentages(results) | {"num_images": num_images}}
 
 
-def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Weighted pixels found and missed of the instances of one image.
 
     Args:
@@ -210,7 +210,7 @@ def weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return total
 
 
-def cityscapes_metrics(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
+def _cityscapes_metrics(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
     """Metrics in 0..1, NaN where there is nothing to divide by.
 
     Args:

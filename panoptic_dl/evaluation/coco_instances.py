@@ -39,7 +39,7 @@ from panoptic_dl.evaluation.metrics import percentages
 
 
 @dataclass(frozen=True, slots=True)
-class TrueInstance:
+class _TrueInstance:
     """One annotation.
 
     Attributes:
@@ -60,14 +60,14 @@ class TrueInstance:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTruth:
+class _ImageTruth:
     """One image: (H, W) and its instances, in the order of the file; often there are none."""
 
     size: tuple[int, int]
-    instances: list[TrueInstance]
+    instances: list[_TrueInstance]
 
 
-def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageTruth]:
+def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _ImageTruth]:
     """Read an instances file: truth by the id of the image.
 
     Args:
@@ -81,7 +81,7 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageT
     try:
         content = json.loads(Path(file).read_bytes())
         images = {
-            image["id"]: ImageTruth((image["height"], image["width"]), [])
+            image["id"]: _ImageTruth((image["height"], image["width"]), [])
             for image in content["images"]
         }
         listed = {category["id"] for category in content["categories"]}
@@ -106,7 +106,7 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageT
             raise EvaluationError(f"{file} has two annotations with the id {number}")
         seen.add(number)
         try:
-            instance = TrueInstance(
+            instance = _TrueInstance(
                 annotation["id"],
                 categories[category],
                 bool(annotation["iscrowd"]),
@@ -170,7 +170,7 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class ImageMatches:
+class _ImageMatches:
     """The comparison of one image.
 
     Attributes:
@@ -183,9 +183,9 @@ class ImageMatches:
     num_true: np.ndarray
 
 
-def match_detections(
-    truth: ImageTruth, detections: Detections, *, num_classes: int
-) -> ImageMatches:
+def _match_detections(
+    truth: _ImageTruth, detections: Detections, *, num_classes: int
+) -> _ImageMatches:
     """Compare predictions with the ground truth, by boxes and by masks.
 
     Raises:
@@ -228,10 +228,10 @@ def match_detections(
         rows.append(mine)
         # What counts depends on the area in the file: it is the same for boxes and masks.
         num_true[category] = [np.count_nonzero(area["gtIgnore"] == 0) for area in of_kinds["bbox"]]
-    return ImageMatches(np.concatenate(rows), num_true)
+    return _ImageMatches(np.concatenate(rows), num_true)
 
 
-def average_precisions(
+def _average_precisions(
     kind: str, images: np.ndarray, rows: np.ndarray, num_true: np.ndarray
 ) -> tuple[dict[str, float], np.ndarray]:
     """Compute the metrics of NAMES, 0..1, and AP (K,) of each class; NaN without ground truth.
@@ -300,7 +300,7 @@ def _match_class(
     return [matcher.evaluateImg(0, 0, area, limit) for area in matcher.params.areaRng]
 
 
-def _encode_truth(instance: TrueInstance, size: tuple[int, int]) -> dict[str, Any]:
+def _encode_truth(instance: _TrueInstance, size: tuple[int, int]) -> dict[str, Any]:
     """The mask of an annotation, run-length encoded."""
     encoded = instance.segmentation
     try:
@@ -321,7 +321,7 @@ def _encode_truth(instance: TrueInstance, size: tuple[int, int]) -> dict[str, An
 
 
 class StreamingCOCOInstanceEvaluator(
-    StreamingEvaluator[tuple[Any, Detections], tuple[int, ImageMatches]]
+    StreamingEvaluator[tuple[Any, Detections], tuple[int, _ImageMatches]]
 ):
     """`bbox` and `segm`: AP over overlaps 0.5, 0.55 .. 0.95, in percent, and its usual parts.
 
@@ -357,7 +357,7 @@ class StreamingCOCOInstanceEvaluator(
         self._coverage = Coverage(self._truth, self._source)
         self.reset()
 
-    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
+    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, _ImageTruth]:
         """The ground truth by the id of the image; sets `_source`, for messages."""
         self._source = metadata.json_file
         truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
@@ -382,14 +382,14 @@ class StreamingCOCOInstanceEvaluator(
         with errors_name(image):
             return image, self._detections(image, output.get("instances"))
 
-    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, ImageMatches]:
+    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, _ImageMatches]:
         """Match the instances of one image."""
         image, detections = prediction
         with errors_name(image):
-            matches = match_detections(self._truth[image], detections, num_classes=len(self.names))
+            matches = _match_detections(self._truth[image], detections, num_classes=len(self.names))
         return self._numbers[image], matches
 
-    def update(self, match: tuple[int, ImageMatches]) -> None:
+    def update(self, match: tuple[int, _ImageMatches]) -> None:
         """Keep the rows of the predictions of one image."""
         number, matches = match
         self._rows.append(np.insert(matches.rows, 0, number, axis=1))
@@ -408,7 +408,7 @@ class StreamingCOCOInstanceEvaluator(
             return None
         results = {}
         for kind in KINDS:
-            shares, of_classes = average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
+            shares, of_classes = _average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
             for name, value in zip(self.names, of_classes.tolist(), strict=True):
                 shares[f"AP-{name}"] = value
             results[kind] = percentages(shares) | {"num_images": num_images}
@@ -452,7 +452,7 @@ def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -
         )
 
 
-class PanopticTruth(Mapping[Any, ImageTruth]):
+class PanopticTruth(Mapping[Any, _ImageTruth]):
     """Instances by the id of the image, made from its PNG when they are asked for."""
 
     def __init__(self, dataset: str) -> None:
@@ -477,7 +477,7 @@ class PanopticTruth(Mapping[Any, ImageTruth]):
         """
         return read_size(self._records[image]["pan_seg_file_name"])
 
-    def __getitem__(self, image: Any) -> ImageTruth:
+    def __getitem__(self, image: Any) -> _ImageTruth:
         record = self._records[image]
         ids = read_panoptic_ids(record["pan_seg_file_name"])
         instances = []
@@ -490,7 +490,7 @@ class PanopticTruth(Mapping[Any, ImageTruth]):
             if not area:  # listed without pixels: nothing that could be found
                 continue
             instances.append(
-                TrueInstance(
+                _TrueInstance(
                     segment["id"],
                     segment["category_id"],
                     bool(segment["iscrowd"]),
@@ -499,7 +499,7 @@ class PanopticTruth(Mapping[Any, ImageTruth]):
                     {"size": list(ids.shape), "counts": encoded["counts"].decode()},
                 )
             )
-        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
+        return _ImageTruth((ids.shape[0], ids.shape[1]), instances)
 
 
 class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):

@@ -235,7 +235,7 @@ class ThreadedEvaluator(DatasetEvaluator):
                     self._update(item, predictions, self._match(predictions))
                     continue
                 if self._pool is None:
-                    limit_malloc_arenas()
+                    _limit_malloc_arenas()
                     self._pool = ThreadPoolExecutor(self._num_threads, "evaluation")
                 job = self._pool.submit(self._match, predictions)
                 self._waiting.append((item, predictions, job))
@@ -301,7 +301,7 @@ class ThreadedEvaluator(DatasetEvaluator):
                 return
 
 
-def limit_malloc_arenas() -> None:
+def _limit_malloc_arenas() -> None:
     """Let glibc make two memory arenas at most: one a thread would keep what its images took."""
     m_arena_max = -8  # of mallopt(3)
     with suppress(OSError, AttributeError, TypeError):  # another C library

@@ -74,7 +74,7 @@ CLASS_CHARTS = (("panoptic_seg", "PQ", ("SQ", "RQ")), ("sem_seg", "IoU", ()))
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class _Evaluator:
     """A class that measures.
 
     Attributes:
@@ -92,37 +92,37 @@ class Evaluator:
 
 
 EVALUATORS = (
-    Evaluator(
+    _Evaluator(
         "panoptic_seg",
         "panoptic.StreamingPanopticEvaluator",
         ("cityscapes.panoptic", "coco.panoptic", "custom.panoptic"),
         official="official.OfficialPanopticEvaluator",
     ),
-    Evaluator(
+    _Evaluator(
         "sem_seg",
         "cityscapes_semantic.StreamingCityscapesSemanticEvaluator",
         ("cityscapes.panoptic", "cityscapes.semantic"),
         official="official.OfficialCityscapesSemanticEvaluator",
     ),
-    Evaluator(
+    _Evaluator(
         "sem_seg",
         "semantic.StreamingSemanticEvaluator",
         ("coco.semantic", "custom.panoptic", "custom.semantic"),
         official="official.OfficialSemanticEvaluator",
     ),
-    Evaluator(
+    _Evaluator(
         "instances",
         "cityscapes_instances.StreamingCityscapesInstanceEvaluator",
         ("cityscapes.panoptic",),
         official="official.OfficialCityscapesInstanceEvaluator",
     ),
-    Evaluator(
+    _Evaluator(
         "instances",
         "coco_instances.StreamingCOCOInstanceEvaluator",
         ("coco.panoptic",),
         official="official.OfficialCOCOInstanceEvaluator",
     ),
-    Evaluator(
+    _Evaluator(
         "instances",
         "coco_instances.StreamingPanopticInstanceEvaluator",
         ("custom.panoptic",),
@@ -148,7 +148,7 @@ def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
     return configs
 
 
-def _config(entry: Evaluator, kind: str, task: str) -> dict[str, Any]:
+def _config(entry: _Evaluator, kind: str, task: str) -> dict[str, Any]:
     target = entry.target if kind == "streaming" else entry.official
     node = {
         "_target_": f"panoptic_dl.evaluation.{target}",

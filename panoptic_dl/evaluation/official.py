@@ -514,7 +514,7 @@ def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-class Pair(NamedTuple):
+class _Pair(NamedTuple):
     """One number as our evaluators and the official ones return it."""
 
     task: str
@@ -536,7 +536,7 @@ class Pair(NamedTuple):
         return abs(self.difference) <= percent_tolerance
 
 
-def pair_up(own: Results, official: Results) -> list[Pair]:
+def pair_up(own: Results, official: Results) -> list[_Pair]:
     """Pair all numbers that both have, in the order of the official ones.
 
     Raises:
@@ -546,7 +546,7 @@ def pair_up(own: Results, official: Results) -> list[Pair]:
     for task, numbers in official.items():
         ours = own.get(task, {})
         shared = [
-            Pair(task, name, float(ours[name]), float(value))
+            _Pair(task, name, float(ours[name]), float(value))
             for name, value in numbers.items()
             if name in ours
         ]
@@ -556,7 +556,7 @@ def pair_up(own: Results, official: Results) -> list[Pair]:
     return pairs
 
 
-def require_agreement(pairs: list[Pair]) -> None:
+def require_agreement(pairs: list[_Pair]) -> None:
     """Raise `EvaluationError` that names the numbers which differ beyond rounding."""
     odd = [pair for pair in pairs if not pair.agrees]
     if odd:

@@ -355,13 +355,13 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
 
     def update(self, match: SegmentMatches) -> None:
         """Add the segments of one image."""
-        self._counts += count_segments(match, len(self.names))
+        self._counts += _count_segments(match, len(self.names))
         self._confusions += match.confusions
         self._num_wrong_areas += len(match.wrong_areas)
 
     def quality(self, match: SegmentMatches) -> float:
         """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
-        return nan_mean(panoptic_quality(count_segments(match, len(self.names)))[:, 0])
+        return nan_mean(panoptic_quality(_count_segments(match, len(self.names)))[:, 0])
 
     def as_output(self, prediction: PanopticPrediction) -> dict[str, Any]:
         """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
@@ -423,7 +423,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
             )
 
 
-def count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
+def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
     """The (K, 6) counts of one image: the sum of IoU in parts, TP, FP, FN."""
     counts = np.zeros((num_classes, FN + 1), dtype=np.int64)
     np.add.at(counts[:, IOU], matches.categories, to_exact(matches.ious))

@@ -134,10 +134,10 @@ def _requeue(number: int) -> None:
     elif comm.is_main_process():
         # Processes that end sooner have the launcher end this one, too.
         with handling((signal.SIGTERM, *REQUEUED_ON), signal.SIG_IGN):
-            requeue_job()
+            _requeue_job()
 
 
-def requeue_job() -> bool:
+def _requeue_job() -> bool:
     """Ask SLURM to queue this job again; return whether it agreed, which the log has, too."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:

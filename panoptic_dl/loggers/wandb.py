@@ -75,7 +75,7 @@ class WandbLogger(Logger):
         """
         Args:
             project, entity, name, group, tags: as W&B has them; group None: the run's sweep.
-            mode: online | offline | disabled; None: see `choose_mode`.
+            mode: online | offline | disabled; None: see `_choose_mode`.
             pictures: send images and charts of evaluations.
             log_checkpoints: none | best | all.
             init_timeout: seconds to wait for the server before the run goes on offline.
@@ -111,15 +111,15 @@ class WandbLogger(Logger):
 
     def step(self, iteration: int, metrics: Metrics) -> None:
         if self._run is not None:
-            number = step_number(iteration, evaluation=False)
+            number = _step_number(iteration, evaluation=False)
             self._call(lambda: self._log(iteration, number, step_names(metrics)), LINE, "a line")
 
     def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
         def log() -> None:
-            number = step_number(iteration, evaluation=True)
+            number = _step_number(iteration, evaluation=True)
             if number > self._last:
-                shown = media(details, pictures=self._pictures)
-                self._log(iteration, number, evaluation_names(metrics) | shown)
+                shown = _media(details, pictures=self._pictures)
+                self._log(iteration, number, _evaluation_names(metrics) | shown)
             self._summarize(iteration, metrics)
 
         if self._run is not None:
@@ -169,7 +169,7 @@ class WandbLogger(Logger):
             self._thread(call, timeout, f"W&B: {what}")
         except CallTimeout as error:
             self._run = None
-            kill_service()  # or the end of the program would wait for it
+            _kill_service()  # or the end of the program would wait for it
             self._repair()
             raise CallTimeout(f"{error}; what was not sent is kept: `{self._sync}`") from None
 
@@ -182,7 +182,7 @@ class WandbLogger(Logger):
         folder.mkdir(exist_ok=True)
         if not os.access(folder, os.W_OK):  # W&B would take another folder
             raise PermissionError(f"{folder} cannot be written")
-        mode, reason = choose_mode(self._mode)
+        mode, reason = _choose_mode(self._mode)
         if mode == "disabled":
             return
         identity = run_id(run.folder)
@@ -214,8 +214,8 @@ class WandbLogger(Logger):
         self._describe(run)
         for line in run.history:  # what W&B lacks of it is sent
             iteration, evaluation = int(line["iteration"]), is_evaluation(line)
-            named = evaluation_names(line) if evaluation else step_names(line)
-            self._log(iteration, step_number(iteration, evaluation=evaluation), named)
+            named = _evaluation_names(line) if evaluation else step_names(line)
+            self._log(iteration, _step_number(iteration, evaluation=evaluation), named)
             if evaluation:
                 self._summarize(iteration, line)
 
@@ -296,12 +296,12 @@ def step_names(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def evaluation_names(metrics: Metrics) -> dict[str, float]:
+def _evaluation_names(metrics: Metrics) -> dict[str, float]:
     """`PQ` becomes `eval/PQ`, the moving average's `ema/PQ` becomes `eval/ema/PQ`."""
     return {f"eval/{name}": value for name, value in metrics.items() if name != "iteration"}
 
 
-def step_number(iteration: int, *, evaluation: bool) -> int:
+def _step_number(iteration: int, *, evaluation: bool) -> int:
     """W&B's own step of a line; the same line always has the same one."""
     return 2 * (iteration + 1) + evaluation
 
@@ -310,7 +310,7 @@ VOID_MASK_VALUE = 255  # masks are bytes
 MAX_CELLS = 10_000  # of a confusion matrix: W&B draws no more rows of a table
 
 
-def media(details: Details, *, pictures: bool) -> dict[str, Any]:
+def _media(details: Details, *, pictures: bool) -> dict[str, Any]:
     """Tables, images and charts of an evaluation by their names in W&B.
 
     Args:
@@ -378,7 +378,7 @@ OLD_SERVER = "https://api.wandb.ai"  # whose keys are those of the default one, 
 ALIASES = {"dryrun": "offline", "run": "online"}  # older names that wandb knows
 
 
-def choose_mode(wanted: str | None) -> tuple[str, str | None]:
+def _choose_mode(wanted: str | None) -> tuple[str, str | None]:
     """Choose the mode of a run; without a key it is offline, and nobody is asked for one.
 
     Args:
@@ -493,7 +493,7 @@ def split_records(data: bytes) -> Iterator[tuple[int, bytes]]:
 SERVICE = "wandb-core"  # the process that wandb starts
 
 
-def kill_service() -> None:
+def _kill_service() -> None:
     """Kill wandb's process; what it has written stays, and nothing waits for it any longer.
 
     Only children of this process, on Linux. wandb can start another one, for the next run of a

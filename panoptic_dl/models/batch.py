@@ -23,7 +23,7 @@ def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
     Raises ValueError if features would not have the same size as the padded image divided by their
     stride.
     """
-    stride = coarsest_stride(backbone)
+    stride = _coarsest_stride(backbone)
     if size_divisibility < 0 or size_divisibility % stride:
         raise ValueError(
             f"size_divisibility={size_divisibility} must be 0 (the backbone's own) or a multiple "
@@ -32,7 +32,7 @@ def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
     return size_divisibility or backbone.size_divisibility or stride
 
 
-def coarsest_stride(backbone: Backbone) -> int:
+def _coarsest_stride(backbone: Backbone) -> int:
     """The largest stride among the backbone's features."""
     return max(shape.stride for shape in backbone.output_shape().values())
 
@@ -94,7 +94,7 @@ def stack_images(model: Any, samples: Sequence[Sample]) -> ImageList:
     constraints = {**backbone.padding_constraints, "size_divisibility": model.size_divisibility}
     stacked = ImageList.from_tensors(images, padding_constraints=constraints)
     num, _, height, width = stacked.tensor.shape
-    if model.training and num == 1 and max(height, width) <= coarsest_stride(backbone):
+    if model.training and num == 1 and max(height, width) <= _coarsest_stride(backbone):
         stacked.tensor = F.pad(stacked.tensor, (0, width))
     return stacked
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 
 
-def choose_batch_norm() -> tuple[type[nn.Module], str]:
+def _choose_batch_norm() -> tuple[type[nn.Module], str]:
     """Return the class that "SyncBN" means in this process group, and the reason in words."""
     num_processes = comm.get_world_size()
     if num_processes == 1:
@@ -38,7 +38,7 @@ def choose_batch_norm() -> tuple[type[nn.Module], str]:
 
 
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.SyncBatchNorm` by the class of `choose_batch_norm`, in place, and log it.
+    """Replace every `nn.SyncBatchNorm` by the class of `_choose_batch_norm`, in place, and log it.
 
     Parameters and buffers stay the same objects under the same names. Call it before an optimizer
     or DistributedDataParallel sees the model, and after the process group exists.
@@ -46,7 +46,7 @@ def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     names = [name for name, module in model.named_modules() if type(module) is nn.SyncBatchNorm]
     if not names:
         return model
-    chosen, reason = choose_batch_norm()
+    chosen, reason = _choose_batch_norm()
     logger.info("SyncBN: %d layers use %s (%s)", len(names), chosen.__name__, reason)
     if chosen is nn.SyncBatchNorm:
         return model

@@ -4,7 +4,7 @@
 `head(input_shape=backbone.output_shape())`, so that no channel number is written twice.
 
 All three share the decoder of DeepLabV3+ (Chen et al. 2018): ASPP on the coarsest feature, then one
-fusion with every finer feature. Its arguments are those of `decoder_arguments`.
+fusion with every finer feature. Its arguments are those of `_decoder_arguments`.
 
 Shapes: N batch, C channels, K classes, H W pixels, of the feature or of the image.
 """
@@ -44,7 +44,7 @@ def semantic_branch(
     """Semantic head of Panoptic-DeepLab (Cheng et al. 2020).
 
     Args:
-        input_shape, decoder_dim, decoder: see `decoder_arguments`.
+        input_shape, decoder_dim, decoder: see `_decoder_arguments`.
         num_classes: stuff and thing classes, K.
         head_channels: channels before the classifier.
         loss_weight: factor of `loss_sem_seg`.
@@ -56,7 +56,7 @@ def semantic_branch(
     if not 0 < loss_top_k <= 1:
         raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
     head = PanopticDeepLabSemSegHead(
-        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         num_classes=num_classes,
         head_channels=head_channels,
         loss_weight=loss_weight,
@@ -83,13 +83,13 @@ def instance_branch(
     """Instance head of Panoptic-DeepLab: center heatmap and offsets.
 
     Args:
-        input_shape, decoder_dim, decoder: see `decoder_arguments`.
+        input_shape, decoder_dim, decoder: see `_decoder_arguments`.
         head_channels: channels before the two predictors.
         center_loss_weight: factor of `loss_center` (mean squared error of the heatmap).
         offset_loss_weight: factor of `loss_offset` (L1 in pixels).
     """
     head = PanopticDeepLabInsEmbedHead(
-        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         head_channels=head_channels,
         center_loss_weight=center_loss_weight,
         offset_loss_weight=offset_loss_weight,
@@ -110,14 +110,14 @@ def semantic_head(
     """Head of DeepLabV3+ (Chen et al. 2018).
 
     Args:
-        input_shape, decoder_dim, decoder: see `decoder_arguments`.
+        input_shape, decoder_dim, decoder: see `_decoder_arguments`.
         num_classes: number of classes, K.
         loss_weight: factor of `loss_sem_seg`.
         loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels) or "cross_entropy".
         ignore_value: label of pixels that do not count.
     """
     head = DeepLabV3PlusHead(
-        **decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
         num_classes=num_classes,
         loss_weight=loss_weight,
         loss_type=loss_type,
@@ -126,7 +126,7 @@ def semantic_head(
     return accept_any_size(head)
 
 
-def decoder_arguments(
+def _decoder_arguments(
     input_shape: dict[str, ShapeSpec],
     *,
     in_features: Sequence[str],

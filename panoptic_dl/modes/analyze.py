@@ -39,7 +39,7 @@ COMBINATIONS = tuple(
 logger = logging.getLogger(__name__)
 
 
-class Truth(Protocol):
+class _Truth(Protocol):
     """Ground-truth maps of an image; see `panoptic_dl.data.mapper`."""
 
     @property
@@ -84,7 +84,7 @@ def analyze(
         weights: a file with all of the model.
         predictions, looks: of `mode=eval`; must be None, and one scale without flip.
         name: of the run, in the picture.
-        unlabelled: "predicted" or "void", see `merge_combinations`.
+        unlabelled: "predicted" or "void", see `_merge_combinations`.
         image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
@@ -172,7 +172,7 @@ def measure(
                 resized = model.resize_maps(sem_seg, center, offset, size, sample)
                 truth = sample["truth"]
                 truth = type(truth)(*(map_.to(model.device) for map_ in truth))
-                outputs = merge_combinations(model, resized, truth, unlabelled=unlabelled)
+                outputs = _merge_combinations(model, resized, truth, unlabelled=unlabelled)
                 for index, (evaluator, output) in enumerate(zip(evaluators, outputs, strict=True)):
                     match = evaluator.match(evaluator.extract(sample, output))
                     evaluator.update(match)
@@ -186,8 +186,8 @@ def measure(
     return [dict(zip(("matched", "missed", "wrong"), row, strict=True)) for row in counts.tolist()]
 
 
-def merge_combinations(
-    model: PanopticDeepLab, maps: ImageMaps, truth: Truth, *, unlabelled: str
+def _merge_combinations(
+    model: PanopticDeepLab, maps: ImageMaps, truth: _Truth, *, unlabelled: str
 ) -> list[dict[str, Any]]:
     """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
 
@@ -209,7 +209,7 @@ def merge_combinations(
 
 
 def _replace(
-    maps: ImageMaps, truth: Truth, branches: Collection[str], keep_unlabelled: bool
+    maps: ImageMaps, truth: _Truth, branches: Collection[str], keep_unlabelled: bool
 ) -> ImageMaps:
     """Replace the maps of `branches` (of `BRANCHES`) by the ground truth; `maps` is not changed.
 

@@ -167,7 +167,7 @@ class _Benchmark:
 
     @torch.no_grad()
     def apply_options(self) -> dict[str, float | None] | None:
-        """Change the network; return its `numerical_difference` (None: nothing was changed)."""
+        """Change the network; return its `_numerical_difference` (None: nothing was changed)."""
         if self.options == InferenceOptions():
             return None
         with arithmetic(InferenceOptions(), self.device):
@@ -176,7 +176,7 @@ class _Benchmark:
         with arithmetic(self.options, self.device):
             after = self.network(self.images)
         sizes = [self.scenes.size] * self.settings.batch_size
-        return numerical_difference(self.model, before, after, sizes, panoptic=self.panoptic)
+        return _numerical_difference(self.model, before, after, sizes, panoptic=self.panoptic)
 
     @torch.no_grad()
     def time_stages(self) -> dict[str, list[float]]:
@@ -218,12 +218,12 @@ class _Benchmark:
         The two functions are called around the stages up to the network, and around the rest.
         """
         before_stages()
-        watch = Stopwatch(torch.device("cpu"))
+        watch = _Stopwatch(torch.device("cpu"))
         samples = self.load(iteration)
         watch.lap(STAGES[0])
         laps = watch.milliseconds()
 
-        watch = Stopwatch(self.device)
+        watch = _Stopwatch(self.device)
         samples = [s | {"image": s["image"].to(self.device)} for s in samples]
         watch.lap(STAGES[1])
         images = self.model.preprocess(samples)
@@ -237,7 +237,7 @@ class _Benchmark:
             if self.panoptic:
                 maps = self.trained_maps(iteration, maps)
             before_stages()
-            watch = Stopwatch(self.device)
+            watch = _Stopwatch(self.device)
             self.model.postprocess(maps, images.image_sizes, samples)
             watch.lap(STAGES[3])
             laps |= watch.milliseconds()
@@ -263,7 +263,7 @@ class _Benchmark:
         return logits, centers, offsets
 
 
-class Stopwatch:
+class _Stopwatch:
     """Milliseconds between laps: CUDA events on a GPU, the clock on a CPU.
 
     A lap on a GPU is a mark in its queue; nothing waits until `milliseconds` is read.
@@ -336,7 +336,7 @@ def init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
             handle.remove()
 
 
-def numerical_difference(
+def _numerical_difference(
     model: Any, before: Maps, after: Maps, sizes: Sequence[tuple[int, int]], *, panoptic: bool
 ) -> dict[str, float | None]:
     """Compare two outputs of `model.network` for the same images of `sizes` (H, W).

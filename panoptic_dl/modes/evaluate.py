@@ -126,7 +126,7 @@ def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -
     return evaluation(
         lambda batch: [files(item) for item in batch],
         run_dir,
-        batches=RecordsOfProcess(evaluation.dataset),
+        batches=_RecordsOfProcess(evaluation.dataset),
         entries={OUTPUT_KEYS[kind] for kind in files.kinds},
         source={"predictions": predictions},
     )
@@ -228,7 +228,7 @@ class Evaluation:
             model = TestTimeAugmentation(
                 cast(Any, model), scales=settings.scales, flip=settings.flip
             )
-        first = None if limit is None else FirstImages(self.dataset, self.loader, limit)
+        first = None if limit is None else _FirstImages(self.dataset, self.loader, limit)
         streaming, others, official = self._evaluators(entries, whole_split=first is None)
         pictures = EvaluationPictures(self.dataset, folder, settings)
         threaded = ThreadedEvaluator(
@@ -290,7 +290,7 @@ class Evaluation:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         return streaming, [], []
 
-    def _writers(self, folder: Path, first: "FirstImages | None") -> Collection[Any]:
+    def _writers(self, folder: Path, first: "_FirstImages | None") -> Collection[Any]:
         records = None if first is None else first.records
         writers = prediction_writers(self.dataset, self.settings.kinds, folder, records)
         if writers and comm.is_main_process():
@@ -298,7 +298,7 @@ class Evaluation:
         return writers
 
     def _summary(
-        self, results: Results, source: Mapping[str, Any], first: "FirstImages | None"
+        self, results: Results, source: Mapping[str, Any], first: "_FirstImages | None"
     ) -> dict[str, Any]:
         measured = {**source, "scales": list(self.settings.scales), "flip": self.settings.flip}
         summary = {
@@ -395,7 +395,7 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
             progress.add(len(inputs))
 
 
-class RecordsOfProcess:
+class _RecordsOfProcess:
     """The records of a dataset of this process's share, one a batch, without their images."""
 
     def __init__(self, dataset: str) -> None:
@@ -410,7 +410,7 @@ class RecordsOfProcess:
             yield [self.records[position]]
 
 
-class FirstImages:
+class _FirstImages:
     """The first batches of each process's share of a split; every process makes one at once.
 
     Attributes:

@@ -159,7 +159,7 @@ def _segment(
 
     places = indices(peaks, num_peaks)
     if top_k is not None and num_peaks >= top_k:
-        keep = above_kth(heatmap.reshape(-1).index_select(0, places), top_k)
+        keep = _above_kth(heatmap.reshape(-1).index_select(0, places), top_k)
         (num_kept,) = yield keep.sum().view(1)
         places = places.index_select(0, indices(keep, num_kept))
     centers = coordinates(places, width)
@@ -193,11 +193,11 @@ def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
         heatmap: (H, W) floating point.
         nms_kernel: side of the window in pixels, odd.
     """
-    largest = window_max(window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
+    largest = _window_max(_window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
     return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
 
 
-def window_max(values: Tensor, size: int, dim: int) -> Tensor:
+def _window_max(values: Tensor, size: int, dim: int) -> Tensor:
     """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
 
     Maxima of two neighbors make those of four, eight, ...: log2(size) passes instead of `size`.
@@ -214,7 +214,7 @@ def window_max(values: Tensor, size: int, dim: int) -> Tensor:
     return values
 
 
-def above_kth(scores: Tensor, top_k: int) -> Tensor:
+def _above_kth(scores: Tensor, top_k: int) -> Tensor:
     """Which of the M peaks are above the `top_k`-th largest: (M,) bool, for M >= top_k.
 
     The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal scores

@@ -92,7 +92,7 @@ def _write(file: Path, text: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Detail:
+class _Detail:
     """How much a page shows; `most` images of a dataset, `points` of a curve."""
 
     longest: int  # pixels of a picture's longer side
@@ -116,13 +116,13 @@ class Detail:
 
 
 LEVELS = (
-    Detail(640, 84, 6, 240),
-    Detail(512, 80, 4, 240),
-    Detail(400, 74, 4, 120),
-    Detail(320, 70, 2, 80),
-    Detail(240, 64, 1, 50),
-    Detail(0, 0, 0, 30),
-    Detail(0, 0, 0, 10, settings=False, classes=False),
+    _Detail(640, 84, 6, 240),
+    _Detail(512, 80, 4, 240),
+    _Detail(400, 74, 4, 120),
+    _Detail(320, 70, 2, 80),
+    _Detail(240, 64, 1, 50),
+    _Detail(0, 0, 0, 30),
+    _Detail(0, 0, 0, 10, settings=False, classes=False),
 )
 
 
@@ -155,15 +155,15 @@ def render_page(
     unread += [f"{label} is unreadable: {reason}" for label, reason in collected.unreadable]
     size = 0
     for level, detail in enumerate(LEVELS):
-        shown, remarks = galleries(tables, detail)
+        shown, remarks = _galleries(tables, detail)
         notes = [*([detail.note] if level else []), *unread, *remarks]
         parts: dict[str, Any] = {
             "tables": tables,
             "learning": learning_curves(tables, curves, detail.points),
-            "classes": compare_classes(tables) if detail.classes else [],
+            "classes": _compare_classes(tables) if detail.classes else [],
             "speed": speeds(tables, curves, benchmarks),
             "galleries": shown,
-            "differences": compare_settings(tables) if detail.settings else [],
+            "differences": _compare_settings(tables) if detail.settings else [],
         }
         page = template.render(
             **parts,
@@ -268,7 +268,7 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
+def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """PQ by class for each table that has it, else IoU: "title", "measure", "runs" and "rows".
 
     A row is a class, from the best to the worst, and its percentages of all runs, NaN where it is
@@ -317,7 +317,7 @@ def _class_table(
     return {"title": title, "measure": measure, "runs": list(columns), "rows": rows}
 
 
-def compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
+def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Settings that differ between the runs of a table: "title", "runs", "rows" and "more".
 
     Only of tables with at least two groups of runs whose configs could be read.
@@ -369,7 +369,7 @@ def _shorten(value: str) -> str:
     return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 1]}…"
 
 
-def galleries(tables: Sequence[Table], detail: Detail) -> tuple[list[dict[str, Any]], list[str]]:
+def _galleries(tables: Sequence[Table], detail: _Detail) -> tuple[list[dict[str, Any]], list[str]]:
     """The pictures of all runs of `tables`, and a remark for each that cannot be read.
 
     Returns:
@@ -397,7 +397,7 @@ def galleries(tables: Sequence[Table], detail: Detail) -> tuple[list[dict[str, A
 
 
 def _example(
-    name: str, runs: Sequence[Run], detail: Detail, remarks: list[str]
+    name: str, runs: Sequence[Run], detail: _Detail, remarks: list[str]
 ) -> dict[str, Any] | None:
     size = (0, 0)
     shared: dict[str, str] = {}
@@ -423,7 +423,7 @@ def _example(
     return example | {"width": size[0], "height": size[1]}
 
 
-def _address(file: Path, detail: Detail) -> tuple[str, tuple[int, int]]:
+def _address(file: Path, detail: _Detail) -> tuple[str, tuple[int, int]]:
     """A picture as a `data:` address, and its (width, height)."""
     with no_truncated_images(), Image.open(file, formats=["JPEG"]) as picture:
         if picture.width * picture.height > MAX_PIXELS:

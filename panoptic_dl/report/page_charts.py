@@ -61,7 +61,7 @@ def learning_curves(
             if series:
                 title = f"{name} in percent" if evaluated else TITLES.get(name, name)
                 charts.append((title, line_chart(title, series, dots=evaluated)))
-        legend = [(series_class(index), run.label) for index, run in enumerate(runs)]
+        legend = [(_series_class(index), run.label) for index, run in enumerate(runs)]
         found.append({"title": table.title, "legend": legend, "charts": charts})
     return found
 
@@ -206,7 +206,7 @@ def tick_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-def series_class(index: int) -> str:
+def _series_class(index: int) -> str:
     """The classes of a series' color and dashes."""
     return f"s{index % COLORS}" + (" again" if index // COLORS % 2 else "")
 
@@ -226,7 +226,7 @@ def line_chart(
     parts = [_frame(x_axis, y_axis)]
     for label, index, points in series:
         shown = [(x_axis(x), y_axis(y)) for x, y in points]
-        kind, name = series_class(index), escape(label)
+        kind, name = _series_class(index), escape(label)
         path = " ".join(f"{x:g},{y:g}" for x, y in shown)
         parts.append(f'<polyline class="{kind}" points="{path}"><title>{name}</title></polyline>')
         for (x, y), (iteration, value) in zip(shown, points, strict=True) if dots else ():
@@ -244,7 +244,7 @@ def scatter_chart(
     parts = [_frame(x_axis, y_axis)]
     for label, index, x_value, y_value in dots:
         x, y = x_axis(x_value), y_axis(y_value)
-        kind, name = series_class(index), escape(label)
+        kind, name = _series_class(index), escape(label)
         text = f"{name}: {x_value:.2f} {escape(x_name)}, {escape(y_name)} {y_value:.1f}"
         parts.append(_circle(kind, x, y, 5, text))
         # A name that would leave the chart on the right is written on the left of its point.

@@ -21,7 +21,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class ClassTable:
+class _ClassTable:
     """Metrics by class; a row is a name and one value for each of `columns`."""
 
     title: str
@@ -78,7 +78,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[ClassTable]:
+def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[_ClassTable]:
     """Tables of the metrics of classes and categories, such as `PQ-road` and `IoU_sup-sky`."""
     tables = []
     for task, metrics in results.items():
@@ -97,7 +97,7 @@ def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[ClassTable]:
                     (name, [values.get(column, math.nan) for column in columns])
                     for name, values in names.items()
                 ]
-                tables.append(ClassTable(f"{TITLES.get(task, task)} by {kind}", columns, rows))
+                tables.append(_ClassTable(f"{TITLES.get(task, task)} by {kind}", columns, rows))
     return tables
 
 

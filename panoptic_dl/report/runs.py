@@ -174,7 +174,7 @@ def read_run(folder: Path, label: str) -> Run:
         config_hash=config_hash,
         error=fields.text("error").partition("\n")[0],
         results=results,
-        settings=_read_optional(folder / RESOLVED, read_settings, remarks),
+        settings=_read_optional(folder / RESOLVED, _read_settings, remarks),
         last_written="" if finished else _last_written(folder),
         remarks=remarks,
     )
@@ -199,7 +199,7 @@ def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
         return {}
 
 
-def read_settings(file: Path) -> dict[str, str]:
+def _read_settings(file: Path) -> dict[str, str]:
     """Flatten a resolved config: dotted key of each leaf, and its value as JSON text.
 
     Raises:

@@ -36,7 +36,7 @@ def report_search(folder: Path) -> str:
         return f"{text}\n"
     best = trials[record["best"]]
     metric = _metric_name(folder / best["folder"])
-    draw_search(record, folder / "search.png", metric)
+    _draw_search(record, folder / "search.png", metric)
     head = _head(record, best, metric)
     sign = -1 if record["direction"] == "maximize" else 1
     ranked = sorted(  # the best first, those without a value last
@@ -114,7 +114,7 @@ def _metric_name(run: Path) -> str:
         return "figure"
 
 
-def draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
+def _draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
     """Write a PNG.
 
     Above, the metric of each trial in its order, and the best so far; below, the same metric over

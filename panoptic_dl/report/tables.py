@@ -47,7 +47,7 @@ HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedul
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
 
 
-def option_name(option: str) -> str:
+def _option_name(option: str) -> str:
     """An option as papers print it; one of a user's own is its file's name."""
     return NAMES.get(option, option)
 
@@ -143,7 +143,7 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class _Verdict:
     """Whether a row is reproduced: a word, why, and the tolerance that was used (NaN: none)."""
 
     word: str
@@ -162,16 +162,16 @@ class Verdict:
         return "open"
 
 
-def judge(group: Group, row: PublishedRow) -> Verdict:
+def judge(group: Group, row: PublishedRow) -> _Verdict:
     """The verdict on runs of the experiment of a published row."""
     run = group.first
     if not run.finished:
         open_ended = run.status in ("running", "killed")
-        return Verdict(run.status, f"last line {run.moment}" if open_ended else "")
-    refused = refusal(run, row)
+        return _Verdict(run.status, f"last line {run.moment}" if open_ended else "")
+    refused = _refusal(run, row)
     if refused:
-        return Verdict("no verdict", refused)
-    differs = training_differences(run, row)
+        return _Verdict("no verdict", refused)
+    differs = _training_differences(run, row)
     tolerance = WIDE if differs else TOLERANCE
     own = {name: found.mean for name in row.metrics if (found := group.metric(name)) is not None}
     return compare_metrics(own, row.metrics, row.main, tolerance)
@@ -179,10 +179,10 @@ def judge(group: Group, row: PublishedRow) -> Verdict:
 
 def compare_metrics(
     own: Mapping[str, float], published: Mapping[str, float], main: str, tolerance: float
-) -> Verdict:
+) -> _Verdict:
     """Compare metrics with published ones, all in percent."""
     if not math.isfinite(own.get(main, math.nan)):
-        return Verdict("no verdict", f"{main} is n/a")
+        return _Verdict("no verdict", f"{main} is n/a")
     differences = {
         name: round(own[name] - published[name], 1)
         for name in JUDGED
@@ -191,13 +191,13 @@ def compare_metrics(
     # Differences of one decimal are exact tenths but for the last bits of floating point.
     low = [name for name, value in differences.items() if value < -tolerance - 1e-6]
     if low:
-        return Verdict("below", "" if low == [main] else " and ".join(low), tolerance)
+        return _Verdict("below", "" if low == [main] else " and ".join(low), tolerance)
     if differences[main] > tolerance + 1e-6:
-        return Verdict("better", "", tolerance)
-    return Verdict("reproduced", "", tolerance)
+        return _Verdict("better", "", tolerance)
+    return _Verdict("reproduced", "", tolerance)
 
 
-def refusal(run: Run, row: PublishedRow) -> str:
+def _refusal(run: Run, row: PublishedRow) -> str:
     """Why this run is not compared with the row; "" where it is."""
     if run.trial:
         return f"trial: {run.trial}"
@@ -221,7 +221,7 @@ def refusal(run: Run, row: PublishedRow) -> str:
     return ""
 
 
-def training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
+def _training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
     """The differences to the published training that make the tolerance wide."""
     if run.mode == "eval":
         return ["weights of unknown training"]
@@ -237,7 +237,7 @@ def training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
     return [*found, f"{LEARNING_RATE} {lr}"] if lr is not None else found
 
 
-def recipe_note(run: Run, row: PublishedRow) -> str:
+def _recipe_note(run: Run, row: PublishedRow) -> str:
     """Which recipe a run of a corrected one has; "" where there is only one."""
     if not row.other_recipes:
         return ""
@@ -278,7 +278,7 @@ class Line:
     title: str
     row: str  # the experiment, see `Run.row`
     cells: Mapping[str, Cell]
-    verdict: Verdict | None = None  # None where nothing is published
+    verdict: _Verdict | None = None  # None where nothing is published
     notes: Sequence[str] = ()
     group: Group | None = None  # None where it was not run
 
@@ -315,7 +315,7 @@ def build_tables(runs: Sequence[Run], rows: Sequence[PublishedRow]) -> list[Tabl
         members = [row for row in rows if row.table == key]
         lines = [line for row in members for line in _published_lines(row, of_row.get(row.row, []))]
         dataset, task, head = key
-        title = ", ".join([option_name(dataset), task, head])
+        title = ", ".join([_option_name(dataset), task, head])
         columns = [c for c in PUBLISHED if any(c in row.metrics for row in members)]
         tables.append(Table(title, columns, lines, published=True))
     known = {row.row for row in rows}
@@ -327,18 +327,18 @@ def build_tables(runs: Sequence[Run], rows: Sequence[PublishedRow]) -> list[Tabl
 
 
 def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
-    title = option_name(row.backbone)
+    title = _option_name(row.backbone)
     if not groups:
         cells = {name: Cell(None, value) for name, value in row.metrics.items()}
-        return [Line(title, row.row, cells, Verdict("not run"))]
+        return [Line(title, row.row, cells, _Verdict("not run"))]
     lines = []
     for group in groups:
         cells = {name: Cell(group.metric(name), value) for name, value in row.metrics.items()}
         run = group.first
         notes: list[str] = []
-        if run.finished and not refusal(run, row):
-            notes += training_differences(run, row)
-        notes += filter(None, [recipe_note(run, row)])
+        if run.finished and not _refusal(run, row):
+            notes += _training_differences(run, row)
+        notes += filter(None, [_recipe_note(run, row)])
         lines.append(
             Line(title, row.row, cells, judge(group, row), [*notes, *_notes(group)], group)
         )
@@ -350,7 +350,7 @@ def _other_table(title: str, groups: Sequence[Group]) -> Table:
     lines = []
     for group in groups:
         run = group.first
-        parts = [option_name(run.choices[g]) for g in ("backbone", "head") if g in run.choices]
+        parts = [_option_name(run.choices[g]) for g in ("backbone", "head") if g in run.choices]
         cells = {name: Cell(group.metric(name)) for name in columns}
         notes = [] if run.finished else [run.status]
         notes += [f"trial: {run.trial}"] if run.trial else []
@@ -363,7 +363,7 @@ def _other_table(title: str, groups: Sequence[Group]) -> Table:
 def _kind(run: Run) -> str:
     """The table of a run without a published row."""
     dataset, task = (run.choices.get(group) for group in ("dataset", "task"))
-    return f"{option_name(dataset)}, {task}" if dataset and task else run.row
+    return f"{_option_name(dataset)}, {task}" if dataset and task else run.row
 
 
 def _notes(group: Group) -> list[str]:

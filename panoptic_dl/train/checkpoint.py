@@ -40,7 +40,7 @@ State = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-class Stateful(Protocol):
+class _Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -57,7 +57,7 @@ class RunCheckpoints:
         run_dir: str,
         *,
         model: nn.Module,
-        parts: Mapping[str, Stateful],
+        parts: Mapping[str, _Stateful],
         kept: int,
         best: str | None,
         on_error: str,

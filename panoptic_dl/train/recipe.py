@@ -35,7 +35,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Difference:
+class _Difference:
     """A line of the table; `effect` is None where results stay the same but for rounding."""
 
     setting: str
@@ -51,7 +51,7 @@ def find_differences(
     lr: float,
     accumulate: int,
     batch_norm_images: int | None,
-) -> list[Difference]:
+) -> list[_Difference]:
     """All differences between a run and its recipe, those that change results most first.
 
     Args:
@@ -102,7 +102,7 @@ def find_differences(
         ("forward passes a step", 1, accumulate, None),
     ]
     return [
-        Difference(name, _text(theirs), _text(ours), effect)
+        _Difference(name, _text(theirs), _text(ours), effect)
         for name, theirs, ours, effect in all_settings
         if theirs != ours
     ]
@@ -125,7 +125,7 @@ def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> i
     return images * (num_processes if synchronized else 1)
 
 
-def differences_table(differences: Sequence[Difference]) -> str:
+def differences_table(differences: Sequence[_Difference]) -> str:
     """The differences as a Markdown table."""
     rows = [
         (d.setting, d.recipe, d.run, "no change of results" if d.effect is None else d.effect)

@@ -87,7 +87,7 @@ class Trainer(SimpleTrainer):
         self.dtype = DTYPES[precision]
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.stop, self.nonfinite, self.clip_norm = stop, nonfinite, clip_norm
-        self.bad_samples = BadSamples(run_dir, loader.max_bad_samples)
+        self.bad_samples = _BadSamples(run_dir, loader.max_bad_samples)
         self.agreed_signal = 0
         self.overflows = 0  # steps in a row whose gradients were not finite in fp16
         self.skipped = False
@@ -225,7 +225,7 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
 
 
-class BadSamples:
+class _BadSamples:
     """Training images that could not be read and were replaced by others, of all processes.
 
     `run_dir/bad_samples.json` lists them: {file: error}. Resumed runs go on with the list.

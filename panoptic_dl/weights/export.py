@@ -40,7 +40,7 @@ ARCHITECTURES: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-def check_target(path: Path, overwrite: bool) -> None:
+def _check_target(path: Path, overwrite: bool) -> None:
     """Check before any work is done that a file can be written.
 
     Raises:
@@ -79,7 +79,7 @@ def write_weights(
         OSError: the disk is full or may not be written; nothing is left behind.
     """
     path = Path(path)
-    check_target(path, overwrite)
+    _check_target(path, overwrite)
     for name, tensor in tensors.items():
         if tensor.dtype not in KNOWN_DTYPES:
             raise WeightsError(
@@ -334,7 +334,7 @@ def read_revision(git: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class _Source:
     """A file that is to be converted: its contents, and which backbone that is."""
 
     file: WeightsFile
@@ -348,7 +348,7 @@ class Source:
         return origin.name if origin else "panoptic-dl, or names that equal ours"
 
 
-def open_source(path: str | Path, architecture: str | None = None) -> Source:
+def open_source(path: str | Path, architecture: str | None = None) -> _Source:
     """Read a file and find out which backbone it holds.
 
     Args:
@@ -362,7 +362,7 @@ def open_source(path: str | Path, architecture: str | None = None) -> Source:
         renamed = rename(file.tensors)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return Source(file, renamed, architecture or find_architecture(renamed.tensors, path))
+    return _Source(file, renamed, architecture or find_architecture(renamed.tensors, path))
 
 
 def find_architecture(tensors: Mapping[str, Tensor], path: str | Path) -> str:
@@ -381,14 +381,14 @@ def find_architecture(tensors: Mapping[str, Tensor], path: str | Path) -> str:
     )
 
 
-def match_backbone(source: Source, backbone: nn.Module) -> tuple[dict[str, Tensor], Coverage]:
+def match_backbone(source: _Source, backbone: nn.Module) -> tuple[dict[str, Tensor], Coverage]:
     """The backbone's tensors by its own names, and the report; `backbone` may be on `meta`."""
     tensors, dropped = split_backbone(backbone, source.renamed)
     return tensors, compare(backbone.state_dict(), tensors, dropped)
 
 
 def convert(
-    source: Source,
+    source: _Source,
     target: str | Path,
     backbone: nn.Module,
     statistics: Mapping[str, Sequence[float]],
@@ -415,7 +415,7 @@ def convert(
         OSError: the disk is full; nothing is left behind.
     """
     target, file, before = Path(target), source.file, source.file.provenance
-    check_target(target, overwrite)
+    _check_target(target, overwrite)
     if target.exists() and target.samefile(file.path):
         raise WeightsError(f"{target} is the file that is read; name another one")
     tensors, coverage = match_backbone(source, backbone)

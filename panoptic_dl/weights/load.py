@@ -167,26 +167,26 @@ def compare(
             mismatched.append(f"{name} {tuple(theirs.shape)[:8]} for {tuple(ours.shape)}")
         elif not is_compatible(theirs.dtype, ours.dtype):
             mismatched.append(f"{name} {theirs.dtype} for {ours.dtype}")
-        elif not is_counter(name):
+        elif not _is_counter(name):
             matched.append(name)
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
-    num_values = sum(value.numel() for name, value in own.items() if not is_counter(name))
+    num_values = sum(value.numel() for name, value in own.items() if not _is_counter(name))
     num_matched = sum(own[name].numel() for name in matched)
     return Coverage(
         matched=matched,
-        missing=[name for name in missing if not is_counter(name)],
-        unexpected=[name for name in unexpected if not is_counter(name)],
+        missing=[name for name in missing if not _is_counter(name)],
+        unexpected=[name for name in unexpected if not _is_counter(name)],
         mismatched=mismatched,
         dropped=dropped or {},
-        counters_missing=sum(map(is_counter, missing)),
-        counters_unexpected=sum(map(is_counter, unexpected)),
+        counters_missing=sum(map(_is_counter, missing)),
+        counters_unexpected=sum(map(_is_counter, unexpected)),
         percent=100 * num_matched / num_values if num_values else 100.0,
         num_values=num_values,
     )
 
 
-def is_counter(name: str) -> bool:
+def _is_counter(name: str) -> bool:
     """Whether a name is that of a batch counter."""
     return name.endswith("num_batches_tracked")
 

@@ -177,7 +177,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         )
     content, header = _read_content(path)
     try:
-        state, other = unwrap(content)
+        state, other = _unwrap(content)
         stored = header or (content.get("provenance") if isinstance(content, Mapping) else None)
         provenance = read_provenance(stored) if isinstance(stored, Mapping) else None
     except WeightsError as error:
@@ -195,7 +195,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     return WeightsFile(path, sha256_of(path), path.stat().st_size, tensors, other, provenance)
 
 
-def unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
+def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
     """The parameters inside `model` and `state_dict`, and everything else.
 
     Raises:

@@ -147,7 +147,7 @@ def _check_results(base: Path, split: str) -> Iterator[str]:
     made = {
         file.name.removesuffix(PANOPTIC)
         for file in panoptic.glob(f"*{PANOPTIC}")
-        if is_whole_png(file)
+        if _is_whole_png(file)
     }
     yield from compare(TITLE, images, _ids(labels, TRAIN_IDS), labels, TRAIN_IDS, AGAIN)
     yield from compare(TITLE, images, made, panoptic, PANOPTIC, AGAIN)
@@ -159,7 +159,7 @@ def _ids(folder: Path, suffix: str) -> set[str]:
     return {
         file.name.removesuffix(suffix)
         for file in folder.glob(f"*/*{suffix}")
-        if not file.name.startswith(".") and (file.suffix != ".png" or is_whole_png(file))
+        if not file.name.startswith(".") and (file.suffix != ".png" or _is_whole_png(file))
     }
 
 
@@ -170,7 +170,7 @@ def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
         DatasetError: a polygons file is damaged; names it.
     """
     polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
-    wanted = [f for f in polygons if not is_whole_png(_sibling(f, POLYGONS, TRAIN_IDS))]
+    wanted = [f for f in polygons if not _is_whole_png(_sibling(f, POLYGONS, TRAIN_IDS))]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
 
@@ -197,7 +197,7 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     for file in instances:
         image_id = file.name.removesuffix(INSTANCES)
         part = parts_of[image_id] = parts / f"{image_id}.json"
-        if not is_whole_png(folder / (image_id + PANOPTIC)) or not (
+        if not _is_whole_png(folder / (image_id + PANOPTIC)) or not (
             image_id in known or part.is_file()
         ):
             wanted.append((file, folder, part))
@@ -260,7 +260,7 @@ def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
         os.replace(made / "cityscapes_panoptic_one" / name, folder / name)
 
 
-def is_whole_png(file: Path) -> bool:
+def _is_whole_png(file: Path) -> bool:
     """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
     try:
         with file.open("rb") as opened:

@@ -108,13 +108,13 @@ def toy_cityscapes(
                 (base / "gtFine" / split / city).mkdir(parents=True)
             for index in range(count):
                 jobs.append((str(base), split, index, (height, width), seed, chosen))
-        draw_samples(write_sample, jobs, "toy Cityscapes", num_workers)
-        convert_to_panoptic(base)
+        draw_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
+        _convert_to_panoptic(base)
 
     return str(store_once(root, "toy_cityscapes", parameters, make))
 
 
-def write_sample(
+def _write_sample(
     base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
 ) -> None:
     """Draws one street and writes its image, polygons and label images."""
@@ -140,10 +140,10 @@ def write_sample(
         {"label": part.label, "polygon": outline} for part in parts for outline in part.outlines
     ]
     annotation = {"imgHeight": height, "imgWidth": width, "objects": objects}
-    write_labels(Path(base, "gtFine", split, city), stem, annotation)
+    _write_labels(Path(base, "gtFine", split, city), stem, annotation)
 
 
-def write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
+def _write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
     """Writes polygons.json and what the official functions make of it.
 
     Args:
@@ -167,7 +167,7 @@ def write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
     instances.convert("I;16").save(folder / f"{stem}_gtFine_instanceIds.png", compress_level=1)
 
 
-def convert_to_panoptic(base: Path) -> None:
+def _convert_to_panoptic(base: Path) -> None:
     """Makes the panoptic PNGs and JSONs of both splits the official way, without its chatter."""
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 

@@ -42,7 +42,7 @@ def describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
         runs = {"counts": count_runs(mask), "size": [height, width]}
         box = [float(value) for value in box_of(mask)]
         return {"segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
-    polygons = trace_polygons(mask)
+    polygons = _trace_polygons(mask)
     encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return {
         "segmentation": polygons,
@@ -52,7 +52,7 @@ def describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
     }
 
 
-def trace_polygons(mask: np.ndarray) -> list[list[float]]:
+def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
     """Outer polygons [x, y, x, y, ...] of a bool (H, W) mask; the first pixel spans [0, 1)."""
     # At twice the size the contour, which runs through pixel centres, keeps within a quarter of a
     # pixel of the mask's edge.
@@ -148,15 +148,15 @@ def toy_coco(
             (base / f"panoptic_{split}").mkdir()
             for index in range(count):
                 jobs.append((str(base), split, index, (height, width), seed))
-        samples = draw_samples(write_sample, jobs, "toy COCO", num_workers)
+        samples = draw_samples(_write_sample, jobs, "toy COCO", num_workers)
         for split in ("train2017", "val2017"):
             mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
-            write_annotations(base / "annotations", split, mine)
+            _write_annotations(base / "annotations", split, mine)
 
     return str(store_once(root, "toy_coco", parameters, make))
 
 
-def choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
+def _choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
     """(H, W) of a sample: mostly `size`, some portraits, some odd."""
     height, width = size
     if index % 4 == 2:
@@ -166,7 +166,7 @@ def choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def write_sample(
+def _write_sample(
     base: str, split: str, index: int, size: Sequence[int], seed: int
 ) -> dict[str, Any]:
     """Draws one scene, writes image and panoptic PNG; returns what the JSON files say of it.
@@ -175,7 +175,7 @@ def write_sample(
         {"id", "height", "width", "segments": [...], "instances": [...]}, with the names of
         categories in place of their numbers.
     """
-    shape = choose_size(index, size)
+    shape = _choose_size(index, size)
     scale = 3 if min(shape) <= 192 else 2
     chance = sample_random(seed, split, index)
     place = chance.choice(PLACES)(chance, shape, scale)
@@ -236,7 +236,7 @@ def write_sample(
     }
 
 
-def write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
+def _write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
     """The panoptic and the instances JSON of one split."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 

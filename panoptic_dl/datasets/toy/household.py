@@ -60,12 +60,12 @@ def draw_sign(
         (foot[0] - unit, foot[1] - 3.7 * unit), (foot[0] + unit, foot[1] - 1.5 * unit)
     )
     kind = chance.choice(("ban", "warning", "priority", "crossing"))
-    draw_sign_plate(Pen(layer, foot, unit), (0.0, 2.55), kind)
-    post = draw_post(camera, light, x=x, z=z, height=2.4)
+    _draw_sign_plate(Pen(layer, foot, unit), (0.0, 2.55), kind)
+    post = _draw_post(camera, light, x=x, z=z, height=2.4)
     return [post, Part("traffic sign", layer, z - 0.02)]
 
 
-def draw_post(camera: Camera, light: Light, *, x: float, z: float, height: float) -> Part:
+def _draw_post(camera: Camera, light: Light, *, x: float, z: float, height: float) -> Part:
     """A slim post of at least four pixels in a picture of 256 rows."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
@@ -77,7 +77,7 @@ def draw_post(camera: Camera, light: Light, *, x: float, z: float, height: float
     return Part("pole", layer, z, shadow=ground_shadow(camera, light, x, z, 0.25))
 
 
-def draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
+def _draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
     """The plate of a sign, about 1.1 m across, in colours that no house has."""
     x, y = centre
     red, white, yellow = (222, 20, 30), (250, 250, 246), (255, 216, 0)
@@ -133,7 +133,7 @@ def draw_traffic_light(
     for number, colour in enumerate(((250, 44, 36), (255, 188, 30), (46, 230, 110))):
         glow = colour if number == shining else brighten(colour, 0.28)
         pen.ellipse((0, 3.57 - 0.46 * number), (0.19, 0.19), glow)
-    post = draw_post(camera, light, x=x, z=z, height=2.5)
+    post = _draw_post(camera, light, x=x, z=z, height=2.5)
     return [post, Part("traffic light", layer, z - 0.02)]
 
 

@@ -106,7 +106,7 @@ def draw_bicycle(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.02, 0.32), (0.11, 0.11), (70, 72, 78))
 
 
-def draw_motorcycle(pen: Pen, chance: random.Random) -> None:
+def _draw_motorcycle(pen: Pen, chance: random.Random) -> None:
     """A motorcycle from its side, facing right; metres."""
     paint = chance.choice(((24, 40, 200), (36, 52, 214), (18, 30, 176)))
     for hub in (-0.7, 0.72):
@@ -126,7 +126,7 @@ def draw_motorcycle(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.62, 0.88), (0.08, 0.09), (255, 246, 210))
 
 
-def draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
+def _draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
     """The rider of either machine, facing right; metres, on the same origin as the machine."""
     vest = chance.choice(VESTS)
     legs = chance.choice(TROUSERS)
@@ -201,10 +201,10 @@ def place_rider(
     corners = ((foot[0] - 1.15 * unit, foot[1] - 1.95 * unit), (foot[0] + 1.15 * unit, foot[1]))
     cycle, rider = camera.layer(*corners), camera.layer(*corners)
     if motor:
-        draw_motorcycle(Pen(cycle, foot, unit, flip=flip), chance)
+        _draw_motorcycle(Pen(cycle, foot, unit, flip=flip), chance)
     else:
         draw_bicycle(Pen(cycle, foot, unit, flip=flip), chance)
-    draw_cyclist(Pen(rider, foot, unit, flip=flip), chance, motor=motor)
+    _draw_cyclist(Pen(rider, foot, unit, flip=flip), chance, motor=motor)
     label = "motorcycle" if motor else "bicycle"
     shadow = ground_shadow(camera, light, x, z, 0.95)
     return [
@@ -379,11 +379,11 @@ def draw_crown(
             (centre[0] + across * radii[0], centre[1] - up * radii[1]),
             (size * radii[0] * 1.15, size * radii[1] * 0.8),
             brighten(tone, chance.uniform(0.9, 1.1)),
-            solid=distance_to_rim(across, up) > 0.12,
+            solid=_distance_to_rim(across, up) > 0.12,
         )
 
 
-def distance_to_rim(across: float, up: float) -> float:
+def _distance_to_rim(across: float, up: float) -> float:
     """How far inside the unit circle a point is."""
     return 1.0 - math.sqrt(across * across + up * up)
 

@@ -21,7 +21,7 @@ from panoptic_dl.datasets.toy.vehicles import CAR_PAINTS, draw_car_profile
 WHITE: Colour = (248, 248, 244)
 
 
-def draw_boat(pen: Pen, chance: random.Random) -> None:
+def _draw_boat(pen: Pen, chance: random.Random) -> None:
     """A sailing boat."""
     hull = chance.choice(((178, 40, 44), (40, 62, 120), (120, 70, 40)))
     sail = chance.choice(((250, 248, 238), (250, 236, 206)))
@@ -33,7 +33,7 @@ def draw_boat(pen: Pen, chance: random.Random) -> None:
     pen.polygon([(-0.55, 0.22), (-0.52, 0.17), (0.57, 0.19), (0.62, 0.24)], mix(hull, WHITE, 0.7))
 
 
-def draw_ball(pen: Pen, chance: random.Random) -> None:
+def _draw_ball(pen: Pen, chance: random.Random) -> None:
     """A beach ball in bright panels."""
     colours = ((228, 40, 48), WHITE, (250, 204, 30), WHITE, (34, 110, 204), WHITE)
     turn = chance.random()
@@ -44,7 +44,7 @@ def draw_ball(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((-0.16, 0.68), (0.12, 0.1), WHITE, alpha=150, solid=False)
 
 
-def draw_kite(pen: Pen, chance: random.Random) -> None:
+def _draw_kite(pen: Pen, chance: random.Random) -> None:
     """A kite with a tail."""
     first, second = chance.choice(
         (
@@ -72,7 +72,7 @@ def draw_kite(pen: Pen, chance: random.Random) -> None:
     pen.polygon([low, right, middle], brighten(first, 0.9))
 
 
-def draw_umbrella(pen: Pen, chance: random.Random) -> None:
+def _draw_umbrella(pen: Pen, chance: random.Random) -> None:
     """A parasol stuck in the sand."""
     paint = chance.choice(((226, 48, 60), (34, 128, 186), (246, 150, 34)))
     pen.polygon(rectangle(-0.03, 0, 0.03, 0.7), (226, 226, 220))
@@ -83,7 +83,7 @@ def draw_umbrella(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0, 0.985), (0.03, 0.03), WHITE)
 
 
-def draw_surfboard(pen: Pen, chance: random.Random) -> None:
+def _draw_surfboard(pen: Pen, chance: random.Random) -> None:
     """A surfboard upright in the sand."""
     paint = chance.choice(((250, 226, 120), (120, 220, 226), (250, 150, 130)))
     pen.polygon([*arc((0, 0.5), (0.17, 0.52), 0.0, 1.0, 30)], paint)
@@ -95,7 +95,7 @@ def draw_surfboard(pen: Pen, chance: random.Random) -> None:
     )
 
 
-def draw_stop_sign(pen: Pen, chance: random.Random) -> None:
+def _draw_stop_sign(pen: Pen, chance: random.Random) -> None:
     """An octagonal stop sign on a post, about 2.6 units tall."""
     pen.polygon(rectangle(-0.05, 0.0, 0.05, 1.8), (150, 156, 160))
     for radius, colour in ((0.56, WHITE), (0.5, (200, 20, 30))):
@@ -120,12 +120,12 @@ def draw_stop_sign(pen: Pen, chance: random.Random) -> None:
         pen.line([(left + 0.13 * x, 1.93 + 0.12 * y) for x, y in strokes], 0.05, WHITE)
 
 
-def draw_car(pen: Pen, chance: random.Random) -> None:
+def _draw_car(pen: Pen, chance: random.Random) -> None:
     """A car from its side, about 3 units long."""
     draw_car_profile(shrink(pen, 0.66), chance.choice(CAR_PAINTS))
 
 
-def draw_cycle(pen: Pen, chance: random.Random) -> None:
+def _draw_cycle(pen: Pen, chance: random.Random) -> None:
     """A bicycle from its side."""
     draw_bicycle(shrink(pen, 0.9), chance)
 
@@ -137,18 +137,18 @@ def shrink(pen: Pen, factor: float) -> Pen:
 
 DRAWINGS: dict[str, Callable[[Pen, random.Random], None]] = {
     "person": draw_walker,
-    "bicycle": draw_cycle,
-    "car": draw_car,
-    "boat": draw_boat,
-    "stop sign": draw_stop_sign,
+    "bicycle": _draw_cycle,
+    "car": _draw_car,
+    "boat": _draw_boat,
+    "stop sign": _draw_stop_sign,
     "bird": animals.draw_bird,
     "cat": animals.draw_cat,
     "dog": animals.draw_dog,
     "sheep": animals.draw_sheep,
-    "umbrella": draw_umbrella,
-    "kite": draw_kite,
-    "sports ball": draw_ball,
-    "surfboard": draw_surfboard,
+    "umbrella": _draw_umbrella,
+    "kite": _draw_kite,
+    "sports ball": _draw_ball,
+    "surfboard": _draw_surfboard,
     "bottle": household_things.draw_bottle,
     "cup": household_things.draw_cup,
     "banana": household_things.draw_banana,
@@ -233,7 +233,7 @@ def draw_house(
         ],
         gable,
     )
-    draw_gable_windows(camera, layer, chance, side=side, x=x, z=near, height=height)
+    _draw_gable_windows(camera, layer, chance, side=side, x=x, z=near, height=height)
     if roof:
         layer.polygon(
             [point(near, height), point(far, height), point(far, top, 2.2), point(near, top, 2.2)],
@@ -249,7 +249,9 @@ def draw_house(
             brighten(tiles, 0.82),
         )
     layer.polygon([point(near, 0), point(near, height), point(far, height), point(far, 0)], front)
-    draw_front(layer, chance, point, near=near, far=far, height=height, plaster=front, limit=camera)
+    _draw_front(
+        layer, chance, point, near=near, far=far, height=height, plaster=front, limit=camera
+    )
     band = mix(front, (255, 255, 255), 0.3)
     for low, high in ((height - 0.45, height), (3.15, 3.4)):
         layer.polygon(
@@ -258,7 +260,7 @@ def draw_house(
     return Part("building", layer, (near + far) / 2, haze=haze_of_wall(camera, light, x))
 
 
-def draw_front(
+def _draw_front(
     layer: Layer,
     chance: random.Random,
     point,
@@ -321,7 +323,7 @@ def draw_front(
             pane((low + high) / 2, high, 0.27, 0.5, mix(glass, WINDOW_LIGHT, 0.6))
 
 
-def draw_gable_windows(
+def _draw_gable_windows(
     camera: Camera,
     layer: Layer,
     chance: random.Random,

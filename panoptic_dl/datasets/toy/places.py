@@ -47,13 +47,13 @@ def draw_sky(camera: Camera, light: Light, chance: random.Random) -> Part:
     layer.colours.paste(ramp.resize(layer.colours.size, Image.Resampling.BILINEAR), (0, 0))
     layer.mask.paste(255, (0, 0, *layer.mask.size))
     colour, strength = light.cloud
-    mask = draw_clouds(chance, (2 * height, width), strength * chance.uniform(0.55, 1.0))
+    mask = _draw_clouds(chance, (2 * height, width), strength * chance.uniform(0.55, 1.0))
     mask = mask.resize((layer.colours.width, layer.colours.height), Image.Resampling.BICUBIC)
     layer.colours.paste(colour, (0, 0), mask)
     return Part("sky", layer, 1000.0)
 
 
-def draw_clouds(chance: random.Random, size: tuple[int, int], strength: float) -> Image.Image:
+def _draw_clouds(chance: random.Random, size: tuple[int, int], strength: float) -> Image.Image:
     """Smooth noise in three sizes, of which only the crests are clouds: "L" (W / 2, H / 2)."""
     height, width = size[0] // 4, size[1] // 2
     total = Image.new("L", (width, height))
@@ -65,7 +65,7 @@ def draw_clouds(chance: random.Random, size: tuple[int, int], strength: float) -
     return total.point([int(value * strength) for value in crest])
 
 
-def draw_strip(
+def _draw_strip(
     camera: Camera, light: Light, label: str, edges: tuple[float, float], colour: Colour
 ) -> Part:
     """A strip of ground between two lateral positions in metres, up to the horizon."""
@@ -85,7 +85,7 @@ def draw_terrain(
 ) -> Part:
     """A meadow with tufts and flowers."""
     grass = chance.choice(((146, 176, 76), (158, 180, 84), (138, 168, 72)))
-    part = draw_strip(camera, light, "terrain", edges, grass)
+    part = _draw_strip(camera, light, "terrain", edges, grass)
     low, high = max(min(edges), -30.0), min(max(edges), 30.0)
     for _ in range(260):
         # Even in 1/z, as it looks in the picture.
@@ -106,7 +106,7 @@ def draw_sidewalk(
 ) -> Part:
     """Slabs with joints, and a bright kerb at lateral position `kerb`."""
     slab = chance.choice(((204, 184, 176), (212, 192, 182), (198, 178, 172)))
-    part = draw_strip(camera, light, "sidewalk", edges, slab)
+    part = _draw_strip(camera, light, "sidewalk", edges, slab)
     layer, joint = part.layer, brighten(slab, 0.86)
     left, right = edges
     z = 3.0
@@ -138,7 +138,7 @@ def draw_road(
 ) -> Part:
     """Asphalt with lanes; `crossing` is the depth of a zebra crossing in metres, 0 for none."""
     asphalt = chance.choice(((88, 88, 98), (96, 94, 102), (80, 82, 92)))
-    part = draw_strip(camera, light, "road", (-half_width, half_width), asphalt)
+    part = _draw_strip(camera, light, "road", (-half_width, half_width), asphalt)
     layer = part.layer
     paint = (226, 226, 220)
 
@@ -210,7 +210,7 @@ def draw_hood(camera: Camera, chance: random.Random) -> Part:
 NO_CATEGORY = ""  # the label of what belongs to no category
 
 
-class Place:
+class _Place:
     """A picture while it is being put together.
 
     Args:
@@ -382,7 +382,7 @@ class Place:
         )
 
 
-def plant_tree(place: Place, x: float, y: float) -> None:
+def _plant_tree(place: _Place, x: float, y: float) -> None:
     """A tree of the backdrop with its foot at (x, y)."""
     chance = place.chance
     tall = place.side * chance.uniform(0.42, 0.6)
@@ -417,7 +417,7 @@ INDOORS = Light(
 )
 
 
-def paper_wall(place: Place, low: float) -> None:
+def _paper_wall(place: _Place, low: float) -> None:
     """A wallpapered wall down to `low`."""
     height, width = place.size
     paper = place.chance.choice(((206, 214, 196), (222, 206, 196), (196, 206, 220)))
@@ -434,12 +434,12 @@ def paper_wall(place: Place, low: float) -> None:
     )
 
 
-def compose_table(chance: random.Random, size: tuple[int, int], scale: int) -> Place:
+def compose_table(chance: random.Random, size: tuple[int, int], scale: int) -> _Place:
     """Food and dishes on a table before a wall."""
-    place = Place(chance, size, scale, INDOORS)
+    place = _Place(chance, size, scale, INDOORS)
     height, width = size
     edge = height * chance.uniform(0.42, 0.5)
-    paper_wall(place, edge)
+    _paper_wall(place, edge)
     wood = chance.choice(((150, 96, 58), (168, 112, 70)))
     table = place.band("table-merged", edge, wood)
     place.gradient(table, brighten(wood, 1.15), brighten(wood, 0.9))
@@ -471,12 +471,12 @@ def compose_table(chance: random.Random, size: tuple[int, int], scale: int) -> P
     return place
 
 
-def compose_living_room(chance: random.Random, size: tuple[int, int], scale: int) -> Place:
+def compose_living_room(chance: random.Random, size: tuple[int, int], scale: int) -> _Place:
     """Furniture on a wooden floor."""
-    place = Place(chance, size, scale, INDOORS)
+    place = _Place(chance, size, scale, INDOORS)
     height, width = size
     edge = height * chance.uniform(0.58, 0.66)
-    paper_wall(place, edge)
+    _paper_wall(place, edge)
     wood = chance.choice(((196, 148, 92), (184, 134, 84)))
     floor = place.band("floor-wood", edge, wood)
     for k in range(-14, 34):
@@ -502,15 +502,15 @@ def compose_living_room(chance: random.Random, size: tuple[int, int], scale: int
     return place
 
 
-def daylight(chance: random.Random) -> Light:
+def _daylight(chance: random.Random) -> Light:
     """Weather for the open air."""
     weather = WEATHERS[chance.choice(("noon", "noon", "morning", "golden", "overcast"))]
     return dataclasses.replace(weather, sun_side=chance.choice((-1, 1)))
 
 
-def compose_beach(chance: random.Random, size: tuple[int, int], scale: int) -> Place:
+def compose_beach(chance: random.Random, size: tuple[int, int], scale: int) -> _Place:
     """Sky, sea and sand."""
-    place = Place(chance, size, scale, daylight(chance))
+    place = _Place(chance, size, scale, _daylight(chance))
     height, width = size
     horizon = height * chance.uniform(0.34, 0.44)
     shore = height * chance.uniform(0.55, 0.64)
@@ -548,9 +548,9 @@ def compose_beach(chance: random.Random, size: tuple[int, int], scale: int) -> P
     return place
 
 
-def compose_meadow(chance: random.Random, size: tuple[int, int], scale: int) -> Place:
+def compose_meadow(chance: random.Random, size: tuple[int, int], scale: int) -> _Place:
     """Mountains, a wood, grass."""
-    place = Place(chance, size, scale, daylight(chance))
+    place = _Place(chance, size, scale, _daylight(chance))
     height, width = size
     horizon = height * chance.uniform(0.42, 0.5)
     place.sky(horizon)
@@ -583,7 +583,7 @@ def compose_meadow(chance: random.Random, size: tuple[int, int], scale: int) -> 
     meadow = place.band("grass-merged", horizon, grass, swell=0.03 * height)
     place.speckle(meadow, grass, 260, stretch=2.0, size=0.009 * place.side)
     for _ in range(chance.choice((1, 2, 3))):
-        plant_tree(
+        _plant_tree(
             place, width * chance.uniform(0.0, 1.0), horizon + height * chance.uniform(0.02, 0.1)
         )
     if chance.random() < 0.3:
@@ -600,9 +600,9 @@ def compose_meadow(chance: random.Random, size: tuple[int, int], scale: int) -> 
     return place
 
 
-def compose_corner(chance: random.Random, size: tuple[int, int], scale: int) -> Place:
+def compose_corner(chance: random.Random, size: tuple[int, int], scale: int) -> _Place:
     """Houses across a road."""
-    place = Place(chance, size, scale, daylight(chance))
+    place = _Place(chance, size, scale, _daylight(chance))
     height, width = size
     kerb = height * chance.uniform(0.56, 0.62)
     road = kerb + 0.07 * height
@@ -610,7 +610,7 @@ def compose_corner(chance: random.Random, size: tuple[int, int], scale: int) -> 
     x = -0.1 * width * chance.random()
     while x < width:
         wide = place.side * chance.uniform(0.36, 0.6)
-        draw_facade(place, (x, x + wide), kerb - height * chance.uniform(0.3, 0.48), kerb + 2)
+        _draw_facade(place, (x, x + wide), kerb - height * chance.uniform(0.3, 0.48), kerb + 2)
         x += wide
         if chance.random() < 0.25:
             x += 0.3 * place.side
@@ -637,7 +637,7 @@ def compose_corner(chance: random.Random, size: tuple[int, int], scale: int) -> 
             solid=False,
         )
     for _ in range(chance.choice((0, 1, 1, 2))):
-        plant_tree(place, width * chance.random(), road - 0.01 * height)
+        _plant_tree(place, width * chance.random(), road - 0.01 * height)
     for _ in range(chance.choice((1, 1, 2))):
         place.put("car", (0.1, 0.9), (0.76, 0.92), (0.21, 0.3))
     place.put("stop sign", (0.1, 0.9), (0.66, 0.72), (0.19, 0.24), chance=0.6, overlap=0.15)
@@ -652,7 +652,7 @@ def compose_corner(chance: random.Random, size: tuple[int, int], scale: int) -> 
     return place
 
 
-def draw_facade(place: Place, xs: tuple[float, float], top: float, low: float) -> None:
+def _draw_facade(place: _Place, xs: tuple[float, float], top: float, low: float) -> None:
     """A house seen from the front."""
     chance, (left, right) = place.chance, xs
     plaster, tiles = chance.choice(PLASTERS), chance.choice(ROOFS)

@@ -296,13 +296,13 @@ class Room:
             across = min(right, other[2]) - max(left, other[0])
             down = min(bottom, other[3]) - max(top, other[1])
             hidden = max(across, 0.0) * max(down, 0.0)
-            if hidden > overlap * min(area_of(union), area_of(other)):
+            if hidden > overlap * min(_area_of(union), _area_of(other)):
                 return False
         self.taken.append(union)
         return True
 
 
-def area_of(box: Box) -> float:
+def _area_of(box: Box) -> float:
     """Area of (x0, y0, x1, y1)."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
@@ -381,15 +381,15 @@ def render_scene(
         strengths[number] = textures.get(part.label, (0.03, 0.02))
         if part.label != untinted:
             tints[number] = tint
-    picture += (np.array(haze, dtype=np.float32) - picture) * spread_haze(parts, order)[..., None]
+    picture += (np.array(haze, dtype=np.float32) - picture) * _spread_haze(parts, order)[..., None]
 
     height, width = size
     cell = max(height // 48, 2)
-    grain = noise_field(chance, size, 1)
-    blotches = noise_field(chance, size, cell)
+    grain = _noise_field(chance, size, 1)
+    blotches = _noise_field(chance, size, cell)
     strength = strengths[order]
     factor = 1.0 + strength[..., 0] * grain + strength[..., 1] * blotches
-    factor = factor * darken_corners(size)
+    factor = factor * _darken_corners(size)
     picture = picture * factor[..., None] * tints[order]
 
     dice = np.frombuffer(chance.randbytes(height * width * 6), dtype=np.uint8)
@@ -399,7 +399,7 @@ def render_scene(
     return Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
 
 
-def spread_haze(parts: list[Part], order: np.ndarray) -> np.ndarray:
+def _spread_haze(parts: list[Part], order: np.ndarray) -> np.ndarray:
     """Share of haze at each pixel: float32 (H, W)."""
     share = np.zeros(order.shape, dtype=np.float32)
     for number, part in enumerate(parts, start=1):
@@ -408,7 +408,7 @@ def spread_haze(parts: list[Part], order: np.ndarray) -> np.ndarray:
     return share
 
 
-def noise_field(chance: random.Random, size: tuple[int, int], cell: int) -> np.ndarray:
+def _noise_field(chance: random.Random, size: tuple[int, int], cell: int) -> np.ndarray:
     """Smooth noise in -1..1 whose bumps are `cell` pixels wide: float32 (H, W)."""
     rows, columns = -(-size[0] // cell) + 1, -(-size[1] // cell) + 1
     image = Image.frombytes("L", (columns, rows), chance.randbytes(rows * columns))
@@ -418,7 +418,7 @@ def noise_field(chance: random.Random, size: tuple[int, int], cell: int) -> np.n
     return (field - 127.5) / np.float32(127.5)
 
 
-def darken_corners(size: tuple[int, int]) -> np.ndarray:
+def _darken_corners(size: tuple[int, int]) -> np.ndarray:
     """A lens's fall-off to 0.88 in the corners: float32 (H, W)."""
     rows = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, size[1], dtype=np.float32)[None, :]

@@ -50,12 +50,12 @@ def store_once(
     base = Path(os.path.abspath(os.path.expanduser(root)))
     target = base / f"{kind}_{digest}"
     if target.is_dir():
-        return check_whole(target)
+        return _check_whole(target)
     try:
         base.mkdir(parents=True, exist_ok=True)
         with file_lock(base / f".{target.name}.lock", wait=True) as lock:
             if target.is_dir():
-                return check_whole(target)
+                return _check_whole(target)
             if lock is not None:
                 # Nobody else works on this one, so what lies there was left by an interrupted run.
                 for leftover in base.glob(f".{target.name}.part-*"):
@@ -78,7 +78,7 @@ def fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], 
         make(part)
         # mkdtemp makes it private; a data set is for everybody who may read the root.
         part.chmod(target.parent.stat().st_mode & 0o777)
-        record = {"parameters": dict(parameters), "num_files": count_files(part)}
+        record = {"parameters": dict(parameters), "num_files": _count_files(part)}
         (part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         try:
             part.rename(target)
@@ -91,11 +91,11 @@ def fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], 
     return target
 
 
-def check_whole(target: Path) -> Path:
+def _check_whole(target: Path) -> Path:
     """Returns the folder if all of its files are there, e.g. not thinned by a cleaner of /tmp."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         record = json.loads((target / RECORD).read_text())
-        if count_files(target) == record["num_files"] + 1:
+        if _count_files(target) == record["num_files"] + 1:
             return target
     raise ToyStorageError(
         f"files are missing from (or were added to) the toy data in {target}: delete this folder, "
@@ -103,7 +103,7 @@ def check_whole(target: Path) -> Path:
     )
 
 
-def count_files(folder: Path) -> int:
+def _count_files(folder: Path) -> int:
     """Number of files below a folder."""
     return sum(len(names) for _, _, names in os.walk(folder))
 

@@ -20,7 +20,7 @@ from panoptic_dl.datasets.toy.canvas import Layer
 from panoptic_dl.datasets.toy.scene import WEATHERS, Camera, Light, Part, Room, merge_crowd, settle
 
 
-class Traffic:
+class _Traffic:
     """The things of one street.
 
     Args:
@@ -257,9 +257,9 @@ def compose_street(
         eye=chance.uniform(1.5, 1.75),
         offset=chance.uniform(-0.6, 2.2),
     )
-    street = Street(chance, camera, light, frozenset(classes))
+    street = _Street(chance, camera, light, frozenset(classes))
     parts = street.lay_ground() + street.build_sides()
-    parts += Traffic(
+    parts += _Traffic(
         chance, camera, light, frozenset(classes), half=street.half, pavement=street.pavement
     ).fill()
     for part in parts:
@@ -271,7 +271,7 @@ def compose_street(
     return kept, light
 
 
-class Street:
+class _Street:
     """A street while it is being put together; see `compose_street`."""
 
     def __init__(

@@ -26,7 +26,7 @@ from panoptic_dl.models.backbones.layers import (
 BOTTLENECK_EXPANSION = 4
 
 
-def conv3x3(in_channels: int, out_channels: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
+def _conv3x3(in_channels: int, out_channels: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size, or halves it (rounding up) with stride 2."""
     return nn.Conv2d(
         in_channels,
@@ -38,25 +38,25 @@ def conv3x3(in_channels: int, out_channels: int, norm: Norm, stride: int = 1) ->
     )
 
 
-def downsample(channels: Sequence[int], norm: Norm, last_relu: bool) -> nn.Sequential:
+def _downsample(channels: Sequence[int], norm: Norm, last_relu: bool) -> nn.Sequential:
     """A chain of strided 3x3 convolutions through `channels`, each halving the size."""
     steps = []
     for index, (before, after) in enumerate(itertools.pairwise(channels)):
-        step = [conv3x3(before, after, norm, stride=2), build_norm(norm, after)]
+        step = [_conv3x3(before, after, norm, stride=2), build_norm(norm, after)]
         if last_relu or index < len(channels) - 2:
             step.append(nn.ReLU(inplace=True))
         steps.append(nn.Sequential(*step))
     return nn.Sequential(*steps)
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     """Two 3x3 convolutions and an identity skip path (He et al. 2016)."""
 
     def __init__(self, num_channels: int, norm: Norm):
         super().__init__()
-        self.conv1 = conv3x3(num_channels, num_channels, norm)
+        self.conv1 = _conv3x3(num_channels, num_channels, norm)
         self.bn1 = build_norm(norm, num_channels)
-        self.conv2 = conv3x3(num_channels, num_channels, norm)
+        self.conv2 = _conv3x3(num_channels, num_channels, norm)
         self.bn2 = build_norm(norm, num_channels)
         self.relu = nn.ReLU(inplace=True)
 
@@ -66,7 +66,7 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(y)) + x)
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution and a skip path (He et al. 2016): the first stage."""
 
     def __init__(self, in_channels: int, mid_channels: int, norm: Norm):
@@ -75,7 +75,7 @@ class Bottleneck(nn.Module):
         bias = needs_bias(norm)
         self.conv1 = nn.Conv2d(in_channels, mid_channels, kernel_size=1, bias=bias)
         self.bn1 = build_norm(norm, mid_channels)
-        self.conv2 = conv3x3(mid_channels, mid_channels, norm)
+        self.conv2 = _conv3x3(mid_channels, mid_channels, norm)
         self.bn2 = build_norm(norm, mid_channels)
         self.conv3 = nn.Conv2d(mid_channels, out_channels, kernel_size=1, bias=bias)
         self.bn3 = build_norm(norm, out_channels)
@@ -96,7 +96,7 @@ class Bottleneck(nn.Module):
         return self.relu(y + skip)
 
 
-class HighResolutionModule(nn.Module):
+class _HighResolutionModule(nn.Module):
     """Residual blocks on every branch, then each branch receives the sum of all branches.
 
     Args:
@@ -107,7 +107,7 @@ class HighResolutionModule(nn.Module):
     def __init__(self, channels: Sequence[int], num_blocks: int, norm: Norm):
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width, norm) for _ in range(num_blocks)))
+            nn.Sequential(*(_BasicBlock(width, norm) for _ in range(num_blocks)))
             for width in channels
         )
         # fuse_layers[i][j] brings branch j to the channels, and if finer to the size, of i.
@@ -123,7 +123,7 @@ class HighResolutionModule(nn.Module):
                     layers.append(nn.Identity())
                 else:
                     chain = [source_width] * (target - source) + [width]
-                    layers.append(downsample(chain, norm, last_relu=False))
+                    layers.append(_downsample(chain, norm, last_relu=False))
             self.fuse_layers.append(nn.ModuleList(layers))
         self.relu = nn.ReLU(inplace=True)
 
@@ -146,19 +146,19 @@ class HighResolutionModule(nn.Module):
         return fused
 
 
-def add_branch(channels: Sequence[int], norm: Norm) -> nn.ModuleList:
+def _add_branch(channels: Sequence[int], norm: Norm) -> nn.ModuleList:
     """Layers that pass all branches on, and make the last of `channels` from the one before."""
     layers: list[nn.Module] = [nn.Identity() for _ in channels[:-1]]
-    layers.append(downsample(channels[-2:], norm, last_relu=True))
+    layers.append(_downsample(channels[-2:], norm, last_relu=True))
     return nn.ModuleList(layers)
 
 
-def build_stage(
+def _build_stage(
     channels: Sequence[int], num_modules: int, num_blocks: int, norm: Norm
 ) -> nn.Sequential:
     """Modules in a row, each on all branches."""
     return nn.Sequential(
-        *(HighResolutionModule(channels, num_blocks, norm) for _ in range(num_modules))
+        *(_HighResolutionModule(channels, num_blocks, norm) for _ in range(num_modules))
     )
 
 
@@ -206,16 +206,16 @@ class HRNet(Backbone):
                 for level in range(4)
             },
         )
-        self.conv1 = conv3x3(3, stem_channels, norm, stride=2)
+        self.conv1 = _conv3x3(3, stem_channels, norm, stride=2)
         self.bn1 = build_norm(norm, stem_channels)
-        self.conv2 = conv3x3(stem_channels, stem_channels, norm, stride=2)
+        self.conv2 = _conv3x3(stem_channels, stem_channels, norm, stride=2)
         self.bn2 = build_norm(norm, stem_channels)
         self.relu = nn.ReLU(inplace=True)
 
         stage1_channels = BOTTLENECK_EXPANSION * stem_channels
         self.layer1 = nn.Sequential(
             *(
-                Bottleneck(stage1_channels if index else stem_channels, stem_channels, norm)
+                _Bottleneck(stage1_channels if index else stem_channels, stem_channels, norm)
                 for index in range(num_blocks)
             )
         )
@@ -223,18 +223,18 @@ class HRNet(Backbone):
         self.transition1 = nn.ModuleList(
             [
                 nn.Sequential(
-                    conv3x3(stage1_channels, channels[0], norm),
+                    _conv3x3(stage1_channels, channels[0], norm),
                     build_norm(norm, channels[0]),
                     nn.ReLU(inplace=True),
                 ),
-                downsample((stage1_channels, channels[1]), norm, last_relu=True),
+                _downsample((stage1_channels, channels[1]), norm, last_relu=True),
             ]
         )
-        self.stage2 = build_stage(channels[:2], num_modules[1], num_blocks, norm)
-        self.transition2 = add_branch(channels[:3], norm)
-        self.stage3 = build_stage(channels[:3], num_modules[2], num_blocks, norm)
-        self.transition3 = add_branch(channels, norm)
-        self.stage4 = build_stage(channels, num_modules[3], num_blocks, norm)
+        self.stage2 = _build_stage(channels[:2], num_modules[1], num_blocks, norm)
+        self.transition2 = _add_branch(channels[:3], norm)
+        self.stage3 = _build_stage(channels[:3], num_modules[2], num_blocks, norm)
+        self.transition3 = _add_branch(channels, norm)
+        self.stage4 = _build_stage(channels, num_modules[3], num_blocks, norm)
         init_weights(self)
 
     @property

@@ -13,7 +13,7 @@ from torch import nn
 Norm = str | Callable[[int], nn.Module] | None
 
 
-def group_norm(num_channels: int) -> nn.GroupNorm:
+def _group_norm(num_channels: int) -> nn.GroupNorm:
     """Group normalization (Wu & He 2018) with 32 groups, or the most that divide 32 and C.
 
     Detectron2's "GN" raises for widths such as 48 or 728.
@@ -24,12 +24,12 @@ def group_norm(num_channels: int) -> nn.GroupNorm:
 def build_norm(norm: Norm, num_channels: int) -> nn.Module:
     """Return the normalization layer for `num_channels` channels; the identity for "" or None.
 
-    "GN" is `group_norm`.
+    "GN" is `_group_norm`.
 
     Raises ValueError for a name that Detectron2's `get_norm` does not know.
     """
     if norm == "GN":
-        return group_norm(num_channels)
+        return _group_norm(num_channels)
     try:
         layer = get_norm(norm, num_channels)
     except KeyError:
@@ -39,14 +39,14 @@ def build_norm(norm: Norm, num_channels: int) -> nn.Module:
 
 
 def head_norm(norm: Norm) -> str | Callable[[int], nn.Module]:
-    """Return `norm` as Detectron2's heads take it: "" where there is none, `group_norm` for "GN".
+    """Return `norm` as Detectron2's heads take it: "" where there is none, `_group_norm` for "GN".
 
     Raises ValueError for a name that Detectron2's `get_norm` does not know.
     """
     if norm is None:
         return ""
     if norm == "GN":
-        return group_norm
+        return _group_norm
     if isinstance(norm, str):
         build_norm(norm, 1)  # raises
     return norm

@@ -34,7 +34,7 @@ STRIDES_AND_DILATIONS = {
 NUM_MIDDLE_BLOCKS = 16
 
 
-class SeparableConv(nn.Module):
+class _SeparableConv(nn.Module):
     """3x3 depthwise and 1x1 pointwise convolution, each followed by normalization.
 
     ReLU comes once before both (`relu_first`, entry and middle flow) or after each of the two (last
@@ -85,7 +85,7 @@ class SeparableConv(nn.Module):
         return self.block(x)
 
 
-class XceptionBlock(nn.Module):
+class _XceptionBlock(nn.Module):
     """Three separable convolutions, the last one strided, and a skip path.
 
     Args:
@@ -117,9 +117,9 @@ class XceptionBlock(nn.Module):
             )
             self.bn = build_norm(norm, channels[3])
         shared: dict[str, Any] = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
-        self.sep_conv1 = SeparableConv(channels[0], channels[1], **shared)
-        self.sep_conv2 = SeparableConv(channels[1], channels[2], **shared)
-        self.sep_conv3 = SeparableConv(channels[2], channels[3], stride=stride, **shared)
+        self.sep_conv1 = _SeparableConv(channels[0], channels[1], **shared)
+        self.sep_conv2 = _SeparableConv(channels[1], channels[2], **shared)
+        self.sep_conv3 = _SeparableConv(channels[2], channels[3], stride=stride, **shared)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the block's output, and the input of its strided convolution (a finer feature)."""
@@ -175,23 +175,25 @@ class Xception65(Backbone):
         self.relu = nn.ReLU(inplace=True)
 
         # Entry flow
-        self.block1 = XceptionBlock((64, 128, 128, 128), norm=norm, skip="conv", stride=2)
-        self.block2 = XceptionBlock((128, 256, 256, 256), norm=norm, skip="conv", stride=2)
-        self.block3 = XceptionBlock((256, 728, 728, 728), norm=norm, skip="conv", stride=strides[0])
+        self.block1 = _XceptionBlock((64, 128, 128, 128), norm=norm, skip="conv", stride=2)
+        self.block2 = _XceptionBlock((128, 256, 256, 256), norm=norm, skip="conv", stride=2)
+        self.block3 = _XceptionBlock(
+            (256, 728, 728, 728), norm=norm, skip="conv", stride=strides[0]
+        )
         # Middle flow: block4 to block19
         self.middle = [f"block{index}" for index in range(4, 4 + NUM_MIDDLE_BLOCKS)]
         for name in self.middle:
-            block = XceptionBlock((728,) * 4, norm=norm, skip="sum", dilation=dilations[0])
+            block = _XceptionBlock((728,) * 4, norm=norm, skip="sum", dilation=dilations[0])
             self.add_module(name, block)
         # Exit flow
-        self.block20 = XceptionBlock(
+        self.block20 = _XceptionBlock(
             (728, 728, 1024, 1024),
             norm=norm,
             skip="conv",
             stride=strides[1],
             dilation=dilations[1],
         )
-        self.block21 = XceptionBlock(
+        self.block21 = _XceptionBlock(
             (1024, 1536, 1536, 2048),
             norm=norm,
             skip="none",
