@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-quick test-slow test-gpu check format results lock environment clean
+.PHONY: help setup run test test-quick test-slow test-gpu check format results docs lock environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: setup ## Format the code and mend what ruff can mend
 
 results: setup ## Make docs/results.md anew; ARGS="FOLDER..." adds the runs below folders
 	@$(BIN)/python scripts/publish_docs.py $(ARGS)
+
+docs: setup ## Make the parts of docs/ anew that come from the code: settings, the tree of modules
+	@$(BIN)/python scripts/generate_docs.py
 
 environment: setup ## Versions, GPU, Detectron2's origin: what a bug report needs
 	@$(BIN)/python -m panoptic_dl.core.environment

@@ -377,7 +377,7 @@ def settings_page() -> str:
     """The text of docs/settings.md: a table for each group."""
     parts = [
         "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
-        "experiment file. `python scripts/settings_page.py` makes this page."
+        "experiment file. `make docs` makes this page."
     ]
     for group in GROUPS:
         lines = [

@@ -32,7 +32,7 @@ def test_the_config_has_the_defaults(group):
 
 def test_the_docs_and_the_help_list_every_key():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), (
-        "python scripts/settings_page.py writes it anew"
+        "make docs writes it anew"
     )
     for group in GROUPS:
         for name in defaults(group):

@@ -1,0 +1,69 @@
+"""Write the parts of the documentation that come from the code: `make docs`.
+
+docs/settings.md from panoptic_dl/core/settings.py, and the tree of docs/architecture.md from the
+first sentences of the modules.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from panoptic_dl.core.settings import settings_page
+
+ROOT = Path(__file__).parents[1]
+# As a reader meets them: what all share, how a run comes to be, the science, what uses it.
+PACKAGES = (
+    "core",
+    "config",
+    "launch",
+    "sweeps",
+    "datasets",
+    "data",
+    "models",
+    "postprocess",
+    "evaluation",
+    "predictions",
+    "weights",
+    "train",
+    "modes",
+    "demo",
+    "doctor",
+    "loggers",
+    "visualize",
+    "report",
+)
+
+
+def module_tree() -> str:
+    """A line for every package and module: its name and the first sentence of its docstring."""
+    lines = []
+    for package in PACKAGES:
+        folder = ROOT / "panoptic_dl" / package
+        lines.append(_line(f"{package}/", folder / "__init__.py"))
+        for file in sorted(folder.rglob("*.py")):
+            if file.name != "__init__.py":
+                lines.append(_line(f"  {file.relative_to(folder)}", file))
+    return "".join(lines)
+
+
+def _line(name: str, file: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    sentence = " ".join(docstring.partition("\n\n")[0].split())
+    return f"{name:<31} {sentence}\n"
+
+
+def with_tree(text: str) -> str:
+    """The text of docs/architecture.md with the present tree."""
+    block = re.compile(r"(<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
+    return block.sub(lambda match: match[1] + module_tree(), text)
+
+
+def main() -> None:
+    docs = ROOT / "docs"
+    (docs / "settings.md").write_text(settings_page())
+    architecture = docs / "architecture.md"
+    architecture.write_text(with_tree(architecture.read_text()))
+
+
+if __name__ == "__main__":
+    main()
