@@ -26,13 +26,15 @@ from panoptic_dl.predictions.dataset import (
     READ_AGAIN,
     PredictedDataset,
     Reader,
+    make_instances,
     path_inside,
     require_size,
 )
-from panoptic_dl.predictions.instances import Detection, make_instances
 from panoptic_dl.predictions.writer import (
+    Detection,
     InstanceWriter,
     SemanticWriter,
+    Written,
     write_png,
     write_prediction,
 )
@@ -70,7 +72,11 @@ def cityscapes_instance_reader(
         text = _only_file(root, files, image, ".txt")
         masks, classes, scores = [], [], []
         seen: set[Path] = set()
-        for number, line in enumerate(_read_lines(text), start=1):
+        try:
+            lines = text.read_text().splitlines()
+        except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            raise EvaluationError(f"cannot read {text} ({error}); {READ_AGAIN}") from error
+        for number, line in enumerate(lines, start=1):
             where = f"{text}, line {number}"
             name, label, score = _parse(line, where)
             file = path_inside(root, text.parent, name, text)
@@ -92,7 +98,9 @@ def cityscapes_instance_reader(
                     dataset.hint,
                 )
             if label in train_ids:
-                masks.append(_read_mask(file, size))
+                pixels = np.asarray(open_image(file).convert("L"))
+                require_size(file, pixels.shape, size)
+                masks.append(pixels != 0)  # as the script has it
                 classes.append(train_ids[label])
                 scores.append(score)
         return make_instances(masks, classes, scores, size)
@@ -154,11 +162,6 @@ def cityscapes_semantic_reader(
 
 
 def _only_file(root: Path, files: FilesByImage, image: Hashable, suffix: str) -> Path:
-    """The only file of an image.
-
-    Raises:
-        EvaluationError: there is none, or several.
-    """
     found = files.get(image, ())
     if not found:
         raise EvaluationError(
@@ -172,32 +175,14 @@ def _only_file(root: Path, files: FilesByImage, image: Hashable, suffix: str) ->
     return found[0]
 
 
-def _read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a mask: (H, W) bool, True where the gray value is not 0, as Cityscapes' script has it.
-
-    Raises:
-        EvaluationError: it cannot be read, or is of another size.
-    """
-    pixels = np.asarray(open_image(file).convert("L"))
-    require_size(file, pixels.shape, size)
-    return pixels != 0
-
-
-def _read_lines(text: Path) -> list[str]:
-    try:
-        return text.read_text().splitlines()
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise EvaluationError(f"cannot read {text} ({error}); {READ_AGAIN}") from error
-
-
 def _parse(line: str, where: str) -> tuple[str, int, float]:
     """File, label id and confidence of a line."""
-    fields = line.split(" ")
     try:
-        name, label, score = fields[0], float(fields[1]), float(fields[2])
-        if len(fields) != 3 or not name or label != int(label) or not math.isfinite(score):
+        name, label_text, score_text = line.split(" ")
+        label, score = float(label_text), float(score_text)
+        if not name or label != int(label) or not math.isfinite(score):
             raise ValueError("fields that cannot be")
-    except (ValueError, IndexError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise EvaluationError(
             f'{where}: {line!r} is not "mask.png labelId confidence", with single spaces; '
             f"{READ_AGAIN}"
@@ -205,11 +190,10 @@ def _parse(line: str, where: str) -> tuple[str, int, float]:
     return name, int(label), score
 
 
-class CityscapesInstanceWriter(InstanceWriter[None]):
+class CityscapesInstanceWriter(InstanceWriter):
     """Writes a text and masks for each image; classes are train ids."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
         files = {image: folder / f"{image}_pred.txt" for image in dataset.images}
         super().__init__(dataset, folder, image_files=files)
         self.folders.add(folder / MASK_FOLDER)
@@ -221,7 +205,7 @@ class CityscapesInstanceWriter(InstanceWriter[None]):
         mask = re.fullmatch(r"(.+)_\d+\.png", file.name)
         return mask is not None and mask[1] in self.dataset.images
 
-    def match(self, prediction: tuple[Any, list[Detection]]) -> None:
+    def match(self, prediction: tuple[Any, list[Detection]]) -> Written:
         """Write the masks, then the text that names them."""
         image, detections = prediction
         lines = []
@@ -231,17 +215,17 @@ class CityscapesInstanceWriter(InstanceWriter[None]):
             lines.append(f"{name} {detection.category} {detection.score!r}\n")
         with write_prediction(self.image_files[image]) as temporary:
             temporary.write_text("".join(lines))
+        return image, ()
 
 
-class CityscapesSemanticWriter(SemanticWriter[None]):
+class CityscapesSemanticWriter(SemanticWriter):
     """Writes a picture of label ids for each image; classes are train ids."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
         files = {image: folder / f"{image}_pred_labelIds.png" for image in dataset.images}
         super().__init__(dataset, folder, image_files=files)
 
-    def match(self, prediction: tuple[Any, np.ndarray]) -> None:
-        """Write the picture."""
+    def match(self, prediction: tuple[Any, np.ndarray]) -> Written:
         image, classes = prediction
         write_png(self.image_files[image], to_label_ids(classes))
+        return image, ()

@@ -25,11 +25,17 @@ from panoptic_dl.core.masks import decode_mask, encode_mask
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
+    make_instances,
     read_predictions,
     require_entries,
 )
-from panoptic_dl.predictions.instances import Detection, make_instances
-from panoptic_dl.predictions.writer import InstanceWriter, JsonParts, SemanticWriter
+from panoptic_dl.predictions.writer import (
+    Detection,
+    InstanceWriter,
+    JsonParts,
+    SemanticWriter,
+    Written,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -167,22 +173,18 @@ def _read_boxes(
                     f"{source} has other detections in image {image} than {file}: remove it, or "
                     "save both again"
                 )
-    boxes = {}
-    for image, each in entries.items():
-        boxes[image] = [_box(source, image, entry.get("bbox")) for entry in each]
-    return boxes
-
-
-def _box(file: Path, image: Hashable, box: Any) -> list[float]:
-    if not (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(type(side) in NUMBER and math.isfinite(side) for side in box)
-    ):
-        raise EvaluationError(
-            f'{file}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
-        )
-    return box
+    boxes = {image: [entry.get("bbox") for entry in each] for image, each in entries.items()}
+    for image, each in boxes.items():
+        for box in each:
+            if not (
+                isinstance(box, list)
+                and len(box) == 4
+                and all(type(side) in NUMBER and math.isfinite(side) for side in box)
+            ):
+                raise EvaluationError(
+                    f'{source}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
+                )
+    return boxes  # type: ignore[return-value]
 
 
 def _entries_by_image(
@@ -213,49 +215,39 @@ def _entries_by_image(
     return found
 
 
-class CocoInstanceWriter(InstanceWriter[tuple[Any, Entries, Entries]]):
+class CocoInstanceWriter(InstanceWriter):
     """Writes a file of masks and one of boxes; an image without instances has no entry."""
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
         name = f"detections_{dataset.split}_panoptic-dl_results.json"
         json_files = [JsonParts(folder / name), JsonParts(folder / "boxes" / name)]
         super().__init__(dataset, folder, json_files=json_files)
 
-    def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[Any, Entries, Entries]:
-        """Encode the instances: the image, entries with masks, entries with boxes."""
+    def match(self, prediction: tuple[Any, list[Detection]]) -> Written:
         image, detections = prediction
         masks, boxes = [], []
         for category, score, mask, (left, top, right, bottom) in detections:
             common = {"image_id": image, "category_id": category, "score": score}
             masks.append(common | {"segmentation": encode_mask(mask)})
             boxes.append(common | {"bbox": [left, top, right - left, bottom - top]})
-        return image, masks, boxes
-
-    def update(self, match: tuple[Any, Entries, Entries]) -> None:
-        """Write the entries."""
-        image, masks, boxes = match
-        self.json_files[0].append(image, masks)
-        self.json_files[1].append(image, boxes)
+        return image, (masks, boxes)
 
 
-class CocoSemanticWriter(SemanticWriter[Entries]):
+class CocoSemanticWriter(SemanticWriter):
     """Writes masks of classes.
 
     Where an image has no class anywhere, an empty mask of the first one says that it was seen.
     """
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
         name = f"stuff_{dataset.split}_panoptic-dl_results.json"
         super().__init__(dataset, folder, json_files=[JsonParts(folder / name)])
 
-    def match(self, prediction: tuple[Any, np.ndarray]) -> Entries:
-        """Encode the mask of each class."""
+    def match(self, prediction: tuple[Any, np.ndarray]) -> Written:
         image, classes = prediction
         ids = self.dataset.dataset_ids
         found = np.flatnonzero(np.bincount(classes.reshape(-1), minlength=len(ids) + 1)[:-1])
-        return [
+        entries = [
             {
                 "image_id": image,
                 "category_id": ids[category],
@@ -263,7 +255,4 @@ class CocoSemanticWriter(SemanticWriter[Entries]):
             }
             for category in found.tolist() or [0]
         ]
-
-    def update(self, match: Entries) -> None:
-        """Write the entries."""
-        self.json_files[0].append(match[0]["image_id"], match)
+        return image, [entries]

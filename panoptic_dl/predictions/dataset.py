@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import read_json
-from panoptic_dl.core.images import read_size
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, image_id
 
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instances": "instances", "semantic": "sem_seg"}
@@ -66,8 +68,7 @@ class PredictedDataset:
 
     def image_of(self, item: Mapping[str, Any]) -> Hashable:
         """The id of the image of a model's input: Cityscapes' id, or COCO's number."""
-        image: Hashable = image_id(item["file_name"]) if self.is_cityscapes else item["image_id"]
-        return image
+        return image_id(item["file_name"]) if self.is_cityscapes else item["image_id"]  # type: ignore[no-any-return]
 
 
 def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) -> PredictedDataset:
@@ -100,20 +101,18 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
             "(Cityscapes), panoptic_json or json_file (COCO)"
         )
     images: dict[Hashable, str] = {}
+    owners: dict[str, Hashable] = {}
     for record in DatasetCatalog.get(dataset) if records is None else records:
         if is_cityscapes:
-            image = image_id(record["file_name"])
-            images[image] = image
+            image = stem = image_id(record["file_name"])
         else:
-            images[record["image_id"]] = Path(record["file_name"]).stem
-    owners: dict[str, Hashable] = {}
-    for owner, stem in images.items():
-        if stem in owners:
+            image, stem = record["image_id"], Path(record["file_name"]).stem
+        images[image] = stem
+        if owners.setdefault(stem, image) != image:
             raise EvaluationError(
-                f"images {owners[stem]} and {owner} of {dataset} are both called {stem}: their "
+                f"images {owners[stem]} and {image} of {dataset} are both called {stem}: their "
                 "predictions would have one file; rename one of them"
             )
-        owners[stem] = owner
     return PredictedDataset(
         name=dataset,
         is_cityscapes=is_cityscapes,
@@ -172,17 +171,6 @@ def require_entries(
     return content
 
 
-def size_of(item: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) of the image file of a model's input, read from the file where not given.
-
-    Raises:
-        EvaluationError: the file cannot be read.
-    """
-    if "height" in item and "width" in item:
-        return int(item["height"]), int(item["width"])
-    return read_size(item["file_name"])
-
-
 def require_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
     """Raise `EvaluationError` unless a picture has the size (height, width) of the image."""
     if found != size:
@@ -190,3 +178,31 @@ def require_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> N
             f"{file} is {found}, the image {size} (height, width): predict at the size of the "
             "image file"
         )
+
+
+def make_instances(
+    masks: list[np.ndarray],
+    classes: list[int],
+    scores: list[float],
+    size: tuple[int, int],
+    *,
+    boxes: list[list[float]] | None = None,
+) -> Instances:
+    """Detectron2's `Instances` of an image of the size (height, width), maybe none.
+
+    `boxes` are left, top, width and height in pixels; None: around the masks.
+    """
+    pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
+    if boxes is None:
+        pred_boxes = BitMasks(pred_masks).get_bounding_boxes()
+    else:
+        corners = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        pred_boxes = Boxes(corners)
+    return Instances(
+        size,
+        pred_masks=pred_masks,
+        pred_boxes=pred_boxes,
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
+        scores=torch.tensor(scores, dtype=torch.float64),
+    )

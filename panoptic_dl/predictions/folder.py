@@ -13,11 +13,12 @@ masks; without texts, and without a panoptic file that owns them, PNGs are label
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.images import read_size
 from panoptic_dl.predictions.cityscapes import (
     CityscapesInstanceWriter,
     CityscapesSemanticWriter,
@@ -37,7 +38,6 @@ from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
     look_up,
-    size_of,
 )
 from panoptic_dl.predictions.panoptic import PanopticWriter, panoptic_reader, picture_folder
 from panoptic_dl.predictions.writer import PredictionWriter
@@ -46,6 +46,16 @@ JSON_PATTERNS = {
     "panoptic": ("panoptic_*.json", "cityscapes_panoptic_*.json"),
     "instances": ("detections_*.json",),
     "semantic": ("stuff_*.json",),
+}
+# The reader and the writer of each kind; Cityscapes' panoptic files are those of COCO.
+COCO: dict[str, Any] = {
+    "panoptic": (panoptic_reader, PanopticWriter),
+    "instances": (coco_instance_reader, CocoInstanceWriter),
+    "semantic": (coco_semantic_reader, CocoSemanticWriter),
+}
+CITYSCAPES: dict[str, Any] = {
+    "instances": (cityscapes_instance_reader, CityscapesInstanceWriter),
+    "semantic": (cityscapes_semantic_reader, CityscapesSemanticWriter),
 }
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
 IMAGE_ID = re.compile(r"[^_]+_[^_]+_\d+")  # <city>_<sequence>_<frame>
@@ -56,7 +66,7 @@ def prediction_writers(
     kinds: str | Sequence[str],
     folder: str | Path,
     records: Sequence[Mapping[str, Any]] | None = None,
-) -> list[PredictionWriter[Any, Any]]:
+) -> list[PredictionWriter[Any]]:
     """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
 
     Args:
@@ -78,18 +88,14 @@ def prediction_writers(
     if not wanted:
         return []
     predicted = look_up(dataset, records)
-    classes: dict[str, Any] = {
-        "panoptic": PanopticWriter,
-        "instances": CityscapesInstanceWriter if predicted.is_cityscapes else CocoInstanceWriter,
-        "semantic": CityscapesSemanticWriter if predicted.is_cityscapes else CocoSemanticWriter,
-    }
+    formats = COCO | CITYSCAPES if predicted.is_cityscapes else COCO
     for kind in wanted:
         if kind != "semantic" and predicted.things is None:
             raise ValueError(
                 f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
                 "or choose task=panoptic"
             )
-    return [classes[kind](predicted, Path(folder) / kind) for kind in wanted]
+    return [formats[kind][1](predicted, Path(folder) / kind) for kind in wanted]
 
 
 def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
@@ -130,10 +136,10 @@ class PredictionFolder:
             EvaluationError: there is nothing, or several files that could be meant; a JSON file
                 is torn.
         """
-        predicted, root = look_up(dataset), Path(folder)
+        self._dataset = predicted = look_up(dataset)
+        root = Path(folder)
         if not root.is_dir():
             raise EvaluationError(f"there is no folder {root}: name that of saved predictions")
-        self._dataset = predicted
         self._readers: dict[str, Reader] = {}
         for kind in KINDS if predicted.things is not None else ("semantic",):
             if kind in kinds and (reader := _make_reader(predicted, root, kind)) is not None:
@@ -160,7 +166,10 @@ class PredictionFolder:
         image = self._dataset.image_of(item)
         if image not in self._dataset.images:
             raise EvaluationError(f"image {image} is none of {self._dataset.name}")
-        size = size_of(item)
+        if "height" in item and "width" in item:
+            size = int(item["height"]), int(item["width"])
+        else:
+            size = read_size(item["file_name"])
         output = {OUTPUT_KEYS[kind]: read(image, size) for kind, read in self._readers.items()}
         if "panoptic_seg" in output:
             output["panoptic_seg"] = (output["panoptic_seg"], None)
@@ -171,20 +180,9 @@ def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader |
     """The reader of a kind; None where there are no files of it."""
     if dataset.is_cityscapes and kind != "panoptic":
         root, files = _find_city_files(dataset, folder, kind)
-        if not files:
-            return None
-        if kind == "instances":
-            return cityscapes_instance_reader(dataset, root, files)
-        return cityscapes_semantic_reader(dataset, root, files)
+        return CITYSCAPES[kind][0](dataset, root, files) if files else None
     file = _find_json(folder, kind)
-    if file is None:
-        return None
-    readers = {
-        "panoptic": panoptic_reader,
-        "instances": coco_instance_reader,
-        "semantic": coco_semantic_reader,
-    }
-    return readers[kind](dataset, file)
+    return COCO[kind][0](dataset, file) if file else None
 
 
 def _find_json(folder: Path, kind: str) -> Path | None:
@@ -212,30 +210,22 @@ def _find_city_files(
     """The folder of Cityscapes' files of a kind, and the files by image."""
     own_folder = folder / kind
     root, skipped = (own_folder, ()) if own_folder.is_dir() else (folder, KINDS)
-    found: dict[str, dict[Hashable, list[Path]]] = {
-        ".txt": defaultdict(list),
-        ".png": defaultdict(list),
-    }
-    for file in _walk(root, skipped):
-        image = IMAGE_ID.match(file.name)
-        if image and image[0] in dataset.images and file.suffix in found:
-            found[file.suffix][image[0]].append(file)
+    found: dict[str, dict[Hashable, list[Path]]] = {s: defaultdict(list) for s in (".txt", ".png")}
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(  # neither of other kinds, nor of the pictures of JSON files
+            name
+            for name in folders
+            if name not in skipped and not Path(parent, f"{name}.json").exists()
+        )
+        for file in (Path(parent, name) for name in sorted(names)):
+            image = IMAGE_ID.match(file.name)
+            if image and image[0] in dataset.images and file.suffix in found:
+                found[file.suffix][image[0]].append(file)
     if kind == "semantic" and root == folder:
         panoptic = _find_json(folder, "panoptic")
         if found[".txt"] or (panoptic is not None and picture_folder(panoptic) == folder):
             return root, {}  # the PNGs are masks of instances, or panoptic
     return root, found[SUFFIXES[kind]]
-
-
-def _walk(root: Path, skipped: Sequence[str]) -> Iterator[Path]:
-    """Files below a folder; not in folders of skipped names, nor in those of JSON files."""
-    for parent, folders, files in os.walk(root):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in skipped and not Path(parent, f"{name}.json").exists()
-        )
-        yield from (Path(parent, name) for name in sorted(files))
 
 
 def _nothing_found(dataset: PredictedDataset, folder: Path) -> str:

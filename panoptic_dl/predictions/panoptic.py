@@ -27,7 +27,7 @@ from panoptic_dl.predictions.dataset import (
     require_entries,
     require_size,
 )
-from panoptic_dl.predictions.writer import JsonParts, PredictionWriter, write_png
+from panoptic_dl.predictions.writer import JsonParts, PredictionWriter, Written, write_png
 
 
 def picture_folder(file: Path) -> Path:
@@ -135,7 +135,7 @@ def _labels(dataset: PredictedDataset, categories: Mapping[int, int], picture: P
     return labels
 
 
-class PanopticWriter(PredictionWriter[PanopticPrediction, dict[str, Any]]):
+class PanopticWriter(PredictionWriter[PanopticPrediction]):
     """Writes "panoptic_seg".
 
     That is (H, W) of category * label_divisor + instance, -1 where void, and None; or (H, W) ids, 0
@@ -145,7 +145,6 @@ class PanopticWriter(PredictionWriter[PanopticPrediction, dict[str, Any]]):
     needs = "panoptic_seg"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """See `PredictionWriter`."""
         if dataset.is_cityscapes:  # the default names of its script
             name, suffix = f"cityscapes_panoptic_{dataset.split}", "_panoptic.png"
         else:
@@ -163,8 +162,7 @@ class PanopticWriter(PredictionWriter[PanopticPrediction, dict[str, Any]]):
         panoptic, segments = output["panoptic_seg"]
         return image, panoptic.cpu().numpy().copy(), segments
 
-    def match(self, prediction: PanopticPrediction) -> dict[str, Any]:
-        """Write the picture; return the image's entry of the JSON file."""
+    def match(self, prediction: PanopticPrediction) -> Written:
         image, panoptic, segments = prediction
         with errors_name(image):
             if segments is None:
@@ -172,18 +170,13 @@ class PanopticWriter(PredictionWriter[PanopticPrediction, dict[str, Any]]):
             else:
                 ids, categories = panoptic, self._from_list(panoptic, segments)
         write_png(self.image_files[image], ids_to_colors(ids))
-        return {
-            "image_id": image,
-            "file_name": self.image_files[image].name,
-            "segments_info": [
-                {"id": segment_id, "category_id": self.dataset.dataset_ids[category]}
-                for segment_id, category in categories.items()
-            ],
-        }
-
-    def update(self, match: dict[str, Any]) -> None:
-        """Write the entry."""
-        self.json_files[0].append(match["image_id"], [match])
+        segments_info = [
+            {"id": segment_id, "category_id": self.dataset.dataset_ids[category]}
+            for segment_id, category in categories.items()
+        ]
+        name = self.image_files[image].name
+        entry = {"image_id": image, "file_name": name, "segments_info": segments_info}
+        return image, [[entry]]
 
     def _from_map(self, panoptic: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
         """Ids, (H, W) with 0 for void, and the contiguous category of each."""

@@ -14,9 +14,11 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from detectron2.structures import BitMasks
 from detectron2.utils import comm
 from PIL import Image
 
@@ -26,12 +28,12 @@ from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
 from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import PredictedDataset
-from panoptic_dl.predictions.instances import Detection, extract_instances
 
 logger = logging.getLogger(__name__)
 
 Taken = TypeVar("Taken")
-Written = TypeVar("Written")
+Written = tuple[Any, Sequence[Sequence[dict[str, Any]]]]
+"""An image's id, and its entries in each of a writer's JSON files."""
 
 
 class JsonParts:
@@ -187,7 +189,10 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def update(self, match: Written) -> None:
-        """Append to JSON files, if the format has any."""
+        """Append to the JSON files, if the format has any."""
+        image, entries = match
+        for parts, each in zip(self.json_files, entries, strict=True):
+            parts.append(image, each)
 
     def begin(self, item: dict[str, Any], output: dict[str, Any]) -> Any:
         """Count the image of an input as seen; return its id.
@@ -242,7 +247,16 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             parts.merge(self.dataset.images)
 
 
-class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Written]):
+class Detection(NamedTuple):
+    """One instance, on the CPU."""
+
+    category: int  # dataset id
+    score: float
+    mask: np.ndarray  # (H, W) bool
+    box: list[float]  # x0, y0, x1, y1 in pixels, right and bottom exclusive
+
+
+class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]]]):
     """Writes "instances" with `pred_masks`, `pred_classes`, `scores` and, if any, `pred_boxes`.
 
     Scores are written with all digits. An output without "instances" has found nothing.
@@ -252,13 +266,35 @@ class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]], Written]):
     is_required = False
 
     def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
-        """Move the instances to the CPU."""
-        image = self.begin(item, output)
+        """Move the instances to the CPU.
+
+        Raises:
+            EvaluationError: a class is none of the dataset's, a score is not finite.
+        """
+        image, instances = self.begin(item, output), output.get("instances")
+        if instances is None:
+            return image, []
+        ids = self.dataset.instance_ids
+        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
         with errors_name(image):
-            return image, extract_instances(output, self.dataset.instance_ids)
+            for category in classes:
+                if category not in ids:
+                    raise EvaluationError(
+                        f"a predicted instance has class {category}, which is none of the "
+                        f"{len(ids)} classes with instances"
+                    )
+            if not np.isfinite(scores).all():
+                raise EvaluationError("the score of a predicted instance is not finite")
+        masks = instances.pred_masks
+        if masks.dtype != torch.bool:
+            masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
+        has_boxes = instances.has("pred_boxes")
+        boxes = instances.pred_boxes if has_boxes else BitMasks(masks).get_bounding_boxes()
+        rows = zip(classes, scores, masks.cpu().numpy(), boxes.tensor.tolist(), strict=True)
+        return image, [Detection(ids[category], *rest) for category, *rest in rows]
 
 
-class SemanticWriter(PredictionWriter[tuple[Any, np.ndarray], Written]):
+class SemanticWriter(PredictionWriter[tuple[Any, np.ndarray]]):
     """Writes "sem_seg": (K, H, W) scores, or (H, W) classes, of which all others mean none."""
 
     needs = "sem_seg"
