@@ -93,7 +93,7 @@ def results_page(records: Sequence[Mapping[str, Any]], rows: Sequence[PublishedR
         else "None of these rows has been run by this project yet: own figures are empty."
     )
     parts = [HEAD, "## The published tables", f"{state} Verdicts: {STATED}"]
-    parts += [table_markdown(with_facts(table), level=3, runs=False) for table in published]
+    parts += [table_markdown(with_facts(table), runs=False) for table in published]
     parts.append("## What else has been run")
     if others:
         parts.append(
@@ -102,7 +102,7 @@ def results_page(records: Sequence[Mapping[str, Any]], rows: Sequence[PublishedR
         )
     else:
         parts.append("Nothing.")
-    parts += [table_markdown(with_facts(table), level=3, runs=False) for table in others]
+    parts += [table_markdown(with_facts(table), runs=False) for table in others]
     return "\n\n".join(parts) + "\n"
 
 

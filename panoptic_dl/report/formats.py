@@ -53,33 +53,24 @@ def line_texts(line: Line, table: Table) -> list[str]:
 def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     """The whole report."""
     parts = ["# Report", "Figures are percentages; ± is the standard deviation over n seeds."]
-    published = [table for table in tables if table.published]
-    if published:
-        parts += ["## Own and published figures", f"Verdicts: {STATED}"]
-        parts += [table_markdown(table, level=3) for table in published]
-    others = [table for table in tables if not table.published]
-    if others:
-        parts += ["## Other runs", "Nobody published figures for these; there are no verdicts."]
-        parts += [table_markdown(table, level=3) for table in others]
-    failed = [run for run in collected.runs if run.status == "failed"]
-    lists = [
-        ("Failed", [f"`{_code(run.label)}`: {_inline(run.error or '?')}" for run in failed]),
-        ("Not started", [f"`{_code(label)}`" for label, _ in collected.planned]),
-        ("Unreadable", [f"`{_code(x)}`: {_inline(reason)}" for x, reason in collected.unreadable]),
-    ]
-    for title, items in lists:
+    for published, head in (
+        (True, ["## Own and published figures", f"Verdicts: {STATED}"]),
+        (False, ["## Other runs", "Nobody published figures for these; there are no verdicts."]),
+    ):
+        texts = [table_markdown(table) for table in tables if table.published == published]
+        parts += head + texts if texts else []
+    failed = [(run.label, run.error or "?") for run in collected.runs if run.status == "failed"]
+    planned = [(label, "") for label, _ in collected.planned]
+    lists = {"Failed": failed, "Not started": planned, "Unreadable": collected.unreadable}
+    for title, items in lists.items():
         if items:
-            parts += [f"## {title}", "\n".join(f"* {item}" for item in items)]
+            lines = (f"* `{_code(x)}`" + (f": {_inline(why)}" if why else "") for x, why in items)
+            parts += [f"## {title}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def table_markdown(table: Table, level: int = 2, runs: bool = True) -> str:
-    """A heading, a table, and the notes of its lines.
-
-    Args:
-        level: of the heading.
-        runs: whether the folders of runs are named.
-    """
+def table_markdown(table: Table, runs: bool = True) -> str:
+    """A heading, a table, and the notes of its lines; `runs`: with the folders of runs."""
     headings = ["row", *(["run"] if runs else [])]
     for name in map(metric_name, table.columns):
         headings += [f"{name} {kind}" for kind in SHORT] if table.published else [name]
@@ -91,7 +82,11 @@ def table_markdown(table: Table, level: int = 2, runs: bool = True) -> str:
         if line.notes:
             notes.append(f"({len(notes) + 1}) {_inline('; '.join(line.notes))}")
             mark = f" ({len(notes)})"
-        cells = [_inline(line.title) + mark, *([_inline(_run_text(line))] if runs else [])]
+        cells = [_inline(line.title) + mark]
+        if runs:
+            count = len(line.group.finished) if line.group else 0
+            label = line.group.first.label if line.group else ""
+            cells.append(_inline(label + (f" (n={count})" if count > 1 else "")))
         cells += line_texts(line, table)
         cells += [_inline(line.verdict.text)] if line.verdict else []
         rows.append(cells)
@@ -99,16 +94,8 @@ def table_markdown(table: Table, level: int = 2, runs: bool = True) -> str:
     right = ["right"] * (len(headings) - len(left) - table.published)
     align = (*left, *right, *(["left"] if table.published else []))
     text = tabulate(rows, headings, "github", colalign=align, disable_numparse=True)
-    parts = [f"{'#' * level} {_inline(table.title)}", text]
+    parts = [f"### {_inline(table.title)}", text]
     return "\n\n".join([*parts, *(["  \n".join(notes)] if notes else [])])
-
-
-def _run_text(line: Line) -> str:
-    """The run, with the number of seeds where there are several."""
-    if line.group is None:
-        return ""
-    count = len(line.group.finished)
-    return line.group.first.label + (f" (n={count})" if count > 1 else "")
 
 
 def _inline(text: str) -> str:
@@ -162,23 +149,19 @@ def _table(table: Table) -> str:
         lines.append(" & ".join(cells) + " \\\\")
     notes = [f"{line.title}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
     caption = " ".join([f"{escape(table.title)}.", *([escape(" ".join(notes))] if notes else [])])
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering",
-            "\\setlength{\\tabcolsep}{3pt}",
-            f"\\caption{{{caption}}}",
-            f"\\label{{tab:{table.key}}}",
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            *head,
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    )
+    body = "\n".join([*head, "\\midrule", *lines])
+    letters = "".join(x if x.isalnum() and x.isascii() else " " for x in table.title.lower())
+    return rf"""\begin{{table}}
+\centering
+\setlength{{\tabcolsep}}{{3pt}}
+\caption{{{caption}}}
+\label{{tab:{"-".join(letters.split()) or "table"}}}
+\begin{{tabular}}{{{columns}}}
+\toprule
+{body}
+\bottomrule
+\end{{tabular}}
+\end{{table}}"""
 
 
 def report_csv(tables: Sequence[Table]) -> str:

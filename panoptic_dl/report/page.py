@@ -7,10 +7,11 @@ images for every run, and what differs between the configs of a table's runs.
 import base64
 import hashlib
 import io
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def make_report(
     """
     collected = collect(folders)
     benchmarks, unreadable = read_benchmarks(collected.runs)
-    collected = Collected(collected.runs, [*collected.unreadable, *unreadable], collected.planned)
+    collected = replace(collected, unreadable=[*collected.unreadable, *unreadable])
     tables = build_tables(collected.runs, published_rows())
     out.mkdir(parents=True, exist_ok=True)
     markdown = report_markdown(tables, collected)
@@ -157,16 +158,13 @@ def render_page(
     for level, detail in enumerate(LEVELS):
         shown, remarks = _galleries(tables, detail)
         notes = [*([detail.note] if level else []), *unread, *remarks]
-        parts: dict[str, Any] = {
-            "tables": tables,
-            "learning": learning_curves(tables, curves, detail.points),
-            "classes": _compare_classes(tables) if detail.classes else [],
-            "speed": speeds(tables, curves, benchmarks),
-            "galleries": shown,
-            "differences": _compare_settings(tables) if detail.settings else [],
-        }
         page = template.render(
-            **parts,
+            tables=tables,
+            learning=learning_curves(tables, curves, detail.points),
+            classes=_compare_classes(tables) if detail.classes else [],
+            speed=speeds(tables, curves, benchmarks),
+            galleries=shown,
+            differences=_compare_settings(tables) if detail.settings else [],
             runs=collected.runs,
             planned=collected.planned,
             unreadable=collected.unreadable,
@@ -175,7 +173,6 @@ def render_page(
             made=made,
             num_runs=len(collected.runs),
             counts=_counts(tables, collected),
-            sections=_sections(parts),
             ids={run.label: index for index, run in enumerate(collected.runs)},
             style=Markup(style),
             script=Markup(script),
@@ -241,21 +238,6 @@ def _counts(
     return [("Published rows", rows), ("Runs", runs)]
 
 
-def _sections(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    others = [table for table in parts["tables"] if not table.published]
-    wanted = (
-        ("published", "Published", True),
-        ("others", "Other runs", others),
-        ("curves", "Curves", parts["learning"]),
-        ("classes", "Classes", parts["classes"]),
-        ("speed", "Speed", parts["speed"]),
-        ("gallery", "Pictures", parts["galleries"]),
-        ("differences", "Differences", parts["differences"]),
-        ("runs", "Runs", True),
-    )
-    return [(key, title) for key, title, there in wanted if there]
-
-
 def _policy(style: str, script: str) -> str:
     """Nothing from anywhere, but pictures inside the page and these very texts."""
     hashes = [
@@ -276,17 +258,24 @@ def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """
     found = []
     for table in tables:
+        runs = [line.group.first for line in table.lines if line.group]
         for task, measure, _ in CLASS_CHARTS:
-            columns = {}
-            for line in table.lines:
-                run = line.group.first if line.group else None
-                values = _of_classes(run.results, task, measure) if run and run.finished else {}
-                if run and values:
-                    columns[run.label] = values
+            values = {r.label: _of_classes(r.results, task, measure) for r in runs if r.finished}
+            columns = {label: by_class for label, by_class in values.items() if by_class}
             if columns:
-                found.append(_class_table(table.title, measure, columns))
+                names = dict.fromkeys(itertools.chain.from_iterable(columns.values()))
+                rows = [(n, [each.get(n, math.nan) for each in columns.values()]) for n in names]
+                rows.sort(key=lambda row: _mean(row[1]), reverse=True)
+                about = {"title": table.title, "measure": measure}
+                found.append(about | {"runs": list(columns), "rows": rows})
                 break
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over those that are known; below all others where none is."""
+    present = [value for value in values if math.isfinite(value)]
+    return sum(present) / len(present) if present else -1.0
 
 
 def _of_classes(results: Mapping[str, object], task: str, measure: str) -> dict[str, float]:
@@ -302,21 +291,6 @@ def _of_classes(results: Mapping[str, object], task: str, measure: str) -> dict[
     return found
 
 
-def _class_table(
-    title: str, measure: str, columns: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
-    names = dict.fromkeys(name for values in columns.values() for name in values)
-    rows = [(n, [values.get(n, math.nan) for values in columns.values()]) for n in names]
-
-    def mean(row: tuple[str, list[float]]) -> float:
-        """Over the runs that have it; below all others where none has."""
-        present = [value for value in row[1] if math.isfinite(value)]
-        return sum(present) / len(present) if present else -1.0
-
-    rows.sort(key=mean, reverse=True)
-    return {"title": title, "measure": measure, "runs": list(columns), "rows": rows}
-
-
 def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Settings that differ between the runs of a table: "title", "runs", "rows" and "more".
 
@@ -326,18 +300,16 @@ def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
     for table in tables:
         runs = [line.group.first for line in table.lines if line.group]
         runs = [run for run in runs if run.settings]
-        if len(runs) > 1:
-            rows = differing([run.settings for run in runs])
-            if rows:
-                shown = [(k, [_shorten(v) for v in values]) for k, values in rows]
-                found.append(
-                    {
-                        "title": table.title,
-                        "runs": [run.label for run in runs],
-                        "rows": shown[:MAX_DIFFERENCES],
-                        "more": len(shown[MAX_DIFFERENCES:]),
-                    }
-                )
+        rows = [(k, [_shorten(v) for v in vs]) for k, vs in differing([r.settings for r in runs])]
+        if rows:
+            found.append(
+                {
+                    "title": table.title,
+                    "runs": [run.label for run in runs],
+                    "rows": rows[:MAX_DIFFERENCES],
+                    "more": len(rows[MAX_DIFFERENCES:]),
+                }
+            )
     return found
 
 

@@ -115,10 +115,8 @@ def speeds(
         own = [benchmark for benchmark in benchmarks if benchmark.row in rows]
         costs = [_cost(run, curves[run.label]) for run in table.runs]
         if costs or own:
-            charts = _speed_charts(table, own)
-            found.append(
-                {"title": table.title, "costs": costs, "benchmarks": own, "charts": charts}
-            )
+            about = {"title": table.title, "costs": costs, "benchmarks": own}
+            found.append(about | {"charts": _speed_charts(table, own)})
     return found
 
 

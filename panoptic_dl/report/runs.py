@@ -261,7 +261,12 @@ def collect(folders: Sequence[Path]) -> Collected:
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
         closed: list[OSError] = []
         for folder, files in _folders(root, seen, closed):
-            label = _unused(_label(root, folder, several), labels)
+            wanted = label = _label(root, folder, several)
+            number = 1
+            while label in labels:  # that of another folder, found elsewhere
+                number += 1
+                label = f"{wanted} ({number})"
+            labels.add(label)
             try:
                 if SWEEP in files:
                     _, experiments = run_folder.read_sweep(folder)
@@ -317,16 +322,6 @@ def _label(root: Path, folder: Path, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
     return encodable(str(below) if not several and below.parts else str(Path(name, below)))
-
-
-def _unused(label: str, labels: set[str]) -> str:
-    """The label, with a number where another folder of that name was found elsewhere."""
-    number, wanted = 1, label
-    while wanted in labels:
-        number += 1
-        wanted = f"{label} ({number})"
-    labels.add(wanted)
-    return wanted
 
 
 def _reason(error: Exception) -> str:
@@ -426,15 +421,12 @@ def read_curves(file: Path) -> Curves:
     """
     if not file.is_file():
         return Curves()
-    steps: dict[int, Mapping[str, Any]] = {}
-    evaluations: dict[int, Mapping[str, Any]] = {}
-    damaged = 0
-    for line in _lines(file):
-        if line is None:
-            damaged += 1
-        else:
-            (steps if "total_loss" in line else evaluations)[line["iteration"] + 1] = line
-    return Curves(_by_name(steps), _by_name(evaluations), damaged)
+    lines = list(_lines(file))
+    steps, evaluations = (
+        {x["iteration"] + 1: x for x in lines if x is not None and ("total_loss" in x) == training}
+        for training in (True, False)
+    )
+    return Curves(_by_name(steps), _by_name(evaluations), lines.count(None))
 
 
 def thinned(points: Points, most: int) -> Points:

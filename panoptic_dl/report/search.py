@@ -1,5 +1,6 @@
 """A search: its best trial with its command, a table of all trials, and a picture."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -122,7 +123,6 @@ def _draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
 
     Args:
         record: what `search.json` holds; at least one trial has finished.
-        file: of the picture.
         metric: its name, such as PQ.
     """
     from matplotlib.figure import Figure
@@ -160,9 +160,7 @@ def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
     better = max if record["direction"] == "maximize" else min
     numbers = [trial["number"] for trial in finished]
     last = len(record["trials"]) - 1
-    so_far = [finished[0]["value"]]
-    for trial in finished[1:]:
-        so_far.append(better(so_far[-1], trial["value"]))
+    so_far = list(itertools.accumulate((trial["value"] for trial in finished), better))
     axes.step(
         [*numbers, last + 0.4],
         [*so_far, so_far[-1]],
@@ -198,13 +196,10 @@ def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
     axes.set_ylabel(metric, fontsize=9, color=TEXT)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _plain(axes)
-    handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        handles,
-        labels,
         loc="lower right",
         bbox_to_anchor=(1.005, 1.0),
-        ncols=len(labels),
+        ncols=len(axes.get_legend_handles_labels()[1]),
         frameon=False,
         fontsize=9,
         columnspacing=1.2,
@@ -257,8 +252,8 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
     best = record["trials"][record["best"]]
     if place(best) is not None:
         axes.scatter(
-            [place(best)],
-            [best["value"]],
+            place(best),
+            best["value"],
             marker="*",
             s=190,
             color=YELLOW,

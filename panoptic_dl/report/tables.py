@@ -28,7 +28,7 @@ NAMES = {
     "coco": "COCO",
     "toy_cityscapes": "toy Cityscapes",
     "toy_coco": "toy COCO",
-}  # of options, as papers print them
+}  # of options, as papers print them; one of a user's own is its file's name
 
 TOLERANCE, WIDE = 0.5, 1.5  # percentage points
 JUDGED = ("PQ", "mIoU")
@@ -45,11 +45,6 @@ STATED = (
 PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
 HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
-
-
-def _option_name(option: str) -> str:
-    """An option as papers print it; one of a user's own is its file's name."""
-    return NAMES.get(option, option)
 
 
 def metric_name(name: str) -> str:
@@ -157,9 +152,7 @@ class _Verdict:
     @property
     def kind(self) -> str:
         """One word for colors: better, reproduced, below, open, failed."""
-        if self.word in ("better", "reproduced", "below", "failed"):
-            return self.word
-        return "open"
+        return self.word if self.word in ("better", "reproduced", "below", "failed") else "open"
 
 
 def judge(group: Group, row: PublishedRow) -> _Verdict:
@@ -192,9 +185,8 @@ def compare_metrics(
     low = [name for name, value in differences.items() if value < -tolerance - 1e-6]
     if low:
         return _Verdict("below", "" if low == [main] else " and ".join(low), tolerance)
-    if differences[main] > tolerance + 1e-6:
-        return _Verdict("better", "", tolerance)
-    return _Verdict("reproduced", "", tolerance)
+    better = differences[main] > tolerance + 1e-6
+    return _Verdict("better" if better else "reproduced", "", tolerance)
 
 
 def _refusal(run: Run, row: PublishedRow) -> str:
@@ -215,9 +207,9 @@ def _refusal(run: Run, row: PublishedRow) -> str:
     numbers = [run.train.get(name) for name in ("iterations", "batch_size")]
     known = all(isinstance(number, (int, float)) for number in numbers)
     seen = math.prod(map(float, numbers)) if known else 0.0  # type: ignore[arg-type]
-    if run.mode == "train" and seen < MIN_TRAINING * row.iterations * row.batch_size:
-        share = 100 * seen / (row.iterations * row.batch_size)
-        return f"trial: {share:.2g} % of the training"
+    share = seen / (row.iterations * row.batch_size)
+    if run.mode == "train" and share < MIN_TRAINING:
+        return f"trial: {100 * share:.2g} % of the training"
     return ""
 
 
@@ -235,16 +227,6 @@ def _training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
             found.append(f"{name.replace('_', ' ')} {shown}, published {of}")
     lr = run.setting(LEARNING_RATE) if LEARNING_RATE in map(_key, run.overrides) else None
     return [*found, f"{LEARNING_RATE} {lr}"] if lr is not None else found
-
-
-def _recipe_note(run: Run, row: PublishedRow) -> str:
-    """Which recipe a run of a corrected one has; "" where there is only one."""
-    if not row.other_recipes:
-        return ""
-    if run.choices.get("recipe") == row.recipe:
-        return "old recipe, that of the published figures"
-    note = run.published_note or f"published figures are of recipe={row.recipe}"
-    return f"corrected recipe: {note}"
 
 
 def _key(override: str) -> str:
@@ -293,12 +275,6 @@ class Table:
     published: bool = False
 
     @property
-    def key(self) -> str:
-        """For names of anchors and labels."""
-        letters = (x if x.isalnum() and x.isascii() else " " for x in self.title.lower())
-        return "-".join("".join(letters).split()) or "table"
-
-    @property
     def runs(self) -> list[Run]:
         """All runs, in the order of the lines."""
         return [run for line in self.lines if line.group for run in line.group.runs]
@@ -315,19 +291,22 @@ def build_tables(runs: Sequence[Run], rows: Sequence[PublishedRow]) -> list[Tabl
         members = [row for row in rows if row.table == key]
         lines = [line for row in members for line in _published_lines(row, of_row.get(row.row, []))]
         dataset, task, head = key
-        title = ", ".join([_option_name(dataset), task, head])
+        title = f"{NAMES.get(dataset, dataset)}, {task}, {head}"
         columns = [c for c in PUBLISHED if any(c in row.metrics for row in members)]
         tables.append(Table(title, columns, lines, published=True))
     known = {row.row for row in rows}
     others: dict[str, list[Group]] = {}
     for group in groups:
         if group.first.row not in known:
-            others.setdefault(_kind(group.first), []).append(group)
+            chosen, title = group.first.choices, group.first.row
+            if chosen.get("dataset") and chosen.get("task"):
+                title = f"{NAMES.get(chosen['dataset'], chosen['dataset'])}, {chosen['task']}"
+            others.setdefault(title, []).append(group)
     return tables + [_other_table(title, members) for title, members in others.items()]
 
 
 def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
-    title = _option_name(row.backbone)
+    title = NAMES.get(row.backbone, row.backbone)
     if not groups:
         cells = {name: Cell(None, value) for name, value in row.metrics.items()}
         return [Line(title, row.row, cells, _Verdict("not run"))]
@@ -338,10 +317,13 @@ def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
         notes: list[str] = []
         if run.finished and not _refusal(run, row):
             notes += _training_differences(run, row)
-        notes += filter(None, [_recipe_note(run, row)])
-        lines.append(
-            Line(title, row.row, cells, judge(group, row), [*notes, *_notes(group)], group)
-        )
+        if row.other_recipes and run.choices.get("recipe") == row.recipe:
+            notes.append("old recipe, that of the published figures")
+        elif row.other_recipes:
+            note = run.published_note or f"published figures are of recipe={row.recipe}"
+            notes.append(f"corrected recipe: {note}")
+        notes += _notes(group)
+        lines.append(Line(title, row.row, cells, judge(group, row), notes, group))
     return lines
 
 
@@ -350,20 +332,21 @@ def _other_table(title: str, groups: Sequence[Group]) -> Table:
     lines = []
     for group in groups:
         run = group.first
-        parts = [_option_name(run.choices[g]) for g in ("backbone", "head") if g in run.choices]
+        parts = [run.choices[group] for group in ("backbone", "head") if group in run.choices]
         cells = {name: Cell(group.metric(name)) for name in columns}
         notes = [] if run.finished else [run.status]
         notes += [f"trial: {run.trial}"] if run.trial else []
         lines.append(
-            Line(", ".join(parts) or run.row, run.row, cells, None, notes + _notes(group), group)
+            Line(
+                ", ".join(NAMES.get(x, x) for x in parts) or run.row,
+                run.row,
+                cells,
+                None,
+                notes + _notes(group),
+                group,
+            )
         )
     return Table(title, columns, lines)
-
-
-def _kind(run: Run) -> str:
-    """The table of a run without a published row."""
-    dataset, task = (run.choices.get(group) for group in ("dataset", "task"))
-    return f"{_option_name(dataset)}, {task}" if dataset and task else run.row
 
 
 def _notes(group: Group) -> list[str]:
