@@ -4,15 +4,18 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from panoptic_dl.config import compose, composition
+from run import main, work
 from run import run as run_job
-from run import work
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -62,6 +65,22 @@ def command_line(*overrides: str) -> float | None:
         job.runtime.output_dir = config.run_dir
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
     return run_job(config, job)
+
+
+def multirun(
+    *overrides: object, task: Callable[[DictConfig], Any] | None = None, conf: Path | None = None
+) -> Any:
+    """What `python run.py -m` does with its command line, in this process.
+
+    Args:
+        task: what each job runs in place of a run.
+        conf: the folder of `config.yaml`.
+    """
+    composition.register()
+    words = ["hydra.mode=MULTIRUN", "hydra/hydra_logging=none", *map(str, overrides)]
+    with hydra.initialize_config_dir(str(conf or composition.CONF), version_base="1.3"):
+        program = GlobalHydra.instance().hydra
+        return program.multirun("config", task or main.__wrapped__, words, False)
 
 
 def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

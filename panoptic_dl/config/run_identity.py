@@ -1,5 +1,6 @@
 """What a run is: its parts, its command, its folder, and a hash of what its metrics depend on."""
 
+import copy
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import current_name
-from panoptic_dl.core.run_folder import CONFIG
+from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.core.settings import experiment_name
 
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
@@ -169,17 +170,19 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
 def differences(config: DictConfig, folder: Path) -> list[str]:
     """Keys that metrics depend on and that the run in `folder` had otherwise.
 
-    Both configs are resolved on this machine, with the same folders; names that have moved since
+    Ours is resolved with the folders, workers and so on of that run; names that have moved since
     are the same.
 
     Raises:
         OSError: the run has left no config.
     """
-    saved = OmegaConf.load(folder / CONFIG)
+    saved = OmegaConf.load(folder / RESOLVED)  # Hydra has just written ours over config.yaml
+    own = copy.deepcopy(config)
     for key in NO_PART:
-        if OmegaConf.select(saved, key, throw_on_missing=False) is not None:
-            OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False)
-    trees: Any = [OmegaConf.to_container(each, resolve=True) for each in (saved, config)]
+        value = OmegaConf.select(saved, key)
+        if value is not None:
+            OmegaConf.update(own, key, value, merge=False, force_add=True)
+    trees: Any = [OmegaConf.to_container(each, resolve=True) for each in (saved, own)]
     for tree in trees:  # resolved it is schedule.warmup_iters; older runs do not have it
         tree.get("recipe_record", {}).pop("warmup_iters", None)
     return differing_keys(*map(figures_config, trees))
