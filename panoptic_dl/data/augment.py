@@ -105,7 +105,7 @@ class Augment:
                 break
             size = plan.rows.stop - plan.rows.start, plan.columns.stop - plan.columns.start
             transform = _draw(augmentation, size)
-            if not _leaves_pixels(transform) or not _add_to(plan, transform):
+            if not _add_to(plan, transform):
                 plan.rest = [transform, *self.augmentations[number + 1 :]]
                 break
         return plan
@@ -126,26 +126,24 @@ def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
     return augmentation.get_transform(blank)
 
 
-def _leaves_pixels(transform: Any) -> bool:
-    """Whether an image is left; if not, Detectron2 makes an empty sample, or its own error."""
-    if type(transform) is T.ResizeTransform:
-        return bool(transform.new_h and transform.new_w)
-    return type(transform) is not T.CropTransform or bool(transform.w and transform.h)
-
-
 def _add_to(plan: _Plan, transform: Any) -> bool:
-    """Add a transform to the plan; False if it cannot be done with those before."""
+    """Add a transform to the plan; False if it cannot be done with those before.
+
+    Nor can one that leaves no pixels: Detectron2 makes an empty sample, or its own error.
+    """
     rows, columns = plan.rows, plan.columns
     if isinstance(transform, T.NoOpTransform):
         return True
     if type(transform) is T.ResizeTransform and transform.interp == Image.Resampling.BILINEAR:
         if plan.flips or not (rows.is_whole and columns.is_whole):
             return False
+        if not (transform.new_h and transform.new_w):
+            return False
         plan.rows = _Axis(rows.old, transform.new_h, 0, transform.new_h)
         plan.columns = _Axis(columns.old, transform.new_w, 0, transform.new_w)
         return True
     if type(transform) is T.CropTransform:
-        if plan.flips:
+        if plan.flips or not (transform.w and transform.h):
             return False
         top, left = rows.start + transform.y0, columns.start + transform.x0
         plan.rows = rows._replace(start=top, stop=min(top + transform.h, rows.stop))
@@ -192,18 +190,13 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
     pixels = image.rows(rows.last)[rows.first : rows.last, columns.first : columns.last]
     part = Image.fromarray(np.ascontiguousarray(pixels))
     for axis in order:
-        part = _resized(part, axis, rows if axis == 0 else columns)
+        width, height = part.size
+        if axis == 0:
+            size, box = (width, rows.size), (0, rows.box[0], width, rows.box[1])
+        else:
+            size, box = (columns.size, height), (columns.box[0], 0, columns.box[1], height)
+        part = part.resize(size, Image.Resampling.BILINEAR, box)
     return _flipped(np.asarray(part)[rows.crop, columns.crop], plan.flips)
-
-
-def _resized(image: Image.Image, axis: int, part: _Part) -> Image.Image:
-    """Resize along one axis: 0 the rows, 1 the columns."""
-    width, height = image.size
-    if axis == 0:
-        size, box = (width, part.size), (0, part.box[0], width, part.box[1])
-    else:
-        size, box = (part.size, height), (part.box[0], 0, part.box[1], height)
-    return image.resize(size, Image.Resampling.BILINEAR, box)
 
 
 @lru_cache(maxsize=4096)

@@ -75,7 +75,9 @@ class DecodedCache:
             self._remove(entry)
         pixels = decode()
         if self._accepts_files and not entry.exists():
-            self._add(entry, key, _narrowest(pixels))
+            # Ids of Cityscapes fit into two bytes.
+            narrowest = np.min_scalar_type(int(pixels.max(initial=0)))
+            self._add(entry, key, pixels.astype(narrowest, copy=False))
         return pixels
 
     def _add(self, entry: Path, key: str, pixels: NDArray[np.integer]) -> None:
@@ -125,10 +127,3 @@ class DecodedCache:
     def _measure(self) -> int:
         entries = self.folder.glob("*/*.npy")
         return sum(file.stat().st_size for file in entries if not file.name.startswith("."))
-
-
-def _narrowest(pixels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The same numbers in the fewest bytes: ids of Cityscapes fit into two."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return pixels.astype(np.min_scalar_type(int(pixels.max(initial=0))))

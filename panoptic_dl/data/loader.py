@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
@@ -113,12 +112,10 @@ class TrainLoader:
         overfit_batches: int = 0,
         max_bad_samples: int = 0,
     ) -> None:
-        for name, number in (
-            ("train.overfit_batches", overfit_batches),
-            ("dataset.max_bad_samples", max_bad_samples),
-        ):
-            if not isinstance(number, int) or number < 0:
-                raise ValueError(f"{name}={number} must be a whole number, at least 0")
+        if not isinstance(max_bad_samples, int) or max_bad_samples < 0:
+            raise ValueError(
+                f"dataset.max_bad_samples={max_bad_samples} must be a whole number, at least 0"
+            )
         self._rank, self._num_processes = comm.get_rank(), comm.get_world_size()
         self.accumulate = accumulation(batch_size, self._num_processes, images_per_gpu, accumulate)
         self._group_size = batch_size // self._num_processes // self.accumulate
@@ -142,21 +139,22 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on after the last step that was taken, or that was loaded."""
-        on_gpu = self.device is not None and self.device.type == "cuda"
+        gpu = self.device if self.device is not None and self.device.type == "cuda" else None
+        own = slice(self._rank, None, self._num_processes)
         loader = torch.utils.data.DataLoader(
             _Samples(self._dataset, self._mapper, self.seed, self.max_bad_samples),
-            batch_sampler=_BatchSampler(self._coming_steps(), self._rank, self._num_processes),
+            batch_sampler=(group for step in self._coming_steps() for group in step[own]),
             num_workers=self._num_workers,
             collate_fn=list,
             worker_init_fn=_ignore_signals if self._num_workers else None,
             # The default in a process that was spawned is to spawn: tens of seconds of imports.
             multiprocessing_context="fork" if self._num_workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers are left alone
-            pin_memory=on_gpu,
+            pin_memory=gpu is not None,
         )
         batches: Iterator[Batch] = iter(loader)
-        if self.device is not None and on_gpu:
-            batches = prefetch_to_gpu(batches, self.device)
+        if gpu is not None:
+            batches = prefetch_to_gpu(batches, gpu)
         while True:
             for part in range(self.accumulate):
                 batch = _next_batch(batches)
@@ -277,18 +275,7 @@ class _Samples(torch.utils.data.Dataset[dict[str, Any]]):
                 if len(bad) > self.max_bad or attempt == ATTEMPTS - 1:
                     raise
                 index = int(choice.randint(len(self.records)))
-        raise AssertionError("unreachable")
-
-
-class _BatchSampler:
-    """Of each step's groups those of one process."""
-
-    def __init__(self, steps: Iterator[Step], rank: int, num_processes: int) -> None:
-        self._steps, self._rank, self._num_processes = steps, rank, num_processes
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for groups in self._steps:
-            yield from groups[self._rank :: self._num_processes]
+        raise AssertionError
 
 
 def _shapes(records: Sequence[dict[str, Any]]) -> list[int]:
@@ -328,14 +315,9 @@ def _ignore_signals(worker: int) -> None:
     finishing its step, for which it needs its workers.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
-    for name in ("SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_soon)
-
-
-def _end_soon(number: int, frame: FrameType | None) -> None:
-    signal.alarm(GRACE)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -148,20 +148,16 @@ class SemanticTrainMapper(TrainMapper):
         panoptic = "sem_seg_file_name" not in record
         image, label = self._open(sample, panoptic=panoptic)
         if panoptic:
-            label = self._classes_of(label, record)
+            ids = label
+            label = Source(
+                ids.file, "L", ids.shape, lambda stop: self.spec.to_semantic(ids.rows(stop), record)
+            )
         for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info"):
             sample.pop(key, None)
         pixels, classes = self.augment(image, label)
         sample["image"] = _to_tensor(pixels)
         sample["sem_seg"] = torch.from_numpy(classes.astype(np.int64))
         return sample
-
-    def _classes_of(self, ids: Source, record: dict[str, Any]) -> Source:
-        """The classes of a panoptic label."""
-        spec = self.spec
-        return Source(
-            ids.file, "L", ids.shape, lambda stop: spec.to_semantic(ids.rows(stop), record)
-        )
 
 
 class TestMapper:

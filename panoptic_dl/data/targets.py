@@ -6,7 +6,8 @@ pixels where that one compares all of them with each segment's id, up to five ti
 Shapes: H W pixels, S segments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from panoptic_dl.core.images import segment_numbers
 OFFSET_DTYPE = (np.float64(0.5) - np.zeros(1, np.float32)).dtype
 
 
+@dataclass(kw_only=True)
 class PanopticTargets:
     """Makes the targets of one label.
 
@@ -33,27 +35,18 @@ class PanopticTargets:
         ignore_crowd_in_semantic: crowd regions get `ignore_label`.
     """
 
-    def __init__(
-        self,
-        *,
-        ignore_label: int,
-        thing_ids: Sequence[int],
-        sigma: int,
-        ignore_stuff_in_offset: bool,
-        small_instance_area: int,
-        small_instance_weight: int,
-        ignore_crowd_in_semantic: bool,
-    ) -> None:
-        self.ignore_label = ignore_label
-        self.thing_ids = frozenset(thing_ids)
-        self.sigma = sigma
-        self.ignore_stuff_in_offset = ignore_stuff_in_offset
-        self.small_instance_area = small_instance_area
-        self.small_instance_weight = small_instance_weight
-        self.ignore_crowd_in_semantic = ignore_crowd_in_semantic
-        distance = np.arange(6 * sigma + 3, dtype=float) - (3 * sigma + 1)
+    ignore_label: int
+    thing_ids: Collection[int]
+    sigma: int
+    ignore_stuff_in_offset: bool
+    small_instance_area: int
+    small_instance_weight: int
+    ignore_crowd_in_semantic: bool
+
+    def __post_init__(self) -> None:
+        distance = np.arange(6 * self.sigma + 3, dtype=float) - (3 * self.sigma + 1)
         squares = distance**2 + (distance**2)[:, None]
-        self.peak = np.exp(-squares / (2 * sigma**2)).astype(np.float32)
+        self.peak = np.exp(-squares / (2 * self.sigma**2)).astype(np.float32)
 
     def __call__(
         self, ids: NDArray[np.integer], segments: Sequence[dict[str, Any]]

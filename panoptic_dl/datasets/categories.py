@@ -48,8 +48,8 @@ class Categories:
             semantic: every class is one without instances, as the semantic task sees it.
         """
         names, colors = list(self.classes.names), [list(color) for color in self.classes.colors]
-        num_things = 0 if semantic else len(self.classes.thing_ids)  # things come first
-        stuff = {category: i for category, i in self.contiguous.items() if i >= num_things}
+        thing_ids = () if semantic else self.classes.thing_ids
+        stuff = {category: i for category, i in self.contiguous.items() if i not in thing_ids}
         found: dict[str, Any] = {
             "ignore_label": IGNORE_LABEL,
             "stuff_classes": names,
@@ -62,7 +62,7 @@ class Categories:
                 "thing_classes": names,
                 "thing_colors": colors,
                 "thing_dataset_id_to_contiguous_id": {
-                    category: i for category, i in self.contiguous.items() if i < num_things
+                    category: i for category, i in self.contiguous.items() if i in thing_ids
                 },
             }
         return found

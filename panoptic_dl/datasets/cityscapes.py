@@ -19,6 +19,7 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.data.datasets.cityscapes_panoptic import get_cityscapes_panoptic_files
 
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.datasets.categories import Categories
 from panoptic_dl.datasets.registry import Layout, Record, list_files, register_once
 
 SPLITS = ("train", "val")
@@ -196,25 +197,15 @@ class _Split:
             )
 
     def panoptic_metadata(self) -> dict[str, Any]:
-        classes = [category["name"] for category in CITYSCAPES_CATEGORIES]
-        colors = [category["color"] for category in CITYSCAPES_CATEGORIES]
-        contiguous: dict[bool, dict[int, int]] = {True: {}, False: {}}
-        for category in CITYSCAPES_CATEGORIES:
-            contiguous[bool(category["isthing"])][category["id"]] = category["trainId"]
-        return {
+        ids, classes = tuple(c["id"] for c in CITYSCAPES_CATEGORIES), cityscapes_classes()
+        return Categories(ids, classes).metadata() | {
             "panoptic_root": str(self.panoptic),
             "image_root": str(self.images),
             "panoptic_json": str(self.panoptic_json),
             "gt_dir": str(self.labels),
             "evaluator_type": "cityscapes_panoptic_seg",
-            "ignore_label": 255,
-            "label_divisor": 1000,
-            "thing_classes": classes,
-            "thing_colors": colors,
-            "stuff_classes": classes,
-            "stuff_colors": colors,
-            "thing_dataset_id_to_contiguous_id": contiguous[True],
-            "stuff_dataset_id_to_contiguous_id": contiguous[False],
+            "thing_colors": list(classes.colors),  # tuples, as Detectron2's
+            "stuff_colors": list(classes.colors),
         }
 
     def semantic_metadata(self) -> dict[str, Any]:

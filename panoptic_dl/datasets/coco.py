@@ -18,6 +18,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.datasets.categories import Categories
 from panoptic_dl.datasets.registry import Layout, Record, list_files, register_once
 
 SPLITS = ("train", "val")
@@ -141,15 +142,10 @@ class _Split:
         )
 
     def semantic_metadata(self) -> dict[str, Any]:
-        return {
+        ids = tuple(category["id"] for category in COCO_CATEGORIES)
+        return Categories(ids, coco_classes()).metadata(semantic=True) | {
             "panoptic_root": str(self.panoptic),
             "image_root": str(self.images),
             "panoptic_json": str(self.panoptic_json),
             "evaluator_type": "sem_seg",
-            "ignore_label": 255,
-            "stuff_classes": [category["name"] for category in COCO_CATEGORIES],
-            "stuff_colors": [category["color"] for category in COCO_CATEGORIES],
-            "stuff_dataset_id_to_contiguous_id": {
-                category["id"]: index for index, category in enumerate(COCO_CATEGORIES)
-            },
         }
