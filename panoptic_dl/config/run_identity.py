@@ -1,6 +1,5 @@
 """What a run is: its parts, its command, its folder, and a hash of what its metrics depend on."""
 
-import copy
 import hashlib
 import json
 import re
@@ -170,22 +169,22 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
 def differences(config: DictConfig, folder: Path) -> list[str]:
     """Keys that metrics depend on and that the run in `folder` had otherwise.
 
-    Ours is resolved with the folders, workers and so on of that run; names that have moved since
-    are the same.
+    What the config takes from another key is not compared: that key is. Names that have moved since
+    the run are the same.
 
     Raises:
         OSError: the run has left no config.
     """
-    saved = OmegaConf.load(folder / RESOLVED)  # Hydra has just written ours over config.yaml
-    own = copy.deepcopy(config)
-    for key in NO_PART:
-        value = OmegaConf.select(saved, key)
-        if value is not None:
-            OmegaConf.update(own, key, value, merge=False, force_add=True)
-    trees: Any = [OmegaConf.to_container(each, resolve=True) for each in (saved, own)]
-    for tree in trees:  # resolved it is schedule.warmup_iters; older runs do not have it
-        tree.get("recipe_record", {}).pop("warmup_iters", None)
-    return differing_keys(*map(figures_config, trees))
+    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+    before = _flat(figures_config(saved))
+    here = _flat(figures_config(OmegaConf.to_container(config, resolve=False)))
+    copies = {key for key, value in here.items() if "${" in str(value)}
+    if "recipe_record.warmup_iters" not in before:  # of an earlier version
+        here.pop("recipe_record.warmup_iters", None)
+    changed = [key for key in here if key not in copies and before.get(key) != here[key]]
+    parents = tuple(f"{key}." for key in copies)
+    gone = [key for key in before if key not in here and not key.startswith(parents)]
+    return sorted([*changed, *gone])
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

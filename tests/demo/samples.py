@@ -45,6 +45,6 @@ def scene(height, width, seed=0):
 def make_video(file, frames=12, size=(48, 64), fps=12.5, code="mp4v"):
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*code), fps, size[::-1])
     for number in range(frames):
-        writer.write(np.full((*size, 3), 20 * number, np.uint8))
+        writer.write(np.full((*size, 3), 20 * number % 256, np.uint8))
     writer.release()
     return file
