@@ -181,7 +181,7 @@ class _Run:
         try:
             reader = VideoReader(one.source)
         except DemoError as error:
-            return self._fail(printable(str(error), 4096))
+            return self._fail(str(error))
         name, limit = printable(str(one), 4096), self.settings.max_frames
         total = reader.total if limit is None else min(limit, reader.total or limit)
         logger.info(

@@ -102,10 +102,8 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
     if path.is_dir():
         files = _inside(path, others)
         if not files:
-            number = sum(others.values())
-            reason = (
-                f"none of its {number} files is a picture or video" if number else "it is empty"
-            )
+            n = sum(others.values())
+            reason = f"none of its {n} files is a picture or video" if n else "it is empty"
             raise DemoError(
                 f"input={path}: {reason}; looked for {', '.join(PICTURES[:5])} ... and "
                 f"{', '.join(VIDEOS[:3])} ..., also in the folders in it"
@@ -169,15 +167,15 @@ def result_names(files: Sequence[Path]) -> list[str]:
     _spell_out(names, [_safe(file.name.replace(".", "_")) for file in files])
     deepest = max((len(file.parts) for file in files), default=0)
     for depth in range(2, min(deepest, 6) + 1):
-        _spell_out(names, [_safe("_".join(_last_parts(file, depth))) for file in files])
-    return _numbered(names, [name == _safe(f.stem) for name, f in zip(names, files, strict=True)])
-
-
-def _numbered(names: Sequence[str], own: Sequence[bool]) -> list[str]:
-    """Number those that still share a name; an input keeps its `own` before others get it."""
+        folders = [[part for part in f.parts[-depth:-1] if part.strip("/.\\")] for f in files]
+        longer = [
+            _safe("_".join([*parts, f.stem])) for parts, f in zip(folders, files, strict=True)
+        ]
+        _spell_out(names, longer)
+    # Number those that still share a name; an input keeps its own before others get it.
     final = list(names)
     taken: set[str] = set()
-    for i in sorted(range(len(names)), key=lambda i: not own[i]):
+    for i in sorted(range(len(names)), key=lambda i: names[i] != _safe(files[i].stem)):
         number = 1
         while _key(final[i]) in taken:
             number += 1
@@ -200,11 +198,6 @@ def _spell_out(names: list[str], longer: Sequence[str]) -> None:
 def _key(name: str) -> str:
     """What disks may take for the same name has the same key."""
     return unicodedata.normalize("NFKC", name).casefold()
-
-
-def _last_parts(file: Path, depth: int) -> tuple[str, ...]:
-    """The last folders and the name, with its suffix only if another one may differ in it."""
-    return (*(part for part in file.parts[-depth:-1] if part.strip("/.\\")), file.stem)
 
 
 def _safe(name: str) -> str:
@@ -330,9 +323,6 @@ def _errors_name(file: str) -> Iterator[None]:
         ) from None
     except DemoError as error:
         raise DemoError(f"{file}: {error}") from error
-    # Pillow's decoders raise these, and worse, on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
-        raise DemoError(f"cannot read {file} (truncated or damaged: {error})") from error
-    except (AttributeError, OverflowError, ArithmeticError, MemoryError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
         reason = str(error) or type(error).__name__
-        raise DemoError(f"cannot read {file} (damaged or too large: {reason})") from error
+        raise DemoError(f"cannot read {file} (truncated or damaged: {reason})") from error

@@ -71,13 +71,10 @@ class ResultWriter:
             "opacity": self.settings.opacity,
             "enlarge": not exact,
         }
-        pictures = {}
-        for kind in self.kinds:
-            if kind == SIDE_BY_SIDE:
-                pictures[kind] = result.draw(self.views, layout=SIDE_BY_SIDE, **options)
-            else:
-                pictures[kind] = result.draw(kind, **options)
-        return pictures
+        views: dict[str, Any] = {kind: {"views": kind} for kind in self.kinds}
+        if SIDE_BY_SIDE in views:
+            views[SIDE_BY_SIDE] = {"views": self.views, "layout": SIDE_BY_SIDE}
+        return {kind: result.draw(**each, **options) for kind, each in views.items()}
 
     def write(self, name: str, result: PanopticResult, source: str) -> None:
         """Write the pictures of one image, and its panoptic PNG; from any thread.

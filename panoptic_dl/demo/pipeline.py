@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -119,7 +119,7 @@ class Pipeline(Generic[Item]):
 
     def _run(self, items: Iterator[Item]) -> Iterator[_Outcome[Item]]:
         reading: deque[tuple[Item, Future[Any]]] = deque()
-        finishing: deque[tuple[Item, Future[Any] | DemoError]] = deque()
+        finishing: deque[Future[_Outcome[Item]]] = deque()
         has_more = True
         while has_more or reading:
             batch: list[tuple[Item, Any]] = []  # an error where an item could not be read
@@ -137,10 +137,10 @@ class Pipeline(Generic[Item]):
                         has_more = False
                         reading.clear()
             finishing += self._submit(batch)
-            while finishing and (len(finishing) > self._max_finishing or _is_done(finishing[0][1])):
-                yield self._outcome(*finishing.popleft())
+            while finishing and (len(finishing) > self._max_finishing or finishing[0].done()):
+                yield self._wait(finishing.popleft())
         while finishing:
-            yield self._outcome(*finishing.popleft())
+            yield self._wait(finishing.popleft())
 
     def _fill(self, reading: deque[tuple[Item, Future[Any]]], items: Iterator[Item]) -> bool:
         """Keep the readers busy; whether there may be more items."""
@@ -153,9 +153,7 @@ class Pipeline(Generic[Item]):
             reading.append((item, future))
         return True
 
-    def _submit(
-        self, batch: Sequence[tuple[Item, Any]]
-    ) -> list[tuple[Item, Future[Any] | DemoError]]:
+    def _submit(self, batch: Sequence[tuple[Item, Any]]) -> Iterator[Future[_Outcome[Item]]]:
         """Run the network on a batch, and start to finish its images."""
         inputs = [read for _, read in batch if not isinstance(read, DemoError)]
         try:
@@ -165,36 +163,33 @@ class Pipeline(Generic[Item]):
                 "out of GPU memory: demo.batch_size=1 demo.precision=bf16, or a smaller "
                 "dataset.max_size_test; launch.num_gpus=0 takes the CPU"
             )
-            return [(item, read if isinstance(read, DemoError) else error) for item, read in batch]
-        submitted: list[tuple[Item, Future[Any] | DemoError]] = []
+            batch = [(item, read if isinstance(read, DemoError) else error) for item, read in batch]
         for item, read in batch:
+            work: Future[_Outcome[Item]] = Future()
             if isinstance(read, DemoError):
-                submitted.append((item, read))
-                continue
-            work = self._workers.submit(
-                self._timed, "drawing and encoding", self._finish, item, read, next(outputs)
-            )
-            if self._write is not None:
-                work = self._writer.submit(self._write_result, work)
-            submitted.append((item, work))
-        return submitted
+                work.set_result(_Outcome(item, error=read))
+            else:
+                work = self._workers.submit(self._finish_item, item, read, next(outputs))
+                if self._write is not None:
+                    work = self._writer.submit(self._write_result, work, self._write)
+            yield work
 
-    def _write_result(self, work: Future[Any]) -> Any:
-        assert self._write is not None
-        return self._timed("writing", self._write, work.result())
+    def _finish_item(self, item: Item, read: Any, output: Any) -> _Outcome[Item]:
+        value = self._timed("drawing and encoding", self._finish, item, read, output)
+        return _Outcome(item, value)
+
+    def _write_result(
+        self, work: Future[_Outcome[Item]], write: Callable[[Any], Any]
+    ) -> _Outcome[Item]:
+        outcome = work.result()
+        return replace(outcome, value=self._timed("writing", write, outcome.value))
 
     def _timed(self, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
         with self.times.measure(self.times.spent, stage):
             return function(*arguments)
 
-    def _outcome(self, item: Item, work: "Future[Any] | DemoError") -> _Outcome[Item]:
-        if isinstance(work, DemoError):
-            return _Outcome(item, error=work)
+    def _wait(self, work: Future[_Outcome[Item]]) -> _Outcome[Item]:
         with self.times.measure(self.times.waited, "drawing and writing"):
-            value = work.result()
-        self.times.images += 1
-        return _Outcome(item, value)
-
-
-def _is_done(work: "Future[Any] | DemoError") -> bool:
-    return isinstance(work, DemoError) or work.done()
+            outcome = work.result()
+        self.times.images += outcome.error is None
+        return outcome

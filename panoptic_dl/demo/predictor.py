@@ -251,18 +251,18 @@ class Predictor:
         panoptic, segments = output.panoptic, list[Segment]()
         if panoptic is not None:
             assert output.scores is not None
-            scores = dict(zip(self._things(panoptic), output.scores.tolist(), strict=True))
+            ids = SegmentTable.of(panoptic).ids
+            is_thing = np.isin(ids // self.label_divisor, self.classes.thing_ids) & (ids >= 0)
+            scores = dict(zip(ids[is_thing].tolist(), output.scores.tolist(), strict=True))
             panoptic = labels_at(panoptic, size)  # type: ignore[assignment]
             segments = self._segments(panoptic, scores)
         center, offset = output.center, output.offset
         if center is not None and offset is not None:
-            scales = [new / old for new, old in zip(size, center.shape, strict=True)]
-            if self.maps_at_image_size:  # offsets are in pixels of the image
-                scales = [1.0, 1.0]
-            center = _values_at(center, size)
-            offset = np.stack(
-                [_values_at(o, size) * np.float32(s) for o, s in zip(offset, scales, strict=True)]
-            )
+            # In pixels of the image; with maps="image" the sizes are the same.
+            scales = [np.float32(new / old) for new, old in zip(size, center.shape, strict=True)]
+            maps = [cv2.resize(each, size[::-1]) for each in (center, *offset)]  # bilinearly
+            center = np.asarray(maps[0], np.float32)
+            offset = np.stack([o * s for o, s in zip(maps[1:], scales, strict=True)])
         return PanopticResult(
             image=image.picture.pixels,
             semantic=semantic,  # type: ignore[arg-type]
@@ -274,12 +274,6 @@ class Predictor:
             offset=offset,
             notes=image.picture.notes,
         )
-
-    def _things(self, panoptic: NDArray[np.integer]) -> list[int]:
-        """Labels of the things of a map, ascending."""
-        ids = SegmentTable.of(panoptic).ids
-        things = np.isin(ids // self.label_divisor, self.classes.thing_ids) & (ids >= 0)
-        return ids[things].tolist()
 
     def _segments(self, panoptic: NDArray[np.integer], scores: dict[int, float]) -> list[Segment]:
         table = SegmentTable.of(panoptic)
@@ -296,19 +290,12 @@ class Predictor:
 
 
 def _find_device(name: str | None) -> torch.device:
-    """The device of a name; None: a GPU if there is one.
-
-    Raises:
-        DemoError: this machine does not have it.
-    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise DemoError(f"device={name} is unknown; choose cuda, cuda:1 or cpu") from None
     there = torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda") or (
-        device.type == "cuda" and (device.index or 0) >= there
-    ):
+    if device.type != "cpu" and (device.type != "cuda" or (device.index or 0) >= there):
         raise DemoError(f"device={name}: this machine has {there} GPUs; choose cpu, or one of them")
     return device
 
@@ -339,10 +326,7 @@ def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.
         ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
         for old, new in zip(labels.shape, size, strict=True)
     )
-    return _round_corners(labels[rows[:, None], columns], factor)
-
-
-def _round_corners(labels: NDArray[np.integer], factor: float) -> NDArray[np.integer]:
+    labels = labels[rows[:, None], columns]
     # In a square of this side a line of `factor` pixels has the majority.
     side = 2 * min(int(factor), LARGEST_FACTOR) - 1
     if side < 3:
@@ -351,10 +335,3 @@ def _round_corners(labels: NDArray[np.integer], factor: float) -> NDArray[np.int
     # OpenCV has small windows alone for more than 256 labels.
     index = cv2.medianBlur(table.index, side if table.index.dtype == np.uint8 else min(side, 5))
     return table.ids[index].astype(labels.dtype)
-
-
-def _values_at(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map (h, w) of numbers at (height, width), bilinearly."""
-    if values.shape == size:
-        return values
-    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]

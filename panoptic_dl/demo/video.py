@@ -3,7 +3,6 @@
 import math
 import os
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -93,11 +92,7 @@ class VideoWriter:
     """A video that takes its name when it is complete, or was stopped in good order."""
 
     def __init__(self, file: Path, fps: float) -> None:
-        """
-        Args:
-            file: with the suffix `SUFFIX`; its folder is there.
-            fps: frames a second.
-        """
+        """`file` has the suffix `SUFFIX`, and its folder is there; `fps`: frames a second."""
         self.file, self.fps = file, fps
         self.frames = 0
         self._temporary = temporary_path(file)
@@ -154,11 +149,6 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Ctrl-C is a good end; an error is none.
-        self.close(keep=error is None or isinstance(error, KeyboardInterrupt))
+        self.close(keep=kind is None or issubclass(kind, KeyboardInterrupt))

@@ -18,6 +18,7 @@ TEXT, REMARK = ("#{:02x}{:02x}{:02x}".format(*color) for color in (INK, FAINT))
 BLUE, YELLOW, RED, GRID = "#3566b0", "#d9a441", "#c8453b", "#e3e6ea"
 PER_COLUMN = 45  # bars
 ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
+MOST_ROWS, LISTED_PAIRS = 30, 15  # classes of the matrix, pairs in the list of the worst
 CELL, PAIR = 0.34, 0.3  # inches, of a cell of the matrix and of a line of the list
 MARKERS = ("o", "D", "s")
 MEAN_LINE: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 3)), "linewidth": 0.9}
@@ -89,12 +90,9 @@ def draw_class_bars(
 
 def _new_figure(width: float, height: float) -> Any:
     """A figure of this size in inches, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=130)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=130)
 
 
 def _draw_column(
@@ -153,10 +151,8 @@ def _handles(
 
 
 def _note(absent: list[str], width: int) -> str:
-    if not absent:
-        return ""
     names = ", ".join(_short(name) for name in absent)
-    return fill(f"Not in the truth ({len(absent)} classes): {names}", width)
+    return fill(f"Not in the truth ({len(absent)} classes): {names}", width) if absent else ""
 
 
 def _short(name: str) -> str:
@@ -170,26 +166,22 @@ def draw_confusions(
     file: Path,
     *,
     title: str,
-    most: int = 30,
-    listed: int = 15,
 ) -> None:
     """Write a PNG: of each true class, the percentage of its pixels by predicted class.
 
-    Of more than `most` classes those with the most wrong pixels, true or predicted, are shown, in
-    the order of their ids; a column takes together what was predicted of all others.
+    Of more than `MOST_ROWS` classes those with the most wrong pixels, true or predicted, are shown,
+    in the order of their ids; a column takes together what was predicted of all others.
 
     Args:
         counts: (K, K + 1) pixels: rows true, columns predicted, the last column none.
         names: K names of classes.
         file: its folder is made when missing.
         title: above it all.
-        most: rows at most.
-        listed: pairs of classes in the list, those with the most wrong pixels.
     """
     names = [_short(name) for name in names]
-    shown = worst_classes(counts, most)
+    shown = worst_classes(counts, MOST_ROWS)
     table, columns = _table(counts, names, shown)
-    pairs = worst_pairs(counts, listed)
+    pairs = worst_pairs(counts, LISTED_PAIRS)
 
     # Inches around the matrix. Names of columns, at 60 degrees, are about 0.06 a letter high.
     left, right, bottom = 1.7, 5.3, 0.35
@@ -260,10 +252,7 @@ def _table(
 
 
 def _draw_matrix(
-    axes: Any,
-    table: NDArray[np.float64],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    axes: Any, table: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str]
 ) -> None:
     """Cells in blue where right, in red where wrong, deeper by the root of the percentage."""
     from matplotlib.colors import to_rgb

@@ -82,11 +82,11 @@ class PictureEvaluator(DatasetEvaluator):
         if "panoptic_seg" in output:
             return output["panoptic_seg"][0].cpu().numpy().astype(np.int64)
         semantic = output["sem_seg"]
-        if semantic.ndim == 2:  # classes themselves, where others than 0..K-1 mean none
-            classes = semantic.cpu().numpy().astype(np.int64)
-            classes[(classes < 0) | (classes >= len(self.names))] = -1
-            return np.where(classes < 0, -1, classes * self.label_divisor)
-        return semantic.argmax(dim=0).cpu().numpy().astype(np.int64) * self.label_divisor
+        if semantic.ndim == 3:
+            semantic = semantic.argmax(dim=0)
+        classes = semantic.cpu().numpy().astype(np.int64)
+        is_class = (classes >= 0) & (classes < len(self.names))
+        return np.where(is_class, classes * self.label_divisor, VOID_LABEL)
 
 
 def ground_truth_map(

@@ -120,12 +120,6 @@ class SegmentDrawer:
             entries.append((self.names[category] + suffix, (red, green, blue)))
         return entries
 
-    def _color_of(self, label: int) -> NDArray[np.uint8]:
-        """Of a segment, (3,): the class's, in a shade of its own for each instance."""
-        category, instance = divmod(label, self.label_divisor)
-        color = self.colors[category]
-        return instance_color(color, instance) if instance else color
-
     def _draw(
         self,
         image: NDArray[np.uint8],
@@ -142,8 +136,10 @@ class SegmentDrawer:
         """
         colors = np.zeros((len(labels), 3), np.uint8)
         for row, label in enumerate(labels.tolist()):
-            if label >= 0:
-                colors[row] = self._color_of(label)
+            if label >= 0:  # the class's color, in a shade of its own for each instance
+                category, instance = divmod(label, self.label_divisor)
+                color = self.colors[category]
+                colors[row] = instance_color(color, instance) if instance else color
         tint = table.paint(colors)
         blended = cv2.addWeighted(image, 1 - self.opacity, tint, self.opacity, 0)
         tinted = np.asarray(blended, np.uint8)
@@ -269,11 +265,8 @@ class SegmentTable:
         edge = np.zeros(index.shape, np.uint8)
         edge[1:] |= index[1:] != index[:-1]
         edge[:, 1:] |= index[:, 1:] != index[:, :-1]
-        edge *= 255
-        if thickness > 1:
-            square = np.ones((thickness, thickness), np.uint8)
-            return np.asarray(cv2.dilate(edge, square), np.uint8)
-        return edge
+        square = np.ones((thickness, thickness), np.uint8)
+        return np.asarray(cv2.dilate(edge * np.uint8(255), square), np.uint8)
 
 
 def place_labels(
@@ -328,8 +321,12 @@ def place_labels(
         else:
             middle = int(np.clip(int(xs.mean()) - wide // 2, 0, width - wide))
             for outside in (int(ys[0]) - high - GAP, int(ys[-1]) + GAP):
-                if 0 <= outside <= height - high and _is_free(
-                    (outside, middle, outside + high, middle + wide), boxes
+                if 0 <= outside <= height - high and not any(
+                    outside < y1 + GAP
+                    and outside + high + GAP > y0
+                    and middle < x1 + GAP
+                    and middle + wide + GAP > x0
+                    for y0, x0, y1, x1 in boxes
                 ):
                     place = outside, middle
                     break
@@ -337,14 +334,6 @@ def place_labels(
         if place is not None:
             boxes.append((place[0], place[1], place[0] + high, place[1] + wide))
     return places
-
-
-def _is_free(box: tuple[int, int, int, int], boxes: Sequence[tuple[int, int, int, int]]) -> bool:
-    top, left, bottom, right = box
-    return not any(
-        top < y1 + GAP and bottom + GAP > y0 and left < x1 + GAP and right + GAP > x0
-        for y0, x0, y1, x1 in boxes
-    )
 
 
 def _distance_to_edges(index: NDArray[np.integer]) -> NDArray[np.float32]:

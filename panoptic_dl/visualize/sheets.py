@@ -17,6 +17,7 @@ from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_siz
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
 GAP = 8
+NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
 GALLERY_KINDS = ("image", "truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
@@ -34,7 +35,6 @@ def save_sheet(
     legend: Sequence[tuple[str, Color]] = (),
     cell_width: int = 640,
     cell_height: int | None = None,
-    gap: int = GAP,
 ) -> None:
     """Write a PNG with one row of pictures per entry, scaled to a common width.
 
@@ -45,7 +45,7 @@ def save_sheet(
         captions: none, or one line above each row.
         title: at the top on the left.
         legend: at the top on the right: names and colors.
-        cell_width, gap: in pixels.
+        cell_width: in pixels.
         cell_height: pictures that would be higher, in pixels, are made narrower.
     """
     scaled = []
@@ -54,26 +54,26 @@ def save_sheet(
         scaled.append([scale(picture, size) for picture in row])
     head = LINE * (2 if title or legend else 1)
     above = LINE if captions else 0
-    width = len(headings) * (cell_width + gap) + gap
-    height = head + sum(above + images[0].height + gap for images in scaled)
+    width = len(headings) * (cell_width + GAP) + GAP
+    height = head + sum(above + images[0].height + GAP for images in scaled)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title or legend:
-        _write_legend(draw, legend, right=width - gap)
-        draw.text((gap, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
+        _write_legend(draw, legend, right=width - GAP)
+        draw.text((GAP, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
     for column, heading in enumerate(headings):
-        x = gap + column * (cell_width + gap) + cell_width / 2
+        x = GAP + column * (cell_width + GAP) + cell_width / 2
         draw.text((x, head - LINE / 2), heading, font=font(18), anchor="mm", fill=INK)
     y = head
     for index, images in enumerate(scaled):
         if captions:
-            text = _shorten(captions[index], 18, width - 2 * gap)
-            draw.text((gap, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
+            text = _shorten(captions[index], 18, width - 2 * GAP)
+            draw.text((GAP, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
             y += LINE
         for column, image in enumerate(images):
-            x = gap + column * (cell_width + gap) + (cell_width - image.width) // 2
+            x = GAP + column * (cell_width + GAP) + (cell_width - image.width) // 2
             sheet.paste(image, (x, y))
-        y += images[0].height + gap
+        y += images[0].height + GAP
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
 
@@ -110,8 +110,7 @@ def fit(shape: Sequence[int], width: int, height: int | None = None) -> tuple[in
 
 
 def scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """Scale a picture to (width, height)."""
-    # Small pictures grow by whole pixels, so that labels stay sharp; large ones are averaged.
+    """Scale a picture to (width, height): small ones stay sharp, large ones are averaged."""
     how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
     return Image.fromarray(picture).resize(size, how)
 
@@ -178,19 +177,17 @@ def with_legend(
     picture: NDArray[np.uint8],
     entries: Sequence[tuple[str, Color]],
     size: int | None = None,
-    narrowest: int = 240,
 ) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with a legend below it.
 
     Args:
         entries: names and colors; without any, the picture itself is returned.
         size: of letters in pixels; None: what suits the picture.
-        narrowest: width in pixels to which narrower pictures are filled up, for names to fit.
     """
     if not entries:
         return picture
     height, width = picture.shape[:2]
-    wide = max(width, narrowest)
+    wide = max(width, NARROWEST)
     strip = legend_strip(entries, wide, size or text_size(picture.shape))
     sheet = np.empty((height + len(strip), wide, 3), np.uint8)
     sheet[:] = PAPER
@@ -244,7 +241,7 @@ def _nearest(classes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.in
 
 def save_gallery(
     names: Sequence[str], rows: Sequence[Sequence[NDArray[np.uint8]]], folder: Path
-) -> list[Path]:
+) -> None:
     """Write `<name>_image.jpg`, `<name>_truth.jpg` and `<name>_prediction.jpg` of each row.
 
     Args:
@@ -254,14 +251,11 @@ def save_gallery(
     """
     clear_gallery(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
     for name, row in zip(_distinct(names), rows, strict=True):
         for kind, picture in zip(GALLERY_KINDS, row, strict=True):
             image = Image.fromarray(picture)
             image.thumbnail((GALLERY_SIDE, GALLERY_SIDE), Image.Resampling.LANCZOS)
-            files.append(folder / f"{name}_{kind}.jpg")
-            image.save(files[-1], quality=GALLERY_QUALITY)
-    return files
+            image.save(folder / f"{name}_{kind}.jpg", quality=GALLERY_QUALITY)
 
 
 def clear_gallery(folder: Path) -> None:

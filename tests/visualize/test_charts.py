@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -38,8 +39,9 @@ def texts_of(figure):
 
 def require_readable(figure):
     """No text leaves the figure or covers another."""
-    width, height = figure.canvas.get_width_height()
-    renderer = figure.canvas.get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    width, height = canvas.get_width_height()
+    renderer = canvas.get_renderer()
     boxes = []
     for text in texts_of(figure):
         box = text.get_window_extent(renderer)

@@ -69,7 +69,7 @@ def test_pictures_fit_their_cell(shape, size):
 
 def test_a_sheet_has_a_row_for_each_image(tmp_path):
     rows = [[np.full((40, 80, 3), 9, np.uint8)] * 3, [np.full((80, 40, 3), 9, np.uint8)] * 3]
-    save_sheet(rows, ("x", "y", "z"), tmp_path / "new" / "s.png", cell_width=80, gap=8)
+    save_sheet(rows, ("x", "y", "z"), tmp_path / "new" / "s.png", cell_width=80)
     with Image.open(tmp_path / "new" / "s.png") as sheet:
         assert sheet.size == (3 * 88 + 8, 34 + (40 + 8) + (160 + 8))
 
