@@ -53,9 +53,7 @@ def _device() -> torch.device:
     return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
-# A float as integers, whose sum does not depend on their order, and so not on the number of
-# processes; only the total becomes a float again.
-EXACT_PARTS = 3
+EXACT_PARTS = 3  # integers for a float
 EXACT_BITS = 30  # of a part; a sum of 2^33 parts still fits 64 bits
 
 

@@ -33,18 +33,14 @@ def describe() -> str:
     lines = [("panoptic-dl", version("panoptic-dl")), ("python", platform.python_version())]
     lines += [("platform", platform.platform()), ("detectron2", detectron2_origin())]
     lines += [(name, version(name)) for name in PACKAGES]
-    lines += [
-        ("CPU cores", str(count_cores())),
-        ("CUDA of torch", str(torch.version.cuda)),
-    ]
+    lines += [("CPU cores", str(count_cores())), ("CUDA of torch", str(torch.version.cuda))]
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         lines.append((f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
     if not torch.cuda.is_available():
         lines.append(("GPU", "none"))
-    lines.append(
-        ("DETECTRON2_DATASETS", os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets"))
-    )
+    datasets = os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets")
+    lines.append(("DETECTRON2_DATASETS", datasets))
     return "\n".join(f"{name:24}{value}" for name, value in lines)
 
 
@@ -64,10 +60,10 @@ def measured_on(device: str) -> dict[str, Any]:
     import torch
 
     cuda = torch.device(device).type == "cuda"
-    versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "python": platform.python_version(),
-        **versions,
+        "torch": version("torch"),
+        "numpy": version("numpy"),
         "detectron2": detectron2_origin(),
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
     }

@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 OFFSET = 48  # of the characters of compressed codes
-BITS, MORE, SIGN = 5, 0x20, 0x10
+MORE, SIGN = 0x20, 0x10
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _run_lengths(counts: str) -> list[int]:
     for byte in counts.encode("ascii"):
         group = byte - OFFSET
         value |= (group & 0x1F) << shift
-        shift += BITS
+        shift += 5
         if not group & MORE:
             if group & SIGN:
                 value -= 1 << shift

@@ -105,12 +105,9 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     def _amount(self, number: int) -> str:
         return size_text(number) if self.unit == "B" else str(number)
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def size_text(number: float) -> str:
@@ -180,12 +177,8 @@ def _begin_worker(stop: Any, parent: int) -> None:
     _stop = stop
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit)  # as the pool ends its workers
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as the pool ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(1)
 
 
 def _call(function: Callable[..., Any], *job: Any) -> Any:

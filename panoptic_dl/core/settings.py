@@ -249,8 +249,7 @@ class BenchmarkSettings(Settings, group="benchmark"):
         None, "Timed iterations; null: 50 on a GPU, 5 on the CPU.", least=1
     )
     network_only: bool = key(
-        False,
-        "Nothing after the network, as the published BENCHMARK_NETWORK_SPEED.",
+        False, "Nothing after the network, as the published BENCHMARK_NETWORK_SPEED."
     )
     postprocess: str = key(
         "fast",

@@ -25,13 +25,11 @@ from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
     alone_in,
-    archive_places,
     compare,
     dataset_folder,
     describe,
     missing_folder,
     raise_problems,
-    ready,
 )
 
 IMAGES, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
@@ -61,7 +59,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             process is at work there.
     """
     base = dataset_folder(root, "cityscapes")
-    archives = find_archives(archive_places(base), CITYSCAPES, say)
+    archives = find_archives([base, base.parent], CITYSCAPES, say)
     if not archives:
         _require_folders(base)
     with alone_in(base):
@@ -95,7 +93,7 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         count = len(_ids(base / "leftImg8bit" / split, IMAGES))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
         say(f"{split}: {describe(count, official)}{note}")
-    say(ready(base, "cityscapes"))
+    say(f"ready: dataset=cityscapes dataset.root={base.parent}")
 
 
 def _require_folders(base: Path) -> None:
@@ -170,14 +168,17 @@ def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
         DatasetError: a polygons file is damaged; names it.
     """
     polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
-    wanted = [f for f in polygons if not _is_whole_png(_sibling(f, POLYGONS, TRAIN_IDS))]
+    wanted = [f for f in polygons if not _is_whole_png(_train_ids_of(f))]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
 
 
+def _train_ids_of(polygons: Path) -> Path:
+    return polygons.with_name(polygons.name.removesuffix(POLYGONS) + TRAIN_IDS)
+
+
 def _write_train_ids(polygons: Path) -> None:
-    target = _sibling(polygons, POLYGONS, TRAIN_IDS)
-    with atomic_write(target, sync=False) as unfinished, _named(polygons):
+    with atomic_write(_train_ids_of(polygons), sync=False) as unfinished, _named(polygons):
         json2labelImg(str(polygons), str(unfinished), "trainIds")
 
 
@@ -268,10 +269,6 @@ def _is_whole_png(file: Path) -> bool:
             return opened.read() == PNG_END
     except OSError:  # not there, or shorter than that
         return False
-
-
-def _sibling(file: Path, suffix: str, other: str) -> Path:
-    return file.with_name(file.name.removesuffix(suffix) + other)
 
 
 @contextmanager

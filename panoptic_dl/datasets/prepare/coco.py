@@ -19,13 +19,11 @@ from panoptic_dl.datasets.prepare.archives import (
 )
 from panoptic_dl.datasets.prepare.command import (
     alone_in,
-    archive_places,
     compare,
     dataset_folder,
     describe,
     missing_folder,
     raise_problems,
-    ready,
 )
 
 TITLE = "COCO 2017"
@@ -52,13 +50,14 @@ def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) ->
     base = dataset_folder(root, "coco")
     archives = [
         _without_what_is_done(archive, base)
-        for archive in find_archives(archive_places(base), COCO, say)
+        for archive in find_archives([base, base.parent], COCO, say)
     ]
     if not archives and not base.is_dir():
         raise _missing(base, "train2017")
     with alone_in(base):
         unpack(archives, base, num_workers=num_workers, say=say)
-        nested = find_archives([base / "annotations", *archive_places(base)], COCO_NESTED, say)
+        places = [base / "annotations", base, base.parent]
+        nested = find_archives(places, COCO_NESTED, say)
         unpack(nested, base, num_workers=num_workers, say=say)
     check_coco(root, say=say)
 
@@ -75,7 +74,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
             if not (base / name).is_dir():
                 raise _missing(base, name)
     raise_problems(problem for split in OFFICIAL_COUNTS for problem in _check(base, split, say))
-    say(ready(base, "coco"))
+    say(f"ready: dataset=coco dataset.root={base.parent}")
 
 
 def _without_what_is_done(archive: Archive, base: Path) -> Archive:

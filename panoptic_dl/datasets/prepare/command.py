@@ -94,11 +94,6 @@ def dataset_folder(root: str | Path, name: str) -> Path:
     return base
 
 
-def archive_places(base: Path) -> list[Path]:
-    """Where archives are looked for."""
-    return [base, base.parent]
-
-
 @contextlib.contextmanager
 def alone_in(base: Path) -> Iterator[None]:
     """Make the folder if need be, and keep other processes that do the same out of it.
@@ -126,7 +121,7 @@ def missing_folder(
     title: str, folder: Path, officials: Sequence[OfficialArchive], how: str
 ) -> DatasetError:
     """The error for a missing folder: what to download, and which downloads are unfinished."""
-    places = archive_places(folder.parent)
+    places = folder.parent, folder.parent.parent
     width = max(len(archive.name) for archive in officials)
     table = "\n".join(
         f"  {archive.name:<{width}}  {archive.size:>14,} bytes ({size_text(archive.size)})"
@@ -161,11 +156,6 @@ def raise_problems(problems: Iterable[str]) -> None:
     """Raise one `DatasetError` for all of them, if any."""
     if lines := list(problems):
         raise DatasetError("\n".join(lines))
-
-
-def ready(base: Path, dataset: str) -> str:
-    """What to say to a config so that it finds the dataset."""
-    return f"ready: dataset={dataset} dataset.root={base.parent}"
 
 
 def describe(count: int, official: int) -> str:
