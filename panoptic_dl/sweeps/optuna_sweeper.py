@@ -115,9 +115,9 @@ class Search(Sweeper):
         given = [f"{key}={'null' if v is None else v}" for key, v in self.params.items()]
         try:
             space = search_space([*given, *arguments], self.loader)
-            self.validate_batch_is_legal([space.overrides(space.lowest())])
             own = self.loader.load_sweep_config(self.composed, list(space.fixed))
             space.check_kinds(own)
+            self.validate_batch_is_legal([space.overrides(space.lowest())])
         except HydraException as error:
             raise ValueError(str(error).removeprefix("error: ")) from error
         return Study(

@@ -53,6 +53,15 @@ def test_a_table_has_its_two_rows(table):
     assert compose_with_hydra(f"sweep={table}").sweep_dir == f"outputs/sweeps/{table}"
 
 
+def test_the_toy_table_has_eight_rows():
+    assert sorted(rows_of("sweep=toy").rows) == sorted(
+        f"toy_cityscapes_{task}_{backbone}_{head}"
+        for task in ("panoptic", "semantic")
+        for backbone in ("hrnet_tiny", "hrnet18")
+        for head in ("conv", "dsconv")
+    )
+
+
 def test_names_do_not_depend_on_order_or_number():
     grid = ["backbone=xception65,hrnet48", "head=conv,dsconv"]
     found = rows_of(swept=grid)

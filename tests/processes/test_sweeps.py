@@ -1,0 +1,123 @@
+"""Sweeps and searches that are killed, and rows in processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.runs import ENVIRONMENT, ROOT, SMALL, run
+from tests.sweeps.rows import QUIET, states
+from tests.sweeps.trials import search, times_run, trials
+
+NAME = "toy_cityscapes_panoptic_hrnet_tiny_conv"
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+
+
+def test_a_killed_table_goes_on(tmp_path, toy):
+    """One backbone, two heads, both tasks: killed when a row is done."""
+    table = ["sweep=toy", "backbone=hrnet_tiny", "train.iterations=2"]
+    data = [text for text in toy["toy_cityscapes"] if not text.startswith("dataset=")]
+    command = [
+        sys.executable,
+        "run.py",
+        "-m",
+        *table,
+        f"sweep_dir={tmp_path}",
+        *SMALL[1:],
+        *QUIET,
+        *data,
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def finished():
+        return {name for name, state in states(tmp_path).items() if state["status"] == "finished"}
+
+    while not finished() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = finished()
+    assert 1 <= len(done) < 4
+    before = {name: (tmp_path / name / "run.json").read_bytes() for name in done}
+    status = [sys.executable, "scripts/sweep_status.py", str(tmp_path)]
+    printed = subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout
+    assert f"{len(done)} finished" in printed
+    assert "waiting" in printed
+
+    again = run(*command[2:], env=ENVIRONMENT, timeout=500)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("finished already") == len(done)
+    assert {name: (tmp_path / name / "run.json").read_bytes() for name in done} == before
+    found = states(tmp_path)
+    assert sorted(found) == sorted(
+        f"toy_cityscapes_{task}_hrnet_tiny_{head}"
+        for task in ("panoptic", "semantic")
+        for head in ("conv", "dsconv")
+    )
+    assert {state["status"] for state in found.values()} == {"finished"}
+    assert all(state["metrics"]["mIoU"] is not None for state in found.values())
+    assert len({state["config_hash"] for state in found.values()}) == 4
+    assert "4 finished" in again.stdout
+    report = [sys.executable, "scripts/report.py", str(tmp_path), "--out", str(tmp_path / "report")]
+    assert subprocess.run(report, cwd=ROOT, capture_output=True).returncode == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(name in page for name in found)
+    rows = (tmp_path / "report" / "report.md").read_text()
+    assert rows.count("HRNet-tiny, conv") == rows.count("HRNet-tiny, dsconv") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [JOBLIB, ["hydra/launcher=local"]], ids=["joblib", "local"])
+def test_a_row_that_fails_in_its_own_process_fails_alone(tmp_path, toy, launcher):
+    rows = ["backbone=hrnet_tiny", "weights=missing.pth,null", "train.iterations=1"]
+    words = ["-m", f"sweep_dir={tmp_path}", *SMALL[1:], *QUIET, *toy["toy_cityscapes"]]
+    done = run(*words, *rows, *launcher, timeout=500)
+    assert done.returncode == 1, done.stdout + done.stderr
+    bad, good = (f"{NAME}-weights={which}" for which in ("missing.pth", "null"))
+    found = states(tmp_path)
+    assert {name: state["status"] for name, state in found.items()} == {
+        bad: "failed",
+        good: "finished",
+    }
+    assert "missing.pth" in found[bad]["error"]
+    assert "1 finished, 1 failed" in done.stdout
+
+
+def search_alone(folder, count, *overrides, happens):
+    command = [sys.executable, "-m", "tests.sweeps.trials", str(folder), str(count), *overrides]
+    environment = ENVIRONMENT | {"HAPPENS": json.dumps(happens)}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=500
+    )
+
+
+def test_a_search_that_was_killed_draws_what_it_would_have_drawn(tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    assert search(whole, 8) == 0
+    happens = {"5": "kill"}
+    assert search_alone(cut, 8, happens=happens).returncode == -signal.SIGKILL
+    monkeypatch.setenv("HAPPENS", json.dumps(happens))
+    assert search(cut, 8) == 0
+    assert "5 of 8 trials are done, 1 to be run again" in capsys.readouterr().out
+    assert trials(cut / "found") == trials(whole / "found")
+    assert times_run(cut / "found") == [1, 1, 1, 1, 1, 2, 1, 1]
+
+
+def test_several_trials_at_once_and_one_of_them_killed(tmp_path):
+    happens = {"1": "exit", "3": "kill", "4": "save"}
+    done = search_alone(tmp_path, 6, *JOBLIB, happens=happens)
+    assert done.returncode == 130, done.stderr
+    assert "Now one trial at a time" in done.stderr
+    states = [t["state"] for t in trials(tmp_path / "found")]
+    assert states == ["finished", "failed", "finished", "finished", "unfinished", "finished"]
+    done = search_alone(tmp_path, 6, *JOBLIB, happens={})
+    assert done.returncode == 0, done.stderr
+    states = [t["state"] for t in trials(tmp_path / "found")]
+    assert states == ["finished", "failed", *["finished"] * 4]
