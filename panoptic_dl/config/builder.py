@@ -116,11 +116,6 @@ def allow(*packages: str) -> None:
     _allowed.extend(name for name in packages if name not in _allowed)
 
 
-def allowed() -> tuple[str, ...]:
-    """The packages whose classes and functions a config may call."""
-    return tuple(_allowed)
-
-
 def build(node: Any, **runtime: Any) -> Any:
     """Call every `_target_` in `node`, innermost first, and return the result.
 
@@ -189,7 +184,8 @@ def find_target(target: Any) -> Any:
         raise TargetError(f"_target_ {target} cannot be found: {error}") from error
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     private = any(part.startswith("_") for part in f"{target}.{name}".split("."))
-    if not callable(found) or private or not _is_allowed(f"{module}.{name}"):
+    is_allowed = any(f"{module}.{name}.".startswith(f"{entry}.") for entry in _allowed)
+    if not callable(found) or private or not is_allowed:
         raise TargetError(_refusal(target))
     return found
 
@@ -202,10 +198,6 @@ def current_name(target: str) -> str:
         if moved is not None:
             return ".".join([moved, *parts[length:]])
     return target
-
-
-def _is_allowed(name: str) -> bool:
-    return any(name == entry or name.startswith(entry + ".") for entry in _allowed)
 
 
 def _refusal(target: Any) -> str:

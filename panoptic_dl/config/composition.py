@@ -65,7 +65,10 @@ def register() -> None:
         ConfigStore.instance().store(name, defaults(group), group, provider="settings")
     for function in (experiment_name, row_folder):
         OmegaConf.register_new_resolver(function.__name__, function, replace=True)
-    OmegaConf.register_new_resolver("settings", _settings_for_help, replace=True)
+    # Hydra's help, where it stands, is a template.
+    OmegaConf.register_new_resolver(
+        "settings", lambda: settings_text().replace("$", "$$"), replace=True
+    )
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -350,10 +353,6 @@ def _as_text(override: str) -> str | None:
             return None
         return quoted if parsed.value() == value else None
     return None
-
-
-def _settings_for_help() -> str:
-    return settings_text().replace("$", "$$")  # Hydra's help is a template
 
 
 def _loader() -> _CheckedLoader:

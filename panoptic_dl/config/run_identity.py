@@ -63,13 +63,14 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
     overrides = list(hydra.overrides.task)
     mode = str(hydra.runtime.choices.get("mode"))
     in_sweep = hydra.mode == RunMode.MULTIRUN
+    search = in_sweep and not hydra.sweeper._target_.endswith(".BasicSweeper")  # Hydra's own
     return {
         "name": _value(config, "name"),
         "mode": mode,
         "row": experiment_name(config.choice),
         "choices": choices(hydra),
         "overrides": overrides,
-        "command": command(overrides, search=in_sweep and not _is_table(hydra.sweeper._target_)),
+        "command": command(overrides, search=search),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
         "seed": _value(config, "seed"),
         "config_hash": config_hash(config, mode),
@@ -89,11 +90,6 @@ def choices(hydra: Any) -> dict[str, str]:
         for group, option in hydra.runtime.choices.items()
         if option is not None and not str(group).startswith("hydra/")
     }
-
-
-def _is_table(sweeper: str) -> bool:
-    """Whether it is Hydra's own sweeper, which runs all rows; others search."""
-    return sweeper.endswith(".BasicSweeper")
 
 
 def command(overrides: Sequence[str], *, search: bool = False) -> str:

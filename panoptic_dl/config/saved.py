@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,11 +18,6 @@ PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
 
 class SavedConfigError(ValueError):
     """A folder is no run's, or its config is damaged; the message names the file."""
-
-
-def _is_run(folder: str | Path) -> bool:
-    """Whether a folder holds the config of a run."""
-    return (Path(folder) / CONFIG).is_file()
 
 
 def saved_config(folder: str | Path) -> DictConfig:
@@ -51,13 +45,19 @@ def saved_config(folder: str | Path) -> DictConfig:
         for part in PARTS:
             if not isinstance(config[part], DictConfig):
                 raise TypeError(f"{part} is no table")
-    except RecursionError as error:
-        raise SavedConfigError(f"{file} is damaged: it is nested too deeply") from error
     except (
-        *(OmegaConfBaseException, YAMLError, ValueError, OSError),
-        *(AttributeError, TypeError, KeyError),
+        OmegaConfBaseException,
+        YAMLError,
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        RecursionError,
     ) as error:
-        raise SavedConfigError(f"{file} is damaged: {str(error)[:500]}") from error
+        too_deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if too_deep else str(error)[:500]
+        raise SavedConfigError(f"{file} is damaged: {reason}") from error
     if (folder / CLASSES).is_file():
         _with_classes(config, folder / CLASSES)
     elif "classes" not in config.dataset:
@@ -79,15 +79,10 @@ def _with_classes(config: DictConfig, file: Path) -> None:
         config.dataset.thing_ids = list(classes.thing_ids)
         config.dataset.classes = {
             "_target_": "panoptic_dl.core.classes.Classes",
-            "names": [_escaped(name) for name in classes.names],
+            "names": [name.replace("${", "\\${") for name in classes.names],  # no interpolations
             "colors": [list(color) for color in classes.colors],
             "thing_ids": list(classes.thing_ids),
         }
-
-
-def _escaped(name: str) -> str:
-    """A text that stays itself: no interpolation."""
-    return name.replace("${", "\\${")
 
 
 def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -107,7 +102,7 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
         return config
     weights = Path(config.weights).expanduser()
     folder = weights if weights.is_dir() else weights.parent
-    if not _is_run(folder):
+    if not (folder / CONFIG).is_file():
         return config
     saved = saved_config(folder)
     _refuse_other_parts(config, saved, overrides, folder)
@@ -115,8 +110,11 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
     with open_dict(config):
         for part in PARTS:
             config[part] = saved[part]
-        for override in _leaves(overrides):
+        texts = [text for text in overrides if not is_choice(text)]
+        for override in OverridesParser.create().parse_overrides(texts):
             key = override.key_or_group
+            if key.partition(".")[0] not in PARTS:
+                continue
             if override.is_delete() or override.is_add():
                 raise SavedConfigError(
                     f"{override.input_line}: with weights= of a run its config is used, where "
@@ -138,10 +136,3 @@ def _refuse_other_parts(
                 f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
                 f"leave {said}= out, for the config in {folder / CONFIG} is used"
             )
-
-
-def _leaves(overrides: Sequence[str]) -> list[Any]:
-    """Parsed overrides of leaves in the parts of a row."""
-    texts = [text for text in overrides if not is_choice(text)]
-    parsed = OverridesParser.create().parse_overrides(texts)
-    return [o for o in parsed if o.key_or_group.partition(".")[0] in PARTS]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -197,18 +198,15 @@ def _share_of_threads(processes: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
+@dataclass
 class _Pickled:
-    """A function that is pickled by value, with cloudpickle.
+    """A function that is pickled by value, with cloudpickle, and called only where it arrives.
 
     In a job of joblib or submitit, run.py is not the main module, and its functions are found by no
     name.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
+    function: Callable[..., Any]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)

@@ -90,28 +90,24 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         if of_input:
             text = f"\nerror: {error}\n(traceback: {folder / ERROR})"
             print(text, file=sys.stderr, flush=True)
-        elif isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
-            _print_interrupted(run_dir)
+        elif type(error) is KeyboardInterrupt and comm.is_main_process():
+            # Other processes are ended so when one of them failed, which prints why.
+            known = (folder / NEWEST).is_file()
+            how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint"
+            print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
         if state is not None:
             line = None
             if of_program:
                 line = error_line(traceback.format_exc())
             elif status == "failed":
-                line = first_error_line(folder)
-                line = line or f"ended with exit code {code}, without a message"
+                unknown = f"ended with exit code {code}, without a message"
+                line = first_error_line(folder) or unknown
             state.end(status, line)
         if of_program or isinstance(error, SystemExit):
             raise
         raise SystemExit(code) from None
     if state is not None:
         state.end("finished")
-
-
-def _print_interrupted(run_dir: str) -> None:
-    if comm.is_main_process():  # others are ended so when one of them failed, which says why
-        there = Path(run_dir, NEWEST).is_file()
-        how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint" if there else ""
-        print(f"\ninterrupted{how}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -137,12 +137,12 @@ def _requeue(number: int) -> None:
             _requeue_job()
 
 
-def _requeue_job() -> bool:
-    """Ask SLURM to queue this job again; return whether it agreed, which the log has, too."""
+def _requeue_job() -> None:
+    """Ask SLURM to queue this job again; the log has whether it agreed."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         logger.warning("Not queued again: this is no SLURM job; the same command goes on")
-        return False
+        return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"]
     command = ["scontrol", "requeue", job]
@@ -158,9 +158,8 @@ def _requeue_job() -> bool:
             " ".join(command),
             problem,
         )
-        return False
-    logger.info("Queued again: `%s`", " ".join(command))
-    return True
+    else:
+        logger.info("Queued again: `%s`", " ".join(command))
 
 
 def tell_submitit(number: int) -> None:

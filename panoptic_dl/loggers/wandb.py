@@ -81,15 +81,14 @@ class WandbLogger(Logger):
             init_timeout: seconds to wait for the server before the run goes on offline.
             finish_timeout: seconds that uploads may take at the end.
         """
-        if log_checkpoints not in LOG_CHECKPOINTS:
-            raise ValueError(
-                f"logger.wandb.log_checkpoints={log_checkpoints} is unknown; choose one of "
-                + ", ".join(LOG_CHECKPOINTS)
-            )
-        if mode is not None and mode not in MODES:
-            raise ValueError(
-                f"logger.wandb.mode={mode} is unknown; choose one of {', '.join(MODES)}"
-            )
+        for key, value, known in (
+            ("log_checkpoints", log_checkpoints, LOG_CHECKPOINTS),
+            ("mode", MODES[0] if mode is None else mode, MODES),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"logger.wandb.{key}={value} is unknown; choose one of {', '.join(known)}"
+                )
         for key, seconds in (("init", init_timeout), ("finish", finish_timeout)):
             if seconds <= 0:
                 raise ValueError(f"logger.wandb.{key}_timeout={seconds} must be above 0")
