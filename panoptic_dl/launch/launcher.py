@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -198,15 +197,18 @@ def _share_of_threads(processes: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-@dataclass
 class _Pickled:
-    """A function that is pickled by value, with cloudpickle, and called only where it arrives.
+    """A function that is pickled by value, with cloudpickle.
 
     In a job of joblib or submitit, run.py is not the main module, and its functions are found by no
     name.
     """
 
-    function: Callable[..., Any]
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)
