@@ -34,24 +34,21 @@ def check_settings(context: CheckContext) -> CheckResult:
 
 def check_recipe(context: CheckContext) -> CheckResult:
     """Differences between training and its recipe, and what they change."""
-    settings = TrainSettings(**context.train)
+    settings, model = TrainSettings(**context.train), context.part("model")
     images = images_per_pass(context)
     differences = find_differences(
         Recipe(**context.recipe),
         settings,
-        lr=context.part("optimizer")(context.part("model")).defaults["lr"],
+        lr=context.part("optimizer")(model).defaults["lr"],
         accumulate=settings.batch_size // context.num_processes // images,
-        batch_norm_images=images_of_statistics(
-            context.part("model"), images, context.num_processes
-        ),
+        batch_norm_images=images_of_statistics(model, images, context.num_processes),
     )
-    found = [d for d in differences if d.effect is not None]
     return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: figures will differ",
         "nothing, if meant; else leave out what changes them (docs/training_options.md)",
         [],
-        [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in found],
+        [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in differences if d.effect],
     )
 
 
@@ -125,17 +122,19 @@ def check_crop(context: CheckContext) -> CheckResult:
         return ok(f"crop {height} x {width}; the heads pool globally")
     window = max(windows)
     stride = max(1, math.ceil(height / PADDING) * PADDING // window[0])
-    feature = _test_feature(context, stride)
+    size = ResizeShortestEdge.get_output_shape(
+        *context.sizes["image_size"], context.sizes["min_size_test"], context.sizes["max_size_test"]
+    )
+    multiple = context.sizes["size_divisibility"] or PADDING
+    feature = [math.ceil(side / multiple) * multiple // stride for side in size]
     divisible = all(f % w == 0 for f, w in zip(feature, window, strict=True))
+    fits = "a" if divisible else "no"
     found = (
         f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; test images are "
-        f"{feature[0]} x {feature[1]} there, "
-        + (
-            "a multiple of it"
-            if divisible
-            else "no multiple of it (Detectron2 would stop; here it slides)"
-        )
+        f"{feature[0]} x {feature[1]} there, {fits} multiple of it"
     )
+    if not divisible:
+        found += " (Detectron2 would stop; here it slides)"
     published = PUBLISHED_CROPS.get(context.choice["dataset"], (height, width))
     if published != (height, width):
         return warn(
@@ -149,18 +148,6 @@ def check_crop(context: CheckContext) -> CheckResult:
             f"dataset.crop_size=[{best[0]},{best[1]}]",
         )
     return ok(found)
-
-
-def _test_feature(context: CheckContext, stride: int) -> tuple[int, int]:
-    """(height, width) of the coarsest feature of an image of the usual size, in tests."""
-    size = ResizeShortestEdge.get_output_shape(
-        *context.sizes["image_size"],
-        context.sizes["min_size_test"],
-        context.sizes["max_size_test"],
-    )
-    multiple = context.sizes["size_divisibility"] or PADDING
-    padded = [math.ceil(side / multiple) * multiple for side in size]
-    return padded[0] // stride, padded[1] // stride
 
 
 def check_normalization(context: CheckContext) -> CheckResult:

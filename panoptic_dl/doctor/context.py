@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -53,12 +53,10 @@ class Split:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        metadata: dict[str, Any] = MetadataCatalog.get(self.name).as_dict()
-        return metadata
+        return MetadataCatalog.get(self.name).as_dict()
 
     @property
     def panoptic_json(self) -> str | None:
-        """The file of all segments, if the dataset has one."""
         return self.metadata.get("panoptic_json")
 
     @cached_property
@@ -81,7 +79,6 @@ class Split:
 
     @property
     def class_names(self) -> list[str]:
-        """By contiguous id."""
         return list(self.metadata.get("stuff_classes", ()))
 
     @property
@@ -176,7 +173,7 @@ class State(str, Enum):
     UNCHECKED = "not checked"
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckResult:
     """A line of the table.
 
@@ -251,9 +248,8 @@ def from_error(error: BaseException, hint: str) -> CheckResult:
     first, *others = [line.strip() for line in text.strip().splitlines() if line.strip()]
     for index, line in enumerate(others):
         if line.startswith("remedy:"):
-            hint = " ".join([line.removeprefix("remedy:").strip(), *others[index + 1 :]])
-            others = others[:index]
-            break
+            hint = " ".join(others[index:]).removeprefix("remedy:").strip()
+            return fail(first, hint, others[:index])
     return fail(first, hint, others)
 
 
@@ -285,20 +281,16 @@ def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResu
             group = check.group
             logger.info("Looking at: %s", group)
         started = time.perf_counter()
-        lacking = [
-            name
-            for name in check.needs
-            if name in results and results[name].state in (State.FAIL, State.UNCHECKED)
-        ]
-        if lacking:
-            result: CheckResult | None = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}")
+        failed = {name for name, r in results.items() if r.state in (State.FAIL, State.UNCHECKED)}
+        result: CheckResult | None
+        if lacking := [name for name in check.needs if name in failed]:
+            result = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}")
         else:
             result = _run(check, context)
         if result is not None:
-            seconds = round(time.perf_counter() - started, 3)
-            results[f"{group}: {check.name}"] = replace(
-                result, group=group, name=check.name, seconds=seconds
-            )
+            result.group, result.name = group, check.name
+            result.seconds = round(time.perf_counter() - started, 3)
+            results[f"{group}: {check.name}"] = result
     return list(results.values())
 
 

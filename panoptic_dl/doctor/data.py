@@ -6,7 +6,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import closing
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,44 +56,37 @@ def _unlisted(split: Split) -> tuple[Path, set[str]]:
     return folder, there - {file.name for file in files}
 
 
-class Origin(Enum):
-    """Where a file comes from."""
-
-    IMAGES = "downloaded images"
-    LABELS = "downloaded labels"
-    PREPARED = "labels that our script makes of downloaded ones"
-
-
+# By dataset and origin of a file: downloaded "images" or "labels", or "prepared" by our script.
 HINTS = {
-    ("cityscapes", Origin.IMAGES): (
+    ("cityscapes", "images"): (
         "unzip -o leftImg8bit_trainvaltest.zip 'leftImg8bit/{split}/*' -d {root}/cityscapes "
         "(of cityscapes-dataset.com)"
     ),
-    ("cityscapes", Origin.LABELS): (
+    ("cityscapes", "labels"): (
         "unzip -o gtFine_trainvaltest.zip 'gtFine/{split}/*' -d {root}/cityscapes "
         "(of cityscapes-dataset.com); "
     ),
-    ("cityscapes", Origin.PREPARED): (
+    ("cityscapes", "prepared"): (
         "rm -r {root}/cityscapes/gtFine/cityscapes_panoptic_{split}* "
         "{root}/cityscapes/gtFine/{split}/*/*_labelTrainIds.png; "
         "python scripts/prepare_cityscapes.py {root}"
     ),
-    ("coco", Origin.IMAGES): "unzip -o {split}2017.zip -d {root}/coco (of cocodataset.org)",
-    ("coco", Origin.LABELS): (
+    ("coco", "images"): "unzip -o {split}2017.zip -d {root}/coco (of cocodataset.org)",
+    ("coco", "labels"): (
         "unzip -o panoptic_annotations_trainval2017.zip -d {root}/coco (of cocodataset.org); "
         "unzip -o {root}/coco/annotations/panoptic_{split}2017.zip -d {root}/coco"
     ),
 }
-HINTS["cityscapes", Origin.LABELS] += HINTS["cityscapes", Origin.PREPARED]
+HINTS["cityscapes", "labels"] += HINTS["cityscapes", "prepared"]
 
 
-def _hint_for(context: CheckContext, split: str, origin: Origin) -> str:
+def _hint_for(context: CheckContext, split: str, origin: str) -> str:
     """A command where the dataset is known, else what to do with the files that are named."""
     dataset = context.choice["dataset"]
     if dataset.startswith("toy_"):
         return f"rm -r {context.root} (it is drawn again on the next run)"
-    known = HINTS.get((dataset, origin)) or HINTS.get((dataset, Origin.LABELS))
-    if known is not None:
+    known = HINTS.get((dataset, origin)) or HINTS.get((dataset, "labels"))
+    if known:
         return known.format(root=context.root, split=split)
     return (
         "mend the files that are named (all of them are in doctor.json), or take them out of the "
@@ -102,17 +94,17 @@ def _hint_for(context: CheckContext, split: str, origin: Origin) -> str:
     )
 
 
-# By kind of problem: origin of the files; what is found if all is right, and else.
-KINDS: dict[str, tuple[Origin, str, str]] = {
-    "image modes": (Origin.IMAGES, "", "images are not RGB or grey"),
-    "orientation": (Origin.IMAGES, "no image is turned by EXIF", "images are turned by EXIF"),
-    "sizes": (Origin.IMAGES, "image = label = JSON file", "files have the wrong size"),
-    "labels": (Origin.PREPARED, "whole RGB PNG files", "panoptic labels are none"),
-    "label ids": (Origin.PREPARED, "those of segments_info", "ids are in one of PNG and JSON only"),
-    "areas": (Origin.PREPARED, "those of the pixels", "areas in the JSON file are wrong"),
-    "boxes": (Origin.PREPARED, "those of the pixels", "boxes in the JSON file are wrong"),
-    "semantic labels": (Origin.PREPARED, "whole, all ids in range", "semantic labels are wrong"),
-    "agreement": (Origin.PREPARED, "all labels of an image agree", "labels disagree with others"),
+# By kind of problem: origin of the files (see HINTS); what is found if all is right, and else.
+KINDS: dict[str, tuple[str, str, str]] = {
+    "image modes": ("images", "", "images are not RGB or grey"),
+    "orientation": ("images", "no image is turned by EXIF", "images are turned by EXIF"),
+    "sizes": ("images", "image = label = JSON file", "files have the wrong size"),
+    "labels": ("prepared", "whole RGB PNG files", "panoptic labels are none"),
+    "label ids": ("prepared", "those of segments_info", "ids are in one of PNG and JSON only"),
+    "areas": ("prepared", "those of the pixels", "areas in the JSON file are wrong"),
+    "boxes": ("prepared", "those of the pixels", "boxes in the JSON file are wrong"),
+    "semantic labels": ("prepared", "whole, all ids in range", "semantic labels are wrong"),
+    "agreement": ("prepared", "all labels of an image agree", "labels disagree with others"),
 }
 OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
 
@@ -130,17 +122,15 @@ def file_checks(split: str) -> list[Check]:
 
 def _check_images(split: str, context: CheckContext) -> CheckResult:
     """Open images and labels; whether the images can be read."""
-    opened = context.splits[split]
+    opened, settings = context.splits[split], context.settings
+    workers = settings.workers or count_cores()
     opened.reports = open_files(
-        opened,
-        sample=context.settings.sample,
-        workers=context.settings.workers or count_cores(),
-        tick=context.keep_waiting,
+        opened, sample=settings.sample, workers=workers, tick=context.keep_waiting
     )
     count, total = len(opened.reports), len(opened.records)
     amount = f"all {total:,}" if count == total else f"{count:,} of {total:,}"
     right, wrong = f"{amount} can be read", f"of {count:,} cannot be read"
-    return _result(split, "images", context, Origin.IMAGES, right, wrong)
+    return _result(split, "images", context, "images", right, wrong)
 
 
 def open_files(
@@ -188,11 +178,12 @@ def _check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | N
     if not opened.reports:
         return CheckResult(State.UNCHECKED, f"needs {split} data: images")
     files = opened.records[0].keys() & {"pan_seg_file_name", "sem_seg_file_name"}
-    if kind in OF_PANOPTIC and "pan_seg_file_name" not in files:
-        return None
-    if kind == "semantic labels" and "sem_seg_file_name" not in files:
-        return None
-    if kind == "agreement" and not (len(files) == 2 or opened.is_cityscapes):
+    lacking = {
+        **dict.fromkeys(OF_PANOPTIC, "pan_seg_file_name" not in files),
+        "semantic labels": "sem_seg_file_name" not in files,
+        "agreement": len(files) < 2 and not opened.is_cityscapes,
+    }
+    if lacking.get(kind):
         return None
     origin, right, wrong = KINDS[kind]
     if kind == "image modes":
@@ -202,7 +193,7 @@ def _check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | N
 
 
 def _result(
-    split: str, kind: str, context: CheckContext, origin: Origin, right: str, wrong: str
+    split: str, kind: str, context: CheckContext, origin: str, right: str, wrong: str
 ) -> CheckResult:
     reports = context.splits[split].reports
     problems = [problem for report in reports for problem in report.problems]
@@ -229,12 +220,9 @@ def check_json(
     if split.panoptic_json is None:
         return None
     right, wrong, failures, warnings = find(split, context.is_custom_dataset)
-    failures, warnings = (
-        [f"{split.panoptic_json}: {problem}" for problem in problems]
-        for problems in (failures, warnings)
-    )
-    hint = _hint_for(context, title, Origin.PREPARED)
-    return from_problems(right, wrong, hint, failures, warnings)
+    file, hint = split.panoptic_json, _hint_for(context, title, "prepared")
+    failures = [f"{file}: {problem}" for problem in failures]
+    return from_problems(right, wrong, hint, failures, [f"{file}: {w}" for w in warnings])
 
 
 def annotations(split: Split, custom: bool) -> Findings:
@@ -251,9 +239,8 @@ def annotations(split: Split, custom: bool) -> Findings:
     annotated = {entry.get("image_id") for entry in entries}
     for entry in entries:
         if entry.get("image_id") not in listed:
-            failures.append(
-                f"an annotation is of image {entry.get('image_id')}, which is not listed"
-            )
+            image_id = entry.get("image_id")
+            failures.append(f"an annotation is of image {image_id}, which is not listed")
     for image in images:
         if not custom and not {"height", "width"} <= image.keys():
             failures.append(f"image {image.get('id')} has no height or width")
@@ -374,14 +361,13 @@ def check_classes(title: str, context: CheckContext) -> CheckResult:
     if len(absent) == len(names):
         return fail(
             "no class occurs: nothing can be learnt or measured",
-            _hint_for(context, title, Origin.LABELS),
+            _hint_for(context, title, "labels"),
         )
-    few = len(absent) <= MAX_NAMES
-    return warn(
-        f"{len(absent)} of {len(names)} never occur" + (f": {', '.join(absent)}" if few else ""),
-        "nothing, if the dataset is a small one; else look at how its labels were made",
-        () if few else absent,
-    )
+    found = f"{len(absent)} of {len(names)} never occur"
+    hint = "nothing, if the dataset is a small one; else look at how its labels were made"
+    if len(absent) > MAX_NAMES:
+        return warn(found, hint, absent)
+    return warn(f"{found}: {', '.join(absent)}", hint)
 
 
 def check_instances(title: str, context: CheckContext) -> CheckResult | None:
@@ -407,7 +393,7 @@ def check_instances(title: str, context: CheckContext) -> CheckResult | None:
     return from_problems(
         f"{total:,} instances for box and mask AP",
         "images are not as in the panoptic file",
-        _hint_for(context, title, Origin.LABELS),
+        _hint_for(context, title, "labels"),
         failures,
     )
 

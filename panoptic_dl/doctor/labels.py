@@ -136,19 +136,18 @@ class ImageChecker:
             _check_cityscapes(record, semantic, panoptic, report)
 
     def _count_classes(self, file: str, label: np.ndarray, report: ImageReport) -> None:
-        counts = dict(enumerate(np.bincount(label.ravel(), minlength=256).tolist()))
-        for value, count in counts.items():
-            if count and value >= self.num_classes and value != self.ignore_label:
+        for value, count in enumerate(np.bincount(label.ravel()).tolist()):
+            if count and value < self.num_classes:
+                report.classes[value] = count
+            elif count and value != self.ignore_label:
                 report.add(
                     "semantic labels",
                     f"{file}: {count} pixels of id {value}, outside the classes "
                     f"0..{self.num_classes - 1} and not {self.ignore_label} (ignored)",
                 )
-        report.classes.update({v: counts[v] for v in range(self.num_classes) if counts.get(v)})
 
 
 def digest_of(data: bytes) -> bytes:
-    """The same for the same bytes, and, as good as certainly, for these alone."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -271,13 +270,11 @@ def compare_with_segments(
 
 
 def _is_near(bbox: Any, sides: tuple[int, int, int, int]) -> bool:
-    """Whether all four sides of a listed box are as they should be, give or take a few pixels."""
     try:
         left, top, width, height = (float(number) for number in bbox)
     except (TypeError, ValueError):
         return False
-    listed = (left, top, left + width, top + height)
-    return all(abs(a - b) <= BOX_TOLERANCE for a, b in zip(listed, sides, strict=True))
+    return np.allclose([left, top, left + width, top + height], sides, 0, BOX_TOLERANCE)
 
 
 def _compare(

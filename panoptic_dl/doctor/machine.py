@@ -50,13 +50,11 @@ def check_loader_processes(context: CheckContext) -> CheckResult:
     """Loader processes beyond the cores cost memory and bring nothing."""
     workers, cores = context.train["num_workers"], count_cores()
     share = max(1, cores // context.num_processes)
-    found = f"{workers} loader processes for each of {context.num_processes} training processes"
-    if context.num_processes == 1:
-        found = f"{workers} loader processes"
+    found = f"{workers} loader processes"
+    if context.num_processes > 1:
+        found += f" for each of {context.num_processes} training processes"
     found += f", {cores} cores"
-    if workers > share:
-        return warn(found, f"train.num_workers={share}")
-    return ok(found)
+    return warn(found, f"train.num_workers={share}") if workers > share else ok(found)
 
 
 def amount(number: float) -> str:
@@ -112,7 +110,7 @@ def check_packages(context: CheckContext) -> CheckResult:
     problems = []
     for text in required:
         wanted = Requirement(text)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
         there = version(wanted.name)
         if there == "not installed":
@@ -120,9 +118,8 @@ def check_packages(context: CheckContext) -> CheckResult:
         elif not wanted.specifier.contains(there, prereleases=True):
             problems.append(f"{wanted.name} is {there}, not {wanted.specifier}")
     right = ", ".join([python, *(f"{name} {version(name)}" for name in SHOWN_PACKAGES)])
-    return from_problems(
-        right, "packages are not as the project needs them", "make setup", problems
-    )
+    wrong = "packages are not as the project needs them"
+    return from_problems(right, wrong, "make setup", problems)
 
 
 def check_detectron2(context: CheckContext) -> CheckResult:

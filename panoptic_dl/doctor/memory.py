@@ -6,8 +6,8 @@ Shapes: N images, H W pixels.
 """
 
 import contextlib
+import copy
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,17 @@ def check_memory(context: CheckContext) -> CheckResult:
     )
     if needed <= 0.9 * share:
         return ok(found)
-    hint = _hint(context, estimate, images, share)
+    others = "train.activation_checkpointing=true, train.precision=bf16"
+    more = "more GPUs" if context.device == "cuda" else "a machine with more memory"
+    hint = f"{more}; or all of: train.images_per_gpu=1, {others}"
+    per_process = context.train["batch_size"] // context.num_processes
+    for fewer in range(images - 1, 0, -1):
+        if per_process % fewer == 0 and MARGIN * estimate.total(fewer) <= 0.9 * share:
+            hint = (
+                f"train.images_per_gpu={fewer} (same batch, more passes); with larger ones: "
+                f"{others}, {more}"
+            )
+            break
     return fail(found, hint) if needed > share else warn(f"{found}: it is tight", hint)
 
 
@@ -96,31 +106,12 @@ def _available(device: str) -> float:
     return min(free)
 
 
-def _hint(context: CheckContext, estimate: _Estimate, images: int, share: float) -> str:
-    """The largest part of the batch that fits, and other ways."""
-    per_process = context.train["batch_size"] // context.num_processes
-    fitting = [
-        n
-        for n in range(1, images)
-        if per_process % n == 0 and MARGIN * estimate.total(n) <= 0.9 * share
-    ]
-    others = "train.activation_checkpointing=true, train.precision=bf16"
-    more = "more GPUs" if context.device == "cuda" else "a machine with more memory"
-    if fitting:
-        return (
-            f"train.images_per_gpu={max(fitting)} (same batch, more passes); with larger ones: "
-            f"{others}, {more}"
-        )
-    return f"{more}; or all of: train.images_per_gpu=1, {others}"
-
-
 def _count_kept(
-    model: nn.Module, *, num_classes: int, precision: str, recompute: bool, ignore_label: int = 255
+    model: Any, *, num_classes: int, precision: str, recompute: bool, ignore_label: int
 ) -> tuple[float, float]:
     """Count what autograd keeps for the backward pass, on two small batches in training mode.
 
     Tensors are counted once however often they are kept, parameters and buffers not at all.
-    Afterwards the model's buffers and mode are as before.
 
     Args:
         model: its losses take Detectron2's targets.
@@ -135,8 +126,10 @@ def _count_kept(
     half = precision in ("bf16", "fp16")
     device = next(model.parameters()).device.type
     sizes = []
-    with _restored(model), torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
-        model.train()
+    model = copy.deepcopy(model).train()  # batch norm changes its statistics
+    if hasattr(model, "size_divisibility"):  # images are padded as little as possible
+        model.size_divisibility = padding_multiple(model.backbone)
+    with torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
         for layer in model.modules():
             if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
                 layer.eval()  # it would wait for the other processes; it keeps as much
@@ -194,48 +187,26 @@ def _sizes_kept(
 
 def _sample(side: int, num_classes: int, ignore_label: int) -> dict[str, Any]:
     """A square image of noise with the targets of both tasks."""
-    height = width = side
     random = torch.Generator().manual_seed(0)
-    classes = torch.randint(num_classes, (height, width), generator=random)
+    classes = torch.randint(num_classes, (side, side), generator=random)
     classes[0, 0] = ignore_label
     return {
-        "image": torch.randint(256, (3, height, width), generator=random).to(torch.uint8),
-        "height": height,
-        "width": width,
+        "image": torch.randint(256, (3, side, side), generator=random).to(torch.uint8),
+        "height": side,
+        "width": side,
         "sem_seg": classes,
-        "sem_seg_weights": torch.ones(height, width),
-        "center": torch.rand(height, width, generator=random),
-        "center_weights": torch.ones(1, height, width),
-        "offset": torch.ones(2, height, width),
-        "offset_weights": torch.ones(1, height, width),
+        "sem_seg_weights": torch.ones(side, side),
+        "center": torch.rand(side, side, generator=random),
+        "center_weights": torch.ones(1, side, side),
+        "offset": torch.ones(2, side, side),
+        "offset_weights": torch.ones(1, side, side),
     }
 
 
-@contextlib.contextmanager
-def _restored(model: Any) -> Iterator[None]:
-    """Inside, images are padded as little as possible; afterwards buffers and mode are restored."""
-    training = model.training
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    divisibility = getattr(model, "size_divisibility", None)
-    if divisibility is not None:
-        model.size_divisibility = padding_multiple(model.backbone)
-    try:
-        yield
-    finally:
-        model.train(training)
-        if divisibility is not None:
-            model.size_divisibility = divisibility
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-
-
-def _tensors(values: Any) -> Sequence[Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
     """All tensors in nested lists, tuples and dicts."""
-    if isinstance(values, Tensor):
-        return [values]
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, (list, tuple)):
         return [tensor for value in values for tensor in _tensors(value)]
-    return []
+    return [values] if isinstance(values, Tensor) else []

@@ -25,14 +25,21 @@ from panoptic_dl.core.files import atomic_write, flush, printable, read_json_obj
 from panoptic_dl.core.run_folder import AVERAGE as AVERAGE_FILE
 from panoptic_dl.core.run_folder import MANIFEST, RESULTS
 from panoptic_dl.weights.load import Coverage, compare, load_model, split_backbone
-from panoptic_dl.weights.names import BACKBONE, KNOWN_DTYPES, Renamed, not_finite, rename
+from panoptic_dl.weights.names import (
+    BACKBONE,
+    KNOWN_DTYPES,
+    STATISTICS,
+    Renamed,
+    not_finite,
+    rename,
+)
 from panoptic_dl.weights.read import MAX_METRICS, Provenance, WeightsFile, read_weights
 
 SUFFIXES = (".safetensors", ".pth", ".pkl")
 AVERAGE_RESULTS = f"ema/{RESULTS}"
 HASH_DIGITS = 8  # of the SHA-256 in the name of an exported file
 # What tells the backbones apart: a parameter, and its shape (out, in, kernel height and width).
-ARCHITECTURES: dict[str, tuple[str, tuple[int, ...]]] = {
+ARCHITECTURES = {
     "xception65": ("block21.sep_conv3.block.pointwise.weight", (2048, 1536, 1, 1)),
     "hrnet18": ("transition1.0.0.weight", (18, 256, 3, 3)),
     "hrnet32": ("transition1.0.0.weight", (32, 256, 3, 3)),
@@ -188,7 +195,7 @@ def export(
             + "\n  ".join(coverage.lines())
         )
     run, iteration = checkpoint.parent, _iteration(file.other)
-    metrics = metrics_of_checkpoint(run, checkpoint.name, file.sha256)
+    metrics = metrics_of_checkpoint(run, checkpoint.name, file.sha256)  # refuses other files, too
     if averaged:
         metrics = metrics_of_average(run, iteration)
     changed = datetime.fromtimestamp(checkpoint.stat().st_mtime, timezone.utc)
@@ -217,7 +224,9 @@ def export(
         write_weights(unnamed, tensors, provenance)
         load_model(model, unnamed, image_format)
         for name, own in model.state_dict().items():
-            if name in tensors and not _is_same(own, tensors[name]):
+            if name in tensors and not torch.allclose(
+                own.cpu().double(), tensors[name].double(), rtol=0, atol=0, equal_nan=True
+            ):
                 raise OSError(f"{unnamed}: {printable(name)} is another after loading")
         name = f"{row}-ema" if averaged else row
         target = folder / f"{name}-{sha256_of(unnamed)[:HASH_DIGITS]}.safetensors"
@@ -238,15 +247,10 @@ def _averages(file: WeightsFile) -> dict[str, Tensor]:
 
 def _iteration(other: Mapping[str, Any]) -> int:
     """Finished iterations, -1 if not known: checkpoints hold the number, from 0, of the last."""
-    trainer = other.get("trainer")
-    for place in (other, trainer if isinstance(trainer, Mapping) else {}):
-        if type(place.get("iteration")) is int:
-            return place["iteration"] + 1
+    for place in (other, other.get("trainer")):
+        if isinstance(place, Mapping) and type(place.get("iteration")) is int:
+            return int(place["iteration"]) + 1
     return -1
-
-
-def _is_same(a: Tensor, b: Tensor) -> bool:
-    return bool((a.cpu().double().nan_to_num() == b.double().nan_to_num()).all())
 
 
 def metrics_of_checkpoint(run: Path, name: str, sha256: str) -> str:
@@ -304,11 +308,9 @@ def _metrics_text(file: Path, found: Any) -> str:
             raise _damaged(file, f"{printable(name)} is no number")
         if math.isfinite(value):
             kept[printable(name)] = round(value, 2)
-    text = json.dumps(kept) if kept else ""
-    while len(text) > MAX_METRICS:
+    while len(text := json.dumps(kept)) > MAX_METRICS:
         kept.popitem()
-        text = json.dumps(kept)
-    return text
+    return text if kept else ""
 
 
 def _read_json(file: Path) -> Mapping[str, Any]:
@@ -439,7 +441,12 @@ def convert(
             f"{file.path} says that it expects {order} images: leave out "
             f"--image-format {image_format}"
         )
-    statistics = {**statistics, **source.renamed.statistics}
+    mean, std = (
+        getattr(before, name)
+        if before
+        else tuple(map(float, source.renamed.statistics.get(name, statistics[name])))
+        for name in STATISTICS
+    )
     provenance = Provenance(
         source_file=printable(file.path.name),
         source_sha256=file.sha256,
@@ -449,14 +456,10 @@ def convert(
         converter=f"panoptic-dl {metadata.version('panoptic-dl')}",
         origin=f"{before.source_file}; {before.origin}" if before else source.origin,
         architecture=source.architecture,
-        pixel_mean=before.pixel_mean if before else _floats(statistics["pixel_mean"]),
-        pixel_std=before.pixel_std if before else _floats(statistics["pixel_std"]),
+        pixel_mean=mean,
+        pixel_std=std,
         image_format=order or image_format or "RGB",
         percent=coverage.percent,
     )
     write_weights(target, fitting, provenance, overwrite=overwrite)
     return provenance
-
-
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

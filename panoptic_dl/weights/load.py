@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") ->
         WeightsError: a name is missing or unexpected, or a shape differs; the message lists them.
             Or the file cannot be read, or is for another channel order.
     """
-    file, renamed = _read(model, path, image_format)
-    return _load(model, renamed.tensors, renamed.dropped, f"weights={file.path}")
+    source, renamed = _read(model, path, image_format)
+    return _load(model, renamed.tensors, renamed.dropped, source)
 
 
 def load_model_or_backbone(
@@ -60,13 +61,12 @@ def load_model_or_backbone(
     Raises:
         WeightsError: the file covers neither, cannot be read, or is for another channel order.
     """
-    file, renamed = _read(model, path, image_format)
+    source, renamed = _read(model, path, image_format)
     in_backbone = [name.startswith(BACKBONE) for name in renamed.tensors]
     if any(in_backbone) and not all(in_backbone):  # a whole model
-        return _load(model, renamed.tensors, renamed.dropped, f"weights={file.path}")
+        return _load(model, renamed.tensors, renamed.dropped, source)
     backbone = model.get_submodule("backbone")
-    tensors, dropped = split_backbone(backbone, renamed)
-    return _load(backbone, tensors, dropped, f"weights={file.path} (backbone)")
+    return _load(backbone, *split_backbone(backbone, renamed), f"{source} (backbone)")
 
 
 def start_from(
@@ -114,24 +114,14 @@ class Coverage:
     """
 
     matched: list[str]  # in both, of one shape
-    missing: list[str]  # the file lacks them
-    unexpected: list[str]  # the network lacks them
-    mismatched: list[str]  # "name (shape in the file) for (shape in the network)"
+    # What makes the file unfit, by kind, none of them empty: names that the file lacks ("missing"),
+    # that the network lacks ("unexpected"), or "name (shape in the file) for (in the network)".
+    faults: dict[str, list[str]]
     dropped: Mapping[str, int]  # parts that are left out on purpose -> number of tensors
     counters_missing: int
     counters_unexpected: int
     percent: float  # share of the network's values, without counters, that the file has
     num_values: int  # of the network, without counters
-
-    @property
-    def faults(self) -> dict[str, list[str]]:
-        """What makes the file unfit, by kind; empty where it fits."""
-        kinds = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": self.mismatched,
-        }
-        return {kind: names for kind, names in kinds.items() if names}
 
     def lines(self, shown: int = 4) -> list[str]:
         """The report, a fact a line; at most `shown` names of a kind."""
@@ -173,11 +163,14 @@ def compare(
     unexpected = [name for name in tensors if name not in own]
     num_values = sum(value.numel() for name, value in own.items() if not _is_counter(name))
     num_matched = sum(own[name].numel() for name in matched)
+    faults = {
+        "missing": [name for name in missing if not _is_counter(name)],
+        "unexpected": [name for name in unexpected if not _is_counter(name)],
+        "of another shape": mismatched,
+    }
     return Coverage(
         matched=matched,
-        missing=[name for name in missing if not _is_counter(name)],
-        unexpected=[name for name in unexpected if not _is_counter(name)],
-        mismatched=mismatched,
+        faults={kind: names for kind, names in faults.items() if names},
         dropped=dropped or {},
         counters_missing=sum(map(_is_counter, missing)),
         counters_unexpected=sum(map(_is_counter, unexpected)),
@@ -187,7 +180,6 @@ def compare(
 
 
 def _is_counter(name: str) -> bool:
-    """Whether a name is that of a batch counter."""
     return name.endswith("num_batches_tracked")
 
 
@@ -214,7 +206,8 @@ def split_backbone(
     return tensors, dict(dropped)
 
 
-def _read(model: nn.Module, path: str | Path, image_format: str) -> tuple[WeightsFile, Renamed]:
+def _read(model: nn.Module, path: str | Path, image_format: str) -> tuple[str, Renamed]:
+    """`weights=` and the file, for messages, and its tensors."""
     file = read_weights(find_weights(path))
     try:
         renamed = rename(file.tensors)
@@ -222,12 +215,12 @@ def _read(model: nn.Module, path: str | Path, image_format: str) -> tuple[Weight
         raise WeightsError(f"weights={file.path}: {error}") from None
     first, *others = file.lines()
     logger.info("weights=%s", first)
+    if renamed.origin is not None:
+        others.append(f"names are those of {renamed.origin.name}")
     for line in others:
         logger.info("    %s", line)
-    if renamed.origin is not None:
-        logger.info("    names are those of %s", renamed.origin.name)
     _check_pixels(model, file, renamed.statistics, image_format)
-    return file, renamed
+    return f"weights={file.path}", renamed
 
 
 def _check_pixels(
@@ -268,10 +261,8 @@ def _check_pixels(
         if own is None:
             continue
         ours = own.flatten().tolist()
-        if len(ours) == len(theirs) and all(
-            math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-4)
-            for a, b in zip(ours, theirs, strict=True)
-        ):
+        close = partial(math.isclose, rel_tol=1e-4, abs_tol=1e-4)
+        if len(ours) == len(theirs) and all(map(close, ours, theirs)):
             continue
         key = "pixels." + name.removeprefix("pixel_")
         for line in (

@@ -52,17 +52,15 @@ class Origin:
 
     Attributes:
         mark: a name that every such file has and no file of another origin.
-        prefix, new_prefix: a beginning of names, and what takes its place.
         drops: first parts of names that no network here has, and what they are.
-        source: where the names were read.
+        prefix, new_prefix: a beginning of names, and what takes its place.
     """
 
     name: str
     mark: str
-    prefix: str
-    new_prefix: str
     drops: Mapping[str, str]
-    source: str
+    prefix: str = ""
+    new_prefix: str = BACKBONE
 
 
 CLASSIFIER = "its ImageNet classifier"
@@ -83,37 +81,31 @@ NOT_BACKBONE: Mapping[str, str] = {
     **dict.fromkeys(STATISTICS, "pixel statistics"),
 }
 ORIGINS = (
+    # segmentron/models/backbones/xception.py: `block<n>.sep_conv<n>.block.*` as here
     Origin(
-        name="SegmenTron, Xception-65 for ImageNet",
+        "SegmenTron, Xception-65 for ImageNet",
         mark="block1.sep_conv1.block.depthwise.weight",
-        prefix="",
-        new_prefix=BACKBONE,
         drops=dict.fromkeys(("fc", "classifier"), CLASSIFIER),
-        source="segmentron/models/backbones/xception.py: `block<n>.sep_conv<n>.block.*` as here",
     ),
+    # segmentron/models/segbase.py (`encoder`), deeplabv3_plus.py (`head`, `auxlayer`)
     Origin(
-        name="SegmenTron, a whole model with Xception-65",
+        "SegmenTron, a whole model with Xception-65",
         mark="encoder.block1.sep_conv1.block.depthwise.weight",
-        prefix="encoder.",
-        new_prefix=BACKBONE,
         drops=dict.fromkeys(("head", "auxlayer"), HEAD),
-        source="segmentron/models/segbase.py (`encoder`), deeplabv3_plus.py (`head`, `auxlayer`)",
+        prefix="encoder.",
     ),
+    # timm/models/hrnet.py, which kept the names of the authors' lib/models/cls_hrnet.py
     Origin(
-        name="HRNet-Image-Classification, or timm's HRNet (the same names)",
+        "HRNet-Image-Classification, or timm's HRNet (the same names)",
         mark="stage4.0.branches.3.0.conv1.weight",
-        prefix="",
-        new_prefix=BACKBONE,
         drops=HRNET_CLASSIFIER,
-        source="timm/models/hrnet.py, which kept the names of the authors' lib/models/cls_hrnet.py",
     ),
+    # tools_d2/d2/backbone.py of bowenc0221/panoptic-deeplab; projects/Panoptic-DeepLab
     Origin(
-        name="Panoptic-DeepLab or DeepLabV3+, of Detectron2 or of this project",
+        "Panoptic-DeepLab or DeepLabV3+, of Detectron2 or of this project",
         mark="sem_seg_head.predictor.weight",
-        prefix="",
-        new_prefix="",
         drops=dict.fromkeys(STATISTICS, "pixel statistics, which Detectron2 saved until 2020"),
-        source="tools_d2/d2/backbone.py of bowenc0221/panoptic-deeplab; projects/Panoptic-DeepLab",
+        new_prefix="",
     ),
 )
 
@@ -177,11 +169,10 @@ def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in plain)), None):
             plain = {name.removeprefix(wrapper): tensor for name, tensor in plain.items()}
             continue
-        for inner in (BACKBONE + "module.", BACKBONE * 2):
-            if any(name.startswith(inner) for name in plain):
-                break
-        else:
-            return plain
+        wrapped = (BACKBONE + "module.", BACKBONE * 2)
+        inner = next((w for w in wrapped if any(n.startswith(w) for n in plain)), None)
+        if inner is None:
+            break
         new = {
             BACKBONE + name.removeprefix(inner) if name.startswith(inner) else name: tensor
             for name, tensor in plain.items()

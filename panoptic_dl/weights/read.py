@@ -55,11 +55,7 @@ class Provenance:
 
     def plain(self) -> dict[str, Any]:
         """Values that every container can hold."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items()}
 
     def header(self) -> dict[str, str]:
         """Texts for a header that holds nothing else; numbers as JSON."""
@@ -103,11 +99,9 @@ def read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
     for field in fields(Provenance):
         if field.name not in stored:
             continue
-        value = stored[field.name]
+        value, longest = stored[field.name], MAX_METRICS if field.name == "metrics" else MAX_TEXT
         try:
-            values[field.name] = _parse(
-                value, field.type, MAX_METRICS if field.name == "metrics" else MAX_TEXT
-            )
+            values[field.name] = _parse(value, field.type, longest)
         # "1e999" as a whole number, a list in a thousand lists
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise WeightsError(
