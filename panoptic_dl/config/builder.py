@@ -116,6 +116,11 @@ def allow(*packages: str) -> None:
     _allowed.extend(name for name in packages if name not in _allowed)
 
 
+def allowed() -> tuple[str, ...]:
+    """The modules and names that a config may call, for the other processes of a run."""
+    return tuple(_allowed)
+
+
 def build(node: Any, **runtime: Any) -> Any:
     """Call every `_target_` in `node`, innermost first, and return the result.
 

@@ -71,7 +71,7 @@ def images_per_pass(context: CheckContext) -> int:
 
 
 def check_classes(context: CheckContext) -> CheckResult:
-    """The numbers of the config, and names and colours, are those of the dataset's catalog."""
+    """The numbers of the config, and names and colors, are those of the dataset's catalog."""
     number, things = context.part("num_classes"), sorted(context.part("thing_ids"))
     classes = context.part("classes")
     problems = []

@@ -12,7 +12,7 @@ from panoptic_dl.core.run_folder import CLASSES as FILE
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "coco", "toy_cityscapes", "toy_coco"])
-def test_names_colours_and_things_are_those_of_the_config(dataset):
+def test_names_colors_and_things_are_those_of_the_config(dataset):
     config = compose([f"dataset={dataset}"]).dataset
     classes = build(config.classes)
     assert len(classes) == config.num_classes
@@ -55,7 +55,7 @@ def test_the_file_is_plain_and_reads_back(tmp_path):
 @pytest.mark.parametrize(("other", "message"), OTHERS)
 def test_a_run_goes_on_with_its_own_classes_only(tmp_path, other, message):
     record_classes(CLASSES, tmp_path)
-    record_classes(Classes(CLASSES.names, ((9, 9, 9), (8, 8, 8)), (1,)), tmp_path)  # new colours
+    record_classes(Classes(CLASSES.names, ((9, 9, 9), (8, 8, 8)), (1,)), tmp_path)  # new colors
     with pytest.raises(ValueError, match=f"other classes than this run was started.*{message}"):
         record_classes(other, tmp_path)
     assert load_classes(tmp_path / FILE) == CLASSES

@@ -72,7 +72,7 @@ def test_threads_do_not_see_each_others_ids():
     assert not wrong
 
 
-def test_colours_are_panopticapis():
+def test_colors_are_panopticapis():
     colors = np.random.default_rng(0).integers(0, 256, (13, 17, 3)).astype(np.uint8)
     ids = colors_to_ids(colors)
     assert np.array_equal(ids, rgb2id(colors))

@@ -82,7 +82,7 @@ def test_the_published_sizes(short):
 
 
 OTHERS = {
-    "colours in between": [T.ResizeShortestEdge(60), T.RandomBrightness(0.5, 1.5), T.RandomFlip()],
+    "colors in between": [T.ResizeShortestEdge(60), T.RandomBrightness(0.5, 1.5), T.RandomFlip()],
     "flip before crop": [T.RandomFlip(), T.RandomCrop("absolute", (20, 30))],
     "two sizes": [T.ResizeShortestEdge(60), T.ResizeShortestEdge(45), T.RandomFlip()],
     "crop before resize": [T.RandomCrop("absolute", (30, 30)), T.ResizeShortestEdge(50)],
@@ -147,7 +147,7 @@ def test_only_the_rows_of_the_crop_are_read():
     "sizes",
     [((48, 64), (96, 128)), ((60, 80), (64, 85)), ((80, 60), (85, 64)), ((180, 49), (78, 21))],
 )
-def test_the_order_of_passes_is_that_of_colours(sizes):
+def test_the_order_of_passes_is_that_of_colors(sizes):
     old, new = sizes
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*old, 3)).astype(np.uint8))
     order = order_of_passes(old, new)

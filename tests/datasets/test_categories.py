@@ -76,7 +76,7 @@ def test_coco_comes_out_as_in_detectron2(tmp_path):
 @given(
     number=st.integers(1, 255), taken=st.lists(st.tuples(*[st.integers(0, 255)] * 3), max_size=9)
 )
-def test_chosen_colours_differ_from_each_other_and_from_given_ones(number, taken):
+def test_chosen_colors_differ_from_each_other_and_from_given_ones(number, taken):
     colors = distinct_colors(number, taken)
     assert len(set(colors)) == number
     assert not set(colors) & set(taken)
@@ -84,13 +84,13 @@ def test_chosen_colours_differ_from_each_other_and_from_given_ones(number, taken
     assert not set(distinct_colors(1, colors)) & set(colors)
 
 
-def test_the_first_chosen_colours_are_far_apart():
+def test_the_first_chosen_colors_are_far_apart():
     colors = distinct_colors(12)
     pairs = [(a, b) for i, a in enumerate(colors) for b in colors[:i]]
     assert min(sum(abs(x - y) for x, y in zip(a, b, strict=True)) for a, b in pairs) > 80
 
 
-def test_colours_of_one_file_serve_both(tmp_path):
+def test_colors_of_one_file_serve_both(tmp_path):
     bare = [{k: v for k, v in category.items() if k != "color"} for category in CATEGORIES]
     files = [write(tmp_path / "a.json", bare), write(tmp_path / "b.json", CATEGORIES)]
     assert read_categories(files) == read_categories(files[::-1])

@@ -73,7 +73,7 @@ def test_both_mappers_take_the_records(root, form):
     assert (sample["sem_seg"] == semantic["sem_seg"]).all()
 
 
-def test_metadata_serve_detectron2_and_colours_are_those_of_the_classes(root, form):
+def test_metadata_serve_detectron2_and_colors_are_those_of_the_classes(root, form):
     classes = classes_of(root, form)
     metadata = MetadataCatalog.get(register(root, form, part="test"))
     assert metadata.stuff_classes == metadata.thing_classes == list(classes.names)
@@ -84,7 +84,7 @@ def test_metadata_serve_detectron2_and_colours_are_those_of_the_classes(root, fo
     assert len(semantic.stuff_dataset_id_to_contiguous_id) == len(classes)
 
 
-def test_colours_of_the_training_split_serve_the_test_split(root, form):
+def test_colors_of_the_training_split_serve_the_test_split(root, form):
     edit(root, lambda c: c["categories"][0].update(color=[1, 2, 3]), form)
     colors = [
         MetadataCatalog.get(register(root, form, part=part)).stuff_colors

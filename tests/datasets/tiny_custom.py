@@ -10,7 +10,7 @@ from PIL import Image
 
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 
-CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyond ASCII, few colours
+CATEGORIES = [  # gaps, large ids, things and stuff mixed, spaces, letters beyond ASCII, few colors
     {"id": 901, "name": "Förderband", "isthing": 0},
     {"id": 7, "name": "red box", "isthing": 1, "color": [200, 30, 30]},
     {"id": 40, "name": "床", "isthing": 0},

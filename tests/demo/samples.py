@@ -36,7 +36,7 @@ def make_run(folder, *overrides):
 
 
 def scene(height, width, seed=0):
-    """(H, W, 3) RGB: blobs of many colours."""
+    """(H, W, 3) RGB: blobs of many colors."""
     chance = np.random.default_rng(seed)
     coarse = chance.integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))

@@ -30,7 +30,7 @@ def test_frames_rate_and_size_are_kept(tmp_path):
     assert np.abs(np.array(levels(tmp_path / "b.mp4")) - 20 * np.arange(12)).max() < 10
 
 
-def test_colours_are_not_swapped(tmp_path):
+def test_colors_are_not_swapped(tmp_path):
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 200
     with VideoWriter(tmp_path / "a.mp4", 10) as writer:

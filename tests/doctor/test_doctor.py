@@ -31,7 +31,7 @@ def test_a_toy_row_is_healthy_and_takes_its_steps(tmp_path, toy, capsys, dataset
     assert not any(row["state"] in ("FAIL", "not checked") for row in rows.values())
     said = capsys.readouterr().out
     assert "steps\n  ok " in said
-    assert "\x1b" not in said  # colours are for terminals
+    assert "\x1b" not in said  # colors are for terminals
     assert not (tmp_path / "doctor").exists()
     assert not list(tmp_path.glob("*.pth"))
     table = (tmp_path / "doctor.md").read_text()

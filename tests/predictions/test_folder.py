@@ -150,7 +150,7 @@ def test_an_image_without_any_class_is_not_a_missing_one(tmp_path):
     assert (read(predicted.items[1])["sem_seg"] == -1).all()
 
 
-def test_ids_beyond_three_colours_are_counted(tmp_path):
+def test_ids_beyond_three_colors_are_counted(tmp_path):
     predicted = coco_scenes(tmp_path, range(3))
     metadata = MetadataCatalog.get(predicted.name)
     del metadata.__dict__["label_divisor"]

@@ -17,7 +17,7 @@ from panoptic_dl.visualize.overlays import (
 
 @pytest.mark.parametrize("names", [PANOPTIC_KINDS, SEMANTIC_KINDS])
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_each_kind_has_its_own_colour_on_any_image(names, level):
+def test_each_kind_has_its_own_color_on_any_image(names, level):
     kinds = np.arange(len(names))[None]
     image = np.full((1, len(names), 3), level, np.uint8)
     picture = draw_errors(image, kinds, names)[0] / 255
@@ -43,7 +43,7 @@ def grey(*size):
     return np.full((*size, 3), 100, np.uint8)
 
 
-def test_heat_glows_where_centres_are_and_directions_have_colours():
+def test_heat_glows_where_centres_are_and_directions_have_colors():
     center = np.zeros((40, 40), np.float32)
     center[20, 20], center[5, 5] = 1, 2  # above 1, too
     picture = draw_centers(grey(40, 40), center)

@@ -70,7 +70,7 @@ def test_edges_lie_between_segments():
     assert not SegmentTable.of(np.zeros((3, 3), np.int32)).edges().any()
 
 
-def test_classes_have_their_colours_and_instances_shades_of_them():
+def test_classes_have_their_colors_and_instances_shades_of_them():
     panoptic = np.zeros((60, 90), np.int32)
     panoptic[:, 30:60], panoptic[:, 60:] = 21, 22
     picture = drawer(opacity=1.0, labels=False).panoptic(grey(60, 90), panoptic)
@@ -83,7 +83,7 @@ def test_classes_have_their_colours_and_instances_shades_of_them():
     assert (void == 40).all()
 
 
-def test_only_things_have_colour_among_instances():
+def test_only_things_have_color_among_instances():
     panoptic = np.zeros((60, 90), np.int32)
     panoptic[:, 45:] = 21
     image = np.zeros((60, 90, 3), np.uint8)
@@ -198,7 +198,7 @@ def draw(panoptic, opacity=1.0):
     return drawer.panoptic(image, panoptic)
 
 
-def test_stuff_has_its_class_colour_and_instances_have_shades():
+def test_stuff_has_its_class_color_and_instances_have_shades():
     panoptic = np.zeros((9, 30), np.int64)
     panoptic[:, 10:20], panoptic[:, 20:] = 1001, 1002
     picture = draw(panoptic)

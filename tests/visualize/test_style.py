@@ -24,7 +24,7 @@ def test_text_grows_with_the_picture_and_is_told_from_its_ground():
         assert np.median(inside) < 80
 
 
-def test_colours_come_from_metadata_or_differ():
+def test_colors_come_from_metadata_or_differ():
     class Metadata(dict):
         pass
 

@@ -62,7 +62,7 @@ def test_panels_of_a_made_sample():
     assert list(by_start(sample, CLASSES)) == ["image", "labels"]
 
 
-def test_bgr_images_are_shown_in_their_true_colours():
+def test_bgr_images_are_shown_in_their_true_colors():
     sample = sample_of()
     rgb = by_start(sample, CLASSES)["image"]
     sample["image"] = sample["image"].flip(0)

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 
 class Layer:
-    """A cut-out: colours, and the coverage mask that says where they are.
+    """A cut-out: colors, and the coverage mask that says where they are.
 
     Args:
         size: (H, W) of the image in pixels.
@@ -38,9 +38,9 @@ class Layer:
         self.x1 = max(min(int(box[2]) + 3, width), self.x0 + 1)
         self.y1 = max(min(int(box[3]) + 3, height), self.y0 + 1)
         shape = ((self.x1 - self.x0) * scale, (self.y1 - self.y0) * scale)
-        self.colours = Image.new("RGB", shape)
+        self.colors = Image.new("RGB", shape)
         self.mask = Image.new("L", shape)
-        self._ink = ImageDraw.Draw(self.colours, "RGBA")
+        self._ink = ImageDraw.Draw(self.colors, "RGBA")
         self._knife = ImageDraw.Draw(self.mask)
 
     def _local(self, points: Sequence[Point]) -> list[Point]:
@@ -55,13 +55,13 @@ class Layer:
         ]
 
     def polygon(
-        self, points: Sequence[Point], colour: Colour, *, alpha: int = 255, solid: bool = True
+        self, points: Sequence[Point], color: Color, *, alpha: int = 255, solid: bool = True
     ) -> None:
-        """Fills a polygon; `solid` adds it to the silhouette, else it colours what is there."""
+        """Fills a polygon; `solid` adds it to the silhouette, else it colors what is there."""
         local = self._local(points)
         if len(local) < 3:
             return
-        self._ink.polygon(local, fill=(*colour, alpha))
+        self._ink.polygon(local, fill=(*color, alpha))
         if solid:
             self._knife.polygon(local, fill=255)
 
@@ -69,7 +69,7 @@ class Layer:
         self,
         centre: Point,
         radii: Point,
-        colour: Colour,
+        color: Color,
         *,
         alpha: int = 255,
         solid: bool = True,
@@ -81,11 +81,11 @@ class Layer:
                 (centre[0] + radii[0], centre[1] + radii[1]),
             ]
         )
-        self._ink.ellipse((left, top, right, bottom), fill=(*colour, alpha))
+        self._ink.ellipse((left, top, right, bottom), fill=(*color, alpha))
         if solid:
             self._knife.ellipse((left, top, right, bottom), fill=255)
 
-    def ring(self, centre: Point, radii: Point, width: float, colour: Colour) -> None:
+    def ring(self, centre: Point, radii: Point, width: float, color: Color) -> None:
         """Draws an ellipse's rim, `width` pixels towards its inside, as part of the silhouette."""
         (left, top), (right, bottom) = self._local(
             [
@@ -94,14 +94,14 @@ class Layer:
             ]
         )
         pixels = max(round(width * self.scale), 1)
-        self._ink.ellipse((left, top, right, bottom), outline=(*colour, 255), width=pixels)
+        self._ink.ellipse((left, top, right, bottom), outline=(*color, 255), width=pixels)
         self._knife.ellipse((left, top, right, bottom), outline=255, width=pixels)
 
     def line(
         self,
         points: Sequence[Point],
         width: float,
-        colour: Colour,
+        color: Color,
         *,
         alpha: int = 255,
         solid: bool = True,
@@ -109,13 +109,13 @@ class Layer:
         """Draws a stroke of `width` pixels with round ends and joints."""
         local = self._local(points)
         pixels = max(round(width * self.scale), 1)
-        self._ink.line(local, fill=(*colour, alpha), width=pixels, joint="curve")
+        self._ink.line(local, fill=(*color, alpha), width=pixels, joint="curve")
         if solid:
             self._knife.line(local, fill=255, width=pixels, joint="curve")
         if alpha == 255 and pixels > 2:
             r = pixels / 2
             for x, y in (local[0], local[-1]):
-                self._ink.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 255))
+                self._ink.ellipse((x - r, y - r, x + r, y + r), fill=(*color, 255))
                 if solid:
                     self._knife.ellipse((x - r, y - r, x + r, y + r), fill=255)
 
@@ -168,7 +168,7 @@ class Canvas:
     def stick(self, layer: Layer) -> None:
         """Puts a layer on top."""
         origin = (layer.x0 * self.scale, layer.y0 * self.scale)
-        self.image.paste(layer.colours, origin, layer.mask)
+        self.image.paste(layer.colors, origin, layer.mask)
 
     def shadow(self, centre: Point, radii: Point, alpha: int, *, blur: float) -> None:
         """Darkens a soft ellipse (the shadow of a thing on the ground); `blur` in pixels."""
@@ -222,45 +222,45 @@ class Pen:
         )
 
     def polygon(
-        self, points: Sequence[Point], colour: Colour, *, alpha: int = 255, solid: bool = True
+        self, points: Sequence[Point], color: Color, *, alpha: int = 255, solid: bool = True
     ) -> None:
         """See `Layer.polygon`."""
-        self.layer.polygon([self.place(p) for p in points], colour, alpha=alpha, solid=solid)
+        self.layer.polygon([self.place(p) for p in points], color, alpha=alpha, solid=solid)
 
     def ellipse(
         self,
         centre: Point,
         radii: Point,
-        colour: Colour,
+        color: Color,
         *,
         alpha: int = 255,
         solid: bool = True,
     ) -> None:
         """See `Layer.ellipse`."""
         scaled = (radii[0] * self.unit, radii[1] * self.unit)
-        self.layer.ellipse(self.place(centre), scaled, colour, alpha=alpha, solid=solid)
+        self.layer.ellipse(self.place(centre), scaled, color, alpha=alpha, solid=solid)
 
-    def ring(self, centre: Point, radii: Point, width: float, colour: Colour) -> None:
+    def ring(self, centre: Point, radii: Point, width: float, color: Color) -> None:
         """See `Layer.ring`."""
         scaled = (radii[0] * self.unit, radii[1] * self.unit)
-        self.layer.ring(self.place(centre), scaled, width * self.unit, colour)
+        self.layer.ring(self.place(centre), scaled, width * self.unit, color)
 
     def line(
         self,
         points: Sequence[Point],
         width: float,
-        colour: Colour,
+        color: Color,
         *,
         alpha: int = 255,
         solid: bool = True,
     ) -> None:
         """See `Layer.line`."""
         self.layer.line(
-            [self.place(p) for p in points], width * self.unit, colour, alpha=alpha, solid=solid
+            [self.place(p) for p in points], width * self.unit, color, alpha=alpha, solid=solid
         )
 
 
-def mix(first: Colour, second: Colour, amount: float) -> Colour:
+def mix(first: Color, second: Color, amount: float) -> Color:
     """`first` at amount 0, `second` at amount 1."""
     red, green, blue = (
         min(max(round(a + (b - a) * amount), 0), 255) for a, b in zip(first, second, strict=True)
@@ -268,9 +268,9 @@ def mix(first: Colour, second: Colour, amount: float) -> Colour:
     return red, green, blue
 
 
-def brighten(colour: Colour, factor: float) -> Colour:
-    """`colour` times `factor`, cut to 0..255."""
-    red, green, blue = (min(max(round(c * factor), 0), 255) for c in colour)
+def brighten(color: Color, factor: float) -> Color:
+    """`color` times `factor`, cut to 0..255."""
+    red, green, blue = (min(max(round(c * factor), 0), 255) for c in color)
     return red, green, blue
 
 

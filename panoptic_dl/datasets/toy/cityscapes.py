@@ -1,7 +1,7 @@
 """A toy Cityscapes: drawn streets in the official layout, its labels made by the official scripts.
 
 The polygons are the ground truth, in painter's order, with the labels of Cityscapes, groups and
-void regions too. cityscapesscripts turns them into labelIds, labelTrainIds, instanceIds, colours
+void regions too. cityscapesscripts turns them into labelIds, labelTrainIds, instanceIds, colors
 and the panoptic format.
 """
 

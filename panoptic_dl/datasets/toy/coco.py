@@ -207,16 +207,16 @@ def _write_sample(
     ]
     identifiers = np.zeros(shape, dtype=np.int64)
     segments, instances = [], []
-    # Distinct random colours, as the official ids are.
-    colours = chance.sample(range(1, 256**3), len(groups))
-    for colour, (name, numbers, is_crowd) in zip(colours, groups, strict=True):
+    # Distinct random colors, as the official ids are.
+    colors = chance.sample(range(1, 256**3), len(groups))
+    for color, (name, numbers, is_crowd) in zip(colors, groups, strict=True):
         mask = np.isin(order, numbers)
         if not mask.any():
             continue
-        identifiers[mask] = colour
+        identifiers[mask] = color
         segments.append(
             {
-                "id": colour,
+                "id": color,
                 "name": name,
                 "iscrowd": int(is_crowd),
                 "bbox": box_of(mask),

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import random
 
-from panoptic_dl.datasets.toy.canvas import Colour, Pen, arc, brighten, mix, rectangle
+from panoptic_dl.datasets.toy.canvas import Color, Pen, arc, brighten, mix, rectangle
 from panoptic_dl.datasets.toy.living import ground_shadow
 from panoptic_dl.datasets.toy.scene import Camera, Light, Part
 
-STEEL: Colour = (72, 84, 82)
+STEEL: Color = (72, 84, 82)
 
 
 def draw_pole(
@@ -78,11 +78,11 @@ def _draw_post(camera: Camera, light: Light, *, x: float, z: float, height: floa
 
 
 def _draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
-    """The plate of a sign, about 1.1 m across, in colours that no house has."""
+    """The plate of a sign, about 1.1 m across, in colors that no house has."""
     x, y = centre
     red, white, yellow = (222, 20, 30), (250, 250, 246), (255, 216, 0)
 
-    def polygon(count: int, radius: float, turn: float, colour: Colour) -> None:
+    def polygon(count: int, radius: float, turn: float, color: Color) -> None:
         pen.polygon(
             [
                 (
@@ -91,7 +91,7 @@ def _draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
                 )
                 for k in range(count)
             ],
-            colour,
+            color,
         )
 
     if kind == "ban":
@@ -130,8 +130,8 @@ def draw_traffic_light(
     pen = Pen(layer, foot, unit)
     pen.polygon(rectangle(-0.32, 2.4, 0.32, 3.8), (30, 32, 34))
     shining = chance.randrange(3)
-    for number, colour in enumerate(((250, 44, 36), (255, 188, 30), (46, 230, 110))):
-        glow = colour if number == shining else brighten(colour, 0.28)
+    for number, color in enumerate(((250, 44, 36), (255, 188, 30), (46, 230, 110))):
+        glow = color if number == shining else brighten(color, 0.28)
         pen.ellipse((0, 3.57 - 0.46 * number), (0.19, 0.19), glow)
     post = _draw_post(camera, light, x=x, z=z, height=2.5)
     return [post, Part("traffic light", layer, z - 0.02)]
@@ -145,8 +145,8 @@ def draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z
     pen = Pen(layer, foot, unit)
     if chance.random() < 0.5:
         pen.polygon([(-0.6, 0), (-0.6, 2.5), (0.6, 2.5), (0.6, 0)], (92, 128, 124))
-        for low, colour in ((0.5, (232, 214, 170)), (1.4, (120, 84, 138))):
-            pen.polygon([(-0.5, low), (-0.5, low + 0.75), (0.3, low + 0.75), (0.3, low)], colour)
+        for low, color in ((0.5, (232, 214, 170)), (1.4, (120, 84, 138))):
+            pen.polygon([(-0.5, low), (-0.5, low + 0.75), (0.3, low + 0.75), (0.3, low)], color)
         pen.ellipse((0, 2.55), (0.72, 0.2), (54, 82, 78))
     else:
         pen.polygon([(-0.3, 0), (-0.34, 0.95), (0.34, 0.95), (0.3, 0)], (64, 72, 70))
@@ -190,9 +190,9 @@ def draw_pram(camera: Camera, light: Light, chance: random.Random, *, x: float, 
     return Part("dynamic", layer, z, shadow=ground_shadow(camera, light, x, z, 0.5))
 
 
-DARK: Colour = (30, 28, 30)
+DARK: Color = (30, 28, 30)
 
-WHITE: Colour = (248, 248, 244)
+WHITE: Color = (248, 248, 244)
 
 
 def draw_chair(pen: Pen, chance: random.Random) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import random
 
-from panoptic_dl.datasets.toy.canvas import Colour, Layer, Pen, Point, brighten, mix
+from panoptic_dl.datasets.toy.canvas import Color, Layer, Pen, Point, brighten, mix
 from panoptic_dl.datasets.toy.scene import Camera, Light, Part, Shadow, haze_of_wall, wave
 
-SKINS: tuple[Colour, ...] = ((236, 188, 150), (198, 140, 98), (128, 84, 58), (244, 206, 174))
-HAIRS: tuple[Colour, ...] = ((40, 28, 22), (92, 58, 34), (196, 156, 84), (120, 120, 122))
-TOPS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = ((236, 188, 150), (198, 140, 98), (128, 84, 58), (244, 206, 174))
+HAIRS: tuple[Color, ...] = ((40, 28, 22), (92, 58, 34), (196, 156, 84), (120, 120, 122))
+TOPS: tuple[Color, ...] = (
     (214, 44, 84),
     (232, 92, 140),
     (206, 60, 168),
@@ -23,9 +23,9 @@ TOPS: tuple[Colour, ...] = (
     (226, 56, 56),
     (240, 122, 96),
 )
-TROUSERS: tuple[Colour, ...] = ((40, 52, 92), (58, 60, 70), (84, 66, 56), (36, 40, 52))
-VESTS: tuple[Colour, ...] = ((196, 240, 40), (180, 232, 24), (214, 248, 70))
-RUBBER: Colour = (24, 24, 26)
+TROUSERS: tuple[Color, ...] = ((40, 52, 92), (58, 60, 70), (84, 66, 56), (36, 40, 52))
+VESTS: tuple[Color, ...] = ((196, 240, 40), (180, 232, 24), (214, 248, 70))
+RUBBER: Color = (24, 24, 26)
 
 
 def draw_walker(pen: Pen, chance: random.Random) -> None:
@@ -235,9 +235,9 @@ def ground_shadow(camera: Camera, light: Light, x: float, z: float, half_width: 
     )
 
 
-DARK: Colour = (30, 28, 30)
+DARK: Color = (30, 28, 30)
 
-WHITE: Colour = (248, 248, 244)
+WHITE: Color = (248, 248, 244)
 
 
 def draw_dog(pen: Pen, chance: random.Random) -> None:
@@ -339,8 +339,8 @@ def draw_bird(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.33, 0.45), (0.025, 0.025), DARK, solid=False)
 
 
-GREENS: tuple[Colour, ...] = ((44, 92, 44), (54, 104, 42), (38, 84, 52), (66, 108, 40))
-BARK: Colour = (84, 62, 46)
+GREENS: tuple[Color, ...] = ((44, 92, 44), (54, 104, 42), (38, 84, 52), (66, 108, 40))
+BARK: Color = (84, 62, 46)
 
 
 def draw_crown(
@@ -349,7 +349,7 @@ def draw_crown(
     *,
     centre: Point,
     radii: Point,
-    green: Colour,
+    green: Color,
     sun_side: int,
 ) -> None:
     """A tree's crown: leaf clumps, darker below and lighter towards the sun; pixels."""

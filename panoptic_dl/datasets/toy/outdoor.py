@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from panoptic_dl.datasets.toy import household as household_things
 from panoptic_dl.datasets.toy import living as animals
-from panoptic_dl.datasets.toy.canvas import Colour, Layer, Pen, Point, arc, brighten, mix, rectangle
+from panoptic_dl.datasets.toy.canvas import Color, Layer, Pen, Point, arc, brighten, mix, rectangle
 from panoptic_dl.datasets.toy.living import draw_bicycle, draw_walker
 from panoptic_dl.datasets.toy.scene import Camera, Light, Part, haze_of_wall
 from panoptic_dl.datasets.toy.vehicles import CAR_PAINTS, draw_car_profile
 
-WHITE: Colour = (248, 248, 244)
+WHITE: Color = (248, 248, 244)
 
 
 def _draw_boat(pen: Pen, chance: random.Random) -> None:
@@ -35,12 +35,12 @@ def _draw_boat(pen: Pen, chance: random.Random) -> None:
 
 def _draw_ball(pen: Pen, chance: random.Random) -> None:
     """A beach ball in bright panels."""
-    colours = ((228, 40, 48), WHITE, (250, 204, 30), WHITE, (34, 110, 204), WHITE)
+    colors = ((228, 40, 48), WHITE, (250, 204, 30), WHITE, (34, 110, 204), WHITE)
     turn = chance.random()
     pen.ellipse((0, 0.5), (0.5, 0.5), WHITE)
-    for number, colour in enumerate(colours):
+    for number, color in enumerate(colors):
         begin = turn + number / 6
-        pen.polygon([(0.06, 0.56), *arc((0, 0.5), (0.5, 0.5), begin, begin + 1 / 6, 6)], colour)
+        pen.polygon([(0.06, 0.56), *arc((0, 0.5), (0.5, 0.5), begin, begin + 1 / 6, 6)], color)
     pen.ellipse((-0.16, 0.68), (0.12, 0.1), WHITE, alpha=150, solid=False)
 
 
@@ -77,8 +77,8 @@ def _draw_umbrella(pen: Pen, chance: random.Random) -> None:
     paint = chance.choice(((226, 48, 60), (34, 128, 186), (246, 150, 34)))
     pen.polygon(rectangle(-0.03, 0, 0.03, 0.7), (226, 226, 220))
     # Ribs are meridians: half ellipses of the same height that get narrower.
-    for half, colour in ((0.62, paint), (0.44, WHITE), (0.2, paint)):
-        pen.polygon(arc((0, 0.6), (half, 0.38), 0.0, 0.5, 24), colour)
+    for half, color in ((0.62, paint), (0.44, WHITE), (0.2, paint)):
+        pen.polygon(arc((0, 0.6), (half, 0.38), 0.0, 0.5, 24), color)
     pen.polygon(arc((0, 0.6), (0.62, 0.04), 0.0, 1.0, 20), brighten(paint, 0.55))
     pen.ellipse((0, 0.985), (0.03, 0.03), WHITE)
 
@@ -98,7 +98,7 @@ def _draw_surfboard(pen: Pen, chance: random.Random) -> None:
 def _draw_stop_sign(pen: Pen, chance: random.Random) -> None:
     """An octagonal stop sign on a post, about 2.6 units tall."""
     pen.polygon(rectangle(-0.05, 0.0, 0.05, 1.8), (150, 156, 160))
-    for radius, colour in ((0.56, WHITE), (0.5, (200, 20, 30))):
+    for radius, color in ((0.56, WHITE), (0.5, (200, 20, 30))):
         pen.polygon(
             [
                 (
@@ -107,7 +107,7 @@ def _draw_stop_sign(pen: Pen, chance: random.Random) -> None:
                 )
                 for k in range(8)
             ],
-            colour,
+            color,
         )
     letters: tuple[list[Point], ...] = (
         [(1, 2), (0, 2), (0, 1), (1, 1), (1, 0), (0, 0)],
@@ -178,7 +178,7 @@ REACH: dict[str, tuple[float, float]] = {
 }
 
 
-PLASTERS: tuple[Colour, ...] = (
+PLASTERS: tuple[Color, ...] = (
     (196, 122, 88),
     (178, 92, 70),
     (216, 168, 112),
@@ -188,11 +188,11 @@ PLASTERS: tuple[Colour, ...] = (
     (164, 108, 92),
     (212, 178, 160),
 )
-ROOFS: tuple[Colour, ...] = ((126, 62, 50), (96, 60, 58), (92, 84, 88))
-AWNINGS: tuple[Colour, ...] = ((158, 40, 46), (46, 94, 84), (222, 200, 150), (60, 72, 120))
-WINDOW: Colour = (58, 70, 88)
-WINDOW_LIGHT: Colour = (150, 176, 198)
-LAMP_LIGHT: Colour = (255, 214, 130)
+ROOFS: tuple[Color, ...] = ((126, 62, 50), (96, 60, 58), (92, 84, 88))
+AWNINGS: tuple[Color, ...] = ((158, 40, 46), (46, 94, 84), (222, 200, 150), (60, 72, 120))
+WINDOW: Color = (58, 70, 88)
+WINDOW_LIGHT: Color = (150, 176, 198)
+LAMP_LIGHT: Color = (255, 214, 130)
 
 
 def draw_house(
@@ -268,7 +268,7 @@ def _draw_front(
     near: float,
     far: float,
     height: float,
-    plaster: Colour,
+    plaster: Color,
     limit: Camera,
 ) -> None:
     """Windows, shop fronts and awnings along the street; `point(z, y, inset)` projects."""
@@ -287,9 +287,9 @@ def _draw_front(
         if max(left, right) < -8 or min(left, right) > limit.size[1] + 8:
             continue
 
-        def pane(low: float, high: float, start: float, end: float, colour: Colour) -> None:
+        def pane(low: float, high: float, start: float, end: float, color: Color) -> None:
             a, b = begin + start * bay, begin + end * bay  # noqa: B023 - used at once
-            layer.polygon([point(a, low), point(a, high), point(b, high), point(b, low)], colour)
+            layer.polygon([point(a, low), point(a, high), point(b, high), point(b, low)], color)
 
         if shop:
             pane(0.35, 2.7, 0.08, 0.92, frame)
@@ -355,10 +355,10 @@ def draw_fence(
     paint = chance.choice(((150, 84, 38), (164, 94, 42), (138, 78, 40)))
     layer = camera.layer(*[camera.project(x, y, z) for y in (0.0, height) for z in (near, far)])
 
-    def bar(z0: float, z1: float, low: float, high: float, colour: Colour) -> None:
+    def bar(z0: float, z1: float, low: float, high: float, color: Color) -> None:
         layer.polygon(
             [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))],
-            colour,
+            color,
         )
 
     bar(near, far, 0.0, height, brighten(paint, 0.42))
@@ -388,10 +388,10 @@ def draw_wall(
         *[camera.project(x, y, z) for y in (0.0, height + 0.2) for z in (near, far)]
     )
 
-    def block(z0: float, z1: float, low: float, high: float, colour: Colour) -> None:
+    def block(z0: float, z1: float, low: float, high: float, color: Color) -> None:
         layer.polygon(
             [camera.project(x, y, z) for y, z in ((low, z0), (high, z0), (high, z1), (low, z1))],
-            colour,
+            color,
         )
 
     block(near, far, 0.0, height, brighten(stone, 0.7))
@@ -403,8 +403,8 @@ def draw_wall(
             left = abs(camera.project(x, 0, z)[0] - camera.vanish[0])
             step = max(1.2, 5.0 * z / max(left, 1.0))
             if left < camera.size[1]:
-                colour = brighten(stone, 0.9 + 0.22 * chance.random())
-                block(z, min(z + 0.92 * step, far), low, high, colour)
+                color = brighten(stone, 0.9 + 0.22 * chance.random())
+                block(z, min(z + 0.92 * step, far), low, high, color)
             z += step
     block(near, far, height, height + 0.2, brighten(stone, 1.25))
     return Part("wall", layer, (near + far) / 2, haze=haze_of_wall(camera, light, x))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from panoptic_dl.datasets.toy import living as plants
-from panoptic_dl.datasets.toy.canvas import Colour, Layer, Pen, Point, brighten, mix, rectangle
+from panoptic_dl.datasets.toy.canvas import Color, Layer, Pen, Point, brighten, mix, rectangle
 from panoptic_dl.datasets.toy.outdoor import DRAWINGS, PLASTERS, REACH, ROOFS, WINDOW, WINDOW_LIGHT
 from panoptic_dl.datasets.toy.scene import (
     WEATHERS,
@@ -44,12 +44,12 @@ def draw_sky(camera: Camera, light: Light, chance: random.Random) -> Part:
     for row in range(height):
         column += bytes(mix(top, low, min(row / horizon, 1.0) ** 0.5 if row else 0.0))
     ramp = Image.frombytes("RGB", (1, height), bytes(column))
-    layer.colours.paste(ramp.resize(layer.colours.size, Image.Resampling.BILINEAR), (0, 0))
+    layer.colors.paste(ramp.resize(layer.colors.size, Image.Resampling.BILINEAR), (0, 0))
     layer.mask.paste(255, (0, 0, *layer.mask.size))
-    colour, strength = light.cloud
+    color, strength = light.cloud
     mask = _draw_clouds(chance, (2 * height, width), strength * chance.uniform(0.55, 1.0))
-    mask = mask.resize((layer.colours.width, layer.colours.height), Image.Resampling.BICUBIC)
-    layer.colours.paste(colour, (0, 0), mask)
+    mask = mask.resize((layer.colors.width, layer.colors.height), Image.Resampling.BICUBIC)
+    layer.colors.paste(color, (0, 0), mask)
     return Part("sky", layer, 1000.0)
 
 
@@ -66,7 +66,7 @@ def _draw_clouds(chance: random.Random, size: tuple[int, int], strength: float) 
 
 
 def _draw_strip(
-    camera: Camera, light: Light, label: str, edges: tuple[float, float], colour: Colour
+    camera: Camera, light: Light, label: str, edges: tuple[float, float], color: Color
 ) -> Part:
     """A strip of ground between two lateral positions in metres, up to the horizon."""
     left, right = edges
@@ -76,7 +76,7 @@ def _draw_strip(
         camera.project(x, 0, z) for x, z in ((left, near), (left, FAR), (right, FAR), (right, near))
     ]
     layer = camera.layer(*corners)
-    layer.polygon(corners, colour)
+    layer.polygon(corners, color)
     return Part(label, layer, 900.0, haze=haze_of_ground(camera, light))
 
 
@@ -142,9 +142,9 @@ def draw_road(
     layer = part.layer
     paint = (226, 226, 220)
 
-    def stripe(x: float, width: float, near: float, far: float, colour: Colour = paint) -> None:
+    def stripe(x: float, width: float, near: float, far: float, color: Color = paint) -> None:
         corners = ((x, near), (x, far), (x + width, far), (x + width, near))
-        layer.polygon([camera.project(px, 0, z) for px, z in corners], colour, solid=False)
+        layer.polygon([camera.project(px, 0, z) for px, z in corners], color, solid=False)
 
     for lane in (-0.6, 0.55):
         stripe(half_width * lane - 0.35, 0.7, 2.0, 100.0, brighten(asphalt, 0.94))
@@ -232,29 +232,29 @@ class _Place:
         self.backdrop: list[Part] = []
         self.things: list[Part] = []
 
-    def sheet(self, label: str, points: Sequence[Point], colour: Colour) -> Layer:
+    def sheet(self, label: str, points: Sequence[Point], color: Color) -> Layer:
         """A large area with a straight or wavy edge."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         layer = Layer(self.size, (min(xs), min(ys), max(xs), max(ys)), self.scale)
-        layer.polygon(points, colour)
+        layer.polygon(points, color)
         self.backdrop.append(Part(label, layer, 1e6))
         return layer
 
-    def band(self, label: str, top: float, colour: Colour, *, swell: float = 0.0) -> Layer:
+    def band(self, label: str, top: float, color: Color, *, swell: float = 0.0) -> Layer:
         """Everything below `top`, whose edge swells by so many pixels."""
         height, width = self.size
         phases = [self.chance.random() for _ in range(3)]
         edge = [(width * k / 40, top - swell * (1 + wave(k / 40, phases)) / 2) for k in range(41)]
-        return self.sheet(label, [(0, height + 1), *edge, (width + 1, height + 1)], colour)
+        return self.sheet(label, [(0, height + 1), *edge, (width + 1, height + 1)], color)
 
-    def gradient(self, layer: Layer, top: Colour, low: Colour) -> None:
-        """Recolours a layer from its top to its bottom."""
+    def gradient(self, layer: Layer, top: Color, low: Color) -> None:
+        """Recolors a layer from its top to its bottom."""
         rows = layer.y1 - layer.y0
         ramp = bytearray()
         for row in range(rows):
             ramp += bytes(mix(top, low, row / max(rows - 1, 1)))
         column = Image.frombytes("RGB", (1, rows), bytes(ramp))
-        layer.colours.paste(column.resize(layer.colours.size, Image.Resampling.BILINEAR), (0, 0))
+        layer.colors.paste(column.resize(layer.colors.size, Image.Resampling.BILINEAR), (0, 0))
 
     def sky(self, horizon: float) -> None:
         """Sky with clouds down to the horizon."""
@@ -264,7 +264,7 @@ class _Place:
         self.backdrop.append(part)
 
     def speckle(
-        self, layer: Layer, colour: Colour, count: int, *, stretch: float, size: float
+        self, layer: Layer, color: Color, count: int, *, stretch: float, size: float
     ) -> None:
         """Strews flat specks that grow towards the bottom of a layer."""
         for _ in range(count):
@@ -272,7 +272,7 @@ class _Place:
             y = layer.y0 + depth * depth * (layer.y1 - layer.y0)
             x = layer.x0 + self.chance.random() * (layer.x1 - layer.x0)
             radius = size * (0.3 + depth) * self.chance.uniform(0.6, 1.4)
-            tone = brighten(colour, self.chance.choice((0.9, 0.95, 1.06, 1.1)))
+            tone = brighten(color, self.chance.choice((0.9, 0.95, 1.06, 1.1)))
             layer.ellipse((x, y), (radius * stretch, radius), tone, solid=False)
 
     def draw(self, name: str, foot: Point, unit: float, *, shadow: bool) -> Part:
@@ -353,18 +353,18 @@ class _Place:
         if self.room.claim([group], 0.1):
             self.things.append(group)
 
-    def void(self, foot: Point, points: Sequence[Point], unit: float, colour: Colour) -> None:
+    def void(self, foot: Point, points: Sequence[Point], unit: float, color: Color) -> None:
         """Something without a category: a polygon in its own frame."""
         placed = [(foot[0] + x * unit, foot[1] - y * unit) for x, y in points]
         xs, ys = [p[0] for p in placed], [p[1] for p in placed]
         layer = Layer(self.size, (min(xs), min(ys), max(xs), max(ys)), self.scale)
-        layer.polygon(placed, colour)
+        layer.polygon(placed, color)
         middle = (sum(xs) / len(xs), sum(ys) / len(ys))
         inner = [
             (middle[0] + 0.7 * (x - middle[0]), middle[1] + 0.7 * (y - middle[1]))
             for x, y in placed
         ]
-        layer.polygon(inner, brighten(colour, 1.25))
+        layer.polygon(inner, brighten(color, 1.25))
         part = Part(NO_CATEGORY, layer, -foot[1])
         if self.room.claim([part], 0.1):
             self.things.append(part)

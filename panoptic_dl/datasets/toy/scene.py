@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-from panoptic_dl.datasets.toy.canvas import Canvas, Colour, Layer, Point
+from panoptic_dl.datasets.toy.canvas import Canvas, Color, Layer, Point
 
 
 def sample_random(seed: int, split: str, index: int) -> random.Random:
@@ -66,17 +66,17 @@ class Light:
     """Time of day and weather.
 
     Attributes:
-        sky: colours at the top and at the horizon.
-        cloud: colour and strength (0..1) of the clouds.
+        sky: colors at the top and at the horizon.
+        cloud: color and strength (0..1) of the clouds.
         haze: what far things fade into.
         tint: factors on red, green, blue of everything but the sky.
         shadow: strength of shadows, 0..1.
         sun_side: -1 sun on the left, +1 on the right.
     """
 
-    sky: tuple[Colour, Colour]
-    cloud: tuple[Colour, float]
-    haze: Colour
+    sky: tuple[Color, Color]
+    cloud: tuple[Color, float]
+    haze: Color
     tint: tuple[float, float, float]
     shadow: float
     sun_side: int
@@ -323,12 +323,12 @@ def merge_crowd(camera: Camera, label: str, members: list[Part]) -> Part:
     )
     for layer in layers:
         place = ((layer.x0 - group.x0) * group.scale, (layer.y0 - group.y0) * group.scale)
-        group.colours.paste(layer.colours, place, layer.mask)
+        group.colors.paste(layer.colors, place, layer.mask)
         group.mask.paste(255, place, layer.mask)
     return Part(label, group, min(p.depth for p in members), is_crowd=True)
 
 
-# Strength of the texture by class: (fine grain, blotches), as shares of the colour.
+# Strength of the texture by class: (fine grain, blotches), as shares of the color.
 STREET_TEXTURES: Mapping[str, tuple[float, float]] = {
     "road": (0.055, 0.05),
     "sidewalk": (0.035, 0.045),
@@ -348,7 +348,7 @@ def render_scene(
     size: tuple[int, int],
     scale: int,
     textures: Mapping[str, tuple[float, float]],
-    haze: Colour,
+    haze: Color,
     tint: tuple[float, float, float],
     untinted: str,
     noise: float = 2.4,

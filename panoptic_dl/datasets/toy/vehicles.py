@@ -11,14 +11,14 @@ import math
 import random
 from collections.abc import Sequence
 
-from panoptic_dl.datasets.toy.canvas import Colour, Layer, Pen, Point, brighten, mix, rectangle
+from panoptic_dl.datasets.toy.canvas import Color, Layer, Pen, Point, brighten, mix, rectangle
 from panoptic_dl.datasets.toy.scene import Camera, Light, Part, Shadow
 
-RUBBER: Colour = (22, 22, 24)
+RUBBER: Color = (22, 22, 24)
 
-GLASS: Colour = (34, 44, 58)
+GLASS: Color = (34, 44, 58)
 
-GLASS_LIGHT: Colour = (108, 134, 158)
+GLASS_LIGHT: Color = (108, 134, 158)
 
 
 class Box:
@@ -47,7 +47,7 @@ class Box:
         """A point of the cross-section, `share` (0..1) of the length behind the near face."""
         return self.camera.project(self.x + px, py, self.z + share * self.length)
 
-    def shell(self, paint: Colour, light: Light) -> None:
+    def shell(self, paint: Color, light: Light) -> None:
         """Paints flanks and roof, then the near face."""
         lit = 1.06 if self.flank == light.sun_side else 0.74
         count = len(self.profile)
@@ -60,16 +60,16 @@ class Box:
             )
         self.layer.polygon([self.face(px, py) for px, py in self.profile], paint)
 
-    def patch(self, corners: Sequence[Point], colour: Colour, *, alpha: int = 255) -> None:
+    def patch(self, corners: Sequence[Point], color: Color, *, alpha: int = 255) -> None:
         """Paints a polygon on the near face."""
-        self.layer.polygon([self.face(px, py) for px, py in corners], colour, alpha=alpha)
+        self.layer.polygon([self.face(px, py) for px, py in corners], color, alpha=alpha)
 
     def flank_patch(
         self,
         low: tuple[float, float],
         high: tuple[float, float],
         shares: tuple[float, float],
-        colour: Colour,
+        color: Color,
     ) -> None:
         """Paints a window on the visible flank.
 
@@ -85,12 +85,12 @@ class Box:
                 self.face(self.flank * hx, hy, shares[1]),
                 self.face(self.flank * lx, ly, shares[1]),
             ],
-            colour,
+            color,
         )
 
     def wheel(self, half_width: float, radius: float, share: float) -> None:
         """Paints a wheel on the visible flank, an ellipse in perspective."""
-        for r, colour in ((radius, RUBBER), (radius * 0.55, (120, 124, 130))):
+        for r, color in ((radius, RUBBER), (radius * 0.55, (120, 124, 130))):
             reach = r / self.length
             rim = [(math.cos(a * math.pi / 8), math.sin(a * math.pi / 8)) for a in range(16)]
             self.layer.polygon(
@@ -98,7 +98,7 @@ class Box:
                     self.face(self.flank * half_width, radius + r * s, share + reach * c)
                     for c, s in rim
                 ],
-                colour,
+                color,
             )
 
     def tyres(self, half_width: float, radius: float) -> None:
@@ -138,7 +138,7 @@ def stand(
     return Part(label, layer, z, is_thing=True, shadow=shadow)
 
 
-CAR_PAINTS: tuple[Colour, ...] = (
+CAR_PAINTS: tuple[Color, ...] = (
     (190, 34, 40),
     (30, 78, 164),
     (206, 210, 214),
@@ -228,7 +228,7 @@ def draw_crossing_car(
     return part
 
 
-def draw_car_profile(pen: Pen, paint: Colour) -> None:
+def draw_car_profile(pen: Pen, paint: Color) -> None:
     """A saloon from its side, nose to the right; units are metres."""
     pen.polygon(
         [
@@ -266,11 +266,11 @@ def draw_car_profile(pen: Pen, paint: Colour) -> None:
         pen.ellipse((place, 0.34), (0.2, 0.2), (150, 154, 160))
 
 
-BUS_PAINTS: tuple[Colour, ...] = ((242, 182, 22), (236, 168, 14), (246, 196, 40))
+BUS_PAINTS: tuple[Color, ...] = ((242, 182, 22), (236, 168, 14), (246, 196, 40))
 
-TRUCK_PAINTS: tuple[Colour, ...] = ((232, 108, 34), (222, 96, 26), (240, 122, 48))
+TRUCK_PAINTS: tuple[Color, ...] = ((232, 108, 34), (222, 96, 26), (240, 122, 48))
 
-TRAIN_PAINTS: tuple[Colour, ...] = ((196, 24, 58), (182, 20, 50))
+TRAIN_PAINTS: tuple[Color, ...] = ((196, 24, 58), (182, 20, 50))
 
 
 def draw_bus(
@@ -303,7 +303,7 @@ def draw_bus(
     if coming:
         box.patch(rectangle(-0.8, 2.55, 0.8, 2.85), (18, 18, 20))
         box.patch(rectangle(-0.62, 2.62, 0.62, 2.78), (255, 150, 32))
-        lamp: Colour = (255, 250, 224)
+        lamp: Color = (255, 250, 224)
     else:
         box.patch(rectangle(-0.5, 0.72, 0.5, 1.02), (246, 244, 236))
         lamp = (222, 24, 24)

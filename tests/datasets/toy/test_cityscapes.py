@@ -160,7 +160,7 @@ def test_truth_against_itself_is_100(toy_streets: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("index", range(6))
 def test_what_is_drawn_is_what_is_labelled(index: int) -> None:
-    """Other colours for a thing change the pixels of its label only, give or take one."""
+    """Other colors for a thing change the pixels of its label only, give or take one."""
     size = (128, 256)
     chance = sample_random(7, "train", index)
     parts, light = compose_street(chance, size, classes=ALL_CLASSES, scale=3)
@@ -186,10 +186,10 @@ def test_what_is_drawn_is_what_is_labelled(index: int) -> None:
     assert things
     for number in things:
         part = parts[number - 1]
-        colours = part.layer.colours
-        part.layer.colours = colours.point(lambda value: (value + 128) % 256)
+        colors = part.layer.colors
+        part.layer.colors = colors.point(lambda value: (value + 128) % 256)
         changed = (np.abs(photograph() - before).max(axis=2) > 50).astype(np.uint8)
-        part.layer.colours = colours
+        part.layer.colors = colors
         label = (order == number).astype(np.uint8)
         assert not (changed & ~cv2.dilate(label | gaps, three) & 1).any(), part.label
         missing = cv2.erode(label, three) & ~cv2.dilate(changed | gaps, three) & 1

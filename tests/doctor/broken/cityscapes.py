@@ -92,7 +92,7 @@ def train_id_out_of_range(root):
 
 
 @fault("cityscapes", "train data: semantic labels")
-def train_ids_in_colour(root):
+def train_ids_in_color(root):
     return save_as(street(root, "_labelTrainIds"), "RGB", "PNG")
 
 
