@@ -25,7 +25,7 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.demo.inputs import Picture, from_array, from_pillow, read_picture
 from panoptic_dl.demo.result import PanopticResult, Segment
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.train.precision import InferenceOptions, arithmetic, check_precision
+from panoptic_dl.train.precision import arithmetic, check_precision
 from panoptic_dl.visualize.segmentation import SegmentTable
 from panoptic_dl.weights.load import load_model
 
@@ -144,7 +144,7 @@ class Predictor:
         self.mapper, self.classes = mapper, classes
         self.label_divisor = int(getattr(model, "label_divisor", 1000))
         self.maps_at_image_size, self.branches = maps == "image", branches
-        self._options = InferenceOptions(precision=precision)
+        self._precision = precision
         self._lock = threading.Lock()
 
     # A path is a Sequence, too: lists and tuples alone are several images.
@@ -204,7 +204,7 @@ class Predictor:
         outputs: dict[int, NetworkOutput] = {}
         for positions in groups.values():
             batch = [images[position] for position in positions]
-            with self._lock, torch.no_grad(), arithmetic(self._options, self.device):
+            with self._lock, torch.no_grad(), arithmetic(self._precision, self.device):
                 outputs |= zip(positions, self._run(batch), strict=True)
         return [outputs[position] for position in range(len(images))]
 

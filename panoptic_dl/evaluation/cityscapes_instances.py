@@ -252,17 +252,15 @@ class StreamingCityscapesInstanceEvaluator(
         """Return the file of the ground truth, and the instances on the CPU."""
         image = image_id(item["file_name"])
         self._coverage.add(image)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             return self._files[image], self._instances(output.get("instances"))
 
     def match(self, prediction: tuple[Path, list[Instance]]) -> _InstanceMatches:
         """Match the instances of one image."""
         file, instances = prediction
         truth = read_label_ids(file)
-        try:
+        with errors_name(file):
             return match_instances(truth, instances)
-        except EvaluationError as error:
-            raise EvaluationError(f"{file}: {error}") from error
 
     def update(self, match: _InstanceMatches) -> None:
         """Keep class, score and overlaps of the predictions of one image."""

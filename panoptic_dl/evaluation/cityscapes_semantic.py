@@ -122,7 +122,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         """Return the file of the ground truth, and the class of each pixel."""
         image = image_id(item["file_name"])
         self._coverage.add(image)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             classes = predicted_labels(self._required(output), len(EVALUATED))
         return self._files[image], classes
 
@@ -131,11 +131,9 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         file, classes = prediction
         truth = read_label_ids(file)
         numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
-        try:
+        with errors_name(file):
             confusions = count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1)
             return confusions, _weigh_instances(numbers, classes)
-        except EvaluationError as error:
-            raise EvaluationError(f"{file}: {error}") from error
 
     def update(self, match: SemanticMatch) -> None:
         """Add the pixels of one image."""

@@ -169,24 +169,14 @@ class Detections:
     masks: np.ndarray
 
 
-@dataclass(frozen=True)
-class _ImageMatches:
-    """The comparison of one image.
-
-    Attributes:
-        rows: (N, NUM_COLUMNS) float64, one class after the other, the best first; without what
-            lies beyond the 100 best of a class.
-        num_true: (K, A) int64, number of true instances that count.
-    """
-
-    rows: np.ndarray
-    num_true: np.ndarray
-
-
 def _match_detections(
     truth: _ImageTruth, detections: Detections, *, num_classes: int
-) -> _ImageMatches:
-    """Compare predictions with the ground truth, by boxes and by masks.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare predictions of one image with the ground truth, by boxes and by masks.
+
+    Returns:
+        (N, NUM_COLUMNS) float64, one class after the other, the best first, without what lies
+        beyond the 100 best of a class; and (K, A) int64, the number of true instances that count.
 
     Raises:
         EvaluationError: a segmentation of the ground truth cannot be read or has another size.
@@ -228,7 +218,7 @@ def _match_detections(
         rows.append(mine)
         # What counts depends on the area in the file: it is the same for boxes and masks.
         num_true[category] = [np.count_nonzero(area["gtIgnore"] == 0) for area in of_kinds["bbox"]]
-    return _ImageMatches(np.concatenate(rows), num_true)
+    return np.concatenate(rows), num_true
 
 
 def _average_precisions(
@@ -321,7 +311,7 @@ def _encode_truth(instance: _TrueInstance, size: tuple[int, int]) -> dict[str, A
 
 
 class StreamingCOCOInstanceEvaluator(
-    StreamingEvaluator[tuple[Any, Detections], tuple[int, _ImageMatches]]
+    StreamingEvaluator[tuple[Any, Detections], tuple[int, np.ndarray, np.ndarray]]
 ):
     """`bbox` and `segm`: AP over overlaps 0.5, 0.55 .. 0.95, in percent, and its usual parts.
 
@@ -362,7 +352,13 @@ class StreamingCOCOInstanceEvaluator(
         self._source = metadata.json_file
         truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
         images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
-        _require_same(images, set(truth), dataset, self._source)
+        odd = sorted(images ^ truth.keys())
+        if odd:
+            places = (dataset, self._source) if odd[0] in images else (self._source, dataset)
+            raise EvaluationError(
+                f"image {odd[0]} is in {places[0]} but not in {places[1]}: both must hold the same "
+                f"images ({len(images)} and {len(truth)})"
+            )
         return truth
 
     def _size(self, image: Any) -> tuple[int, int]:
@@ -379,21 +375,22 @@ class StreamingCOCOInstanceEvaluator(
         """Return the id of the image, and its instances on the CPU."""
         image = item["image_id"]
         self._coverage.add(image)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             return image, self._detections(image, output.get("instances"))
 
-    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, _ImageMatches]:
+    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, np.ndarray, np.ndarray]:
         """Match the instances of one image."""
         image, detections = prediction
-        with errors_name(image):
-            matches = _match_detections(self._truth[image], detections, num_classes=len(self.names))
-        return self._numbers[image], matches
+        with errors_name(f"image {image}"):
+            truth, num_classes = self._truth[image], len(self.names)
+            rows, num_true = _match_detections(truth, detections, num_classes=num_classes)
+        return self._numbers[image], rows, num_true
 
-    def update(self, match: tuple[int, _ImageMatches]) -> None:
+    def update(self, match: tuple[int, np.ndarray, np.ndarray]) -> None:
         """Keep the rows of the predictions of one image."""
-        number, matches = match
-        self._rows.append(np.insert(matches.rows, 0, number, axis=1))
-        self._num_true += matches.num_true
+        number, rows, num_true = match
+        self._rows.append(np.insert(rows, 0, number, axis=1))
+        self._num_true += num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the results of all processes.
@@ -440,16 +437,6 @@ class StreamingCOCOInstanceEvaluator(
                 "width): predict at the size of the image file"
             )
         return Detections(classes, scores, boxes, masks.cpu().numpy())
-
-
-def _require_same(images: set[Any], listed: set[Any], dataset: str, file: str) -> None:
-    odd = sorted(images ^ listed)
-    if odd:
-        has, lacks = (dataset, file) if odd[0] in images else (file, dataset)
-        raise EvaluationError(
-            f"image {odd[0]} is in {has} but not in {lacks}: both must hold the same images "
-            f"({len(images)} and {len(listed)})"
-        )
 
 
 class PanopticTruth(Mapping[Any, _ImageTruth]):

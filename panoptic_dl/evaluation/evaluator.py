@@ -182,12 +182,12 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
 
 @contextmanager
-def errors_name(image: object) -> Iterator[None]:
-    """Put the name of an image in front of the messages of `EvaluationError`s raised inside."""
+def errors_name(what: object) -> Iterator[None]:
+    """Put an image or a file in front of the messages of `EvaluationError`s raised inside."""
     try:
         yield
     except EvaluationError as error:
-        raise EvaluationError(f"image {image}: {error}") from error
+        raise EvaluationError(f"{what}: {error}") from error
 
 
 class ThreadedEvaluator(DatasetEvaluator):

@@ -137,25 +137,20 @@ def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
     Args:
         dataset: as in `Evaluator.runs_on`: cityscapes, coco, or custom.
     """
-    configs: dict[str, dict[str, dict[str, Any]]] = {}
-    for kind in ("streaming", "official"):
-        for task in ("panoptic", "semantic"):
-            configs.setdefault(kind, {})[task] = {
-                entry.name: _config(entry, kind, task)
-                for entry in EVALUATORS
-                if f"{dataset}.{task}" in entry.runs_on and (kind == "streaming" or entry.official)
-            }
+    configs: dict[str, dict[str, dict[str, Any]]] = {"streaming": {}, "official": {}}
+    for task in ("panoptic", "semantic"):
+        streaming = configs["streaming"].setdefault(task, {})
+        official = configs["official"].setdefault(task, {})
+        for entry in EVALUATORS:
+            if f"{dataset}.{task}" not in entry.runs_on:
+                continue
+            node = {"dataset": f"${{dataset.test.{task}}}"}
+            streaming[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.target}", **node}
+            # Official ones read all ground truth when they are made: only where they are asked for.
+            if entry.official:
+                node = {"_target_": f"panoptic_dl.evaluation.{entry.official}", **node}
+                official[entry.name] = node | {"_partial_": True}
     return configs
-
-
-def _config(entry: _Evaluator, kind: str, task: str) -> dict[str, Any]:
-    target = entry.target if kind == "streaming" else entry.official
-    node = {
-        "_target_": f"panoptic_dl.evaluation.{target}",
-        "dataset": f"${{dataset.test.{task}}}",
-    }
-    # Official evaluators read all ground truth when they are made: only where they are asked for.
-    return node if kind == "streaming" else node | {"_partial_": True}
 
 
 def headline(results: Results) -> dict[str, float]:

@@ -51,7 +51,6 @@ from panopticapi.evaluation import PQStat, pq_compute_single_core
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader, find_unreadable, read_panoptic_ids
@@ -66,7 +65,6 @@ from panoptic_dl.evaluation.coco_instances import (
     NAMES,
     PanopticTruth,
 )
-from panoptic_dl.evaluation.evaluator import errors_name
 from panoptic_dl.evaluation.metrics import Results, percentages
 from panoptic_dl.evaluation.semantic import predicted_labels
 
@@ -433,9 +431,16 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             scores = output["sem_seg"]
             if scores.ndim == 2:
-                with errors_name(item["file_name"]):
-                    classes = predicted_labels(scores, self._num_classes)
-                    scores = _one_hot(classes, self._num_classes)
+                classes = predicted_labels(scores, self._num_classes)
+                if (classes == self._num_classes).any():
+                    raise EvaluationError(
+                        f"image {item['file_name']}: a pixel has no class, which Detectron2's "
+                        "evaluator cannot express: its prediction is always one of the classes; "
+                        "leave out evaluation.official=true, ours count it as missed"
+                    )
+                index = torch.from_numpy(classes.astype(np.int64)).unsqueeze(0)
+                scores = torch.zeros(self._num_classes, *classes.shape, dtype=torch.uint8)
+                scores = scores.scatter_(0, index, 1)
             super().process([item], [{"sem_seg": scores}])
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[Any]:
@@ -449,17 +454,6 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         if results is None:
             return None
         return {"sem_seg": {name: float(value) for name, value in results["sem_seg"].items()}}
-
-
-def _one_hot(classes: np.ndarray, num_classes: int) -> Tensor:
-    """Scores (K, H, W) uint8 of classes (H, W)."""
-    if (classes == num_classes).any():
-        raise EvaluationError(
-            "a pixel has no class, which Detectron2's evaluator cannot express: its prediction is "
-            "always one of the classes; leave out evaluation.official=true, ours count it as missed"
-        )
-    index = torch.from_numpy(classes.astype(np.int64)).unsqueeze(0)
-    return torch.zeros(num_classes, *classes.shape, dtype=torch.uint8).scatter_(0, index, 1)
 
 
 class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):

@@ -326,7 +326,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         """
         image = item["image_id"]
         self._coverage.add(image)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             panoptic, segments = self._required(output)
             if panoptic.is_floating_point():
                 raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
@@ -337,7 +337,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         image, panoptic, segments = prediction
         record, num_classes = self._records[image], len(self.names)
         info = record["segments_info"]
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             truth = read_panoptic_ids(record["pan_seg_file_name"])
             if segments is None:
                 divisor = self._label_divisor

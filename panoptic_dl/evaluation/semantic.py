@@ -66,7 +66,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[tuple[str, np.ndarray], np.n
         """Return the file of the image, and the class of each pixel."""
         image = item["file_name"]
         self._coverage.add(image)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             return image, predicted_labels(self._required(output), len(self.names))
 
     def match(self, prediction: tuple[str, np.ndarray]) -> np.ndarray:
@@ -74,7 +74,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[tuple[str, np.ndarray], np.n
         image, classes = prediction
         num_classes = len(self.names)
         truth = self._read_truth(self._records[image]).astype(np.int64)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             if self._ignore_label != num_classes and (truth == num_classes).any():
                 raise EvaluationError(f"unknown label with id {num_classes}")
             truth[truth == self._ignore_label] = num_classes

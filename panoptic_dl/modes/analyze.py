@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import nn
 
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.images import VOID_LABEL
@@ -37,21 +37,6 @@ COMBINATIONS = tuple(
 )
 
 logger = logging.getLogger(__name__)
-
-
-class _Truth(Protocol):
-    """Ground-truth maps of an image; see `panoptic_dl.data.mapper`."""
-
-    @property
-    def classes(self) -> Tensor: ...  # (H, W) int64, no class where unlabelled
-    @property
-    def labeled(self) -> Tensor: ...  # (H, W) bool
-    @property
-    def center(self) -> Tensor: ...  # (1, H, W)
-    @property
-    def offset(self) -> Tensor: ...  # (2, H, W)
-    @property
-    def has_offset(self) -> Tensor: ...  # (H, W) bool
 
 
 def analyze(
@@ -187,14 +172,14 @@ def measure(
 
 
 def _merge_combinations(
-    model: PanopticDeepLab, maps: ImageMaps, truth: _Truth, *, unlabelled: str
+    model: PanopticDeepLab, maps: ImageMaps, truth: Any, *, unlabelled: str
 ) -> list[dict[str, Any]]:
     """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
 
     Args:
         model: predicts neither logits nor instances.
         maps: as `model.resize_maps` gives them.
-        truth: of the same size and device.
+        truth: see `panoptic_dl.data.mapper.TruthMapper`; of the same size and device.
         unlabelled: what pixels without label are where semantic ground truth is used: "predicted"
             keeps the class, with which they join objects and vote for their class; "void" has none.
     """
@@ -209,7 +194,7 @@ def _merge_combinations(
 
 
 def _replace(
-    maps: ImageMaps, truth: _Truth, branches: Collection[str], keep_unlabelled: bool
+    maps: ImageMaps, truth: Any, branches: Collection[str], keep_unlabelled: bool
 ) -> ImageMaps:
     """Replace the maps of `branches` (of `BRANCHES`) by the ground truth; `maps` is not changed.
 

@@ -6,8 +6,7 @@ Legend: N batch, K classes, H W pixels.
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
 from panoptic_dl.train.precision import (
-    InferenceOptions,
     Maps,
     arithmetic,
     check_precision,
@@ -72,13 +70,12 @@ def benchmark(
         ValueError: options that cannot be, or that this machine does not have.
     """
     chosen = BenchmarkSettings(**settings)
-    options = InferenceOptions(**{f.name: settings[f.name] for f in fields(InferenceOptions)})
     place = torch.device(device)
-    check_precision("benchmark.precision", options.precision, place)
+    check_precision("benchmark.precision", chosen.precision, place)
     if comm.get_world_size() > 1:
         raise ValueError("mode=benchmark measures one process: drop launch.num_gpus and the like")
     model.to(place).eval()
-    run = _Benchmark(model, scenes, mapper, chosen, options, place)
+    run = _Benchmark(model, scenes, mapper, chosen, place)
     if weights is not None:
         load_model(model, weights, image_format)
     else:
@@ -130,11 +127,10 @@ class _Benchmark:
         scenes: BenchmarkScenes,
         mapper: Mapper,
         settings: BenchmarkSettings,
-        options: InferenceOptions,
         device: torch.device,
     ) -> None:
         self.model, self.scenes, self.mapper = model, scenes, mapper
-        self.settings, self.options, self.device = settings, options, device
+        self.settings, self.device = settings, device
         on_gpu = device.type == "cuda"
         self.warmup = (10 if on_gpu else 1) if settings.warmup is None else settings.warmup
         self.iterations = settings.iterations or (50 if on_gpu else 5)
@@ -161,22 +157,46 @@ class _Benchmark:
     @torch.no_grad()
     def count_macs(self) -> float:
         """Multiplications with additions of the network, for one image."""
-        with FlopCounterMode(display=False) as counter, arithmetic(InferenceOptions(), self.device):
+        with FlopCounterMode(display=False) as counter, arithmetic("fp32", self.device):
             self.network(self.images[:1])
         return counter.get_total_flops() / 2
 
     @torch.no_grad()
     def apply_options(self) -> dict[str, float | None] | None:
-        """Change the network; return its `_numerical_difference` (None: nothing was changed)."""
-        if self.options == InferenceOptions():
+        """Change the network as the settings want it, and compare its output before and after.
+
+        Returns:
+            None where nothing is changed; else `max_logit_difference`; `logit_spread`, the standard
+            deviation of the logits, to compare it with; `changed_classes`, the share of pixels
+            whose most likely class is another, 0..1; `changed_panoptic`, that of pixels whose
+            panoptic id is, or None where the model has none.
+        """
+        settings = self.settings
+        changes = settings.channels_last or settings.compile or settings.fold_batch_norm
+        if settings.precision == "fp32" and not changes:
             return None
-        with arithmetic(InferenceOptions(), self.device):
+        with arithmetic("fp32", self.device):
             before = tuple(maps.clone() for maps in self.network(self.images))
-        self.network = prepare_network(self.model, self.options, self.images)
-        with arithmetic(self.options, self.device):
+        self.network = prepare_network(self.model, settings, self.images)
+        with arithmetic(settings.precision, self.device):
             after = self.network(self.images)
-        sizes = [self.scenes.size] * self.settings.batch_size
-        return _numerical_difference(self.model, before, after, sizes, panoptic=self.panoptic)
+        share = None
+        if self.panoptic:
+            sizes = [self.scenes.size] * settings.batch_size
+            samples: list[dict[str, Any]] = [{} for _ in sizes]
+            outputs = [self.model.postprocess(maps, sizes, samples) for maps in (before, after)]
+            shares = [
+                (a["panoptic_seg"][0] != b["panoptic_seg"][0]).float().mean().item()
+                for a, b in zip(*outputs, strict=True)
+            ]
+            share = sum(shares) / len(shares)
+        logits, changed = before[0].float(), after[0].float()
+        return {
+            "max_logit_difference": (logits - changed).abs().max().item(),
+            "logit_spread": logits.std().item(),
+            "changed_classes": (logits.argmax(1) != changed.argmax(1)).float().mean().item(),
+            "changed_panoptic": share,
+        }
 
     @torch.no_grad()
     def time_stages(self) -> dict[str, list[float]]:
@@ -227,7 +247,7 @@ class _Benchmark:
         samples = [s | {"image": s["image"].to(self.device)} for s in samples]
         watch.lap(STAGES[1])
         images = self.model.preprocess(samples)
-        with arithmetic(self.options, self.device):
+        with arithmetic(self.settings.precision, self.device):
             maps = self.network(images.tensor)
         watch.lap(STAGES[2])
         laps |= watch.milliseconds()
@@ -334,31 +354,3 @@ def init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _numerical_difference(
-    model: Any, before: Maps, after: Maps, sizes: Sequence[tuple[int, int]], *, panoptic: bool
-) -> dict[str, float | None]:
-    """Compare two outputs of `model.network` for the same images of `sizes` (H, W).
-
-    Returns:
-        `max_logit_difference`; `logit_spread`, the standard deviation of the logits, to compare it
-        with; `changed_classes`, the share of pixels whose most likely class is another, 0..1;
-        `changed_panoptic`, that of pixels whose panoptic id is, or None without `panoptic`.
-    """
-    logits, changed = before[0].float(), after[0].float()
-    share = None
-    if panoptic:
-        samples: list[dict[str, Any]] = [{} for _ in sizes]
-        outputs = [model.postprocess(maps, sizes, samples) for maps in (before, after)]
-        shares = [
-            (a["panoptic_seg"][0] != b["panoptic_seg"][0]).float().mean().item()
-            for a, b in zip(*outputs, strict=True)
-        ]
-        share = sum(shares) / len(shares)
-    return {
-        "max_logit_difference": (logits - changed).abs().max().item(),
-        "logit_spread": logits.std().item(),
-        "changed_classes": (logits.argmax(1) != changed.argmax(1)).float().mean().item(),
-        "changed_panoptic": share,
-    }

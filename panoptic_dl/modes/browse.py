@@ -6,25 +6,19 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from detectron2.utils import comm
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.parallel import Progress
+from panoptic_dl.train.trainer import Loader
 from panoptic_dl.visualize.training_sample import save_sample
 
 logger = logging.getLogger(__name__)
 
 OURS = re.compile(r"\d{4,}_.*\.png")
 LONGEST_NAME = 100  # characters of an image's name in that of its picture
-
-
-class Loader(Protocol):
-    """Gives samples; see `panoptic_dl.data.loader.TrainLoader`."""
-
-    def __iter__(self) -> Any: ...
-    def take_bad_samples(self) -> dict[str, str]: ...
 
 
 def browse(
@@ -53,8 +47,7 @@ def browse(
         `metrics` (the number of pictures) and `files`.
 
     Raises:
-        ValueError: several processes; a label is none of the
-            classes.
+        ValueError: several processes; a label is none of the classes.
         OSError: a picture cannot be written; names it.
     """
     if comm.get_world_size() > 1:
@@ -65,15 +58,13 @@ def browse(
         if OURS.fullmatch(old.name):
             old.unlink()
     files = []
-    with (
-        Progress("drawn", count) as progress,
-        contextlib.closing(iter(loader)) as batches,
-    ):
+    with Progress("drawn", count) as progress, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
         samples = itertools.chain.from_iterable(batches)
         for number, sample in enumerate(itertools.islice(samples, count)):
             for bad, error in loader.take_bad_samples().items():
                 logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
-            file = folder / _name(number, sample["file_name"])
+            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(sample["file_name"]).stem)
+            file = folder / f"{number:04d}_{stem[-LONGEST_NAME:]}.png"
             try:
                 save_sample(
                     sample, file, classes, ignore_label=ignore_label, image_format=image_format
@@ -84,9 +75,3 @@ def browse(
             progress.add(1)
     logger.info("Saved %d pictures in %s", len(files), os.path.relpath(folder))
     return {"metrics": {"pictures": len(files)}, "files": files}
-
-
-def _name(number: int, image: str) -> str:
-    """The file name of an image's picture: in the order of training, and fit for any disk."""
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(image).stem)
-    return f"{number:04d}_{stem[-LONGEST_NAME:]}.png"

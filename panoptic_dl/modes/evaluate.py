@@ -123,10 +123,11 @@ def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -
         logger.warning("Not scored, for there are no such files: %s", ", ".join(missing))
     if evaluation.settings.official:
         logger.info("The official evaluators are given the predictions as they were read")
+    records: list[dict[str, Any]] = DatasetCatalog.get(evaluation.dataset)
     return evaluation(
         lambda batch: [files(item) for item in batch],
         run_dir,
-        batches=_RecordsOfProcess(evaluation.dataset),
+        batches=[[records[position]] for position in InferenceSampler(len(records))],
         entries={OUTPUT_KEYS[kind] for kind in files.kinds},
         source={"predictions": predictions},
     )
@@ -231,8 +232,12 @@ class Evaluation:
         first = None if limit is None else _FirstImages(self.dataset, self.loader, limit)
         streaming, others, official = self._evaluators(entries, whole_split=first is None)
         pictures = EvaluationPictures(self.dataset, folder, settings)
+        saved, records = folder / "predictions", None if first is None else first.records
+        writers = prediction_writers(self.dataset, settings.kinds, saved, records)
+        if writers and comm.is_main_process():
+            clear_other_kinds(self.dataset, settings.kinds, saved)
         threaded = ThreadedEvaluator(
-            [*streaming, *self._writers(folder / "predictions", first)],
+            [*streaming, *writers],
             num_threads=settings.num_threads,
             on_image=pictures.on_image,
         )
@@ -264,7 +269,7 @@ class Evaluation:
         if files:
             logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in files))
         if settings.kinds:
-            logger.info("Predictions for servers: %s", folder / "predictions")
+            logger.info("Predictions for servers: %s", saved)
         if official:
             self._compare(results, official_results)
         if unsaved is not None:  # only now: other processes waited for this one above
@@ -289,13 +294,6 @@ class Evaluation:
         if others or self.settings.official:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         return streaming, [], []
-
-    def _writers(self, folder: Path, first: "_FirstImages | None") -> Collection[Any]:
-        records = None if first is None else first.records
-        writers = prediction_writers(self.dataset, self.settings.kinds, folder, records)
-        if writers and comm.is_main_process():
-            clear_other_kinds(self.dataset, self.settings.kinds, folder)
-        return writers
 
     def _summary(
         self, results: Results, source: Mapping[str, Any], first: "_FirstImages | None"
@@ -393,21 +391,6 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
             for evaluator in evaluators:
                 evaluator.process(inputs, outputs)
             progress.add(len(inputs))
-
-
-class _RecordsOfProcess:
-    """The records of a dataset of this process's share, one a batch, without their images."""
-
-    def __init__(self, dataset: str) -> None:
-        self.records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
-        self.positions = list(InferenceSampler(len(self.records)))
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for position in self.positions:
-            yield [self.records[position]]
 
 
 class _FirstImages:

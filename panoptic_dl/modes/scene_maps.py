@@ -29,10 +29,10 @@ class SceneMaps(NamedTuple):
     center: Tensor  # (1, H, W) float32 heatmap, 0..1
     offset: Tensor  # (2, H, W) float32 (y, x) in pixels
 
-    def logits(self, num_classes: int, margin: float = 4.0) -> Tensor:
-        """(K, H, W) class logits whose largest is that of `sem_seg`, by `margin`."""
+    def logits(self, num_classes: int) -> Tensor:
+        """(K, H, W) class logits whose largest is that of `sem_seg`, by 4."""
         logits = torch.zeros((num_classes, *self.sem_seg.shape[1:]), device=self.sem_seg.device)
-        return logits.scatter_(0, self.sem_seg, margin)
+        return logits.scatter_(0, self.sem_seg, 4.0)
 
 
 class BenchmarkScenes:
@@ -69,43 +69,39 @@ class BenchmarkScenes:
         if file_format not in ("png", "jpg"):
             raise ValueError(f"file_format={file_format} is unknown; choose png or jpg")
         self.size = (int(size[0]), int(size[1]))
-        self.num_scenes, self.num_classes = num_scenes, num_classes
-        self.num_things = num_things if len(thing_ids) else 0
-        self.thing_ids = list(thing_ids)
+        self.num_scenes, first_seed = num_scenes, seed or 0
         stuff = [i for i in range(num_classes) if i not in thing_ids]
-        self.stuff_ids = (stuff or self.thing_ids)[:8]
-        self.sigma, self.seed = sigma, seed or 0
-        self._maps = lru_cache(maxsize=8)(self._make_maps)
+
+        @lru_cache(maxsize=8)
+        def make_maps(index: int) -> SceneMaps:
+            return scene_maps(
+                self.size,
+                num_things if len(thing_ids) else 0,
+                thing_ids=list(thing_ids),
+                stuff_ids=(stuff or list(thing_ids))[:8],
+                sigma=sigma,
+                seed=first_seed + index,
+            )
+
+        self._maps = make_maps
         # The folder goes when the scenes do.
         self._folder = tempfile.TemporaryDirectory(prefix="panoptic_dl_scenes_")
-        self._records = [self._write(i, file_format) for i in range(num_scenes)]
-
-    def __len__(self) -> int:
-        return self.num_scenes
+        self._records: list[dict[str, Any]] = []
+        height, width = self.size
+        for index in range(num_scenes):
+            file = Path(self._folder.name, f"scene_{index:03d}.{file_format}")
+            Image.fromarray(_paint(self.maps(index), num_classes, first_seed + index)).save(file)
+            self._records.append(
+                {"file_name": str(file), "height": height, "width": width, "image_id": index}
+            )
 
     def record(self, index: int) -> dict[str, Any]:
         """File name, size and id of an image in Detectron2's dataset format."""
-        return dict(self._records[index % len(self)])
+        return dict(self._records[index % self.num_scenes])
 
     def maps(self, index: int) -> SceneMaps:
         """The maps that a trained network would predict for that image."""
         return self._maps(index % self.num_scenes)
-
-    def _make_maps(self, index: int) -> SceneMaps:
-        return scene_maps(
-            self.size,
-            self.num_things,
-            thing_ids=self.thing_ids,
-            stuff_ids=self.stuff_ids,
-            sigma=self.sigma,
-            seed=self.seed + index,
-        )
-
-    def _write(self, index: int, file_format: str) -> dict[str, Any]:
-        file = Path(self._folder.name, f"scene_{index:03d}.{file_format}")
-        Image.fromarray(_paint(self.maps(index), self.num_classes, self.seed + index)).save(file)
-        height, width = self.size
-        return {"file_name": str(file), "height": height, "width": width, "image_id": index}
 
 
 def scene_maps(
@@ -124,12 +120,11 @@ def scene_maps(
         sigma: of the peaks of the heatmap in pixels, as in training.
 
     Raises:
-        ValueError: there is no class to draw, or `num_things` is negative.
+        ValueError: there is no class to draw.
     """
-    if not len(stuff_ids) or (num_things and not len(thing_ids)) or num_things < 0:
+    if not len(stuff_ids) or (num_things and not len(thing_ids)):
         raise ValueError(
-            f"a scene needs stuff_ids, thing_ids for its things and at least 0 of them, got "
-            f"{stuff_ids}, {thing_ids}, {num_things}"
+            f"a scene needs stuff_ids, and thing_ids for its things: got {stuff_ids}, {thing_ids}"
         )
     random = np.random.default_rng(seed)
     height, width = size

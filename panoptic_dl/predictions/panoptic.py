@@ -164,7 +164,7 @@ class PanopticWriter(PredictionWriter[PanopticPrediction]):
 
     def match(self, prediction: PanopticPrediction) -> Written:
         image, panoptic, segments = prediction
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             if segments is None:
                 ids, categories = self._from_map(panoptic)
             else:

@@ -276,7 +276,7 @@ class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]]]):
             return image, []
         ids = self.dataset.instance_ids
         classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             for category in classes:
                 if category not in ids:
                     raise EvaluationError(
@@ -302,7 +302,7 @@ class SemanticWriter(PredictionWriter[tuple[Any, np.ndarray]]):
     def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
         """Find the class of each pixel, (H, W) int16, K where there is none."""
         image = self.begin(item, output)
-        with errors_name(image):
+        with errors_name(f"image {image}"):
             return image, predicted_labels(output["sem_seg"], len(self.dataset.dataset_ids))
 
 

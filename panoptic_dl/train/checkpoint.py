@@ -23,7 +23,6 @@ from torch import distributed, nn
 from panoptic_dl.core.files import (
     atomic_write,
     flush,
-    remove_temporary_files,
     save_state,
     sha256_of,
     write_text,
@@ -77,10 +76,6 @@ class RunCheckpoints:
         self.kept, self.best, self.on_error = kept, best, on_error
         self.loggers = loggers
         self.newest: str | None = None  # file of the state in memory, until the next step
-
-    def exist(self) -> bool:
-        """Whether the folder holds a checkpoint, complete or torn."""
-        return bool(self.files.names())
 
     def save(self, iteration: int, *, final: bool = False, must: bool = False) -> None:
         """Write the state after an iteration, once; called by all processes.
@@ -243,8 +238,7 @@ class CheckpointFiles:
         """
         target = self.folder / name
         try:
-            sha256 = save_state(target, state)
-            self._remember(name, iteration, sha256, target.stat().st_size)
+            self._remember(name, iteration, save_state(target, state))
         except OSError as error:
             raise OSError(
                 f"cannot save the checkpoint {target}: {error}. Earlier checkpoints are untouched"
@@ -286,10 +280,6 @@ class CheckpointFiles:
                 files[BEST] = dict(files[name])
 
         self._update(change)
-
-    def remove_leftovers(self) -> None:
-        """Remove temporary files of a killed process; call it with the folder locked."""
-        remove_temporary_files(self.folder)
 
     def remove_all_but(self, number: int) -> None:
         """Remove numbered checkpoints except for the newest `number`."""
@@ -336,8 +326,7 @@ class CheckpointFiles:
                         (self.folder / other).replace(self.folder / f"{other}.torn")
                 self._update(lambda files: [files.pop(other, None) for other in torn])
             if name not in self.manifest():
-                path = self.folder / name
-                self._remember(name, state["iteration"], sha256_of(path), path.stat().st_size)
+                self._remember(name, state["iteration"], sha256_of(self.folder / name))
             return name, state
         there = ", ".join(torn)
         raise ValueError(
@@ -386,7 +375,8 @@ class CheckpointFiles:
         except Exception as error:  # torch raises many kinds
             raise ValueError(f"it cannot be read: {str(error)[:200]}") from error
 
-    def _remember(self, name: str, iteration: int, sha256: str, size: int) -> None:
+    def _remember(self, name: str, iteration: int, sha256: str) -> None:
+        size = (self.folder / name).stat().st_size
         now = datetime.now().isoformat(timespec="seconds")
         entry = {"iteration": iteration, "bytes": size, "sha256": sha256, "saved": now}
         self._update(lambda files: files.update({name: entry}))

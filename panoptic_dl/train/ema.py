@@ -47,7 +47,6 @@ class WeightAverage:
         self._raw = list(unique.values())
         self._average = [tensor.detach().clone() for tensor in self._raw]
         self._index = {key: index for index, key in enumerate(unique)}
-        self._swapped = False
 
     def _named(self) -> dict[str, Tensor]:
         state = self.model.state_dict(keep_vars=True)
@@ -62,7 +61,6 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Add the current weights to the average."""
-        assert not self._swapped, "the model holds the average itself"
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         average = get_ema_multi_avg_fn(decay)
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
@@ -92,11 +90,9 @@ class WeightAverage:
             kept = raw.detach().clone()
             raw.copy_(mean)
             mean.copy_(kept)
-        self._swapped = not self._swapped
 
     def weights(self) -> dict[str, Tensor]:
         """The average, by the names that the model's own state_dict has."""
-        assert not self._swapped
         return {name: self._average[self._index[id(raw)]] for name, raw in self._named().items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,7 +67,13 @@ class NonFiniteLosses:
                 for buffer, before in zip(trainer.model.buffers(), self._buffers, strict=True):
                     buffer.copy_(before)
         samples = [] if finite[comm.get_rank()] else _offenders(trainer, batches)
-        images = comm.all_gather([_name(sample) for sample in samples])
+        files = [sample.get("file_name") for sample in samples]
+        images = comm.all_gather(
+            [
+                {"image_id": sample.get("image_id", file), "file_name": file}
+                for sample, file in zip(samples, files, strict=True)
+            ]
+        )
         if comm.is_main_process():
             self._write(trainer.iter, metrics, finite, images)
         self.skips += 1
@@ -118,13 +124,6 @@ class NonFiniteLosses:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         except OSError as error:  # must not hide the error of the step
             logger.error("Cannot write %s: %s", self.file, error)
-
-
-def _name(sample: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "image_id": sample.get("image_id", sample.get("file_name")),
-        "file_name": sample.get("file_name"),
-    }
 
 
 def _offenders(trainer: "Trainer", batches: Batches) -> list[dict[str, Any]]:

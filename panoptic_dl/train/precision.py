@@ -7,17 +7,15 @@ model is trained in.
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from panoptic_dl.core.settings import TrainSettings
+from panoptic_dl.core.settings import PRECISIONS, BenchmarkSettings, TrainSettings
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 from panoptic_dl.models.batch_norm import fold_batch_norms
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 MIN_SIDE = 32  # pixels; the smallest image that models take
 Maps = tuple[Tensor, ...]
 Network = Callable[[Tensor], Maps]
@@ -125,29 +123,19 @@ def _compile_errors(key: str) -> Iterator[None]:
 # Inference
 
 
-@dataclass(frozen=True)
-class InferenceOptions:
-    """How the network runs; the default is the reference: float32, nothing changed."""
-
-    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16
-    channels_last: bool = False
-    compile: bool = False
-    fold_batch_norm: bool = False
-
-
 @contextlib.contextmanager
-def arithmetic(options: InferenceOptions, device: torch.device) -> Iterator[None]:
-    """The precision of what runs inside, exactly."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Networks inside compute in one of `PRECISIONS`, exactly."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with (
-        float32(tf32=options.precision == "tf32"),
+        float32(tf32=precision == "tf32"),
         torch.autocast(device.type, dtype=half, enabled=half is not None),
     ):
         yield
 
 
-def prepare_network(model: Any, options: InferenceOptions, example: Tensor) -> Network:
-    """Apply `options` to `model` in place; return the function from images to maps.
+def prepare_network(model: Any, settings: BenchmarkSettings, example: Tensor) -> Network:
+    """Apply `settings` to `model` in place; return the function from images to maps.
 
     Args:
         model: in eval mode, with `network` from normalized images (N, C, H, W) to maps.
@@ -157,19 +145,19 @@ def prepare_network(model: Any, options: InferenceOptions, example: Tensor) -> N
         ValueError: the machine cannot compile, or folding is not exact.
     """
     network: Network = model.network
-    if options.fold_batch_norm:
+    if settings.fold_batch_norm:
         _fold_exactly(model, example[:1, :, : 4 * MIN_SIDE, : 4 * MIN_SIDE])
-    if options.channels_last:
+    if settings.channels_last:
         model.to(memory_format=torch.channels_last)
         plain = network
 
         def network(images: Tensor) -> Maps:
             return plain(images.contiguous(memory_format=torch.channels_last))
 
-    if options.compile:
+    if settings.compile:
         with (
             _compile_errors("benchmark.compile"),
-            arithmetic(options, example.device),
+            arithmetic(settings.precision, example.device),
             torch.no_grad(),
         ):
             network = torch.compile(network)

@@ -59,43 +59,22 @@ def find_differences(
         accumulate: forward passes of a process for one step.
         batch_norm_images: see `images_of_statistics`.
     """
-    scale = settings.batch_size / recipe.batch_size
-    scaled = settings.auto_scale_lr and abs(lr - recipe.lr * scale) <= 1e-9 * lr
-    hint = "" if settings.auto_scale_lr else "; train.auto_scale_lr=true scales the rate"
+    batch, seen = recipe.batch_size, recipe.batch_size * recipe.iterations
+    effect_of_batch = "the rate and the number of iterations belong to the recipe's batch"
+    if not settings.auto_scale_lr:
+        effect_of_batch += "; train.auto_scale_lr=true scales the rate"
+    scale, effect_of_lr = settings.batch_size / batch, "another learning rate"
+    if settings.auto_scale_lr and abs(lr - recipe.lr * scale) <= 1e-9 * lr:
+        effect_of_lr = f"scaled by {scale:.4g}, linearly with the batch"
+    images = batch if batch_norm_images is None else batch_norm_images
+    statistics = f"{'noisier' if images < batch else 'steadier'} statistics"
+    seen_here = settings.batch_size * settings.iterations
     all_settings: list[tuple[str, object, object, str | None]] = [
-        (
-            "train.batch_size",
-            recipe.batch_size,
-            settings.batch_size,
-            f"the rate and the number of iterations belong to the recipe's batch{hint}",
-        ),
-        (
-            "optimizer.lr",
-            recipe.lr,
-            lr,
-            f"scaled by {scale:.4g}, linearly with the batch"
-            if scaled
-            else "another learning rate",
-        ),
+        ("train.batch_size", batch, settings.batch_size, effect_of_batch),
+        ("optimizer.lr", recipe.lr, lr, effect_of_lr),
         ("train.iterations", recipe.iterations, settings.iterations, "another length of training"),
-        (
-            "images seen",
-            recipe.batch_size * recipe.iterations,
-            settings.batch_size * settings.iterations,
-            "more or less training altogether",
-        ),
-    ]
-    if batch_norm_images is not None:
-        effect = "noisier" if batch_norm_images < recipe.batch_size else "steadier"
-        all_settings.append(
-            (
-                "images of BatchNorm's statistics",
-                recipe.batch_size,
-                batch_norm_images,
-                f"{effect} statistics",
-            )
-        )
-    all_settings += [
+        ("images seen", seen, seen_here, "more or less training altogether"),
+        ("images of BatchNorm's statistics", batch, images, statistics),
         ("train.precision", "fp32", settings.precision, "coarser arithmetic"),
         ("train.clip_norm", None, settings.clip_norm, "large gradients are shortened"),
         ("train.ema", None, settings.ema, None),

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import hooks
+from detectron2.engine import create_ddp_model, hooks
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
-from panoptic_dl.core.files import folder_lock
+from panoptic_dl.core.files import folder_lock, remove_temporary_files
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES
 from panoptic_dl.launch.session import exit_status
@@ -87,12 +86,18 @@ def train(
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
     published = Recipe(**recipe)
     place, folder, listening = torch.device(device), Path(run_dir), Loggers(loggers)
-    _check(resume, saving.best)
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
+    if saving.best is not None and saving.best.removeprefix("ema/") not in METRIC_NAMES:
+        raise ValueError(
+            f"checkpoint.best={saving.best} is no metric; choose one of {', '.join(METRIC_NAMES)}"
+        )
     check_precision("train.precision", options.precision, place)
 
     model.to(place)
     prepare_training(model, options)
-    wrapped = _distributed(model, place)
+    ids = [comm.get_local_rank()] if place.type == "cuda" else None
+    wrapped = create_ddp_model(model, device_ids=ids)
     average = None if options.ema is None else WeightAverage(model, options.ema)
 
     optim = optimizer(model)
@@ -172,15 +177,6 @@ def train(
     return evaluator.results
 
 
-def _check(resume: bool | str, best: str | None) -> None:
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
-    if best is not None and best.removeprefix("ema/") not in METRIC_NAMES:
-        raise ValueError(
-            f"checkpoint.best={best} is no metric; choose one of {', '.join(METRIC_NAMES)}"
-        )
-
-
 def check_length(schedule: Any, iterations: int) -> None:
     """Raise ValueError where a schedule ends before training, or waits for a metric.
 
@@ -199,13 +195,6 @@ def check_length(schedule: Any, iterations: int) -> None:
         )
 
 
-def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    ids = [comm.get_local_rank()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids)
-
-
 def _start(
     checkpoints: RunCheckpoints,
     resume: bool | str,
@@ -214,8 +203,8 @@ def _start(
 ) -> int:
     """Load a checkpoint, or the weights to start from; return the iteration to start with."""
     if comm.is_main_process():
-        checkpoints.files.remove_leftovers()
-    exist = comm.all_gather(checkpoints.exist())[0]
+        remove_temporary_files(checkpoints.files.folder)
+    exist = bool(comm.all_gather(checkpoints.files.names())[0])
     if exist and not resume:
         raise ValueError(
             f"{checkpoints.files.folder} holds a run already; continue it with resume=true, or "

@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,7 +138,8 @@ class Trainer(SimpleTrainer):
             batches.append(next(self._data_loader_iter))
             waited += time.perf_counter() - started
             # Gradients are exchanged once a step, with those of the last micro-batch.
-            with self._no_sync() if part < parts - 1 else contextlib.nullcontext():
+            delayed = part < parts - 1 and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if delayed else contextlib.nullcontext():
                 with self.autocast():
                     losses = self.model(batches[-1])
                     total = sum(losses.values()) / parts
@@ -148,11 +148,6 @@ class Trainer(SimpleTrainer):
                 share = loss.detach() / parts
                 sums[name] = sums[name] + share if part else share
         return batches, sums, waited
-
-    def _no_sync(self) -> AbstractContextManager[None]:
-        if isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass."""

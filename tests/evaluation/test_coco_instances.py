@@ -184,7 +184,7 @@ def test_threads_may_compare_at_once_and_leave_everything_as_it_is(tmp_path):
     for output, copied in zip(outputs, untouched, strict=True):
         assert repr(output) == repr(copied)
     for one, again in zip(compared[:16], compared[16:32], strict=True):
-        assert np.array_equal(one[1].rows, again[1].rows)
+        assert np.array_equal(one[1], again[1])
     for one in compared[32:]:
         evaluator.update(one)
     assert json.dumps(evaluator.evaluate()) == json.dumps(expected)

@@ -42,7 +42,6 @@ def test_parameters_and_operations_are_those_of_the_network(tmp_path):
     from panoptic_dl.config import build
     from panoptic_dl.core.settings import BenchmarkSettings
     from panoptic_dl.modes.benchmark import _Benchmark
-    from panoptic_dl.train.precision import InferenceOptions
 
     config = compose([*BENCHMARK, f"run_dir={tmp_path}"])
     mode = build(config.mode, device="cpu")
@@ -63,9 +62,7 @@ def test_parameters_and_operations_are_those_of_the_network(tmp_path):
 
     settings = BenchmarkSettings(image_size=[64, 96], batch_size=2, warmup=0, iterations=1)
     scenes = build(config.mode.scenes)
-    probe = _Benchmark(
-        One(), scenes, build(config.mode.mapper), settings, InferenceOptions(), torch.device("cpu")
-    )
+    probe = _Benchmark(One(), scenes, build(config.mode.mapper), settings, torch.device("cpu"))
     assert probe.count_macs() == 64 * 96 * 3 * 7 * 9
 
 
