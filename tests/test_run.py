@@ -105,7 +105,6 @@ def refused(capsys, run_dir, *overrides):
         (["mode=eval"], "mode=eval needs weights="),
         (["mode=eval", "weights=/nowhere/model.pth"], "weights=/nowhere/model.pth"),
         (["launch.num_gpus=64"], "launch.num_gpus=64, but this machine has"),
-        (["train.precision=int4"], "train.precision=int4"),
         (["launch.requeue=true"], "it needs resume=auto, not resume=false"),
     ],
 )

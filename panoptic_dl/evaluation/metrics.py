@@ -74,7 +74,7 @@ CLASS_CHARTS = (("panoptic_seg", "PQ", ("SQ", "RQ")), ("sem_seg", "IoU", ()))
 
 
 @dataclass(frozen=True)
-class _Evaluator:
+class Evaluator:
     """A class that measures.
 
     Attributes:
@@ -92,37 +92,37 @@ class _Evaluator:
 
 
 EVALUATORS = (
-    _Evaluator(
+    Evaluator(
         "panoptic_seg",
         "panoptic.StreamingPanopticEvaluator",
         ("cityscapes.panoptic", "coco.panoptic", "custom.panoptic"),
         official="official.OfficialPanopticEvaluator",
     ),
-    _Evaluator(
+    Evaluator(
         "sem_seg",
         "cityscapes_semantic.StreamingCityscapesSemanticEvaluator",
         ("cityscapes.panoptic", "cityscapes.semantic"),
         official="official.OfficialCityscapesSemanticEvaluator",
     ),
-    _Evaluator(
+    Evaluator(
         "sem_seg",
         "semantic.StreamingSemanticEvaluator",
         ("coco.semantic", "custom.panoptic", "custom.semantic"),
         official="official.OfficialSemanticEvaluator",
     ),
-    _Evaluator(
+    Evaluator(
         "instances",
         "cityscapes_instances.StreamingCityscapesInstanceEvaluator",
         ("cityscapes.panoptic",),
         official="official.OfficialCityscapesInstanceEvaluator",
     ),
-    _Evaluator(
+    Evaluator(
         "instances",
         "coco_instances.StreamingCOCOInstanceEvaluator",
         ("coco.panoptic",),
         official="official.OfficialCOCOInstanceEvaluator",
     ),
-    _Evaluator(
+    Evaluator(
         "instances",
         "coco_instances.StreamingPanopticInstanceEvaluator",
         ("custom.panoptic",),
