@@ -8,7 +8,7 @@ import ast
 import re
 from pathlib import Path
 
-from panoptic_dl.core.settings import settings_page
+from panoptic_dl.core.settings import GROUPS, settings_table
 
 ROOT = Path(__file__).parents[1]
 # As a reader meets them: what all share, how a run comes to be, the science, what uses it.
@@ -50,6 +50,25 @@ def _line(name: str, file: Path) -> str:
     docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
     sentence = " ".join(docstring.partition("\n\n")[0].split())
     return f"{name:<31} {sentence}\n"
+
+
+def settings_page() -> str:
+    """The text of docs/settings.md: a table for each group."""
+    parts = [
+        "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
+        "experiment file. `make docs` makes this page."
+    ]
+    for group in GROUPS:
+        lines = [
+            f"## {group}\n",
+            "| key | default | values | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in settings_table(group):
+            name, default, values, meaning = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| `{name}` | `{default}` | {values} | {meaning} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
 
 
 def with_tree(text: str) -> str:

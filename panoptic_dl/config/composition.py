@@ -37,7 +37,7 @@ from panoptic_dl.core.settings import (
     describe_type,
     experiment_name,
     has_type,
-    settings_text,
+    settings_table,
     type_of,
 )
 
@@ -65,10 +65,16 @@ def register() -> None:
         ConfigStore.instance().store(name, defaults(group), group, provider="settings")
     for function in (experiment_name, row_folder):
         OmegaConf.register_new_resolver(function.__name__, function, replace=True)
-    # Hydra's help, where it stands, is a template.
-    OmegaConf.register_new_resolver(
-        "settings", lambda: settings_text().replace("$", "$$"), replace=True
-    )
+    OmegaConf.register_new_resolver("settings", _help, replace=True)
+
+
+def _help() -> str:
+    """The settings as `python run.py --help` shows them; `$$` is a dollar sign in its template."""
+    return "\n".join(
+        f"  {name}={default}  ({values})\n      {meaning}"
+        for group in GROUPS
+        for name, default, values, meaning in settings_table(group)
+    ).replace("$", "$$")
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

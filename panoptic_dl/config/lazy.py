@@ -77,10 +77,6 @@ class LazySearchPath(SearchPathPlugin):
         search_path.append(provider="lazy_configs", path=f"lazy://{ROOT}")
 
 
-class LazyConfigError(ValueError):
-    """A lazy file does not define what it must, or holds something that a YAML file could not."""
-
-
 def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the variable `name` of a lazy file, and those of `companions` that it defines.
 
@@ -88,7 +84,7 @@ def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, A
     interpolations stay text.
 
     Raises:
-        LazyConfigError: `name` is not defined, or a value is one that YAML cannot hold; the message
+        ValueError: `name` is not defined, or a value is one that YAML cannot hold; the message
             names the file and the key.
     """
     from detectron2.config import LazyConfig
@@ -99,7 +95,7 @@ def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, A
     finally:
         builtins.__import__ = original_import
     if name not in namespace:
-        raise LazyConfigError(f"{file} must define `{name}`; it defines {sorted(namespace)}")
+        raise ValueError(f"{file} must define `{name}`; it defines {sorted(namespace)}")
     trees = {}
     for variable in (name, *companions):
         if variable not in namespace:
@@ -128,7 +124,7 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise LazyConfigError(f"{where} is {value!r}; a config holds only values and L(...) calls")
+    raise ValueError(f"{where} is {value!r}; a config holds only values and L(...) calls")
 
 
 def _dotted(target: Any, where: str) -> str:
@@ -143,6 +139,6 @@ def _dotted(target: Any, where: str) -> str:
             return name
     except (AttributeError, ImportError):
         pass
-    raise LazyConfigError(
+    raise ValueError(
         f"{where}: {target!r} cannot be imported by name; move it into a module that can"
     )

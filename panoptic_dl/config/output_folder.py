@@ -23,7 +23,7 @@ class CheckOutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            folder = shared_output_folder(config)
+            folder = _shared_folder(config)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
         with read_write(config), open_dict(config):
@@ -66,7 +66,7 @@ def _is_main_process(config: DictConfig) -> bool:
     return config.launch.machine_rank == 0
 
 
-def shared_output_folder(config: DictConfig) -> Path:
+def _shared_folder(config: DictConfig) -> Path:
     """The output folder of a single run, the same one in all its processes.
 
     Args:

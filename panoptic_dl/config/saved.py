@@ -5,8 +5,6 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from panoptic_dl.config.composition import is_choice, register
 from panoptic_dl.core.classes import load_classes
@@ -16,10 +14,6 @@ from panoptic_dl.core.settings import EXPERIMENT_PARTS
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
 
 
-class SavedConfigError(ValueError):
-    """A folder is no run's, or its config is damaged; the message names the file."""
-
-
 def saved_config(folder: str | Path) -> DictConfig:
     """Read a run's config, unresolved; reading it runs nothing.
 
@@ -27,13 +21,13 @@ def saved_config(folder: str | Path) -> DictConfig:
     that a model can be built where its dataset is not.
 
     Raises:
-        SavedConfigError: there is none, or it is damaged.
+        ValueError: there is none, or it is damaged; the message names the file.
     """
     register()  # resolvers that the config may use
     folder = Path(folder)
     file = folder / CONFIG
     if not file.is_file():
-        raise SavedConfigError(
+        raise ValueError(
             f"{folder} is no run folder of ours: {file} is missing; name one such as "
             "outputs/NAME/TIME, or for weights without a run choose backbone=, head=, dataset= "
             "and task= as they were trained, with weights=FILE"
@@ -45,23 +39,14 @@ def saved_config(folder: str | Path) -> DictConfig:
         for part in PARTS:
             if not isinstance(config[part], DictConfig):
                 raise TypeError(f"{part} is no table")
-    except (
-        OmegaConfBaseException,
-        YAMLError,
-        OSError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        KeyError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
         too_deep = isinstance(error, RecursionError)
         reason = "it is nested too deeply" if too_deep else str(error)[:500]
-        raise SavedConfigError(f"{file} is damaged: {reason}") from error
+        raise ValueError(f"{file} is damaged: {reason}") from error
     if (folder / CLASSES).is_file():
         _with_classes(config, folder / CLASSES)
     elif "classes" not in config.dataset:
-        raise SavedConfigError(
+        raise ValueError(
             f"{file} is of a run from before runs knew the names of their classes: put a "
             f"{CLASSES} into {folder}, such as "
             '{"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]], "thing_ids": [1]}'
@@ -73,7 +58,7 @@ def _with_classes(config: DictConfig, file: Path) -> None:
     try:
         classes = load_classes(file)
     except ValueError as error:
-        raise SavedConfigError(f"{file} is damaged: {error}") from error
+        raise ValueError(f"{file} is damaged: {error}") from error
     with open_dict(config):
         config.dataset.num_classes = len(classes)
         config.dataset.thing_ids = list(classes.thing_ids)
@@ -96,7 +81,7 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
         overrides: what stood on the command line.
 
     Raises:
-        SavedConfigError: the run's config is damaged, or other parts are asked for.
+        ValueError: the run's config is damaged, or other parts are asked for.
     """
     if not isinstance(config.weights, str):
         return config
@@ -116,7 +101,7 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
             if key.partition(".")[0] not in PARTS:
                 continue
             if override.is_delete() or override.is_add():
-                raise SavedConfigError(
+                raise ValueError(
                     f"{override.input_line}: with weights= of a run its config is used, where "
                     "values can be changed, and none added or removed"
                 )
@@ -132,7 +117,7 @@ def _refuse_other_parts(
         mine, theirs = config.choice[group], saved.choice.get(group)
         if mine != theirs and {group, "experiment"} & chosen:
             said = group if group in chosen else "experiment"
-            raise SavedConfigError(
+            raise ValueError(
                 f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
                 f"leave {said}= out, for the config in {folder / CONFIG} is used"
             )

@@ -363,32 +363,15 @@ def experiment_name(choice: Mapping[str, Any]) -> str:
     return "_".join(str(choice.get(group)) for group in EXPERIMENT_PARTS)
 
 
-def settings_text() -> str:
-    """All settings with their defaults, values and meanings, for `python run.py --help`."""
-    return "\n".join(
-        f"  {name}={default}  ({values})\n      {meaning}"
-        for group in GROUPS
-        for name, default, values, meaning in _rows(group)
-    )
-
-
-def settings_page() -> str:
-    """The text of docs/settings.md: a table for each group."""
-    parts = [
-        "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
-        "experiment file. `make docs` makes this page."
-    ]
-    for group in GROUPS:
-        lines = [
-            f"## {group}\n",
-            "| key | default | values | meaning |",
-            "| --- | --- | --- | --- |",
-        ]
-        for row in _rows(group):
-            name, default, values, meaning = (cell.replace("|", "\\|") for cell in row)
-            lines.append(f"| `{name}` | `{default}` | {values} | {meaning} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+def settings_table(group: str) -> list[tuple[str, str, str, str]]:
+    """Dotted key, default, values and meaning of each setting of a group, as text."""
+    hints, rows = get_type_hints(GROUPS[group]), []
+    for each in fields(GROUPS[group]):  # type: ignore[arg-type]
+        default = _default(each)
+        shown = default if isinstance(default, str) else json.dumps(default)
+        values = _values(hints[each.name], each.metadata)
+        rows.append((f"{group}.{each.name}", shown, values, each.metadata["meaning"]))
+    return rows
 
 
 _WORDS = {
@@ -404,17 +387,6 @@ _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above", operator.gt),
     "below": ("below", operator.lt),
 }
-
-
-def _rows(group: str) -> list[tuple[str, str, str, str]]:
-    """Key, default, values and meaning of each setting."""
-    hints, rows = get_type_hints(GROUPS[group]), []
-    for each in fields(GROUPS[group]):  # type: ignore[arg-type]
-        default = _default(each)
-        shown = default if isinstance(default, str) else json.dumps(default)
-        values = _values(hints[each.name], each.metadata)
-        rows.append((f"{group}.{each.name}", shown, values, each.metadata["meaning"]))
-    return rows
 
 
 def _default(each: Any) -> Any:

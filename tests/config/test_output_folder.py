@@ -7,22 +7,22 @@ from hydra.types import RunMode
 
 from panoptic_dl.config.output_folder import (
     CheckOutputFolder,
+    _shared_folder,
     check_requeue,
     is_recorded,
-    shared_output_folder,
 )
 from tests.runs import compose_with_hydra
 
 
 def test_processes_that_would_make_a_folder_each_need_a_name(monkeypatch):
     with pytest.raises(ValueError, match="give all of them the same run_dir=/shared/folder"):
-        shared_output_folder(compose_with_hydra("launch.num_machines=2"))
+        _shared_folder(compose_with_hydra("launch.num_machines=2"))
     named = compose_with_hydra("launch.num_machines=2", "run_dir=x")
-    assert shared_output_folder(named) == Path("x")
+    assert _shared_folder(named) == Path("x")
     for name, value in (("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("TORCHELASTIC_MAX_RESTARTS", 1)):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ValueError, match=r"run_dir=/shared/folder, and add resume=auto"):
-        shared_output_folder(compose_with_hydra())
+        _shared_folder(compose_with_hydra())
 
 
 @pytest.mark.parametrize("by_torchrun", [True, False])

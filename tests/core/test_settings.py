@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from panoptic_dl.config import ConfigError, compose
 from panoptic_dl.core import settings
@@ -14,9 +15,9 @@ from panoptic_dl.core.settings import (
     defaults,
     experiment_name,
     key,
-    settings_page,
-    settings_text,
+    settings_table,
 )
+from scripts.generate_docs import settings_page
 
 ROOT = Path(__file__).parents[2]
 MODES = {"benchmark", "browse", "demo", "doctor"}
@@ -36,7 +37,7 @@ def test_the_docs_and_the_help_list_every_key():
     )
     for group in GROUPS:
         for name in defaults(group):
-            assert f"  {group}.{name}=" in settings_text()
+            assert f"  {group}.{name}=" in OmegaConf.create({"help": "${settings:}"}).help
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,8 @@ def test_a_new_setting_is_one_field(monkeypatch):
 
     monkeypatch.setattr("panoptic_dl.config.composition.GROUPS", settings.GROUPS)
     assert compose(["mode=browse", "browse.zoom=2"]).browse.zoom == 2
-    assert "browse.zoom=null  (a number, above 0 and at most 4, or null)" in settings_text()
+    values = "a number, above 0 and at most 4, or null"
+    assert ("browse.zoom", "null", values) in [row[:3] for row in settings_table("browse")]
     with pytest.raises(ConfigError, match=r"browse.zoom=x: expected a number or null"):
         compose(["mode=browse", "browse.zoom=x"])
     with pytest.raises(ConfigError, match=r"browse.zoom=5 must be a number, above 0 and at most 4"):
