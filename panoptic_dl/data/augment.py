@@ -181,7 +181,7 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
     new = plan.rows.new, plan.columns.new
     order = None
     if 2 * rows.size * columns.size < new[0] * new[1]:  # else little is saved
-        order = order_of_passes((plan.rows.old, plan.columns.old), new)
+        order = _order_of_passes((plan.rows.old, plan.columns.old), new)
     if order is None:
         whole = Image.fromarray(np.ascontiguousarray(image.rows(plan.rows.old)))
         resized = whole.resize((new[1], new[0]), Image.Resampling.BILINEAR)
@@ -200,7 +200,7 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=4096)
-def order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int] | None:
+def _order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int] | None:
     """The axes in the order in which Pillow resizes (H, W); between the two it rounds to 8 bits.
 
     Asked of Pillow itself, with noise: the rule differs between versions. None: it is done in some
@@ -219,8 +219,8 @@ def order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, in
 
 
 def _augment_label(label: Source, plan: _Plan) -> NDArray[np.integer]:
-    rows = nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
-    columns = nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
+    rows = _nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
+    columns = _nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
     pixels = label.rows(int(rows[-1]) + 1)
     return _flipped(pixels[rows].take(columns, axis=1), plan.flips)
 
@@ -230,7 +230,7 @@ def _flipped(pixels: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=256)
-def nearest(old: int, new: int) -> NDArray[np.int32]:
+def _nearest(old: int, new: int) -> NDArray[np.int32]:
     """For each of `new` pixels the one of `old` that Pillow takes when it resizes to the nearest.
 
     Asked of Pillow itself: where two are equally near, the rounding of its sums decides.

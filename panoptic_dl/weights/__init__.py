@@ -1,1 +1,1 @@
-"""Weights files: reading them safely, converting names, loading, exporting."""
+"""Weights files: reading them safely, converting names, loading, writing."""

@@ -129,8 +129,8 @@ def rename(tensors: Mapping[str, Tensor]) -> Renamed:
     Raises:
         WeightsError: two tensors end up with one name.
     """
-    plain = strip_wrappers(tensors)
-    origin = find_origin(plain)
+    plain = _strip_wrappers(tensors)
+    origin = _find_origin(plain)
     statistics = {
         name: tuple(float(value) for value in plain[name].flatten()[:16])
         for name in STATISTICS
@@ -151,14 +151,14 @@ def rename(tensors: Mapping[str, Tensor]) -> Renamed:
     return Renamed(renamed, origin, dict(dropped), statistics)
 
 
-def find_origin(tensors: Mapping[str, Tensor]) -> Origin | None:
+def _find_origin(tensors: Mapping[str, Tensor]) -> Origin | None:
     """The origin whose mark is among the names; None for our own names, or unknown ones."""
     if all(name.startswith(BACKBONE) for name in tensors):
         return None
     return next((origin for origin in ORIGINS if origin.mark in tensors), None)
 
 
-def strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes that all names share, such as `module.`, also behind `backbone.`.
 
     Raises:

@@ -85,7 +85,7 @@ class Provenance:
         return lines
 
 
-def read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
+def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
     """Read what `plain` or `header` stored; None where that is no provenance of ours.
 
     The content is that of a file, and not to be trusted: texts lose control characters and length.
@@ -173,7 +173,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     try:
         state, other = _unwrap(content)
         stored = header or (content.get("provenance") if isinstance(content, Mapping) else None)
-        provenance = read_provenance(stored) if isinstance(stored, Mapping) else None
+        provenance = _read_provenance(stored) if isinstance(stored, Mapping) else None
     except WeightsError as error:
         raise WeightsError(f"weights={path}: {error}") from None
     tensors = {str(n): t.detach() for n, t in state.items() if isinstance(t, Tensor)}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoptic_dl.core.images import ids_to_colors
-from panoptic_dl.data.augment import Augment, nearest, order_of_passes
+from panoptic_dl.data.augment import Augment, _nearest, _order_of_passes
 from panoptic_dl.data.sources import IDS, Source
 
 
@@ -150,7 +150,7 @@ def test_only_the_rows_of_the_crop_are_read():
 def test_the_order_of_passes_is_that_of_colors(sizes):
     old, new = sizes
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*old, 3)).astype(np.uint8))
-    order = order_of_passes(old, new)
+    order = _order_of_passes(old, new)
     between = (old[1], new[0]) if order == (0, 1) else (new[1], old[0])
     bilinear = Image.Resampling.BILINEAR
     two = image.resize(between, bilinear).resize((new[1], new[0]), bilinear)
@@ -163,4 +163,4 @@ def test_nearest_rows_and_columns_are_pillows(sizes):
     old, new = sizes
     column = np.arange(old, dtype=np.uint8)[:, None].repeat(3, 1)
     resized = Image.fromarray(column).resize((3, new), Image.Resampling.NEAREST)
-    assert np.array_equal(np.asarray(resized)[:, 0], nearest(old, new).astype(np.uint8))
+    assert np.array_equal(np.asarray(resized)[:, 0], _nearest(old, new).astype(np.uint8))

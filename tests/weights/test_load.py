@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from panoptic_dl.config import compose
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.run_folder import find_checkpoint
-from panoptic_dl.weights.export import SUFFIXES, write_weights
 from panoptic_dl.weights.load import compare, load_model, load_model_or_backbone, start_from
 from panoptic_dl.weights.names import KNOWN_DTYPES, rename
 from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.golden import golden
 from tests.models.golden_rows import ROWS, build_model, load_shapes
 from tests.train.tiny_run import TinyModel, run_training

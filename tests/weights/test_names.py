@@ -8,7 +8,7 @@ import torch
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.models.backbones import HRNet, Xception65
 from panoptic_dl.weights.load import compare, split_backbone
-from panoptic_dl.weights.names import ORIGINS, find_origin, rename, strip_wrappers
+from panoptic_dl.weights.names import ORIGINS, _find_origin, _strip_wrappers, rename
 
 CLASSIFIER = ("incre_modules.0.0.conv1.weight", "final_layer.0.bias", "classifier.weight")
 
@@ -87,11 +87,11 @@ def test_marks_tell_the_origins_apart(backbones):
 def test_resembling_names_are_not_taken(backbones):
     """One letter more: no origin, and nothing is matched by likeness."""
     tensors = {f"{n}s": t for n, t in backbones["hrnet18"].state_dict().items()}
-    assert find_origin(tensors) is None
+    assert _find_origin(tensors) is None
     own, _ = split_backbone(backbones["hrnet18"], rename(tensors))
     assert not compare(backbones["hrnet18"].state_dict(), own).matched
 
 
 def test_two_tensors_of_one_name_are_refused():
     with pytest.raises(WeightsError, match="one name"):
-        strip_wrappers({"backbone.module.a": torch.zeros(1), "backbone.a": torch.zeros(1)})
+        _strip_wrappers({"backbone.module.a": torch.zeros(1), "backbone.a": torch.zeros(1)})

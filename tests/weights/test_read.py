@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.weights.export import SUFFIXES, write_weights
 from panoptic_dl.weights.load import load_model, load_model_or_backbone
 from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.weights.tiny_weights import Tiny, provenance
 
 
