@@ -20,9 +20,9 @@ from typing import Any
 from panoptic_dl.core.files import read_json_object, write_text
 from panoptic_dl.core.run_folder import Fields
 from panoptic_dl.report.formats import table_markdown
-from panoptic_dl.report.page import duration
 from panoptic_dl.report.runs import MEASURING, Group, Run, collect, run_from_record
-from panoptic_dl.report.tables import STATED, PublishedRow, Table, build_tables, published_rows
+from panoptic_dl.report.tables import STATED, Table, build_tables
+from panoptic_dl.report.text import duration
 
 DOCS = Path(__file__).parents[1] / "docs"
 FORMAT = 1  # of results.json
@@ -65,7 +65,7 @@ def publish(docs: Path, folders: list[Path], *, fresh: bool, check: bool) -> Non
             if not run.finished:
                 print(f"note: {run.label} is left out: {run.status}", file=sys.stderr)
         records = merged(records, collected.runs)
-    text = results_page(records, published_rows())
+    text = results_page(records)
     if check:
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             raise ValueError(f"{page.name} is not what its data give: run `make results`")
@@ -75,14 +75,14 @@ def publish(docs: Path, folders: list[Path], *, fresh: bool, check: bool) -> Non
     print(f"{len(records)} runs: saved {data} and {page}")
 
 
-def results_page(records: Sequence[Mapping[str, Any]], rows: Sequence[PublishedRow]) -> str:
+def results_page(records: Sequence[Mapping[str, Any]]) -> str:
     """The page.
 
     Raises:
         ValueError: a record is none.
     """
     runs = [as_run(record, f"results.json: runs[{i}]") for i, record in enumerate(records)]
-    tables = build_tables(runs, rows)
+    tables = build_tables(runs)
     published = [table for table in tables if table.published]
     others = [table for table in tables if not table.published]
     was_run = sum(line.group is not None for table in published for line in table.lines)

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from panoptic_dl.core.run_folder import read_sweep
+from panoptic_dl.core.settings import BenchmarkSettings
+from panoptic_dl.report.text import markdown_table
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, YELLOW
 
-USUAL_THINGS = 50  # in a scene, as in conf/benchmark/default.yaml
-
-# In the order of the stages.
-COLORS = {
+COLORS = {  # of the stages, in their order
     "load and decode": "#9aa5b1",
     "host to device": YELLOW,
     "network": BLUE,
@@ -37,21 +35,21 @@ def summarize(milliseconds: Sequence[float], batch_size: int) -> dict[str, float
 
 def benchmark_text(result: Mapping[str, Any]) -> str:
     """One result of mode=benchmark: its circumstances and its table."""
+    columns = ("p50", "p90", "mean", "images_per_s")
     rows = [
-        [stage, f["p50"], f["p90"], f["mean"], f["images_per_s"]]
-        for stage, f in result["stages"].items()
+        [stage, *(f"{times[column]:.2f}" for column in columns)]
+        for stage, times in result["stages"].items()
     ]
-    headers = ["stage", "p50 ms", "p90 ms", "mean ms", "images/s"]
     lines = [
         f"{result['name']}: {_size(result)} pixels, {_options(result)}",
         result["machine"],
-        tabulate(rows, headers, "github", floatfmt=("", ".2f", ".2f", ".2f", ".2f")),
+        markdown_table(["stage", "p50 ms", "p90 ms", "mean ms", "images/s"], rows),
         f"{result['parameters'] / 1e6:.1f} M parameters, {_operations(result)} GMACs "
         f"({result['GMACs_convention']})",
         f"peak memory: {_memory(result)}",
     ]
     if result["effect"]:
-        lines.append(f"output against fp32 eager: {_effect(result['effect'])}")
+        lines.append(f"output against fp32 eager: {_difference(result)}")
         if result["weights"] is None:
             lines.append(
                 "(with random weights, whose classes are close calls: trained ones change less)"
@@ -59,30 +57,30 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def combined_table(results: Sequence[Mapping[str, Any]]) -> str:
+def _combined_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Several results, one a line: medians of the stages."""
     stages = [s for s in (*COLORS, "total") if any(s in r["stages"] for r in results)]
+    headings = ["row", "options", *(f"{stage} ms" for stage in stages)]
+    headings += ["images/s", "M par.", "GMACs", "peak memory"]
+    compared = any(result["effect"] for result in results)
     rows = []
     for result in results:
-        p50 = [f"{result['stages'][s]['p50']:.2f}" if s in result["stages"] else "" for s in stages]
+        times = result["stages"]
         rows.append(
             [
                 result["name"],
                 _options(result, with_size=not _same_size(results)),
-                *p50,
-                f"{result['stages']['total']['images_per_s']:.2f}",
+                *(f"{times[stage]['p50']:.2f}" if stage in times else "" for stage in stages),
+                f"{times['total']['images_per_s']:.2f}",
                 f"{result['parameters'] / 1e6:.1f}",
                 _operations(result),
                 _memory(result),
-                _effect(result["effect"]) if result["effect"] else "",
+                *([_difference(result)] if compared else []),
             ]
         )
-    headers = ["row", "options", *(f"{s} ms" for s in stages), "images/s", "M par.", "GMACs"]
-    headers += ["peak memory", "output against fp32 eager"]
-    if not any(result["effect"] for result in results):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
-    aligned = ["left", "left", *["right"] * (len(stages) + 3), "left"]
-    return tabulate(rows, headers, "github", disable_numparse=True, colalign=aligned)
+    headings += ["output against fp32 eager"] if compared else []
+    align = "ll" + "r" * (len(stages) + 3) + ("ll" if compared else "l")
+    return markdown_table(headings, rows, align)
 
 
 def combine_benchmarks(folder: Path) -> str | None:
@@ -95,26 +93,11 @@ def combine_benchmarks(folder: Path) -> str | None:
         return None
     results = [json.loads(file.read_text()) for file in files.values()]
     machines = dict.fromkeys(result["machine"] for result in results)
-    text = "\n".join([*machines, combined_table(results)])
+    text = "\n".join([*machines, _combined_table(results)])
     (folder / "benchmark.md").write_text(text + "\n")
     (folder / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
     draw_stages(results, folder / "benchmark.png")
     return f"{text}\nSaved {folder}/benchmark.md, .json and .png"
-
-
-def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """A bar for each result, its median stages stacked, and its median total, as a PNG."""
-    what = "for a batch"
-    if _same_size(results):
-        what += f", {_size(results[0])} pixels"
-    rows = []
-    for result in results:
-        options = _options(result, with_size=not _same_size(results))
-        label = result["name"] if options == "fp32" else f"{result['name']}\n{options}"
-        p50 = {stage: times["p50"] for stage, times in result["stages"].items()}
-        stages = {stage: p50[stage] for stage in COLORS if stage in p50}
-        rows.append((label, stages, p50["total"]))
-    draw_stage_bars(rows, COLORS, f"median milliseconds {what} ({results[0]['machine']})", file)
 
 
 def _options(result: Mapping[str, Any], with_size: bool = False) -> str:
@@ -132,7 +115,7 @@ def _options(result: Mapping[str, Any], with_size: bool = False) -> str:
         words.append(f"{_size(result)} pixels")
     if settings["batch_size"] != 1:
         words.append(f"batch of {settings['batch_size']}")
-    if settings["num_things"] != USUAL_THINGS:
+    if settings["num_things"] != BenchmarkSettings.num_things:
         words.append(f"{settings['num_things']} things")
     if result["weights"]:
         words.append(Path(result["weights"]).name)
@@ -157,7 +140,11 @@ def _memory(result: Mapping[str, Any]) -> str:
     return host if device is None else f"device {device:.0f} MiB, {host}"
 
 
-def _effect(effect: Mapping[str, Any]) -> str:
+def _difference(result: Mapping[str, Any]) -> str:
+    """How much the output differs from that of the same network in fp32; "" where not measured."""
+    effect = result["effect"]
+    if not effect:
+        return ""
     text = (
         f"logits differ by at most {effect['max_logit_difference']:.2g} (they spread by "
         f"{effect['logit_spread']:.2g}), {100 * effect['changed_classes']:.3g} % of classes change"
@@ -165,6 +152,21 @@ def _effect(effect: Mapping[str, Any]) -> str:
     if effect["changed_panoptic"] is not None:
         text += f", {100 * effect['changed_panoptic']:.3g} % of panoptic pixels"
     return text
+
+
+def draw_stages(results: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """A bar for each result, its median stages stacked, and its median total, as a PNG."""
+    same_size = _same_size(results)
+    rows = []
+    for result in results:
+        options = _options(result, with_size=not same_size)
+        label = result["name"] if options == "fp32" else f"{result['name']}\n{options}"
+        p50 = {stage: times["p50"] for stage, times in result["stages"].items()}
+        stages = {stage: p50[stage] for stage in COLORS if stage in p50}
+        rows.append((label, stages, p50["total"]))
+    size = f", {_size(results[0])} pixels" if same_size else ""
+    xlabel = f"median milliseconds for a batch{size} ({results[0]['machine']})"
+    draw_stage_bars(rows, COLORS, xlabel, file)
 
 
 def draw_stage_bars(
@@ -189,23 +191,17 @@ def draw_stage_bars(
         for stage, width in stages.items():
             axes.barh(row, width, left=left, color=colors[stage], height=0.62, label=stage)
             left += width
-        axes.annotate(
-            f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms",
-            (left, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
+        text = f"{total / 1000:.3g} s" if total >= 1000 else f"{total:.3g} ms"
+        offset: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(text, (left, row), **offset, va="center", fontsize=9)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper left",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-    )
+    look: dict[str, Any] = {
+        "loc": "outside upper left",
+        "ncols": len(handles),
+        "frameon": False,
+        "fontsize": 9,
+    }
+    figure.legend(handles.values(), handles.keys(), **look)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.12)

@@ -7,16 +7,18 @@ line a run and metric, in full precision.
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from tabulate import tabulate
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from panoptic_dl.report.results import as_difference, as_text
 from panoptic_dl.report.runs import Collected, Run
-from panoptic_dl.report.tables import STATED, Cell, Line, Table, metric_name
+from panoptic_dl.report.tables import STATED, Cell, Line, Table
+from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
 
+TEMPLATES = Path(__file__).parent / "templates"
 PLUS_MINUS = "±"
-SHORT = ("own", "publ.", "diff.")
 CSV_COLUMNS = (
     "table", "row", "run", "mode", "recipe", "seed", "status", "figure",
     "own", "published", "difference", "verdict",
@@ -63,105 +65,74 @@ def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     planned = [(label, "") for label, _ in collected.planned]
     lists = {"Failed": failed, "Not started": planned, "Unreadable": collected.unreadable}
     for title, items in lists.items():
-        if items:
-            lines = (f"* `{_code(x)}`" + (f": {_inline(why)}" if why else "") for x, why in items)
-            parts += [f"## {title}", "\n".join(lines)]
+        lines = []
+        for label, reason in items:
+            code = " ".join(label.replace("`", "'").split())
+            lines.append(f"* `{code}`" + (f": {_inline(reason)}" if reason else ""))
+        parts += [f"## {title}", "\n".join(lines)] if lines else []
     return "\n\n".join(parts) + "\n"
 
 
 def table_markdown(table: Table, runs: bool = True) -> str:
     """A heading, a table, and the notes of its lines; `runs`: with the folders of runs."""
-    headings = ["row", *(["run"] if runs else [])]
-    for name in map(metric_name, table.columns):
-        headings += [f"{name} {kind}" for kind in SHORT] if table.published else [name]
+    kinds = (" own", " publ.", " diff.") if table.published else ("",)
+    metrics = [f"{metric_name(name)}{kind}" for name in table.columns for kind in kinds]
+    headings = ["row", *(["run"] if runs else []), *metrics]
     headings += ["verdict"] if table.published else []
     rows: list[list[str]] = []
     notes: list[str] = []
     for line in table.lines:
-        mark = ""
-        if line.notes:
-            notes.append(f"({len(notes) + 1}) {_inline('; '.join(line.notes))}")
-            mark = f" ({len(notes)})"
+        mark = f" ({len(notes) + 1})" if line.notes else ""
         cells = [_inline(line.title) + mark]
+        if line.notes:
+            notes.append(f"{mark.strip()} {_inline('; '.join(line.notes))}")
         if runs:
             count = len(line.group.finished) if line.group else 0
             label = line.group.first.label if line.group else ""
             cells.append(_inline(label + (f" (n={count})" if count > 1 else "")))
-        cells += line_texts(line, table)
-        cells += [_inline(line.verdict.text)] if line.verdict else []
-        rows.append(cells)
-    left = ["left"] * (2 if runs else 1)
-    right = ["right"] * (len(headings) - len(left) - table.published)
-    align = (*left, *right, *(["left"] if table.published else []))
-    text = tabulate(rows, headings, "github", colalign=align, disable_numparse=True)
-    parts = [f"### {_inline(table.title)}", text]
+        verdict = [_inline(line.verdict.text)] if line.verdict else []
+        rows.append([*cells, *line_texts(line, table), *verdict])
+    align = ("ll" if runs else "l") + "r" * len(metrics) + ("l" if table.published else "")
+    parts = [f"### {_inline(table.title)}", markdown_table(headings, rows, align)]
     return "\n\n".join([*parts, *(["  \n".join(notes)] if notes else [])])
 
 
 def _inline(text: str) -> str:
     """Text that Markdown leaves alone, also within a table."""
-    text = " ".join(text.split())
-    for special in "\\`*_[]<>|#":
-        text = text.replace(special, f"\\{special}")
-    return text
-
-
-def _code(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
 def report_latex(tables: Sequence[Table]) -> str:
     """All tables that have lines."""
-    head = [
-        "% Needs \\usepackage{booktabs}; made by scripts/report.py.",
-        "% Verdicts: " + STATED.replace(PLUS_MINUS, "+-"),
-    ]
-    return "\n\n".join(["\n".join(head), *(_table(table) for table in tables)]) + "\n"
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        trim_blocks=True,
+    )
+    environment.filters |= {
+        "tex": _latex,
+        "metric": metric_name,
+        "cells": line_texts,
+        "label": lambda text: "-".join(re.findall("[a-z0-9]+", text.lower())) or "table",
+        "caption": _caption,
+    }
+    stated = STATED.replace(PLUS_MINUS, "+-")
+    return environment.get_template("report.tex").render(tables=tables, stated=stated)
 
 
-def escape(text: str) -> str:
+def _caption(table: Table) -> str:
+    notes = [f"{line.title}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
+    return " ".join([f"{table.title}.", *notes])
+
+
+def _latex(text: str) -> str:
     """Text that LaTeX prints as it is; line ends become spaces, control characters are dropped."""
     kept = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return "".join(LATEX.get(letter, letter) for letter in kept)
-
-
-def _table(table: Table) -> str:
-    kinds = SHORT if table.published else SHORT[:1]
-    per_metric = len(kinds)
-    columns = "l" + "r" * (per_metric * len(table.columns)) + ("l" if table.published else "")
-    names = [escape(metric_name(name)) for name in table.columns]
-    if table.published:
-        top = " & ".join(["", *(f"\\multicolumn{{{per_metric}}}{{c}}{{{n}}}" for n in names), ""])
-        rules = "".join(
-            f"\\cmidrule(lr){{{2 + per_metric * i}-{1 + per_metric * (i + 1)}}}"
-            for i in range(len(names))
-        )
-        below = " & ".join(["Row", *kinds * len(names), "Verdict"])
-        head = [f"{top} \\\\", rules, f"{below} \\\\"]
-    else:
-        head = [" & ".join(["Row", *names]) + " \\\\"]
-    lines = []
-    for line in table.lines:
-        cells = [escape(line.title)]
-        for text in line_texts(line, table):  # with a minus sign in place of a hyphen
-            cells.append(f"$-${text[1:]}" if text.startswith("-") else escape(text))
-        cells += [escape(line.verdict.word)] if line.verdict else []
-        lines.append(" & ".join(cells) + " \\\\")
-    notes = [f"{line.title}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
-    caption = " ".join([f"{escape(table.title)}.", *([escape(" ".join(notes))] if notes else [])])
-    body = "\n".join([*head, "\\midrule", *lines])
-    letters = "".join(x if x.isalnum() and x.isascii() else " " for x in table.title.lower())
-    return rf"""\begin{{table}}
-\centering
-\setlength{{\tabcolsep}}{{3pt}}
-\caption{{{caption}}}
-\label{{tab:{"-".join(letters.split()) or "table"}}}
-\begin{{tabular}}{{{columns}}}
-\toprule
-{body}
-\bottomrule
-\end{{tabular}}
-\end{{table}}"""
 
 
 def report_csv(tables: Sequence[Table]) -> str:
@@ -186,14 +157,12 @@ def report_csv(tables: Sequence[Table]) -> str:
                     about[2:] = [run.label, run.mode, recipe, seed, run.status]
                 for name in [*published, *(n for n in metrics if n not in published)] or [""]:
                     own, theirs = metrics.get(name, math.nan), published.get(name, math.nan)
-                    numbers = [_number(own), _number(theirs), _number(own - theirs)]
+                    numbers = [
+                        repr(x) if math.isfinite(x) else "" for x in (own, theirs, own - theirs)
+                    ]
                     cells = [*map(_safe, about[:5]), *about[5:], _safe(name)]
                     writer.writerow([*cells, *numbers, _safe(verdict)])
     return text.getvalue()
-
-
-def _number(value: float) -> str:
-    return repr(value) if math.isfinite(value) else ""
 
 
 def _safe(text: str) -> str:

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,23 @@ from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import no_truncated_images
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS
-from panoptic_dl.report.formats import cell_texts, report_csv, report_latex, report_markdown
-from panoptic_dl.report.page_charts import (
-    Benchmark,
-    bar,
-    learning_curves,
-    read_benchmarks,
-    speeds,
+from panoptic_dl.report.formats import (
+    TEMPLATES,
+    cell_texts,
+    report_csv,
+    report_latex,
+    report_markdown,
 )
-from panoptic_dl.report.runs import Collected, Curves, Run, collect, read_curves
-from panoptic_dl.report.tables import STATED, Table, build_tables, metric_name, published_rows
+from panoptic_dl.report.page_charts import learning_curves, speeds
+from panoptic_dl.report.results import class_metrics
+from panoptic_dl.report.runs import Collected, Run, collect, read_curves
+from panoptic_dl.report.tables import STATED, Table, build_tables
+from panoptic_dl.report.text import duration, metric_name, short_names
 
 LIMIT = 5_000_000  # bytes of the page
-TEMPLATES = Path(__file__).parent / "templates"
 
 COPIES = ("task", "mode")  # of a config: hold resolved copies of other keys
 MAX_DIFFERENCES = 80  # keys of a table
-MAX_VALUE = 60  # letters of a setting's value
 # Last parts of keys that are not compared: names, folders, seeds, and what is printed, drawn and
 # saved.
 IGNORED = (
@@ -68,9 +68,7 @@ def make_report(
         OSError: a file cannot be written; the one from before is as it was.
     """
     collected = collect(folders)
-    benchmarks, unreadable = read_benchmarks(collected.runs)
-    collected = replace(collected, unreadable=[*collected.unreadable, *unreadable])
-    tables = build_tables(collected.runs, published_rows())
+    tables = build_tables(collected.runs)
     out.mkdir(parents=True, exist_ok=True)
     markdown = report_markdown(tables, collected)
     files = [
@@ -78,8 +76,7 @@ def make_report(
         _write(out / "report.csv", report_csv(tables)),
         _write(out / "report.tex", report_latex(tables)),
     ]
-    curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
-    page, notes = render_page(tables, collected, curves, benchmarks, made=made)
+    page, notes = _render_page(tables, collected, made)
     files.append(_write(out / "report.html", page))
     return markdown, files, notes
 
@@ -100,16 +97,15 @@ class _Detail:
     quality: int  # of JPEG
     most: int
     points: int
-    settings: bool = True  # the differences between configs
-    classes: bool = True
+    details: bool = True  # the differences between configs, and metrics of classes
 
     @property
     def note(self) -> str:
         """What the page says where it shows less than it could."""
         pictures = f"{self.most} images a dataset, {self.longest} pixels" if self.most else "none"
-        missing = [] if self.settings else ["differences between configs"]
-        missing += [] if self.classes else ["figures of classes"]
-        left_out = f"; left out: {', '.join(missing)}" if missing else ""
+        left_out = (
+            "" if self.details else "; left out: differences between configs, figures of classes"
+        )
         return (
             f"To stay below {LIMIT / 1e6:.0f} MB this page shows less than it could: pictures "
             f"({pictures}), curves ({self.points} points){left_out}."
@@ -123,60 +119,44 @@ LEVELS = (
     _Detail(320, 70, 2, 80),
     _Detail(240, 64, 1, 50),
     _Detail(0, 0, 0, 30),
-    _Detail(0, 0, 0, 10, settings=False, classes=False),
+    _Detail(0, 0, 0, 10, details=False),
 )
 
 
-def render_page(
-    tables: Sequence[Table],
-    collected: Collected,
-    curves: Mapping[str, Curves],
-    benchmarks: Sequence[Benchmark],
-    *,
-    made: str = "",
-    limit: int = LIMIT,
+def _render_page(
+    tables: Sequence[Table], collected: Collected, made: str, limit: int = LIMIT
 ) -> tuple[str, list[str]]:
-    """The page, and remarks that it shows too: what was left out or could not be read.
-
-    Args:
-        curves: by the labels of runs.
-        made: date and time to print.
-        limit: bytes.
-
-    Raises:
-        ValueError: there are too many runs for a page.
-    """
+    """The page of at most `limit` bytes, and remarks: what was left out or could not be read."""
     style, script = ((TEMPLATES / x).read_text("utf-8") for x in ("style.css", "page.js"))
     template = _environment([run.label for run in collected.runs]).get_template("report.html")
+    curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
     unread: list[str] = []
     for run in collected.runs:
         unread += [f"{run.label}: {remark}" for remark in run.remarks]
         if damaged := curves[run.label].damaged:
             unread.append(f"{run.label}: {damaged} lines of metrics.json are damaged and left out")
     unread += [f"{label} is unreadable: {reason}" for label, reason in collected.unreadable]
-    size = 0
     for level, detail in enumerate(LEVELS):
         shown, remarks = _galleries(tables, detail)
         notes = [*([detail.note] if level else []), *unread, *remarks]
         page = template.render(
             tables=tables,
             learning=learning_curves(tables, curves, detail.points),
-            classes=_compare_classes(tables) if detail.classes else [],
-            speed=speeds(tables, curves, benchmarks),
+            classes=_compare_classes(tables) if detail.details else [],
+            speed=speeds(tables, curves, collected.benchmarks),
             galleries=shown,
-            differences=_compare_settings(tables) if detail.settings else [],
+            differences=_compare_settings(tables) if detail.details else [],
             runs=collected.runs,
             planned=collected.planned,
             unreadable=collected.unreadable,
             notes=notes,
             stated=STATED,
             made=made,
-            num_runs=len(collected.runs),
             counts=_counts(tables, collected),
             ids={run.label: index for index, run in enumerate(collected.runs)},
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            hashes=[_sha256(style), _sha256(script)],
         )
         size = len(page.encode())
         if size <= limit:
@@ -187,14 +167,8 @@ def render_page(
     )
 
 
-def short_labels(labels: Sequence[str]) -> dict[str, str]:
-    """The last folder of each label, or all of it where another ends the same."""
-    ends = Counter(label.rpartition("/")[2] for label in labels)
-    return {x: x if ends[x.rpartition("/")[2]] > 1 else x.rpartition("/")[2] for x in labels}
-
-
 def _environment(labels: Sequence[str]) -> Environment:
-    shorter = short_labels(labels)
+    shorter = short_names(labels, "/")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -205,23 +179,16 @@ def _environment(labels: Sequence[str]) -> Environment:
     environment.filters |= {
         "metric": metric_name,
         "short": lambda label: shorter.get(label, label),
-        "bar": bar,
+        "px": lambda value: f"{value:g}",
         "duration": duration,
         "cells": lambda line, name, table: cell_texts(line.cells.get(name), table.published),
     }
     return environment
 
 
-def duration(seconds: float) -> str:
-    """ "3 h 05 min", "4 min 12 s", "8.5 s"; "" where it is not known."""
-    if not math.isfinite(seconds):
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+def _sha256(text: str) -> str:
+    """Of a script or style, as a Content-Security-Policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _counts(
@@ -238,18 +205,6 @@ def _counts(
     return [("Published rows", rows), ("Runs", runs)]
 
 
-def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere, but pictures inside the page and these very texts."""
-    hashes = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in (style, script)
-    ]
-    return (
-        f"default-src 'none'; img-src data:; style-src {hashes[0]}; script-src {hashes[1]}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
 def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """PQ by class for each table that has it, else IoU: "title", "measure", "runs" and "rows".
 
@@ -260,8 +215,11 @@ def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
     for table in tables:
         runs = [line.group.first for line in table.lines if line.group]
         for task, measure, _ in CLASS_CHARTS:
-            values = {r.label: _of_classes(r.results, task, measure) for r in runs if r.finished}
-            columns = {label: by_class for label, by_class in values.items() if by_class}
+            columns = {
+                run.label: by_class
+                for run in runs
+                if run.finished and (by_class := _of_classes(run, task, measure))
+            }
             if columns:
                 names = dict.fromkeys(itertools.chain.from_iterable(columns.values()))
                 rows = [(n, [each.get(n, math.nan) for each in columns.values()]) for n in names]
@@ -278,17 +236,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(present) / len(present) if present else -1.0
 
 
-def _of_classes(results: Mapping[str, object], task: str, measure: str) -> dict[str, float]:
-    """Of one evaluation, by class."""
-    tasks = results.get("results")
+def _of_classes(run: Run, task: str, measure: str) -> Mapping[str, float]:
+    tasks = run.results.get("results")
     metrics = tasks.get(task) if isinstance(tasks, dict) else None
-    found = {}
-    for key, value in metrics.items() if isinstance(metrics, dict) else ():
-        name, dash, of_class = str(key).partition("-")
-        if dash and name == measure:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            found[of_class] = float(value) if number else math.nan
-    return found
+    return class_metrics(metrics).get(measure, {}) if isinstance(metrics, dict) else {}
 
 
 def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -300,20 +251,15 @@ def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
     for table in tables:
         runs = [line.group.first for line in table.lines if line.group]
         runs = [run for run in runs if run.settings]
-        rows = [(k, [_shorten(v) for v in vs]) for k, vs in differing([r.settings for r in runs])]
+        rows = _differing([run.settings for run in runs])
         if rows:
-            found.append(
-                {
-                    "title": table.title,
-                    "runs": [run.label for run in runs],
-                    "rows": rows[:MAX_DIFFERENCES],
-                    "more": len(rows[MAX_DIFFERENCES:]),
-                }
-            )
+            labels, more = [run.label for run in runs], len(rows[MAX_DIFFERENCES:])
+            about = {"title": table.title, "runs": labels, "more": more}
+            found.append(about | {"rows": rows[:MAX_DIFFERENCES]})
     return found
 
 
-def differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
     """Keys with different values, and the values; "" where a config has no such key.
 
     Keys of `task` and `mode` that repeat the values of another key of the same name are left out,
@@ -335,10 +281,6 @@ def differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[st
         for key, values in rows
         if not is_copy(key) or (key.rpartition(".")[2], values) not in originals
     ]
-
-
-def _shorten(value: str) -> str:
-    return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 1]}…"
 
 
 def _galleries(tables: Sequence[Table], detail: _Detail) -> tuple[list[dict[str, Any]], list[str]]:

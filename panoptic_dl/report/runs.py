@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -102,15 +102,15 @@ class Run:
         found = self.results.get("measured")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def overridden(self) -> dict[str, str]:
+        """Values by key of the overrides; of a key that comes twice, the last one counts."""
+        parts = (override.lstrip("+~").partition("=") for override in self.overrides)
+        return {key: value for key, _, value in parts}
+
     def setting(self, key: str) -> str | None:
         """A leaf of the config: resolved, else as overridden; None where neither is known."""
-        if key in self.settings:
-            return self.settings[key]
-        for override in reversed(self.overrides):
-            name, equals, value = override.lstrip("+").partition("=")
-            if equals and name == key:
-                return value
-        return None
+        return self.settings.get(key) or self.overridden.get(key) or None
 
 
 def run_from_record(fields: Fields, **others: Any) -> Run:
@@ -119,26 +119,18 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
     Raises:
         ValueError: a value is of the wrong kind; the message says which.
     """
-    seed = fields.number("seed")
+    seed, choices = fields.number("seed"), fields.object("choices").data
     known: dict[str, Any] = {
         "mode": fields.text("mode", required=True),
         "row": fields.text("row", required=True),
-        "status": fields.text("status"),
-        "choices": {
-            str(key): str(value)
-            for key, value in fields.object("choices").data.items()
-            if value is not None
-        },
+        "choices": {str(key): str(value) for key, value in choices.items() if value is not None},
         "overrides": fields.texts("overrides"),
-        "command": fields.text("command"),
         "seed": int(seed) if math.isfinite(seed) else None,
-        "environment": dict(fields.object("environment").data),
-        "train": dict(fields.object("train").data),
-        "published_note": fields.text("published_note"),
-        "wall_seconds": fields.number("wall_seconds"),
-        "device_hours": fields.number("device_hours"),
         "metrics": fields.object("metrics").numbers(),
     }
+    known |= {key: fields.text(key) for key in ("status", "command", "published_note")}
+    known |= {key: dict(fields.object(key).data) for key in ("environment", "train")}
+    known |= {key: fields.number(key) for key in ("wall_seconds", "device_hours")}
     return Run(**known | others)
 
 
@@ -235,13 +227,38 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
         yield encodable(key), encodable(text)
 
 
+def _read_benchmark(file: Path, row: str) -> dict[str, Any]:
+    """What mode=benchmark measured of an experiment, as `Collected` has it."""
+    fields = Fields(read_json_object(file), file.name)
+    sides = fields.texts("image_size")
+    if len(sides) != 2:
+        raise ValueError(f"{file.name}: image_size must be [height, width], not {sides}")
+    return {
+        "row": row,
+        "machine": fields.text("machine"),
+        "size": f"{sides[0]} x {sides[1]}",
+        "images_per_s": fields.object("stages").object("total").number("images_per_s"),
+        "device_MiB": fields.number("peak_device_MiB"),
+        "host_MiB": fields.number("peak_host_MiB"),
+    }
+
+
 @dataclass(frozen=True)
 class Collected:
-    """All that was found below the folders."""
+    """All that was found below the folders.
+
+    Attributes:
+        unreadable: label and reason.
+        planned: label and overrides of a sweep's rows that were not started.
+        benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "machine", "size"
+            (of images, in pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and
+            "host_MiB".
+    """
 
     runs: Sequence[Run]
-    unreadable: Sequence[tuple[str, str]] = ()  # label and reason
-    planned: Sequence[tuple[str, Sequence[str]]] = ()  # label and overrides, of a sweep
+    unreadable: Sequence[tuple[str, str]] = ()
+    planned: Sequence[tuple[str, Sequence[str]]] = ()
+    benchmarks: Sequence[Mapping[str, Any]] = ()
 
 
 def collect(folders: Sequence[Path]) -> Collected:
@@ -253,9 +270,11 @@ def collect(folders: Sequence[Path]) -> Collected:
     runs: list[Run] = []
     unreadable: list[tuple[str, str]] = []
     planned: list[tuple[str, Sequence[str]]] = []
+    benchmarks: list[dict[str, Any]] = []
     seen: set[str] = set()
     labels: set[str] = set()
     several = len(folders) > 1
+
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
@@ -279,7 +298,10 @@ def collect(folders: Sequence[Path]) -> Collected:
                 unreadable.append((label, _reason(error)))
             try:
                 if RUN in files:
-                    runs.append(read_run(folder, label))
+                    run = read_run(folder, label)
+                    runs.append(run)
+                    if run.mode == "benchmark" and run.finished:
+                        benchmarks.append(_read_benchmark(folder / "benchmark.json", run.row))
                 elif RESULTS in files or METRICS in files:
                     reason = "it has no run.json: an older version of panoptic-dl made it"
                     if folder.name == "fast_dev_run":
@@ -295,7 +317,7 @@ def collect(folders: Sequence[Path]) -> Collected:
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
             "folder, or one that holds them, such as outputs"
         )
-    return Collected(runs, unreadable, planned)
+    return Collected(runs, unreadable, planned, benchmarks)
 
 
 def _folders(
@@ -331,12 +353,19 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Mean and sample standard deviation over seeds; the deviation of one run is NaN."""
 
     mean: float
     deviation: float
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Spread":
+        """Of percentages; NaN as soon as one is."""
+        if not all(map(math.isfinite, values)):
+            return cls(math.nan, math.nan)
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        return cls(statistics.fmean(values), deviation)
 
 
 @dataclass(frozen=True)
@@ -358,19 +387,11 @@ class Group:
     def metric(self, name: str) -> Spread | None:
         """Over the finished runs; None where one of them has no such metric."""
         values = [run.metrics[name] for run in self.finished if name in run.metrics]
-        return spread(values) if values and len(values) == len(self.finished) else None
+        return Spread.over(values) if values and len(values) == len(self.finished) else None
 
     def metric_names(self) -> list[str]:
         """The names of all metrics, in the order in which runs have them."""
         return list(dict.fromkeys(name for run in self.finished for name in run.metrics))
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and deviation of percentages; NaN as soon as one is."""
-    if not all(map(math.isfinite, values)):
-        return Spread(math.nan, math.nan)
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return Spread(statistics.fmean(values), deviation)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -1,20 +1,24 @@
-"""A search: its best trial with its command, a table of all trials, and a picture."""
+"""A search: its best trial with its command, a table of all trials, and a picture.
+
+A record is what a search keeps in search.json: see `panoptic_dl.sweeps.study.Study.record`.
+"""
 
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from panoptic_dl.core.run_folder import RESULTS
+from panoptic_dl.report.text import markdown_table, short_names
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, REMARK, TEXT, YELLOW
 
 COLUMNS = 3  # of panels, one a key
 MAX_PANELS = 9  # for the keys that matter most
 MAX_PRINTED = 10  # trials on the console; search.md has all
+
+Record = Mapping[str, Any]
 
 
 def report_search(folder: Path) -> str:
@@ -31,12 +35,12 @@ def report_search(folder: Path) -> str:
         if failed:
             text += (
                 f". The first one to fail, {folder / failed['folder']}: {failed['error']}\n"
-                "Failed trials stay failed: cure that and name another folder, sweep_dir=FOLDER"
+                "Failed trials stay failed: fix that and name another folder, sweep_dir=FOLDER"
             )
-        (folder / "search.md").write_text(f"{text}\n\n{_table(trials, 'figure', record)}\n")
+        (folder / "search.md").write_text(f"{text}\n\n{_table(trials, 'metric', record)}\n")
         return f"{text}\n"
     best = trials[record["best"]]
-    metric = _metric_name(folder / best["folder"])
+    metric = _metric_of(folder / best["folder"])
     _draw_search(record, folder / "search.png", metric)
     head = _head(record, best, metric)
     sign = -1 if record["direction"] == "maximize" else 1
@@ -55,20 +59,20 @@ def report_search(folder: Path) -> str:
     )
 
 
-def short_names(keys: list[str]) -> dict[str, str]:
-    """Keys by their last part, or as many parts as distinguish them."""
-    short = {}
-    for key in keys:
-        parts = key.lstrip("+").split(".")
-        for count in range(1, len(parts) + 1):
-            name = ".".join(parts[-count:])
-            if sum((other.lstrip("+") + ".").endswith(f"{name}.") for other in keys) == 1:
-                break
-        short[key] = name
-    return short
+def _metric_of(run: Path) -> str:
+    """The first metric in the results of a run, such as PQ; "metric" where they name none."""
+    file = run / RESULTS
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    return next(iter(results.get("metrics", {})), "metric")
 
 
-def _head(record: Mapping[str, Any], best: Mapping[str, Any], metric: str) -> str:
+def _short_keys(record: Record) -> dict[str, str]:
+    keys = list(record["space"])
+    shortened = short_names([key.lstrip("+") for key in keys], ".")
+    return dict(zip(keys, shortened.values(), strict=True))
+
+
+def _head(record: Record, best: Mapping[str, Any], metric: str) -> str:
     states = [trial["state"] for trial in record["trials"]]
     counts = ", ".join(
         f"{states.count(s)} {s}" for s in ("finished", "failed", "unfinished") if s in states
@@ -81,56 +85,41 @@ def _head(record: Mapping[str, Any], best: Mapping[str, Any], metric: str) -> st
     if record["starts_with_own"] and first["value"] is not None and first is not best:
         lines[1] += f" The config's own values, trial 0: {first['value']:.2f}."
     if record["importance"]:
-        names = short_names(list(record["space"]))
+        names = _short_keys(record)
         shares = ", ".join(f"{names[k]} {100 * s:.0f} %" for k, s in record["importance"].items())
         lines.append(f"What moved it (PED-ANOVA, a hint with few trials): {shares}.")
     return "\n".join([*lines, f"To run it again: `{best['command']}`"])
 
 
-def _table(trials: list[dict[str, Any]], metric: str, record: Mapping[str, Any]) -> str:
-    names = short_names(list(record["space"]))
+def _table(trials: list[dict[str, Any]], metric: str, record: Record) -> str:
+    names = _short_keys(record)
+    errors = [t["error"] or ("" if t["state"] == "finished" else t["state"]) for t in trials]
     rows = []
-    for trial in trials:
+    for trial, error in zip(trials, errors, strict=True):
         values = [trial["values"].get(key, "") for key in names]
         rows.append(
             [
-                trial["number"],
+                str(trial["number"]),
                 "" if trial["value"] is None else f"{trial['value']:.2f}",
                 *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values),
-                trial["error"] or ("" if trial["state"] == "finished" else trial["state"]),
+                *([error] if any(errors) else []),
             ]
         )
-    headers = ["trial", metric, *names.values(), "what went wrong"]
-    aligned = [*["right"] * (2 + len(names)), "left"]
-    if not any(row[-1] for row in rows):
-        headers, rows, aligned = headers[:-1], [row[:-1] for row in rows], aligned[:-1]
-    return tabulate(rows, headers, "github", disable_numparse=True, colalign=aligned)
+    headings = ["trial", metric, *names.values(), *(["what went wrong"] if any(errors) else [])]
+    return markdown_table(headings, rows, "r" * (2 + len(names)) + ("l" if any(errors) else ""))
 
 
-def _metric_name(run: Path) -> str:
-    """The name of the metric in the results of a run, such as PQ."""
-    try:
-        return str(next(iter(json.loads((run / RESULTS).read_text())["metrics"])))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # not a run of ours
-        return "figure"
-
-
-def _draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
+def _draw_search(record: Record, file: Path, metric: str) -> None:
     """Write a PNG.
 
     Above, the metric of each trial in its order, and the best so far; below, the same metric over
     the values of each key, later trials darker. Failed trials are marked at the lower edge.
-
-    Args:
-        record: what `search.json` holds; at least one trial has finished.
-        metric: its name, such as PQ.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    shares = record["importance"] or {}
-    keys = sorted(record["space"], key=lambda key: -shares.get(key, 0.0))[:MAX_PANELS]
-    names = short_names(list(record["space"]))
+    shares, names = record["importance"] or {}, _short_keys(record)
+    keys = sorted(names, key=lambda key: -shares.get(key, 0.0))[:MAX_PANELS]
     columns = min(COLUMNS, max(len(keys), 1))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(
@@ -141,61 +130,49 @@ def _draw_search(record: Mapping[str, Any], file: Path, metric: str) -> None:
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[3.3, *[2.75] * rows])
     history = figure.add_subplot(grid[0, :])
     _draw_history(history, record, metric)
-    limits = _limits(record)
-    for i, key in enumerate(keys):
-        axes = figure.add_subplot(grid[1 + i // columns, i % columns])
-        _draw_slice(axes, record, key, names[key])
-        axes.set_ylim(*limits)
-        if i % columns:
-            axes.tick_params(axis="y", labelleft=False)
-        else:
-            axes.set_ylabel(metric, fontsize=9, color=TEXT)
-    history.set_ylim(*limits)
+    panels = [figure.add_subplot(grid[1 + i // columns, i % columns]) for i in range(len(keys))]
+    for key, axes in zip(keys, panels, strict=True):
+        _draw_slice(axes, record["space"][key], key, record)
+        axes.set_title(names[key], loc="left", fontsize=10, color=TEXT)
+        if key in shares:
+            importance = f"importance {100 * shares[key]:.0f} %"
+            axes.set_title(importance, loc="right", fontsize=8, color=REMARK)
+    # Room below for failed trials and above for the star.
+    values = [trial["value"] for trial in _finished(record)]
+    low, high = min(values), max(values)
+    room = (high - low) or max(abs(high), 1.0)
+    failed = any(trial["state"] == "failed" for trial in record["trials"])
+    for i, axes in enumerate((history, *panels)):
+        axes.set_ylim(low - room * (0.16 if failed else 0.08), high + 0.1 * room)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(REMARK)
+        is_first = i == 0 or (i - 1) % columns == 0
+        axes.tick_params(labelsize=8, colors=TEXT, length=0, which="both", pad=4)
+        axes.tick_params(axis="y", labelleft=is_first)
+        axes.set_ylabel(metric if is_first else "", fontsize=9, color=TEXT)
+        axes.grid(axis="y", color=GRID)
+        axes.set_axisbelow(True)
     figure.savefig(file)
 
 
-def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
-    finished = _finished(record)
-    best = record["trials"][record["best"]]
+def _draw_history(axes: Any, record: Record, metric: str) -> None:
+    finished, trials = _finished(record), record["trials"]
+    best, first, last = trials[record["best"]], trials[0], len(trials) - 1
     better = max if record["direction"] == "maximize" else min
-    numbers = [trial["number"] for trial in finished]
-    last = len(record["trials"]) - 1
     so_far = list(itertools.accumulate((trial["value"] for trial in finished), better))
-    axes.step(
-        [*numbers, last + 0.4],
-        [*so_far, so_far[-1]],
-        where="post",
-        color=BLUE,
-        linewidth=1.6,
-        label="best so far",
-        zorder=2,
-    )
+    xs, ys = [*(trial["number"] for trial in finished), last + 0.4], [*so_far, so_far[-1]]
+    axes.step(xs, ys, where="post", color=BLUE, linewidth=1.6, label="best so far", zorder=2)
     _scatter(axes, record, lambda trial: trial["number"])
-    first = record["trials"][0]
     if record["starts_with_own"] and first["value"] is not None:
         axes.axhline(first["value"], color=REMARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.annotate(
-            f"the config's own values, {first['value']:.1f}",
-            (last + 0.4, first["value"]),
-            xytext=(0, -3),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=8,
-            color=REMARK,
-        )
-    axes.set_title(
-        f"{record['name']}   best {metric} {best['value']:.1f} in trial {best['number']}",
-        loc="left",
-        fontsize=12,
-        color=TEXT,
-        pad=12,
-    )
+        text, place = f"the config's own values, {first['value']:.1f}", (last + 0.4, first["value"])
+        look = {"ha": "right", "va": "top", "fontsize": 8, "color": REMARK}
+        axes.annotate(text, place, xytext=(0, -3), textcoords="offset points", **look)
+    title = f"{record['name']}   best {metric} {best['value']:.1f} in trial {best['number']}"
+    axes.set_title(title, loc="left", fontsize=12, color=TEXT, pad=12)
     axes.set_xlim(-0.6, last + 0.6)
     axes.set_xlabel("trial", fontsize=9, color=TEXT)
-    axes.set_ylabel(metric, fontsize=9, color=TEXT)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _plain(axes)
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.005, 1.0),
@@ -207,35 +184,35 @@ def _draw_history(axes: Any, record: Mapping[str, Any], metric: str) -> None:
     )
 
 
-def _draw_slice(axes: Any, record: Mapping[str, Any], key: str, name: str) -> None:
-    drawn_from = record["space"][key]
+def _draw_slice(axes: Any, drawn_from: Mapping[str, Any], key: str, record: Record) -> None:
+    """The metric over the values of a key; choices stand side by side in their order."""
     if "choices" in drawn_from:
         places = {choice: place for place, choice in enumerate(drawn_from["choices"])}
         _scatter(axes, record, lambda trial: places.get(trial["values"].get(key)))
         axes.set_xticks(range(len(places)), [c if len(c) <= 16 else c[:15] + "…" for c in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
+        return
+    _scatter(axes, record, lambda trial: trial["values"].get(key))
+    low, high = drawn_from["low"], drawn_from["high"]
+    if drawn_from["log"]:
+        axes.set_xscale("log")
+        room = (high / low) ** 0.04
+        axes.set_xlim(low / room, high * room)
     else:
-        _scatter(axes, record, lambda trial: trial["values"].get(key))
-        low, high = drawn_from["low"], drawn_from["high"]
-        if drawn_from["log"]:
-            axes.set_xscale("log")
-            room = (high / low) ** 0.04
-            axes.set_xlim(low / room, high * room)
-        else:
-            room = 0.04 * (high - low) or 0.5
-            axes.set_xlim(low - room, high + room)
-    share = (record["importance"] or {}).get(key)
-    axes.set_title(name, loc="left", fontsize=10, color=TEXT)
-    if share is not None:
-        axes.set_title(f"importance {100 * share:.0f} %", loc="right", fontsize=8, color=REMARK)
-    _plain(axes)
+        room = 0.04 * (high - low) or 0.5
+        axes.set_xlim(low - room, high + room)
 
 
-def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
-    """Finished trials as dots, the later the darker, the best as a star, failed ones as crosses."""
+def _scatter(axes: Any, record: Record, place: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Finished trials as dots, the later the darker, the best as a star, failed ones as crosses.
+
+    Args:
+        place: x of a trial; None where it has none.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
-    finished = [trial for trial in _finished(record) if place(trial) is not None]
+    trials = [trial for trial in record["trials"] if place(trial) is not None]
+    finished = [trial for trial in trials if trial["value"] is not None]
     axes.scatter(
         [place(trial) for trial in finished],
         [trial["value"] for trial in finished],
@@ -249,51 +226,16 @@ def _scatter(axes: Any, record: Mapping[str, Any], place: Any) -> None:
         zorder=3,
         label="a trial (later ones darker)",
     )
-    best = record["trials"][record["best"]]
-    if place(best) is not None:
-        axes.scatter(
-            place(best),
-            best["value"],
-            marker="*",
-            s=190,
-            color=YELLOW,
-            edgecolors=TEXT,
-            linewidths=0.7,
-            zorder=4,
-            label="the best",
-        )
-    places = [place(trial) for trial in record["trials"] if trial["state"] == "failed"]
-    failed = [x for x in places if x is not None]
+    best = [trial for trial in finished if trial["number"] == record["best"]]
+    xs, ys = [place(trial) for trial in best], [trial["value"] for trial in best]
+    star = {"marker": "*", "s": 190, "color": YELLOW, "edgecolors": TEXT, "label": "the best"}
+    axes.scatter(xs, ys, linewidths=0.7, zorder=4, **star)
+    failed = [place(trial) for trial in trials if trial["state"] == "failed"]
     if failed:
-        axes.scatter(
-            failed,
-            [0.035] * len(failed),
-            transform=axes.get_xaxis_transform(),
-            marker="x",
-            s=26,
-            color=RED,
-            linewidths=1.4,
-            zorder=3,
-            label="failed",
-        )
+        cross = {"marker": "x", "s": 26, "color": RED, "linewidths": 1.4, "label": "failed"}
+        at_edge = axes.get_xaxis_transform()
+        axes.scatter(failed, [0.035] * len(failed), transform=at_edge, zorder=3, **cross)
 
 
-def _plain(axes: Any) -> None:
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(REMARK)
-    axes.tick_params(labelsize=8, colors=TEXT, length=0, which="both", pad=4)
-    axes.grid(axis="y", color=GRID)
-    axes.set_axisbelow(True)
-
-
-def _limits(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the metric, with room below for failed trials and above for the star."""
-    values = [trial["value"] for trial in _finished(record)]
-    low, high = min(values), max(values)
-    room = (high - low) or max(abs(high), 1.0)
-    failed = any(trial["state"] == "failed" for trial in record["trials"])
-    return low - room * (0.16 if failed else 0.08), high + 0.1 * room
-
-
-def _finished(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _finished(record: Record) -> list[dict[str, Any]]:
     return [trial for trial in record["trials"] if trial["value"] is not None]

@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
+from panoptic_dl.core.settings import EXPERIMENT_PARTS
 from panoptic_dl.evaluation.metrics import PUBLISHED
 from panoptic_dl.report.runs import Group, Run, Spread, group_runs
+from panoptic_dl.report.text import metric_name
 
 CONF = Path(__file__).parents[2] / "conf"
 VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published metrics were measured on
-GROUPS = ("dataset", "task", "backbone", "head")
 NAMES = {
     "xception65": "Xception-65",
     "hrnet18": "HRNet-18",
@@ -47,11 +48,6 @@ HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedul
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
 
 
-def metric_name(name: str) -> str:
-    """ "box_AP" is printed as "box AP"."""
-    return name.replace("_", " ")
-
-
 @dataclass(frozen=True)
 class PublishedRow:
     """A row of a published table, and the training that its metrics belong to."""
@@ -70,7 +66,7 @@ class PublishedRow:
 
     @property
     def row(self) -> str:
-        return "_".join(getattr(self, group) for group in GROUPS)
+        return "_".join(getattr(self, part) for part in EXPERIMENT_PARTS)
 
     @property
     def table(self) -> tuple[str, str, str]:
@@ -83,17 +79,17 @@ class PublishedRow:
         return "PQ" if self.task == "panoptic" else "mIoU"
 
 
-def published_rows(conf: Path = CONF) -> list[PublishedRow]:
+def published_rows() -> list[PublishedRow]:
     """All rows with published metrics, in the order of the published tables.
 
     Raises:
         ValueError: an experiment cannot be read; the message names the file.
     """
     rows = []
-    for file in sorted((conf / "experiment").glob("*.yaml")):
+    for file in sorted((CONF / "experiment").glob("*.yaml")):
         experiment = _read(file)
         if experiment.get("published") and experiment.get("published_row"):
-            rows.append(_row(file, experiment, conf / "recipe"))
+            rows.append(_published_row(file, experiment))
     # Xception-65 comes first in each published table, Cityscapes' panoptic ones before COCO's.
     return sorted(
         rows,
@@ -101,15 +97,17 @@ def published_rows(conf: Path = CONF) -> list[PublishedRow]:
     )
 
 
-def _row(file: Path, experiment: Mapping[str, Any], recipes: Path) -> PublishedRow:
-    chosen = {}
-    for default in experiment.get("defaults", ()):
-        if isinstance(default, dict):
-            for key, option in default.items():
-                chosen[key.removeprefix("override ").strip("/ ")] = str(option)
-    missing = [group for group in GROUPS if group not in chosen]
+def _published_row(file: Path, experiment: Mapping[str, Any]) -> PublishedRow:
+    chosen = {
+        key.removeprefix("override ").strip("/ "): str(option)
+        for default in experiment.get("defaults", ())
+        if isinstance(default, dict)
+        for key, option in default.items()
+    }
+    missing = [part for part in EXPERIMENT_PARTS if part not in chosen]
     if missing:
         raise ValueError(f"{file.name}: its defaults choose no {' and no '.join(missing)}")
+    recipes = CONF / "recipe"
     usual = f"{chosen['dataset']}_{chosen['task']}"
     record = _read(recipes / f"{usual}.yaml")["recipe_record"]
     # Where a dataset's recipe was corrected later, the published metrics are of the old one.
@@ -117,7 +115,7 @@ def _row(file: Path, experiment: Mapping[str, Any], recipes: Path) -> PublishedR
     has_old = (recipes / f"{old}.yaml").is_file()
     return PublishedRow(
         experiment=file.stem,
-        **{group: chosen[group] for group in GROUPS},
+        **{part: chosen[part] for part in EXPERIMENT_PARTS},
         metrics={name: float(value) for name, value in experiment["published"].items()},
         iterations=int(record["iterations"]),
         batch_size=int(record["batch_size"]),
@@ -129,12 +127,9 @@ def _row(file: Path, experiment: Mapping[str, Any], recipes: Path) -> PublishedR
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no experiment or recipe")
-    return content
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ class _Verdict:
         return self.word if self.word in ("better", "reproduced", "below", "failed") else "open"
 
 
-def judge(group: Group, row: PublishedRow) -> _Verdict:
+def _judge(group: Group, row: PublishedRow) -> _Verdict:
     """The verdict on runs of the experiment of a published row."""
     run = group.first
     if not run.finished:
@@ -167,10 +162,10 @@ def judge(group: Group, row: PublishedRow) -> _Verdict:
     differs = _training_differences(run, row)
     tolerance = WIDE if differs else TOLERANCE
     own = {name: found.mean for name in row.metrics if (found := group.metric(name)) is not None}
-    return compare_metrics(own, row.metrics, row.main, tolerance)
+    return _compare(own, row.metrics, row.main, tolerance)
 
 
-def compare_metrics(
+def _compare(
     own: Mapping[str, float], published: Mapping[str, float], main: str, tolerance: float
 ) -> _Verdict:
     """Compare metrics with published ones, all in percent."""
@@ -201,9 +196,9 @@ def _refusal(run: Run, row: PublishedRow) -> str:
         return f"measured on {images} images, not on all {row.num_images:,}"
     if run.measured.get("scales", [1.0]) != [1.0] or run.measured.get("flip"):
         return "several looks at each image, published figures are of one"
-    changed = [name for name in map(_key, run.overrides) if _changes_parts(name)]
+    changed = [name for name in run.overridden if _changes_parts(name)]
     if changed:
-        return f"other settings: {', '.join(dict.fromkeys(changed))}"
+        return f"other settings: {', '.join(changed)}"
     numbers = [run.train.get(name) for name in ("iterations", "batch_size")]
     known = all(isinstance(number, (int, float)) for number in numbers)
     seen = math.prod(map(float, numbers)) if known else 0.0  # type: ignore[arg-type]
@@ -225,12 +220,9 @@ def _training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
             shown = "unknown" if own is None else f"{own:,}" if isinstance(own, int) else own
             of = f"{value:,}" if isinstance(value, int) else value
             found.append(f"{name.replace('_', ' ')} {shown}, published {of}")
-    lr = run.setting(LEARNING_RATE) if LEARNING_RATE in map(_key, run.overrides) else None
-    return [*found, f"{LEARNING_RATE} {lr}"] if lr is not None else found
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
+    if LEARNING_RATE in run.overridden:
+        found.append(f"{LEARNING_RATE} {run.setting(LEARNING_RATE)}")
+    return found
 
 
 def _changes_parts(key: str) -> bool:
@@ -280,9 +272,13 @@ class Table:
         return [run for line in self.lines if line.group for run in line.group.runs]
 
 
-def build_tables(runs: Sequence[Run], rows: Sequence[PublishedRow]) -> list[Table]:
-    """The published tables with all of their rows, then one for each other dataset and task."""
-    groups = group_runs(runs)
+def build_tables(runs: Sequence[Run]) -> list[Table]:
+    """The published tables with all of their rows, then one for each other dataset and task.
+
+    Raises:
+        ValueError: an experiment with published metrics cannot be read.
+    """
+    rows, groups = published_rows(), group_runs(runs)
     of_row: dict[str, list[Group]] = {}
     for group in groups:
         of_row.setdefault(group.first.row, []).append(group)
@@ -323,11 +319,11 @@ def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
             note = run.published_note or f"published figures are of recipe={row.recipe}"
             notes.append(f"corrected recipe: {note}")
         notes += _notes(group)
-        lines.append(Line(title, row.row, cells, judge(group, row), notes, group))
+        lines.append(Line(title, row.row, cells, _judge(group, row), notes, group))
     return lines
 
 
-def _other_table(title: str, groups: Sequence[Group]) -> Table:
+def _other_table(table_title: str, groups: Sequence[Group]) -> Table:
     columns = [c for c in PUBLISHED if any(c in group.metric_names() for group in groups)]
     lines = []
     for group in groups:
@@ -336,17 +332,10 @@ def _other_table(title: str, groups: Sequence[Group]) -> Table:
         cells = {name: Cell(group.metric(name)) for name in columns}
         notes = [] if run.finished else [run.status]
         notes += [f"trial: {run.trial}"] if run.trial else []
-        lines.append(
-            Line(
-                ", ".join(NAMES.get(x, x) for x in parts) or run.row,
-                run.row,
-                cells,
-                None,
-                notes + _notes(group),
-                group,
-            )
-        )
-    return Table(title, columns, lines)
+        notes += _notes(group)
+        title = ", ".join(NAMES.get(x, x) for x in parts) or run.row
+        lines.append(Line(title, run.row, cells, notes=notes, group=group))
+    return Table(table_title, columns, lines)
 
 
 def _notes(group: Group) -> list[str]:

@@ -35,7 +35,7 @@ from panoptic_dl.evaluation.official import (
 )
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.evaluation.semantic import StreamingSemanticEvaluator
-from panoptic_dl.report.results import as_text
+from panoptic_dl.report.text import as_text
 from tests.evaluation.model_outputs import REAL, err, evaluate, predict
 
 PANOPTIC = {

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from panoptic_dl.report.runs import collect
-from panoptic_dl.report.tables import build_tables, published_rows
+from panoptic_dl.report.tables import build_tables
 
 from .run_folders import make_run
 
@@ -31,4 +31,4 @@ def collected(tmp_path):
 
 @pytest.fixture
 def tables(collected):
-    return build_tables(collected.runs, published_rows())
+    return build_tables(collected.runs)

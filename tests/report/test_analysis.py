@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.report.analysis import (
-    analysis_table,
+    _conclusion,
+    _table,
     analysis_text,
-    conclusion,
     draw_analysis,
     with_gains,
 )
@@ -34,8 +34,7 @@ USUAL = rows(40.0, 60.0, 41.0, 45.5, 70.0, 80.0, 47.0, 99.0)
 
 def test_the_table_marks_what_is_true_and_what_it_gains():
     lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in analysis_table(USUAL).splitlines()
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in _table(USUAL).splitlines()
     ]
     figures = ["PQ", "SQ", "RQ", "PQ th", "PQ st"]
     assert lines[0] == ["semantic", "centre", "offset", *figures, "gain"]
@@ -58,11 +57,11 @@ def test_the_table_marks_what_is_true_and_what_it_gains():
     ],
 )
 def test_the_sentence_names_the_branch_that_gains_most(qualities, text):
-    assert text in conclusion(rows(*map(float, qualities)))
+    assert text in _conclusion(rows(*map(float, qualities)))
 
 
 def test_what_all_truth_leaves_is_mentioned_only_where_there_is_some():
-    assert "all three" not in conclusion(rows(40.0, 60.0, 41.0, 45.0, 70.0, 80.0, 47.0, 100.0))
+    assert "all three" not in _conclusion(rows(40.0, 60.0, 41.0, 45.0, 70.0, 80.0, 47.0, 100.0))
 
 
 @pytest.mark.parametrize("unlabelled", ["predicted", "void"])

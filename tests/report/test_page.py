@@ -9,16 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from panoptic_dl.core.files import temporary_path
-from panoptic_dl.report.page import (
-    LIMIT,
-    differing,
-    duration,
-    make_report,
-    render_page,
-    short_labels,
-)
-from panoptic_dl.report.runs import collect, read_curves
-from panoptic_dl.report.tables import build_tables, published_rows
+from panoptic_dl.report.page import LIMIT, _differing, _render_page, make_report
+from panoptic_dl.report.runs import collect
+from panoptic_dl.report.tables import build_tables
 
 from .run_folders import make_pictures, make_run, results_of
 
@@ -57,9 +50,7 @@ class Reader(HTMLParser):
 
 def page_of(*folders, **options):
     collected = collect(folders)
-    tables = build_tables(collected.runs, published_rows())
-    curves = {run.label: read_curves(run.folder / "metrics.json") for run in collected.runs}
-    return render_page(tables, collected, curves, [], **options)
+    return _render_page(build_tables(collected.runs), collected, made="now", **options)
 
 
 def test_it_is_one_well_formed_file_without_addresses(tmp_path):
@@ -209,22 +200,14 @@ def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
 def test_only_settings_that_differ_are_shown_and_copies_once():
     one = {"train.batch_size": "8", "task.loader.batch_size": "8", "run_dir": "a", "x": "1"}
     two = {"train.batch_size": "4", "task.loader.batch_size": "4", "run_dir": "b", "x": "1"}
-    assert differing([one, two]) == [("train.batch_size", ("8", "4"))]
-    assert differing([one, two | {"task.loader.batch_size": "2"}])[1][0] == "task.loader.batch_size"
-    assert differing([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
+    assert _differing([one, two]) == [("train.batch_size", ("8", "4"))]
+    assert (
+        _differing([one, two | {"task.loader.batch_size": "2"}])[1][0] == "task.loader.batch_size"
+    )
+    assert _differing([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
         ("seed", ("0", "1")),
         ("new", ("", "2")),
     ]
-
-
-def test_names_are_short_where_that_is_clear():
-    labels = ["a/run", "b/run", "c/other"]
-    assert short_labels(labels) == {"a/run": "a/run", "b/run": "b/run", "c/other": "other"}
-
-
-def test_durations_are_read_at_a_glance():
-    seconds = (8.46, 59.96, 252, 11_100, float("nan"))
-    assert [duration(s) for s in seconds] == ["8.5 s", "60.0 s", "4 min 12 s", "3 h 05 min", ""]
 
 
 def test_pictures_of_an_evaluation_that_names_no_dataset(tmp_path):

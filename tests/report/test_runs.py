@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panoptic_dl.report.page import make_report
-from panoptic_dl.report.runs import collect, group_runs, read_curves, read_run, spread, thinned
+from panoptic_dl.report.runs import Spread, collect, group_runs, read_curves, read_run, thinned
 
 from .run_folders import make_run
 
@@ -236,7 +236,7 @@ def runs_in(*folders):
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=9))
 def test_mean_and_deviation_are_those_of_the_statistics_module(values):
-    found = spread(values)
+    found = Spread.over(values)
     assert found.mean == pytest.approx(statistics.mean(values), abs=1e-9)
     if len(values) > 1:
         assert found.deviation == pytest.approx(statistics.stdev(values), abs=1e-9)
@@ -246,7 +246,7 @@ def test_mean_and_deviation_are_those_of_the_statistics_module(values):
 
 @given(st.lists(st.floats(0, 100), max_size=4), st.integers(0, 4))
 def test_an_undecided_metric_makes_the_mean_undecided(values, place):
-    found = spread([*values[:place], math.nan, *values[place:]])
+    found = Spread.over([*values[:place], math.nan, *values[place:]])
     assert math.isnan(found.mean)
     assert math.isnan(found.deviation)
 

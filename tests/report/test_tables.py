@@ -15,8 +15,8 @@ from panoptic_dl.report.tables import (
     TOLERANCE,
     WIDE,
     Cell,
-    compare_metrics,
-    judge,
+    _compare,
+    _judge,
     published_rows,
 )
 
@@ -30,12 +30,12 @@ tenths = st.integers(0, 1000)
 
 
 def judged(folder, row=ROW, **changes):
-    return judge(Group([read_run(make_run(folder, row, **changes), "run")]), ROWS[row])
+    return _judge(Group([read_run(make_run(folder, row, **changes), "run")]), ROWS[row])
 
 
 @given(own=tenths, published=tenths, tolerance=st.sampled_from((5, 15)))
 def test_edges_are_exact_in_tenths(own, published, tolerance):
-    found = compare_metrics({"PQ": own / 10}, {"PQ": published / 10}, "PQ", tolerance / 10)
+    found = _compare({"PQ": own / 10}, {"PQ": published / 10}, "PQ", tolerance / 10)
     difference = Fraction(own - published, 10)
     wide = Fraction(tolerance, 10)
     wanted = "below" if difference < -wide else "better" if difference > wide else "reproduced"
@@ -53,28 +53,21 @@ def test_edges_are_exact_in_tenths(own, published, tolerance):
     ],
 )
 def test_differences_are_rounded_as_published_metrics_are(pq, word):
-    assert compare_metrics({"PQ": pq}, {"PQ": 62.6}, "PQ", TOLERANCE).word == word
+    assert _compare({"PQ": pq}, {"PQ": 62.6}, "PQ", TOLERANCE).word == word
 
 
 @pytest.mark.parametrize("own", [{"PQ": math.nan}, {}, {"mIoU": 80.0}])
 def test_without_the_main_figure_there_is_no_verdict(own):
-    assert (
-        compare_metrics(own, {"PQ": 62.6, "mIoU": 79.4}, "PQ", 0.5).text == "no verdict (PQ is n/a)"
-    )
+    assert _compare(own, {"PQ": 62.6, "mIoU": 79.4}, "PQ", 0.5).text == "no verdict (PQ is n/a)"
 
 
 def test_miou_can_make_a_row_below_and_never_better():
     published = {"PQ": 62.6, "mIoU": 79.4}
-    assert compare_metrics({"PQ": 62.6, "mIoU": 78.8}, published, "PQ", 0.5).text == "below (mIoU)"
-    assert compare_metrics({"PQ": 64.6, "mIoU": 78.8}, published, "PQ", 0.5).word == "below"
-    assert (
-        compare_metrics({"PQ": 62.0, "mIoU": 78.8}, published, "PQ", 0.5).text
-        == "below (PQ and mIoU)"
-    )
-    assert compare_metrics({"PQ": 62.6, "mIoU": 90.0}, published, "PQ", 0.5).word == "reproduced"
-    assert (
-        compare_metrics({"PQ": 62.6, "mIoU": math.nan}, published, "PQ", 0.5).word == "reproduced"
-    )
+    assert _compare({"PQ": 62.6, "mIoU": 78.8}, published, "PQ", 0.5).text == "below (mIoU)"
+    assert _compare({"PQ": 64.6, "mIoU": 78.8}, published, "PQ", 0.5).word == "below"
+    assert _compare({"PQ": 62.0, "mIoU": 78.8}, published, "PQ", 0.5).text == "below (PQ and mIoU)"
+    assert _compare({"PQ": 62.6, "mIoU": 90.0}, published, "PQ", 0.5).word == "reproduced"
+    assert _compare({"PQ": 62.6, "mIoU": math.nan}, published, "PQ", 0.5).word == "reproduced"
 
 
 def test_other_batches_iterations_and_precisions_have_a_wider_tolerance(tmp_path):

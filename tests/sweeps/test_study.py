@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
-from panoptic_dl.report.search import short_names
 from panoptic_dl.sweeps.study import SearchSpace, _end_with_a_line, search_space
 
 
@@ -23,18 +22,6 @@ from panoptic_dl.sweeps.study import SearchSpace, _end_with_a_line, search_space
 def test_what_is_no_space(override, message):
     with pytest.raises(ValueError, match=message):
         search_space([override])
-
-
-@pytest.mark.parametrize(
-    ("keys", "short"),
-    [
-        (["optimizer.lr", "seed"], ["lr", "seed"]),
-        (["a.width", "b.width", "width"], ["a.width", "b.width", "width"]),
-        (["+new.key", "head"], ["key", "head"]),
-    ],
-)
-def test_keys_are_shortened_to_as_few_parts_as_needed(keys, short):
-    assert list(short_names(keys).values()) == short
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
