@@ -13,12 +13,12 @@ from detectron2.utils import comm
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.train.trainer import Loader
+from panoptic_dl.visualize.sheets import file_stem
 from panoptic_dl.visualize.training_sample import save_sample
 
 logger = logging.getLogger(__name__)
 
 OURS = re.compile(r"\d{4,}_.*\.png")
-LONGEST_NAME = 100  # characters of an image's name in that of its picture
 
 
 def browse(
@@ -48,7 +48,7 @@ def browse(
 
     Raises:
         ValueError: several processes; a label is none of the classes.
-        OSError: a picture cannot be written; names it.
+        OSError: a picture cannot be written.
     """
     if comm.get_world_size() > 1:
         raise ValueError("mode=browse draws in one process: drop launch.num_gpus and the like")
@@ -63,14 +63,8 @@ def browse(
         for number, sample in enumerate(itertools.islice(samples, count)):
             for bad, error in loader.take_bad_samples().items():
                 logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
-            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(sample["file_name"]).stem)
-            file = folder / f"{number:04d}_{stem[-LONGEST_NAME:]}.png"
-            try:
-                save_sample(
-                    sample, file, classes, ignore_label=ignore_label, image_format=image_format
-                )
-            except OSError as error:
-                raise OSError(f"cannot write {file}: {error.strerror or error}") from error
+            file = folder / f"{number:04d}_{file_stem(Path(sample['file_name']).stem)}.png"
+            save_sample(sample, file, classes, ignore_label=ignore_label, image_format=image_format)
             files.append(str(file))
             progress.add(1)
     logger.info("Saved %d pictures in %s", len(files), os.path.relpath(folder))

@@ -29,7 +29,7 @@ from panoptic_dl.evaluation.official import pair_up, require_agreement
 from panoptic_dl.launch.session import exit_status
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, count_parameters, finishing
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
-from panoptic_dl.modes.error_pictures import EvaluationPictures
+from panoptic_dl.modes.pictures import EvaluationPictures
 from panoptic_dl.predictions.dataset import OUTPUT_KEYS
 from panoptic_dl.predictions.folder import PredictionFolder, clear_other_kinds, prediction_writers
 from panoptic_dl.report.results import (

@@ -59,15 +59,20 @@ def draw_centers(image: NDArray[np.uint8], center: NDArray[np.floating]) -> NDAr
 
 
 def draw_offsets(
-    image: NDArray[np.uint8], offset: NDArray[np.floating], things: NDArray[np.uint8]
+    image: NDArray[np.uint8],
+    offset: NDArray[np.floating],
+    things: NDArray[np.generic],
+    *,
+    wheel: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw the offset from each pixel of a thing to its center as a color.
 
-    The hue is the direction, as in the wheel in the corner; saturation grows with the length.
+    The hue is the direction; saturation grows with the length.
 
     Args:
         offset: (2, H, W) (y, x) in pixels.
         things: (H, W) mask, not 0 where things are.
+        wheel: show in the corner, if there is room, which color is which direction.
     """
     picture = _dark(image)
     inside = things.astype(bool)
@@ -76,7 +81,9 @@ def draw_offsets(
         length = np.hypot(y, x)
         farthest = max(float(np.percentile(length, 98)), 1e-6)
         picture[inside] = _wheel_colors(y, x, length / farthest)
-    return _with_wheel(picture)
+    if wheel:
+        _add_wheel(picture)
+    return picture
 
 
 def _dark(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -95,12 +102,12 @@ def _wheel_colors(
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)[:, 0]
 
 
-def _with_wheel(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Directions and their colors, at the bottom right, where the picture is large enough."""
+def _add_wheel(picture: NDArray[np.uint8]) -> None:
+    """Draw directions and their colors at the bottom right, if the picture is large enough."""
     height, width = picture.shape[:2]
     radius = min(height, width) // 11
     if radius < 10:
-        return picture
+        return
     grid = np.arange(-radius, radius + 1)
     y, x = (part.ravel().astype(np.float32) for part in np.meshgrid(grid, grid, indexing="ij"))
     length = np.hypot(y, x)
@@ -111,4 +118,3 @@ def _with_wheel(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture[top : top + len(grid), left : left + len(grid)][disc] = colors[disc]
     middle, white = (left + radius, top + radius), (255, 255, 255)
     cv2.circle(picture, middle, radius, white, line_width(picture.shape), cv2.LINE_AA)
-    return picture

@@ -39,12 +39,12 @@ def save_sheet(
     """Write a PNG with one row of pictures per entry, scaled to a common width.
 
     Args:
-        rows: pictures (H, W, 3), RGB, 0..255; each row has one picture per heading, of one size.
-        headings: above the columns.
+        rows: pictures (H, W, 3), RGB, 0..255; those of a row get the size of its first.
+        headings: above the columns; or one for each picture of all rows, above it.
         file: its folder is made when missing.
         captions: none, or one line above each row.
         title: at the top on the left.
-        legend: at the top on the right: names and colors.
+        legend: at the top on the right: names and colors, the first ones that there is room for.
         cell_width: in pixels.
         cell_height: pictures that would be higher, in pixels, are made narrower.
     """
@@ -52,24 +52,27 @@ def save_sheet(
     for row in rows:
         size = fit(row[0].shape, cell_width, cell_height)
         scaled.append([scale(picture, size) for picture in row])
+    columns = len(rows[0])
     head = LINE * (2 if title or legend else 1)
-    above = LINE if captions else 0
-    width = len(headings) * (cell_width + GAP) + GAP
-    height = head + sum(above + images[0].height + GAP for images in scaled)
+    above = [
+        LINE * (bool(captions) + (i > 0 and len(headings) > columns)) for i in range(len(rows))
+    ]
+    width = columns * (cell_width + GAP) + GAP
+    height = head + sum(above) + sum(images[0].height + GAP for images in scaled)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    if title or legend:
-        _write_legend(draw, legend, right=width - GAP)
-        draw.text((GAP, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
-    for column, heading in enumerate(headings):
-        x = GAP + column * (cell_width + GAP) + cell_width / 2
-        draw.text((x, head - LINE / 2), heading, font=font(18), anchor="mm", fill=INK)
+    draw.text((GAP, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
+    _write_legend(draw, legend, left=GAP + text_width(title, 20), right=width - GAP)
     y = head
     for index, images in enumerate(scaled):
         if captions:
             text = _shorten(captions[index], 18, width - 2 * GAP)
             draw.text((GAP, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
-            y += LINE
+        y += above[index]
+        for column, heading in enumerate(headings[index * columns : (index + 1) * columns]):
+            x = GAP + column * (cell_width + GAP) + cell_width / 2
+            line = (y if index else head) - LINE / 2
+            draw.text((x, line), heading, font=font(18), anchor="mm", fill=INK)
         for column, image in enumerate(images):
             x = GAP + column * (cell_width + GAP) + (cell_width - image.width) // 2
             sheet.paste(image, (x, y))
@@ -116,17 +119,19 @@ def scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
 
 
 def _write_legend(
-    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, Color]], right: float
+    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, Color]], left: float, right: float
 ) -> None:
-    """Colored squares, each before its name, that end at `right`."""
-    side, x = 18, right
-    for name, color in reversed(legend):
-        x -= draw.textlength(name, font=font(18))
+    """Colored squares, each before its name: as many as there is room for, up to `right`."""
+    side, margin, gap = 18, 7, 26
+    ends = np.cumsum([gap + side + margin + text_width(name, 18) for name, _ in legend])
+    x = right
+    for name, color in reversed(legend[: int(np.sum(ends <= right - left))]):
+        x -= text_width(name, 18)
         draw.text((x, LINE / 2), name, font=font(18), anchor="lm", fill=INK)
-        x -= side + 7
+        x -= side + margin
         box = (x, (LINE - side) / 2, x + side, (LINE + side) / 2)
         draw.rectangle(box, fill=color, outline=FAINT)
-        x -= 26
+        x -= gap
 
 
 def _shorten(text: str, size: int, width: float) -> str:
@@ -139,17 +144,8 @@ def _shorten(text: str, size: int, width: float) -> str:
     return " ".join(words) + " ..."
 
 
-def legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
-    """Colored squares, each before its name, in as many lines as it takes.
-
-    Args:
-        entries: names and colors.
-        width: of the strip in pixels; a name that is wider is cut at its edge.
-        size: of letters in pixels.
-
-    Returns:
-        (H, width, 3) RGB; H is 0 without entries.
-    """
+def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
+    """Colored squares, each before its name, in as many lines as it takes: (H, width, 3)."""
     line, side, gap = round(size * 1.7), round(size * 1.0), round(size * 1.2)
     placed, x, y = [], gap // 2, 0
     for name, color in entries:
@@ -158,8 +154,6 @@ def legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) ->
             x, y = gap // 2, y + line
         placed.append((name, color, x, y))
         x += needed + gap
-    if not placed:
-        return np.zeros((0, width, 3), np.uint8)
     margin = size // 3
     strip = Image.new("RGB", (width, y + line + 2 * margin), PAPER)
     draw = ImageDraw.Draw(strip)
@@ -188,7 +182,7 @@ def with_legend(
         return picture
     height, width = picture.shape[:2]
     wide = max(width, NARROWEST)
-    strip = legend_strip(entries, wide, size or text_size(picture.shape))
+    strip = _legend_strip(entries, wide, size or text_size(picture.shape))
     sheet = np.empty((height + len(strip), wide, 3), np.uint8)
     sheet[:] = PAPER
     left = (wide - width) // 2
@@ -225,18 +219,16 @@ def make_sample(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     shrunk = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     maps = [
-        _nearest(np.where(each < 0, -1, each // label_divisor), size)
+        resize_map(np.where(each < 0, -1, each // label_divisor), size)
         for each in (ground_truth, prediction)
     ]
     return Sample(name, shrunk, *maps)
 
 
-def _nearest(classes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
-    """A map at `size` (width, height), of the pixels nearest to the new pixels' centers."""
-    (height, width), (new_width, new_height) = classes.shape, size
-    rows = np.minimum(((np.arange(new_height) + 0.5) * height / new_height).astype(int), height - 1)
-    columns = np.minimum(((np.arange(new_width) + 0.5) * width / new_width).astype(int), width - 1)
-    return classes[rows[:, None], columns[None, :]]
+def resize_map(values: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.int64]:
+    """A map (H, W) at `size`, (width, height), of the pixels nearest to the new ones' centers."""
+    image = Image.fromarray(values.astype(np.int32))
+    return np.asarray(image.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
 
 
 def save_gallery(
@@ -251,11 +243,18 @@ def save_gallery(
     """
     clear_gallery(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row in zip(_distinct(names), rows, strict=True):
+    taken: set[str] = set()
+    for name, row in zip(names, rows, strict=True):
+        stem = wanted = file_stem(name)
+        number = 1
+        while wanted in taken:
+            number += 1
+            wanted = f"{stem}-{number}"
+        taken.add(wanted)
         for kind, picture in zip(GALLERY_KINDS, row, strict=True):
             image = Image.fromarray(picture)
             image.thumbnail((GALLERY_SIDE, GALLERY_SIDE), Image.Resampling.LANCZOS)
-            image.save(folder / f"{name}_{kind}.jpg", quality=GALLERY_QUALITY)
+            image.save(folder / f"{wanted}_{kind}.jpg", quality=GALLERY_QUALITY)
 
 
 def clear_gallery(folder: Path) -> None:
@@ -267,14 +266,6 @@ def clear_gallery(folder: Path) -> None:
         folder.rmdir()
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that files can have, each once."""
-    found: list[str] = []
-    for name in names:
-        safe = wanted = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:LONGEST_NAME]
-        number = 1
-        while wanted in found:
-            number += 1
-            wanted = f"{safe}-{number}"
-        found.append(wanted)
-    return found
+def file_stem(name: str) -> str:
+    """A name as part of that of a file, on any system; of long ones the end."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-LONGEST_NAME:]

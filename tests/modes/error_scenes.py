@@ -7,7 +7,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from panoptic_dl.modes.error_pictures import ErrorPictures
+from panoptic_dl.core.settings import EvaluationSettings
+from panoptic_dl.modes.pictures import EvaluationPictures
 from tests.evaluation.scenes import DIVISOR, panoptic_scene, write_panoptic
 
 NUM_IMAGES = 9
@@ -62,7 +63,13 @@ def panoptic_output(index: int) -> dict:
     return {"panoptic_seg": (torch.from_numpy(panoptic_scene(index).panoptic), None)}
 
 
-def offer_all(pictures: ErrorPictures, images, output=panoptic_output) -> None:
+def best_and_worst(dataset: str, count: int, folder: Path) -> EvaluationPictures:
+    """Of an evaluation that draws nothing else."""
+    settings = EvaluationSettings(picture_count=0, best_and_worst=count, charts=False)
+    return EvaluationPictures(dataset, folder, settings)
+
+
+def offer_all(pictures: EvaluationPictures, images, output=panoptic_output) -> None:
     items = {record["image_id"]: record for record in DatasetCatalog.get(pictures.dataset)}
     for index in images:
         pictures.on_image({"file_name": items[index]["file_name"]}, output(index), QUALITIES[index])

@@ -56,7 +56,7 @@ def test_figures_are_there_even_if_pictures_cannot_be_drawn(tmp_path, config, mo
         raise OSError("no space for pictures")
 
     with monkeypatch.context() as patch:
-        patch.setattr("panoptic_dl.modes.error_pictures.save_sheet", fail)
+        patch.setattr("panoptic_dl.modes.pictures.save_sheet", fail)
         with pytest.raises(OSError, match="no space for pictures"):
             evaluation(model, tmp_path)
     assert saved(tmp_path)["metrics"]["PQ"] > 5

@@ -13,8 +13,15 @@ import torch.distributed
 import torch.multiprocessing
 from PIL import Image
 
-from panoptic_dl.modes.error_pictures import ErrorPictures
-from tests.modes.error_scenes import EXPECTED, NUM_IMAGES, SHARDS, make_dataset, names, offer_all
+from tests.modes.error_scenes import (
+    EXPECTED,
+    NUM_IMAGES,
+    SHARDS,
+    best_and_worst,
+    make_dataset,
+    names,
+    offer_all,
+)
 from tests.modes.small_runs import BENCHMARK, small_coco
 from tests.runs import SMALL, in_process, run
 from tests.train.tiny_run import run_training
@@ -109,22 +116,23 @@ def draw_in_two(rank: int, folder: str) -> None:
     )
     dataset = make_dataset(Path(folder))
     for name, shards in SHARDS.items():
-        pictures = ErrorPictures(dataset, 2, Path(folder) / name)
+        pictures = best_and_worst(dataset, 2, Path(folder) / name)
         offer_all(pictures, shards[rank])
-        sheets = [sheet.name for sheet in pictures.draw()]
+        sheets = [sheet.name for sheet in pictures.draw({}, [])]
         assert sheets == ([] if rank else ["worst.png", "best.png"])
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_draw_what_one_does(tmp_path):
-    alone = ErrorPictures(make_dataset(tmp_path), 2, tmp_path / "alone")
+    alone = best_and_worst(make_dataset(tmp_path), 2, tmp_path / "alone")
     offer_all(alone, range(NUM_IMAGES))
-    alone.draw()
+    alone.draw({}, [])
     torch.multiprocessing.start_processes(
         draw_in_two, args=(str(tmp_path),), nprocs=2, start_method="fork"
     )
     for name in SHARDS:
-        assert names(tmp_path / name) == names(tmp_path / "alone") == EXPECTED
+        folders = [tmp_path / place / "pictures" for place in (name, "alone")]
+        assert names(folders[0]) == names(folders[1]) == EXPECTED
         for file in EXPECTED:
-            files = [tmp_path / place / file for place in (name, "alone")]
+            files = [folder / file for folder in folders]
             assert files[0].read_bytes() == files[1].read_bytes()

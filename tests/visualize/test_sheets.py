@@ -8,9 +8,9 @@ from PIL import Image
 
 from panoptic_dl.visualize.sheets import (
     SAMPLE_SIDE,
+    _legend_strip,
     fit,
     join_sheets,
-    legend_strip,
     make_sample,
     save_gallery,
     save_sheet,
@@ -74,6 +74,19 @@ def test_a_sheet_has_a_row_for_each_image(tmp_path):
         assert sheet.size == (3 * 88 + 8, 34 + (40 + 8) + (160 + 8))
 
 
+def test_each_picture_can_have_a_heading_and_legends_end_where_there_is_no_room(tmp_path):
+    pictures = [np.full((40, 80, 3), 9, np.uint8)] * 3
+    legend = [("short", (200, 0, 0)), ("long " * 30, (0, 200, 0))]
+    files = tmp_path / "own.png", tmp_path / "columns.png"
+    for file, headings in zip(files, ("xyz", "xy"), strict=True):
+        save_sheet([pictures[:2], pictures[2:]], headings, file, legend=legend, cell_width=80)
+    own, columns = (np.asarray(Image.open(file)) for file in files)
+    assert (own.shape, columns.shape) == ((198, 184, 3), (164, 184, 3))
+    assert (own[68 + 48 : 68 + 48 + 34].min(axis=-1) < 100).any()
+    assert (own == (200, 0, 0)).all(axis=-1).any()
+    assert not (own == (0, 200, 0)).all(axis=-1).any()
+
+
 def test_a_gallery_has_each_picture_once_and_none_of_an_earlier_evaluation(tmp_path):
     folder = tmp_path / "gallery"
     row = [np.full((900, 1800, 3), shade, np.uint8) for shade in (10, 120, 240)]
@@ -98,12 +111,11 @@ def grey(*size):
 
 def test_a_legend_names_all_in_as_many_lines_as_it_takes():
     entries = [(f"class {i}", (i, 0, 0)) for i in range(30)]
-    wide, narrow = legend_strip(entries, 2000, 14), legend_strip(entries, 200, 14)
+    wide, narrow = _legend_strip(entries, 2000, 14), _legend_strip(entries, 200, 14)
     assert wide.shape[1] == 2000
     assert narrow.shape[0] > 5 * wide.shape[0]
     for red in range(30):
         assert (narrow == (red, 0, 0)).all(axis=-1).any(), red
-    assert legend_strip([], 100, 14).shape == (0, 100, 3)
     assert with_legend(grey(50, 10), entries).shape[1] == 240  # names need room
     assert np.array_equal(with_legend(grey(5, 5), []), grey(5, 5))
 

@@ -1,0 +1,353 @@
+"""The pictures of an evaluation: first, best and worst images, bars of classes, confusions.
+
+Each process keeps the predictions of its best and worst images, compressed. At the end the
+processes exchange qualities, agree on the best and worst of all, and each draws its own.
+
+Shapes: H W pixels, K classes. Panoptic maps hold category * label_divisor + instance; -1 is void.
+"""
+
+import math
+import re
+import zlib
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from numpy.typing import NDArray
+from PIL import Image
+
+from panoptic_dl.core.distributed import concatenate_over_processes
+from panoptic_dl.core.images import (
+    IGNORE_LABEL,
+    VOID_LABEL,
+    read_image,
+    read_label_ids,
+    read_panoptic_ids,
+    segment_numbers,
+)
+from panoptic_dl.core.settings import EvaluationSettings
+from panoptic_dl.evaluation.error_map import (
+    PANOPTIC_KINDS,
+    SEMANTIC_KINDS,
+    panoptic_error_map,
+    semantic_error_map,
+)
+from panoptic_dl.evaluation.evaluator import StreamingEvaluator
+from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
+from panoptic_dl.evaluation.panoptic import match_segments
+from panoptic_dl.evaluation.semantic import count_confusions
+from panoptic_dl.loggers.base import Confusions, Details
+from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions, worst_pairs
+from panoptic_dl.visualize.overlays import draw_errors, error_legend
+from panoptic_dl.visualize.segmentation import SegmentDrawer
+from panoptic_dl.visualize.sheets import (
+    GALLERY_KINDS,
+    Sample,
+    clear_gallery,
+    file_stem,
+    fit,
+    join_sheets,
+    make_sample,
+    resize_map,
+    save_gallery,
+    save_sheet,
+)
+from panoptic_dl.visualize.style import class_colors
+
+CELL_WIDTH, CELL_HEIGHT = 640, 480  # pixels; the height of a portrait, which is narrower
+BEST_OR_WORST = re.compile(r"(worst|best)(-\d+-.*)?\.png")
+CONFUSIONS = "confusions.png"
+CHARTS = (CONFUSIONS, *(f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS))
+
+Evaluators = Sequence[StreamingEvaluator[Any, Any]]
+Key = tuple[float, int]  # quality, index of the image, which makes keys unique
+
+
+class EvaluationPictures:
+    """Keeps what is to be drawn of an evaluation, and draws it at its end."""
+
+    def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
+        """
+        Args:
+            dataset: name in Detectron2's catalogs; ground truth is read from its records.
+            folder: of the run; `predictions.png` and `pictures/` go there, where those of an
+                earlier evaluation are deleted. Processes on several machines must share it.
+            settings: how many images are drawn, and whether charts are.
+        """
+        self.dataset, self.settings = dataset, settings
+        self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
+        metadata = MetadataCatalog.get(dataset)
+        self.names: list[str] = metadata.stuff_classes
+        self.things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        self.label_divisor = int(metadata.get("label_divisor", 1000))
+        self.drawer = SegmentDrawer(
+            names=self.names,
+            colors=class_colors(metadata, len(self.names)),
+            thing_ids=self.things,
+            label_divisor=self.label_divisor,
+        )
+        self._num_first = 0
+        if comm.is_main_process():
+            self._num_first = settings.picture_count
+            for old in (self.sheet, *(self.folder / name for name in CHARTS)):
+                old.unlink(missing_ok=True)
+            for old in self.folder.glob("*.png"):
+                if BEST_OR_WORST.fullmatch(old.name):
+                    old.unlink()
+            clear_gallery(self.folder / "gallery")
+        wanted = self._num_first or settings.best_and_worst
+        listed = DatasetCatalog.get(dataset) if wanted else []  # COCO's take seconds to read
+        self._records: list[dict[str, Any]] = sorted(listed, key=lambda item: item["file_name"])
+        self._indices = {record["file_name"]: i for i, record in enumerate(self._records)}
+        self._rows: list[list[NDArray[np.uint8]]] = []  # the first images, by GALLERY_KINDS
+        self._samples: list[Sample] = []  # the same images, for loggers
+        self._metric = "PQ"
+        self._keys: list[Key] = []  # of the worst and the best images so far, ascending
+        # Panoptic maps of a street take some 100 KB compressed instead of 8 MB.
+        self._kept: dict[Key, tuple[bytes, tuple[int, ...]]] = {}
+
+    def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
+        """Keep the prediction of an image if it is to be drawn.
+
+        Args:
+            item: "file_name" is used.
+            output: of `StreamingEvaluator.as_output`.
+            quality: of the image, 0..1: its PQ, or mIoU; NaN is neither among the best nor worst.
+        """
+        if not self._records:
+            return
+        self._metric = "PQ" if "panoptic_seg" in output else "mIoU"
+        index = self._indices[item["file_name"]]
+        if len(self._rows) < self._num_first:
+            self._draw_first(self._records[index], self._prediction(output))
+        if math.isnan(quality):
+            return
+        key = float(quality), index
+        insort(self._keys, key)
+        if len(self._keys) > 2 * self.settings.best_and_worst:
+            middle = self._keys.pop(self.settings.best_and_worst)
+            if middle == key:
+                return
+            del self._kept[middle]
+        self._kept[key] = _compress(self._prediction(output))
+
+    def draw(self, results: Results, evaluators: Evaluators) -> list[Path]:
+        """Draw the pictures; every process must call this.
+
+        Args:
+            results: of all evaluators; used in the main process.
+            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
+
+        Returns:
+            The files, in the main process; of the best and worst images only their sheets.
+        """
+        files = self._draw_best_and_worst()
+        if self._rows:
+            save_sheet(self._rows, GALLERY_KINDS, self.sheet)
+            names = [sample.name for sample in self._samples]
+            save_gallery(names, self._rows, self.folder / "gallery")
+            files.insert(0, self.sheet)
+        if not comm.is_main_process() or not self.settings.charts:
+            return files
+        confused = _with_confusions(evaluators)
+        if confused is not None:
+            files.append(self.folder / CONFUSIONS)
+            title = f"Confusions on {self.dataset}"
+            draw_confusions(confused.confusions, confused.names, files[-1], title=title)
+        things = {self.names[index] for index in self.things}
+        for task, metric, others in CLASS_CHARTS:
+            metrics = results.get(task, {})
+            values = {
+                name: {
+                    key.removeprefix(f"{name}-"): float(value)
+                    for key, value in metrics.items()
+                    if key.startswith(f"{name}-")
+                }
+                for name in (metric, *others)
+            }
+            if values[metric]:
+                files.append(self.folder / f"{metric.lower()}_by_class.png")
+                draw_class_bars(
+                    values.pop(metric),
+                    files[-1],
+                    title=f"{metric} by class on {self.dataset}",
+                    measure=metric,
+                    things=things or None,
+                    others=values,
+                )
+        return files
+
+    def details(self, results: Results, evaluators: Evaluators, files: Sequence[Path]) -> Details:
+        """What loggers show of an evaluation that was drawn, in the main process."""
+        confused = _with_confusions(evaluators)
+        return Details(
+            results=results,
+            samples=tuple(self._samples),
+            class_names=self.names,
+            confusions=confused and Confusions(confused.names, confused.confusions),
+            pictures=files,
+        )
+
+    def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
+        """The panoptic map (H, W) of an output; of classes alone all are instance 0."""
+        if "panoptic_seg" in output:
+            return output["panoptic_seg"][0].numpy().astype(np.int64)
+        classes = output["sem_seg"].numpy().astype(np.int64)
+        is_class = (classes >= 0) & (classes < len(self.names))
+        return np.where(is_class, classes * self.label_divisor, VOID_LABEL)
+
+    def _draw_first(self, record: dict[str, Any], prediction: NDArray[np.int64]) -> None:
+        image = read_image(record["file_name"], "RGB")
+        truth = _ground_truth(record, self.things, self.label_divisor)
+        maps = [self.drawer.panoptic(image, each) for each in (truth, prediction)]
+        self._rows.append([image, *maps])
+        name = Path(record["file_name"]).stem
+        self._samples.append(make_sample(name, image, truth, prediction, self.label_divisor))
+
+    def _draw_best_and_worst(self) -> list[Path]:
+        """Draw a sheet for each image, and join them; return the joined ones in the main process.
+
+        An image is drawn once, even where the dataset has fewer than twice the number.
+        """
+        if not self.settings.best_and_worst:
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = np.array(self._keys, np.float64).reshape(-1, 2)
+        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
+        keys = [(float(quality), int(index)) for quality, index in everyone]
+        parts: dict[str, list[Path]] = {"worst": [], "best": []}
+        chosen = _worst_and_best(keys, self.settings.best_and_worst)
+        for (kind, files), ranked in zip(parts.items(), chosen, strict=True):
+            for rank, key in enumerate(ranked, 1):
+                name = Path(self._records[key[1]]["file_name"]).stem
+                files.append(self.folder / f"{kind}-{rank}-{file_stem(name)}.png")
+                if key in self._kept:
+                    self._draw_errors(key, f"{kind} {rank}:  {name}", files[-1])
+        comm.synchronize()
+        sheets = []
+        for kind, files in parts.items():
+            if files and comm.is_main_process():
+                sheets.append(self.folder / f"{kind}.png")
+                join_sheets(files, sheets[-1])
+        return sheets
+
+    def _draw_errors(self, key: Key, caption: str, file: Path) -> None:
+        """Draw an image as image | truth | prediction | errors, with the errors in words."""
+        quality, index = key
+        record, prediction = self._records[index], _expand(*self._kept[key])
+        truth = _ground_truth(record, self.things, self.label_divisor)
+        if self._metric == "PQ":
+            names: Sequence[str] = PANOPTIC_KINDS
+            kinds, words = self._panoptic_errors(record, prediction)
+        else:
+            names = SEMANTIC_KINDS
+            true, predicted = truth // self.label_divisor, prediction // self.label_divisor
+            kinds, words = semantic_error_map(true, predicted), self._confusions(true, predicted)
+            truth = np.where(true < 0, VOID_LABEL, true * self.label_divisor)  # no instances
+        image = Image.fromarray(read_image(record["file_name"], "RGB"))
+        size = fit(prediction.shape, CELL_WIDTH, CELL_HEIGHT)
+        small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+        # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
+        # be one pixel wide, are painted in full and then averaged.
+        maps = [self.drawer.panoptic(small, resize_map(each, size)) for each in (truth, prediction)]
+        save_sheet(
+            [[small, *maps, draw_errors(np.asarray(image), kinds, names)]],
+            (*GALLERY_KINDS, "errors"),
+            file,
+            captions=[f"{caption}  ·  {self._metric} {100 * quality:.1f}  ·  {words}"],
+            title=self.dataset,
+            legend=error_legend(names),
+            cell_width=CELL_WIDTH,
+            cell_height=CELL_HEIGHT,
+        )
+
+    def _panoptic_errors(
+        self, record: dict[str, Any], prediction: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], str]:
+        """Positions in PANOPTIC_KINDS (H, W), and the number of errors by class."""
+        ids, info = read_panoptic_ids(record["pan_seg_file_name"]), record["segments_info"]
+        matches = match_segments(
+            ids,
+            info,
+            prediction,
+            num_classes=len(self.names),
+            label_divisor=self.label_divisor,
+        )
+        num_true = len(matches.pairs) + len(matches.false_negatives)
+        words = [f"{len(matches.pairs)} of {num_true} segments found"]
+        if len(matches.false_negatives):
+            words.append(f"missed: {self._count(matches.false_negatives)}")
+        if len(matches.false_positives):
+            words.append(f"false positives: {self._count(matches.false_positives)}")
+        return panoptic_error_map(ids, info, prediction, matches), "  ·  ".join(words)
+
+    def _count(self, categories: Iterable[int]) -> str:
+        """The number of each class, "3 car, 1 bus", the most frequent first."""
+        counts = Counter(int(category) for category in categories)
+        ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        return ", ".join(f"{number} {self.drawer.names[category]}" for category, number in ordered)
+
+    def _confusions(self, truth: NDArray[np.int64], prediction: NDArray[np.int64]) -> str:
+        """The share of pixels that are right, and the most frequent confusions of classes."""
+        number = len(self.names)
+        true, predicted = (np.where(each < 0, number, each) for each in (truth, prediction))
+        counts = count_confusions(true, predicted, number + 1, number + 1)[:-1]
+        total = max(1, int(counts.sum()))
+        words = f"{100 * np.trace(counts) / total:.1f} % of pixels right"
+        names = [*self.drawer.names, "nothing"]
+        shares = {pair: 100 * counts[pair] / total for pair in worst_pairs(counts, 4)}
+        mistakes = [
+            f"{names[row]} as {names[column]} {share:.1f} %"
+            for (row, column), share in shares.items()
+            if share >= 0.05  # less would be printed as zero
+        ]
+        return f"{words}  ·  wrong: {', '.join(mistakes)}" if mistakes else words
+
+
+def _with_confusions(evaluators: Evaluators) -> Any:
+    """The evaluator whose confusions are shown: the semantic one if there is one; or None."""
+    found = [e for e in evaluators if getattr(e, "confusions", None) is not None]
+    return min(found, key=lambda e: e.needs != "sem_seg", default=None)
+
+
+def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:
+    """The lowest keys in ascending order, and the highest in descending order, `count` of each.
+
+    Of fewer than 2 * count keys half are the lowest (of an odd number, the larger half).
+    """
+    ordered = sorted(keys)
+    num_worst = min(count, (len(ordered) + 1) // 2)
+    num_best = min(count, len(ordered) - num_worst)
+    return ordered[:num_worst], ordered[::-1][:num_best]
+
+
+def _compress(values: NDArray[np.int64]) -> tuple[bytes, tuple[int, ...]]:
+    return zlib.compress(np.ascontiguousarray(values, np.int32).tobytes(), 1), values.shape
+
+
+def _expand(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.frombuffer(zlib.decompress(data), np.int32).reshape(shape).astype(np.int64)
+
+
+def _ground_truth(
+    record: dict[str, Any], thing_ids: Iterable[int], label_divisor: int
+) -> NDArray[np.int64]:
+    """The panoptic map (H, W) of a record in Detectron2's format; stuff is instance 0.
+
+    The record has `pan_seg_file_name` and `segments_info`, or `sem_seg_file_name`, of which all is
+    instance 0.
+    """
+    if "pan_seg_file_name" not in record:
+        classes = read_label_ids(record["sem_seg_file_name"]).astype(np.int64)
+        return np.where(classes == IGNORE_LABEL, VOID_LABEL, classes * label_divisor)
+    labels, segments = [VOID_LABEL], record["segments_info"]
+    for number, segment in enumerate(segments, start=1):
+        category = segment["category_id"]
+        labels.append(category * label_divisor + (number if category in thing_ids else 0))
+    ids = read_panoptic_ids(record["pan_seg_file_name"])
+    return np.array(labels, np.int64)[segment_numbers(ids, [each["id"] for each in segments])]
