@@ -10,8 +10,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
-from panoptic_dl.data.loader import accumulation
-from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
+from panoptic_dl.doctor import machine
+from panoptic_dl.doctor.context import (
+    Check,
+    CheckContext,
+    CheckResult,
+    fail,
+    from_problems,
+    ok,
+    warn,
+)
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_length
@@ -22,20 +30,57 @@ from panoptic_dl.weights.names import not_finite
 PUBLISHED_CROPS = {"cityscapes": (512, 1024), "coco": (640, 640)}
 MIN_BATCH_NORM = 4  # images; statistics of fewer are noise (Wu and He 2018, figure 1, for 2 and 4)
 NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+SEE_LOG = "see the error in log.txt: a part of the row cannot be built as it is configured"
+BATCH = "train.batch_size of the message"
 NORM_HINT = "a larger train.images_per_gpu, or backbone.norm=GN head.norm=GN"
 
 
-def check_settings(context: CheckContext) -> CheckResult:
+def setup_checks() -> list[Check]:
+    """The machine and the settings, before anything is built."""
+    group = "set-up"
+    return [
+        Check(group, "packages", machine.check_packages, hint="make setup"),
+        Check(group, "detectron2", machine.check_detectron2, hint="make setup"),
+        Check(group, "device", machine.check_device, hint="launch.num_gpus=0 runs on the CPU"),
+        Check(group, "settings", _check_settings, hint="the values of the message"),
+        Check(group, "loader processes", machine.check_loader_processes),
+    ]
+
+
+def checks() -> list[Check]:
+    """Parts, numbers and weights."""
+    group = "row"
+    train, val = "train data: layout", "val data: layout"
+    settings, device = "set-up: settings", "set-up: device"
+    model, optimizer, batch = "row: model", "row: optimizer", "row: batch"
+    return [
+        Check(group, "classes", _check_classes, hint=SEE_LOG),
+        Check(group, "model", _check_model, hint=SEE_LOG),
+        Check(group, "weights", _check_weights, [model], "weights= of the same row, or none"),
+        Check(group, "optimizer", _check_optimizer, [model, settings], SEE_LOG),
+        Check(group, "batch", _check_batch, [settings, device], BATCH),
+        Check(group, "recipe", _check_recipe, [batch, optimizer], SEE_LOG),
+        Check(group, "normalisation", _check_normalization, [batch, model], SEE_LOG),
+        Check(group, "crop", _check_crop, [model], SEE_LOG),
+        Check(group, "shared memory", machine.check_shared_memory, [batch], "train.num_workers=0"),
+        Check(group, "memory", machine.check_memory, [batch, optimizer], "train.images_per_gpu=1"),
+        Check(group, "disk", machine.check_disk, [settings, optimizer], "another run_dir"),
+        Check(group, "training loader", _check_loader, [batch, train], SEE_LOG),
+        Check(group, "evaluation", _check_evaluation, [val], SEE_LOG),
+    ]
+
+
+def _check_settings(context: CheckContext) -> CheckResult:
     """Settings of training and checkpoints have possible values."""
     numbers = TrainSettings(**context.train)
     CheckpointSettings(**context.checkpoint)
     return ok(f"{context.name}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
 
 
-def check_recipe(context: CheckContext) -> CheckResult:
+def _check_recipe(context: CheckContext) -> CheckResult:
     """Differences between training and its recipe, and what they change."""
     settings, model = TrainSettings(**context.train), context.part("model")
-    images = images_per_pass(context)
+    images = context.images_per_pass
     differences = find_differences(
         Recipe(**context.recipe),
         settings,
@@ -45,32 +90,23 @@ def check_recipe(context: CheckContext) -> CheckResult:
     )
     return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
-        "numbers are not the recipe's: figures will differ",
+        "numbers are not the recipe's: metrics will differ",
         "nothing, if meant; else leave out what changes them (docs/training_options.md)",
         [],
         [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in differences if d.effect],
     )
 
 
-def check_batch(context: CheckContext) -> CheckResult:
+def _check_batch(context: CheckContext) -> CheckResult:
     """The batch can be shared by the processes, in equal forward passes."""
     numbers, processes = context.train, context.num_processes
-    images = images_per_pass(context)
+    images = context.images_per_pass
     passes = numbers["batch_size"] // processes // images
     words = f"{numbers['batch_size']} images = {processes} processes x {passes} passes x {images}"
     return ok(words.replace(" 1 processes", " 1 process").replace(" 1 passes", " 1 pass"))
 
 
-def images_per_pass(context: CheckContext) -> int:
-    """Images of one forward pass in training, of one process."""
-    numbers, processes = context.train, context.num_processes
-    passes = accumulation(
-        numbers["batch_size"], processes, numbers["images_per_gpu"], numbers["accumulate"]
-    )
-    return int(numbers["batch_size"] // processes // passes)
-
-
-def check_classes(context: CheckContext) -> CheckResult:
+def _check_classes(context: CheckContext) -> CheckResult:
     """The numbers of the config, and names and colors, are those of the dataset's catalog."""
     number, things = context.part("num_classes"), sorted(context.part("thing_ids"))
     classes = context.part("classes")
@@ -90,7 +126,7 @@ def check_classes(context: CheckContext) -> CheckResult:
                 f"{len(classes)}{first}"
             )
         known = split.metadata.get("thing_dataset_id_to_contiguous_id")
-        if known and split.contiguous and sorted(known.values()) != things:
+        if known and sorted(known.values()) != things:
             problems.append(f"things of {split.name} ({title}) are not dataset.thing_ids")
         if split.ignore_label != context.ignore_label:
             problems.append(
@@ -106,7 +142,7 @@ def check_classes(context: CheckContext) -> CheckResult:
     )
 
 
-def check_crop(context: CheckContext) -> CheckResult:
+def _check_crop(context: CheckContext) -> CheckResult:
     """Which window image pooling has, in training and in tests.
 
     Detectron2 pools over windows of the crop's size and refuses images whose features are not a
@@ -150,11 +186,11 @@ def check_crop(context: CheckContext) -> CheckResult:
     return ok(found)
 
 
-def check_normalization(context: CheckContext) -> CheckResult:
+def _check_normalization(context: CheckContext) -> CheckResult:
     """Which layers there are, and what their statistics are made of."""
     model: nn.Module = context.part("model")
     kinds = Counter(type(m).__name__ for m in model.modules() if isinstance(m, NORM_LAYERS))
-    images = images_of_statistics(model, images_per_pass(context), context.num_processes)
+    images = images_of_statistics(model, context.images_per_pass, context.num_processes)
     found = ", ".join(f"{count} {name}" for name, count in kinds.most_common()) or "none"
     if images is None:
         return ok(found)
@@ -166,14 +202,14 @@ def check_normalization(context: CheckContext) -> CheckResult:
     return warn(found, NORM_HINT) if images < MIN_BATCH_NORM else ok(found)
 
 
-def check_model(context: CheckContext) -> CheckResult:
+def _check_model(context: CheckContext) -> CheckResult:
     """Backbone and heads can be built and fit together."""
     model: nn.Module = context.part("model")
     count = sum(parameter.numel() for parameter in model.parameters())
     return ok(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
 
 
-def check_optimizer(context: CheckContext) -> CheckResult:
+def _check_optimizer(context: CheckContext) -> CheckResult:
     """Optimizer and schedule can be made for the model."""
     optimizer = context.part("optimizer")(context.part("model"))
     schedule = context.part("schedule")(optimizer)
@@ -185,13 +221,13 @@ def check_optimizer(context: CheckContext) -> CheckResult:
     )
 
 
-def check_loader(context: CheckContext) -> CheckResult:
+def _check_loader(context: CheckContext) -> CheckResult:
     """The stream of training samples can be made."""
     context.part("loader")
     return ok(f"samples of {context.splits['train'].name}")
 
 
-def check_evaluation(context: CheckContext) -> CheckResult:
+def _check_evaluation(context: CheckContext) -> CheckResult:
     """Loader and evaluators of the validation split can be made."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, of many processes: another row says it
@@ -199,14 +235,14 @@ def check_evaluation(context: CheckContext) -> CheckResult:
     return ok(f"{', '.join(evaluation.evaluators)} of {evaluation.dataset}")
 
 
-def check_weights(context: CheckContext) -> CheckResult:
+def _check_weights(context: CheckContext) -> CheckResult:
     """`weights=` covers the model or its backbone, with finite numbers; they are loaded."""
     if context.weights is None:
         if context.pretrained is None:
             return ok("none, and none are expected: training starts from random weights")
         file = context.pretrained["file"]
         return warn(
-            f"none: published figures start from {file}, of {context.pretrained['source']}",
+            f"none: published metrics start from {file}, of {context.pretrained['source']}",
             f"python scripts/convert_weights.py {file} BACKBONE.safetensors, then "
             "weights=BACKBONE.safetensors (pretrained=null if random weights are meant)",
         )

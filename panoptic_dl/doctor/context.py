@@ -1,13 +1,12 @@
 """What checks are given, what they return, and how they are run one after the other."""
 
 import errno
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from detectron2.utils import comm
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import IGNORE_LABEL
 from panoptic_dl.core.settings import DoctorSettings, experiment_name
+from panoptic_dl.data.loader import accumulation
+from panoptic_dl.datasets.categories import read_annotations
 from panoptic_dl.datasets.custom import FORMATS
 from panoptic_dl.doctor.labels import ImageReport
 
@@ -46,10 +47,7 @@ class Split:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """Detectron2's records; categories of segments are contiguous ids."""
-        records: list[dict[str, Any]] = DatasetCatalog.get(self.name)
-        if not records:
-            raise DatasetError(f"dataset {self.name} has no images")
-        return records
+        return DatasetCatalog.get(self.name)
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -62,11 +60,7 @@ class Split:
     @cached_property
     def content(self) -> dict[str, Any]:
         """The contents of `panoptic_json`; its categories are ids of the dataset."""
-        content: dict[str, Any] = json.loads(Path(str(self.panoptic_json)).read_bytes())
-        kinds = ("images", "annotations", "categories")
-        if missing := [kind for kind in kinds if not isinstance(content.get(kind), list)]:
-            raise DatasetError(f"{self.panoptic_json} has no list of {', '.join(missing)}")
-        return content
+        return read_annotations(Path(str(self.panoptic_json)))
 
     @cached_property
     def listed_sizes(self) -> dict[Any, tuple[int, int]]:
@@ -107,12 +101,12 @@ class CheckContext:
         parts: functions that build the experiment's parts, by name: see conf/mode/doctor.yaml.
         choice: names of the chosen parts: "backbone", "head", "dataset", "task".
         sizes: "crop_size", "image_size" [H, W], "min_size_test", "size_divisibility" in pixels.
-        train, checkpoint, recipe, launch: those groups of the config.
+        train, checkpoint, recipe: those groups of the config.
         launch_refused: why the processes that `launch` asks for could not start.
         weights: file or run folder to start from.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         splits: "train" and "val", as far as they could be registered.
-        keep_waiting: called now and then by checks that take long, for processes that wait.
+        process_group: of processes that may wait for days; None: there is one process.
     """
 
     device: str
@@ -122,7 +116,6 @@ class CheckContext:
     train: dict[str, Any]
     checkpoint: dict[str, Any]
     recipe: Mapping[str, Any]
-    launch: Mapping[str, Any]
     settings: DoctorSettings
     run_dir: str
     ignore_label: int = IGNORE_LABEL
@@ -131,7 +124,7 @@ class CheckContext:
     weights: str | None = None
     pretrained: Mapping[str, Any] | None = None
     splits: dict[str, Split] = field(default_factory=dict)
-    keep_waiting: Callable[[], None] = lambda: None
+    process_group: Any = None
     _built: dict[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> Any:
@@ -156,12 +149,13 @@ class CheckContext:
         return comm.get_world_size()
 
     @property
-    def root(self) -> str:
-        """The folder that holds the dataset's folder; "ROOT" where it cannot be composed."""
-        try:
-            return str(self.part("root"))
-        except Exception:
-            return "ROOT"
+    def images_per_pass(self) -> int:
+        """Images of one forward pass in training, of one process."""
+        numbers, processes = self.train, self.num_processes
+        passes = accumulation(
+            numbers["batch_size"], processes, numbers["images_per_gpu"], numbers["accumulate"]
+        )
+        return int(numbers["batch_size"] // processes // passes)
 
 
 class State(str, Enum):
@@ -192,32 +186,10 @@ class CheckResult:
     name: str = ""
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "group": self.group,
-            "name": self.name,
-            "state": self.state.value,
-            "found": self.found,
-            "cure": self.hint,
-            "problems": list(self.problems),
-            "seconds": self.seconds,
-        }
 
-
-def ok(found: str) -> CheckResult:
-    """Green."""
-    return CheckResult(State.OK, found)
-
-
-def warn(found: str, hint: str, problems: Sequence[str] = ()) -> CheckResult:
-    """Yellow: it will run, but perhaps not as meant."""
-    return CheckResult(State.WARN, found, hint, problems)
-
-
-def fail(found: str, hint: str, problems: Sequence[str] = ()) -> CheckResult:
-    """Red: it will not run, or its metrics will be wrong."""
-    return CheckResult(State.FAIL, found, hint, problems)
+ok = partial(CheckResult, State.OK)
+warn = partial(CheckResult, State.WARN)  # it will run, but perhaps not as meant
+fail = partial(CheckResult, State.FAIL)  # it will not run, or its metrics will be wrong
 
 
 def from_problems(
@@ -234,23 +206,6 @@ def from_problems(
         return ok(right)
     found = f"{len(problems):,} {wrong}"
     return fail(found, hint, problems) if failures else warn(found, hint, problems)
-
-
-def from_error(error: BaseException, hint: str) -> CheckResult:
-    """Red, in the words of an error; its own remedy, where it names one, replaces `hint`."""
-    text = str(error) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
-        text = f"{type(error).__name__}: {text}"  # such as KeyError, whose text is a key
-    if isinstance(error, MemoryError):
-        text = "there is not enough memory for it"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        hint = "make room on the disk, or choose another run_dir"
-    first, *others = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    for index, line in enumerate(others):
-        if line.startswith("remedy:"):
-            hint = " ".join(others[index:]).removeprefix("remedy:").strip()
-            return fail(first, hint, others[:index])
-    return fail(first, hint, others)
 
 
 @dataclass(frozen=True)
@@ -274,30 +229,45 @@ class Check:
 
 def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResult]:
     """Run checks in their order; of what they raise, only KeyboardInterrupt comes out."""
-    results: dict[str, CheckResult] = {}
+    results: list[CheckResult] = []
+    failed: set[str] = set()
     group = ""
     for check in checks:
         if check.group != group:
             group = check.group
             logger.info("Looking at: %s", group)
         started = time.perf_counter()
-        failed = {name for name, r in results.items() if r.state in (State.FAIL, State.UNCHECKED)}
         result: CheckResult | None
         if lacking := [name for name in check.needs if name in failed]:
             result = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}")
         else:
-            result = _run(check, context)
+            try:
+                result = check.run(context)
+            except (Exception, SystemExit) as error:  # official scripts end the program
+                logger.debug("%s: %s failed", group, check.name, exc_info=True)
+                custom = context.is_custom_dataset and isinstance(error, DatasetError)
+                result = _from_error(error, CUSTOM_DATASET_HINT if custom else check.hint)
         if result is not None:
             result.group, result.name = group, check.name
             result.seconds = round(time.perf_counter() - started, 3)
-            results[f"{group}: {check.name}"] = result
-    return list(results.values())
+            results.append(result)
+            if result.state in (State.FAIL, State.UNCHECKED):
+                failed.add(f"{group}: {check.name}")
+    return results
 
 
-def _run(check: Check, context: CheckContext) -> CheckResult | None:
-    try:
-        return check.run(context)
-    except (Exception, SystemExit) as error:  # official scripts end the program where data is bad
-        logger.debug("%s: %s failed", check.group, check.name, exc_info=True)
-        custom = context.is_custom_dataset and isinstance(error, DatasetError)
-        return from_error(error, CUSTOM_DATASET_HINT if custom else check.hint)
+def _from_error(error: BaseException, hint: str) -> CheckResult:
+    """Red, in the words of an error; its own remedy, where it names one, replaces `hint`."""
+    text = str(error) or type(error).__name__
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        text = f"{type(error).__name__}: {text}"  # such as KeyError, whose text is a key
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory for it"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        hint = "make room on the disk, or choose another run_dir"
+    first, *others = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    for index, line in enumerate(others):
+        if line.startswith("remedy:"):
+            hint = " ".join(others[index:]).removeprefix("remedy:").strip()
+            return fail(first, hint, others[:index])
+    return fail(first, hint, others)

@@ -23,39 +23,15 @@ from panoptic_dl.doctor.context import (
     ok,
     warn,
 )
-from panoptic_dl.doctor.labels import ImageChecker, ImageReport, digest_of
+from panoptic_dl.doctor.labels import ImageReport, check_files, digest_of
 from panoptic_dl.evaluation.coco_instances import read_instances
 
+SPLITS = ("train", "val")
 CHUNK = 8  # images that a process is given at a time
 MAX_NAMES = 8  # of classes in a line
 
-
-def check_layout(title: str, context: CheckContext) -> CheckResult:
-    """Register the split, as every run does; its errors name files and remedies."""
-    split = Split(title, context.part(title))
-    count = len(split.records)
-    context.splits[title] = split
-    folder, extra = _unlisted(split)
-    if not extra:
-        return ok(f"{split.name}: {count:,} images")
-    return warn(
-        f"{split.name}: {count:,} images; {len(extra):,} more in {folder} are not in the dataset, "
-        f"such as {min(extra)}",
-        f"nothing, if only a part is meant; else a complete {split.panoptic_json}",
-    )
-
-
-def _unlisted(split: Split) -> tuple[Path, set[str]]:
-    """Where the images are, and names of others there, if it is one folder."""
-    files = [Path(record["file_name"]) for record in split.records]
-    folder = files[0].parent
-    if len({file.parent for file in files}) > 1:
-        return folder, set()
-    suffixes = {file.suffix for file in files}
-    there = {name for name in os.listdir(folder) if Path(name).suffix in suffixes}
-    return folder, there - {file.name for file in files}
-
-
+SEE_ROOT = "dataset.root must be the folder that holds the dataset's folder (DETECTRON2_DATASETS)"
+PREPARE = "mend the file that is named, or prepare the dataset again (README.md, Data)"
 # By dataset and origin of a file: downloaded "images" or "labels", or "prepared" by our script.
 HINTS = {
     ("cityscapes", "images"): (
@@ -79,69 +55,81 @@ HINTS = {
 }
 HINTS["cityscapes", "labels"] += HINTS["cityscapes", "prepared"]
 
+# By kind of problem: origin of the files (see HINTS); what is found if all is right, and else.
+KINDS: dict[str, tuple[str, str, str]] = {
+    "images": ("images", "{amount} can be read", "of {count:,} cannot be read"),
+    "image modes": ("images", "{modes}", "images are not RGB or gray"),
+    "orientation": ("images", "no image is turned by EXIF", "images are turned by EXIF"),
+    "sizes": ("images", "image = label = JSON file", "files have the wrong size"),
+    "labels": ("prepared", "complete RGB PNG files", "panoptic labels are none"),
+    "label ids": ("prepared", "those of segments_info", "ids are in one of PNG and JSON only"),
+    "areas": ("prepared", "those of the pixels", "areas in the JSON file are wrong"),
+    "boxes": ("prepared", "those of the pixels", "boxes in the JSON file are wrong"),
+    "semantic labels": ("prepared", "complete, all ids in range", "semantic labels are wrong"),
+    "agreement": ("prepared", "all labels of an image agree", "labels disagree with others"),
+}
+OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
+
+
+def checks() -> list[Check]:
+    """Both splits: the catalog, the JSON file, every image and label."""
+    found = []
+    layouts = [f"{split} data: layout" for split in SPLITS]
+    for split, layout in zip(SPLITS, layouts, strict=True):
+        group, needs = f"{split} data", [layout]
+        found += [
+            Check(group, "layout", partial(_check_layout, split), hint=SEE_ROOT),
+            Check(group, "JSON file", partial(_check_json, split), needs, PREPARE),
+            # Where only some images cannot be read, the others are checked all the same.
+            *(Check(group, kind, partial(_check_kind, split, kind), needs) for kind in KINDS),
+            Check(group, "classes", partial(_check_classes, split), needs, PREPARE),
+        ]
+    instances = partial(_check_instances, "val")
+    return [
+        *found,
+        Check("val data", "instances file", instances, layouts[1:], PREPARE),
+        Check("both splits", "overlap", _check_overlap, layouts, PREPARE),
+    ]
+
 
 def _hint_for(context: CheckContext, split: str, origin: str) -> str:
     """A command where the dataset is known, else what to do with the files that are named."""
     dataset = context.choice["dataset"]
     if dataset.startswith("toy_"):
-        return f"rm -r {context.root} (it is drawn again on the next run)"
+        return f"rm -r {context.part('root')} (it is drawn again on the next run)"
     known = HINTS.get((dataset, origin)) or HINTS.get((dataset, "labels"))
     if known:
-        return known.format(root=context.root, split=split)
+        return known.format(root=context.part("root"), split=split)
     return (
         "mend the files that are named (all of them are in doctor.json), or take them out of the "
         "dataset, then run this again"
     )
 
 
-# By kind of problem: origin of the files (see HINTS); what is found if all is right, and else.
-KINDS: dict[str, tuple[str, str, str]] = {
-    "image modes": ("images", "", "images are not RGB or grey"),
-    "orientation": ("images", "no image is turned by EXIF", "images are turned by EXIF"),
-    "sizes": ("images", "image = label = JSON file", "files have the wrong size"),
-    "labels": ("prepared", "whole RGB PNG files", "panoptic labels are none"),
-    "label ids": ("prepared", "those of segments_info", "ids are in one of PNG and JSON only"),
-    "areas": ("prepared", "those of the pixels", "areas in the JSON file are wrong"),
-    "boxes": ("prepared", "those of the pixels", "boxes in the JSON file are wrong"),
-    "semantic labels": ("prepared", "whole, all ids in range", "semantic labels are wrong"),
-    "agreement": ("prepared", "all labels of an image agree", "labels disagree with others"),
-}
-OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
-
-
-def file_checks(split: str) -> list[Check]:
-    """All files of a split are opened by the first check; one check for each kind of problem."""
-    group = f"{split} data"
-    # Where only some images cannot be read, the others are checked all the same.
-    needs = (f"{group}: layout",)
-    return [
-        Check(group, "images", partial(_check_images, split), needs),
-        *(Check(group, kind, partial(_check_kind, split, kind), needs) for kind in KINDS),
-    ]
-
-
-def _check_images(split: str, context: CheckContext) -> CheckResult:
-    """Open images and labels; whether the images can be read."""
-    opened, settings = context.splits[split], context.settings
-    workers = settings.workers or count_cores()
-    opened.reports = open_files(
-        opened, sample=settings.sample, workers=workers, tick=context.keep_waiting
+def _check_layout(title: str, context: CheckContext) -> CheckResult:
+    """Register the split, as every run does; its errors name files and remedies."""
+    split = Split(title, context.part(title))
+    files = [Path(record["file_name"]) for record in split.records]
+    context.splits[title] = split
+    found, folder, extra = f"{split.name}: {len(files):,} images", files[0].parent, set[str]()
+    if len({file.parent for file in files}) == 1:
+        suffixes = {file.suffix for file in files}
+        extra = {name for name in os.listdir(folder) if Path(name).suffix in suffixes}
+        extra -= {file.name for file in files}
+    if not extra:
+        return ok(found)
+    return warn(
+        f"{found}; {len(extra):,} more in {folder} are not in the dataset, such as {min(extra)}",
+        f"nothing, if only a part is meant; else a complete {split.panoptic_json}",
     )
-    count, total = len(opened.reports), len(opened.records)
-    amount = f"all {total:,}" if count == total else f"{count:,} of {total:,}"
-    right, wrong = f"{amount} can be read", f"of {count:,} cannot be read"
-    return _result(split, "images", context, "images", right, wrong)
 
 
-def open_files(
-    split: Split, *, sample: int | None, workers: int, tick: Callable[[], None]
-) -> list[ImageReport]:
+def _open_files(split: Split, sample: int | None, workers: int) -> list[ImageReport]:
     """Check the files of a split's images, in its order.
 
     Args:
         sample: so many, always the same ones; None: all.
         workers: processes; 1 works in this one.
-        tick: is called now and then.
 
     Raises:
         DatasetError: a process was killed.
@@ -150,198 +138,149 @@ def open_files(
     if sample is not None and sample < len(records):
         chosen = random.Random(0).sample(range(len(records)), sample)
         records = [records[index] for index in sorted(chosen)]
-    sizes = split.listed_sizes
-    jobs = [(record, sizes.get(record.get("image_id"))) for record in records]
+    jobs = [(record, split.listed_sizes.get(record.get("image_id"))) for record in records]
     portions = [(jobs[i : i + CHUNK],) for i in range(0, len(jobs), CHUNK)]
-    checker = ImageChecker(len(split.class_names), split.ignore_label, split.is_cityscapes)
+    check = partial(
+        check_files,
+        num_classes=len(split.class_names),
+        ignore_label=split.ignore_label,
+        is_cityscapes=split.is_cityscapes,
+    )
     # Forked, and before any GPU is used: a new interpreter takes seconds to import everything.
     hint = "\nremedy: fewer of them, doctor.workers=1"
-    found = parallel_map(partial(_check_files, checker), portions, workers, hint)
-    reports = []
-    with Progress(f"{split.title}: looked at", len(jobs)) as progress, closing(found):
+    found = parallel_map(partial(_check_portion, check), portions, workers, hint)
+    reports: list[ImageReport] = []
+    with Progress(f"{split.title}: checked", len(jobs)) as progress, closing(found):
         for portion in found:
             reports += portion
             progress.add(len(portion))
-            tick()
     return reports
 
 
-def _check_files(
-    checker: ImageChecker, jobs: list[tuple[dict[str, Any], tuple[int, int] | None]]
-) -> list[ImageReport]:
-    return [checker(record, size) for record, size in jobs]
+def _check_portion(check: Callable[..., ImageReport], jobs: list[Any]) -> list[ImageReport]:
+    return [check(record, size) for record, size in jobs]
 
 
-def _check_kind(split: str, kind: str, context: CheckContext) -> CheckResult | None:
-    """What `_check_images` found of one kind of problem."""
-    opened = context.splits[split]
-    if not opened.reports:
-        return CheckResult(State.UNCHECKED, f"needs {split} data: images")
-    files = opened.records[0].keys() & {"pan_seg_file_name", "sem_seg_file_name"}
-    lacking = {
-        **dict.fromkeys(OF_PANOPTIC, "pan_seg_file_name" not in files),
-        "semantic labels": "sem_seg_file_name" not in files,
-        "agreement": len(files) < 2 and not opened.is_cityscapes,
-    }
-    if lacking.get(kind):
+def _check_kind(title: str, kind: str, context: CheckContext) -> CheckResult | None:
+    """One kind of problem with files, which are opened for the first kind, "images"."""
+    split, settings = context.splits[title], context.settings
+    if kind == "images":
+        split.reports = _open_files(split, settings.sample, settings.workers or count_cores())
+    if not split.reports:
+        return CheckResult(State.UNCHECKED, f"needs {title} data: images")
+    files = split.records[0].keys() & {"pan_seg_file_name", "sem_seg_file_name"}
+    if (
+        (kind in OF_PANOPTIC and "pan_seg_file_name" not in files)
+        or (kind == "semantic labels" and "sem_seg_file_name" not in files)
+        or (kind == "agreement" and len(files) < 2 and not split.is_cityscapes)
+    ):
         return None
+    count, total = len(split.reports), len(split.records)
+    modes = Counter(report.mode for report in split.reports if report.mode)
+    facts = {
+        "count": count,
+        "amount": f"all {total:,}" if count == total else f"{count:,} of {total:,}",
+        "modes": ", ".join(f"{number:,} {mode}" for mode, number in modes.most_common()),
+    }
     origin, right, wrong = KINDS[kind]
-    if kind == "image modes":
-        counts = Counter(report.mode for report in opened.reports if report.mode)
-        right = ", ".join(f"{count:,} {mode}" for mode, count in counts.most_common())
-    return _result(split, kind, context, origin, right, wrong)
-
-
-def _result(
-    split: str, kind: str, context: CheckContext, origin: str, right: str, wrong: str
-) -> CheckResult:
-    reports = context.splits[split].reports
-    problems = [problem for report in reports for problem in report.problems]
-    failures, warnings = (
-        [p.text for p in problems if p.kind == kind and p.serious is serious]
-        for serious in (True, False)
+    problems = [p for report in split.reports for p in report.problems if p.kind == kind]
+    return from_problems(
+        right.format(**facts),
+        wrong.format(**facts),
+        _hint_for(context, title, origin),
+        [problem.text for problem in problems if problem.serious],
+        [problem.text for problem in problems if not problem.serious],
     )
-    return from_problems(right, wrong, _hint_for(context, split, origin), failures, warnings)
 
 
-# What was found where all is right, what the problems are called, failures, warnings.
-Findings = tuple[str, str, list[str], list[str]]
-
-
-def check_json(
-    find: Callable[[Split, bool], Findings], title: str, context: CheckContext
-) -> CheckResult | None:
-    """Check the panoptic JSON file of a split, if it has one.
-
-    Args:
-        find: `annotations`, `categories` or `crowds`; gets whether the dataset is a custom one.
-    """
+def _check_json(title: str, context: CheckContext) -> CheckResult | None:
+    """The panoptic JSON file, if there is one: ids, sizes, categories, crowds."""
     split = context.splits[title]
     if split.panoptic_json is None:
         return None
-    right, wrong, failures, warnings = find(split, context.is_custom_dataset)
-    file, hint = split.panoptic_json, _hint_for(context, title, "prepared")
-    failures = [f"{file}: {problem}" for problem in failures]
-    return from_problems(right, wrong, hint, failures, [f"{file}: {w}" for w in warnings])
-
-
-def annotations(split: Split, custom: bool) -> Findings:
-    """Images and segments of the file: none twice, none missing, ids that a PNG can hold."""
-    images, entries = split.content["images"], split.content["annotations"]
-    failures = []
-    for what, values in (
-        ("image id", [image.get("id") for image in images]),
-        ("annotation of image", [entry.get("image_id") for entry in entries]),
-        ("annotation with label file", [entry.get("file_name") for entry in entries]),
-    ):
-        failures += [f"{n} times the {what} {value}" for value, n in _repeated(values)]
-    listed = {image.get("id") for image in images}
-    annotated = {entry.get("image_id") for entry in entries}
-    for entry in entries:
-        if entry.get("image_id") not in listed:
-            image_id = entry.get("image_id")
-            failures.append(f"an annotation is of image {image_id}, which is not listed")
-    for image in images:
-        if not custom and not {"height", "width"} <= image.keys():
-            failures.append(f"image {image.get('id')} has no height or width")
-    for entry in entries:
-        for value, n in _repeated([s.get("id") for s in entry.get("segments_info", ())]):
-            failures.append(f"{n} segments of {entry.get('file_name')} have the id {value}")
-    needed = ("id", "category_id") if custom else ("id", "category_id", "area")
-    num_segments = 0
-    for name, segment in _segments(split):
-        num_segments += 1
-        if missing := [key for key in needed if key not in segment]:
-            failures.append(f"{name} has no {', '.join(missing)}")
-        elif type(segment["id"]) is not int or not 0 < segment["id"] < NUM_IDS:
-            failures.append(f"{name}: ids are whole numbers from 1 (0 is void) to {NUM_IDS - 1}")
-    unused = [image.get("id") for image in images if image.get("id") not in annotated]
-    return (
-        f"{len(entries):,} images with {num_segments:,} segments",
+    problems = list(_json_problems(split, context.is_custom_dataset))
+    entries, categories = split.content["annotations"], split.content["categories"]
+    segments = [segment for entry in entries for segment in entry.get("segments_info", ())]
+    things = sum(bool(category.get("isthing")) for category in categories)
+    return from_problems(
+        f"{len(entries):,} images with {len(segments):,} segments, "
+        f"{sum(segment.get('iscrowd') == 1 for segment in segments):,} of them crowds; {things} "
+        f"things and {len(categories) - things} stuff classes, as in the catalog",
         f"problems in {split.panoptic_json}",
-        failures,
-        [f"image {number} has no annotation: it is not used" for number in unused],
+        _hint_for(context, title, "prepared"),
+        [f"{split.panoptic_json}: {text}" for text, serious in problems if serious],
+        [f"{split.panoptic_json}: {text}" for text, serious in problems if not serious],
     )
 
 
-def _segments(split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and entry of each segment in the panoptic JSON file."""
-    for entry in split.content["annotations"]:
-        for segment in entry.get("segments_info", ()):
-            yield f"segment {segment.get('id')} of {entry.get('file_name')}", segment
+def _json_problems(split: Split, custom: bool) -> Iterator[tuple[str, bool]]:
+    """What is wrong in the panoptic JSON file, and whether it is serious.
+
+    Sizes, areas and crowds of a custom dataset need not be listed.
+    """
+    images, entries, categories = (
+        split.content[key] for key in ("images", "annotations", "categories")
+    )
+    image_ids = [image.get("id") for image in images]
+    annotated = [entry.get("image_id") for entry in entries]
+    for what, values in (
+        ("image id", image_ids),
+        ("annotation of image", annotated),
+        ("annotation with label file", [entry.get("file_name") for entry in entries]),
+        ("category id", [category.get("id") for category in categories]),
+    ):
+        for value, count in _repeated(values):
+            yield f"{count} times the {what} {value}", True
+    listed, used = set(image_ids), set(annotated)
+    for image in images:
+        if not custom and not {"height", "width"} <= image.keys():
+            yield f"image {image.get('id')} has no height or width", True
+        if image.get("id") not in used:
+            yield f"image {image.get('id')} has no annotation: it is not used", False
+
+    things = split.metadata.get("thing_dataset_id_to_contiguous_id") or {}
+
+    def describe(name: Any, thing: bool) -> str:
+        return f"{name} ({'thing' if thing else 'stuff'})" if things else str(name)
+
+    is_thing = {category.get("id"): bool(category.get("isthing")) for category in categories}
+    in_file = {c.get("id"): describe(c.get("name"), bool(c.get("isthing"))) for c in categories}
+    in_dataset = {
+        number: describe(split.class_names[category], number in things)
+        for number, category in split.contiguous.items()
+    }
+    for number in {**in_file, **in_dataset}:
+        here, there = (table.get(number, "missing") for table in (in_file, in_dataset))
+        if here != there:
+            yield f"category {number} is {here}, but {there} in the dataset", True
+
+    needed = ("id", "category_id") if custom else ("id", "category_id", "area", "iscrowd")
+    for entry in entries:
+        if entry.get("image_id") not in listed:
+            yield f"an annotation is of image {entry.get('image_id')}, which is not listed", True
+        segments = entry.get("segments_info", ())
+        for value, count in _repeated(segment.get("id") for segment in segments):
+            yield f"{count} segments of {entry.get('file_name')} have the id {value}", True
+        for segment in segments:
+            name = f"segment {segment.get('id')} of {entry.get('file_name')}"
+            category, crowd = segment.get("category_id"), segment.get("iscrowd", 0)
+            if missing := [key for key in needed if key not in segment]:
+                yield f"{name} has no {', '.join(missing)}", True
+            elif type(segment["id"]) is not int or not 0 < segment["id"] < NUM_IDS:
+                yield f"{name}: ids are whole numbers from 1 (0 is void) to {NUM_IDS - 1}", True
+            if category not in is_thing:
+                yield f"{name} has the unknown category {category}", True
+            if crowd not in (0, 1):
+                yield f"{name} has iscrowd {crowd!r}, not 0 or 1", True
+            elif crowd and not is_thing.get(category, True):
+                yield f"{name} is a crowd of stuff: it is not measured", False
 
 
 def _repeated(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
     return [(value, count) for value, count in Counter(values).items() if count > 1]
 
 
-def categories(split: Split, custom: bool) -> Findings:
-    """Ids, names, things and stuff: one meaning in the file, in the catalog and in segments."""
-    names, contiguous = split.class_names, split.contiguous
-    things = split.metadata.get("thing_dataset_id_to_contiguous_id")
-    is_thing = _is_thing(split)
-    failures = []
-    if len(is_thing) != len(split.content["categories"]):
-        failures.append("two categories have one id")
-    for category in split.content["categories"]:
-        number, name = category.get("id"), category.get("name")
-        if number not in contiguous:
-            failures.append(
-                f"category {number} ({name}) is none of the dataset's {len(contiguous)}"
-            )
-            continue
-        own = names[contiguous[number]] if names else name
-        if name != own:
-            failures.append(f"category {number} is {name}, but {own} in the dataset")
-        thing = bool(category.get("isthing"))
-        if things and thing != (number in things):
-            kinds = ("stuff", "a thing")
-            failures.append(
-                f"category {number} ({name}) is {kinds[thing]}, but {kinds[not thing]} in the "
-                "dataset"
-            )
-    for number in sorted(set(contiguous) - set(is_thing)):
-        failures.append(
-            f"category {number} ({names[contiguous[number]]}) of the dataset is missing"
-        )
-    for name, segment in _segments(split):
-        if segment.get("category_id") not in is_thing:
-            failures.append(f"{name} has the unknown category {segment.get('category_id')}")
-    count = sum(is_thing.values())
-    return (
-        f"{count} things and {len(is_thing) - count} stuff classes, as in the catalog",
-        f"categories of {split.panoptic_json} are not those of the dataset",
-        failures,
-        [],
-    )
-
-
-def _is_thing(split: Split) -> dict[Any, bool]:
-    """By the category id in the file."""
-    return {c.get("id"): bool(c.get("isthing")) for c in split.content["categories"]}
-
-
-def crowds(split: Split, custom: bool) -> Findings:
-    """`iscrowd` is there, but for a custom dataset, is 0 or 1, and is 1 for things only."""
-    is_thing = _is_thing(split)
-    failures, warnings = [], []
-    num_crowds = total = 0
-    for name, segment in _segments(split):
-        total += 1
-        crowd = segment.get("iscrowd", 0 if custom else None)
-        if crowd is None:
-            failures.append(f"{name} has no iscrowd")
-        elif crowd not in (0, 1):
-            failures.append(f"{name} has iscrowd {crowd!r}, not 0 or 1")
-        elif crowd:
-            num_crowds += 1
-            if not is_thing.get(segment.get("category_id"), True):
-                warnings.append(f"{name} is a crowd of stuff: it is not measured")
-    right = f"{num_crowds:,} of {total:,} segments"
-    return right, "segments have a wrong iscrowd", failures, warnings
-
-
-def check_classes(title: str, context: CheckContext) -> CheckResult:
+def _check_classes(title: str, context: CheckContext) -> CheckResult:
     """Classes that never occur: nothing is learned of them, and they have no metric."""
     split = context.splits[title]
     counts: Counter[int] = Counter()
@@ -359,10 +298,8 @@ def check_classes(title: str, context: CheckContext) -> CheckResult:
         rarest = min(range(len(names)), key=lambda index: counts[index])
         return ok(f"all {len(names)} occur, the rarest is {names[rarest]}")
     if len(absent) == len(names):
-        return fail(
-            "no class occurs: nothing can be learnt or measured",
-            _hint_for(context, title, "labels"),
-        )
+        hint = _hint_for(context, title, "labels")
+        return fail("no class occurs: nothing can be learned or measured", hint)
     found = f"{len(absent)} of {len(names)} never occur"
     hint = "nothing, if the dataset is a small one; else look at how its labels were made"
     if len(absent) > MAX_NAMES:
@@ -370,7 +307,7 @@ def check_classes(title: str, context: CheckContext) -> CheckResult:
     return warn(f"{found}: {', '.join(absent)}", hint)
 
 
-def check_instances(title: str, context: CheckContext) -> CheckResult | None:
+def _check_instances(title: str, context: CheckContext) -> CheckResult | None:
     """The file of box and mask AP lists every image of the panoptic file, of the same size."""
     split = context.splits[title]
     file = split.metadata.get("json_file")
@@ -378,16 +315,16 @@ def check_instances(title: str, context: CheckContext) -> CheckResult | None:
     if file is None or not panoptic or context.choice["task"] != "panoptic":
         return None
     listed = read_instances(file, split.metadata["thing_dataset_id_to_contiguous_id"])
-    sizes = split.listed_sizes
     failures = []
     for record in split.records:
         number = record["image_id"]
+        size = split.listed_sizes.get(number)
         if number not in listed:
             failures.append(f"{file}: image {number} ({record['file_name']}) is not listed")
-        elif number in sizes and listed[number].size != sizes[number]:
+        elif size and listed[number].size != size:
             failures.append(
-                f"{file}: image {number} is {listed[number].size}, {sizes[number]} in "
-                f"{split.panoptic_json} (height, width)"
+                f"{file}: image {number} is {listed[number].size}, {size} in {split.panoptic_json} "
+                "(height, width)"
             )
     total = sum(len(image.instances) for image in listed.values())
     return from_problems(
@@ -398,36 +335,28 @@ def check_instances(title: str, context: CheckContext) -> CheckResult | None:
     )
 
 
-def check_overlap(context: CheckContext) -> CheckResult:
-    """The same bytes under two names; names that both splits have are compared in any case."""
+def _check_overlap(context: CheckContext) -> CheckResult:
+    """The same bytes under two names; files that share a name are compared in any case."""
     digests = {
-        (title, report.file_name): report.digest
+        (report.file_name, title): report.digest
         for title, split in context.splits.items()
         for report in split.reports
         if report.digest is not None
     }
-    count = len(digests)
-    paths = {
-        title: {Path(record["file_name"]).name: record["file_name"] for record in split.records}
-        for title, split in context.splits.items()
-    }
-    shared = sorted(set.intersection(*map(set, paths.values())))
-    for title, by_name in paths.items():
-        for file in (by_name[name] for name in shared[: context.settings.sample]):
-            if (title, file) not in digests:
-                with contextlib.suppress(OSError):  # that it cannot be opened is another problem
-                    digests[title, file] = digest_of(Path(file).read_bytes())
-    files: dict[bytes, list[str]] = defaultdict(list)
-    for (title, file), digest in digests.items():
-        files[digest].append(f"{file} ({title})")
+    found = f"none among {len(digests):,} images"
+    files = [(r["file_name"], title) for title, s in context.splits.items() for r in s.records]
+    names = Counter(Path(file).name for file, _ in files)
+    namesakes = [key for key in files if names[Path(key[0]).name] > 1 and key not in digests]
+    for file, title in namesakes[: context.settings.sample]:
+        with contextlib.suppress(OSError):  # that it cannot be opened is another problem
+            digests[file, title] = digest_of(Path(file).read_bytes())
+    same: dict[bytes, list[str]] = defaultdict(list)
+    for (file, title), digest in digests.items():
+        same[digest].append(f"{file} ({title})")
     return from_problems(
-        f"none among {count:,} images",
+        found,
         "images are there twice",
         "take them out of one of the splits, unless a trial on training images is meant",
         [],
-        [
-            f"{first} is the same image as {', '.join(others)}"
-            for first, *others in files.values()
-            if others
-        ],
+        [f"{a} is the same image as {', '.join(others)}" for a, *others in same.values() if others],
     )

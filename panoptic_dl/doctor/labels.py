@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
@@ -34,20 +34,23 @@ ROTATED = (5, 6, 7, 8)  # values that swap height and width
 LOSSY = ("JPEG", "JPEG2000", "WEBP", "MPO", "AVIF")
 USUAL = ("RGB", "L")
 CONVERTED = ("RGBA", "LA", "P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La")
+LABEL_MODES = {
+    "labels": (("RGB", "RGBA"), "ids are R + 256 G + 256^2 B"),
+    "semantic labels": (("L",), "classes are 8 bit gray (L)"),
+}
 BOX_TOLERANCE = 2  # pixels: scripts disagree about the last pixel
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
 
 
-@dataclass(frozen=True)
-class _Problem:
+class _Problem(NamedTuple):
     """What is wrong with a file, in words that name it; if not serious, a warning.
 
-    `kind` is "images" or a key of `data.KINDS`: the check whose problem it is.
+    `kind` is a key of `data.KINDS`: the check whose problem it is.
     """
 
     kind: str
     text: str
-    serious: bool = True
+    serious: bool
 
 
 @dataclass
@@ -75,97 +78,81 @@ class ImageReport:
         return any(problem.serious and problem.kind in kinds for problem in self.problems)
 
 
-@dataclass(frozen=True)
-class ImageChecker:
-    """Checks images of a dataset.
+def check_files(
+    record: Mapping[str, Any],
+    size: tuple[int, int] | None,
+    *,
+    num_classes: int,
+    ignore_label: int = IGNORE_LABEL,
+    is_cityscapes: bool = False,
+) -> ImageReport:
+    """Open all files of an image and compare them; never raises.
 
-    Attributes:
+    Args:
+        record: of Detectron2's catalog.
+        size: (H, W) in the dataset's JSON file, if it is there.
         num_classes: of the dataset.
         ignore_label: of pixels without a class in semantic labels.
         is_cityscapes: whether the official label files lie next to the semantic labels.
     """
-
-    num_classes: int
-    ignore_label: int = IGNORE_LABEL
-    is_cityscapes: bool = False
-
-    def __call__(self, record: Mapping[str, Any], size: tuple[int, int] | None) -> ImageReport:
-        """Open all files of an image and compare them; never raises.
-
-        Args:
-            record: of Detectron2's catalog.
-            size: (H, W) in the dataset's JSON file, if it is there.
-        """
-        report = ImageReport(str(record.get("file_name")))
-        try:
-            self._check(record, size, report)
-        except Exception as error:  # such as a record without keys
-            report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
-        return report
-
-    def _check(
-        self, record: Mapping[str, Any], size: tuple[int, int] | None, report: ImageReport
-    ) -> None:
+    report = ImageReport(str(record.get("file_name")))
+    try:
         image_size = _check_image(report)
         if size and image_size:
-            _check_size(report.file_name, image_size, size, "in the JSON file", report)
+            _check_size(report, report.file_name, image_size, size, "in the JSON file")
         wanted, where = (size, "in the JSON file") if size else (image_size, "has its image")
         panoptic = semantic = None
-        if file := record.get("pan_seg_file_name"):
-            colors = _read_label(file, "labels", report)
-            panoptic = None if colors is None else colors_to_ids(colors[..., :3])
-            if panoptic is not None and _check_size(file, panoptic.shape, wanted, where, report):
-                compare_with_segments(file, panoptic, record.get("segments_info", ()), report)
-        if file := record.get("sem_seg_file_name"):
-            semantic = _read_label(file, "semantic labels", report)
-            if semantic is not None and _check_size(file, semantic.shape, wanted, where, report):
-                self._count_classes(file, semantic, report)
-        if report.has("sizes", "labels", "label ids", "semantic labels"):
-            return
-        if panoptic is not None and semantic is not None:
+        if panoptic_file := record.get("pan_seg_file_name"):
+            colors = _read_label(report, panoptic_file, "labels")
+            if colors is not None:
+                panoptic = colors_to_ids(colors[..., :3])
+                if _check_size(report, panoptic_file, panoptic.shape, wanted, where):
+                    _compare_with_segments(report, panoptic, record)
+        if semantic_file := record.get("sem_seg_file_name"):
+            semantic = _read_label(report, semantic_file, "semantic labels")
+            if semantic is not None and _check_size(
+                report, semantic_file, semantic.shape, wanted, where
+            ):
+                _count_classes(report, semantic_file, semantic, num_classes, ignore_label)
+        if semantic is None or report.has("sizes", "labels", "label ids", "semantic labels"):
+            return report
+        if panoptic is not None:
             table = {s["id"]: s["category_id"] for s in record["segments_info"]}
-            numbers = segment_numbers(panoptic, list(table))
-            _compare(
-                record["sem_seg_file_name"],
-                semantic,
-                f"the segments of {record['pan_seg_file_name']} say",
-                np.array([self.ignore_label, *table.values()])[numbers],
-                report,
-            )
-        if self.is_cityscapes and semantic is not None:
-            _check_cityscapes(record, semantic, panoptic, report)
-
-    def _count_classes(self, file: str, label: np.ndarray, report: ImageReport) -> None:
-        for value, count in enumerate(np.bincount(label.ravel()).tolist()):
-            if count and value < self.num_classes:
-                report.classes[value] = count
-            elif count and value != self.ignore_label:
-                report.add(
-                    "semantic labels",
-                    f"{file}: {count} pixels of id {value}, outside the classes "
-                    f"0..{self.num_classes - 1} and not {self.ignore_label} (ignored)",
-                )
+            expected = np.array([ignore_label, *table.values()])
+            expected = expected[segment_numbers(panoptic, list(table))]
+            source = f"segments of {panoptic_file}"
+            _compare(report, str(semantic_file), semantic, source, expected)
+        if is_cityscapes:
+            _check_cityscapes(report, record, semantic, panoptic)
+    except Exception as error:  # such as a record without keys
+        report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
+    return report
 
 
 def digest_of(data: bytes) -> bytes:
+    """A hash of 16 bytes."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _decode(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
-        return decode_image(io.BytesIO(data))
+def _decode(report: ImageReport, file: str, kind: str) -> Image.Image | None:
+    """The image in a file, or None and a problem of that kind."""
+    try:
+        data = Path(file).read_bytes()
+        if kind == "images":
+            report.digest = digest_of(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
+            return decode_image(io.BytesIO(data))
+    except Exception as error:
+        report.add(kind, f"{file}: {why_unreadable(error)}")
+        return None
 
 
 def _check_image(report: ImageReport) -> tuple[int, int] | None:
     """(H, W) of an image as training reads it, None if it cannot be read."""
     file = report.file_name
-    try:
-        data = Path(file).read_bytes()
-        report.digest = digest_of(data)
-        image = _decode(data)
-    except Exception as error:
-        report.add("images", f"{file}: {why_unreadable(error)}")
+    image = _decode(report, file, "images")
+    if image is None:
         return None
     report.mode = image.mode
     if image.mode in CONVERTED:
@@ -177,21 +164,18 @@ def _check_image(report: ImageReport) -> tuple[int, int] | None:
     except Exception:  # damaged EXIF, which Detectron2 ignores as well
         turn = 1
     if turn in range(2, 9):
-        report.add(
-            "orientation",
-            f"{file}: EXIF orientation {turn}: images are turned when read, labels are not",
-            serious=False,
-        )
+        text = f"{file}: EXIF orientation {turn}: images are turned when read, labels are not"
+        report.add("orientation", text, serious=False)
     size = image.height, image.width
     return size[::-1] if turn in ROTATED else size
 
 
 def _check_size(
+    report: ImageReport,
     file: str,
     size: Sequence[int],
     wanted: tuple[int, int] | None,
     where: str,
-    report: ImageReport,
 ) -> bool:
     """Whether a size is as wanted; one that an EXIF entry has turned is that entry's problem."""
     if wanted is None or tuple(size) == wanted:
@@ -205,17 +189,12 @@ def _check_size(
     return False
 
 
-def _read_label(file: str, kind: str, report: ImageReport) -> np.ndarray | None:
-    """Pixels of a panoptic (`kind` "labels") or semantic label, or None where it is none."""
-    modes, wanted = {
-        "labels": (("RGB", "RGBA"), "ids are R + 256 G + 256^2 B"),
-        "semantic labels": (("L",), "classes are 8 bit grey (L)"),
-    }[kind]
-    try:
-        image = _decode(Path(file).read_bytes())
-    except Exception as error:
-        report.add(kind, f"{file}: {why_unreadable(error)}")
+def _read_label(report: ImageReport, file: str, kind: str) -> np.ndarray | None:
+    """Pixels of a label whose kind is a key of LABEL_MODES, or None where it is none."""
+    image = _decode(report, file, kind)
+    if image is None:
         return None
+    modes, wanted = LABEL_MODES[kind]
     if image.format in LOSSY:
         report.add(kind, f"{file}: {image.format}, which blurs ids; labels must be PNG")
         return None
@@ -227,118 +206,114 @@ def _read_label(file: str, kind: str, report: ImageReport) -> np.ndarray | None:
     return np.asarray(image)
 
 
-def compare_with_segments(
-    file: str, label: np.ndarray, segments: Sequence[Mapping[str, Any]], report: ImageReport
+def _compare_with_segments(
+    report: ImageReport, label: np.ndarray, record: Mapping[str, Any]
 ) -> None:
-    """Note ids that only one of the two has, and areas and boxes that are not those of the pixels.
-
-    Args:
-        file: of the label.
-        label: (H, W) ids; `VOID_ID` is of no segment.
-        segments: "segments_info" of its record.
-    """
-    infos = {s["id"]: s for s in segments if "id" in s}
+    """Note ids that a label (H, W) or segments_info lacks, and areas and boxes that are wrong."""
+    file, infos = record["pan_seg_file_name"], record.get("segments_info", ())
+    infos = {info["id"]: info for info in infos if "id" in info}
     ids = [number for number in infos if type(number) is int]
     numbers = segment_numbers(label, ids)
     unknown = label[(numbers == 0) & (label != VOID_ID)]
     for number, count in zip(*np.unique(unknown, return_counts=True), strict=True):
         report.add("label ids", f"{file}: id {number} ({count} pixels) is not in segments_info")
-    counts = np.bincount(numbers.ravel(), minlength=len(ids) + 1).tolist()
-    areas = dict(zip(ids, counts[1:], strict=True))
+    areas = dict(zip(ids, np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:], strict=True))
     for number in sorted(infos, key=str):
         if not areas.get(number):
             report.add("label ids", f"{file}: segment {number} of segments_info has no pixel")
     if report.has("label ids"):
         return  # areas would be wrong for the same reason
     for number, (rows, columns) in zip(ids, find_objects(numbers.astype(np.int32)), strict=True):
-        info, area = infos[number], areas[number]
-        if "area" in info and info["area"] != area:
-            report.add(
-                "areas",
-                f"{file}: segment {number} has area {info['area']} in the JSON file, but {area} "
-                "pixels",
-            )
-        sides = (columns.start, rows.start, columns.stop, rows.stop)
-        if info.get("bbox") and not _is_near(info["bbox"], sides):
-            box = [*sides[:2], sides[2] - sides[0], sides[3] - sides[1]]
+        info, area, name = infos[number], areas[number], f"{file}: segment {number}"
+        if info.get("area", area) != area:
+            text = f"{name} has area {info['area']} in the JSON file, but {area} pixels"
+            report.add("areas", text)
+        box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+        if info.get("bbox") and not _is_near(info["bbox"], box):
             report.add(
                 "boxes",
-                f"{file}: segment {number} has bbox {info['bbox']} in the JSON file, but its "
-                f"pixels {box} (left, top, width, height)",
+                f"{name} has bbox {info['bbox']} in the JSON file, but its pixels {box} (left, "
+                "top, width, height)",
                 serious=False,
             )
 
 
-def _is_near(bbox: Any, sides: tuple[int, int, int, int]) -> bool:
+def _is_near(bbox: Any, box: Sequence[int]) -> bool:
+    """Whether all sides of two boxes (left, top, width, height) are close together."""
     try:
-        left, top, width, height = (float(number) for number in bbox)
+        left, top, width, height = np.transpose([[float(number) for number in bbox], box])
     except (TypeError, ValueError):
         return False
-    return np.allclose([left, top, left + width, top + height], sides, 0, BOX_TOLERANCE)
+    sides = np.array([left, top, left + width, top + height])
+    return np.allclose(sides[:, 0], sides[:, 1], 0, BOX_TOLERANCE)
+
+
+def _count_classes(
+    report: ImageReport, file: str, label: np.ndarray, num_classes: int, ignore_label: int
+) -> None:
+    for value, count in enumerate(np.bincount(label.ravel()).tolist()):
+        if count and value < num_classes:
+            report.classes[value] = count
+        elif count and value != ignore_label:
+            report.add(
+                "semantic labels",
+                f"{file}: {count} pixels of id {value}, outside the classes 0..{num_classes - 1} "
+                f"and not {ignore_label} (ignored)",
+            )
 
 
 def _compare(
-    file: str, label: np.ndarray, what: str, expected: np.ndarray, report: ImageReport
+    report: ImageReport, file: str, label: np.ndarray, source: str, expected: np.ndarray
 ) -> None:
-    """Note pixels of `label`, (H, W), that differ from `expected`, (H, W)."""
+    """Note pixels of a label (H, W) that are not those expected (H, W) from a source."""
     different = label != expected
     if different.any():
         y, x = np.argwhere(different)[0]
         report.add(
             "agreement",
-            f"{file}: {int(different.sum())} pixels differ from what {what}, such as "
+            f"{file}: {int(different.sum())} pixels differ from the {source}, such as "
             f"{label[y, x]} in place of {expected[y, x]} at x={x}, y={y}",
         )
 
 
 def _check_cityscapes(
+    report: ImageReport,
     record: Mapping[str, Any],
     train_ids: np.ndarray,
     panoptic: np.ndarray | None,
-    report: ImageReport,
 ) -> None:
-    """Note where labelIds, labelTrainIds, instanceIds and panoptic labels disagree.
+    """Note where labelIds, labelTrainIds, instanceIds and panoptic labels (H, W) disagree.
 
     They are all drawn from the same polygons. Pixels of instanceIds below 1000 are label ids,
     others label id * 1000 + number. A panoptic label has the same number where the label is
     evaluated, and 0 (void) elsewhere.
-
-    Args:
-        record: "sem_seg_file_name" is that of labelTrainIds; the others lie next to it.
-        train_ids: (H, W) of that file.
-        panoptic: (H, W) ids of "pan_seg_file_name", if there is such a label.
     """
     file = str(record["sem_seg_file_name"])
     if not file.endswith(TRAIN_IDS):
         return
-    stem = file.removesuffix("labelTrainIds.png")
-    others = [f"{stem}labelIds.png", f"{stem}instanceIds.png"]
-    labels = []
-    for name in others:
-        try:
-            label = np.asarray(_decode(Path(name).read_bytes()))
-        except Exception as error:
-            report.add("agreement", f"{name}: {why_unreadable(error)}")
-            continue
-        if label.shape == train_ids.shape:
-            labels.append(np.clip(label, 0, 2**16 - 1).astype(np.uint16))
-        else:
-            shapes = f"its shape is {label.shape}, that of others {train_ids.shape}"
-            report.add("agreement", f"{name}: {shapes}")
+    labels = {}
+    for kind in ("labelIds", "instanceIds"):
+        name = file.replace(TRAIN_IDS, f"_gtFine_{kind}.png")
+        if image := _decode(report, name, "agreement"):
+            label = np.asarray(image)
+            if label.shape == train_ids.shape:
+                labels[name] = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
+            else:
+                shapes = f"its shape is {label.shape}, that of others {train_ids.shape}"
+                report.add("agreement", f"{name}: {shapes}")
     if len(labels) < 2:
         return
-    label_ids, instance_ids = labels
+    (_, label_ids), (instance_file, instance_ids) = labels.items()
     ids = np.arange(2**16)
     label_of = np.where(ids < 1000, ids, ids // 1000)
     to_train, evaluated = np.full(2**16, IGNORE_LABEL), np.zeros(2**16, bool)
-    for number, label in id2label.items():
+    for number, entry in id2label.items():
         if number >= 0:
-            to_train[number] = label.trainId % 256
-            evaluated[number] = not label.ignoreInEval
-    says = "the labelIds beside it say"
-    _compare(file, train_ids, says, to_train[label_ids], report)
-    _compare(others[1], label_of[instance_ids], says, label_ids, report)
+            to_train[number] = entry.trainId % 256
+            evaluated[number] = not entry.ignoreInEval
+    source = "labelIds next to it"
+    _compare(report, file, train_ids, source, to_train[label_ids])
+    _compare(report, instance_file, label_of[instance_ids], source, label_ids)
     if panoptic is not None:
         expected = np.where(evaluated[label_of], ids, VOID_ID)[instance_ids]
-        name = str(record["pan_seg_file_name"])
-        _compare(name, panoptic, "the instanceIds say", expected, report)
+        _compare(report, str(record["pan_seg_file_name"]), panoptic, "instanceIds", expected)

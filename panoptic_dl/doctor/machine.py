@@ -1,5 +1,12 @@
-"""Checks of the machine: packages, device, cores, room on the disk and in shared memory."""
+"""Checks of the machine: packages, devices, memory, shared memory, disk.
 
+The memory of a training step is counted on small batches, not tried: what autograd keeps of a
+forward pass grows with the pixels, and is counted for two sizes. Shapes: N images, H W pixels.
+"""
+
+import contextlib
+import copy
+import math
 import os
 import platform
 import shutil
@@ -9,25 +16,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.layers import NaiveSyncBatchNorm
 from packaging.requirements import Requirement
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from panoptic_dl.core.environment import describe_device, detectron2_origin, version
 from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.doctor.config import images_per_pass
-from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
+from panoptic_dl.doctor.context import (
+    CheckContext,
+    CheckResult,
+    fail,
+    from_problems,
+    ok,
+    warn,
+)
+from panoptic_dl.models.activation_checkpointing import CONTRACT
+from panoptic_dl.models.batch import padding_multiple
 from panoptic_dl.train.precision import check_precision
+from panoptic_dl.train.trainer import DTYPES
 
-GIB = 2**30
 SHOWN_PACKAGES = ("torch", "numpy", "hydra-core")
-EXTRA_CHECKPOINTS = 2  # next to the numbered ones: the best, and one that is being written
+GIB = 2**30
+EXTRA_CHECKPOINTS = 2  # besides the numbered ones: the best, and one that is being written
 LOG_BYTES = 200 * 2**20  # for logs, events and pictures
 SHARED_MEMORY = "/dev/shm"  # through which loader processes hand over their samples
 PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's default
 # Bytes a pixel of a training sample: image 3, classes 8, and of the panoptic task weights 4,
 # heatmap 4 and 4, offsets 8 and 4.
 SAMPLE_BYTES = {"panoptic": 35, "semantic": 11}
+MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of the estimate: docs/doctor.md
+CUDA_CONTEXT = 0.6 * GIB  # with the libraries' workspaces
+NUM_IMAGES = 2  # of a small batch
+SIDES = (64, 128)  # of the images of two small batches: a difference is what grows with the pixels
+NUM_GRADIENTS = 2  # of the largest tensors, alive at the same time
+
+
+def check_packages(context: CheckContext) -> CheckResult:
+    """Every package that `pyproject.toml` names is there, in a version that it allows."""
+    python = f"Python {platform.python_version()}"
+    try:
+        required = metadata.requires("panoptic-dl") or []
+    except metadata.PackageNotFoundError:
+        return fail(f"{python}; the project itself is not installed", "make setup")
+    problems = []
+    for wanted in map(Requirement, required):
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        there = version(wanted.name)
+        if there == "not installed":
+            problems.append(f"{wanted.name} is not installed")
+        elif not wanted.specifier.contains(there, prereleases=True):
+            problems.append(f"{wanted.name} is {there}, not {wanted.specifier}")
+    right = ", ".join([python, *(f"{name} {version(name)}" for name in SHOWN_PACKAGES)])
+    wrong = "packages are not as the project needs them"
+    return from_problems(right, wrong, "make setup", problems)
+
+
+def check_detectron2(context: CheckContext) -> CheckResult:
+    origin = detectron2_origin()
+    return fail(origin, "make setup") if origin.startswith("cannot be imported") else ok(origin)
 
 
 def check_device(context: CheckContext) -> CheckResult:
@@ -62,13 +111,32 @@ def amount(number: float) -> str:
     return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
 
 
+def check_shared_memory(context: CheckContext) -> CheckResult | None:
+    """Room for the batches that wait; without it training ends with a bus error."""
+    workers = context.train["num_workers"]
+    if not workers or not os.path.isdir(SHARED_MEMORY):
+        return None
+    height, width = context.sizes["crop_size"]
+    sample = height * width * SAMPLE_BYTES.get(context.choice["task"], SAMPLE_BYTES["panoptic"])
+    needed = PREFETCHED * workers * context.num_processes * context.images_per_pass * sample
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    found = f"{SHARED_MEMORY} has {amount(free)} free, batches that wait take {amount(needed)}"
+    if needed <= free:
+        return ok(found)
+    return fail(
+        found,
+        f"train.num_workers={int(workers * free / needed)}, or in a container more of it: docker "
+        f"run --shm-size={-(-needed // GIB)}g",
+    )
+
+
 def check_disk(context: CheckContext) -> CheckResult:
     """The free room of run_dir against the checkpoints that will be kept in it."""
     model: nn.Module = context.part("model")
     weights = _num_bytes(model.state_dict().values())
     trained = _num_bytes(p for p in model.parameters() if p.requires_grad)
     averaged = weights if context.train["ema"] else 0
-    size = weights + averaged + trained * optimizer_share(context.part("optimizer"))
+    size = weights + averaged + trained * _optimizer_share(context.part("optimizer"))
     count = context.checkpoint["kept"] + EXTRA_CHECKPOINTS
     needed = count * size + LOG_BYTES
     folder = Path(context.run_dir).resolve()
@@ -86,8 +154,8 @@ def check_disk(context: CheckContext) -> CheckResult:
     return ok(found)
 
 
-def optimizer_share(optimizer: Callable[[nn.Module], Optimizer]) -> float:
-    """Bytes that an optimizer keeps for each byte of parameters: seen in a step of a tiny layer."""
+def _optimizer_share(optimizer: Callable[[nn.Module], Optimizer]) -> float:
+    """Bytes that an optimizer keeps for each byte of parameters: measured on a tiny layer."""
     layer = nn.Linear(64, 64)
     tried = optimizer(layer)
     layer(torch.zeros(1, 64)).sum().backward()
@@ -97,53 +165,147 @@ def optimizer_share(optimizer: Callable[[nn.Module], Optimizer]) -> float:
 
 
 def _num_bytes(values: Iterable[Any]) -> int:
-    return sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
 
 
-def check_packages(context: CheckContext) -> CheckResult:
-    """Every package that `pyproject.toml` names is there, in a version that it allows."""
-    python = f"Python {platform.python_version()}"
-    try:
-        required = metadata.requires("panoptic-dl") or []
-    except metadata.PackageNotFoundError:
-        return fail(f"{python}; the project itself is not installed", "make setup")
-    problems = []
-    for text in required:
-        wanted = Requirement(text)
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue
-        there = version(wanted.name)
-        if there == "not installed":
-            problems.append(f"{wanted.name} is not installed")
-        elif not wanted.specifier.contains(there, prereleases=True):
-            problems.append(f"{wanted.name} is {there}, not {wanted.specifier}")
-    right = ", ".join([python, *(f"{name} {version(name)}" for name in SHOWN_PACKAGES)])
-    wrong = "packages are not as the project needs them"
-    return from_problems(right, wrong, "make setup", problems)
-
-
-def check_detectron2(context: CheckContext) -> CheckResult:
-    """Detectron2 can be imported."""
-    origin = detectron2_origin()
-    return fail(origin, "make setup") if origin.startswith("cannot be imported") else ok(origin)
-
-
-def check_shared_memory(context: CheckContext) -> CheckResult | None:
-    """Room for the batches that wait; without it training ends with a bus error."""
-    workers = context.train["num_workers"]
-    if not workers or not os.path.isdir(SHARED_MEMORY):
-        return None
-    height, width = context.sizes["crop_size"]
-    sample = height * width * SAMPLE_BYTES.get(context.choice["task"], SAMPLE_BYTES["panoptic"])
-    batch = images_per_pass(context) * sample
-    needed = PREFETCHED * workers * context.num_processes * batch
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{SHARED_MEMORY} has {amount(free)} free, batches that wait take {amount(needed)}"
-    if needed <= free:
+def check_memory(context: CheckContext) -> CheckResult:
+    """A step's weights, gradients and activations fit into the device's memory."""
+    images = context.images_per_pass
+    fixed, per_image = _estimate_step(context)
+    there = _available(context.device)
+    share = there if context.device == "cuda" else there / context.num_processes
+    total = fixed + images * per_image
+    found = f"about {amount(total)} for {images} images a pass, {amount(share)} there"
+    if share != there:
+        found += f" for each of {context.num_processes} processes"
+    if MARGIN * total <= 0.9 * share:
         return ok(found)
-    fitting = int(workers * free / needed)
-    return fail(
-        found,
-        f"train.num_workers={fitting}, or in a container more of it: docker run --shm-size="
-        f"{-(-needed // GIB)}g",
+    others = "train.activation_checkpointing=true, train.precision=bf16"
+    more = "more GPUs" if context.device == "cuda" else "a machine with more memory"
+    hint = f"{more}; or all of: train.images_per_gpu=1, {others}"
+    per_process = context.train["batch_size"] // context.num_processes
+    for fewer in range(images - 1, 0, -1):
+        if per_process % fewer == 0 and MARGIN * (fixed + fewer * per_image) <= 0.9 * share:
+            hint = (
+                f"train.images_per_gpu={fewer} (same batch, more passes); with larger ones: "
+                f"{others}, {more}"
+            )
+            break
+    if MARGIN * total > share:
+        return fail(found, hint)
+    return warn(f"{found}: it is tight", hint)
+
+
+def _estimate_step(context: CheckContext) -> tuple[float, float]:
+    """Bytes of a training step in one process: fixed ones, and those of each image of a pass.
+
+    Fixed are weights, gradients, what the optimizer keeps, a moving average, weights in half
+    precision. What autograd keeps for the backward pass is counted on two small batches: tensors
+    once however often they are kept, parameters and buffers not at all; with activation
+    checkpointing only what the backbone's blocks are given, and the inside of the largest.
+    """
+    model = copy.deepcopy(context.part("model")).train()  # batch norm changes its statistics
+    weights, device = _num_bytes(model.parameters()), next(model.parameters()).device.type
+    if hasattr(model, "size_divisibility"):  # images are padded as little as possible
+        model.size_divisibility = padding_multiple(model.backbone)
+    for layer in model.modules():
+        if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
+            layer.eval()  # it would wait for the other processes; it keeps as much
+    recompute = context.train["activation_checkpointing"]
+    half = context.train["precision"] in ("bf16", "fp16")  # both are as long
+    sizes = []
+    with torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
+        for side in SIDES:
+            sample = _sample(side, context.part("num_classes"), context.ignore_label)
+            kept, block = _sizes_kept(model, [sample] * NUM_IMAGES, recompute)
+            sizes.append(kept)
+    pixels = [NUM_IMAGES * side**2 for side in SIDES]
+    small, large = map(sum, sizes)
+    per_pixel = (large - small) / (pixels[1] - pixels[0])
+    fixed = max(0.0, small - per_pixel * pixels[0])
+    per_pixel += (NUM_GRADIENTS * max(sizes[1]) + block) / pixels[1]
+    copies = 2 + _optimizer_share(context.part("optimizer")) + bool(context.train["ema"])
+    copies += context.num_processes > 1  # gradients on their way to other processes
+    fixed += weights * copies + (CUDA_CONTEXT if context.device == "cuda" else 0)
+    multiple = context.sizes["size_divisibility"] or 32
+    height, width = (math.ceil(side / multiple) * multiple for side in context.sizes["crop_size"])
+    return fixed, per_pixel * height * width
+
+
+def _available(device: str) -> float:
+    """Free bytes of a GPU, or of the host: what its container may use, if it is in one."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info()[1])
+    free = [float("inf")]
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        free.append(int(line.split()[1]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+            base = Path("/sys/fs/cgroup")
+            free.append(int((base / limit).read_text()) - int((base / used).read_text()))
+    return min(free)
+
+
+def _sizes_kept(
+    model: nn.Module, batch: list[dict[str, Any]], recompute: bool
+) -> tuple[list[int], int]:
+    """Bytes of each storage that is kept of a forward pass, and of the largest block's inside."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+    inside: list[dict[int, Tensor]] = []  # of each block: what it computes again
+    current = kept
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in own:
+            current[address] = tensor
+        return tensor
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal current
+        for value in tree_leaves(inputs):
+            if isinstance(value, Tensor):
+                keep(value)
+        current = {}
+        inside.append(current)
+
+    def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        nonlocal current
+        current = kept
+
+    blocks = getattr(model.get_submodule("backbone"), CONTRACT, ()) if recompute else ()
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(enter).remove)
+            stack.callback(block.register_forward_hook(leave).remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        losses = model(batch)
+    sizes, *block_sizes = (
+        [tensor.untyped_storage().nbytes() for tensor in tensors.values()]
+        for tensors in (kept, *inside)
     )
+    del losses  # until here it kept all of them alive: no address was used twice
+    return sizes, max(map(sum, block_sizes), default=0)
+
+
+def _sample(side: int, num_classes: int, ignore_label: int) -> dict[str, Any]:
+    """A square image of noise with the targets of both tasks."""
+    random = torch.Generator().manual_seed(0)
+    classes = torch.randint(num_classes, (side, side), generator=random)
+    classes[0, 0] = ignore_label
+    return {
+        "image": torch.randint(256, (3, side, side), generator=random).to(torch.uint8),
+        "height": side,
+        "width": side,
+        "sem_seg": classes,
+        "sem_seg_weights": torch.ones(side, side),
+        "center": torch.rand(side, side, generator=random),
+        "center_weights": torch.ones(1, side, side),
+        "offset": torch.ones(2, side, side),
+        "offset_weights": torch.ones(1, side, side),
+    }

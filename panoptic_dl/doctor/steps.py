@@ -4,6 +4,7 @@ With several processes, the main one runs the checks; the others wait, and take 
 """
 
 import contextlib
+import datetime
 import json
 import logging
 import shutil
@@ -11,22 +12,58 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.utils import comm
+from torch import distributed
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.run_folder import METRICS
-from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, ok
+from panoptic_dl.doctor.context import Check, CheckContext, CheckResult, fail, ok
 from panoptic_dl.doctor.machine import amount
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.train.train import train
 
 NUM_STEPS = 2
 FOLDER = "doctor"  # below the run's own
-PERIOD = 60.0  # seconds between messages; processes that get none for half an hour give up
-WAIT, END = "wait", "end"
+LONGEST_WAIT = datetime.timedelta(days=7)  # of processes for the main one, which opens all images
 PROGRESS_LOGGERS = ("panoptic_dl.doctor", "panoptic_dl.train.console", "panoptic_dl.core.parallel")
+
+
+def checks() -> list[Check]:
+    """A run in small; what it reads must be right."""
+    names = ("classes", "weights", "memory", "shared memory", "disk", "training loader")
+    parts = [f"row: {name}" for name in (*names, "normalisation", "evaluation")]
+    files = ("layout", "images", "sizes", "labels", "label ids", "semantic labels")
+    train_files = [f"train data: {name}" for name in files]
+    val_files = [f"val data: {name}" for name in files]
+    needs = {"training": [*parts, *train_files], "evaluation": ["steps: training", *val_files]}
+    hint = "see the error in log.txt"
+    return [Check("steps", step, partial(_lead, step), needs[step], hint) for step in STEPS]
+
+
+def make_process_group() -> Any:
+    """A group in which processes may wait long for the main one; None for a single process."""
+    if comm.get_world_size() == 1:
+        return None
+    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+def _lead(step: str, context: CheckContext) -> CheckResult | None:
+    comm.all_gather(step, context.process_group)
+    return STEPS[step](context)
+
+
+def dismiss(context: CheckContext) -> None:
+    """Let the other processes end; called by the main one after its last step."""
+    comm.all_gather(None, context.process_group)
+
+
+def follow(context: CheckContext) -> None:
+    """Take the main process's steps. One that fails ends the process, and with it the run."""
+    while (step := comm.all_gather(None, context.process_group)[0]) is not None:
+        STEPS[step](context)
 
 
 def _train(context: CheckContext) -> CheckResult | None:
@@ -46,17 +83,14 @@ def _train(context: CheckContext) -> CheckResult | None:
         "eval_at_end": False,
         "fast_dev_run": False,
     }
+    parts = ("model", "loader", "optimizer", "schedule", "evaluation")
     device = torch.device(context.device)
     memory.reset_peaks(device)
     started = time.perf_counter()
     with _quietly():
         train(
             device=context.device,
-            model=context.part("model"),
-            loader=context.part("loader"),
-            optimizer=context.part("optimizer"),
-            schedule=context.part("schedule"),
-            evaluation=context.part("evaluation"),
+            **{name: context.part(name) for name in parts},
             weights=None,  # another check has loaded them
             resume=False,
             run_dir=str(folder),
@@ -68,17 +102,14 @@ def _train(context: CheckContext) -> CheckResult | None:
     seconds = time.perf_counter() - started
     if not comm.is_main_process():
         return None
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    last = lines[-1]
+    lines = (folder / METRICS).read_text().splitlines()
     losses = ", ".join(
         f"{name.removeprefix('loss_')} {value:.3g}"
-        for name, value in last.items()
+        for name, value in json.loads(lines[-1]).items()
         if name.startswith("loss_") or name == "total_loss"
     )
-    return ok(
-        f"{len(lines)} steps in {seconds:.1f} s; {losses}; peak memory "
-        f"{amount(memory.peak_device(device) * 2**20)}"
-    )
+    peak = amount(memory.peak_device(device) * 2**20)
+    return ok(f"{len(lines)} steps in {seconds:.1f} s; {losses}; peak memory {peak}")
 
 
 def _evaluate(context: CheckContext) -> CheckResult | None:
@@ -89,7 +120,7 @@ def _evaluate(context: CheckContext) -> CheckResult | None:
     if not comm.is_main_process():
         return None
     if not results["metrics"]:
-        return fail("the evaluators gave no figure", "choose the evaluators of the dataset")
+        return fail("the evaluators gave no metric", "choose the evaluators of the dataset")
     number = results["num_images"]
     return ok(f"{number} image{'s' if number > 1 else ''}: {', '.join(results['metrics'])}")
 
@@ -128,46 +159,3 @@ def _quietly() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(progress)
-
-
-class Leader:
-    """Tells the other processes, in the main one, which steps to take with it.
-
-    They wait in `follow` for the next message, a name of `STEPS`, WAIT or END. A message is one
-    all_gather, in which all but the main process give None.
-    """
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._failed = False  # a step failed here: nobody knows where the others are
-
-    def keep_waiting(self) -> None:
-        """Let the others wait on; may be called often."""
-        if time.monotonic() - self._last > PERIOD:
-            self._send(WAIT)
-
-    def run(self, name: str, context: CheckContext) -> CheckResult | None:
-        """Take a step of `STEPS` in all processes."""
-        self._send(name)
-        try:
-            return STEPS[name](context)
-        except BaseException:
-            self._failed = True
-            raise
-
-    def dismiss(self) -> None:
-        """Let the others end."""
-        if not self._failed:
-            self._send(END)
-
-    def _send(self, message: str) -> None:
-        if comm.get_world_size() > 1:
-            comm.all_gather(message)
-        self._last = time.monotonic()
-
-
-def follow(context: CheckContext) -> None:
-    """Take the main process's steps. One that fails ends the process, and with it the run."""
-    while (message := comm.all_gather(None)[0]) != END:
-        if message != WAIT:
-            STEPS[message](context)

@@ -14,8 +14,9 @@ from panoptic_dl.datasets.cityscapes import (
     cityscapes_semantic,
 )
 from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
+from panoptic_dl.doctor import data
+from panoptic_dl.doctor.config import checks, setup_checks
 from panoptic_dl.doctor.context import Check, CheckContext, CheckResult, run_checks
-from panoptic_dl.doctor.doctor import config_checks, data_checks, machine_checks
 from tests.runs import SMALL
 
 REGISTER = {
@@ -48,14 +49,13 @@ def dataset_context(
         train={},
         checkpoint={},
         recipe={},
-        launch={},
         settings=DoctorSettings(sample=sample, workers=workers, steps=False),
         run_dir=str(root / "run"),
     )
 
 
-def results_of(checks: list[Check], context: CheckContext) -> dict[str, CheckResult]:
-    return {f"{row.group}: {row.name}": row for row in run_checks(checks, context)}
+def results_of(chosen: list[Check], context: CheckContext) -> dict[str, CheckResult]:
+    return {f"{row.group}: {row.name}": row for row in run_checks(chosen, context)}
 
 
 def words(row: CheckResult) -> str:
@@ -80,8 +80,8 @@ def row_context(root, *overrides):
 
 
 def rows_of(context):
-    layouts = [check for check in data_checks() if check.name == "layout"]
-    rows = run_checks([*machine_checks(), *layouts, *config_checks()], context)
+    layouts = [check for check in data.checks() if check.name == "layout"]
+    rows = run_checks([*setup_checks(), *layouts, *checks()], context)
     return {row.name: row for row in rows}
 
 

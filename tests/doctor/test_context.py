@@ -6,7 +6,7 @@ import pytest
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.settings import DoctorSettings
-from panoptic_dl.doctor.context import Check, from_error, ok, run_checks
+from panoptic_dl.doctor.context import Check, _from_error, ok, run_checks
 from tests.doctor.contexts import dataset_context
 
 
@@ -18,12 +18,12 @@ def test_doctor_settings_are_checked():
 
 
 def test_errors_become_results_in_their_own_words():
-    result = from_error(DatasetError("it is torn\nmore\nremedy: fetch it\nagain"), "nothing")
+    result = _from_error(DatasetError("it is torn\nmore\nremedy: fetch it\nagain"), "nothing")
     assert (result.found, list(result.problems)) == ("it is torn", ["more"])
     assert result.hint == "fetch it again"
-    assert from_error(KeyError("a"), "look").found == "KeyError: 'a'"
+    assert _from_error(KeyError("a"), "look").found == "KeyError: 'a'"
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert "make room" in from_error(full, "look").hint
+    assert "make room" in _from_error(full, "look").hint
 
 
 def test_a_check_that_ends_the_program_fails_and_those_that_need_it_wait(tmp_path):

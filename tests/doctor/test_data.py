@@ -11,8 +11,6 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.custom import custom_classes
 from panoptic_dl.doctor import data
 from panoptic_dl.doctor.context import Split
-from panoptic_dl.doctor.data import open_files
-from panoptic_dl.doctor.doctor import data_checks
 from tests.datasets.tiny_custom import edit, register, write_own
 from tests.doctor.broken import FAULTS, write_healthy
 from tests.doctor.contexts import dataset_context, results_of, words
@@ -39,7 +37,7 @@ def odd_rows(rows):
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_dataset_is_green(healthy, kind, task):
-    rows = results_of(data_checks(), dataset_context(healthy[kind], kind, task))
+    rows = results_of(data.checks(), dataset_context(healthy[kind], kind, task))
     assert odd_rows(rows) == ALWAYS
     assert {row.state.value for row in rows.values()} == {"ok", "warn"}
 
@@ -48,7 +46,7 @@ def test_a_healthy_dataset_is_green(healthy, kind, task):
 def test_a_fault_is_found_in_its_row_alone(copied, fault):
     root = copied(fault.kind)
     named = fault.break_it(root)
-    rows = results_of(data_checks(), dataset_context(root, fault.kind))
+    rows = results_of(data.checks(), dataset_context(root, fault.kind))
     first = next(iter(fault.rows))
     split = first.partition(" data")[0]
     always = {k: v for k, v in ALWAYS.items() if "layout" not in first or not k.startswith(split)}
@@ -94,7 +92,7 @@ def red(rows):
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_areas_crowds_and_sizes_need_not_be_listed(tmp_path, form, task):
     write_own(tmp_path, form=form, train=4, val=2)  # which leaves many out
-    rows = results_of(data_checks(), custom_context(tmp_path, form, task))
+    rows = results_of(data.checks(), custom_context(tmp_path, form, task))
     assert not red(rows), {title: words(rows[title]) for title in red(rows)}
     assert not [t for t, row in rows.items() if row.state.value == "not checked"]
 
@@ -107,7 +105,7 @@ def test_what_is_listed_must_be_right(tmp_path):
         content["images"][1] |= {"height": 5, "width": 5}
 
     edit(tmp_path, wrong)
-    assert red(results_of(data_checks(), custom_context(tmp_path))) == {
+    assert red(results_of(data.checks(), custom_context(tmp_path))) == {
         "train data: areas",
         "train data: sizes",
     }
@@ -117,7 +115,7 @@ def test_the_cure_of_a_wrong_entry_is_in_the_own_file(tmp_path):
     write_own(tmp_path, train=2, val=2)
     context = custom_context(tmp_path)
     edit(tmp_path, lambda c: c["annotations"][0]["segments_info"][0].update(category_id=5))
-    rows = results_of(data_checks(), context)
+    rows = results_of(data.checks(), context)
     assert "category_id 5" in words(rows["train data: layout"])
     assert "docs/custom_dataset.md" in rows["train data: layout"].hint
 
@@ -126,7 +124,7 @@ def test_labels_without_any_class_are_a_fault(tmp_path):
     write_own(tmp_path, train=2, val=2)
     context = custom_context(tmp_path)
     edit(tmp_path, lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
-    rows = results_of(data_checks(), context)
+    rows = results_of(data.checks(), context)
     assert "no class occurs" in words(rows["train data: classes"])
     assert rows["train data: classes"].state.value == "FAIL"
 
@@ -153,7 +151,7 @@ def names(reports):
 
 
 def look(split, **options):
-    return open_files(split, **{"sample": None, "workers": 1, "tick": lambda: None} | options)
+    return data._open_files(split, **{"sample": None, "workers": 1} | options)
 
 
 def test_processes_say_what_one_says_in_the_same_order(split, monkeypatch):
@@ -165,32 +163,27 @@ def test_processes_say_what_one_says_in_the_same_order(split, monkeypatch):
 
 
 def test_a_sample_is_always_the_same_and_in_order(split):
-    ticks = []
-    chosen = [r.file_name for r in look(split, sample=7, tick=lambda: ticks.append(1))]
+    chosen = [r.file_name for r in look(split, sample=7)]
     assert chosen == [r.file_name for r in look(split, sample=7, workers=2)]
     assert chosen == sorted(set(chosen))
     assert len(chosen) == 7
-    assert ticks
     assert len(look(split, sample=1000)) == 20
 
 
-def die(checker, jobs):
+def die(check, jobs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_process_is_an_error_with_a_hint(split, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 2)
-    monkeypatch.setattr(data, "_check_files", die)
+    monkeypatch.setattr(data, "_check_portion", die)
     with pytest.raises(DatasetError, match=r"was killed[\s\S]*doctor\.workers=1"):
         look(split, workers=2)
 
 
 def test_rows_of_a_scan_that_failed_are_not_green(tmp_path, monkeypatch):
-    from panoptic_dl.doctor.doctor import data_checks
-    from tests.doctor.contexts import results_of
-
-    monkeypatch.setattr("panoptic_dl.doctor.data.open_files", lambda *a, **k: 1 / 0)
-    rows = results_of(data_checks(), dataset_context(write_healthy(tmp_path, "coco"), "coco"))
+    monkeypatch.setattr("panoptic_dl.doctor.data._open_files", lambda *a, **k: 1 / 0)
+    rows = results_of(data.checks(), dataset_context(write_healthy(tmp_path, "coco"), "coco"))
     for name in ("sizes", "labels", "label ids", "areas", "boxes", "image modes", "orientation"):
         assert rows[f"train data: {name}"].state.value == "not checked", name
     assert rows["train data: images"].found == "ZeroDivisionError: division by zero"

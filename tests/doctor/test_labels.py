@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from panoptic_dl.doctor.labels import ImageChecker, ImageReport, compare_with_segments
+from panoptic_dl.doctor.labels import ImageReport, _compare_with_segments, check_files
 
 LABELS = arrays.arrays(
     np.uint32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 4)
@@ -22,20 +22,20 @@ def test_areas_and_boxes_are_those_of_pycocotools(label):
         mask = mask_util.encode(np.asfortranarray(label == value).astype(np.uint8))
         box = mask_util.toBbox(mask).tolist()
         segments.append({"id": value, "area": int(mask_util.area(mask)), "bbox": box})
-    report = ImageReport("image")
-    compare_with_segments("label", label, segments, report)
+    report, record = ImageReport("image"), {"pan_seg_file_name": "x", "segments_info": segments}
+    _compare_with_segments(report, label, record)
     assert not report.problems
     for segment in segments:
         segment["area"] += 1
         segment["bbox"] = [side + 3 for side in segment["bbox"]]
-    compare_with_segments("label", label, segments, report)
+    _compare_with_segments(report, label, record)
     assert len(report.problems) == 2 * len(segments)
 
 
 @given(LABELS)
 def test_ids_that_one_of_the_two_lacks(label):
-    report = ImageReport("image")
-    compare_with_segments("label", label, [{"id": 1}, {"id": "x"}, {"id": 9}, {}], report)
+    report, segments = ImageReport("image"), [{"id": 1}, {"id": "x"}, {"id": 9}, {}]
+    _compare_with_segments(report, label, {"pan_seg_file_name": "x", "segments_info": segments})
     expected = {f"id {v} ({(label == v).sum()} pixels)" for v in np.unique(label) if v > 1}
     expected |= {f"segment {n} of" for n in ("x", 9, *([] if (label == 1).any() else [1]))}
     assert len(report.problems) == len(expected)
@@ -47,24 +47,24 @@ def test_any_bytes_are_a_problem_and_no_error(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
     file = str(tmp_path / "x.png")
     record = {"file_name": file, "pan_seg_file_name": file, "sem_seg_file_name": file}
-    report = ImageChecker(3, is_cityscapes=True)(record, (4, 4))
+    report = check_files(record, (4, 4), num_classes=3, is_cityscapes=True)
     assert {problem.kind for problem in report.problems} == {"images", "labels", "semantic labels"}
     assert all(problem.serious and file in problem.text for problem in report.problems)
 
 
 @pytest.mark.parametrize("record", [{}, {"file_name": None}, {"file_name": 3, "segments_info": 1}])
 def test_any_record_is_a_problem_and_no_error(record):
-    assert ImageChecker(3)(record, None).problems
+    assert check_files(record, None, num_classes=3).problems
 
 
 def test_an_image_of_a_bombs_size_is_named(tmp_path):
     file = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(file)
-    report = ImageChecker(3)({"file_name": str(file)}, None)
+    report = check_files({"file_name": str(file)}, None, num_classes=3)
     assert "exceeds limit" in report.problems[0].text
 
 
 def test_a_tiny_image_with_an_odd_name(tmp_path):
     file = tmp_path / "ein Bild 写真 (1).png"
     Image.new("RGB", (1, 1)).save(file)
-    assert ImageChecker(3)({"file_name": str(file)}, (1, 1)).problems == []
+    assert check_files({"file_name": str(file)}, (1, 1), num_classes=3).problems == []

@@ -3,7 +3,7 @@
 import shutil
 from collections import namedtuple
 
-from panoptic_dl.doctor import machine as packages
+from panoptic_dl.doctor import machine
 from tests.doctor.contexts import row_context, rows_of
 
 
@@ -29,8 +29,21 @@ def test_no_room_on_the_disk_and_in_shared_memory(root, monkeypatch):
 
 def test_packages_of_other_versions(root, monkeypatch):
     asked = ["numpy>=99", "no-such-package", "torch", "pytest>99; extra == 'dev'"]
-    monkeypatch.setattr(packages.metadata, "requires", lambda name: asked)
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: asked)
     result = rows_of(row_context(root))["packages"]
     assert result.state.value == "FAIL"
     assert len(result.problems) == 2
     assert result.hint == "make setup"
+
+
+def test_memory_that_is_not_there(root, monkeypatch):
+    fixed, per_image = machine._estimate_step(context := row_context(root))
+    needed = fixed + 4 * per_image
+    monkeypatch.setattr(machine, "_available", lambda device: 3 * needed)
+    assert rows_of(context)["memory"].state.value == "ok"
+    monkeypatch.setattr(machine, "_available", lambda device: 1.15 * needed)
+    assert rows_of(context)["memory"].state.value == "warn"
+    monkeypatch.setattr(machine, "_available", lambda device: 0.95 * needed)
+    result = rows_of(context)["memory"]
+    assert result.state.value == "FAIL"
+    assert "train.images_per_gpu=" in result.hint

@@ -1,9 +1,13 @@
 """mode=doctor as a command: its exit code, and several processes."""
 
 import json
-import os
 
-from tests.runs import SMALL, run
+import pytest
+
+from panoptic_dl.config import compose
+from panoptic_dl.launch.launcher import launch
+from run import work
+from tests.runs import SMALL, command_line
 
 
 def rows_in(folder):
@@ -11,13 +15,14 @@ def rows_in(folder):
     return {f"{r['group']}: {r['name']}": r for r in content["rows"]}
 
 
-def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path):
-    done = run(
-        *(*SMALL, "dataset=coco", f"dataset.root={tmp_path}/nowhere", "mode=doctor"),
-        *("launch.num_gpus=64", f"run_dir={tmp_path / 'run'}"),
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
+def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        command_line(
+            *(*SMALL, "dataset=coco", f"dataset.root={tmp_path}/nowhere", "mode=doctor"),
+            *("launch.num_gpus=64", f"run_dir={tmp_path / 'run'}"),
+        )
+    assert stopped.value.code == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
     rows = rows_in(tmp_path / "run")
     red = {title for title, row in rows.items() if row["state"] == "FAIL"}
     assert red == {"set-up: device", "train data: layout", "val data: layout"}
@@ -26,15 +31,15 @@ def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path):
     assert f"{tmp_path}/nowhere" in rows["train data: layout"]["found"]
 
 
-def test_two_processes_make_one_table(tmp_path, toy):
-    done = run(
-        *(*SMALL, *toy["toy_cityscapes"], "train.batch_size=4", "mode=doctor"),
-        *("launch.num_cpu_processes=2", f"run_dir={tmp_path}"),
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_two_processes_make_one_table(tmp_path, toy, capfd):
+    config = compose(
+        [
+            *(*SMALL, *toy["toy_cityscapes"], "train.batch_size=4", "mode=doctor"),
+            *("doctor.workers=1", f"run_dir={tmp_path}"),
+        ]
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines().count("set-up") == 1  # the table's, not the log's
+    launch(work, config, (), num_gpus=0, num_cpu_processes=2)
+    assert capfd.readouterr().out.splitlines().count("set-up") == 1  # the table's, not the log's
     rows = rows_in(tmp_path)
     assert rows["row: batch"]["found"] == "4 images = 2 processes x 1 pass x 2"
     assert "NaiveSyncBatchNorm, statistics over 4 images" in rows["row: normalisation"]["found"]

@@ -155,7 +155,7 @@ def category_of_a_street_unknown(root):
     return cityscapes_json(root, edit)
 
 
-@fault("cityscapes", "train data: crowds")
+@fault("cityscapes", "train data: JSON file")
 def crowd_of_a_street_missing(root):
     def edit(content):
         del content["annotations"][0]["segments_info"][0]["iscrowd"]

@@ -27,12 +27,12 @@ def box_that_is_none(root):
     return f"{label_of(root)}: segment 70001"
 
 
-@fault("coco", "train data: annotations")
+@fault("coco", "train data: JSON file")
 def area_missing(root):
     return coco_json(root, lambda content: segment_of(content).pop("area"))
 
 
-@fault("coco", "train data: annotations")
+@fault("coco", "train data: JSON file")
 def segment_id_twice(root):
     def edit(content):
         segments = content["annotations"][1]["segments_info"]
@@ -41,12 +41,12 @@ def segment_id_twice(root):
     return coco_json(root, edit)
 
 
-@fault("coco", "train data: annotations")
+@fault("coco", "train data: JSON file")
 def image_id_twice(root):
     return coco_json(root, lambda content: content["images"].append(content["images"][1]))
 
 
-@fault("coco", "train data: annotations")
+@fault("coco", "train data: JSON file")
 def annotation_twice(root):
     def edit(content):
         content["annotations"].append(content["annotations"][1])
@@ -54,7 +54,7 @@ def annotation_twice(root):
     return coco_json(root, edit)
 
 
-@fault("coco", "train data: annotations", "warn", **{"train data: layout": "warn"})
+@fault("coco", "train data: JSON file", "warn", **{"train data: layout": "warn"})
 def image_without_annotation(root):
     return coco_json(root, lambda content: content["annotations"].pop())
 
@@ -69,38 +69,38 @@ def category_unknown(root):
     return coco_json(root, lambda content: segment_of(content).update(category_id=4711))
 
 
-@fault("coco", "train data: categories")
+@fault("coco", "train data: JSON file")
 def category_renamed(root):
     return coco_json(root, lambda content: content["categories"][0].update(name="someone"))
 
 
-@fault("coco", "train data: categories")
+@fault("coco", "train data: JSON file")
 def thing_that_is_stuff(root):
     return coco_json(root, lambda content: content["categories"][1].update(isthing=0))
 
 
-@fault("coco", "train data: categories")
+@fault("coco", "train data: JSON file")
 def category_not_listed(root):
     return coco_json(root, lambda content: content["categories"].pop(1))
 
 
-@fault("coco", "train data: categories")
+@fault("coco", "train data: JSON file")
 def category_of_another_dataset(root):
     stranger = {"id": 999, "name": "unicorn", "isthing": 1}
     return coco_json(root, lambda content: content["categories"].append(stranger))
 
 
-@fault("coco", "train data: crowds")
+@fault("coco", "train data: JSON file")
 def crowd_missing(root):
     return coco_json(root, lambda content: segment_of(content).pop("iscrowd"))
 
 
-@fault("coco", "train data: crowds")
+@fault("coco", "train data: JSON file")
 def crowd_that_is_no_flag(root):
     return coco_json(root, lambda content: segment_of(content).update(iscrowd=2))
 
 
-@fault("coco", "train data: crowds", "warn")
+@fault("coco", "train data: JSON file", "warn")
 def crowd_of_stuff(root):
     return coco_json(root, lambda content: segment_of(content, 0).update(iscrowd=1))
 
