@@ -45,10 +45,6 @@ class _Axis(NamedTuple):
     start: int
     stop: int
 
-    @property
-    def is_whole(self) -> bool:
-        return self.old == self.new and self.start == 0 and self.stop == self.new
-
 
 @dataclass
 class _Plan:
@@ -58,6 +54,41 @@ class _Plan:
     columns: _Axis
     flips: list[int] = field(default_factory=list)  # axes: 0 vertical, 1 horizontal
     rest: list[Any] = field(default_factory=list)  # augmentations and transforms
+
+    @property
+    def is_empty(self) -> bool:
+        axes = self.rows, self.columns
+        return not self.flips and all(axis == (axis.old, axis.old, 0, axis.old) for axis in axes)
+
+    def add(self, transform: Any) -> bool:
+        """Add a transform; False if it cannot be done with those before.
+
+        Nor can one that leaves no pixels: Detectron2 makes an empty sample, or its own error.
+        """
+        if isinstance(transform, T.NoOpTransform):
+            return True
+        if type(transform) is T.ResizeTransform and transform.interp == Image.Resampling.BILINEAR:
+            height, width = transform.new_h, transform.new_w
+            if not (self.is_empty and height and width):
+                return False
+            self.rows = _Axis(self.rows.old, height, 0, height)
+            self.columns = _Axis(self.columns.old, width, 0, width)
+            return True
+        if type(transform) is T.CropTransform:
+            if self.flips or not (transform.w and transform.h):
+                return False
+            self.rows = _cropped(self.rows, transform.y0, transform.h)
+            self.columns = _cropped(self.columns, transform.x0, transform.w)
+            return True
+        if type(transform) in (T.HFlipTransform, T.VFlipTransform):
+            self.flips.append(int(type(transform) is T.HFlipTransform))
+            return True
+        return False
+
+
+def _cropped(axis: _Axis, first: int, length: int) -> _Axis:
+    start = axis.start + first
+    return axis._replace(start=start, stop=min(start + length, axis.stop))
 
 
 class Augment:
@@ -105,7 +136,7 @@ class Augment:
                 break
             size = plan.rows.stop - plan.rows.start, plan.columns.stop - plan.columns.start
             transform = _draw(augmentation, size)
-            if not _add_to(plan, transform):
+            if not plan.add(transform):
                 plan.rest = [transform, *self.augmentations[number + 1 :]]
                 break
         return plan
@@ -124,35 +155,6 @@ def _draw(augmentation: Any, size: tuple[int, int]) -> Any:
     if isinstance(augmentation, T.RandomCrop_CategoryAreaConstraint):
         return augmentation.get_transform(blank, blank[:, :, 0])
     return augmentation.get_transform(blank)
-
-
-def _add_to(plan: _Plan, transform: Any) -> bool:
-    """Add a transform to the plan; False if it cannot be done with those before.
-
-    Nor can one that leaves no pixels: Detectron2 makes an empty sample, or its own error.
-    """
-    rows, columns = plan.rows, plan.columns
-    if isinstance(transform, T.NoOpTransform):
-        return True
-    if type(transform) is T.ResizeTransform and transform.interp == Image.Resampling.BILINEAR:
-        if plan.flips or not (rows.is_whole and columns.is_whole):
-            return False
-        if not (transform.new_h and transform.new_w):
-            return False
-        plan.rows = _Axis(rows.old, transform.new_h, 0, transform.new_h)
-        plan.columns = _Axis(columns.old, transform.new_w, 0, transform.new_w)
-        return True
-    if type(transform) is T.CropTransform:
-        if plan.flips or not (transform.w and transform.h):
-            return False
-        top, left = rows.start + transform.y0, columns.start + transform.x0
-        plan.rows = rows._replace(start=top, stop=min(top + transform.h, rows.stop))
-        plan.columns = columns._replace(start=left, stop=min(left + transform.w, columns.stop))
-        return True
-    if type(transform) in (T.HFlipTransform, T.VFlipTransform):
-        plan.flips.append(int(type(transform) is T.HFlipTransform))
-        return True
-    return False
 
 
 class _Part(NamedTuple):
@@ -219,8 +221,9 @@ def _order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, i
 
 
 def _augment_label(label: Source, plan: _Plan) -> NDArray[np.integer]:
-    rows = _nearest(plan.rows.old, plan.rows.new)[plan.rows.start : plan.rows.stop]
-    columns = _nearest(plan.columns.old, plan.columns.new)[plan.columns.start : plan.columns.stop]
+    rows, columns = (
+        _nearest(axis.old, axis.new)[axis.start : axis.stop] for axis in (plan.rows, plan.columns)
+    )
     pixels = label.rows(int(rows[-1]) + 1)
     return _flipped(pixels[rows].take(columns, axis=1), plan.flips)
 

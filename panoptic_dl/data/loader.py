@@ -95,7 +95,7 @@ class TrainLoader:
         device: where batches are moved while the one before is used, if it is a GPU.
 
     Raises:
-        ValueError: `batch_size` cannot be shared out evenly, or a number is negative.
+        ValueError: `batch_size` cannot be shared out evenly.
     """
 
     def __init__(
@@ -112,10 +112,6 @@ class TrainLoader:
         overfit_batches: int = 0,
         max_bad_samples: int = 0,
     ) -> None:
-        if not isinstance(max_bad_samples, int) or max_bad_samples < 0:
-            raise ValueError(
-                f"dataset.max_bad_samples={max_bad_samples} must be a whole number, at least 0"
-            )
         self._rank, self._num_processes = comm.get_rank(), comm.get_world_size()
         self.accumulate = accumulation(batch_size, self._num_processes, images_per_gpu, accumulate)
         self._group_size = batch_size // self._num_processes // self.accumulate
@@ -154,10 +150,18 @@ class TrainLoader:
         )
         batches: Iterator[Batch] = iter(loader)
         if gpu is not None:
-            batches = prefetch_to_gpu(batches, gpu)
+            batches = _prefetch_to_gpu(batches, gpu)
         while True:
             for part in range(self.accumulate):
-                batch = _next_batch(batches)
+                try:
+                    batch = next(batches)
+                except RuntimeError as error:
+                    if "DataLoader worker" not in str(error):
+                        raise
+                    raise DatasetError(
+                        f"a loader process died: {error}. Mostly memory ran out: take a smaller "
+                        "train.num_workers, and go on from the last checkpoint with resume=true"
+                    ) from error
                 if part == self.accumulate - 1:  # the state counts whole steps
                     self._steps_done += 1
                     if not self._overfit_batches:
@@ -213,17 +217,13 @@ def accumulation(
         accumulate: the number itself, in place of the one that follows from `images_per_gpu`.
 
     Raises:
-        ValueError: both are given; one is no whole number above 0; the batch cannot be shared
-            evenly.
+        ValueError: both are given, or the batch cannot be shared evenly.
     """
     if images_per_gpu is not None and accumulate is not None:
         raise ValueError(
             f"train.images_per_gpu={images_per_gpu} and train.accumulate={accumulate} say the same "
             "thing twice: set one of them to null"
         )
-    for name, value in (("images_per_gpu", images_per_gpu), ("accumulate", accumulate)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"train.{name}={value} must be a whole number, at least 1, or null")
     if batch_size < 1 or batch_size % num_processes:
         suitable = max(1, -(-batch_size // num_processes)) * num_processes
         raise ValueError(
@@ -280,32 +280,18 @@ class _Samples(torch.utils.data.Dataset[dict[str, Any]]):
 
 def _shapes(records: Sequence[dict[str, Any]]) -> list[int]:
     """For each image 1: landscape, or 0; one that cannot be read counts among the most."""
-    known = [_is_landscape(record) for record in records]
+    known: list[bool | None] = []
+    for record in records:
+        try:
+            if "width" in record and "height" in record:
+                height, width = record["height"], record["width"]
+            else:
+                height, width = read_size(record["file_name"])
+            known.append(width > height)
+        except DatasetError:  # the mapper will raise it again, when the image is drawn
+            known.append(None)
     mostly = known.count(True) >= known.count(False)
     return [int(mostly if landscape is None else landscape) for landscape in known]
-
-
-def _is_landscape(record: dict[str, Any]) -> bool | None:
-    """Whether an image is wider than high, by its record, or by the first bytes of its file."""
-    if "width" in record and "height" in record:
-        return bool(record["width"] > record["height"])
-    try:
-        height, width = read_size(record["file_name"])
-    except DatasetError:  # the mapper will raise it again, when the image is drawn
-        return None
-    return width > height
-
-
-def _next_batch(batches: Iterator[Batch]) -> Batch:
-    try:
-        return next(batches)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DatasetError(
-            f"a loader process died: {error}. Mostly memory ran out: take a smaller "
-            "train.num_workers, and go on from the last checkpoint with resume=true"
-        ) from error
 
 
 def _ignore_signals(worker: int) -> None:
@@ -321,7 +307,7 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
-def prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches, their tensors on `device`, each copied one batch ahead of its turn.
 
     The copies run on a stream of their own, from pinned memory, so that neither the host nor the
@@ -346,34 +332,30 @@ def prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[
 
         return _map_tensors(batch, use_here)
 
-    return prefetch(batches, start, finish)
+    return _prefetch(batches, start, finish)
 
 
-def prefetch(
+def _prefetch(
     batches: Iterator[Batch], start: Callable[[Batch], Any], finish: Callable[[Any], Batch]
 ) -> Iterator[Batch]:
     """`finish(start(batch))` for each batch, the next one started before this one is yielded.
 
     An error of `batches` is raised when the batch that it is about is due.
     """
-    upcoming = _start_next(batches, start)
+    started: list[Any] = []  # at most one
+    error: Exception | None = None
     while True:
-        due = upcoming
-        if isinstance(due, Exception):
-            raise due
-        if due is None:
+        try:
+            upcoming = [start(batch) for batch in itertools.islice(batches, 1)]
+        except Exception as caught:  # belongs to a batch that is not due yet
+            upcoming, error = [], caught
+        if started:
+            yield finish(started[0])
+        if error is not None:
+            raise error
+        if not upcoming:
             return
-        upcoming = _start_next(batches, start)
-        yield finish(due)
-
-
-def _start_next(batches: Iterator[Batch], start: Callable[[Batch], Any]) -> Any:
-    try:
-        return start(next(batches))
-    except StopIteration:
-        return None
-    except Exception as error:  # belongs to a batch that is not due yet
-        return error
+        started = upcoming
 
 
 def _map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

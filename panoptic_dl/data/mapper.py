@@ -74,13 +74,7 @@ class PanopticTrainMapper(TrainMapper):
     """Image and Panoptic-DeepLab targets (Cheng et al., CVPR 2020, section 3.3).
 
     Args:
-        thing_ids: the categories that have instances.
-        gaussian_sigma: of the peak at each center in the heatmap, in pixels of the sample.
-        small_instance_area: instances with fewer pixels in the sample weigh `small_instance_weight`
-            times in the semantic loss.
-        ignore_stuff_in_offset: the offset loss covers things only.
-        ignore_crowd_in_semantic: crowd regions get `ignore_label`.
-        shared: see `TrainMapper`.
+        shared: see `TrainMapper`; the others are those of `PanopticTargets`.
     """
 
     def __init__(
@@ -109,10 +103,8 @@ class PanopticTrainMapper(TrainMapper):
         """Make one sample from a record with "file_name", "pan_seg_file_name", "segments_info".
 
         Returns:
-            The other entries of the record, "height" and "width" of the file, and
-            "image" (3, H, W) uint8, "sem_seg" (H, W) int64, "sem_seg_weights" (H, W),
-            "center" (H, W), "center_weights" (1, H, W), "offset" (2, H, W) in pixels, y before x,
-            "offset_weights" (1, H, W), all float32, "center_points" [[y, x], ...].
+            The other entries of the record, "height" and "width" of the file,
+            "image" (3, H, W) uint8, and what `PanopticTargets` returns.
 
         Raises:
             DatasetError: a file cannot be read, image and label differ in size, or a label holds an
@@ -222,10 +214,9 @@ class TruthMapper:
     Args:
         mapper: makes the sample, with "pan_seg_file_name" and "segments_info" of the record.
         num_classes: things and stuff; categories of segments must lie below.
-        thing_ids: the categories that have instances.
         ignore_label: class of pixels without a label.
-        gaussian_sigma: of the peak at each center in the heatmap, in pixels of the file.
-        ignore_crowd_in_semantic: crowds are unlabeled, as the model was trained.
+        thing_ids, gaussian_sigma, ignore_crowd_in_semantic: as the model was trained, see
+            `PanopticTargets`.
     """
 
     def __init__(
@@ -244,9 +235,6 @@ class TruthMapper:
             ignore_label=ignore_label,
             thing_ids=thing_ids,
             sigma=gaussian_sigma,
-            ignore_stuff_in_offset=True,
-            small_instance_area=0,
-            small_instance_weight=1,
             ignore_crowd_in_semantic=ignore_crowd_in_semantic,
         )
 

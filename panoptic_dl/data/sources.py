@@ -73,13 +73,13 @@ def open_source(file: str, image_format: str, cache: DecodedCache | None = None)
             content = opened.read()
     except OSError:
         content = b""  # `read_image` will raise the error
-    shape = plain_png(content)
+    shape = _plain_png(content)
     if shape is None or CHANNELS.get(image_format) != shape[2]:
         pixels = _read_whole(file, image_format)
         return Source(file, image_format, pixels.shape, lambda stop: pixels)
 
     def decode(stop: int) -> NDArray[np.integer]:
-        rows = first_rows(content, stop)
+        rows = _first_rows(content, stop)
         return _read_whole(file, image_format) if rows is None else _convert(rows, image_format)
 
     return Source(file, image_format, shape, decode)
@@ -99,7 +99,7 @@ def _convert(rows: NDArray[np.uint8], image_format: str) -> NDArray[np.integer]:
     return colors_to_ids(rows) if image_format == IDS else rows
 
 
-def plain_png(content: bytes) -> tuple[int, int, int] | None:
+def _plain_png(content: bytes) -> tuple[int, int, int] | None:
     """(H, W, channels) of a whole PNG of 8 bits, gray or RGB; None: Pillow has to read it."""
     if content[:8] != SIGNATURE or content[12:16] != b"IHDR" or len(content) < 33:
         return None
@@ -116,14 +116,14 @@ def plain_png(content: bytes) -> tuple[int, int, int] | None:
     return (height, width, channels) if name == b"IEND" else None
 
 
-def first_rows(content: bytes, num_rows: int) -> NDArray[np.uint8] | None:
-    """Decode rows 0..num_rows-1 of what `plain_png` accepts.
+def _first_rows(content: bytes, num_rows: int) -> NDArray[np.uint8] | None:
+    """Decode rows 0..num_rows-1 of what `_plain_png` accepts.
 
     Returns:
         (num_rows, W, 3) RGB or (num_rows, W) gray; None where the file is damaged as far as these
         rows go: Pillow will raise the error.
     """
-    shape = plain_png(content)
+    shape = _plain_png(content)
     if shape is None:
         return None
     height, width, channels = shape

@@ -38,10 +38,10 @@ class PanopticTargets:
     ignore_label: int
     thing_ids: Collection[int]
     sigma: int
-    ignore_stuff_in_offset: bool
-    small_instance_area: int
-    small_instance_weight: int
-    ignore_crowd_in_semantic: bool
+    ignore_stuff_in_offset: bool = True
+    small_instance_area: int = 0
+    small_instance_weight: int = 1
+    ignore_crowd_in_semantic: bool = False
 
     def __post_init__(self) -> None:
         distance = np.arange(6 * self.sigma + 3, dtype=float) - (3 * self.sigma + 1)

@@ -14,9 +14,9 @@ from detectron2.utils import comm
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.data.loader import (
     TrainLoader,
+    _prefetch,
+    _prefetch_to_gpu,
     accumulation,
-    prefetch,
-    prefetch_to_gpu,
     train_loader,
 )
 from panoptic_dl.data.loader import test_loader as make_test_loader
@@ -300,9 +300,6 @@ def test_the_global_batch_is_kept(batch_size, num_processes, images_per_gpu, acc
         ((32, 1, 3, None), r"images_per_gpu=3 at a time: choose 1, 2, 4, 8, 16 or 32"),
         ((32, 2, None, 3), r"accumulate=3 equal parts: choose 1, 2, 4, 8 or 16"),
         ((3, 2, None, None), "a batch of 3 images cannot be shared evenly.*fits is 4"),
-        ((32, 1, 0, None), "images_per_gpu=0"),
-        ((32, 1, None, 1.5), "accumulate=1.5"),
-        ((32, 1, True, None), "images_per_gpu=True"),
         ((2, 1, None, 4), r"choose 1 or 2"),
     ],
 )
@@ -322,7 +319,7 @@ def test_the_next_batch_is_started_before_this_one_is_given_out():
         log.append(("finish", batch))
         return batch
 
-    batches = prefetch(iter([1, 2, 3]), start, finish)
+    batches = _prefetch(iter([1, 2, 3]), start, finish)
     assert log == []  # nothing happens before the first is asked for
     assert next(batches) == 1
     assert log == [("start", 1), ("start", 2), ("finish", 1)]
@@ -336,7 +333,7 @@ def test_an_error_is_raised_when_its_batch_is_due():
         yield 2
         raise ValueError("the third")
 
-    batches = prefetch(failing(), lambda batch: batch, lambda batch: batch)
+    batches = _prefetch(failing(), lambda batch: batch, lambda batch: batch)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(ValueError, match="the third"):
         next(batches)
@@ -348,7 +345,7 @@ def test_an_interrupt_does_not_wait():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(prefetch(interrupted(), lambda batch: batch, lambda batch: batch))
+        next(_prefetch(interrupted(), lambda batch: batch, lambda batch: batch))
 
 
 def numbered(record):
@@ -365,8 +362,8 @@ def test_where_the_stream_is_counts_batches_that_were_taken(monkeypatch):
     """Batches that were only moved ahead come again after resuming."""
     expected = [[s["id"] for s in batch] for batch in itertools.islice(loader(), 6)]
     monkeypatch.setattr(
-        "panoptic_dl.data.loader.prefetch_to_gpu",
-        lambda batches, device: prefetch(batches, lambda b: b, lambda b: b),
+        "panoptic_dl.data.loader._prefetch_to_gpu",
+        lambda batches, device: _prefetch(batches, lambda b: b, lambda b: b),
     )
     monkeypatch.setattr(
         torch.utils.data, "DataLoader", without_pinning(torch.utils.data.DataLoader)
@@ -410,7 +407,7 @@ def test_memory_is_not_reused_while_it_is_read():
     """Large tensors, used long after the next ones were copied."""
     device = torch.device("cuda")
     batches = ([{"image": torch.full((64, 1024, 1024), i).pin_memory()}] for i in range(12))
-    for number, batch in enumerate(prefetch_to_gpu(batches, device)):
+    for number, batch in enumerate(_prefetch_to_gpu(batches, device)):
         torch.cuda._sleep(20_000_000)
         total = batch[0]["image"].double().sum()
         del batch

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import colors_to_ids
-from panoptic_dl.data.sources import IDS, first_rows, open_source, plain_png
+from panoptic_dl.data.sources import IDS, _first_rows, _plain_png, open_source
 
 
 def picture(seed, height, width, channels=3, smooth=False):
@@ -68,10 +68,10 @@ def test_first_rows_are_those_that_were_encoded(
 ):
     pixels = picture(seed, height, width, channels, smooth)
     content = encode(pixels, level)
-    assert plain_png(content) == (height, width, channels)
+    assert _plain_png(content) == (height, width, channels)
     rows = max(1, round(share * height))
-    assert np.array_equal(first_rows(content, rows), pixels[:rows])
-    assert np.array_equal(first_rows(content, 10_000), pixels)
+    assert np.array_equal(_first_rows(content, rows), pixels[:rows])
+    assert np.array_equal(_first_rows(content, 10_000), pixels)
 
 
 @pytest.mark.parametrize("kind", range(5))
@@ -81,26 +81,26 @@ def test_every_filter_of_rows_is_undone(kind, channels):
     content = filtered_by(pixels, kind)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
     for rows in (1, 2, 22, 23):
-        assert np.array_equal(first_rows(content, rows), pixels[:rows])
+        assert np.array_equal(_first_rows(content, rows), pixels[:rows])
 
 
 def test_large_images_have_many_stored_blocks():
     pixels = picture(0, 300, 400)
     content = encode(pixels)
     assert content.count(b"IDAT") > 1
-    assert np.array_equal(first_rows(content, 299), pixels[:299])
+    assert np.array_equal(_first_rows(content, 299), pixels[:299])
 
 
 def test_damage_is_left_to_pillow():
     pixels = picture(0, 300, 400)
     content = encode(pixels)
-    assert first_rows(content[:-1], 300) is None  # IEND is torn
-    assert first_rows(content[: len(content) // 2], 1) is None
+    assert _first_rows(content[:-1], 300) is None  # IEND is torn
+    assert _first_rows(content[: len(content) // 2], 1) is None
     hurt = bytearray(content)
     hurt[len(hurt) // 2] ^= 255
-    assert first_rows(bytes(hurt), 300) is None  # by the checksum, if nothing else
+    assert _first_rows(bytes(hurt), 300) is None  # by the checksum, if nothing else
     for nonsense in (b"", b"GIF89a", content[:20], b"\x89PNG\r\n\x1a\n" + bytes(100)):
-        assert plain_png(nonsense) is None
+        assert _plain_png(nonsense) is None
 
 
 def unusual():
@@ -129,7 +129,7 @@ def encode_image(image):
 @pytest.mark.parametrize(("name", "content"), unusual(), ids=lambda x: x if type(x) is str else "")
 @pytest.mark.parametrize("kind", ["RGB", "BGR", "L", IDS])
 def test_sources_equal_what_detectron2_reads(tmp_path, name, content, kind):
-    assert plain_png(content) is None
+    assert _plain_png(content) is None
     file = tmp_path / "unusual.png"
     file.write_bytes(content)
     compare(str(file), kind)
@@ -160,7 +160,7 @@ def test_a_text_in_a_png_does_no_harm(tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "camera")
     content = encode(picture(0, 9, 9), pnginfo=text)
-    assert plain_png(content) == (9, 9, 3)
+    assert _plain_png(content) == (9, 9, 3)
 
 
 def test_a_torn_file_is_named(tmp_path):
