@@ -7,7 +7,7 @@ leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into it, packed. What e
 interrupted run continues where it stopped.
 """
 
-from panoptic_dl.datasets.prepare import check_cityscapes, prepare_cityscapes
+from panoptic_dl.datasets.prepare.cityscapes import check_cityscapes, prepare_cityscapes
 from panoptic_dl.datasets.prepare.command import run_command
 
 if __name__ == "__main__":

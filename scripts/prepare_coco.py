@@ -7,7 +7,7 @@ val2017.zip, annotations_trainval2017.zip and panoptic_annotations_trainval2017.
 What exists is kept, so an interrupted run continues where it stopped.
 """
 
-from panoptic_dl.datasets.prepare import check_coco, prepare_coco
+from panoptic_dl.datasets.prepare.coco import check_coco, prepare_coco
 from panoptic_dl.datasets.prepare.command import run_command
 
 if __name__ == "__main__":

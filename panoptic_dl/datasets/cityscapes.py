@@ -24,7 +24,9 @@ from panoptic_dl.datasets.registry import Layout, Record, list_files, register_o
 
 SPLITS = ("train", "val")
 IMAGE = "_leftImg8bit.png"
-DOWNLOADED = ("_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_instanceIds.png")
+POLYGONS, LABEL_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png"
+INSTANCES = "_gtFine_instanceIds.png"
+DOWNLOADED = (POLYGONS, LABEL_IDS, INSTANCES)
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
 PANOPTIC = "_gtFine_panoptic.png"
 
@@ -56,7 +58,7 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    files = _Split(root, split)
+    files = CityscapesSplit(root, split)
     return register_once(
         f"{prefix}cityscapes_fine_panoptic_{split}",
         sources=files.sources(),
@@ -71,7 +73,7 @@ def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
     Arguments and errors are those of `cityscapes_panoptic`; the name is
     `cityscapes_fine_sem_seg_<split>`.
     """
-    files = _Split(root, split)
+    files = CityscapesSplit(root, split)
     return register_once(
         f"{prefix}cityscapes_fine_sem_seg_{split}",
         sources=files.sources(),
@@ -80,8 +82,12 @@ def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
     )
 
 
-class _Split:
-    """Files and folders of one split."""
+class CityscapesSplit:
+    """Files and folders of one split.
+
+    Args:
+        root, split: as for `cityscapes_panoptic`.
+    """
 
     def __init__(self, root: str, split: str) -> None:
         if split not in SPLITS:
@@ -96,42 +102,50 @@ class _Split:
         self.prepare = f"run `python scripts/prepare_cityscapes.py {root}`"
 
     def sources(self) -> list[Path]:
+        """The files and folders that the split consists of."""
         cities = [
             city for top in (self.images, self.labels) if top.is_dir() for city in top.iterdir()
         ]
         return [self.images, self.labels, *sorted(cities), self.panoptic, self.panoptic_json]
 
-    def semantic_records(self) -> list[Record]:
-        """Check the layout and return Detectron2's records, in the order of file names."""
-        self._check_semantic()
-        records: list[Record] = load_cityscapes_semantic(str(self.images), str(self.labels))
-        # Detectron2 lists folders in the order of the file system, which differs between disks.
-        return sorted(records, key=lambda record: str(record["file_name"]))
+    def require_downloads(self) -> set[str]:
+        """Compare images with the label files of the archives; return `<city>/<id>` of all images.
 
-    def _check_semantic(self) -> set[str]:
-        """Compare images with label files; return the `<city>/<id>` of all images."""
+        Raises:
+            DatasetError: something is missing; names the file and the archive.
+        """
         layout = self.layout
         layout.require_folder(self.images, GET_IMAGES)
         layout.require_folder(self.labels, GET_LABELS)
-        images = _city_files(self.images)
+        images, labels = _city_files(self.images), _city_files(self.labels)
         names = {file.removesuffix(IMAGE) for file in images if file.endswith(IMAGE)}
         if not names:
             raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
-        strays = sorted(images - {name + IMAGE for name in names})
-        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
-        if strays:
-            raise layout.error(
-                f"not an image of Cityscapes: {self.images / strays[0]}", "remove it"
-            )
-        labels = _city_files(self.labels)
-        for suffix in (*DOWNLOADED, TRAIN_IDS):
-            remedy = self.prepare if suffix == TRAIN_IDS else GET_LABELS
-            layout.require_files({name + suffix for name in names}, labels, self.labels, remedy)
+        for suffix in DOWNLOADED:
+            expected = {name + suffix for name in names}
+            layout.require_files(expected, labels, self.labels, GET_LABELS)
         # The official evaluators evaluate every label below gtFine/<split>.
-        suffix = "_gtFine_labelIds.png"
-        labeled = {f.removesuffix(suffix) + IMAGE for f in labels if f.endswith(suffix)}
+        labeled = {f.removesuffix(LABEL_IDS) + IMAGE for f in labels if f.endswith(LABEL_IDS)}
         layout.require_files(labeled, images, self.images, GET_IMAGES)
         return names
+
+    def _require_train_ids(self) -> set[str]:
+        names = self.require_downloads()
+        strays = sorted(_city_files(self.images) - {name + IMAGE for name in names})
+        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
+        if strays:
+            problem = f"not an image of Cityscapes: {self.images / strays[0]}"
+            raise self.layout.error(problem, "remove it")
+        expected = {name + TRAIN_IDS for name in names}
+        self.layout.require_files(expected, _city_files(self.labels), self.labels, self.prepare)
+        return names
+
+    def semantic_records(self) -> list[Record]:
+        """Check the layout and return Detectron2's records, in the order of file names."""
+        self._require_train_ids()
+        records: list[Record] = load_cityscapes_semantic(str(self.images), str(self.labels))
+        # Detectron2 lists folders in the order of the file system, which differs between disks.
+        return sorted(records, key=lambda record: str(record["file_name"]))
 
     def panoptic_records(self) -> list[Record]:
         """Check the layout and return what Detectron2's `load_cityscapes_panoptic` returns.
@@ -139,23 +153,26 @@ class _Split:
         That function derives the label's path by cutting the image's path at its first dot, which
         breaks below folders such as `~/.cache` or `../data`.
         """
-        images = {name.partition("/")[2] for name in self._check_semantic()}
-        self.layout.require_folder(self.panoptic, self.prepare)
-        self.layout.require_files(
-            {name + PANOPTIC for name in images},
-            list_files(self.panoptic, PANOPTIC),
-            self.panoptic,
-            self.prepare,
-        )
-        content = self.layout.read_json(self.panoptic_json, self.prepare)
-        self._check_categories(content["categories"])
+        layout, made = self.layout, self.panoptic_json
+        images = {name.partition("/")[2] for name in self._require_train_ids()}
+        layout.require_folder(self.panoptic, self.prepare)
+        expected, found = {name + PANOPTIC for name in images}, list_files(self.panoptic, PANOPTIC)
+        layout.require_files(expected, found, self.panoptic, self.prepare)
+        content = layout.read_json(made, self.prepare)
+        remedy = f"delete {made.name} and {self.prepare}"
+        names = {category["id"]: category["name"] for category in CITYSCAPES_CATEGORIES}
+        if {category["id"]: category["name"] for category in content["categories"]} != names:
+            raise layout.error(
+                f"{made} has other categories than Cityscapes' 19 label ids (was it written with "
+                "--use-train-id?)",
+                remedy,
+            )
         listed = {annotation["image_id"] for annotation in content["annotations"]}
         if images != listed:
-            odd = sorted(images ^ listed)
-            raise self.layout.error(
-                f"{self.panoptic_json} lists {len(listed)} images, "
-                f"{self.images} has {len(images)}; the first that is only in one of them: {odd[0]}",
-                f"delete {self.panoptic_json.name} and {self.prepare}",
+            raise layout.error(
+                f"{made} lists {len(listed)} images, {self.images} has {len(images)}; the first "
+                f"that is only in one of them: {min(images ^ listed)}",
+                remedy,
             )
         train_ids = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEGORIES}
         records = []
@@ -164,39 +181,28 @@ class _Split:
         ):
             for segment in segments:
                 if segment["category_id"] not in train_ids:
-                    raise self.layout.error(
+                    raise layout.error(
                         f"segment {segment['id']} of {label} has category_id "
                         f"{segment['category_id']}, which is no id of a Cityscapes label, in "
-                        f"{self.panoptic_json}",
-                        f"delete that file and {self.prepare}",
+                        f"{made}",
+                        remedy,
                     )
                 segment["category_id"] = train_ids[segment["category_id"]]
             file = Path(image)
-            image_id = file.name.removesuffix(IMAGE)
+            number = file.name.removesuffix(IMAGE)
             records.append(
                 {
                     "file_name": image,
-                    "image_id": image_id,
-                    "sem_seg_file_name": str(
-                        self.labels / file.parent.name / (image_id + TRAIN_IDS)
-                    ),
+                    "image_id": number,
+                    "sem_seg_file_name": str(self.labels / file.parent.name / (number + TRAIN_IDS)),
                     "pan_seg_file_name": label,
                     "segments_info": segments,
                 }
             )
         return records
 
-    def _check_categories(self, categories: list[dict[str, Any]]) -> None:
-        expected = {category["id"]: category["name"] for category in CITYSCAPES_CATEGORIES}
-        found = {category["id"]: category["name"] for category in categories}
-        if found != expected:
-            raise self.layout.error(
-                f"{self.panoptic_json} has other categories than Cityscapes' 19 label ids (was it "
-                "written with --use-train-id?)",
-                f"delete it and {self.prepare}",
-            )
-
     def panoptic_metadata(self) -> dict[str, Any]:
+        """For Detectron2's catalog, as are those of `semantic_metadata`."""
         ids, classes = tuple(c["id"] for c in CITYSCAPES_CATEGORIES), cityscapes_classes()
         return Categories(ids, classes).metadata() | {
             "panoptic_root": str(self.panoptic),
@@ -209,6 +215,7 @@ class _Split:
         }
 
     def semantic_metadata(self) -> dict[str, Any]:
+        """See `panoptic_metadata`."""
         return dict(
             image_dir=str(self.images),
             gt_dir=str(self.labels),

@@ -12,7 +12,6 @@ are not needed: semantic labels (133 classes) are read from the panoptic PNGs.
 
 import os
 from pathlib import Path
-from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
@@ -45,13 +44,7 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    files = _Split(root, split)
-    return register_once(
-        f"{prefix}coco_2017_{split}_panoptic",
-        sources=files.sources(),
-        load=files.records,
-        metadata=files.panoptic_metadata,
-    )
+    return _register(f"{prefix}coco_2017_{split}_panoptic", root, split, semantic=False)
 
 
 def coco_semantic(*, root: str, split: str, prefix: str = "") -> str:
@@ -60,92 +53,66 @@ def coco_semantic(*, root: str, split: str, prefix: str = "") -> str:
     Arguments and errors are those of `coco_panoptic`; the name is
     `coco_2017_<split>_panoptic_semantic`. The records are the panoptic ones.
     """
-    files = _Split(root, split)
+    return _register(f"{prefix}coco_2017_{split}_panoptic_semantic", root, split, semantic=True)
+
+
+def _register(name: str, root: str, split: str, *, semantic: bool) -> str:
+    if split not in SPLITS:
+        raise ValueError(f"COCO has no split {split!r} with public labels: choose from {SPLITS}")
+    layout = Layout("COCO 2017", str(root), "coco")
+    places = {
+        "image_root": layout.base / f"{split}2017",
+        "panoptic_root": layout.base / f"panoptic_{split}2017",
+        "panoptic_json": layout.base / "annotations" / f"panoptic_{split}2017.json",
+        "json_file": layout.base / "annotations" / f"instances_{split}2017.json",
+    }
+    ids = tuple(category["id"] for category in COCO_CATEGORIES)
     return register_once(
-        f"{prefix}coco_2017_{split}_panoptic_semantic",
-        sources=files.sources(),
-        load=files.records,
-        metadata=files.semantic_metadata,
+        name,
+        sources=places.values(),
+        load=lambda: _records(layout, split, *places.values()),
+        metadata=lambda: {
+            **Categories(ids, coco_classes()).metadata(semantic=semantic),
+            **{key: str(place) for key, place in places.items()},
+            "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
+        },
     )
 
 
-class _Split:
-    """Files and folders of one split."""
-
-    def __init__(self, root: str, split: str) -> None:
-        if split not in SPLITS:
-            raise ValueError(
-                f"COCO has no split {split!r} with public labels: choose from {SPLITS}"
-            )
-        self.layout = Layout("COCO 2017", str(root), "coco")
-        self.split = split
-        self.images = self.layout.base / f"{split}2017"
-        self.panoptic = self.layout.base / f"panoptic_{split}2017"
-        self.panoptic_json = self.layout.base / "annotations" / f"panoptic_{split}2017.json"
-        self.instances_json = self.layout.base / "annotations" / f"instances_{split}2017.json"
-        self.remedy = (
-            f"`python scripts/prepare_coco.py {root}` says what to download and where to put it"
+def _records(
+    layout: Layout, split: str, images: Path, labels: Path, listing: Path, instances: Path
+) -> list[Record]:
+    """Check the layout and return Detectron2's records, with the sizes of images."""
+    get_images, get_instances, get_labels = (
+        f"put {archive} into {layout.base} and run `python scripts/prepare_coco.py {layout.root}`, "
+        "which says where to download it"
+        for archive in (
+            f"{split}2017.zip",
+            "annotations_trainval2017.zip",
+            "panoptic_annotations_trainval2017.zip",
         )
-
-    def sources(self) -> list[Path]:
-        return [self.images, self.panoptic, self.panoptic_json, self.instances_json]
-
-    def records(self) -> list[Record]:
-        """Check the layout and return Detectron2's records."""
-        layout = self.layout
-        layout.require_folder(self.images, self.remedy)
-        layout.require_folder(self.panoptic, self.remedy)
-        if self.split == "val":
-            layout.require_file(self.instances_json, self.remedy)
-        images, labels = list_files(self.images, ".jpg"), list_files(self.panoptic, ".png")
-        if not images or not labels:
-            empty = self.panoptic if images else self.images
-            raise layout.error(f"folder empty: {empty}", self.remedy)
-        content = layout.read_json(self.panoptic_json, self.remedy)
-        if not content.get("annotations"):
-            raise layout.error(f"{self.panoptic_json} lists no image", self.remedy)
-        try:
-            names = {annotation["file_name"] for annotation in content["annotations"]}
-            layout.require_files(names, labels, self.panoptic, self.remedy)
-            jpegs = {os.path.splitext(name)[0] + ".jpg" for name in names}
-            layout.require_files(jpegs, images, self.images, self.remedy)
-            records: list[Record] = load_coco_panoptic_json(
-                str(self.panoptic_json),
-                str(self.images),
-                str(self.panoptic),
-                _get_builtin_metadata("coco_panoptic_standard"),
-            )
-        except KeyError as error:
-            problem = f"unknown category or missing key {error} in {self.panoptic_json}"
-            raise layout.error(problem, self.remedy) from error
+    )
+    layout.require_folder(images, get_images)
+    layout.require_folder(labels, get_labels)
+    if split == "val":
+        layout.require_file(instances, get_instances)
+    content = layout.read_json(listing, get_labels)
+    if not content.get("annotations"):
+        raise layout.error(f"{listing} lists no image", get_labels)
+    try:
+        names = {annotation["file_name"] for annotation in content["annotations"]}
+        layout.require_files(names, list_files(labels, ".png"), labels, get_labels)
+        jpegs = {os.path.splitext(name)[0] + ".jpg" for name in names}
+        layout.require_files(jpegs, list_files(images, ".jpg"), images, get_images)
+        records: list[Record] = load_coco_panoptic_json(
+            str(listing), str(images), str(labels), _get_builtin_metadata("coco_panoptic_standard")
+        )
         # Portrait and landscape images are told apart before they are read.
-        sizes = {image["id"]: image for image in content.get("images", [])}
+        sizes = {image["id"]: image for image in content["images"]}
         for record in records:
-            image = sizes.get(record["image_id"], {})
-            if not {"height", "width"} <= image.keys():
-                raise layout.error(
-                    f"{self.panoptic_json} has no size of image {record['image_id']}", self.remedy
-                )
+            image = sizes[record["image_id"]]
             record |= {"height": image["height"], "width": image["width"]}
-        return records
-
-    def panoptic_metadata(self) -> dict[str, Any]:
-        return dict(
-            panoptic_root=str(self.panoptic),
-            image_root=str(self.images),
-            panoptic_json=str(self.panoptic_json),
-            json_file=str(self.instances_json),
-            evaluator_type="coco_panoptic_seg",
-            ignore_label=255,
-            label_divisor=1000,
-            **_get_builtin_metadata("coco_panoptic_standard"),
-        )
-
-    def semantic_metadata(self) -> dict[str, Any]:
-        ids = tuple(category["id"] for category in COCO_CATEGORIES)
-        return Categories(ids, coco_classes()).metadata(semantic=True) | {
-            "panoptic_root": str(self.panoptic),
-            "image_root": str(self.images),
-            "panoptic_json": str(self.panoptic_json),
-            "evaluator_type": "sem_seg",
-        }
+    except (KeyError, TypeError) as error:
+        problem = f"unknown category or missing key {error} in {listing}"
+        raise layout.error(problem, get_labels) from error
+    return records

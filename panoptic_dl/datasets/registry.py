@@ -127,16 +127,20 @@ class Layout:
                 remedy,
             )
 
-    def read_json(self, file: Path, remedy: str) -> Any:
-        """Parse a JSON file; `DatasetError` when it is missing or torn."""
+    def read_json(self, file: Path, remedy: str) -> dict[str, Any]:
+        """Parse a JSON file that holds an object; `DatasetError` when it is missing or torn."""
         self.require_file(file, remedy)
         try:
-            return read_json(file)
+            content = read_json(file)
+            if not isinstance(content, dict):
+                raise ValueError("it holds no object")
         except ValueError as error:
             raise self.error(f"not a readable JSON file: {file} ({error})", remedy) from error
+        return content
 
 
 def list_files(folder: Path, suffix: str) -> set[str]:
-    """Names of the files in `folder` that end with `suffix`."""
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.name.endswith(suffix)}
+    """Names of the files in `folder` that end with `suffix`, without hidden ones."""
+    return {
+        name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")
+    }

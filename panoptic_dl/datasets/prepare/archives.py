@@ -15,7 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -103,10 +103,6 @@ ZIP_ERRORS = (
 )
 
 
-class HostileArchive(DatasetError):
-    """An archive that is not what its authors made."""
-
-
 @dataclass(frozen=True)
 class Archive:
     """A copy of an official archive on disk, with the members that are wanted of it."""
@@ -114,7 +110,7 @@ class Archive:
     official: OfficialArchive
     path: Path
     members: tuple[zipfile.ZipInfo, ...]
-    others: tuple[str, ...]  # names of the rest, which stay in it
+    num_others: int  # files that stay in it
 
 
 def find_archives(
@@ -127,34 +123,38 @@ def find_archives(
     Raises:
         DatasetError: the only copy of one is torn; or an archive holds what could write elsewhere.
     """
-    candidates: dict[str, list[Archive]] = {official.name: [] for official in officials}
-    torn: dict[str, DatasetError] = {}
-    for path in _zip_files(places):
+    found: dict[OfficialArchive, Archive] = {}
+    torn: dict[OfficialArchive, DatasetError] = {}
+    names = [official.name for official in officials]
+    for path in sorted(_zip_files(places), key=lambda path: path.name not in names):
         named = next((official for official in officials if official.has_name(path.name)), None)
         try:
-            archive = _read_directory(path, officials, named)
-        except HostileArchive:
-            raise
+            with _zip_errors(path, named), zipfile.ZipFile(path) as file:
+                infos = file.infolist()
         except DatasetError as error:
             if named is None:
                 say(f"{path}: left alone, it is no zip file that can be read")
             else:
-                torn.setdefault(named.name, error)
+                torn.setdefault(named, error)
             continue
-        if archive is not None:
-            candidates[archive.official.name].append(archive)
-        elif named is not None:
-            say(f"{path}: left alone, there is nothing of {named.name} in it")
-    found = []
+        for official in officials:
+            members = [info for info in infos if official.wanted.fullmatch(info.filename)]
+            if members:
+                break
+        else:
+            if named is not None:
+                say(f"{path}: left alone, there is nothing of {named.name} in it")
+            continue
+        _refuse_hostile(path, infos)
+        if official in found:
+            say(f"{path}: left alone, {found[official].path} has the same in it")
+            continue
+        num_others = sum(not info.is_dir() for info in infos) - len(members)
+        found[official] = Archive(official, path, tuple(members), num_others)
     for official in officials:
-        copies = sorted(candidates[official.name], key=lambda copy: copy.path.name != official.name)
-        if copies:
-            found.append(copies[0])
-            for other in copies[1:]:
-                say(f"{other.path}: left alone, {copies[0].path} has the same in it")
-        elif official.name in torn:
-            raise torn[official.name]
-    return found
+        if official in torn and official not in found:
+            raise torn[official]
+    return [found[official] for official in officials if official in found]
 
 
 @contextlib.contextmanager
@@ -183,61 +183,39 @@ def _zip_files(places: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _read_directory(
-    path: Path, officials: Sequence[OfficialArchive], named: OfficialArchive | None
-) -> Archive | None:
-    """The archive, if it is one of the officials; `named` is the one that has its name.
-
-    Raises:
-        DatasetError: it cannot be read; or it is one of the officials and hostile.
-    """
-    with _zip_errors(path, named), zipfile.ZipFile(path) as file:
-        infos = file.infolist()
-    for official in officials:
-        wanted = [info for info in infos if official.wanted.fullmatch(info.filename)]
-        if wanted:
-            _refuse_hostile(path, infos)
-            names = {info.filename for info in wanted}
-            others = (i.filename for i in infos if not i.is_dir() and i.filename not in names)
-            return Archive(official, path, tuple(wanted), tuple(others))
-    return None
-
-
 def _refuse_hostile(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
     """Raise unless every member would stay below the folder it is unpacked to, as a plain file."""
-
-    def refuse(info: zipfile.ZipInfo, why: str) -> None:
-        raise HostileArchive(
-            f"{path} is refused, nothing of it was unpacked: {info.orig_filename!r} {why}. "
-            "This is not the official archive: delete it and download that one"
-        )
-
     seen = set()
     for info in infos:
-        name = info.orig_filename
+        name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
         posix = PurePosixPath(name)
+        problem = ""
         if posix.is_absolute() or PureWindowsPath(name).anchor or "\\" in name or "\0" in name:
-            refuse(info, "is no relative path")
-        if ".." in posix.parts or not posix.parts:
-            refuse(info, "leads out of its folder")
-        file_type = stat.S_IFMT(info.external_attr >> 16)
-        if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
-            refuse(info, "is a link or a device")
-        if info.flag_bits & 1:
-            refuse(info, "is encrypted")
-        if posix in seen:
-            refuse(info, "comes twice")
+            problem = "is no relative path"
+        elif ".." in posix.parts or not posix.parts:
+            problem = "leads out of its folder"
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            problem = "is a link or a device"
+        elif info.flag_bits & 1:
+            problem = "is encrypted"
+        elif posix in seen:
+            problem = "comes twice"
+        if problem:
+            raise DatasetError(
+                f"{path} is refused, nothing of it was unpacked: {name!r} {problem}. "
+                "This is not the official archive: delete it and download that one"
+            )
         seen.add(posix)
     total = sum(info.file_size for info in infos)
     if total > MAX_BYTES:
-        raise HostileArchive(
+        raise DatasetError(
             f"{path} is refused: it would unpack to {size_text(total)}, no official archive to "
             f"more than {size_text(MAX_BYTES)}. Delete it and download that one"
         )
 
 
 BLOCK = 1 << 20  # bytes
-JOB_BYTES, JOB_MEMBERS = 8 << 20, 64  # one job's share: small, for a quick end on Ctrl-C
+JOB_MEMBERS = 64
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -251,89 +229,22 @@ def unpack(archives: Sequence[Archive], base: Path, *, num_workers: int, say: Sa
             archive is damaged; a file cannot be written.
     """
     sizes: dict[Path, dict[str, int]] = {}  # of files, each folder listed once
-
-    def is_missing(info: zipfile.ZipInfo) -> bool:
-        path = base / info.filename
-        if path.parent not in sizes:
-            sizes[path.parent] = _clean_and_list(path.parent)
-        return sizes[path.parent].get(path.name) != info.file_size
-
-    missing = {archive.path: list(filter(is_missing, archive.members)) for archive in archives}
-    _check_room(
-        [(base / info.filename, info.file_size) for infos in missing.values() for info in infos]
-    )
+    missing: dict[Path, list[zipfile.ZipInfo]] = {}
+    needed: Counter[Path] = Counter()  # bytes by folder
+    for archive in archives:
+        missing[archive.path] = []
+        for info in archive.members:
+            path = base / info.filename
+            if path.parent not in sizes:
+                sizes[path.parent] = _clean_and_list(path.parent)
+            if sizes[path.parent].get(path.name) != info.file_size:
+                missing[archive.path].append(info)
+                needed[path.parent] += -(-info.file_size // 4096) * 4096
+    _check_room(needed)
+    for folder in needed:
+        folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         _unpack_one(archive, missing[archive.path], base, num_workers, say)
-
-
-def _check_room(files: Sequence[tuple[Path, int]]) -> None:
-    """Raise `DatasetError` unless the disks have room for files that are to come, (path, bytes)."""
-    folders: Counter[Path] = Counter()
-    for path, size in files:
-        folders[path.parent] += -(-size // 4096) * 4096
-    needs: Counter[int] = Counter()
-    places = {}
-    for folder, size in folders.items():
-        place = folder
-        while not place.exists():
-            place = place.parent
-        device = place.stat().st_dev
-        needs[device] += size
-        places[device] = place
-    for device, need in needs.items():
-        free = shutil.disk_usage(places[device]).free
-        if need > free:
-            raise DatasetError(
-                f"not enough room: {size_text(need)} are to be unpacked and {size_text(free)} are "
-                f"free on the disk of {places[device]}. Nothing was written. Free "
-                f"{size_text(need - free)} (see `df -h {places[device]}`), or put the dataset's "
-                "folder on another disk, and run this again"
-            )
-
-
-def _unpack_one(
-    archive: Archive, infos: list[zipfile.ZipInfo], base: Path, num_workers: int, say: Say
-) -> None:
-    name = archive.path.name
-    if archive.path.name != archive.official.name:
-        say(f"{name}: is {archive.official.name}, by what is in it")
-    if not infos:
-        say(f"{name}: unpacked already, {len(archive.members)} files; it can be deleted")
-        return
-    for folder in {(base / info.filename).parent for info in infos}:
-        folder.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (archive.path, archive.official, base, [i.filename for i in share])
-        for share in _shares(infos)
-    ]
-    size = sum(info.file_size for info in infos)
-    results = parallel_map(_unpack_members, jobs, num_workers)
-    try:
-        with Progress(name, size, unit="B", say=say) as progress, closing(results):
-            for done in results:
-                progress.add(done)
-    finally:
-        _opened.clear()
-    if archive.others:
-        number = len(archive.others)
-        # A name could hold what a terminal obeys.
-        shown = [text if text.isprintable() else ascii(text) for text in archive.others[:3]]
-        shown += ["..."] if number > 3 else []
-        say(f"{name}: {number} other file{'s' * (number > 1)} kept in it: {', '.join(shown)}")
-    say(f"{name}: {len(infos)} files unpacked; it can be deleted")
-
-
-def _shares(infos: Sequence[zipfile.ZipInfo]) -> Iterator[list[zipfile.ZipInfo]]:
-    """Jobs of neighbors in the archive, some MB each."""
-    share: list[zipfile.ZipInfo] = []
-    size = 0
-    for info in sorted(infos, key=lambda info: info.header_offset):
-        if share and (len(share) == JOB_MEMBERS or size + info.file_size > JOB_BYTES):
-            yield share
-            share, size = [], 0
-        share.append(info)
-        size += info.file_size
-    yield share
 
 
 def _clean_and_list(folder: Path) -> dict[str, int]:
@@ -349,6 +260,50 @@ def _clean_and_list(folder: Path) -> dict[str, int]:
     return sizes
 
 
+def _check_room(needed: Mapping[Path, int]) -> None:
+    """Raise `DatasetError` unless the disks of folders, which may not exist yet, have the bytes."""
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, size in needed.items():
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        device = place.stat().st_dev
+        disks[device] = place, disks.get(device, (place, 0))[1] + size
+    for place, need in disks.values():
+        free = shutil.disk_usage(place).free
+        if need > free:
+            raise DatasetError(
+                f"not enough room: {size_text(need)} are to be unpacked and {size_text(free)} are "
+                f"free on the disk of {place}. Nothing was written. Free {size_text(need - free)} "
+                f"(see `df -h {place}`), or put the dataset's folder on another disk, and run this "
+                "again"
+            )
+
+
+def _unpack_one(
+    archive: Archive, infos: list[zipfile.ZipInfo], base: Path, num_workers: int, say: Say
+) -> None:
+    name = archive.path.name
+    if name != archive.official.name:
+        say(f"{name}: is {archive.official.name}, by what is in it")
+    if not infos:
+        say(f"{name}: unpacked already, {len(archive.members)} files; it can be deleted")
+        return
+    names = [info.filename for info in sorted(infos, key=lambda info: info.header_offset)]
+    jobs = [
+        (archive.path, archive.official, base, names[start : start + JOB_MEMBERS])
+        for start in range(0, len(names), JOB_MEMBERS)
+    ]
+    size = sum(info.file_size for info in infos)
+    results = parallel_map(_unpack_members, jobs, num_workers)
+    try:
+        with Progress(name, size, unit="B", say=say) as progress, closing(results):
+            for done in results:
+                progress.add(done)
+    finally:
+        _opened.clear()
+    others = f", {archive.num_others} others kept in it" if archive.num_others else ""
+    say(f"{name}: {len(infos)} files unpacked{others}; it can be deleted")
+
+
 _opened: dict[Path, zipfile.ZipFile] = {}  # in this process: reading 118,287 names takes a second
 
 
@@ -357,11 +312,13 @@ def _unpack_members(path: Path, official: OfficialArchive, base: Path, names: li
     with _zip_errors(path, official):
         if path not in _opened:
             _opened[path] = zipfile.ZipFile(path)
-    return sum(_unpack_member(_opened[path], official, name, base) for name in names)
+    return sum(_unpack_member(_opened[path], path, official, name, base / name) for name in names)
 
 
-def _unpack_member(file: zipfile.ZipFile, official: OfficialArchive, name: str, base: Path) -> int:
-    path, target, written = Path(str(file.filename)), base.joinpath(*PurePosixPath(name).parts), 0
+def _unpack_member(
+    file: zipfile.ZipFile, path: Path, official: OfficialArchive, name: str, target: Path
+) -> int:
+    written = 0
     try:
         with atomic_write(target, sync=False) as temporary, _zip_errors(path, official, name):
             info = file.getinfo(name)

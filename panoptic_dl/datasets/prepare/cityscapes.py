@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -22,25 +22,27 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, remove_temporary_files
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
+from panoptic_dl.datasets.cityscapes import (
+    IMAGE,
+    INSTANCES,
+    LABEL_IDS,
+    PANOPTIC,
+    POLYGONS,
+    TRAIN_IDS,
+    CityscapesSplit,
+)
 from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
-    alone_in,
-    compare,
     dataset_folder,
     describe,
+    lock_folder,
     missing_folder,
-    raise_problems,
 )
 
-IMAGES, POLYGONS = "_leftImg8bit.png", "_gtFine_polygons.json"
-INSTANCES, LABEL_IDS = "_gtFine_instanceIds.png", "_gtFine_labelIds.png"
-TRAIN_IDS, PANOPTIC = "_gtFine_labelTrainIds.png", "_gtFine_panoptic.png"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
-TITLE = "Cityscapes"
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
 LABELED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
 FOLDERS = {"leftImg8bit": CITYSCAPES[0], "gtFine": CITYSCAPES[1]}  # and the archives they are in
-AGAIN = "run this again, without --check"
 
 
 def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
@@ -62,12 +64,16 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
     archives = find_archives([base, base.parent], CITYSCAPES, say)
     if not archives:
         _require_folders(base)
-    with alone_in(base):
+    with lock_folder(base):
         unpack(archives, base, num_workers=num_workers, say=say)
         _require_folders(base)
         remove_temporary_files(base / "gtFine", recursive=True)
         splits = _splits(base)
-        raise_problems(problem for split in splits for problem in _check_downloads(base, split))
+        for split in splits:
+            CityscapesSplit(str(base.parent), split).require_downloads()
+            for suffix in (IMAGE, LABEL_IDS, INSTANCES):
+                folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
+                _require_whole(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
             _make_panoptic(base, split, num_workers, say)
@@ -82,15 +88,13 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
     """
     base = dataset_folder(root, "cityscapes")
     _require_folders(base)
-    splits = _splits(base)
-    raise_problems(
-        problem
-        for split in splits
-        for check in (_check_downloads, _check_results)
-        for problem in check(base, split)
-    )
+    for split in _splits(base):
+        CityscapesSplit(str(base.parent), split).panoptic_records()
+        again = "run this again, without --check"
+        _require_whole(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
+        _require_whole(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
     for split, official in OFFICIAL_COUNTS.items():
-        count = len(_ids(base / "leftImg8bit" / split, IMAGES))
+        count = len(list(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
         say(f"{split}: {describe(count, official)}{note}")
     say(f"ready: dataset=cityscapes dataset.root={base.parent}")
@@ -101,7 +105,7 @@ def _require_folders(base: Path) -> None:
     if missing:
         officials = [FOLDERS[name] for name in missing]
         raise missing_folder(
-            TITLE,
+            "Cityscapes",
             base / missing[0],
             officials,
             "They are free for non-commercial use after registration at cityscapes-dataset.com. "
@@ -118,47 +122,14 @@ def _splits(base: Path) -> list[str]:
     """
     splits = [s for s in LABELED if any((base / folder / s).is_dir() for folder in FOLDERS)]
     if not splits:
-        raise_problems([f"{TITLE}: {base / 'gtFine'} has none of the folders {LABELED}"])
+        raise DatasetError(f"Cityscapes: {base / 'gtFine'} has none of the folders {LABELED}")
     return splits
 
 
-def _check_downloads(base: Path, split: str) -> Iterator[str]:
-    """Yield what the archives should have brought and did not."""
-    folders = base / "leftImg8bit" / split, base / "gtFine" / split
-    images = _ids(folders[0], IMAGES)
-    names = " and ".join(official.name for official in CITYSCAPES)
-    remedy = f"unpack {names} completely: put them into {base} and run this again"
-    if not images:
-        yield f"{TITLE}: no images (<city>/*{IMAGES}) in {folders[0]}: {remedy}"
-        return
-    for suffix in (POLYGONS, INSTANCES, LABEL_IDS):
-        ids = _ids(folders[1], suffix)
-        yield from compare(TITLE, images, ids, folders[1], suffix, remedy)
-        yield from compare(TITLE, ids, images, folders[0], IMAGES, remedy)
-
-
-def _check_results(base: Path, split: str) -> Iterator[str]:
-    """Yield what should be there after the work and is not."""
-    images, labels = _ids(base / "leftImg8bit" / split, IMAGES), base / "gtFine" / split
-    panoptic = labels.with_name(f"cityscapes_panoptic_{split}")
-    listing = panoptic.with_suffix(".json")
-    made = {
-        file.name.removesuffix(PANOPTIC)
-        for file in panoptic.glob(f"*{PANOPTIC}")
-        if _is_whole_png(file)
-    }
-    yield from compare(TITLE, images, _ids(labels, TRAIN_IDS), labels, TRAIN_IDS, AGAIN)
-    yield from compare(TITLE, images, made, panoptic, PANOPTIC, AGAIN)
-    yield from compare(TITLE, images, set(_known_annotations(listing)), listing, "", AGAIN)
-
-
-def _ids(folder: Path, suffix: str) -> set[str]:
-    """`<city>_<sequence>_<frame>` of the files below `folder`, without unfinished and torn ones."""
-    return {
-        file.name.removesuffix(suffix)
-        for file in folder.glob(f"*/*{suffix}")
-        if not file.name.startswith(".") and (file.suffix != ".png" or _is_whole_png(file))
-    }
+def _require_whole(files: Iterable[Path], remedy: str) -> None:
+    """Raise `DatasetError` if one of the PNGs is torn."""
+    if torn := sorted(file for file in files if not _is_whole_png(file)):
+        raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
 def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
@@ -183,36 +154,31 @@ def _write_train_ids(polygons: Path) -> None:
 
 
 def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
-    """The panoptic images of a split and their JSON file, where they are not there yet.
+    """The panoptic images of a split and their JSON file, unless all are there.
 
     Raises:
         DatasetError: an instanceIds image is damaged; names it.
     """
     folder = base / "gtFine" / f"cityscapes_panoptic_{split}"
     target, parts = folder.with_suffix(".json"), folder.with_name(f".{folder.name}.parts")
-    instances = sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
-    if not instances:
-        return
-    known = _known_annotations(target)
-    wanted, parts_of = [], {}
-    for file in instances:
-        image_id = file.name.removesuffix(INSTANCES)
-        part = parts_of[image_id] = parts / f"{image_id}.json"
-        if not _is_whole_png(folder / (image_id + PANOPTIC)) or not (
-            image_id in known or part.is_file()
-        ):
-            wanted.append((file, folder, part))
-            known.pop(image_id, None)
-    if not wanted and known.keys() == parts_of.keys():
+    images = {
+        file.name.removesuffix(INSTANCES): file
+        for file in sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
+    }
+    whole = {number for number in images if _is_whole_png(folder / (number + PANOPTIC))}
+    if len(whole) == len(images) and _listed_images(target) == whole:
         say(f"{split}: panoptic: nothing to do")
         return
     folder.mkdir(exist_ok=True)
     parts.mkdir(exist_ok=True)
-    _work(_write_panoptic, wanted, num_workers, f"{split}: panoptic", say)
-    contents = [
-        known[image_id] if image_id in known else json.loads(part.read_bytes())
-        for image_id, part in parts_of.items()
+    part_of = {number: parts / f"{number}.json" for number in images}
+    jobs = [
+        (file, folder, part_of[number])
+        for number, file in images.items()
+        if number not in whole or not part_of[number].is_file()
     ]
+    _work(_write_panoptic, jobs, num_workers, f"{split}: panoptic", say)
+    contents = [json.loads(part.read_bytes()) for part in part_of.values()]
     with atomic_write(target) as unfinished:
         # The layout of the official file, byte for byte.
         unfinished.write_text(
@@ -229,21 +195,13 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     shutil.rmtree(parts)
 
 
-def _known_annotations(target: Path) -> dict[str, dict[str, Any]]:
-    """The content of an earlier JSON file by image, in the form of the parts."""
+def _listed_images(target: Path) -> set[str]:
+    """Of an earlier JSON file; none if it is missing or torn."""
     try:
         content = json.loads(target.read_bytes())
-        images = {image["id"]: image for image in content["images"]}
-        return {
-            annotation["image_id"]: {
-                "images": [images[annotation["image_id"]]],
-                "annotations": [annotation],
-                "categories": content["categories"],
-            }
-            for annotation in content["annotations"]
-        }
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or torn: it is made anew
-        return {}
+        return {annotation["image_id"] for annotation in content["annotations"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:

@@ -1,29 +1,18 @@
 """Make COCO 2017 panoptic ready: unpack the archives, and count what they brought."""
 
-import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import read_json
 from panoptic_dl.core.parallel import Say
-from panoptic_dl.datasets.prepare.archives import (
-    COCO,
-    COCO_NESTED,
-    Archive,
-    OfficialArchive,
-    find_archives,
-    unpack,
-)
+from panoptic_dl.datasets.prepare.archives import COCO, COCO_NESTED, Archive, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
-    alone_in,
-    compare,
     dataset_folder,
     describe,
+    lock_folder,
     missing_folder,
-    raise_problems,
 )
 
 TITLE = "COCO 2017"
@@ -54,7 +43,7 @@ def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) ->
     ]
     if not archives and not base.is_dir():
         raise _missing(base, "train2017")
-    with alone_in(base):
+    with lock_folder(base):
         unpack(archives, base, num_workers=num_workers, say=say)
         places = [base / "annotations", base, base.parent]
         nested = find_archives(places, COCO_NESTED, say)
@@ -68,12 +57,24 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
     Raises:
         DatasetError: something is missing that training and evaluation need.
     """
+    from detectron2.data import DatasetCatalog  # takes seconds: only where it is needed
+
+    from panoptic_dl.datasets.coco import coco_panoptic
+    from panoptic_dl.datasets.registry import list_files
+
     base = dataset_folder(root, "coco")
     for split in OFFICIAL_COUNTS:
         for name in (f"{split}2017", f"panoptic_{split}2017"):
             if not (base / name).is_dir():
                 raise _missing(base, name)
-    raise_problems(problem for split in OFFICIAL_COUNTS for problem in _check(base, split, say))
+    for split, official in OFFICIAL_COUNTS.items():
+        name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
+        images = {record["image_id"] for record in DatasetCatalog.get(name)}
+        if split == "val":
+            _check_instances(base, images)
+        more = len(list_files(base / f"{split}2017", ".jpg")) - len(images)
+        note = f" ({more} more images are without labels, and unused)" if more else ""
+        say(f"{split}: {describe(len(images), official)}{note}")
     say(f"ready: dataset=coco dataset.root={base.parent}")
 
 
@@ -82,7 +83,7 @@ def _without_what_is_done(archive: Archive, base: Path) -> Archive:
     done = {
         f"annotations/panoptic_{split}2017.zip"
         for split, official in OFFICIAL_COUNTS.items()
-        if len(_names(base / f"panoptic_{split}2017", ".png")) == official
+        if len(list((base / f"panoptic_{split}2017").glob("[!.]*.png"))) == official
     }
     members = tuple(info for info in archive.members if info.filename not in done)
     return replace(archive, members=members)
@@ -90,91 +91,29 @@ def _without_what_is_done(archive: Archive, base: Path) -> Archive:
 
 def _missing(base: Path, name: str) -> DatasetError:
     """Say what to download for a folder that is not there."""
-    officials = [k for k, n in ((TRAIN_IMAGES, "train2017"), (VAL_IMAGES, "val2017")) if n == name]
-    if not base.is_dir():
-        officials = list(COCO)
-    elif not officials:
-        officials = [PANOPTIC]
-    lines = "\n".join(f"  wget -c -P {base.parent} {_address(official)}" for official in officials)
+    archive = {"train2017": TRAIN_IMAGES, "val2017": VAL_IMAGES}.get(name, PANOPTIC)
+    officials = [archive] if base.is_dir() else COCO
+    lines = []
+    for official in officials:
+        folder = "annotations" if "annotations" in official.name else "zips"
+        lines.append(f"  wget -c -P {base.parent} {ADDRESS}/{folder}/{official.name}\n")
     how = "They are free; see cocodataset.org for the terms of use. For instance:\n\n"
-    return missing_folder(TITLE, base / name, officials, f"{how}{lines}\n")
+    return missing_folder(TITLE, base / name, officials, how + "".join(lines))
 
 
-def _address(official: OfficialArchive) -> str:
-    folder = "annotations" if "annotations" in official.name else "zips"
-    return f"{ADDRESS}/{folder}/{official.name}"
-
-
-def _check(base: Path, split: str, say: Say) -> Iterator[str]:
-    """Yield what is wrong with a split; say how many images it has if nothing is."""
-    images, labels = base / f"{split}2017", base / f"panoptic_{split}2017"
-    listing = base / "annotations" / f"panoptic_{split}2017.json"
-    again = f"put {PANOPTIC.name} into {base} and run this again, without --check"
+def _check_instances(base: Path, images: set[Any]) -> None:
+    """The file that box and mask AP are measured against must know the images, by their ids."""
+    file = base / "annotations" / "instances_val2017.json"
+    remedy = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
     try:
-        content = _read(listing, again)
-        names = [annotation["file_name"] for annotation in content["annotations"]]
-        wanted = {name.removesuffix(".png") for name in names}
-        ids = {image["id"] for image in content["images"]}
-    except DatasetError as error:
-        yield str(error)
-        return
-    except (KeyError, TypeError, AttributeError) as error:
-        yield f"{TITLE}: {listing} is no COCO panoptic file ({error!r}): {again}"
-        return
-    if not wanted:
-        yield f"{TITLE}: {listing} lists no image: {again}"
-    archive = TRAIN_IMAGES if split == "train" else VAL_IMAGES
-    unpack_images = again.replace(PANOPTIC.name, archive.name)
-    found = _names(images, ".jpg")
-    problems = [
-        *compare(TITLE, wanted, found, images, ".jpg", unpack_images),
-        *compare(TITLE, wanted, _names(labels, ".png"), labels, ".png", again),
-    ]
-    if split == "val":
-        problems += _check_instances(base, split, ids)
-    yield from problems
-    if wanted and not problems:
-        more = len(found - wanted)
-        note = f" ({more} more images are without labels, and unused)" if more else ""
-        say(f"{split}: {describe(len(wanted), OFFICIAL_COUNTS[split])}{note}")
-
-
-def _check_instances(base: Path, split: str, ids: set[Any]) -> Iterator[str]:
-    """The file that box and mask AP are measured against must know the images."""
-    listing = base / "annotations" / f"instances_{split}2017.json"
-    again = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
-    try:
-        known = {image["id"] for image in _read(listing, again)["images"]}
-    except DatasetError as error:
-        yield str(error)
-        return
-    except (KeyError, TypeError) as error:
-        yield f"{TITLE}: {listing} is no COCO instances file ({error!r}): {again}"
-        return
-    unknown = sorted(ids - known, key=str)
-    if unknown:
-        yield (
-            f"{TITLE}: {len(unknown)} of {len(ids)} images missing in {listing}, first "
-            f"{unknown[0]}: {again}"
-        )
-
-
-def _read(file: Path, again: str) -> Any:
-    if not file.is_file():
-        raise DatasetError(f"{TITLE}: file missing: {file}: {again}")
-    try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
+        known = {image["id"] for image in read_json(file)["images"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{TITLE}: not a readable JSON file: {file} ({error}): {again}"
+            f"{TITLE}: {file} is no COCO instances file ({error!r}): {remedy}"
         ) from error
-
-
-def _names(folder: Path, suffix: str) -> set[str]:
-    """Of the files in a folder, without their suffix and without unfinished ones."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    return {
-        name.removesuffix(suffix)
-        for name in names
-        if name.endswith(suffix) and not name.startswith(".")
-    }
+    unknown = sorted(images - known)
+    if unknown:
+        raise DatasetError(
+            f"{TITLE}: {len(unknown)} of {len(images)} images missing in {file}, first "
+            f"{unknown[0]}: {remedy}"
+        )

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -42,13 +42,15 @@ def run_command(
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=int,
         default=min(count_cores(), MAX_WORKERS),
         metavar="N",
         help="processes that share the work (default: usable cores, %(default)s)",
     )
     parser.add_argument("--check", action="store_true", help="change nothing: count what is there")
     arguments = parser.parse_args()
+    if arguments.workers < 1:
+        parser.error("--workers must be at least 1")
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
@@ -66,13 +68,6 @@ def run_command(
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -95,7 +90,7 @@ def dataset_folder(root: str | Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone_in(base: Path) -> Iterator[None]:
+def lock_folder(base: Path) -> Iterator[None]:
     """Make the folder if need be, and keep other processes that do the same out of it.
 
     Raises:
@@ -138,24 +133,6 @@ def missing_folder(
             if file.name.startswith(stems) and file.name.endswith(UNFINISHED_DOWNLOADS):
                 text += f"\n(A download that is not finished: {file})"
     return DatasetError(text)
-
-
-def compare(
-    title: str, expected: set[str], found: set[str], where: Path, suffix: str, remedy: str
-) -> Iterator[str]:
-    """Yield what is wrong if something of `expected` was not `found`."""
-    missing = sorted(expected - found)
-    if missing:
-        yield (
-            f"{title}: {len(missing)} of {len(expected)} missing or torn in {where}, "
-            f"first {missing[0]}{suffix}: {remedy}"
-        )
-
-
-def raise_problems(problems: Iterable[str]) -> None:
-    """Raise one `DatasetError` for all of them, if any."""
-    if lines := list(problems):
-        raise DatasetError("\n".join(lines))
 
 
 def describe(count: int, official: int) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.prepare import archives as find
-from panoptic_dl.datasets.prepare.archives import CITYSCAPES, COCO, HostileArchive, find_archives
+from panoptic_dl.datasets.prepare.archives import CITYSCAPES, COCO, find_archives
 from tests.datasets.prepare.packed import IMAGE, images, run, tree, write
 
 
@@ -26,10 +26,7 @@ def test_all_members_are_unpacked_and_only_those_that_are_wanted(tmp_path, num_w
     lines = []
     run(tmp_path, num_workers, lines.append)
     assert tree(tmp_path / "coco") == dict(members)
-    assert lines[-2].startswith(
-        "val2017.zip: 2 other files kept in it: __MACOSX/val2017/._0.jpg, 'R\\x1b[31m'"
-    )
-    assert lines[-1] == "val2017.zip: 150 files unpacked; it can be deleted"
+    assert lines[-1] == ("val2017.zip: 150 files unpacked, 2 others kept in it; it can be deleted")
     assert (tmp_path / "val2017.zip").is_file()
 
 
@@ -75,7 +72,7 @@ def test_archives_of_other_things_are_left_alone(tmp_path):
     (tmp_path / "notes.zip").write_bytes(b"no zip file")
     lines = []
     assert find_archives([tmp_path, tmp_path / "none"], COCO + CITYSCAPES, lines.append) == []
-    assert [line.split(": ", 1)[1] for line in lines] == [
+    assert sorted(line.split(": ", 1)[1] for line in lines) == [
         "left alone, it is no zip file that can be read",
         "left alone, there is nothing of val2017.zip in it",
     ]
@@ -168,7 +165,7 @@ def test_a_name_that_leads_elsewhere_refuses_the_archive(tmp_path, name):
     path = write(tmp_path / "any.zip", *images(1), (placeholder, b"evil"))
     path.write_bytes(path.read_bytes().replace(placeholder.encode(), name.encode()))
     before = tree(tmp_path)
-    with pytest.raises(HostileArchive, match="refused, nothing of it was unpacked"):
+    with pytest.raises(DatasetError, match="refused, nothing of it was unpacked"):
         run(tmp_path)
     assert tree(tmp_path) == before
 
@@ -176,14 +173,14 @@ def test_a_name_that_leads_elsewhere_refuses_the_archive(tmp_path, name):
 @pytest.mark.parametrize("mode", [stat.S_IFLNK | 0o777, stat.S_IFCHR | 0o600, stat.S_IFIFO])
 def test_links_and_devices_are_refused(tmp_path, mode):
     write(tmp_path / "val2017.zip", (IMAGE.format(0), b"/etc/passwd"), mode=mode)
-    with pytest.raises(HostileArchive, match="is a link or a device"):
+    with pytest.raises(DatasetError, match="is a link or a device"):
         run(tmp_path)
 
 
 def test_a_name_that_comes_twice_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
         write(tmp_path / "val2017.zip", *images(1), *images(1))
-    with pytest.raises(HostileArchive, match="comes twice"):
+    with pytest.raises(DatasetError, match="comes twice"):
         run(tmp_path)
 
 
@@ -203,14 +200,14 @@ def patched(path: Path, name: str, **fields: int) -> None:
 
 def test_encrypted_members_are_refused(tmp_path):
     patched(write(tmp_path / "val2017.zip", *images(1)), IMAGE.format(0), flags=1)
-    with pytest.raises(HostileArchive, match="is encrypted"):
+    with pytest.raises(DatasetError, match="is encrypted"):
         run(tmp_path)
 
 
 def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch):
     patched(write(tmp_path / "val2017.zip", *images(1)), IMAGE.format(0), size=3_000_000_000)
     monkeypatch.setattr(find, "MAX_BYTES", 2_000_000_000)
-    with pytest.raises(HostileArchive, match=r"would unpack to 3 GB"):
+    with pytest.raises(DatasetError, match=r"would unpack to 3 GB"):
         run(tmp_path)
 
 

@@ -11,9 +11,9 @@ from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabel
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare import check_cityscapes, cityscapes, prepare_cityscapes
-from panoptic_dl.datasets.prepare import cityscapes as labels
-from panoptic_dl.datasets.prepare.command import alone_in
+from panoptic_dl.datasets.prepare import cityscapes
+from panoptic_dl.datasets.prepare.cityscapes import check_cityscapes, prepare_cityscapes
+from panoptic_dl.datasets.prepare.command import lock_folder
 from tests.datasets.prepare.packed import files_below, quiet
 from tests.datasets.tiny_datasets import write_cityscapes, write_street
 
@@ -50,7 +50,7 @@ def test_what_exists_is_kept(downloaded):
 
 
 def test_an_interrupted_run_continues(downloaded, monkeypatch):
-    convert, calls = labels._write_panoptic, []
+    convert, calls = cityscapes._write_panoptic, []
 
     def stop_at_the_second(instances, folder, part):
         calls.append(instances)
@@ -58,7 +58,7 @@ def test_an_interrupted_run_continues(downloaded, monkeypatch):
             raise KeyboardInterrupt
         convert(instances, folder, part)
 
-    monkeypatch.setattr(labels, "_write_panoptic", stop_at_the_second)
+    monkeypatch.setattr(cityscapes, "_write_panoptic", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         prepare_cityscapes(downloaded, say=quiet)
     gt_fine = downloaded / "cityscapes" / "gtFine"
@@ -114,7 +114,7 @@ def test_dummy_labels_of_test_are_left_as_they_are(downloaded):
 
 def test_checking_changes_nothing_and_says_what_preparing_would_make(downloaded):
     before = files_below(downloaded)
-    with pytest.raises(DatasetError, match=r"3 of 3 missing .*TrainIds\.png: run this again, wi"):
+    with pytest.raises(DatasetError, match=r"TrainIds\.png \(3 of 3 (?s:.*)run `python s"):
         check_cityscapes(downloaded, say=quiet)
     assert files_below(downloaded) == before
     prepare_cityscapes(downloaded, say=quiet)
@@ -125,13 +125,13 @@ def test_checking_changes_nothing_and_says_what_preparing_would_make(downloaded)
 
 def test_a_split_with_images_and_no_labels_is_named(downloaded):
     shutil.rmtree(downloaded / "cityscapes/gtFine/val")
-    with pytest.raises(DatasetError, match=r"2 of 2 missing or torn in .*gtFine/val, first "):
+    with pytest.raises(DatasetError, match=r"folder missing: .*gtFine/val\n(?s:.*)gtFine_tra"):
         prepare_cityscapes(downloaded, say=quiet)
 
 
 def test_two_at_the_same_time_are_refused(downloaded):
     base = downloaded / "cityscapes"
-    with alone_in(base), pytest.raises(DatasetError, match=f"another process prepares {base}"):
+    with lock_folder(base), pytest.raises(DatasetError, match=f"another process prepares {base}"):
         prepare_cityscapes(downloaded, say=quiet)
     prepare_cityscapes(downloaded, say=quiet)
 
@@ -162,7 +162,7 @@ def test_half_an_archive_is_refused_before_any_work(downloaded):
     (file,) = gt_fine.glob("val/bonn/*instanceIds.png")
     file.unlink()
     with pytest.raises(
-        DatasetError, match=rf"1 of 2 missing or torn in .*val.*{file.name}.*unpack"
+        DatasetError, match=rf"val/bonn/{file.name} \(1 of 2 such files(?s:.*)download gtFine_tra"
     ):
         prepare_cityscapes(downloaded, say=quiet)
     assert not list(gt_fine.glob("*/*/*labelTrainIds.png"))
@@ -203,7 +203,7 @@ def test_what_the_official_scripts_left_torn_is_made_anew(downloaded, pattern, l
     expected = files_below(downloaded)
     torn = sorted((downloaded / "cityscapes").glob(pattern))[1]
     torn.write_bytes(torn.read_bytes()[:length])
-    with pytest.raises(DatasetError, match=rf"1 of 3 missing or torn in .*first {torn.name[:9]}"):
+    with pytest.raises(DatasetError, match=rf"1 torn files, first {torn}: run this again"):
         check_cityscapes(downloaded, say=quiet)
     prepare_cityscapes(downloaded, say=quiet)
     assert files_below(downloaded) == expected
@@ -212,5 +212,5 @@ def test_what_the_official_scripts_left_torn_is_made_anew(downloaded, pattern, l
 def test_a_torn_image_is_no_image(downloaded):
     torn = sorted((downloaded / "cityscapes").glob("leftImg8bit/train/*/*.png"))[0]
     torn.write_bytes(torn.read_bytes()[:-5])
-    with pytest.raises(DatasetError, match=r"1 of 3 missing or torn in .*leftImg8bit/train"):
+    with pytest.raises(DatasetError, match=rf"1 torn files, first {torn}: delete them and unpack"):
         prepare_cityscapes(downloaded, say=quiet)
