@@ -32,7 +32,6 @@ from panoptic_dl.core.environment import describe_device
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.launch.signals import StopRequest
-from panoptic_dl.train.nonfinite import NonFiniteLosses
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.trainer import Trainer
 
@@ -77,10 +76,9 @@ def steps(
         model,
         OneBatch(loader, device) if kind == "synthetic" else loader,
         build(config.optimizer)(model),
-        precision=settings.precision,
+        settings,
         device=device,
         stop=StopRequest(),
-        nonfinite=NonFiniteLosses(Path(tempfile.gettempdir()), "stop", 0),
         run_dir=Path(tempfile.gettempdir()),
     )
     with training_arithmetic(settings), EventStorage() as trainer.storage:

@@ -28,7 +28,7 @@ from panoptic_dl.train.train import train
 NUM_STEPS = 2
 FOLDER = "doctor"  # below the run's own
 LONGEST_WAIT = datetime.timedelta(days=7)  # of processes for the main one, which opens all images
-PROGRESS_LOGGERS = ("panoptic_dl.doctor", "panoptic_dl.train.console", "panoptic_dl.core.parallel")
+PROGRESS_LOGGERS = ("panoptic_dl.doctor", "panoptic_dl.train.hooks", "panoptic_dl.core.parallel")
 
 
 def checks() -> list[Check]:

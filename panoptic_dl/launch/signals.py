@@ -1,4 +1,4 @@
-"""Signals that stop a run, with a checkpoint after the step under way, and queue its job again.
+"""Signals that stop a run, after the step under way, and queue its job again.
 
 SLURM sends the signal that the batch script asks for (`--signal=USR1@120`) before the time is up;
 submitit asks for SIGUSR2. These two requeue. SIGTERM does not: that is `scancel`, which means it,
@@ -10,10 +10,9 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from panoptic_dl.core.parallel import handling
@@ -91,28 +90,6 @@ class StopRequest:
             yield
         finally:
             self._at_once = before
-
-
-class StopOnSignal(HookBase):
-    """Saves and stops after the step in which the processes exchanged a signal's number."""
-
-    def __init__(self, save: Callable[[], None], run_dir: str) -> None:
-        self.save, self.run_dir = save, run_dir
-
-    def after_step(self) -> None:
-        number = self.trainer.agreed_signal
-        if not number or self.trainer.iter + 1 >= self.trainer.max_iter:
-            return  # after the last step all is saved anyway
-        self.save()
-        logger.warning(
-            "Stopped by %s after iteration %d of %d; continue with the same command and: "
-            "run_dir=%s resume=true",
-            signal.Signals(number).name,
-            self.trainer.iter + 1,
-            self.trainer.max_iter,
-            self.run_dir,
-        )
-        raise Interrupted(number)
 
 
 @contextlib.contextmanager

@@ -10,31 +10,25 @@ import contextlib
 import json
 import logging
 import math
-import netrc
 import os
 import secrets
 import signal
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
+from torch import nn
 
 from panoptic_dl.core.files import write_text
+from panoptic_dl.core.run_folder import read_config, read_state
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, PUBLISHED, is_better
-from panoptic_dl.loggers.base import (
-    CallTimeout,
-    Confusions,
-    Details,
-    Logger,
-    Metrics,
-    Run,
-    TimeoutThread,
-    is_evaluation,
-)
+from panoptic_dl.loggers.base import Confusions, Details, Logger, Metrics, Run, is_evaluation
 from panoptic_dl.report.results import class_tables
 from panoptic_dl.visualize.sheets import Sample
 
@@ -53,6 +47,7 @@ STAGING = "WANDB_DATA_DIR"  # where copies of artifacts wait to be sent, below t
 ABOUT = ("row", "command", "git", "environment", "config_hash", "seed", "published")  # of run.json
 TAGGED = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware", "sweep")
 MAX_TAG = 64  # letters
+MODULE_DEPTH = 2  # of names such as backbone.stem
 
 
 class WandbLogger(Logger):
@@ -75,7 +70,8 @@ class WandbLogger(Logger):
         """
         Args:
             project, entity, name, group, tags: as W&B has them; group None: the run's sweep.
-            mode: online | offline | disabled; None: see `_choose_mode`.
+            mode: online | offline | disabled; None: what WANDB_MODE or `wandb offline` says, else
+                online. Without a key it is offline.
             pictures: send images and charts of evaluations.
             log_checkpoints: none | best | all.
             init_timeout: seconds to wait for the server before the run goes on offline.
@@ -99,19 +95,18 @@ class WandbLogger(Logger):
         self._run: Any = None  # W&B's; None: disabled, given up, or finished
         self._staging: str | None = None  # the folder, where this logger has set it
         self._last = -1  # W&B's last step
-        self._repair: Callable[[], None] = lambda: None
+        self._files: Callable[[], list[Path]] = list  # local files of the run
         self._sync = "wandb sync"  # the command that sends what was not sent
         self._best: dict[str, tuple[float, int]] = {}  # value and iteration
 
     def start(self, run: Run) -> None:
-        self._thread = TimeoutThread("wandb")
         # Twice: where the server does not answer, the run is begun again, offline.
         self._call(lambda: self._begin(run), 2 * self._init_timeout + 60, "starting")
 
     def step(self, iteration: int, metrics: Metrics) -> None:
         if self._run is not None:
             number = _step_number(iteration, evaluation=False)
-            self._call(lambda: self._log(iteration, number, step_names(metrics)), LINE, "a line")
+            self._call(lambda: self._log(iteration, number, _step_names(metrics)), LINE, "a line")
 
     def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
         def log() -> None:
@@ -128,7 +123,7 @@ class WandbLogger(Logger):
         def log() -> None:
             named = {f"{self._run.job_type}/{name}": value for name, value in metrics.items()}
             self._run.summary.update(named)
-            self._log(0, 1, {f"pictures/{file.stem}": _picture(file) for file in pictures})
+            self._log(0, 1, _pictures(pictures))
 
         if self._run is not None:
             self._call(log, MEDIA, "metrics")
@@ -159,18 +154,19 @@ class WandbLogger(Logger):
                 self._call(end, seconds + 5, "finishing")
         finally:
             self._run = None
-            self._thread.end()
             if self._staging is not None and os.environ.get(STAGING) == self._staging:
                 del os.environ[STAGING]
 
     def _call(self, call: Callable[[], None], timeout: float, what: str) -> None:
-        try:
-            self._thread(call, timeout, f"W&B: {what}")
-        except CallTimeout as error:
+        """Call W&B, or give it up after `timeout` seconds."""
+        if not _returns(call, timeout):
             self._run = None
             _kill_service()  # or the end of the program would wait for it
-            self._repair()
-            raise CallTimeout(f"{error}; what was not sent is kept: `{self._sync}`") from None
+            _repair(self._files())
+            raise TimeoutError(
+                f"W&B: {what} took longer than {timeout:g} s; what was not sent is kept: "
+                f"`{self._sync}`"
+            )
 
     def _begin(self, run: Run) -> None:
         if wandb is None:
@@ -181,27 +177,32 @@ class WandbLogger(Logger):
         folder.mkdir(exist_ok=True)
         if not os.access(folder, os.W_OK):  # W&B would take another folder
             raise PermissionError(f"{folder} cannot be written")
-        mode, reason = _choose_mode(self._mode)
+        settings = wandb.setup().settings
+        mode = self._mode or settings.mode
+        mode = ALIASES.get(mode, mode)
         if mode == "disabled":
             return
-        identity = run_id(run.folder)
-        self._repair = lambda: repair(run.folder, identity)
-        self._repair()  # an attempt before this one may have been killed
+        identity = _run_id(run.folder)
+        self._files = lambda: sorted(folder.glob(f"*run-*-{identity}/run-{identity}.wandb"))
+        _repair(self._files())  # an attempt before this one may have been killed
         self._sync = f"wandb sync {os.path.relpath(run.folder)}/wandb/*run-*-{identity}"
-        try:
-            self._run = self._init(run, identity, mode)
-        except Exception as error:
-            if mode != "online":
-                raise
-            mode, reason = "offline", f"{type(error).__name__}: {error}"
-            wandb.teardown()  # its process still holds the run that could not be begun
-            self._run = self._init(run, identity, mode)
-        if mode == "online":  # earlier attempts' lines are on the server, or are sent again
+        reason = None
+        if mode == "online":
+            try:
+                if _has_key(settings.base_url):
+                    self._run = self._init(run, identity, "online")
+                else:
+                    reason = f"there is no key for {urlsplit(settings.base_url).netloc}"
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                wandb.teardown()  # its process still holds the run that could not be begun
+        if self._run is not None:  # earlier attempts' lines are on the server, or are sent again
             self._sync = f"wandb sync {os.path.relpath(Path(self._run.dir).parent)}"
             self._last = self._run.starting_step - 1
             logger.info("W&B: %s", self._run.url)
         else:
-            self._last = last_step(run.folder, identity)
+            self._last = _last_step(self._files())
+            self._run = self._init(run, identity, "offline")
             if reason is None:
                 logger.info("W&B: offline; send it with `%s`", self._sync)
             else:
@@ -213,7 +214,7 @@ class WandbLogger(Logger):
         self._describe(run)
         for line in run.history:  # what W&B lacks of it is sent
             iteration, evaluation = int(line["iteration"]), is_evaluation(line)
-            named = _evaluation_names(line) if evaluation else step_names(line)
+            named = _evaluation_names(line) if evaluation else _step_names(line)
             self._log(iteration, _step_number(iteration, evaluation=evaluation), named)
             if evaluation:
                 self._summarize(iteration, line)
@@ -221,7 +222,8 @@ class WandbLogger(Logger):
     def _init(self, run: Run, identity: str, mode: str) -> Any:
         if STAGING not in os.environ:
             self._staging = os.environ[STAGING] = str((run.folder / "wandb").absolute())
-        choices = run.record.get("choices") or {}
+        record = read_state(run.folder)
+        choices = record.get("choices") or {}
         tags = [f"{group}={choices[group]}" for group in TAGGED if choices.get(group)]
         return wandb.init(
             **cast(Any, self._names),
@@ -230,7 +232,7 @@ class WandbLogger(Logger):
             reinit="create_new",  # of a run that was given up nothing is left behind
             mode=cast(Any, mode),
             dir=str(run.folder),
-            group=self._group or run.record.get("sweep"),
+            group=self._group or record.get("sweep"),
             job_type=run.mode,
             tags=list(dict.fromkeys(tag[:MAX_TAG] for tag in (*tags, *self._tags) if tag)),
             settings=wandb.Settings(
@@ -245,17 +247,18 @@ class WandbLogger(Logger):
 
     def _describe(self, run: Run) -> None:
         """Log the config, the axes of charts and the network's modules."""
-        record = {key: value for key, value in run.record.items() if key in ABOUT}
-        config: dict[str, Any] = {**run.config, "run": record}
-        if run.modules:
-            _, _, parameters, trained = run.modules[0]
+        about = {key: value for key, value in read_state(run.folder).items() if key in ABOUT}
+        config: dict[str, Any] = {**read_config(run.folder), "run": about}
+        modules = [] if run.model is None else _modules(run.model)
+        if modules:
+            _, _, parameters, trained = modules[0]
             config["network"] = {"parameters": parameters, "trained": trained}
         self._run.config.update(config, allow_val_change=True)
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
-        if run.modules and self._last < 0:
+        if modules and self._last < 0:
             columns: list[str | int] = ["module", "class", "parameters", "trained"]
-            table = wandb.Table(columns=columns, data=[list(row) for row in run.modules])
+            table = wandb.Table(columns=columns, data=modules)
             self._log(0, 0, {"network/modules": table})
 
     def _log(self, iteration: int, number: int, values: Mapping[str, Any]) -> None:
@@ -286,7 +289,7 @@ SECTIONS = {
 }
 
 
-def step_names(metrics: Metrics) -> dict[str, float]:
+def _step_names(metrics: Metrics) -> dict[str, float]:
     """`total_loss` becomes `train/total_loss`; `lr` stays."""
     return {
         name if name == "lr" else f"{SECTIONS.get(name, 'train')}/{name}": value
@@ -303,6 +306,22 @@ def _evaluation_names(metrics: Metrics) -> dict[str, float]:
 def _step_number(iteration: int, *, evaluation: bool) -> int:
     """W&B's own step of a line; the same line always has the same one."""
     return 2 * (iteration + 1) + evaluation
+
+
+def _modules(model: nn.Module) -> list[list[Any]]:
+    """The modules of a network, the network itself first, `MODULE_DEPTH` levels deep.
+
+    Returns:
+        Name, class, number of parameters, and how many of these are trained.
+    """
+    rows = []
+    for name, module in model.named_modules():
+        parameters = list(module.parameters())
+        if name.count(".") < MODULE_DEPTH and parameters:
+            count = sum(p.numel() for p in parameters)
+            trained = sum(p.numel() for p in parameters if p.requires_grad)
+            rows.append([name or "network", type(module).__name__, count, trained])
+    return rows
 
 
 VOID_MASK_VALUE = 255  # masks are bytes
@@ -334,11 +353,11 @@ def _media(details: Details, *, pictures: bool) -> dict[str, Any]:
         found["images/validation"] = [_image(s, details.class_names) for s in details.samples]
     if details.confusions is not None:
         found["charts/confusions"] = _confusion_chart(details.confusions)
-    return found | {f"pictures/{file.stem}": _picture(file) for file in details.pictures}
+    return found | _pictures(details.pictures)
 
 
-def _picture(file: Path) -> Any:
-    return wandb.Image(str(file), caption=file.name)
+def _pictures(files: Sequence[Path]) -> dict[str, Any]:
+    return {f"pictures/{f.stem}": wandb.Image(str(f), caption=f.name) for f in files}
 
 
 def _image(sample: Sample, names: Sequence[str]) -> Any:
@@ -373,42 +392,15 @@ def _confusion_chart(confusions: Confusions) -> Any:
     )
 
 
-OLD_SERVER = "https://api.wandb.ai"  # whose keys are those of the default one, too
 ALIASES = {"dryrun": "offline", "run": "online"}  # older names that wandb knows
 
 
-def _choose_mode(wanted: str | None) -> tuple[str, str | None]:
-    """Choose the mode of a run; without a key it is offline, and nobody is asked for one.
+def _has_key(server: str) -> bool:
+    """Whether wandb has a key, or finds one by itself: nobody is asked for it."""
+    from wandb.sdk.lib.wbauth import authenticate_session
 
-    Args:
-        wanted: of `MODES`; None: what WANDB_MODE or `wandb offline` says, else online.
-
-    Returns:
-        The mode, and the reason why it is not the wanted one, or None.
-    """
-    settings = wandb.setup().settings
-    mode = wanted or settings.mode
-    mode = ALIASES.get(mode, mode)
-    servers = [settings.base_url]
-    if settings.base_url == wandb.Settings.model_fields["base_url"].default:
-        servers.append(OLD_SERVER)
-    if mode == "online" and not settings.api_key and not has_key(servers):
-        return "offline", f"there is no key for {urlsplit(settings.base_url).netloc}"
-    return mode, None
-
-
-def has_key(servers: Sequence[str]) -> bool:
-    """Whether wandb finds a key for a server by itself: in the environment or a netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    named = os.environ.get("NETRC")
-    for file in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            known = netrc.netrc(file.expanduser())
-            entries = [known.authenticators(urlsplit(server).netloc) for server in servers]
-            if any(entry and entry[2] for entry in entries):
-                return True
-    return False
+    auth = authenticate_session(host=server, source="wandb", prompt=False, update_session=False)
+    return auth is not None
 
 
 ID_FILE = "wandb.json"
@@ -418,7 +410,7 @@ HEADER, BLOCK, PIECE = 7, 32 * 1024, struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def run_id(folder: Path) -> str:
+def _run_id(folder: Path) -> str:
     """The id of the folder's W&B run, from `wandb.json`; a new one is written there first.
 
     Raises:
@@ -426,54 +418,42 @@ def run_id(folder: Path) -> str:
         OSError: it cannot be written.
     """
     file = folder / ID_FILE
-    try:
-        known: Any = json.loads(file.read_text())["id"]
-    except FileNotFoundError:
-        known = secrets.token_hex(4)
-        write_text(file, json.dumps({"id": known}) + "\n")
-    except (ValueError, KeyError, TypeError):
-        known = None
-    if not isinstance(known, str) or not known.isalnum():
-        raise ValueError(f"{file} is damaged; remove it, and a new W&B run is begun")
-    return known
+    if not file.exists():
+        write_text(file, json.dumps({"id": secrets.token_hex(4)}) + "\n")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        known = json.loads(file.read_text())["id"]
+        if isinstance(known, str) and known.isalnum():
+            return known
+    raise ValueError(f"{file} is damaged; remove it, and a new W&B run is begun")
 
 
-def last_step(folder: Path, run_id: str) -> int:
+def _last_step(files: Sequence[Path]) -> int:
     """W&B's last step in the history of a run's local files; -1: none."""
-    messages = (message for file in _files(folder, run_id) for _, message in read_records(file))
+    messages = (message for file in files for _, message in _read_records(file))
     histories = (m.history for m in messages if m.WhichOneof("record_type") == "history")
     return max((history.step.num for history in histories), default=-1)
 
 
-def repair(folder: Path, run_id: str) -> None:
+def _repair(files: Sequence[Path]) -> None:
     """Cut off the record that a kill has torn, in the files of a run that nobody writes any more.
 
     `wandb sync` gives up at a torn record, and does not send the files of the attempts after it.
     A file without a complete record of the run is removed.
     """
-    for file in _files(folder, run_id):
-        records = list(read_records(file))
+    for file in files:
+        records = list(_read_records(file))
         if all(message.WhichOneof("record_type") != "run" for _, message in records):
             file.unlink()
-        elif records[-1][0] < file.stat().st_size:
+        else:
             os.truncate(file, records[-1][0])
 
 
-def _files(folder: Path, run_id: str) -> list[Path]:
-    return sorted((folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
-
-
-def read_records(file: Path) -> Iterator[tuple[int, Any]]:
-    """The records of a `.wandb` file as wandb's messages, each with the byte where it ends."""
+def _read_records(file: Path) -> Iterator[tuple[int, Any]]:
+    """The complete records of a `.wandb` file, wandb's messages, each with the byte of its end."""
     from wandb.proto import wandb_internal_pb2
 
     messages: Any = wandb_internal_pb2
-    for end, record in split_records(file.read_bytes()):
-        yield end, messages.Record.FromString(record)
-
-
-def split_records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The complete records in a `.wandb` file's bytes, each with the byte where it ends."""
+    data = file.read_bytes()
     at, parts = HEADER, b""
     while at + PIECE.size <= len(data):
         if BLOCK - at % BLOCK < PIECE.size:  # too little of the block is left for a piece
@@ -486,10 +466,34 @@ def split_records(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += PIECE.size + length
         parts = part if kind in (WHOLE, FIRST) else parts + part
         if kind in (WHOLE, LAST):
-            yield at, parts
+            yield at, messages.Record.FromString(parts)
 
 
 SERVICE = "wandb-core"  # the process that wandb starts
+
+
+def _returns(call: Callable[[], Any], timeout: float) -> bool:
+    """Whether `call` returns in time; it is made in a thread that ends with the program.
+
+    Raises:
+        Exception: what `call` raises.
+    """
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            call()
+            future.set_result(None)
+        except Exception as error:
+            future.set_exception(error)
+        except BaseException as error:  # such as SystemExit, which must not end the run
+            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+
+    threading.Thread(target=work, name="wandb", daemon=True).start()
+    if not wait([future], timeout).done:
+        return False
+    future.result()
+    return True
 
 
 def _kill_service() -> None:
@@ -504,4 +508,4 @@ def _kill_service() -> None:
                 if Path(f"/proc/{number}/comm").read_text().strip() == SERVICE:
                     os.kill(int(number), signal.SIGKILL)
     with contextlib.suppress(Exception):  # it finds its process gone
-        TimeoutThread("wandb-end")(wandb.teardown, 5.0, "ending")
+        _returns(wandb.teardown, 5.0)

@@ -111,10 +111,9 @@ def benchmark(
     metrics = {"total ms": p50.pop("total ms"), **p50}
     more = {"parameters": parameters, "GMACs": macs / 1e9}
     more |= {name: value for name, value in peaks.items() if value is not None}
-    listening = Loggers(loggers)
-    listening.start(Run(folder, "benchmark"))
-    listening.measured(metrics | more, [folder / "benchmark.png"])
-    listening.finish("finished", 0)
+    with Loggers(loggers) as listening:
+        listening.start(Run(folder, "benchmark"))
+        listening.measured(metrics | more, [folder / "benchmark.png"])
     return {"metrics": metrics, **result}
 
 

@@ -26,8 +26,7 @@ from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
 from panoptic_dl.evaluation.official import pair_up, require_agreement
-from panoptic_dl.launch.session import exit_status
-from panoptic_dl.loggers.base import Details, Logger, Loggers, Run, count_parameters, finishing
+from panoptic_dl.loggers.base import Details, Logger, Loggers, Run
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
 from panoptic_dl.modes.pictures import EvaluationPictures
 from panoptic_dl.predictions.dataset import OUTPUT_KEYS
@@ -84,7 +83,7 @@ def evaluate(
         if classes is not None:
             require_classes(classes, weights)
         model.to(device)
-        run = Run(folder, "eval", modules=count_parameters(model))
+        run = Run(folder, "eval", model=model)
     elif predictions is not None:
         run = Run(folder, "eval")
     else:
@@ -92,7 +91,7 @@ def evaluate(
             "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
             "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
         )
-    with finishing(listening, exit_status):
+    with listening:
         listening.start(run)
         if predictions is not None:
             results = _evaluate_files(evaluation, predictions, folder)

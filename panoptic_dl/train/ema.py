@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from panoptic_dl.core.files import save_state
 from panoptic_dl.core.run_folder import AVERAGE
 from panoptic_dl.report.results import comparison_of_weights
+from panoptic_dl.train.checkpoint import writing
 
 FOLDER = "ema"  # of the average's results in the run's folder; prefix of its metrics' names
 
@@ -42,11 +43,8 @@ class WeightAverage:
         """
         self.model, self.decay = model, decay
         self.num_updates = 0
-        # A tensor that two names share is averaged, and swapped, once.
-        unique = {id(tensor): tensor for tensor in self._named().values()}
-        self._raw = list(unique.values())
-        self._average = [tensor.detach().clone() for tensor in self._raw]
-        self._index = {key: index for index, key in enumerate(unique)}
+        # By weight, whose hash is its identity: one that two names share is averaged once.
+        self._averages = {raw: raw.detach().clone() for raw in self._named().values()}
 
     def _named(self) -> dict[str, Tensor]:
         state = self.model.state_dict(keep_vars=True)
@@ -55,24 +53,21 @@ class WeightAverage:
     @torch.no_grad()
     def begin(self) -> None:
         """Set the average to the current weights, before the first step."""
-        for mean, raw in zip(self._average, self._raw, strict=True):
+        for raw, mean in self._averages.items():
             mean.copy_(raw)
 
     @torch.no_grad()
     def update(self) -> None:
         """Add the current weights to the average."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        average = get_ema_multi_avg_fn(decay)
-        groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-        for mean, raw in zip(self._average, self._raw, strict=True):
+        means, raws = [], []
+        for raw, mean in self._averages.items():
             if raw.is_floating_point():
-                means, raws = groups.setdefault((raw.device, raw.dtype), ([], []))
                 means.append(mean)
                 raws.append(raw.detach())
             else:  # counters of batches: the newest is the right one
                 mean.copy_(raw)
-        for means, raws in groups.values():
-            average(means, raws, self.num_updates)  # type: ignore[arg-type]
+        get_ema_multi_avg_fn(decay)(means, raws, self.num_updates)  # type: ignore[arg-type]
         self.num_updates += 1
 
     @contextmanager
@@ -86,14 +81,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mean, raw in zip(self._average, self._raw, strict=True):
+        for raw, mean in self._averages.items():
             kept = raw.detach().clone()
             raw.copy_(mean)
             mean.copy_(kept)
 
     def weights(self) -> dict[str, Tensor]:
         """The average, by the names that the model's own state_dict has."""
-        return {name: self._average[self._index[id(raw)]] for name, raw in self._named().items()}
+        return {name: self._averages[raw] for name, raw in self._named().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """`model`, the average by the model's names, and `num_updates`."""
@@ -113,18 +108,15 @@ class WeightAverage:
             mean.copy_(saved[name])
         self.num_updates = int(state["num_updates"])
 
-    def save(self, run_dir: str | Path) -> Path:
+    def save(self, run_dir: Path) -> None:
         """Write the average as a weights file, atomically, for `mode=eval weights=FILE`.
 
         Raises:
             OSError: the disk is full; a file of that name from before is untouched.
         """
-        target = Path(run_dir, AVERAGE)
-        try:
-            save_state(target, {"model": self.weights()})
-        except OSError as error:
-            raise OSError(f"cannot save the averaged weights {target}: {error}") from error
-        return target
+        with writing(f"the averaged weights {run_dir / AVERAGE}", "stop"):
+            save_state(run_dir / AVERAGE, {"model": self.weights()})
+        logger.info("Saved the moving average of the weights: %s", run_dir / AVERAGE)
 
 
 class UpdateAverage(HookBase):
@@ -150,12 +142,11 @@ def evaluate_both(
     run_dir: Path,
     iterations: int,
 ) -> dict[str, Any]:
-    """Evaluate the weights, then their moving average.
+    """Evaluate the weights, then their moving average, whose results go to `run_dir/ema`.
 
     Args:
         evaluation: called as `evaluation(model, folder, source=...)` in every process.
         average: of the model's weights; None: only the raw ones are evaluated.
-        run_dir: gets the raw weights' results; those of the average go to its folder `ema`.
         iterations: done so far, for the record.
 
     Returns:

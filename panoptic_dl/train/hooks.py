@@ -1,8 +1,12 @@
-"""Hooks of a training run: metrics.json, checkpoints, evaluations, the schedule."""
+"""Hooks of a training run: console and metrics.json, checkpoints, evaluations, the schedule."""
 
+import datetime
 import json
 import logging
 import os
+import signal
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,8 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.files import write_text
@@ -17,8 +23,7 @@ from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
-from panoptic_dl.train.checkpoint import RunCheckpoints
-from panoptic_dl.train.console import ConsoleWriter
+from panoptic_dl.train.checkpoint import RunCheckpoints, writing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,45 @@ class ScheduleHook(hooks.LRScheduler):
         rates = self.scheduler.get_lr()
         for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+class _Console:
+    """Prints losses, learning rate, seconds per iteration, data time, memory and time left.
+
+    Losses and times are medians over the iterations since the last line. On a terminal a bar is
+    redrawn in place, elsewhere lines are logged.
+    """
+
+    def __init__(self, max_iter: int, period: int) -> None:
+        self.max_iter, self.period = max_iter, period
+        self.bar: tqdm | None = None
+        self.last: tuple[int, float] | None = None  # iterations done, and when
+
+    def write(self, storage: EventStorage) -> None:
+        done, now = storage.iter + 1, time.perf_counter()
+        histories = storage.histories()
+        parts = [
+            f"{name.removeprefix('loss_')} {history.median(self.period):.4g}"
+            for name, history in histories.items()
+            if name.startswith("loss_") or name == "total_loss"
+        ]
+        if "lr" in histories:
+            parts.append(f"lr {histories['lr'].latest():.3g}")
+        if self.last is not None:
+            seconds = (now - self.last[1]) / (done - self.last[0])
+            parts.append(f"{seconds:.3f} s/iter")
+            parts.append(f"data {histories['data_time'].median(self.period):.3f} s")
+            left = datetime.timedelta(seconds=int(seconds * (self.max_iter - done)))
+            parts.append(f"ETA {left}")
+        self.last = (done, now)
+        gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() / 2**20
+        parts.append(f"memory {gpu or memory.peak_host():.0f} MiB")
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(total=self.max_iter, initial=done, unit="it")
+            self.bar.n = done
+            self.bar.set_postfix_str("  ".join(parts))
+        else:
+            logger.info("iteration %d/%d  %s", done, self.max_iter, "  ".join(parts))
 
 
 class MetricsWriter(HookBase):
@@ -75,8 +119,8 @@ class MetricsWriter(HookBase):
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device
-        self._console = ConsoleWriter(settings.iterations, settings.log_period)
-        self._written, self._complained = start - 1, False
+        self._console = _Console(settings.iterations, settings.log_period)
+        self._written = start - 1
         self.file.touch()
         _keep_lines(self.file, lambda line: line["iteration"] < start)
 
@@ -87,12 +131,13 @@ class MetricsWriter(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._settings.log_period == 0 or done == self.trainer.max_iter:
-            self._console.write()
+            self._console.write(self.trainer.storage)
             self._write_step()
 
     def after_train(self) -> None:
         """Write the last step's metrics, when training ended between two lines."""
-        self._console.close()
+        if self._console.bar is not None:
+            self._console.bar.close()
         self.on_error = "continue"  # must not hide the error that ended training
         last = min(self.trainer.iter, self.trainer.max_iter - 1)
         if last > self._written and "total_loss" in self.trainer.storage.latest():
@@ -106,7 +151,8 @@ class MetricsWriter(HookBase):
         def is_other(line: dict[str, float]) -> bool:
             return line["iteration"] != iteration or not is_evaluation(line)
 
-        self._guard(lambda: _keep_lines(self.file, is_other))
+        with writing(f"the metrics to {self.file}", self.on_error):
+            _keep_lines(self.file, is_other)
         self._write(iteration, metrics)
         self._loggers.evaluation(iteration, metrics, details)
 
@@ -137,27 +183,10 @@ class MetricsWriter(HookBase):
 
     def _write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         line = json.dumps({**metrics, "iteration": iteration}, sort_keys=True)
-
-        def append() -> None:
-            with self.file.open("a") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-
-        self._guard(append)
-
-    def _guard(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            if self.on_error == "stop":
-                raise OSError(
-                    f"cannot write the metrics to {self.file}: {error}; free some space and "
-                    "continue with resume=true"
-                ) from error
-            if not self._complained:
-                logger.error("Metrics cannot be written to %s: %s", self.file, error)
-            self._complained = True
+        with writing(f"the metrics to {self.file}", self.on_error), self.file.open("a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _keep_lines(file: Path, is_wanted: Callable[[dict[str, float]], bool]) -> None:
@@ -175,25 +204,33 @@ def _keep_lines(file: Path, is_wanted: Callable[[dict[str, float]], bool]) -> No
 
 
 class CheckpointHook(HookBase):
-    """Saves a checkpoint every `period` iterations, and `model_final` after the last."""
+    """Saves a checkpoint every `period` iterations, after the last, and to stop for a signal."""
 
-    def __init__(self, checkpoints: RunCheckpoints, period: int) -> None:
-        self.checkpoints, self.period = checkpoints, period
+    def __init__(self, checkpoints: RunCheckpoints) -> None:
+        self.checkpoints, self.period = checkpoints, checkpoints.settings.period
 
     def before_train(self) -> None:
         if self.trainer.start_iter >= self.trainer.max_iter:  # killed before it was named so
             self.checkpoints.name_final()
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter:
+        done, last = self.trainer.iter + 1, self.trainer.max_iter
+        number = self.trainer.agreed_signal
+        if done == last:  # after which nothing is lost by going on
             self.checkpoints.save(self.trainer.iter, final=True, must=True)
+        elif number:
+            self.checkpoints.save(self.trainer.iter, must=True)
+            logger.warning(
+                "Stopped by %s after iteration %d of %d; continue with the same command and: "
+                "run_dir=%s resume=true",
+                signal.Signals(number).name,
+                done,
+                last,
+                self.checkpoints.folder,
+            )
+            raise Interrupted(number)
         elif done % self.period == 0:
             self.checkpoints.save(self.trainer.iter)
-
-    def save_now(self) -> None:
-        """Save, or raise that the run cannot be resumed from here."""
-        self.checkpoints.save(self.trainer.iter, must=True)
 
 
 class EvalHook(HookBase):
@@ -212,19 +249,17 @@ class EvalHook(HookBase):
         checkpoints: RunCheckpoints,
         stop: StopRequest,
         writer: MetricsWriter | None,
-        *,
-        period: int,
-        at_end: bool,
+        settings: TrainSettings,
     ) -> None:
         """
         Args:
             evaluate: from the iterations done to results, with `metrics`; {} but on the main
                 process.
             writer: of the main process.
-            period: 0: at the end only.
+            settings: `eval_period` and `eval_at_end`.
         """
         self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
-        self.writer, self.period, self.at_end = writer, period, at_end
+        self.writer, self.settings = writer, settings
         self.results: dict[str, Any] = {}
 
     def before_train(self) -> None:
@@ -244,11 +279,14 @@ class EvalHook(HookBase):
             self._evaluate(done)
 
     def after_train(self) -> None:
-        if self.at_end and self.trainer.iter >= self.trainer.max_iter:  # all steps were done
+        if (
+            self.settings.eval_at_end and self.trainer.iter >= self.trainer.max_iter
+        ):  # all steps were done
             self._evaluate(self.trainer.max_iter)
 
     def _is_due(self, done: int) -> bool:
-        return self.period > 0 and done % self.period == 0
+        period = self.settings.eval_period
+        return period > 0 and done % period == 0
 
     def _evaluate(self, done: int) -> None:
         self.results = {}
@@ -259,7 +297,7 @@ class EvalHook(HookBase):
             logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
             raise
         except OSError as error:
-            if self.checkpoints.on_error == "stop":
+            if self.checkpoints.settings.on_error == "stop":
                 raise
             logger.error("The results of the evaluation cannot be written: %s", error)
         metrics = self.results.get("metrics", {})

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +21,23 @@ from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.files import folder_lock, remove_temporary_files
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES
-from panoptic_dl.launch.session import exit_status
-from panoptic_dl.launch.signals import StopOnSignal, StopRequest
-from panoptic_dl.loggers.base import Logger, Loggers, Run, count_parameters, finishing
+from panoptic_dl.launch.signals import StopRequest
+from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.ema import UpdateAverage, WeightAverage, evaluate_both
-from panoptic_dl.train.fast_dev_run import with_fast_dev_run
 from panoptic_dl.train.hooks import CheckpointHook, EvalHook, MetricsWriter, ScheduleHook
-from panoptic_dl.train.nonfinite import NonFiniteLosses
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.recipe import Recipe, log_differences, scale_learning_rate
 from panoptic_dl.train.trainer import Loader, Trainer
 from panoptic_dl.weights.load import start_from
 
+# Of train.fast_dev_run
+FAST_ITERATIONS, FAST_IMAGES = 4, 4
+FAST_FOLDER = "fast_dev_run"  # below the run's own, which stays free for the real run
+
 logger = logging.getLogger(__name__)
 
 
-@with_fast_dev_run
 def train(
     *,
     device: str,
@@ -56,6 +58,10 @@ def train(
     loggers: dict[str, Logger] | None = None,
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
+
+    With `settings["fast_dev_run"]` the run is short and leaves no results: it evaluates and saves
+    in the middle and at the end, on few images, without loggers, in a folder of its own, whose last
+    checkpoint is read again.
 
     Args:
         device: `cuda` or `cpu`.
@@ -84,8 +90,19 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
-    published = Recipe(**recipe)
-    place, folder, listening = torch.device(device), Path(run_dir), Loggers(loggers)
+    published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
+    if options.fast_dev_run:
+        logger.warning("fast_dev_run: a few iterations of everything, no results")
+        # A schedule has no rate beyond its end.
+        short = min(FAST_ITERATIONS, options.iterations)
+        half = max(1, short // 2)
+        options = replace(options, iterations=short, log_period=1, eval_period=half)
+        options, saving = replace(options, eval_at_end=True), replace(saving, period=half)
+        evaluation = partial(evaluation, limit=FAST_IMAGES)
+        folder, resume, loggers = folder / FAST_FOLDER, False, None
+        if comm.is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
+        comm.synchronize()
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
     if saving.best is not None and saving.best.removeprefix("ema/") not in METRIC_NAMES:
@@ -98,8 +115,6 @@ def train(
     prepare_training(model, options)
     ids = [comm.get_local_rank()] if place.type == "cuda" else None
     wrapped = create_ddp_model(model, device_ids=ids)
-    average = None if options.ema is None else WeightAverage(model, options.ema)
-
     optim = optimizer(model)
     if options.auto_scale_lr:
         factor = scale_learning_rate(optim, published, options.batch_size)
@@ -109,41 +124,22 @@ def train(
     check_length(scheduler, options.iterations)
 
     stop = StopRequest()
-    trainer = Trainer(
-        wrapped,
-        loader,
-        optim,
-        precision=options.precision,
-        device=place,
-        stop=stop,
-        nonfinite=NonFiniteLosses(folder, options.on_nonfinite, options.max_nonfinite_skips),
-        run_dir=folder,
-        clip_norm=options.clip_norm,
-    )
-    checkpoints = RunCheckpoints(
-        run_dir,
-        model=model,
-        parts={"trainer": trainer} | ({} if average is None else {"ema": average}),
-        kept=saving.kept,
-        best=saving.best,
-        on_error=saving.on_error,
-        loggers=listening,
-    )
+    trainer = Trainer(wrapped, loader, optim, options, device=place, stop=stop, run_dir=folder)
     # These first: the schedule's state is in checkpoints.
     trainer.register_hooks([hooks.IterationTimer(), ScheduleHook(optim, scheduler)])
-    if average is not None:
+    parts, average = {"model": model, "trainer": trainer}, None
+    if options.ema is not None:
+        average = parts["ema"] = WeightAverage(model, options.ema)
         trainer.register_hooks([UpdateAverage(average)])
+    listening = Loggers(loggers)
+    checkpoints = RunCheckpoints(folder, saving, parts, listening)
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext()
-    with stop.listen(), finishing(listening, exit_status), lock:
+    with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
-            start = _start(
-                checkpoints,
-                resume,
-                options.iterations,
-                partial(start_from, model, weights, pretrained, image_format),
-            )
+            load = partial(start_from, model, weights, pretrained, image_format)
+            start = _start(checkpoints, resume, options.iterations, load)
             writer = None
             if comm.is_main_process():
                 if classes is not None:
@@ -156,24 +152,18 @@ def train(
                     loggers=listening,
                     device=place,
                 )
-                listening.start(
-                    Run(folder, "train", start, writer.history(), count_parameters(model))
-                )
-        saver = CheckpointHook(checkpoints, saving.period)
-        evaluator = EvalHook(
-            partial(evaluate_both, evaluation, model, average, folder),
-            checkpoints,
-            stop,
-            writer,
-            period=options.eval_period,
-            at_end=options.eval_at_end,
-        )
+                listening.start(Run(folder, "train", start, writer.history(), model))
+        evaluate = partial(evaluate_both, evaluation, model, average, folder)
+        evaluator = EvalHook(evaluate, checkpoints, stop, writer, options)
         # The writer comes first: no checkpoint without its line.
-        trainer.register_hooks([writer, saver, StopOnSignal(saver.save_now, run_dir), evaluator])
+        trainer.register_hooks([writer, CheckpointHook(checkpoints), evaluator])
         with training_arithmetic(options):
             trainer.train(start, options.iterations)
+        if options.fast_dev_run:
+            checkpoints.restore()
+            logger.info("Read the last checkpoint again. fast_dev_run found nothing wrong")
     if average is not None and comm.is_main_process():
-        logger.info("Saved the moving average of the weights: %s", average.save(run_dir))
+        average.save(folder)
     return evaluator.results
 
 
@@ -203,11 +193,11 @@ def _start(
 ) -> int:
     """Load a checkpoint, or the weights to start from; return the iteration to start with."""
     if comm.is_main_process():
-        remove_temporary_files(checkpoints.files.folder)
-    exist = bool(comm.all_gather(checkpoints.files.names())[0])
+        remove_temporary_files(checkpoints.folder)
+    exist = bool(comm.all_gather(checkpoints.names())[0])
     if exist and not resume:
         raise ValueError(
-            f"{checkpoints.files.folder} holds a run already; continue it with resume=true, or "
+            f"{checkpoints.folder} holds a run already; continue it with resume=true, or "
             "name another run_dir"
         )
     start = 0
@@ -215,7 +205,7 @@ def _start(
         start = checkpoints.restore() + 1
         if start > iterations:
             raise ValueError(
-                f"train.iterations={iterations}, but {checkpoints.files.folder} has {start} "
+                f"train.iterations={iterations}, but {checkpoints.folder} has {start} "
                 f"behind it: resume with train.iterations={start} or more"
             )
     else:

@@ -1,4 +1,7 @@
-"""One training step: micro-batches, gradients, an exchange between processes, the optimizer."""
+"""One training step: micro-batches, gradients, an exchange between processes, the optimizer.
+
+A step whose losses or gradients are not finite is recorded, and ends the run or is left out.
+"""
 
 import contextlib
 import json
@@ -8,19 +11,20 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from panoptic_dl.core.distributed import gather_metrics, mean_over_processes
+from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import StopRequest
-from panoptic_dl.train.nonfinite import NonFiniteLosses
 
 MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
 DTYPES = {
@@ -30,6 +34,8 @@ DTYPES = {
     "fp16": torch.float16,
 }
 BAD_SAMPLES_FILE = "bad_samples.json"
+NONFINITE_FILE = "nonfinite.jsonl"
+Batches = list[list[dict[str, Any]]]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,10 @@ class Trainer(SimpleTrainer):
     what an uninterrupted one draws. After the gradients, one collective gives every process the
     losses of all, whether one is not finite, and whether a signal came: they act alike.
 
+    `run_dir/bad_samples.json` lists images that could not be read and were replaced by others.
+    `run_dir/nonfinite.jsonl` has a line for each process with a loss or gradient that is not
+    finite: iteration, metrics, and the images to blame.
+
     Attributes:
         agreed_signal: number of a signal that some process received before this step, or 0.
         skipped: whether the last step left the weights as they were.
@@ -65,31 +75,29 @@ class Trainer(SimpleTrainer):
         model: nn.Module,
         loader: Loader,
         optimizer: Optimizer,
+        settings: TrainSettings,
         *,
-        precision: str,
         device: torch.device,
         stop: StopRequest,
-        nonfinite: NonFiniteLosses,
         run_dir: Path,
-        clip_norm: float | None = None,
     ) -> None:
         """
         Args:
             model: returns a dict of losses; perhaps inside DistributedDataParallel.
-            precision: of the forward pass: fp32 | tf32 | bf16 | fp16 (with a gradient scaler).
-            run_dir: gets `bad_samples.json`.
-            clip_norm: larger gradients are scaled to this norm (over all parameters); None: never.
+            settings: `precision`, `clip_norm`, `on_nonfinite` and `max_nonfinite_skips`.
         """
         super().__init__(model, loader, optimizer)
-        self.loader = loader
+        self.loader, self.settings = loader, settings
         self.device = loader.device = device
-        self.dtype = DTYPES[precision]
-        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.stop, self.nonfinite, self.clip_norm = stop, nonfinite, clip_norm
-        self.bad_samples = _BadSamples(run_dir, loader.max_bad_samples)
+        self.dtype = DTYPES[settings.precision]
+        fp16 = settings.precision == "fp16"
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.stop, self.run_dir = stop, run_dir
         self.agreed_signal = 0
-        self.overflows = 0  # steps in a row whose gradients were not finite in fp16
         self.skipped = False
+        self.overflows = 0  # steps in a row whose gradients were not finite in fp16
+        self.skips = 0  # steps that were left out, in all attempts of the run
+        self.bad_samples: dict[str, str] = {}  # errors by file, of all processes and attempts
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Train from one iteration to another; then end the loader's worker processes."""
@@ -102,7 +110,9 @@ class Trainer(SimpleTrainer):
         """Take micro-batches, compute losses and gradients, step the optimizer, log metrics."""
         assert self.model.training, "the model was left in eval mode"
         self._seed_step()
-        self.nonfinite.before_step(self.model)
+        skips = self.settings.on_nonfinite == "skip"
+        # What a forward pass changes: the statistics of normalization layers.
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if skips else []
         self.optimizer.zero_grad()
         batches, losses, data_time = self._accumulate_gradients()
         self.after_backward()
@@ -116,15 +126,19 @@ class Trainer(SimpleTrainer):
         )
         self.agreed_signal = int(max(process["signal"] for process in metrics))
         if any(process["bad"] for process in metrics):
-            self.bad_samples.add(bad_samples)
+            self._record_bad_samples(bad_samples)
         self._log_metrics(metrics, list(losses))
         finite = self._check_finite(metrics, list(losses))
-        if not all(finite):
-            self.nonfinite.act(self, metrics, finite, batches)
-        else:
-            if self.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+        if all(finite):
+            if (clip := self.settings.clip_norm) is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
             self.grad_scaler.step(self.optimizer)
+        else:
+            if skips:
+                with torch.no_grad():
+                    for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                        buffer.copy_(before)
+            self._leave_out(metrics, finite, batches)
         self.grad_scaler.update()
 
     def _accumulate_gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
@@ -185,13 +199,134 @@ class Trainer(SimpleTrainer):
         if len(means) > 1:
             self.storage.put_scalars(**means)
 
+    def _leave_out(
+        self, metrics: list[dict[str, float]], finite: list[bool], batches: Batches
+    ) -> None:
+        """Record a step that is not finite, before a weight changes.
+
+        Args:
+            metrics: of each process.
+            finite: which processes' metrics are finite.
+            batches: micro-batches of this process.
+
+        Raises:
+            FloatingPointError: in every process, when the run is to stop.
+        """
+        samples = [] if finite[comm.get_rank()] else self._samples_to_blame(batches)
+        files = [sample.get("file_name") for sample in samples]
+        images = comm.all_gather(
+            [
+                {"image_id": sample.get("image_id", file), "file_name": file}
+                for sample, file in zip(samples, files, strict=True)
+            ]
+        )
+        skips, most = self.settings.on_nonfinite == "skip", self.settings.max_nonfinite_skips
+        lines = [
+            {
+                "iteration": self.iter,
+                "process": process,
+                "skipped": skips and self.skips < most,
+                "figures": {name: repr(value) for name, value in metrics[process].items()},
+                "images": images[process],
+            }
+            for process in range(len(metrics))
+            if not finite[process]
+        ]
+        self._write(NONFINITE_FILE, "".join(json.dumps(line) + "\n" for line in lines), "a")
+        self.skips += 1
+        names = [str(image["image_id"]) for of_process in images for image in of_process]
+        means = {
+            name: mean_over_processes(metrics, name)
+            for name in metrics[0]
+            if name.startswith("loss") or name == "grad_norm"
+        }
+        what = (
+            f"a loss or gradient is not finite at iteration={self.iter}: "
+            + ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+            + f". Images: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            + f"; all are in {self.run_dir / NONFINITE_FILE}"
+        )
+        if not skips:
+            raise FloatingPointError(
+                f"{what}. No weights were changed; the last checkpoint is from before. Try a lower "
+                "optimizer.lr, train.clip_norm, or train.on_nonfinite=skip, with resume=true"
+            )
+        if self.skips > most:
+            raise FloatingPointError(
+                f"{what}. That is more than the {most} steps that may be left out "
+                "(train.max_nonfinite_skips). No weights were changed"
+            )
+        logger.warning("Step left out (%d of at most %d): %s", self.skips, most, what)
+
+    def _samples_to_blame(self, batches: Batches) -> list[dict[str, Any]]:
+        """The samples whose loss is not finite alone; all when no single one is to blame.
+
+        With batch statistics one image spoils its whole batch: normalization layers use their
+        running statistics here. Those that the step has spoiled are reset, not to spoil all.
+        """
+        model = cast(nn.Module, getattr(self.model, "module", self.model))
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+        samples = [sample for batch in batches for sample in batch]
+        for layer in layers:
+            if layer.running_mean is not None and layer.running_var is not None:
+                layer.running_mean.nan_to_num_(0.0, 0.0, 0.0)
+                layer.running_var.nan_to_num_(1.0, 1.0, 1.0)
+            layer.eval()
+        with torch.no_grad(), self.autocast():
+            losses = [float(sum(model([sample]).values())) for sample in samples]
+        for layer in layers:
+            layer.train()
+        found = [s for s, loss in zip(samples, losses, strict=True) if not math.isfinite(loss)]
+        return found or samples
+
+    def _record_bad_samples(self, bad_samples: dict[str, str]) -> None:
+        """Add those of a step; called by every process with its own.
+
+        Raises:
+            ValueError: in every process, when there are more than `loader.max_bad_samples`.
+        """
+        new: dict[str, str] = {}
+        for of_process in comm.all_gather(bad_samples):
+            new |= {
+                file: error for file, error in of_process.items() if file not in self.bad_samples
+            }
+        if not new:
+            return
+        self.bad_samples |= new
+        known, limit = len(self.bad_samples), self.loader.max_bad_samples
+        self._write(BAD_SAMPLES_FILE, json.dumps(self.bad_samples, indent=1) + "\n", "w")
+        for file, error in new.items():
+            logger.warning(
+                "Another image stands in for %s (bad image %d of at most %d): %s",
+                file,
+                known,
+                limit,
+                error,
+            )
+        if known > limit:
+            raise ValueError(
+                f"{known} images of the training split cannot be read, more than "
+                f"dataset.max_bad_samples={limit} allows; {self.run_dir / BAD_SAMPLES_FILE} lists "
+                f"them. The last one: {list(new.values())[-1]}"
+            )
+
+    def _write(self, name: str, text: str, mode: str) -> None:
+        """Write a record of the run; an error must not hide what it is about."""
+        if not comm.is_main_process():
+            return
+        try:
+            with (self.run_dir / name).open(mode) as file:
+                file.write(text)
+        except OSError as error:
+            logger.error("Cannot write %s: %s", self.run_dir / name, error)
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
             "grad_scaler": self.grad_scaler.state_dict(),
             "loader": self.loader.state_dict(),
             "overflows": self.overflows,
-            "skips": self.nonfinite.skips,
-            "bad_samples": dict(self.bad_samples.known),
+            "skips": self.skips,
+            "bad_samples": dict(self.bad_samples),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -211,53 +346,10 @@ class Trainer(SimpleTrainer):
         if state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.loader.load_state_dict(state_dict["loader"])
-        self.nonfinite.skips = state_dict["skips"]
-        self.bad_samples.known |= state_dict["bad_samples"]
+        self.skips = state_dict["skips"]
+        self.bad_samples |= state_dict["bad_samples"]
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     """The options of an optimizer's group, without parameters and what the schedule sets."""
     return {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
-
-
-class _BadSamples:
-    """Training images that could not be read and were replaced by others, of all processes.
-
-    `run_dir/bad_samples.json` lists them: {file: error}. Resumed runs go on with the list.
-    """
-
-    def __init__(self, run_dir: Path, limit: int) -> None:
-        self.file, self.limit = run_dir / BAD_SAMPLES_FILE, limit
-        self.known: dict[str, str] = {}
-
-    def add(self, bad_samples: dict[str, str]) -> None:
-        """Add those of a step, {file: error}; every process calls this with its own.
-
-        Raises:
-            ValueError: in every process, when there are more than the limit.
-        """
-        new: dict[str, str] = {}
-        for of_process in comm.all_gather(bad_samples):
-            new |= {file: error for file, error in of_process.items() if file not in self.known}
-        if not new:
-            return
-        self.known |= new
-        if comm.is_main_process():
-            try:
-                self.file.write_text(json.dumps(self.known, indent=1) + "\n")
-            except OSError as failure:  # the warnings name them, too
-                logger.error("Cannot write %s: %s", self.file, failure)
-        for file, error in new.items():
-            logger.warning(
-                "Another image stands in for %s (bad image %d of at most %d): %s",
-                file,
-                len(self.known),
-                self.limit,
-                error,
-            )
-        if len(self.known) > self.limit:
-            raise ValueError(
-                f"{len(self.known)} images of the training split cannot be read, more than "
-                f"dataset.max_bad_samples={self.limit} allows; {self.file} lists them. "
-                f"The last one: {list(new.values())[-1]}"
-            )

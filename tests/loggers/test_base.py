@@ -1,21 +1,10 @@
-"""Loggers are called in order; one that fails is left out; calls time out."""
-
-import time
+"""Loggers are called in order; one that fails is left out."""
 
 import pytest
 
 from panoptic_dl.config import ConfigError, compose
-from panoptic_dl.launch.session import exit_status
 from panoptic_dl.launch.signals import Interrupted
-from panoptic_dl.loggers.base import (
-    CallTimeout,
-    Details,
-    Logger,
-    Loggers,
-    Run,
-    TimeoutThread,
-    finishing,
-)
+from panoptic_dl.loggers.base import Details, Logger, Loggers, Run
 from tests.train.tiny_run import TinyEvaluation, run_training
 
 
@@ -95,7 +84,7 @@ def test_one_that_fails_is_left_out(tmp_path, caplog, place):
 def test_finish_gets_the_exit_status(error, status):
     recording = Recording()
     loggers = Loggers({"n": recording})
-    with pytest.raises(type(error)), finishing(loggers, exit_status):  # noqa: PT012
+    with pytest.raises(type(error)), loggers:  # noqa: PT012
         loggers.start(Run(".", "train"))
         raise error
     loggers.step(7, {})
@@ -118,42 +107,10 @@ def test_what_is_no_logger_is_named(tmp_path):
 def test_other_processes_call_no_logger(tmp_path, monkeypatch):
     monkeypatch.setattr("panoptic_dl.loggers.base.comm.is_main_process", lambda: False)
     recording = Recording()
-    loggers = Loggers({"n": recording})
-    loggers.start(Run(tmp_path, "eval"))
-    loggers.evaluation(0, {}, Details())
-    loggers.finish("finished", 0)
-    assert not loggers
+    with Loggers({"n": recording}) as loggers:
+        loggers.start(Run(tmp_path, "eval"))
+        loggers.evaluation(0, {}, Details())
     assert recording.calls == []
-
-
-def test_results_and_errors_come_back():
-    thread = TimeoutThread("test")
-    assert thread(lambda: 3, 5, "counting") == 3
-    with pytest.raises(KeyError):
-        thread(lambda: {}[1], 5, "looking")
-    with pytest.raises(TimeoutError, match="theirs"):  # and not ours
-        thread(raising(TimeoutError("theirs")), 5, "waiting")
-    with pytest.raises(RuntimeError, match="SystemExit: 3"):  # which would end a run
-        thread(raising(SystemExit(3)), 5, "leaving")
-    assert thread(lambda: 4, 5, "counting") == 4
-    thread.end()
-
-
-def raising(error):
-    def call():
-        raise error
-
-    return call
-
-
-def test_no_call_is_made_after_one_that_timed_out():
-    thread = TimeoutThread("test")
-    started = time.perf_counter()
-    with pytest.raises(CallTimeout, match=r"sleeping took longer than 0.1 s"):
-        thread(lambda: time.sleep(1), 0.1, "sleeping")
-    with pytest.raises(CallTimeout, match="sleeping"):
-        thread(lambda: 3, 100, "counting")
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize(

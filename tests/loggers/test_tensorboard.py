@@ -20,8 +20,7 @@ def test_each_number_is_there_once(tmp_path):
 
 
 def test_an_evaluation_alone_leaves_no_events(tmp_path):
-    loggers = Loggers({"t": TensorBoardLogger()})
-    loggers.start(Run(tmp_path, "eval"))
-    loggers.evaluation(0, {"PQ": 1.0}, Details())
-    loggers.finish("finished", 0)
+    with Loggers({"t": TensorBoardLogger()}) as loggers:
+        loggers.start(Run(tmp_path, "eval"))
+        loggers.evaluation(0, {"PQ": 1.0}, Details())
     assert list(tmp_path.iterdir()) == []

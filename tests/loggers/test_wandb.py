@@ -1,7 +1,8 @@
-"""The id and the local files of W&B, keys, options, and a missing package."""
+"""The id and the local files of W&B, keys, options, calls with a timeout, a missing package."""
 
 import json
 import struct
+import time
 import zlib
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2
 
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers.wandb import WandbLogger, has_key, last_step, repair, run_id, split_records
+from panoptic_dl.loggers.wandb import (
+    WandbLogger,
+    _has_key,
+    _last_step,
+    _read_records,
+    _repair,
+    _returns,
+    _run_id,
+)
 from tests.train.tiny_run import run_training
 
 HEADER = b":W&B\xe1\xbe\x00"
@@ -44,26 +53,31 @@ sizes = st.one_of(
 
 
 @given(st.lists(sizes, max_size=6), st.data())
-@example([32768 - 7 - 7 - 6, 10], None)  # six bytes are left of the first block
-def test_complete_and_torn_files(lengths, draw):
-    contents = [bytes([n + 1]) * length for n, length in enumerate(lengths)]
-    data, ends = written(contents)
-    assert [r for _, r in split_records(data)] == contents
+@example([32768 - 7 - 7 - 6 - 9, 10], None)  # six bytes are left of the first block
+def test_complete_and_torn_files(tmp_path_factory, lengths, draw):
+    names = [str(n) * length for n, length in enumerate(lengths)]
+    records = [wandb_internal_pb2.Record(run={"run_id": name}) for name in names]
+    data, ends = written([record.SerializeToString() for record in records])
+    file = tmp_path_factory.mktemp("run") / "run.wandb"
+    file.write_bytes(data)
+    assert [record.run.run_id for _, record in _read_records(file)] == names
     if draw is not None:
         cut = draw.draw(st.integers(0, len(data)))
-        assert [r for _, r in split_records(data[:cut])] == contents[
-            : sum(end <= cut for end in ends)
-        ]
+        file.write_bytes(data[:cut])
+        complete = sum(end <= cut for end in ends)
+        assert [end for end, _ in _read_records(file)] == ends[:complete]
 
 
 @given(st.binary(max_size=200))
-def test_other_bytes_end_quietly(data):
-    list(split_records(HEADER + data))
+def test_other_bytes_end_quietly(tmp_path_factory, data):
+    file = tmp_path_factory.mktemp("run") / "run.wandb"
+    file.write_bytes(HEADER + data)
+    list(_read_records(file))
 
 
 def test_the_id_stays(tmp_path):
-    known = run_id(tmp_path)
-    assert run_id(tmp_path) == known
+    known = _run_id(tmp_path)
+    assert _run_id(tmp_path) == known
     assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": known}
 
 
@@ -71,14 +85,12 @@ def test_the_id_stays(tmp_path):
 def test_a_damaged_id_is_named(tmp_path, text):
     (tmp_path / "wandb.json").write_text(text)
     with pytest.raises(ValueError, match=r"wandb\.json is damaged; remove it"):
-        run_id(tmp_path)
+        _run_id(tmp_path)
 
 
 @given(st.integers(0, 400_000))
 def test_repaired_files_are_complete(tmp_path_factory, cut):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "wandb" / "run-20260101_000000-abc").mkdir(parents=True)
-    file = folder / "wandb" / "run-20260101_000000-abc" / "run-abc.wandb"
+    file = tmp_path_factory.mktemp("run") / "run-abc.wandb"
     run = wandb_internal_pb2.Record(run={"run_id": "abc"}).SerializeToString()
     lines = [
         wandb_internal_pb2.Record(history={"step": {"num": n}, "item": [{"key": "x" * 9_000 * n}]})
@@ -86,20 +98,13 @@ def test_repaired_files_are_complete(tmp_path_factory, cut):
     ]
     data, ends = written([run, *(line.SerializeToString() for line in lines)])
     file.write_bytes(data[:cut])
-    repair(folder, "abc")
+    _repair([file])
     if cut < ends[0]:
         assert not file.exists()
     else:
         assert file.read_bytes() == data[: max(end for end in ends if end <= cut)]
-    assert last_step(folder, "abc") == sum(end <= cut for end in ends) - 2 + (cut < ends[0])
-
-
-def test_files_of_other_runs_do_not_count(tmp_path):
-    assert last_step(tmp_path, "abc") == -1
-    folder = tmp_path / "wandb" / "offline-run-20260101_000000-other"
-    folder.mkdir(parents=True)
-    (folder / "run-other.wandb").write_bytes(b"nothing that could be read")
-    assert last_step(tmp_path, "abc") == -1
+        assert _last_step([file]) == sum(end <= cut for end in ends) - 2
+    assert _last_step([]) == -1
 
 
 def test_where_keys_are_looked_for(tmp_path, monkeypatch):
@@ -107,16 +112,36 @@ def test_where_keys_are_looked_for(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     server = "https://api.example.org"
-    assert not has_key([server])
+    assert not _has_key(server)
     file = tmp_path / "keys"
     monkeypatch.setenv("NETRC", str(file))
     file.write_text("machine api.example.org login user password " + "b" * 40)
-    assert has_key([server])
-    assert not has_key(["https://elsewhere.org"])
+    assert _has_key(server)
+    assert not _has_key("https://elsewhere.org")
     file.write_text("machine {{ what")
-    assert not has_key([server])
+    assert not _has_key(server)
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
-    assert has_key([server])
+    assert _has_key(server)
+
+
+def test_results_and_errors_come_back():
+    assert _returns(lambda: 3, 5)
+    with pytest.raises(KeyError):
+        _returns(lambda: {}[1], 5)
+    with pytest.raises(TimeoutError, match="theirs"):  # and not ours
+        _returns(raising(TimeoutError("theirs")), 5)
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):  # which would end a run
+        _returns(raising(SystemExit(3)), 5)
+    started = time.perf_counter()
+    assert not _returns(lambda: time.sleep(1), 0.1)
+    assert time.perf_counter() - started < 1
+
+
+def raising(error):
+    def call():
+        raise error
+
+    return call
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from panoptic_dl.loggers.base import Confusions, Details
-from panoptic_dl.loggers.wandb import WandbLogger, read_records
+from panoptic_dl.loggers.wandb import WandbLogger, _read_records
 from panoptic_dl.visualize.sheets import Sample
 from tests.train.tiny_run import TinyEvaluation
 
@@ -28,7 +28,7 @@ def read(file):
         run=None, config={}, history=[], summary={}, artifacts=[], exit=None, preempted=False
     )
     log.metrics, log.systems = [], 0
-    for _, record in read_records(Path(file)):
+    for _, record in _read_records(Path(file)):
         kind = record.WhichOneof("record_type")
         body = getattr(record, kind) if kind else None
         if kind == "run":

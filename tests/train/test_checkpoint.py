@@ -6,7 +6,6 @@ import logging
 import pytest
 import torch
 
-from panoptic_dl.train.checkpoint import CheckpointFiles
 from tests.train.tiny_run import (
     SCHEDULE,
     TinyModel,
@@ -33,7 +32,9 @@ def full_disk(monkeypatch, *calls):
 
 def test_a_full_disk_stops_and_keeps_what_was_before(tmp_path, monkeypatch):
     full_disk(monkeypatch, 2)
-    with pytest.raises(OSError, match=r"No space left.*untouched; free some space.*resume=true"):
+    with pytest.raises(
+        OSError, match=r"earlier ones are untouched.*No space left.*; free some space.*resume"
+    ):
         run_training(tmp_path)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     assert [p.name for p in tmp_path.glob("*.p*")] == ["model_0000001.pth"]
@@ -61,10 +62,9 @@ def test_the_last_checkpoint_must_be_written_whatever_is_told(tmp_path, monkeypa
 def test_what_does_not_read_back_is_not_taken(tmp_path, monkeypatch):
     run_training(tmp_path, iterations=2)
     before = (tmp_path / "model_0000001.pth").read_bytes()
-    files = CheckpointFiles(tmp_path)
     monkeypatch.setattr("panoptic_dl.core.files.sha256_of", lambda path: "other")
     with pytest.raises(OSError, match="does not read back"):
-        files.write("model_0000001.pth", {"iteration": 1}, 1)
+        run_training(tmp_path, iterations=4, resume=True)
     assert (tmp_path / "model_0000001.pth").read_bytes() == before
     assert not list(tmp_path.glob(".unfinished*"))
 
@@ -162,7 +162,7 @@ def test_another_model_or_optimizer_is_refused(tmp_path):
     run_training(tmp_path, iterations=2)
     other = TinyModel()
     other.head = torch.nn.Linear(8, 2)
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="does not fit the run's model"):
         run_training(tmp_path, model=other, resume=True)
     with pytest.raises(ValueError, match="does not fit the run's trainer"):
         run_training(
@@ -195,17 +195,6 @@ def test_the_folder_of_a_run_logs_no_warning(tmp_path, caplog):
     run_training(tmp_path, iterations=4, resume=True)
     warned = [r.getMessage() for r in caplog.records if r.levelno > logging.WARNING]
     assert warned == []
-
-
-def test_a_manifest_that_says_too_little_is_not_believed(tmp_path):
-    run_training(tmp_path, iterations=4, schedule=SCHEDULE)
-    manifest = json.loads((tmp_path / "checkpoints.json").read_text())
-    manifest["files"]["model_0000003.pth"]["iteration"] = None
-    del manifest["files"]["model_final.pth"]["bytes"]
-    (tmp_path / "checkpoints.json").write_text(json.dumps(manifest))
-    run_training(tmp_path, resume=True, schedule=SCHEDULE)
-    assert not list(tmp_path.glob("*.torn"))
-    assert [line["iteration"] for line in losses(tmp_path)] == [*range(6)]
 
 
 def test_only_one_torn_checkpoint_is_kept(tmp_path):

@@ -105,7 +105,7 @@ def test_figures_that_cannot_be_written_stop_the_run_or_do_not(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         refuse_writing(patch, "metrics.json")
         run_training(tmp_path / "on", on_error="continue")
-    assert "Metrics cannot be written" in caplog.text
+    assert "cannot write the metrics to" in caplog.text
     assert state(tmp_path / "on")["iteration"] == 5
 
 

@@ -96,12 +96,13 @@ def test_channels_last_reaches_the_activations_and_changes_losses_by_rounding_on
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monkeypatch, backend):
     calls = []
     real = torch.compile
 
     def counted(function):
-        fast = real(function)
+        fast = real(function, backend=backend)
 
         def call(*inputs):
             calls.append(1)

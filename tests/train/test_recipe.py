@@ -8,6 +8,7 @@ from detectron2.layers import NaiveSyncBatchNorm
 from torch import nn
 
 from panoptic_dl.config import compose
+from panoptic_dl.data.loader import accumulation
 from panoptic_dl.train.recipe import (
     Recipe,
     differences_table,
@@ -117,12 +118,16 @@ def test_a_run_as_its_recipe_says_so(tmp_path, caplog):
     assert "Trained as the recipe says" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["1gpu", "2gpu", "4gpu", "8gpu", "cpu"])
-@pytest.mark.parametrize("recipe", ["dataset=cityscapes", "dataset=coco", "task=semantic"])
-def test_presets_keep_batch_rate_and_length(name, recipe):
-    from panoptic_dl.data.loader import accumulation
+@pytest.fixture(scope="module", params=["dataset=cityscapes", "dataset=coco", "task=semantic"])
+def recipe(request):
+    """An override and its config."""
+    return request.param, compose([request.param])
 
-    plain, preset = compose([recipe]), compose([recipe, f"hardware={name}"])
+
+@pytest.mark.parametrize("name", ["1gpu", "2gpu", "4gpu", "8gpu", "cpu"])
+def test_presets_keep_batch_rate_and_length(name, recipe):
+    override, plain = recipe
+    preset = compose([override, f"hardware={name}"])
     processes = max(1, preset.launch.num_gpus)
     assert str(preset.launch.num_gpus) == name.removesuffix("gpu").replace("cpu", "0")
     for key in ("batch_size", "iterations"):

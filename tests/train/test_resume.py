@@ -22,9 +22,14 @@ from tests.train.tiny_run import (
 )
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_stopped_by_a_signal(tmp_path, num_workers, number):
+@pytest.mark.parametrize(
+    ("number", "num_workers"),
+    [
+        *((signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGUSR2, 0)),
+        *((signal.SIGINT, 2), (signal.SIGUSR1, 2)),
+    ],
+)
+def test_stopped_by_a_signal(tmp_path, number, num_workers):
     options = {"num_workers": num_workers, "iterations": 9}
     run_training(tmp_path / "whole", **options)
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]

@@ -1,17 +1,28 @@
-"""The training step: precision, accumulation, clipping, overfitting."""
+"""The training step: precision, accumulation, clipping, losses that are not finite."""
+
+import json
 
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
-from tests.train.tiny_run import TinyModel, metrics, run_training, state, tiny_loader
+from tests.train.tiny_run import (
+    TinyModel,
+    losses,
+    metrics,
+    refuse_writing,
+    run_training,
+    same,
+    state,
+    tiny_loader,
+)
 
 UNGROUPED = {"aspect_ratio_grouping": False}
 
 
 def test_bf16_trains_on_the_cpu(tmp_path):
-    run_training(tmp_path / "full", iterations=80)
-    run_training(tmp_path / "half", iterations=80, precision="bf16")
+    run_training(tmp_path / "full", iterations=80, period=100)
+    run_training(tmp_path / "half", iterations=80, period=100, precision="bf16")
     full, half = ([x["total_loss"] for x in metrics(tmp_path / d)] for d in ("full", "half"))
     assert sum(full[-5:]) < 0.4 * sum(full[:5])
     assert half != full
@@ -66,3 +77,118 @@ def test_overfit_batches_repeat(tmp_path):
     run_training(tmp_path, model=Watching(), overfit_batches=2)
     assert all(torch.equal(seen[i], seen[i % 2]) for i in range(6))
     assert not torch.equal(seen[0], seen[1])
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "nonfinite.jsonl").read_text().splitlines()]
+
+
+def test_stop_before_the_weights_change(tmp_path):
+    model = TinyModel()
+    model.fail_at = 4
+    with pytest.raises(FloatingPointError, match=r"iteration=3: .*loss_fit nan.*train.clip_norm"):
+        run_training(tmp_path, model=model)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    (line,) = lines(tmp_path)
+    assert line["iteration"] == 3
+    assert len(line["images"]) == 8  # none is to blame alone
+    assert line["figures"]["loss_fit"] == "nan"
+    assert not line["skipped"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_image_to_blame_is_named(tmp_path, accumulate):
+    with pytest.raises(FloatingPointError, match="Images: 11;"):
+        run_training(tmp_path, model=TinyModel(poison=(11,)), accumulate=accumulate)
+    assert lines(tmp_path)[0]["images"] == [{"image_id": 11, "file_name": "11.png"}]
+
+
+class Spoiling(TinyModel):
+    """Not a number before BatchNorm, whose running statistics it would spoil."""
+
+    def forward(self, batch):
+        self.calls += 1
+        if self.calls == 4:
+            numbers = batch[0]["numbers"] * float("inf")
+            batch = [batch[0] | {"numbers": numbers}, *batch[1:]]
+        self.calls -= 1
+        return super().forward(batch)
+
+
+def test_a_step_left_out_leaves_nothing_behind(tmp_path):
+    """As if the step had not happened, but for its number; then the run goes on."""
+    model = Spoiling()
+    run_training(tmp_path, model=model, on_nonfinite="skip", iterations=6)
+    before, after = (state(tmp_path, f"model_000000{i}.pth")["model"] for i in (3, 5))
+    assert all(v.isfinite().all() for v in after.values())
+    assert not same(before, after)
+    assert state(tmp_path)["trainer"]["skips"] == 1
+    (line,) = lines(tmp_path)
+    assert line["skipped"]
+    assert line["iteration"] == 3
+
+
+def test_statistics_are_those_from_before_the_step(tmp_path):
+    run_training(tmp_path / "short", iterations=3, period=1)
+    run_training(
+        tmp_path / "long", iterations=4, period=1, model=Spoiling(), on_nonfinite="skip", kept=9
+    )
+    third, skipped = (state(tmp_path / "long", f"model_000000{i}.pth")["model"] for i in (2, 3))
+    assert same(third, skipped)
+
+
+def test_skips_are_bounded_over_resumed_runs(tmp_path):
+    options = {"on_nonfinite": "skip", "max_nonfinite_skips": 2, "poison": (1, 5, 9)}
+    poison = options.pop("poison")
+    with pytest.raises(FloatingPointError, match=r"more than the 2 steps .*max_nonfinite_skips"):
+        run_training(tmp_path, model=TinyModel(poison), iterations=20, period=1, **options)
+    done = state(tmp_path, (tmp_path / "last_checkpoint").read_text())["trainer"]
+    assert done["skips"] == 2
+    with pytest.raises(FloatingPointError):
+        run_training(
+            tmp_path, model=TinyModel(poison), iterations=20, resume=True, period=1, **options
+        )
+
+
+def test_an_infinite_gradient_is_noticed_though_the_loss_is_finite(tmp_path):
+    class Steep(TinyModel):
+        def forward(self, batch):
+            result = super().forward(batch)
+            # The square root's slope at 0 is infinite; its value is not.
+            return result | {"loss_root": (self.head.bias - self.head.bias.detach()).sqrt().sum()}
+
+    with pytest.raises(FloatingPointError, match="grad_norm"):
+        run_training(tmp_path, model=Steep())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    class Growing(TinyModel):
+        """A buffer that no loss depends on grows over all bounds."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("size", torch.ones(1))
+
+        def forward(self, batch):
+            self.size = self.size * 1e20
+            return super().forward(batch)
+
+    with pytest.raises(FloatingPointError, match="size is infinite or not a number after iter"):
+        run_training(tmp_path, model=Growing())
+    assert not list(tmp_path.glob("*.pth*"))
+
+
+def test_losses_of_left_out_steps_are_logged(tmp_path):
+    model = TinyModel()
+    model.fail_at = 3
+    run_training(tmp_path, model=model, on_nonfinite="skip")
+    logged = [line["total_loss"] for line in losses(tmp_path)]
+    assert [x != x for x in logged] == [False, False, True, False, False, False]
+
+
+def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, caplog):
+    refuse_writing(monkeypatch, "nonfinite.jsonl")
+    with pytest.raises(FloatingPointError, match="Images: 7;"):
+        run_training(tmp_path, model=TinyModel(poison=(7,)))
+    assert "Cannot write" in caplog.text
