@@ -15,9 +15,9 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
 from panoptic_dl.core.parallel import Progress, count_cores
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.inputs import Input, Picture, find_inputs
+from panoptic_dl.demo.inputs import Input, find_inputs
 from panoptic_dl.demo.outputs import ResultWriter
-from panoptic_dl.demo.pipeline import EndOfStream, Pipeline, StageTimes
+from panoptic_dl.demo.pipeline import Pipeline, StageTimes
 from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
 from panoptic_dl.demo.result import BRANCHES, check_views
 from panoptic_dl.demo.video import SUFFIX, VideoReader, VideoWriter
@@ -65,7 +65,15 @@ def demo(
             "(.safetensors, .pth, .pkl) with the experiment= or parts that it was trained with"
         )
     choices = DemoSettings(**settings)
-    views = _choose_views(choices, panoptic=isinstance(model, PanopticDeepLab))
+    panoptic = isinstance(model, PanopticDeepLab)
+    views = choices.views or ("panoptic" if panoptic else "semantic")
+    views = [views] if isinstance(views, str) else list(views)
+    try:
+        check_views(views, panoptic=panoptic)
+    except DemoError as error:
+        raise DemoError(f"demo.views: {error}") from None
+    if choices.save and not panoptic:
+        raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
     found, notes = find_inputs(inputs)
     logger.info("Model: %s", row)
     predictor = Predictor(
@@ -90,7 +98,8 @@ def demo(
     logger.info("%d pictures, %d videos", len(pictures), len(videos))
     started = time.perf_counter()
     try:
-        run.pictures(pictures)
+        if pictures:
+            run.pictures(pictures)
         for video in videos:
             run.video(video)
     except KeyboardInterrupt:
@@ -114,25 +123,6 @@ def demo(
     return {"metrics": {"images/s": rate, "images": run.done}}
 
 
-def _choose_views(settings: DemoSettings, *, panoptic: bool) -> list[str]:
-    """The views that are drawn, of a model of either task.
-
-    Raises:
-        DemoError: a view is unknown, or the model does not have it, or no panoptic files to save.
-    """
-    views = settings.views
-    if views is None:
-        views = "panoptic" if panoptic else "semantic"
-    chosen = [views] if isinstance(views, str) else list(views)
-    try:
-        check_views(chosen, panoptic=panoptic)
-    except DemoError as error:
-        raise DemoError(f"demo.views: {error}") from None
-    if settings.save and not panoptic:
-        raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
-    return chosen
-
-
 class _Run:
     """A demo under way."""
 
@@ -152,11 +142,6 @@ class _Run:
 
     def pictures(self, inputs: list[Input]) -> None:
         """Draw all pictures."""
-        if not inputs:
-            return
-
-        def read(one: Input) -> PreparedImage:
-            return self.predictor.prepare(str(one.source))
 
         def finish(one: Input, image: PreparedImage, output: NetworkOutput) -> tuple[str, ...]:
             result = self.predictor.finish(image, output)
@@ -164,16 +149,18 @@ class _Run:
             return result.notes
 
         pipeline: Pipeline[Input] = self.make_pipeline(
-            read=read, finish=finish, num_readers=self.num_workers
+            read=lambda one: self.predictor.prepare(str(one.source)),
+            finish=finish,
+            num_readers=self.num_workers,
         )
-        with Progress("drawn", len(inputs)) as progress, closing(pipeline.run(inputs)) as outcomes:
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    self._fail(str(outcome.error))
+        with Progress("drawn", len(inputs)) as progress, closing(pipeline.run(inputs)) as run:
+            for one, notes in run:
+                if isinstance(notes, DemoError):
+                    self._fail(str(notes))
                 else:
                     self.done += 1
-                    for note in outcome.value:
-                        logger.info("%s: %s", printable(str(outcome.item), 4096), note)
+                    for note in notes:
+                        logger.info("%s: %s", printable(str(one), 4096), note)
                 progress.add(1)
 
     def video(self, one: Input) -> None:
@@ -184,24 +171,16 @@ class _Run:
             return self._fail(str(error))
         name, limit = printable(str(one), 4096), self.settings.max_frames
         total = reader.total if limit is None else min(limit, reader.total or limit)
-        logger.info(
-            "%s: %d x %d pixels, %.4g frames/s, %s frames; sound is not kept",
-            name,
-            reader.size[1],
-            reader.size[0],
-            reader.fps,
-            total or "unknown",
-        )
-        for note in reader.notes:
+        height, width = reader.size
+        rate = f"{width} x {height} pixels, {reader.fps:.4g} frames/s"
+        for note in (f"{rate}, {total or 'unknown'} frames; sound is not kept", *reader.notes):
             logger.info("%s: %s", name, note)
         writers: dict[str, VideoWriter] = {}
         num_read = 0
 
-        def read_frame(number: int) -> PreparedImage:
+        def read(number: int) -> PreparedImage | None:
             frame = None if limit is not None and number >= limit else reader.read()
-            if frame is None:
-                raise EndOfStream
-            return self.predictor.prepare(Picture(frame))
+            return None if frame is None else self.predictor.prepare(frame)
 
         def finish(number: int, image: PreparedImage, output: NetworkOutput) -> dict[str, Any]:
             result = self.predictor.finish(image, output)
@@ -214,7 +193,7 @@ class _Run:
                 writers[kind].write(picture)
 
         pipeline: Pipeline[int] = self.make_pipeline(
-            read=read_frame, finish=finish, write=write, num_readers=1
+            read=read, finish=finish, write=write, num_readers=1
         )
         with ExitStack() as stack:
             stack.callback(reader.close)
@@ -222,9 +201,9 @@ class _Run:
                 file = self.results.folder / kind / f"{one.name}{SUFFIX}"
                 writers[kind] = stack.enter_context(VideoWriter(file, reader.fps))
             progress = stack.enter_context(Progress(f"{one.name} drawn", total, unit="frames"))
-            for outcome in stack.enter_context(closing(pipeline.run(count()))):
-                if outcome.error is not None:
-                    self._fail(str(outcome.error))
+            for _, outcome in stack.enter_context(closing(pipeline.run(count()))):
+                if isinstance(outcome, DemoError):
+                    self._fail(str(outcome))
                     break
                 num_read += 1
                 self.done += 1

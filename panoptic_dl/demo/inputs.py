@@ -9,9 +9,9 @@ import os
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.images import no_truncated_images
+from panoptic_dl.core.images import no_truncated_images, why_unreadable
 
 LONGEST_NAME = 120  # characters; 255 bytes are the most that disks take, with suffixes
+MOST_FOLDERS = 5  # in the name of a result
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a gray value that cameras and scanners have
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
@@ -30,6 +31,8 @@ _SUFFIXES_OF_PICTURES = (
 )
 _SUFFIXES_OF_VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts"
 PICTURES, VIDEOS = _SUFFIXES_OF_PICTURES.split(), _SUFFIXES_OF_VIDEOS.split()
+
+AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,14 @@ def find_inputs(given: str | int | Sequence[str | int] | None) -> tuple[list[Inp
     if others:
         kinds = ", ".join(f"{many} {suffix or 'without suffix'}" for suffix, many in others.items())
         notes.append(f"Files that are neither pictures nor videos are left alone: {kinds}")
-    names = result_names(
+    names = _result_names(
         [Path(f"camera{s}") if isinstance(s, int) else s for s in sources.values()]
     )
     return [Input(s, n) for s, n in zip(sources.values(), names, strict=True)], notes
 
 
 def _files(text: str, others: Counter[str]) -> list[Path]:
+    """The files that a text means; suffixes of other files are counted in `others`."""
     if not text.strip():
         raise DemoError("input= is empty: name a picture, a folder, a video or a pattern")
     path = Path(text).expanduser()
@@ -114,9 +118,13 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
             raise DemoError(f"input={text} is neither a file nor a folder")
         return [path]
     if not glob.has_magic(text):
-        raise DemoError(f"input={text}: there is no such file or folder{_near(path)}")
+        found = f" (nor a folder {path.parent})"
+        if path.parent.is_dir():
+            near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
+            found = f"; in {path.parent} there is {', '.join(near)}" if near else ""
+        raise DemoError(f"input={text}: there is no such file or folder{found}")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    files = [match for match in matches if match.is_file() and _kind(match, others)]
+    files = [match for match in matches if match.is_file() and _is_known(match, others)]
     if "**" not in text:  # which has the folders' own files already
         for folder in filter(Path.is_dir, matches):
             files += _inside(folder, others)
@@ -127,20 +135,20 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
 
 
 def _inside(folder: Path, others: Counter[str]) -> list[Path]:
+    """Pictures and videos in a folder and below it, but for hidden ones."""
+
     def refuse(error: OSError) -> None:
         raise DemoError(f"input={folder}: cannot list {error.filename}: {error.strerror}")
 
-    files = []
+    files: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(parent, name)
-            if not name.startswith(".") and _kind(file, others):
-                files.append(file)
+        seen = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        files += [file for file in seen if _is_known(file, others)]
     return files
 
 
-def _kind(file: Path, others: Counter[str]) -> bool:
+def _is_known(file: Path, others: Counter[str]) -> bool:
     suffix = file.suffix.lower()
     if suffix in PICTURES or suffix in VIDEOS:
         return True
@@ -148,51 +156,36 @@ def _kind(file: Path, others: Counter[str]) -> bool:
     return False
 
 
-def _near(path: Path) -> str:
-    """Names beside a missing file that resemble its own."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f" (nor a folder {parent})"
-    near = difflib.get_close_matches(path.name, os.listdir(parent), n=3)
-    return f"; in {parent} there is {', '.join(near)}" if near else ""
-
-
-def result_names(files: Sequence[Path]) -> list[str]:
+def _result_names(files: Sequence[Path]) -> list[str]:
     """A name for each of several different files, safe as that of a file, in their order.
 
     `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
     a/x.jpg and b/x.jpg do; a number where nothing else helps.
     """
-    names = [_safe(file.stem) for file in files]
-    _spell_out(names, [_safe(file.name.replace(".", "_")) for file in files])
-    deepest = max((len(file.parts) for file in files), default=0)
-    for depth in range(2, min(deepest, 6) + 1):
-        folders = [[part for part in f.parts[-depth:-1] if part.strip("/.\\")] for f in files]
-        longer = [
-            _safe("_".join([*parts, f.stem])) for parts, f in zip(folders, files, strict=True)
-        ]
-        _spell_out(names, longer)
+    stems = [_safe(file.stem) for file in files]
+    names = list(stems)
+    spellings = [[file.name.replace(".", "_") for file in files]]
+    for depth in range(1, MOST_FOLDERS + 1):
+        folders = [[part for part in f.parts[-depth - 1 : -1] if part.strip("/.\\")] for f in files]
+        spellings.append(["_".join([*p, f.stem]) for p, f in zip(folders, files, strict=True)])
+    for spelling in spellings:  # those that share a name get longer ones, where these differ
+        longer = [_safe(name) for name in spelling]
+        groups = defaultdict(list)
+        for i, name in enumerate(names):
+            groups[_key(name)].append(i)
+        for members in groups.values():
+            if len({_key(longer[i]) for i in members}) > 1:
+                for i in members:
+                    names[i] = longer[i]
     # Number those that still share a name; an input keeps its own before others get it.
-    final = list(names)
-    taken: set[str] = set()
-    for i in sorted(range(len(names)), key=lambda i: names[i] != _safe(files[i].stem)):
+    final, taken = list(names), set[str]()
+    for i in sorted(range(len(names)), key=lambda i: names[i] != stems[i]):
         number = 1
         while _key(final[i]) in taken:
             number += 1
             final[i] = f"{names[i]}_{number}"
         taken.add(_key(final[i]))
     return final
-
-
-def _spell_out(names: list[str], longer: Sequence[str]) -> None:
-    """Give those that share a name their longer ones, where these tell them apart."""
-    groups = defaultdict(list)
-    for position, name in enumerate(names):
-        groups[_key(name)].append(position)
-    for members in groups.values():
-        if len(members) > 1 and len({_key(longer[i]) for i in members}) > 1:
-            for i in members:
-                names[i] = longer[i]
 
 
 def _key(name: str) -> str:
@@ -209,31 +202,51 @@ def _safe(name: str) -> str:
     return kept or "unnamed"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image as networks take it.
+def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """An image as networks take it: its first frame, upright, opaque, 8 bits, three channels.
 
-    Attributes:
-        pixels: (H, W, 3) RGB uint8, upright.
-        notes: what was done to it, in words; mostly nothing.
-    """
+    Args:
+        image: (H, W, 3) RGB uint8, a PIL image, or the path of a picture of any kind.
 
-    pixels: NDArray[np.uint8]
-    notes: tuple[str, ...] = ()
-
-
-def read_picture(file: str | Path) -> Picture:
-    """Read a whole picture of any kind that Pillow knows.
+    Returns:
+        (H, W, 3) RGB uint8; and what was done to it, in words: mostly nothing.
 
     Raises:
-        DemoError: there is none, or it is damaged, or too large for Pillow's guard; names the file.
+        DemoError: it is none, damaged, or too large for Pillow's guard; names the file.
     """
-    with _errors_name(str(file)), Image.open(file) as image:
-        return from_pillow(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise DemoError(
+                f"an array of shape {image.shape} and type {image.dtype} is no image: give "
+                "(H, W, 3) RGB uint8, or a PIL image or a path, which may be of any kind"
+            )
+        return np.ascontiguousarray(image), ()
+    if isinstance(image, Image.Image):
+        return _convert(image)
+    if not isinstance(image, (str, PathLike)):
+        raise DemoError(
+            f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL image, "
+            "a path, or a list of them"
+        )
+    file = Path(image).expanduser()
+    try:
+        with warnings.catch_warnings():
+            # Large pictures are what people have; damaged ones are errors here.
+            warnings.simplefilter("ignore")
+            with Image.open(file) as opened:
+                return _convert(opened)
+    except UnidentifiedImageError:
+        raise DemoError(
+            f"{file} is no picture that Pillow can read (empty, damaged, text, or of another "
+            "format): convert it to PNG or JPEG"
+        ) from None
+    except DemoError as error:
+        raise DemoError(f"{file}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
+        raise DemoError(f"cannot read {file} ({why_unreadable(error)})") from error
 
 
-def from_pillow(image: Image.Image) -> Picture:
-    """Convert a picture of any mode: first frame, upright, opaque, 8 bits, three channels."""
+def _convert(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # there the others are previews of the first
@@ -246,7 +259,7 @@ def from_pillow(image: Image.Image) -> Picture:
         notes.append("turned as its EXIF says")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         pixels, note = _gray_of_many_bits(np.asarray(image))
-        return Picture(pixels, (*notes, note))
+        return pixels, (*notes, note)
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         if opaque.getchannel("A").getextrema() != (255, 255):
@@ -257,21 +270,7 @@ def from_pillow(image: Image.Image) -> Picture:
             image = opaque
     elif image.mode == "CMYK":
         notes.append("CMYK is converted without its color profile")
-    return Picture(np.array(image.convert("RGB")), tuple(notes))
-
-
-def from_array(array: NDArray[np.generic]) -> Picture:
-    """Check an image of the Python interface.
-
-    Raises:
-        DemoError: it is not (H, W, 3) uint8, or empty.
-    """
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise DemoError(
-            f"an array of shape {array.shape} and type {array.dtype} is no image: give (H, W, 3) "
-            "RGB uint8, or a PIL image or a path, which may be of any kind"
-        )
-    return Picture(np.ascontiguousarray(array))  # type: ignore[arg-type]
+    return np.array(image.convert("RGB")), tuple(notes)
 
 
 def _gray_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
@@ -297,32 +296,3 @@ def _gray_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], 
     scaled = (numbers - low) * (255 / max(high - low, 1e-300))
     gray = scaled.round().clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2), note
-
-
-@contextmanager
-def _errors_name(file: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into a DemoError that names the file."""
-    try:
-        with warnings.catch_warnings():
-            # Large pictures are what people have; damaged ones are errors here.
-            warnings.simplefilter("ignore")
-            yield
-    except FileNotFoundError:
-        raise DemoError(f"{file}: there is no such file") from None
-    except IsADirectoryError:
-        raise DemoError(f"{file} is a folder, not a picture") from None
-    except UnidentifiedImageError:
-        raise DemoError(
-            f"{file} is no picture that Pillow can read (empty, damaged, text, or of another "
-            "format): convert it to PNG or JPEG"
-        ) from None
-    except Image.DecompressionBombError:
-        raise DemoError(
-            f"{file} has more pixels than Pillow's guard against bombs lets pass "
-            f"({2 * (Image.MAX_IMAGE_PIXELS or 0):,}): make it smaller"
-        ) from None
-    except DemoError as error:
-        raise DemoError(f"{file}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
-        reason = str(error) or type(error).__name__
-        raise DemoError(f"cannot read {file} (truncated or damaged: {reason})") from error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.images import NUM_IDS, ids_to_colors
+from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.result import PanopticResult
 from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
@@ -34,11 +34,7 @@ class ResultWriter:
     def __init__(
         self, folder: Path, settings: DemoSettings, views: Sequence[str], classes: Classes
     ) -> None:
-        """Make the folders.
-
-        Raises:
-            DemoError: there are results of an earlier demo, which are never overwritten.
-        """
+        """Make the folders; DemoError where there are results of an earlier demo."""
         self.folder, self.settings, self.views = folder, settings, views
         if folder.is_dir() and any(folder.iterdir()):
             raise DemoError(
@@ -65,27 +61,24 @@ class ResultWriter:
 
         With `exact`, as for videos, an overlay has the size of the image: no legend, never larger.
         """
-        options: dict[str, Any] = {
-            "legend": self.settings.legend and not exact,
-            "labels": self.settings.labels,
-            "opacity": self.settings.opacity,
-            "enlarge": not exact,
+        return {
+            kind: result.draw(
+                self.views if kind == SIDE_BY_SIDE else kind,
+                layout=SIDE_BY_SIDE if kind == SIDE_BY_SIDE else "overlay",
+                legend=self.settings.legend and not exact,
+                labels=self.settings.labels,
+                opacity=self.settings.opacity,
+                enlarge=not exact,
+            )
+            for kind in self.kinds
         }
-        views: dict[str, Any] = {kind: {"views": kind} for kind in self.kinds}
-        if SIDE_BY_SIDE in views:
-            views[SIDE_BY_SIDE] = {"views": self.views, "layout": SIDE_BY_SIDE}
-        return {kind: result.draw(**each, **options) for kind, each in views.items()}
 
     def write(self, name: str, result: PanopticResult, source: str) -> None:
-        """Write the pictures of one image, and its panoptic PNG; from any thread.
-
-        Args:
-            source: the image, for the JSON file.
-        """
-        kind = self.settings.format
-        for view, picture in self.draw(result).items():
-            data = _encode(picture, kind)
-            with write_prediction(self.folder / view / f"{name}.{kind}") as temporary:
+        """Write the pictures of an image, `source`, and its panoptic PNG; from any thread."""
+        suffix = self.settings.format
+        for kind, picture in self.draw(result).items():
+            data = _encode(picture, suffix)
+            with write_prediction(self.folder / kind / f"{name}.{suffix}") as temporary:
                 temporary.write_bytes(data)
         self.write_panoptic(name, result, source)
 
@@ -94,14 +87,11 @@ class ResultWriter:
         if not self.settings.save:
             return
         assert result.panoptic is not None
-        ids = result.panoptic + 1  # 0 is void
-        if int(ids.max()) >= NUM_IDS:
-            raise DemoError("panoptic ids do not fit into the three bytes of a PNG")
         file = self.folder / JSON / f"{name}.png"
         with name_unwritable(file):
             file.parent.mkdir(exist_ok=True)  # of a video's frames
         with write_prediction(file) as temporary:
-            temporary.write_bytes(_encode(ids_to_colors(ids), "png"))
+            temporary.write_bytes(_encode(ids_to_colors(result.panoptic + 1), "png"))  # 0 is void
         segments = [
             {
                 "id": segment.id + 1,

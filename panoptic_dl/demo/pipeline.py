@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,19 +20,6 @@ import torch
 from panoptic_dl.core.errors import DemoError
 
 Item = TypeVar("Item")
-
-
-class EndOfStream(Exception):
-    """What `read` raises when there is nothing more to read."""
-
-
-@dataclass(frozen=True)
-class _Outcome(Generic[Item]):
-    """The result of an item, or the error of reading it."""
-
-    item: Item
-    value: Any = None
-    error: DemoError | None = None
 
 
 class StageTimes:
@@ -70,11 +58,13 @@ class StageTimes:
         ]
 
 
+@dataclass(kw_only=True)
 class Pipeline(Generic[Item]):
     """Turns items into results; to be run once.
 
-    Args:
-        read: from an item to an input of the network; in `num_readers` threads.
+    Attributes:
+        read: from an item to an input of the network, None where a stream has ended; in
+            `num_readers` threads.
         network: from several inputs to the output of each.
         finish: from (item, input, output) to a result; in `num_workers` threads.
         write: if given, takes the results in their order, in a thread of its own.
@@ -83,33 +73,26 @@ class Pipeline(Generic[Item]):
         times: where the seconds of the stages are added.
     """
 
-    def __init__(
-        self,
-        *,
-        read: Callable[[Item], Any],
-        network: Callable[[Sequence[Any]], Sequence[Any]],
-        finish: Callable[[Item, Any, Any], Any],
-        write: Callable[[Any], Any] | None = None,
-        num_readers: int,
-        num_workers: int,
-        batch_size: int = 1,
-        times: StageTimes | None = None,
-    ) -> None:
-        self._read, self._network, self._finish, self._write = read, network, finish, write
-        self._max_reading = num_readers + batch_size
-        self._max_finishing = num_workers + batch_size
-        self._batch_size = batch_size
-        self._readers = ThreadPoolExecutor(num_readers, "read")
-        self._workers = ThreadPoolExecutor(num_workers, "draw")
+    read: Callable[[Item], Any]
+    network: Callable[[Sequence[Any]], Sequence[Any]]
+    finish: Callable[[Item, Any, Any], Any]
+    write: Callable[[Any], Any] | None = None
+    num_readers: int
+    num_workers: int
+    batch_size: int = 1
+    times: StageTimes = field(default_factory=StageTimes)
+
+    def __post_init__(self) -> None:
+        self._readers = ThreadPoolExecutor(self.num_readers, "read")
+        self._workers = ThreadPoolExecutor(self.num_workers, "draw")
         self._writer = ThreadPoolExecutor(1, "write")
-        self.times = times or StageTimes()
 
-    def run(self, items: Iterable[Item]) -> Generator[_Outcome[Item], None, None]:
-        """The outcomes of all items, in their order, as they come.
+    def run(self, items: Iterable[Item]) -> Generator[tuple[Item, Any], None, None]:
+        """All items with their results, in their order, as they come.
 
-        An item that cannot be read is an outcome with an error. Errors of other stages end the run.
-        When this ends early, by an error or Ctrl-C, what is being drawn and written is finished
-        first, and nothing else is begun.
+        The result of an item that cannot be read is the DemoError. Errors of other stages end the
+        run. When this ends early, by an error or Ctrl-C, what is being drawn and written is
+        finished first, and nothing else is begun.
         """
         try:
             yield from self._run(iter(items))
@@ -117,47 +100,48 @@ class Pipeline(Generic[Item]):
             for pool in (self._readers, self._workers, self._writer):
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, items: Iterator[Item]) -> Iterator[_Outcome[Item]]:
+    def _run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Any]]:
         reading: deque[tuple[Item, Future[Any]]] = deque()
-        finishing: deque[Future[_Outcome[Item]]] = deque()
-        has_more = True
-        while has_more or reading:
-            batch: list[tuple[Item, Any]] = []  # an error where an item could not be read
-            while len(batch) < self._batch_size:
-                has_more = has_more and self._fill(reading, items)
-                if not reading:
-                    break
-                item, future = reading.popleft()
-                with self.times.measure(self.times.waited, "reading"):
-                    try:
-                        batch.append((item, future.result()))
-                    except DemoError as error:
-                        batch.append((item, error))
-                    except EndOfStream:
-                        has_more = False
-                        reading.clear()
-            finishing += self._submit(batch)
-            while finishing and (len(finishing) > self._max_finishing or finishing[0].done()):
-                yield self._wait(finishing.popleft())
+        finishing: deque[tuple[Item, Future[Any]]] = deque()
+        while batch := self._read_batch(items, reading):
+            finishing += self._start_to_finish(batch)
+            while finishing and (
+                len(finishing) > self.num_workers + self.batch_size or finishing[0][1].done()
+            ):
+                yield self._wait(*finishing.popleft())
         while finishing:
-            yield self._wait(finishing.popleft())
+            yield self._wait(*finishing.popleft())
 
-    def _fill(self, reading: deque[tuple[Item, Future[Any]]], items: Iterator[Item]) -> bool:
-        """Keep the readers busy; whether there may be more items."""
-        while len(reading) < self._max_reading:
-            try:
-                item = next(items)
-            except StopIteration:
-                return False
-            future = self._readers.submit(self._timed, "reading", self._read, item)
-            reading.append((item, future))
-        return True
+    def _read_batch(
+        self, items: Iterator[Item], reading: deque[tuple[Item, Future[Any]]]
+    ) -> list[tuple[Item, Any]]:
+        """The next items and what was read; keeps the readers busy with those that follow."""
+        batch: list[tuple[Item, Any]] = []
+        while len(batch) < self.batch_size:
+            for item in islice(items, self.num_readers + self.batch_size - len(reading)):
+                work = self._readers.submit(self._timed, "reading", self.read, item)
+                reading.append((item, work))
+            if not reading:
+                break
+            item, work = reading.popleft()
+            with self.times.measure(self.times.waited, "reading"):
+                try:
+                    read = work.result()
+                except DemoError as error:
+                    read = error
+            if read is None:
+                reading.clear()
+                break
+            batch.append((item, read))
+        return batch
 
-    def _submit(self, batch: Sequence[tuple[Item, Any]]) -> Iterator[Future[_Outcome[Item]]]:
+    def _start_to_finish(
+        self, batch: Sequence[tuple[Item, Any]]
+    ) -> Iterator[tuple[Item, Future[Any]]]:
         """Run the network on a batch, and start to finish its images."""
         inputs = [read for _, read in batch if not isinstance(read, DemoError)]
         try:
-            outputs = iter(self._timed("network", self._network, inputs) if inputs else [])
+            outputs = iter(self._timed("network", self.network, inputs) if inputs else [])
         except torch.OutOfMemoryError:
             error = DemoError(
                 "out of GPU memory: demo.batch_size=1 demo.precision=bf16, or a smaller "
@@ -165,31 +149,26 @@ class Pipeline(Generic[Item]):
             )
             batch = [(item, read if isinstance(read, DemoError) else error) for item, read in batch]
         for item, read in batch:
-            work: Future[_Outcome[Item]] = Future()
+            work: Future[Any] = Future()
             if isinstance(read, DemoError):
-                work.set_result(_Outcome(item, error=read))
+                work.set_result(read)
             else:
-                work = self._workers.submit(self._finish_item, item, read, next(outputs))
-                if self._write is not None:
-                    work = self._writer.submit(self._write_result, work, self._write)
-            yield work
+                stage = "drawing and encoding"
+                arguments = item, read, next(outputs)
+                work = self._workers.submit(self._timed, stage, self.finish, *arguments)
+                if self.write is not None:
+                    work = self._writer.submit(self._write_result, work)
+            yield item, work
 
-    def _finish_item(self, item: Item, read: Any, output: Any) -> _Outcome[Item]:
-        value = self._timed("drawing and encoding", self._finish, item, read, output)
-        return _Outcome(item, value)
+    def _write_result(self, work: Future[Any]) -> Any:
+        return self._timed("writing", self.write, work.result())
 
-    def _write_result(
-        self, work: Future[_Outcome[Item]], write: Callable[[Any], Any]
-    ) -> _Outcome[Item]:
-        outcome = work.result()
-        return replace(outcome, value=self._timed("writing", write, outcome.value))
-
-    def _timed(self, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _timed(self, stage: str, function: Any, *arguments: Any) -> Any:
         with self.times.measure(self.times.spent, stage):
             return function(*arguments)
 
-    def _wait(self, work: Future[_Outcome[Item]]) -> _Outcome[Item]:
+    def _wait(self, item: Item, work: Future[Any]) -> tuple[Item, Any]:
         with self.times.measure(self.times.waited, "drawing and writing"):
-            outcome = work.result()
-        self.times.images += outcome.error is None
-        return outcome
+            result = work.result()
+        self.times.images += not isinstance(result, DemoError)
+        return item, result

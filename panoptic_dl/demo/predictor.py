@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from panoptic_dl.config import build
 from panoptic_dl.config.saved import saved_config
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.inputs import Picture, from_array, from_pillow, read_picture
+from panoptic_dl.demo.inputs import AnImage, read_pixels
 from panoptic_dl.demo.result import PanopticResult, Segment
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.train.precision import arithmetic, check_precision
@@ -32,21 +31,15 @@ from panoptic_dl.weights.load import load_model
 MAP_SIZES = ("network", "image")
 LARGEST_FACTOR = 16  # of enlarged labels whose corners are rounded; beyond, squares stay visible
 
-AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
-
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image, and the network's input made of it: (3, h, w) uint8."""
+    """An image, and the network's input made of it."""
 
-    picture: Picture
-    tensor: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
-        height, width = self.picture.pixels.shape[:2]
-        return height, width
+    pixels: NDArray[np.uint8]  # (H, W, 3) RGB
+    notes: tuple[str, ...]  # what was done to the picture
+    tensor: Tensor  # (3, h, w) uint8
+    map_size: tuple[int, int]  # (height, width) at which pixels are grouped
 
 
 @dataclass(frozen=True)
@@ -171,26 +164,15 @@ class Predictor:
             for image, output in zip(prepared, self.predict(prepared), strict=True)
         ]
 
-    def prepare(self, image: AnImage | Picture) -> PreparedImage:
+    def prepare(self, image: AnImage) -> PreparedImage:
         """Read an image and resize it for the network; in any thread."""
-        if isinstance(image, (str, PathLike)):
-            image = read_picture(Path(image).expanduser())
-        elif isinstance(image, Image.Image):
-            image = from_pillow(image)
-        elif isinstance(image, np.ndarray):
-            image = from_array(image)
-        elif not isinstance(image, Picture):
-            raise DemoError(
-                f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL "
-                "image, a path, or a list of them"
-            )
-        pixels = image.pixels
-        if self.mapper.image_format == "BGR":
-            pixels = np.ascontiguousarray(pixels[..., ::-1])
-        resized = _AtLeastOnePixel(pixels)
+        pixels, notes = read_pixels(image)
+        is_bgr = self.mapper.image_format == "BGR"
+        resized = _AtLeastOnePixel(np.ascontiguousarray(pixels[..., ::-1]) if is_bgr else pixels)
         self.mapper.augmentations(resized)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
-        return PreparedImage(image, tensor)
+        height, width = pixels.shape[:2] if self.maps_at_image_size else tensor.shape[1:]
+        return PreparedImage(pixels, notes, tensor, (height, width))
 
     def predict(self, images: Sequence[PreparedImage]) -> list[NetworkOutput]:
         """Run the network on prepared images; images of one size are a batch.
@@ -199,8 +181,7 @@ class Predictor:
         """
         groups: dict[Any, list[int]] = {}
         for position, image in enumerate(images):
-            key = (image.tensor.shape, self._map_size(image))
-            groups.setdefault(key, []).append(position)
+            groups.setdefault((image.tensor.shape, image.map_size), []).append(position)
         outputs: dict[int, NetworkOutput] = {}
         for positions in groups.values():
             batch = [images[position] for position in positions]
@@ -208,17 +189,11 @@ class Predictor:
                 outputs |= zip(positions, self._run(batch), strict=True)
         return [outputs[position] for position in range(len(images))]
 
-    def _map_size(self, image: PreparedImage) -> tuple[int, int]:
-        """(height, width) at which pixels are grouped."""
-        if self.maps_at_image_size:
-            return image.size
-        return image.tensor.shape[1], image.tensor.shape[2]
-
     def _run(self, batch: Sequence[PreparedImage]) -> list[NetworkOutput]:
-        samples: list[dict[str, Any]] = []
-        for image in batch:
-            height, width = self._map_size(image)
-            samples.append({"image": image.tensor, "height": height, "width": width})
+        samples: list[dict[str, Any]] = [
+            {"image": image.tensor, "height": image.map_size[0], "width": image.map_size[1]}
+            for image in batch
+        ]
         images = self.model.preprocess(samples)
         maps = self.model.network(images.tensor)
         if not self.is_panoptic:
@@ -246,25 +221,24 @@ class Predictor:
 
     def finish(self, image: PreparedImage, output: NetworkOutput) -> PanopticResult:
         """Bring maps to the image's size, and list the segments; in any thread."""
-        size = image.size
-        semantic = labels_at(output.semantic, size)
+        height, width = size = image.pixels.shape[:2]
+        semantic = _labels_at(output.semantic, size)
         panoptic, segments = output.panoptic, list[Segment]()
         if panoptic is not None:
             assert output.scores is not None
             ids = SegmentTable.of(panoptic).ids
             is_thing = np.isin(ids // self.label_divisor, self.classes.thing_ids) & (ids >= 0)
             scores = dict(zip(ids[is_thing].tolist(), output.scores.tolist(), strict=True))
-            panoptic = labels_at(panoptic, size)  # type: ignore[assignment]
+            panoptic = _labels_at(panoptic, size)  # type: ignore[assignment]
             segments = self._segments(panoptic, scores)
         center, offset = output.center, output.offset
         if center is not None and offset is not None:
             # In pixels of the image; with maps="image" the sizes are the same.
-            scales = [np.float32(new / old) for new, old in zip(size, center.shape, strict=True)]
-            maps = [cv2.resize(each, size[::-1]) for each in (center, *offset)]  # bilinearly
-            center = np.asarray(maps[0], np.float32)
-            offset = np.stack([o * s for o, s in zip(maps[1:], scales, strict=True)])
+            scales = np.float32(height / center.shape[0]), np.float32(width / center.shape[1])
+            center, *offsets = (cv2.resize(m, (width, height)) for m in (center, *offset))
+            offset = np.stack([o * s for o, s in zip(offsets, scales, strict=True)])
         return PanopticResult(
-            image=image.picture.pixels,
+            image=image.pixels,
             semantic=semantic,  # type: ignore[arg-type]
             panoptic=panoptic,
             segments=segments,
@@ -272,7 +246,7 @@ class Predictor:
             label_divisor=self.label_divisor,
             center=center,
             offset=offset,
-            notes=image.picture.notes,
+            notes=image.notes,
         )
 
     def _segments(self, panoptic: NDArray[np.integer], scores: dict[int, float]) -> list[Segment]:
@@ -313,7 +287,7 @@ class _AtLeastOnePixel(T.AugInput):
         super().transform(tfm)
 
 
-def labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
+def _labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
     """A map of labels at (height, width): the label of the nearest pixel.
 
     Where that makes squares of 2 x 2 and more, their corners are rounded, by the median of the

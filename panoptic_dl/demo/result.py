@@ -5,6 +5,7 @@ H W pixels of the image, K classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,7 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
 from panoptic_dl.visualize.sheets import with_legend
-from panoptic_dl.visualize.style import (
-    PAPER,
-    Color,
-    draw_text_boxes,
-    place_caption,
-    text_size,
-)
+from panoptic_dl.visualize.style import PAPER, Color, draw_text_boxes, place_caption, text_size
 
 VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
 SEMANTIC_VIEWS = ("semantic",)  # those that a model of the semantic task has
@@ -168,17 +163,12 @@ def _enlarged(result: PanopticResult) -> PanopticResult:
     if factor <= 1:
         return result
 
-    def grow(maps: NDArray) -> NDArray:
-        return maps.repeat(factor, axis=-2).repeat(factor, axis=-1)
+    def grow(maps: Any, rows: int = -2) -> Any:
+        return None if maps is None else maps.repeat(factor, rows).repeat(factor, rows + 1)
 
-    return replace(
-        result,
-        image=result.image.repeat(factor, axis=0).repeat(factor, axis=1),
-        semantic=grow(result.semantic),
-        panoptic=None if result.panoptic is None else grow(result.panoptic),
-        center=None if result.center is None else grow(result.center),
-        offset=None if result.offset is None else grow(result.offset),
-    )
+    names = ("semantic", "panoptic", "center", "offset")
+    grown = {name: grow(getattr(result, name)) for name in names}
+    return replace(result, image=grow(result.image, 0), **grown)
 
 
 def _legend_of(
@@ -228,13 +218,11 @@ def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Pictures of one size in rows: two columns, or more where they are upright."""
     height, width = cells[0].shape[:2]
     columns = min(len(cells), 2 if width >= height else 3 if width * 3 >= height else len(cells))
-    rows = -(-len(cells) // columns)
     gap = max(2, round((height * width) ** 0.5 / 120))
-    sheet = np.empty(
-        (rows * height + (rows - 1) * gap, columns * width + (columns - 1) * gap, 3), np.uint8
-    )
+    high, wide = height + gap, width + gap
+    sheet = np.empty((-(-len(cells) // columns) * high - gap, columns * wide - gap, 3), np.uint8)
     sheet[:] = PAPER
     for number, cell in enumerate(cells):
-        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        top, left = number // columns * high, number % columns * wide
         sheet[top : top + height, left : left + width] = cell
     return sheet

@@ -23,7 +23,7 @@ class VideoReader:
     Attributes:
         fps: frames a second, as the source says.
         total: frames that it announces; None: it does not know.
-        notes: what is to know of it, in words.
+        notes: for the log.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -32,9 +32,9 @@ class VideoReader:
         Raises:
             DemoError: there is no such file or camera, or nothing in it can be decoded.
         """
-        self.source = source
         self.notes: list[str] = []
-        self._name = f"camera {source}" if isinstance(source, int) else str(source)
+        is_camera = isinstance(source, int)
+        self._name = f"camera {source}" if is_camera else str(source)
         if isinstance(source, Path) and not source.is_file():
             raise DemoError(f"{source}: there is no such file")
         cv2.setLogLevel(0)  # its errors name lines of OpenCV
@@ -49,21 +49,18 @@ class VideoReader:
                 f"{source}: OpenCV can decode no frame of it (damaged, cut off, or an unknown "
                 f"codec); `ffmpeg -i {source.name} -c:v libx264 new.mp4` may help"
             )
-        self._next: NDArray[np.uint8] | None = first
+        self._first: NDArray[np.uint8] | None = first
         self.size = first.shape[:2]
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        if not math.isfinite(self.fps) or not 0.1 <= self.fps <= 1000:
+        if not 0.1 <= self.fps <= 1000:
             self.notes.append(f"does not say its frame rate: {FPS:g} a second are taken")
             self.fps = FPS
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        known = not isinstance(source, int) and math.isfinite(count) and count >= 1
-        self.total = int(count) if known else None
+        self.total = int(count) if 1 <= count < math.inf and not is_camera else None
 
     def read(self) -> NDArray[np.uint8] | None:
         """The next frame, (H, W, 3) RGB uint8 of one size for all; None at the end."""
-        frame, self._next = self._next, None
-        if frame is None:
-            frame = self._decode()
+        frame, self._first = self._decode() if self._first is None else self._first, None
         if frame is not None and frame.shape[:2] != self.size:
             raise DemoError(
                 f"{self._name} changes its size from {self.size[1]} x {self.size[0]} to "
@@ -76,7 +73,7 @@ class VideoReader:
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if done else None  # type: ignore[return-value]
 
     def missing(self, read: int) -> str | None:
-        """What to say when it ended after so many frames, of which more were announced."""
+        """Why a video that ended after so many frames is not complete; None if it is."""
         if self.total is None or self.total - read <= max(1, TORN * self.total):
             return None
         return (
@@ -92,7 +89,7 @@ class VideoWriter:
     """A video that takes its name when it is complete, or was stopped in good order."""
 
     def __init__(self, file: Path, fps: float) -> None:
-        """`file` has the suffix `SUFFIX`, and its folder is there; `fps`: frames a second."""
+        """`file` has the suffix `SUFFIX`, and its folder is there; `fps`: frames per second."""
         self.file, self.fps = file, fps
         self.frames = 0
         self._temporary = temporary_path(file)
@@ -123,18 +120,17 @@ class VideoWriter:
         """End the file and give it its name; without `keep`, or without frames, remove it.
 
         Raises:
-            DemoError: it does not read back whole: OpenCV itself does not tell of a full disk.
+            DemoError: frames are missing: OpenCV itself does not notice a full disk.
         """
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-        if not keep or not self.frames:
-            self._temporary.unlink(missing_ok=True)
+        if keep and self.frames and self._count() == self.frames:
+            self._temporary.replace(self.file)
             return
-        if self._count() != self.frames:
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
+        if keep and self.frames:
             raise DemoError(f"{self.file}: not all frames could be written: is the disk full?")
-        self._temporary.replace(self.file)
 
     def _count(self) -> int:
         """Frames that the file's index lists, if the last of them is there."""

@@ -3,11 +3,12 @@
 import threading
 import time
 from contextlib import closing
+from itertools import count
 
 import pytest
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.pipeline import EndOfStream, Pipeline
+from panoptic_dl.demo.pipeline import Pipeline
 
 
 def stages(read=lambda i: i, finish=lambda i, read, said: said, **options):
@@ -16,7 +17,7 @@ def stages(read=lambda i: i, finish=lambda i, read, said: said, **options):
 
 
 def values(run):
-    return [outcome.value for outcome in run]
+    return [value for _, value in run]
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -49,21 +50,15 @@ def test_what_cannot_be_read_is_an_outcome_in_its_place():
 
     for batch_size in (1, 4):
         outcomes = list(stages(read=read, batch_size=batch_size).run(range(10)))
-        assert [o.item for o in outcomes] == list(range(10))
-        assert [o.item for o in outcomes if o.error] == [0, 4, 5, 9]
-        assert str(outcomes[4].error) == "4 is broken"
+        assert [item for item, _ in outcomes] == list(range(10))
+        assert [i for i, value in outcomes if isinstance(value, DemoError)] == [0, 4, 5, 9]
+        assert str(outcomes[4][1]) == "4 is broken"
 
 
 def test_a_stream_ends_where_it_says_so():
-    def read(i):
-        if i >= 7:
-            raise EndOfStream
-        return i
-
-    from itertools import count
-
     for batch_size in (1, 3, 20):
-        run = stages(read=read, num_readers=1, batch_size=batch_size).run(count())
+        pipeline = stages(read=lambda i: i if i < 7 else None, num_readers=1, batch_size=batch_size)
+        run = pipeline.run(count())
         assert values(run) == list(range(7))
 
 
@@ -125,8 +120,8 @@ def test_an_interruption_finishes_what_is_begun_and_begins_nothing():
 
     def interrupted():
         with closing(stages(finish=finish).run(range(100))) as run:
-            for outcome in run:
-                if outcome.item == 5:
+            for item, _ in run:
+                if item == 5:
                     raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

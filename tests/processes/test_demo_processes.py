@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.demo.samples import make_run, scene
+from tests.runs import command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,18 +22,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def panoptic_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("panoptic") / "run")
-
-
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "run.py", "mode=demo", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
 
 
 def test_ctrl_c_leaves_whole_files_and_their_json(panoptic_run, tmp_path):
@@ -58,9 +47,15 @@ def test_ctrl_c_leaves_whole_files_and_their_json(panoptic_run, tmp_path):
 
 def interrupt(run, source, run_dir, pattern):
     """Start a demo as a terminal does; press Ctrl-C as soon as results of this name are there."""
-    process = start(
-        *(f"weights={run.folder}", f"input={source}", f"run_dir={run_dir}", "demo.save=json"),
-        "demo.num_workers=2",
+    command = [sys.executable, "run.py", "mode=demo", f"weights={run.folder}", f"input={source}"]
+    process = subprocess.Popen(
+        [*command, f"run_dir={run_dir}", "demo.save=json", "demo.num_workers=2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     output: list[str] = []
     reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
@@ -76,15 +71,19 @@ def interrupt(run, source, run_dir, pattern):
     return process
 
 
-def test_as_people_start_it_with_a_run_and_nothing_else(panoptic_run, tmp_path):
+def test_a_run_and_nothing_else(panoptic_run, tmp_path, capfd):
     photos = tmp_path / "photos"
     for name in ("a/x.jpg", "b/x.jpg", "y.png"):
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene(64, 128)).save(photos / name)
     (photos / "broken.png").write_bytes(b"hello")
-    process = start(f"weights={panoptic_run.folder}", f"input={photos}", f"run_dir={tmp_path}/out")
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 1, output
+    with pytest.raises(SystemExit) as stopped:
+        command_line(
+            *("mode=demo", f"weights={panoptic_run.folder}", f"input={photos}"),
+            f"run_dir={tmp_path}/out",
+        )
+    assert stopped.value.code == 1
+    output = "".join(capfd.readouterr())
     assert "error: 1 of 4 inputs failed" in output
     assert "Model: toy_cityscapes_panoptic_hrnet_tiny_conv" in output
     assert "drawn: 4 of 4 images" in output
