@@ -1,13 +1,14 @@
-"""How the rows of sweeps stand: finished, running, failed, stopped, killed, waiting.
+"""The status of each row of sweeps: finished, running, failed, stopped, killed, waiting.
 
 python scripts/sweep_status.py outputs/sweeps/toy
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from panoptic_dl.sweeps.status import BAD, rows, status_json, status_text
+from panoptic_dl.sweeps.status import BAD, rows, status_text
 
 
 def main() -> int:
@@ -21,10 +22,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        print(status_json([row for each in found.values() for row in each]))
+        everything = [row for each in found.values() for row in each]
+        print(json.dumps(everything, indent=2, allow_nan=False))
     else:
         print("\n\n".join(f"{sweep}\n{status_text(each)}" for sweep, each in found.items()))
-    return int(any(row.status in BAD for each in found.values() for row in each))
+    return int(any(row["status"] in BAD for each in found.values() for row in each))
 
 
 if __name__ == "__main__":

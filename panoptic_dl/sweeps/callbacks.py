@@ -9,11 +9,11 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.launch.gpus import give_out_gpus
-from panoptic_dl.sweeps.table import SweepError, leave_out, narrow, plan, with_seeds
+from panoptic_dl.sweeps.table import SweepError, plan_sweep
 
 
 class Sweep(Callback):
-    """Give a sweep its rows, their folders and its seeds; at its end say how the rows stand.
+    """Give a sweep its rows, their folders and its seeds; at its end print the rows' status.
 
     The program then ends with exit code 1 when a row has failed.
 
@@ -34,12 +34,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             with read_write(config), open_dict(config):
-                narrow(config)
-                with_seeds(config)
-                found = plan(config)
-                if found is not None:
-                    leave_out(config, found.unsaid)
-                    write_sweep(Path(config.hydra.sweep.dir), found.rows)
+                rows = plan_sweep(config)
+            if rows is not None:
+                write_sweep(Path(config.hydra.sweep.dir), rows)
         except (SweepError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
         except Exception as error:  # Hydra would go on, and run the sweep without its plan
@@ -50,26 +47,26 @@ class Sweep(Callback):
         from panoptic_dl.config.builder import find_target
 
         if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
-            return  # which has told of its trials, and counts on failed ones
-        text, well = find_target(self.status)(Path(config.hydra.sweep.dir))
+            return  # which has printed its trials; some of them may fail
+        text, is_good = find_target(self.status)(Path(config.hydra.sweep.dir))
         if text:
             print(text)
-        if not well:
+        if not is_good:
             raise SystemExit(1)
 
 
 class GiveOutGpus(Callback):
-    """Where jobs of a sweep run beside each other on this machine, each takes GPUs of its own."""
+    """Where jobs of a sweep run at the same time on this machine, each takes GPUs of its own."""
 
-    BESIDE = (".JoblibLauncher", ".LocalLauncher")
+    PARALLEL = (".JoblibLauncher", ".LocalLauncher")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if str(config.hydra.launcher._target_).endswith(self.BESIDE):
+        if str(config.hydra.launcher._target_).endswith(self.PARALLEL):
             give_out_gpus()
 
 
 class AfterSweep(Callback):
-    """Call functions with the folder of a sweep when all its jobs are done; print what they say.
+    """Call functions with the folder of a sweep when all its jobs are done; print their texts.
 
     Args:
         functions: dotted names that configs may call (see `panoptic_dl.config.builder.allow`), from
@@ -83,6 +80,6 @@ class AfterSweep(Callback):
         from panoptic_dl.config.builder import find_target
 
         for name in self.functions:
-            said = find_target(name)(Path(config.hydra.sweep.dir))
-            if said:
-                print(said)
+            text = find_target(name)(Path(config.hydra.sweep.dir))
+            if text:
+                print(text)

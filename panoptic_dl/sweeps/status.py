@@ -1,12 +1,14 @@
-"""How the rows of a sweep stand, read from their folders at any time."""
+"""The status of a sweep's experiments, read from their folders at any time.
+
+It is finished, running, failed, stopped (the same command continues it), killed (likewise) or
+waiting.
+"""
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tabulate import tabulate
+from typing import Any
 
 from panoptic_dl.core.run_folder import (
     ERROR,
@@ -18,38 +20,20 @@ from panoptic_dl.core.run_folder import (
     read_state,
     read_sweep,
 )
+from panoptic_dl.report.text import markdown_table
 
 BAD = ("failed", "killed")
+STATUSES = ("finished", "running", "failed", "stopped", "killed", "waiting")
+MAX_METRICS = 5  # columns of the table
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a sweep.
-
-    Attributes:
-        folder: its name, below the sweep's.
-        status: finished | running | failed | stopped (goes on with the same command) | killed
-            (likewise) | waiting.
-        error: first line of the error of one that failed.
-        log: where to look then.
-        iteration, iterations: done, and meant; None of modes without.
-        metrics: its figures, in percent.
-        wall_seconds: of all attempts.
-    """
-
-    folder: str
-    status: str
-    error: str | None = None
-    log: str | None = None
-    iteration: int | None = None
-    iterations: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    wall_seconds: float = 0.0
-    attempts: int = 0
-
-
-def rows(sweep: Path) -> list[Row]:
+def rows(sweep: Path) -> list[dict[str, Any]]:
     """The rows of a sweep's folder, in the order of its plan; then those that it does not list.
+
+    Returns:
+        "folder" (its name), "status", "error" (the first line, of one that failed), "log" (the
+        file to look into then), "iteration" (the last one done) and "iterations" (both None where
+        none is known), "metrics" in percent, "wall_seconds" of all "attempts" (their number).
 
     Raises:
         ValueError: there is no sweep.
@@ -60,80 +44,31 @@ def rows(sweep: Path) -> list[Row]:
         _, planned = read_sweep(sweep)
     except (OSError, ValueError):
         planned = {}
-    known = (RUN, FAILED)
-    there = sorted({file.parent.name for name in known for file in sweep.glob(f"*/{name}")})
+    there = sorted({file.parent.name for name in (RUN, FAILED) for file in sweep.glob(f"*/{name}")})
     names = [*planned, *(name for name in there if name not in planned)]
     if not names:
         raise ValueError(f"{sweep} holds no rows; name the folder of a sweep")
-    return [row(sweep / name) for name in names]
+    return [_row(sweep / name) for name in names]
 
 
-def row(folder: Path) -> Row:
-    """How one row stands."""
+def _row(folder: Path) -> dict[str, Any]:
     state = read_state(folder)
     status, error = state.get("status", "waiting"), state.get("error")
     if (folder / FAILED).is_file():
         status, error = "failed", failure(folder)
-    log = next((folder / n for n in (LOG, ERROR) if (folder / n).is_file()), None)
+    log = next((str(folder / n) for n in (LOG, ERROR) if (folder / n).is_file()), None)
     iteration = _last_iteration(folder / METRICS)
-    return Row(
-        folder=folder.name,
-        status=status,
-        error=error if status == "failed" else None,
-        log=str(log) if log is not None and status in BAD else None,
-        iteration=iteration,
-        iterations=(state.get("train") or {}).get("iterations") if iteration else None,
-        metrics=state.get("metrics") or {},
-        wall_seconds=state.get("wall_seconds") or 0.0,
-        attempts=len(state.get("attempts") or []),
-    )
-
-
-def status_text(found: Sequence[Row]) -> str:
-    """A table of the rows, with the errors of those that failed beneath."""
-    figures = list(dict.fromkeys(name for row in found for name in row.metrics))[:5]
-    lines = [
-        [
-            row.folder,
-            row.status,
-            "" if row.iteration is None else f"{row.iteration}/{row.iterations}",
-            *(_figure(row.metrics.get(name)) for name in figures),
-            _time(row.wall_seconds),
-        ]
-        for row in found
-    ]
-    headers = ["row", "status", "iterations", *figures, "time"]
-    aligned = ["left", "left", *["right"] * (len(headers) - 2)]
-    text = [tabulate(lines, headers, "github", disable_numparse=True, colalign=aligned)]
-    counts = {each: sum(row.status == each for row in found) for each in _ORDER}
-    text.append(", ".join(f"{n} {each}" for each, n in counts.items() if n))
-    for row in found:
-        if row.status in BAD:
-            said = row.error or "ended without a word"
-            text.append(f"{row.folder}: {said}" + (f"\n    {row.log}" if row.log else ""))
-    return "\n".join(text)
-
-
-def status_json(found: Sequence[Row]) -> str:
-    """The same for programs."""
-    return json.dumps([asdict(row) for row in found], indent=2, allow_nan=False)
-
-
-def conclude(sweep: Path) -> tuple[str | None, bool]:
-    """What a sweep says at its end, and whether all its rows went well."""
-    try:
-        found = rows(sweep)
-    except ValueError:
-        return None, True
-    if all(row.status == "waiting" for row in found):  # trials, and modes that leave no record
-        return None, True
-    text = f"\n{status_text(found)}"
-    if any(row.status in (*BAD, "stopped", "waiting") for row in found):
-        text += "\nThe same command goes on with the rows that are not finished."
-    return text, not any(row.status in BAD for row in found)
-
-
-_ORDER = ("finished", "running", "failed", "stopped", "killed", "waiting")
+    return {
+        "folder": folder.name,
+        "status": status,
+        "error": error if status == "failed" else None,
+        "log": log if status in BAD else None,
+        "iteration": iteration,
+        "iterations": (state.get("train") or {}).get("iterations") if iteration else None,
+        "metrics": state.get("metrics") or {},
+        "wall_seconds": state.get("wall_seconds") or 0.0,
+        "attempts": len(state.get("attempts") or []),
+    }
 
 
 def _last_iteration(metrics: Path) -> int | None:
@@ -145,12 +80,42 @@ def _last_iteration(metrics: Path) -> int | None:
         return None
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.1f}"
+def status_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the rows, with the errors of those that failed below."""
+    metrics = list(dict.fromkeys(name for row in found for name in row["metrics"]))[:MAX_METRICS]
+    lines = []
+    for row in found:
+        done = "" if row["iteration"] is None else f"{row['iteration']}/{row['iterations']}"
+        values = [row["metrics"].get(name) for name in metrics]
+        shown = ["" if x is None or not math.isfinite(x) else f"{x:.1f}" for x in values]
+        lines.append([row["folder"], row["status"], done, *shown, _time(row["wall_seconds"])])
+    headings = ["row", "status", "iterations", *metrics, "time"]
+    text = [markdown_table(headings, lines, "ll" + "r" * (len(headings) - 2))]
+    statuses = [row["status"] for row in found]
+    text.append(", ".join(f"{statuses.count(s)} {s}" for s in STATUSES if s in statuses))
+    for row in found:
+        if row["status"] in BAD:
+            log = f"\n    {row['log']}" if row["log"] else ""
+            text.append(f"{row['folder']}: {row['error'] or 'ended without a message'}{log}")
+    return "\n".join(text)
 
 
 def _time(seconds: float) -> str:
-    if not seconds:
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    """Hours, minutes and seconds, "26:01:11"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if seconds else ""
+
+
+def conclude(sweep: Path) -> tuple[str | None, bool]:
+    """What to print at the end of a sweep, and whether none of its rows has failed."""
+    try:
+        found = rows(sweep)
+    except ValueError:
+        return None, True
+    statuses = {row["status"] for row in found}
+    if statuses == {"waiting"}:  # trials, and modes that leave no record
+        return None, True
+    text = f"\n{status_text(found)}"
+    if statuses & {*BAD, "stopped", "waiting"}:
+        text += "\nThe same command goes on with the rows that are not finished."
+    return text, not statuses & set(BAD)

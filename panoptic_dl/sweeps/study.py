@@ -3,6 +3,7 @@
 What a search draws from: overrides such as `optimizer.lr=tag(log,interval(1e-3,1e-1))`.
 """
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,13 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from panoptic_dl.config.run_identity import differing_keys
+from panoptic_dl.config.run_identity import command, differing_keys
+from panoptic_dl.core.files import write_text
+from panoptic_dl.core.run_folder import write_sweep
+
+JOURNAL = "journal.jsonl"  # one change a line, as JSON: no data base, no pickle
+LOCK = ".search.lock"  # held by the search: trials under way are not unfinished ones
+STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
 
 
 @dataclass(frozen=True)
@@ -37,104 +44,91 @@ class SearchSpace:
 
     Attributes:
         fixed: overrides as they stand on a command line.
-        searched: what the values of each key are drawn from. Choices are kept as they are spelled
-            on a command line, so that they may be lists or options of a group.
+        searched: Optuna's distribution of each key. Choices are kept as they are spelled on a
+            command line, so that they may be lists or options of a group.
     """
 
     fixed: tuple[str, ...]
-    searched: Mapping[str, BaseDistribution]
+    searched: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, overrides: Sequence[str], config_loader: Any = None) -> "SearchSpace":
+        """Separate what is searched from what is fixed; the last one of a key counts.
+
+        Args:
+            overrides: `key=a,b`, `key=range(1,9)`, `key=interval(0,1)` and
+                `key=tag(log,interval(1,9))` are searched; `int(interval(1,9))` gives whole numbers.
+            config_loader: Hydra's, for `glob(...)`.
+
+        Raises:
+            ValueError: nothing is searched, or an interval is impossible; the message names the
+                key.
+        """
+        fixed: dict[str, str] = {}
+        searched: dict[str, Any] = {}
+        for override in OverridesParser.create(config_loader).parse_overrides(list(overrides)):
+            key = override.get_key_element()
+            fixed.pop(key, None)
+            searched.pop(key, None)
+            if not override.is_sweep_override():
+                fixed[key] = str(override.input_line)
+                continue
+            try:
+                searched[key] = _distribution(override)
+            except (ValueError, TypeError, HydraException) as error:
+                raise ValueError(f"{override.input_line}: {error}") from error
+        if not searched:
+            raise ValueError(
+                "nothing to search: give at least one key several values, such as "
+                "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or head=conv,dsconv"
+            )
+        return cls(tuple(fixed.values()), searched)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial; reading them gives back its values to the last bit."""
-        return [*self.fixed, *(f"{key}={text(value)}" for key, value in values.items())]
+        return [*self.fixed, *(f"{key}={_text(value)}" for key, value in values.items())]
 
-    @staticmethod
-    def words(values: Mapping[str, Any]) -> str:
-        """Values for the console, numbers to three digits."""
-        shown = {k: f"{v:.3g}" if isinstance(v, float) else text(v) for k, v in values.items()}
-        return " ".join(f"{key}={value}" for key, value in shown.items())
-
-    def lowest(self) -> dict[str, Any]:
-        """One value of each key, to see whether a config with such keys can be composed."""
-        return {
-            key: limits["choices"][0] if "choices" in limits else limits["low"]
-            for key, limits in self.limits().items()
+    def example(self) -> list[str]:
+        """The overrides of one trial, to see whether a config with such keys can be composed."""
+        first = {
+            key: each.choices[0] if isinstance(each, CategoricalDistribution) else each.low
+            for key, each in self.searched.items()
         }
-
-    def check_kinds(self, config: DictConfig) -> None:
-        """Refuse fractions for keys that hold whole numbers.
-
-        Raises:
-            ValueError: names the key.
-        """
-        for key, distribution in self.searched.items():
-            own = _selected(config, key.lstrip("+"))
-            if isinstance(distribution, FloatDistribution) and type(own) is int:
-                low, high = f"{distribution.low:g}", f"{distribution.high:g}"
-                raise ValueError(
-                    f"{key} holds whole numbers, such as {own}: "
-                    f"'{key}=int(interval({low},{high}))' searches those"
-                )
+        return self.overrides(first)
 
     def own_values(self, config: DictConfig) -> dict[str, Any]:
         """The values that a config has already, of those keys where the search may draw them.
 
         Args:
             config: composed with the fixed overrides, `hydra` included.
+
+        Raises:
+            ValueError: a key that holds whole numbers is searched for fractions.
         """
-        chosen = {**OmegaConf.select(config, "hydra.runtime.choices", default={})}
+        choices = {**OmegaConf.select(config, "hydra.runtime.choices", default={})}
         found = {}
-        for key, distribution in self.searched.items():
+        for key, drawn_from in self.searched.items():
             name = key.lstrip("+")
-            value = chosen[name] if name in chosen else _selected(config, name)
-            if isinstance(distribution, CategoricalDistribution):
-                value = text(value)
-            if _can_draw(distribution, value):
+            value = choices[name] if name in choices else _selected(config, name)
+            if isinstance(drawn_from, FloatDistribution) and type(value) is int:
+                low, high = f"{drawn_from.low:g}", f"{drawn_from.high:g}"
+                raise ValueError(
+                    f"{key} holds whole numbers, such as {value}: "
+                    f"'{key}=int(interval({low},{high}))' searches those"
+                )
+            if isinstance(drawn_from, CategoricalDistribution):
+                value = _text(value)
+                may_be_drawn = value in drawn_from.choices
+            else:
+                kinds: Any = int if isinstance(drawn_from, IntDistribution) else (int, float)
+                is_number = isinstance(value, kinds) and not isinstance(value, bool)
+                may_be_drawn = is_number and drawn_from._contains(value)
+            if may_be_drawn:
                 found[key] = value
         return found
 
-    def limits(self) -> dict[str, dict[str, Any]]:
-        """By key: `choices`, or `low`, `high` and whether draws are even over their `log`."""
-        return {key: _limits(distribution) for key, distribution in self.searched.items()}
 
-    def described(self) -> dict[str, str]:
-        """Each distribution as text, to be compared with that of an earlier start."""
-        return {key: distribution_to_json(d) for key, d in sorted(self.searched.items())}
-
-
-def search_space(overrides: Sequence[str], config_loader: Any = None) -> SearchSpace:
-    """Tell what is searched from what is fixed; of a key that comes twice, the last one counts.
-
-    Args:
-        overrides: `key=a,b`, `key=range(1,9)`, `key=interval(0,1)` and `key=tag(log,interval(1,9))`
-            are searched; `int(interval(1,9))` gives whole numbers.
-        config_loader: Hydra's, for `glob(...)`.
-
-    Raises:
-        ValueError: nothing is searched, or an interval is impossible; the message names the key.
-    """
-    fixed: dict[str, str] = {}
-    searched: dict[str, BaseDistribution] = {}
-    for override in OverridesParser.create(config_loader).parse_overrides(list(overrides)):
-        key = override.get_key_element()
-        fixed.pop(key, None)
-        searched.pop(key, None)
-        if not override.is_sweep_override():
-            fixed[key] = str(override.input_line)
-            continue
-        try:
-            searched[key] = _distribution(override)
-        except (ValueError, TypeError, HydraException) as error:
-            raise ValueError(f"{override.input_line}: {error}") from error
-    if not searched:
-        raise ValueError(
-            "nothing to search: give at least one key several values, such as "
-            "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or head=conv,dsconv"
-        )
-    return SearchSpace(tuple(fixed.values()), searched)
-
-
-def text(value: Any) -> str:
+def _text(value: Any) -> str:
     """A value as Hydra's command line reads it back."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -160,11 +154,11 @@ def _distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(choices)
 
 
-def _limits(distribution: BaseDistribution) -> dict[str, Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return {"choices": list(distribution.choices)}
-    numbers: Any = distribution
-    return {"low": numbers.low, "high": numbers.high, "log": numbers.log}
+def _limits(drawn_from: Any) -> dict[str, Any]:
+    """The `choices`, or `low`, `high` and whether draws are even over their `log`."""
+    if isinstance(drawn_from, CategoricalDistribution):
+        return {"choices": list(drawn_from.choices)}
+    return {"low": drawn_from.low, "high": drawn_from.high, "log": drawn_from.log}
 
 
 def _selected(config: DictConfig, key: str) -> Any:
@@ -172,23 +166,6 @@ def _selected(config: DictConfig, key: str) -> Any:
         return OmegaConf.select(config, key)
     except Exception:  # what cannot be resolved here is no start for a search
         return None
-
-
-def _can_draw(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    if isinstance(distribution, IntDistribution):
-        whole = isinstance(value, int) and (value - distribution.low) % distribution.step == 0
-        return whole and distribution.low <= value <= distribution.high
-    assert isinstance(distribution, FloatDistribution)
-    return distribution.step is None and distribution.low <= value <= distribution.high
-
-
-FILE = "journal.jsonl"  # one change a line, as JSON: no data base, no pickle
-LOCK = ".search.lock"  # held by the search: trials under way are not unfinished ones
-STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
 
 
 class Study:
@@ -201,11 +178,11 @@ class Study:
     Args:
         folder: holds `journal.jsonl`; only this process works in it.
         space: what is searched.
-        setting: what else the figures of trials depend on, as JSON has it. A search goes on only
-            with the same space and setting.
-        maximize: whether larger figures are better.
+        config: what else the metrics of trials depend on. A search goes on only
+            with the same space, config and direction.
+        direction: `maximize` or `minimize`.
         sampler: `tpe` or `random`.
-        startup: trials that are drawn at random before `tpe` looks at figures.
+        startup: trials that are drawn at random before `tpe` looks at results.
         seed: None: a random one.
         first: values by key of the first trial; keys that are missing are drawn.
 
@@ -217,42 +194,40 @@ class Study:
         self,
         folder: Path,
         space: SearchSpace,
-        setting: Mapping[str, Any],
+        config: Mapping[str, Any],
         *,
-        maximize: bool,
+        direction: str,
         sampler: str,
         startup: int,
         seed: int | None,
         first: Mapping[str, Any],
     ) -> None:
-        self.folder, self.space, self.maximize = folder, space, maximize
+        self.folder, self.space, self.direction = folder, space, direction
         self.sampler, self.startup, self.seed = sampler, startup, seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = self._opened()
         earlier = self.study.user_attrs
-        description = {
-            "space": space.described(),
-            "setting": {**setting, "direction": "maximize" if maximize else "minimize"},
-        }
+        drawn_from = {key: distribution_to_json(d) for key, d in sorted(space.searched.items())}
+        now = {"space": drawn_from, "setting": {**config, "direction": direction}}
+        now = json.loads(json.dumps(now))  # as the journal gives it back
         if "setting" in earlier:
-            self._refuse_another(earlier, description)
+            self._refuse_another(earlier, now)
         else:  # new, or killed before its first trial
             if first and not self._trials():
                 self.study.enqueue_trial(dict(first))
             self.study.set_user_attr("starts_with_own", set(first) == set(space.searched))
-            self.study.set_user_attr("space", description["space"])
-            self.study.set_user_attr("setting", description["setting"])
+            for name, value in now.items():
+                self.study.set_user_attr(name, value)
 
     def _opened(self) -> optuna.Study:
-        file = self.folder / FILE
-        _end_with_a_line(file)
-        direction = StudyDirection.MAXIMIZE if self.maximize else StudyDirection.MINIMIZE
+        file = self.folder / JOURNAL
+        _cut_unfinished_line(file)
         try:
-            backend = JournalFileBackend(str(file), _HeldAlready())  # type: ignore[arg-type]
+            backend = JournalFileBackend(str(file), _NoLock())  # type: ignore[arg-type]
             return optuna.create_study(
                 storage=JournalStorage(backend),
                 study_name="search",
-                direction=direction,
+                direction=StudyDirection[self.direction.upper()],
                 load_if_exists=True,
             )
         except OSError:
@@ -263,8 +238,17 @@ class Study:
                 "name another folder: sweep_dir=FOLDER"
             ) from error
 
+    def _refuse_another(self, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for part in ("space", "setting"):
+            for key in differing_keys(earlier[part], now[part])[:1]:
+                was, wanted = _at(earlier[part], key), _at(now[part], key)
+                raise ValueError(
+                    f"{self.folder} holds another search: {key} was {was} there and is {wanted} "
+                    "now. Give what was given then, or name another folder: sweep_dir=FOLDER"
+                )
+
     def unfinished(self) -> list[int]:
-        """Numbers of the trials that were begun and never told."""
+        """Numbers of the trials that were begun and have no end."""
         return [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
 
     def begun(self) -> int:
@@ -289,51 +273,69 @@ class Study:
             frozen = self._trials()[number]
         return self._ordered(frozen.params)
 
-    def tell(self, number: int, outcome: float | str) -> None:
-        """End a trial with its figure, or with why there is none."""
-        if isinstance(outcome, str):
-            self.study.set_user_attr(f"error of {number}", outcome)
+    def end(self, number: int, result: float | str) -> None:
+        """End a trial with its metric, or with why there is none."""
+        if isinstance(result, str):
+            self.study.set_user_attr(f"error of {number}", result)
             self.study.tell(number, state=TrialState.FAIL)
         else:
-            self.study.tell(number, outcome)
+            self.study.tell(number, result)
 
-    def record(self) -> dict[str, Any]:
-        """All there is to know about the search, for `search.json`."""
-        notes = self.study.user_attrs
+    def save(self) -> bool:
+        """Write search.json, sweep.json (for the sweep's status) and best.yaml.
+
+        Returns:
+            Whether a trial has finished.
+        """
+        record = self._record()
+        write_text(self.folder / "search.json", json.dumps(record, indent=2) + "\n")
+        write_sweep(self.folder, {each["folder"]: each["overrides"] for each in record["trials"]})
+        if record["best"] is None:
+            return False
+        trial = record["trials"][record["best"]]
+        best = {key: trial[key] for key in ("value", "folder", "overrides", "command")}
+        write_text(self.folder / "best.yaml", OmegaConf.to_yaml(OmegaConf.create(best)))
+        return True
+
+    def _record(self) -> dict[str, Any]:
         begun = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
         finished = [trial for trial in begun if trial.state == TrialState.COMPLETE]
-        sign = 1 if self.maximize else -1
+        sign = 1 if self.direction == "maximize" else -1
         best = max(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)
         return {
             "format": 1,
             "name": self.folder.absolute().name,
-            "direction": "maximize" if self.maximize else "minimize",
+            "direction": self.direction,
             "sampler": self.sampler,
             "seed": self.seed,
-            "starts_with_own": notes["starts_with_own"],
+            "starts_with_own": self.study.user_attrs["starts_with_own"],
             "fixed": list(self.space.fixed),
-            "space": self.space.limits(),
+            "space": {key: _limits(each) for key, each in self.space.searched.items()},
             "best": None if best is None else best.number,
             "importance": self._importance(finished),
-            "trials": [
-                {
-                    "number": trial.number,
-                    "folder": folder_name(trial.number),
-                    "state": STATES[trial.state.name],
-                    "value": trial.value if trial.state == TrialState.COMPLETE else None,
-                    "values": self._ordered(trial.params),
-                    "error": notes.get(f"error of {trial.number}"),
-                }
-                for trial in begun
-            ],
+            "trials": [self._trial_record(trial) for trial in begun],
+        }
+
+    def _trial_record(self, trial: FrozenTrial) -> dict[str, Any]:
+        values = self._ordered(trial.params)
+        overrides = self.space.overrides(values)
+        return {
+            "number": trial.number,
+            "folder": folder_name(trial.number),
+            "state": STATES[trial.state.name],
+            "value": trial.value if trial.state == TrialState.COMPLETE else None,
+            "values": values,
+            "error": self.study.user_attrs.get(f"error of {trial.number}"),
+            "overrides": overrides,
+            "command": command(overrides, search=True),
         }
 
     def _ordered(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values as their keys were given."""
+        """Values in the order in which their keys were given."""
         return {key: values[key] for key in self.space.searched if key in values}
 
     def _importance(self, finished: list[FrozenTrial]) -> dict[str, float] | None:
-        """Shares of the keys in the spread of figures (PED-ANOVA); None where that says nothing."""
+        """Shares of the keys in the spread of metrics (PED-ANOVA); None where that says nothing."""
         if len(self.space.searched) < 2 or len({trial.value for trial in finished}) < 4:
             return None
         try:
@@ -355,15 +357,6 @@ class Study:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _refuse_another(self, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        for part in ("space", "setting"):
-            for key in differing_keys(earlier[part], now[part])[:1]:
-                was, wanted = _at(earlier[part], key), _at(now[part], key)
-                raise ValueError(
-                    f"{self.folder} holds another search: {key} was {was} there and is {wanted} "
-                    "now. Give what was given then, or name another folder: sweep_dir=FOLDER"
-                )
-
 
 def _at(tree: Any, key: str) -> Any:
     """The value of a dotted key; the keys of a search space have dots themselves."""
@@ -379,15 +372,14 @@ def folder_name(number: int) -> str:
     return f"trial_{number:03d}"
 
 
-def _end_with_a_line(file: Path) -> None:
+def _cut_unfinished_line(file: Path) -> None:
     """Cut off what a process had begun to write when it was killed."""
-    if not file.exists():
-        return
-    with file.open("rb+") as journal:
-        journal.truncate(journal.read().rfind(b"\n") + 1)
+    if file.exists():
+        with file.open("rb+") as journal:
+            journal.truncate(journal.read().rfind(b"\n") + 1)
 
 
-class _HeldAlready:
+class _NoLock:
     """The journal's lock: nobody else writes, see `LOCK`.
 
     Optuna's own is a file that a killed process leaves behind.

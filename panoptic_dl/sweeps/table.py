@@ -1,13 +1,12 @@
-"""The rows of a sweep: which they are, and the folder of each, under the same name every time.
+"""The rows of a sweep: which they are, the folder of each, and what becomes of one that ends early.
 
-One row of a sweep: skipped when it is done, gone on with when it is not; it fails alone.
+A row is skipped when it is finished and continued when it is not; its errors end no other row.
 """
 
 import contextlib
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,113 +33,77 @@ class SweepError(ValueError):
     """A sweep that cannot be; the message says how it could."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep will run.
+def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
+    """The rows of Hydra's own sweeper: overrides by the name of the folder.
 
-    Attributes:
-        rows: overrides of each, by the name of its folder.
-        unsaid: swept keys that stand in the folders' names, because the rows' names lack them.
-    """
-
-    rows: Mapping[str, list[str]]
-    unsaid: list[str]
-
-
-def narrow(config: DictConfig) -> None:
-    """Let the command line's `backbone=hrnet48` stand in place of a table's `backbone` column."""
-    params = config.hydra.sweeper.get("params")
-    if params:
-        given = {_key(text) for text in config.hydra.overrides.task}
-        config.hydra.sweeper.params = {k: v for k, v in params.items() if k not in given}
-
-
-def with_seeds(config: DictConfig) -> None:
-    """Have `sweep.seeds` repeat every row of a sweep.
-
-    Args:
-        config: the sweep's own, `hydra` included; its sweeper gets the seeds.
-
-    Raises:
-        SweepError: seeds are given twice, are none, or the sweeper is not Hydra's own.
-    """
-    seeds = config.sweep.seeds
-    if seeds is None:
-        return
-    wanted = "sweep.seeds=[0,1,2]: whole numbers, each once"
-    if not OmegaConf.is_list(seeds) or not seeds or len(set(seeds)) < len(seeds):
-        raise SweepError(f"sweep.seeds={seeds}: {wanted}")
-    if not all(type(seed) is int for seed in seeds):
-        raise SweepError(f"sweep.seeds={seeds}: {wanted}")
-    params = config.hydra.sweeper.get("params") or {}
-    if "seed" in params or "seed" in map(_key, config.hydra.overrides.task):
-        raise SweepError("sweep.seeds and seed: give one of them")
-    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
-        raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
-    config.hydra.sweeper.params = {**params, "seed": ",".join(str(seed) for seed in seeds)}
-
-
-def plan(config: DictConfig) -> Plan | None:
-    """The rows of Hydra's own sweeper; None for others, which decide as they go.
+    The config is changed: `backbone=hrnet48` on the command line replaces the column `backbone` of
+    a table, `sweep.seeds` repeats every row, and Hydra names the folders as they are named here.
 
     Args:
         config: the sweep's own, `hydra` included.
 
+    Returns:
+        None for other sweepers, which decide as they go.
+
     Raises:
-        SweepError: two rows are the same, or rows have different tables or seeds to repeat.
+        SweepError: two rows are the same, rows have different tables or seeds to repeat, or seeds
+            are given twice, are none, or are for another sweeper.
     """
-    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+    sweeper, overrides = config.hydra.sweeper, config.hydra.overrides
+    given, columns = [_key(text) for text in overrides.task], sweeper.get("params") or {}
+    params = {key: value for key, value in columns.items() if key not in given}
+    is_table = str(sweeper._target_).endswith(".BasicSweeper")
+    if config.sweep.seeds is not None:
+        _check_seeds(config.sweep.seeds, [*given, *params], is_table)
+        params["seed"] = ",".join(str(seed) for seed in config.sweep.seeds)
+    if columns or params:
+        sweeper.params = params
+    if not is_table:
         return None
-    params = config.hydra.sweeper.get("params") or {}
-    words = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
     outer = GlobalHydra.instance()
     loader = outer.config_loader() if outer.is_initialized() else None  # for glob(...)
-    overrides = OverridesParser.create(loader).parse_overrides(words)
-    swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
-    _refuse_several_plans(swept)
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    mode = str(config.hydra.runtime.choices.get("mode"))
-    modes = [next((_value(x) for x in job if _key(x) == "mode"), mode) for job in jobs]
-    names = [_name(job) for job in jobs]
-    said = [key for key in swept if is_choice(f"{key}=")]
-    for unsaid in ([key for key in swept if key not in said], swept):
-        folders = [
-            row_folder(m, n, _said(j, unsaid)) for m, n, j in zip(modes, names, jobs, strict=True)
-        ]
-        if len(set(folders)) == len(folders):
-            return Plan(dict(zip(folders, map(list, jobs), strict=True)), unsaid)
-    twice = next(folder for folder in folders if folders.count(folder) > 1)
-    raise SweepError(f"two rows of this sweep are the same: {twice}")
-
-
-def leave_out(config: DictConfig, unsaid: Sequence[str]) -> None:
-    """Have Hydra's names of jobs hold the keys `unsaid` only; see `row_folder`."""
-    keys = {_key(text) for text in config.hydra.overrides.task} - set(unsaid)
-    keys |= set(config.hydra.sweeper.get("params") or {}) - set(unsaid)
-    text = ",".join(f"'{key}'" for key in sorted(keys))
-    config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{text}]")
-
-
-def _refuse_several_plans(swept: Sequence[str]) -> None:
-    """What says which rows there are has been read before rows are, so rows cannot differ in it."""
+    words = [*(f"{key}={value}" for key, value in params.items()), *overrides.task]
+    parsed = OverridesParser.create(loader).parse_overrides(words)
+    swept = [each.key_or_group for each in parsed if each.is_sweep_override()]
+    # What decides which rows there are has been read before them, so rows cannot differ in it.
     if "sweep" in swept:
         raise SweepError("sweep=A,B: one table at a time; each has a folder of its own")
     if "sweep.seeds" in swept:
         raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
+    (jobs,) = BasicSweeper.split_arguments(parsed, None)
+    mode = str(config.hydra.runtime.choices.get("mode"))
+    names = [_mode_and_name(job, mode) for job in jobs]
+    # Swept keys whose values follow the name: those that it lacks, or all where that is not enough.
+    for added in ([key for key in swept if not is_choice(f"{key}=")], swept):
+        values = [",".join(sorted(text for text in job if _key(text) in added)) for job in jobs]
+        folders = [row_folder(*name, text) for name, text in zip(names, values, strict=True)]
+        if len(set(folders)) == len(folders):
+            break
+    else:
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise SweepError(f"two rows of this sweep are the same: {twice}")
+    left_out = ",".join(f"'{key}'" for key in sorted({*given, *params} - set(added)))
+    overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{left_out}]")
+    return dict(zip(folders, map(list, jobs), strict=True))
 
 
-def _name(job: Sequence[str]) -> str:
+def _check_seeds(seeds: Any, others: Sequence[str], is_table: bool) -> None:
+    is_list = OmegaConf.is_list(seeds) and len(seeds) > 0
+    if not is_list or len(set(seeds)) < len(seeds) or any(type(seed) is not int for seed in seeds):
+        wanted = "sweep.seeds=[0,1,2]: whole numbers, each once"
+        raise SweepError(f"sweep.seeds={seeds}: {wanted}")
+    if "seed" in others:
+        raise SweepError("sweep.seeds and seed: give one of them")
+    if not is_table:
+        raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
+
+
+def _mode_and_name(job: Sequence[str], mode: str) -> tuple[str, str]:
+    """Of a row, whose mode is `mode` where its overrides choose none."""
     needed = [text for text in job if is_choice(text) or _key(text) == "name"]
-    return str(compose(needed).name)
-
-
-def _said(job: Sequence[str], keys: Sequence[str]) -> str:
-    """As Hydra's `hydra.job.override_dirname` has it."""
-    return ",".join(sorted(text for text in job if _key(text) in keys))
-
-
-def _value(override: str) -> str:
-    return str(OverridesParser.create().parse_override(override).value())
+    parsed = OverridesParser.create().parse_overrides(needed)
+    chosen = next((str(each.value()) for each in parsed if each.key_or_group == "mode"), mode)
+    return chosen, str(compose(needed).name)
 
 
 def _key(override: str) -> Any:
@@ -148,7 +111,7 @@ def _key(override: str) -> Any:
 
 
 class Finished(NamedTuple):
-    """An experiment of a sweep that is finished already."""
+    """An experiment of a sweep that was finished before."""
 
     metric: float | None  # the first one, in percent; None: it has none
 
@@ -181,7 +144,7 @@ def isolate_failures(job: Any) -> Iterator[None]:
 
 
 def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:
-    """In a sweep, find out whether a training is finished; else set `config.resume` to go on.
+    """In a sweep, find out whether a training is finished; else set `config.resume` to continue it.
 
     Args:
         config: of the job, not yet resolved.

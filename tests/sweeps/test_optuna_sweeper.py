@@ -67,8 +67,8 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(search, found):
         ("finished", None),
         ("failed", "ValueError: no such file"),
         ("failed", "RuntimeError: of its own"),
-        ("failed", "gave None in place of a figure"),
-        ("failed", "its figure is nan"),
+        ("failed", "returned None in place of a metric"),
+        ("failed", "its metric is nan"),
         ("finished", None),
     ]
     assert "4 failed" in report_search(found)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from panoptic_dl.core.files import RUN_LOCK, file_lock
-from panoptic_dl.sweeps.status import conclude, row, rows, status_text
+from panoptic_dl.sweeps.status import _row, conclude, rows, status_text
 from scripts import sweep_status
 from tests.sweeps.rows import write_run
 
@@ -17,7 +17,7 @@ def plan(sweep, *names):
     (sweep / "sweep.json").write_text(json.dumps({"format": 1, "name": "s", "rows": named}))
 
 
-def test_every_state_is_told(tmp_path):
+def test_every_status_is_shown(tmp_path):
     plan(tmp_path, "done", "bad", "gone", "cut", "never")
     write_run(tmp_path / "done", "finished", metrics={"PQ": 12.34, "AP": None})
     write_run(tmp_path / "bad", "failed", error="no such file")
@@ -26,7 +26,7 @@ def test_every_state_is_told(tmp_path):
     write_run(tmp_path / "extra", "finished")
     line = json.dumps({"iteration": 4, "total_loss": 1.0})
     (tmp_path / "cut" / "metrics.json").write_text(line + "\n" + line[:9])
-    found = {each.folder: each.status for each in rows(tmp_path)}
+    found = {each["folder"]: each["status"] for each in rows(tmp_path)}
     assert found == {
         **{"done": "finished", "bad": "failed", "gone": "stopped", "cut": "killed"},
         **{"never": "waiting", "extra": "finished"},
@@ -41,8 +41,8 @@ def test_every_state_is_told(tmp_path):
 def test_an_experiment_is_running_as_long_as_its_process_lives(tmp_path):
     folder = write_run(tmp_path / "row", "running")
     with file_lock(folder / RUN_LOCK):
-        assert row(folder).status == "running"
-    assert row(folder).status == "killed"
+        assert _row(folder)["status"] == "running"
+    assert _row(folder)["status"] == "killed"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
-from panoptic_dl.sweeps.study import SearchSpace, _end_with_a_line, search_space
+from panoptic_dl.sweeps.study import SearchSpace, _cut_unfinished_line
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from panoptic_dl.sweeps.study import SearchSpace, _end_with_a_line, search_space
 )
 def test_what_is_no_space(override, message):
     with pytest.raises(ValueError, match=message):
-        search_space([override])
+        SearchSpace.parse([override])
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -39,7 +39,7 @@ def test_values_reach_a_trial_to_the_last_bit(value):
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=2, unique=True), st.integers(1, 7))
 def test_ranges_are_the_values_that_hydra_has(ends, step):
     low, high = sorted(ends)
-    space = search_space([f"key=range({low},{high},{step})"])
+    space = SearchSpace.parse([f"key=range({low},{high},{step})"])
     drawn = space.searched["key"]
     values = list(range(low, high, step))
     if len(values) > 1:
@@ -57,5 +57,5 @@ def test_a_line_that_was_being_written_is_cut_off(tmp_path):
         ('{"a":1}\n{"b', '{"a":1}\n'),
     ):
         file.write_text(text)
-        _end_with_a_line(file)
+        _cut_unfinished_line(file)
         assert file.read_text() == left
