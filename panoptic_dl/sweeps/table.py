@@ -72,11 +72,12 @@ def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
         raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
     mode = str(config.hydra.runtime.choices.get("mode"))
-    names = [_mode_and_name(job, mode) for job in jobs]
+    naming = [tuple(x for x in job if is_choice(x) or _key(x) == "name") for job in jobs]
+    names = {each: _mode_and_name(each, mode) for each in dict.fromkeys(naming)}
     # Swept keys whose values follow the name: those that it lacks, or all where that is not enough.
     for added in ([key for key in swept if not is_choice(f"{key}=")], swept):
         values = [",".join(sorted(text for text in job if _key(text) in added)) for job in jobs]
-        folders = [row_folder(*name, text) for name, text in zip(names, values, strict=True)]
+        folders = [row_folder(*names[x], text) for x, text in zip(naming, values, strict=True)]
         if len(set(folders)) == len(folders):
             break
     else:
@@ -98,12 +99,11 @@ def _check_seeds(seeds: Any, others: Sequence[str], is_table: bool) -> None:
         raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
 
 
-def _mode_and_name(job: Sequence[str], mode: str) -> tuple[str, str]:
+def _mode_and_name(overrides: Sequence[str], mode: str) -> tuple[str, str]:
     """Of a row, whose mode is `mode` where its overrides choose none."""
-    needed = [text for text in job if is_choice(text) or _key(text) == "name"]
-    parsed = OverridesParser.create().parse_overrides(needed)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
     chosen = next((str(each.value()) for each in parsed if each.key_or_group == "mode"), mode)
-    return chosen, str(compose(needed).name)
+    return chosen, str(compose(overrides).name)
 
 
 def _key(override: str) -> Any:
