@@ -273,6 +273,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         names: K names of classes.
         confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none (void). Crowds do not count.
+        counts: see `panoptic_quality`; None before `evaluate`, and elsewhere than in rank 0.
     """
 
     needs = "panoptic_seg"
@@ -315,6 +316,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self._confusions = np.zeros((len(self.names), len(self.names) + 1), dtype=np.int64)
         self._num_wrong_areas = np.zeros(1, dtype=np.int64)
         self.confusions: np.ndarray | None = None
+        self.counts: np.ndarray | None = None
 
     def extract(self, item: dict[str, Any], output: dict[str, Any]) -> PanopticPrediction:
         """Copy the map to the CPU.
@@ -385,7 +387,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         )
         if not comm.is_main_process():
             return None
-        self.confusions = confusions
+        self.counts, self.confusions = counts, confusions
         table = panoptic_quality(counts)  # (K, 3)
         things = np.isin(np.arange(len(counts)), list(self._things))
         everything = np.ones_like(things)

@@ -1,20 +1,127 @@
-"""From Detectron2's list of dicts to padded tensors, with checks that name what is wrong.
+"""What meta-architectures share: padded batches of Detectron2's list of dicts, the forward pass.
 
-Shapes: N batch, C channels, H W pixels (of the padded batch).
+What is wrong with a sample is named. Shapes: N batch, C channels, H W pixels of the padded batch.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
-from torch import Tensor
+from torch import Tensor, nn
+
+from panoptic_dl.models.batch_norm import convert_sync_batch_norm
 
 # What Detectron2's mapper makes of one image: "image", "height", "width", "file_name", training
 # targets.
 Sample = dict[str, Any]
+
+
+class SegmentationModel(nn.Module):
+    """A backbone, heads, and the statistics of images; subclasses say what becomes of features.
+
+    Args:
+        backbone: Detectron2 backbone.
+        heads: by their names in the model; each is called as
+            `head(input_shape=backbone.output_shape())`.
+        pixel_mean, pixel_std: one number per channel of the image, in its units.
+        size_divisibility: see `padding_multiple`.
+    """
+
+    targets: ClassVar[Sequence[str]]  # what training needs of a sample
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    backbone: Backbone
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        heads: dict[str, Any],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 0,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        for name, head in heads.items():
+            self.add_module(name, head(input_shape=backbone.output_shape()))
+        # Not in checkpoints, as in Detectron2: they belong to the configuration.
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            statistics = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
+            self.register_buffer(name, statistics, persistent=False)
+        self.size_divisibility = padding_multiple(backbone, size_divisibility)
+        convert_sync_batch_norm(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are moved to."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[Sample]) -> Any:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: one dict per image, with
+                "image": (C, h, w) in the units of `pixel_mean`, of any size; sizes may differ
+                    in a batch;
+                "height", "width": size of the prediction, by default that of the image;
+                in training the `targets` of the class, of the image's size.
+
+        Returns:
+            In training {name: scalar loss}; otherwise one dict per image.
+
+        Raises ValueError naming the image and the key if an input is missing or has the wrong
+        shape.
+        """
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            check_targets(batched_inputs, self.targets)
+            return self.compute_losses(self.backbone(images.tensor), batched_inputs, images)
+        return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
+
+    def preprocess(self, samples: Sequence[Sample]) -> ImageList:
+        """Move images to the model's device, normalize, pad at the bottom and right, and stack.
+
+        In training, a single image whose coarsest feature is one pixel gets a second one, because
+        batch normalization needs two values per channel.
+
+        Returns:
+            The (N, C, H, W) tensor, and the sizes (H, W) before padding.
+        """
+        _check_images(samples, num_channels=len(self.pixel_mean))
+        mean, std, backbone = self.pixel_mean, self.pixel_std, self.backbone
+        images = [(sample["image"].to(mean.device) - mean) / std for sample in samples]
+        constraints = {**backbone.padding_constraints, "size_divisibility": self.size_divisibility}
+        stacked = ImageList.from_tensors(images, padding_constraints=constraints)
+        num, _, height, width = stacked.tensor.shape
+        if self.training and num == 1 and max(height, width) <= _coarsest_stride(backbone):
+            stacked.tensor = F.pad(stacked.tensor, (0, width))
+        return stacked
+
+    def compute_losses(
+        self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
+    ) -> dict[str, Tensor]:
+        """The weighted losses of all heads, each a scalar."""
+        raise NotImplementedError
+
+    def network(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Backbone and heads on (N, C, H, W) normalized images."""
+        raise NotImplementedError
+
+    def postprocess(
+        self,
+        maps: Any,
+        image_sizes: Sequence[tuple[int, int]],
+        batched_inputs: list[Sample],
+    ) -> list[dict[str, Any]]:
+        """From what `network` returns to the model's output, one dict per image.
+
+        `image_sizes` are (h, w) before padding.
+        """
+        raise NotImplementedError
 
 
 def padding_multiple(backbone: Backbone, size_divisibility: int = 0) -> int:
@@ -37,7 +144,7 @@ def _coarsest_stride(backbone: Backbone) -> int:
     return max(shape.stride for shape in backbone.output_shape().values())
 
 
-def check_images(samples: Sequence[Sample], num_channels: int) -> None:
+def _check_images(samples: Sequence[Sample], num_channels: int) -> None:
     """Raise ValueError unless every sample has an image (`num_channels`, H, W) with pixels."""
     if not samples:
         raise ValueError("the batch is empty: pass a list with at least one dict")
@@ -57,9 +164,8 @@ def check_images(samples: Sequence[Sample], num_channels: int) -> None:
             )
 
 
-def check_targets(samples: Sequence[Sample], keys: Iterable[str]) -> None:
+def check_targets(samples: Sequence[Sample], keys: Sequence[str]) -> None:
     """Raise ValueError unless every sample has every one of `keys`, of the size of its image."""
-    keys = tuple(keys)
     for index, sample in enumerate(samples):
         missing = [key for key in keys if key not in sample]
         if missing:
@@ -74,29 +180,6 @@ def check_targets(samples: Sequence[Sample], keys: Iterable[str]) -> None:
                     f"{_name(index, sample)} is {size[0]} x {size[1]} pixels, but its {key} has "
                     f"shape {tuple(sample[key].shape)}: make the targets from the same crop"
                 )
-
-
-def stack_images(model: Any, samples: Sequence[Sample]) -> ImageList:
-    """Normalize the images, pad them with zeros at the bottom and right, and stack them.
-
-    In training, a single image whose coarsest feature is one pixel gets a second one, because batch
-    normalization needs two values per channel.
-
-    Args:
-        model: has `pixel_mean` and `pixel_std`, (C, 1, 1) in units of the image, a `backbone`, and
-            `size_divisibility`, of which H and W become multiples (see `padding_multiple`).
-
-    Returns:
-        The (N, C, H, W) tensor, and the sizes (H, W) before padding.
-    """
-    mean, std, backbone = model.pixel_mean, model.pixel_std, model.backbone
-    images = [(sample["image"].to(mean.device) - mean) / std for sample in samples]
-    constraints = {**backbone.padding_constraints, "size_divisibility": model.size_divisibility}
-    stacked = ImageList.from_tensors(images, padding_constraints=constraints)
-    num, _, height, width = stacked.tensor.shape
-    if model.training and num == 1 and max(height, width) <= _coarsest_stride(backbone):
-        stacked.tensor = F.pad(stacked.tensor, (0, width))
-    return stacked
 
 
 def stack_targets(

@@ -1,4 +1,4 @@
-"""DeepLabV3+ (Chen et al. 2018) through Detectron2's `SemanticSegmentor` and `DeepLabV3PlusHead`.
+"""DeepLabV3+ (Chen et al. 2018) with Detectron2's `DeepLabV3PlusHead`.
 
 Shapes: C channels, K classes, H W pixels of the padded batch; height, width pixels of the output.
 """
@@ -6,24 +6,19 @@ Shapes: C channels, K classes, H W pixels of the padded batch; height, width pix
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from detectron2.modeling import Backbone, SemanticSegmentor
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from panoptic_dl.models.batch import (
-    Sample,
-    check_images,
-    check_targets,
-    padding_multiple,
-    stack_images,
-    stack_targets,
-)
-from panoptic_dl.models.batch_norm import convert_sync_batch_norm
+from panoptic_dl.models.batch import Sample, SegmentationModel, stack_targets
 from panoptic_dl.postprocess.semantic import resize
 
 
-class DeepLabV3Plus(SemanticSegmentor):
-    """Detectron2's semantic segmentor, for any image size, building its head from its backbone.
+class DeepLabV3Plus(SegmentationModel):
+    """Semantic classes. It computes what Detectron2's `SemanticSegmentor` does, for any image size.
+
+    In training "sem_seg" is (h, w) int64 labels, and the loss "loss_sem_seg". The output has
+    "sem_seg", (K, height, width) logits, perhaps a view of the padded batch.
 
     Args:
         backbone: Detectron2 backbone.
@@ -32,8 +27,8 @@ class DeepLabV3Plus(SemanticSegmentor):
         pixel_mean, pixel_std: one number per channel of the image, in its units.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    targets = ("sem_seg",)
+    sem_seg_head: Any
 
     def __init__(
         self,
@@ -45,44 +40,18 @@ class DeepLabV3Plus(SemanticSegmentor):
     ):
         super().__init__(
             backbone=backbone,
-            sem_seg_head=sem_seg_head(input_shape=backbone.output_shape()),
-            pixel_mean=tuple(float(value) for value in pixel_mean),
-            pixel_std=tuple(float(value) for value in pixel_std),
+            heads={"sem_seg_head": sem_seg_head},
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
         )
-        self.size_divisibility = padding_multiple(backbone)
-        convert_sync_batch_norm(self)
 
-    def forward(self, batched_inputs: list[Sample]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, predictions otherwise.
-
-        Args:
-            batched_inputs: one dict per image, with
-                "image": (C, h, w) in the units of `pixel_mean`, of any size; sizes may differ
-                    in a batch;
-                "height", "width": size of the prediction, by default that of the image;
-                in training "sem_seg": (h, w) int64 labels.
-
-        Returns:
-            in training {"loss_sem_seg": scalar}; otherwise one dict per image with
-                "sem_seg": (K, height, width) logits, perhaps a view of the padded batch.
-
-        Raises ValueError naming the image and the key if an input is missing or has the wrong
-        shape.
-        """
-        check_images(batched_inputs, num_channels=len(self.pixel_mean))
-        if self.training:
-            check_targets(batched_inputs, ["sem_seg"])
-        images = self.preprocess(batched_inputs)
-        if self.training:
-            unlabelled: Any = self.sem_seg_head.ignore_value
-            labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
-            _, losses = self.sem_seg_head(self.backbone(images.tensor), labels)
-            return losses
-        return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
-
-    def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
-        """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
-        return stack_images(self, batched_inputs)
+    def compute_losses(
+        self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
+    ) -> dict[str, Tensor]:
+        unlabelled = self.sem_seg_head.ignore_value
+        labels = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
+        losses: dict[str, Tensor] = self.sem_seg_head(features, labels)[1]
+        return losses
 
     def network(self, images: Tensor) -> tuple[Tensor]:
         """(N, K, H, W) class logits of (N, C, H, W) normalized images, as the only element."""
@@ -94,11 +63,8 @@ class DeepLabV3Plus(SemanticSegmentor):
         maps: tuple[Tensor],
         image_sizes: Sequence[tuple[int, int]],
         batched_inputs: list[Sample],
-    ) -> list[dict[str, Tensor]]:
-        """Cut off the padding and scale to the output, one dict per image.
-
-        `image_sizes` are (h, w) before padding.
-        """
+    ) -> list[dict[str, Any]]:
+        """Cut off the padding and scale to the output."""
         outputs = []
         for logits, size, sample in zip(*maps, image_sizes, batched_inputs, strict=True):
             height, width = int(sample.get("height", size[0])), int(sample.get("width", size[1]))

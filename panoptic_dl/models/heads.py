@@ -67,8 +67,8 @@ def semantic_branch(
     if loss_type == "cross_entropy":
         # Detectron2 puts nn.CrossEntropyLoss here and calls it with pixel weights, which it does
         # not take.
-        head.loss = WeightedCrossEntropy(ignore_value)
-    return accept_any_size(head)
+        head.loss = _WeightedCrossEntropy(ignore_value)
+    return _accept_any_size(head)
 
 
 def instance_branch(
@@ -94,7 +94,7 @@ def instance_branch(
         center_loss_weight=center_loss_weight,
         offset_loss_weight=offset_loss_weight,
     )
-    return accept_any_size(head)
+    return _accept_any_size(head)
 
 
 def semantic_head(
@@ -123,7 +123,7 @@ def semantic_head(
         loss_type=loss_type,
         ignore_value=ignore_value,
     )
-    return accept_any_size(head)
+    return _accept_any_size(head)
 
 
 def _decoder_arguments(
@@ -182,6 +182,9 @@ def _decoder_arguments(
             f"common_stride={common_stride} must be the stride of the finest of in_features, "
             f"{finest} ({strides})"
         )
+    if train_size is not None:  # the padded crop, which the image pooling spans in training
+        multiple = math.lcm(PADDING, coarsest)
+        train_size = tuple(math.ceil(side / multiple) * multiple for side in train_size)
     return {
         "input_shape": {name: input_shape[name] for name in names},
         "project_channels": list(project_channels),
@@ -190,17 +193,9 @@ def _decoder_arguments(
         "decoder_channels": [decoder_dim] * (len(names) - 1) + [aspp_channels],
         "common_stride": common_stride,
         "norm": head_norm(norm),
-        "train_size": _padded_size(train_size, math.lcm(PADDING, coarsest)),
+        "train_size": train_size,
         "use_depthwise_separable_conv": use_depthwise_separable_conv,
     }
-
-
-def _padded_size(train_size: Sequence[int] | None, multiple: int) -> tuple[int, int] | None:
-    """(height, width) of the padded crop, which the image pooling spans in training."""
-    if train_size is None:
-        return None
-    height, width = train_size
-    return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
 
 
 class ClampedAvgPool2d(nn.Module):
@@ -226,7 +221,7 @@ class ClampedAvgPool2d(nn.Module):
         return f"kernel_size={self.kernel_size}"
 
 
-def accept_any_size(head: nn.Module) -> nn.Module:
+def _accept_any_size(head: nn.Module) -> nn.Module:
     """Let every ASPP below `head` take any feature size, in place; no parameter changes.
 
     In training its image pooling (Chen et al. 2017, section 3.3) spans the whole crop. At other
@@ -244,7 +239,7 @@ def accept_any_size(head: nn.Module) -> nn.Module:
     return head
 
 
-class WeightedCrossEntropy(nn.Module):
+class _WeightedCrossEntropy(nn.Module):
     """Mean cross entropy of the labelled pixels, each multiplied by its weight.
 
     Same call as Detectron2's `DeepLabCE`. Without weights it equals

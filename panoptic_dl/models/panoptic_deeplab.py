@@ -12,22 +12,9 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from panoptic_dl.core.images import VOID_LABEL
-from panoptic_dl.models.batch import (
-    Sample,
-    check_images,
-    check_targets,
-    padding_multiple,
-    stack_images,
-    stack_targets,
-)
-from panoptic_dl.models.batch_norm import convert_sync_batch_norm
-from panoptic_dl.postprocess import (
-    get_panoptic_segmentations,
-    instances_from_panoptic,
-)
+from panoptic_dl.models.batch import Sample, SegmentationModel, check_targets, stack_targets
+from panoptic_dl.postprocess import get_panoptic_segmentations, instances_from_panoptic
 from panoptic_dl.postprocess.semantic import argmax_classes, argmax_upsampled, resize, upsample
-
-TARGETS = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
 
 
 class ImageMaps(NamedTuple):
@@ -39,8 +26,16 @@ class ImageMaps(NamedTuple):
     offset: Tensor  # (2, H, W) (y, x) in pixels
 
 
-class PanopticDeepLab(nn.Module):
+class PanopticDeepLab(SegmentationModel):
     """Semantic classes, object centers and pixel offsets to them, merged to a panoptic map.
+
+    Training needs "sem_seg" (h, w) int64, "center" (h, w), "center_weights" (1, h, w), "offset"
+    (2, h, w) in pixels (y, x), "offset_weights" (1, h, w), and takes "sem_seg_weights" (h, w); the
+    losses are "loss_sem_seg", "loss_center", "loss_offset". The output has
+        "sem_seg": (K, height, width) logits, perhaps a view of the padded batch;
+        "panoptic_seg": (map, None), where map is (height, width) int64 of
+            category * label_divisor + instance, -1 where void;
+        "instances": `Instances`, perhaps none (see `instances_from_panoptic`).
 
     Args:
         backbone: Detectron2 backbone.
@@ -64,8 +59,9 @@ class PanopticDeepLab(nn.Module):
     Raises ValueError for numbers that make no model.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    targets = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
+    sem_seg_head: Any
+    ins_embed_head: Any
     # Can be replaced by a function of the same arguments, as mode=benchmark does to measure
     # Detectron2's.
     segment = staticmethod(get_panoptic_segmentations)
@@ -89,7 +85,13 @@ class PanopticDeepLab(nn.Module):
         predict_semantic: bool = True,
         predict_instances: bool = True,
     ):
-        super().__init__()
+        super().__init__(
+            backbone=backbone,
+            heads={"sem_seg_head": sem_seg_head, "ins_embed_head": ins_embed_head},
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=size_divisibility,
+        )
         if nms_kernel < 1 or nms_kernel % 2 == 0:
             raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
         if not 1 <= top_k < label_divisor:
@@ -97,70 +99,20 @@ class PanopticDeepLab(nn.Module):
                 f"top_k={top_k} must be at least 1 and below label_divisor={label_divisor}, or "
                 "instance numbers would run into the next category"
             )
-        self.backbone = backbone
-        self.sem_seg_head = sem_seg_head(input_shape=backbone.output_shape())
-        self.ins_embed_head = ins_embed_head(input_shape=backbone.output_shape())
-        # Not in checkpoints, as in Detectron2: they belong to the configuration.
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            statistics = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
-            self.register_buffer(name, statistics, persistent=False)
         self.thing_ids = tuple(int(category) for category in thing_ids)
         self.label_divisor = label_divisor
         self.stuff_area = stuff_area
         self.center_threshold = center_threshold
         self.nms_kernel = nms_kernel
         self.top_k = top_k
-        self.size_divisibility = padding_multiple(backbone, size_divisibility)
         self.scale_offsets = scale_offsets
         self.predict_semantic = predict_semantic
         self.predict_instances = predict_instances
-        convert_sync_batch_norm(self)
-
-    @property
-    def device(self) -> torch.device:
-        """Where images are moved to."""
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: list[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training, predictions otherwise.
-
-        Args:
-            batched_inputs: one dict per image, with
-                "image": (C, h, w) in the units of `pixel_mean`, of any size; sizes may differ
-                    in a batch;
-                "height", "width": size of the prediction, by default that of the image;
-                in training "sem_seg" (h, w) int64, "center" (h, w), "center_weights" (1, h, w),
-                "offset" (2, h, w) in pixels (y, x), "offset_weights" (1, h, w), and, if wanted,
-                "sem_seg_weights" (h, w).
-
-        Returns:
-            in training a dict of the scalars "loss_sem_seg", "loss_center", "loss_offset";
-            otherwise one dict per image with
-                "sem_seg": (K, height, width) logits, perhaps a view of the padded batch;
-                "panoptic_seg": (map, None), where map is (height, width) int64 of
-                    category * label_divisor + instance, -1 where void;
-                "instances": `Instances`, perhaps none (see `instances_from_panoptic`).
-
-        Raises ValueError naming the image and the key if an input is missing or has the wrong
-        shape.
-        """
-        check_images(batched_inputs, num_channels=len(self.pixel_mean))
-        if self.training:
-            check_targets(batched_inputs, TARGETS)
-        images = self.preprocess(batched_inputs)
-        if self.training:
-            return self.compute_losses(self.backbone(images.tensor), batched_inputs, images)
-        return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
-
-    def preprocess(self, batched_inputs: list[Sample]) -> ImageList:
-        """Move images to the model's device, normalize, pad and stack them: (N, C, H, W)."""
-        return stack_images(self, batched_inputs)
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList
     ) -> dict[str, Tensor]:
-        """The weighted losses of both heads, each a scalar."""
-        unlabelled: Any = self.sem_seg_head.ignore_value
+        unlabelled = self.sem_seg_head.ignore_value
         sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
         sem_seg_weights = None
         if any("sem_seg_weights" in sample for sample in batched_inputs):
@@ -192,8 +144,7 @@ class PanopticDeepLab(nn.Module):
         if self.needs_logits:
             sem_seg, _ = self.sem_seg_head(features)
         else:
-            head: Any = self.sem_seg_head
-            sem_seg = head.layers(features)
+            sem_seg = self.sem_seg_head.layers(features)
         center, offset, _, _ = self.ins_embed_head(features)
         return sem_seg, center, offset
 
@@ -203,10 +154,6 @@ class PanopticDeepLab(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         batched_inputs: list[Sample],
     ) -> list[dict[str, Any]]:
-        """From what `network` returns to the model's output, one dict per image.
-
-        `image_sizes` are (h, w) before padding.
-        """
         per_image = zip(*maps, image_sizes, batched_inputs, strict=True)
         return self.merge([self.resize_maps(*inputs) for inputs in per_image])
 
@@ -226,7 +173,7 @@ class PanopticDeepLab(nn.Module):
         width = int(sample.get("width", image_size[1]))
         # float: coordinates of large images do not fit into half precision
         sem_seg, center, offset = sem_seg.float(), center.float(), offset.float()
-        stride: Any = None if self.needs_logits else self.sem_seg_head.common_stride
+        stride = None if self.needs_logits else self.sem_seg_head.common_stride
         if stride and image_size == (height, width):
             logits = None
             classes = argmax_upsampled(sem_seg, stride)[:height, :width]

@@ -13,19 +13,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
 
-from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
-from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import headline
-from panoptic_dl.models.batch import check_images
+from panoptic_dl.evaluation.panoptic import FN, FP, TP, StreamingPanopticEvaluator
 from panoptic_dl.models.panoptic_deeplab import ImageMaps, PanopticDeepLab
 from panoptic_dl.report.analysis import analysis_text, draw_analysis, with_gains
 from panoptic_dl.weights.load import load_model
@@ -45,7 +42,7 @@ def analyze(
     model: nn.Module,
     dataset: str,
     loader: Iterable[list[dict[str, Any]]],
-    make_evaluator: Callable[[], StreamingEvaluator[Any, Any]],
+    make_evaluator: Callable[[], StreamingPanopticEvaluator],
     weights: str | None,
     predictions: str | None,
     looks: Mapping[str, Any],
@@ -69,7 +66,7 @@ def analyze(
         weights: a file with all of the model.
         predictions, looks: of `mode=eval`; must be None, and one scale without flip.
         name: of the run, in the picture.
-        unlabelled: "predicted" or "void", see `_merge_combinations`.
+        unlabelled: "predicted" or "void", see `_predict`.
         image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
@@ -99,16 +96,29 @@ def analyze(
             "weights=outputs/NAME/TIME/model_final.pth"
         )
     load_model(model, weights, image_format)
+    model.to(device)
     model.predict_semantic = model.predict_instances = False  # panoptic maps are all that is needed
     evaluators = [make_evaluator() for _ in COMBINATIONS]
-    segments = measure(model.to(device), loader, evaluators, unlabelled=unlabelled)
+    for evaluator in evaluators:
+        evaluator.reset()
+    total = len(loader)  # type: ignore[arg-type]
+    progress = Progress("analyzed", total, shown=comm.is_main_process())
+    with progress, inference_context(model), torch.no_grad():
+        for batch in loader:
+            outputs = _predict(model, batch, unlabelled)
+            for evaluator, of_combination in zip(evaluators, outputs, strict=True):
+                evaluator.process(batch, of_combination)
+            progress.add(len(batch))
     results = [evaluator.evaluate() for evaluator in evaluators]  # collective
     if not comm.is_main_process():
         return {}
-    rows: list[dict[str, Any]] = [
-        {"truth": list(branches), "metrics": headline(result or {}), "segments": counts}
-        for branches, result, counts in zip(COMBINATIONS, results, segments, strict=True)
-    ]
+    rows: list[dict[str, Any]] = []
+    for branches, result, evaluator in zip(COMBINATIONS, results, evaluators, strict=True):
+        assert evaluator.counts is not None
+        numbers = evaluator.counts.sum(0).tolist()
+        segments = {"matched": numbers[TP], "missed": numbers[FN], "wrong": numbers[FP]}
+        metrics = headline(result or {})
+        rows.append({"truth": list(branches), "metrics": metrics, "segments": segments})
     analysis = {
         "name": name,
         "dataset": dataset,
@@ -129,68 +139,32 @@ def analyze(
     return {"metrics": metrics, **analysis}
 
 
-def measure(
-    model: PanopticDeepLab,
-    loader: Iterable[list[dict[str, Any]]],
-    evaluators: list[StreamingEvaluator[Any, Any]],
-    *,
-    unlabelled: str,
-) -> list[dict[str, int]]:
-    """Predict every image, and give every evaluator the output of its combination.
-
-    Returns:
-        For each of `COMBINATIONS` the numbers of segments, over all processes: "matched", "missed"
-        (true ones without a match) and "wrong" (predicted ones without).
-    """
-    for evaluator in evaluators:
-        evaluator.reset()
-    counts = np.zeros((len(COMBINATIONS), 3), dtype=np.int64)
-    total = len(loader)  # type: ignore[arg-type]
-    progress = Progress("analyzed", total, shown=comm.is_main_process())
-    with progress, inference_context(model), torch.no_grad():
-        for batch in loader:
-            check_images(batch, num_channels=len(model.pixel_mean))
-            images = model.preprocess(batch)
-            maps = model.network(images.tensor)
-            per_image = zip(*maps, images.image_sizes, batch, strict=True)
-            for sem_seg, center, offset, size, sample in per_image:
-                resized = model.resize_maps(sem_seg, center, offset, size, sample)
-                truth = sample["truth"]
-                truth = type(truth)(*(map_.to(model.device) for map_ in truth))
-                outputs = _merge_combinations(model, resized, truth, unlabelled=unlabelled)
-                for index, (evaluator, output) in enumerate(zip(evaluators, outputs, strict=True)):
-                    match = evaluator.match(evaluator.extract(sample, output))
-                    evaluator.update(match)
-                    counts[index] += [
-                        len(match.ious),
-                        len(match.false_negatives),
-                        len(match.false_positives),
-                    ]
-            progress.add(len(batch))
-    (counts,) = sum_over_processes(counts)
-    return [dict(zip(("matched", "missed", "wrong"), row, strict=True)) for row in counts.tolist()]
-
-
-def _merge_combinations(
-    model: PanopticDeepLab, maps: ImageMaps, truth: Any, *, unlabelled: str
-) -> list[dict[str, Any]]:
-    """The model's output for one image, for each of `COMBINATIONS`: "panoptic_seg" alone.
+def _predict(
+    model: PanopticDeepLab, batch: list[dict[str, Any]], unlabelled: str
+) -> list[list[dict[str, Any]]]:
+    """For each of `COMBINATIONS` the model's outputs for a batch: "panoptic_seg" alone.
 
     Args:
         model: predicts neither logits nor instances.
-        maps: as `model.resize_maps` gives them.
-        truth: see `panoptic_dl.data.mapper.TruthMapper`; of the same size and device.
+        batch: with "truth", see `panoptic_dl.data.mapper.TruthMapper`.
         unlabelled: what pixels without label are where semantic ground truth is used: "predicted"
             keeps the class, with which they join objects and vote for their class; "void" has none.
     """
     keep_unlabelled = unlabelled == "predicted"
-    outputs = model.merge([_replace(maps, truth, b, keep_unlabelled) for b in COMBINATIONS])
-    if not keep_unlabelled:
-        for branches, output in zip(COMBINATIONS, outputs, strict=True):
-            if "semantic" in branches:
+    images = model.preprocess(batch)
+    maps = model.network(images.tensor)
+    found: list[list[dict[str, Any]]] = [[] for _ in COMBINATIONS]
+    per_image = zip(*maps, images.image_sizes, batch, strict=True)
+    for sem_seg, center, offset, size, sample in per_image:
+        resized = model.resize_maps(sem_seg, center, offset, size, sample)
+        truth = type(sample["truth"])(*(map_.to(model.device) for map_ in sample["truth"]))
+        outputs = model.merge([_replace(resized, truth, b, keep_unlabelled) for b in COMBINATIONS])
+        for branches, output, of_combination in zip(COMBINATIONS, outputs, found, strict=True):
+            if "semantic" in branches and not keep_unlabelled:
                 panoptic, _ = output["panoptic_seg"]
                 output["panoptic_seg"] = (panoptic.masked_fill(~truth.labeled, VOID_LABEL), None)
-    return outputs
+            of_combination.append(output)
+    return found
 
 
 def _replace(

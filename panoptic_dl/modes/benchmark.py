@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoptic_dl.core import memory
@@ -23,12 +27,7 @@ from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
-from panoptic_dl.train.precision import (
-    Maps,
-    arithmetic,
-    check_precision,
-    prepare_network,
-)
+from panoptic_dl.train.precision import Maps, arithmetic, check_precision, prepare_network
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
@@ -211,19 +210,18 @@ class _Benchmark:
     @torch.no_grad()
     def peak_memory(self) -> dict[str, float | None]:
         """Peaks in MiB of one more iteration, without what making the scene's maps takes."""
-        peaks = []
-
-        def peak() -> None:
-            on_device = memory.peak_device(self.device) if self.device.type == "cuda" else None
-            peaks.append((on_device, memory.peak_host()))
-
+        peaks: list[tuple[float, float]] = []
         self.one_iteration(
-            0, before_stages=lambda: memory.reset_peaks(self.device), after_stages=peak
+            0,
+            before_stages=lambda: memory.reset_peaks(self.device),
+            after_stages=lambda: peaks.append(
+                (memory.peak_device(self.device), memory.peak_host())
+            ),
         )
-        on_device, on_host = zip(*peaks, strict=True)
+        on_device, on_host = (max(each) for each in zip(*peaks, strict=True))
         return {
-            "peak_device_MiB": None if on_device[0] is None else max(on_device),
-            "peak_host_MiB": max(on_host),
+            "peak_device_MiB": on_device if self.device.type == "cuda" else None,
+            "peak_host_MiB": on_host,
         }
 
     def one_iteration(
@@ -314,6 +312,7 @@ class _Stopwatch:
         return dict(zip(self.names, laps, strict=True))
 
 
+@torch.no_grad()
 def init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     """Set running statistics, in eval mode, to those of the activations of one forward pass.
 
@@ -323,33 +322,25 @@ def init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     thousandth of the usual size, are scaled to outputs of standard deviation 1.
     """
     random = torch.Generator().manual_seed(0)
-    handles = []
+    predictors = {module for name, module in model.named_modules() if name.endswith("predictor")}
 
-    def before_norm(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-        x = inputs[0].float()
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        module.running_mean.copy_(x.mean(dim=(0, 2, 3)))
-        module.running_var.copy_(x.var(dim=(0, 2, 3), correction=0) + 1e-3)
-        if module.affine:
-            module.weight.copy_(1 + 0.1 * torch.randn(module.weight.shape, generator=random))
-            module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=random))
-
-    def after_predictor(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        assert isinstance(module, nn.Conv2d)
-        scale = 1 / output.std(correction=0).clamp(min=1e-6)
-        module.weight.mul_(scale)
-        return output * scale
-
-    for name, module in model.named_modules():
+    def before(module: nn.Module, inputs: tuple[Tensor]) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            handles.append(module.register_forward_pre_hook(before_norm))
-        elif isinstance(module, nn.Conv2d) and name.rpartition(".")[2].endswith("predictor"):
-            handles.append(module.register_forward_hook(after_predictor))
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+            x = inputs[0].float()
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.copy_(x.mean(dim=(0, 2, 3)))
+            module.running_var.copy_(x.var(dim=(0, 2, 3), correction=0) + 1e-3)
+            if module.affine:
+                module.weight.copy_(1 + 0.1 * torch.randn(module.weight.shape, generator=random))
+                module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=random))
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if module in predictors and isinstance(module, nn.Conv2d):
+            scale = 1 / output.std(correction=0).clamp(min=1e-6)
+            module.weight.mul_(scale)
+            return output * scale
+        return None
+
+    with register_module_forward_pre_hook(before), register_module_forward_hook(after):
+        run()

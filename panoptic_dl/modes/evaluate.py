@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -228,10 +228,13 @@ class Evaluation:
             model = TestTimeAugmentation(
                 cast(Any, model), scales=settings.scales, flip=settings.flip
             )
-        first = None if limit is None else _FirstImages(self.dataset, self.loader, limit)
-        streaming, others, official = self._evaluators(entries, whole_split=first is None)
+        streaming, others, official = self._evaluators(entries, whole_split=limit is None)
         pictures = EvaluationPictures(self.dataset, folder, settings)
-        saved, records = folder / "predictions", None if first is None else first.records
+        saved, records, no_result = folder / "predictions", None, None
+        batches = self.loader if batches is None else batches
+        if limit is not None:
+            batches, records, number = _limit(self.dataset, self.loader, limit)
+            no_result = f"fast_dev_run: {number}, no result"
         writers = prediction_writers(self.dataset, settings.kinds, saved, records)
         if writers and comm.is_main_process():
             clear_other_kinds(self.dataset, settings.kinds, saved)
@@ -242,11 +245,9 @@ class Evaluation:
         )
         for evaluator in (threaded, *others, *official):
             evaluator.reset()
-        batches = self.loader if batches is None else batches
-        if first is not None:
-            batches = first
+        if records is not None:
             for stream in streaming:
-                stream.limit(first.total)
+                stream.limit(len(records))
         try:
             with float32(tf32=False):  # whatever precision a model is trained in
                 predict(model, batches, [threaded, *others, *official])
@@ -254,9 +255,21 @@ class Evaluation:
         finally:
             threaded.close()
 
-        summary, unsaved = {}, None
+        summary: dict[str, Any] = {}
+        unsaved = None
         if comm.is_main_process():  # before anything that may fail and lose the metrics
-            summary = self._summary(results, source or {}, first)
+            summary = {
+                "dataset": self.dataset,
+                "measured": {**(source or {}), "scales": settings.scales, "flip": settings.flip},
+                "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
+                "metrics": headline(results),
+                "published": self.published,
+                "published_note": self.published_note,
+                "results": results,
+            }
+            if records is not None:
+                summary = {"no_result": no_result, **summary}
+                summary |= {"num_images": len(records), "published": None}
             self._print(summary)
             unsaved = _save(summary, folder)
         files = pictures.draw(results, streaming)
@@ -293,24 +306,6 @@ class Evaluation:
         if others or self.settings.official:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         return streaming, [], []
-
-    def _summary(
-        self, results: Results, source: Mapping[str, Any], first: "_FirstImages | None"
-    ) -> dict[str, Any]:
-        measured = {**source, "scales": list(self.settings.scales), "flip": self.settings.flip}
-        summary = {
-            "dataset": self.dataset,
-            "measured": measured,
-            "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
-            "metrics": headline(results),
-            "published": self.published,
-            "published_note": self.published_note,
-            "results": results,
-        }
-        if first is None:
-            return summary
-        no_result = f"fast_dev_run: {first.description}, no result"
-        return {"no_result": no_result, **summary, "num_images": first.total, "published": None}
 
     def _print(self, summary: dict[str, Any]) -> None:
         logger.info(
@@ -392,33 +387,18 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
             progress.add(len(inputs))
 
 
-class _FirstImages:
-    """The first batches of each process's share of a split; every process makes one at once.
+def _limit(
+    dataset: str, loader: Iterable[Batch], limit: int
+) -> tuple[list[Batch], list[dict[str, Any]], str]:
+    """The first batches of this process's share of a split, one image each.
 
-    Attributes:
-        total: images of all processes.
-        records: of these images, in Detectron2's format.
-        description: "4 of 500 images".
+    Returns:
+        The batches; the records of the images of all processes, in Detectron2's format; how many
+        these are, such as "4 of 500 images".
     """
-
-    def __init__(self, dataset: str, loader: Iterable[Batch], limit: int) -> None:
-        """
-        Args:
-            dataset: its name in Detectron2's catalogs.
-            loader: of the whole split, an image a batch, in the order of an `InferenceSampler`.
-            limit: images of all processes; at least one for each.
-        """
-        self._loader = loader
-        records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
-        share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
-        self._number = len(share)
-        positions = sorted(itertools.chain(*comm.all_gather(share)))
-        self.total = len(positions)
-        self.records = [records[position] for position in positions]
-        self.description = f"{self.total} of {len(records)} images"
-
-    def __len__(self) -> int:
-        return self._number
-
-    def __iter__(self) -> Iterator[Batch]:
-        return itertools.islice(self._loader, self._number)
+    records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
+    share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
+    positions = sorted(itertools.chain(*comm.all_gather(share)))
+    batches = list(itertools.islice(loader, len(share)))
+    chosen = [records[position] for position in positions]
+    return batches, chosen, f"{len(chosen)} of {len(records)} images"

@@ -49,7 +49,7 @@ class BenchmarkScenes:
         seed: of the scenes.
 
     Raises:
-        ValueError: of a number or format that makes no scene.
+        ValueError: of a size that makes no scene.
     """
 
     def __init__(
@@ -66,16 +66,14 @@ class BenchmarkScenes:
     ) -> None:
         if len(size) != 2 or min(size) < 32:
             raise ValueError(f"benchmark.image_size={list(size)} must be [H, W], both at least 32")
-        if file_format not in ("png", "jpg"):
-            raise ValueError(f"file_format={file_format} is unknown; choose png or jpg")
-        self.size = (int(size[0]), int(size[1]))
+        self.size = height, width = int(size[0]), int(size[1])
         self.num_scenes, first_seed = num_scenes, seed or 0
         stuff = [i for i in range(num_classes) if i not in thing_ids]
 
         @lru_cache(maxsize=8)
         def make_maps(index: int) -> SceneMaps:
             return scene_maps(
-                self.size,
+                (height, width),
                 num_things if len(thing_ids) else 0,
                 thing_ids=list(thing_ids),
                 stuff_ids=(stuff or list(thing_ids))[:8],
@@ -87,7 +85,6 @@ class BenchmarkScenes:
         # The folder goes when the scenes do.
         self._folder = tempfile.TemporaryDirectory(prefix="panoptic_dl_scenes_")
         self._records: list[dict[str, Any]] = []
-        height, width = self.size
         for index in range(num_scenes):
             file = Path(self._folder.name, f"scene_{index:03d}.{file_format}")
             Image.fromarray(_paint(self.maps(index), num_classes, first_seed + index)).save(file)
@@ -116,55 +113,52 @@ def scene_maps(
     """A scene of `size` (H, W) with `num_things` things, as far as none is hidden behind others.
 
     Args:
-        thing_ids, stuff_ids: contiguous category ids that occur.
+        thing_ids, stuff_ids: contiguous category ids that occur; there is some stuff.
         sigma: of the peaks of the heatmap in pixels, as in training.
-
-    Raises:
-        ValueError: there is no class to draw.
     """
-    if not len(stuff_ids) or (num_things and not len(thing_ids)):
-        raise ValueError(
-            f"a scene needs stuff_ids, and thing_ids for its things: got {stuff_ids}, {thing_ids}"
-        )
     random = np.random.default_rng(seed)
     height, width = size
-    sem_seg = _stuff(random, size, stuff_ids)
-    offset = np.zeros((2, height, width), np.float32)
+    # Uneven bands of stuff from top to bottom.
+    bands = np.sort(random.uniform(0, height, len(stuff_ids) - 1))
+    hills = _smooth_noise(random, 1, size, max(height // 8, 1))[0] * height * 0.05
+    places = np.searchsorted(bands, np.arange(height)[:, None] + hills)
+    sem_seg = np.asarray(stuff_ids, np.int64)[places]
+
     owner = np.full(size, -1)
     boxes = _boxes(random, size, num_things)
     for number, (top, left, box_height, box_width) in enumerate(boxes):
-        rows, columns, mask = _silhouette(random, size, top, left, box_height, box_width)
-        sem_seg[rows, columns][mask] = random.choice(thing_ids)
-        owner[rows, columns][mask] = number
+        rows = slice(max(int(top), 0), min(int(top + box_height) + 1, height))
+        columns = slice(max(int(left), 0), min(int(left + box_width) + 1, width))
+        y = (np.arange(rows.start, rows.stop)[:, None] - top) / box_height * 2 - 1
+        x = (np.arange(columns.start, columns.stop)[None] - left) / box_width * 2 - 1
+        power = random.uniform(2, 5)
+        inside = np.abs(y) ** power + np.abs(x) ** power < 1  # a rounded shape
+        sem_seg[rows, columns][inside] = random.choice(thing_ids)
+        owner[rows, columns][inside] = number
 
-    heatmap = np.zeros(size, np.float32)
+    heatmap, offset = np.zeros(size, np.float32), np.zeros((2, height, width), np.float32)
     for number, (*_, box_height, box_width) in enumerate(boxes):
-        y, x = np.nonzero(owner == number)
-        if not len(y):
+        own_y, own_x = np.nonzero(owner == number)
+        if not len(own_y):
             continue
-        center = (y.mean(), x.mean())
+        center = (own_y.mean(), own_x.mean())
         error = 0.02 * np.hypot(box_height, box_width)
         drift = random.normal(0, error, (2, 1))
-        offset[:, y, x] = np.stack((center[0] - y, center[1] - x)) + drift * random.random(len(y))
+        to_center = np.stack((center[0] - own_y, center[1] - own_x))
+        offset[:, own_y, own_x] = to_center + drift * random.random(len(own_y))
         _add_peak(heatmap, center, sigma, random.uniform(0.5, 0.95))
     offset += _smooth_noise(random, 2, size, 16)
     heatmap += 0.015 * np.abs(_smooth_noise(random, 1, size, 4)[0])
+
+    # Each pixel takes its class from a few pixels away: borders as networks draw them.
+    shift = (2 * _smooth_noise(random, 2, size, 6)).round().astype(np.int64)
+    from_y = (np.arange(height)[:, None] + shift[0]).clip(0, height - 1)
+    from_x = (np.arange(width)[None] + shift[1]).clip(0, width - 1)
     return SceneMaps(
-        torch.from_numpy(_waver(random, sem_seg))[None],
+        torch.from_numpy(sem_seg[from_y, from_x])[None],
         torch.from_numpy(heatmap.clip(0, 1))[None],
         torch.from_numpy(offset.astype(np.float32)),
     )
-
-
-def _stuff(
-    random: np.random.Generator, size: tuple[int, int], stuff_ids: Sequence[int]
-) -> NDArray[np.int64]:
-    """Uneven bands of stuff from top to bottom: (H, W)."""
-    height = size[0]
-    bands = np.sort(random.uniform(0, height, len(stuff_ids) - 1))
-    hills = _smooth_noise(random, 1, size, max(height // 8, 1))[0] * height * 0.05
-    rows = np.arange(height)[:, None] + hills
-    return np.asarray(stuff_ids, np.int64)[np.searchsorted(bands, rows)]
 
 
 def _boxes(
@@ -180,23 +174,6 @@ def _boxes(
         left = random.uniform(-0.3 * box_width, width - 0.7 * box_width)
         boxes.append((bottom - box_height, left, box_height, box_width))
     return boxes
-
-
-def _silhouette(
-    random: np.random.Generator,
-    size: tuple[int, int],
-    top: float,
-    left: float,
-    box_height: float,
-    box_width: float,
-) -> tuple[slice, slice, NDArray[np.bool_]]:
-    """Rows, columns and mask of a rounded shape inside the image."""
-    rows = slice(max(int(top), 0), min(int(top + box_height) + 1, size[0]))
-    columns = slice(max(int(left), 0), min(int(left + box_width) + 1, size[1]))
-    y = (np.arange(rows.start, rows.stop)[:, None] - top) / box_height * 2 - 1
-    x = (np.arange(columns.start, columns.stop)[None] - left) / box_width * 2 - 1
-    power = random.uniform(2, 5)
-    return rows, columns, np.abs(y) ** power + np.abs(x) ** power < 1
 
 
 def _add_peak(
@@ -221,15 +198,6 @@ def _smooth_noise(
         torch.from_numpy(coarse.astype(np.float32)), size=size, mode="bilinear", align_corners=False
     )
     return fine[0].numpy()
-
-
-def _waver(random: np.random.Generator, sem_seg: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Take each pixel's class from a few pixels beside it: borders as networks draw them."""
-    height, width = sem_seg.shape
-    shift = (2 * _smooth_noise(random, 2, (height, width), 6)).round().astype(np.int64)
-    y = (np.arange(height)[:, None] + shift[0]).clip(0, height - 1)
-    x = (np.arange(width)[None] + shift[1]).clip(0, width - 1)
-    return sem_seg[y, x]
 
 
 def _paint(maps: SceneMaps, num_classes: int, seed: int) -> np.ndarray:

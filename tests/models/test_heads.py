@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from panoptic_dl.models import instance_branch, semantic_branch, semantic_head
-from panoptic_dl.models.heads import ClampedAvgPool2d, WeightedCrossEntropy, accept_any_size
+from panoptic_dl.models.heads import ClampedAvgPool2d, _accept_any_size, _WeightedCrossEntropy
 
 SHAPES = {
     "res2": ShapeSpec(channels=4, stride=4),
@@ -119,7 +119,7 @@ def test_cross_entropy_works_with_pixel_weights():
 
 
 def test_weighted_cross_entropy():
-    loss = WeightedCrossEntropy(255)
+    loss = _WeightedCrossEntropy(255)
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     labels[0] = 255
     expected = F.cross_entropy(logits, labels, ignore_index=255)
@@ -168,7 +168,7 @@ def test_published_sizes_are_unchanged_bit_for_bit(kernel, size, separable):
         pool_kernel_size=kernel,
         use_depthwise_separable_conv=separable,
     )
-    ours = accept_any_size(nn.Sequential(copy.deepcopy(reference)))[0]
+    ours = _accept_any_size(nn.Sequential(copy.deepcopy(reference)))[0]
     assert list(ours.state_dict()) == list(reference.state_dict())
     x = torch.randn(2, 8, *size)
     results = []
@@ -186,10 +186,10 @@ def test_detectron2_still_refuses_other_sizes():
     x = torch.randn(1, 8, 5, 3)
     with pytest.raises(ValueError, match="pool_kernel_size"):
         aspp(x)
-    assert accept_any_size(nn.Sequential(aspp))(x).shape == (1, 4, 5, 3)
+    assert _accept_any_size(nn.Sequential(aspp))(x).shape == (1, 4, 5, 3)
 
 
 def test_global_pooling_is_left_alone():
     aspp = ASPP(8, 4, [3, 6, 9], norm="", activation=F.relu)
-    accept_any_size(nn.Sequential(aspp))
+    _accept_any_size(nn.Sequential(aspp))
     assert isinstance(aspp.convs[-1][0], nn.AdaptiveAvgPool2d)

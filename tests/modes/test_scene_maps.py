@@ -37,11 +37,6 @@ def test_logits_have_the_scenes_classes():
     assert torch.equal(maps.logits(19).argmax(0), maps.sem_seg[0])
 
 
-def test_a_scene_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="a scene needs stuff_ids"):
-        scene_maps((64, 96), 5, thing_ids=(), stuff_ids=STUFF)
-
-
 def scenes(**changes):
     return BenchmarkScenes(
         **{
@@ -69,16 +64,9 @@ def test_images_are_read_by_the_real_mapper(file_format):
     assert torch.equal(made.maps(0).offset, made.maps(2).offset)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"size": (16, 64)}, r"benchmark.image_size=\[16, 64\]"),
-        ({"file_format": "tiff"}, "file_format=tiff"),
-    ],
-)
-def test_impossible_scenes_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        scenes(**changes)
+def test_an_impossible_size_is_refused():
+    with pytest.raises(ValueError, match=r"benchmark.image_size=\[16, 64\]"):
+        scenes(size=(16, 64))
 
 
 @pytest.mark.parametrize("things", [(), (0, 1, 2)])
