@@ -15,16 +15,12 @@ As cityscapesscripts' evalInstanceLevelSemanticLabeling computes it, at each of 
 Shapes: H W pixels, P predictions, T true instances, C = 8 classes with instances, O = 10 overlaps.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from panoptic_dl.core.distributed import concatenate_over_processes
@@ -36,58 +32,41 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     find_labels,
     image_id,
 )
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    Detection,
+    StreamingEvaluator,
+    errors_name,
+    predicted_instances,
+    require_size,
+)
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # with the script's rounding: 0.6 is 0.6000000000000001
 LEAST_SIZE = 100  # pixels
 CLASSES = [label.id for label in INSTANCE_LABELS]
 OTHER, IGNORED, FIRST_INSTANCE = range(3)  # what a pixel can be
+BITS = 1 << np.arange(len(OVERLAPS))  # of the overlaps, in a mask of them
+
+# Of predictions that are right or wrong at some overlap, (N, 4) float64: index into CLASSES, score,
+# and the overlaps where each is right, and where it is an error; and of true instances, without
+# groups and small ones, the numbers without a prediction, (C, O), and of all, (C,) int64.
+InstanceMatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class _InstanceMatches:
-    """The comparison of one image.
-
-    Attributes:
-        right: (P, O) bool, predictions that are right at an overlap.
-        wrong: (P, O) bool, predictions that are errors; those that are neither do not count.
-        classes: (P,) int64 index into CLASSES, of predictions that have pixels and such a class.
-        scores: (P,) float64.
-        missed: (C, O) int64, number of true instances without a prediction.
-        num_true: (C,) int64, number of true instances, without groups and small ones.
-    """
-
-    right: np.ndarray
-    wrong: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-    missed: np.ndarray
-    num_true: np.ndarray
-
-
-def match_instances(
-    truth: np.ndarray, predictions: Iterable[tuple[int, float, np.ndarray]]
-) -> _InstanceMatches:
-    """Compare predicted instances with the ground truth.
+def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> InstanceMatch:
+    """Compare predicted instances, whose categories are label ids, with the ground truth.
 
     Args:
         truth: (H, W) pixels of an instanceIds file.
-        predictions: label id, score and mask, (H, W) bool, of each prediction.
 
     Raises:
-        EvaluationError: an unknown label in the ground truth, another size, a score not finite.
+        EvaluationError: an unknown label in the ground truth, another size.
     """
     pixels, ids, sizes = _number_pixels(truth)
     classes, scores, areas, counts = [], [], [], []
-    for label, score, mask in predictions:
-        if mask.shape != truth.shape:
-            raise EvaluationError(
-                f"a predicted mask is {mask.shape}, the ground truth {truth.shape} (height, "
-                "width): predict at the size of the image file"
-            )
-        if not np.isfinite(score):
-            raise EvaluationError(f"the score of a predicted instance is {score}")
+    for label, score, mask, _ in predictions:
+        require_size(mask.shape, truth.shape, "a predicted mask")
         inside = pixels[np.flatnonzero(mask)]
         if label not in CLASSES or not len(inside):
             continue
@@ -115,7 +94,9 @@ def match_instances(
             sizes=sizes[theirs],
             groups=ids[theirs] < 1000,
         )
-    return _InstanceMatches(right, wrong, class_of, score_of, missed, num_true)
+    bits = right @ BITS, wrong @ BITS
+    rows = np.stack((class_of, score_of, *bits), axis=1)
+    return rows[(bits[0] | bits[1]) > 0], missed, num_true
 
 
 def _match_class(
@@ -181,7 +162,7 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return table[numbers], ids, counts[ids]
 
 
-def average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
+def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
     """Average precision of one class at one overlap, in 0..1.
 
     As evalInstanceLevelSemanticLabeling computes it, for a class that is in the ground truth. Where
@@ -208,15 +189,8 @@ def average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> 
     return float(np.dot(precision, 0.5 * (recall[:-2] - recall[2:])))
 
 
-BITS = 1 << np.arange(len(OVERLAPS))  # of the overlaps, in a mask of them
-
-
-# Label id, score and mask, (H, W) bool, of each instance.
-Instance = tuple[int, float, np.ndarray]
-
-
 class StreamingCityscapesInstanceEvaluator(
-    StreamingEvaluator[tuple[Path, list[Instance]], _InstanceMatches]
+    StreamingEvaluator[tuple[Path, list[Detection]], InstanceMatch]
 ):
     """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
 
@@ -248,27 +222,29 @@ class StreamingCityscapesInstanceEvaluator(
         self._missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
         self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Path, list[Instance]]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Path, list[Detection]]:
         """Return the file of the ground truth, and the instances on the CPU."""
         image = image_id(item["file_name"])
         self._coverage.add(image)
         with errors_name(f"image {image}"):
-            return self._files[image], self._instances(output.get("instances"))
+            found = predicted_instances(output, len(self._label_ids))
+        return self._files[image], [
+            each._replace(category=self._label_ids[each.category]) for each in found
+        ]
 
-    def match(self, prediction: tuple[Path, list[Instance]]) -> _InstanceMatches:
+    def match(self, prediction: tuple[Path, list[Detection]]) -> InstanceMatch:
         """Match the instances of one image."""
-        file, instances = prediction
+        file, detections = prediction
         truth = read_label_ids(file)
         with errors_name(file):
-            return match_instances(truth, instances)
+            return _match_instances(truth, detections)
 
-    def update(self, match: _InstanceMatches) -> None:
+    def update(self, match: InstanceMatch) -> None:
         """Keep class, score and overlaps of the predictions of one image."""
-        right, wrong = match.right @ BITS, match.wrong @ BITS
-        rows = np.stack((match.classes, match.scores, right, wrong), axis=1)
-        self._rows.append(rows[(right | wrong) > 0])
-        self._missed += match.missed
-        self._num_true += match.num_true
+        rows, missed, num_true = match
+        self._rows.append(rows)
+        self._missed += missed
+        self._num_true += num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the results of all processes.
@@ -288,23 +264,6 @@ class StreamingCityscapesInstanceEvaluator(
                 results[f"{name}-{label.name}"] = float(values.mean())
         return {"segm": percentages(results) | {"num_images": num_images}}
 
-    def _instances(self, instances: Instances | None) -> list[Instance]:
-        if instances is None:
-            return []
-        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        masks = instances.pred_masks
-        if masks.dtype != torch.bool:
-            masks = masks.to(torch.uint8)  # as Detectron2: below 1 is outside
-        found = []
-        for category, score, mask in zip(classes, scores, masks.cpu().numpy(), strict=True):
-            if not 0 <= category < len(self._label_ids):
-                raise EvaluationError(
-                    f"a predicted instance has class {category}, outside the classes "
-                    f"0..{len(self._label_ids) - 1}"
-                )
-            found.append((self._label_ids[category], score, mask))
-        return found
-
 
 def _precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
     """Average precisions (C, O) in 0..1, NaN for classes that are not in the ground truth.
@@ -321,7 +280,7 @@ def _precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray)
         mine = classes == index
         for column, bit in enumerate(BITS.tolist()):
             counted = mine & (((right | wrong) & bit) > 0)
-            table[index, column] = average_precision(
+            table[index, column] = _average_precision(
                 scores[counted], (right[counted] & bit) > 0, int(missed[index, column])
             )
     return table

@@ -25,7 +25,12 @@ from detectron2.utils import comm
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    StreamingEvaluator,
+    errors_name,
+    require_size,
+)
 from panoptic_dl.evaluation.metrics import percentages
 from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels, semantic_metrics
 
@@ -38,6 +43,23 @@ EVALUATED = sorted(
 INSTANCE_LABELS = [label for label in EVALUATED if label.hasInstances]
 IGNORED = np.array([LABELS[i].ignoreInEval for i in range(NUM_LABELS)])
 """(34,) bool by label id."""
+MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
+CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
+    name: [label.trainId for label in members if not label.ignoreInEval]
+    for name, members in category2labels.items()
+    if any(not label.ignoreInEval for label in members)
+}
+INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
+    name
+    for name in CATEGORIES
+    if all(label.hasInstances for label in category2labels[name] if label.id >= 0)
+]
+INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
+
+# The file of the ground truth, and (H, W) int16 train ids, K where there is none.
+SemanticPrediction = tuple[Path, np.ndarray]
+# Pixels by label and class (L, K + 1), and weighted pixels of instances.
+SemanticMatch = tuple[np.ndarray, np.ndarray]
 
 
 def find_labels(folder: str, suffix: str) -> dict[str, Path]:
@@ -63,25 +85,6 @@ def to_label_ids(classes: np.ndarray) -> np.ndarray:
     table[:-1] = [label.id for label in EVALUATED]
     valid = (classes >= 0) & (classes < len(EVALUATED))
     return table[np.where(valid, classes, len(EVALUATED))]
-
-
-MEAN_SIZES: dict[str, float] = script.avgClassSize  # pixels of an instance, by class
-CATEGORIES = {  # name -> train ids, of categories with a class that is evaluated
-    name: [label.trainId for label in members if not label.ignoreInEval]
-    for name, members in category2labels.items()
-    if any(not label.ignoreInEval for label in members)
-}
-INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
-    name
-    for name in CATEGORIES
-    if all(label.hasInstances for label in category2labels[name] if label.id >= 0)
-]
-INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
-
-# The file of the ground truth, and (H, W) int16 train ids, K where there is none.
-SemanticPrediction = tuple[Path, np.ndarray]
-# Pixels by label and class (L, K + 1), and weighted pixels of instances.
-SemanticMatch = tuple[np.ndarray, np.ndarray]
 
 
 class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction, SemanticMatch]):
@@ -178,8 +181,7 @@ def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         (rows of INSTANCE_ROWS, 2, parts) int64.
     """
-    if numbers.shape != predicted.shape:
-        raise EvaluationError(f"its instanceIds file is {numbers.shape} (height, width)")
+    require_size(predicted.shape, numbers.shape, other="the instanceIds file")
     total = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
     pixels = np.flatnonzero(numbers > 1000)  # the script's condition
     owners = numbers.reshape(-1)[pixels]

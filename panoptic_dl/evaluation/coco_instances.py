@@ -17,58 +17,48 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.structures import Instances
 from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import read_panoptic_ids, read_size
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.core.images import read_panoptic_ids
+from panoptic_dl.core.masks import encode_mask
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    Detection,
+    StreamingEvaluator,
+    errors_name,
+    predicted_instances,
+    require_size,
+)
 from panoptic_dl.evaluation.metrics import percentages
 
 
-@dataclass(frozen=True, slots=True)
-class _TrueInstance:
-    """One annotation.
+class ImageTruth(NamedTuple):
+    """The ground truth of one image.
 
     Attributes:
-        id: of the annotation. As in the official script, a match with number 0 counts as none.
-        category: counted from 0 among the things.
-        crowd: a region of many, which is neither found nor missed.
-        area: pixels, as in the file; it decides between small, medium and large.
-        box: x, y, width, height in pixels.
-        segmentation: polygons, or a run-length encoding with `size` and `counts`.
+        size: (height, width).
+        instances: annotations in COCO's format, whose "category_id" is counted from 0 among the
+            things, in the order of the file; often there are none. As in the official script, a
+            match with one of the "id" 0 counts as none.
     """
 
-    id: int
-    category: int
-    crowd: bool
-    area: float
-    box: list[float]
-    segmentation: list[np.ndarray] | dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageTruth:
-    """One image: (H, W) and its instances, in the order of the file; often there are none."""
-
     size: tuple[int, int]
-    instances: list[_TrueInstance]
+    instances: list[dict[str, Any]]
 
 
-def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _ImageTruth]:
-    """Read an instances file: truth by the id of the image.
+def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageTruth]:
+    """Read an instances file: ground truth by the id of the image.
 
     Args:
         file: JSON in COCO's format for object detection.
@@ -78,16 +68,17 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _Image
         EvaluationError: the file cannot be read, its categories are others, two annotations have
             the same id, or one is of an image or a category that the file does not list.
     """
+    unreadable = f"{file} is no readable COCO instances file (%s); fetch or prepare it again"
     try:
         content = json.loads(Path(file).read_bytes())
         images = {
-            image["id"]: _ImageTruth((image["height"], image["width"]), [])
+            image["id"]: ImageTruth((image["height"], image["width"]), [])
             for image in content["images"]
         }
         listed = {category["id"] for category in content["categories"]}
         annotations = [(a["image_id"], a["category_id"], a) for a in content["annotations"]]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(file, repr(error)) from error
+        raise EvaluationError(unreadable % repr(error)) from error
     if listed != set(categories):
         unknown = sorted(listed ^ set(categories))[0]
         where = "the file" if unknown in listed else "the dataset's metadata"
@@ -106,24 +97,14 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _Image
             raise EvaluationError(f"{file} has two annotations with the id {number}")
         seen.add(number)
         try:
-            instance = _TrueInstance(
-                annotation["id"],
-                categories[category],
-                bool(annotation["iscrowd"]),
-                annotation["area"],
-                annotation["bbox"],
-                _compact(annotation["segmentation"]),
-            )
+            instance = {name: annotation[name] for name in ("id", "area", "bbox")}
+            instance["category_id"] = categories[category]
+            instance["iscrowd"] = int(bool(annotation["iscrowd"]))
+            instance["segmentation"] = _compact(annotation["segmentation"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _unreadable(file, f"annotation {number}: {error!r}") from error
+            raise EvaluationError(unreadable % f"annotation {number}: {error!r}") from error
         images[image].instances.append(instance)
     return images
-
-
-def _unreadable(file: str, reason: str) -> EvaluationError:
-    return EvaluationError(
-        f"{file} is no readable COCO instances file ({reason}); fetch or prepare it again"
-    )
 
 
 def _compact(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
@@ -149,28 +130,8 @@ IGNORED = {kind: 3 + 2 * index for index, kind in enumerate(KINDS)}
 NUM_COLUMNS = 2 + 2 * len(KINDS)
 
 
-ByClass = dict[int, list[dict[str, Any]]]  # annotations as pycocotools has them
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The predictions of one image.
-
-    Attributes:
-        classes: N of 0..K-1.
-        scores: N floats.
-        boxes: (N, 4) float32, x, y, width, height in pixels.
-        masks: (N, H, W) bool.
-    """
-
-    classes: list[int]
-    scores: list[float]
-    boxes: np.ndarray
-    masks: np.ndarray
-
-
 def _match_detections(
-    truth: _ImageTruth, detections: Detections, *, num_classes: int
+    truth: ImageTruth, detections: list[Detection], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare predictions of one image with the ground truth, by boxes and by masks.
 
@@ -181,25 +142,22 @@ def _match_detections(
     Raises:
         EvaluationError: a segmentation of the ground truth cannot be read or has another size.
     """
-    true: ByClass = defaultdict(list)
-    found: dict[str, ByClass] = {kind: defaultdict(list) for kind in KINDS}
+    true: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {kind: defaultdict(list) for kind in KINDS}
     for instance in truth.instances:
-        annotation = {  # a new one, because `evaluateImg` writes into it
-            "id": instance.id,
-            "area": instance.area,
-            "iscrowd": int(instance.crowd),
-            "ignore": int(instance.crowd),
-            "bbox": instance.box,
-            "segmentation": _encode_truth(instance, truth.size),
-        }
-        true[instance.category].append(annotation)
-    for index, category in enumerate(detections.classes):
-        box = detections.boxes[index].tolist()
-        mask = mask_util.encode(np.asfortranarray(detections.masks[index], dtype=np.uint8))
-        result = {"id": index + 1, "score": detections.scores[index]}
-        found["bbox"][category].append(result | {"bbox": box, "area": box[2] * box[3]})
+        encoded = _encode_truth(instance, truth.size)
+        true[instance["category_id"]].append(  # a new one, because `evaluateImg` writes into it
+            instance | {"ignore": instance["iscrowd"], "segmentation": encoded}
+        )
+    for number, (category, score, mask, box) in enumerate(detections, start=1):
+        corner, sides = box[:2].tolist(), (box[2:] - box[:2]).tolist()
+        code = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+        result = {"id": number, "score": score}
+        found["bbox"][category].append(
+            result | {"bbox": corner + sides, "area": sides[0] * sides[1]}
+        )
         found["segm"][category].append(
-            result | {"segmentation": mask, "area": int(mask_util.area(mask))}
+            result | {"segmentation": code, "area": int(mask_util.area(code))}
         )
 
     rows = [np.zeros((0, NUM_COLUMNS))]
@@ -290,9 +248,9 @@ def _match_class(
     return [matcher.evaluateImg(0, 0, area, limit) for area in matcher.params.areaRng]
 
 
-def _encode_truth(instance: _TrueInstance, size: tuple[int, int]) -> dict[str, Any]:
+def _encode_truth(instance: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """The mask of an annotation, run-length encoded."""
-    encoded = instance.segmentation
+    encoded = instance["segmentation"]
     try:
         if isinstance(encoded, list):
             encoded = mask_util.merge(mask_util.frPyObjects(encoded, *size))
@@ -300,18 +258,14 @@ def _encode_truth(instance: _TrueInstance, size: tuple[int, int]) -> dict[str, A
             encoded = mask_util.frPyObjects(encoded, *size)
     except Exception as error:  # pycocotools raises no class of its own
         raise EvaluationError(
-            f"the segmentation of annotation {instance.id} cannot be read ({error})"
+            f"the segmentation of annotation {instance['id']} cannot be read ({error})"
         ) from error
-    if tuple(encoded["size"]) != size:
-        raise EvaluationError(
-            f"annotation {instance.id} is {tuple(encoded['size'])}, the image {size} "
-            "(height, width)"
-        )
+    require_size(encoded["size"], size, f"annotation {instance['id']}", "the image")
     return encoded
 
 
 class StreamingCOCOInstanceEvaluator(
-    StreamingEvaluator[tuple[Any, Detections], tuple[int, np.ndarray, np.ndarray]]
+    StreamingEvaluator[tuple[Any, list[Detection]], tuple[int, np.ndarray, np.ndarray]]
 ):
     """`bbox` and `segm`: AP over overlaps 0.5, 0.55 .. 0.95, in percent, and its usual parts.
 
@@ -347,7 +301,7 @@ class StreamingCOCOInstanceEvaluator(
         self._coverage = Coverage(self._truth, self._source)
         self.reset()
 
-    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, _ImageTruth]:
+    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
         """The ground truth by the id of the image; sets `_source`, for messages."""
         self._source = metadata.json_file
         truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
@@ -361,29 +315,27 @@ class StreamingCOCOInstanceEvaluator(
             )
         return truth
 
-    def _size(self, image: Any) -> tuple[int, int]:
-        """(H, W) of an image."""
-        return self._truth[image].size
-
     def reset(self) -> None:
         """Forget all images."""
         self._coverage.reset()
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, Detections]:
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
         """Return the id of the image, and its instances on the CPU."""
         image = item["image_id"]
         self._coverage.add(image)
         with errors_name(f"image {image}"):
-            return image, self._detections(image, output.get("instances"))
+            return image, predicted_instances(output, len(self.names))
 
-    def match(self, prediction: tuple[Any, Detections]) -> tuple[int, np.ndarray, np.ndarray]:
+    def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
         """Match the instances of one image."""
         image, detections = prediction
         with errors_name(f"image {image}"):
-            truth, num_classes = self._truth[image], len(self.names)
-            rows, num_true = _match_detections(truth, detections, num_classes=num_classes)
+            truth = self._truth[image]
+            for detection in detections:
+                require_size(detection.mask.shape, truth.size, "a predicted mask")
+            rows, num_true = _match_detections(truth, detections, len(self.names))
         return self._numbers[image], rows, num_true
 
     def update(self, match: tuple[int, np.ndarray, np.ndarray]) -> None:
@@ -411,35 +363,8 @@ class StreamingCOCOInstanceEvaluator(
             results[kind] = percentages(shares) | {"num_images": num_images}
         return results
 
-    def _detections(self, image: Any, instances: Instances | None) -> Detections:
-        size = self._size(image)
-        if instances is None or not len(instances):
-            return Detections([], [], np.zeros((0, 4)), np.zeros((0, *size), dtype=bool))
-        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        boxes = instances.pred_boxes.tensor.cpu().numpy().copy()
-        boxes[:, 2:] -= boxes[:, :2]  # corners -> corner and sides
-        masks = instances.pred_masks
-        if masks.dtype != torch.bool:
-            masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
-        unknown = [category for category in classes if not 0 <= category < len(self.names)]
-        if unknown:
-            raise EvaluationError(
-                f"a predicted instance has class {unknown[0]}, outside the classes "
-                f"0..{len(self.names) - 1}"
-            )
-        if not np.isfinite(scores).all():
-            raise EvaluationError("the score of a predicted instance is not finite")
-        if not np.isfinite(boxes).all():
-            raise EvaluationError("the box of a predicted instance is not finite")
-        if tuple(masks.shape[1:]) != size:
-            raise EvaluationError(
-                f"a predicted mask is {tuple(masks.shape[1:])}, the ground truth {size} (height, "
-                "width): predict at the size of the image file"
-            )
-        return Detections(classes, scores, boxes, masks.cpu().numpy())
 
-
-class PanopticTruth(Mapping[Any, _ImageTruth]):
+class PanopticTruth(Mapping[Any, ImageTruth]):
     """Instances by the id of the image, made from its PNG when they are asked for."""
 
     def __init__(self, dataset: str) -> None:
@@ -456,47 +381,32 @@ class PanopticTruth(Mapping[Any, _ImageTruth]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._records)
 
-    def size(self, image: Any) -> tuple[int, int]:
-        """(H, W) of a label, without decoding it.
-
-        Raises:
-            EvaluationError: it cannot be read.
-        """
-        return read_size(self._records[image]["pan_seg_file_name"])
-
-    def __getitem__(self, image: Any) -> _ImageTruth:
+    def __getitem__(self, image: Any) -> ImageTruth:
         record = self._records[image]
         ids = read_panoptic_ids(record["pan_seg_file_name"])
         instances = []
         for segment in record["segments_info"]:
             if segment["category_id"] not in self._things:
                 continue
-            mask = np.asfortranarray(ids == segment["id"], dtype=np.uint8)
-            encoded = mask_util.encode(mask)
+            encoded = encode_mask(ids == segment["id"])
             area = int(mask_util.area(encoded))
-            if not area:  # listed without pixels: nothing that could be found
-                continue
-            instances.append(
-                _TrueInstance(
-                    segment["id"],
-                    segment["category_id"],
-                    bool(segment["iscrowd"]),
-                    area,
-                    mask_util.toBbox(encoded).tolist(),
-                    {"size": list(ids.shape), "counts": encoded["counts"].decode()},
+            if area:  # else listed without pixels: nothing that could be found
+                instances.append(
+                    {
+                        "id": segment["id"],
+                        "category_id": segment["category_id"],
+                        "iscrowd": int(segment["iscrowd"]),
+                        "area": area,
+                        "bbox": mask_util.toBbox(encoded).tolist(),
+                        "segmentation": encoded,
+                    }
                 )
-            )
-        return _ImageTruth((ids.shape[0], ids.shape[1]), instances)
+        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
 
 
 class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
     """COCO's box and mask AP against the things of panoptic labels, as a stream."""
 
-    _truth: PanopticTruth
-
     def _read_truth(self, dataset: str, metadata: Metadata) -> PanopticTruth:
         self._source = dataset
         return PanopticTruth(dataset)
-
-    def _size(self, image: Any) -> tuple[int, int]:
-        return self._truth.size(image)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.evaluation.evaluator import require_size
 from panoptic_dl.evaluation.panoptic import SegmentMatches
 
 # Codes are positions in these names.
@@ -92,10 +92,7 @@ def semantic_error_map(truth: np.ndarray, classes: np.ndarray) -> np.ndarray:
     Raises:
         EvaluationError: sizes differ.
     """
-    if truth.shape != classes.shape:
-        raise EvaluationError(
-            f"the prediction is {classes.shape}, the ground truth {truth.shape} (height, width)"
-        )
+    require_size(classes.shape, truth.shape)
     kinds = np.where(truth == classes, RIGHT, WRONG)
     kinds[truth < 0] = NOT_COUNTED
     return kinds.astype(np.uint8)

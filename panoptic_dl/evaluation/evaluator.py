@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BitMasks
 
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
@@ -46,7 +48,7 @@ class Coverage:
     def reset(self) -> None:
         """Forget what has been evaluated."""
         self._seen = np.zeros(len(self._images), dtype=np.int64)
-        self._failed = False
+        self._failed = False  # then no image counts as evaluated
         self._limit: int | None = None
 
     def limit(self, number: int) -> None:
@@ -188,6 +190,63 @@ def errors_name(what: object) -> Iterator[None]:
         yield
     except EvaluationError as error:
         raise EvaluationError(f"{what}: {error}") from error
+
+
+def require_size(
+    found: Sequence[int],
+    expected: Sequence[int],
+    what: object = "the prediction",
+    other: str = "the ground truth",
+) -> None:
+    """Raise `EvaluationError` unless `what` has the size (height, width) of `other`."""
+    if tuple(found) != tuple(expected):
+        raise EvaluationError(
+            f"{what} is {tuple(found)}, {other} {tuple(expected)} (height, width): predict at the "
+            "size of the image file"
+        )
+
+
+class Detection(NamedTuple):
+    """A predicted instance, on the CPU."""
+
+    category: int  # of the classes with instances, from 0
+    score: float
+    mask: np.ndarray  # (H, W) bool
+    box: np.ndarray  # (4,) float32: x0, y0, x1, y1 in pixels, right and bottom exclusive
+
+
+def predicted_instances(output: Output, num_classes: int) -> list[Detection]:
+    """The "instances" of a model's output, copied from the GPU; none where it has none.
+
+    Args:
+        output: "instances" has `pred_masks` (N, H, W), `pred_classes`, `scores` and, maybe,
+            `pred_boxes`, which are else those of the masks.
+        num_classes: of instances.
+
+    Raises:
+        EvaluationError: a class is outside 0..num_classes-1; a score or a box is not finite.
+    """
+    instances = output.get("instances")
+    if instances is None or not len(instances):
+        return []
+    classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+    masks = instances.pred_masks
+    if masks.dtype != torch.bool:
+        masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
+    has_boxes = instances.has("pred_boxes")
+    boxes = instances.pred_boxes if has_boxes else BitMasks(masks).get_bounding_boxes()
+    rows = zip(classes, scores, masks.cpu().numpy(), boxes.tensor.cpu().numpy().copy(), strict=True)
+    found = [Detection(*row) for row in rows]
+    for category, score, _, box in found:
+        if not 0 <= category < num_classes:
+            raise EvaluationError(
+                f"a predicted instance has class {category}, outside the classes "
+                f"0..{num_classes - 1}"
+            )
+        if not np.isfinite(score) or not np.isfinite(box).all():
+            what = "box" if np.isfinite(score) else "score"
+            raise EvaluationError(f"the {what} of a predicted instance is not finite")
+    return found
 
 
 class ThreadedEvaluator(DatasetEvaluator):

@@ -24,13 +24,13 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -60,11 +60,7 @@ from panoptic_dl.evaluation.cityscapes_semantic import (
     image_id,
     to_label_ids,
 )
-from panoptic_dl.evaluation.coco_instances import (
-    KINDS,
-    NAMES,
-    PanopticTruth,
-)
+from panoptic_dl.evaluation.coco_instances import KINDS, NAMES, PanopticTruth
 from panoptic_dl.evaluation.metrics import Results, percentages
 from panoptic_dl.evaluation.semantic import predicted_labels
 
@@ -98,7 +94,7 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
             copies.append({"panoptic_seg": (panoptic.clone(), segments)})
         super().process(inputs, copies)
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
+    def evaluate(self) -> TaskResults | None:
         """Compute the results of all processes; None but in the main process.
 
         Raises:
@@ -109,24 +105,36 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
         if not comm.is_main_process():
             return None
         predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
-        truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
-        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        for annotation in truth["annotations"]:
-            if annotation["image_id"] not in predictions:
-                raise EvaluationError(
-                    f"no prediction for image {annotation['image_id']} of "
-                    f"{self._metadata.panoptic_json} ({len(predictions)} predictions for "
-                    f"{len(truth['annotations'])} images): the whole split must be evaluated"
-                )
-            _complete(annotation, self._metadata.panoptic_root)
-            # Detectron2 names the file as the image, whose folder it forgets.
-            own_name = {"file_name": f"{len(pairs)}.png"}
-            pairs.append((annotation, predictions[annotation["image_id"]] | own_name))
+        file, truth_folder = self._metadata.panoptic_json, self._metadata.panoptic_root
+        truth = json.loads(Path(file).read_bytes())
         categories = {category["id"]: category for category in truth["categories"]}
+        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
         with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
-            for _, prediction in pairs:
+            for annotation in truth["annotations"]:
+                image = annotation["image_id"]
+                if image not in predictions:
+                    raise _no_prediction(
+                        f"image {image} of {file}", len(predictions), len(truth["annotations"])
+                    )
+                _complete(annotation, truth_folder)
+                # Detectron2 names the file as the image, whose folder it forgets.
+                prediction = predictions[image] | {"file_name": f"{len(pairs)}.png"}
                 Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
-            statistics = _compare(pairs, self._metadata.panoptic_root, folder, categories)
+                pairs.append((annotation, prediction))
+            # On as many threads as torch uses: NumPy and Pillow release Python's lock.
+            num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
+            shares = [(0, pairs[i::num_threads]) for i in range(num_threads)]
+            folders = truth_folder, folder, categories
+            statistics = PQStat()
+            with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
+                try:
+                    for of_share in pool.map(
+                        lambda share: pq_compute_single_core(*share, *folders), shares
+                    ):
+                        statistics += of_share
+                except (OSError, SyntaxError) as error:
+                    files = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
+                    raise find_unreadable(files, error) from error
         averages: dict[str, float] = {}
         for suffix, things in (("", None), ("_th", True), ("_st", False)):
             try:
@@ -142,49 +150,83 @@ def _complete(annotation: dict[str, Any], folder: str) -> None:
     segments = annotation["segments_info"]
     for segment in segments:
         segment.setdefault("iscrowd", 0)
-    without = [segment for segment in segments if "area" not in segment]
-    if without:
-        ids, areas = np.unique(
-            read_panoptic_ids(Path(folder, annotation["file_name"])), return_counts=True
-        )
-        counted = dict(zip(ids.tolist(), areas.tolist(), strict=True))
-        for segment in without:
-            segment["area"] = counted.get(segment["id"], 0)
+    if any("area" not in segment for segment in segments):
+        ids = read_panoptic_ids(Path(folder, annotation["file_name"]))
+        found, counts = np.unique(ids, return_counts=True)
+        areas = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        for segment in segments:
+            segment.setdefault("area", areas.get(segment["id"], 0))
 
 
-def _compare(
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
-    truth_folder: str,
-    prediction_folder: str,
-    categories: dict[int, dict[str, Any]],
-) -> PQStat:
-    """Match all segments, on as many threads as torch uses; NumPy and Pillow release the lock."""
-    num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
+def _no_prediction(what: object, num_predictions: int, num_images: int) -> EvaluationError:
+    return EvaluationError(
+        f"no prediction for {what} ({num_predictions} predictions for {num_images} images): the "
+        "whole split must be evaluated"
+    )
 
-    def compare(share: Iterable[Any]) -> PQStat:
-        return pq_compute_single_core(0, list(share), truth_folder, prediction_folder, categories)
 
-    total = PQStat()
-    shares = [pairs[i::num_threads] for i in range(num_threads)]
-    with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
+class _CityscapesScript:
+    """What the evaluators by Cityscapes' scripts share; comes before Detectron2's evaluator.
+
+    The output of a script goes to the log, its exit becomes an exception.
+    """
+
+    labels: ClassVar[str]  # ends of the names of its labels, and of its predictions
+    suffix: ClassVar[str]
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)  # type: ignore[call-arg]
+
+    def evaluate(self) -> TaskResults | None:
+        """Compute the results; None but in the main process.
+
+        Raises:
+            EvaluationError: an image of the split has no prediction, or the script gives up.
+        """
+        comm.synchronize()  # predictions of all processes are in the folder
+        folder = self._metadata.gt_dir  # type: ignore[attr-defined]
+        if comm.is_main_process():
+            files = Path(self._temp_dir).glob(f"*_pred{self.suffix}")  # type: ignore[attr-defined]
+            predicted = {image_id(file.name) for file in files}
+            labels = find_labels(folder, self.labels)
+            for image, file in labels.items():
+                if image not in predicted:
+                    raise _no_prediction(file, len(predicted), len(labels))
+        printed = StringIO()
         try:
-            for statistics in pool.map(compare, shares):
-                total += statistics
-        except (OSError, SyntaxError) as error:
-            truth = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
-            raise find_unreadable(truth, error) from error
-    return total
+            with redirect_stdout(printed):
+                results = super().evaluate()  # type: ignore[misc]
+        except SystemExit as exit_:
+            reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
+            raise EvaluationError(
+                f"the official Cityscapes script gave up: {reason}. If it is about a label, unpack "
+                "or prepare that file again"
+            ) from exit_
+        except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
+            raise find_unreadable(
+                sorted(Path(folder).glob("*/*_gtFine_*Ids.png")), error
+            ) from error
+        logger.debug("%s", printed.getvalue())
+        return _as_floats(results)
 
 
-class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
+def _as_floats(results: Results | None) -> TaskResults | None:
+    if results is None:  # not the main process
+        return None
+    return {
+        task: {name: float(value) for name, value in numbers.items()}
+        for task, numbers in results.items()
+    }
+
+
+class OfficialCityscapesSemanticEvaluator(_CityscapesScript, CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
     train ids, of which all others than 0..18 mean that the pixel has none.
     """
 
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)
+    labels, suffix = "_gtFine_labelIds.png", ".png"
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Write label ids for the script; `unlabeled` where a pixel has no class.
@@ -200,112 +242,45 @@ class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
             else:
                 super().process([item], [output])
 
-    def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process.
 
-        Raises:
-            EvaluationError: an image of the split has no prediction, or the script gives up.
-        """
-        comm.synchronize()  # predictions of all processes are in the folder
-        if comm.is_main_process():
-            _require_predictions(
-                self._metadata.gt_dir, "_gtFine_labelIds.png", self._temp_dir, ".png"
-            )
-        return _run(super().evaluate, self._metadata.gt_dir)
-
-
-class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
+class OfficialCityscapesInstanceEvaluator(_CityscapesScript, CityscapesInstanceEvaluator):
     """Average precision of masks, `segm.AP` and `segm.AP50`.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids), `scores`.
     """
 
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)
+    labels, suffix = "_gtFine_instanceIds.png", ".txt"
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process.
-
-        Raises:
-            EvaluationError: an image of the split has no prediction, or the script gives up.
-        """
-        comm.synchronize()  # predictions of all processes are in the folder
-        if comm.is_main_process():
-            _require_predictions(
-                self._metadata.gt_dir, "_gtFine_instanceIds.png", self._temp_dir, ".txt"
-            )
-        official = instance_script.evaluateMatches
+        """See the base."""
+        average = partial(_average_precisions, instance_script.evaluateMatches)
         with (
             # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
             # of the ground truth into the temporary one: both are for later runs by hand.
             patch.object(instance_script, "writeDict2JSON", lambda content, file: None),
-            patch.object(
-                instance_script, "evaluateMatches", partial(_average_precisions, official)
-            ),
+            patch.object(instance_script, "evaluateMatches", average),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-            return _run(super().evaluate, self._metadata.gt_dir)
+            return super().evaluate()
 
 
 def _average_precisions(
     official: Callable[[Any, Any], np.ndarray], matches: dict[str, Any], args: Any
 ) -> np.ndarray:
-    """Average precisions by distance, class and overlap; also where the script raises IndexError.
+    """Average precisions (1, classes, overlaps) by the script; 0 where it raises IndexError.
 
     It does when all instances of a class are missed and all predictions of it are ignored (on void,
-    groups or tiny instances): its list of scores is empty then. That is an average precision of 0.
+    groups or tiny instances): its list of scores is empty then.
     """
-    try:
-        return official(matches, args)
-    except IndexError:
-        pass
-    rows = []
-    for label in args.instLabels:
-        for overlap in args.overlaps:
+    table = np.zeros((1, len(args.instLabels), len(args.overlaps)))
+    for row, label in enumerate(args.instLabels):
+        for column, overlap in enumerate(args.overlaps):
             single = copy.copy(args)
             single.instLabels, single.overlaps = [label], np.array([overlap])
-            try:
-                rows.append(official(matches, single)[:, 0, 0])
-            except IndexError:
-                rows.append(np.zeros_like(rows[0]) if rows else np.zeros(1))
-    # (K * overlaps, distances) -> (distances, K, overlaps)
-    return np.stack(rows, axis=1).reshape(-1, len(args.instLabels), len(args.overlaps))
-
-
-def _require_predictions(truth: str, label: str, folder: str, suffix: str) -> None:
-    """Raise `EvaluationError` unless each label file below `truth` has a prediction in `folder`."""
-    predicted = {image_id(file.name) for file in Path(folder).glob(f"*_pred{suffix}")}
-    labels = find_labels(truth, label)
-    missing = [file for image, file in labels.items() if image not in predicted]
-    if missing:
-        raise EvaluationError(
-            f"no prediction for {missing[0]} ({len(predicted)} predictions for {len(labels)} "
-            "images): the official Cityscapes scripts need the whole split"
-        )
-
-
-def _run(evaluate: Callable[[], Any], truth: str) -> TaskResults | None:
-    """Call an official script: its output goes to the log, its exit becomes an exception."""
-    printed = StringIO()
-    try:
-        with redirect_stdout(printed):
-            results = evaluate()
-    except SystemExit as exit_:
-        reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
-        raise EvaluationError(
-            f"the official Cityscapes script gave up: {reason}. If it is about a label, unpack or "
-            "prepare that file again"
-        ) from exit_
-    except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
-        raise find_unreadable(sorted(Path(truth).glob("*/*_gtFine_*Ids.png")), error) from error
-    logger.debug("%s", printed.getvalue())
-    if results is None:  # not the main process
-        return None
-    return {
-        task: {name: float(value) for name, value in numbers.items()}
-        for task, numbers in results.items()
-    }
+            with suppress(IndexError):
+                table[:, row, column] = official(matches, single)[:, 0, 0]
+    return table
 
 
 class OfficialCOCOInstanceEvaluator(COCOEvaluator):
@@ -318,19 +293,12 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """Read the ground truth.
-
+        """
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
         """
-        try:
-            with redirect_stdout(StringIO()):
-                super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
-        except (KeyError, ValueError) as error:  # json.JSONDecodeError is a ValueError
-            file = MetadataCatalog.get(dataset).json_file
-            raise EvaluationError(
-                f"{file} is no readable COCO instances file ({error}); fetch or prepare it again"
-            ) from error
+        with redirect_stdout(StringIO()):
+            super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
         # Panoptic metadata name things and stuff; here the names must be those of things.
         panoptic = MetadataCatalog.get(dataset)
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
@@ -352,11 +320,11 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
         found = [{"instances": output.get("instances", nothing)} for output in outputs]
         super().process(inputs, found)
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+    def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
         """Compute the results; empty but in the main process."""
         printed = StringIO()
         with redirect_stdout(printed):
-            results: dict[str, dict[str, float]] = super().evaluate(img_ids)
+            results: TaskResults = super().evaluate(img_ids)
         logger.debug("%s", printed.getvalue())
         return results
 
@@ -365,11 +333,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     ) -> dict[str, float]:
         if coco_eval is None:  # nothing was predicted
             empty = COCO()
-            empty.dataset = {
-                "images": self._coco_api.dataset["images"],
-                "categories": self._coco_api.dataset["categories"],
-                "annotations": [],
-            }
+            empty.dataset = self._coco_api.dataset | {"annotations": []}
             empty.createIndex()
             coco_eval = COCOeval(self._coco_api, empty, iou_type)
             coco_eval.evaluate()
@@ -447,13 +411,11 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         """Keep no predictions: they serve a file that is not written."""
         return []
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
+    def evaluate(self) -> TaskResults | None:
         """Compute the results; None but in the main process."""
         with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
             results = super().evaluate()
-        if results is None:
-            return None
-        return {"sem_seg": {name: float(value) for name, value in results["sem_seg"].items()}}
+        return _as_floats(results)
 
 
 class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
@@ -476,7 +438,7 @@ class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
             finally:
                 MetadataCatalog.remove(name)
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+    def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
         """Compute the results; NaN where the dataset has no things, where Detectron2 raises."""
         if not self._metadata.thing_dataset_id_to_contiguous_id:
             return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
@@ -489,20 +451,15 @@ def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
     dataset_ids = {index: category for category, index in things.items()}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, of_image in truth.items():
-        images.append({"id": image, "height": of_image.size[0], "width": of_image.size[1]})
-        annotations += [
-            {
-                "id": len(annotations) + number,  # from 1: a match with 0 counts as none
+    for image, (size, instances) in truth.items():
+        images.append({"id": image, "height": size[0], "width": size[1]})
+        for instance in instances:
+            own = {
+                "id": len(annotations) + 1,  # a match with 0 counts as none
                 "image_id": image,
-                "category_id": dataset_ids[instance.category],
-                "iscrowd": int(instance.crowd),
-                "area": instance.area,
-                "bbox": instance.box,
-                "segmentation": instance.segmentation,
+                "category_id": dataset_ids[instance["category_id"]],
             }
-            for number, instance in enumerate(of_image.instances, start=1)
-        ]
+            annotations.append(instance | own)
     names = metadata.thing_classes
     categories = [{"id": category, "name": names[index]} for category, index in things.items()]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -22,7 +22,7 @@ of panoptic PNG files, R + 256 G + 256^2 B.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,13 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids, segment_numbers
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    StreamingEvaluator,
+    errors_name,
+    require_size,
+)
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 logger = logging.getLogger(__name__)
@@ -89,74 +94,11 @@ def match_segments(
     Raises:
         EvaluationError: sizes differ, or an id fits no category.
     """
-    lowest, highest = int(panoptic.min()), int(panoptic.max())
-    if lowest < -1 or highest >= num_classes * label_divisor:
-        raise EvaluationError(
-            f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
-            f"one of {num_classes} classes * {label_divisor} + instance"
-        )
-    labels, found = _found(truth, panoptic.astype(np.int64, copy=False) + 1)
-    ids = found - 1
-    return _match(truth, segments_info, labels, found, ids, ids // label_divisor, num_classes)
+    labels, found = shifted_labels(panoptic, num_classes, label_divisor)
+    require_size(panoptic.shape, truth.shape)
+    predicted_ids = found - 1
+    predicted_categories = predicted_ids // label_divisor
 
-
-def match_listed_segments(
-    truth: np.ndarray,
-    segments_info: Sequence[Mapping[str, Any]],
-    predicted: np.ndarray,
-    categories: Mapping[int, int],
-    *,
-    num_classes: int,
-) -> SegmentMatches:
-    """Compare a map of arbitrary ids with the ground truth.
-
-    Args:
-        truth, segments_info: as in `match_segments`.
-        predicted: (H, W) ids, 0 where void.
-        categories: category of each predicted id.
-        num_classes: K; categories are 0..K-1.
-
-    Raises:
-        EvaluationError: sizes differ, an id is in the map or the list alone or is none of a PNG.
-    """
-    for label in (int(predicted.min()), int(predicted.max())):
-        if not 0 <= label < NUM_IDS:
-            raise EvaluationError(f"predicted segment id {label} is outside 0..{NUM_IDS - 1}")
-    labels, found = _found(truth, predicted.astype(np.int64, copy=False))
-    unmatched = sorted(set(found.tolist()) ^ set(categories))
-    if unmatched:
-        listed = unmatched[0] in categories
-        places = "list but not in the map" if listed else "map but not in the list"
-        raise EvaluationError(f"predicted segment {unmatched[0]} is in the {places}")
-    of_found = np.array([categories[label] for label in found.tolist()], dtype=np.int64)
-    return _match(truth, segments_info, labels, found, found, of_found, num_classes)
-
-
-def _found(truth: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flatten a map of labels, 0 where void; also return the labels that occur, (P,), ascending."""
-    if truth.shape != labels.shape:
-        raise EvaluationError(
-            f"the prediction is {labels.shape}, the ground truth {truth.shape} (height, width): "
-            "predict at the size of the image file"
-        )
-    labels = labels.reshape(-1)
-    found = np.flatnonzero(np.bincount(labels))
-    return labels, found[found > 0]
-
-
-def _match(
-    truth: np.ndarray,
-    segments_info: Sequence[Mapping[str, Any]],
-    labels: np.ndarray,
-    found: np.ndarray,
-    predicted_ids: np.ndarray,
-    predicted_categories: np.ndarray,
-    num_classes: int,
-) -> SegmentMatches:
-    """Compare the ground truth with `labels` (H*W,), in which P values other than 0 are `found`.
-
-    `predicted_ids` and `predicted_categories` (P,) are the callers' ids of these, and categories.
-    """
     segments = {int(segment["id"]): segment for segment in segments_info}  # the last of an id
     ids = np.fromiter(segments, dtype=np.int64, count=len(segments))
     if len(ids) and not 0 < ids.min() <= ids.max() < NUM_IDS:
@@ -164,7 +106,7 @@ def _match(
             f"true segment ids {ids.min()}..{ids.max()} are outside 1..{NUM_IDS - 1}; 0 is void"
         )
     true_ids = truth.reshape(-1).astype(np.int64, copy=False)
-    rows, columns, intersections = _intersections(true_ids, ids, labels, found)
+    rows, columns, intersections = _intersections(true_ids, ids, labels.reshape(-1), found)
     categories = np.array([s["category_id"] for s in segments.values()], dtype=np.int64)
     crowd = np.array([s["iscrowd"] == 1 for s in segments.values()], dtype=bool)
 
@@ -242,11 +184,10 @@ def _intersections(
 def _wrong_areas(
     segments: Mapping[int, Mapping[str, Any]], true_areas: np.ndarray, true_ids: np.ndarray
 ) -> list[int]:
+    areas = true_areas[FIRST_SEGMENT:].tolist()
     wrong = [
         label
-        for (label, segment), area in zip(
-            segments.items(), true_areas[FIRST_SEGMENT:].tolist(), strict=True
-        )
+        for (label, segment), area in zip(segments.items(), areas, strict=True)
         if segment.get("area", area) != area
     ]
     if true_areas[UNLISTED]:
@@ -254,12 +195,127 @@ def _wrong_areas(
     return wrong
 
 
+def shifted_labels(
+    panoptic: np.ndarray, num_classes: int, label_divisor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add 1 to a panoptic map, so that void is 0; also return the other values, ascending.
+
+    Args:
+        panoptic: (H, W) of category * label_divisor + instance, -1 where void.
+
+    Raises:
+        EvaluationError: a value is neither.
+    """
+    lowest, highest = int(panoptic.min()), int(panoptic.max())
+    if lowest < -1 or highest >= num_classes * label_divisor:
+        raise EvaluationError(
+            f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
+            f"one of {num_classes} classes * {label_divisor} + instance"
+        )
+    labels = panoptic.astype(np.int64, copy=False) + 1
+    found = np.flatnonzero(np.bincount(labels.reshape(-1)))
+    return labels, found[found > 0]
+
+
+def predicted_panoptic(
+    prediction: tuple[torch.Tensor, list[dict[str, Any]] | None],
+    *,
+    contiguous_ids: Mapping[int, int],
+    things: Collection[int],
+    label_divisor: int,
+) -> np.ndarray:
+    """The map of a model's "panoptic_seg", copied to the CPU; see `number_segments` for its values.
+
+    Args:
+        prediction: (H, W) of category * label_divisor + instance, -1 where void, and None; or (H,
+            W) ids, 0 where void, and Detectron2's list of segments.
+        contiguous_ids: categories 0..K-1 by their ids in the dataset.
+        things: categories of things.
+
+    Raises:
+        EvaluationError: the map holds no integers, or does not fit the list.
+    """
+    panoptic, segments = prediction
+    if panoptic.is_floating_point():
+        raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
+    ids = panoptic.cpu().numpy().copy()
+    if segments is None:
+        return ids
+    categories: dict[int, int] = {}
+    known = set(contiguous_ids.values())
+    for segment in segments:
+        number, category = int(segment["id"]), int(segment["category_id"])
+        if segment.get("isthing") is None:  # Detectron2: an id of the dataset
+            category = contiguous_ids.get(category, -1)
+        if category not in known:
+            raise EvaluationError(
+                f"segment {number}: category {category} is outside the classes 0..{len(known) - 1}"
+            )
+        if number in categories:
+            raise EvaluationError(f"segment {number} is listed twice")
+        categories[number] = category
+    return number_segments(ids, categories, things=things, label_divisor=label_divisor)
+
+
+def number_segments(
+    ids: np.ndarray,
+    categories: Mapping[int, int],
+    *,
+    things: Collection[int],
+    label_divisor: int,
+) -> np.ndarray:
+    """Turn ids into (H, W) int64 of category * label_divisor + instance, -1 where void.
+
+    Ids that are such a number + 1, as Detectron2 and this package write them, keep their instance;
+    others are counted in the order of the list, things from 1 and stuff from 0.
+
+    Args:
+        ids: (H, W), 0 where void.
+        categories: category 0..K-1 of each id.
+        things: categories of things.
+
+    Raises:
+        EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG; more
+            segments of a category than `label_divisor` has numbers for.
+    """
+    outside = [i for i in (int(ids.min()), int(ids.max()), *categories) if not 0 <= i < NUM_IDS]
+    if outside or 0 in categories:
+        number = outside[0] if outside else 0
+        raise EvaluationError(f"segment {number} is outside 1..{NUM_IDS - 1}; 0 is void")
+    try:
+        numbers = segment_numbers(ids, list(categories))
+    except ValueError as error:  # more segments than 16 bits count
+        raise EvaluationError(str(error)) from error
+    listed = np.bincount(numbers.reshape(-1), minlength=len(categories) + 1)[1:] > 0
+    unlisted = ids[(numbers == 0) & (ids != 0)]
+    if unlisted.size or not listed.all():
+        number = unlisted[0] if unlisted.size else list(categories)[int(listed.argmin())]
+        places = "map but not in the list" if unlisted.size else "list but not in the map"
+        raise EvaluationError(
+            f"segment {number} is in the {places}; predict again, or take both from one run"
+        )
+    labels = [-1, *(number - 1 for number in categories)]
+    if any((number - 1) // label_divisor != category for number, category in categories.items()):
+        labels = [-1]
+        following = {category: int(category in things) for category in categories.values()}
+        for category in categories.values():
+            if following[category] >= label_divisor:
+                raise EvaluationError(
+                    f"more than {label_divisor} segments of category {category}: "
+                    f"label_divisor={label_divisor} leaves no numbers for them; register the "
+                    "dataset with a larger one"
+                )
+            labels.append(category * label_divisor + following[category])
+            following[category] += 1
+    return np.array(labels, dtype=np.int64)[numbers]
+
+
 IOU = slice(0, EXACT_PARTS)  # columns of the counts
 TP, FP, FN = range(EXACT_PARTS, EXACT_PARTS + 3)
 NAMES = ("PQ", "SQ", "RQ")
 
-# Name of the image, (H, W) ids, and the list of segments if the model gives one.
-PanopticPrediction = tuple[Any, np.ndarray, list[dict[str, Any]] | None]
+# Name of the image, and (H, W) of category * label_divisor + instance, -1 where void.
+PanopticPrediction = tuple[Any, np.ndarray]
 
 
 class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentMatches]):
@@ -305,7 +361,11 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         for record in self._records.values():
             for segment in record["segments_info"]:
-                self._require_category(segment["category_id"], record["pan_seg_file_name"])
+                if not 0 <= segment["category_id"] < len(self.names):
+                    raise EvaluationError(
+                        f"{record['pan_seg_file_name']}: category {segment['category_id']} is "
+                        f"outside the classes 0..{len(self.names) - 1}"
+                    )
         self._coverage = Coverage(self._records, metadata.get("panoptic_json", dataset))
         self.reset()
 
@@ -323,34 +383,30 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
 
         Args:
             item: "image_id" is used.
-            output: "panoptic_seg" is (H, W) of category * label_divisor + instance, -1 where void,
-                and None; or (H, W) ids, 0 where void, and Detectron2's list of segments.
+            output: "panoptic_seg" is used, see `predicted_panoptic`.
         """
         image = item["image_id"]
         self._coverage.add(image)
         with errors_name(f"image {image}"):
-            panoptic, segments = self._required(output)
-            if panoptic.is_floating_point():
-                raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
-        return image, panoptic.cpu().numpy().copy(), segments
+            return image, predicted_panoptic(
+                self._required(output),
+                contiguous_ids=self._contiguous,
+                things=self._things,
+                label_divisor=self._label_divisor,
+            )
 
     def match(self, prediction: PanopticPrediction) -> SegmentMatches:
         """Match the segments of one image."""
-        image, panoptic, segments = prediction
-        record, num_classes = self._records[image], len(self.names)
-        info = record["segments_info"]
+        image, panoptic = prediction
+        record = self._records[image]
         with errors_name(f"image {image}"):
-            truth = read_panoptic_ids(record["pan_seg_file_name"])
-            if segments is None:
-                divisor = self._label_divisor
-                matches = match_segments(
-                    truth, info, panoptic, num_classes=num_classes, label_divisor=divisor
-                )
-            else:
-                categories = self._listed(segments)
-                matches = match_listed_segments(
-                    truth, info, panoptic, categories, num_classes=num_classes
-                )
+            matches = match_segments(
+                read_panoptic_ids(record["pan_seg_file_name"]),
+                record["segments_info"],
+                panoptic,
+                num_classes=len(self.names),
+                label_divisor=self._label_divisor,
+            )
         if matches.wrong_areas:
             logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
         return matches
@@ -367,13 +423,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
 
     def as_output(self, prediction: PanopticPrediction) -> dict[str, Any]:
         """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
-        _, panoptic, segments = prediction
-        if segments is not None:
-            ids, panoptic = panoptic, np.full(panoptic.shape, -1, dtype=np.int64)
-            for number, (label, category) in enumerate(self._listed(segments).items(), 1):
-                instance = number % self._label_divisor if category in self._things else 0
-                panoptic[ids == label] = category * self._label_divisor + instance
-        return {"panoptic_seg": (torch.from_numpy(panoptic), None)}
+        return {"panoptic_seg": (torch.from_numpy(prediction[1]), None)}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the results of all processes.
@@ -390,9 +440,8 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self.counts, self.confusions = counts, confusions
         table = panoptic_quality(counts)  # (K, 3)
         things = np.isin(np.arange(len(counts)), list(self._things))
-        everything = np.ones_like(things)
         results: dict[str, float] = {}
-        for suffix, chosen in (("", everything), ("_th", things), ("_st", ~things)):
+        for suffix, chosen in (("", slice(None)), ("_th", things), ("_st", ~things)):
             for index, name in enumerate(NAMES):
                 results[name + suffix] = nan_mean(table[chosen, index])
         for index, name in enumerate(NAMES):
@@ -406,23 +455,6 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
             )
         extra = {"num_images": num_images, "num_wrong_areas": int(wrong_areas[0])}
         return {"panoptic_seg": percentages(results) | extra}
-
-    def _listed(self, segments: list[dict[str, Any]]) -> dict[int, int]:
-        """The category of each predicted id."""
-        categories = {}
-        for segment in segments:
-            category = segment["category_id"]
-            if segment.get("isthing") is None:  # Detectron2: an id of the dataset
-                category = self._contiguous.get(category, -1)
-            self._require_category(category, f"predicted segment {segment['id']}")
-            categories[segment["id"]] = category
-        return categories
-
-    def _require_category(self, category: int, where: str) -> None:
-        if not 0 <= category < len(self.names):
-            raise EvaluationError(
-                f"{where}: category {category} is outside the classes 0..{len(self.names) - 1}"
-            )
 
 
 def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    StreamingEvaluator,
+    errors_name,
+    require_size,
+)
 from panoptic_dl.evaluation.metrics import percentages
 from panoptic_dl.postprocess import argmax_classes
 
@@ -146,11 +151,7 @@ def count_confusions(
     Raises:
         EvaluationError: sizes differ, or a true class is outside.
     """
-    if truth.shape != predicted.shape:
-        raise EvaluationError(
-            f"the prediction is {predicted.shape}, the ground truth {truth.shape} (height, width): "
-            "predict at the size of the image file"
-        )
+    require_size(predicted.shape, truth.shape)
     truth = truth.reshape(-1).astype(np.int64, copy=False)
     if truth.size and not (truth.min() >= 0 and truth.max() < num_true):
         unknown = truth[(truth < 0) | (truth >= num_true)].min()

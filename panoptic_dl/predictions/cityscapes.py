@@ -22,18 +22,16 @@ from torch import Tensor
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import open_image, read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
+from panoptic_dl.evaluation.evaluator import Detection, require_size
 from panoptic_dl.predictions.dataset import (
     READ_AGAIN,
     PredictedDataset,
     Reader,
     make_instances,
     path_inside,
-    require_size,
 )
 from panoptic_dl.predictions.writer import (
-    Detection,
-    InstanceWriter,
-    SemanticWriter,
+    PredictionWriter,
     Written,
     write_png,
     write_prediction,
@@ -99,7 +97,7 @@ def cityscapes_instance_reader(
                 )
             if label in train_ids:
                 pixels = np.asarray(open_image(file).convert("L"))
-                require_size(file, pixels.shape, size)
+                require_size(pixels.shape, size, file, "the image")
                 masks.append(pixels != 0)  # as the script has it
                 classes.append(train_ids[label])
                 scores.append(score)
@@ -130,7 +128,7 @@ def cityscapes_semantic_reader(
         nonlocal has_warned
         file = _only_file(root, files, image, ".png")
         labels = read_label_ids(file)
-        require_size(file, labels.shape, size)
+        require_size(labels.shape, size, file, "the image")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(train_ids):
             odd = low if low < 0 else high
@@ -190,12 +188,14 @@ def _parse(line: str, where: str) -> tuple[str, int, float]:
     return name, int(label), score
 
 
-class CityscapesInstanceWriter(InstanceWriter):
-    """Writes a text and masks for each image; classes are train ids."""
+class CityscapesInstanceWriter(PredictionWriter):
+    """Writes a text and masks for each image; scores have all digits."""
+
+    needs = "instances"
+    image_name = "{}_pred.txt"
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        files = {image: folder / f"{image}_pred.txt" for image in dataset.images}
-        super().__init__(dataset, folder, image_files=files)
+        super().__init__(dataset, folder)
         self.folders.add(folder / MASK_FOLDER)
 
     def is_own(self, file: Path) -> bool:
@@ -218,12 +218,11 @@ class CityscapesInstanceWriter(InstanceWriter):
         return image, ()
 
 
-class CityscapesSemanticWriter(SemanticWriter):
-    """Writes a picture of label ids for each image; classes are train ids."""
+class CityscapesSemanticWriter(PredictionWriter):
+    """Writes a picture of label ids for each image."""
 
-    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        files = {image: folder / f"{image}_pred_labelIds.png" for image in dataset.images}
-        super().__init__(dataset, folder, image_files=files)
+    needs = "sem_seg"
+    image_name = "{}_pred_labelIds.png"
 
     def match(self, prediction: tuple[Any, np.ndarray]) -> Written:
         image, classes = prediction

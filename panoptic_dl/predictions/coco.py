@@ -22,6 +22,7 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.masks import decode_mask, encode_mask
+from panoptic_dl.evaluation.evaluator import Detection
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -30,10 +31,7 @@ from panoptic_dl.predictions.dataset import (
     require_entries,
 )
 from panoptic_dl.predictions.writer import (
-    Detection,
-    InstanceWriter,
-    JsonParts,
-    SemanticWriter,
+    PredictionWriter,
     Written,
 )
 
@@ -41,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 Entries = list[dict[str, Any]]
 
+RESULTS = "_panoptic-dl_results.json"
 NUMBER = (int, float)  # types in JSON
 MASK_TYPES: dict[str, tuple[type, ...]] = {"image_id": (int, str), "category_id": (int,)}
 DETECTION_TYPES = MASK_TYPES | {"score": NUMBER}
@@ -163,16 +162,14 @@ def _read_boxes(
         if not source.is_file() or not entries:
             return None
         entries = _entries_by_image(dataset, source, DETECTION_TYPES)
-        for image in {*entries, *detections}:
-            pairs = [
-                [(entry["category_id"], entry["score"]) for entry in each.get(image, [])]
-                for each in (entries, detections)
-            ]
-            if pairs[0] != pairs[1]:
-                raise EvaluationError(
-                    f"{source} has other detections in image {image} than {file}: remove it, or "
-                    "save both again"
-                )
+        of_boxes, of_masks = (
+            [(e["image_id"], e["category_id"], e["score"]) for of in each.values() for e in of]
+            for each in (entries, detections)
+        )
+        if of_boxes != of_masks:
+            raise EvaluationError(
+                f"{source} has other detections than {file}: remove it, or save both again"
+            )
     boxes = {image: [entry.get("bbox") for entry in each] for image, each in entries.items()}
     for image, each in boxes.items():
         for box in each:
@@ -215,33 +212,31 @@ def _entries_by_image(
     return found
 
 
-class CocoInstanceWriter(InstanceWriter):
+class CocoInstanceWriter(PredictionWriter):
     """Writes a file of masks and one of boxes; an image without instances has no entry."""
 
-    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        name = f"detections_{dataset.split}_panoptic-dl_results.json"
-        json_files = [JsonParts(folder / name), JsonParts(folder / "boxes" / name)]
-        super().__init__(dataset, folder, json_files=json_files)
+    needs = "instances"
+    json_names = tuple(f"{folder}detections_{{}}{RESULTS}" for folder in ("", "boxes/"))
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> Written:
         image, detections = prediction
         masks, boxes = [], []
-        for category, score, mask, (left, top, right, bottom) in detections:
+        for category, score, mask, box in detections:
+            left, top, right, bottom = box.tolist()
             common = {"image_id": image, "category_id": category, "score": score}
             masks.append(common | {"segmentation": encode_mask(mask)})
             boxes.append(common | {"bbox": [left, top, right - left, bottom - top]})
         return image, (masks, boxes)
 
 
-class CocoSemanticWriter(SemanticWriter):
+class CocoSemanticWriter(PredictionWriter):
     """Writes masks of classes.
 
     Where an image has no class anywhere, an empty mask of the first one says that it was seen.
     """
 
-    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        name = f"stuff_{dataset.split}_panoptic-dl_results.json"
-        super().__init__(dataset, folder, json_files=[JsonParts(folder / name)])
+    needs = "sem_seg"
+    json_names = (f"stuff_{{}}{RESULTS}",)
 
     def match(self, prediction: tuple[Any, np.ndarray]) -> Written:
         image, classes = prediction

@@ -171,15 +171,6 @@ def require_entries(
     return content
 
 
-def require_size(file: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
-    """Raise `EvaluationError` unless a picture has the size (height, width) of the image."""
-    if found != size:
-        raise EvaluationError(
-            f"{file} is {found}, the image {size} (height, width): predict at the size of the "
-            "image file"
-        )
-
-
 def make_instances(
     masks: list[np.ndarray],
     classes: list[int],

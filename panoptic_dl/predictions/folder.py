@@ -66,7 +66,7 @@ def prediction_writers(
     kinds: str | Sequence[str],
     folder: str | Path,
     records: Sequence[Mapping[str, Any]] | None = None,
-) -> list[PredictionWriter[Any]]:
+) -> list[PredictionWriter]:
     """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
 
     Args:

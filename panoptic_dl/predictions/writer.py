@@ -10,28 +10,31 @@ other file, because the official scripts would find that too, and then removes n
 
 import json
 import logging
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
-from detectron2.structures import BitMasks
 from detectron2.utils import comm
 from PIL import Image
 
 from panoptic_dl.core.distributed import in_main_process, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import atomic_write, temporary_of
-from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name
+from panoptic_dl.evaluation.evaluator import (
+    Coverage,
+    StreamingEvaluator,
+    errors_name,
+    predicted_instances,
+)
+from panoptic_dl.evaluation.panoptic import predicted_panoptic
 from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import PredictedDataset
 
 logger = logging.getLogger(__name__)
 
-Taken = TypeVar("Taken")
 Written = tuple[Any, Sequence[Sequence[dict[str, Any]]]]
 """An image's id, and its entries in each of a writer's JSON files."""
 
@@ -40,8 +43,7 @@ class JsonParts:
     """A JSON file that several processes write, image by image, each into a part of its own.
 
     A part has one line per image: the image as JSON, a tab, and the entries of the image as JSON
-    with tabs between them (JSON has no raw tabs). An image without entries has a line, too. Merging
-    keeps a few numbers per image in memory, and never a whole part.
+    with tabs between them (JSON has no raw tabs). An image without entries has a line, too.
 
     Attributes:
         file: the JSON file: `head`, entries with commas and line ends between them, `tail`.
@@ -79,74 +81,61 @@ class JsonParts:
             EvaluationError: one is not; the disk refuses the file.
         """
         parts = [self._part(rank) for rank in range(comm.get_world_size())]
-        lines = sorted(line for rank, part in enumerate(parts) for line in _index(part, rank))
-        found = {image for image, _, _ in lines}
-        missing = next((image for image in images if image not in found), None)
+        parts = [part for part in parts if part.exists()]
+        lines = {}
+        for part in parts:
+            for line in part.read_bytes().splitlines():
+                image, *entries = line.split(b"\t")
+                lines[json.loads(image)] = entries
+        missing = next((image for image in images if image not in lines), None)
         if missing is not None:
             raise EvaluationError(
                 f"the predictions of image {missing} are not in {self.file.parent}: all processes "
                 "must write to one disk; name a folder that all machines share"
             )
+        entries = [entry for image in sorted(lines) for entry in lines[image]]
         with write_prediction(self.file) as temporary, temporary.open("wb") as target:
             target.write(self.head.encode())
-            separator = b"\n"
-            streams = {}
-            try:
-                for _, rank, offset in lines:
-                    if rank not in streams:
-                        streams[rank] = parts[rank].open("rb")
-                    streams[rank].seek(offset)
-                    for entry in streams[rank].readline().rstrip(b"\n").split(b"\t")[1:]:
-                        target.write(separator + entry)
-                        separator = b",\n"
-            finally:
-                for stream in streams.values():
-                    stream.close()
+            target.write(b"\n" + b",\n".join(entries) if entries else b"")
             target.write(f"\n{self.tail}\n".encode())
         for part in parts:
-            part.unlink(missing_ok=True)
+            part.unlink()
 
     def _part(self, rank: int) -> Path:
         return self.file.with_name(f"{self._prefix}{rank}")
 
 
-def _index(part: Path, rank: int) -> list[tuple[Any, int, int]]:
-    """Image, rank and offset in bytes of each line; empty without the file."""
-    lines = []
-    if part.exists():
-        offset = 0
-        with part.open("rb") as stream:
-            for line in stream:
-                lines.append((json.loads(line.partition(b"\t")[0]), rank, offset))
-                offset += len(line)
-    return lines
-
-
-class PredictionWriter(StreamingEvaluator[Taken, Written]):
+class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     """A writer of one kind of predictions.
 
     Attributes:
+        image_name: of the file of each image, in which {} is its stem; None: the format has none.
+        json_names: of the JSON files, in which {} is the split.
+        json_frame: what stands around their entries.
         dataset: whose images are predicted.
         folder: where all files of the kind lie.
-        image_files: the file of each image, for formats that have one.
+        image_files: the file of each image.
         json_files: JSON files that processes write together.
+        folders: that are made.
     """
 
-    is_required = True  # whether each output must have what is written
+    image_name: str | None = None
+    json_names: Sequence[str] = ()
+    json_frame = ("[", "]")
 
-    def __init__(
-        self,
-        dataset: PredictedDataset,
-        folder: Path,
-        *,
-        image_files: Mapping[Hashable, Path] | None = None,
-        json_files: Sequence[JsonParts] = (),
-    ) -> None:
+    def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """Set the names; nothing is read or written before `reset`."""
         self.dataset, self.folder = dataset, folder
-        self.image_files, self.json_files = dict(image_files or {}), list(json_files)
+        self.image_files: dict[Hashable, Path] = {}
+        if self.image_name is not None:
+            for image, stem in dataset.images.items():
+                self.image_files[image] = folder / self.image_name.format(stem)
+        self.json_files = [
+            JsonParts(folder / name.format(dataset.split), *self.json_frame)
+            for name in self.json_names
+        ]
         self._own_files = {*self.image_files.values(), *(parts.file for parts in self.json_files)}
-        self.folders = {folder, *(file.parent for file in self._own_files)}  # that are made
+        self.folders = {folder, *(file.parent for file in self._own_files)}
         self._coverage = Coverage(dataset.images, dataset.name)
         self._num_given = np.zeros(1, dtype=np.int64)  # outputs that had what is written
         self._is_ready = False
@@ -188,18 +177,12 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             with name_unwritable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def update(self, match: Written) -> None:
-        """Append to the JSON files, if the format has any."""
-        image, entries = match
-        for parts, each in zip(self.json_files, entries, strict=True):
-            parts.append(image, each)
+    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, Any]:
+        """Copy to the CPU what is written, without which an output has no instances.
 
-    def begin(self, item: dict[str, Any], output: dict[str, Any]) -> Any:
-        """Count the image of an input as seen; return its id.
-
-        Raises:
-            EvaluationError: the image is not of the dataset or comes again; the output does not
-                have what is required.
+        Returns:
+            The id of the image; and a panoptic map (see `predicted_panoptic`), classes of pixels
+            (see `predicted_labels`), or detections whose category is the id in the dataset.
         """
         if not self._is_ready:
             raise EvaluationError(f"call reset() first: it makes {self.folder} ready")
@@ -207,12 +190,34 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
         self._coverage.add(image)
         if output.get(self.needs) is not None:
             self._num_given += 1
-        elif self.is_required:
+        elif self.needs != "instances":
             raise EvaluationError(
                 f'image {image}: the model\'s output has no "{self.needs}" to save; do not save '
                 "this kind, or let the model predict it"
             )
-        return image
+        with errors_name(f"image {image}"):
+            return image, self._predicted(output)
+
+    def _predicted(self, output: dict[str, Any]) -> Any:
+        dataset = self.dataset
+        if self.needs == "panoptic_seg":
+            return predicted_panoptic(
+                output["panoptic_seg"],
+                contiguous_ids=dataset.contiguous_ids,
+                things=dataset.things or (),
+                label_divisor=dataset.label_divisor,
+            )
+        if self.needs == "sem_seg":
+            return predicted_labels(output["sem_seg"], len(dataset.dataset_ids))
+        ids = dataset.instance_ids
+        found = predicted_instances(output, len(ids))
+        return [each._replace(category=ids[each.category]) for each in found]
+
+    def update(self, match: Written) -> None:
+        """Append to the JSON files, if the format has any."""
+        image, entries = match
+        for parts, each in zip(self.json_files, entries, strict=True):
+            parts.append(image, each)
 
     def evaluate(self) -> dict[str, Any]:
         """Finish the files. All processes must call this.
@@ -245,65 +250,6 @@ class PredictionWriter(StreamingEvaluator[Taken, Written]):
             )
         for parts in self.json_files:
             parts.merge(self.dataset.images)
-
-
-class Detection(NamedTuple):
-    """One instance, on the CPU."""
-
-    category: int  # dataset id
-    score: float
-    mask: np.ndarray  # (H, W) bool
-    box: list[float]  # x0, y0, x1, y1 in pixels, right and bottom exclusive
-
-
-class InstanceWriter(PredictionWriter[tuple[Any, list[Detection]]]):
-    """Writes "instances" with `pred_masks`, `pred_classes`, `scores` and, if any, `pred_boxes`.
-
-    Scores are written with all digits. An output without "instances" has found nothing.
-    """
-
-    needs = "instances"
-    is_required = False
-
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
-        """Move the instances to the CPU.
-
-        Raises:
-            EvaluationError: a class is none of the dataset's, a score is not finite.
-        """
-        image, instances = self.begin(item, output), output.get("instances")
-        if instances is None:
-            return image, []
-        ids = self.dataset.instance_ids
-        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        with errors_name(f"image {image}"):
-            for category in classes:
-                if category not in ids:
-                    raise EvaluationError(
-                        f"a predicted instance has class {category}, which is none of the "
-                        f"{len(ids)} classes with instances"
-                    )
-            if not np.isfinite(scores).all():
-                raise EvaluationError("the score of a predicted instance is not finite")
-        masks = instances.pred_masks
-        if masks.dtype != torch.bool:
-            masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
-        has_boxes = instances.has("pred_boxes")
-        boxes = instances.pred_boxes if has_boxes else BitMasks(masks).get_bounding_boxes()
-        rows = zip(classes, scores, masks.cpu().numpy(), boxes.tensor.tolist(), strict=True)
-        return image, [Detection(ids[category], *rest) for category, *rest in rows]
-
-
-class SemanticWriter(PredictionWriter[tuple[Any, np.ndarray]]):
-    """Writes "sem_seg": (K, H, W) scores, or (H, W) classes, of which all others mean none."""
-
-    needs = "sem_seg"
-
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, np.ndarray]:
-        """Find the class of each pixel, (H, W) int16, K where there is none."""
-        image = self.begin(item, output)
-        with errors_name(f"image {image}"):
-            return image, predicted_labels(output["sem_seg"], len(self.dataset.dataset_ids))
 
 
 @contextmanager

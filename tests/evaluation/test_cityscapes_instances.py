@@ -19,10 +19,11 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.cityscapes_instances import (
     OVERLAPS,
     StreamingCityscapesInstanceEvaluator,
-    average_precision,
-    match_instances,
+    _average_precision,
+    _match_instances,
 )
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, INSTANCE_LABELS, image_id
+from panoptic_dl.evaluation.evaluator import Detection
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import OfficialCityscapesInstanceEvaluator, _average_precisions
 from tests.evaluation.model_outputs import evaluate
@@ -201,7 +202,7 @@ scored = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.5, 0.8, 1.0]), st.boole
 def test_average_precision_lies_between_0_and_1_in_any_order(rows, num_missed, random):
     def measure():
         scores, true = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=bool)
-        return average_precision(scores, true, num_missed)
+        return _average_precision(scores, true, num_missed)
 
     before = measure()
     assert 0 <= before <= 1
@@ -231,15 +232,15 @@ def test_guards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "score", "shape", "message"),
+    ("label", "shape", "message"),
     [
-        (7, math.nan, (4, 4), "the score of a predicted instance is nan"),
-        (7, 0.5, (4, 5), r"mask is \(4, 5\), the ground truth \(4, 4\)"),
-        (34, 0.5, (4, 4), "unknown label with id 34"),
-        (77_001, 0.5, (4, 4), "unknown label with id 77001"),
+        (7, (4, 5), r"mask is \(4, 5\), the ground truth \(4, 4\)"),
+        (34, (4, 4), "unknown label with id 34"),
+        (77_001, (4, 4), "unknown label with id 77001"),
     ],
 )
-def test_what_does_not_fit_is_named(label, score, shape, message):
+def test_what_does_not_fit_is_named(label, shape, message):
     truth = np.full((4, 4), label)
+    mask = np.ones(shape, dtype=bool)
     with pytest.raises(EvaluationError, match=message):
-        match_instances(truth, [(CAR, score, np.ones(shape, dtype=bool))])
+        _match_instances(truth, [Detection(CAR, 0.5, mask, np.zeros(4, np.float32))])

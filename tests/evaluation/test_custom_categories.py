@@ -202,21 +202,19 @@ def test_true_instances_are_the_things_of_the_label(tmp_path):
     for record in DatasetCatalog.get(dataset):
         ids = rgb2id(np.asarray(Image.open(record["pan_seg_file_name"])))
         of_image = truth[record["image_id"]]
-        assert of_image.size == ids.shape == truth.size(record["image_id"])
+        assert of_image.size == ids.shape
         expected = [s for s in record["segments_info"] if s["category_id"] in things]
         assert len(expected) == len(of_image.instances) > 0
         for segment, instance in zip(expected, of_image.instances, strict=True):
             mask = ids == segment["id"]
-            assert (mask_util.decode(instance.segmentation) == mask).all()
+            assert (mask_util.decode(instance["segmentation"]) == mask).all()
             rows, columns = np.nonzero(mask)
             left, top = columns.min(), rows.min()
             box = [left, top, columns.max() - left + 1, rows.max() - top + 1]
-            assert instance.box == box
-            assert instance.area == mask.sum()
-            assert (instance.category, instance.crowd) == (
-                segment["category_id"],
-                segment["iscrowd"] == 1,
-            )
+            assert instance["bbox"] == box
+            assert instance["area"] == mask.sum()
+            for key in ("category_id", "iscrowd"):
+                assert instance[key] == segment[key]
 
 
 def test_what_is_right_has_an_ap_of_100_and_what_is_empty_is_not_asked_for(tmp_path):
@@ -230,15 +228,16 @@ def test_what_is_right_has_an_ap_of_100_and_what_is_empty_is_not_asked_for(tmp_p
     truth = PanopticTruth(dataset)
     pairs = []
     for record in DatasetCatalog.get(dataset):
-        found = [i for i in truth[record["image_id"]].instances if not i.crowd]
-        boxes = torch.tensor([i.box for i in found])
+        size, true = truth[record["image_id"]]
+        found = [i for i in true if not i["iscrowd"]]
+        boxes = torch.tensor([i["bbox"] for i in found])
         boxes[:, 2:] += boxes[:, :2]
-        masks = np.array([mask_util.decode(i.segmentation) for i in found], dtype=bool)
+        masks = np.array([mask_util.decode(i["segmentation"]) for i in found], dtype=bool)
         instances = Instances(
-            truth.size(record["image_id"]),
+            size,
             pred_masks=torch.from_numpy(masks),
             pred_boxes=Boxes(boxes),
-            pred_classes=torch.tensor([i.category for i in found]),
+            pred_classes=torch.tensor([i["category_id"] for i in found]),
             scores=torch.ones(len(found)),
         )
         pairs.append((record, {"instances": instances}))

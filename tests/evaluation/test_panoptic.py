@@ -31,8 +31,8 @@ from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.official import OfficialPanopticEvaluator
 from panoptic_dl.evaluation.panoptic import (
     StreamingPanopticEvaluator,
-    match_listed_segments,
     match_segments,
+    number_segments,
 )
 from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.model_outputs import err, evaluate, predict
@@ -600,9 +600,16 @@ def test_an_impossible_figure_is_refused(two):
 
 @pytest.mark.parametrize("categories", [{}, {4: 0, 5: 0}])
 def test_list_and_map_of_segments_must_agree(categories):
-    predicted = np.full((2, 2), 4)
-    with pytest.raises(EvaluationError, match=r"predicted segment [45] is in the"):
-        match_listed_segments(predicted, [], predicted, categories, num_classes=9)
+    with pytest.raises(EvaluationError, match=r"segment [45] is in the"):
+        number_segments(np.full((2, 2), 4), categories, things=(), label_divisor=DIVISOR)
+
+
+def test_more_segments_of_a_category_than_it_has_numbers_are_an_error():
+    ids = np.arange(5, 9).reshape(2, 2)
+    categories = dict.fromkeys(range(5, 9), 7)
+    assert number_segments(ids, categories, things=(), label_divisor=4)[1].tolist() == [30, 31]
+    with pytest.raises(EvaluationError, match="more than 4 segments of category 7"):
+        number_segments(ids, categories, things={7}, label_divisor=4)
 
 
 def test_a_segment_with_the_id_of_void_is_an_error():
@@ -640,5 +647,5 @@ def test_an_unknown_id_of_the_dataset_is_refused(two):
     records, outputs, evaluator = two
     ids = torch.ones_like(outputs[0]["panoptic_seg"][0])
     listed = [{"id": 1, "category_id": 77}]
-    with pytest.raises(EvaluationError, match="predicted segment 1: category -1 is outside"):
+    with pytest.raises(EvaluationError, match="image 0: segment 1: category -1 is outside"):
         evaluator.process(records[:1], [{"panoptic_seg": (ids, listed)}])

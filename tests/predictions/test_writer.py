@@ -189,7 +189,7 @@ def test_instances_that_cannot_be(coco, cityscapes, tmp_path, change):
         instances = predicted.outputs[index]["instances"]
         if change == "class":
             instances.pred_classes = instances.pred_classes + 19
-            message = "none of the .* classes with instances"
+            message = "image .*: a predicted instance has class .* outside the classes"
         else:
             instances.scores[0] = float("nan")
             message = "score .* not finite"
