@@ -89,11 +89,8 @@ def cityscapes_instance_reader(
             if not LABELS[label].hasInstances and not has_warned:  # in the eyes of the script
                 has_warned = True
                 logger.warning(
-                    "%s: label id %d (%s) has no instances and does not count: %s",
-                    where,
-                    label,
-                    LABELS[label].name,
-                    dataset.hint,
+                    f"{where}: label id {label} ({LABELS[label].name}) has no instances and does "
+                    f"not count: {dataset.hint}"
                 )
             if label in train_ids:
                 pixels = np.asarray(open_image(file).convert("L"))
@@ -129,31 +126,26 @@ def cityscapes_semantic_reader(
         file = _only_file(root, files, image, ".png")
         labels = read_label_ids(file)
         require_size(labels.shape, size, file, "the image")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(train_ids):
-            odd = low if low < 0 else high
-            raise EvaluationError(f"{file}: unknown label id {odd}: {dataset.hint}")
+        for odd in (int(labels.min()), int(labels.max())):
+            if not 0 <= odd < len(train_ids):
+                raise EvaluationError(f"{file}: unknown label id {odd}: {dataset.hint}")
         if not has_warned:
             counts = np.bincount(labels.reshape(-1), minlength=len(train_ids))
             not_evaluated = np.where(train_ids < 0, counts, 0)
+            odd = int(not_evaluated.argmax())
+            has_warned = True
             if not_evaluated.sum() > counts.sum() / 2:
-                has_warned = True
-                odd = int(not_evaluated.argmax())
                 logger.warning(
-                    "%s: more than half of the pixels have labels that are not evaluated, such as "
-                    "%d (%s): %s",
-                    file,
-                    odd,
-                    LABELS[odd].name,
-                    dataset.hint,
+                    f"{file}: more than half of the pixels have labels that are not evaluated, "
+                    f"such as {odd} ({LABELS[odd].name}): {dataset.hint}"
                 )
             elif counts[VEHICLES].any():
-                has_warned = True
                 logger.warning(
-                    "%s: caravans and trailers are no class here; Cityscapes' script counts them "
-                    "as vehicles in iIoU_sup, which will differ there",
-                    file,
+                    f"{file}: caravans and trailers are no class here; Cityscapes' script counts "
+                    "them as vehicles in iIoU_sup, which will differ there"
                 )
+            else:
+                has_warned = False
         return torch.from_numpy(train_ids[labels])
 
     return read

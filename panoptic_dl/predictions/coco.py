@@ -30,10 +30,7 @@ from panoptic_dl.predictions.dataset import (
     read_predictions,
     require_entries,
 )
-from panoptic_dl.predictions.writer import (
-    PredictionWriter,
-    Written,
-)
+from panoptic_dl.predictions.writer import PredictionWriter, Written
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +85,6 @@ def coco_instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
                     f"{file}: a detection in image {image} has the unknown category "
                     f"{entry['category_id']}: {dataset.hint}"
                 )
-            if not math.isfinite(entry["score"]):
-                raise EvaluationError(f"{file}: a score in image {image} is not finite")
         return make_instances(
             [_decode(file, entry, size) for entry in entries],
             [classes[entry["category_id"]] for entry in entries],
@@ -170,18 +165,14 @@ def _read_boxes(
             raise EvaluationError(
                 f"{source} has other detections than {file}: remove it, or save both again"
             )
-    boxes = {image: [entry.get("bbox") for entry in each] for image, each in entries.items()}
-    for image, each in boxes.items():
-        for box in each:
-            if not (
-                isinstance(box, list)
-                and len(box) == 4
-                and all(type(side) in NUMBER and math.isfinite(side) for side in box)
-            ):
+    for image, each in entries.items():
+        for box in (entry.get("bbox") for entry in each):
+            numbers = box if isinstance(box, list) else []
+            if [type(n) in NUMBER and math.isfinite(n) for n in numbers] != [True] * 4:
                 raise EvaluationError(
                     f'{source}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
                 )
-    return boxes  # type: ignore[return-value]
+    return {image: [entry["bbox"] for entry in each] for image, each in entries.items()}
 
 
 def _entries_by_image(

@@ -92,9 +92,10 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
         instance_ids = {i: name2label[name].id for i, name in enumerate(metadata.thing_classes)}
     elif json_file:
         split = Path(json_file).stem.removeprefix("panoptic_").removeprefix("instances_")
-        contiguous = {**metadata.get("stuff_dataset_id_to_contiguous_id", {}), **(things or {})}
-        dataset_ids = {category: dataset_id for dataset_id, category in contiguous.items()}
         instance_ids = {category: dataset_id for dataset_id, category in (things or {}).items()}
+        stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        dataset_ids = {category: dataset_id for dataset_id, category in stuff.items()}
+        dataset_ids |= instance_ids
     else:
         raise EvaluationError(
             f"no format of prediction files is known for {dataset}: its metadata must have gt_dir "
@@ -125,14 +126,6 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
     )
 
 
-def read_predictions(file: Path) -> Any:
-    """Read a JSON file of predictions; EvaluationError if it cannot be read, or is none."""
-    try:
-        return read_json(file)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"cannot read {file} ({error}); {READ_AGAIN}") from error
-
-
 def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
     """The file that `name` in `source` means, relative to the folder `base`.
 
@@ -146,6 +139,18 @@ def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
             "the folder of that file"
         )
     return file
+
+
+def read_predictions(file: Path) -> Any:
+    """Read a JSON file of predictions.
+
+    Raises:
+        EvaluationError: it cannot be read, or is none.
+    """
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"cannot read {file} ({error}); {READ_AGAIN}") from error
 
 
 def require_entries(

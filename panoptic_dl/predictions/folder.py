@@ -19,19 +19,8 @@ from typing import Any
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_size
-from panoptic_dl.predictions.cityscapes import (
-    CityscapesInstanceWriter,
-    CityscapesSemanticWriter,
-    FilesByImage,
-    cityscapes_instance_reader,
-    cityscapes_semantic_reader,
-)
-from panoptic_dl.predictions.coco import (
-    CocoInstanceWriter,
-    CocoSemanticWriter,
-    coco_instance_reader,
-    coco_semantic_reader,
-)
+from panoptic_dl.predictions import cityscapes, coco, panoptic
+from panoptic_dl.predictions.cityscapes import FilesByImage
 from panoptic_dl.predictions.dataset import (
     KINDS,
     OUTPUT_KEYS,
@@ -39,7 +28,6 @@ from panoptic_dl.predictions.dataset import (
     Reader,
     look_up,
 )
-from panoptic_dl.predictions.panoptic import PanopticWriter, panoptic_reader, picture_folder
 from panoptic_dl.predictions.writer import PredictionWriter
 
 JSON_PATTERNS = {
@@ -49,13 +37,13 @@ JSON_PATTERNS = {
 }
 # The reader and the writer of each kind; Cityscapes' panoptic files are those of COCO.
 COCO: dict[str, Any] = {
-    "panoptic": (panoptic_reader, PanopticWriter),
-    "instances": (coco_instance_reader, CocoInstanceWriter),
-    "semantic": (coco_semantic_reader, CocoSemanticWriter),
+    "panoptic": (panoptic.panoptic_reader, panoptic.PanopticWriter),
+    "instances": (coco.coco_instance_reader, coco.CocoInstanceWriter),
+    "semantic": (coco.coco_semantic_reader, coco.CocoSemanticWriter),
 }
 CITYSCAPES: dict[str, Any] = {
-    "instances": (cityscapes_instance_reader, CityscapesInstanceWriter),
-    "semantic": (cityscapes_semantic_reader, CityscapesSemanticWriter),
+    "instances": (cityscapes.cityscapes_instance_reader, cityscapes.CityscapesInstanceWriter),
+    "semantic": (cityscapes.cityscapes_semantic_reader, cityscapes.CityscapesSemanticWriter),
 }
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
 IMAGE_ID = re.compile(r"[^_]+_[^_]+_\d+")  # <city>_<sequence>_<frame>
@@ -82,20 +70,20 @@ def prediction_writers(
         ValueError: a kind is unknown, or the dataset has no such ground truth.
     """
     wanted = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
+    predicted = look_up(dataset, records) if wanted else None
+    writers = []
     for kind in wanted:
         if kind not in KINDS:
             raise ValueError(f"cannot save {kind!r}: choose from {', '.join(KINDS)}")
-    if not wanted:
-        return []
-    predicted = look_up(dataset, records)
-    formats = COCO | CITYSCAPES if predicted.is_cityscapes else COCO
-    for kind in wanted:
+        assert predicted is not None
         if kind != "semantic" and predicted.things is None:
             raise ValueError(
                 f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
                 "or choose task=panoptic"
             )
-    return [formats[kind][1](predicted, Path(folder) / kind) for kind in wanted]
+        formats = COCO | CITYSCAPES if predicted.is_cityscapes else COCO
+        writers.append(formats[kind][1](predicted, Path(folder) / kind))
+    return writers
 
 
 def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
@@ -222,8 +210,8 @@ def _find_city_files(
             if image and image[0] in dataset.images and file.suffix in found:
                 found[file.suffix][image[0]].append(file)
     if kind == "semantic" and root == folder:
-        panoptic = _find_json(folder, "panoptic")
-        if found[".txt"] or (panoptic is not None and picture_folder(panoptic) == folder):
+        result = _find_json(folder, "panoptic")
+        if found[".txt"] or (result is not None and panoptic.picture_folder(result) == folder):
             return root, {}  # the PNGs are masks of instances, or panoptic
     return root, found[SUFFIXES[kind]]
 

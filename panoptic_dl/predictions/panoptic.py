@@ -18,10 +18,7 @@ from torch import Tensor
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_panoptic_ids
 from panoptic_dl.evaluation.evaluator import errors_name, require_size
-from panoptic_dl.evaluation.panoptic import (
-    number_segments,
-    shifted_labels,
-)
+from panoptic_dl.evaluation.panoptic import number_segments, shifted_labels
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -74,16 +71,12 @@ def panoptic_reader(dataset: PredictedDataset, file: Path) -> Reader:
         picture = path_inside(folder, folder, entry["file_name"], file)
         ids = read_panoptic_ids(picture)
         require_size(ids.shape, size, picture, "the image")
-        categories = _categories(dataset, file, entry)
+        categories, things = _categories(dataset, file, entry), dataset.things or ()
         with errors_name(picture):
-            return torch.from_numpy(
-                number_segments(
-                    ids,
-                    categories,
-                    things=dataset.things or (),
-                    label_divisor=dataset.label_divisor,
-                )
+            labels = number_segments(
+                ids, categories, things=things, label_divisor=dataset.label_divisor
             )
+        return torch.from_numpy(labels)
 
     return read
 
