@@ -4,7 +4,7 @@ Shapes: H W pixels.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,19 +116,6 @@ def unreadable(file: str | Path, error: Exception) -> UnreadableImageError:
     return UnreadableImageError(
         f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
     )
-
-
-def find_unreadable(files: Iterable[Path], error: Exception) -> EvaluationError:
-    """The error to raise for the first damaged one of `files`, one of which caused `error`.
-
-    Official evaluation scripts raise what Pillow raises, which does not name the file.
-    """
-    for file in files:
-        try:
-            open_image(file)
-        except UnreadableImageError as found:
-            return found
-    return EvaluationError(f"cannot read a label ({error}); fetch or prepare the labels again")
 
 
 def why_unreadable(error: Exception) -> str:

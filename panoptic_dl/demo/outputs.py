@@ -22,7 +22,7 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.result import PanopticResult
-from panoptic_dl.predictions.writer import JsonParts, name_unwritable, write_prediction
+from panoptic_dl.predictions.writer import name_unwritable, write_entries, write_prediction
 
 SIDE_BY_SIDE = "side_by_side"
 JSON = "coco_panoptic"
@@ -51,8 +51,8 @@ class ResultWriter:
             {"id": i, "name": name, "color": list(color), "isthing": int(i in classes.thing_ids)}
             for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
         ]
-        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
-        self._json = JsonParts(folder / f"{JSON}.json", head)
+        self._head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
+        self._entries: dict[str, list[str]] = {}
         self._images: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -108,15 +108,15 @@ class ResultWriter:
         height, width = result.panoptic.shape
         entry = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
         with self._lock:
-            self._json.append(name, [entry])
+            self._entries[name] = [json.dumps(entry, allow_nan=False)]
             self._images.append({"id": name, "file_name": source, "height": height, "width": width})
 
     def finish(self) -> None:
         """Write the JSON file of all images."""
         if self.settings.save:
             self._images.sort(key=lambda image: image["id"])
-            self._json.tail = f'],\n"images": {json.dumps(self._images)}}}'
-            self._json.merge([image["id"] for image in self._images])
+            frame = self._head, f'],\n"images": {json.dumps(self._images)}}}'
+            write_entries(self.folder / f"{JSON}.json", self._entries, frame)
 
     def places(self) -> str:
         """Where results are, for the log."""

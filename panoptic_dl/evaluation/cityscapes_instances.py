@@ -15,7 +15,6 @@ As cityscapesscripts' evalInstanceLevelSemanticLabeling computes it, at each of 
 Shapes: H W pixels, P predictions, T true instances, C = 8 classes with instances, O = 10 overlaps.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,88 +63,52 @@ def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> Instanc
         EvaluationError: an unknown label in the ground truth, another size.
     """
     pixels, ids, sizes = _number_pixels(truth)
-    classes, scores, areas, counts = [], [], [], []
+    found = []
     for label, score, mask, _ in predictions:
         require_size(mask.shape, truth.shape, "a predicted mask")
         inside = pixels[np.flatnonzero(mask)]
-        if label not in CLASSES or not len(inside):
-            continue
-        classes.append(CLASSES.index(label))
-        scores.append(score)
-        areas.append(len(inside))
-        counts.append(np.bincount(inside, minlength=FIRST_INSTANCE + len(ids)))
-    class_of = np.array(classes, dtype=np.int64)
-    score_of = np.array(scores, dtype=np.float64)
-    area_of = np.array(areas, dtype=np.int64)
-    common = np.array(counts, dtype=np.int64).reshape(len(classes), FIRST_INSTANCE + len(ids))
+        if label in CLASSES and len(inside):
+            counts = np.bincount(inside, minlength=FIRST_INSTANCE + len(ids))
+            found.append((CLASSES.index(label), score, counts))
+    classes = np.array([row[0] for row in found], dtype=np.int64)
+    scores = np.array([row[1] for row in found], dtype=np.float64)
+    common = np.array([row[2] for row in found], dtype=np.int64)
+    common = common.reshape(len(found), FIRST_INSTANCE + len(ids))
+    areas = common.sum(axis=1)
 
-    right = np.zeros((len(classes), len(OVERLAPS)), dtype=bool)
+    right = np.zeros((len(found), len(OVERLAPS)), dtype=bool)
     wrong = np.zeros_like(right)
     missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
     num_true = np.zeros(len(CLASSES), dtype=np.int64)
     owners = np.where(ids < 1000, ids, ids // 1000)
     for index, label in enumerate(CLASSES):
-        mine, theirs = np.flatnonzero(class_of == index), np.flatnonzero(owners == label)
-        right[mine], wrong[mine], missed[index], num_true[index] = _match_class(
-            intersections=common[np.ix_(mine, FIRST_INSTANCE + theirs)],
-            on_void=common[mine, IGNORED],
-            areas=area_of[mine],
-            scores=score_of[mine],
-            sizes=sizes[theirs],
-            groups=ids[theirs] < 1000,
-        )
+        mine, theirs = np.flatnonzero(classes == index), np.flatnonzero(owners == label)
+        groups, small = ids[theirs] < 1000, sizes[theirs] < LEAST_SIZE
+        asked = ~groups & ~small
+        missed[index] = num_true[index] = asked.sum()
+        if not len(mine):
+            continue
+        pixels_of = common[np.ix_(mine, FIRST_INSTANCE + theirs)]  # (P, T)
+        unions = sizes[theirs] + areas[mine, None] - pixels_of
+        hits = (pixels_of / unions)[:, :, None] > OVERLAPS  # (P, T, O)
+        ignored = common[mine, IGNORED] + pixels_of[:, groups].sum(axis=1)
+        ignored += pixels_of[:, small].sum(axis=1)
+        of_mine = np.zeros((len(mine), len(OVERLAPS)), dtype=bool)
+        errors = ~hits.any(axis=1) & ((ignored / areas[mine])[:, None] <= OVERLAPS)
+        for hit in hits[:, asked].swapaxes(0, 1):  # (P, O) of each true instance
+            best = np.where(hit, scores[mine, None], -np.inf).argmax(axis=0)
+            columns = np.flatnonzero(hit.any(axis=0))
+            of_mine[best[columns], columns] = True
+            errors |= hit
+            missed[index, columns] -= 1
+        right[mine], wrong[mine] = of_mine, errors & ~of_mine
     bits = right @ BITS, wrong @ BITS
-    rows = np.stack((class_of, score_of, *bits), axis=1)
+    rows = np.stack((classes, scores, *bits), axis=1)
     return rows[(bits[0] | bits[1]) > 0], missed, num_true
 
 
-def _match_class(
-    *,
-    intersections: np.ndarray,
-    on_void: np.ndarray,
-    areas: np.ndarray,
-    scores: np.ndarray,
-    sizes: np.ndarray,
-    groups: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Compare instances of one class.
-
-    Args:
-        intersections: (P, T) pixels.
-        on_void, areas: (P,) pixels.
-        scores: (P,).
-        sizes: (T,) pixels.
-        groups: (T,) bool.
-
-    Returns:
-        right (P, O), wrong (P, O), missed (O,), and the number of true instances.
-    """
-    overlaps = intersections / (sizes + areas[:, None] - intersections)
-    hits = overlaps[:, :, None] > OVERLAPS  # (P, T, O)
-    small = sizes < LEAST_SIZE
-    asked = ~groups & ~small
-    right = np.zeros((len(areas), len(OVERLAPS)), dtype=bool)
-    ignored = on_void + intersections[:, groups].sum(axis=1) + intersections[:, small].sum(axis=1)
-    wrong = ~hits.any(axis=1) & ((ignored / areas)[:, None] <= OVERLAPS)
-    missed = np.full(len(OVERLAPS), asked.sum())
-    if len(areas):
-        for hit in hits[:, asked].swapaxes(0, 1):  # (P, O) of each true instance
-            best = np.where(hit, scores[:, None], -np.inf).argmax(axis=0)
-            found = np.flatnonzero(hit.any(axis=0))
-            right[best[found], found] = True
-            wrong |= hit
-            missed[found] -= 1
-        wrong &= ~right
-    return right, wrong, missed, int(asked.sum())
-
-
 def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number what each pixel belongs to.
-
-    Returns:
-        (H*W,) OTHER, IGNORED or FIRST_INSTANCE + i; ids (T,) and sizes (T,) in pixels of instances
-        and groups of all classes in CLASSES.
-    """
+    """(H*W,) OTHER, IGNORED or FIRST_INSTANCE + i; ids (T,) and sizes (T,) of what CLASSES have."""
     numbers = truth.reshape(-1)
     if numbers.min() < 0:
         raise EvaluationError(f"unknown label with id {numbers.min()}")
@@ -163,18 +126,14 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
-    """Average precision of one class at one overlap, in 0..1.
-
-    As evalInstanceLevelSemanticLabeling computes it, for a class that is in the ground truth. Where
-    all its instances are missed and all predictions are ignored, so that there are no scores, that
-    script raises IndexError; here it is 0.
+    """Average precision, 0..1, of one class that is in the ground truth, at one overlap.
 
     Args:
         scores: (N,) of the predictions that count; only their order matters.
         true: (N,) bool, whether each is right; others are errors.
         num_missed: true instances without any prediction.
     """
-    if not len(scores):
+    if not len(scores):  # all instances are missed: the script raises IndexError
         return 0.0
     order = np.argsort(scores)
     _, first = np.unique(scores[order], return_index=True)
@@ -190,7 +149,7 @@ def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) ->
 
 
 class StreamingCityscapesInstanceEvaluator(
-    StreamingEvaluator[tuple[Path, list[Detection]], InstanceMatch]
+    StreamingEvaluator[tuple[str, list[Detection]], InstanceMatch]
 ):
     """`segm.AP`, over overlaps 0.5, 0.55 .. 0.95, `segm.AP50`, and both of each class, in percent.
 
@@ -222,19 +181,20 @@ class StreamingCityscapesInstanceEvaluator(
         self._missed = np.zeros((len(CLASSES), len(OVERLAPS)), dtype=np.int64)
         self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Path, list[Detection]]:
-        """Return the file of the ground truth, and the instances on the CPU."""
-        image = image_id(item["file_name"])
-        self._coverage.add(image)
-        with errors_name(f"image {image}"):
-            found = predicted_instances(output, len(self._label_ids))
-        return self._files[image], [
-            each._replace(category=self._label_ids[each.category]) for each in found
-        ]
+    def image_of(self, item: dict[str, Any]) -> str:
+        """The id in the names of its files."""
+        return image_id(item["file_name"])
 
-    def match(self, prediction: tuple[Path, list[Detection]]) -> InstanceMatch:
+    def predicted(self, output: dict[str, Any]) -> list[Detection]:
+        """The instances, see `predicted_instances`; categories become label ids."""
+        ids = self._label_ids
+        found = predicted_instances(output, len(ids))
+        return [each._replace(category=ids[each.category]) for each in found]
+
+    def match(self, prediction: tuple[str, list[Detection]]) -> InstanceMatch:
         """Match the instances of one image."""
-        file, detections = prediction
+        image, detections = prediction
+        file = self._files[image]
         truth = read_label_ids(file)
         with errors_name(file):
             return _match_instances(truth, detections)
@@ -266,13 +226,7 @@ class StreamingCityscapesInstanceEvaluator(
 
 
 def _precision_table(rows: np.ndarray, missed: np.ndarray, num_true: np.ndarray) -> np.ndarray:
-    """Average precisions (C, O) in 0..1, NaN for classes that are not in the ground truth.
-
-    Args:
-        rows: (N, 4) float64: class, score, mask of overlaps where right, and where an error.
-        missed: (C, O) true instances without a prediction.
-        num_true: (C,) true instances.
-    """
+    """Average precisions (C, O) in 0..1, NaN for classes that are not in the ground truth."""
     table = np.full(missed.shape, np.nan)
     classes, scores, right, wrong = rows.T
     right, wrong = right.astype(np.int64), wrong.astype(np.int64)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import args as script
 from cityscapesscripts.helpers.labels import category2labels, labels
 from detectron2.data import MetadataCatalog
@@ -27,12 +26,16 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
 from panoptic_dl.evaluation.evaluator import (
     Coverage,
-    StreamingEvaluator,
     errors_name,
     require_size,
 )
 from panoptic_dl.evaluation.metrics import percentages
-from panoptic_dl.evaluation.semantic import count_confusions, predicted_labels, semantic_metrics
+from panoptic_dl.evaluation.semantic import (
+    SemanticPrediction,
+    StreamingSemanticEvaluator,
+    count_confusions,
+    semantic_metrics,
+)
 
 LABELS = {label.id: label for label in labels if label.id >= 0}
 NUM_LABELS = max(LABELS) + 1
@@ -56,8 +59,6 @@ INSTANCE_CATEGORIES = [  # of things alone: human and vehicle
 ]
 INSTANCE_ROWS = [label.name for label in INSTANCE_LABELS] + INSTANCE_CATEGORIES
 
-# The file of the ground truth, and (H, W) int16 train ids, K where there is none.
-SemanticPrediction = tuple[Path, np.ndarray]
 # Pixels by label and class (L, K + 1), and weighted pixels of instances.
 SemanticMatch = tuple[np.ndarray, np.ndarray]
 
@@ -87,19 +88,12 @@ def to_label_ids(classes: np.ndarray) -> np.ndarray:
     return table[np.where(valid, classes, len(EVALUATED))]
 
 
-class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction, SemanticMatch]):
+class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
     """`sem_seg.IoU` (the mIoU of papers), iIoU, and both over categories (`_sup`), in percent.
 
     Outputs need "sem_seg", (K, H, W) scores of train ids at the size of the image file, or (H, W)
     train ids. Labels are read from `gt_dir` of the metadata; all of its images must be evaluated.
-
-    Attributes:
-        names: K names of classes.
-        confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
-            class where each class is predicted, the last column none.
     """
-
-    needs = "sem_seg"
 
     def __init__(self, dataset: str) -> None:
         """
@@ -121,17 +115,14 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
         # Weighted pixels of the instances of a class or category, found and missed, in exact parts.
         self._instances = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> SemanticPrediction:
-        """Return the file of the ground truth, and the class of each pixel."""
-        image = image_id(item["file_name"])
-        self._coverage.add(image)
-        with errors_name(f"image {image}"):
-            classes = predicted_labels(self._required(output), len(EVALUATED))
-        return self._files[image], classes
+    def image_of(self, item: dict[str, Any]) -> str:
+        """The id in the names of its files."""
+        return image_id(item["file_name"])
 
     def match(self, prediction: SemanticPrediction) -> SemanticMatch:
         """Count the pixels of one image."""
-        file, classes = prediction
+        image, classes = prediction
+        file = self._files[image]
         truth = read_label_ids(file)
         numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
         with errors_name(file):
@@ -147,10 +138,6 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
     def quality(self, match: SemanticMatch) -> float:
         """Mean IoU of one image over classes that are true or predicted, 0..1; NaN without any."""
         return _cityscapes_metrics(match[0], np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
-
-    def as_output(self, prediction: SemanticPrediction) -> dict[str, Any]:
-        """Classes, (H, W), K where there is none."""
-        return {"sem_seg": torch.from_numpy(prediction[1])}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the results of all processes.
@@ -172,15 +159,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingEvaluator[SemanticPrediction
 
 
 def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Weighted pixels found and missed of the instances of one image.
-
-    Args:
-        numbers: (H, W) instance ids.
-        predicted: (H, W) train ids, K where there is none.
-
-    Returns:
-        (rows of INSTANCE_ROWS, 2, parts) int64.
-    """
+    """Weighted pixels, found and missed, of the instances (H, W): (INSTANCE_ROWS, 2, parts)."""
     require_size(predicted.shape, numbers.shape, other="the instanceIds file")
     total = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
     pixels = np.flatnonzero(numbers > 1000)  # the script's condition

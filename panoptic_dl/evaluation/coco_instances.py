@@ -15,7 +15,7 @@ overlaps, H W pixels.
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -43,7 +43,7 @@ from panoptic_dl.evaluation.evaluator import (
 from panoptic_dl.evaluation.metrics import percentages
 
 
-class ImageTruth(NamedTuple):
+class _ImageTruth(NamedTuple):
     """The ground truth of one image.
 
     Attributes:
@@ -57,7 +57,7 @@ class ImageTruth(NamedTuple):
     instances: list[dict[str, Any]]
 
 
-def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageTruth]:
+def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _ImageTruth]:
     """Read an instances file: ground truth by the id of the image.
 
     Args:
@@ -72,7 +72,7 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, ImageT
     try:
         content = json.loads(Path(file).read_bytes())
         images = {
-            image["id"]: ImageTruth((image["height"], image["width"]), [])
+            image["id"]: _ImageTruth((image["height"], image["width"]), [])
             for image in content["images"]
         }
         listed = {category["id"] for category in content["categories"]}
@@ -131,16 +131,13 @@ NUM_COLUMNS = 2 + 2 * len(KINDS)
 
 
 def _match_detections(
-    truth: ImageTruth, detections: list[Detection], num_classes: int
+    truth: _ImageTruth, detections: list[Detection], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare predictions of one image with the ground truth, by boxes and by masks.
 
     Returns:
-        (N, NUM_COLUMNS) float64, one class after the other, the best first, without what lies
-        beyond the 100 best of a class; and (K, A) int64, the number of true instances that count.
-
-    Raises:
-        EvaluationError: a segmentation of the ground truth cannot be read or has another size.
+        (N, NUM_COLUMNS) float64, one class after the other, the best first, of which 100 at most;
+        and (K, A) int64, the number of true instances that count.
     """
     true: dict[int, list[dict[str, Any]]] = defaultdict(list)
     found: dict[str, dict[int, list[dict[str, Any]]]] = {kind: defaultdict(list) for kind in KINDS}
@@ -185,11 +182,9 @@ def _average_precisions(
     """Compute the metrics of NAMES, 0..1, and AP (K,) of each class; NaN without ground truth.
 
     Args:
-        kind: one of KINDS.
         images: (N,) the image of each row, as numbers that sort like the ids of the images: of
             equal scores, those of the first image count first.
         rows: (N, NUM_COLUMNS), one image after the other, in any order of images.
-        num_true: (K, A) sums over all images.
     """
     matched, ignored = (
         (rows[:, column[kind]].astype(np.int64) & BITS[:, :, None]) > 0  # (A, O, N)
@@ -296,24 +291,26 @@ class StreamingCOCOInstanceEvaluator(
             raise EvaluationError(
                 f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
             )
-        self._truth = self._read_truth(dataset, metadata)
-        self._numbers = {image: number for number, image in enumerate(sorted(self._truth))}
-        self._coverage = Coverage(self._truth, self._source)
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        self._read_truth(metadata)
+        self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
+        self._coverage = Coverage(self._records, self._source)
         self.reset()
 
-    def _read_truth(self, dataset: str, metadata: Metadata) -> Mapping[Any, ImageTruth]:
-        """The ground truth by the id of the image; sets `_source`, for messages."""
+    def _read_truth(self, metadata: Metadata) -> None:
         self._source = metadata.json_file
-        truth = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
-        images = {record["image_id"] for record in DatasetCatalog.get(dataset)}
-        odd = sorted(images ^ truth.keys())
+        self._instances = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
+        odd = sorted(self._records.keys() ^ self._instances.keys())
         if odd:
-            places = (dataset, self._source) if odd[0] in images else (self._source, dataset)
+            places = [metadata.name, self._source]
+            here, there = places if odd[0] in self._records else reversed(places)
             raise EvaluationError(
-                f"image {odd[0]} is in {places[0]} but not in {places[1]}: both must hold the same "
-                f"images ({len(images)} and {len(truth)})"
+                f"image {odd[0]} is in {here} but not in {there}: both must hold the same images "
+                f"({len(self._records)} and {len(self._instances)})"
             )
-        return truth
+
+    def _truth(self, image: Any) -> _ImageTruth:
+        return self._instances[image]
 
     def reset(self) -> None:
         """Forget all images."""
@@ -321,18 +318,15 @@ class StreamingCOCOInstanceEvaluator(
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, list[Detection]]:
-        """Return the id of the image, and its instances on the CPU."""
-        image = item["image_id"]
-        self._coverage.add(image)
-        with errors_name(f"image {image}"):
-            return image, predicted_instances(output, len(self.names))
+    def predicted(self, output: dict[str, Any]) -> list[Detection]:
+        """The instances, see `predicted_instances`."""
+        return predicted_instances(output, len(self.names))
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
         """Match the instances of one image."""
         image, detections = prediction
         with errors_name(f"image {image}"):
-            truth = self._truth[image]
+            truth = self._truth(image)
             for detection in detections:
                 require_size(detection.mask.shape, truth.size, "a predicted mask")
             rows, num_true = _match_detections(truth, detections, len(self.names))
@@ -364,49 +358,33 @@ class StreamingCOCOInstanceEvaluator(
         return results
 
 
-class PanopticTruth(Mapping[Any, ImageTruth]):
-    """Instances by the id of the image, made from its PNG when they are asked for."""
-
-    def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs; its things are 0..K-1.
-        """
-        self._things = set(MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id.values())
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._records)
-
-    def __getitem__(self, image: Any) -> ImageTruth:
-        record = self._records[image]
-        ids = read_panoptic_ids(record["pan_seg_file_name"])
-        instances = []
-        for segment in record["segments_info"]:
-            if segment["category_id"] not in self._things:
-                continue
-            encoded = encode_mask(ids == segment["id"])
-            area = int(mask_util.area(encoded))
-            if area:  # else listed without pixels: nothing that could be found
-                instances.append(
-                    {
-                        "id": segment["id"],
-                        "category_id": segment["category_id"],
-                        "iscrowd": int(segment["iscrowd"]),
-                        "area": area,
-                        "bbox": mask_util.toBbox(encoded).tolist(),
-                        "segmentation": encoded,
-                    }
-                )
-        return ImageTruth((ids.shape[0], ids.shape[1]), instances)
-
-
 class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
     """COCO's box and mask AP against the things of panoptic labels, as a stream."""
 
-    def _read_truth(self, dataset: str, metadata: Metadata) -> PanopticTruth:
-        self._source = dataset
-        return PanopticTruth(dataset)
+    def _read_truth(self, metadata: Metadata) -> None:
+        self._source = metadata.name
+        self._things = set(metadata.thing_dataset_id_to_contiguous_id.values())
+
+    def _truth(self, image: Any) -> _ImageTruth:
+        return panoptic_instances(self._records[image], self._things)
+
+
+def panoptic_instances(record: dict[str, Any], things: Container[int]) -> _ImageTruth:
+    """Read the things of a panoptic label.
+
+    Args:
+        record: of an image of a panoptic dataset, in Detectron2's format.
+        things: categories of things.
+    """
+    ids = read_panoptic_ids(record["pan_seg_file_name"])
+    instances = []
+    for segment in record["segments_info"]:
+        if segment["category_id"] not in things:
+            continue
+        encoded = encode_mask(ids == segment["id"])
+        area = int(mask_util.area(encoded))
+        if area:  # else listed without pixels: nothing that could be found
+            instance = {key: segment[key] for key in ("id", "category_id", "iscrowd")}
+            box = mask_util.toBbox(encoded).tolist()
+            instances.append(instance | {"area": area, "bbox": box, "segmentation": encoded})
+    return _ImageTruth((ids.shape[0], ids.shape[1]), instances)

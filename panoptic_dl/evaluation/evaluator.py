@@ -122,17 +122,31 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     needs: ClassVar[str]
     _coverage: Coverage
 
-    @abstractmethod
-    def extract(self, item: Sample, output: Output) -> Prediction:
-        """Copy what `match` needs to the CPU, and count the image as evaluated.
+    def image_of(self, item: Sample) -> Any:
+        """The image of a model's input, as `_coverage` knows it."""
+        return item["image_id"]
+
+    def predicted(self, output: Output) -> Any:
+        """Copy what `match` needs to the CPU.
 
         Maps must be copies: the model may reuse its memory, and Detectron2's evaluators write to
         them. Masks of instances, which are large, need not be.
 
         Raises:
-            EvaluationError: the image has no ground truth or comes again; the prediction does not
-                fit the dataset.
+            EvaluationError: the prediction does not fit the dataset.
         """
+        raise NotImplementedError
+
+    def extract(self, item: Sample, output: Output) -> Any:
+        """Count the image as evaluated; return `image_of` the input, `predicted` of the output.
+
+        Raises:
+            EvaluationError: the image has no ground truth or comes again; see `predicted`.
+        """
+        image = self.image_of(item)
+        self._coverage.add(image)
+        with errors_name(f"image {image}"):
+            return image, self.predicted(output)
 
     @abstractmethod
     def match(self, prediction: Prediction) -> Match:

@@ -172,7 +172,7 @@ def headline(results: Results) -> dict[str, float]:
         value = next((value for value in values if value is not None), None)
         if value is not None:
             number = float(value)
-            found[metric.name] = checked(number, metric.name) if metric.unit == "%" else number
+            found[metric.name] = _checked(number, metric.name) if metric.unit == "%" else number
     # The same number has two names, as papers have it.
     found.pop("AP" if "box_AP" in found else "mask_AP", None)
     return found
@@ -190,11 +190,11 @@ def is_better(name: str, value: float, best: float) -> bool:
 
 
 def percentages(shares: Mapping[str, float]) -> dict[str, float]:
-    """Turn shares in 0..1, or NaN, into percentages; see `checked`."""
-    return {name: checked(100 * value, name) for name, value in shares.items()}
+    """Turn shares in 0..1, or NaN, into percentages; limited to 0..100."""
+    return {name: _checked(100 * value, name) for name, value in shares.items()}
 
 
-def checked(value: float, name: str) -> float:
+def _checked(value: float, name: str) -> float:
     """Return a percentage, limited to 0..100, or NaN.
 
     Raises:

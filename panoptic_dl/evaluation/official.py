@@ -12,7 +12,7 @@
 All work inside Detectron2's evaluators. Cityscapes' scripts were written for the command line: they
 exit the process on errors, print pages, and write into the working folder. Here errors become
 exceptions, pages go to the log (level DEBUG), and nothing is written outside a temporary folder.
-They expect a prediction for every label below `gt_dir`.
+They run after our evaluators, which have found every label readable and every image predicted.
 
 Shapes: N instances, K classes, H W pixels.
 """
@@ -30,7 +30,7 @@ from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -53,14 +53,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import SemanticLabelReader, find_unreadable, read_panoptic_ids
-from panoptic_dl.evaluation.cityscapes_semantic import (
-    EVALUATED,
-    find_labels,
-    image_id,
-    to_label_ids,
-)
-from panoptic_dl.evaluation.coco_instances import KINDS, NAMES, PanopticTruth
+from panoptic_dl.core.images import SemanticLabelReader, read_panoptic_ids
+from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
+from panoptic_dl.evaluation.coco_instances import KINDS, NAMES, panoptic_instances
 from panoptic_dl.evaluation.metrics import Results, percentages
 from panoptic_dl.evaluation.semantic import predicted_labels
 
@@ -76,9 +71,9 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
     """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), in percent.
 
     The measure and the averages are panopticapi's. Its driver is replaced, because it divides by
-    zero when a split has no thing, or no stuff, at all, leaves one process per core of the machine
-    behind, and names neither the file nor the remedy when a prediction is missing. Detectron2's
-    `process` is kept, but works on a copy: on the CPU it adds 1 to the model's own output.
+    zero when a split has no thing, or no stuff, at all, and leaves one process per core of the
+    machine behind. Detectron2's `process` is kept, but works on a copy: on the CPU it adds 1 to the
+    model's own output.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -98,43 +93,36 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
         """Compute the results of all processes; None but in the main process.
 
         Raises:
-            EvaluationError: an image has no prediction, or the ground truth contradicts itself.
+            EvaluationError: the ground truth contradicts itself.
         """
         comm.synchronize()
         gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
             return None
         predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
-        file, truth_folder = self._metadata.panoptic_json, self._metadata.panoptic_root
-        truth = json.loads(Path(file).read_bytes())
+        truth_folder = self._metadata.panoptic_root
+        truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
         categories = {category["id"]: category for category in truth["categories"]}
-        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        pairs = []
+        statistics = PQStat()
         with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
-            for annotation in truth["annotations"]:
-                image = annotation["image_id"]
-                if image not in predictions:
-                    raise _no_prediction(
-                        f"image {image} of {file}", len(predictions), len(truth["annotations"])
-                    )
+            for number, annotation in enumerate(truth["annotations"]):
                 _complete(annotation, truth_folder)
+                prediction = predictions[annotation["image_id"]]
                 # Detectron2 names the file as the image, whose folder it forgets.
-                prediction = predictions[image] | {"file_name": f"{len(pairs)}.png"}
-                Path(folder, prediction["file_name"]).write_bytes(prediction["png_string"])
-                pairs.append((annotation, prediction))
+                name = f"{number}.png"
+                Path(folder, name).write_bytes(prediction["png_string"])
+                pairs.append((annotation, prediction | {"file_name": name}))
             # On as many threads as torch uses: NumPy and Pillow release Python's lock.
             num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
-            shares = [(0, pairs[i::num_threads]) for i in range(num_threads)]
-            folders = truth_folder, folder, categories
-            statistics = PQStat()
+
+            def compare(thread: int) -> PQStat:
+                share = pairs[thread::num_threads]
+                return pq_compute_single_core(0, share, truth_folder, folder, categories)
+
             with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
-                try:
-                    for of_share in pool.map(
-                        lambda share: pq_compute_single_core(*share, *folders), shares
-                    ):
-                        statistics += of_share
-                except (OSError, SyntaxError) as error:
-                    files = [Path(truth_folder, annotation["file_name"]) for annotation, _ in pairs]
-                    raise find_unreadable(files, error) from error
+                for of_share in pool.map(compare, range(num_threads)):
+                    statistics += of_share
         averages: dict[str, float] = {}
         for suffix, things in (("", None), ("_th", True), ("_st", False)):
             try:
@@ -158,75 +146,28 @@ def _complete(annotation: dict[str, Any], folder: str) -> None:
             segment.setdefault("area", areas.get(segment["id"], 0))
 
 
-def _no_prediction(what: object, num_predictions: int, num_images: int) -> EvaluationError:
-    return EvaluationError(
-        f"no prediction for {what} ({num_predictions} predictions for {num_images} images): the "
-        "whole split must be evaluated"
-    )
+def _run_script(evaluate: Callable[[], TaskResults | None]) -> TaskResults | None:
+    """Call a script of Cityscapes: its output goes to the log, its exit becomes an exception."""
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            results = evaluate()
+    except SystemExit as exit_:
+        reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
+        raise EvaluationError(f"the official Cityscapes script gave up: {reason}") from exit_
+    logger.debug("%s", printed.getvalue())
+    return results
 
 
-class _CityscapesScript:
-    """What the evaluators by Cityscapes' scripts share; comes before Detectron2's evaluator.
-
-    The output of a script goes to the log, its exit becomes an exception.
-    """
-
-    labels: ClassVar[str]  # ends of the names of its labels, and of its predictions
-    suffix: ClassVar[str]
-
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)  # type: ignore[call-arg]
-
-    def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process.
-
-        Raises:
-            EvaluationError: an image of the split has no prediction, or the script gives up.
-        """
-        comm.synchronize()  # predictions of all processes are in the folder
-        folder = self._metadata.gt_dir  # type: ignore[attr-defined]
-        if comm.is_main_process():
-            files = Path(self._temp_dir).glob(f"*_pred{self.suffix}")  # type: ignore[attr-defined]
-            predicted = {image_id(file.name) for file in files}
-            labels = find_labels(folder, self.labels)
-            for image, file in labels.items():
-                if image not in predicted:
-                    raise _no_prediction(file, len(predicted), len(labels))
-        printed = StringIO()
-        try:
-            with redirect_stdout(printed):
-                results = super().evaluate()  # type: ignore[misc]
-        except SystemExit as exit_:
-            reason = printed.getvalue().rpartition("ERROR: ")[2].strip()
-            raise EvaluationError(
-                f"the official Cityscapes script gave up: {reason}. If it is about a label, unpack "
-                "or prepare that file again"
-            ) from exit_
-        except (OSError, SyntaxError) as error:  # Pillow, on a damaged label
-            raise find_unreadable(
-                sorted(Path(folder).glob("*/*_gtFine_*Ids.png")), error
-            ) from error
-        logger.debug("%s", printed.getvalue())
-        return _as_floats(results)
-
-
-def _as_floats(results: Results | None) -> TaskResults | None:
-    if results is None:  # not the main process
-        return None
-    return {
-        task: {name: float(value) for name, value in numbers.items()}
-        for task, numbers in results.items()
-    }
-
-
-class OfficialCityscapesSemanticEvaluator(_CityscapesScript, CityscapesSemSegEvaluator):
+class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
     train ids, of which all others than 0..18 mean that the pixel has none.
     """
 
-    labels, suffix = "_gtFine_labelIds.png", ".png"
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Write label ids for the script; `unlabeled` where a pixel has no class.
@@ -242,17 +183,22 @@ class OfficialCityscapesSemanticEvaluator(_CityscapesScript, CityscapesSemSegEva
             else:
                 super().process([item], [output])
 
+    def evaluate(self) -> TaskResults | None:
+        """Compute the results; None but in the main process."""
+        return _run_script(super().evaluate)
 
-class OfficialCityscapesInstanceEvaluator(_CityscapesScript, CityscapesInstanceEvaluator):
+
+class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
     """Average precision of masks, `segm.AP` and `segm.AP50`.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids), `scores`.
     """
 
-    labels, suffix = "_gtFine_instanceIds.png", ".txt"
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)
 
     def evaluate(self) -> TaskResults | None:
-        """See the base."""
+        """Compute the results; None but in the main process."""
         average = partial(_average_precisions, instance_script.evaluateMatches)
         with (
             # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
@@ -262,7 +208,7 @@ class OfficialCityscapesInstanceEvaluator(_CityscapesScript, CityscapesInstanceE
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-            return super().evaluate()
+            return _run_script(super().evaluate)
 
 
 def _average_precisions(
@@ -297,17 +243,23 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
         """
-        with redirect_stdout(StringIO()):
-            super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
-        # Panoptic metadata name things and stuff; here the names must be those of things.
+        self._load(dataset, MetadataCatalog.get(dataset).json_file)
+
+    def _load(self, dataset: str, json_file: str) -> None:
         panoptic = MetadataCatalog.get(dataset)
+        # Panoptic metadata name things and stuff; here the names must be those of things.
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
-        self._metadata = Metadata(
+        metadata = Metadata(
             name=dataset,
-            json_file=panoptic.json_file,
+            json_file=json_file,
             thing_classes=[panoptic.thing_classes[index] for index in things],
             thing_dataset_id_to_contiguous_id=panoptic.thing_dataset_id_to_contiguous_id,
         )
+        with (
+            patch.object(MetadataCatalog, "get", lambda name: metadata),
+            redirect_stdout(StringIO()),
+        ):
+            super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "instances" of each output, or none."""
@@ -362,27 +314,18 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
                 default a `SemanticLabelReader`.
         """
         records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
-        # Detectron2 wants a label file for each image; the image's own name is as good, for it only
-        # hands it to the loading function.
-        truth = f"{dataset} with labels from its records"
         metadata = MetadataCatalog.get(dataset)
         read = read_truth or SemanticLabelReader(
             num_classes=len(metadata.stuff_classes), ignore_label=metadata.ignore_label
         )
-        DatasetCatalog.register(
-            truth, lambda: [{"file_name": name, "sem_seg_file_name": name} for name in records]
-        )
-        MetadataCatalog.get(truth).set(
-            stuff_classes=metadata.stuff_classes, ignore_label=metadata.ignore_label
-        )
-        try:
+        # Detectron2 wants a label file for each image; the image's own name is as good, for it only
+        # hands it to the loading function.
+        named = [{"file_name": name, "sem_seg_file_name": name} for name in records]
+        with patch.object(DatasetCatalog, "get", lambda name: named):
             super().__init__(
-                truth,
+                dataset,
                 sem_seg_loading_fn=lambda name, dtype: read(records[name]).astype(dtype),
             )
-        finally:
-            DatasetCatalog.remove(truth)
-            MetadataCatalog.remove(truth)
         self._logger = _details
         self._compute_boundary_iou = False  # a second metric that nobody asked for, and slow
 
@@ -414,8 +357,8 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
     def evaluate(self) -> TaskResults | None:
         """Compute the results; None but in the main process."""
         with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
-            results = super().evaluate()
-        return _as_floats(results)
+            results: TaskResults | None = super().evaluate()
+        return results
 
 
 class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
@@ -423,20 +366,10 @@ class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
 
     def __init__(self, dataset: str) -> None:
         """Read every label of the dataset to make the ground truth."""
-        metadata = MetadataCatalog.get(dataset)
-        name = f"{dataset} with the instances of its panoptic labels"
         with tempfile.TemporaryDirectory(prefix="panoptic_instances_") as folder:
             file = Path(folder, "instances.json")
-            file.write_text(json.dumps(_as_coco(PanopticTruth(dataset), metadata)))
-            MetadataCatalog.get(name).set(
-                json_file=str(file),
-                thing_classes=metadata.thing_classes,
-                thing_dataset_id_to_contiguous_id=metadata.thing_dataset_id_to_contiguous_id,
-            )
-            try:
-                super().__init__(name)
-            finally:
-                MetadataCatalog.remove(name)
+            file.write_text(json.dumps(_as_coco(dataset)))
+            self._load(dataset, str(file))
 
     def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
         """Compute the results; NaN where the dataset has no things, where Detectron2 raises."""
@@ -445,20 +378,20 @@ class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
         return super().evaluate(img_ids)
 
 
-def _as_coco(truth: PanopticTruth, metadata: Metadata) -> dict[str, Any]:
+def _as_coco(dataset: str) -> dict[str, Any]:
     """An instances file in COCO's format, categories with the ids of the dataset."""
+    metadata = MetadataCatalog.get(dataset)
     things = metadata.thing_dataset_id_to_contiguous_id
     dataset_ids = {index: category for category, index in things.items()}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, (size, instances) in truth.items():
+    for record in DatasetCatalog.get(dataset):
+        image, (size, instances) = record["image_id"], panoptic_instances(record, dataset_ids)
         images.append({"id": image, "height": size[0], "width": size[1]})
         for instance in instances:
-            own = {
-                "id": len(annotations) + 1,  # a match with 0 counts as none
-                "image_id": image,
-                "category_id": dataset_ids[instance["category_id"]],
-            }
+            number = len(annotations) + 1  # a match with 0 counts as none
+            category = dataset_ids[instance["category_id"]]
+            own = {"id": number, "image_id": image, "category_id": category}
             annotations.append(instance | own)
     names = metadata.thing_classes
     categories = [{"id": category, "name": names[index]} for category, index in things.items()]
@@ -483,8 +416,7 @@ class _Pair(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether both agree within rounding: 1e-12 of counts and ratios, 1e-9 of AP."""
-        percent_tolerance = 1e-7 if self.task in ("bbox", "segm") else 1e-10
-        return abs(self.difference) <= percent_tolerance
+        return abs(self.difference) <= (1e-7 if self.task in ("bbox", "segm") else 1e-10)  # percent
 
 
 def pair_up(own: Results, official: Results) -> list[_Pair]:
@@ -496,14 +428,10 @@ def pair_up(own: Results, official: Results) -> list[_Pair]:
     pairs = []
     for task, numbers in official.items():
         ours = own.get(task, {})
-        shared = [
-            _Pair(task, name, float(ours[name]), float(value))
-            for name, value in numbers.items()
-            if name in ours
-        ]
+        shared = [name for name in numbers if name in ours]
         if not shared:
             raise EvaluationError(f"the official evaluators report {task}, ours do not")
-        pairs += shared
+        pairs += [_Pair(task, name, float(ours[name]), float(numbers[name])) for name in shared]
     return pairs
 
 

@@ -329,7 +329,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         names: K names of classes.
         confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none (void). Crowds do not count.
-        counts: see `panoptic_quality`; None before `evaluate`, and elsewhere than in rank 0.
+        counts: see `_panoptic_quality`; None before `evaluate`, and elsewhere than in rank 0.
     """
 
     needs = "panoptic_seg"
@@ -378,22 +378,14 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self.confusions: np.ndarray | None = None
         self.counts: np.ndarray | None = None
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> PanopticPrediction:
-        """Copy the map to the CPU.
-
-        Args:
-            item: "image_id" is used.
-            output: "panoptic_seg" is used, see `predicted_panoptic`.
-        """
-        image = item["image_id"]
-        self._coverage.add(image)
-        with errors_name(f"image {image}"):
-            return image, predicted_panoptic(
-                self._required(output),
-                contiguous_ids=self._contiguous,
-                things=self._things,
-                label_divisor=self._label_divisor,
-            )
+    def predicted(self, output: dict[str, Any]) -> np.ndarray:
+        """The panoptic map, see `predicted_panoptic`."""
+        return predicted_panoptic(
+            self._required(output),
+            contiguous_ids=self._contiguous,
+            things=self._things,
+            label_divisor=self._label_divisor,
+        )
 
     def match(self, prediction: PanopticPrediction) -> SegmentMatches:
         """Match the segments of one image."""
@@ -419,7 +411,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
 
     def quality(self, match: SegmentMatches) -> float:
         """PQ of one image: the mean over its classes, 0..1; NaN without any segment."""
-        return nan_mean(panoptic_quality(_count_segments(match, len(self.names)))[:, 0])
+        return nan_mean(_panoptic_quality(_count_segments(match, len(self.names)))[:, 0])
 
     def as_output(self, prediction: PanopticPrediction) -> dict[str, Any]:
         """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
@@ -438,7 +430,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         if not comm.is_main_process():
             return None
         self.counts, self.confusions = counts, confusions
-        table = panoptic_quality(counts)  # (K, 3)
+        table = _panoptic_quality(counts)  # (K, 3)
         things = np.isin(np.arange(len(counts)), list(self._things))
         results: dict[str, float] = {}
         for suffix, chosen in (("", slice(None)), ("_th", things), ("_st", ~things)):
@@ -467,7 +459,7 @@ def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
     return counts
 
 
-def panoptic_quality(counts: np.ndarray) -> np.ndarray:
+def _panoptic_quality(counts: np.ndarray) -> np.ndarray:
     """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2.
 
     Args:

@@ -27,8 +27,11 @@ from panoptic_dl.evaluation.evaluator import (
 from panoptic_dl.evaluation.metrics import percentages
 from panoptic_dl.postprocess import argmax_classes
 
+# Name of the image, and (H, W) int16 classes, K where there is none.
+SemanticPrediction = tuple[str, np.ndarray]
 
-class StreamingSemanticEvaluator(StreamingEvaluator[tuple[str, np.ndarray], np.ndarray]):
+
+class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
     """`sem_seg.mIoU`, frequency-weighted IoU, accuracies and those of each class, in percent.
 
     Outputs need "sem_seg", (K, H, W) scores at the size of the image file, or (H, W) classes.
@@ -67,14 +70,15 @@ class StreamingSemanticEvaluator(StreamingEvaluator[tuple[str, np.ndarray], np.n
         self._counts = np.zeros((len(self.names) + 1, len(self.names) + 1), dtype=np.int64)
         self.confusions: np.ndarray | None = None
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[str, np.ndarray]:
-        """Return the file of the image, and the class of each pixel."""
-        image = item["file_name"]
-        self._coverage.add(image)
-        with errors_name(f"image {image}"):
-            return image, predicted_labels(self._required(output), len(self.names))
+    def image_of(self, item: dict[str, Any]) -> Any:
+        """Its file."""
+        return item["file_name"]
 
-    def match(self, prediction: tuple[str, np.ndarray]) -> np.ndarray:
+    def predicted(self, output: dict[str, Any]) -> np.ndarray:
+        """The class of each pixel."""
+        return predicted_labels(self._required(output), len(self.names))
+
+    def match(self, prediction: SemanticPrediction) -> Any:
         """Count the confusions of one image, (K+1, K+1)."""
         image, classes = prediction
         num_classes = len(self.names)
@@ -85,15 +89,15 @@ class StreamingSemanticEvaluator(StreamingEvaluator[tuple[str, np.ndarray], np.n
             truth[truth == self._ignore_label] = num_classes
             return count_confusions(truth, classes, num_classes + 1, num_classes + 1)
 
-    def update(self, match: np.ndarray) -> None:
+    def update(self, match: Any) -> None:
         """Add the pixels of one image."""
         self._counts += match
 
-    def quality(self, match: np.ndarray) -> float:
+    def quality(self, match: Any) -> float:
         """Mean IoU of one image over the classes in its ground truth, 0..1; NaN without any."""
         return semantic_metrics(match[:-1], self.names)["mIoU"]
 
-    def as_output(self, prediction: tuple[str, np.ndarray]) -> dict[str, Any]:
+    def as_output(self, prediction: SemanticPrediction) -> dict[str, Any]:
         """Classes, (H, W), K where there is none."""
         return {"sem_seg": torch.from_numpy(prediction[1])}
 

@@ -1,7 +1,8 @@
 """What the writers of prediction files have in common.
 
 A writer is an evaluator that measures nothing: `extract` moves a prediction off the GPU, `match`
-encodes it and writes the files of the image (in any thread), `update` appends to JSON files.
+encodes it and writes the files of the image (in any thread), `update` keeps the entries of JSON
+files, which the main process writes at the end.
 
 A folder holds one evaluation. `reset`, with which an evaluation begins, removes the files that an
 earlier one of the same dataset has written there, finished or not; it refuses a folder with any
@@ -10,7 +11,7 @@ other file, because the official scripts would find that too, and then removes n
 
 import json
 import logging
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +27,6 @@ from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import (
     Coverage,
     StreamingEvaluator,
-    errors_name,
     predicted_instances,
 )
 from panoptic_dl.evaluation.panoptic import predicted_panoptic
@@ -37,72 +37,8 @@ logger = logging.getLogger(__name__)
 
 Written = tuple[Any, Sequence[Sequence[dict[str, Any]]]]
 """An image's id, and its entries in each of a writer's JSON files."""
-
-
-class JsonParts:
-    """A JSON file that several processes write, image by image, each into a part of its own.
-
-    A part has one line per image: the image as JSON, a tab, and the entries of the image as JSON
-    with tabs between them (JSON has no raw tabs). An image without entries has a line, too.
-
-    Attributes:
-        file: the JSON file: `head`, entries with commas and line ends between them, `tail`.
-    """
-
-    def __init__(self, file: Path, head: str = "[", tail: str = "]") -> None:
-        """Set the names; nothing is read or written."""
-        self.file, self.head, self.tail = file, head, tail
-        self._prefix = f".{file.name}.part"
-
-    def is_part(self, file: Path) -> bool:
-        """Whether a path is that of a part of this file."""
-        prefix, rank = file.name[: len(self._prefix)], file.name[len(self._prefix) :]
-        return file.parent == self.file.parent and prefix == self._prefix and rank.isdigit()
-
-    def append(self, image: Hashable, entries: Sequence[dict[str, Any]]) -> None:
-        """Write the entries of one image to this process's part.
-
-        Raises:
-            EvaluationError: the disk refuses it.
-            ValueError: a number is not finite, which JSON cannot express.
-        """
-        cells = [json.dumps(image), *(json.dumps(entry, allow_nan=False) for entry in entries)]
-        part = self._part(comm.get_rank())
-        with name_unwritable(part), part.open("ab") as stream:  # closing it reports a full disk
-            stream.write(("\t".join(cells) + "\n").encode())
-
-    def merge(self, images: Collection[Hashable]) -> None:
-        """Write the file from the parts of all processes, sorted by image, and remove them.
-
-        Args:
-            images: that must be there.
-
-        Raises:
-            EvaluationError: one is not; the disk refuses the file.
-        """
-        parts = [self._part(rank) for rank in range(comm.get_world_size())]
-        parts = [part for part in parts if part.exists()]
-        lines = {}
-        for part in parts:
-            for line in part.read_bytes().splitlines():
-                image, *entries = line.split(b"\t")
-                lines[json.loads(image)] = entries
-        missing = next((image for image in images if image not in lines), None)
-        if missing is not None:
-            raise EvaluationError(
-                f"the predictions of image {missing} are not in {self.file.parent}: all processes "
-                "must write to one disk; name a folder that all machines share"
-            )
-        entries = [entry for image in sorted(lines) for entry in lines[image]]
-        with write_prediction(self.file) as temporary, temporary.open("wb") as target:
-            target.write(self.head.encode())
-            target.write(b"\n" + b",\n".join(entries) if entries else b"")
-            target.write(f"\n{self.tail}\n".encode())
-        for part in parts:
-            part.unlink()
-
-    def _part(self, rank: int) -> Path:
-        return self.file.with_name(f"{self._prefix}{rank}")
+Entries = list[dict[Any, list[str]]]
+"""For each JSON file the entries of each image, as JSON."""
 
 
 class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
@@ -115,7 +51,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         dataset: whose images are predicted.
         folder: where all files of the kind lie.
         image_files: the file of each image.
-        json_files: JSON files that processes write together.
+        json_files: the files of `json_names`.
         folders: that are made.
     """
 
@@ -130,18 +66,15 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         if self.image_name is not None:
             for image, stem in dataset.images.items():
                 self.image_files[image] = folder / self.image_name.format(stem)
-        self.json_files = [
-            JsonParts(folder / name.format(dataset.split), *self.json_frame)
-            for name in self.json_names
-        ]
-        self._own_files = {*self.image_files.values(), *(parts.file for parts in self.json_files)}
+        self.json_files = [folder / name.format(dataset.split) for name in self.json_names]
+        self._own_files = {*self.image_files.values(), *self.json_files}
         self.folders = {folder, *(file.parent for file in self._own_files)}
         self._coverage = Coverage(dataset.images, dataset.name)
         self._num_given = np.zeros(1, dtype=np.int64)  # outputs that had what is written
-        self._is_ready = False
+        self._entries: Entries | None = None  # None: not ready
 
     def is_own(self, file: Path) -> bool:
-        """Whether a file in the folder is the writer's, if it is neither a part nor temporary."""
+        """Whether a file in the folder is the writer's, if it is not temporary."""
         return file in self._own_files
 
     def reset(self) -> None:
@@ -153,7 +86,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         self._coverage.reset()
         self._num_given[0] = 0
         in_main_process(self.clear, f"save predictions in {self.folder}")
-        self._is_ready = True
+        self._entries = [{} for _ in self.json_files]
 
     def clear(self) -> None:
         """Remove the files of an earlier evaluation, in this process, and make the folders.
@@ -163,9 +96,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         """
         files = [f for f in sorted(self.folder.rglob("*")) if f.is_symlink() or not f.is_dir()]
         for file in files:
-            is_part = any(parts.is_part(file) for parts in self.json_files)
-            target = file.with_name(temporary_of(file.name) or file.name)
-            if not is_part and not self.is_own(target):
+            if not self.is_own(file.with_name(temporary_of(file.name) or file.name)):
                 raise EvaluationError(
                     f"{file} is not a file of predictions for {self.dataset.name} that this "
                     "program writes: remove it, or save predictions in another folder"
@@ -177,28 +108,26 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
             with name_unwritable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def extract(self, item: dict[str, Any], output: dict[str, Any]) -> tuple[Any, Any]:
-        """Copy to the CPU what is written, without which an output has no instances.
+    def image_of(self, item: dict[str, Any]) -> Hashable:
+        """See `PredictedDataset.image_of`."""
+        return self.dataset.image_of(item)
+
+    def predicted(self, output: dict[str, Any]) -> Any:
+        """Copy to the CPU what is written; no instances where the output has none.
 
         Returns:
-            The id of the image; and a panoptic map (see `predicted_panoptic`), classes of pixels
-            (see `predicted_labels`), or detections whose category is the id in the dataset.
+            A panoptic map (see `predicted_panoptic`), classes of pixels (see `predicted_labels`),
+            or detections whose category is the id in the dataset.
         """
-        if not self._is_ready:
+        if self._entries is None:
             raise EvaluationError(f"call reset() first: it makes {self.folder} ready")
-        image = self.dataset.image_of(item)
-        self._coverage.add(image)
         if output.get(self.needs) is not None:
             self._num_given += 1
         elif self.needs != "instances":
             raise EvaluationError(
-                f'image {image}: the model\'s output has no "{self.needs}" to save; do not save '
-                "this kind, or let the model predict it"
+                f'the model\'s output has no "{self.needs}" to save; do not save this kind, or let '
+                "the model predict it"
             )
-        with errors_name(f"image {image}"):
-            return image, self._predicted(output)
-
-    def _predicted(self, output: dict[str, Any]) -> Any:
         dataset = self.dataset
         if self.needs == "panoptic_seg":
             return predicted_panoptic(
@@ -214,10 +143,11 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         return [each._replace(category=ids[each.category]) for each in found]
 
     def update(self, match: Written) -> None:
-        """Append to the JSON files, if the format has any."""
+        """Keep the entries of the JSON files, if the format has any, as text."""
         image, entries = match
-        for parts, each in zip(self.json_files, entries, strict=True):
-            parts.append(image, each)
+        assert self._entries is not None
+        for texts, each in zip(self._entries, entries, strict=True):
+            texts[image] = [json.dumps(entry, allow_nan=False) for entry in each]
 
     def evaluate(self) -> dict[str, Any]:
         """Finish the files. All processes must call this.
@@ -238,18 +168,36 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
                 self.needs,
                 self.folder,
             )
-        in_main_process(self._finish, f"finish the predictions in {self.folder}")
+        gathered = comm.gather(self._entries)
+        in_main_process(lambda: self._finish(gathered), f"finish the predictions in {self.folder}")
         return {}
 
-    def _finish(self) -> None:
+    def _finish(self, entries: list[Entries]) -> None:
+        """Write the JSON files, from the entries of all processes."""
         missing = next((f for f in self.image_files.values() if not f.exists()), None)
         if missing is not None:
             raise EvaluationError(
                 f"{missing} is not there though a process has written it: all processes must write "
                 "to one disk; name a folder that all machines share"
             )
-        for parts in self.json_files:
-            parts.merge(self.dataset.images)
+        for number, file in enumerate(self.json_files):
+            of_file = {image: texts for each in entries for image, texts in each[number].items()}
+            write_entries(file, of_file, self.json_frame)
+
+
+def write_entries(
+    file: Path, entries: Mapping[Any, Sequence[str]], frame: Sequence[str] = ("[", "]")
+) -> None:
+    """Write a JSON file of entries, one a line, sorted by image.
+
+    Args:
+        entries: of each image, as JSON.
+        frame: what stands before and after all of them.
+    """
+    texts = [text for image in sorted(entries) for text in entries[image]]
+    lines = "".join(f"\n{text}," for text in texts).removesuffix(",")
+    with write_prediction(file) as temporary:
+        temporary.write_text(f"{frame[0]}{lines}\n{frame[1]}\n", encoding="utf-8")
 
 
 @contextmanager

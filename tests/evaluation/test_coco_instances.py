@@ -175,12 +175,12 @@ def test_threads_may_compare_at_once_and_leave_everything_as_it_is(tmp_path):
     evaluator = StreamingCOCOInstanceEvaluator(name)
     expected = evaluate(evaluator, records, outputs)
     evaluator.reset()
-    before = repr(evaluator._truth)
+    before = repr(evaluator._instances)
     taken = [evaluator.extract(*pair) for pair in zip(records, outputs, strict=True)]
     untouched = copy.deepcopy(outputs)
     with ThreadPoolExecutor(4) as pool:
         compared = list(pool.map(evaluator.match, taken * 3))
-    assert repr(evaluator._truth) == before
+    assert repr(evaluator._instances) == before
     for output, copied in zip(outputs, untouched, strict=True):
         assert repr(output) == repr(copied)
     for one, again in zip(compared[:16], compared[16:32], strict=True):

@@ -22,7 +22,7 @@ from panoptic_dl.evaluation.metrics import (
     METRICS,
     PUBLISHED,
     Metric,
-    checked,
+    _checked,
     evaluator_configs,
     headline,
     is_better,
@@ -116,7 +116,7 @@ def test_an_impossible_figure_is_an_error(value):
 
 
 def test_rounding_above_hundred_is_cut():
-    assert checked(100 + 1e-12, "PQ") == 100.0
+    assert _checked(100 + 1e-12, "PQ") == 100.0
 
 
 def test_text_has_one_digit():

@@ -145,12 +145,8 @@ def test_without_any_thing_their_figures_are_not_a_number(tmp_path):
 
 def test_a_missing_prediction_is_named(cityscapes):
     records, outputs = truth_of(cityscapes, CITYSCAPES)
-    for factory in (
-        OfficialPanopticEvaluator,
-        OfficialCityscapesSemanticEvaluator,
-        OfficialCityscapesInstanceEvaluator,
-    ):
-        with pytest.raises(EvaluationError, match=r"no prediction for .*2 predictions for 3"):
+    for factory in (OfficialCityscapesSemanticEvaluator, OfficialCityscapesInstanceEvaluator):
+        with pytest.raises(EvaluationError, match=r"gave up: .*prediction .*aachen_000000"):
             evaluate(factory(cityscapes), records[1:], outputs[1:])
 
 
@@ -255,24 +251,6 @@ def test_an_exit_of_an_official_script_is_an_error(cityscapes):
     outputs[0]["sem_seg"] = outputs[0]["sem_seg"][:, :-1]  # the script exits on other sizes
     with pytest.raises(EvaluationError, match=r"gave up: Image heights of .*aachen_000000"):
         evaluate(OfficialCityscapesSemanticEvaluator(cityscapes), records, outputs)
-
-
-@pytest.mark.parametrize(
-    ("evaluator", "kind"),
-    [
-        (OfficialPanopticEvaluator, "panoptic"),
-        (OfficialCityscapesSemanticEvaluator, "labelIds"),
-        (OfficialCityscapesInstanceEvaluator, "instanceIds"),
-    ],
-)
-def test_a_truncated_label_is_named(tmp_path, evaluator, kind):
-    write_cityscapes(tmp_path, val=2)
-    name = cityscapes_panoptic(root=str(tmp_path), split="val", prefix=f"torn_{kind}_")
-    records, outputs = truth_of(name, CITYSCAPES)
-    file = sorted((tmp_path / "cityscapes").glob(f"gtFine/**/*val*/**/*_{kind}.png"))[1]
-    file.write_bytes(file.read_bytes()[:-60])
-    with pytest.raises(EvaluationError, match=f"(cannot read|Unable to load) {file}"):
-        evaluate(evaluator(dataset=name), records, outputs)
 
 
 @pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")

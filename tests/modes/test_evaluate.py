@@ -126,8 +126,8 @@ def test_official_figures_that_differ_are_an_error(tmp_path, config, monkeypatch
 
     cfg = config("toy_cityscapes", "evaluation.official=true")
     evaluation = build(cfg.task.evaluation)
-    right = panoptic.panoptic_quality
-    monkeypatch.setattr(panoptic, "panoptic_quality", lambda counts: 0.99 * right(counts))
+    right = panoptic._panoptic_quality
+    monkeypatch.setattr(panoptic, "_panoptic_quality", lambda counts: 0.99 * right(counts))
     with pytest.raises(EvaluationError, match=r"figures differ .*panoptic_seg.PQ"):
         evaluation(Erring(cfg), tmp_path)
     assert (tmp_path / "results.json").is_file()  # nothing is lost

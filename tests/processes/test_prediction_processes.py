@@ -12,7 +12,7 @@ import torch.multiprocessing
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.predictions.dataset import KINDS
 from panoptic_dl.predictions.folder import prediction_writers
-from panoptic_dl.predictions.writer import JsonParts
+from panoptic_dl.predictions.writer import PredictionWriter
 from tests.predictions.datasets import coco_scenes, files_below, save, streets
 
 SHARES = [[5, 0, 3], [4, 1, 2]]
@@ -56,7 +56,7 @@ def fail_together(rank: int, predicted, folder: Path) -> None:
     writer.reset()
     writer.process([coco.items[rank]], [coco.outputs[rank]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JsonParts, "merge", fail)
+        patch.setattr(PredictionWriter, "_finish", fail)
         with pytest.raises(EvaluationError, match="made" if rank == 0 else "the main process can"):
             writer.evaluate()
     torch.distributed.barrier()
