@@ -329,7 +329,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         names: K names of classes.
         confusions: after `evaluate`, in the main process: (K, K + 1) int64 pixels of each true
             class where each class is predicted, the last column none (void). Crowds do not count.
-        counts: see `_panoptic_quality`; None before `evaluate`, and elsewhere than in rank 0.
+        counts: then and there: (K, 6) int64, the sum of IoU in parts, TP, FP, FN.
     """
 
     needs = "panoptic_seg"
