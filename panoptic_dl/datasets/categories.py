@@ -5,10 +5,9 @@ id: the order in a file makes no difference, and those of COCO are as in Detectr
 a color get one that is far from all others.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import read_json
 from panoptic_dl.core.images import IGNORE_LABEL
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
@@ -83,12 +83,11 @@ def read_categories(files: Sequence[Path]) -> Categories:
     for file, other in zip(files[1:], tables[1:], strict=True):
         _require_same(files[0], table, file, other)
     ids = sorted(table, key=lambda category: (not table[category]["isthing"], category))
-    given: dict[int, Color] = {}
+    colors: dict[int, Color] = {}
     for other in reversed(tables):
-        given |= {c["id"]: c["color"] for c in other.values() if c["color"] is not None}
-    without = [category for category in ids if category not in given]
-    chosen = distinct_colors(len(without), list(given.values()))
-    colors = given | dict(zip(without, chosen, strict=True))
+        colors |= {c["id"]: c["color"] for c in other.values() if c["color"] is not None}
+    without = [category for category in ids if category not in colors]
+    colors |= zip(without, _distinct_colors(len(without), list(colors.values())), strict=True)
     classes = Classes.of_categories([table[i] | {"color": colors[i]} for i in ids])
     return Categories(tuple(ids), classes)
 
@@ -100,10 +99,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
         DatasetError: it is missing, torn, or no file of that format.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except OSError as error:
         raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DatasetError(
             f"not a readable JSON file: {file} ({error}); write or copy it again"
         ) from error
@@ -120,9 +119,6 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content
 
 
-_parsed: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}  # state, categories
-
-
 def _categories_of(file: Path) -> list[dict[str, Any]]:
     """Checked categories of a file, read again when it has changed.
 
@@ -132,10 +128,12 @@ def _categories_of(file: Path) -> list[dict[str, Any]]:
         status = file.stat()
     except OSError as error:
         raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
-    state = status.st_mtime_ns, status.st_size
-    if file not in _parsed or _parsed[file][0] != state:
-        _parsed[file] = state, _check_categories(read_annotations(file)["categories"], file)
-    return _parsed[file][1]
+    return _read_categories(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read_categories(file: Path, *state: int) -> list[dict[str, Any]]:
+    return _check_categories(read_annotations(file)["categories"], file)
 
 
 def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
@@ -146,22 +144,26 @@ def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, A
     """
     checked: list[dict[str, Any]] = []
     for category in categories:
-        number, name = category.get("id"), category.get("name")
-        where = f"{file}: category {number!r} ({name!r})"
+        number, name, thing, color = map(category.get, ("id", "name", "isthing", "color"))
+        problem = ""
         if type(number) is not int or number < 0:
-            raise DatasetError(f'{where}: "id" must be a whole number from 0; {GUIDE}')
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f'{where}: "name" must be a text; {GUIDE}')
-        thing = category.get("isthing")
-        if thing not in (0, 1):
-            raise DatasetError(
-                f'{where}: "isthing" is {thing!r}; write 1 if its objects are told apart and '
-                f"counted (a car), 0 if not (the sky); {GUIDE}"
+            problem = f'"id" must be a whole number from 0; {GUIDE}'
+        elif not isinstance(name, str) or not name.strip():
+            problem = f'"name" must be a text; {GUIDE}'
+        elif thing not in (0, 1):
+            problem = (
+                f'"isthing" is {thing!r}; write 1 if its objects are told apart and counted (a '
+                f"car), 0 if not (the sky); {GUIDE}"
             )
-        color = category.get("color")
-        checked.append(
-            {"id": number, "name": name, "isthing": bool(thing), "color": _color(color, where)}
-        )
+        elif color is not None and not _is_color(color):
+            problem = (
+                f'"color" is {color!r}, not [red, green, blue] of 0..255; correct it, or leave it '
+                "out"
+            )
+        if problem:
+            raise DatasetError(f"{file}: category {number!r} ({name!r}): {problem}")
+        rgb = color and tuple(color)
+        checked.append({"id": number, "name": name, "isthing": bool(thing), "color": rgb})
     for key, remedy in (("id", "give each its own"), ("name", "rename one, or make them one")):
         values = [category[key] for category in checked]
         twice = next((value for value in values if values.count(value) > 1), None)
@@ -175,19 +177,10 @@ def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, A
     return checked
 
 
-def _color(color: Any, where: str) -> Color | None:
-    if color is None:
-        return None
-    if (
-        not isinstance(color, list)
-        or len(color) != 3
-        or not all(type(value) is int and 0 <= value <= 255 for value in color)
-    ):
-        raise DatasetError(
-            f'{where}: "color" is {color!r}, not [red, green, blue] of 0..255; correct it, or '
-            "leave it out"
-        )
-    return color[0], color[1], color[2]
+def _is_color(color: Any) -> bool:
+    if not isinstance(color, list) or len(color) != 3:
+        return False
+    return all(type(value) is int and 0 <= value <= 255 for value in color)
 
 
 def _require_same(
@@ -212,7 +205,7 @@ STEPS = np.arange(40, 241, 25)  # of each channel; strong colors hide the pictur
 LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
 
 
-def distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
+def _distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
     """Choose RGB colors one after another, each the farthest (CIELAB) from all before it.
 
     Args:

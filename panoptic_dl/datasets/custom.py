@@ -20,7 +20,7 @@ File names are those of the JSON file, and may have folders in them.
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,6 +34,7 @@ from panoptic_dl.datasets.registry import Layout, Record, register_once
 logger = logging.getLogger(__name__)
 
 LAYOUT_HELP = "docs/custom_dataset.md says what lies where"
+WITHOUT_DATA = "for a trained model without its dataset: dataset.classes_file=RUN/classes.json"
 CITY_SUFFIX = "_leftImg8bit"
 
 Images = Mapping[Any, dict[str, Any]]  # entries of the JSON file by the id of the image
@@ -71,13 +72,7 @@ def custom_classes(
     test = _Split(form, "test", test_split, root, json=test_json)
     files = [split.file for split in (train, test) if split.file.is_file()]
     if not files:
-        try:
-            train.require_annotations()
-        except DatasetError as error:
-            raise DatasetError(
-                f"{error};\n             for a trained model without its dataset: "
-                "dataset.classes_file=RUN/classes.json"
-            ) from error
+        train.require_annotations()
     return read_categories(files).classes
 
 
@@ -126,13 +121,13 @@ class _Format:
     """Where the files of a split lie below `dataset.root`, unless the config names other places.
 
     Attributes:
-        annotations: JSON files; the first that exists is taken. {split} is replaced by the name.
+        json: files; the first that exists is taken. {split} is replaced by the name.
         images, labels: folders; the first that holds the first listed file is taken.
         find_images: from such a folder, the images listed and the JSON file (for messages) to the
             image files by id, relative to the folder. They need not exist.
     """
 
-    annotations: tuple[str, ...]
+    json: tuple[str, ...]
     images: tuple[str, ...]
     labels: tuple[str, ...]
     find_images: Callable[[Path, Images, Path], dict[Any, str]]
@@ -151,21 +146,16 @@ def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, st
     Raises:
         DatasetError: an image has several such files.
     """
-    found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in names:
-            stem = os.path.splitext(name)[0]
-            if not stem.endswith(CITY_SUFFIX):
-                continue
-            path, number = os.path.join(place, name), stem.removesuffix(CITY_SUFFIX)
-            if number in found:
-                raise DatasetError(
-                    f"two files are image {number} of {file}: {found[number]} and {path}; keep one"
-                )
-            found[number] = path
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob(f"*{CITY_SUFFIX}.*")):
+        number = path.stem.removesuffix(CITY_SUFFIX)
+        if number in found:
+            raise DatasetError(
+                f"two files are image {number} of {file}: {found[number]} and {path}; keep one"
+            )
+        found[number] = path
     return {
-        number: os.path.relpath(found[str(number)], folder)
+        number: str(found[str(number)].relative_to(folder))
         if str(number) in found
         else f"<city>/{number}{CITY_SUFFIX}.*"  # is missing, and named so
         for number in listed
@@ -174,7 +164,7 @@ def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, st
 
 FORMATS = {
     "coco_format": _Format(
-        annotations=("annotations/panoptic_{split}.json", "annotations/panoptic_{split}2017.json"),
+        json=("annotations/panoptic_{split}.json", "annotations/panoptic_{split}2017.json"),
         images=("{split}", "{split}2017", "images/{split}", "images/{split}2017", "images", "."),
         labels=(
             "panoptic_{split}",
@@ -186,7 +176,7 @@ FORMATS = {
         find_images=_coco_images,
     ),
     "cityscapes_format": _Format(
-        annotations=("gtFine/cityscapes_panoptic_{split}.json",),
+        json=("gtFine/cityscapes_panoptic_{split}.json",),
         images=("leftImg8bit/{split}",),
         labels=("gtFine/cityscapes_panoptic_{split}",),
         find_images=_cityscapes_images,
@@ -218,7 +208,7 @@ class _Split:
             )
         self.form, self.part, self.split = FORMATS[form], part, split
         self.layout = Layout(f"dataset={form}", str(root))
-        self.json_files = self._places(json, self.form.annotations)
+        self.json_files = self._places(json, self.form.json)
         self.image_folders = self._places(images, self.form.images)
         self.label_folders = self._places(labels, self.form.labels)
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
@@ -229,10 +219,12 @@ class _Split:
 
     def require_annotations(self) -> None:
         """Raise `DatasetError` unless the JSON file exists; name the places that were tried."""
-        self.layout.require_folder(self.layout.base, "dataset.root=FOLDER that holds your data")
+        remedy = f"dataset.root=FOLDER that holds your data; {WITHOUT_DATA}"
+        self.layout.require_folder(self.layout.base, remedy)
         if not self.file.is_file():
             others = "".join(f", nor {file.name}" for file in self.json_files[1:])
-            raise self.layout.error(f"file missing: {self.file}{others}", self._remedy("json"))
+            remedy = f"{self._remedy('json', 'FILE')};\n             {WITHOUT_DATA}"
+            raise self.layout.error(f"file missing: {self.file}{others}", remedy)
 
     def load(self, classes: Classes) -> list[Record]:
         """Check the split and return Detectron2's records.
@@ -240,9 +232,8 @@ class _Split:
         Raises:
             DatasetError: something is missing or does not fit together; names file and remedy.
         """
-        categories = self._categories(classes)
-        content = read_annotations(self.file)
-        listed = _annotated_images(content, self.file)
+        categories, content = self._categories(classes), read_annotations(self.file)
+        images = _annotated_images(content, self.file)
         where = f'{self.file}: "file_name" of the annotation of image'
         labels = {
             annotation["image_id"]: _inside(
@@ -250,21 +241,21 @@ class _Split:
             )
             for annotation in content["annotations"]
         }
-        self.image_folder, images = self._find(
-            "images", self.image_folders, lambda f: self.form.find_images(f, listed, self.file)
+        self.image_folder, image_files = self._find(
+            "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
         )
-        self.label_folder, labels = self._find("labels", self.label_folders, lambda f: labels)
+        self.label_folder, label_files = self._find("labels", self.label_folders, lambda f: labels)
         records: list[Record] = []
         for annotation in content["annotations"]:
             number = annotation["image_id"]
             record: Record = {
-                "file_name": str(self.image_folder / images[number]),
+                "file_name": str(self.image_folder / image_files[number]),
                 "image_id": number,
-                "pan_seg_file_name": str(self.label_folder / labels[number]),
+                "pan_seg_file_name": str(self.label_folder / label_files[number]),
                 "segments_info": _segments(annotation, self.file, categories),
             }
             # Portrait and landscape images are told apart without opening them, by listed sizes.
-            size = {side: listed[number].get(side) for side in ("height", "width")}
+            size = {side: images[number].get(side) for side in ("height", "width")}
             if all(type(value) is int and value > 0 for value in size.values()):
                 record |= size
             records.append(record)
@@ -291,9 +282,8 @@ class _Split:
             )
         return replace(found, classes=classes)
 
-    def _remedy(self, key: str) -> str:
+    def _remedy(self, key: str, value: str = "FOLDER") -> str:
         """How to name the place of files: `key` is "json", "images" or "labels"."""
-        value = "FILE" if key == "json" else "FOLDER"
         return (
             f"put it there, or say where it is: dataset.{self.part}_{key}={value} (relative to "
             f"dataset.root);\n             dataset.{self.part}_split=NAME takes another split than "
@@ -308,9 +298,8 @@ class _Split:
             names = names_in(folder)
             first = next(iter(names.values()))
             if _existing(folder, [first]):
-                expected = set(names.values())
-                found = _existing(folder, expected)
-                self.layout.require_files(expected, found, folder, self._remedy(key))
+                found = _existing(folder, names.values())
+                self.layout.require_files(names.values(), found, folder, self._remedy(key))
                 return folder, names
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
@@ -338,12 +327,12 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
         if number in images:
             raise DatasetError(f"{file} lists image {number!r} twice; give each image its own id")
         images[number] = image
-    if len({type(number) for number in images}) > 1:
+    if len(set(map(type, images))) > 1:
         raise DatasetError(f"{file}: some image ids are numbers and some texts; write one kind")
     annotated: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
         number = annotation.get("image_id")
-        if "segments_info" not in annotation:
+        if not isinstance(annotation.get("segments_info"), list):
             raise DatasetError(
                 f"{file}: an annotation of image {number!r} has no segments_info: this is no "
                 "panoptic file. One of instances or detections is converted as in "
@@ -360,8 +349,7 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
                 "one"
             )
         annotated[number] = images[number]
-    without = [number for number in images if number not in annotated]
-    if without:
+    if without := [number for number in images if number not in annotated]:
         logger.warning(
             "%s: %d of its %d images have no annotation and are left out, such as %r",
             file,
@@ -382,36 +370,33 @@ def _segments(
     """
     contiguous, num_things = categories.contiguous, len(categories.classes.thing_ids)
     segments: dict[int, dict[str, Any]] = {}
-    if not isinstance(annotation["segments_info"], list):
-        raise DatasetError(
-            f"{file}: segments_info of image {annotation['image_id']!r} is no list; {GUIDE}"
-        )
     for segment in annotation["segments_info"]:
         number, category = segment.get("id"), segment.get("category_id")
-        where = f"{file}: segment {number!r} of {annotation['file_name']}"
-        if type(number) is not int or not 0 < number < NUM_IDS:
-            raise DatasetError(
-                f"{where}: ids are whole numbers from 1 to {NUM_IDS - 1}, R + 256 G + 65536 B of "
-                "the PNG; 0 is void"
-            )
-        if number in segments:
-            raise DatasetError(f"{where} is listed twice: give each segment of an image its own id")
-        if type(category) is not int or category not in contiguous:
-            raise DatasetError(
-                f'{where} has the category_id {category!r}, which is not among the "categories" '
-                "of that file; list it there, or correct the segment"
-            )
         crowd = segment.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise DatasetError(f'{where}: "iscrowd" is {crowd!r}; write 0 or 1, or leave it out')
+        problem = ""
+        if type(number) is not int or not 0 < number < NUM_IDS:
+            problem = (
+                f": ids are whole numbers from 1 to {NUM_IDS - 1}, R + 256 G + 65536 B of the PNG; "
+                "0 is void"
+            )
+        elif number in segments:
+            problem = " is listed twice: give each segment of an image its own id"
+        elif type(category) is not int or category not in contiguous:
+            problem = (
+                f' has the category_id {category!r}, which is not among the "categories" of that '
+                "file; list it there, or correct the segment"
+            )
+        elif crowd not in (0, 1):
+            problem = f': "iscrowd" is {crowd!r}; write 0 or 1, or leave it out'
+        if problem:
+            raise DatasetError(f"{file}: segment {number!r} of {annotation['file_name']}{problem}")
         segments[number] = {
             "id": number,
             "category_id": contiguous[category],
             "iscrowd": int(crowd),
             "isthing": contiguous[category] < num_things,  # things come first
+            **({"area": segment["area"]} if "area" in segment else {}),
         }
-        if "area" in segment:
-            segments[number]["area"] = segment["area"]
     return list(segments.values())
 
 
@@ -434,13 +419,12 @@ def _inside(name: Any, where: str) -> str:
 
 def _existing(folder: Path, names: Iterable[str]) -> set[str]:
     """Which of `names`, relative to `folder`, are files; each folder is listed once."""
-    found: set[str] = set()
-    listings: dict[str, Collection[str]] = {}
+    by_parent: dict[str, list[str]] = {}
     for name in names:
-        parent, _, leaf = name.rpartition("/")
-        if parent not in listings:
-            place = folder / parent
-            listings[parent] = set(os.listdir(place)) if place.is_dir() else ()
-        if leaf in listings[parent]:
-            found.add(name)
+        by_parent.setdefault(os.path.dirname(name), []).append(name)
+    found: set[str] = set()
+    for parent, inside in by_parent.items():
+        if (folder / parent).is_dir():
+            listed = set(os.listdir(folder / parent))
+            found.update(name for name in inside if os.path.basename(name) in listed)
     return found

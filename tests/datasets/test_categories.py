@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.categories import distinct_colors, read_categories
+from panoptic_dl.datasets.categories import _distinct_colors, read_categories
 from tests.datasets.tiny_custom import CATEGORIES
 
 COLORS = st.lists(st.integers(0, 255), min_size=3, max_size=3)
@@ -77,15 +77,15 @@ def test_coco_comes_out_as_in_detectron2(tmp_path):
     number=st.integers(1, 255), taken=st.lists(st.tuples(*[st.integers(0, 255)] * 3), max_size=9)
 )
 def test_chosen_colors_differ_from_each_other_and_from_given_ones(number, taken):
-    colors = distinct_colors(number, taken)
+    colors = _distinct_colors(number, taken)
     assert len(set(colors)) == number
     assert not set(colors) & set(taken)
-    assert colors == distinct_colors(number, taken)
-    assert not set(distinct_colors(1, colors)) & set(colors)
+    assert colors == _distinct_colors(number, taken)
+    assert not set(_distinct_colors(1, colors)) & set(colors)
 
 
 def test_the_first_chosen_colors_are_far_apart():
-    colors = distinct_colors(12)
+    colors = _distinct_colors(12)
     pairs = [(a, b) for i, a in enumerate(colors) for b in colors[:i]]
     assert min(sum(abs(x - y) for x, y in zip(a, b, strict=True)) for a, b in pairs) > 80
 
