@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from panoptic_dl.datasets.toy.scene import STREET_TEXTURES, render_scene, sample_random
-from panoptic_dl.datasets.toy.storage import draw_samples, store_once
+from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
 from panoptic_dl.datasets.toy.street import compose_street
 
 # Counted up whenever the pictures or labels of the same parameters change.
@@ -75,13 +75,9 @@ def toy_cityscapes(
         Absolute path.
     Raises:
         ValueError: a parameter is out of range.
-        ToyStorageError: (a ValueError) root cannot be written.
+        DatasetError: (a ValueError) root cannot be written.
     """
-    height, width = (int(side) for side in size)
-    if min(height, width) < 64:
-        raise ValueError(f"size must be (H, W) of at least 64 pixels each, got {tuple(size)}")
-    if num_train < 1 or num_val < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
+    parameters = check_parameters(VERSION, num_train, num_val, size, 64, seed)
     unknown = set(classes) - set(ALL_CLASSES)
     missing = set(ALWAYS) - set(classes)
     if unknown or missing:
@@ -90,14 +86,6 @@ def toy_cityscapes(
             f"choose from {list(ALL_CLASSES)}, with at least {list(ALWAYS)}"
         )
     chosen = [name for name in ALL_CLASSES if name in set(classes)]
-    parameters = {
-        "version": VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "size": [height, width],
-        "seed": seed,
-        "classes": chosen,
-    }
 
     def make(folder: Path) -> None:
         base = folder / "cityscapes"
@@ -107,11 +95,11 @@ def toy_cityscapes(
                 (base / "leftImg8bit" / split / city).mkdir(parents=True)
                 (base / "gtFine" / split / city).mkdir(parents=True)
             for index in range(count):
-                jobs.append((str(base), split, index, (height, width), seed, chosen))
+                jobs.append((str(base), split, index, parameters["size"], seed, chosen))
         draw_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
         _convert_to_panoptic(base)
 
-    return str(store_once(root, "toy_cityscapes", parameters, make))
+    return str(store_once(root, "toy_cityscapes", parameters | {"classes": chosen}, make))
 
 
 def _write_sample(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from panoptic_dl.datasets.toy.places import (
     NO_CATEGORY,
@@ -23,24 +25,15 @@ from panoptic_dl.datasets.toy.places import (
     compose_table,
 )
 from panoptic_dl.datasets.toy.scene import draw_order, render_scene, sample_random
-from panoptic_dl.datasets.toy.storage import draw_samples, store_once
+from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
 
 
-def box_of(mask: np.ndarray) -> list[int]:
-    """[x, y, width, height] of a bool (H, W) mask, in pixels."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
-
-
-def describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
+def _describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
     """The fields of an instances JSON that a mask gives: run lengths for a crowd, else polygons."""
-    from pycocotools import mask as coco_mask
-
     height, width = mask.shape
     if is_crowd:
-        runs = {"counts": count_runs(mask), "size": [height, width]}
-        box = [float(value) for value in box_of(mask)]
+        runs = {"counts": _count_runs(mask), "size": [height, width]}
+        box = [float(value) for value in _box_of(mask)]
         return {"segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
     polygons = _trace_polygons(mask)
     encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
@@ -50,6 +43,12 @@ def describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
         "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
         "iscrowd": 0,
     }
+
+
+def _box_of(mask: np.ndarray) -> list[int]:
+    """[x, y, width, height] of a bool (H, W) mask, in pixels."""
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return [int(value) for value in coco_mask.toBbox(encoded)]
 
 
 def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -67,7 +66,7 @@ def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
     return polygons
 
 
-def count_runs(mask: np.ndarray) -> list[int]:
+def _count_runs(mask: np.ndarray) -> list[int]:
     """Lengths of the runs of 0, 1, 0, ... down the columns (COCO's uncompressed RLE)."""
     flat = np.concatenate([[0], mask.ravel(order="F").astype(np.int8), [0]])
     edges = np.flatnonzero(np.diff(flat))
@@ -124,20 +123,9 @@ def toy_coco(
         Absolute path.
     Raises:
         ValueError: a parameter is out of range.
-        ToyStorageError: (a ValueError) root cannot be written.
+        DatasetError: (a ValueError) root cannot be written.
     """
-    height, width = (int(side) for side in size)
-    if min(height, width) < 96:
-        raise ValueError(f"size must be (H, W) of at least 96 pixels each, got {tuple(size)}")
-    if num_train < 1 or num_val < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
-    parameters = {
-        "version": VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "size": [height, width],
-        "seed": seed,
-    }
+    parameters = check_parameters(VERSION, num_train, num_val, size, 96, seed)
 
     def make(folder: Path) -> None:
         base = folder / "coco"
@@ -147,7 +135,7 @@ def toy_coco(
             (base / split).mkdir()
             (base / f"panoptic_{split}").mkdir()
             for index in range(count):
-                jobs.append((str(base), split, index, (height, width), seed))
+                jobs.append((str(base), split, index, parameters["size"], seed))
         samples = draw_samples(_write_sample, jobs, "toy COCO", num_workers)
         for split in ("train2017", "val2017"):
             mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
@@ -169,12 +157,7 @@ def _choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
 def _write_sample(
     base: str, split: str, index: int, size: Sequence[int], seed: int
 ) -> dict[str, Any]:
-    """Draws one scene, writes image and panoptic PNG; returns what the JSON files say of it.
-
-    Returns:
-        {"id", "height", "width", "segments": [...], "instances": [...]}, with the names of
-        categories in place of their numbers.
-    """
+    """Draws one scene, writes image and panoptic PNG; returns its entries in the JSON files."""
     shape = _choose_size(index, size)
     scale = 3 if min(shape) <= 192 else 2
     chance = sample_random(seed, split, index)
@@ -205,6 +188,7 @@ def _write_sample(
         for number, part in enumerate(parts, start=1)
         if part.is_thing or part.is_crowd
     ]
+    category_ids = {category["name"]: category["id"] for category in _categories()}
     identifiers = np.zeros(shape, dtype=np.int64)
     segments, instances = [], []
     # Distinct random colors, as the official ids are.
@@ -217,32 +201,40 @@ def _write_sample(
         segments.append(
             {
                 "id": color,
-                "name": name,
                 "iscrowd": int(is_crowd),
-                "bbox": box_of(mask),
+                "bbox": _box_of(mask),
                 "area": int(mask.sum()),
+                "category_id": category_ids[name],
             }
         )
         if name not in stuff:
-            instances.append({"name": name, **describe_instance(mask, is_crowd)})
+            category = {"image_id": image_id, "category_id": category_ids[name]}
+            instances.append(category | _describe_instance(mask, is_crowd))
     rgb = np.stack([identifiers % 256, identifiers // 256 % 256, identifiers // 256**2], axis=-1)
     Image.fromarray(rgb.astype(np.uint8)).save(Path(base, f"panoptic_{split}", f"{stem}.png"))
     return {
-        "id": image_id,
-        "height": shape[0],
-        "width": shape[1],
-        "segments": segments,
+        "image": {
+            "id": image_id,
+            "file_name": f"{stem}.jpg",
+            "height": shape[0],
+            "width": shape[1],
+            "license": 1,
+            "date_captured": "2017-01-01 00:00:00",
+        },
+        "panoptic": {
+            "image_id": image_id,
+            "file_name": f"{stem}.png",
+            "segments_info": segments,
+        },
         "instances": instances,
     }
 
 
-def _write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
-    """The panoptic and the instances JSON of one split."""
-    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+@lru_cache
+def _categories() -> list[dict[str, Any]]:
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES  # takes seconds
 
-    numbers = {category["name"]: category["id"] for category in COCO_CATEGORIES}
-    things = {category["name"] for category in COCO_CATEGORIES if category["isthing"]}
-    categories = [
+    return [
         {
             "id": category["id"],
             "name": category["name"],
@@ -251,56 +243,24 @@ def _write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) 
         }
         for category in COCO_CATEGORIES
     ]
+
+
+def _write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
+    """The panoptic and the instances JSON of one split."""
+    instances = [instance for sample in samples for instance in sample["instances"]]
+    things = [
+        {key: value for key, value in category.items() if key != "isthing"}
+        for category in _categories()
+        if category["isthing"]
+    ]
     about = {
         "info": {"description": "toy COCO of panoptic-dl: drawn scenes", "version": str(VERSION)},
         "licenses": [{"id": 1, "name": "Apache License 2.0", "url": ""}],
-        "images": [
-            {
-                "id": sample["id"],
-                "file_name": f"{sample['id']:012d}.jpg",
-                "height": sample["height"],
-                "width": sample["width"],
-                "license": 1,
-                "date_captured": "2017-01-01 00:00:00",
-            }
-            for sample in samples
-        ],
+        "images": [sample["image"] for sample in samples],
     }
-    panoptic: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
-    for sample in samples:
-        segments = []
-        for segment in sample["segments"]:
-            name = segment["name"]
-            rest = {key: value for key, value in segment.items() if key != "name"}
-            segments.append({**rest, "category_id": numbers[name]})
-        panoptic.append(
-            {
-                "image_id": sample["id"],
-                "file_name": f"{sample['id']:012d}.png",
-                "segments_info": segments,
-            }
-        )
-        for instance in sample["instances"]:
-            name = instance["name"]
-            assert name in things, f"{name} is no thing of COCO"
-            rest = {key: value for key, value in instance.items() if key != "name"}
-            instances.append(
-                {
-                    "id": len(instances) + 1,
-                    "image_id": sample["id"],
-                    "category_id": numbers[name],
-                    **rest,
-                }
-            )
-    thing_categories = [
-        {key: value for key, value in category.items() if key != "isthing"}
-        for category in categories
-        if category["isthing"]
-    ]
     for kind, found, listed in (
-        ("panoptic", panoptic, categories),
-        ("instances", instances, thing_categories),
+        ("panoptic", [sample["panoptic"] for sample in samples], _categories()),
+        ("instances", [{"id": i} | each for i, each in enumerate(instances, start=1)], things),
     ):
         content = {**about, "annotations": found, "categories": listed}
         (folder / f"{kind}_{split}.json").write_text(json.dumps(content))

@@ -137,7 +137,7 @@ def draw_traffic_light(
     return [post, Part("traffic light", layer, z - 0.02)]
 
 
-def draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
+def _draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """An advertising column or a litter bin: "static", which no class describes."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
@@ -154,7 +154,7 @@ def draw_bin(camera: Camera, light: Light, chance: random.Random, *, x: float, z
     return Part("static", layer, z, shadow=ground_shadow(camera, light, x, z, 0.6))
 
 
-def draw_heap(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
+def _draw_heap(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """Something under a tarpaulin, "unlabeled": nobody can tell what it is."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
@@ -173,7 +173,7 @@ def draw_heap(camera: Camera, light: Light, chance: random.Random, *, x: float, 
     return Part("unlabeled", layer, z, shadow=ground_shadow(camera, light, x, z, 0.9))
 
 
-def draw_pram(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
+def _draw_pram(camera: Camera, light: Light, chance: random.Random, *, x: float, z: float) -> Part:
     """A pram: "dynamic", something that moves and has no class."""
     foot = camera.project(x, 0, z)
     unit = camera.pixels(1.0, z)
@@ -195,7 +195,7 @@ DARK: Color = (30, 28, 30)
 WHITE: Color = (248, 248, 244)
 
 
-def draw_chair(pen: Pen, chance: random.Random) -> None:
+def _draw_chair(pen: Pen, chance: random.Random) -> None:
     """A wooden chair."""
     wood = chance.choice(((206, 70, 60), (226, 226, 220), (58, 110, 120)))
     dark = brighten(wood, 0.7)
@@ -211,7 +211,7 @@ def draw_chair(pen: Pen, chance: random.Random) -> None:
         pen.polygon(rectangle(x, 0.0, x + 0.09, 0.36), wood)
 
 
-def draw_couch(pen: Pen, chance: random.Random) -> None:
+def _draw_couch(pen: Pen, chance: random.Random) -> None:
     """A sofa with two cushions, about 2.2 units wide."""
     cloth = chance.choice(((62, 96, 142), (86, 128, 104), (150, 84, 96)))
     dark, pale = brighten(cloth, 0.72), brighten(cloth, 1.18)
@@ -240,7 +240,7 @@ def draw_couch(pen: Pen, chance: random.Random) -> None:
     pen.polygon([(-0.7, 0.56), (-0.74, 0.86), (-0.42, 0.9), (-0.38, 0.56)], cushion)
 
 
-def draw_plant(pen: Pen, chance: random.Random) -> None:
+def _draw_plant(pen: Pen, chance: random.Random) -> None:
     """A plant in a terracotta pot."""
     leaf = chance.choice(((50, 140, 70), (70, 150, 60)))
     for number in range(9):
@@ -262,7 +262,7 @@ def draw_plant(pen: Pen, chance: random.Random) -> None:
     pen.polygon(rectangle(-0.3, 0.3, 0.3, 0.4), (212, 114, 72))
 
 
-def draw_tv(pen: Pen, chance: random.Random) -> None:
+def _draw_tv(pen: Pen, chance: random.Random) -> None:
     """A television set that is on."""
     pen.polygon(rectangle(-0.35, 0.0, 0.35, 0.06), (44, 44, 48))
     pen.polygon(rectangle(-0.08, 0.0, 0.08, 0.16), (44, 44, 48))
@@ -275,7 +275,7 @@ def draw_tv(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.42, 0.76), (0.09, 0.09), (255, 232, 140))
 
 
-def draw_clock(pen: Pen, chance: random.Random) -> None:
+def _draw_clock(pen: Pen, chance: random.Random) -> None:
     """A round clock."""
     rim = chance.choice(((40, 40, 44), (150, 40, 40)))
     pen.ellipse((0, 0.5), (0.5, 0.5), rim)
@@ -297,7 +297,7 @@ def draw_clock(pen: Pen, chance: random.Random) -> None:
         )
 
 
-def draw_bottle(pen: Pen, chance: random.Random) -> None:
+def _draw_bottle(pen: Pen, chance: random.Random) -> None:
     """A wine bottle."""
     glass = chance.choice(((34, 92, 52), (28, 80, 46), (44, 104, 58)))
     pen.polygon(
@@ -319,7 +319,7 @@ def draw_bottle(pen: Pen, chance: random.Random) -> None:
     pen.polygon(rectangle(-0.11, 0.46, -0.07, 0.58), mix(glass, WHITE, 0.6))
 
 
-def draw_cup(pen: Pen, chance: random.Random) -> None:
+def _draw_cup(pen: Pen, chance: random.Random) -> None:
     """A mug."""
     glaze = chance.choice(((240, 240, 246), (90, 150, 220), (226, 236, 250)))
     pen.ring((0.46, 0.5), (0.24, 0.27), 0.1, brighten(glaze, 0.85))
@@ -330,7 +330,7 @@ def draw_cup(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0, 0.91), (0.36, 0.075), (92, 56, 34))
 
 
-def draw_pizza(pen: Pen, chance: random.Random) -> None:
+def _draw_pizza(pen: Pen, chance: random.Random) -> None:
     """A pizza lying on a table, about 2 units wide."""
     pen.ellipse((0, 0.42), (1.0, 0.42), (176, 108, 50))
     pen.ellipse((0, 0.44), (0.97, 0.4), (214, 150, 82))
@@ -349,7 +349,7 @@ def draw_pizza(pen: Pen, chance: random.Random) -> None:
         )
 
 
-def draw_apple(pen: Pen, chance: random.Random) -> None:
+def _draw_apple(pen: Pen, chance: random.Random) -> None:
     """An apple."""
     skin = chance.choice(((204, 28, 36), (188, 22, 40), (214, 48, 36)))
     pen.line([(0, 0.75), (0.06, 1.0)], 0.07, (90, 60, 34))
@@ -359,7 +359,7 @@ def draw_apple(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((-0.2, 0.56), (0.1, 0.14), mix(skin, WHITE, 0.55), solid=False)
 
 
-def draw_orange(pen: Pen, chance: random.Random) -> None:
+def _draw_orange(pen: Pen, chance: random.Random) -> None:
     """An orange."""
     skin = chance.choice(((250, 142, 20), (246, 130, 14)))
     pen.ellipse((0, 0.5), (0.5, 0.5), brighten(skin, 0.88))
@@ -368,7 +368,7 @@ def draw_orange(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.05, 0.95), (0.05, 0.03), (90, 120, 40), solid=False)
 
 
-def draw_banana(pen: Pen, chance: random.Random) -> None:
+def _draw_banana(pen: Pen, chance: random.Random) -> None:
     """A banana, about 1.7 units wide."""
     skin = chance.choice(((250, 220, 60), (244, 210, 44)))
     outer = arc((0, 1.0), (0.85, 0.95), 0.53, 0.97, 14)
@@ -378,3 +378,19 @@ def draw_banana(pen: Pen, chance: random.Random) -> None:
     pen.polygon([*outer, *middle], brighten(skin, 0.84), solid=False)
     pen.polygon([(0.78, 0.82), (0.84, 1.0), (0.92, 0.98), (0.86, 0.8)], (110, 84, 30))
     pen.ellipse((-0.8, 0.9), (0.06, 0.06), (90, 70, 30))
+
+
+WITHOUT_CLASS = (_draw_bin, _draw_pram, _draw_heap)
+OF_ROOMS = {
+    "bottle": _draw_bottle,
+    "cup": _draw_cup,
+    "banana": _draw_banana,
+    "apple": _draw_apple,
+    "orange": _draw_orange,
+    "pizza": _draw_pizza,
+    "chair": _draw_chair,
+    "couch": _draw_couch,
+    "potted plant": _draw_plant,
+    "tv": _draw_tv,
+    "clock": _draw_clock,
+}

@@ -240,7 +240,7 @@ DARK: Color = (30, 28, 30)
 WHITE: Color = (248, 248, 244)
 
 
-def draw_dog(pen: Pen, chance: random.Random) -> None:
+def _draw_dog(pen: Pen, chance: random.Random) -> None:
     """A dog that stands, facing right."""
     coat = chance.choice(((150, 98, 52), (176, 122, 70), (122, 76, 42)))
     dark = brighten(coat, 0.72)
@@ -260,7 +260,7 @@ def draw_dog(pen: Pen, chance: random.Random) -> None:
     pen.polygon([(0.36, 0.7), (0.4, 0.6), (0.62, 0.7), (0.58, 0.78)], (200, 40, 44), solid=False)
 
 
-def draw_cat(pen: Pen, chance: random.Random) -> None:
+def _draw_cat(pen: Pen, chance: random.Random) -> None:
     """A cat that sits, seen from the front."""
     coat = chance.choice(((232, 140, 58), (222, 128, 48), (240, 152, 72)))
     stripe = brighten(coat, 0.72)
@@ -286,7 +286,7 @@ def draw_cat(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0, 0.7), (0.035, 0.025), (216, 110, 110), solid=False)
 
 
-def draw_sheep(pen: Pen, chance: random.Random) -> None:
+def _draw_sheep(pen: Pen, chance: random.Random) -> None:
     """A sheep, facing right."""
     wool = chance.choice(((240, 236, 224), (230, 226, 214)))
     face = (58, 52, 52)
@@ -313,7 +313,7 @@ def draw_sheep(pen: Pen, chance: random.Random) -> None:
     pen.ellipse((0.68, 0.73), (0.03, 0.035), WHITE, solid=False)
 
 
-def draw_bird(pen: Pen, chance: random.Random) -> None:
+def _draw_bird(pen: Pen, chance: random.Random) -> None:
     """A gull on the wing."""
     white = (244, 246, 248)
     grey = (150, 160, 172)
@@ -495,3 +495,6 @@ def draw_far_wood(camera: Camera, light: Light, chance: random.Random) -> Part:
             solid=False,
         )
     return Part("vegetation", layer, 125.0, haze=light.haze_at(65.0))
+
+
+ANIMALS = {"bird": _draw_bird, "cat": _draw_cat, "dog": _draw_dog, "sheep": _draw_sheep}

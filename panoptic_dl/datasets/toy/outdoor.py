@@ -11,10 +11,9 @@ import math
 import random
 from collections.abc import Callable
 
-from panoptic_dl.datasets.toy import household as household_things
-from panoptic_dl.datasets.toy import living as animals
 from panoptic_dl.datasets.toy.canvas import Color, Layer, Pen, Point, arc, brighten, mix, rectangle
-from panoptic_dl.datasets.toy.living import draw_bicycle, draw_walker
+from panoptic_dl.datasets.toy.household import OF_ROOMS
+from panoptic_dl.datasets.toy.living import ANIMALS, draw_bicycle, draw_walker
 from panoptic_dl.datasets.toy.scene import Camera, Light, Part, haze_of_wall
 from panoptic_dl.datasets.toy.vehicles import CAR_PAINTS, draw_car_profile
 
@@ -122,15 +121,15 @@ def _draw_stop_sign(pen: Pen, chance: random.Random) -> None:
 
 def _draw_car(pen: Pen, chance: random.Random) -> None:
     """A car from its side, about 3 units long."""
-    draw_car_profile(shrink(pen, 0.66), chance.choice(CAR_PAINTS))
+    draw_car_profile(_shrink(pen, 0.66), chance.choice(CAR_PAINTS))
 
 
 def _draw_cycle(pen: Pen, chance: random.Random) -> None:
     """A bicycle from its side."""
-    draw_bicycle(shrink(pen, 0.9), chance)
+    draw_bicycle(_shrink(pen, 0.9), chance)
 
 
-def shrink(pen: Pen, factor: float) -> Pen:
+def _shrink(pen: Pen, factor: float) -> Pen:
     """The same pen with smaller units."""
     return Pen(pen.layer, pen.foot, pen.unit * factor, flip=pen.sign < 0)
 
@@ -141,25 +140,12 @@ DRAWINGS: dict[str, Callable[[Pen, random.Random], None]] = {
     "car": _draw_car,
     "boat": _draw_boat,
     "stop sign": _draw_stop_sign,
-    "bird": animals.draw_bird,
-    "cat": animals.draw_cat,
-    "dog": animals.draw_dog,
-    "sheep": animals.draw_sheep,
+    **ANIMALS,
     "umbrella": _draw_umbrella,
     "kite": _draw_kite,
     "sports ball": _draw_ball,
     "surfboard": _draw_surfboard,
-    "bottle": household_things.draw_bottle,
-    "cup": household_things.draw_cup,
-    "banana": household_things.draw_banana,
-    "apple": household_things.draw_apple,
-    "orange": household_things.draw_orange,
-    "pizza": household_things.draw_pizza,
-    "chair": household_things.draw_chair,
-    "couch": household_things.draw_couch,
-    "potted plant": household_things.draw_plant,
-    "tv": household_things.draw_tv,
-    "clock": household_things.draw_clock,
+    **OF_ROOMS,
 }
 
 # Half width and height of the drawings in units, where they differ from (0.7, 1.1).

@@ -204,7 +204,7 @@ def settle(
             part.outlines = part.outlines[:1]
         if part.outlines:
             traced.append(part)
-    seen = count_visible(traced, size)
+    seen = _count_visible(traced, size)
     kept = []
     for part, visible in zip(traced, seen, strict=True):
         if part.is_thing or part.is_crowd:
@@ -213,7 +213,7 @@ def settle(
             if visible < max(least_area, least_share * whole.histogram()[1]):
                 continue
         kept.append(part)
-    seen = count_visible(kept, size)
+    seen = _count_visible(kept, size)
     totals: dict[str, int] = {}
     for part, visible in zip(kept, seen, strict=True):
         totals[part.label] = totals.get(part.label, 0) + visible
@@ -223,7 +223,7 @@ def settle(
     return kept
 
 
-def count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
+def _count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
     """How many pixels of each part no later part covers."""
     order = draw_order(parts, size)
     counts = np.bincount(order.ravel(), minlength=len(parts) + 1)

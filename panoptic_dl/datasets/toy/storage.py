@@ -15,19 +15,34 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import file_lock
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 
 RECORD = "toy.json"
 
 
-class ToyStorageError(ValueError):
-    """The toy data cannot be written where it was asked for, or lacks files."""
+def check_parameters(
+    version: int, num_train: int, num_val: int, size: Sequence[int], smallest: int, seed: int
+) -> dict[str, Any]:
+    """What the content of a toy depends on; `size` is (H, W), both at least `smallest` pixels.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if min(size) < smallest:
+        raise ValueError(
+            f"size must be (H, W) of at least {smallest} pixels each, got {tuple(size)}"
+        )
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
+    numbers = {"version": version, "num_train": num_train, "num_val": num_val, "seed": seed}
+    return numbers | {"size": [int(side) for side in size]}
 
 
 def store_once(
@@ -43,35 +58,35 @@ def store_once(
     Returns:
         Absolute path of the complete folder.
     Raises:
-        ToyStorageError: `root` cannot be written, or files have vanished from the complete folder.
+        DatasetError: `root` cannot be written, or files have vanished from the complete folder.
     """
     text = json.dumps(parameters, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     base = Path(os.path.abspath(os.path.expanduser(root)))
     target = base / f"{kind}_{digest}"
-    if target.is_dir():
-        return _check_whole(target)
     try:
         base.mkdir(parents=True, exist_ok=True)
-        with file_lock(base / f".{target.name}.lock", wait=True) as lock:
-            if target.is_dir():
-                return _check_whole(target)
-            if lock is not None:
-                # Nobody else works on this one, so what lies there was left by an interrupted run.
-                for leftover in base.glob(f".{target.name}.part-*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-            return fill(target, parameters, make)
+        if not target.is_dir():
+            with file_lock(base / f".{target.name}.lock", wait=True) as lock:
+                if lock is not None:
+                    # Nobody else works on this one: what lies there an interrupted run has left.
+                    for leftover in base.glob(f".{target.name}.part-*"):
+                        shutil.rmtree(leftover, ignore_errors=True)
+                if not target.is_dir():
+                    _fill(target, parameters, make)
+                    return target
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(base)):
             raise
-        raise ToyStorageError(
+        raise DatasetError(
             f"toy data cannot be written to {base}: {error.strerror or error}. Choose another "
             f"folder: PANOPTIC_DL_CACHE=/another/folder in the environment, "
             f"dataset.root.root=/another/folder on the command line, or root=... in Python"
         ) from error
+    return _check_complete(target)
 
 
-def fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+def _fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], None]) -> None:
     """Makes the content under a temporary name, then gives it its own."""
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
     try:
@@ -83,21 +98,20 @@ def fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], 
         try:
             part.rename(target)
         except OSError:
+            # Another process was first (possible only without locks): the same content.
             if not target.is_dir():
                 raise
-            # Another process was first (possible only without locks): the same content.
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target
 
 
-def _check_whole(target: Path) -> Path:
+def _check_complete(target: Path) -> Path:
     """Returns the folder if all of its files are there, e.g. not thinned by a cleaner of /tmp."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         record = json.loads((target / RECORD).read_text())
         if _count_files(target) == record["num_files"] + 1:
             return target
-    raise ToyStorageError(
+    raise DatasetError(
         f"files are missing from (or were added to) the toy data in {target}: delete this folder, "
         f"it is made anew on the next use"
     )

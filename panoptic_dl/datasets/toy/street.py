@@ -15,7 +15,6 @@ from panoptic_dl.datasets.toy import living as plants
 from panoptic_dl.datasets.toy import outdoor as buildings
 from panoptic_dl.datasets.toy import places as ground
 from panoptic_dl.datasets.toy import vehicles as cars
-from panoptic_dl.datasets.toy import vehicles as large_vehicles
 from panoptic_dl.datasets.toy.canvas import Layer
 from panoptic_dl.datasets.toy.scene import WEATHERS, Camera, Light, Part, Room, merge_crowd, settle
 
@@ -97,10 +96,10 @@ class _Traffic:
 
     def clutter(self) -> list[Part]:
         """Something that belongs to no class."""
-        draws = (furniture.draw_bin, furniture.draw_pram, furniture.draw_heap)
         x = self.beside(self.chance.choice((-1, 1)), 0.6, 1.8)
         z = self.chance.uniform(9.0, 16.0)
-        return [self.chance.choice(draws)(self.camera, self.light, self.chance, x=x, z=z)]
+        draw = self.chance.choice(furniture.WITHOUT_CLASS)
+        return [draw(self.camera, self.light, self.chance, x=x, z=z)]
 
     def beside(self, side: int, low: float, high: float) -> float:
         """A lateral position on the pavement, low..high metres from the kerb."""
@@ -127,17 +126,12 @@ class _Traffic:
 
     def large_vehicle(self) -> list[Part]:
         """A bus, lorry or tram."""
-        draws = {
-            "bus": large_vehicles.draw_bus,
-            "truck": large_vehicles.draw_truck,
-            "train": large_vehicles.draw_train,
-        }
-        kinds = [kind for kind in draws if kind in self.classes]
+        kinds = [kind for kind in cars.LARGE_VEHICLES if kind in self.classes]
         if not kinds:
             return []
         coming = self.chance.random() < 0.5
         x = (-0.52 if coming else 0.52) * self.half
-        draw = draws[self.chance.choice(kinds)]
+        draw = cars.LARGE_VEHICLES[self.chance.choice(kinds)]
         z = self.chance.uniform(11.0, 21.0)
         return [draw(self.camera, self.light, self.chance, x=x, z=z, coming=coming)]
 

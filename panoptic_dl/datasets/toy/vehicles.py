@@ -21,7 +21,7 @@ GLASS: Color = (34, 44, 58)
 GLASS_LIGHT: Color = (108, 134, 158)
 
 
-class Box:
+class _Box:
     """A prism along the street: a profile at depth z, the same at z + length."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Box:
             )
 
 
-def along(camera: Camera, x: float, z: float, width: float, height: float, length: float) -> Layer:
+def _along(camera: Camera, x: float, z: float, width: float, height: float, length: float) -> Layer:
     """An empty layer that holds a box vehicle."""
     half = width / 2 + 0.15
     return camera.layer(
@@ -124,7 +124,7 @@ def along(camera: Camera, x: float, z: float, width: float, height: float, lengt
     )
 
 
-def stand(
+def _stand(
     camera: Camera, light: Light, label: str, layer: Layer, x: float, z: float, width: float
 ) -> Part:
     """Finishes a box vehicle: haze, and its shadow on the road."""
@@ -157,7 +157,7 @@ def draw_car(
     paint = chance.choice(CAR_PAINTS)
     length = chance.uniform(3.9, 4.5)
     tall = chance.uniform(1.42, 1.66)
-    layer = along(camera, x, z, 1.9, tall, length)
+    layer = _along(camera, x, z, 1.9, tall, length)
     waist = 0.92
     body_profile = [
         (-0.86, 0.22),
@@ -177,9 +177,9 @@ def draw_car(
         (0.64, tall - 0.08),
         (0.84, waist - 0.05),
     ]
-    body = Box(camera, layer, body_profile, x=x, z=z, length=length)
+    body = _Box(camera, layer, body_profile, x=x, z=z, length=length)
     near, deep = (0.26, 0.62) if coming else (0.06, 0.6)
-    cabin = Box(camera, layer, cabin_profile, x=x, z=z + near * length, length=deep * length)
+    cabin = _Box(camera, layer, cabin_profile, x=x, z=z + near * length, length=deep * length)
 
     body.tyres(0.84, 0.36)
     body.shell(paint, light)
@@ -211,7 +211,7 @@ def draw_car(
         for side in (-1, 1):
             body.patch(rectangle(side * 0.89, 0.56, side * 0.56, 0.8), (226, 22, 26))
             body.patch(rectangle(side * 0.86, 0.68, side * 0.7, 0.78), (255, 128, 96))
-    return stand(camera, light, "car", layer, x, z, 1.9)
+    return _stand(camera, light, "car", layer, x, z, 1.9)
 
 
 def draw_crossing_car(
@@ -224,7 +224,7 @@ def draw_crossing_car(
     layer = camera.layer((left, top), (right, bottom))
     pen = Pen(layer, camera.project(x, 0, z), camera.pixels(1.0, z), flip=chance.random() < 0.5)
     draw_car_profile(pen, paint)
-    part = stand(camera, light, "car", layer, x, z, 4.4)
+    part = _stand(camera, light, "car", layer, x, z, 4.4)
     return part
 
 
@@ -273,13 +273,13 @@ TRUCK_PAINTS: tuple[Color, ...] = ((232, 108, 34), (222, 96, 26), (240, 122, 48)
 TRAIN_PAINTS: tuple[Color, ...] = ((196, 24, 58), (182, 20, 50))
 
 
-def draw_bus(
+def _draw_bus(
     camera: Camera, light: Light, chance: random.Random, *, x: float, z: float, coming: bool
 ) -> Part:
     """A city bus: one long yellow box with a dark band of windows."""
     paint = chance.choice(BUS_PAINTS)
     length, half, tall = 9.5, 1.25, 3.05
-    layer = along(camera, x, z, 2 * half, tall, length)
+    layer = _along(camera, x, z, 2 * half, tall, length)
     profile = [
         (-half, 0.35),
         (-half, tall - 0.15),
@@ -288,7 +288,7 @@ def draw_bus(
         (half, tall - 0.15),
         (half, 0.35),
     ]
-    box = Box(camera, layer, profile, x=x, z=z, length=length)
+    box = _Box(camera, layer, profile, x=x, z=z, length=length)
     box.tyres(half - 0.1, 0.5)
     box.shell(paint, light)
     for number in range(6):
@@ -309,19 +309,19 @@ def draw_bus(
         lamp = (222, 24, 24)
     for side in (-1, 1):
         box.patch(rectangle(side * (half - 0.1), 0.68, side * (half - 0.48), 0.95), lamp)
-    return stand(camera, light, "bus", layer, x, z, 2 * half)
+    return _stand(camera, light, "bus", layer, x, z, 2 * half)
 
 
-def draw_truck(
+def _draw_truck(
     camera: Camera, light: Light, chance: random.Random, *, x: float, z: float, coming: bool
 ) -> Part:
     """A lorry: a white ribbed cargo box, an orange cab."""
     paint = chance.choice(TRUCK_PAINTS)
     cargo_paint = chance.choice(((234, 236, 238), (222, 226, 230)))
     length, half, tall = 7.0, 1.25, 3.5
-    layer = along(camera, x, z, 2 * half, tall, length)
+    layer = _along(camera, x, z, 2 * half, tall, length)
     share = 0.26 if coming else 0.0
-    cargo = Box(
+    cargo = _Box(
         camera,
         layer,
         rectangle(-half, 0.85, half, tall),
@@ -330,7 +330,7 @@ def draw_truck(
         length=length * 0.74,
     )
     cab_near = 0.0 if coming else 0.78
-    cab = Box(
+    cab = _Box(
         camera,
         layer,
         [(-1.15, 0.4), (-1.15, 2.3), (-0.95, 2.65), (0.95, 2.65), (1.15, 2.3), (1.15, 0.4)],
@@ -338,7 +338,7 @@ def draw_truck(
         z=z + cab_near * length,
         length=length * 0.22,
     )
-    frame = Box(camera, layer, rectangle(-1.1, 0.42, 1.1, 0.9), x=x, z=z, length=length * 0.97)
+    frame = _Box(camera, layer, rectangle(-1.1, 0.42, 1.1, 0.9), x=x, z=z, length=length * 0.97)
 
     def paint_cab() -> None:
         cab.shell(paint, light)
@@ -370,16 +370,16 @@ def draw_truck(
         cargo.patch(rectangle(-half, 1.5, half, 2.1), paint)
         for side in (-1, 1):
             frame.patch(rectangle(side * 1.08, 0.55, side * 0.75, 0.8), (222, 24, 24))
-    return stand(camera, light, "truck", layer, x, z, 2 * half)
+    return _stand(camera, light, "truck", layer, x, z, 2 * half)
 
 
-def draw_train(
+def _draw_train(
     camera: Camera, light: Light, chance: random.Random, *, x: float, z: float, coming: bool
 ) -> Part:
     """A tram: long, crimson below and cream above, rounded front."""
     paint = chance.choice(TRAIN_PAINTS)
     length, half, tall = 18.0, 1.2, 3.3
-    layer = along(camera, x, z, 2 * half, tall, length)
+    layer = _along(camera, x, z, 2 * half, tall, length)
     profile = [
         (-half, 0.2),
         (-half, 2.7),
@@ -391,7 +391,7 @@ def draw_train(
         (half, 0.2),
     ]
     cream = (238, 228, 202)
-    box = Box(camera, layer, profile, x=x, z=z, length=length)
+    box = _Box(camera, layer, profile, x=x, z=z, length=length)
     box.shell(cream, light)
     lit = 1.0 if box.flank == light.sun_side else 0.72
     box.flank_patch((half, 0.2), (half, 1.3), (0, 1), brighten(paint, lit))
@@ -404,4 +404,7 @@ def draw_train(
     for side in (-1, 1):
         lamp = (255, 250, 224) if coming else (255, 90, 70)
         box.patch(rectangle(side * 0.95, 0.7, side * 0.6, 1.0), lamp)
-    return stand(camera, light, "train", layer, x, z, 2 * half)
+    return _stand(camera, light, "train", layer, x, z, 2 * half)
+
+
+LARGE_VEHICLES = {"bus": _draw_bus, "truck": _draw_truck, "train": _draw_train}

@@ -18,7 +18,7 @@ from panoptic_dl.datasets.toy import toy_cityscapes
 from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, ALWAYS, CITIES
 from panoptic_dl.datasets.toy.scene import (
     STREET_TEXTURES,
-    count_visible,
+    _count_visible,
     draw_order,
     render_scene,
     sample_random,
@@ -203,7 +203,7 @@ def test_nothing_is_hopelessly_small() -> None:
         chance = sample_random(3, "train", index)
         parts, _ = compose_street(chance, size, classes=ALL_CLASSES, scale=1)
         areas: Counter[str | int] = Counter()
-        for number, (part, area) in enumerate(zip(parts, count_visible(parts, size), strict=True)):
+        for number, (part, area) in enumerate(zip(parts, _count_visible(parts, size), strict=True)):
             areas[number if part.is_thing or part.is_crowd else part.label] += area
         del areas["unlabeled"]
         for name in ("out of roi", "static", "dynamic", "ego vehicle"):

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from panoptic_dl.datasets.toy import toy_coco
-from panoptic_dl.datasets.toy.coco import box_of, count_runs, describe_instance
+from panoptic_dl.datasets.toy.coco import _box_of, _count_runs, _describe_instance
 from panoptic_dl.datasets.toy.outdoor import DRAWINGS
 
 SPLITS = (("train2017", 40), ("val2017", 6))
@@ -92,7 +92,7 @@ def test_instances_are_the_segments_of_things(toy_scenes: Path) -> None:
                 assert isinstance(instance["segmentation"], dict if instance["iscrowd"] else list)
                 mask, truth = coco.annToMask(instance).astype(bool), ids == segment["id"]
                 assert instance["area"] == mask.sum()
-                assert instance["bbox"] == pytest.approx(box_of(mask), abs=1)
+                assert instance["bbox"] == pytest.approx(_box_of(mask), abs=1)
                 if instance["iscrowd"]:
                     np.testing.assert_array_equal(mask, truth)
                 else:
@@ -145,7 +145,7 @@ def test_every_thing_is_a_category_of_coco() -> None:
     )
 )
 def test_run_lengths_are_pycocotools(mask: np.ndarray) -> None:
-    runs = {"counts": count_runs(mask), "size": list(mask.shape)}
+    runs = {"counts": _count_runs(mask), "size": list(mask.shape)}
     assert all(run > 0 for run in runs["counts"][1:])
     decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *mask.shape))
     np.testing.assert_array_equal(decoded.astype(bool), mask)
@@ -154,7 +154,7 @@ def test_run_lengths_are_pycocotools(mask: np.ndarray) -> None:
 def test_polygon_of_a_disc_covers_it() -> None:
     rows, columns = np.mgrid[:40, :50]
     disc = (rows - 20) ** 2 + (columns - 25) ** 2 < 150
-    instance = describe_instance(disc, is_crowd=False)
+    instance = _describe_instance(disc, is_crowd=False)
     encoded = coco_mask.merge(coco_mask.frPyObjects(instance["segmentation"], 40, 50))
     decoded = coco_mask.decode(encoded).astype(bool)
     assert (decoded & disc).sum() / (decoded | disc).sum() > 0.95

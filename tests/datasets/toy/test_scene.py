@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panoptic_dl.datasets.toy.canvas import Layer, rectangle
-from panoptic_dl.datasets.toy.scene import WEATHERS, Part, Room, count_visible, settle
+from panoptic_dl.datasets.toy.scene import WEATHERS, Part, Room, _count_visible, settle
 
 SIZE = (40, 60)
 
@@ -46,7 +46,7 @@ def test_outline_is_the_coverage() -> None:
     settle([part], SIZE, least_area=1, least_share=0, void="")
     # Half a subpixel is gained on each side.
     assert part.layer.coverage().sum() == pytest.approx(20.5**2, rel=0.05)
-    assert count_visible([part], SIZE) == [part.layer.coverage().sum()]
+    assert _count_visible([part], SIZE) == [part.layer.coverage().sum()]
 
 
 def test_a_thing_is_one_piece() -> None:

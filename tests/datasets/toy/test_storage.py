@@ -10,8 +10,9 @@ import PIL
 import pytest
 from PIL import Image
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.toy import toy_cityscapes, toy_coco
-from panoptic_dl.datasets.toy.storage import ToyStorageError, store_once
+from panoptic_dl.datasets.toy.storage import store_once
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {"num_train": 7, "num_val": 2, "seed": 4}
@@ -96,12 +97,12 @@ def test_missing_file_is_noticed(tmp_path: Path) -> None:
 
     folder = store_once(str(tmp_path), "kind", {}, make)
     (folder / "a").unlink()
-    with pytest.raises(ToyStorageError, match=rf"{folder}.*delete"):
+    with pytest.raises(DatasetError, match=rf"{folder}.*delete"):
         store_once(str(tmp_path), "kind", {}, make)
 
 
 def test_unwritable_root_names_the_folder_and_the_way_out(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(ToyStorageError, match=rf"{blocked}.*PANOPTIC_DL_CACHE="):
+    with pytest.raises(DatasetError, match=rf"{blocked}.*PANOPTIC_DL_CACHE="):
         toy_cityscapes(root=str(blocked / "deeper"), num_train=1, num_val=1, size=(64, 128))
