@@ -5,10 +5,267 @@
 ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. Put
 leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into it, packed. What exists is kept, so an
 interrupted run continues where it stopped.
+
+For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png` is made, and
+for each `..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`, by
+the official functions of cityscapesscripts, one image at a time.
 """
 
-from panoptic_dl.datasets.prepare.cityscapes import check_cityscapes, prepare_cityscapes
-from panoptic_dl.datasets.prepare.command import run_command
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
+from cityscapesscripts.preparation.json2labelImg import json2labelImg
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import atomic_write, remove_temporary_files
+from panoptic_dl.core.parallel import Progress, Say, parallel_map
+from panoptic_dl.datasets.cityscapes import (
+    IMAGE,
+    INSTANCES,
+    LABEL_IDS,
+    PANOPTIC,
+    POLYGONS,
+    TRAIN_IDS,
+    CityscapesSplit,
+)
+from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
+from panoptic_dl.datasets.prepare.command import (
+    dataset_folder,
+    describe,
+    lock_folder,
+    missing_folder,
+    run_command,
+)
+
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
+OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
+LABELED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
+FOLDERS = {"leftImg8bit": CITYSCAPES[0], "gtFine": CITYSCAPES[1]}  # and the archives they are in
+
+
+def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
+    """Unpack the archives, and make the label files that training and evaluation need.
+
+    Only what is not there yet is unpacked and made. Archives are looked for in the dataset's folder
+    and in the one that holds it. Splits that are absent are left out.
+
+    Args:
+        root: folder that holds `cityscapes/` (`DETECTRON2_DATASETS`), or that folder itself.
+        num_workers: processes that share the work.
+        say: is called with lines for people: progress and a summary of what is there.
+
+    Raises:
+        DatasetError: archives, folders or files are missing or damaged; the disk is full; another
+            process is at work there.
+    """
+    base = dataset_folder(root, "cityscapes")
+    archives = find_archives([base, base.parent], CITYSCAPES, say)
+    if not archives:
+        _require_folders(base)
+    with lock_folder(base):
+        unpack(archives, base, num_workers=num_workers, say=say)
+        _require_folders(base)
+        remove_temporary_files(base / "gtFine", recursive=True)
+        splits = _splits(base)
+        for split in splits:
+            CityscapesSplit(str(base.parent), split).require_downloads()
+            for suffix in (IMAGE, LABEL_IDS, INSTANCES):
+                folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
+                _require_whole(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
+        for split in splits:
+            _make_train_ids(base, split, num_workers, say)
+            _make_panoptic(base, split, num_workers, say)
+    check_cityscapes(root, say=say)
+
+
+def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
+    """Say how many images of each split are there and complete; nothing is changed.
+
+    Raises:
+        DatasetError: something is missing that training and evaluation need.
+    """
+    base = dataset_folder(root, "cityscapes")
+    _require_folders(base)
+    for split in _splits(base):
+        CityscapesSplit(str(base.parent), split).panoptic_records()
+        again = "run this again, without --check"
+        _require_whole(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
+        _require_whole(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
+    for split, official in OFFICIAL_COUNTS.items():
+        count = len(list(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")))
+        note = "" if split in LABELED or not count else " (no public labels, so none are made)"
+        say(f"{split}: {describe(count, official)}{note}")
+    say(f"ready: dataset=cityscapes dataset.root={base.parent}")
+
+
+def _require_folders(base: Path) -> None:
+    missing = [name for name in FOLDERS if not (base / name).is_dir()]
+    if missing:
+        officials = [FOLDERS[name] for name in missing]
+        raise missing_folder(
+            "Cityscapes",
+            base / missing[0],
+            officials,
+            "They are free for non-commercial use after registration at cityscapes-dataset.com. "
+            "With an account:\n\n"
+            f"  csDownload -d {base.parent} {' '.join(official.name for official in officials)}\n",
+        )
+
+
+def _splits(base: Path) -> list[str]:
+    """The splits with labels that are there, be it in part.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    splits = [s for s in LABELED if any((base / folder / s).is_dir() for folder in FOLDERS)]
+    if not splits:
+        raise DatasetError(f"Cityscapes: {base / 'gtFine'} has none of the folders {LABELED}")
+    return splits
+
+
+def _require_whole(files: Iterable[Path], remedy: str) -> None:
+    """Raise `DatasetError` if one of the PNGs is torn."""
+    if torn := sorted(file for file in files if not _is_whole_png(file)):
+        raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
+
+
+def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
+    """For each polygons file of a split a labelTrainIds image, where it is not there yet.
+
+    Raises:
+        DatasetError: a polygons file is damaged; names it.
+    """
+    polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
+    wanted = [f for f in polygons if not _is_whole_png(_train_ids_of(f))]
+    title = f"{split}: labelTrainIds"
+    _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
+
+
+def _train_ids_of(polygons: Path) -> Path:
+    return polygons.with_name(polygons.name.removesuffix(POLYGONS) + TRAIN_IDS)
+
+
+def _write_train_ids(polygons: Path) -> None:
+    with atomic_write(_train_ids_of(polygons), sync=False) as unfinished, _named(polygons):
+        json2labelImg(str(polygons), str(unfinished), "trainIds")
+
+
+def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
+    """The panoptic images of a split and their JSON file, unless all are there.
+
+    Raises:
+        DatasetError: an instanceIds image is damaged; names it.
+    """
+    folder = base / "gtFine" / f"cityscapes_panoptic_{split}"
+    target, parts = folder.with_suffix(".json"), folder.with_name(f".{folder.name}.parts")
+    images = {
+        file.name.removesuffix(INSTANCES): file
+        for file in sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
+    }
+    whole = {number for number in images if _is_whole_png(folder / (number + PANOPTIC))}
+    if len(whole) == len(images) and _listed_images(target) == whole:
+        say(f"{split}: panoptic: nothing to do")
+        return
+    folder.mkdir(exist_ok=True)
+    parts.mkdir(exist_ok=True)
+    part_of = {number: parts / f"{number}.json" for number in images}
+    jobs = [
+        (file, folder, part_of[number])
+        for number, file in images.items()
+        if number not in whole or not part_of[number].is_file()
+    ]
+    _work(_write_panoptic, jobs, num_workers, f"{split}: panoptic", say)
+    contents = [json.loads(part.read_bytes()) for part in part_of.values()]
+    with atomic_write(target) as unfinished:
+        # The layout of the official file, byte for byte.
+        unfinished.write_text(
+            json.dumps(
+                {
+                    "images": [image for content in contents for image in content["images"]],
+                    "annotations": [a for content in contents for a in content["annotations"]],
+                    "categories": contents[0]["categories"],
+                },
+                sort_keys=True,
+                indent=4,
+            )
+        )
+    shutil.rmtree(parts)
+
+
+def _listed_images(target: Path) -> set[str]:
+    """Of an earlier JSON file; none if it is missing or torn."""
+    try:
+        content = json.loads(target.read_bytes())
+        return {annotation["image_id"] for annotation in content["annotations"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
+    """Let the official function convert a data set of one image; move the results into place."""
+    with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
+        city = Path(scratch, "in", "one", "city")
+        city.mkdir(parents=True)
+        (city / instances.name).symlink_to(instances.resolve())
+        made = Path(scratch, "out")
+        made.mkdir()
+        with _named(instances):
+            convert2panoptic(str(city.parents[1]), str(made), setNames=["one"])
+        name = instances.name.removesuffix(INSTANCES) + PANOPTIC
+        os.replace(made / "cityscapes_panoptic_one.json", part)
+        os.replace(made / "cityscapes_panoptic_one" / name, folder / name)
+
+
+def _is_whole_png(file: Path) -> bool:
+    """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-len(PNG_END), os.SEEK_END)
+            return opened.read() == PNG_END
+    except OSError:  # not there, or shorter than that
+        return False
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Silence the official functions; turn their exits and errors into one that names the file."""
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    except (Exception, SystemExit) as error:
+        last = printed.getvalue().strip().splitlines()[-1:] or [repr(error)]
+        raise DatasetError(
+            f"cannot convert {file}: {last[0]}; delete it and run this again with "
+            "gtFine_trainvaltest.zip in place, or unpack it again"
+        ) from error
+
+
+def _work(
+    function: Callable[..., Any],
+    jobs: list[tuple[Any, ...]],
+    num_workers: int,
+    title: str,
+    say: Say,
+) -> None:
+    """Call `function` with each of the jobs, in several processes, and report progress."""
+    if not jobs:
+        say(f"{title}: nothing to do")
+        return
+    results = parallel_map(function, jobs, num_workers)
+    with Progress(title, len(jobs), say=say) as progress, closing(results):
+        for _ in results:
+            progress.add(1)
+
 
 if __name__ == "__main__":
     run_command(str(__doc__), prepare_cityscapes, check_cityscapes, "cityscapes")

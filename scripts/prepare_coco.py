@@ -7,8 +7,125 @@ val2017.zip, annotations_trainval2017.zip and panoptic_annotations_trainval2017.
 What exists is kept, so an interrupted run continues where it stopped.
 """
 
-from panoptic_dl.datasets.prepare.coco import check_coco, prepare_coco
-from panoptic_dl.datasets.prepare.command import run_command
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import read_json
+from panoptic_dl.core.parallel import Say
+from panoptic_dl.datasets.prepare.archives import COCO, COCO_NESTED, Archive, find_archives, unpack
+from panoptic_dl.datasets.prepare.command import (
+    dataset_folder,
+    describe,
+    lock_folder,
+    missing_folder,
+    run_command,
+)
+
+TITLE = "COCO 2017"
+OFFICIAL_COUNTS = {"train": 118287, "val": 5000}  # images
+ADDRESS = "http://images.cocodataset.org"
+TRAIN_IMAGES, VAL_IMAGES, ANNOTATIONS, PANOPTIC = COCO
+
+
+def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
+    """Unpack the archives where that is not done yet, and check that all is there.
+
+    Archives are looked for in the dataset's folder and in the one that holds it. Those of the label
+    images come out of `panoptic_annotations_trainval2017.zip`, into `annotations/`.
+
+    Args:
+        root: folder that holds `coco/` (`DETECTRON2_DATASETS`), or that folder itself.
+        num_workers: processes that share the work.
+        say: is called with lines for people: progress and a summary of what is there.
+
+    Raises:
+        DatasetError: archives, folders or files are missing or damaged; the disk is full; another
+            process is at work there.
+    """
+    base = dataset_folder(root, "coco")
+    archives = [
+        _without_what_is_done(archive, base)
+        for archive in find_archives([base, base.parent], COCO, say)
+    ]
+    if not archives and not base.is_dir():
+        raise _missing(base, "train2017")
+    with lock_folder(base):
+        unpack(archives, base, num_workers=num_workers, say=say)
+        places = [base / "annotations", base, base.parent]
+        nested = find_archives(places, COCO_NESTED, say)
+        unpack(nested, base, num_workers=num_workers, say=say)
+    check_coco(root, say=say)
+
+
+def check_coco(root: str | Path, *, say: Say = print) -> None:
+    """Compare folders with annotations, and say how many images are there; nothing is changed.
+
+    Raises:
+        DatasetError: something is missing that training and evaluation need.
+    """
+    from detectron2.data import DatasetCatalog  # takes seconds: only where it is needed
+
+    from panoptic_dl.datasets.coco import coco_panoptic
+    from panoptic_dl.datasets.registry import list_files
+
+    base = dataset_folder(root, "coco")
+    for split in OFFICIAL_COUNTS:
+        for name in (f"{split}2017", f"panoptic_{split}2017"):
+            if not (base / name).is_dir():
+                raise _missing(base, name)
+    for split, official in OFFICIAL_COUNTS.items():
+        name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
+        images = {record["image_id"] for record in DatasetCatalog.get(name)}
+        if split == "val":
+            _check_instances(base, images)
+        more = len(list_files(base / f"{split}2017", ".jpg")) - len(images)
+        note = f" ({more} more images are without labels, and unused)" if more else ""
+        say(f"{split}: {describe(len(images), official)}{note}")
+    say(f"ready: dataset=coco dataset.root={base.parent}")
+
+
+def _without_what_is_done(archive: Archive, base: Path) -> Archive:
+    """Leave out archives of label images that are all there: they may have been deleted since."""
+    done = {
+        f"annotations/panoptic_{split}2017.zip"
+        for split, official in OFFICIAL_COUNTS.items()
+        if len(list((base / f"panoptic_{split}2017").glob("[!.]*.png"))) == official
+    }
+    members = tuple(info for info in archive.members if info.filename not in done)
+    return replace(archive, members=members)
+
+
+def _missing(base: Path, name: str) -> DatasetError:
+    """Say what to download for a folder that is not there."""
+    archive = {"train2017": TRAIN_IMAGES, "val2017": VAL_IMAGES}.get(name, PANOPTIC)
+    officials = [archive] if base.is_dir() else COCO
+    lines = []
+    for official in officials:
+        folder = "annotations" if "annotations" in official.name else "zips"
+        lines.append(f"  wget -c -P {base.parent} {ADDRESS}/{folder}/{official.name}\n")
+    how = "They are free; see cocodataset.org for the terms of use. For instance:\n\n"
+    return missing_folder(TITLE, base / name, officials, how + "".join(lines))
+
+
+def _check_instances(base: Path, images: set[Any]) -> None:
+    """The file that box and mask AP are measured against must know the images, by their ids."""
+    file = base / "annotations" / "instances_val2017.json"
+    remedy = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
+    try:
+        known = {image["id"] for image in read_json(file)["images"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{TITLE}: {file} is no COCO instances file ({error!r}): {remedy}"
+        ) from error
+    unknown = sorted(images - known)
+    if unknown:
+        raise DatasetError(
+            f"{TITLE}: {len(unknown)} of {len(images)} images missing in {file}, first "
+            f"{unknown[0]}: {remedy}"
+        )
+
 
 if __name__ == "__main__":
     run_command(str(__doc__), prepare_coco, check_coco, "coco")

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from panoptic_dl.data.mapper import PanopticTrainMapper
-from panoptic_dl.datasets.prepare.cityscapes import prepare_cityscapes
+from scripts.prepare_cityscapes import prepare_cityscapes
 
 HEIGHT, WIDTH = 48, 96
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 STARTED = """
 import sys
-from panoptic_dl.datasets.prepare.coco import check_coco, prepare_coco
+from scripts.prepare_coco import check_coco, prepare_coco
 from panoptic_dl.datasets.prepare.command import run_command
 run_command("", prepare_coco, check_coco, "coco")
 """

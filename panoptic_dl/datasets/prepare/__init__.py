@@ -1,1 +1,1 @@
-"""Make downloaded datasets ready: unpack, make what is missing, count."""
+"""What scripts/prepare_*.py share: the official archives, and the command line."""

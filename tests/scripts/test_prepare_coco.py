@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.coco import coco_panoptic
-from panoptic_dl.datasets.prepare import coco
-from panoptic_dl.datasets.prepare.cityscapes import prepare_cityscapes
-from panoptic_dl.datasets.prepare.coco import check_coco, prepare_coco
+from scripts import prepare_coco as coco
+from scripts.prepare_cityscapes import prepare_cityscapes
+from scripts.prepare_coco import check_coco, prepare_coco
 from tests.datasets.prepare.packed import files_below, quiet, zip_cityscapes, zip_coco
 from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 

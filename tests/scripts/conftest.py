@@ -9,7 +9,7 @@ import pytest
 
 from panoptic_dl.datasets.prepare.command import STOPPING
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture

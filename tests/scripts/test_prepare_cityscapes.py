@@ -11,9 +11,9 @@ from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabel
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare import cityscapes
-from panoptic_dl.datasets.prepare.cityscapes import check_cityscapes, prepare_cityscapes
 from panoptic_dl.datasets.prepare.command import lock_folder
+from scripts import prepare_cityscapes as cityscapes
+from scripts.prepare_cityscapes import check_cityscapes, prepare_cityscapes
 from tests.datasets.prepare.packed import files_below, quiet
 from tests.datasets.tiny_datasets import write_cityscapes, write_street
 
