@@ -9,7 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
+from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, experiment_name
 from panoptic_dl.doctor import machine
 from panoptic_dl.doctor.context import (
     Check,
@@ -74,7 +74,8 @@ def _check_settings(context: CheckContext) -> CheckResult:
     """Settings of training and checkpoints have possible values."""
     numbers = TrainSettings(**context.train)
     CheckpointSettings(**context.checkpoint)
-    return ok(f"{context.name}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
+    name = experiment_name(context.choice)
+    return ok(f"{name}: {numbers.iterations:,} iterations of {numbers.batch_size} images")
 
 
 def _check_recipe(context: CheckContext) -> CheckResult:
@@ -102,8 +103,8 @@ def _check_batch(context: CheckContext) -> CheckResult:
     numbers, processes = context.train, context.num_processes
     images = context.images_per_pass
     passes = numbers["batch_size"] // processes // images
-    words = f"{numbers['batch_size']} images = {processes} processes x {passes} passes x {images}"
-    return ok(words.replace(" 1 processes", " 1 process").replace(" 1 passes", " 1 pass"))
+    shares = f"{processes} process{'es' * (processes > 1)} x {passes} pass{'es' * (passes > 1)}"
+    return ok(f"{numbers['batch_size']} images = {shares} x {images}")
 
 
 def _check_classes(context: CheckContext) -> CheckResult:

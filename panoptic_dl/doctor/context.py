@@ -10,12 +10,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import IGNORE_LABEL
-from panoptic_dl.core.settings import DoctorSettings, experiment_name
+from panoptic_dl.core.settings import DoctorSettings
 from panoptic_dl.data.loader import accumulation
 from panoptic_dl.datasets.categories import read_annotations
 from panoptic_dl.datasets.custom import FORMATS
@@ -37,21 +36,15 @@ class Split:
     Attributes:
         title: "train" or "val".
         name: in Detectron2's catalogs.
+        records: of the images; categories of segments are contiguous ids.
         reports: of the images that were opened.
     """
 
     title: str
     name: str
+    records: list[dict[str, Any]]
+    metadata: dict[str, Any]
     reports: list[ImageReport] = field(default_factory=list)
-
-    @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        """Detectron2's records; categories of segments are contiguous ids."""
-        return DatasetCatalog.get(self.name)
-
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        return MetadataCatalog.get(self.name).as_dict()
 
     @property
     def panoptic_json(self) -> str | None:
@@ -132,11 +125,6 @@ class CheckContext:
         if name not in self._built:
             self._built[name] = self.parts[name]()
         return self._built[name]
-
-    @property
-    def name(self) -> str:
-        """Of the experiment: dataset_task_backbone_head."""
-        return experiment_name(self.choice)
 
     @property
     def is_custom_dataset(self) -> bool:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.doctor.context import (
@@ -108,7 +110,8 @@ def _hint_for(context: CheckContext, split: str, origin: str) -> str:
 
 def _check_layout(title: str, context: CheckContext) -> CheckResult:
     """Register the split, as every run does; its errors name files and remedies."""
-    split = Split(title, context.part(title))
+    name = context.part(title)
+    split = Split(title, name, DatasetCatalog.get(name), MetadataCatalog.get(name).as_dict())
     files = [Path(record["file_name"]) for record in split.records]
     context.splits[title] = split
     found, folder, extra = f"{split.name}: {len(files):,} images", files[0].parent, set[str]()

@@ -14,7 +14,7 @@ from termcolor import colored
 
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import ExitCode
-from panoptic_dl.core.settings import DoctorSettings
+from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.doctor import config, data, steps
 from panoptic_dl.doctor.context import CheckContext, CheckResult, State, run_checks
 
@@ -46,7 +46,6 @@ def run_doctor(
         main process.
 
     Raises:
-        ValueError: a setting has a wrong value.
         SystemExit: with 1, where a check is red; everything is printed and saved then.
     """
     context = CheckContext(
@@ -75,7 +74,8 @@ def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]
     """Print and save; where there is no room to save, log it after the table."""
     logger.debug("The doctor's table\n%s", _text(results))  # for log.txt, without colors
     print(_text(results, in_color=sys.stdout.isatty()), flush=True)
-    folder, counts = Path(context.run_dir), Counter(result.state for result in results)
+    folder, name = Path(context.run_dir), experiment_name(context.choice)
+    counts = Counter(result.state for result in results)
     rows = [
         {
             "group": result.group,
@@ -89,14 +89,14 @@ def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]
         for result in results
     ]
     content = {
-        "row": context.name,
+        "row": name,
         "sample": context.settings.sample,
         "device": context.device,
         "healthy": not counts[State.FAIL],
         "counts": {state.value: counts[state] for state in State},
         "rows": rows,
     }
-    title = f"{context.name}: {_summary(results)}"
+    title = f"{name}: {_summary(results)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "doctor.json", json.dumps(content, indent=2) + "\n")

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,11 @@ from cityscapesscripts.helpers.labels import id2label
 from PIL import Image
 from scipy.ndimage import find_objects
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     VOID_ID,
+    LabelSpec,
     colors_to_ids,
     decode_image,
     segment_numbers,
@@ -99,21 +102,25 @@ def check_files(
     try:
         image_size = _check_image(report)
         if size and image_size:
-            _check_size(report, report.file_name, image_size, size, "in the JSON file")
-        wanted, where = (size, "in the JSON file") if size else (image_size, "has its image")
+            _check_size(report, report.file_name, image_size, size, where="in the JSON file")
+        where = "in the JSON file" if size else "has its image"
+        fits = partial(_check_size, report, wanted=size or image_size, where=where)
         panoptic = semantic = None
         if panoptic_file := record.get("pan_seg_file_name"):
             colors = _read_label(report, panoptic_file, "labels")
             if colors is not None:
                 panoptic = colors_to_ids(colors[..., :3])
-                if _check_size(report, panoptic_file, panoptic.shape, wanted, where):
+                if fits(panoptic_file, panoptic.shape):
                     _compare_with_segments(report, panoptic, record)
         if semantic_file := record.get("sem_seg_file_name"):
             semantic = _read_label(report, semantic_file, "semantic labels")
-            if semantic is not None and _check_size(
-                report, semantic_file, semantic.shape, wanted, where
-            ):
-                _count_classes(report, semantic_file, semantic, num_classes, ignore_label)
+            if semantic is not None and fits(semantic_file, semantic.shape):
+                counts = np.bincount(semantic.ravel(), minlength=num_classes)[:num_classes]
+                report.classes.update(dict(enumerate(counts.tolist())))
+                try:
+                    LabelSpec(num_classes, ignore_label).check_semantic(semantic, semantic_file)
+                except DatasetError as error:
+                    report.add("semantic labels", str(error))
         if semantic is None or report.has("sizes", "labels", "label ids", "semantic labels"):
             return report
         if panoptic is not None:
@@ -241,25 +248,11 @@ def _compare_with_segments(
 def _is_near(bbox: Any, box: Sequence[int]) -> bool:
     """Whether all sides of two boxes (left, top, width, height) are close together."""
     try:
-        left, top, width, height = np.transpose([[float(number) for number in bbox], box])
+        left, top, width, height = np.transpose([np.array(bbox, float), box])
     except (TypeError, ValueError):
         return False
-    sides = np.array([left, top, left + width, top + height])
-    return np.allclose(sides[:, 0], sides[:, 1], 0, BOX_TOLERANCE)
-
-
-def _count_classes(
-    report: ImageReport, file: str, label: np.ndarray, num_classes: int, ignore_label: int
-) -> None:
-    for value, count in enumerate(np.bincount(label.ravel()).tolist()):
-        if count and value < num_classes:
-            report.classes[value] = count
-        elif count and value != ignore_label:
-            report.add(
-                "semantic labels",
-                f"{file}: {count} pixels of id {value}, outside the classes 0..{num_classes - 1} "
-                f"and not {ignore_label} (ignored)",
-            )
+    differences = np.diff([left, top, left + width, top + height])
+    return bool(np.abs(differences).max() <= BOX_TOLERANCE)
 
 
 def _compare(

@@ -140,10 +140,7 @@ def split(tmp_path_factory):
         if index % 3 == 0:
             file.write_bytes(file.read_bytes()[:40])
         records.append({"file_name": str(file), "image_id": index})
-    made = Split("train", "none")
-    made.__dict__["records"] = records
-    made.__dict__["metadata"] = {"stuff_classes": ["a", "b"]}
-    return made
+    return Split("train", "none", records, {"stuff_classes": ["a", "b"]})
 
 
 def names(reports):

@@ -34,8 +34,8 @@ def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path, capfd):
 def test_two_processes_make_one_table(tmp_path, toy, capfd):
     config = compose(
         [
-            *(*SMALL, *toy["toy_cityscapes"], "train.batch_size=4", "mode=doctor"),
-            *("doctor.workers=1", f"run_dir={tmp_path}"),
+            *(*SMALL, *toy["toy_cityscapes"], "task=semantic", "train.batch_size=4"),
+            *("mode=doctor", "doctor.workers=1", f"run_dir={tmp_path}"),
         ]
     )
     launch(work, config, (), num_gpus=0, num_cpu_processes=2)
