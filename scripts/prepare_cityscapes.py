@@ -13,6 +13,7 @@ the official functions of cityscapesscripts, one image at a time.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ from panoptic_dl.datasets.cityscapes import (
     TRAIN_IDS,
     CityscapesSplit,
 )
-from panoptic_dl.datasets.prepare.archives import CITYSCAPES, find_archives, unpack
+from panoptic_dl.datasets.prepare.archives import OfficialArchive, find_archives, unpack
 from panoptic_dl.datasets.prepare.command import (
     dataset_folder,
     describe,
@@ -48,13 +49,29 @@ from panoptic_dl.datasets.prepare.command import (
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
 LABELED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
-FOLDERS = {"leftImg8bit": CITYSCAPES[0], "gtFine": CITYSCAPES[1]}  # and the archives they are in
+ARCHIVES = (
+    OfficialArchive(
+        "leftImg8bit_trainvaltest.zip",
+        11_592_327_197,
+        re.compile(r"leftImg8bit/(train|val|test)/[\w-]+/[\w-]+_leftImg8bit\.png"),
+    ),
+    OfficialArchive(
+        "gtFine_trainvaltest.zip",
+        252_567_705,
+        re.compile(
+            r"gtFine/(train|val|test)/[\w-]+/[\w-]+_gtFine_"
+            r"(polygons\.json|(color|instanceIds|labelIds)\.png)"
+        ),
+    ),
+)
+FOLDERS = {"leftImg8bit": ARCHIVES[0], "gtFine": ARCHIVES[1]}  # and the archives they are in
 
 
 def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
     """Unpack the archives, and make the label files that training and evaluation need.
 
-    Only what is not there yet is unpacked and made. Archives are looked for in the dataset's folder
+    Only what is not there yet is unpacked and made; but all panoptic images of a split are made
+    again where one of a finished split is missing. Archives are looked for in the dataset's folder
     and in the one that holds it. Splits that are absent are left out.
 
     Args:
@@ -67,7 +84,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             process is at work there.
     """
     base = dataset_folder(root, "cityscapes")
-    archives = find_archives([base, base.parent], CITYSCAPES, say)
+    archives = find_archives([base, base.parent], ARCHIVES, say)
     if not archives:
         _require_folders(base)
     with lock_folder(base):
@@ -76,7 +93,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
         remove_temporary_files(base / "gtFine", recursive=True)
         splits = _splits(base)
         for split in splits:
-            CityscapesSplit(str(base.parent), split).require_downloads()
+            CityscapesSplit(str(base.parent), split).require_files(prepared=False)
             for suffix in (IMAGE, LABEL_IDS, INSTANCES):
                 folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
                 _require_whole(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")

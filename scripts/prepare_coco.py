@@ -7,6 +7,7 @@ val2017.zip, annotations_trainval2017.zip and panoptic_annotations_trainval2017.
 What exists is kept, so an interrupted run continues where it stopped.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from typing import Any
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import read_json
 from panoptic_dl.core.parallel import Say
-from panoptic_dl.datasets.prepare.archives import COCO, COCO_NESTED, Archive, find_archives, unpack
+from panoptic_dl.datasets.prepare.archives import (
+    Archive,
+    OfficialArchive,
+    find_archives,
+    unpack,
+)
 from panoptic_dl.datasets.prepare.command import (
     dataset_folder,
     describe,
@@ -26,7 +32,31 @@ from panoptic_dl.datasets.prepare.command import (
 TITLE = "COCO 2017"
 OFFICIAL_COUNTS = {"train": 118287, "val": 5000}  # images
 ADDRESS = "http://images.cocodataset.org"
-TRAIN_IMAGES, VAL_IMAGES, ANNOTATIONS, PANOPTIC = COCO
+ARCHIVES = (
+    OfficialArchive("train2017.zip", 19_336_861_798, re.compile(r"train2017/\d{12}\.jpg")),
+    OfficialArchive("val2017.zip", 815_585_330, re.compile(r"val2017/\d{12}\.jpg")),
+    OfficialArchive(
+        "annotations_trainval2017.zip",
+        252_907_541,
+        re.compile(r"annotations/(instances|captions|person_keypoints)_(train|val)2017\.json"),
+    ),
+    OfficialArchive(
+        "panoptic_annotations_trainval2017.zip",
+        860_725_834,
+        re.compile(r"annotations/panoptic_(train|val)2017\.(json|zip)"),
+    ),
+)
+# What the last of them brings in annotations/: archives of the label images.
+NESTED = tuple(
+    OfficialArchive(
+        f"panoptic_{split}2017.zip",
+        0,
+        re.compile(rf"panoptic_{split}2017/\d{{12}}\.png"),
+        remedy="Delete it and run this again: it is in panoptic_annotations_trainval2017.zip",
+    )
+    for split in ("train", "val")
+)
+TRAIN_IMAGES, VAL_IMAGES, ANNOTATIONS, PANOPTIC = ARCHIVES
 
 
 def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
@@ -47,14 +77,14 @@ def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) ->
     base = dataset_folder(root, "coco")
     archives = [
         _without_what_is_done(archive, base)
-        for archive in find_archives([base, base.parent], COCO, say)
+        for archive in find_archives([base, base.parent], ARCHIVES, say)
     ]
     if not archives and not base.is_dir():
         raise _missing(base, "train2017")
     with lock_folder(base):
         unpack(archives, base, num_workers=num_workers, say=say)
         places = [base / "annotations", base, base.parent]
-        nested = find_archives(places, COCO_NESTED, say)
+        nested = find_archives(places, NESTED, say)
         unpack(nested, base, num_workers=num_workers, say=say)
     check_coco(root, say=say)
 
@@ -100,7 +130,7 @@ def _without_what_is_done(archive: Archive, base: Path) -> Archive:
 def _missing(base: Path, name: str) -> DatasetError:
     """Say what to download for a folder that is not there."""
     archive = {"train2017": TRAIN_IMAGES, "val2017": VAL_IMAGES}.get(name, PANOPTIC)
-    officials = [archive] if base.is_dir() else COCO
+    officials = [archive] if base.is_dir() else ARCHIVES
     lines = []
     for official in officials:
         folder = "annotations" if "annotations" in official.name else "zips"

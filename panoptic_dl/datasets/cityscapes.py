@@ -108,11 +108,14 @@ class CityscapesSplit:
         ]
         return [self.images, self.labels, *sorted(cities), self.panoptic, self.panoptic_json]
 
-    def require_downloads(self) -> set[str]:
-        """Compare images with the label files of the archives; return `<city>/<id>` of all images.
+    def require_files(self, *, prepared: bool = True) -> set[str]:
+        """Compare images with label files; return `<city>/<id>` of all images.
+
+        Args:
+            prepared: train ids must be there, which are in no archive.
 
         Raises:
-            DatasetError: something is missing; names the file and the archive.
+            DatasetError: something is missing or too much; names the file and the remedy.
         """
         layout = self.layout
         layout.require_folder(self.images, GET_IMAGES)
@@ -121,28 +124,22 @@ class CityscapesSplit:
         names = {file.removesuffix(IMAGE) for file in images if file.endswith(IMAGE)}
         if not names:
             raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
-        for suffix in DOWNLOADED:
-            expected = {name + suffix for name in names}
-            layout.require_files(expected, labels, self.labels, GET_LABELS)
+        strays = sorted(images - {name + IMAGE for name in names})
+        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
+        if strays:
+            problem = f"not an image of Cityscapes: {self.images / strays[0]}"
+            raise layout.error(problem, "remove it")
+        for suffix in (*DOWNLOADED, *([TRAIN_IDS] if prepared else [])):
+            remedy = self.prepare if suffix == TRAIN_IDS else GET_LABELS
+            layout.require_files({name + suffix for name in names}, labels, self.labels, remedy)
         # The official evaluators evaluate every label below gtFine/<split>.
         labeled = {f.removesuffix(LABEL_IDS) + IMAGE for f in labels if f.endswith(LABEL_IDS)}
         layout.require_files(labeled, images, self.images, GET_IMAGES)
         return names
 
-    def _require_train_ids(self) -> set[str]:
-        names = self.require_downloads()
-        strays = sorted(_city_files(self.images) - {name + IMAGE for name in names})
-        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
-        if strays:
-            problem = f"not an image of Cityscapes: {self.images / strays[0]}"
-            raise self.layout.error(problem, "remove it")
-        expected = {name + TRAIN_IDS for name in names}
-        self.layout.require_files(expected, _city_files(self.labels), self.labels, self.prepare)
-        return names
-
     def semantic_records(self) -> list[Record]:
         """Check the layout and return Detectron2's records, in the order of file names."""
-        self._require_train_ids()
+        self.require_files()
         records: list[Record] = load_cityscapes_semantic(str(self.images), str(self.labels))
         # Detectron2 lists folders in the order of the file system, which differs between disks.
         return sorted(records, key=lambda record: str(record["file_name"]))
@@ -154,7 +151,7 @@ class CityscapesSplit:
         breaks below folders such as `~/.cache` or `../data`.
         """
         layout, made = self.layout, self.panoptic_json
-        images = {name.partition("/")[2] for name in self._require_train_ids()}
+        images = {name.partition("/")[2] for name in self.require_files()}
         layout.require_folder(self.panoptic, self.prepare)
         expected, found = {name + PANOPTIC for name in images}, list_files(self.panoptic, PANOPTIC)
         layout.require_files(expected, found, self.panoptic, self.prepare)

@@ -49,47 +49,6 @@ class OfficialArchive:
         return re.fullmatch(pattern, name, re.IGNORECASE) is not None
 
 
-CITYSCAPES = (
-    OfficialArchive(
-        "leftImg8bit_trainvaltest.zip",
-        11_592_327_197,
-        re.compile(r"leftImg8bit/(train|val|test)/[\w-]+/[\w-]+_leftImg8bit\.png"),
-    ),
-    OfficialArchive(
-        "gtFine_trainvaltest.zip",
-        252_567_705,
-        re.compile(
-            r"gtFine/(train|val|test)/[\w-]+/[\w-]+_gtFine_"
-            r"(polygons\.json|(color|instanceIds|labelIds)\.png)"
-        ),
-    ),
-)
-COCO = (
-    OfficialArchive("train2017.zip", 19_336_861_798, re.compile(r"train2017/\d{12}\.jpg")),
-    OfficialArchive("val2017.zip", 815_585_330, re.compile(r"val2017/\d{12}\.jpg")),
-    OfficialArchive(
-        "annotations_trainval2017.zip",
-        252_907_541,
-        re.compile(r"annotations/(instances|captions|person_keypoints)_(train|val)2017\.json"),
-    ),
-    OfficialArchive(
-        "panoptic_annotations_trainval2017.zip",
-        860_725_834,
-        re.compile(r"annotations/panoptic_(train|val)2017\.(json|zip)"),
-    ),
-)
-# What the last of them brings in annotations/: archives of the label images.
-COCO_NESTED = tuple(
-    OfficialArchive(
-        f"panoptic_{split}2017.zip",
-        0,
-        re.compile(rf"panoptic_{split}2017/\d{{12}}\.png"),
-        remedy="Delete it and run this again: it is in panoptic_annotations_trainval2017.zip",
-    )
-    for split in ("train", "val")
-)
-
-
 MAX_BYTES = 64 * 10**9  # that an archive may unpack to; the largest official one has 20 GB
 ZIP_ERRORS = (
     zipfile.BadZipFile,

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.prepare import archives as find
-from panoptic_dl.datasets.prepare.archives import CITYSCAPES, COCO, find_archives
+from panoptic_dl.datasets.prepare.archives import find_archives
+from scripts.prepare_cityscapes import ARCHIVES as CITYSCAPES
+from scripts.prepare_coco import ARCHIVES as COCO
 from tests.datasets.prepare.packed import IMAGE, images, run, tree, write
 
 
