@@ -125,8 +125,8 @@ def _facts(group: Group) -> list[str]:
         facts.append(f"seed {run.seed}")
     if run.results.get("num_images"):
         facts.append(f"measured on {run.results['num_images']} images")
-    took, device = duration(run.wall_seconds), run.environment.get("device")
-    facts.append(f"{run.times}{device or 'unknown machine'}{f', {took}' if took else ''}")
+    took = duration(run.wall_seconds)
+    facts.append(f"{run.device or 'unknown machine'}{f', {took}' if took else ''}")
     facts += [run.when[:10]] if run.when else []
     if run.revision:
         facts.append(f"revision {run.revision[:10]}{' with changes' if run.changed else ''}")
@@ -178,7 +178,7 @@ def without_paths(text: str) -> str:
 def as_record(run: Run) -> dict[str, Any]:
     """A finished run as JSON holds it."""
     return {
-        "name": without_paths(run.name),
+        "name": without_paths(run.name or run.label),
         "mode": run.mode,
         "row": run.row,
         "choices": {k: without_paths(v) for k, v in sorted(run.choices.items())},
@@ -217,12 +217,8 @@ def as_run(record: Mapping[str, Any], where: str) -> Run:
         fields,
         folder=Path(),
         label=fields.text("name", required=True),
-        name=fields.text("name"),
         status="finished",
-        family=fields.text("family"),
-        revision=fields.text("revision"),
-        changed=fields.flag("changed"),
-        attempts=[fields.text("date")],
+        when=fields.text("date"),
         results={key: record[key] for key in keys if record.get(key) is not None},
     )
 

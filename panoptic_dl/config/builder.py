@@ -30,7 +30,6 @@ _allowed = [
     "panoptic_dl.modes",
     "panoptic_dl.report.benchmark",
     "panoptic_dl.report.search",
-    "panoptic_dl.sweeps.status",
     "panoptic_dl.train.train",
     "detectron2.data.transforms",
     "detectron2.evaluation",

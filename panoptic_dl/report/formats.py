@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from panoptic_dl.report.runs import Collected, Run
 from panoptic_dl.report.tables import STATED, Cell, Line, Table
@@ -104,24 +105,23 @@ def _inline(text: str) -> str:
 
 def report_latex(tables: Sequence[Table]) -> str:
     """All tables that have lines."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        trim_blocks=True,
+    marks = {"block_start_string": "<%", "block_end_string": "%>"}
+    marks |= {"variable_start_string": "<<", "variable_end_string": ">>"}
+    return load_template("report.tex", **marks).render(
+        tables=tables,
+        stated=STATED.replace(PLUS_MINUS, "+-"),
+        tex=_latex,
+        line_texts=line_texts,
+        label=lambda text: "-".join(re.findall("[a-z0-9]+", text.lower())) or "table",
+        caption=_caption,
     )
-    environment.filters |= {
-        "tex": _latex,
-        "metric": metric_name,
-        "cells": line_texts,
-        "label": lambda text: "-".join(re.findall("[a-z0-9]+", text.lower())) or "table",
-        "caption": _caption,
-    }
-    stated = STATED.replace(PLUS_MINUS, "+-")
-    return environment.get_template("report.tex").render(tables=tables, stated=stated)
+
+
+def load_template(name: str, **options: Any) -> Template:
+    """A file of templates/; `options` are those of Jinja's environment."""
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
+    return environment.get_template(name)
 
 
 def _caption(table: Table) -> str:

@@ -9,13 +9,12 @@ import hashlib
 import io
 import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -26,6 +25,7 @@ from panoptic_dl.evaluation.metrics import CLASS_CHARTS
 from panoptic_dl.report.formats import (
     TEMPLATES,
     cell_texts,
+    load_template,
     report_csv,
     report_latex,
     report_markdown,
@@ -34,7 +34,7 @@ from panoptic_dl.report.page_charts import learning_curves, speeds
 from panoptic_dl.report.results import class_metrics
 from panoptic_dl.report.runs import Collected, Run, collect, read_curves
 from panoptic_dl.report.tables import STATED, Table, build_tables
-from panoptic_dl.report.text import duration, metric_name, short_names
+from panoptic_dl.report.text import duration, short_names
 
 LIMIT = 5_000_000  # bytes of the page
 
@@ -49,7 +49,6 @@ IGNORED = (
 )  # fmt: skip
 
 GALLERY = Path("pictures", "gallery")
-MAX_PIXELS = 40_000_000  # of a picture; ours have 640 x 640 at most
 
 
 def make_report(
@@ -89,27 +88,14 @@ def _write(file: Path, text: str) -> Path:
     return file
 
 
-@dataclass(frozen=True)
-class _Detail:
-    """How much a page shows; `most` images of a dataset, `points` of a curve."""
+class _Detail(NamedTuple):
+    """How much a page shows."""
 
     longest: int  # pixels of a picture's longer side
     quality: int  # of JPEG
-    most: int
-    points: int
-    details: bool = True  # the differences between configs, and metrics of classes
-
-    @property
-    def note(self) -> str:
-        """What the page says where it shows less than it could."""
-        pictures = f"{self.most} images a dataset, {self.longest} pixels" if self.most else "none"
-        left_out = (
-            "" if self.details else "; left out: differences between configs, figures of classes"
-        )
-        return (
-            f"To stay below {LIMIT / 1e6:.0f} MB this page shows less than it could: pictures "
-            f"({pictures}), curves ({self.points} points){left_out}."
-        )
+    most: int  # images of a dataset
+    points: int  # of a curve
+    comparisons: bool = True  # of configs, and of metrics by class
 
 
 LEVELS = (
@@ -119,8 +105,19 @@ LEVELS = (
     _Detail(320, 70, 2, 80),
     _Detail(240, 64, 1, 50),
     _Detail(0, 0, 0, 30),
-    _Detail(0, 0, 0, 10, details=False),
+    _Detail(0, 0, 0, 10, comparisons=False),
 )
+
+
+def _note(detail: _Detail) -> str:
+    """What the page says where it shows less than it could."""
+    pictures = f"{detail.most} images a dataset, {detail.longest} pixels" if detail.most else "none"
+    left_out = "differences between configs, figures of classes"
+    return (
+        f"To stay below {LIMIT / 1e6:.0f} MB this page shows less than it could: pictures "
+        f"({pictures}), curves ({detail.points} points)"
+        f"{'' if detail.comparisons else f'; left out: {left_out}'}."
+    )
 
 
 def _render_page(
@@ -128,7 +125,8 @@ def _render_page(
 ) -> tuple[str, list[str]]:
     """The page of at most `limit` bytes, and remarks: what was left out or could not be read."""
     style, script = ((TEMPLATES / x).read_text("utf-8") for x in ("style.css", "page.js"))
-    template = _environment([run.label for run in collected.runs]).get_template("report.html")
+    template = load_template("report.html", autoescape=True, lstrip_blocks=True)
+    labels = [run.label for run in collected.runs]
     curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
     unread: list[str] = []
     for run in collected.runs:
@@ -138,14 +136,14 @@ def _render_page(
     unread += [f"{label} is unreadable: {reason}" for label, reason in collected.unreadable]
     for level, detail in enumerate(LEVELS):
         shown, remarks = _galleries(tables, detail)
-        notes = [*([detail.note] if level else []), *unread, *remarks]
+        notes = [*([_note(detail)] if level else []), *unread, *remarks]
         page = template.render(
             tables=tables,
             learning=learning_curves(tables, curves, detail.points),
-            classes=_compare_classes(tables) if detail.details else [],
+            classes=_compare_classes(tables) if detail.comparisons else [],
             speed=speeds(tables, curves, collected.benchmarks),
             galleries=shown,
-            differences=_compare_settings(tables) if detail.details else [],
+            differences=_compare_settings(tables) if detail.comparisons else [],
             runs=collected.runs,
             planned=collected.planned,
             unreadable=collected.unreadable,
@@ -153,7 +151,10 @@ def _render_page(
             stated=STATED,
             made=made,
             counts=_counts(tables, collected),
-            ids={run.label: index for index, run in enumerate(collected.runs)},
+            ids={label: index for index, label in enumerate(labels)},
+            short=short_names(labels, "/"),
+            cell_texts=cell_texts,
+            duration=duration,
             style=Markup(style),
             script=Markup(script),
             hashes=[_sha256(style), _sha256(script)],
@@ -165,25 +166,6 @@ def _render_page(
         f"the page of {len(collected.runs)} runs would have {size / 1e6:.1f} MB, more than "
         f"{limit / 1e6:.1f}: report fewer folders at once"
     )
-
-
-def _environment(labels: Sequence[str]) -> Environment:
-    shorter = short_names(labels, "/")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "metric": metric_name,
-        "short": lambda label: shorter.get(label, label),
-        "px": lambda value: f"{value:g}",
-        "duration": duration,
-        "cells": lambda line, name, table: cell_texts(line.cells.get(name), table.published),
-    }
-    return environment
 
 
 def _sha256(text: str) -> str:
@@ -213,33 +195,31 @@ def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """
     found = []
     for table in tables:
-        runs = [line.group.first for line in table.lines if line.group]
+        groups = [line.group for line in table.lines if line.group]
+        runs = [group.first for group in groups if group.finished]
         for task, measure, _ in CLASS_CHARTS:
-            columns = {
-                run.label: by_class
-                for run in runs
-                if run.finished and (by_class := _of_classes(run, task, measure))
-            }
+            values = {run.label: _by_class(run, task).get(measure) for run in runs}
+            columns = {label: by_class for label, by_class in values.items() if by_class}
             if columns:
                 names = dict.fromkeys(itertools.chain.from_iterable(columns.values()))
                 rows = [(n, [each.get(n, math.nan) for each in columns.values()]) for n in names]
-                rows.sort(key=lambda row: _mean(row[1]), reverse=True)
+                rows.sort(key=_mean, reverse=True)
                 about = {"title": table.title, "measure": measure}
                 found.append(about | {"runs": list(columns), "rows": rows})
                 break
     return found
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Over those that are known; below all others where none is."""
-    present = [value for value in values if math.isfinite(value)]
-    return sum(present) / len(present) if present else -1.0
-
-
-def _of_classes(run: Run, task: str, measure: str) -> Mapping[str, float]:
+def _by_class(run: Run, task: str) -> Mapping[str, Mapping[str, float]]:
     tasks = run.results.get("results")
     metrics = tasks.get(task) if isinstance(tasks, dict) else None
-    return class_metrics(metrics).get(measure, {}) if isinstance(metrics, dict) else {}
+    return class_metrics(metrics) if isinstance(metrics, dict) else {}
+
+
+def _mean(row: tuple[str, Sequence[float]]) -> float:
+    """Over the values that are known; below all others where none is."""
+    present = [value for value in row[1] if math.isfinite(value)]
+    return statistics.fmean(present) if present else -1.0
 
 
 def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -340,8 +320,6 @@ def _example(
 def _address(file: Path, detail: _Detail) -> tuple[str, tuple[int, int]]:
     """A picture as a `data:` address, and its (width, height)."""
     with no_truncated_images(), Image.open(file, formats=["JPEG"]) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"it has {picture.width} x {picture.height} pixels")
         small = picture.convert("RGB")
     small.thumbnail((detail.longest, detail.longest), Image.Resampling.LANCZOS)
     data = io.BytesIO()

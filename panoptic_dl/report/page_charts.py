@@ -91,7 +91,7 @@ def _cost(run: Run, curves: Curves) -> dict[str, Any]:
         rate = batch / max(curves.typical("time"), 1e-9)
     return {
         "run": run.label,
-        "device": f"{run.times}{run.environment.get('device', '')}",
+        "device": run.device,
         "images_per_s": rate,
         "device_MiB": curves.highest("device_memory_MiB"),
         "host_MiB": curves.highest("host_memory_MiB"),

@@ -5,6 +5,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
@@ -15,7 +16,6 @@ import yaml
 
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import (
-    MAX_JSON_BYTES,
     encodable,
     read_json_object,
     regular_size,
@@ -48,6 +48,7 @@ class Run:
     overrides: Sequence[str]
     command: str
     seed: int | None
+    config_hash: str
     family: str  # the same for runs of one experiment that differ by their seed
     revision: str  # of git
     changed: bool  # whether the working tree was
@@ -57,12 +58,11 @@ class Run:
     wall_seconds: float
     device_hours: float
     metrics: Mapping[str, float]  # percent; NaN: undecided
-    attempts: Sequence[str] = ()  # when each ended, or began where it has no end, in ISO 8601
-    config_hash: str = ""
-    error: str = ""  # its first line
+    error: str  # its first line
+    when: str  # its last sign, in ISO 8601
+    attempts: int = 1
     results: Mapping[str, Any] = field(default_factory=dict)  # results.json
     settings: Mapping[str, str] = field(default_factory=dict)  # the resolved config, flat
-    last_written: str = ""  # when a run that is not finished last wrote its log or metrics
     remarks: Sequence[str] = ()  # what of it could not be read
 
     @property
@@ -70,20 +70,16 @@ class Run:
         return self.status == "finished"
 
     @property
-    def when(self) -> str:
-        """The last sign of the run in ISO 8601; "" where it left none."""
-        return max([self.last_written, *self.attempts])
-
-    @property
     def moment(self) -> str:
         """`when`, readable: "2026-01-31 09:05"."""
         return self.when[:16].replace("T", " ")
 
     @property
-    def times(self) -> str:
-        """ "4 x " before the name of a device of which there were several."""
-        devices = self.environment.get("devices")
-        return f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
+    def device(self) -> str:
+        """The name of the device, after "4 x " where there were several."""
+        devices, name = self.environment.get("devices"), self.environment.get("device")
+        times = f"{devices} x " if isinstance(devices, int) and devices > 1 else ""
+        return f"{times}{name}" if name else ""
 
     @property
     def trial(self) -> str:
@@ -114,23 +110,29 @@ class Run:
 
 
 def run_from_record(fields: Fields, **others: Any) -> Run:
-    """A run from an object with the keys of run.json; `others` are the fields that it lacks.
+    """A run from an object with the keys of run.json, and those of its `git`.
+
+    Args:
+        others: fields of the run that the object lacks, or has otherwise.
 
     Raises:
         ValueError: a value is of the wrong kind; the message says which.
     """
     seed, choices = fields.number("seed"), fields.object("choices").data
+    texts = ("name", "status", "command", "config_hash", "family", "revision", "published_note")
     known: dict[str, Any] = {
         "mode": fields.text("mode", required=True),
         "row": fields.text("row", required=True),
+        **{key: fields.text(key) for key in texts},
         "choices": {str(key): str(value) for key, value in choices.items() if value is not None},
         "overrides": fields.texts("overrides"),
         "seed": int(seed) if math.isfinite(seed) else None,
+        "changed": fields.flag("changed"),
+        **{key: dict(fields.object(key).data) for key in ("environment", "train")},
+        **{key: fields.number(key) for key in ("wall_seconds", "device_hours")},
         "metrics": fields.object("metrics").numbers(),
+        "error": fields.text("error").partition("\n")[0],
     }
-    known |= {key: fields.text(key) for key in ("status", "command", "published_note")}
-    known |= {key: dict(fields.object(key).data) for key in ("environment", "train")}
-    known |= {key: fields.number(key) for key in ("wall_seconds", "device_hours")}
     return Run(**known | others)
 
 
@@ -141,43 +143,33 @@ def read_run(folder: Path, label: str) -> Run:
         ValueError: `run.json` is damaged or of another format; the message says which.
         OSError: it cannot be opened.
     """
-    fields = Fields(run_folder.read_run(folder), RUN)
-    git, config_hash = fields.object("git"), fields.text("config_hash")
+    data = run_folder.read_run(folder)
+    fields = Fields({**Fields(data, RUN).object("git").data, **data}, RUN)
     remarks: list[str] = []
     results = _read_optional(folder / RESULTS, read_json_object, remarks)
     finished = fields.text("status") == "finished"
     metrics = fields.object("metrics").numbers() if finished else {}
     if finished and not metrics and isinstance(results.get("metrics"), dict):
         metrics = Fields(results["metrics"], f"{RESULTS}: metrics").numbers()
+    attempts = fields.objects("attempts")
+    signs = [each.text("ended") or each.text("started") for each in attempts]
+    for file in (folder / LOG, folder / METRICS):  # of one without an end, or that was killed
+        if not finished and file.is_file():
+            moment = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+            signs.append(moment.isoformat(timespec="seconds"))
     return run_from_record(
         fields,
         folder=folder,
         label=label,
-        name=fields.text("name") or label,
         # The hash with the seed makes a run a group of its own, and so does its label.
-        family=fields.text("config_hash_any_seed") or config_hash or label,
-        revision=git.text("revision"),
-        changed=git.flag("changed"),
+        family=fields.text("config_hash_any_seed") or fields.text("config_hash") or label,
         metrics=metrics,
-        attempts=[
-            attempt.text("ended") or attempt.text("started")
-            for attempt in fields.objects("attempts")
-        ],
-        config_hash=config_hash,
-        error=fields.text("error").partition("\n")[0],
+        when=max(signs, default=""),
+        attempts=len(attempts),
         results=results,
         settings=_read_optional(folder / RESOLVED, _read_settings, remarks),
-        last_written="" if finished else _last_written(folder),
         remarks=remarks,
     )
-
-
-def _last_written(folder: Path) -> str:
-    """When a run that has no end yet, or was killed, last wrote a line."""
-    files = [file for name in (LOG, METRICS) if (file := folder / name).is_file()]
-    newest = max((file.stat().st_mtime for file in files), default=0.0)
-    moment = datetime.fromtimestamp(newest, timezone.utc)
-    return moment.isoformat(timespec="seconds") if newest else ""
 
 
 def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
@@ -197,9 +189,7 @@ def _read_settings(file: Path) -> dict[str, str]:
     Raises:
         ValueError: it is no YAML, or not a config.
     """
-    too_much = f"{file.name} has more than {MAX_SETTINGS:,} values: it is no config of ours"
-    if regular_size(file) > MAX_JSON_BYTES:
-        raise ValueError(too_much)
+    regular_size(file)
     try:
         with file.open(encoding="utf-8") as opened:
             tree = SafeLoader(opened).get_single_data()
@@ -211,7 +201,9 @@ def _read_settings(file: Path) -> dict[str, str]:
         first = str(error).partition("\n")[0]
         raise ValueError(f"{file.name} is no whole YAML file ({first})") from error
     if len(found) > MAX_SETTINGS:
-        raise ValueError(too_much)
+        raise ValueError(
+            f"{file.name} has more than {MAX_SETTINGS:,} values: it is no config of ours"
+        )
     return dict(found)
 
 
@@ -230,20 +222,17 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
 def _read_benchmark(file: Path, row: str) -> dict[str, Any]:
     """What mode=benchmark measured of an experiment, as `Collected` has it."""
     fields = Fields(read_json_object(file), file.name)
-    sides = fields.texts("image_size")
-    if len(sides) != 2:
-        raise ValueError(f"{file.name}: image_size must be [height, width], not {sides}")
     return {
         "row": row,
         "machine": fields.text("machine"),
-        "size": f"{sides[0]} x {sides[1]}",
+        "size": " x ".join(fields.texts("image_size")),
         "images_per_s": fields.object("stages").object("total").number("images_per_s"),
         "device_MiB": fields.number("peak_device_MiB"),
         "host_MiB": fields.number("peak_host_MiB"),
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Collected:
     """All that was found below the folders.
 
@@ -255,10 +244,21 @@ class Collected:
             "host_MiB".
     """
 
-    runs: Sequence[Run]
-    unreadable: Sequence[tuple[str, str]] = ()
-    planned: Sequence[tuple[str, Sequence[str]]] = ()
-    benchmarks: Sequence[Mapping[str, Any]] = ()
+    runs: list[Run] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def listing_unreadable(self, label: str) -> Iterator[None]:
+        """List what cannot be read, without paths of this machine."""
+        try:
+            yield
+        except ValueError as error:
+            self.unreadable.append((label, str(error)))
+        except OSError as error:
+            file = Path(error.filename or "a file").name
+            self.unreadable.append((label, f"{file}: {error.strerror or error}"))
 
 
 def collect(folders: Sequence[Path]) -> Collected:
@@ -267,14 +267,10 @@ def collect(folders: Sequence[Path]) -> Collected:
     Raises:
         ValueError: a folder does not exist, or none of them holds anything of a run.
     """
-    runs: list[Run] = []
-    unreadable: list[tuple[str, str]] = []
-    planned: list[tuple[str, Sequence[str]]] = []
-    benchmarks: list[dict[str, Any]] = []
+    found = Collected()
     seen: set[str] = set()
     labels: set[str] = set()
     several = len(folders) > 1
-
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
@@ -286,38 +282,34 @@ def collect(folders: Sequence[Path]) -> Collected:
                 number += 1
                 label = f"{wanted} ({number})"
             labels.add(label)
-            try:
-                if SWEEP in files:
-                    _, experiments = run_folder.read_sweep(folder)
-                    planned += [
+            if SWEEP in files:
+                with found.listing_unreadable(label):
+                    found.planned += [
                         (_label(root, folder / name, several), overrides)
-                        for name, overrides in experiments.items()
+                        for name, overrides in run_folder.read_sweep(folder)[1].items()
                         if not (folder / name / RUN).exists()
                     ]
-            except (ValueError, OSError) as error:
-                unreadable.append((label, _reason(error)))
-            try:
-                if RUN in files:
+            if RUN in files:
+                with found.listing_unreadable(label):
                     run = read_run(folder, label)
-                    runs.append(run)
+                    found.runs.append(run)
                     if run.mode == "benchmark" and run.finished:
-                        benchmarks.append(_read_benchmark(folder / "benchmark.json", run.row))
-                elif RESULTS in files or METRICS in files:
-                    reason = "it has no run.json: an older version of panoptic-dl made it"
-                    if folder.name == "fast_dev_run":
-                        reason = "a trial (train.fast_dev_run=true) is no result"
-                    unreadable.append((label, reason))
-            except (ValueError, OSError) as error:
-                unreadable.append((label, _reason(error)))
+                        file = folder / "benchmark.json"
+                        found.benchmarks.append(_read_benchmark(file, run.row))
+            elif RESULTS in files or METRICS in files:
+                reason = "it has no run.json: an older version of panoptic-dl made it"
+                if folder.name == "fast_dev_run":
+                    reason = "a trial (train.fast_dev_run=true) is no result"
+                found.unreadable.append((label, reason))
         for refused in closed:
             label = _label(root, Path(str(refused.filename)), several)
-            unreadable.append((label, f"its folder: {refused.strerror}"))
-    if not (runs or unreadable or planned):
+            found.unreadable.append((label, f"its folder: {refused.strerror}"))
+    if not (found.runs or found.unreadable or found.planned):
         raise ValueError(
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
             "folder, or one that holds them, such as outputs"
         )
-    return Collected(runs, unreadable, planned, benchmarks)
+    return found
 
 
 def _folders(
@@ -344,13 +336,6 @@ def _label(root: Path, folder: Path, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
     return encodable(str(below) if not several and below.parts else str(Path(name, below)))
-
-
-def _reason(error: Exception) -> str:
-    """The message without a path of this machine; the folder's label precedes it."""
-    if isinstance(error, OSError):
-        return f"{Path(error.filename or 'a file').name}: {error.strerror or error}"
-    return str(error)
 
 
 class Spread(NamedTuple):

@@ -134,11 +134,10 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Whether a row is reproduced: a word, why, and the tolerance that was used (NaN: none)."""
+    """Whether a row is reproduced: a word, and why."""
 
     word: str
     reason: str = ""
-    tolerance: float = math.nan
 
     @property
     def text(self) -> str:
@@ -159,8 +158,7 @@ def _judge(group: Group, row: PublishedRow) -> _Verdict:
     refused = _refusal(run, row)
     if refused:
         return _Verdict("no verdict", refused)
-    differs = _training_differences(run, row)
-    tolerance = WIDE if differs else TOLERANCE
+    tolerance = WIDE if _training_differences(run, row) else TOLERANCE
     own = {name: found.mean for name in row.metrics if (found := group.metric(name)) is not None}
     return _compare(own, row.metrics, row.main, tolerance)
 
@@ -179,9 +177,8 @@ def _compare(
     # Differences of one decimal are exact tenths but for the last bits of floating point.
     low = [name for name, value in differences.items() if value < -tolerance - 1e-6]
     if low:
-        return _Verdict("below", "" if low == [main] else " and ".join(low), tolerance)
-    better = differences[main] > tolerance + 1e-6
-    return _Verdict("better" if better else "reproduced", "", tolerance)
+        return _Verdict("below", "" if low == [main] else " and ".join(low))
+    return _Verdict("better" if differences[main] > tolerance + 1e-6 else "reproduced")
 
 
 def _refusal(run: Run, row: PublishedRow) -> str:
@@ -200,8 +197,7 @@ def _refusal(run: Run, row: PublishedRow) -> str:
     if changed:
         return f"other settings: {', '.join(changed)}"
     numbers = [run.train.get(name) for name in ("iterations", "batch_size")]
-    known = all(isinstance(number, (int, float)) for number in numbers)
-    seen = math.prod(map(float, numbers)) if known else 0.0  # type: ignore[arg-type]
+    seen = math.prod(x if isinstance(x, (int, float)) else 0 for x in numbers)
     share = seen / (row.iterations * row.batch_size)
     if run.mode == "train" and share < MIN_TRAINING:
         return f"trial: {100 * share:.2g} % of the training"
@@ -215,11 +211,10 @@ def _training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
     wanted = {"iterations": row.iterations, "batch_size": row.batch_size, "precision": "fp32"}
     found = []
     for name, value in wanted.items():
-        own = run.train.get(name)
+        own = run.train.get(name) or "unknown"
         if own != value:
-            shown = "unknown" if own is None else f"{own:,}" if isinstance(own, int) else own
-            of = f"{value:,}" if isinstance(value, int) else value
-            found.append(f"{name.replace('_', ' ')} {shown}, published {of}")
+            own, of = (f"{x:,}" if isinstance(x, int) else x for x in (own, value))
+            found.append(f"{metric_name(name)} {own}, published {of}")
     if LEARNING_RATE in run.overridden:
         found.append(f"{LEARNING_RATE} {run.setting(LEARNING_RATE)}")
     return found

@@ -7,8 +7,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from panoptic_dl.config.builder import find_target
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.launch.gpus import give_out_gpus
+from panoptic_dl.sweeps.status import conclude
 from panoptic_dl.sweeps.table import SweepError, plan_sweep
 
 
@@ -16,14 +18,7 @@ class Sweep(Callback):
     """Give a sweep its rows, their folders and its seeds; at its end print the rows' status.
 
     The program then ends with exit code 1 when a row has failed.
-
-    Args:
-        status: dotted name of a function from the sweep's folder to text (or None) and whether all
-            went well.
     """
-
-    def __init__(self, status: str) -> None:
-        self.status = status
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         chosen = config.hydra.runtime.choices.get("sweep")
@@ -44,11 +39,9 @@ class Sweep(Callback):
             raise SystemExit(f"error: this sweep cannot be planned: {error}") from None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from panoptic_dl.config.builder import find_target
-
         if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
             return  # which has printed its trials; some of them may fail
-        text, is_good = find_target(self.status)(Path(config.hydra.sweep.dir))
+        text, is_good = conclude(Path(config.hydra.sweep.dir))
         if text:
             print(text)
         if not is_good:
@@ -77,8 +70,6 @@ class AfterSweep(Callback):
         self.functions = functions
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from panoptic_dl.config.builder import find_target
-
         for name in self.functions:
             text = find_target(name)(Path(config.hydra.sweep.dir))
             if text:

@@ -187,11 +187,7 @@ class Search(Sweeper):
 
 
 class _EndedEarly(Exception):
-    """A job ended by SystemExit, in another process than the search's own."""
-
-    def __init__(self, code: Any) -> None:
-        super().__init__(code)
-        self.code = code
+    """A job ended by SystemExit, with this exit code, in a process that is not the search's own."""
 
 
 class _Job:
@@ -224,9 +220,9 @@ def _result(job: JobReturn | Exception, folder: Path) -> float | str | None:
             raise job
         value = job.return_value
     except _EndedEarly as end:
-        if end.code in STOPPED:
+        if end.args[0] in STOPPED:
             return None
-        error = f"ended with exit code {end.code}"
+        error = f"ended with exit code {end}"
     except Exception as raised:
         first = (str(raised).strip().splitlines() or [""])[0]
         error = f"{type(raised).__name__}: {first}"

@@ -5,6 +5,7 @@ What a search draws from: overrides such as `optimizer.lr=tag(log,interval(1e-3,
 
 import json
 import math
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -223,7 +224,8 @@ class Study:
         file = self.folder / JOURNAL
         _cut_unfinished_line(file)
         try:
-            backend = JournalFileBackend(str(file), _NoLock())  # type: ignore[arg-type]
+            # Optuna's own lock is a file that a killed process leaves behind; see LOCK.
+            backend = JournalFileBackend(str(file), threading.Lock())  # type: ignore[arg-type]
             return optuna.create_study(
                 storage=JournalStorage(backend),
                 study_name="search",
@@ -377,16 +379,3 @@ def _cut_unfinished_line(file: Path) -> None:
     if file.exists():
         with file.open("rb+") as journal:
             journal.truncate(journal.read().rfind(b"\n") + 1)
-
-
-class _NoLock:
-    """The journal's lock: nobody else writes, see `LOCK`.
-
-    Optuna's own is a file that a killed process leaves behind.
-    """
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.page import _environment
+from panoptic_dl.report.formats import load_template
 from panoptic_dl.report.page_charts import _axis, _limits, _tick_text, _ticks, chart
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -41,7 +41,7 @@ def test_ticks_are_written_short():
 
 
 def drawn(*arguments, **options):
-    template = _environment([]).get_template("charts.html")
+    template = load_template("charts.html", autoescape=True)
     return template.module.draw(chart(*arguments, **options))
 
 
