@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from panoptic_dl.report.runs import Curves, Run, thinned
 from panoptic_dl.report.tables import Table
 
@@ -172,12 +174,8 @@ def _limits(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers within the limits: multiples of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next((f * power for f in (1, 2, 5) if f * power >= raw * 0.999), 10 * power)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
+    values = MaxNLocator(about, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [value for value in values.tolist() if low <= value <= high]
 
 
 def _tick_text(value: float) -> str:

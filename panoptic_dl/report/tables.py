@@ -69,9 +69,9 @@ class PublishedRow:
         return "_".join(getattr(self, part) for part in EXPERIMENT_PARTS)
 
     @property
-    def table(self) -> tuple[str, str, str]:
-        """Which of the published tables has it."""
-        return self.dataset, self.task, self.head
+    def table(self) -> str:
+        """The title of the published table that has it."""
+        return f"{NAMES.get(self.dataset, self.dataset)}, {self.task}, {self.head}"
 
     @property
     def main(self) -> str:
@@ -257,9 +257,13 @@ class Table:
     """Lines with the same columns."""
 
     title: str
-    columns: Sequence[str]
     lines: Sequence[Line]
     published: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The metrics of its lines, in the order of the published tables."""
+        return [name for name in PUBLISHED if any(name in line.cells for line in self.lines)]
 
     @property
     def runs(self) -> list[Run]:
@@ -273,64 +277,52 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
     Raises:
         ValueError: an experiment with published metrics cannot be read.
     """
-    rows, groups = published_rows(), group_runs(runs)
-    of_row: dict[str, list[Group]] = {}
+    groups, rows = group_runs(runs), published_rows()
+    published: dict[str, list[Line]] = {}
+    for row in rows:
+        own = [group for group in groups if group.first.row == row.row]
+        lines = [_published_line(row, group) for group in own] or [_open_line(row)]
+        published.setdefault(row.table, []).extend(lines)
+    others: dict[str, list[Line]] = {}
     for group in groups:
-        of_row.setdefault(group.first.row, []).append(group)
-    tables = []
-    for key in dict.fromkeys(row.table for row in rows):
-        members = [row for row in rows if row.table == key]
-        lines = [line for row in members for line in _published_lines(row, of_row.get(row.row, []))]
-        dataset, task, head = key
-        title = f"{NAMES.get(dataset, dataset)}, {task}, {head}"
-        columns = [c for c in PUBLISHED if any(c in row.metrics for row in members)]
-        tables.append(Table(title, columns, lines, published=True))
-    known = {row.row for row in rows}
-    others: dict[str, list[Group]] = {}
-    for group in groups:
-        if group.first.row not in known:
+        if group.first.row not in {row.row for row in rows}:
             chosen, title = group.first.choices, group.first.row
             if chosen.get("dataset") and chosen.get("task"):
                 title = f"{NAMES.get(chosen['dataset'], chosen['dataset'])}, {chosen['task']}"
-            others.setdefault(title, []).append(group)
-    return tables + [_other_table(title, members) for title, members in others.items()]
+            others.setdefault(title, []).append(_other_line(group))
+    tables = [Table(title, lines, published=True) for title, lines in published.items()]
+    return tables + [Table(title, lines) for title, lines in others.items()]
 
 
-def _published_lines(row: PublishedRow, groups: Sequence[Group]) -> list[Line]:
+def _open_line(row: PublishedRow) -> Line:
+    cells = {name: Cell(None, value) for name, value in row.metrics.items()}
+    return Line(NAMES.get(row.backbone, row.backbone), row.row, cells, _Verdict("not run"))
+
+
+def _published_line(row: PublishedRow, group: Group) -> Line:
+    cells = {name: Cell(group.metric(name), value) for name, value in row.metrics.items()}
+    run = group.first
+    notes: list[str] = []
+    if run.finished and not _refusal(run, row):
+        notes += _training_differences(run, row)
+    if row.other_recipes and run.choices.get("recipe") == row.recipe:
+        notes.append("old recipe, that of the published figures")
+    elif row.other_recipes:
+        note = run.published_note or f"published figures are of recipe={row.recipe}"
+        notes.append(f"corrected recipe: {note}")
+    notes += _notes(group)
     title = NAMES.get(row.backbone, row.backbone)
-    if not groups:
-        cells = {name: Cell(None, value) for name, value in row.metrics.items()}
-        return [Line(title, row.row, cells, _Verdict("not run"))]
-    lines = []
-    for group in groups:
-        cells = {name: Cell(group.metric(name), value) for name, value in row.metrics.items()}
-        run = group.first
-        notes: list[str] = []
-        if run.finished and not _refusal(run, row):
-            notes += _training_differences(run, row)
-        if row.other_recipes and run.choices.get("recipe") == row.recipe:
-            notes.append("old recipe, that of the published figures")
-        elif row.other_recipes:
-            note = run.published_note or f"published figures are of recipe={row.recipe}"
-            notes.append(f"corrected recipe: {note}")
-        notes += _notes(group)
-        lines.append(Line(title, row.row, cells, _judge(group, row), notes, group))
-    return lines
+    return Line(title, row.row, cells, _judge(group, row), notes, group)
 
 
-def _other_table(table_title: str, groups: Sequence[Group]) -> Table:
-    columns = [c for c in PUBLISHED if any(c in group.metric_names() for group in groups)]
-    lines = []
-    for group in groups:
-        run = group.first
-        parts = [run.choices[group] for group in ("backbone", "head") if group in run.choices]
-        cells = {name: Cell(group.metric(name)) for name in columns}
-        notes = [] if run.finished else [run.status]
-        notes += [f"trial: {run.trial}"] if run.trial else []
-        notes += _notes(group)
-        title = ", ".join(NAMES.get(x, x) for x in parts) or run.row
-        lines.append(Line(title, run.row, cells, notes=notes, group=group))
-    return Table(table_title, columns, lines)
+def _other_line(group: Group) -> Line:
+    run = group.first
+    parts = [run.choices[part] for part in ("backbone", "head") if part in run.choices]
+    title = ", ".join(NAMES.get(x, x) for x in parts) or run.row
+    notes = [] if run.finished else [run.status]
+    notes += [f"trial: {run.trial}"] if run.trial else []
+    cells = {name: Cell(group.metric(name)) for name in group.metric_names()}
+    return Line(title, run.row, cells, notes=notes + _notes(group), group=group)
 
 
 def _notes(group: Group) -> list[str]:
