@@ -92,7 +92,8 @@ class WandbLogger(Logger):
         self._mode, self._group, self._tags = mode, group, list(tags)
         self._pictures, self._log_checkpoints = pictures, log_checkpoints
         self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
-        self._run: Any = None  # W&B's; None: disabled, given up, or finished
+        self._run: Any = None  # W&B's
+        self._ended = False  # disabled, given up, or finished
         self._staging: str | None = None  # the folder, where this logger has set it
         self._last = -1  # W&B's last step
         self._files: Callable[[], list[Path]] = list  # local files of the run
@@ -104,20 +105,10 @@ class WandbLogger(Logger):
         self._call(lambda: self._begin(run), 2 * self._init_timeout + 60, "starting")
 
     def step(self, iteration: int, metrics: Metrics) -> None:
-        if self._run is not None:
-            number = _step_number(iteration, evaluation=False)
-            self._call(lambda: self._log(iteration, number, _step_names(metrics)), LINE, "a line")
+        self._call(lambda: self._log_line(iteration, metrics), LINE, "a line")
 
     def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
-        def log() -> None:
-            number = _step_number(iteration, evaluation=True)
-            if number > self._last:
-                shown = _media(details, pictures=self._pictures)
-                self._log(iteration, number, _evaluation_names(metrics) | shown)
-            self._summarize(iteration, metrics)
-
-        if self._run is not None:
-            self._call(log, MEDIA, "an evaluation")
+        self._call(lambda: self._log_line(iteration, metrics, details), MEDIA, "an evaluation")
 
     def measured(self, metrics: Metrics, pictures: Sequence[Path]) -> None:
         def log() -> None:
@@ -125,8 +116,7 @@ class WandbLogger(Logger):
             self._run.summary.update(named)
             self._log(0, 1, _pictures(pictures))
 
-        if self._run is not None:
-            self._call(log, MEDIA, "metrics")
+        self._call(log, MEDIA, "metrics")
 
     def checkpoint(self, file: Path, iteration: int, best: bool) -> None:
         def log() -> None:
@@ -136,8 +126,7 @@ class WandbLogger(Logger):
             aliases = ["latest", f"iteration-{iteration}", *(["best"] if best else [])]
             self._run.log_artifact(artifact, aliases=aliases)
 
-        wanted = self._log_checkpoints == "all" or (self._log_checkpoints == "best" and best)
-        if wanted and self._run is not None:
+        if self._log_checkpoints == "all" or (self._log_checkpoints == "best" and best):
             self._call(log, ARTIFACT, "a checkpoint")
 
     def finish(self, status: str, exit_code: int) -> None:
@@ -150,17 +139,16 @@ class WandbLogger(Logger):
 
         seconds = self._finish_timeout if status == "finished" else UNFINISHED
         try:
-            if self._run is not None:
-                self._call(end, seconds + 5, "finishing")
+            self._call(end, seconds + 5, "finishing")
         finally:
-            self._run = None
+            self._ended = True
             if self._staging is not None and os.environ.get(STAGING) == self._staging:
                 del os.environ[STAGING]
 
     def _call(self, call: Callable[[], None], timeout: float, what: str) -> None:
         """Call W&B, or give it up after `timeout` seconds."""
-        if not _returns(call, timeout):
-            self._run = None
+        if not self._ended and not _returns(call, timeout):
+            self._ended = True
             _kill_service()  # or the end of the program would wait for it
             _repair(self._files())
             raise TimeoutError(
@@ -181,6 +169,7 @@ class WandbLogger(Logger):
         mode = self._mode or settings.mode
         mode = ALIASES.get(mode, mode)
         if mode == "disabled":
+            self._ended = True
             return
         identity = _run_id(run.folder)
         self._files = lambda: sorted(folder.glob(f"*run-*-{identity}/run-{identity}.wandb"))
@@ -212,12 +201,8 @@ class WandbLogger(Logger):
                     self._sync,
                 )
         self._describe(run)
-        for line in run.history:  # what W&B lacks of it is sent
-            iteration, evaluation = int(line["iteration"]), is_evaluation(line)
-            named = _evaluation_names(line) if evaluation else _step_names(line)
-            self._log(iteration, _step_number(iteration, evaluation=evaluation), named)
-            if evaluation:
-                self._summarize(iteration, line)
+        for line in run.history:
+            self._log_line(int(line["iteration"]), line)
 
     def _init(self, run: Run, identity: str, mode: str) -> Any:
         if STAGING not in os.environ:
@@ -262,15 +247,24 @@ class WandbLogger(Logger):
             self._log(0, 0, {"network/modules": table})
 
     def _log(self, iteration: int, number: int, values: Mapping[str, Any]) -> None:
-        """Log `values`, unless W&B has its step `number` already."""
-        if self._run is not None and number > self._last:
-            self._run.log({"iteration": iteration, **values}, step=number, commit=True)
-            self._last = number
+        """Log `values` as W&B's step `number`."""
+        self._run.log({"iteration": iteration, **values}, step=number, commit=True)
+        self._last = number
+
+    def _log_line(self, iteration: int, metrics: Metrics, details: Details | None = None) -> None:
+        """Log a line of metrics.json, unless W&B has it already."""
+        evaluation = is_evaluation(metrics)
+        number = 2 * (iteration + 1) + evaluation
+        if number > self._last:
+            shown = {} if details is None else _media(details, pictures=self._pictures)
+            self._log(iteration, number, _named(metrics) | shown)
+        if evaluation:
+            self._summarize(iteration, metrics)
 
     def _summarize(self, iteration: int, metrics: Metrics) -> None:
         for name in PUBLISHED:
             value = metrics.get(name)
-            if self._run is None or value is None or math.isnan(value):
+            if value is None or math.isnan(value):
                 continue
             if name not in self._best or is_better(name, value, self._best[name][0]):
                 self._best[name] = (value, iteration)
@@ -289,38 +283,25 @@ SECTIONS = {
 }
 
 
-def _step_names(metrics: Metrics) -> dict[str, float]:
-    """`total_loss` becomes `train/total_loss`; `lr` stays."""
+def _named(metrics: Metrics) -> dict[str, Any]:
+    """`total_loss` becomes `train/total_loss`, `PQ` of an evaluation `eval/PQ`; `lr` stays."""
+    section = "eval" if is_evaluation(metrics) else "train"
     return {
-        name if name == "lr" else f"{SECTIONS.get(name, 'train')}/{name}": value
+        name if name == "lr" else f"{SECTIONS.get(name, section)}/{name}": value
         for name, value in metrics.items()
         if name != "iteration"
     }
 
 
-def _evaluation_names(metrics: Metrics) -> dict[str, float]:
-    """`PQ` becomes `eval/PQ`, the moving average's `ema/PQ` becomes `eval/ema/PQ`."""
-    return {f"eval/{name}": value for name, value in metrics.items() if name != "iteration"}
-
-
-def _step_number(iteration: int, *, evaluation: bool) -> int:
-    """W&B's own step of a line; the same line always has the same one."""
-    return 2 * (iteration + 1) + evaluation
-
-
 def _modules(model: nn.Module) -> list[list[Any]]:
-    """The modules of a network, the network itself first, `MODULE_DEPTH` levels deep.
-
-    Returns:
-        Name, class, number of parameters, and how many of these are trained.
-    """
+    """Name, class, parameters and trained parameters of a network and its modules."""
     rows = []
     for name, module in model.named_modules():
-        parameters = list(module.parameters())
-        if name.count(".") < MODULE_DEPTH and parameters:
-            count = sum(p.numel() for p in parameters)
-            trained = sum(p.numel() for p in parameters if p.requires_grad)
-            rows.append([name or "network", type(module).__name__, count, trained])
+        sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+        if name.count(".") < MODULE_DEPTH and sizes:
+            trained = sum(size for size, is_trained in sizes if is_trained)
+            title = name or "network"
+            rows.append([title, type(module).__name__, sum(size for size, _ in sizes), trained])
     return rows
 
 
@@ -329,11 +310,7 @@ MAX_CELLS = 10_000  # of a confusion matrix: W&B draws no more rows of a table
 
 
 def _media(details: Details, *, pictures: bool) -> dict[str, Any]:
-    """Tables, images and charts of an evaluation by their names in W&B.
-
-    Args:
-        pictures: images and charts, too, not only tables.
-    """
+    """Tables of an evaluation by their names in W&B, and its images and charts if `pictures`."""
 
     def table(rows: Sequence[tuple[str, Sequence[float]]], columns: Sequence[str]) -> Any:
         data = [[n, *(v if math.isfinite(v) else None for v in values)] for n, values in rows]
@@ -411,12 +388,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def _run_id(folder: Path) -> str:
-    """The id of the folder's W&B run, from `wandb.json`; a new one is written there first.
-
-    Raises:
-        ValueError: the file is damaged.
-        OSError: it cannot be written.
-    """
+    """The id of the folder's W&B run, from `wandb.json`; a new one is written there first."""
     file = folder / ID_FILE
     if not file.exists():
         write_text(file, json.dumps({"id": secrets.token_hex(4)}) + "\n")
@@ -473,21 +445,17 @@ SERVICE = "wandb-core"  # the process that wandb starts
 
 
 def _returns(call: Callable[[], Any], timeout: float) -> bool:
-    """Whether `call` returns in time; it is made in a thread that ends with the program.
-
-    Raises:
-        Exception: what `call` raises.
-    """
+    """Whether `call` returns in time; it is made in a thread that ends with the program."""
     future: Future[None] = Future()
 
     def work() -> None:
         try:
             call()
             future.set_result(None)
-        except Exception as error:
-            future.set_exception(error)
-        except BaseException as error:  # such as SystemExit, which must not end the run
-            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+        except BaseException as error:
+            # SystemExit and the like must not end the run.
+            other = RuntimeError(f"{type(error).__name__}: {error}")
+            future.set_exception(error if isinstance(error, Exception) else other)
 
     threading.Thread(target=work, name="wandb", daemon=True).start()
     if not wait([future], timeout).done:

@@ -73,8 +73,11 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
         with _compile_errors("train.compile"):
             example = torch.ones(8, device=next(model.parameters()).device)
             torch.compile(lambda x: 2 * x + 1)(example)
-        compiled = [_compile_in_training(owner, method) for owner, method in _networks(model)]
-        logger.info("torch.compile: the first steps take longer (%s)", ", ".join(compiled))
+        _compile_in_training(model.get_submodule("backbone"), "forward")
+        for head in model.children():  # of Detectron2's heads all but upsampling and losses
+            if callable(getattr(head, "layers", None)):
+                _compile_in_training(head, "layers")
+        logger.info("torch.compile: the first steps take longer")
 
 
 @contextlib.contextmanager
@@ -90,15 +93,7 @@ def training_arithmetic(settings: TrainSettings) -> Iterator[None]:
             torch.compiler.reset()
 
 
-def _networks(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Backbone and heads; of Detectron2's heads all but upsampling and losses."""
-    yield model.get_submodule("backbone"), "forward"
-    for child in model.children():
-        if callable(getattr(child, "layers", None)):
-            yield child, "layers"
-
-
-def _compile_in_training(owner: nn.Module, method: str) -> str:
+def _compile_in_training(owner: nn.Module, method: str) -> None:
     plain: Callable[..., Any] = getattr(owner, method)
     fast: Callable[..., Any] = torch.compile(plain)
 
@@ -106,7 +101,6 @@ def _compile_in_training(owner: nn.Module, method: str) -> str:
         return fast(*inputs) if owner.training else plain(*inputs)
 
     setattr(owner, method, chosen)
-    return f"{type(owner).__name__}.{method}"
 
 
 @contextlib.contextmanager

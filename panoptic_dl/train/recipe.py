@@ -1,8 +1,8 @@
 """The differences between a run and its recipe, and which of them change results."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
@@ -34,8 +34,7 @@ class Recipe:
                 raise ValueError(f"recipe_record.{name}={value} must be a positive number")
 
 
-@dataclass(frozen=True)
-class _Difference:
+class _Difference(NamedTuple):
     """A line of the table; `effect` is None where results stay the same but for rounding."""
 
     setting: str
@@ -59,7 +58,7 @@ def find_differences(
         accumulate: forward passes of a process for one step.
         batch_norm_images: see `images_of_statistics`.
     """
-    batch, seen = recipe.batch_size, recipe.batch_size * recipe.iterations
+    batch = recipe.batch_size
     effect_of_batch = "the rate and the number of iterations belong to the recipe's batch"
     if not settings.auto_scale_lr:
         effect_of_batch += "; train.auto_scale_lr=true scales the rate"
@@ -68,8 +67,8 @@ def find_differences(
         effect_of_lr = f"scaled by {scale:.4g}, linearly with the batch"
     images = batch if batch_norm_images is None else batch_norm_images
     statistics = f"{'noisier' if images < batch else 'steadier'} statistics"
-    seen_here = settings.batch_size * settings.iterations
-    all_settings: list[tuple[str, object, object, str | None]] = [
+    seen, seen_here = batch * recipe.iterations, settings.batch_size * settings.iterations
+    rows: list[tuple[str, object, object, str | None]] = [
         ("train.batch_size", batch, settings.batch_size, effect_of_batch),
         ("optimizer.lr", recipe.lr, lr, effect_of_lr),
         ("train.iterations", recipe.iterations, settings.iterations, "another length of training"),
@@ -82,7 +81,7 @@ def find_differences(
     ]
     return [
         _Difference(name, _text(theirs), _text(ours), effect)
-        for name, theirs, ours, effect in all_settings
+        for name, theirs, ours, effect in rows
         if theirs != ours
     ]
 
@@ -104,15 +103,6 @@ def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> i
     return images * (num_processes if synchronized else 1)
 
 
-def differences_table(differences: Sequence[_Difference]) -> str:
-    """The differences as a Markdown table."""
-    rows = [
-        (d.setting, d.recipe, d.run, "no change of results" if d.effect is None else d.effect)
-        for d in differences
-    ]
-    return tabulate(rows, ["", "recipe", "this run", "means"], "github", disable_numparse=True)
-
-
 def log_differences(
     recipe: Recipe, settings: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
 ) -> None:
@@ -130,11 +120,12 @@ def log_differences(
         logger.info("Trained as the recipe says: batch, learning rate, length, arithmetic")
         return
     changed = any(difference.effect is not None for difference in found)
+    rows = [(*d[:3], "no change of results" if d.effect is None else d.effect) for d in found]
     logger.log(
         logging.WARNING if changed else logging.INFO,
         "The run differs from its recipe%s\n%s",
-        ": figures will too" if changed else ", not in what it should reach",
-        differences_table(found),
+        ": metrics will too" if changed else ", not in what it should reach",
+        tabulate(rows, ["", "recipe", "this run", "means"], "github", disable_numparse=True),
     )
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers.wandb import _step_names
+from panoptic_dl.loggers.wandb import _named
 from tests.runs import SMALL, in_process
 from tests.train.tiny_run import Stopping, TinyModel, run_training
 
@@ -55,6 +55,9 @@ def messages(caplog):
     return found
 
 
+FEW_PICTURES = ["evaluation.best_and_worst=1", "evaluation.picture_count=2"]
+
+
 def lines(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.json").read_text().splitlines()]
 
@@ -87,7 +90,7 @@ def test_everything_is_there(tmp_path):
     assert len(steps) == 6
     for entry, line in zip(trained, steps, strict=True):
         assert entry["iteration"] == line["iteration"]
-        wanted = _step_names(line)
+        wanted = _named(line)
         assert {"train/total_loss", "train/loss_fit", "lr", "memory/host_memory_MiB"} <= set(wanted)
         assert {name: entry[name] for name in wanted} == wanted
     assert {"speed/images_per_s", "speed/data_time", "speed/time"} <= set(trained[-1])
@@ -417,7 +420,7 @@ def test_disabled_is_silent(tmp_path, monkeypatch, messages):
 def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     run_dir = tmp_path / "train"
     overrides = [*SMALL, *toy["toy_cityscapes"]]
-    trained = in_process(run_dir, *overrides, "logger=[tensorboard,wandb,csv]")
+    trained = in_process(run_dir, *overrides, *FEW_PICTURES, "logger=[tensorboard,wandb,csv]")
     assert list(run_dir.glob("events.out.tfevents*"))
     with (run_dir / "figures.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -454,7 +457,7 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
         assert set(np.unique(predicted)) <= {*range(19), 255}
 
     evaluated = [*overrides, "mode=eval", "logger=wandb", f"weights={run_dir}/model_final.pth"]
-    in_process(tmp_path / "eval", *evaluated)
+    in_process(tmp_path / "eval", *evaluated, "evaluation.charts=false", *FEW_PICTURES)
     alone = one(tmp_path / "eval")
     assert alone.run.job_type == "eval"
     assert alone.summary["PQ/last"] == log.summary["PQ/last"]
