@@ -34,8 +34,7 @@ from panoptic_dl.doctor.context import (
 )
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
-from panoptic_dl.train.precision import check_precision
-from panoptic_dl.train.trainer import DTYPES
+from panoptic_dl.train.precision import autocast, check_precision
 
 SHOWN_PACKAGES = ("torch", "numpy", "hydra-core")
 GIB = 2**30
@@ -212,9 +211,9 @@ def _estimate_step(context: CheckContext) -> tuple[float, float]:
         if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
             layer.eval()  # it would wait for the other processes; it keeps as much
     recompute = context.train["activation_checkpointing"]
-    half = context.train["precision"] in ("bf16", "fp16")  # both are as long
     sizes = []
-    with torch.autocast(device, dtype=DTYPES["bf16"], enabled=half):
+    precision = context.train["precision"].replace("fp16", "bf16")  # both are as long
+    with autocast(precision, torch.device(device)):
         for side in SIDES:
             sample = _sample(side, context.part("num_classes"), context.ignore_label)
             kept, block = _sizes_kept(model, [sample] * NUM_IMAGES, recompute)

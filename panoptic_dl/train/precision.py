@@ -51,6 +51,12 @@ def float32(*, tf32: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Networks inside compute in bf16 or fp16 where they can, if `precision` is one of these."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)
+
+
 # Training
 
 
@@ -120,11 +126,7 @@ def _compile_errors(key: str) -> Iterator[None]:
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Networks inside compute in one of `PRECISIONS`, exactly."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with (
-        float32(tf32=precision == "tf32"),
-        torch.autocast(device.type, dtype=half, enabled=half is not None),
-    ):
+    with float32(tf32=precision == "tf32"), autocast(precision, device):
         yield
 
 

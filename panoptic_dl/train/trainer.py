@@ -25,14 +25,9 @@ from torch.optim import Optimizer
 from panoptic_dl.core.distributed import gather_metrics, mean_over_processes
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import StopRequest
+from panoptic_dl.train.precision import autocast
 
 MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,  # a rounding inside convolutions; see `precision.float32`
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 BAD_SAMPLES_FILE = "bad_samples.json"
 NONFINITE_FILE = "nonfinite.jsonl"
 Batches = list[list[dict[str, Any]]]
@@ -89,7 +84,6 @@ class Trainer(SimpleTrainer):
         super().__init__(model, loader, optimizer)
         self.loader, self.settings = loader, settings
         self.device = loader.device = device
-        self.dtype = DTYPES[settings.precision]
         fp16 = settings.precision == "fp16"
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.stop, self.run_dir = stop, run_dir
@@ -154,7 +148,7 @@ class Trainer(SimpleTrainer):
             # Gradients are exchanged once a step, with those of the last micro-batch.
             delayed = part < parts - 1 and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if delayed else contextlib.nullcontext():
-                with self.autocast():
+                with autocast(self.settings.precision, self.device):
                     losses = self.model(batches[-1])
                     total = sum(losses.values()) / parts
                 self.grad_scaler.scale(total).backward()
@@ -162,11 +156,6 @@ class Trainer(SimpleTrainer):
                 share = loss.detach() / parts
                 sums[name] = sums[name] + share if part else share
         return batches, sums, waited
-
-    def autocast(self) -> torch.autocast:
-        """The precision of the forward pass."""
-        mixed = self.dtype is not torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
 
     def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
         """For each process, whether its step may be made; one that may not spoils that of all.
@@ -213,12 +202,9 @@ class Trainer(SimpleTrainer):
             FloatingPointError: in every process, when the run is to stop.
         """
         samples = [] if finite[comm.get_rank()] else self._samples_to_blame(batches)
-        files = [sample.get("file_name") for sample in samples]
+        files = [(sample.get("file_name"), sample) for sample in samples]
         images = comm.all_gather(
-            [
-                {"image_id": sample.get("image_id", file), "file_name": file}
-                for sample, file in zip(samples, files, strict=True)
-            ]
+            [{"image_id": s.get("image_id", file), "file_name": file} for file, s in files]
         )
         skips, most = self.settings.on_nonfinite == "skip", self.settings.max_nonfinite_skips
         lines = [
@@ -272,7 +258,7 @@ class Trainer(SimpleTrainer):
                 layer.running_mean.nan_to_num_(0.0, 0.0, 0.0)
                 layer.running_var.nan_to_num_(1.0, 1.0, 1.0)
             layer.eval()
-        with torch.no_grad(), self.autocast():
+        with torch.no_grad(), autocast(self.settings.precision, self.device):
             losses = [float(sum(model([sample]).values())) for sample in samples]
         for layer in layers:
             layer.train()

@@ -9,7 +9,6 @@ from panoptic_dl.train.precision import (
     prepare_training,
     training_arithmetic,
 )
-from panoptic_dl.train.trainer import DTYPES
 from tests.models.tiny_models import build_panoptic, make_sample
 from tests.train.tiny_run import (
     RECORDS,
@@ -57,10 +56,6 @@ def test_fp32_is_strict_while_training_and_everything_is_as_before_afterwards(tm
     run_training(tmp_path, model=Watching(), iterations=2)
     assert seen == [(False, False)] * 2
     assert flags() == before
-
-
-def test_tf32_is_float32_to_the_trainer():
-    assert DTYPES["tf32"] is torch.float32
 
 
 @pytest.mark.parametrize(
