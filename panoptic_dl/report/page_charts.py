@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from panoptic_dl.report.runs import Curves, Run, thinned
 from panoptic_dl.report.tables import Table
 
@@ -174,8 +172,11 @@ def _limits(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers within the limits: multiples of 1, 2 or 5 times a power of ten."""
-    values = MaxNLocator(about, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [value for value in values.tolist() if low <= value <= high]
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
 
 
 def _tick_text(value: float) -> str:
