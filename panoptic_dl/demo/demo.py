@@ -74,7 +74,7 @@ def demo(
         raise DemoError(f"demo.views: {error}") from None
     if choices.save and not panoptic:
         raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
-    found, notes = find_inputs(inputs)
+    found = find_inputs(inputs)
     logger.info("Model: %s", row)
     predictor = Predictor(
         model,
@@ -90,11 +90,6 @@ def demo(
     run = _Run(predictor, results, choices)
     pictures = [one for one in found if not one.is_video]
     videos = [one for one in found if one.is_video]
-    for note in notes:
-        logger.info("%s", note)
-    for one in found:
-        if isinstance(one.source, Path) and one.name != one.source.stem:
-            logger.info("Results of %s are called %s", printable(str(one), 4096), one.name)
     logger.info("%d pictures, %d videos", len(pictures), len(videos))
     started = time.perf_counter()
     try:
@@ -103,7 +98,9 @@ def demo(
         for video in videos:
             run.video(video)
     except KeyboardInterrupt:
-        logger.warning("Stopped after %d images; what is in %s is whole", run.done, results.folder)
+        logger.warning(
+            "Stopped after %d images; files in %s are complete", run.done, results.folder
+        )
         raise
     finally:
         results.finish()

@@ -5,6 +5,7 @@ H W pixels.
 
 import difflib
 import glob
+import logging
 import os
 import unicodedata
 import warnings
@@ -19,7 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.files import printable
 from panoptic_dl.core.images import no_truncated_images, why_unreadable
+
+logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 120  # characters; 255 bytes are the most that disks take, with suffixes
 MOST_FOLDERS = 5  # in the name of a result
@@ -55,14 +59,11 @@ class Input:
         return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
 
 
-def find_inputs(given: str | int | Sequence[str | int] | None) -> tuple[list[Input], list[str]]:
-    """List the pictures, videos and cameras that are meant.
+def find_inputs(given: str | int | Sequence[str | int] | None) -> list[Input]:
+    """List the pictures, videos and cameras that are meant; log what is left out or renamed.
 
     A folder stands for the pictures and videos in it and below it, but for hidden ones; a pattern
     (`*`, `?`, `[ab]`, `**`) for all that it matches. A file given twice is taken once.
-
-    Returns:
-        The inputs, and notes for the log.
 
     Raises:
         DemoError: nothing is given or found; the message says what was looked for.
@@ -86,16 +87,19 @@ def find_inputs(given: str | int | Sequence[str | int] | None) -> tuple[list[Inp
             key = source if isinstance(source, int) else os.path.realpath(source)
             repeated += key in sources
             sources.setdefault(key, source)
-    notes = []
     if repeated:
-        notes.append(f"{repeated} inputs were given twice, and are taken once")
+        logger.info("%d inputs were given twice, and are taken once", repeated)
     if others:
         kinds = ", ".join(f"{many} {suffix or 'without suffix'}" for suffix, many in others.items())
-        notes.append(f"Files that are neither pictures nor videos are left alone: {kinds}")
+        logger.info("Files that are neither pictures nor videos are left alone: %s", kinds)
     names = _result_names(
         [Path(f"camera{s}") if isinstance(s, int) else s for s in sources.values()]
     )
-    return [Input(s, n) for s, n in zip(sources.values(), names, strict=True)], notes
+    inputs = [Input(s, n) for s, n in zip(sources.values(), names, strict=True)]
+    for one in inputs:
+        if isinstance(one.source, Path) and one.name != one.source.stem:
+            logger.info("Results of %s are called %s", printable(str(one), 4096), one.name)
+    return inputs
 
 
 def _files(text: str, others: Counter[str]) -> list[Path]:

@@ -118,21 +118,19 @@ def _check_classes(context: CheckContext) -> CheckResult:
         odd = sorted(set(classes.thing_ids) ^ set(things))
         problems.append(f"dataset.thing_ids and things of dataset.classes differ in {odd}")
     for title, split in context.splits.items():
-        names = split.class_names
+        where, names = f"{split.name} ({title})", split.class_names
         if names and names != list(classes.names):
-            odd = [(a, b) for a, b in zip(names, classes.names, strict=False) if a != b]
+            odd = [pair for pair in zip(names, classes.names, strict=False) if pair[0] != pair[1]]
             first = f", first {odd[0][0]} for {odd[0][1]}" if odd else ""
             problems.append(
-                f"{split.name} ({title}) has {len(names)} classes, dataset.classes "
-                f"{len(classes)}{first}"
+                f"{where} has {len(names)} classes, dataset.classes {len(classes)}{first}"
             )
         known = split.metadata.get("thing_dataset_id_to_contiguous_id")
         if known and sorted(known.values()) != things:
-            problems.append(f"things of {split.name} ({title}) are not dataset.thing_ids")
+            problems.append(f"things of {where} are not dataset.thing_ids")
         if split.ignore_label != context.ignore_label:
             problems.append(
-                f"dataset.ignore_label={context.ignore_label}, but {split.name} has "
-                f"{split.ignore_label}"
+                f"dataset.ignore_label={context.ignore_label}, but {where} has {split.ignore_label}"
             )
     return from_problems(
         f"{number} classes, {len(things)} of them things",
@@ -149,41 +147,33 @@ def _check_crop(context: CheckContext) -> CheckResult:
     Detectron2 pools over windows of the crop's size and refuses images whose features are not a
     multiple of it. Here the window slides over any size, but metrics depend on the crop.
     """
-    height, width = context.sizes["crop_size"]
-    windows = {
-        module.kernel_size
-        for module in context.part("model").modules()
-        if isinstance(module, ClampedAvgPool2d)
-    }
+    height, width = crop = tuple(context.sizes["crop_size"])
+    modules = context.part("model").modules()
+    windows = [module.kernel_size for module in modules if isinstance(module, ClampedAvgPool2d)]
     if not windows:
         return ok(f"crop {height} x {width}; the heads pool globally")
     window = max(windows)
-    stride = max(1, math.ceil(height / PADDING) * PADDING // window[0])
+    padded = tuple(math.ceil(side / PADDING) * PADDING for side in crop)
+    stride = max(1, padded[0] // window[0])
     size = ResizeShortestEdge.get_output_shape(
         *context.sizes["image_size"], context.sizes["min_size_test"], context.sizes["max_size_test"]
     )
     multiple = context.sizes["size_divisibility"] or PADDING
     feature = [math.ceil(side / multiple) * multiple // stride for side in size]
-    divisible = all(f % w == 0 for f, w in zip(feature, window, strict=True))
-    fits = "a" if divisible else "no"
+    fits = "no multiple of it (Detectron2 would stop; here it slides)"
+    if all(f % w == 0 for f, w in zip(feature, window, strict=True)):
+        fits = "a multiple of it"
     found = (
         f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; test images are "
-        f"{feature[0]} x {feature[1]} there, {fits} multiple of it"
+        f"{feature[0]} x {feature[1]} there, {fits}"
     )
-    if not divisible:
-        found += " (Detectron2 would stop; here it slides)"
-    published = PUBLISHED_CROPS.get(context.choice["dataset"], (height, width))
-    if published != (height, width):
-        return warn(
-            f"{found}; the published crop is {published[0]} x {published[1]}",
-            f"nothing, if meant; else dataset.crop_size=[{published[0]},{published[1]}]",
-        )
-    if height % PADDING or width % PADDING:
-        best = [math.ceil(side / PADDING) * PADDING for side in (height, width)]
-        return warn(
-            f"{found}; crops are padded with black to multiples of {PADDING}",
-            f"dataset.crop_size=[{best[0]},{best[1]}]",
-        )
+    best = PUBLISHED_CROPS.get(context.choice["dataset"], crop)
+    if best != crop:
+        found += f"; the published crop is {best[0]} x {best[1]}"
+        return warn(found, f"nothing, if meant; else dataset.crop_size=[{best[0]},{best[1]}]")
+    if padded != crop:
+        found += f"; crops are padded with black to multiples of {PADDING}"
+        return warn(found, f"dataset.crop_size=[{padded[0]},{padded[1]}]")
     return ok(found)
 
 

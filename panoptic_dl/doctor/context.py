@@ -223,7 +223,7 @@ def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResu
     for check in checks:
         if check.group != group:
             group = check.group
-            logger.info("Looking at: %s", group)
+            logger.info("Checking: %s", group)
         started = time.perf_counter()
         result: CheckResult | None
         if lacking := [name for name in check.needs if name in failed]:

@@ -304,7 +304,7 @@ def _check_classes(title: str, context: CheckContext) -> CheckResult:
         hint = _hint_for(context, title, "labels")
         return fail("no class occurs: nothing can be learned or measured", hint)
     found = f"{len(absent)} of {len(names)} never occur"
-    hint = "nothing, if the dataset is a small one; else look at how its labels were made"
+    hint = "nothing, if the dataset is a small one; else check how its labels were made"
     if len(absent) > MAX_NAMES:
         return warn(found, hint, absent)
     return warn(f"{found}: {', '.join(absent)}", hint)

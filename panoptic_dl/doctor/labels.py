@@ -209,7 +209,7 @@ def _read_label(report: ImageReport, file: str, kind: str) -> np.ndarray | None:
         report.add(kind, f"{file}: mode {image.mode}, but {wanted}")
         return None
     if image.mode == "RGBA":
-        report.add(kind, f"{file}: RGBA; its fourth channel is not looked at", serious=False)
+        report.add(kind, f"{file}: RGBA; its fourth channel is ignored", serious=False)
     return np.asarray(image)
 
 

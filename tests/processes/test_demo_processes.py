@@ -32,7 +32,7 @@ def test_ctrl_c_leaves_whole_files_and_their_json(panoptic_run, tmp_path):
         shutil.copy(tmp_path / "one.png", photos / f"{number:03d}.png")
     stopped = interrupt(panoptic_run, photos, tmp_path / "out", "panoptic/00[0-9].jpg")
     assert stopped.returncode == 130, stopped.output
-    assert "is whole" in stopped.output
+    assert "are complete" in stopped.output
     assert "Traceback" not in stopped.output
     folder = tmp_path / "out" / "demo"
     pictures = list(folder.rglob("*.jpg"))
