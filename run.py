@@ -42,7 +42,7 @@ def run(config: DictConfig, job: Any) -> float | None:
             config = with_run_of_weights(config, job.overrides.task)
         OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
         state.write_resolved(OmegaConf.to_yaml(config))
-        results = start(work, config, builder.allowed())
+        results = start(work, config, tuple(builder.ALLOWED))
     return next(iter(results["metrics"].values())) if results else None
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 # Modules and packages whose public classes and functions a config may call, and single names of
 # modules that hold others, too. A config is data that people exchange; it must not be able to run
 # what it likes. Only Python code extends the list, through `allow`.
-_allowed = [
+ALLOWED = [
     "panoptic_dl.core.classes.Classes",
     "panoptic_dl.core.classes.count_classes",
     "panoptic_dl.core.classes.thing_ids",
@@ -64,43 +64,18 @@ MOVED = {
     "panoptic_dl.engine.evaluation": "panoptic_dl.modes.evaluate",
     "panoptic_dl.engine.optimizer": "panoptic_dl.train.train",
     "panoptic_dl.engine.train": "panoptic_dl.train.train",
-    "panoptic_dl.evaluation.official.cityscapes_instance_ap": (
-        "panoptic_dl.evaluation.official.OfficialCityscapesInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.official.cityscapes_semantic_iou": (
-        "panoptic_dl.evaluation.official.OfficialCityscapesSemanticEvaluator"
-    ),
-    "panoptic_dl.evaluation.official.coco_instance_ap": (
-        "panoptic_dl.evaluation.official.OfficialCOCOInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.official.panoptic_instance_ap": (
-        "panoptic_dl.evaluation.official.OfficialPanopticInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.official.panoptic_quality": (
-        "panoptic_dl.evaluation.official.OfficialPanopticEvaluator"
-    ),
-    "panoptic_dl.evaluation.official.semantic_iou": (
-        "panoptic_dl.evaluation.official.OfficialSemanticEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.cityscapes_instance_ap": (
-        "panoptic_dl.evaluation.cityscapes_instances.StreamingCityscapesInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.cityscapes_semantic_iou": (
-        "panoptic_dl.evaluation.cityscapes_semantic.StreamingCityscapesSemanticEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.coco_instance_ap": (
-        "panoptic_dl.evaluation.coco_instances.StreamingCOCOInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.panoptic_instance_ap": (
-        "panoptic_dl.evaluation.coco_instances.StreamingPanopticInstanceEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.panoptic_quality": (
-        "panoptic_dl.evaluation.panoptic.StreamingPanopticEvaluator"
-    ),
-    "panoptic_dl.evaluation.streaming.semantic_iou": (
-        "panoptic_dl.evaluation.semantic.StreamingSemanticEvaluator"
-    ),
 }
+for _name, _module, _class in (
+    ("cityscapes_instance_ap", "cityscapes_instances", "CityscapesInstanceEvaluator"),
+    ("cityscapes_semantic_iou", "cityscapes_semantic", "CityscapesSemanticEvaluator"),
+    ("coco_instance_ap", "coco_instances", "COCOInstanceEvaluator"),
+    ("panoptic_instance_ap", "coco_instances", "PanopticInstanceEvaluator"),
+    ("panoptic_quality", "panoptic", "PanopticEvaluator"),
+    ("semantic_iou", "semantic", "SemanticEvaluator"),
+):
+    _official, _streaming = (f"panoptic_dl.evaluation.{each}" for each in ("official", "streaming"))
+    MOVED[f"{_official}.{_name}"] = f"{_official}.Official{_class}"
+    MOVED[f"{_streaming}.{_name}"] = f"panoptic_dl.evaluation.{_module}.Streaming{_class}"
 
 
 class TargetError(ValueError):
@@ -112,12 +87,7 @@ def allow(*packages: str) -> None:
 
     Call it from Python, for instance in the lazy file of your backbone: `allow("my_models")`.
     """
-    _allowed.extend(name for name in packages if name not in _allowed)
-
-
-def allowed() -> tuple[str, ...]:
-    """The modules and names that a config may call, for the other processes of a run."""
-    return tuple(_allowed)
+    ALLOWED.extend(name for name in packages if name not in ALLOWED)
 
 
 def build(node: Any, **runtime: Any) -> Any:
@@ -175,22 +145,24 @@ def find_target(target: Any) -> Any:
     """
     if callable(target):
         return target
-    packages = {name.partition(".")[0] for name in _allowed}
-    if isinstance(target, str):
-        target = current_name(target)
-    if not isinstance(target, str) or target.partition(".")[0] not in packages:
-        raise TargetError(_refusal(target))
-    from detectron2.utils.registry import locate  # imports torch
+    name = current_name(target) if isinstance(target, str) else ""
+    package, found = name.partition(".")[0], None
+    if package in {entry.partition(".")[0] for entry in ALLOWED}:
+        from detectron2.utils.registry import locate  # imports torch
 
-    try:
-        found = locate(target)
-    except Exception as error:  # locate raises ImportError and what the imported module raises
-        raise TargetError(f"_target_ {target} cannot be found: {error}") from error
-    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
-    private = any(part.startswith("_") for part in f"{target}.{name}".split("."))
-    is_allowed = any(f"{module}.{name}.".startswith(f"{entry}.") for entry in _allowed)
-    if not callable(found) or private or not is_allowed:
-        raise TargetError(_refusal(target))
+        try:
+            found = locate(name)
+        except Exception as error:  # ImportError, and what the imported module raises
+            raise TargetError(f"_target_ {name} cannot be found: {error}") from error
+    defined = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}."
+    is_private = any(part.startswith("_") for part in f"{name}.{defined}".split("."))
+    is_allowed = any(defined.startswith(f"{entry}.") for entry in ALLOWED)
+    if not callable(found) or is_private or not is_allowed:
+        raise TargetError(
+            f"_target_ {target} is not among the packages that a config may call "
+            f"({', '.join(ALLOWED)}). If you trust it, say so in Python, for instance in your lazy "
+            f'file: `from panoptic_dl.config import allow; allow("{package}")`'
+        )
     return found
 
 
@@ -202,11 +174,3 @@ def current_name(target: str) -> str:
         if moved is not None:
             return ".".join([moved, *parts[length:]])
     return target
-
-
-def _refusal(target: Any) -> str:
-    return (
-        f"_target_ {target} is not among the packages that a config may call "
-        f"({', '.join(_allowed)}). If you trust it, say so in Python, for instance in your lazy "
-        f'file: `from panoptic_dl.config import allow; allow("{str(target).partition(".")[0]}")`'
-    )

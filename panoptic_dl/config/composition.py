@@ -9,6 +9,7 @@ with the keys that were probably meant.
 
 import difflib
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.config.builder import TargetError, find_target
 from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
-from panoptic_dl.config.run_identity import row_folder
+from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.core.settings import (
     GROUPS,
     defaults,
@@ -43,8 +44,7 @@ from panoptic_dl.core.settings import (
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# Keys that take more than the kind of their default.
-EITHER: dict[str, tuple[type, ...]] = {"resume": (bool, str)}
+TYPES = {"resume": bool | str}  # of keys that take more than the type of their default
 
 
 class ConfigError(ConfigCompositionException, ValueError):
@@ -100,7 +100,12 @@ def is_choice(override: str) -> bool:
 
 
 class _CheckedLoader(ConfigLoaderImpl):
-    """Hydra's loader of configs, which checks keys and kinds of values as it merges files."""
+    """Hydra's loader of configs, which checks keys and kinds of values as it merges files.
+
+    `_tree` is what has been merged so far, without Hydra's own node, as plain containers with
+    interpolations as text. `_added` has the keys that nothing has defined, and which file, if it
+    was one, added them.
+    """
 
     def load_configuration(
         self,
@@ -111,19 +116,21 @@ class _CheckedLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         register()  # jobs of submitit and joblib are not begun by run.py
-        self._merged = merged = _Merged()
+        self._tree: dict[str, Any] = {}
+        self._added: list[tuple[str, str]] = []
         start = "error: " if from_shell else ""  # Hydra prints the message and ends
         try:
             config = super().load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
-            for override in OverridesParser.create(self).parse_overrides(overrides):
-                if not (is_choice(str(override.input_line)) or override.is_sweep_override()):
-                    merged.override(override)
-            merged.check_added(config)
+            tree: Any = OmegaConf.to_container(config)
+            self._change({key: tree[key] for key in tree if key != "hydra"}, "")
+            for key, source in self._added:
+                if not _is_read(key, tree):
+                    raise ConfigError(_unknown(key, self._tree, source))
             _check_ranges(config)
         except HydraException as error:
-            raise ConfigError(start + _explain(error, overrides, merged.tree)) from error
+            raise ConfigError(start + _explain(error, overrides, self._tree)) from error
         except ValueError as error:
             text, empty = str(error), [text for text in overrides if text.endswith("=null")]
             if empty and is_choice(empty[0]):
@@ -133,90 +140,30 @@ class _CheckedLoader(ConfigLoaderImpl):
 
     def _load_single_config(self, default: Any, repo: Any) -> Any:
         loaded = super()._load_single_config(default, repo)
-        path = str(default.config_path)
-        if not path.startswith("hydra/"):
-            tree: Any = OmegaConf.to_container(loaded.config)
-            defines = default.primary or str(loaded.path).startswith(
-                f"{LazyConfigSource.scheme()}:"
-            )
-            group, _, option = path.rpartition("/")
-            self._merged.add(tree, f"{group}={option}", default.package or "", defines=defines)
+        group, _, option = str(default.config_path).rpartition("/")
+        if group.partition("/")[0] == "hydra":
+            return loaded
+        tree: Any = OmegaConf.to_container(loaded.config)
+        tree.pop("hydra", None)
+        is_lazy = str(loaded.path).startswith(f"{LazyConfigSource.scheme()}:")
+        if (
+            default.primary
+            or is_lazy
+            or (default.package and not _select(self._tree, default.package))
+        ):
+            _merge(self._tree, tree)
+        else:
+            self._change(tree, f" ({group}={option})")
         return loaded
 
-
-class _Merged:
-    """What Hydra has merged so far, without its own node `hydra`, as plain containers.
-
-    Attributes:
-        tree: the config, interpolations as text.
-        added: keys that a file or command line added to what options define, and who did.
-    """
-
-    def __init__(self) -> None:
-        self.tree: dict[str, Any] = {}
-        self.added: list[tuple[str, str]] = []
-
-    def add(self, tree: dict[str, Any], source: str, package: str, *, defines: bool) -> None:
-        """Merge a file.
-
-        Args:
-            tree: its content at its package.
-            source: such as "experiment=mine", for messages.
-            package: dotted; empty for the root.
-            defines: whether it may add keys anywhere. Another may fill a new package.
-
-        Raises:
-            ConfigError: a value is of another kind than the one that it replaces.
-        """
-        tree.pop("hydra", None)
-        if defines or (package and not _select(self.tree, package)):
-            _merge(self.tree, tree)
-        else:
-            self._change(tree, f" ({source})")
-
-    def override(self, override: Any) -> None:
-        """Merge an override of the command line; raises as `add`."""
-        key = str(override.key_or_group)
-        if key.partition(".")[0] == "hydra":
-            return
-        *parents, leaf = key.split(".")
-        node: Any = self.tree
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if override.is_delete():
-            if isinstance(node, dict):
-                node.pop(leaf, None)
-            return
-        if parents and node is not None and not isinstance(node, dict):
-            return  # an item of a list
-        tree: Any = override.value()
-        for part in reversed([*parents, leaf]):
-            tree = {part: tree}
-        self._change(tree, "")
-
-    def check_added(self, config: DictConfig) -> None:
-        """Refuse added keys that nothing reads.
-
-        That is neither the function that a node calls nor an interpolation. Objects (nodes with a
-        `_target_`) may be added to groups, as loggers are.
-
-        Args:
-            config: as composed.
-        """
-        if not self.added:
-            return
-        tree: Any = OmegaConf.to_container(config)
-        for key, source in self.added:
-            if not _is_read(key, tree):
-                raise ConfigError(_unknown(key, self.tree, source))
-
     def _change(self, tree: dict[str, Any], source: str) -> None:
-        before = [(key, self._value(key)) for key in self._changed(tree, self.tree, "", source)]
-        _merge(self.tree, tree)
+        """Merge what may only change keys; ConfigError for a value of another kind than before."""
+        before = [(key, self._value(key)) for key in self._changed(tree, self._tree, "", source)]
+        _merge(self._tree, tree)
         for key, default in before:
             value = self._value(key)
             wanted = _mismatch(value, default, key)
-            if wanted and not isinstance(value, EITHER.get(key, ())):
+            if wanted:
                 like = "" if default is None else f", such as the default {default}"
                 raise ConfigError(f"{key}={value}{source}: expected {wanted}{like}")
 
@@ -226,26 +173,20 @@ class _Merged:
         for name, value in new.items():
             key = f"{prefix}{name}"
             if name not in old:
-                self.added.append((key, source))
+                self._added.append((key, source))
             elif isinstance(value, dict) and isinstance(old[name], dict):
                 if old[name]:  # else anything may be filled in
                     keys += self._changed(value, old[name], f"{key}.", source)
-            else:
+            elif value != old[name] or type(value) is not type(old[name]):  # 1 is not true
                 keys.append(key)
         return keys
 
     def _value(self, key: str) -> Any:
         """The value of a key; None where it needs what is merged later, or what only Hydra has."""
-        value = _select(self.tree, key)
-        if "${" not in str(value):
-            return None if value == "???" else value
-        try:
-            value = OmegaConf.select(OmegaConf.create(self.tree), key)
-            return (
-                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            )
-        except Exception:  # whatever resolvers raise
-            return None
+        value = _select(self._tree, key)
+        if "${" in str(value):
+            return resolved_value(OmegaConf.create(self._tree), key)
+        return None if value == "???" else value
 
 
 def _check_ranges(config: DictConfig) -> None:
@@ -261,7 +202,7 @@ def _check_ranges(config: DictConfig) -> None:
 
 def _mismatch(value: Any, default: Any, key: str) -> str | None:
     """What was expected instead of `value`, or None if it will do."""
-    hint = type_of(key)
+    hint = TYPES.get(key) or type_of(key)
     if hint is not None:
         return None if value is None or has_type(value, hint) else describe_type(hint)
     if value is None or default is None or (isinstance(value, dict) and "_target_" in value):
@@ -296,15 +237,7 @@ def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
     if isinstance(node[leaf], dict) and "_target_" in node[leaf]:
         return True
     reading = re.compile(rf"\$\{{(.*[^\w.])?({re.escape(key)}|\.+{re.escape(leaf)})\b")
-    return any(reading.search(text) for text in _texts(tree))
-
-
-def _texts(tree: Any) -> Iterator[str]:
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, (dict, list)):
-        for value in tree.values() if isinstance(tree, dict) else tree:
-            yield from _texts(value)
+    return reading.search(json.dumps(tree, indent=0)) is not None  # a value a line
 
 
 def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]) -> str:
@@ -327,20 +260,16 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
 
 
 def _unknown(key: str, tree: Mapping[str, Any], source: str = "") -> str:
-    near = _near_names(key, {*_keys(tree), *_groups()} - {key})
-    meant = f"Did you mean: {', '.join(near)}?" if near else "`--cfg job` prints all keys."
-    return f"Unknown key '{key}'{source}. {meant}"
-
-
-def _near_names(key: str, known: set[str]) -> list[str]:
-    """Those of the known keys that resemble `key`, best first, at most three."""
+    """The message for a key that is none, with at most three that resemble it, best first."""
+    known = sorted({*_keys(tree), *_groups()} - {key})
     folder, _, leaf = key.rpartition(".")
-    same_leaf = [k for k in sorted(known) if k.rpartition(".")[2] == leaf]
-    siblings = [k for k in sorted(known) if k.rpartition(".")[0] == folder]
-    leaves = {k.rpartition(".")[2]: k for k in siblings}
-    close = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
-    ranked = close + same_leaf + difflib.get_close_matches(key, sorted(known), n=5, cutoff=0.6)
-    return list(dict.fromkeys(ranked))[:3]
+    leaves = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == folder}
+    near = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
+    near += [k for k in known if k.rpartition(".")[2] == leaf]
+    near += difflib.get_close_matches(key, known, n=5, cutoff=0.6)
+    best = ", ".join(list(dict.fromkeys(near))[:3])
+    meant = f"Did you mean: {best}?" if best else "`--cfg job` prints all keys."
+    return f"Unknown key '{key}'{source}. {meant}"
 
 
 def _as_text(override: str) -> str | None:

@@ -134,12 +134,11 @@ def _has_time(place: Any, config: DictConfig) -> bool:
         place: `hydra.run` or `hydra.sweep`.
         config: has `run_dir` and `sweep_dir`, which the folder usually is.
     """
-    own: Any = OmegaConf.to_container(config, resolve=False)
-    folder = str(OmegaConf.to_container(place, resolve=False)["dir"])  # type: ignore[index,call-overload]
+    text = OmegaConf.to_yaml(place)  # interpolations as they are written
     for key in ("run_dir", "sweep_dir"):
-        if f"${{{key}}}" in folder:
-            folder += str(own[key])
-    return "${now:" in folder
+        if f"${{{key}}}" in text:
+            text += OmegaConf.to_yaml(OmegaConf.masked_copy(config, key))
+    return "${now:" in text
 
 
 def _under_torchrun() -> bool:

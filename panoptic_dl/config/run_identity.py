@@ -65,30 +65,29 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
     in_sweep = hydra.mode == RunMode.MULTIRUN
     search = in_sweep and not hydra.sweeper._target_.endswith(".BasicSweeper")  # Hydra's own
     return {
-        "name": _value(config, "name"),
+        "name": resolved_value(config, "name"),
         "mode": mode,
         "row": experiment_name(config.choice),
-        "choices": choices(hydra),
+        "choices": {  # Hydra's own are left out, and groups without an option
+            str(group).partition("@")[0]: str(option)
+            for group, option in hydra.runtime.choices.items()
+            if option is not None and not str(group).startswith("hydra/")
+        },
         "overrides": overrides,
         "command": command(overrides, search=search),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
-        "seed": _value(config, "seed"),
+        "seed": resolved_value(config, "seed"),
         "config_hash": config_hash(config, mode),
         "config_hash_any_seed": config_hash(config, mode, any_seed=True),
-        "recipe": _value(config, "recipe_record"),
+        "recipe": resolved_value(config, "recipe_record"),
         "train": {
-            key: _value(config, f"train.{key}") for key in ("iterations", "batch_size", "precision")
+            key: resolved_value(config, f"train.{key}")
+            for key in ("iterations", "batch_size", "precision")
         },
-        **{key: _value(config, key) for key in ("published", "published_row", "published_note")},
-    }
-
-
-def choices(hydra: Any) -> dict[str, str]:
-    """The option of each group; Hydra's own are left out, and groups without one."""
-    return {
-        str(group).partition("@")[0]: str(option)
-        for group, option in hydra.runtime.choices.items()
-        if option is not None and not str(group).startswith("hydra/")
+        **{
+            key: resolved_value(config, key)
+            for key in ("published", "published_row", "published_note")
+        },
     }
 
 
@@ -154,12 +153,8 @@ def figures_config(tree: Any) -> dict[str, Any]:
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys of two configs' values that differ, originals before the copies in `task`."""
     first, second = _flat(one), _flat(other)
-    different = [
-        key
-        for key in sorted({*first, *second})
-        if first.get(key) != second.get(key) or (key in first) != (key in second)
-    ]
-    return sorted(different, key=lambda key: key.startswith("task."))
+    keys = [key for key in {*first, *second} if first.get(key) != second.get(key)]
+    return sorted(keys, key=lambda key: (key.startswith("task."), key))
 
 
 def differences(config: DictConfig, folder: Path) -> list[str]:
@@ -171,16 +166,14 @@ def differences(config: DictConfig, folder: Path) -> list[str]:
     Raises:
         OSError: the run has left no config.
     """
-    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
-    before = _flat(figures_config(saved))
-    here = _flat(figures_config(OmegaConf.to_container(config, resolve=False)))
-    copies = {key for key, value in here.items() if "${" in str(value)}
-    if "recipe_record.warmup_iters" not in before:  # of an earlier version
-        here.pop("recipe_record.warmup_iters", None)
-    changed = [key for key in here if key not in copies and before.get(key) != here[key]]
-    parents = tuple(f"{key}." for key in copies)
-    gone = [key for key in before if key not in here and not key.startswith(parents)]
-    return sorted([*changed, *gone])
+    saved = figures_config(OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)))
+    here = figures_config(OmegaConf.to_container(config, resolve=False))
+    copies = {key for key, value in _flat(here).items() if "${" in str(value)}
+    if "recipe_record.warmup_iters" not in _flat(saved):  # of an earlier version
+        copies.add("recipe_record.warmup_iters")
+    below = tuple(f"{key}." for key in copies)
+    different = set(differing_keys(saved, here)) - copies
+    return sorted(key for key in different if not key.startswith(below))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -196,7 +189,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _value(config: DictConfig, key: str) -> Any:
+def resolved_value(config: DictConfig, key: str) -> Any:
     """A value of plain Python, or None where it is missing or cannot be resolved."""
     try:
         value = OmegaConf.select(config, key)

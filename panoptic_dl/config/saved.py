@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -33,41 +34,30 @@ def saved_config(folder: str | Path) -> DictConfig:
             "and task= as they were trained, with weights=FILE"
         )
     try:
-        config = OmegaConf.load(file)
-        if not isinstance(config, DictConfig):
-            raise TypeError("no table")
+        config: Any = OmegaConf.load(file)
         for part in PARTS:
             if not isinstance(config[part], DictConfig):
                 raise TypeError(f"{part} is no table")
     except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
-        too_deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if too_deep else str(error)[:500]
-        raise ValueError(f"{file} is damaged: {reason}") from error
+        raise ValueError(f"{file} is damaged: {str(error)[:500]}") from error
     if (folder / CLASSES).is_file():
-        _with_classes(config, folder / CLASSES)
+        classes = load_classes(folder / CLASSES)
+        with open_dict(config):
+            config.dataset.num_classes = len(classes)
+            config.dataset.thing_ids = list(classes.thing_ids)
+            config.dataset.classes = {
+                "_target_": "panoptic_dl.core.classes.Classes",
+                "names": [name.replace("${", "\\${") for name in classes.names],  # plain text
+                "colors": [list(color) for color in classes.colors],
+                "thing_ids": list(classes.thing_ids),
+            }
     elif "classes" not in config.dataset:
         raise ValueError(
             f"{file} is of a run from before runs knew the names of their classes: put a "
             f"{CLASSES} into {folder}, such as "
             '{"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]], "thing_ids": [1]}'
         )
-    return config
-
-
-def _with_classes(config: DictConfig, file: Path) -> None:
-    try:
-        classes = load_classes(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    with open_dict(config):
-        config.dataset.num_classes = len(classes)
-        config.dataset.thing_ids = list(classes.thing_ids)
-        config.dataset.classes = {
-            "_target_": "panoptic_dl.core.classes.Classes",
-            "names": [name.replace("${", "\\${") for name in classes.names],  # no interpolations
-            "colors": [list(color) for color in classes.colors],
-            "thing_ids": list(classes.thing_ids),
-        }
+    return cast(DictConfig, config)
 
 
 def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -90,7 +80,15 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
     if not (folder / CONFIG).is_file():
         return config
     saved = saved_config(folder)
-    _refuse_other_parts(config, saved, overrides, folder)
+    chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
+    for group in EXPERIMENT_PARTS:
+        mine, theirs = config.choice[group], saved.choice.get(group)
+        if mine != theirs and {group, "experiment"} & chosen:
+            key = group if group in chosen else "experiment"
+            raise ValueError(
+                f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
+                f"leave {key}= out, for the config in {folder / CONFIG} is used"
+            )
     config = config.copy()
     with open_dict(config):
         for part in PARTS:
@@ -107,17 +105,3 @@ def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictCon
                 )
             OmegaConf.update(config, key, override.value(), merge=False)
     return config
-
-
-def _refuse_other_parts(
-    config: DictConfig, saved: DictConfig, overrides: Sequence[str], folder: Path
-) -> None:
-    chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
-    for group in EXPERIMENT_PARTS:
-        mine, theirs = config.choice[group], saved.choice.get(group)
-        if mine != theirs and {group, "experiment"} & chosen:
-            said = group if group in chosen else "experiment"
-            raise ValueError(
-                f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
-                f"leave {said}= out, for the config in {folder / CONFIG} is used"
-            )

@@ -113,7 +113,7 @@ def test_an_unknown_name_in_an_allowed_package_is_named():
 def test_python_code_can_extend_the_list(tmp_path, monkeypatch):
     (tmp_path / "my_models.py").write_text("def seven():\n    return 7\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("panoptic_dl.config.builder._allowed", ["torch.nn"])
+    monkeypatch.setattr("panoptic_dl.config.builder.ALLOWED", ["torch.nn"])
     allow("my_models")
     assert build({"_target_": "my_models.seven"}) == 7
 
