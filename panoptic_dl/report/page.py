@@ -38,7 +38,7 @@ from panoptic_dl.report.text import duration, short_names
 
 LIMIT = 5_000_000  # bytes of the page
 
-COPIES = ("task", "mode")  # of a config: hold resolved copies of other keys
+COPIES = ("task.", "mode.")  # hold resolved copies of other keys of a config
 MAX_DIFFERENCES = 80  # keys of a table
 # Last parts of keys that are not compared: names, folders, seeds, and what is printed, drawn and
 # saved.
@@ -188,11 +188,7 @@ def _counts(
 
 
 def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """PQ by class for each table that has it, else IoU: "title", "measure", "runs" and "rows".
-
-    A row is a class, from the best to the worst, and its percentages of all runs, NaN where it is
-    not in the ground truth or not measured.
-    """
+    """PQ by class for each table that has it, else IoU; rows from the best to the worst class."""
     found = []
     for table in tables:
         groups = [line.group for line in table.lines if line.group]
@@ -223,54 +219,37 @@ def _mean(row: tuple[str, Sequence[float]]) -> float:
 
 
 def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """Settings that differ between the runs of a table: "title", "runs", "rows" and "more".
-
-    Only of tables with at least two groups of runs whose configs could be read.
-    """
+    """Settings that differ between the runs of a table whose configs could be read."""
     found = []
     for table in tables:
-        runs = [line.group.first for line in table.lines if line.group]
-        runs = [run for run in runs if run.settings]
-        rows = _differing([run.settings for run in runs])
+        firsts = [line.group.first for line in table.lines if line.group]
+        runs = {run.label: run.settings for run in firsts if run.settings}
+        rows = _differing(list(runs.values()))
         if rows:
-            labels, more = [run.label for run in runs], len(rows[MAX_DIFFERENCES:])
-            about = {"title": table.title, "runs": labels, "more": more}
-            found.append(about | {"rows": rows[:MAX_DIFFERENCES]})
+            about = {"title": table.title, "runs": list(runs)}
+            more = len(rows[MAX_DIFFERENCES:])
+            found.append(about | {"rows": rows[:MAX_DIFFERENCES], "more": more})
     return found
 
 
 def _differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Keys with different values, and the values; "" where a config has no such key.
-
-    Keys of `task` and `mode` that repeat the values of another key of the same name are left out,
-    as are names and folders.
-    """
-    keys = dict.fromkeys(key for each in settings for key in each)
-    rows = []
-    for key in keys:
+    """Keys with different values, and the values; "" where a config has no such key."""
+    rows = {}
+    for key in dict.fromkeys(key for each in settings for key in each):
         values = tuple(each.get(key, "") for each in settings)
-        if len(set(values)) > 1 and (key == "seed" or key.rpartition(".")[2] not in IGNORED):
-            rows.append((key, values))
-
-    def is_copy(key: str) -> bool:
-        return key.partition(".")[0] in COPIES
-
-    originals = {(key.rpartition(".")[2], values) for key, values in rows if not is_copy(key)}
+        leaf = key.rpartition(".")[2]
+        if len(set(values)) > 1 and (key == "seed" or leaf not in IGNORED):
+            rows[key] = (values, leaf)
+    originals = {row for key, row in rows.items() if not key.startswith(COPIES)}
     return [
-        (key, values)
-        for key, values in rows
-        if not is_copy(key) or (key.rpartition(".")[2], values) not in originals
+        (key, row[0])
+        for key, row in rows.items()
+        if not (key.startswith(COPIES) and row in originals)
     ]
 
 
 def _galleries(tables: Sequence[Table], detail: _Detail) -> tuple[list[dict[str, Any]], list[str]]:
-    """The pictures of all runs of `tables`, and a remark for each that cannot be read.
-
-    Returns:
-        Of each dataset "title", "examples" and "more", the number of images that are not shown. An
-        example is a validation image: "name", "image", "truth", "predictions" (label of the run,
-        picture), "width" and "height"; pictures are `data:` addresses.
-    """
+    """The examples of each dataset, and a remark for each picture that cannot be read."""
     remarks: list[str] = []
     found = []
     by_dataset: dict[str, list[Run]] = {}
@@ -282,24 +261,22 @@ def _galleries(tables: Sequence[Table], detail: _Detail) -> tuple[list[dict[str,
     for dataset, runs in by_dataset.items() if detail.most else ():
         files = [f.name for run in runs for f in sorted((run.folder / GALLERY).glob("*_image.jpg"))]
         names = [name.removesuffix("_image.jpg") for name in dict.fromkeys(files)]
-        examples = [_example(name, runs, detail, remarks) for name in names[: detail.most]]
-        shown = [example for example in examples if example]
-        if shown:
-            more = len(names[detail.most :])
-            found.append({"title": dataset, "examples": shown, "more": more})
+        shown = [_example(name, runs, detail, remarks) for name in names[: detail.most]]
+        examples, more = list(filter(None, shown)), len(names[detail.most :])
+        if examples:
+            found.append({"title": dataset, "examples": examples, "more": more})
     return found, remarks
 
 
 def _example(
     name: str, runs: Sequence[Run], detail: _Detail, remarks: list[str]
 ) -> dict[str, Any] | None:
-    size = (0, 0)
-    shared: dict[str, str] = {}
-    predictions = []
+    """A validation image as `data:` addresses: its "image" and "truth", and all "predictions"."""
+    size, shared, predictions = (0, 0), {"truth": ""}, []
     for run in runs:
         for kind in ("image", "truth", "prediction"):
             file = run.folder / GALLERY / f"{name}_{kind}.jpg"
-            if kind in shared or not file.is_file():
+            if shared.get(kind) or not file.is_file():
                 continue
             try:
                 address, size = _address(file, detail)
@@ -313,8 +290,8 @@ def _example(
                 shared[kind] = address
     if "image" not in shared or not predictions:
         return None
-    example = {"name": name, "truth": "", "predictions": predictions} | shared
-    return example | {"width": size[0], "height": size[1]}
+    about = {"name": name, "width": size[0], "height": size[1]}
+    return {**about, **shared, "predictions": predictions}
 
 
 def _address(file: Path, detail: _Detail) -> tuple[str, tuple[int, int]]:

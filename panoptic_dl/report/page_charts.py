@@ -86,13 +86,10 @@ def speeds(
 
 def _cost(run: Run, curves: Curves) -> dict[str, Any]:
     """What a run took; NaN where it is not known."""
-    rate, batch = curves.typical("images_per_s"), run.train.get("batch_size")
-    if math.isnan(rate) and isinstance(batch, (int, float)):  # of a version without images_per_s
-        rate = batch / max(curves.typical("time"), 1e-9)
     return {
         "run": run.label,
         "device": run.device,
-        "images_per_s": rate,
+        "images_per_s": curves.typical("images_per_s"),
         "device_MiB": curves.highest("device_memory_MiB"),
         "host_MiB": curves.highest("host_memory_MiB"),
         "wall_seconds": run.wall_seconds,

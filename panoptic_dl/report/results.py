@@ -27,15 +27,12 @@ def headline_table(
     """The metrics in one row, in percent; with `published`, those and the differences below."""
     rows = [["own", *map(as_text, metrics.values())]]
     if published:
-        known = [name in published for name in metrics]
-        theirs = [published.get(name, math.nan) for name in metrics]
-        differences = [own - other for own, other in zip(metrics.values(), theirs, strict=True)]
-        for name, values, form in (
-            ("published", theirs, as_text),
-            ("difference", differences, as_difference),
-        ):
-            texts = [form(x) if there else "" for x, there in zip(values, known, strict=True)]
-            rows.append([name, *texts])
+        theirs = [as_text(published[name]) if name in published else "" for name in metrics]
+        differences = [
+            as_difference(value - published[name]) if name in published else ""
+            for name, value in metrics.items()
+        ]
+        rows += [["published", *theirs], ["difference", *differences]]
     return markdown_table(["", *map(metric_name, metrics)], rows)
 
 

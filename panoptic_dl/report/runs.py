@@ -184,11 +184,7 @@ def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
 
 
 def _read_settings(file: Path) -> dict[str, str]:
-    """Flatten a resolved config: dotted key of each leaf, and its value as JSON text.
-
-    Raises:
-        ValueError: it is no YAML, or not a config.
-    """
+    """Flatten a resolved config: dotted key of each leaf, and its value as JSON text."""
     regular_size(file)
     try:
         with file.open(encoding="utf-8") as opened:
@@ -315,10 +311,7 @@ def collect(folders: Sequence[Path]) -> Collected:
 def _folders(
     root: Path, seen: set[str], closed: list[OSError]
 ) -> Iterator[tuple[Path, Sequence[str]]]:
-    """Folders below `root` with the names of their files, in order; each folder once.
-
-    Those that may not be opened go into `closed`.
-    """
+    """Folders below `root`, each once, and their files; errors of others go into `closed`."""
     for name, below, files in os.walk(root, followlinks=True, onerror=closed.append):
         real = os.path.realpath(name)
         if real in seen:  # given twice, or a link that leads back

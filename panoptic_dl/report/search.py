@@ -110,11 +110,7 @@ def _table(trials: list[dict[str, Any]], metric: str, record: Record) -> str:
 
 
 def _draw_search(record: Record, file: Path, metric: str) -> None:
-    """Write a PNG.
-
-    Above, the metric of each trial in its order, and the best so far; below, the same metric over
-    the values of each key, later trials darker. Failed trials are marked at the lower edge.
-    """
+    """Write a PNG: the metric over trials and, below, over the values of each key."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -204,11 +200,7 @@ def _draw_slice(axes: Any, drawn_from: Mapping[str, Any], key: str, record: Reco
 
 
 def _scatter(axes: Any, record: Record, place: Callable[[Mapping[str, Any]], Any]) -> None:
-    """Finished trials as dots, the later the darker, the best as a star, failed ones as crosses.
-
-    Args:
-        place: x of a trial; None where it has none.
-    """
+    """Finished trials as dots, the best as a star, failed ones as crosses, at x = `place`."""
     from matplotlib.colors import LinearSegmentedColormap
 
     trials = [trial for trial in record["trials"] if place(trial) is not None]

@@ -74,7 +74,8 @@ class Search(Sweeper):
             if not is_right:
                 raise SystemExit(f"error: hydra.sweeper.{name}={value}: {wanted}")
         self.n_trials, self.n_jobs = n_trials, n_jobs if n_jobs > 0 else count_cores()
-        self.direction, self.sampler, self.startup, self.seed = direction, sampler, startup, seed
+        self.draws: dict[str, Any] = {"direction": direction, "sampler": sampler}
+        self.draws |= {"startup": startup, "seed": seed}
         self.own_values_first, self.report = own_values_first, report
         self.params = {str(key): value for key, value in (params or {}).items()}
 
@@ -110,16 +111,9 @@ class Search(Sweeper):
         self.validate_batch_is_legal([space.example()])
         tree: Any = OmegaConf.to_container(own, resolve=False)
         mode = tree.pop("hydra")["runtime"]["choices"].get("mode")
-        return Study(
-            self.folder,
-            space,
-            {**figures_config(tree), "mode": mode},
-            direction=self.direction,
-            sampler=self.sampler,
-            startup=self.startup,
-            seed=self.seed,
-            first=first if self.own_values_first else {},
-        )
+        first = first if self.own_values_first else {}
+        setting = {**figures_config(tree), "mode": mode}
+        return Study(self.folder, space, setting, first=first, **self.draws)
 
     def _search(self, study: Study) -> int:
         """Run trials until there are enough; return the program's exit code."""
@@ -209,12 +203,7 @@ class _Job:
 
 
 def _result(job: JobReturn | Exception, folder: Path) -> float | str | None:
-    """A trial's metric, or in one line why it has none, or None if it was stopped from outside.
-
-    Args:
-        job: what the launcher returned, or what it raised.
-        folder: of the trial; a run that failed has left its error there, in failed.txt.
-    """
+    """A trial's metric, or in one line why it has none, or None if it was stopped from outside."""
     try:
         if isinstance(job, Exception):
             raise job

@@ -139,20 +139,21 @@ def _text(value: Any) -> str:
 def _distribution(override: Override) -> BaseDistribution:
     value: Any = override.value()
     if isinstance(value, IntervalSweep):
-        ends: Any = (value.start, value.end)
-        whole = all(isinstance(end, int) for end in ends)  # Hydra's are floats but for int(...)
-        numbers: Any = IntDistribution if whole else FloatDistribution
-        return numbers(*ends, log="log" in value.tags)
+        return _numbers(value.start, value.end, log="log" in value.tags)
     if override.is_range_sweep() and not value.shuffle:
         steps: list[Any] = list(override.sweep_iterator())
         if len(steps) > 1:
-            whole = all(isinstance(step, int) for step in steps)
-            kind: Any = IntDistribution if whole else FloatDistribution
-            return kind(min(steps), max(steps), step=abs(value.step))
+            return _numbers(min(steps), max(steps), step=abs(value.step))
     choices = list(dict.fromkeys(override.sweep_string_iterator()))
     if not choices:
         raise ValueError("no values")
     return CategoricalDistribution(choices)
+
+
+def _numbers(low: Any, high: Any, **options: Any) -> BaseDistribution:
+    """Whole numbers where both limits are; those of an interval are floats but for `int(...)`."""
+    whole = isinstance(low, int) and isinstance(high, int)
+    return (IntDistribution if whole else FloatDistribution)(low, high, **options)
 
 
 def _limits(drawn_from: Any) -> dict[str, Any]:
