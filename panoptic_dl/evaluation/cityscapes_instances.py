@@ -174,7 +174,6 @@ class StreamingCityscapesInstanceEvaluator(
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
         self._coverage.reset()
         # Of each prediction: class, score, and the overlaps where it is right, or an error.
         self._rows: list[np.ndarray] = [np.zeros((0, 4))]
@@ -182,7 +181,6 @@ class StreamingCityscapesInstanceEvaluator(
         self._num_true = np.zeros(len(CLASSES), dtype=np.int64)
 
     def image_of(self, item: dict[str, Any]) -> str:
-        """The id in the names of its files."""
         return image_id(item["file_name"])
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
@@ -192,7 +190,6 @@ class StreamingCityscapesInstanceEvaluator(
         return [each._replace(category=ids[each.category]) for each in found]
 
     def match(self, prediction: tuple[str, list[Detection]]) -> InstanceMatch:
-        """Match the instances of one image."""
         image, detections = prediction
         file = self._files[image]
         truth = read_label_ids(file)

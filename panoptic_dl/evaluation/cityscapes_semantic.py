@@ -107,7 +107,6 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
         self._coverage.reset()
         # The last column: pixels that have no class.
         self._counts = np.zeros((NUM_LABELS, len(EVALUATED) + 1), dtype=np.int64)
@@ -116,11 +115,9 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
         self._instances = np.zeros((len(INSTANCE_ROWS), 2, EXACT_PARTS), dtype=np.int64)
 
     def image_of(self, item: dict[str, Any]) -> str:
-        """The id in the names of its files."""
         return image_id(item["file_name"])
 
     def match(self, prediction: SemanticPrediction) -> SemanticMatch:
-        """Count the pixels of one image."""
         image, classes = prediction
         file = self._files[image]
         truth = read_label_ids(file)
@@ -130,7 +127,6 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
             return confusions, _weigh_instances(numbers, classes)
 
     def update(self, match: SemanticMatch) -> None:
-        """Add the pixels of one image."""
         confusions, instances = match
         self._counts += confusions
         self._instances += instances

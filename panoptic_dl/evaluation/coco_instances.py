@@ -1,7 +1,7 @@
 """Box and mask AP of COCO (Lin et al., ECCV 2014), computed by pycocotools image by image.
 
-`COCOeval.computeIoU` and `evaluateImg` match a class and an image at a time, `accumulate` and
-`summarize` make the results; between the two, a prediction is one row of numbers instead of a mask.
+`COCOeval.computeIoU` and `evaluateImg` match a class and an image at a time, `accumulate` makes
+precisions by recall; between the two, a prediction is one row of numbers instead of a mask.
 `COCOeval.evaluate` is not called, because it prints and changes the ground truth, which several
 threads read at once. The ground truth is an instances file; where there is none, the things of
 panoptic labels: masks are then the visible pixels, for panoptic segments do not overlap, and boxes
@@ -12,7 +12,6 @@ Shapes: N predictions, K classes of things, A = 4 ranges of area (all, small, me
 overlaps, H W pixels.
 """
 
-import itertools
 import json
 from collections import defaultdict
 from collections.abc import Container, Mapping
@@ -118,7 +117,7 @@ def _compact(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
 
 
 KINDS = ("bbox", "segm")
-NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first numbers that `summarize` returns
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AREAS, OVERLAPS = Params("bbox").areaRng, Params("bbox").iouThrs
 BITS = 1 << np.arange(len(AREAS) * len(OVERLAPS)).reshape(len(AREAS), len(OVERLAPS))
 
@@ -177,59 +176,46 @@ def _match_detections(
 
 
 def _average_precisions(
-    kind: str, images: np.ndarray, rows: np.ndarray, num_true: np.ndarray
-) -> tuple[dict[str, float], np.ndarray]:
-    """Compute the metrics of NAMES, 0..1, and AP (K,) of each class; NaN without ground truth.
+    kind: str, rows: np.ndarray, num_true: np.ndarray
+) -> tuple[dict[str, float], list[float]]:
+    """Compute the metrics of NAMES, and AP of each class, 0..1; NaN without ground truth.
 
     Args:
-        images: (N,) the image of each row, as numbers that sort like the ids of the images: of
-            equal scores, those of the first image count first.
-        rows: (N, NUM_COLUMNS), one image after the other, in any order of images.
+        rows: (N, 1 + NUM_COLUMNS), the image first, as numbers that sort like the ids of the
+            images: of equal scores, those of the first image count first.
+        num_true: (K, A) sums over all images.
     """
-    matched, ignored = (
-        (rows[:, column[kind]].astype(np.int64) & BITS[:, :, None]) > 0  # (A, O, N)
-        for column in (MATCHED, IGNORED)
-    )
-    numbers, positions = np.unique(images, return_inverse=True)
-    num_classes, width = len(num_true), len(numbers) + 1
-    # As `evaluate` leaves them: by class, then area, then image, whichever came first. True
-    # instances count wherever they are, so that one more image holds all of them.
-    entries: list[dict[str, Any] | None] = [None] * (num_classes * len(AREAS) * width)
-    new = (np.diff(images) != 0) | (np.diff(rows[:, CLASS]) != 0)
-    starts = np.concatenate(([0], np.flatnonzero(new) + 1, [len(rows)]))
-    for start, end in itertools.pairwise(starts.tolist()):
-        for area in range(len(AREAS) if end > start else 0):
-            place = (int(rows[start, CLASS]) * len(AREAS) + area) * width + positions[start]
-            entries[place] = {
-                "dtScores": rows[start:end, SCORE],
-                "dtMatches": matched[area, :, start:end],
-                "dtIgnore": ignored[area, :, start:end],
-                "gtIgnore": np.zeros(0),
-            }
-    nothing = np.zeros((len(OVERLAPS), 0), dtype=bool)
-    for index, number in enumerate(num_true.reshape(-1).tolist()):
-        entries[(index + 1) * width - 1] = {
-            "dtScores": np.zeros(0),
-            "dtMatches": nothing,
-            "dtIgnore": nothing,
-            "gtIgnore": np.zeros(number),
-        }
-    with redirect_stdout(StringIO()):  # they print
-        evaluation = COCOeval(iouType=kind)
-        evaluation.params.imgIds = list(range(width))
-        evaluation.params.catIds = list(range(num_classes))
-        evaluation.evalImgs, evaluation._paramsEval = entries, evaluation.params
+    rows = rows[np.argsort(rows[:, 0], kind="stable"), 1:]
+    entries = []
+    # As `evaluate` leaves them, by class, then area, but with all images as one.
+    for category, of_areas in enumerate(num_true.tolist()):
+        mine = rows[rows[:, CLASS] == category]
+        matched, ignored = (
+            (mine[:, column[kind]].astype(np.int64) & BITS[:, :, None]) > 0  # (A, O, N)
+            for column in (MATCHED, IGNORED)
+        )
+        for area, number in enumerate(of_areas):
+            entry = {"dtMatches": matched[area], "dtIgnore": ignored[area]}
+            entry |= {"dtScores": mine[:, SCORE], "gtIgnore": np.zeros(number)}
+            entries.append(entry)
+    evaluation = COCOeval(iouType=kind)
+    evaluation.evalImgs = entries
+    parameters = evaluation._paramsEval = evaluation.params
+    parameters.imgIds, parameters.catIds = [0], list(range(len(num_true)))
+    parameters.maxDets = [len(rows)]  # 100 of each image and class are left already
+    with redirect_stdout(StringIO()):  # it prints
         evaluation.accumulate()
-        evaluation.summarize()
-    metrics = {
-        name: float(value) if value >= 0 else float("nan")
-        for name, value in zip(NAMES, evaluation.stats, strict=False)
-    }
-    of_classes = np.full(num_classes, np.nan)
-    # (O, recalls, K, A, numbers of predictions): all areas, and 100 predictions.
-    for category in np.flatnonzero(num_true[:, 0]):
-        of_classes[category] = evaluation.eval["precision"][:, :, category, 0, -1].mean()
-    return metrics, of_classes
+    precision = evaluation.eval["precision"][..., 0]  # (O, recalls, K, A), -1 without ground truth
+    of_50, of_75 = precision[0], precision[5]  # of OVERLAPS
+    parts = [precision[..., 0], of_50[..., 0], of_75[..., 0]]
+    parts += [precision[..., area] for area in (1, 2, 3)]
+    metrics = {name: _mean(part) for name, part in zip(NAMES, parts, strict=True)}
+    return metrics, [_mean(precision[:, :, category, 0]) for category in range(len(num_true))]
+
+
+def _mean(precision: np.ndarray) -> float:
+    there = precision[precision > -1]
+    return float(there.mean()) if there.size else float("nan")
 
 
 def _match_class(
@@ -313,17 +299,14 @@ class StreamingCOCOInstanceEvaluator(
         return self._instances[image]
 
     def reset(self) -> None:
-        """Forget all images."""
         self._coverage.reset()
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
-        """The instances, see `predicted_instances`."""
         return predicted_instances(output, len(self.names))
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
-        """Match the instances of one image."""
         image, detections = prediction
         with errors_name(f"image {image}"):
             truth = self._truth(image)
@@ -351,8 +334,8 @@ class StreamingCOCOInstanceEvaluator(
             return None
         results = {}
         for kind in KINDS:
-            shares, of_classes = _average_precisions(kind, rows[:, 0], rows[:, 1:], num_true)
-            for name, value in zip(self.names, of_classes.tolist(), strict=True):
+            shares, of_classes = _average_precisions(kind, rows, num_true)
+            for name, value in zip(self.names, of_classes, strict=True):
                 shares[f"AP-{name}"] = value
             results[kind] = percentages(shares) | {"num_images": num_images}
         return results

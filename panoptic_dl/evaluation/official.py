@@ -184,7 +184,6 @@ class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
                 super().process([item], [output])
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process."""
         return _run_script(super().evaluate)
 
 
@@ -198,7 +197,6 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
         super().__init__(dataset)
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process."""
         average = partial(_average_precisions, instance_script.evaluateMatches)
         with (
             # It writes matches.json into the working folder (and cannot, with NumPy 2), and a cache
@@ -273,7 +271,6 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
         super().process(inputs, found)
 
     def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
-        """Compute the results; empty but in the main process."""
         printed = StringIO()
         with redirect_stdout(printed):
             results: TaskResults = super().evaluate(img_ids)
@@ -355,7 +352,6 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         return []
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results; None but in the main process."""
         with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
             results: TaskResults | None = super().evaluate()
         return results

@@ -335,8 +335,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
     needs = "panoptic_seg"
 
     def __init__(self, dataset: str) -> None:
-        """Look up the dataset.
-
+        """
         Args:
             dataset: a panoptic dataset of Detectron2's catalogs. Its categories, those of
                 `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1 together, and
@@ -370,7 +369,6 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
         self._coverage.reset()
         self._counts = np.zeros((len(self.names), FN + 1), dtype=np.int64)
         self._confusions = np.zeros((len(self.names), len(self.names) + 1), dtype=np.int64)
@@ -379,7 +377,6 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self.counts: np.ndarray | None = None
 
     def predicted(self, output: dict[str, Any]) -> np.ndarray:
-        """The panoptic map, see `predicted_panoptic`."""
         return predicted_panoptic(
             self._required(output),
             contiguous_ids=self._contiguous,
@@ -388,7 +385,6 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         )
 
     def match(self, prediction: PanopticPrediction) -> SegmentMatches:
-        """Match the segments of one image."""
         image, panoptic = prediction
         record = self._records[image]
         with errors_name(f"image {image}"):
@@ -404,7 +400,6 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         return matches
 
     def update(self, match: SegmentMatches) -> None:
-        """Add the segments of one image."""
         self._counts += _count_segments(match, len(self.names))
         self._confusions += match.confusions
         self._num_wrong_areas += len(match.wrong_areas)

@@ -64,18 +64,15 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
         self._coverage.reset()
         # Rows: true classes, then ignored; columns: predicted classes, then none.
         self._counts = np.zeros((len(self.names) + 1, len(self.names) + 1), dtype=np.int64)
         self.confusions: np.ndarray | None = None
 
     def image_of(self, item: dict[str, Any]) -> Any:
-        """Its file."""
         return item["file_name"]
 
     def predicted(self, output: dict[str, Any]) -> np.ndarray:
-        """The class of each pixel."""
         return predicted_labels(self._required(output), len(self.names))
 
     def match(self, prediction: SemanticPrediction) -> Any:
@@ -90,7 +87,6 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
             return count_confusions(truth, classes, num_classes + 1, num_classes + 1)
 
     def update(self, match: Any) -> None:
-        """Add the pixels of one image."""
         self._counts += match
 
     def quality(self, match: Any) -> float:

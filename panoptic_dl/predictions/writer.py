@@ -109,7 +109,6 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def image_of(self, item: dict[str, Any]) -> Hashable:
-        """See `PredictedDataset.image_of`."""
         return self.dataset.image_of(item)
 
     def predicted(self, output: dict[str, Any]) -> Any:
