@@ -64,12 +64,18 @@ MOVED = {
     "panoptic_dl.engine.evaluation": "panoptic_dl.modes.evaluate",
     "panoptic_dl.engine.optimizer": "panoptic_dl.train.train",
     "panoptic_dl.engine.train": "panoptic_dl.train.train",
+    "panoptic_dl.evaluation.coco_instances.StreamingPanopticInstanceEvaluator": (
+        "panoptic_dl.evaluation.coco_instances.StreamingCOCOInstanceEvaluator"
+    ),
+    "panoptic_dl.evaluation.official.OfficialPanopticInstanceEvaluator": (
+        "panoptic_dl.evaluation.official.OfficialCOCOInstanceEvaluator"
+    ),
 }
 for _name, _module, _class in (
     ("cityscapes_instance_ap", "cityscapes_instances", "CityscapesInstanceEvaluator"),
     ("cityscapes_semantic_iou", "cityscapes_semantic", "CityscapesSemanticEvaluator"),
     ("coco_instance_ap", "coco_instances", "COCOInstanceEvaluator"),
-    ("panoptic_instance_ap", "coco_instances", "PanopticInstanceEvaluator"),
+    ("panoptic_instance_ap", "coco_instances", "COCOInstanceEvaluator"),
     ("panoptic_quality", "panoptic", "PanopticEvaluator"),
     ("semantic_iou", "semantic", "SemanticEvaluator"),
 ):

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
@@ -261,42 +260,37 @@ class StreamingCOCOInstanceEvaluator(
     needs = "instances"
 
     def __init__(self, dataset: str) -> None:
-        """Read the ground truth.
-
+        """
         Args:
-            dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`. It
-                must list the images of the dataset and no others.
+            dataset: a panoptic dataset of Detectron2's catalogs; its things must be 0..K-1. Where
+                its metadata has `json_file`, that must list the images of the dataset and no
+                others; else the ground truth are the things of the panoptic labels.
 
         Raises:
-            EvaluationError: it does not, or cannot be read.
+            EvaluationError: they are not; the file does not, or cannot be read.
         """
         metadata = MetadataCatalog.get(dataset)
         categories = metadata.thing_dataset_id_to_contiguous_id
-        self.names = [metadata.thing_classes[index] for index in sorted(categories.values())]
-        if sorted(categories.values()) != list(range(len(categories))):
+        self._things = sorted(categories.values())
+        self.names = [metadata.thing_classes[index] for index in self._things]
+        if self._things != list(range(len(categories))):
             raise EvaluationError(
                 f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
             )
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
-        self._read_truth(metadata)
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
-        self._coverage = Coverage(self._records, self._source)
+        file = metadata.get("json_file")
+        self._instances = None if file is None else read_instances(file, categories)
+        if self._instances is not None:
+            odd = sorted(self._records.keys() ^ self._instances.keys())
+            if odd:
+                here, there = (dataset, file) if odd[0] in self._records else (file, dataset)
+                raise EvaluationError(
+                    f"image {odd[0]} is in {here} but not in {there}: both must hold the same "
+                    f"images ({len(self._records)} and {len(self._instances)})"
+                )
+        self._coverage = Coverage(self._records, file or dataset)
         self.reset()
-
-    def _read_truth(self, metadata: Metadata) -> None:
-        self._source = metadata.json_file
-        self._instances = read_instances(self._source, metadata.thing_dataset_id_to_contiguous_id)
-        odd = sorted(self._records.keys() ^ self._instances.keys())
-        if odd:
-            places = [metadata.name, self._source]
-            here, there = places if odd[0] in self._records else reversed(places)
-            raise EvaluationError(
-                f"image {odd[0]} is in {here} but not in {there}: both must hold the same images "
-                f"({len(self._records)} and {len(self._instances)})"
-            )
-
-    def _truth(self, image: Any) -> _ImageTruth:
-        return self._instances[image]
 
     def reset(self) -> None:
         self._coverage.reset()
@@ -309,7 +303,10 @@ class StreamingCOCOInstanceEvaluator(
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
         image, detections = prediction
         with errors_name(f"image {image}"):
-            truth = self._truth(image)
+            if self._instances is None:
+                truth = panoptic_instances(self._records[image], self._things)
+            else:
+                truth = self._instances[image]
             for detection in detections:
                 require_size(detection.mask.shape, truth.size, "a predicted mask")
             rows, num_true = _match_detections(truth, detections, len(self.names))
@@ -339,17 +336,6 @@ class StreamingCOCOInstanceEvaluator(
                 shares[f"AP-{name}"] = value
             results[kind] = percentages(shares) | {"num_images": num_images}
         return results
-
-
-class StreamingPanopticInstanceEvaluator(StreamingCOCOInstanceEvaluator):
-    """COCO's box and mask AP against the things of panoptic labels, as a stream."""
-
-    def _read_truth(self, metadata: Metadata) -> None:
-        self._source = metadata.name
-        self._things = set(metadata.thing_dataset_id_to_contiguous_id.values())
-
-    def _truth(self, image: Any) -> _ImageTruth:
-        return panoptic_instances(self._records[image], self._things)
 
 
 def panoptic_instances(record: dict[str, Any], things: Container[int]) -> _ImageTruth:

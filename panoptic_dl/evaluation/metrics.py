@@ -119,14 +119,8 @@ EVALUATORS = (
     Evaluator(
         "instances",
         "coco_instances.StreamingCOCOInstanceEvaluator",
-        ("coco.panoptic",),
+        ("coco.panoptic", "custom.panoptic"),
         official="official.OfficialCOCOInstanceEvaluator",
-    ),
-    Evaluator(
-        "instances",
-        "coco_instances.StreamingPanopticInstanceEvaluator",
-        ("custom.panoptic",),
-        official="official.OfficialPanopticInstanceEvaluator",
     ),
 )
 

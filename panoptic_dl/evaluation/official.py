@@ -6,7 +6,6 @@
 | CityscapesSemantic | cityscapesscripts | sem_seg: IoU iIoU IoU_sup iIoU_sup |
 | CityscapesInstance | cityscapesscripts | segm: AP AP50 |
 | COCOInstance | pycocotools | bbox, segm: AP AP50 AP75 APs APm APl, AP-<class> |
-| PanopticInstance | pycocotools | the same, the ground truth being panoptic labels |
 | Semantic | Detectron2 | sem_seg: mIoU fwIoU mACC pACC, IoU-<class> ACC-<class> |
 
 All work inside Detectron2's evaluators. Cityscapes' scripts were written for the command line: they
@@ -45,7 +44,7 @@ from detectron2.evaluation import (
     COCOPanopticEvaluator,
     SemSegEvaluator,
 )
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from panopticapi.evaluation import PQStat, pq_compute_single_core
 from PIL import Image
@@ -81,12 +80,7 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "panoptic_seg" of each output: (H, W) ids and, or None, the list of segments."""
-        copies = []
-        for output in outputs:
-            panoptic, segments = output["panoptic_seg"]
-            if segments is not None:
-                segments = [dict(segment) for segment in segments]
-            copies.append({"panoptic_seg": (panoptic.clone(), segments)})
+        copies = [{"panoptic_seg": copy.deepcopy(output["panoptic_seg"])} for output in outputs]
         super().process(inputs, copies)
 
     def evaluate(self) -> TaskResults | None:
@@ -214,8 +208,7 @@ def _average_precisions(
 ) -> np.ndarray:
     """Average precisions (1, classes, overlaps) by the script; 0 where it raises IndexError.
 
-    It does when all instances of a class are missed and all predictions of it are ignored (on void,
-    groups or tiny instances): its list of scores is empty then.
+    It does when all instances of a class are missed and all predictions of it are ignored.
     """
     table = np.zeros((1, len(args.instLabels), len(args.overlaps)))
     for row, label in enumerate(args.instLabels):
@@ -239,38 +232,39 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     def __init__(self, dataset: str) -> None:
         """
         Args:
-            dataset: a panoptic dataset of Detectron2's catalogs whose metadata has `json_file`.
+            dataset: a panoptic dataset of Detectron2's catalogs. Where its metadata has no
+                `json_file`, one is made of all panoptic labels.
         """
-        self._load(dataset, MetadataCatalog.get(dataset).json_file)
-
-    def _load(self, dataset: str, json_file: str) -> None:
         panoptic = MetadataCatalog.get(dataset)
         # Panoptic metadata name things and stuff; here the names must be those of things.
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
-        metadata = Metadata(
-            name=dataset,
-            json_file=json_file,
-            thing_classes=[panoptic.thing_classes[index] for index in things],
-            thing_dataset_id_to_contiguous_id=panoptic.thing_dataset_id_to_contiguous_id,
-        )
-        with (
-            patch.object(MetadataCatalog, "get", lambda name: metadata),
-            redirect_stdout(StringIO()),
-        ):
-            super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
+        with tempfile.TemporaryDirectory(prefix="panoptic_instances_") as folder:
+            file = panoptic.get("json_file")
+            if file is None:
+                file = f"{folder}/instances.json"
+                Path(file).write_text(json.dumps(_as_coco(dataset)))
+            metadata = Metadata(
+                name=dataset,
+                json_file=file,
+                thing_classes=[panoptic.thing_classes[index] for index in things],
+                thing_dataset_id_to_contiguous_id=panoptic.thing_dataset_id_to_contiguous_id,
+            )
+            with (
+                patch.object(MetadataCatalog, "get", lambda name: metadata),
+                redirect_stdout(StringIO()),
+            ):
+                super().__init__(dataset, tasks=("bbox", "segm"), use_fast_impl=False)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "instances" of each output, or none."""
-        nothing = Instances(
-            (0, 0),
-            pred_boxes=Boxes(torch.zeros(0, 4)),
-            scores=torch.zeros(0),
-            pred_classes=torch.zeros(0, dtype=torch.long),
-        )
+        nothing = Instances((0, 0), scores=torch.zeros(0))
         found = [{"instances": output.get("instances", nothing)} for output in outputs]
         super().process(inputs, found)
 
     def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
+        """Compute the results; NaN where the dataset has no things, where Detectron2 raises."""
+        if not self._metadata.thing_dataset_id_to_contiguous_id:
+            return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
         printed = StringIO()
         with redirect_stdout(printed):
             results: TaskResults = super().evaluate(img_ids)
@@ -355,23 +349,6 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
             results: TaskResults | None = super().evaluate()
         return results
-
-
-class OfficialPanopticInstanceEvaluator(OfficialCOCOInstanceEvaluator):
-    """The same by pycocotools, which is given an instances file made for it."""
-
-    def __init__(self, dataset: str) -> None:
-        """Read every label of the dataset to make the ground truth."""
-        with tempfile.TemporaryDirectory(prefix="panoptic_instances_") as folder:
-            file = Path(folder, "instances.json")
-            file.write_text(json.dumps(_as_coco(dataset)))
-            self._load(dataset, str(file))
-
-    def evaluate(self, img_ids: list[int] | None = None) -> TaskResults:
-        """Compute the results; NaN where the dataset has no things, where Detectron2 raises."""
-        if not self._metadata.thing_dataset_id_to_contiguous_id:
-            return {kind: dict.fromkeys(NAMES, float("nan")) for kind in KINDS}
-        return super().evaluate(img_ids)
 
 
 def _as_coco(dataset: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def instances_from_panoptic(
         `Instances` of size (H, W), M may be 0: pred_classes (M,) int64; pred_masks (M, H, W) bool;
         pred_boxes (x0, y0, x1, y1) in pixels, right and bottom exclusive; scores (M,): mean
         probability of the class in the mask times the heatmap at the mask's mean coordinate, cut to
-        whole pixels (so not limited to 1).
+        rounded pixels (so not limited to 1).
     """
     height, width = panoptic.shape
     labels = panoptic.reshape(-1)
@@ -74,14 +74,7 @@ def instances_from_panoptic(
 def _mean_probability(
     logits: Tensor, places: Tensor, owner: Tensor, classes: Tensor, areas: Tensor
 ) -> Tensor:
-    """Mean over each instance of the probability of its class: (M,) of the type of the logits.
-
-    Args:
-        logits: (K, H, W).
-        places: (N, 2) thing pixels, (y, x).
-        owner: (N,) the instance of each.
-        classes, areas: (M,) of the instances.
-    """
+    """Mean over each instance of the probability of its class: (M,) of the type of the logits."""
     total = torch.zeros(len(areas), dtype=torch.float64, device=logits.device)
     wanted = classes.index_select(0, owner)
     parts = (values.split(SHARE) for values in (places, owner, wanted))
@@ -104,9 +97,9 @@ def _mean_place(places: Tensor, owner: Tensor, areas: Tensor, masks: Tensor) -> 
     means = sums.double() / areas
     # PyTorch divides on the CPU; on a GPU it multiplies with the reciprocal.
     single = sums.float() * (1 / areas.float()) if sums.is_cuda else sums.float() / areas.float()
-    whole = single.long()
+    pixels = single.long()
     close = (means - means.round()).abs() <= 4e-6 * means
     for instance in (close & (sums > EXACT)).any(dim=1).nonzero().flatten().tolist():
         inside = masks[instance].nonzero().float()
-        whole[instance, 0], whole[instance, 1] = inside[:, 0].mean(), inside[:, 1].mean()
-    return whole
+        pixels[instance, 0], pixels[instance, 1] = inside[:, 0].mean(), inside[:, 1].mean()
+    return pixels

@@ -159,7 +159,10 @@ def _segment(
 
     places = indices(peaks, num_peaks)
     if top_k is not None and num_peaks >= top_k:
-        keep = _above_kth(heatmap.reshape(-1).index_select(0, places), top_k)
+        # The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal
+        # scores that straddle the limit none.
+        scores = heatmap.reshape(-1).index_select(0, places)
+        keep = scores > scores.topk(top_k).values[-1]
         (num_kept,) = yield keep.sum().view(1)
         places = places.index_select(0, indices(keep, num_kept))
     centers = coordinates(places, width)
@@ -212,15 +215,6 @@ def _window_max(values: Tensor, size: int, dim: int) -> Tensor:
         values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
         width += step
     return values
-
-
-def _above_kth(scores: Tensor, top_k: int) -> Tensor:
-    """Which of the M peaks are above the `top_k`-th largest: (M,) bool, for M >= top_k.
-
-    The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal scores
-    that straddle the limit none.
-    """
-    return scores > scores.topk(top_k).values[-1]
 
 
 def _number_groups(votes: Tensor, ids: Tensor, label_divisor: int) -> Tensor:

@@ -50,17 +50,15 @@ def cityscapes_instance_reader(
 ) -> Reader:
     """Read texts that name masks, their label ids and confidences.
 
+    Predictions of labels that are not evaluated (a caravan) do not count, as in the script.
+
     Args:
         root: the folder that must hold all masks.
         files: the texts.
 
-    Returns:
-        A function from an image to its `Instances`, in the order of the text; none where it is
-        empty: `pred_masks` (N, H, W) bool, `pred_boxes` around them, `pred_classes` (N,) train ids,
-        `scores` (N,) float64, exactly as written. Predictions of labels that are not evaluated
-        (a caravan) do not count, as in the script. It raises `EvaluationError` where the text is
-        missing or torn, or names a file outside of `root`, a mask cannot be read or is of another
-        size, or a label is unknown.
+    Raises (the reader):
+        EvaluationError: the text is missing or torn, or names a file outside of `root`, a mask
+            cannot be read or is of another size, or a label is unknown.
     """
     train_ids = {label: index for index, label in dataset.instance_ids.items()}
     has_warned = False
@@ -111,10 +109,8 @@ def cityscapes_semantic_reader(
     A label that is not evaluated is no class. Cityscapes' script has one exception, which is warned
     of: in iIoU_sup only, a caravan or trailer is a wrong pixel of the category vehicle.
 
-    Returns:
-        A function from an image to its train ids, (H, W) int64, -1 where the label is not
-        evaluated. It raises `EvaluationError` where the picture is missing, torn or of another
-        size, or a label is unknown.
+    Raises (the reader):
+        EvaluationError: the picture is missing, torn or of another size, or a label is unknown.
     """
     train_ids = np.full(max(LABELS) + 1, -1, dtype=np.int64)
     for label in EVALUATED:

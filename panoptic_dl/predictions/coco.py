@@ -50,15 +50,10 @@ def coco_instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     masks, also where a "bbox" is there, as in Detectron2; pycocotools' loadRes then takes those of
     boxes, which changes the mask AP of small, medium and large instances.
 
-    Returns:
-        A function from an image to its `Instances`, in the order of the file; none where it has no
-        entry: `pred_masks` (N, H, W) bool, `pred_boxes` (float32), `pred_classes` (N,), `scores`
-        (N,) float64, exactly as written. It raises `EvaluationError` where a mask is damaged or of
-        another size, or a category is unknown.
-
     Raises:
         EvaluationError: the file is torn or no result file; it holds boxes alone; none of its
-            images is one of the dataset; the file of boxes has other detections.
+            images is one of the dataset; the file of boxes has other detections. The reader: a mask
+            is damaged or of another size, or a category is unknown.
     """
     classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
     detections = _entries_by_image(dataset, file, DETECTION_TYPES)
@@ -99,14 +94,10 @@ def coco_instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
 def coco_semantic_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the semantic predictions of a JSON file: masks of classes.
 
-    Returns:
-        A function from an image to its classes, (H, W) int64, -1 where there is none. It raises
-        `EvaluationError` where the file has no entry of the image, a mask is damaged, of another
-        size or overlaps another, or a category is unknown.
-
     Raises:
         EvaluationError: the file is torn or no result file; none of its images is one of the
-            dataset.
+            dataset. The reader: the file has no entry of the image, a mask is damaged, of another
+            size or overlaps another, or a category is unknown.
     """
     contiguous_ids = dataset.contiguous_ids
     entries = _entries_by_image(dataset, file, MASK_TYPES)

@@ -25,7 +25,11 @@ KINDS = tuple(OUTPUT_KEYS)
 READ_AGAIN = "unpack or download it again, or predict again"
 
 Reader = Callable[[Any, tuple[int, int]], Any]
-"""Returns the prediction of one kind for an image, by its id and size (height, width)."""
+"""Returns the prediction of one kind for an image, by its id and size (H, W).
+
+Panoptic: (H, W) int64, see `number_segments`. Semantic: (H, W) int64 classes, -1 where there is
+none. Instances, in the order of the file: see `make_instances`; scores are exactly as written.
+"""
 
 
 @dataclass(frozen=True)

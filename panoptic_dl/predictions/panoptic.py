@@ -38,13 +38,9 @@ def picture_folder(file: Path) -> Path:
 def panoptic_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read a JSON file of panoptic predictions; its pictures are read when their image comes.
 
-    Returns:
-        A function from an image to its panoptic map, (H, W) int64 of category * label_divisor +
-        instance, -1 where void, as `number_segments` has it. It raises `EvaluationError` where an
-        image is missing, picture and list do not fit, or a category is unknown.
-
     Raises:
-        EvaluationError: the file is torn or no result file, or an image comes twice.
+        EvaluationError: the file is torn or no result file, or an image comes twice. The reader:
+            an image is missing, picture and list do not fit, or a category is unknown.
     """
     content = read_predictions(file)
     if not isinstance(content, dict) or "annotations" not in content:

@@ -21,7 +21,7 @@ from pycocotools import mask as mask_util
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.evaluation.coco_instances import (
-    StreamingPanopticInstanceEvaluator,
+    StreamingCOCOInstanceEvaluator,
     panoptic_instances,
 )
 from panoptic_dl.evaluation.metrics import evaluator_configs
@@ -242,7 +242,7 @@ def test_what_is_right_has_an_ap_of_100_and_what_is_empty_is_not_asked_for(tmp_p
             scores=torch.ones(len(found)),
         )
         pairs.append((record, {"instances": instances}))
-    figures = measure(StreamingPanopticInstanceEvaluator(dataset), pairs)
+    figures = measure(StreamingCOCOInstanceEvaluator(dataset), pairs)
     assert figures["bbox"]["AP"] == figures["segm"]["AP"] == pytest.approx(100)
 
 
@@ -251,7 +251,7 @@ def test_a_label_that_went_missing_is_named(tmp_path):
 
     root = write_own(tmp_path, val=1)
     dataset = own(root)
-    evaluator = StreamingPanopticInstanceEvaluator(dataset)
+    evaluator = StreamingCOCOInstanceEvaluator(dataset)
     ((record, output),) = predict(dataset, 0)
     Path(record["pan_seg_file_name"]).write_bytes(b"no picture")
     with pytest.raises(EvaluationError, match=r"label-0\.png"):

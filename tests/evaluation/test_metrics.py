@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoptic_dl.config import build, compose
@@ -130,7 +130,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(values)
 def test_any_results_become_strict_json(value):
     json.loads(json.dumps(as_json(value), allow_nan=False), parse_constant=lambda c: pytest.fail(c))
