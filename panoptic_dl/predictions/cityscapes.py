@@ -31,6 +31,7 @@ from panoptic_dl.predictions.dataset import (
     path_inside,
 )
 from panoptic_dl.predictions.writer import (
+    Formats,
     PredictionWriter,
     Written,
     write_png,
@@ -45,9 +46,7 @@ MASK_FOLDER = "masks"
 FilesByImage = Mapping[Hashable, Sequence[Path]]
 
 
-def cityscapes_instance_reader(
-    dataset: PredictedDataset, root: Path, files: FilesByImage
-) -> Reader:
+def _instance_reader(dataset: PredictedDataset, root: Path, files: FilesByImage) -> Reader:
     """Read texts that name masks, their label ids and confidences.
 
     Predictions of labels that are not evaluated (a caravan) do not count, as in the script.
@@ -101,9 +100,7 @@ def cityscapes_instance_reader(
     return read
 
 
-def cityscapes_semantic_reader(
-    dataset: PredictedDataset, root: Path, files: FilesByImage
-) -> Reader:
+def _semantic_reader(dataset: PredictedDataset, root: Path, files: FilesByImage) -> Reader:
     """Read pictures of label ids.
 
     A label that is not evaluated is no class. Cityscapes' script has one exception, which is warned
@@ -176,7 +173,7 @@ def _parse(line: str, where: str) -> tuple[str, int, float]:
     return name, int(label), score
 
 
-class CityscapesInstanceWriter(PredictionWriter):
+class _InstanceWriter(PredictionWriter):
     """Writes a text and masks for each image; scores have all digits."""
 
     needs = "instances"
@@ -206,7 +203,7 @@ class CityscapesInstanceWriter(PredictionWriter):
         return image, ()
 
 
-class CityscapesSemanticWriter(PredictionWriter):
+class _SemanticWriter(PredictionWriter):
     """Writes a picture of label ids for each image."""
 
     needs = "sem_seg"
@@ -216,3 +213,9 @@ class CityscapesSemanticWriter(PredictionWriter):
         image, classes = prediction
         write_png(self.image_files[image], to_label_ids(classes))
         return image, ()
+
+
+FORMATS: Formats = {
+    "instances": (_instance_reader, _InstanceWriter),
+    "semantic": (_semantic_reader, _SemanticWriter),
+}

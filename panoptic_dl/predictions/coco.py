@@ -30,7 +30,7 @@ from panoptic_dl.predictions.dataset import (
     read_predictions,
     require_entries,
 )
-from panoptic_dl.predictions.writer import PredictionWriter, Written
+from panoptic_dl.predictions.writer import Formats, PredictionWriter, Written
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ MASK_TYPES: dict[str, tuple[type, ...]] = {"image_id": (int, str), "category_id"
 DETECTION_TYPES = MASK_TYPES | {"score": NUMBER}
 
 
-def coco_instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
+def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the detections of a JSON file.
 
     Their boxes are those of its "bbox"; else those of the file of the same name in `boxes/`, which
-    `CocoInstanceWriter` writes; else boxes around the masks. Areas of instances are those of the
+    the writer makes; else boxes around the masks. Areas of instances are those of the
     masks, also where a "bbox" is there, as in Detectron2; pycocotools' loadRes then takes those of
     boxes, which changes the mask AP of small, medium and large instances.
 
@@ -91,7 +91,7 @@ def coco_instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     return read
 
 
-def coco_semantic_reader(dataset: PredictedDataset, file: Path) -> Reader:
+def _semantic_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the semantic predictions of a JSON file: masks of classes.
 
     Raises:
@@ -194,7 +194,7 @@ def _entries_by_image(
     return found
 
 
-class CocoInstanceWriter(PredictionWriter):
+class _InstanceWriter(PredictionWriter):
     """Writes a file of masks and one of boxes; an image without instances has no entry."""
 
     needs = "instances"
@@ -211,7 +211,7 @@ class CocoInstanceWriter(PredictionWriter):
         return image, (masks, boxes)
 
 
-class CocoSemanticWriter(PredictionWriter):
+class _SemanticWriter(PredictionWriter):
     """Writes masks of classes.
 
     Where an image has no class anywhere, an empty mask of the first one says that it was seen.
@@ -233,3 +233,9 @@ class CocoSemanticWriter(PredictionWriter):
             for category in found.tolist() or [0]
         ]
         return image, [entries]
+
+
+FORMATS: Formats = {
+    "instances": (_instance_reader, _InstanceWriter),
+    "semantic": (_semantic_reader, _SemanticWriter),
+}

@@ -35,16 +35,8 @@ JSON_PATTERNS = {
     "instances": ("detections_*.json",),
     "semantic": ("stuff_*.json",),
 }
-# The reader and the writer of each kind; Cityscapes' panoptic files are those of COCO.
-COCO: dict[str, Any] = {
-    "panoptic": (panoptic.panoptic_reader, panoptic.PanopticWriter),
-    "instances": (coco.coco_instance_reader, coco.CocoInstanceWriter),
-    "semantic": (coco.coco_semantic_reader, coco.CocoSemanticWriter),
-}
-CITYSCAPES: dict[str, Any] = {
-    "instances": (cityscapes.cityscapes_instance_reader, cityscapes.CityscapesInstanceWriter),
-    "semantic": (cityscapes.cityscapes_semantic_reader, cityscapes.CityscapesSemanticWriter),
-}
+COCO = panoptic.FORMATS | coco.FORMATS
+CITYSCAPES = panoptic.FORMATS | cityscapes.FORMATS
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
 IMAGE_ID = re.compile(r"[^_]+_[^_]+_\d+")  # <city>_<sequence>_<frame>
 
@@ -81,7 +73,7 @@ def prediction_writers(
                 f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
                 "or choose task=panoptic"
             )
-        formats = COCO | CITYSCAPES if predicted.is_cityscapes else COCO
+        formats = CITYSCAPES if predicted.is_cityscapes else COCO
         writers.append(formats[kind][1](predicted, Path(folder) / kind))
     return writers
 

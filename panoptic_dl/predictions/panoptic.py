@@ -26,7 +26,7 @@ from panoptic_dl.predictions.dataset import (
     read_predictions,
     require_entries,
 )
-from panoptic_dl.predictions.writer import PredictionWriter, Written, write_png
+from panoptic_dl.predictions.writer import Formats, PredictionWriter, Written, write_png
 
 
 def picture_folder(file: Path) -> Path:
@@ -35,7 +35,7 @@ def picture_folder(file: Path) -> Path:
     return own if own.is_dir() else file.parent
 
 
-def panoptic_reader(dataset: PredictedDataset, file: Path) -> Reader:
+def _reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read a JSON file of panoptic predictions; its pictures are read when their image comes.
 
     Raises:
@@ -93,7 +93,7 @@ def _categories(dataset: PredictedDataset, file: Path, entry: Mapping[str, Any])
     return categories
 
 
-class PanopticWriter(PredictionWriter):
+class _Writer(PredictionWriter):
     """Writes a PNG for each image, and a list of segments for all."""
 
     needs = "panoptic_seg"
@@ -124,3 +124,6 @@ class PanopticWriter(PredictionWriter):
         name = self.image_files[image].name
         entry = {"image_id": image, "file_name": name, "segments_info": segments_info}
         return image, [[entry]]
+
+
+FORMATS: Formats = {"panoptic": (_reader, _Writer)}

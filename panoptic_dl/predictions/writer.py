@@ -11,7 +11,7 @@ other file, because the official scripts would find that too, and then removes n
 
 import json
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +31,7 @@ from panoptic_dl.evaluation.evaluator import (
 )
 from panoptic_dl.evaluation.panoptic import predicted_panoptic
 from panoptic_dl.evaluation.semantic import predicted_labels
-from panoptic_dl.predictions.dataset import PredictedDataset
+from panoptic_dl.predictions.dataset import PredictedDataset, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,10 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         for number, file in enumerate(self.json_files):
             of_file = {image: texts for each in entries for image, texts in each[number].items()}
             write_entries(file, of_file, self.json_frame)
+
+
+Formats = dict[str, tuple[Callable[..., Reader], type[PredictionWriter]]]
+"""The reader and the writer of each kind of predictions."""
 
 
 def write_entries(
