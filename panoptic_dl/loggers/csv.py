@@ -6,8 +6,8 @@ in which they appear; for a new one, such as those of the first evaluation, the 
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from panoptic_dl.core.files import write_text
 from panoptic_dl.loggers.base import Details, Logger, Metrics, Run, is_evaluation
@@ -21,47 +21,38 @@ class CsvLogger(Logger):
     def __init__(self) -> None:
         self._file: Path | None = None
         self._rows: list[Metrics] = []
-        self._columns = ["iteration"]
+        self._columns: list[str] = []
 
     def start(self, run: Run) -> None:
-        if run.mode != "train":  # results.csv has it all
-            return
-        self._file, self._rows = run.folder / FILE, list(run.history)
-        for row in self._rows:
-            self._add_columns(row)
-        self._write_all()
+        if run.mode == "train":  # of others results.csv has it all
+            self._file, self._rows = run.folder / FILE, list(run.history)
+            self._write_all(self._file)
 
     def step(self, iteration: int, metrics: Metrics) -> None:
         if self._file is None:
             return
         row = {"iteration": iteration, **metrics}
         self._rows.append(row)
-        if self._add_columns(row):
-            self._write_all()
-            return
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(_lines(self._columns, [row]))
+        if row.keys() <= set(self._columns):
+            with self._file.open("a", encoding="utf-8") as file:
+                self._writer(file).writerow(row)
+        else:
+            self._write_all(self._file)
 
     def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:
         kept = [r for r in self._rows if r["iteration"] != iteration or not is_evaluation(r)]
-        if len(kept) < len(self._rows):  # done again: the later one counts, as in metrics.json
-            self._rows = kept
-            self._write_all()
+        if self._file is not None and len(kept) < len(self._rows):
+            self._rows = kept  # done again: the later one counts, as in metrics.json
+            self._write_all(self._file)
         self.step(iteration, metrics)
 
-    def _add_columns(self, row: Metrics) -> bool:
-        """Return whether there were new ones."""
-        new = [name for name in row if name not in self._columns]
-        self._columns += new
-        return bool(new)
+    def _write_all(self, target: Path) -> None:
+        self._columns = list(dict.fromkeys(["iteration", *(n for row in self._rows for n in row)]))
+        text = io.StringIO()
+        writer = self._writer(text)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(target, text.getvalue())
 
-    def _write_all(self) -> None:
-        if self._file is not None:
-            header = dict(zip(self._columns, self._columns, strict=True))
-            write_text(self._file, _lines(self._columns, [header, *self._rows]))
-
-
-def _lines(columns: Sequence[str], rows: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)  # type: ignore[arg-type]
-    return text.getvalue()
+    def _writer(self, file: TextIO) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")

@@ -53,6 +53,8 @@ def test_fast_dev_run_in_two_processes(tmp_path, toy):
         "dataset.root.num_val=6",
         "train.fast_dev_run=true",
         "train.ema=0.9",
+        "evaluation.charts=false",
+        "evaluation.best_and_worst=1",
         "launch.num_cpu_processes=2",
         f"run_dir={tmp_path}",
         timeout=300,
