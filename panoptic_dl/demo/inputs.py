@@ -10,7 +10,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -35,6 +35,7 @@ _SUFFIXES_OF_PICTURES = (
 )
 _SUFFIXES_OF_VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts"
 PICTURES, VIDEOS = _SUFFIXES_OF_PICTURES.split(), _SUFFIXES_OF_VIDEOS.split()
+KNOWN = {*PICTURES, *VIDEOS}
 
 AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
@@ -107,57 +108,42 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
     if not text.strip():
         raise DemoError("input= is empty: name a picture, a folder, a video or a pattern")
     path = Path(text).expanduser()
-    if path.is_dir():
-        files = _inside(path, others)
-        if not files:
-            n = sum(others.values())
-            reason = f"none of its {n} files is a picture or video" if n else "it is empty"
-            raise DemoError(
-                f"input={path}: {reason}; looked for {', '.join(PICTURES[:5])} ... and "
-                f"{', '.join(VIDEOS[:3])} ..., also in the folders in it"
-            )
-        return files
-    if path.exists():
-        if not path.is_file():
-            raise DemoError(f"input={text} is neither a file nor a folder")
+    if path.is_file():
         return [path]
-    if not glob.has_magic(text):
+    if path.exists():
+        if not path.is_dir():
+            raise DemoError(f"input={text} is neither a file nor a folder")
+        matches = [path]
+    elif glob.has_magic(text):
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    else:
         found = f" (nor a folder {path.parent})"
         if path.parent.is_dir():
             near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
             found = f"; in {path.parent} there is {', '.join(near)}" if near else ""
         raise DemoError(f"input={text}: there is no such file or folder{found}")
-    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    files = [match for match in matches if match.is_file() and _is_known(match, others)]
+    files = [match for match in matches if match.is_file()]
     if "**" not in text:  # which has the folders' own files already
-        for folder in filter(Path.is_dir, matches):
-            files += _inside(folder, others)
-    if not files:
-        seen = f": it matches {len(matches)} other files or folders" if matches else ""
-        raise DemoError(f"input={text} matches no picture and no video{seen}")
-    return files
+        files += [file for folder in filter(Path.is_dir, matches) for file in _inside(folder)]
+    known = [file for file in files if file.suffix.lower() in KNOWN]
+    if not known:
+        raise DemoError(
+            f"input={text}: no picture and no video in {len(files)} files; looked for "
+            f"{', '.join(PICTURES[:5])} ... and {', '.join(VIDEOS[:3])} ..., also in folders"
+        )
+    others.update(file.suffix.lower() for file in files if file.suffix.lower() not in KNOWN)
+    return known
 
 
-def _inside(folder: Path, others: Counter[str]) -> list[Path]:
-    """Pictures and videos in a folder and below it, but for hidden ones."""
+def _inside(folder: Path) -> Iterator[Path]:
+    """Files in a folder and below it, but for hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise DemoError(f"input={folder}: cannot list {error.filename}: {error.strerror}")
 
-    files: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        seen = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-        files += [file for file in seen if _is_known(file, others)]
-    return files
-
-
-def _is_known(file: Path, others: Counter[str]) -> bool:
-    suffix = file.suffix.lower()
-    if suffix in PICTURES or suffix in VIDEOS:
-        return True
-    others[suffix] += 1
-    return False
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _result_names(files: Sequence[Path]) -> list[str]:

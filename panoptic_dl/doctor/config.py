@@ -9,6 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from panoptic_dl.core.environment import detectron2_origin
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, experiment_name
 from panoptic_dl.doctor import machine
 from panoptic_dl.doctor.context import (
@@ -40,7 +41,7 @@ def setup_checks() -> list[Check]:
     group = "set-up"
     return [
         Check(group, "packages", machine.check_packages, hint="make setup"),
-        Check(group, "detectron2", machine.check_detectron2, hint="make setup"),
+        Check(group, "detectron2", lambda context: ok(detectron2_origin())),
         Check(group, "device", machine.check_device, hint="launch.num_gpus=0 runs on the CPU"),
         Check(group, "settings", _check_settings, hint="the values of the message"),
         Check(group, "loader processes", machine.check_loader_processes),

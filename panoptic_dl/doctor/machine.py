@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from panoptic_dl.core.environment import describe_device, detectron2_origin, version
+from panoptic_dl.core.environment import describe_device, version
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import (
     CheckContext,
@@ -71,11 +71,6 @@ def check_packages(context: CheckContext) -> CheckResult:
     right = ", ".join([python, *(f"{name} {version(name)}" for name in SHOWN_PACKAGES)])
     wrong = "packages are not as the project needs them"
     return from_problems(right, wrong, "make setup", problems)
-
-
-def check_detectron2(context: CheckContext) -> CheckResult:
-    origin = detectron2_origin()
-    return fail(origin, "make setup") if origin.startswith("cannot be imported") else ok(origin)
 
 
 def check_device(context: CheckContext) -> CheckResult:
@@ -134,14 +129,12 @@ def check_disk(context: CheckContext) -> CheckResult:
     model: nn.Module = context.part("model")
     weights = _num_bytes(model.state_dict().values())
     trained = _num_bytes(p for p in model.parameters() if p.requires_grad)
-    averaged = weights if context.train["ema"] else 0
-    size = weights + averaged + trained * _optimizer_share(context.part("optimizer"))
+    size = weights * (1 + bool(context.train["ema"])) + trained * _optimizer_share(
+        context.part("optimizer")
+    )
     count = context.checkpoint["kept"] + EXTRA_CHECKPOINTS
     needed = count * size + LOG_BYTES
-    folder = Path(context.run_dir).resolve()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(context.run_dir).free
     found = (
         f"{amount(free)} free in {context.run_dir}, {count} checkpoints of {amount(size)} and logs "
         f"take {amount(needed)}"

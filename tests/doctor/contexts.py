@@ -71,6 +71,7 @@ def row_context(root, *overrides):
     config = compose(
         [*SMALL, "mode=doctor", "dataset=cityscapes", f"dataset.root={root}", *GREEN, *overrides]
     )
+    (root / "run").mkdir(exist_ok=True)
     config.run_dir = str(root / "run")
     node = OmegaConf.to_container(config.mode, resolve=True)
     del node["_target_"]
