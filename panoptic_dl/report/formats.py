@@ -141,27 +141,27 @@ def report_csv(tables: Sequence[Table]) -> str:
     `own` is empty where a metric was undecided. The verdict is the group's.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
     for table in tables:
         for line in table.lines:
             published = {n: c.published for n, c in line.cells.items() if c.published is not None}
-            verdict = line.verdict.text if line.verdict else ""
+            about = {"table": table.title, "row": line.row, "status": "not run"}
+            about |= {"verdict": line.verdict.text} if line.verdict else {}
             runs: Sequence[Run | None] = line.group.runs if line.group else [None]
             for run in runs:
-                metrics = run.metrics if run else {}
-                about = [table.title, line.row, "", "", "", "", "not run"]
                 if run:
-                    seed = "" if run.seed is None else str(run.seed)
-                    recipe = run.choices.get("recipe", "")
-                    about[2:] = [run.label, run.mode, recipe, seed, run.status]
-                for name in [*published, *(n for n in metrics if n not in published)] or [""]:
+                    seed, recipe = run.seed, run.choices.get("recipe", "")
+                    about |= {"run": run.label, "mode": run.mode, "recipe": recipe}
+                    about |= {"seed": "" if seed is None else str(seed), "status": run.status}
+                metrics = run.metrics if run else {}
+                for name in dict.fromkeys([*published, *metrics]) or [""]:
                     own, theirs = metrics.get(name, math.nan), published.get(name, math.nan)
-                    numbers = [
-                        repr(x) if math.isfinite(x) else "" for x in (own, theirs, own - theirs)
-                    ]
-                    cells = [*map(_safe, about[:5]), *about[5:], _safe(name)]
-                    writer.writerow([*cells, *numbers, _safe(verdict)])
+                    numbers = {"own": own, "published": theirs, "difference": own - theirs}
+                    writer.writerow(
+                        {key: _safe(value) for key, value in (about | {"figure": name}).items()}
+                        | {key: repr(x) for key, x in numbers.items() if math.isfinite(x)}
+                    )
     return text.getvalue()
 
 

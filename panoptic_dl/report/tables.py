@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from panoptic_dl.core.settings import EXPERIMENT_PARTS
+from panoptic_dl.core.settings import EXPERIMENT_PARTS, experiment_name
 from panoptic_dl.evaluation.metrics import PUBLISHED
 from panoptic_dl.report.runs import Group, Run, Spread, group_runs
 from panoptic_dl.report.text import metric_name
@@ -49,14 +49,13 @@ LEARNING_RATE = "optimizer.lr"  # goes with the batch
 
 
 @dataclass(frozen=True)
-class PublishedRow:
+class _PublishedRow:
     """A row of a published table, and the training that its metrics belong to."""
 
-    experiment: str
-    dataset: str
-    task: str
-    backbone: str
-    head: str
+    row: str  # the experiment, see `Run.row`
+    table: str  # the title of its table
+    title: str  # of its line: the backbone
+    main: str  # the metric that decides the verdict
     metrics: Mapping[str, float]  # percent
     iterations: int
     batch_size: int
@@ -64,22 +63,8 @@ class PublishedRow:
     recipe: str  # that the published model was trained with
     other_recipes: tuple[str, ...] = ()  # compared with the same metrics, with a note
 
-    @property
-    def row(self) -> str:
-        return "_".join(getattr(self, part) for part in EXPERIMENT_PARTS)
 
-    @property
-    def table(self) -> str:
-        """The title of the published table that has it."""
-        return f"{NAMES.get(self.dataset, self.dataset)}, {self.task}, {self.head}"
-
-    @property
-    def main(self) -> str:
-        """The metric that decides the verdict."""
-        return "PQ" if self.task == "panoptic" else "mIoU"
-
-
-def published_rows() -> list[PublishedRow]:
+def published_rows() -> list[_PublishedRow]:
     """All rows with published metrics, in the order of the published tables.
 
     Raises:
@@ -92,12 +77,11 @@ def published_rows() -> list[PublishedRow]:
             rows.append(_published_row(file, experiment))
     # Xception-65 comes first in each published table, Cityscapes' panoptic ones before COCO's.
     return sorted(
-        rows,
-        key=lambda row: (row.task != "panoptic", row.dataset, row.head, row.backbone[0] != "x"),
+        rows, key=lambda row: (row.main != "PQ", row.table.lower(), row.title != "Xception-65")
     )
 
 
-def _published_row(file: Path, experiment: Mapping[str, Any]) -> PublishedRow:
+def _published_row(file: Path, experiment: Mapping[str, Any]) -> _PublishedRow:
     chosen = {
         key.removeprefix("override ").strip("/ "): str(option)
         for default in experiment.get("defaults", ())
@@ -107,19 +91,21 @@ def _published_row(file: Path, experiment: Mapping[str, Any]) -> PublishedRow:
     missing = [part for part in EXPERIMENT_PARTS if part not in chosen]
     if missing:
         raise ValueError(f"{file.name}: its defaults choose no {' and no '.join(missing)}")
-    recipes = CONF / "recipe"
-    usual = f"{chosen['dataset']}_{chosen['task']}"
+    dataset, task, backbone, head = (chosen[part] for part in EXPERIMENT_PARTS)
+    recipes, usual = CONF / "recipe", f"{dataset}_{task}"
     record = _read(recipes / f"{usual}.yaml")["recipe_record"]
     # Where a dataset's recipe was corrected later, the published metrics are of the old one.
     old = f"{usual}_old"
     has_old = (recipes / f"{old}.yaml").is_file()
-    return PublishedRow(
-        experiment=file.stem,
-        **{part: chosen[part] for part in EXPERIMENT_PARTS},
+    return _PublishedRow(
+        row=experiment_name(chosen),
+        table=f"{NAMES.get(dataset, dataset)}, {task}, {head}",
+        title=NAMES.get(backbone, backbone),
+        main="PQ" if task == "panoptic" else "mIoU",
         metrics={name: float(value) for name, value in experiment["published"].items()},
         iterations=int(record["iterations"]),
         batch_size=int(record["batch_size"]),
-        num_images=VAL_IMAGES.get(chosen["dataset"]),
+        num_images=VAL_IMAGES.get(dataset),
         recipe=old if has_old else usual,
         other_recipes=(usual,) if has_old else (),
     )
@@ -149,7 +135,7 @@ class _Verdict:
         return self.word if self.word in ("better", "reproduced", "below", "failed") else "open"
 
 
-def _judge(group: Group, row: PublishedRow) -> _Verdict:
+def _judge(group: Group, row: _PublishedRow) -> _Verdict:
     """The verdict on runs of the experiment of a published row."""
     run = group.first
     if not run.finished:
@@ -181,7 +167,7 @@ def _compare(
     return _Verdict("better" if differences[main] > tolerance + 1e-6 else "reproduced")
 
 
-def _refusal(run: Run, row: PublishedRow) -> str:
+def _refusal(run: Run, row: _PublishedRow) -> str:
     """Why this run is not compared with the row; "" where it is."""
     if run.trial:
         return f"trial: {run.trial}"
@@ -204,7 +190,7 @@ def _refusal(run: Run, row: PublishedRow) -> str:
     return ""
 
 
-def _training_differences(run: Run, row: PublishedRow) -> Sequence[str]:
+def _training_differences(run: Run, row: _PublishedRow) -> Sequence[str]:
     """The differences to the published training that make the tolerance wide."""
     if run.mode == "eval":
         return ["weights of unknown training"]
@@ -294,12 +280,12 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
     return tables + [Table(title, lines) for title, lines in others.items()]
 
 
-def _open_line(row: PublishedRow) -> Line:
+def _open_line(row: _PublishedRow) -> Line:
     cells = {name: Cell(None, value) for name, value in row.metrics.items()}
-    return Line(NAMES.get(row.backbone, row.backbone), row.row, cells, _Verdict("not run"))
+    return Line(row.title, row.row, cells, _Verdict("not run"))
 
 
-def _published_line(row: PublishedRow, group: Group) -> Line:
+def _published_line(row: _PublishedRow, group: Group) -> Line:
     cells = {name: Cell(group.metric(name), value) for name, value in row.metrics.items()}
     run = group.first
     notes: list[str] = []
@@ -311,8 +297,7 @@ def _published_line(row: PublishedRow, group: Group) -> Line:
         note = run.published_note or f"published figures are of recipe={row.recipe}"
         notes.append(f"corrected recipe: {note}")
     notes += _notes(group)
-    title = NAMES.get(row.backbone, row.backbone)
-    return Line(title, row.row, cells, _judge(group, row), notes, group)
+    return Line(row.title, row.row, cells, _judge(group, row), notes, group)
 
 
 def _other_line(group: Group) -> Line:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from panoptic_dl.report.formats import line_texts
 from panoptic_dl.report.runs import Group, read_run
 from panoptic_dl.report.tables import (
+    CONF,
     TOLERANCE,
     Cell,
     _compare,
@@ -23,7 +24,7 @@ from .run_folders import make_run
 
 README = Path(__file__).parents[2] / "README.md"
 NASTY = "<script>&|`*_\\%$#{}^~"
-ROWS = {row.experiment: row for row in published_rows()}
+ROWS = {row.row: row for row in published_rows()}
 ROW = "cityscapes_panoptic_xception65_conv"
 tenths = st.integers(0, 1000)
 
@@ -145,9 +146,9 @@ def test_published_rows_are_those_of_the_readme():
         values = dict(zip(names, map(str.strip, cells.split("|")), strict=True))
         readme[row] = {name: float(value) for name, value in values.items() if value}
     rows = published_rows()
-    assert {row.experiment: row.metrics for row in rows} == readme
-    assert all(row.experiment == row.row for row in rows)
-    assert [row.experiment for row in rows] == list(readme)
+    assert {row.row: row.metrics for row in rows} == readme
+    assert [row.row for row in rows] == list(readme)
+    assert all((CONF / "experiment" / f"{row.row}.yaml").is_file() for row in rows)
     assert len({row.table for row in rows}) == 4
 
 
