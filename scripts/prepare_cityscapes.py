@@ -96,7 +96,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             CityscapesSplit(str(base.parent), split).require_files(prepared=False)
             for suffix in (IMAGE, LABEL_IDS, INSTANCES):
                 folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
-                _require_whole(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
+                _require_complete(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
             _make_panoptic(base, split, num_workers, say)
@@ -114,8 +114,8 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
     for split in _splits(base):
         CityscapesSplit(str(base.parent), split).panoptic_records()
         again = "run this again, without --check"
-        _require_whole(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
-        _require_whole(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
+        _require_complete(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
+        _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
     for split, official in OFFICIAL_COUNTS.items():
         count = len(list(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
@@ -149,9 +149,9 @@ def _splits(base: Path) -> list[str]:
     return splits
 
 
-def _require_whole(files: Iterable[Path], remedy: str) -> None:
+def _require_complete(files: Iterable[Path], remedy: str) -> None:
     """Raise `DatasetError` if one of the PNGs is torn."""
-    if torn := sorted(file for file in files if not _is_whole_png(file)):
+    if torn := sorted(file for file in files if not _is_complete_png(file)):
         raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
@@ -162,7 +162,7 @@ def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
         DatasetError: a polygons file is damaged; names it.
     """
     polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
-    wanted = [f for f in polygons if not _is_whole_png(_train_ids_of(f))]
+    wanted = [f for f in polygons if not _is_complete_png(_train_ids_of(f))]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
 
@@ -172,8 +172,8 @@ def _train_ids_of(polygons: Path) -> Path:
 
 
 def _write_train_ids(polygons: Path) -> None:
-    with atomic_write(_train_ids_of(polygons), sync=False) as unfinished, _named(polygons):
-        json2labelImg(str(polygons), str(unfinished), "trainIds")
+    with atomic_write(_train_ids_of(polygons), sync=False) as temporary, _named(polygons):
+        json2labelImg(str(polygons), str(temporary), "trainIds")
 
 
 def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
@@ -188,8 +188,8 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
         file.name.removesuffix(INSTANCES): file
         for file in sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
     }
-    whole = {number for number in images if _is_whole_png(folder / (number + PANOPTIC))}
-    if len(whole) == len(images) and _listed_images(target) == whole:
+    complete = {number for number in images if _is_complete_png(folder / (number + PANOPTIC))}
+    if len(complete) == len(images) and _listed_images(target) == complete:
         say(f"{split}: panoptic: nothing to do")
         return
     folder.mkdir(exist_ok=True)
@@ -198,13 +198,13 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     jobs = [
         (file, folder, part_of[number])
         for number, file in images.items()
-        if number not in whole or not part_of[number].is_file()
+        if number not in complete or not part_of[number].is_file()
     ]
     _work(_write_panoptic, jobs, num_workers, f"{split}: panoptic", say)
     contents = [json.loads(part.read_bytes()) for part in part_of.values()]
-    with atomic_write(target) as unfinished:
+    with atomic_write(target) as temporary:
         # The layout of the official file, byte for byte.
-        unfinished.write_text(
+        temporary.write_text(
             json.dumps(
                 {
                     "images": [image for content in contents for image in content["images"]],
@@ -242,7 +242,7 @@ def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
         os.replace(made / "cityscapes_panoptic_one" / name, folder / name)
 
 
-def _is_whole_png(file: Path) -> bool:
+def _is_complete_png(file: Path) -> bool:
     """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
     try:
         with file.open("rb") as opened:

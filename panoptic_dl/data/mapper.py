@@ -153,7 +153,7 @@ class SemanticTrainMapper(TrainMapper):
 
 
 class TestMapper:
-    """The image alone, whole; evaluators read labels themselves.
+    """The image alone, not cropped; evaluators read labels themselves.
 
     Args:
         augmentations: Detectron2 augmentations without chance: the resize to the test size.
@@ -187,8 +187,8 @@ class TestMapper:
 
 def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
     # (H, W, 3) -> (3, H, W); torch copies crosswise three times as fast as NumPy
-    whole = np.require(image, requirements=("C", "W"))
-    return torch.from_numpy(whole).permute(2, 0, 1).contiguous()
+    pixels = np.require(image, requirements=("C", "W"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 class _TruthMaps(NamedTuple):

@@ -100,7 +100,7 @@ def _convert(rows: NDArray[np.uint8], image_format: str) -> NDArray[np.integer]:
 
 
 def _plain_png(content: bytes) -> tuple[int, int, int] | None:
-    """(H, W, channels) of a whole PNG of 8 bits, gray or RGB; None: Pillow has to read it."""
+    """(H, W, channels) of a complete PNG of 8 bits, gray or RGB; None: Pillow has to read it."""
     if content[:8] != SIGNATURE or content[12:16] != b"IHDR" or len(content) < 33:
         return None
     width, height, depth, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])

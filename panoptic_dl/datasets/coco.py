@@ -107,7 +107,7 @@ def _records(
         records: list[Record] = load_coco_panoptic_json(
             str(listing), str(images), str(labels), _get_builtin_metadata("coco_panoptic_standard")
         )
-        # Portrait and landscape images are told apart before they are read.
+        # The loader groups images by shape before it reads them.
         sizes = {image["id"]: image for image in content["images"]}
         for record in records:
             image = sizes[record["image_id"]]

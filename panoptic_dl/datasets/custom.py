@@ -254,7 +254,7 @@ class _Split:
                 "pan_seg_file_name": str(self.label_folder / label_files[number]),
                 "segments_info": _segments(annotation, self.file, categories),
             }
-            # Portrait and landscape images are told apart without opening them, by listed sizes.
+            # The loader groups images by shape, by their listed sizes without opening them.
             size = {side: images[number].get(side) for side in ("height", "width")}
             if all(type(value) is int and value > 0 for value in size.values()):
                 record |= size

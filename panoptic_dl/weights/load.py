@@ -90,14 +90,14 @@ def start_from(
         load_model_or_backbone(model, weights, image_format)
         return
     if expected is None:
-        logger.info("No weights= given: training starts from random weights, as meant")
+        logger.info("No weights= given: training starts from random weights, as intended")
         return
     for line in (
         "=" * 78,
         "NO PRE-TRAINED WEIGHTS: weights= is not given, training starts from random weights.",
-        f"The published figures start from {expected['file']} (ImageNet),",
+        f"The published metrics start from {expected['file']} (ImageNet),",
         f"which comes from {expected['source']}.",
-        "Without it expect figures well below the published ones. To use it:",
+        "Without it expect metrics well below the published ones. To use it:",
         f"    python scripts/convert_weights.py {expected['file']} BACKBONE.safetensors",
         "    python run.py ... weights=BACKBONE.safetensors",
         "=" * 78,
@@ -269,7 +269,7 @@ def _check_pixels(
             f"weights={file.path} was trained with another {name} than this run uses:",
             f"    the file: {list(theirs)}",
             f"    this run: {ours}",
-            f"Figures will be wrong unless that is meant. To use the file's: {key}={list(theirs)}",
+            f"Metrics will be wrong unless that is meant. To use the file's: {key}={list(theirs)}",
         ):
             logger.warning(line)
 

@@ -80,7 +80,7 @@ class Provenance:
         if self.row:
             lines.append(
                 f"trained as {self.row}, {self.iteration} iterations, revision "
-                f"{self.revision or 'unknown'}, figures {self.metrics or 'none'}"
+                f"{self.revision or 'unknown'}, metrics {self.metrics or 'none'}"
             )
         return lines
 

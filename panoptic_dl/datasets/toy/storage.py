@@ -1,6 +1,6 @@
-"""Makes a generated folder exactly once, whole or not at all.
+"""Makes a generated folder exactly once, completely or not at all.
 
-The folder is made beside its place under another name and renamed when complete, so its name never
+The folder is made under another name and renamed when complete, so its name never
 stands for something half-made. A lock keeps two processes from doing the work twice; should the
 file system know no locks, both do it and the first rename counts.
 """
