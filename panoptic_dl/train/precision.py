@@ -57,9 +57,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=half, enabled=half is not None)
 
 
-# Training
-
-
 def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
     """Apply the settings to how `model` trains, in place; on its device, before it is wrapped.
 
@@ -118,9 +115,6 @@ def _compile_errors(key: str) -> Iterator[None]:
             f"{key}=true needs a C++ compiler (on the CPU) or Triton (on a GPU); "
             f"torch.compile said: {type(error).__name__}: {str(error)[:300]}"
         ) from error
-
-
-# Inference
 
 
 @contextlib.contextmanager

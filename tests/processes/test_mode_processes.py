@@ -52,6 +52,7 @@ def test_fast_dev_run_in_two_processes(tmp_path, toy):
         *toy["toy_cityscapes"],
         "dataset.root.num_val=6",
         "train.fast_dev_run=true",
+        "train.iterations=1",
         "train.ema=0.9",
         "evaluation.charts=false",
         "evaluation.best_and_worst=1",
