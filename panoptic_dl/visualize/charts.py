@@ -4,7 +4,7 @@ K classes.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -21,7 +21,6 @@ ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
 MOST_ROWS, LISTED_PAIRS = 30, 15  # classes of the matrix, pairs in the list of the worst
 CELL, PAIR = 0.34, 0.3  # inches, of a cell of the matrix and of a line of the list
 MARKERS = ("o", "D", "s")
-MEAN_LINE: dict[str, Any] = {"color": TEXT, "linestyle": (0, (4, 3)), "linewidth": 0.9}
 
 
 def draw_class_bars(
@@ -46,113 +45,82 @@ def draw_class_bars(
     """
     present = {name: value for name, value in values.items() if not math.isnan(value)}
     ordered = sorted(present, key=lambda name: (-present[name], name))
-    absent = [name for name in values if name not in present]
     mean = sum(present.values()) / len(present) if present else math.nan
-    columns = max(1, math.ceil(len(ordered) / PER_COLUMN))
-    rows = max(1, math.ceil(len(ordered) / columns))
-    width = WIDTH * columns
-    note = _note(absent, int(16 * width))
+    num_columns = max(1, math.ceil(len(ordered) / PER_COLUMN))
+    rows = max(1, math.ceil(len(ordered) / num_columns))
+    width = WIDTH * num_columns
+    absent = ", ".join(_short(name) for name in values if name not in present)
+    num_absent = len(values) - len(present)
+    note = fill(f"Not in the truth ({num_absent} classes): {absent}", int(16 * width))
+    height = 1.3 + ROW * rows + (0.16 * (note.count("\n") + 1) if absent else 0)
 
-    head, foot = 0.95, 0.62 + 0.16 * (note.count("\n") + 1 if note else 0)  # inches
-    height = head + ROW * rows + foot
-    figure = _new_figure(width, height)
-    all_axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.subplots_adjust(
-        left=1.75 / width,
-        right=1 - 0.55 / width,
-        bottom=foot / height,
-        top=1 - head / height,
-        wspace=2.3 / (WIDTH - 2.3),
-    )
-    for column, axes in enumerate(all_axes):
-        names = ordered[column * rows : (column + 1) * rows]
-        _draw_column(axes, names, present, things, others or {}, mean)
+    bars: dict[str, tuple[str, Callable[[str], bool]]] = {measure: (BLUE, present.__contains__)}
+    if things is not None:
+        bars = {
+            f"{measure} of things": (BLUE, lambda name: name in things),
+            f"{measure} of stuff": (YELLOW, lambda name: name not in things),
+        }
+    figure = _new_figure(width, height, layout="constrained")
+    columns = figure.subplots(1, num_columns, squeeze=False)[0]
+    for index, axes in enumerate(columns):
+        names = ordered[index * rows : (index + 1) * rows]
+        places = range(len(names))
+        for label, (color, wanted) in bars.items():
+            lengths = [present[name] if wanted(name) else math.nan for name in names]
+            axes.barh(places, lengths, color=color, height=0.72, label=label)
+        for marker, (other, of_classes) in zip(MARKERS, (others or {}).items(), strict=False):
+            axes.scatter(
+                [of_classes.get(name, math.nan) for name in names],
+                places,
+                marker=marker,
+                s=15,
+                facecolors="white",
+                edgecolors=TEXT,
+                linewidths=0.8,
+                zorder=3,
+                clip_on=False,
+                label=other,
+            )
+        axes.axvline(mean, color=TEXT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2, label="mean")
+        for place, name in enumerate(names):
+            text = f"{present[name]:.1f}"
+            axes.text(104, place, text, fontsize=8, va="center", color=TEXT)
+        axes.set_yticks(places, [_short(name) for name in names], fontsize=8)
         axes.set_ylim(rows - 0.4, -0.6)  # a last column that is not full keeps the height of bars
+        axes.set_xlim(0, 100)
         axes.set_xlabel(f"{measure} in percent", fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="y", length=0, pad=6)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.grid(axis="x", color=GRID)
+        axes.set_axisbelow(True)
     mean_text = f"mean {measure} {mean:.1f}" if present else "no class is in the truth"
     heading = f"{title}   {mean_text} ({len(present)} classes)"
-    y = 1 - 0.3 / height
-    figure.text(0.15 / width, y, heading, fontsize=12, va="center", color=TEXT)
-    handles = _handles(things, others or {}, measure)
+    found = dict(zip(*reversed(columns[0].get_legend_handles_labels()), strict=True))
+    labels = [*bars, *(others or {}), "mean"]
     figure.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(0.05 / width, 1 - 0.63 / height),
-        ncols=len(handles),
+        [found[label] for label in labels],
+        labels,
+        title=heading,
+        title_fontproperties={"size": 12},
+        alignment="left",
+        loc="outside upper left",
+        ncols=len(labels),
         frameon=False,
         fontsize=9,
     )
-    if note:
-        figure.text(0.15 / width, 0.1 / height, note, fontsize=8, va="bottom", color=REMARK)
+    if absent:
+        look: dict[str, Any] = {"fontsize": 8, "color": REMARK, "multialignment": "left"}
+        figure.supxlabel(note, x=0.15 / width, ha="left", **look)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
 
 
-def _new_figure(width: float, height: float) -> Any:
+def _new_figure(width: float, height: float, layout: Any = None) -> Any:
     """A figure of this size in inches, drawn without a display."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=130)
-
-
-def _draw_column(
-    axes: Any,
-    names: list[str],
-    values: Mapping[str, float],
-    things: Collection[str] | None,
-    others: Mapping[str, Mapping[str, float]],
-    mean: float,
-) -> None:
-    places = range(len(names))
-    colors = [BLUE if things is None or name in things else YELLOW for name in names]
-    axes.barh(places, [values[name] for name in names], color=colors, height=0.72)
-    for marker, of_classes in zip(MARKERS, others.values(), strict=False):
-        axes.scatter(
-            [of_classes.get(name, math.nan) for name in names],
-            places,
-            marker=marker,
-            s=15,
-            facecolors="white",
-            edgecolors=TEXT,
-            linewidths=0.8,
-            zorder=3,
-            clip_on=False,
-        )
-    if not math.isnan(mean):
-        axes.axvline(mean, **MEAN_LINE, zorder=2)
-    for place, name in enumerate(names):
-        axes.text(104, place, f"{values[name]:.1f}", fontsize=8, va="center", color=TEXT)
-    axes.set_yticks(places, [_short(name) for name in names], fontsize=8)
-    axes.set_xlim(0, 100)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0, pad=6)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.grid(axis="x", color=GRID)
-    axes.set_axisbelow(True)
-
-
-def _handles(
-    things: Collection[str] | None, others: Mapping[str, Mapping[str, float]], measure: str
-) -> list[Any]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = [Patch(color=BLUE, label=measure)]
-    if things is not None:
-        handles = [
-            Patch(color=BLUE, label=f"{measure} of things"),
-            Patch(color=YELLOW, label=f"{measure} of stuff"),
-        ]
-    for marker, name in zip(MARKERS, others, strict=False):
-        look: dict[str, Any] = {"marker": marker, "markersize": 4, "markerfacecolor": "white"}
-        handles.append(Line2D([], [], linestyle="none", markeredgecolor=TEXT, label=name, **look))
-    handles.append(Line2D([], [], **MEAN_LINE, label="mean"))
-    return handles
-
-
-def _note(absent: list[str], width: int) -> str:
-    names = ", ".join(_short(name) for name in absent)
-    return fill(f"Not in the truth ({len(absent)} classes): {names}", width) if absent else ""
+    return Figure(figsize=(width, height), dpi=130, layout=layout)
 
 
 def _short(name: str) -> str:
@@ -179,7 +147,7 @@ def draw_confusions(
         title: above it all.
     """
     names = [_short(name) for name in names]
-    shown = worst_classes(counts, MOST_ROWS)
+    shown = _worst_classes(counts, MOST_ROWS)
     table, columns = _table(counts, names, shown)
     pairs = worst_pairs(counts, LISTED_PAIRS)
 
@@ -213,7 +181,7 @@ def draw_confusions(
     figure.savefig(file)
 
 
-def worst_classes(counts: NDArray[np.int64], most: int) -> list[int]:
+def _worst_classes(counts: NDArray[np.int64], most: int) -> list[int]:
     """At most `most` classes with the most wrong pixels, true or predicted, by their ids."""
     wrong = _wrong(counts)
     pixels = wrong.sum(axis=1) + wrong[:, :-1].sum(axis=0)

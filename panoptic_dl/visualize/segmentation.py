@@ -180,7 +180,7 @@ class SegmentDrawer:
             high, wide = box.extent
             if table.areas[row] >= (0.5 if things[row] else 1.5) * high * wide:
                 wanted.append((row, box))
-        places = place_labels(
+        places = _place_labels(
             table.index,
             [(row, box.extent) for row, box in wanted],
             [((top, left), box.extent) for box, top, left in taken],
@@ -269,7 +269,7 @@ class SegmentTable:
         return np.asarray(cv2.dilate(edge * np.uint8(255), square), np.uint8)
 
 
-def place_labels(
+def _place_labels(
     index: NDArray[np.integer],
     wanted: Sequence[tuple[int, tuple[int, int]]],
     taken: Sequence[tuple[Place, tuple[int, int]]] = (),

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from panoptic_dl.visualize.charts import (
+    _worst_classes,
     draw_class_bars,
     draw_confusions,
-    worst_classes,
     worst_pairs,
 )
 
@@ -31,7 +31,7 @@ def drawn(monkeypatch):
 
 
 def texts_of(figure):
-    texts = [*figure.texts]
+    texts = [*figure.texts, *(legend.get_title() for legend in figure.legends)]
     for axes in figure.axes:
         texts += [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()]
     return [text for text in texts if text.get_text() and text.get_visible()]
@@ -156,5 +156,5 @@ def test_the_worst_are_chosen_by_wrong_pixels():
     counts[4, 1], counts[2, 5], counts[0, 3] = 7, 9, 7
     assert worst_pairs(counts, 2) == [(2, 5), (0, 3)]
     assert worst_pairs(counts, 9) == [(2, 5), (0, 3), (4, 1)]
-    assert worst_classes(counts, 3) == [0, 1, 2]
-    assert worst_classes(counts, 9) == [0, 1, 2, 3, 4]
+    assert _worst_classes(counts, 3) == [0, 1, 2]
+    assert _worst_classes(counts, 9) == [0, 1, 2, 3, 4]

@@ -11,7 +11,7 @@ from panoptic_dl.visualize.segmentation import (
     WIDEST_TABLE,
     SegmentDrawer,
     SegmentTable,
-    place_labels,
+    _place_labels,
 )
 from panoptic_dl.visualize.style import instance_color
 
@@ -122,7 +122,7 @@ def test_labels_never_meet_nor_leave_the_picture(height, width, seed, number, si
         index[y : y + chance.integers(1, 90), x : x + chance.integers(1, 90)] = segment
     wanted = [(s, (size, int(chance.integers(1, 150)))) for s in range(number)]
     taken = [((0, 0), (min(10, height), min(10, width)))]
-    places = place_labels(index, wanted, taken)
+    places = _place_labels(index, wanted, taken)
     boxes = [(0, 0, min(10, height), min(10, width))]
     for place, (_, (high, wide)) in zip(places, wanted, strict=True):
         if place is not None:
@@ -136,7 +136,7 @@ def test_labels_never_meet_nor_leave_the_picture(height, width, seed, number, si
 def test_a_label_stands_in_its_segment_where_that_is_widest():
     ring = np.zeros((200, 300), np.uint8)
     ring[40:160, 60:200] = 1  # the ring's centre of mass is not in the ring
-    (ring_place, inner) = place_labels(ring, [(0, (14, 60)), (1, (14, 60))])
+    (ring_place, inner) = _place_labels(ring, [(0, (14, 60)), (1, (14, 60))])
     assert ring[ring_place[0] + 7, ring_place[1] + 30] == 0
     assert ring_place[1] >= 195  # the right side of the ring is the wide one
     assert ring[inner[0] : inner[0] + 14, inner[1] : inner[1] + 60].all()
@@ -146,11 +146,11 @@ def test_labels_that_find_no_room_stand_beside_or_fall_out():
     index = np.zeros((100, 100), np.uint8)
     index[40:44, 40:60] = 1
     blocking = [((41, 0), (2, 100))]
-    (place,) = place_labels(index, [(1, (12, 40))], blocking)
+    (place,) = _place_labels(index, [(1, (12, 40))], blocking)
     assert place == (27, 29)  # above it, in the middle
-    assert place_labels(index, [(1, (12, 40))], [((20, 0), (50, 100))]) == [None]
-    assert place_labels(index, [(1, (12, 101))]) == [None]
-    assert place_labels(index, [(9, (5, 5))]) == [None]  # a segment that is not there
+    assert _place_labels(index, [(1, (12, 40))], [((20, 0), (50, 100))]) == [None]
+    assert _place_labels(index, [(1, (12, 101))]) == [None]
+    assert _place_labels(index, [(9, (5, 5))]) == [None]  # a segment that is not there
 
 
 def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
