@@ -36,9 +36,7 @@ class TestTimeAugmentation(nn.Module):
     Raises ValueError for scales that make no image, and for a model that makes no logits.
     """
 
-    def __init__(
-        self, model: PanopticDeepLab | DeepLabV3Plus, *, scales: Sequence[float], flip: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, *, scales: Sequence[float], flip: bool) -> None:
         super().__init__()
         if not scales or not all(scale > 0 for scale in scales):
             raise ValueError(f"evaluation.scales={list(scales)} must be positive numbers")

@@ -10,12 +10,12 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.samplers import InferenceSampler
-from detectron2.evaluation import DatasetEvaluator, inference_context
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context
 from detectron2.utils import comm
 from torch import nn
 
@@ -140,7 +140,7 @@ class Evaluation:
         *,
         dataset: str,
         loader: Iterable[Batch],
-        evaluators: Mapping[str, DatasetEvaluator],
+        evaluators: Mapping[str, StreamingEvaluator[Any, Any]],
         settings: dict[str, Any],
         official: Mapping[str, Callable[[], DatasetEvaluator]] | None = None,
         published: dict[str, float] | None = None,
@@ -152,9 +152,7 @@ class Evaluation:
         Args:
             dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
-            evaluators: Detectron2 evaluators by name; their results are merged. The name of those
-                that are not ours is the entry of a model's output that they measure. Streaming ones
-                work in threads while the network runs.
+            evaluators: by name; their results are merged.
             settings: fields of `EvaluationSettings`.
             official: make the official evaluators of the same metrics, by the same names, where
                 settings want them.
@@ -189,7 +187,7 @@ class Evaluation:
     @property
     def outputs(self) -> set[str]:
         """The entries of a model's output that are measured."""
-        return {_needs(name, each) for name, each in self.evaluators.items()}
+        return {evaluator.needs for evaluator in self.evaluators.values()}
 
     def __call__(
         self,
@@ -212,8 +210,8 @@ class Evaluation:
             entries: of the model's output that are measured; by default all that can be.
             source: what is measured, such as a file of weights, for the record.
             limit: only so many images, over all processes, one for each at least, to see that
-                everything works; the files written are marked as no result. Evaluators which need
-                the whole split are left out.
+                everything works; the files written are marked as no result. Official evaluators,
+                which need the whole split, are left out.
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
@@ -225,10 +223,14 @@ class Evaluation:
         """
         settings = self.settings
         if settings.test_time_augmentation and isinstance(model, nn.Module):
-            model = TestTimeAugmentation(
-                cast(Any, model), scales=settings.scales, flip=settings.flip
-            )
-        streaming, others, official = self._evaluators(entries, whole_split=limit is None)
+            model = TestTimeAugmentation(model, scales=settings.scales, flip=settings.flip)
+        names = [n for n, e in self.evaluators.items() if entries is None or e.needs in entries]
+        streaming = [self.evaluators[name] for name in names]
+        official: list[DatasetEvaluator] = []
+        if settings.official and limit is None:
+            official = [self.official[name]() for name in names if name in self.official]
+        elif settings.official:
+            logger.warning("Evaluators that need the whole split are left out of this trial")
         pictures = EvaluationPictures(self.dataset, folder, settings)
         saved, records, no_result = folder / "predictions", None, None
         batches = self.loader if batches is None else batches
@@ -243,20 +245,20 @@ class Evaluation:
             num_threads=settings.num_threads,
             on_image=pictures.on_image,
         )
-        for evaluator in (threaded, *others, *official):
-            evaluator.reset()
+        evaluators = DatasetEvaluators([threaded, *official])
+        evaluators.reset()
         if records is not None:
             for stream in streaming:
                 stream.limit(len(records))
         try:
             with float32(tf32=False):  # whatever precision a model is trained in
-                predict(model, batches, [threaded, *others, *official])
-            results = _evaluate_all([threaded, *others])
+                predict(model, batches, [evaluators])
+            results = threaded.evaluate() or {}
         finally:
             threaded.close()
 
         summary: dict[str, Any] = {}
-        unsaved = None
+        unsaved: OSError | None = None
         if comm.is_main_process():  # before anything that may fail and lose the metrics
             summary = {
                 "dataset": self.dataset,
@@ -271,11 +273,14 @@ class Evaluation:
                 summary = {"no_result": no_result, **summary}
                 summary |= {"num_images": len(records), "published": None}
             self._print(summary)
-            unsaved = _save(summary, folder)
+            try:
+                _save(summary, folder)
+            except OSError as error:
+                unsaved = error
         files = pictures.draw(results, streaming)
         if official:
             logger.info("Running the official evaluators ...")
-        official_results = _evaluate_all(official)
+        official_results = DatasetEvaluators(official).evaluate()
         if not comm.is_main_process():
             return {}
         if files:
@@ -287,25 +292,6 @@ class Evaluation:
         if unsaved is not None:  # only now: other processes waited for this one above
             raise unsaved
         return {**summary, "details": pictures.details(results, streaming, files)}
-
-    def _evaluators(
-        self, entries: Collection[str] | None, *, whole_split: bool
-    ) -> tuple[list[StreamingEvaluator[Any, Any]], list[DatasetEvaluator], list[DatasetEvaluator]]:
-        """Streaming ones, others, and official ones, that measure `entries`."""
-        names = [
-            name
-            for name, each in self.evaluators.items()
-            if entries is None or _needs(name, each) in entries
-        ]
-        chosen = [self.evaluators[name] for name in names]
-        streaming = [each for each in chosen if isinstance(each, StreamingEvaluator)]
-        others = [each for each in chosen if not isinstance(each, StreamingEvaluator)]
-        if whole_split:
-            wanted = [name for name in names if name in self.official and self.settings.official]
-            return streaming, others, [self.official[name]() for name in wanted]
-        if others or self.settings.official:
-            logger.warning("Evaluators that need the whole split are left out of this trial")
-        return streaming, [], []
 
     def _print(self, summary: dict[str, Any]) -> None:
         logger.info(
@@ -330,21 +316,7 @@ class Evaluation:
         logger.info("All %d figures agree with the official evaluators'", len(pairs))
 
 
-def _needs(name: str, evaluator: DatasetEvaluator) -> str:
-    """The entry of a model's output that an evaluator measures; of foreign ones their name."""
-    return getattr(evaluator, "needs", name)
-
-
-def _evaluate_all(evaluators: Iterable[DatasetEvaluator]) -> Results:
-    """The merged results of all evaluators; every process must call this."""
-    results: Results = {}
-    for evaluator in evaluators:
-        results |= evaluator.evaluate() or {}
-    return results
-
-
-def _save(summary: dict[str, Any], folder: Path) -> OSError | None:
-    """Write the results; return the error where that fails."""
+def _save(summary: dict[str, Any], folder: Path) -> None:
     texts = {
         RESULTS: json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n",
         "results.csv": results_csv(summary),
@@ -357,11 +329,8 @@ def _save(summary: dict[str, Any], folder: Path) -> OSError | None:
             file = folder / name
             file.write_text(text, encoding="utf-8")  # names of classes
     except OSError as error:
-        failure = OSError(f"cannot write {file}: {error.strerror}")
-        failure.__cause__ = error
-        return failure
+        raise OSError(f"cannot write {file}: {error.strerror}") from error
     logger.info("Saved %s, .csv and .md", folder / RESULTS)
-    return None
 
 
 def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[DatasetEvaluator]) -> None:

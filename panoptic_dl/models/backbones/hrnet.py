@@ -9,6 +9,7 @@ Shapes: N batch, C channels, H W pixels.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
@@ -28,14 +29,8 @@ BOTTLENECK_EXPANSION = 4
 
 def _conv3x3(in_channels: int, out_channels: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size, or halves it (rounding up) with stride 2."""
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        stride=stride,
-        padding=1,
-        bias=needs_bias(norm),
-    )
+    bias = needs_bias(norm)
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
 
 
 def _downsample(channels: Sequence[int], norm: Norm, last_relu: bool) -> nn.Sequential:
@@ -146,22 +141,6 @@ class _HighResolutionModule(nn.Module):
         return fused
 
 
-def _add_branch(channels: Sequence[int], norm: Norm) -> nn.ModuleList:
-    """Layers that pass all branches on, and make the last of `channels` from the one before."""
-    layers: list[nn.Module] = [nn.Identity() for _ in channels[:-1]]
-    layers.append(_downsample(channels[-2:], norm, last_relu=True))
-    return nn.ModuleList(layers)
-
-
-def _build_stage(
-    channels: Sequence[int], num_modules: int, num_blocks: int, norm: Norm
-) -> nn.Sequential:
-    """Modules in a row, each on all branches."""
-    return nn.Sequential(
-        *(_HighResolutionModule(channels, num_blocks, norm) for _ in range(num_modules))
-    )
-
-
 class HRNet(Backbone):
     """HRNet-W`width`: 9.6 M (W18), 29.3 M (W32) or 65.3 M (W48) parameters.
 
@@ -199,13 +178,11 @@ class HRNet(Backbone):
         if min(width, num_blocks, stem_channels) < 1:
             raise ValueError("width, num_blocks and stem_channels must be at least 1")
         channels = [width * 2**level for level in range(4)]
-        self.shapes = select_features(
-            out_features,
-            {
-                f"res{level + 2}": ShapeSpec(channels=channels[level], stride=4 * 2**level)
-                for level in range(4)
-            },
-        )
+        features = {
+            f"res{level + 2}": ShapeSpec(channels=channels[level], stride=4 * 2**level)
+            for level in range(4)
+        }
+        self.shapes = select_features(out_features, features)
         self.conv1 = _conv3x3(3, stem_channels, norm, stride=2)
         self.bn1 = build_norm(norm, stem_channels)
         self.conv2 = _conv3x3(stem_channels, stem_channels, norm, stride=2)
@@ -220,21 +197,24 @@ class HRNet(Backbone):
             )
         )
         # A transition adds the next coarser branch; the first also narrows the finest.
-        self.transition1 = nn.ModuleList(
-            [
-                nn.Sequential(
-                    _conv3x3(stage1_channels, channels[0], norm),
-                    build_norm(norm, channels[0]),
-                    nn.ReLU(inplace=True),
-                ),
-                _downsample((stage1_channels, channels[1]), norm, last_relu=True),
-            ]
+        narrowed = nn.Sequential(
+            _conv3x3(stage1_channels, channels[0], norm),
+            build_norm(norm, channels[0]),
+            nn.ReLU(inplace=True),
         )
-        self.stage2 = _build_stage(channels[:2], num_modules[1], num_blocks, norm)
-        self.transition2 = _add_branch(channels[:3], norm)
-        self.stage3 = _build_stage(channels[:3], num_modules[2], num_blocks, norm)
-        self.transition3 = _add_branch(channels, norm)
-        self.stage4 = _build_stage(channels, num_modules[3], num_blocks, norm)
+        added = _downsample((stage1_channels, channels[1]), norm, last_relu=True)
+        self.transition1 = nn.ModuleList([narrowed, added])
+        for stage in (2, 3, 4):
+            branches = channels[:stage]
+            if stage > 2:
+                layers: list[nn.Module] = [nn.Identity() for _ in branches[1:]]
+                layers.append(_downsample(branches[-2:], norm, last_relu=True))
+                self.add_module(f"transition{stage - 1}", nn.ModuleList(layers))
+            modules = (
+                _HighResolutionModule(branches, num_blocks, norm)
+                for _ in range(num_modules[stage - 1])
+            )
+            self.add_module(f"stage{stage}", nn.Sequential(*modules))
         init_weights(self)
 
     @property
@@ -245,7 +225,8 @@ class HRNet(Backbone):
     @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
-        return [*self.layer1, *self.stage2, *self.stage3, *self.stage4]
+        parts = ("layer1", "stage2", "stage3", "stage4")
+        return [block for name in parts for block in self.get_submodule(name).children()]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every returned feature."""
@@ -256,14 +237,11 @@ class HRNet(Backbone):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         branches = [self.layer1(x)] * 2
-        for transition, stage in (
-            (self.transition1, self.stage2),
-            (self.transition2, self.stage3),
-            (self.transition3, self.stage4),
-        ):
+        for stage in (2, 3, 4):
+            transition: Any = self.get_submodule(f"transition{stage - 1}")
             # The new branch starts from the coarsest so far.
             branches += branches[-1:] * (len(transition) - len(branches))
             branches = [layer(x) for layer, x in zip(transition, branches, strict=True)]
-            branches = stage(branches)
+            branches = self.get_submodule(f"stage{stage}")(branches)
         outputs = dict(zip(("res2", "res3", "res4", "res5"), branches, strict=True))
         return {name: outputs[name] for name in self.shapes}

@@ -66,10 +66,7 @@ class _SeparableConv(nn.Module):
         layers: list[tuple[str, nn.Module]] = [
             ("depthwise", depthwise),
             ("bn_depth", build_norm(norm, in_channels)),
-            (
-                "pointwise",
-                nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=bias),
-            ),
+            ("pointwise", nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=bias)),
             ("bn_point", build_norm(norm, out_channels)),
         ]
         if relu_first:
@@ -104,16 +101,10 @@ class _XceptionBlock(nn.Module):
         relu_first: bool = True,
     ):
         super().__init__()
-        assert len(channels) == 4
-        assert skip in ("conv", "sum", "none")
         self.skip = skip
         if skip == "conv":
             self.conv = nn.Conv2d(
-                channels[0],
-                channels[3],
-                kernel_size=1,
-                stride=stride,
-                bias=needs_bias(norm),
+                channels[0], channels[3], kernel_size=1, stride=stride, bias=needs_bias(norm)
             )
             self.bn = build_norm(norm, channels[3])
         shared: dict[str, Any] = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
@@ -174,32 +165,19 @@ class Xception65(Backbone):
         self.bn2 = build_norm(norm, 64)
         self.relu = nn.ReLU(inplace=True)
 
-        # Entry flow
-        self.block1 = _XceptionBlock((64, 128, 128, 128), norm=norm, skip="conv", stride=2)
-        self.block2 = _XceptionBlock((128, 256, 256, 256), norm=norm, skip="conv", stride=2)
-        self.block3 = _XceptionBlock(
-            (256, 728, 728, 728), norm=norm, skip="conv", stride=strides[0]
-        )
-        # Middle flow: block4 to block19
-        self.middle = [f"block{index}" for index in range(4, 4 + NUM_MIDDLE_BLOCKS)]
-        for name in self.middle:
-            block = _XceptionBlock((728,) * 4, norm=norm, skip="sum", dilation=dilations[0])
-            self.add_module(name, block)
-        # Exit flow
-        self.block20 = _XceptionBlock(
-            (728, 728, 1024, 1024),
-            norm=norm,
-            skip="conv",
-            stride=strides[1],
-            dilation=dilations[1],
-        )
-        self.block21 = _XceptionBlock(
-            (1024, 1536, 1536, 2048),
-            norm=norm,
-            skip="none",
-            dilation=dilations[2],
-            relu_first=False,
-        )
+        entry: dict[str, Any] = {"skip": "conv"}
+        middle: dict[str, Any] = {"skip": "sum", "dilation": dilations[0]}
+        last: dict[str, Any] = {"skip": "none", "dilation": dilations[2], "relu_first": False}
+        blocks = [
+            ((64, 128, 128, 128), entry | {"stride": 2}),
+            ((128, 256, 256, 256), entry | {"stride": 2}),
+            ((256, 728, 728, 728), entry | {"stride": strides[0]}),
+            *[((728,) * 4, middle)] * NUM_MIDDLE_BLOCKS,
+            ((728, 728, 1024, 1024), entry | {"stride": strides[1], "dilation": dilations[1]}),
+            ((1024, 1536, 1536, 2048), last),
+        ]
+        for number, (channels, options) in enumerate(blocks, 1):
+            self.add_module(f"block{number}", _XceptionBlock(channels, norm=norm, **options))
         init_weights(self)
 
     @property
@@ -210,8 +188,7 @@ class Xception65(Backbone):
     @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
-        names = ["block1", "block2", "block3", *self.middle, "block20", "block21"]
-        return [self.get_submodule(name) for name in names]
+        return [block for block in self.children() if isinstance(block, _XceptionBlock)]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every returned feature."""
@@ -221,13 +198,12 @@ class Xception65(Backbone):
         """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        x, _ = self.block1(x)
-        x, res2 = self.block2(x)
-        x, res3 = self.block3(x)
-        for name in self.middle:
-            x, _ = self.get_submodule(name)(x)
-        res4 = x
-        x, _ = self.block20(x)
-        res5, _ = self.block21(x)
-        outputs = {"res2": res2, "res3": res3, "res4": res4, "res5": res5}
+        outputs = {}
+        for number, block in enumerate(self.recomputable_blocks, 1):
+            if number == 4 + NUM_MIDDLE_BLOCKS:
+                outputs["res4"] = x
+            x, before_stride = block(x)
+            if number in (2, 3):
+                outputs[f"res{number}"] = before_stride
+        outputs["res5"] = x
         return {name: outputs[name] for name in self.shapes}
