@@ -3,6 +3,7 @@
 Legend: N batch, K classes, H W pixels.
 """
 
+import itertools
 import json
 import logging
 import time
@@ -78,7 +79,7 @@ def benchmark(
     if weights is not None:
         load_model(model, weights, image_format)
     else:
-        init_statistics(model, lambda: model.network(run.images[:1]))
+        _init_statistics(model, lambda: model.network(run.images[:1]))
     macs = run.count_macs()
     difference = run.apply_options()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -145,8 +146,8 @@ class _Benchmark:
 
     def indices(self, iteration: int) -> range:
         """Of the scenes in a batch."""
-        first = iteration * self.settings.batch_size
-        return range(first, first + self.settings.batch_size)
+        size = self.settings.batch_size
+        return range(iteration * size, (iteration + 1) * size)
 
     def load(self, iteration: int) -> list[dict[str, Any]]:
         """Read and decode the images of a batch."""
@@ -181,8 +182,9 @@ class _Benchmark:
         share = None
         if self.panoptic:
             sizes = [self.scenes.size] * settings.batch_size
-            samples: list[dict[str, Any]] = [{} for _ in sizes]
-            outputs = [self.model.postprocess(maps, sizes, samples) for maps in (before, after)]
+            outputs = [
+                self.model.postprocess(m, sizes, [{} for _ in sizes]) for m in (before, after)
+            ]
             shares = [
                 (a["panoptic_seg"][0] != b["panoptic_seg"][0]).float().mean().item()
                 for a, b in zip(*outputs, strict=True)
@@ -268,16 +270,16 @@ class _Benchmark:
         height, width = maps[1].shape[2:]
         stride = width // maps[0].shape[3]  # 1, or that of the head where no logits are needed
 
-        def stack(parts: list[Tensor], like: Tensor) -> Tensor:
+        found = []
+        for name, like in zip(("logits", "center", "offset"), maps, strict=True):
+            parts = [
+                s.logits(num_classes) if name == "logits" else getattr(s, name) for s in scenes
+            ]
             padded = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in parts]
-            return torch.stack(padded).to(like)
-
-        logits = stack([scene.logits(num_classes) for scene in scenes], maps[0])
-        logits = logits[:, :, ::stride, ::stride].contiguous()
-        assert logits.shape == maps[0].shape
-        centers = stack([scene.center for scene in scenes], maps[1])
-        offsets = stack([scene.offset for scene in scenes], maps[2])
-        return logits, centers, offsets
+            found.append(torch.stack(padded).to(like))
+        found[0] = found[0][:, :, ::stride, ::stride].contiguous()
+        assert found[0].shape == maps[0].shape
+        return tuple(found)
 
 
 class _Stopwatch:
@@ -288,32 +290,28 @@ class _Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
-        self.names: list[str] = []
-        self.marks: list[Any] = [self._mark()]
-
-    def _mark(self) -> "torch.cuda.Event | float":
-        if not self.on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        self.marks: list[tuple[str, Any]] = []
+        self.lap("start")
 
     def lap(self, name: str) -> None:
         """End the stage that began at the last lap, or when the watch was made."""
-        self.marks.append(self._mark())
-        self.names.append(name)
+        if self.on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+        self.marks.append((name, event if self.on_gpu else time.perf_counter()))
 
     def milliseconds(self) -> dict[str, float]:
         """Of each stage; waits for the GPU."""
         if self.on_gpu:
-            self.marks[-1].synchronize()
-        pairs = zip(self.marks, self.marks[1:], strict=False)
-        laps = [a.elapsed_time(b) if self.on_gpu else 1000 * (b - a) for a, b in pairs]
-        return dict(zip(self.names, laps, strict=True))
+            self.marks[-1][1].synchronize()
+        return {
+            name: begin.elapsed_time(end) if self.on_gpu else 1000 * (end - begin)
+            for (_, begin), (name, end) in itertools.pairwise(self.marks)
+        }
 
 
 @torch.no_grad()
-def init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
+def _init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     """Set running statistics, in eval mode, to those of the activations of one forward pass.
 
     Random weights then have activations of healthy size, on which precisions can be compared. Each

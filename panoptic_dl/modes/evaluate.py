@@ -277,21 +277,21 @@ class Evaluation:
                 _save(summary, folder)
             except OSError as error:
                 unsaved = error
-        files = pictures.draw(results, streaming)
+        details = pictures.draw(results, streaming)
         if official:
             logger.info("Running the official evaluators ...")
         official_results = DatasetEvaluators(official).evaluate()
         if not comm.is_main_process():
             return {}
-        if files:
-            logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in files))
+        if details.pictures:
+            logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in details.pictures))
         if settings.kinds:
             logger.info("Predictions for servers: %s", saved)
         if official:
             self._compare(results, official_results)
         if unsaved is not None:  # only now: other processes waited for this one above
             raise unsaved
-        return {**summary, "details": pictures.details(results, streaming, files)}
+        return {**summary, "details": details}
 
     def _print(self, summary: dict[str, Any]) -> None:
         logger.info(

@@ -136,7 +136,7 @@ class EvaluationPictures:
             del self._kept[middle]
         self._kept[key] = _compress(self._prediction(output))
 
-    def draw(self, results: Results, evaluators: Evaluators) -> list[Path]:
+    def draw(self, results: Results, evaluators: Evaluators) -> Details:
         """Draw the pictures; every process must call this.
 
         Args:
@@ -144,7 +144,7 @@ class EvaluationPictures:
             evaluators: their `confusions` are drawn, those of the semantic one if there is one.
 
         Returns:
-            The files, in the main process; of the best and worst images only their sheets.
+            What loggers show, in the main process; of the best and worst images only the sheets.
         """
         files = self._draw_best_and_worst()
         if self._rows:
@@ -152,9 +152,20 @@ class EvaluationPictures:
             names = [sample.name for sample in self._samples]
             save_gallery(names, self._rows, self.folder / "gallery")
             files.insert(0, self.sheet)
-        if not comm.is_main_process() or not self.settings.charts:
-            return files
-        confused = _with_confusions(evaluators)
+        found = [e for e in evaluators if getattr(e, "confusions", None) is not None]
+        confused: Any = min(found, key=lambda e: e.needs != "sem_seg", default=None)
+        if self.settings.charts and comm.is_main_process():
+            files += self._draw_charts(results, confused)
+        return Details(
+            results=results,
+            samples=tuple(self._samples),
+            class_names=self.names,
+            confusions=confused and Confusions(confused.names, confused.confusions),
+            pictures=files,
+        )
+
+    def _draw_charts(self, results: Results, confused: Any) -> list[Path]:
+        files = []
         if confused is not None:
             files.append(self.folder / CONFUSIONS)
             title = f"Confusions on {self.dataset}"
@@ -181,17 +192,6 @@ class EvaluationPictures:
                     others=values,
                 )
         return files
-
-    def details(self, results: Results, evaluators: Evaluators, files: Sequence[Path]) -> Details:
-        """What loggers show of an evaluation that was drawn, in the main process."""
-        confused = _with_confusions(evaluators)
-        return Details(
-            results=results,
-            samples=tuple(self._samples),
-            class_names=self.names,
-            confusions=confused and Confusions(confused.names, confused.confusions),
-            pictures=files,
-        )
 
     def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
         """The panoptic map (H, W) of an output; of classes alone all are instance 0."""
@@ -307,12 +307,6 @@ class EvaluationPictures:
             if share >= 0.05  # less would be printed as zero
         ]
         return f"{words}  ·  wrong: {', '.join(mistakes)}" if mistakes else words
-
-
-def _with_confusions(evaluators: Evaluators) -> Any:
-    """The evaluator whose confusions are shown: the semantic one if there is one; or None."""
-    found = [e for e in evaluators if getattr(e, "confusions", None) is not None]
-    return min(found, key=lambda e: e.needs != "sem_seg", default=None)
 
 
 def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:

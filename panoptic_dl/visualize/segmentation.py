@@ -16,7 +16,6 @@ from scipy.ndimage import find_objects
 
 from panoptic_dl.visualize.style import (
     Color,
-    PlacedBox,
     TextBox,
     draw_text_boxes,
     instance_color,
@@ -149,28 +148,11 @@ class SegmentDrawer:
         _draw_outlines(tinted, table, things, stuff=only is None)
         size = round(text_size(image.shape) * self.text_scale)
         boxes = place_caption(image.shape, caption, round(size * 1.2))
-        if self.labels:
-            named = things if only is not None else labels >= 0
-            boxes += self._place_names(table, labels, things, named, colors, scores, size, boxes)
-        return draw_text_boxes(tinted, boxes)
-
-    def _place_names(
-        self,
-        table: "SegmentTable",
-        labels: NDArray[np.integer],
-        things: NDArray[np.bool_],
-        named: NDArray[np.bool_],
-        colors: NDArray[np.uint8],
-        scores: Mapping[int, float],
-        size: int,
-        taken: Sequence[PlacedBox],
-    ) -> list[PlacedBox]:
-        """Text boxes of the (S,) segments that are `named` and have room for it."""
         wanted = []
         # Things first, then the largest: they get the better places.
-        for row in np.lexsort((-table.areas, ~things)).tolist():
+        for row in np.lexsort((-table.areas, ~things)).tolist() if self.labels else ():
             label = int(labels[row])
-            if not named[row]:
+            if label < 0 or (only is not None and not things[row]):
                 continue
             text = self.names[label // self.label_divisor]
             if label in scores:
@@ -183,13 +165,12 @@ class SegmentDrawer:
         places = _place_labels(
             table.index,
             [(row, box.extent) for row, box in wanted],
-            [((top, left), box.extent) for box, top, left in taken],
+            [((top, left), box.extent) for box, top, left in boxes],
         )
-        return [
-            (box, *place)
-            for (_, box), place in zip(wanted, places, strict=True)
-            if place is not None
-        ]
+        for (_, box), place in zip(wanted, places, strict=True):
+            if place is not None:
+                boxes.append((box, *place))
+        return draw_text_boxes(tinted, boxes)
 
 
 def _draw_outlines(
@@ -295,44 +276,41 @@ def _place_labels(
     room = _distance_to_edges(small)
     windows = find_objects(small.astype(np.int32) + 1)
     boxes = [(top, left, top + h, left + w) for (top, left), (h, w) in taken]
-    places: list[Place | None] = []
-    for segment, (high, wide) in wanted:
-        window = windows[segment] if segment < len(windows) else None
-        if window is None or high > height or wide > width:
-            places.append(None)
-            continue
-        inside = np.where(small[window] == segment, room[window], 0)
-        top, left = window[0].start, window[1].start
-        # Centers of pixels of the segment, in the picture's pixels.
-        ys = (np.arange(inside.shape[0]) + top) * step + step // 2
-        xs = (np.arange(inside.shape[1]) + left) * step + step // 2
-        # A center near the border of the picture moves in until the box is whole.
-        tops = np.clip(ys - high // 2, 0, height - high)
-        lefts = np.clip(xs - wide // 2, 0, width - wide)
-        free = inside.copy()
+
+    def free(
+        tops: NDArray[np.integer], lefts: NDArray[np.integer], high: int, wide: int
+    ) -> NDArray[np.bool_]:
+        """Whether a box at each of these corners touches no other one, (tops, lefts)."""
+        found = np.ones((len(tops), len(lefts)), bool)
         for y0, x0, y1, x1 in boxes:
             rows = (tops < y1 + GAP) & (tops + high + GAP > y0)
             columns = (lefts < x1 + GAP) & (lefts + wide + GAP > x0)
-            free[np.ix_(rows, columns)] = 0
-        place: Place | None = None
-        if free.max(initial=0) > 0:
-            y, x = np.unravel_index(int(free.argmax()), free.shape)
-            place = int(tops[y]), int(lefts[x])
-        else:
-            middle = int(np.clip(int(xs.mean()) - wide // 2, 0, width - wide))
-            for outside in (int(ys[0]) - high - GAP, int(ys[-1]) + GAP):
-                if 0 <= outside <= height - high and not any(
-                    outside < y1 + GAP
-                    and outside + high + GAP > y0
-                    and middle < x1 + GAP
-                    and middle + wide + GAP > x0
-                    for y0, x0, y1, x1 in boxes
-                ):
-                    place = outside, middle
-                    break
-        places.append(place)
-        if place is not None:
-            boxes.append((place[0], place[1], place[0] + high, place[1] + wide))
+            found[np.ix_(rows, columns)] = False
+        return found
+
+    places: list[Place | None] = []
+    for segment, (high, wide) in wanted:
+        window = windows[segment] if segment < len(windows) else None
+        places.append(None)
+        if window is None or high > height or wide > width:
+            continue
+        # Centers of pixels of the segment, in the picture's pixels.
+        ys = np.arange(window[0].start, window[0].stop) * step + step // 2
+        xs = np.arange(window[1].start, window[1].stop) * step + step // 2
+        # A center near the border of the picture moves in until the box is inside.
+        tops = np.clip(ys - high // 2, 0, height - high)
+        lefts = np.clip(xs - wide // 2, 0, width - wide)
+        inside = room[window] * (free(tops, lefts, high, wide) & (small[window] == segment))
+        y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+        if not inside[y, x]:
+            tops = np.array([ys[0] - high - GAP, ys[-1] + GAP])
+            lefts = np.clip([int(xs.mean()) - wide // 2], 0, width - wide)
+            fits = (tops >= 0) & (tops <= height - high) & free(tops, lefts, high, wide)[:, 0]
+            if not fits.any():
+                continue
+            y, x = fits.argmax(), np.intp(0)
+        places[-1] = top, left = int(tops[y]), int(lefts[x])
+        boxes.append((top, left, top + high, left + wide))
     return places
 
 

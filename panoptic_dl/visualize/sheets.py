@@ -51,7 +51,7 @@ def save_sheet(
     scaled = []
     for row in rows:
         size = fit(row[0].shape, cell_width, cell_height)
-        scaled.append([scale(picture, size) for picture in row])
+        scaled.append([_scale(picture, size) for picture in row])
     columns = len(rows[0])
     head = LINE * (2 if title or legend else 1)
     above = [
@@ -112,7 +112,7 @@ def fit(shape: Sequence[int], width: int, height: int | None = None) -> tuple[in
     return width, max(1, round(high * width / wide))
 
 
-def scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+def _scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
     """Scale a picture to (width, height): small ones stay sharp, large ones are averaged."""
     how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
     return Image.fromarray(picture).resize(size, how)

@@ -29,12 +29,12 @@ def save_sample(
     """Write a PNG of a sample's panels, with a caption and the colors of its largest classes.
 
     Args:
-        sample: of the training mappers; see `panels`. "file_name", "height" and "width" are those
+        sample: of the training mappers; see `_panels`. "file_name", "height" and "width" are those
             of the image's file.
         file: its folder is made when missing.
-        classes, ignore_label, image_format: see `panels`.
+        classes, ignore_label, image_format: see `_panels`.
     """
-    pictures = panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
+    pictures = _panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
     columns = min(COLUMNS, len(pictures))
     cells = list(pictures.values())
     width, height = fit(cells[0].shape, *LARGEST[columns])
@@ -49,7 +49,7 @@ def save_sample(
     )
 
 
-def panels(
+def _panels(
     sample: dict[str, Any], classes: Classes, *, ignore_label: int, image_format: str
 ) -> dict[str, Picture]:
     """Pictures (H, W, 3) by what they show: the image and labels; with centers four more.

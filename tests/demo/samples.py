@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.modes.benchmark import init_statistics
+from panoptic_dl.modes.benchmark import _init_statistics
 from tests.runs import SMALL
 
 ROW = [
@@ -28,7 +28,7 @@ def make_run(folder, *overrides):
     model = build(config.task.model).eval()
     images = torch.randn(2, 3, 64, 128)
     with torch.no_grad():
-        init_statistics(model, lambda: model.network(images))
+        _init_statistics(model, lambda: model.network(images))
     (folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     torch.save({"model": model.state_dict()}, folder / "model_final.pth")

@@ -8,7 +8,7 @@ import pytest
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.visualize.training_sample import panels, save_sample
+from panoptic_dl.visualize.training_sample import _panels, save_sample
 from run import work
 from tests.visualize.training_samples import by_start, sample_of
 
@@ -101,7 +101,7 @@ def test_an_unknown_label_is_named():
     sample = sample_of()
     sample["sem_seg"][0, 0] = 7
     with pytest.raises(ValueError, match=r"picture\.png has the label 7, and there are 2 classes"):
-        panels(sample, CLASSES, ignore_label=255, image_format="RGB")
+        _panels(sample, CLASSES, ignore_label=255, image_format="RGB")
 
 
 def test_a_damaged_image_is_named_and_a_stand_in_said(tmp_path, toy, capsys):

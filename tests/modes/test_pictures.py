@@ -36,7 +36,7 @@ def test_best_and_worst_in_order_and_nothing_else_is_kept(tmp_path):
     pictures = best_and_worst(make_dataset(tmp_path), 2, tmp_path)
     offer_all(pictures, range(NUM_IMAGES))
     assert len(pictures._kept) == 4
-    sheets = pictures.draw({}, [])
+    sheets = pictures.draw({}, []).pictures
     assert [sheet.name for sheet in sheets] == ["worst.png", "best.png"]
     folder = tmp_path / "pictures"
     assert names(folder) == EXPECTED
@@ -58,16 +58,16 @@ def test_old_pictures_go_and_those_of_others_stay(tmp_path):
     dataset = make_dataset(tmp_path)
     pictures = best_and_worst(dataset, 2, tmp_path)
     offer_all(pictures, [4, 6])  # one of them has no quality
-    assert [sheet.name for sheet in pictures.draw({}, [])] == ["worst.png"]
+    assert [sheet.name for sheet in pictures.draw({}, []).pictures] == ["worst.png"]
     assert names(folder) == ["bestiary.png", "worst-1-6.png", "worst.png", "worst.txt"]
-    assert best_and_worst(dataset, 2, tmp_path).draw({}, []) == []
+    assert best_and_worst(dataset, 2, tmp_path).draw({}, []).pictures == []
     assert names(folder) == ["bestiary.png", "worst.txt"]
 
 
 def test_none_are_wanted(tmp_path):
     pictures = best_and_worst(make_dataset(tmp_path), 0, tmp_path)
     offer_all(pictures, range(NUM_IMAGES))
-    assert pictures.draw({}, []) == []
+    assert pictures.draw({}, []).pictures == []
     assert not (tmp_path / "pictures").exists()
 
 
@@ -80,7 +80,7 @@ def test_semantic_predictions(tmp_path):
     offer_all(pictures, range(NUM_IMAGES), output)
     kept = _expand(*pictures._kept[pictures._keys[0]])
     assert (kept // DIVISOR == panoptic_scene(7).panoptic // DIVISOR).all()
-    assert len(pictures.draw({}, [])) == 2
+    assert len(pictures.draw({}, []).pictures) == 2
 
 
 def test_kept_maps_are_small_and_complete():
@@ -145,7 +145,7 @@ def errors_of(record, tmp_path, monkeypatch):
     def draw(output):
         pictures = best_and_worst(dataset, 1, tmp_path)
         pictures.on_image({"file_name": record["file_name"]}, output, 0.5)
-        assert len(pictures.draw({}, [])) == 1
+        assert len(pictures.draw({}, []).pictures) == 1
         return shown[-1]
 
     yield draw
@@ -213,8 +213,9 @@ def test_the_first_images_are_drawn_and_no_more(tmp_path):
     settings = EvaluationSettings(picture_count=2, best_and_worst=0, charts=False)
     pictures = EvaluationPictures(dataset, tmp_path, settings)
     offer_all(pictures, [4, 2, 0, 1])
-    assert pictures.draw({}, []) == [tmp_path / "predictions.png"]
-    assert [sample.name for sample in pictures.details({}, [], []).samples] == ["4", "2"]
+    details = pictures.draw({}, [])
+    assert details.pictures == [tmp_path / "predictions.png"]
+    assert [sample.name for sample in details.samples] == ["4", "2"]
     wanted = [f"{name}_{kind}.jpg" for name in "24" for kind in ("image", "prediction", "truth")]
     assert names(tmp_path / "pictures" / "gallery") == wanted
 

@@ -121,7 +121,7 @@ def draw_in_two(rank: int, folder: str) -> None:
     for name, shards in SHARDS.items():
         pictures = best_and_worst(dataset, 2, Path(folder) / name)
         offer_all(pictures, shards[rank])
-        sheets = [sheet.name for sheet in pictures.draw({}, [])]
+        sheets = [sheet.name for sheet in pictures.draw({}, []).pictures]
         assert sheets == ([] if rank else ["worst.png", "best.png"])
     torch.distributed.destroy_process_group()
 

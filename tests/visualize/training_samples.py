@@ -2,12 +2,12 @@
 
 import torch
 
-from panoptic_dl.visualize.training_sample import panels
+from panoptic_dl.visualize.training_sample import _panels
 
 
 def by_start(sample, classes, ignore_label=255, image_format="RGB"):
     """The panels by the first words of their headings."""
-    found = panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
+    found = _panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
     return {heading.split(" (")[0].split(",")[0]: picture for heading, picture in found.items()}
 
 
