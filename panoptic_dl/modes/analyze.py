@@ -66,7 +66,8 @@ def analyze(
         weights: a file with all of the model.
         predictions, looks: of `mode=eval`; must be None, and one scale without flip.
         name: of the run, in the picture.
-        unlabelled: "predicted" or "void", see `_predict`.
+        unlabelled: what pixels without label are where semantic ground truth is used, "predicted"
+            or "void".
         image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
@@ -144,11 +145,8 @@ def _predict(
 ) -> list[list[dict[str, Any]]]:
     """For each of `COMBINATIONS` the model's outputs for a batch: "panoptic_seg" alone.
 
-    Args:
-        model: predicts neither logits nor instances.
-        batch: with "truth", see `panoptic_dl.data.mapper.TruthMapper`.
-        unlabelled: what pixels without label are where semantic ground truth is used: "predicted"
-            keeps the class, with which they join objects and vote for their class; "void" has none.
+    Pixels without label keep their predicted class where semantic ground truth is used, with which
+    they join objects and vote for their class; or they have none, if `unlabelled` is "void".
     """
     keep_unlabelled = unlabelled == "predicted"
     images = model.preprocess(batch)

@@ -260,30 +260,23 @@ def _draw_matrix(
 def _draw_pairs(
     axes: Any, counts: NDArray[np.int64], names: Sequence[str], pairs: Sequence[tuple[int, int]]
 ) -> None:
-    """Bars of the worst pairs, their share of all wrong pixels; beside, of the true class."""
+    """Bars of the worst pairs, their share of all wrong pixels; next to it, of the true class."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     if not pairs:
         axes.text(0, 0.5, "no pixel is wrong", fontsize=9, color=REMARK, va="center")
         return
-    predicted_names = [*names, "nothing"]
     wrong = int(_wrong(counts).sum())
     shares = [100 * int(counts[pair]) / wrong for pair in pairs]
-    longest = max(shares)
-    axes.barh(range(len(pairs)), shares, color=RED, height=0.62)
-    # Columns, in lengths of the longest bar: names end at 0, the numbers of the class at 1.8.
-    texts = [(-0.03, -1, "true as predicted", "right"), (1.8, -1, "of the true class", "right")]
-    texts.append((0.07, -1, "of all wrong", "left"))
-    for line, ((true, predicted), share) in enumerate(zip(pairs, shares, strict=True)):
-        of_class = 100 * int(counts[true, predicted]) / int(counts[true].sum())
-        texts += [
-            (-0.03, line, f"{names[true]} as {predicted_names[predicted]}", "right"),
-            (share / longest + 0.04, line, f"{share:.1f} %", "left"),
-            (1.8, line, f"{of_class:.0f} %", "right"),
-        ]
-    for x, line, text, side in texts:
-        size, ink = (8, REMARK) if line < 0 else (8.5, TEXT)
-        axes.text(x * longest, line, text, ha=side, va="center", fontsize=size, color=ink)
+    of_class = [100 * int(counts[pair]) / int(counts[pair[0]].sum()) for pair in pairs]
+    bars = axes.barh(range(len(pairs)), shares, color=RED, height=0.62)
+    texts = [f"{share:.1f} %  ({part:.0f} %)" for share, part in zip(shares, of_class, strict=True)]
+    axes.bar_label(bars, texts, padding=4, fontsize=8.5, color=TEXT)
+    predicted_names = [*names, "nothing"]
+    labels = [f"{names[true]} as {predicted_names[predicted]}" for true, predicted in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=8.5, color=TEXT)
+    axes.tick_params(length=0, pad=3)
+    heading = "of all wrong pixels (of the true class)"
+    axes.set_title(heading, fontsize=8, color=REMARK, loc="left")
     axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_xlim(0, longest)

@@ -1,7 +1,6 @@
 """Modes in processes of their own: two processes evaluate and analyze as one, sweeps, locks."""
 
 import json
-import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -23,10 +22,8 @@ from tests.modes.error_scenes import (
     offer_all,
 )
 from tests.modes.small_runs import BENCHMARK, small_coco
-from tests.runs import SMALL, in_process, run
+from tests.runs import SMALL, in_process, multirun, run
 from tests.train.tiny_run import run_training
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path):
@@ -59,25 +56,17 @@ def test_fast_dev_run_in_two_processes(tmp_path, toy):
         "launch.num_cpu_processes=2",
         f"run_dir={tmp_path}",
         timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "fast_dev_run" / "results.json").read_text())
     assert summary["no_result"] == "fast_dev_run: 4 of 6 images, no result"
 
 
-def test_a_sweep_ends_in_one_table(tmp_path):
-    command = ["-m", *BENCHMARK, "benchmark.iterations=1", "head=conv,dsconv"]
-    done = subprocess.run(
-        [sys.executable, "run.py", *command, f"hydra.sweep.dir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_ends_in_one_table(tmp_path, capsys):
+    options = ["benchmark.iterations=1", "head=conv,dsconv", f"hydra.sweep.dir={tmp_path}"]
+    multirun(*BENCHMARK, *options)
     table = (tmp_path / "benchmark.md").read_text()
-    assert table in done.stdout
+    assert table in capsys.readouterr().out
     rows = [line for line in table.splitlines() if line.startswith("| toy_")]
     assert [row.split()[1].rpartition("_")[2] for row in rows] == ["conv", "dsconv"]
     assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
@@ -88,14 +77,7 @@ def test_analyze_in_two_processes(tmp_path):
     overrides = small_coco(tmp_path / "coco")
     alone = in_process(tmp_path / "analyze", "mode=analyze", *overrides)
     command = ["mode=analyze", *overrides, "launch.num_cpu_processes=2", f"run_dir={tmp_path}/two"]
-    done = subprocess.run(
-        [sys.executable, "run.py", *command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    done = run(*command, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     saved = json.loads((tmp_path / "two" / "analysis.json").read_text())
     usual = json.loads((tmp_path / "analyze" / "analysis.json").read_text())

@@ -20,7 +20,6 @@ from panoptic_dl.models.backbones.layers import (
     Norm,
     build_norm,
     init_weights,
-    needs_bias,
     select_features,
 )
 
@@ -29,7 +28,7 @@ BOTTLENECK_EXPANSION = 4
 
 def _conv3x3(in_channels: int, out_channels: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size, or halves it (rounding up) with stride 2."""
-    bias = needs_bias(norm)
+    bias = not norm  # which has one of its own
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=bias)
 
 
@@ -67,7 +66,7 @@ class _Bottleneck(nn.Module):
     def __init__(self, in_channels: int, mid_channels: int, norm: Norm):
         super().__init__()
         out_channels = BOTTLENECK_EXPANSION * mid_channels
-        bias = needs_bias(norm)
+        bias = not norm
         self.conv1 = nn.Conv2d(in_channels, mid_channels, kernel_size=1, bias=bias)
         self.bn1 = build_norm(norm, mid_channels)
         self.conv2 = _conv3x3(mid_channels, mid_channels, norm)
@@ -111,7 +110,7 @@ class _HighResolutionModule(nn.Module):
             layers: list[nn.Module] = []
             for source, source_width in enumerate(channels):
                 if source > target:
-                    bias = needs_bias(norm)
+                    bias = not norm
                     project = nn.Conv2d(source_width, width, kernel_size=1, bias=bias)
                     layers.append(nn.Sequential(project, build_norm(norm, width)))
                 elif source == target:
@@ -159,6 +158,10 @@ class HRNet(Backbone):
     Raises ValueError for an unknown feature or norm, or numbers that make no network.
     """
 
+    _out_features: list[str]
+    # Images should be multiples of this; other sizes work, with features rounded up.
+    size_divisibility = 32
+
     def __init__(
         self,
         *,
@@ -182,7 +185,7 @@ class HRNet(Backbone):
             f"res{level + 2}": ShapeSpec(channels=channels[level], stride=4 * 2**level)
             for level in range(4)
         }
-        self.shapes = select_features(out_features, features)
+        select_features(self, out_features, features)
         self.conv1 = _conv3x3(3, stem_channels, norm, stride=2)
         self.bn1 = build_norm(norm, stem_channels)
         self.conv2 = _conv3x3(stem_channels, stem_channels, norm, stride=2)
@@ -218,19 +221,10 @@ class HRNet(Backbone):
         init_weights(self)
 
     @property
-    def size_divisibility(self) -> int:
-        """Image sizes should be multiples of this; other sizes work, with features rounded up."""
-        return 32
-
-    @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
         parts = ("layer1", "stage2", "stage3", "stage4")
         return [block for name in parts for block in self.get_submodule(name).children()]
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every returned feature."""
-        return dict(self.shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}, fine to coarse."""
@@ -244,4 +238,4 @@ class HRNet(Backbone):
             branches = [layer(x) for layer, x in zip(transition, branches, strict=True)]
             branches = self.get_submodule(f"stage{stage}")(branches)
         outputs = dict(zip(("res2", "res3", "res4", "res5"), branches, strict=True))
-        return {name: outputs[name] for name in self.shapes}
+        return {name: outputs[name] for name in self._out_features}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import Backbone
 from torch import nn
 
 # A name that Detectron2's `get_norm` knows, or a function from a number of channels to a layer.
@@ -52,11 +53,6 @@ def head_norm(norm: Norm) -> str | Callable[[int], nn.Module]:
     return norm
 
 
-def needs_bias(norm: Norm) -> bool:
-    """Whether a convolution needs its own bias, because no normalization with a bias follows it."""
-    return norm is None or norm == ""
-
-
 def init_weights(backbone: nn.Module) -> None:
     """Prepare all convolutions for training from scratch (He et al. 2015, by fan-out).
 
@@ -74,9 +70,9 @@ def init_weights(backbone: nn.Module) -> None:
 
 
 def select_features(
-    out_features: Iterable[str], available: Mapping[str, ShapeSpec]
-) -> dict[str, ShapeSpec]:
-    """Return the shapes of `out_features`, in the order of `available` (fine to coarse).
+    backbone: Backbone, out_features: Iterable[str], available: Mapping[str, ShapeSpec]
+) -> None:
+    """Let `backbone.output_shape()` have `out_features`, in the order of `available`.
 
     Raises ValueError if a name is not in `available`, or if there is none.
     """
@@ -87,4 +83,6 @@ def select_features(
             f"out_features={names} names {unknown or 'nothing'}: "
             f"this backbone has {tuple(available)}"
         )
-    return {name: shape for name, shape in available.items() if name in names}
+    backbone._out_features = [name for name in available if name in names]
+    backbone._out_feature_channels = {name: available[name].channels for name in available}
+    backbone._out_feature_strides = {name: available[name].stride for name in available}

@@ -19,7 +19,6 @@ from panoptic_dl.models.backbones.layers import (
     Norm,
     build_norm,
     init_weights,
-    needs_bias,
     select_features,
 )
 
@@ -52,7 +51,7 @@ class _SeparableConv(nn.Module):
         relu_first: bool = True,
     ):
         super().__init__()
-        bias = needs_bias(norm)
+        bias = not norm  # which has one of its own
         depthwise = nn.Conv2d(
             in_channels,
             in_channels,
@@ -104,7 +103,7 @@ class _XceptionBlock(nn.Module):
         self.skip = skip
         if skip == "conv":
             self.conv = nn.Conv2d(
-                channels[0], channels[3], kernel_size=1, stride=stride, bias=needs_bias(norm)
+                channels[0], channels[3], kernel_size=1, stride=stride, bias=not norm
             )
             self.bn = build_norm(norm, channels[3])
         shared: dict[str, Any] = {"norm": norm, "dilation": dilation, "relu_first": relu_first}
@@ -138,6 +137,10 @@ class Xception65(Backbone):
     Raises ValueError for an unknown output stride, feature or norm.
     """
 
+    _out_features: list[str]
+    # Images should be multiples of this; other sizes work, with features rounded up.
+    size_divisibility = 32
+
     def __init__(
         self,
         *,
@@ -149,7 +152,8 @@ class Xception65(Backbone):
         if output_stride not in STRIDES_AND_DILATIONS:
             raise ValueError(f"output_stride={output_stride}: choose 8, 16 or 32")
         strides, dilations = STRIDES_AND_DILATIONS[output_stride]
-        self.shapes = select_features(
+        select_features(
+            self,
             out_features,
             {
                 "res2": ShapeSpec(channels=256, stride=4),
@@ -158,7 +162,7 @@ class Xception65(Backbone):
                 "res5": ShapeSpec(channels=2048, stride=output_stride),
             },
         )
-        bias = needs_bias(norm)
+        bias = not norm
         self.conv1 = nn.Conv2d(3, 32, kernel_size=3, stride=2, padding=1, bias=bias)
         self.bn1 = build_norm(norm, 32)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1, bias=bias)
@@ -181,18 +185,9 @@ class Xception65(Backbone):
         init_weights(self)
 
     @property
-    def size_divisibility(self) -> int:
-        """Image sizes should be multiples of this; other sizes work, with features rounded up."""
-        return 32
-
-    @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice; none writes to its input."""
         return [block for block in self.children() if isinstance(block, _XceptionBlock)]
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every returned feature."""
-        return dict(self.shapes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}."""
@@ -206,4 +201,4 @@ class Xception65(Backbone):
             if number in (2, 3):
                 outputs[f"res{number}"] = before_stride
         outputs["res5"] = x
-        return {name: outputs[name] for name in self.shapes}
+        return {name: outputs[name] for name in self._out_features}
