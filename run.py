@@ -18,11 +18,10 @@ composition.register()
 
 def work(device: str, config: DictConfig, allowed: tuple[str, ...]) -> dict:
     """What each process of the run does; `allowed` is what lazy files allowed when composing."""
-    from panoptic_dl.launch.session import note_metrics, process_session
+    from panoptic_dl.launch.session import call_mode
 
     allow(*allowed)
-    with process_session(config, device):
-        return note_metrics(config.run_dir, build(config.mode, device=device))
+    return call_mode(config, device, lambda: build(config.mode, device=device))
 
 
 def run(config: DictConfig, job: Any) -> float | None:

@@ -7,6 +7,7 @@ an unknown key, or a value of another kind than the one it replaces, is a `Confi
 with the keys that were probably meant.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -278,15 +279,10 @@ def _as_text(override: str) -> str | None:
     if value[:1] in ("[", "{", "'", '"'):  # more likely a list or quote that was not closed
         return None
     quoted = f"{key}='" + re.sub(r"(\\*)(')", r"\1\1\\\2", value) + "'"
-    parser = OverridesParser.create()
-    try:
-        parser.parse_overrides([override])
-    except HydraException:
-        try:
-            (parsed,) = parser.parse_overrides([quoted])
-        except HydraException:
-            return None
-        return quoted if parsed.value() == value else None
+    for text in (override, quoted):
+        with contextlib.suppress(HydraException):
+            (parsed,) = OverridesParser.create().parse_overrides([text])
+            return quoted if text == quoted and parsed.value() == value else None
     return None
 
 

@@ -58,7 +58,7 @@ class LazyConfigSource(ConfigSource):
         if not file.is_file():
             raise ConfigLoadError(f"No lazy config at {file}")
         try:
-            tree = load(file, name=group, companions=COMPANIONS.get(group, ()))
+            tree = _load(file, name=group, companions=COMPANIONS.get(group, ()))
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
             raise ConfigCompositionException(f"{file}: {type(error).__name__}: {error}") from error
         # `choice` keeps the names of the chosen options: runs and tables are named after them.
@@ -77,7 +77,7 @@ class LazySearchPath(SearchPathPlugin):
         search_path.append(provider="lazy_configs", path=f"lazy://{ROOT}")
 
 
-def load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, Any]:
+def _load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the variable `name` of a lazy file, and those of `companions` that it defines.
 
     The trees are plain dicts, lists and scalars; every callable is replaced by its dotted name, and

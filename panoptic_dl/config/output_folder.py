@@ -22,10 +22,7 @@ class CheckOutputFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            folder = _shared_folder(config)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
+        folder = _shared_folder(config)
         with read_write(config), open_dict(config):
             if not _is_main_process(config):  # the main process records how the run was started
                 config.hydra.run.dir = str(folder)
@@ -67,36 +64,26 @@ def _is_main_process(config: DictConfig) -> bool:
 
 
 def _shared_folder(config: DictConfig) -> Path:
-    """The output folder of a single run, the same one in all its processes.
-
-    Args:
-        config: the whole config, `hydra` included.
-
-    Raises:
-        ValueError: each machine or attempt would make a folder of its own.
-    """
+    """The output folder of a single run; SystemExit where each process would have its own."""
     folder = Path(config.hydra.run.dir)
     dated = _has_time(config.hydra.run, config)
     if _under_torchrun():
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and dated:
-            raise ValueError(
-                "torchrun --max-restarts has to find the folder again: name it, "
+            raise SystemExit(
+                "error: torchrun --max-restarts has to find the folder again: name it, "
                 "run_dir=/shared/folder, and add resume=auto"
             )
         return Path(_from_rank_0(str(folder.absolute())))
     if config.launch.num_machines > 1 and dated:
-        raise ValueError(
-            "several machines share one folder: give all of them the same run_dir=/shared/folder"
+        raise SystemExit(
+            "error: several machines share one folder: give all of them the same "
+            "run_dir=/shared/folder"
         )
     return folder
 
 
 def is_recorded(config: DictConfig, job: Any) -> bool:
-    """Whether this process writes `run.json`: the main process of a run that is no trial.
-
-    Args:
-        job: the job's `hydra` node.
-    """
+    """Whether this process writes `run.json`: the main process of a run that is no trial."""
     trial = job.runtime.choices.get("mode") == "train" and config.train.fast_dev_run is True
     return _is_main_process(config) and not trial
 
@@ -128,12 +115,7 @@ def check_requeue(config: DictConfig, job: Any) -> None:
 
 
 def _has_time(place: Any, config: DictConfig) -> bool:
-    """Whether the folder of a run or sweep is named after the time of its start.
-
-    Args:
-        place: `hydra.run` or `hydra.sweep`.
-        config: has `run_dir` and `sweep_dir`, which the folder usually is.
-    """
+    """Whether `place`, `hydra.run` or `hydra.sweep`, is named after the time of its start."""
     text = OmegaConf.to_yaml(place)  # interpolations as they are written
     for key in ("run_dir", "sweep_dir"):
         if f"${{{key}}}" in text:

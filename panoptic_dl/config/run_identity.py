@@ -77,8 +77,8 @@ def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
         "command": command(overrides, search=search),
         "sweep": Path(hydra.sweep.dir).absolute().name if in_sweep else None,
         "seed": resolved_value(config, "seed"),
-        "config_hash": config_hash(config, mode),
-        "config_hash_any_seed": config_hash(config, mode, any_seed=True),
+        "config_hash": _config_hash(config, mode),
+        "config_hash_any_seed": _config_hash(config, mode, any_seed=True),
         "recipe": resolved_value(config, "recipe_record"),
         "train": {
             key: resolved_value(config, f"train.{key}")
@@ -121,7 +121,7 @@ def row_folder(mode: str, name: str, overrides: str) -> str:
     return safe
 
 
-def config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:
+def _config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:
     """SHA-256 of what a run's metrics depend on, in hexadecimal digits.
 
     Interpolations count as they are written: what they lead to is in the config itself, or belongs

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from panoptic_dl.core.files import read_json, write_text
 from panoptic_dl.core.run_folder import CLASSES
+from panoptic_dl.core.settings import has_type
 
 Color = tuple[int, int, int]  # RGB, 0..255
 
@@ -82,12 +82,10 @@ def load_classes(file: Path) -> Classes:
     try:
         content = read_json(file)
         names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("there are no names, or one is no text")
-        if not all(len(c) == 3 and all(_is_index(v, 256) for v in c) for c in colors):
+        if not (names and has_type(names, list[str]) and has_type(things, list[int])):
+            raise ValueError("there are no names, one is no text, or a thing no number")
+        if not all(has_type(c, list[int]) and 0 <= min(c) <= max(c) < 256 for c in colors):
             raise ValueError("a color is not [red, green, blue] of 0..255")
-        if not all(_is_index(thing, len(names)) for thing in things):
-            raise ValueError("a thing is none of the classes")
         return Classes(tuple(names), tuple((r, g, b) for r, g, b in colors), tuple(things))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
@@ -105,10 +103,6 @@ def count_classes(classes: Classes) -> int:
 def thing_ids(classes: Classes) -> list[int]:
     """Contiguous ids of those that have instances: for configs."""
     return list(classes.thing_ids)
-
-
-def _is_index(value: Any, length: int) -> bool:
-    return type(value) is int and 0 <= value < length
 
 
 def record_classes(classes: Classes, run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Versions, devices, Detectron2's origin: `python -m panoptic_dl.core.environment` prints them."""
 
+import contextlib
 import importlib
 import os
 import platform
@@ -48,25 +49,17 @@ def describe_device(device: str) -> str:
     """What a measurement ran on: the GPU, or the processor and threads; and the torch version."""
     import torch
 
-    if torch.device(device).type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    num_threads = torch.get_num_threads()
-    threads = f"{num_threads} thread" + ("s" if num_threads > 1 else "")
-    return f"{_processor()}, {threads}, torch {torch.__version__}"
+    name, threads = _device_name(device), torch.get_num_threads()
+    if torch.device(device).type == "cpu":
+        name += f", {threads} thread" + ("s" if threads > 1 else "")
+    return f"{name}, torch {torch.__version__}"
 
 
 def measured_on(device: str) -> dict[str, Any]:
     """Versions and the device's name, as `run.json` keeps them."""
-    import torch
-
-    cuda = torch.device(device).type == "cuda"
-    return {
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
-        "detectron2": detectron2_origin(),
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
-    }
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    origin = {"detectron2": detectron2_origin(), "device": _device_name(device)}
+    return {"python": platform.python_version(), **versions, **origin}
 
 
 def git_revision() -> dict[str, Any] | None:
@@ -83,13 +76,16 @@ def git(command: str) -> str:
     return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _device_name(device: str) -> str:
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):  # on Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def version(name: str) -> str:

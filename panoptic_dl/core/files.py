@@ -130,7 +130,7 @@ def sha256_of(path: Path) -> str:
 _locks: set[int] = set()  # descriptors of the locks that this process holds
 
 
-def acquire_lock(path: Path, *, wait: bool = False) -> int | None:
+def acquire_lock(path: Path, *, wait: bool = False, shared: bool = False) -> int | None:
     """Lock a file, which is created if missing, or a folder, against other processes.
 
     The lock is held until `release_lock`, or until this process ends, however it ends. Forked
@@ -138,6 +138,7 @@ def acquire_lock(path: Path, *, wait: bool = False) -> int | None:
 
     Args:
         wait: until no other process holds the lock.
+        shared: with processes that share it, too; the file must exist.
 
     Returns:
         A descriptor for `release_lock`; None where the disk has no locks.
@@ -146,10 +147,11 @@ def acquire_lock(path: Path, *, wait: bool = False) -> int | None:
         BlockingIOError: another process holds the lock, and `wait` is false.
         OSError: the file cannot be opened.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY if shared or path.is_dir() else os.O_RDWR | os.O_CREAT
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     descriptor = os.open(path, flags, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
@@ -188,16 +190,10 @@ os.register_at_fork(after_in_child=_close_inherited_locks)
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
         # Shared with others that ask, and for an instant: `folder_lock` tries more than once.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        release_lock(acquire_lock(path, shared=True))
     except OSError as error:
-        return isinstance(error, BlockingIOError)  # else a disk without locks
-    finally:
-        os.close(descriptor)
+        return isinstance(error, BlockingIOError)
     return False
 
 

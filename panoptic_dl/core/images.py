@@ -47,7 +47,7 @@ def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
         upright = detection_utils._apply_exif_orientation(image)
         pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(upright, image_format)
     except (OSError, SyntaxError, ValueError) as error:  # damaged metadata
-        raise unreadable(file, error) from error
+        raise _unreadable(file, error) from error
     return pixels
 
 
@@ -60,7 +60,13 @@ def read_panoptic_ids(file: str | Path) -> NDArray[np.uint32]:
         UnreadableImageError: it cannot be read.
         EvaluationError: it has no colors.
     """
-    return _read_label(file, _panoptic_ids)
+
+    def decode(image: Image.Image) -> NDArray[np.uint32]:
+        if image.mode not in ("RGB", "RGBA"):
+            raise EvaluationError(f"{file} is no panoptic label: its mode is {image.mode}, not RGB")
+        return colors_to_ids(np.asarray(image)[..., :3])
+
+    return _read_label(file, decode)
 
 
 def read_label_ids(file: str | Path) -> NDArray[np.integer]:
@@ -72,7 +78,14 @@ def read_label_ids(file: str | Path) -> NDArray[np.integer]:
         UnreadableImageError: it cannot be read.
         EvaluationError: it has several channels.
     """
-    return _read_label(file, _label_ids)
+
+    def decode(image: Image.Image) -> NDArray[np.integer]:
+        pixels = np.array(image)
+        if pixels.ndim != 2:
+            raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
+        return pixels
+
+    return _read_label(file, decode)
 
 
 def read_size(file: str | Path) -> tuple[int, int]:
@@ -85,7 +98,7 @@ def read_size(file: str | Path) -> tuple[int, int]:
         with Image.open(file) as image:
             return image.height, image.width
     except (OSError, SyntaxError) as error:
-        raise unreadable(file, error) from error
+        raise _unreadable(file, error) from error
 
 
 def open_image(file: str | Path) -> Image.Image:
@@ -94,13 +107,11 @@ def open_image(file: str | Path) -> Image.Image:
     Raises:
         UnreadableImageError: the file is missing, truncated or no image.
     """
-    from detectron2.utils.file_io import PathManager
-
     try:
-        with PathManager.open(str(file), "rb") as opened:
+        with open(file, "rb") as opened:
             return decode_image(opened)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all on damaged files
-        raise unreadable(file, error) from error
+        raise _unreadable(file, error) from error
 
 
 def decode_image(opened: BinaryIO) -> Image.Image:
@@ -111,7 +122,7 @@ def decode_image(opened: BinaryIO) -> Image.Image:
     return image
 
 
-def unreadable(file: str | Path, error: Exception) -> UnreadableImageError:
+def _unreadable(file: str | Path, error: Exception) -> UnreadableImageError:
     """The error to raise for a file whose reading ended in `error`."""
     return UnreadableImageError(
         f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
@@ -159,33 +170,18 @@ def no_truncated_images() -> Iterator[None]:
 _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label of the last label
 
 
-def _read_label(
-    file: str | Path, decode: Callable[[str | Path, Image.Image], NDArray[Any]]
-) -> NDArray[Any]:
+def _read_label(file: str | Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
     try:
         status = Path(file).stat()
     except OSError as error:
-        raise unreadable(file, error) from error
-    key = decode, str(file), status.st_mtime_ns, status.st_size
+        raise _unreadable(file, error) from error
+    key = decode.__qualname__, str(file), status.st_mtime_ns, status.st_size
     if getattr(_of_thread, "key", None) != key:
-        label = decode(file, open_image(file))
+        label = decode(open_image(file))
         label.flags.writeable = False
         _of_thread.key, _of_thread.label = key, label
     found: NDArray[Any] = _of_thread.label
     return found
-
-
-def _panoptic_ids(file: str | Path, image: Image.Image) -> NDArray[np.uint32]:
-    if image.mode not in ("RGB", "RGBA"):
-        raise EvaluationError(f"{file} is no panoptic label: its mode is {image.mode}, not RGB")
-    return colors_to_ids(np.asarray(image)[..., :3])
-
-
-def _label_ids(file: str | Path, image: Image.Image) -> NDArray[np.integer]:
-    pixels = np.array(image)
-    if pixels.ndim != 2:
-        raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
-    return pixels
 
 
 def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -236,14 +232,32 @@ def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDA
     return found
 
 
-class LabelSpec:
-    """What labels of a dataset may hold: classes 0..num_classes-1, and `ignore_label`."""
+class SemanticLabelReader:
+    """Reads the semantic label of a record: its own file, else made from the panoptic PNG.
+
+    Labels may hold the classes 0..num_classes-1, and `ignore_label` where pixels have none.
+    """
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
         if not 0 < num_classes <= 255 or not 0 <= ignore_label <= 255:
             raise ValueError(f"labels are 8 bit: {num_classes=}, {ignore_label=} do not fit")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
+
+    def __call__(self, record: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Read the label: (H, W).
+
+        Raises:
+            DatasetError: a file cannot be read, or holds an id outside the classes; names both.
+        """
+        if "sem_seg_file_name" in record:
+            file = record["sem_seg_file_name"]
+            label = read_image(file, "L").squeeze(2)
+            self.check_semantic(label, file)
+            return label
+        ids = colors_to_ids(read_image(record["pan_seg_file_name"], "RGB"))
+        self.check_panoptic(ids, record)
+        return self.to_semantic(ids, record)
 
     def check_panoptic(self, ids: NDArray[np.integer], record: Mapping[str, Any]) -> None:
         """Raise `DatasetError` unless the ids (H, W) of a panoptic PNG fit its record.
@@ -296,33 +310,6 @@ class LabelSpec:
         except ValueError as error:
             file = record["pan_seg_file_name"]
             raise DatasetError(f"{file}: {error} in segments_info of the JSON file") from error
-
-
-class SemanticLabelReader:
-    """Reads the semantic label of a record: its own file, else made from the panoptic PNG.
-
-    Args:
-        num_classes: classes are 0..num_classes-1.
-        ignore_label: label of pixels without a class.
-    """
-
-    def __init__(self, *, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
-        self._spec = LabelSpec(num_classes, ignore_label)
-
-    def __call__(self, record: Mapping[str, Any]) -> NDArray[np.uint8]:
-        """Read the label: (H, W).
-
-        Raises:
-            DatasetError: a file cannot be read, or holds an id outside the classes; names both.
-        """
-        if "sem_seg_file_name" in record:
-            file = record["sem_seg_file_name"]
-            label = read_image(file, "L").squeeze(2)
-            self._spec.check_semantic(label, file)
-            return label
-        ids = colors_to_ids(read_image(record["pan_seg_file_name"], "RGB"))
-        self._spec.check_panoptic(ids, record)
-        return self._spec.to_semantic(ids, record)
 
 
 def require_same_size(

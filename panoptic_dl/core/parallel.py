@@ -27,8 +27,6 @@ SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
 Say = Callable[[str], object]  # takes a line for people, such as `print`
 
-_stop: Any = None  # in a worker: the event that asks it to stop
-
 
 def count_cores() -> int:
     """CPU cores that this process may use: on a cluster, those that its job was given."""
@@ -128,9 +126,9 @@ def parallel_map(
     """Call `function(*job)` for each of the jobs and yield the results, in the order of the jobs.
 
     Workers ignore Ctrl-C, which a terminal sends to all processes of a command. When the loop over
-    the results ends early (an error, Ctrl-C), jobs under way are asked to stop, see
-    `stop_if_asked`, and waited for; `contextlib.closing` makes that certain. When this process is
-    killed, its workers end by themselves.
+    the results ends early (an error, Ctrl-C), jobs under way get a SystemExit, clean up, and are
+    waited for; `contextlib.closing` makes that certain. When this process is killed, its workers
+    end by themselves.
 
     Args:
         function: can be pickled.
@@ -145,40 +143,34 @@ def parallel_map(
         yield from (function(*job) for job in jobs)
         return
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    stop = context.Event()
     with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_begin_worker, initargs=(stop, os.getpid())
+        num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
     ) as pool:
         try:
             yield from pool.map(partial(_call, function), *zip(*jobs, strict=True))
-        except BrokenProcessPool as error:
+        except BaseException as error:
+            # A second Ctrl-C must not leave workers behind, which end in a moment.
+            with handling([signal.SIGINT], signal.SIG_IGN):
+                for worker in list(pool._processes.values()):
+                    worker.terminate()
+                pool.shutdown(cancel_futures=True)
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise DatasetError(
                 f"one of {num_workers} processes was killed, mostly because memory ran out{hint}"
             ) from error
-        finally:
-            # A second Ctrl-C must not leave workers behind, which end in a moment.
-            with handling([signal.SIGINT], signal.SIG_IGN):
-                stop.set()
-                pool.shutdown(cancel_futures=True)
 
 
-class Stopped(Exception):
-    """A worker of `parallel_map` was asked to stop in the middle of a job."""
-
-
-def stop_if_asked() -> None:
-    """Raise `Stopped` in a worker whose result is no longer wanted; for long jobs."""
-    if _stop is not None and _stop.is_set():
-        raise Stopped
-
-
-def _begin_worker(stop: Any, parent: int) -> None:
-    global _stop
-    _stop = stop
+def _begin_worker(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as the pool ends its workers
+    signal.signal(signal.SIGTERM, _end_job)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_job(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends several; the job cleans up
+    sys.exit(1)
 
 
 def _call(function: Callable[..., Any], *job: Any) -> Any:

@@ -29,6 +29,7 @@ from panoptic_dl.core.files import (
     release_lock,
     write_text,
 )
+from panoptic_dl.core.settings import describe_type, has_type
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class RunState:
             "device_hours": 0.0,
             "metrics": before.get("metrics"),
         }
-        _write(self.folder, _summed(state))
+        _write(self.folder, state)
 
     def write_resolved(self, text: str) -> None:
         """Keep the resolved config of this attempt, in YAML."""
@@ -133,7 +134,7 @@ class RunState:
                 "seconds": round(time.time() - self._started, 3),
                 "status": status,
             }
-            _write(self.folder, _summed(state | {"status": status, "error": error}))
+            _write(self.folder, state | {"status": status, "error": error})
         release_lock(self._lock)
         self._lock = None
 
@@ -142,7 +143,7 @@ def note(run_dir: str, **facts: Any) -> None:
     """Add to `run.json` what only the main process of a run knows: its environment, its metrics."""
     state = read_state(Path(run_dir))
     if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
-        _write(Path(run_dir), _summed(state | facts))
+        _write(Path(run_dir), state | facts)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -197,23 +198,22 @@ def _closed(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _summed(state: dict[str, Any]) -> dict[str, Any]:
-    environment = state.get("environment") or {}
-    seconds = sum(each["seconds"] for each in state["attempts"])
-    devices = max(1, environment.get("devices") or environment.get("processes") or 1)
-    return state | {
-        "wall_seconds": round(seconds, 3),
-        "device_hours": round(seconds * devices / 3600, 6),
-    }
-
-
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _write(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write `run.json`, with the time of all attempts."""
+    environment = state.get("environment") or {}
+    seconds = sum(each["seconds"] for each in state["attempts"])
+    devices = max(1, environment.get("devices") or environment.get("processes") or 1)
+    content = {
+        **state,
+        "wall_seconds": round(seconds, 3),
+        "device_hours": round(seconds * devices / 3600, 6),
+    }
     with _never_failing(folder / RUN):
-        write_text(folder / RUN, json.dumps(state, indent=2, allow_nan=False) + "\n")
+        write_text(folder / RUN, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -294,59 +294,47 @@ class Fields:
         self.data, self.where = data, where
 
     def text(self, key: str, *, required: bool = False) -> str:
-        value = self._get(key, str, "text")
+        value = self._get(key, str)
         if required and not value:
             raise ValueError(f"{self.where}: {key} is missing")
-        return str(value or "")
+        return value or ""
 
     def flag(self, key: str) -> bool:
-        return bool(self._get(key, bool, "true or false"))
+        return bool(self._get(key, bool))
 
     def number(self, key: str) -> float:
-        value = self._get(key, (int, float), "a number")
-        if isinstance(value, bool):
-            raise ValueError(f"{self.where}: {key} must be a number, not {value!r}")
+        value = self._get(key, float)
         try:
             return math.nan if value is None else float(value)
         except OverflowError:  # a number of hundreds of digits
             return math.inf
 
     def object(self, key: str) -> "Fields":
-        return Fields(self._get(key, dict, "an object") or {}, f"{self.where}: {key}")
+        return Fields(self._get(key, dict) or {}, f"{self.where}: {key}")
 
     def texts(self, key: str) -> Sequence[str]:
-        return [str(value) for value in self._get(key, list, "a list") or ()]
+        return [str(value) for value in self._get(key, list) or ()]
 
     def objects(self, key: str) -> Sequence["Fields"]:
-        found = self._get(key, list, "a list") or []
-        if not all(isinstance(item, dict) for item in found):
-            raise ValueError(f"{self.where}: {key} must be a list of objects")
-        return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(found)]
+        found = enumerate(self._get(key, list[dict]) or ())
+        return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in found]
 
     def numbers(self) -> Mapping[str, float]:
         """All keys, which must be numbers or null."""
         return {str(key): self.number(key) for key in self.data}
 
-    def _get(self, key: str, kind: type | tuple[type, ...], expected: str) -> Any:
+    def _get(self, key: str, kind: type) -> Any:
         value = self.data.get(key)
-        if value is not None and not isinstance(value, kind):
+        if value is not None and not has_type(value, kind):
+            expected = "text" if kind is str else describe_type(kind)
             raise ValueError(f"{self.where}: {key} must be {expected}, not {str(value)[:80]!r}")
         return value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's config, resolved where the folder has it so; {} if there is none or it is damaged."""
-    for name in (RESOLVED, CONFIG):
-        file = folder / name
-        try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            logger.warning("%s is damaged and not used: %s", file, error)
-            return {}
-        return found if isinstance(found, dict) else {}
-    return {}
+    """The resolved config of this attempt at a run, see `RunState.write_resolved`; {} without."""
+    file = folder / RESOLVED
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def find_weights(path: str | Path) -> Path:

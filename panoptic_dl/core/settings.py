@@ -11,7 +11,7 @@ How to add a setting: add a field here and use it where the object is.
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -21,9 +21,7 @@ EXPERIMENT_PARTS = ("dataset", "task", "backbone", "head")  # in the order of an
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
-def key(
-    default: Any, meaning: str, *, choices: tuple[str | None, ...] = (), **limits: float
-) -> Any:
+def key(default: Any, meaning: str, choices: tuple[str | None, ...] = (), **limits: float) -> Any:
     """A field of a settings class.
 
     Args:
@@ -32,7 +30,7 @@ def key(
         choices: all values that there are.
         limits: `least`, `most`, `above`, `below`: of a number, or of each number of a list.
     """
-    metadata = {"meaning": meaning, "limits": limits, "choices": choices}
+    metadata = {"default": default, "meaning": meaning, "limits": limits, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -64,62 +62,43 @@ class TrainSettings(Settings, group="train"):
 
     iterations: int = key("${recipe_record.iterations}", "Optimizer steps.", least=1)
     batch_size: int = key(
-        "${recipe_record.batch_size}",
-        "Images of one iteration, over all processes and forward passes.",
-        least=1,
+        "${recipe_record.batch_size}", "Images of one iteration, over all processes.", least=1
     )
     images_per_gpu: int | None = key(
-        None,
-        "Most images in one forward pass: with fewer than its share of the batch a process makes "
-        "several passes; null: all at once.",
-        least=1,
+        None, "Most images in one forward pass of a process; null: its whole share.", least=1
     )
     accumulate: int | None = key(
-        None,
-        "Forward passes whose gradients are summed for one iteration; null: as many as "
-        "`images_per_gpu` needs.",
-        least=1,
+        None, "Forward passes of one iteration; null: as many as `images_per_gpu` needs.", least=1
     )
     auto_scale_lr: bool = key(
         False, "Multiply `optimizer.lr` by batch_size over the recipe's batch (linear rule)."
     )
     num_workers: int = key(10, "Loader processes per training process.", least=0)
     precision: str = key(
-        "fp32",
-        "Arithmetic of the network: fp32 is strict, also on GPUs with TF32; fp16 uses a gradient "
-        "scaler.",
-        choices=PRECISIONS,
+        "fp32", "Arithmetic of the network: fp32 is strict; fp16 scales the loss.", PRECISIONS
     )
     channels_last: bool = key(False, "Memory format of weights and activations.")
     compile: bool = key(
         False, "`torch.compile` of backbone and heads; evaluation runs them uncompiled."
     )
     activation_checkpointing: bool = key(
-        False,
-        "Compute the activations inside the backbone's blocks twice instead of keeping them, "
-        "which needs less memory.",
+        False, "Compute activations of the backbone's blocks twice, which needs less memory."
     )
     clip_norm: float | None = key(
         None, "Largest L2 norm of the gradient of all parameters; null: any.", above=0
     )
     ema: float | None = key(
         None,
-        "Decay of a moving average of the weights, which is evaluated as well, such as 0.9999; "
-        "null: no average.",
+        "Decay, such as 0.9999, of an average of the weights, which is evaluated too; null: none.",
         above=0,
         below=1,
     )
     on_nonfinite: str = key(
-        "stop",
-        "What to do when a loss or gradient is infinite or not a number.",
-        choices=("stop", "skip"),
+        "stop", "What to do when a loss or gradient is infinite or NaN.", ("stop", "skip")
     )
     max_nonfinite_skips: int = key(10, "Steps that a run may skip for `on_nonfinite`.", least=0)
     overfit_batches: int = key(
-        0,
-        "Train on the first N batches again and again, to see whether a model can learn them; "
-        "0: on all data.",
-        least=0,
+        0, "Train on the first N batches again and again, as a test; 0: on all data.", least=0
     )
     fast_dev_run: bool = key(
         False, "Run 4 iterations of everything on 4 images, in run_dir/fast_dev_run, as a test."
@@ -134,22 +113,16 @@ class CheckpointSettings(Settings, group="checkpoint"):
     """`checkpoint.*`."""
 
     period: int = key(
-        5000,
-        "Iterations between checkpoints; one is also saved before each evaluation and at the end.",
-        least=1,
+        5000, "Iterations between checkpoints, besides those of evaluations and the end.", least=1
     )
     kept: int = key(
-        3,
-        "Numbered checkpoints that are kept, besides model_final.pth and model_best.pth.",
-        least=1,
+        3, "Numbered checkpoints kept, besides model_final.pth and model_best.pth.", least=1
     )
     best: str | None = key(
         None, "Metric that model_best.pth is best in, such as PQ; null: the first of the table."
     )
     on_error: str = key(
-        "stop",
-        "What to do when a checkpoint cannot be written (full disk); older ones stay as they are.",
-        choices=("stop", "continue"),
+        "stop", "What to do when a checkpoint cannot be written (full disk).", ("stop", "continue")
     )
 
 
@@ -159,23 +132,18 @@ class LaunchSettings(Settings, group="launch"):
 
     num_gpus: int | None = key(
         None,
-        "GPUs of each machine, one process per GPU; null: one if there is one, else the CPU; "
-        "0: the CPU.",
+        "GPUs of each machine, one process each; 0: the CPU; null: one if there is one.",
         least=0,
     )
     num_cpu_processes: int = key(
         1, "Processes of a machine without GPUs, which train together over gloo.", least=1
     )
     num_machines: int = key(
-        1,
-        "Machines; run.py is started once on each, with its own machine_rank and the same run_dir.",
-        least=1,
+        1, "Machines; start run.py on each, with its machine_rank and the same run_dir.", least=1
     )
     machine_rank: int = key(0, "Rank of this machine; 0 is the one that dist_url names.", least=0)
     dist_url: str = key(
-        "auto",
-        "Where several machines meet: tcp://HOST:PORT, with a free port of machine 0; auto works "
-        "under SLURM.",
+        "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
     requeue: bool = key(
         False, "SLURM: after SIGUSR1 or SIGUSR2 the job queues again; needs resume=auto."
@@ -188,26 +156,19 @@ class EvaluationSettings(Settings, group="evaluation"):
 
     per_class: bool = key(False, "Print the tables of all classes too; results.md always has them.")
     official: bool = key(
-        False,
-        "Run the scripts of the datasets' authors too; a metric that differs from ours is an "
-        "error.",
+        False, "Run the datasets' own scripts too; metrics that differ from ours are an error."
     )
     num_threads: int = key(
-        2,
-        "Threads that decode labels and match segments while the network runs; 0: do it in turn "
-        "with the network.",
-        least=0,
+        2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
     )
     scales: list[float] = key(
-        [1.0],
-        "Scales of the test image; the outputs of several are averaged, as with flip.",
-        above=0,
+        [1.0], "Scales of the test image; outputs are averaged, as with flip.", above=0
     )
     flip: bool = key(False, "Average with the output for the mirrored image.")
     save: str | list[str] | None = key(
         None,
-        "Kinds of predictions that are written to files for the servers of COCO and Cityscapes: "
-        "panoptic, instances, semantic, or a list of them.",
+        "Predictions that are saved for the servers of COCO and Cityscapes: panoptic, instances, "
+        "semantic, or a list of them.",
     )
     picture_count: int = key(
         4, "First images that are drawn as image | ground truth | prediction; 0: none.", least=0
@@ -252,11 +213,9 @@ class BenchmarkSettings(Settings, group="benchmark"):
         False, "Nothing after the network, as the published BENCHMARK_NETWORK_SPEED."
     )
     postprocess: str = key(
-        "fast",
-        "Our post-processing, or Detectron2's function (reference), to compare their times.",
-        choices=("fast", "reference"),
+        "fast", "Our post-processing, or Detectron2's (reference).", ("fast", "reference")
     )
-    precision: str = key("fp32", "Arithmetic of the network.", choices=PRECISIONS)
+    precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
     channels_last: bool = key(False, "Memory format of weights and activations.")
     compile: bool = key(False, "`torch.compile` of the network.")
     fold_batch_norm: bool = key(
@@ -268,12 +227,7 @@ class BenchmarkSettings(Settings, group="benchmark"):
 class BrowseSettings(Settings, group="browse"):
     """`browse.*`."""
 
-    count: int = key(
-        8,
-        "Training samples that are drawn, in the order of training; after the last image the next "
-        "epoch begins.",
-        least=1,
-    )
+    count: int = key(8, "Training samples that are drawn, in the order of training.", least=1)
     num_workers: int = key(0, "Loader processes.", least=0)
 
 
@@ -289,29 +243,24 @@ class DemoSettings(Settings, group="demo"):
     layout: str = key(
         "overlay",
         "A picture of each view (overlay), one of the image and all views (side_by_side), or both.",
-        choices=("overlay", "side_by_side", "both"),
+        ("overlay", "side_by_side", "both"),
     )
-    format: str = key("jpg", "Format of pictures; videos are mp4.", choices=("jpg", "png"))
+    format: str = key("jpg", "Format of pictures; videos are mp4.", ("jpg", "png"))
     save: str | None = key(
-        None,
-        "Also write coco_panoptic.json and its PNGs, in COCO's panoptic format.",
-        choices=(None, "json"),
+        None, "Also write coco_panoptic.json and its PNGs, in COCO's format.", (None, "json")
     )
     legend: bool = key(True, "Draw the classes below pictures (never in videos).")
     labels: bool = key(True, "Draw names into the picture, with the scores of instances.")
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(
         "network",
-        "Group pixels at the size that the network sees, or at that of the image, as mode=eval "
-        "does.",
-        choices=("network", "image"),
+        "Size at which pixels are grouped: the network's, or the image's, as mode=eval does.",
+        ("network", "image"),
     )
-    precision: str = key("fp32", "Arithmetic of the network.", choices=PRECISIONS)
+    precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
     num_workers: int | None = key(
-        None,
-        "Threads that read, and as many that draw and write; null: one per core, at most 8.",
-        least=1,
+        None, "Threads that read, and that draw; null: one per core, at most 8.", least=1
     )
     max_frames: int | None = key(None, "Frames of a video or camera; null: all.", least=1)
 
@@ -329,7 +278,7 @@ class DoctorSettings(Settings, group="doctor"):
 
 def defaults(group: str) -> dict[str, Any]:
     """The default of each key of a group; interpolations are text."""
-    return {each.name: _default(each) for each in fields(GROUPS[group])}  # type: ignore[arg-type]
+    return {each.name: each.metadata["default"] for each in fields(GROUPS[group])}  # type: ignore[arg-type]
 
 
 def type_of(name: str) -> Any:
@@ -367,7 +316,7 @@ def settings_table(group: str) -> list[tuple[str, str, str, str]]:
     """Dotted key, default, values and meaning of each setting of a group, as text."""
     hints, rows = get_type_hints(GROUPS[group]), []
     for each in fields(GROUPS[group]):  # type: ignore[arg-type]
-        default = _default(each)
+        default = each.metadata["default"]
         shown = default if isinstance(default, str) else json.dumps(default)
         values = _values(hints[each.name], each.metadata)
         rows.append((f"{group}.{each.name}", shown, values, each.metadata["meaning"]))
@@ -380,6 +329,8 @@ _WORDS = {
     bool: "true or false",
     str: "a word",
     NoneType: "null",
+    list: "a list",
+    dict: "an object",
 }
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "least": ("at least", operator.ge),
@@ -387,10 +338,6 @@ _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above", operator.gt),
     "below": ("below", operator.lt),
 }
-
-
-def _default(each: Any) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def _values(hint: Any, metadata: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
-from panoptic_dl.core.images import IGNORE_LABEL, LabelSpec, read_image, require_same_size
+from panoptic_dl.core.images import IGNORE_LABEL, SemanticLabelReader, read_image, require_same_size
 from panoptic_dl.data.augment import Augment, Augmentations
 from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.sources import IDS, Source, open_source
@@ -50,7 +50,7 @@ class TrainMapper:
     ) -> None:
         self.augment = Augment(augmentations, augmentation)
         self.image_format = image_format
-        self.spec = LabelSpec(num_classes, ignore_label)
+        self.spec = SemanticLabelReader(num_classes, ignore_label)
         self.cache = cache
         self._checked: set[str] = set()  # label files
 
@@ -230,7 +230,7 @@ class TruthMapper:
         ignore_crowd_in_semantic: bool = False,
     ) -> None:
         self.mapper = mapper
-        self.spec = LabelSpec(num_classes, ignore_label)
+        self.spec = SemanticLabelReader(num_classes, ignore_label)
         self.targets = PanopticTargets(
             ignore_label=ignore_label,
             thing_ids=thing_ids,

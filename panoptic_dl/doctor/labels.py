@@ -25,7 +25,7 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     VOID_ID,
-    LabelSpec,
+    SemanticLabelReader,
     colors_to_ids,
     decode_image,
     segment_numbers,
@@ -118,7 +118,8 @@ def check_files(
                 counts = np.bincount(semantic.ravel(), minlength=num_classes)[:num_classes]
                 report.classes.update(dict(enumerate(counts.tolist())))
                 try:
-                    LabelSpec(num_classes, ignore_label).check_semantic(semantic, semantic_file)
+                    reader = SemanticLabelReader(num_classes, ignore_label)
+                    reader.check_semantic(semantic, semantic_file)
                 except DatasetError as error:
                     report.add("semantic labels", str(error))
         if semantic is None or report.has("sizes", "labels", "label ids", "semantic labels"):

@@ -47,11 +47,10 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         KeyboardInterrupt: a signal ended processes that had nothing to save.
     """
     numbers = LaunchSettings(**settings)
-    num_gpus, num_machines = numbers.num_gpus, numbers.num_machines
-    machine_rank = numbers.machine_rank
+    num_machines, machine_rank = numbers.num_machines, numbers.machine_rank
     url = _meeting_point(num_machines, machine_rank, numbers.dist_url)
     there = torch.cuda.device_count()
-    wanted = min(1, there) if num_gpus is None else num_gpus
+    wanted = min(1, there) if numbers.num_gpus is None else numbers.num_gpus
     if wanted > there:
         raise ValueError(
             f"launch.num_gpus={wanted}, but this machine has {there}. "
@@ -63,7 +62,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
             raise ValueError(
                 "torchrun knows the machines itself: leave launch.num_machines out, or torchrun"
             )
-        return _join_torchrun(work, device, num_gpus, args)
+        return _join_torchrun(work, device, numbers.num_gpus, args)
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # in a job of joblib
         multiprocessing.set_start_method(None, force=True)  # neither PyTorch nor loaders know it
     processes = wanted or numbers.num_cpu_processes
@@ -183,10 +182,7 @@ def _passing_signals_on() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _share_of_threads(processes: int) -> Iterator[None]:
-    """Let processes started inside share the cores, unless OMP_NUM_THREADS is set.
-
-    With more threads than cores two processes are many times slower than one.
-    """
+    """Let processes started inside share the cores: with more threads they are far slower."""
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
@@ -198,33 +194,22 @@ def _share_of_threads(processes: int) -> Iterator[None]:
 
 
 class _Pickled:
-    """A function that is pickled by value, with cloudpickle.
-
-    In a job of joblib or submitit, run.py is not the main module, and its functions are found by no
-    name.
-    """
+    """A function pickled by value: jobs of joblib and submitit find those of run.py by no name."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)
 
 
 def _unpickle(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
-    """Unpickle the function in a new process, and watch its parent from then on.
-
-    On Linux, PyTorch has the system send SIGINT when the parent dies: training saves and ends. A
-    process that hangs, such as in a collective operation, is killed by a thread.
-    """
+    """Unpickle the function in a new process, and end this one some time after its parent."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        time.sleep(seconds)
+        time.sleep(seconds)  # on Linux, PyTorch has the system send SIGINT: training saves and ends
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="watches the parent").start()

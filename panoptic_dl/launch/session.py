@@ -110,24 +110,18 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         state.end("finished")
 
 
-@contextlib.contextmanager
-def process_session(config: Any, device: str) -> Iterator[None]:
-    """`session` in each process of a run, after what it does first; see `begin`."""
+def call_mode(config: Any, device: str, mode: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
     run_dir = config.run_dir
     with interruptible(), session(run_dir), requeue_when_stopped(config.launch.requeue):
-        begin(run_dir, config.seed, device)
-        if comm.is_main_process():
-            processes = comm.get_world_size()
-            devices = processes if device == "cuda" else 0
-            counts = {"devices": devices, "processes": processes}
+        _begin(run_dir, config.seed, device)
+        is_main, processes = comm.is_main_process(), comm.get_world_size()
+        if is_main:
+            counts = {"devices": processes if device == "cuda" else 0, "processes": processes}
             note(run_dir, environment=measured_on(device) | counts)
-        yield
-
-
-def note_metrics(run_dir: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Add the metrics of a mode's results, those of the main process, to `run.json`."""
-    if comm.is_main_process() and results:
-        note(run_dir, metrics=as_json(results.get("metrics")))
+        results = mode()
+        if is_main and results:
+            note(run_dir, metrics=as_json(results.get("metrics")))
     return results
 
 
@@ -147,14 +141,8 @@ def start(work: Callable[..., Any], config: Any, allowed: tuple[str, ...]) -> An
         return launch(work, config, allowed, num_gpus=None)
 
 
-def begin(run_dir: str, seed: int | None, device: str) -> None:
-    """Log to the console (main process) and to `run_dir`, seed, and save what the run stands on.
-
-    Args:
-        run_dir: gets log.txt, environment.txt, and git.txt with the revision and local changes.
-        seed: of Python, numpy and torch; each process adds its rank. None: a random one.
-        device: `cuda` or `cpu`.
-    """
+def _begin(run_dir: str, seed: int | None, device: str) -> None:
+    """Log to the console (main process) and to `run_dir`, seed, and save what the run stands on."""
     rank = comm.get_rank()
     # Loader workers of a process that was spawned would be spawned too: tens of seconds of imports.
     multiprocessing.set_start_method("fork", force=True)

@@ -98,20 +98,17 @@ def requeue_when_stopped(requeue: bool) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        if requeue:
-            _requeue(stop.signal)
+        if not requeue:
+            pass
+        elif stop.signal not in REQUEUED_ON:
+            logger.warning("Not queued again: only SIGUSR1 and SIGUSR2 ask for that")
+        elif "SUBMITIT_EXECUTOR" in os.environ:
+            tell_submitit(stop.signal)
+        elif comm.is_main_process():
+            # Processes that end sooner have the launcher end this one, too.
+            with handling((signal.SIGTERM, *REQUEUED_ON), signal.SIG_IGN):
+                _requeue_job()
         raise
-
-
-def _requeue(number: int) -> None:
-    if number not in REQUEUED_ON:
-        logger.warning("Not queued again: only SIGUSR1 and SIGUSR2 ask for that")
-    elif "SUBMITIT_EXECUTOR" in os.environ:
-        tell_submitit(number)
-    elif comm.is_main_process():
-        # Processes that end sooner have the launcher end this one, too.
-        with handling((signal.SIGTERM, *REQUEUED_ON), signal.SIG_IGN):
-            _requeue_job()
 
 
 def _requeue_job() -> None:
@@ -124,19 +121,15 @@ def _requeue_job() -> None:
         job = os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"]
     command = ["scontrol", "requeue", job]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        problem = done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = str(error)
-    if problem:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        logger.info("Queued again: `%s`", " ".join(command))
+    except (OSError, subprocess.SubprocessError) as error:
         logger.warning(
             "SLURM did not queue the job again: `%s`: %s. Everything is saved: submit the same "
             "command yourself (and allow it with `sbatch --requeue`)",
             " ".join(command),
-            problem,
+            str(getattr(error, "stderr", None) or error).strip(),
         )
-    else:
-        logger.info("Queued again: `%s`", " ".join(command))
 
 
 def tell_submitit(number: int) -> None:

@@ -15,13 +15,13 @@ from tests.runs import compose_with_hydra
 
 
 def test_processes_that_would_make_a_folder_each_need_a_name(monkeypatch):
-    with pytest.raises(ValueError, match="give all of them the same run_dir=/shared/folder"):
+    with pytest.raises(SystemExit, match="give all of them the same run_dir=/shared/folder"):
         _shared_folder(compose_with_hydra("launch.num_machines=2"))
     named = compose_with_hydra("launch.num_machines=2", "run_dir=x")
     assert _shared_folder(named) == Path("x")
     for name, value in (("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("TORCHELASTIC_MAX_RESTARTS", 1)):
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(ValueError, match=r"run_dir=/shared/folder, and add resume=auto"):
+    with pytest.raises(SystemExit, match=r"run_dir=/shared/folder, and add resume=auto"):
         _shared_folder(compose_with_hydra())
 
 

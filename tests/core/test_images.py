@@ -13,7 +13,7 @@ from PIL import Image
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.images import (
     NUM_IDS,
-    LabelSpec,
+    SemanticLabelReader,
     colors_to_ids,
     ids_to_colors,
     read_image,
@@ -83,7 +83,7 @@ def test_colors_are_panopticapis():
 
 def test_labels_larger_than_a_byte_are_refused():
     with pytest.raises(ValueError, match="8 bit"):
-        LabelSpec(num_classes=256)
+        SemanticLabelReader(num_classes=256)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -13,7 +13,7 @@ from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import is_running, release_lock
 from panoptic_dl.core.run_folder import ExitCode, Requeued, RunState, note, read_run
 from panoptic_dl.launch import session as session_module
-from panoptic_dl.launch.session import note_metrics, session
+from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
 
 FACTS = {"name": "row", "mode": "train"}
@@ -41,7 +41,7 @@ def test_a_finished_run(tmp_path):
     def work():
         assert state_of(tmp_path)["status"] == "running"
         note(str(tmp_path), environment={"devices": 4, "processes": 4})
-        note_metrics(str(tmp_path), {"metrics": {"PQ": 50.0, "AP": float("nan")}})
+        note(str(tmp_path), metrics=run_folder.as_json({"PQ": 50.0, "AP": float("nan")}))
         time.sleep(0.05)
 
     attempt(tmp_path, work)

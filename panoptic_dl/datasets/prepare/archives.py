@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, temporary_of
-from panoptic_dl.core.parallel import Progress, Say, parallel_map, size_text, stop_if_asked
+from panoptic_dl.core.parallel import Progress, Say, parallel_map, size_text
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,6 @@ def _unpack_member(
             # Never more than `file_size` bytes come out; the last read compares the checksum.
             with file.open(info) as source, temporary.open("wb") as sink:
                 while block := source.read(BLOCK):
-                    stop_if_asked()
                     written += sink.write(block)
             if written != info.file_size:
                 raise EOFError(f"{written} bytes instead of {info.file_size}")
