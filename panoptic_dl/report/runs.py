@@ -416,16 +416,29 @@ class Curves:
 def read_curves(file: Path) -> Curves:
     """Read a file that may still be written; without one there are no curves.
 
-    Of an iteration that comes twice, as after an attempt that was ended, the later line counts.
+    Of an iteration that comes twice, as after an attempt that was ended, the later value counts.
     """
-    if not file.is_file():
-        return Curves()
-    lines = list(_lines(file))
-    steps, evaluations = (
-        {x["iteration"] + 1: x for x in lines if x is not None and ("total_loss" in x) == training}
-        for training in (True, False)
-    )
-    return Curves(_by_name(steps), _by_name(evaluations), lines.count(None))
+    steps: dict[str, dict[int, float]] = {}
+    evaluations: dict[str, dict[int, float]] = {}
+    damaged = 0
+    for raw in file.read_bytes().splitlines(keepends=True) if file.is_file() else ():
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):
+            if not raw.endswith(b"\n"):  # being written
+                break
+            line = None
+        iteration = line.get("iteration") if isinstance(line, dict) else None
+        if not (isinstance(iteration, int) and 0 <= iteration < MAX_VALUE):
+            damaged += 1
+            continue
+        curves = steps if "total_loss" in line else evaluations
+        for name, value in line.items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if name != "iteration" and number and abs(value) < MAX_VALUE:  # also not NaN
+                curves.setdefault(encodable(name), {})[iteration + 1] = float(value)
+    in_order = [{n: sorted(x.items()) for n, x in each.items()} for each in (steps, evaluations)]
+    return Curves(in_order[0], in_order[1], damaged)
 
 
 def thinned(points: Points, most: int) -> Points:
@@ -438,27 +451,3 @@ def thinned(points: Points, most: int) -> Points:
         (round(statistics.fmean(x for x, _ in part)), statistics.fmean(y for _, y in part))
         for part in parts
     ]
-
-
-def _lines(file: Path) -> Iterator[Mapping[str, Any] | None]:
-    """Lines with an iteration; None for one that has none. A cut last line is not there yet."""
-    with file.open("rb") as opened:
-        for raw in opened:
-            try:
-                line = json.loads(raw)
-            except (ValueError, RecursionError):
-                if not raw.endswith(b"\n"):
-                    return
-                line = None
-            iteration = line.get("iteration") if isinstance(line, dict) else None
-            yield line if isinstance(iteration, int) and 0 <= iteration < MAX_VALUE else None
-
-
-def _by_name(lines: Mapping[int, Mapping[str, Any]]) -> dict[str, Points]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    for iteration, line in sorted(lines.items()):
-        for name, value in line.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if name != "iteration" and number and abs(value) < MAX_VALUE:  # also not NaN
-                found.setdefault(encodable(name), []).append((iteration, float(value)))
-    return dict(found)
