@@ -65,7 +65,10 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     target: Path = arguments.target
     file = read_weights(arguments.source)
-    renamed = rename(file.tensors)
+    try:
+        renamed = rename(file.tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{file.path}: {error}") from None
     architecture = arguments.backbone or find_architecture(renamed.tensors, file.path)
     config = compose([f"backbone={architecture}"])
     with torch.device("meta"):  # names and shapes are all that is needed
