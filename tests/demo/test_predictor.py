@@ -267,7 +267,7 @@ def test_classes_of_the_run_take_the_place_of_the_datasets(panoptic_run, tmp_pat
     assert predictor.model.thing_ids == (18,)
     predictor(scene(64, 128))
     (run / "classes.json").write_text('{"names": ["a"], "colors": [], "thing_ids": []}')
-    with pytest.raises(ValueError, match=r"classes\.json is damaged"):
+    with pytest.raises(ValueError, match=r"classes\.json does not describe classes"):
         Predictor.from_run(run)
     classes["names"].append("one more")
     classes["colors"].append([0, 0, 0])
