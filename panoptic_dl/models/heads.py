@@ -159,7 +159,7 @@ def _decoder_arguments(
             and heads except center.
 
     Raises:
-        ValueError: they do not fit together.
+        ValueError: they do not match.
     """
     names = tuple(in_features)
     missing = [name for name in names if name not in input_shape]
@@ -224,7 +224,7 @@ class ClampedAvgPool2d(nn.Module):
 def _accept_any_size(head: nn.Module) -> nn.Module:
     """Let every ASPP below `head` take any feature size, in place; no parameter changes.
 
-    In training its image pooling (Chen et al. 2017, section 3.3) spans the whole crop. At other
+    In training its image pooling (Chen et al. 2017, section 3.3) spans the crop. At other
     sizes Detectron2 pools with windows of the crop's size, and raises unless the feature is a
     multiple of the window. Here the window is cut to the feature instead.
     """

@@ -35,12 +35,12 @@ def draw_class_bars(
     """Write a PNG with horizontal bars, in several columns where there are many.
 
     Args:
-        values: percentage of each class; NaN where it is not in the truth: such classes have no
+        values: percentage of each class; NaN where the ground truth lacks it: such classes have no
             bar, but are named, and do not count in the mean that the dashed line shows.
         file: its folder is made when missing.
         title: above it all; the mean is written behind it.
         measure: what the values are, as "PQ".
-        things: names of the classes with instances, to be told apart by color; None: no colors.
+        things: names of the classes with instances, which have another color; None: no colors.
         others: further measures to be marked on the bars, as "SQ": percentage of each class.
     """
     present = {name: value for name, value in values.items() if not math.isnan(value)}
@@ -51,7 +51,7 @@ def draw_class_bars(
     width = WIDTH * num_columns
     absent = ", ".join(_short(name) for name in values if name not in present)
     num_absent = len(values) - len(present)
-    note = fill(f"Not in the truth ({num_absent} classes): {absent}", int(16 * width))
+    note = fill(f"Not in the ground truth ({num_absent} classes): {absent}", int(16 * width))
     height = 1.3 + ROW * rows + (0.16 * (note.count("\n") + 1) if absent else 0)
 
     bars: dict[str, tuple[str, Callable[[str], bool]]] = {measure: (BLUE, present.__contains__)}
@@ -94,7 +94,7 @@ def draw_class_bars(
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
-    mean_text = f"mean {measure} {mean:.1f}" if present else "no class is in the truth"
+    mean_text = f"mean {measure} {mean:.1f}" if present else "no class is in the ground truth"
     heading = f"{title}   {mean_text} ({len(present)} classes)"
     found = dict(zip(*reversed(columns[0].get_legend_handles_labels()), strict=True))
     labels = [*bars, *(others or {}), "mean"]
@@ -138,7 +138,7 @@ def draw_confusions(
     """Write a PNG: of each true class, the percentage of its pixels by predicted class.
 
     Of more than `MOST_ROWS` classes those with the most wrong pixels, true or predicted, are shown,
-    in the order of their ids; a column takes together what was predicted of all others.
+    in the order of their ids; a column sums what was predicted of all others.
 
     Args:
         counts: (K, K + 1) pixels: rows true, columns predicted, the last column none.
@@ -205,7 +205,7 @@ def _wrong(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def _table(
     counts: NDArray[np.int64], names: Sequence[str], shown: list[int]
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Percentages of rows, NaN in those without truth, and the names of columns."""
+    """Percentages of rows, NaN in those without ground truth, and the names of columns."""
     columns = [names[index] for index in shown]
     parts = [counts[np.ix_(shown, shown)]]
     if len(shown) < len(names):
@@ -242,7 +242,7 @@ def _draw_matrix(
             axes.text(column, row, f"{value:.0f}", fontsize=7.5, color=ink, **centered)
     for row in np.flatnonzero(np.isnan(table[:, 0])):
         look: dict[str, Any] = {"fontsize": 8, "color": REMARK, "style": "italic", **centered}
-        axes.text((len(columns) - 1) / 2, row, "not in the truth", **look)
+        axes.text((len(columns) - 1) / 2, row, "no ground truth", **look)
     axes.set_xticks(
         range(len(columns)), columns, fontsize=8, rotation=60, ha="left", rotation_mode="anchor"
     )

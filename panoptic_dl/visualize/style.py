@@ -131,7 +131,7 @@ def draw_text_boxes(picture: NDArray[np.uint8], boxes: Sequence[PlacedBox]) -> N
 
 
 def _brighten(color: Color) -> Color:
-    """A color that can be told from the dark box: dark ones become brighter."""
+    """A color that stands out from the dark box: dark ones become brighter."""
     red, green, blue = color
     missing = max(0.0, 90 - (0.299 * red + 0.587 * green + 0.114 * blue)) / 255
     red, green, blue = (round(part + (255 - part) * missing) for part in color)

@@ -78,7 +78,7 @@ def test_bars_of_any_number_of_classes(tmp_path, drawn, number):
     texts = words(drawn[0])
     mean = np.mean([value for value in values.values() if not math.isnan(value)])
     assert any(f"some_dataset_val   mean PQ {mean:.1f}" in text for text in texts)
-    assert any("Not in the truth (1 classes): never seen" in text for text in texts)
+    assert any("Not in the ground truth (1 classes): never seen" in text for text in texts)
     shown = [text for text in texts if text.startswith("class number")]
     ordered = sorted(names, key=lambda name: -values[name])
     assert shown == [name.removesuffix("-merged") for name in ordered]
@@ -90,7 +90,7 @@ def test_bars_without_a_single_figure(tmp_path, drawn):
     values = dict.fromkeys(names, math.nan)
     draw_class_bars(values, tmp_path / "a.png", title="empty_val", measure="IoU")
     require_readable(drawn[0])
-    assert any("no class is in the truth" in text for text in words(drawn[0]))
+    assert any("no class is in the ground truth" in text for text in words(drawn[0]))
 
 
 def counts_of(number: int, right: int = 1000) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_rows_are_percentages_of_true_classes(tmp_path, drawn):
     draw_confusions(counts, ["road", "sky"], tmp_path / "a.png", title="t")
     texts = words(drawn[0])
     assert [text for text in texts if text.isdigit()] == ["90", "4", "6"]
-    assert texts.count("not in the truth") == 1
+    assert texts.count("no ground truth") == 1
     lines = ["60.0 %  (6 %)", "40.0 %  (4 %)", "road as nothing", "road as sky"]
     assert [text for text in texts if text in lines] == lines
     require_readable(drawn[0])
