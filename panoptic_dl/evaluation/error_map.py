@@ -26,8 +26,8 @@ HARMLESS, PREDICTED_MATCHED, ERROR = range(3)  # harmless: nothing predicted, or
 
 # The kind of a pixel by its two segments, unless these are a pair. A segment that counts as an
 # error as a whole comes before the outline of another; two such segments make a kind of their own,
-# so that none hides the other. Crowds and unlisted ids are left out of the ground
-# truth, but not void: a segment's pixels on them enlarge its union.
+# so that none hides the other. Crowds and unlisted ids are left out of the ground truth, but not
+# void: a segment's pixels on them enlarge its union.
 KIND = np.array(
     [  # HARMLESS, PREDICTED_MATCHED, ERROR
         [NOT_COUNTED, NOT_COUNTED, NOT_COUNTED],  # TRUE_VOID

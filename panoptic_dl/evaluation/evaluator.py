@@ -304,13 +304,14 @@ class ThreadedEvaluator(DatasetEvaluator):
         with self._failing():
             for item, output in zip(inputs, outputs, strict=True):
                 predictions = [each.extract(item, output) for each in self.evaluators]
-                if not self._num_threads:
-                    self._update(item, predictions, self._match(predictions))
-                    continue
-                if self._pool is None:
+                if self._num_threads and self._pool is None:
                     _limit_malloc_arenas()
                     self._pool = ThreadPoolExecutor(self._num_threads, "evaluation")
-                job = self._pool.submit(self._match, predictions)
+                if self._pool is not None:
+                    job = self._pool.submit(self._match, predictions)
+                else:
+                    job = Future()
+                    job.set_result(self._match(predictions))
                 self._waiting.append((item, predictions, job))
                 while len(self._waiting) > self._num_threads or (
                     self._waiting and self._waiting[0][2].done()
@@ -360,9 +361,7 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     def _finish_first(self) -> None:
         item, predictions, job = self._waiting.popleft()
-        self._update(item, predictions, job.result())
-
-    def _update(self, item: Sample, predictions: list[Any], matches: list[Any]) -> None:
+        matches = job.result()
         for evaluator, match in zip(self.evaluators, matches, strict=True):
             evaluator.update(match)
         if self._on_image is None:

@@ -346,7 +346,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         return []
 
     def evaluate(self) -> TaskResults | None:
-        with np.errstate(divide="ignore", invalid="ignore"):  # truth that is void everywhere
+        with np.errstate(divide="ignore", invalid="ignore"):  # labels that are void everywhere
             results: TaskResults | None = super().evaluate()
         return results
 
