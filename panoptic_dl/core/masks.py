@@ -59,10 +59,9 @@ def decode_mask(code: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _run_lengths(counts: str) -> list[int]:
-    """Numbers of pixels of alternating runs, from a compressed code.
+    """Pixels of each run, from groups of five bits, lowest first.
 
-    Each is written in groups of five bits, lowest first; from the fourth on, as the difference to
-    that two before.
+    From the fourth run on they are differences to the run two before.
     """
     runs: list[int] = []
     value = shift = 0

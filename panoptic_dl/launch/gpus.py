@@ -74,11 +74,7 @@ def take_gpus(wanted: int | None, environment: MutableMapping[str, str] = os.env
 
 
 def _wait_for(number: int, there: Sequence[str]) -> dict[str, int | None]:
-    """Lock `number` GPUs.
-
-    One job chooses at a time, so that none holds some while it waits for those of another, and
-    jobs that need few do not overtake one that needs many.
-    """
+    """Lock `number` GPUs, one job at a time, so that none waits for those of another for ever."""
     folder = _lock_folder()
     taken: dict[str, int | None] = {}
     queue = folder / "line"

@@ -161,17 +161,15 @@ def _join_torchrun(
 
 @contextlib.contextmanager
 def _passing_signals_on() -> Iterator[list[int]]:
-    """Send child processes the signals that stop a run; yield those that came, in order.
-
-    Ctrl-C in a terminal reaches the children without us, `kill -INT` does not: they are sent
-    SIGTERM, which asks for the same and, unlike a second Ctrl-C, does no more when it comes twice.
-    """
+    """Send child processes the signals that stop a run; yield those that came, in order."""
     received: list[int] = []
 
     def forward(number: int, frame: object) -> None:
         if number in received:
             return
         received.append(number)
+        # Ctrl-C in a terminal has reached the children, `kill -INT` has not: SIGTERM asks for the
+        # same and, unlike a second Ctrl-C, does no more when it comes twice.
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid or 0, signal.SIGTERM if number == signal.SIGINT else number)

@@ -128,8 +128,7 @@ def call_mode(config: Any, device: str, mode: Callable[[], dict[str, Any]]) -> d
 def start(work: Callable[..., Any], config: Any, allowed: tuple[str, ...]) -> Any:
     """Call `work(device, config, allowed)` in the processes that `config.launch` asks for.
 
-    If they cannot be started, a mode with the key `launch_refused` gets the reason there, and runs
-    in one process: it examines what is wrong.
+    A mode with the key `launch_refused` gets there why they cannot start, and runs in one process.
     """
     take_gpus(config.launch.num_gpus)
     try:
@@ -176,11 +175,9 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
 
 def _is_for_console(record: logging.LogRecord) -> bool:
     """Whether the console shows a record; log.txt has all of them."""
-    if record.exc_info:  # Detectron2's traceback of an error that `session` prints in one line
-        return False
-    if record.name.startswith("panoptic_dl"):
-        return record.levelno >= logging.INFO
-    return record.levelno >= logging.WARNING
+    least = logging.INFO if record.name.startswith("panoptic_dl") else logging.WARNING
+    # Detectron2 logs the traceback of an error, too, of which `session` prints one line.
+    return record.levelno >= least and not record.exc_info
 
 
 def _git_state() -> str:
