@@ -62,18 +62,15 @@ def measured_on(device: str) -> dict[str, Any]:
     return {"python": platform.python_version(), **versions, **origin}
 
 
-def git_revision() -> dict[str, Any] | None:
-    """Revision of the checkout that runs, and whether files differ from it; None without git."""
+def git(command: str) -> str | None:
+    """The output of a git command in the checkout that this file is in; None without git."""
+    folder, quiet = Path(__file__).parents[2], subprocess.DEVNULL
     try:
-        return {"revision": git("rev-parse HEAD").strip(), "changed": bool(git("status --short"))}
+        return subprocess.check_output(
+            ["git", *command.split()], cwd=folder, text=True, stderr=quiet
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def git(command: str) -> str:
-    """The output of a git command in the checkout that this file is in."""
-    folder, quiet = Path(__file__).parents[2], subprocess.DEVNULL
-    return subprocess.check_output(["git", *command.split()], cwd=folder, text=True, stderr=quiet)
 
 
 def _device_name(device: str) -> str:

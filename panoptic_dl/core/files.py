@@ -232,11 +232,6 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         release_lock(lock)
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
-    return is_locked(folder / RUN_LOCK) or is_locked(folder / LOCK)
-
-
 def regular_size(file: Path) -> int:
     """Bytes of a file; ValueError for pipes and the like, which could be waited for forever."""
     found = file.stat()

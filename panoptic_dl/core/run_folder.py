@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
-from panoptic_dl.core.environment import git_revision
+from panoptic_dl.core.environment import git
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import (
+    LOCK,
     RUN_LOCK,
     acquire_lock,
-    is_running,
+    is_locked,
     printable,
     read_json_object,
     release_lock,
@@ -104,16 +105,19 @@ class RunState:
             (self.folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
         attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
+        revision = git("rev-parse HEAD")
         state = {
             "format": FORMAT,
             **facts,
-            "git": git_revision(),
+            "git": revision
+            and {
+                "revision": revision.strip(),
+                "changed": bool(git("status --short")),
+            },
             "environment": before.get("environment"),  # until the processes note theirs
             "status": "running",
             "error": None,
             "attempts": attempts,
-            "wall_seconds": 0.0,
-            "device_hours": 0.0,
             "metrics": before.get("metrics"),
         }
         _write(self.folder, state)
@@ -168,9 +172,14 @@ def read_run(folder: Path) -> dict[str, Any]:
         attempt.text("started", required=True)
         if math.isnan(attempt.number("seconds")):
             raise ValueError(f"{attempt.where}: seconds is missing")
-    if status == "running" and not is_running(folder):
+    if status == "running" and not _is_running(folder):
         data["status"] = "killed"
     return data
+
+
+def _is_running(folder: Path) -> bool:
+    """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
+    return is_locked(folder / RUN_LOCK) or is_locked(folder / LOCK)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import subprocess
 import sys
 import traceback
 import warnings
@@ -182,10 +181,8 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 
 def _git_state() -> str:
     """Revision and local changes of the checkout that runs, or that there is none."""
-    try:
-        return "".join(
-            f"$ git {command}\n" + git(command)
-            for command in ("rev-parse HEAD", "status --short", "diff HEAD")
-        )
-    except (OSError, subprocess.CalledProcessError):
+    commands = ("rev-parse HEAD", "status --short", "diff HEAD")
+    outputs = {command: git(command) for command in commands}
+    if None in outputs.values():
         return "not a git checkout\n"
+    return "".join(f"$ git {command}\n{output}" for command, output in outputs.items())

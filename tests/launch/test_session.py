@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core import run_folder
-from panoptic_dl.core.files import is_running, release_lock
+from panoptic_dl.core.files import RUN_LOCK, is_locked, release_lock
 from panoptic_dl.core.run_folder import ExitCode, Requeued, RunState, note, read_run
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
@@ -85,12 +85,12 @@ def test_an_old_message_is_not_that_of_a_new_failure(tmp_path):
 def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
     first = RunState(str(tmp_path), writes=True)
     first.begin(FACTS)
-    assert is_running(tmp_path)
+    assert is_locked(tmp_path / RUN_LOCK)
     attempt(tmp_path, name="intruder")  # while the first is under way
     assert (state_of(tmp_path)["name"], state_of(tmp_path)["status"]) == ("row", "running")
     assert read_run(tmp_path)["status"] == "running"
     release_lock(first._lock)  # as the end of a process does
-    assert not is_running(tmp_path)
+    assert not is_locked(tmp_path / RUN_LOCK)
     assert read_run(tmp_path)["status"] == "killed"
     (tmp_path / "log.txt").touch()
     os.utime(tmp_path / "log.txt", (time.time() + 100, time.time() + 100))

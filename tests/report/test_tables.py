@@ -125,7 +125,7 @@ def test_the_verdict_of_an_unfinished_run_is_its_status(tmp_path, status):
 
 def test_a_run_without_an_end_has_when_it_last_wrote(tmp_path, monkeypatch):
     assert judged(tmp_path, status="running").text.startswith("killed (last line 20")
-    monkeypatch.setattr("panoptic_dl.core.run_folder.is_running", lambda folder: True)
+    monkeypatch.setattr("panoptic_dl.core.run_folder._is_running", lambda folder: True)
     assert judged(tmp_path, status="running").text.startswith("running (last line 20")
 
 
