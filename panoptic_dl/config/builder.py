@@ -122,7 +122,7 @@ def _build(node: Any, runtime: dict[str, Any]) -> Any:
     if "_later_" in node:
         if len(node) > 1:
             others = ", ".join(str(key) for key in node if key != "_later_")
-            raise TypeError(f"_later_ stands alone in its node, not beside {others}")
+            raise TypeError(f"_later_ is the only key of its node, without {others}")
         return partial(_build, node["_later_"], runtime)
     kwargs = {k: _build(v, {}) for k, v in node.items() if k not in ("_target_", "_partial_")}
     kwargs |= runtime

@@ -232,7 +232,7 @@ def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
     if "_target_" in node:
         try:
             parameters = inspect.signature(find_target(node["_target_"])).parameters
-        except (TargetError, ValueError):  # said when it is built; without a signature
+        except (TargetError, ValueError):  # an error when it is built; no signature
             return True
         return leaf in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     if isinstance(node[leaf], dict) and "_target_" in node[leaf]:

@@ -130,13 +130,13 @@ def _config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> st
     Args:
         any_seed: runs that differ in their seed only have the same one.
     """
-    left = figures_config(OmegaConf.to_container(config, resolve=False))
+    left = relevant_config(OmegaConf.to_container(config, resolve=False))
     if any_seed:
         left.pop("seed", None)
     return hashlib.sha256(json.dumps([mode, _flat(left)], sort_keys=True).encode()).hexdigest()
 
 
-def figures_config(tree: Any) -> dict[str, Any]:
+def relevant_config(tree: Any) -> dict[str, Any]:
     """Remove from a plain config, in place, what metrics do not depend on."""
     for key in NO_PART:
         *parents, leaf = key.split(".")
@@ -166,8 +166,8 @@ def differences(config: DictConfig, folder: Path) -> list[str]:
     Raises:
         OSError: the run has left no config.
     """
-    saved = figures_config(OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)))
-    here = figures_config(OmegaConf.to_container(config, resolve=False))
+    saved = relevant_config(OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)))
+    here = relevant_config(OmegaConf.to_container(config, resolve=False))
     copies = {key for key, value in _flat(here).items() if "${" in str(value)}
     if "recipe_record.warmup_iters" not in _flat(saved):  # of an earlier version
         copies.add("recipe_record.warmup_iters")

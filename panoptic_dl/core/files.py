@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"  # held while a process trains in a folder
 RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
-MAX_JSON_BYTES = 32 << 20  # JSON files of a run have some KiB
+MAX_BYTES = 32 << 20  # JSON and YAML files of a run have some KiB
 _TEMPORARY = re.compile(r"\.unfinished\.\d+\.(.+)")
 
 
@@ -232,12 +232,11 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         release_lock(lock)
 
 
-def regular_size(file: Path) -> int:
-    """Bytes of a file; ValueError for pipes and the like, which could be waited for forever."""
+def check_size(file: Path) -> None:
+    """Raise ValueError for a file that no run has left: above 32 MiB, or a pipe and the like."""
     found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file.name} is no file")
-    return found.st_size
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
+        raise ValueError(f"{file.name} is no file of a run, or has more than {MAX_BYTES:,} bytes")
 
 
 def read_json(file: Path) -> Any:
@@ -262,9 +261,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
         ValueError: it is no complete JSON file, no object, or has more than 32 MiB.
         OSError: it cannot be opened.
     """
-    size = regular_size(file)
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{file.name} has {size:,} bytes: it is no file of a run")
+    check_size(file)
     data = read_json(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")

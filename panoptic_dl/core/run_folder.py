@@ -55,7 +55,7 @@ STATUSES = ("running", "finished", "stopped", "failed")
 class ExitCode(IntEnum):
     """Exit codes of a run that did not finish; docs/long_runs.md lists them for job scripts."""
 
-    ERROR = 1  # one message said what is wrong and what to do
+    ERROR = 1  # one message has what is wrong and what to do
     SAVED = 75  # a signal stopped it with all saved: `resume=true` goes on (EX_TEMPFAIL)
     DIVERGED = 76  # a loss was not finite; the last checkpoint is from before
     INTERRUPTED = 130  # Ctrl-C where nothing could be saved, or a second one

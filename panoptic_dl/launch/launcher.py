@@ -23,7 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 from panoptic_dl.core.parallel import count_cores, handling
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
-from panoptic_dl.launch.signals import STOPPING, tell_submitit
+from panoptic_dl.launch.signals import STOPPING, notify_submitit
 
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
 
@@ -93,7 +93,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
             )
         except ProcessExitedException as error:
             if received and numbers.requeue and error.exit_code == ExitCode.SAVED:
-                tell_submitit(received[0])
+                notify_submitit(received[0])
             if received and error.exit_code < 0:
                 raise KeyboardInterrupt from None
             raise

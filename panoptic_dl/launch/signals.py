@@ -103,7 +103,7 @@ def requeue_when_stopped(requeue: bool) -> Iterator[None]:
         elif stop.signal not in REQUEUED_ON:
             logger.warning("Not queued again: only SIGUSR1 and SIGUSR2 ask for that")
         elif "SUBMITIT_EXECUTOR" in os.environ:
-            tell_submitit(stop.signal)
+            notify_submitit(stop.signal)
         elif comm.is_main_process():
             # Processes that end sooner have the launcher end this one, too.
             with handling((signal.SIGTERM, *REQUEUED_ON), signal.SIG_IGN):
@@ -132,7 +132,7 @@ def _requeue_job() -> None:
         )
 
 
-def tell_submitit(number: int) -> None:
+def notify_submitit(number: int) -> None:
     """Call the handler of submitit for this signal, which queues the job again, if there is one.
 
     It ends this process with `Requeued`. Processes that the launcher started have no such handler.

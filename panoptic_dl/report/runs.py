@@ -16,9 +16,9 @@ import yaml
 
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import (
+    check_size,
     encodable,
     read_json_object,
-    regular_size,
 )
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
@@ -185,7 +185,7 @@ def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
 
 def _read_settings(file: Path) -> dict[str, str]:
     """Flatten a resolved config: dotted key of each leaf, and its value as JSON text."""
-    regular_size(file)
+    check_size(file)
     try:
         with file.open(encoding="utf-8") as opened:
             tree = SafeLoader(opened).get_single_data()

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import find_target
-from panoptic_dl.config.run_identity import figures_config
+from panoptic_dl.config.run_identity import relevant_config
 from panoptic_dl.core.files import folder_lock
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.core.run_folder import STOPPED, failure
@@ -112,7 +112,7 @@ class Search(Sweeper):
         tree: Any = OmegaConf.to_container(own, resolve=False)
         mode = tree.pop("hydra")["runtime"]["choices"].get("mode")
         first = first if self.own_values_first else {}
-        setting = {**figures_config(tree), "mode": mode}
+        setting = {**relevant_config(tree), "mode": mode}
         return Study(self.folder, space, setting, first=first, **self.draws)
 
     def _search(self, study: Study) -> int:

@@ -9,8 +9,8 @@ from panoptic_dl.config.run_identity import (
     _config_hash,
     command,
     differing_keys,
-    figures_config,
     identity,
+    relevant_config,
 )
 
 TINY = ["backbone=hrnet_tiny", "dataset=toy_cityscapes"]
@@ -60,7 +60,7 @@ def test_what_changes_figures_changes_the_hash(override):
     assert hashed(override) not in (hashed(), None)
     different = differing_keys(
         *(
-            figures_config(OmegaConf.to_container(compose([*TINY, *more])))
+            relevant_config(OmegaConf.to_container(compose([*TINY, *more])))
             for more in ([], [override])
         )
     )
