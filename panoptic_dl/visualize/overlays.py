@@ -62,17 +62,15 @@ def draw_offsets(
     image: NDArray[np.uint8],
     offset: NDArray[np.floating],
     things: NDArray[np.generic],
-    *,
-    wheel: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw the offset from each pixel of a thing to its center as a color.
 
-    The hue is the direction; saturation grows with the length.
+    The hue is the direction; saturation grows with the length. A wheel in the corner, if there is
+    room, shows which color is which direction.
 
     Args:
         offset: (2, H, W) (y, x) in pixels.
         things: (H, W) mask, not 0 where things are.
-        wheel: show in the corner, if there is room, which color is which direction.
     """
     picture = _dark(image)
     inside = things.astype(bool)
@@ -81,8 +79,7 @@ def draw_offsets(
         length = np.hypot(y, x)
         farthest = max(float(np.percentile(length, 98)), 1e-6)
         picture[inside] = _wheel_colors(y, x, length / farthest)
-    if wheel:
-        _add_wheel(picture)
+    _add_wheel(picture)
     return picture
 
 
@@ -103,7 +100,7 @@ def _wheel_colors(
 
 
 def _add_wheel(picture: NDArray[np.uint8]) -> None:
-    """Draw directions and their colors at the bottom right, if the picture is large enough."""
+    """Draw directions and their colors at the top right, if the picture is large enough."""
     height, width = picture.shape[:2]
     radius = min(height, width) // 11
     if radius < 10:
@@ -114,7 +111,7 @@ def _add_wheel(picture: NDArray[np.uint8]) -> None:
     colors = _wheel_colors(y, x, length / radius).reshape(len(grid), len(grid), 3)
     disc = (length <= radius).reshape(len(grid), len(grid))
     margin = radius // 2
-    top, left = height - margin - len(grid), width - margin - len(grid)
+    top, left = margin, width - margin - len(grid)  # things are more often below
     picture[top : top + len(grid), left : left + len(grid)][disc] = colors[disc]
     middle, white = (left + radius, top + radius), (255, 255, 255)
     cv2.circle(picture, middle, radius, white, line_width(picture.shape), cv2.LINE_AA)
