@@ -193,10 +193,10 @@ def test_every_value_of_the_recipe(file):
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda p: p.stem)
-def test_published_figures_stand_in_the_experiment(file):
+def test_published_metrics_stand_in_the_experiment(file):
     cfg = compose([f"experiment={file.stem}"])
-    figures = {k: v for k, v in PUBLISHED[file.stem].items() if k not in ("output", "old_recipe")}
-    assert dict(cfg.published) == figures
+    metrics = {k: v for k, v in PUBLISHED[file.stem].items() if k not in ("output", "old_recipe")}
+    assert dict(cfg.published) == metrics
     assert cfg.name == file.stem
 
 

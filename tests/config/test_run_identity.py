@@ -1,4 +1,4 @@
-"""What a run says it is: the same hash wherever it runs, another where its figures may differ."""
+"""What a run says it is: the same hash wherever it runs, another where its metrics may differ."""
 
 import pytest
 from hydra.types import RunMode
@@ -56,7 +56,7 @@ def test_where_and_how_a_run_works_is_not_hashed(override):
 
 
 @pytest.mark.parametrize("override", OTHER)
-def test_what_changes_figures_changes_the_hash(override):
+def test_what_changes_metrics_changes_the_hash(override):
     assert hashed(override) not in (hashed(), None)
     different = differing_keys(
         *(

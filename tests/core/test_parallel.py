@@ -55,7 +55,7 @@ def test_an_error_is_that_of_the_job(num_workers):
     assert str(caught.value) == "3.png is damaged"
 
 
-def test_a_worker_that_is_killed_is_an_error_with_a_cure():
+def test_a_worker_that_is_killed_is_an_error_with_a_hint():
     with pytest.raises(DatasetError, match=r"one of 2 processes was killed.*--workers"):
         list(parallel_map(die, [(i,) for i in range(9)], 2))
 

@@ -56,7 +56,7 @@ def test_a_finished_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (ValueError("no such thing: x=1\nsecond line"), "failed", "no such thing: x=1"),
         (FloatingPointError("a loss is NaN"), "failed", "a loss is NaN"),
@@ -65,11 +65,11 @@ def test_a_finished_run(tmp_path):
         (RuntimeError("out of memory"), "failed", "RuntimeError: out of memory"),
     ],
 )
-def test_a_run_that_does_not_finish(tmp_path, error, status, said):
+def test_a_run_that_does_not_finish(tmp_path, error, status, message):
     with pytest.raises(BaseException):  # noqa: B017, PT011
         attempt(tmp_path, raising(error))
     state = state_of(tmp_path)
-    assert (state["status"], state["error"]) == (status, said)
+    assert (state["status"], state["error"]) == (status, message)
     assert state["attempts"][-1]["status"] == status
     assert (tmp_path / "error.txt").is_file() == (status == "failed")
 
@@ -160,8 +160,8 @@ def test_exit_codes_and_messages(tmp_path, capsys, error, code, text):
     with pytest.raises(SystemExit) as stop, session(str(tmp_path)):
         raise error
     assert stop.value.code == code
-    said = capsys.readouterr().err
-    assert text in said if text else not said
+    message = capsys.readouterr().err
+    assert text in message if text else not message
 
 
 @pytest.mark.parametrize("error", [TypeError("an argument"), Requeued(0)])

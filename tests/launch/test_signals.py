@@ -98,7 +98,7 @@ def test_not_unless_asked_for_and_not_by_other_processes(scontrol, monkeypatch):
     assert scontrol.calls() == []
 
 
-def test_a_refusal_is_a_warning_that_names_the_cure(scontrol, caplog):
+def test_a_refusal_is_a_warning_with_a_hint(scontrol, caplog):
     scontrol(1)
     stop(signal.SIGUSR1)
     assert scontrol.calls() == ["requeue 42"]
@@ -124,10 +124,10 @@ def test_other_ends_of_processes_do_not_disturb(scontrol, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_submitit_is_told_instead(scontrol, monkeypatch):
+def test_submitit_is_notified_instead(scontrol, monkeypatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    told = []
-    handler = lambda number, frame: told.append(number)  # noqa: E731
+    notified = []
+    handler = lambda number, frame: notified.append(number)  # noqa: E731
     handler.__module__ = "submitit.core.job_environment"
     previous = signal.signal(signal.SIGUSR2, handler)
     try:
@@ -135,7 +135,7 @@ def test_submitit_is_told_instead(scontrol, monkeypatch):
         stop(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGUSR2, previous)
-    assert told == [signal.SIGUSR2]
+    assert notified == [signal.SIGUSR2]
     assert scontrol.calls() == []
 
 
