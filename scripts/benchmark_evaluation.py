@@ -5,7 +5,7 @@
 
 Drawn streets in Cityscapes' format, a few scenes under many names; predictions are their truth with
 errors. Each side runs in a process of its own and is given PQ, IoU and AP together; only the
-evaluators' own calls are timed. The run stops when a figure differs. Ratios are Detectron2 / ours.
+evaluators' own calls are timed. The run stops when a metric differs. Ratios are Detectron2 / ours.
 """
 
 import argparse
@@ -269,7 +269,7 @@ def report(measured: dict[str, dict[int, dict[str, Any]]], arguments: argparse.N
             f"PQ + IoU + AP at {height} x {width}, {instances:.0f} instances an image, "
             f"{arguments.threads} threads; {describe_device('cpu')}",
             tabulate(rows, ["", "Detectron2", "ours", "ratio"], "github", floatfmt=".3f"),
-            "all figures agree (PQ, IoU to 1e-12; AP to 1e-9)",
+            "all metrics agree (PQ, IoU to 1e-12; AP to 1e-9)",
         ]
     )
 

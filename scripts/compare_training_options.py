@@ -43,7 +43,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def train(run_dir: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The figures of one run, with `seconds`; stops the program when the run fails."""
+    """The metrics of one run, with `seconds`; stops the program when the run fails."""
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "run.py", *TOY, *overrides, f"run_dir={run_dir}"],

@@ -90,7 +90,7 @@ def results_page(records: Sequence[Mapping[str, Any]]) -> str:
     state = (
         f"{was_run} of {count} rows have been run."
         if was_run
-        else "None of these rows has been run by this project yet: own figures are empty."
+        else "None of these rows has been run by this project yet: own metrics are empty."
     )
     parts = [HEAD, "## The published tables", f"{state} Verdicts: {STATED}"]
     parts += [table_markdown(with_facts(table), runs=False) for table in published]

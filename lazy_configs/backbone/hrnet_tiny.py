@@ -1,6 +1,6 @@
 """A toy HRNet-W16 with one block and one module per stage, stride 32: 0.9 M parameters.
 
-For the quickstart on a CPU; trained from scratch, no weights and no published figures.
+For the quickstart on a CPU; trained from scratch, no weights and no published metrics.
 """
 
 from .hrnet48 import backbone, decoder, pixels

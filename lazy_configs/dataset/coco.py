@@ -23,7 +23,7 @@ dataset = dict(
     # Sizes are (height, width) in pixels; a "size" alone is that of the shortest edge.
     crop_size=(640, 640),
     min_sizes=(320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960),  # one for each sample
-    max_size=960,  # of the longest edge; published figures come from 640, an error of their recipe
+    max_size=960,  # of the longest edge; published metrics come from 640, an error of their recipe
     image_size=(480, 640),  # of the files, mostly; for benchmarks
     file_format="jpg",
     min_size_test=640,

@@ -36,7 +36,7 @@ class Metric:
     Attributes:
         name: of its column.
         results: task and key under which evaluators return it; the first that exists counts.
-        published: whether the tables of published figures have a column for it, and loggers its
+        published: whether the tables of published metrics have a column for it, and loggers its
             best and last value.
         unit: "%" stands for a number in 0..100, which is checked; anything else is not.
         higher_is_better: how `model_best` and the loggers' best value are chosen.

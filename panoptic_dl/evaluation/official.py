@@ -417,7 +417,7 @@ def require_agreement(pairs: list[_Pair]) -> None:
             for pair in odd[:5]
         )
         raise EvaluationError(
-            f"{len(odd)} of {len(pairs)} figures differ from the official evaluators': {names}. "
+            f"{len(odd)} of {len(pairs)} metrics differ from the official evaluators': {names}. "
             "Where areas in the panoptic JSON are wrong (num_wrong_areas in results.json), the "
             "official ones trust them: prepare the dataset again; else please report this as a bug"
         )

@@ -52,7 +52,7 @@ class PanopticDeepLab(SegmentationModel):
         size_divisibility: images are padded to multiples of it; 0 takes the backbone's.
         scale_offsets: whether offsets grow with the prediction when it is resized to "height" and
             "width". False leaves them in pixels of the network's input, as Detectron2 does and the
-            published figures need; where the two sizes differ much, only True groups rightly.
+            published metrics need; where the two sizes differ much, only True groups rightly.
         predict_semantic, predict_instances: whether the output has "sem_seg" and "instances". With
             neither, no logits of full size are made.
 

@@ -180,7 +180,7 @@ class Evaluation:
         self.published_note = published_note
         if published and published_row not in (None, row):
             logger.warning(
-                "Published figures are those of %s, and not shown for %s", published_row, row
+                "Published metrics are those of %s, and not shown for %s", published_row, row
             )
             self.published = None
 
@@ -311,9 +311,9 @@ class Evaluation:
         pairs = pair_up(own, official)
         shown = [p for p in pairs if self.settings.per_class or "-" not in p.name or not p.agrees]
         rows = [(f"{p.task} {p.name}", p.own, p.official, p.difference) for p in shown]
-        logger.info("Own and official figures\n%s", comparison_table(rows))
+        logger.info("Own and official metrics\n%s", comparison_table(rows))
         require_agreement(pairs)
-        logger.info("All %d figures agree with the official evaluators'", len(pairs))
+        logger.info("All %d metrics agree with the official evaluators'", len(pairs))
 
 
 def _save(summary: dict[str, Any], folder: Path) -> None:

@@ -57,8 +57,8 @@ def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     """The whole report."""
     parts = ["# Report", "Figures are percentages; ± is the standard deviation over n seeds."]
     for published, head in (
-        (True, ["## Own and published figures", f"Verdicts: {STATED}"]),
-        (False, ["## Other runs", "Nobody published figures for these; there are no verdicts."]),
+        (True, ["## Own and published metrics", f"Verdicts: {STATED}"]),
+        (False, ["## Other runs", "Nobody published metrics for these; there are no verdicts."]),
     ):
         texts = [table_markdown(table) for table in tables if table.published == published]
         parts += head + texts if texts else []

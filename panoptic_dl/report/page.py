@@ -112,7 +112,7 @@ LEVELS = (
 def _note(detail: _Detail) -> str:
     """What the page says where it shows less than it could."""
     pictures = f"{detail.most} images a dataset, {detail.longest} pixels" if detail.most else "none"
-    left_out = "differences between configs, figures of classes"
+    left_out = "differences between configs, metrics of classes"
     return (
         f"To stay below {LIMIT / 1e6:.0f} MB this page shows less than it could: pictures "
         f"({pictures}), curves ({detail.points} points)"

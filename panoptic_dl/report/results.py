@@ -57,7 +57,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
             found.append(summary["published_note"])
         measured = summary["measured"]
         if measured["scales"] != [1.0] or measured["flip"]:
-            found.append("published figures are of one look at each image, these of several")
+            found.append("published metrics are of one look at each image, these of several")
     return found
 
 

@@ -35,10 +35,10 @@ TOLERANCE, WIDE = 0.5, 1.5  # percentage points
 JUDGED = ("PQ", "mIoU")
 MIN_TRAINING = 0.5  # share of the published images; with fewer a run is a trial
 STATED = (
-    f"PQ and mIoU within ±{TOLERANCE} of the published figure count as reproduced, at the "
+    f"PQ and mIoU within ±{TOLERANCE} of the published metric count as reproduced, at the "
     f"published batch, iterations and fp32; where one of these differs, within ±{WIDE}. A row "
-    "is below when one of the two is, and better when its main figure (PQ, or mIoU of a semantic "
-    "row) is above. Differences are rounded to one decimal first, as published figures are."
+    "is below when one of the two is, and better when its main metric (PQ, or mIoU of a semantic "
+    "row) is above. Differences are rounded to one decimal first, as published metrics are."
 )
 
 # Settings under these change a network, its data or its optimization, except those that only say
@@ -178,7 +178,7 @@ def _refusal(run: Run, row: _PublishedRow) -> str:
     if None not in (images, row.num_images) and images != row.num_images:
         return f"measured on {images} images, not on all {row.num_images:,}"
     if run.measured.get("scales", [1.0]) != [1.0] or run.measured.get("flip"):
-        return "several looks at each image, published figures are of one"
+        return "several looks at each image, published metrics are of one"
     changed = [name for name in run.overridden if _changes_parts(name)]
     if changed:
         return f"other settings: {', '.join(changed)}"
@@ -292,9 +292,9 @@ def _published_line(row: _PublishedRow, group: Group) -> Line:
     if run.finished and not _refusal(run, row):
         notes += _training_differences(run, row)
     if row.other_recipes and run.choices.get("recipe") == row.recipe:
-        notes.append("old recipe, that of the published figures")
+        notes.append("old recipe, that of the published metrics")
     elif row.other_recipes:
-        note = run.published_note or f"published figures are of recipe={row.recipe}"
+        note = run.published_note or f"published metrics are of recipe={row.recipe}"
         notes.append(f"corrected recipe: {note}")
     notes += _notes(group)
     return Line(row.title, row.row, cells, _judge(group, row), notes, group)

@@ -41,7 +41,7 @@ def assert_same(found: dict, expected: dict, num_images: int) -> None:
 
 
 def compare(name: str, outputs: list[dict]) -> dict:
-    """The official figures, after a look at ours."""
+    """The official metrics, after a look at ours."""
     records = DatasetCatalog.get(name)
     expected = evaluate(OfficialCOCOInstanceEvaluator(name), records, outputs)
     found = evaluate(StreamingCOCOInstanceEvaluator(name), records, outputs)

@@ -1,4 +1,4 @@
-"""A whole evaluation, of a model that errs: tables, pictures, official figures, what is refused.
+"""A whole evaluation, of a model that errs: tables, pictures, official metrics, what is refused.
 
 The model is a function of the truth, so that figures are neither 0 nor 100.
 """
@@ -128,7 +128,7 @@ def test_official_figures_that_differ_are_an_error(tmp_path, config, monkeypatch
     evaluation = build(cfg.task.evaluation)
     right = panoptic._panoptic_quality
     monkeypatch.setattr(panoptic, "_panoptic_quality", lambda counts: 0.99 * right(counts))
-    with pytest.raises(EvaluationError, match=r"figures differ .*panoptic_seg.PQ"):
+    with pytest.raises(EvaluationError, match=r"metrics differ .*panoptic_seg.PQ"):
         evaluation(Erring(cfg), tmp_path)
     assert (tmp_path / "results.json").is_file()  # nothing is lost
 

@@ -99,7 +99,7 @@ def make_pictures(folder: Path, name: str, size=(256, 512)) -> None:
 
 
 def results_of(dataset, metrics, classes=CLASSES):
-    """results.json with figures of classes that have the mean PQ (or mIoU)."""
+    """results.json with metrics of classes that have the mean PQ (or mIoU)."""
     task, measure = ("panoptic_seg", "PQ") if "PQ" in metrics else ("sem_seg", "IoU")
     mean = next(iter(metrics.values()), math.nan)
     figures = {f"{measure}-{name}": mean + step for step, name in enumerate(classes, -1)}

@@ -64,6 +64,6 @@ def test_markdown_holds_all_tables_and_the_note():
     assert text.startswith("# streets: 3 images\n")
     assert "Measured: weights=mine.pth, scales=[1.0], flip=True" in text
     assert "Note: trained longer" in text
-    assert "Note: published figures are of one look at each image" in text
+    assert "Note: published metrics are of one look at each image" in text
     assert text.count("## ") == 3
     assert "Note" not in results_markdown(summary | {"published": None})

@@ -183,8 +183,8 @@ def test_recipes_of_coco_are_told_apart(tables):
     lines = {
         x.group.first.label: x for x in named(tables, "COCO, panoptic, dsconv").lines if x.group
     }
-    assert lines["old"].notes == ["old recipe, that of the published figures"]
-    assert lines["new"].notes[0].startswith("corrected recipe: published figures are of recipe=")
+    assert lines["old"].notes == ["old recipe, that of the published metrics"]
+    assert lines["new"].notes[0].startswith("corrected recipe: published metrics are of recipe=")
 
 
 def test_missing_and_undecided_metrics_are_no_zeros(tables):

@@ -141,4 +141,4 @@ def describe(count: int, official: int) -> str:
         return f"complete, {count} images"
     if count == 0:
         return "not there, left out"
-    return f"{count} of the official {official} images: good for trials, not for published figures"
+    return f"{count} of the official {official} images: good for trials, not for published metrics"
