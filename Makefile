@@ -19,8 +19,8 @@ run: setup ## Train, evaluate and draw on a toy Cityscapes: minutes on two CPU c
 test: setup ## The test suite (ARGS="-k name" narrows it)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-quick: setup ## The tests that start no processes, to be run while working
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/processes $(ARGS)
+test-quick: setup ## The tests that take no seconds and start no processes, to be run while working
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/processes -m "not thorough and not slow and not gpu" $(ARGS)
 
 test-slow: setup ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -38,6 +38,10 @@ SMALL = [
     "train.batch_size=2",
     "train.num_workers=0",
     "train.log_period=1",
+    # Pictures take most of the time of a small evaluation.
+    "evaluation.picture_count=0",
+    "evaluation.best_and_worst=0",
+    "evaluation.charts=false",
 ]
 
 

@@ -17,6 +17,8 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from tests.runs import HEAD, in_process
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "custom_dataset.md").read_text(encoding="utf-8")
 SMALL = [*HEAD, "dataset.min_size_test=64", "train.iterations=2", "train.num_workers=0"]

@@ -8,7 +8,7 @@ from panoptic_dl.core.classes import load_classes
 from tests.datasets.tiny_custom import CATEGORIES, write_own
 from tests.runs import SMALL, in_process
 
-PLAIN = ["evaluation.picture_count=0", "evaluation.best_and_worst=0", "evaluation.charts=false"]
+pytestmark = pytest.mark.thorough
 
 
 def error_of(run_dir, *overrides):
@@ -34,10 +34,10 @@ def test_own_data_are_trained_on_and_evaluated_by_all_means(tmp_path, form, task
     names = (tmp_path / "train" / "results.md").read_text(encoding="utf-8")
     assert "床" in names
     by_weights = in_process(
-        tmp_path / "eval", *overrides, *PLAIN, "mode=eval", f"weights={tmp_path / 'train'}"
+        tmp_path / "eval", *overrides, "mode=eval", f"weights={tmp_path / 'train'}"
     )
     files = f"predictions={tmp_path / 'train' / 'predictions'}"
-    by_files = in_process(tmp_path / "files", *overrides, *PLAIN, "mode=eval", files)
+    by_files = in_process(tmp_path / "files", *overrides, "mode=eval", files)
     for scored in (by_weights, by_files):
         assert json.dumps(scored["metrics"]) == json.dumps(trained["metrics"])
 
@@ -47,7 +47,7 @@ def test_things_or_stuff_alone_train_with_fewer_images_than_a_batch(tmp_path, ki
     chosen = [c for c in CATEGORIES if bool(c["isthing"]) == (kind == "things")]
     root = write_own(tmp_path / "data", categories=chosen, train=1, val=1)
     overrides = [*SMALL, "dataset=coco_format", f"dataset.root={root}", "train.batch_size=3"]
-    results = in_process(tmp_path / "run", *overrides, *PLAIN, "evaluation.official=true")
+    results = in_process(tmp_path / "run", *overrides, "evaluation.official=true")
     other = {"things": "st", "stuff": "th"}[kind]
     assert results["metrics"][f"PQ_{other}"] != results["metrics"][f"PQ_{other}"]  # NaN
     weights = f"weights={tmp_path / 'run'}"
@@ -58,7 +58,7 @@ def test_things_or_stuff_alone_train_with_fewer_images_than_a_batch(tmp_path, ki
 def test_a_model_is_timed_where_its_dataset_is_not(tmp_path):
     root = write_own(tmp_path / "data", train=1, val=1)
     overrides = [*SMALL, "dataset=coco_format"]
-    in_process(tmp_path / "run", *overrides, f"dataset.root={root}", *PLAIN, "train.iterations=1")
+    in_process(tmp_path / "run", *overrides, f"dataset.root={root}", "train.iterations=1")
     timed = [*overrides, "mode=benchmark", "benchmark.iterations=1", "benchmark.num_scenes=1"]
     timed += ["benchmark.image_size=[64,64]", f"weights={tmp_path / 'run'}"]
     message = error_of(tmp_path / "lost", *timed, f"dataset.root={tmp_path / 'nowhere'}")
@@ -69,7 +69,7 @@ def test_a_model_is_timed_where_its_dataset_is_not(tmp_path):
 
 def test_another_set_of_classes_is_refused(tmp_path):
     root = write_own(tmp_path / "data", train=1, val=1)
-    overrides = [*SMALL, "dataset=coco_format", f"dataset.root={root}", *PLAIN]
+    overrides = [*SMALL, "dataset=coco_format", f"dataset.root={root}"]
     in_process(tmp_path / "run", *overrides, "train.iterations=1")
     for split in ("train", "val"):
         file = root / "annotations" / f"panoptic_{split}.json"

@@ -10,7 +10,7 @@ import torch
 from panoptic_dl.config import build, compose
 from tests.runs import HEAD, SMALL, command_line, in_process
 
-PLAIN = ["evaluation.charts=false", "evaluation.best_and_worst=0", "evaluation.picture_count=1"]
+pytestmark = pytest.mark.thorough
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ PLAIN = ["evaluation.charts=false", "evaluation.best_and_worst=0", "evaluation.p
     list(itertools.product(("toy_cityscapes", "toy_coco"), ("panoptic", "semantic"))),
 )
 def test_train_then_eval_of_its_checkpoint_give_the_same_figures(tmp_path, toy, dataset, task):
-    overrides = [*SMALL, *toy[dataset], *PLAIN, f"task={task}"]
+    overrides = [*SMALL, *toy[dataset], f"task={task}"]
     trained = in_process(tmp_path / "train", *overrides)
     saved = json.loads((tmp_path / "train" / "results.json").read_text())
     columns = {
@@ -74,7 +74,7 @@ def test_weights_of_another_architecture_are_described(tmp_path, toy):
 
 @pytest.mark.parametrize("dataset", ["toy_cityscapes", "toy_coco"])
 def test_a_trained_model_is_evaluated_by_all_means(tmp_path, toy, dataset):
-    overrides = [*SMALL, *toy[dataset], *PLAIN, "train.iterations=1"]
+    overrides = [*SMALL, *toy[dataset], "train.iterations=1"]
     trained = in_process(tmp_path / "trained", *overrides)
     weights = f"weights={tmp_path / 'trained' / 'model_final.pth'}"
     beside = ["evaluation.official=true", "evaluation.save=[panoptic,instances]"]
@@ -132,7 +132,7 @@ def test_a_missing_dataset_names_folder_and_script(tmp_path, capsys):
 
 
 def test_a_run_is_recorded_and_returns_its_first_metric(tmp_path, toy):
-    metric = command_line(*SMALL, *toy["toy_cityscapes"], *PLAIN, f"run_dir={tmp_path}")
+    metric = command_line(*SMALL, *toy["toy_cityscapes"], f"run_dir={tmp_path}")
     state = json.loads((tmp_path / "run.json").read_text())
     assert (state["status"], state["metrics"]["PQ"]) == ("finished", pytest.approx(metric))
     assert state["environment"]["processes"] == 1
@@ -141,5 +141,5 @@ def test_a_run_is_recorded_and_returns_its_first_metric(tmp_path, toy):
 
 def test_a_trial_leaves_no_record(tmp_path, toy):
     trial = ["train.fast_dev_run=true", "train.iterations=1", f"run_dir={tmp_path}"]
-    command_line(*SMALL, *toy["toy_cityscapes"], *PLAIN, *trial)
+    command_line(*SMALL, *toy["toy_cityscapes"], *trial)
     assert not (tmp_path / "run.json").exists()

@@ -47,6 +47,7 @@ def option(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("choice", OPTIONS)
+@pytest.mark.thorough
 def test_every_option_composes_resolves_and_survives_yaml(choice):
     cfg = compose([choice, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
     assert OmegaConf.create(OmegaConf.to_yaml(cfg)) == cfg

@@ -13,6 +13,8 @@ from panoptic_dl.config.run_identity import (
     relevant_config,
 )
 
+pytestmark = pytest.mark.thorough
+
 TINY = ["backbone=hrnet_tiny", "dataset=toy_cityscapes"]
 
 

@@ -6,6 +6,8 @@ from omegaconf import OmegaConf
 from panoptic_dl.config import build, compose
 from panoptic_dl.config.saved import saved_config, with_run_of_weights
 
+pytestmark = pytest.mark.thorough
+
 ROW = [
     *("backbone=hrnet_tiny", "head=dsconv", "dataset=toy_coco", "head.aspp_channels=16"),
     "dataset.root.root=/nowhere/at/all",

@@ -150,6 +150,7 @@ def test_an_error_in_a_worker_names_the_file_in_one_line(dataset, tmp_path):
         next(iter(make_test_loader(dataset=dataset, mapper=broken, num_workers=1)))
 
 
+@pytest.mark.thorough
 def test_the_order_is_one_for_all_ways_of_sharing(dataset, monkeypatch):
     """Groups of two: two processes with two passes each, one with four, four with one."""
 

@@ -6,6 +6,8 @@ import torch
 from panoptic_dl.config import build
 from tests.doctor.contexts import odd, row_context, rows_of
 
+pytestmark = pytest.mark.thorough
+
 # The crop of these tests is not the published one.
 ALWAYS = {"crop": "warn"}
 

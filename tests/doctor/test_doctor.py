@@ -8,6 +8,8 @@ import pytest
 from tests.doctor.broken import image_of, write_healthy
 from tests.runs import SMALL, in_process
 
+pytestmark = pytest.mark.thorough
+
 
 def rows_in(folder):
     content = json.loads((folder / "doctor.json").read_text())

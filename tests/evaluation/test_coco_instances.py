@@ -59,6 +59,7 @@ def test_figures_are_the_official_ones(tmp_path, seed):
         assert not any(math.isnan(figures[name]) for name in ("APs", "APm", "APl"))
 
 
+@pytest.mark.thorough
 def test_beyond_a_hundred_predictions_of_a_class_the_best_count(tmp_path):
     content = truth_of_scenes(num_images=2, seed=5)
     draw = np.random.default_rng(0)

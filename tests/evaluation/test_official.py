@@ -305,8 +305,8 @@ def test_rounding_is_no_difference(change):
 @pytest.mark.parametrize(
     "change", [{"PQ": 50 + 2e-10}, {"AP": 20 - 2e-7}, {"AP50": 0.0}, {"AP": math.nan}]
 )
-def test_what_lies_beyond_is_an_error_that_names_the_figure(change):
-    with pytest.raises(EvaluationError, match=rf"1 of 3 figures .*\.{next(iter(change))} "):
+def test_what_lies_beyond_is_an_error_that_names_the_metric(change):
+    with pytest.raises(EvaluationError, match=rf"1 of 3 metrics .*\.{next(iter(change))} "):
         require_agreement(pair_up(OWN, official(**change)))
 
 

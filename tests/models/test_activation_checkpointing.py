@@ -10,6 +10,8 @@ from panoptic_dl.models.backbones import HRNet, Xception65
 from panoptic_dl.models.batch_norm import convert_sync_batch_norm
 from tests.models.tiny_models import build_backbone, build_panoptic, require_same, train_both
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("name", ["hrnet", "xception"])
 @pytest.mark.parametrize("norm", ["BN", "naiveSyncBN", "GN"])

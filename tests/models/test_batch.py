@@ -34,6 +34,7 @@ def test_one_image_in_training(model, size):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.thorough
 def test_images_of_different_sizes_in_one_batch(model):
     samples = [make_sample(*size) for size in SIZES]
     losses = model.train()(samples)

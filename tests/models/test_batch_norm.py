@@ -101,6 +101,7 @@ def randomise(model):
 
 @pytest.mark.parametrize("backbone", ["hrnet", "xception"])
 @pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.thorough
 def test_every_batch_norm_is_folded_and_nothing_changes(backbone, separable):
     model = build_panoptic(
         build_backbone(backbone), head={"use_depthwise_separable_conv": separable}

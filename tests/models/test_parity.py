@@ -18,6 +18,8 @@ from tests.models.golden_rows import (
     seeded_model,
 )
 
+pytestmark = pytest.mark.thorough
+
 STRIDE = golden.STRIDE
 
 

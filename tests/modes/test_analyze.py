@@ -15,6 +15,8 @@ from run import work
 from tests.evaluation.model_outputs import REAL
 from tests.modes.small_runs import small_coco
 
+pytestmark = pytest.mark.thorough
+
 BRANCHES = ("semantic", "center", "offset")
 
 

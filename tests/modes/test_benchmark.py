@@ -11,6 +11,8 @@ from panoptic_dl.modes.benchmark import STAGES
 from run import work
 from tests.modes.small_runs import BENCHMARK
 
+pytestmark = pytest.mark.thorough
+
 
 def run(tmp_path, *overrides):
     return work("cpu", compose([*BENCHMARK, *overrides, f"run_dir={tmp_path}"]), ())

@@ -12,6 +12,8 @@ from panoptic_dl.visualize.training_sample import _panels, save_sample
 from run import work
 from tests.visualize.training_samples import by_start, sample_of
 
+pytestmark = pytest.mark.thorough
+
 SIZES = {"toy_cityscapes": "[128,256]", "toy_coco": "[96,128]"}
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)

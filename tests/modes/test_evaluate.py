@@ -20,6 +20,8 @@ from panoptic_dl.modes.evaluate import evaluate
 from tests.evaluation.model_outputs import REAL
 from tests.modes.erring_model import SIZES, Erring, saved
 
+pytestmark = pytest.mark.thorough
+
 
 def test_a_run_leaves_tables_and_pictures(tmp_path, config, caplog):
     caplog.set_level(logging.INFO, logger="panoptic_dl")

@@ -117,6 +117,7 @@ def test_everything_of_runs_is_escaped(tmp_path):
     assert EVIL in "".join(page.text)
 
 
+@pytest.mark.thorough
 def test_it_stays_within_its_limit_and_says_what_is_left_out(tmp_path):
     for number in range(2):
         names = [f"image{i}" for i in range(7)]

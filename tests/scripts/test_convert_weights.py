@@ -17,6 +17,8 @@ from scripts.convert_weights import ARCHITECTURES, find_architecture
 from tests.models.golden_rows import ROWS, load_shapes
 from tests.weights.tiny_weights import same
 
+pytestmark = pytest.mark.thorough
+
 CLASSIFIER = {
     "incre_modules.0.0.conv1.weight": (32, 18, 1, 1),
     "downsamp_modules.0.0.weight": (256, 128, 3, 3),

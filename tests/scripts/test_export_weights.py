@@ -18,6 +18,8 @@ from scripts import export_weights
 from scripts.export_weights import metrics_of_average, metrics_of_checkpoint, read_revision
 from tests.weights.tiny_weights import provenance
 
+pytestmark = pytest.mark.thorough
+
 HEAD = 40 * "a"
 GIT = (
     f"# 2026-01-01 00:00:00\n$ git rev-parse HEAD\n{HEAD}\n$ git status --short\n$ git diff HEAD\n"

@@ -15,6 +15,8 @@ from tests.sweeps.rows import QUIET
 from tests.sweeps.trials import search as search_in
 from tests.sweeps.trials import times_run, trials
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):

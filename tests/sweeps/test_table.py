@@ -24,6 +24,8 @@ from panoptic_dl.sweeps.table import (
 from tests.runs import SMALL, compose_with_hydra, multirun
 from tests.sweeps.rows import QUIET, states, write_run
 
+pytestmark = pytest.mark.thorough
+
 
 def rows_of(*overrides, swept=()):
     config = compose_with_hydra(*overrides)

@@ -20,6 +20,8 @@ from tests.train.tiny_run import (
     train_settings,
 )
 
+pytestmark = pytest.mark.thorough
+
 FLAGS = torch.backends.cuda.matmul, torch.backends.cudnn
 
 

@@ -21,6 +21,8 @@ from tests.train.tiny_run import (
     tiny_loader,
 )
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize(
     ("number", "num_workers"),

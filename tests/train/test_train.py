@@ -145,6 +145,7 @@ def test_a_few_iterations_in_a_folder_of_their_own(tmp_path):
         pytest.param("toy_coco", "panoptic", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.thorough
 def test_on_every_dataset_and_task(tmp_path, toy, dataset, task):
     saved = "[panoptic,instances]" if task == "panoptic" else "semantic"
     overrides = [*SMALL, *toy[dataset], f"task={task}", "dataset.root.num_val=6"]

@@ -20,6 +20,7 @@ from tests.train.tiny_run import (
 UNGROUPED = {"aspect_ratio_grouping": False}
 
 
+@pytest.mark.thorough
 def test_bf16_trains_on_the_cpu(tmp_path):
     run_training(tmp_path / "full", iterations=80, period=100)
     run_training(tmp_path / "half", iterations=80, period=100, precision="bf16")

@@ -15,6 +15,8 @@ from panoptic_dl.visualize.charts import (
     worst_pairs,
 )
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def drawn(monkeypatch):

@@ -21,6 +21,8 @@ from tests.models.golden_rows import ROWS, build_model, load_shapes
 from tests.train.tiny_run import TinyModel, run_training
 from tests.weights.tiny_weights import Tiny, provenance, same
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("wrap", ["plain", "model", "state_dict"])
 def test_pth_in_each_wrapping(tmp_path, wrap):

@@ -9,6 +9,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import Backbone
 from torch import nn
 
+pytestmark = pytest.mark.thorough
+
 FOLDER = Path(__file__).parents[3] / "lazy_configs" / "backbone"
 OPTIONS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
