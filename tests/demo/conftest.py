@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from panoptic_dl.demo.predictor import Predictor
 from tests.demo.samples import make_run, scene
 
 
@@ -14,6 +15,11 @@ def panoptic_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def semantic_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("semantic") / "run", "task=semantic")
+
+
+@pytest.fixture(scope="session")
+def predictor(panoptic_run):
+    return Predictor.from_run(panoptic_run.folder, device="cpu", branches=True)
 
 
 @pytest.fixture

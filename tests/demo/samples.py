@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.demo.demo import demo
 from panoptic_dl.modes.benchmark import _init_statistics
 from tests.runs import SMALL
 
@@ -48,3 +49,24 @@ def make_video(file, frames=12, size=(48, 64), fps=12.5, code="mp4v"):
         writer.write(np.full((*size, 3), 20 * number % 256, np.uint8))
     writer.release()
     return file
+
+
+def run_demo(run, inputs, run_dir, **settings):
+    """What mode=demo calls, with the parts of a run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = {"num_workers": 2, **settings}
+    return demo(
+        device="cpu",
+        model=build(run.config.task.model),
+        mapper=build(run.config.task.evaluation.loader.mapper),
+        classes=build(run.config.dataset.classes),
+        weights=str(run.folder),
+        inputs=inputs if isinstance(inputs, (list, int, type(None))) else str(inputs),
+        run_dir=str(run_dir),
+        row="a_row",
+        settings=settings,
+    )
+
+
+def files(folder):
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())

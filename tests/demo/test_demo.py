@@ -1,44 +1,18 @@
 """mode=demo from inputs to files, in this process."""
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from panopticapi.evaluation import pq_compute
-from panopticapi.utils import rgb2id
 from PIL import Image
 
 from panoptic_dl import PanopticResult, Predictor
-from panoptic_dl.config import build
-from panoptic_dl.core.errors import DemoError, EvaluationError
+from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.demo import demo
 from panoptic_dl.demo.video import VideoReader
-from tests.demo.samples import make_video
-
-
-def run_demo(run, inputs, run_dir, **settings):
-    """What mode=demo calls, with the parts of a run."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    settings = {"num_workers": 2, **settings}
-    return demo(
-        device="cpu",
-        model=build(run.config.task.model),
-        mapper=build(run.config.task.evaluation.loader.mapper),
-        classes=build(run.config.dataset.classes),
-        weights=str(run.folder),
-        inputs=inputs if isinstance(inputs, (list, int, type(None))) else str(inputs),
-        run_dir=str(run_dir),
-        row="a_row",
-        settings=settings,
-    )
-
-
-def files(folder):
-    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+from tests.demo.samples import files, make_video, run_demo
 
 
 def test_every_input_has_results_of_its_own(panoptic_run, photos, tmp_path):
@@ -63,49 +37,6 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(panoptic_run, photos, tmp_p
     assert str(photos / "broken.png") in str(error.value)
     assert str(photos / "text.jpg") in str(error.value)
     assert len(files(tmp_path / "out" / "demo")) == 5
-
-
-@pytest.mark.parametrize("layout", ["overlay", "side_by_side", "both"])
-def test_views_and_layouts(panoptic_run, photos, tmp_path, layout):
-    views = ["panoptic", "semantic", "instances", "center", "offset"]
-    run_demo(panoptic_run, photos / "z.png", tmp_path / "out", views=views, layout=layout)
-    expected = [f"{view}/z.jpg" for view in views] if layout != "side_by_side" else []
-    expected += ["side_by_side/z.jpg"] if layout != "overlay" else []
-    assert files(tmp_path / "out" / "demo") == sorted(expected)
-    if layout != "overlay":
-        sheet = Image.open(tmp_path / "out" / "demo" / "side_by_side" / "z.jpg")
-        # Pictures below 256 pixels grow twofold; three rows of two.
-        assert 2 * 2 * 132 < sheet.width < 2 * 2 * 132 + 20
-        assert sheet.height > 3 * 2 * 64
-
-
-def test_panoptic_files_are_read_by_panopticapi(panoptic_run, photos, tmp_path):
-    run_demo(panoptic_run, photos, tmp_path / "out", save="json")
-    folder = tmp_path / "out" / "demo"
-    content = json.loads((folder / "coco_panoptic.json").read_text())
-    assert [image["id"] for image in content["images"]] == ["a_x", "b_x", "y_jpg", "y_png", "z"]
-    assert content["images"][0]["file_name"] == str(photos / "a" / "x.jpg")
-    assert len(content["categories"]) == 19
-    # Held against itself by the official code, which compares PNG and JSON, all is right.
-    quality = pq_compute(
-        str(folder / "coco_panoptic.json"),
-        str(folder / "coco_panoptic.json"),
-        str(folder / "coco_panoptic"),
-        str(folder / "coco_panoptic"),
-    )
-    assert quality["All"]["pq"] == 1
-    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
-    result = predictor(photos / "z.png")
-    (annotation,) = [a for a in content["annotations"] if a["image_id"] == "z"]
-    ids = rgb2id(np.asarray(Image.open(folder / "coco_panoptic" / annotation["file_name"])))
-    assert np.array_equal(ids, result.panoptic + 1)
-    for segment, saved in zip(result.segments, annotation["segments_info"], strict=True):
-        assert saved["id"] == segment.id + 1
-        assert saved["category_id"] == segment.category
-        assert saved["area"] == segment.area == (ids == saved["id"]).sum()
-        assert saved["isthing"] == segment.is_thing == ("score" in saved)
-        x, y, width, height = saved["bbox"]
-        assert (x, y, x + width, y + height) == segment.box
 
 
 def test_a_video_keeps_frames_rate_and_size(panoptic_run, tmp_path):
@@ -200,33 +131,6 @@ def test_the_config_has_all_settings_and_no_others():
     from panoptic_dl.config import compose
 
     assert dict(compose(["mode=demo"]).demo) == asdict(DemoSettings())
-
-
-def test_results_of_an_earlier_demo_are_never_overwritten(panoptic_run, photos, tmp_path):
-    run_demo(panoptic_run, photos / "a", tmp_path / "out")
-    before = (tmp_path / "out" / "demo" / "panoptic" / "x.jpg").read_bytes()
-    with pytest.raises(DemoError, match="holds the results of an earlier demo"):
-        run_demo(panoptic_run, photos / "b", tmp_path / "out")
-    assert (tmp_path / "out" / "demo" / "panoptic" / "x.jpg").read_bytes() == before
-
-
-def test_a_full_disk_ends_it_with_one_error_and_no_torn_file(
-    panoptic_run, photos, tmp_path, monkeypatch
-):
-    original, count = Path.write_bytes, iter(range(100))
-
-    def write_bytes(self, data):
-        if "demo" in self.parts and next(count) >= 2:
-            original(self, data[:10])
-            raise OSError(28, "No space left on device")
-        return original(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(EvaluationError, match="No space left on device"):
-        run_demo(panoptic_run, photos, tmp_path / "out", num_workers=1)
-    for file in (tmp_path / "out" / "demo").rglob("*.*"):
-        Image.open(file).load()
-        assert not file.name.startswith(".")
 
 
 def test_an_error_of_ours_is_not_taken_for_a_broken_file(

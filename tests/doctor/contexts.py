@@ -1,5 +1,6 @@
 """Contexts for tests: a dataset below a folder, and as much of the config as is asked for."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,8 @@ def rows_of(context):
 
 def odd(results):
     return {name: v.state.value for name, v in results.items() if v.state.value != "ok"}
+
+
+def rows_in(folder):
+    content = json.loads((folder / "doctor.json").read_text())
+    return content, {f"{r['group']}: {r['name']}": r for r in content["rows"]}
