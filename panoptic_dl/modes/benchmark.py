@@ -3,11 +3,13 @@
 Legend: N batch, K classes, H W pixels.
 """
 
-import itertools
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,16 @@ from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
+from panoptic_dl.models.batch_norm import fold_batch_norms
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
-from panoptic_dl.train.precision import Maps, arithmetic, check_precision, prepare_network
+from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
+FOLDED_SIDE = 128  # pixels of the image on which folding is checked
+Maps = tuple[Tensor, ...]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 logger = logging.getLogger(__name__)
@@ -172,8 +177,18 @@ class _Benchmark:
             return None
         with arithmetic("fp32", self.device):
             before = tuple(maps.clone() for maps in self.network(self.images))
-        self.network = prepare_network(self.model, settings, self.images)
+        if settings.fold_batch_norm:
+            self.fold_exactly()
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+            self.network = lambda images: self.model.network(
+                images.contiguous(memory_format=torch.channels_last)
+            )
         with arithmetic(settings.precision, self.device):
+            if settings.compile:
+                with compile_errors("benchmark.compile"):
+                    self.network = torch.compile(self.network)
+                    self.network(self.images)
             after = self.network(self.images)
         share = None
         if self.panoptic:
@@ -194,70 +209,70 @@ class _Benchmark:
             "changed_panoptic": share,
         }
 
-    @torch.no_grad()
+    def fold_exactly(self) -> None:
+        """Fold batch norm in double precision, where any change but rounding would show."""
+        example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE].double()
+        self.model.double()
+        before = self.network(example)
+        fold_batch_norms(self.model, lambda: self.network(example))
+        for maps, folded in zip(before, self.network(example), strict=True):
+            difference = (maps - folded).abs().max().item()
+            if not difference <= 1e-9 * maps.abs().max().item():
+                raise ValueError(
+                    f"benchmark.fold_batch_norm=true changes outputs by {difference:.3g} in double "
+                    "precision: it is not exact for this network, leave it out"
+                )
+        self.model.float()
+
     def time_stages(self) -> dict[str, list[float]]:
         """Milliseconds of every iteration by stage, and in `total`."""
         times: dict[str, list[float]] = {}
         for iteration in range(self.warmup + self.iterations):
-            laps = self.one_iteration(iteration)
+            laps: dict[str, float] = {}
+            self.run_stages(iteration, partial(_timed, laps, self.device))
+            laps["total"] = sum(laps.values())
             if iteration >= self.warmup:
                 for stage, milliseconds in laps.items():
                     times.setdefault(stage, []).append(milliseconds)
         return times
 
-    @torch.no_grad()
     def peak_memory(self) -> dict[str, float | None]:
         """Peaks in MiB of one more iteration, without what making the scene's maps takes."""
         peaks: list[tuple[float, float]] = []
-        self.one_iteration(
-            0,
-            before_stages=lambda: memory.reset_peaks(self.device),
-            after_stages=lambda: peaks.append(
-                (memory.peak_device(self.device), memory.peak_host())
-            ),
-        )
+
+        @contextlib.contextmanager
+        def measured(stage: str) -> Iterator[None]:
+            if stage in (STAGES[0], STAGES[3]):  # maps are made between the others and the last
+                memory.reset_peaks(self.device)
+            yield
+            peaks.append((memory.peak_device(self.device), memory.peak_host()))
+
+        self.run_stages(0, measured)
         on_device, on_host = (max(each) for each in zip(*peaks, strict=True))
         return {
             "peak_device_MiB": on_device if self.device.type == "cuda" else None,
             "peak_host_MiB": on_host,
         }
 
-    def one_iteration(
-        self,
-        iteration: int,
-        before_stages: Callable[[], Any] = lambda: None,
-        after_stages: Callable[[], Any] = lambda: None,
-    ) -> dict[str, float]:
-        """Milliseconds of each stage, and in total.
-
-        The two functions are called around the stages up to the network, and around the rest.
-        """
-        before_stages()
-        watch = _Stopwatch(torch.device("cpu"))
-        samples = self.load(iteration)
-        watch.lap(STAGES[0])
-        laps = watch.milliseconds()
-
-        watch = _Stopwatch(self.device)
-        samples = [s | {"image": s["image"].to(self.device)} for s in samples]
-        watch.lap(STAGES[1])
-        images = self.model.preprocess(samples)
-        with arithmetic(self.settings.precision, self.device):
-            maps = self.network(images.tensor)
-        watch.lap(STAGES[2])
-        laps |= watch.milliseconds()
-        after_stages()
-
-        if not self.settings.network_only:
-            if self.panoptic:
-                maps = self.trained_maps(iteration, maps)
-            before_stages()
-            watch = _Stopwatch(self.device)
+    @torch.no_grad()
+    def run_stages(
+        self, iteration: int, measure: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        """Work through a batch, each of STAGES inside `measure(stage)`."""
+        with measure(STAGES[0]):
+            samples = self.load(iteration)
+        with measure(STAGES[1]):
+            samples = [s | {"image": s["image"].to(self.device)} for s in samples]
+        with measure(STAGES[2]):
+            images = self.model.preprocess(samples)
+            with arithmetic(self.settings.precision, self.device):
+                maps = self.network(images.tensor)
+        if self.settings.network_only:
+            return
+        if self.panoptic:
+            maps = self.trained_maps(iteration, maps)
+        with measure(STAGES[3]):
             self.model.postprocess(maps, images.image_sizes, samples)
-            watch.lap(STAGES[3])
-            laps |= watch.milliseconds()
-            after_stages()
-        return laps | {"total": sum(laps.values())}
 
     def trained_maps(self, iteration: int, maps: Maps) -> Maps:
         """Maps of the scenes, with shape and type of the network's. Not timed."""
@@ -278,32 +293,20 @@ class _Benchmark:
         return tuple(found)
 
 
-class _Stopwatch:
-    """Milliseconds between laps: CUDA events on a GPU, the clock on a CPU.
-
-    A lap on a GPU is a mark in its queue; nothing waits until `milliseconds` is read.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self.marks: list[tuple[str, Any]] = []
-        self.lap("start")
-
-    def lap(self, name: str) -> None:
-        """End the stage that began at the last lap, or when the watch was made."""
-        if self.on_gpu:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-        self.marks.append((name, event if self.on_gpu else time.perf_counter()))
-
-    def milliseconds(self) -> dict[str, float]:
-        """Of each stage; waits for the GPU."""
-        if self.on_gpu:
-            self.marks[-1][1].synchronize()
-        return {
-            name: begin.elapsed_time(end) if self.on_gpu else 1000 * (end - begin)
-            for (_, begin), (name, end) in itertools.pairwise(self.marks)
-        }
+@contextlib.contextmanager
+def _timed(laps: dict[str, float], device: torch.device, stage: str) -> Iterator[None]:
+    """Note the milliseconds of a stage: by CUDA events on a GPU, by the clock on a CPU."""
+    if device.type == "cpu":
+        started = time.perf_counter()
+        yield
+        laps[stage] = 1000 * (time.perf_counter() - started)
+        return
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    yield
+    end.record()
+    end.synchronize()
+    laps[stage] = begin.elapsed_time(end)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Arithmetic and memory layout of networks: precision, channels-last, torch.compile, folding.
+"""Arithmetic and memory layout of networks: precision, channels-last, torch.compile.
 
 None of these changes a name in checkpoints. Evaluations compute in strict float32, whatever the
 model is trained in.
@@ -10,15 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from panoptic_dl.core.settings import PRECISIONS, BenchmarkSettings, TrainSettings
+from panoptic_dl.core.settings import PRECISIONS, TrainSettings
 from panoptic_dl.models.activation_checkpointing import recompute_activations
-from panoptic_dl.models.batch_norm import fold_batch_norms
-
-MIN_SIDE = 32  # pixels; the smallest image that models take
-Maps = tuple[Tensor, ...]
-Network = Callable[[Tensor], Maps]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +68,7 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
         # Convolutions whose weights are channels-last make channels-last outputs of any input.
         model.to(memory_format=torch.channels_last)
     if settings.compile:
-        with _compile_errors("train.compile"):
+        with compile_errors("train.compile"):
             example = torch.ones(8, device=next(model.parameters()).device)
             torch.compile(lambda x: 2 * x + 1)(example)
         _compile_in_training(model.get_submodule("backbone"), "forward")
@@ -107,7 +102,8 @@ def _compile_in_training(owner: nn.Module, method: str) -> None:
 
 
 @contextlib.contextmanager
-def _compile_errors(key: str) -> Iterator[None]:
+def compile_errors(key: str) -> Iterator[None]:
+    """Raise ValueError that names `key` where torch.compile fails inside."""
     try:
         yield
     except Exception as error:
@@ -122,52 +118,3 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Networks inside compute in one of `PRECISIONS`, exactly."""
     with float32(tf32=precision == "tf32"), autocast(precision, device):
         yield
-
-
-def prepare_network(model: Any, settings: BenchmarkSettings, example: Tensor) -> Network:
-    """Apply `settings` to `model` in place; return the function from images to maps.
-
-    Args:
-        model: in eval mode, with `network` from normalized images (N, C, H, W) to maps.
-        example: such images.
-
-    Raises:
-        ValueError: the machine cannot compile, or folding is not exact.
-    """
-    network: Network = model.network
-    if settings.fold_batch_norm:
-        _fold_exactly(model, example[:1, :, : 4 * MIN_SIDE, : 4 * MIN_SIDE])
-    if settings.channels_last:
-        model.to(memory_format=torch.channels_last)
-        plain = network
-
-        def network(images: Tensor) -> Maps:
-            return plain(images.contiguous(memory_format=torch.channels_last))
-
-    if settings.compile:
-        with (
-            _compile_errors("benchmark.compile"),
-            arithmetic(settings.precision, example.device),
-            torch.no_grad(),
-        ):
-            network = torch.compile(network)
-            network(example)
-    return network
-
-
-@torch.no_grad()
-def _fold_exactly(model: Any, example: Tensor) -> None:
-    """Fold in double precision, where any change but rounding would show."""
-    model.double()
-    example = example.double()
-    before = model.network(example)
-    fold_batch_norms(model, lambda: model.network(example))
-    after = model.network(example)
-    for maps, folded in zip(before, after, strict=True):
-        difference = (maps - folded).abs().max().item()
-        if not difference <= 1e-9 * maps.abs().max().item():
-            raise ValueError(
-                f"benchmark.fold_batch_norm=true changes outputs by {difference:.3g} in double "
-                "precision: it is not exact for this network, leave it out"
-            )
-    model.float()
