@@ -342,20 +342,16 @@ def _prefetch(
 
     An error of `batches` is raised when the batch that it is about is due.
     """
-    started: list[Any] = []  # at most one
-    error: Exception | None = None
-    while True:
-        try:
-            upcoming = [start(batch) for batch in itertools.islice(batches, 1)]
-        except Exception as caught:  # belongs to a batch that is not due yet
-            upcoming, error = [], caught
-        if started:
-            yield finish(started[0])
-        if error is not None:
-            raise error
-        if not upcoming:
-            return
-        started = upcoming
+    started: list[Any] = []
+    try:
+        for batch in batches:
+            started.append(start(batch))
+            if len(started) > 1:
+                yield finish(started.pop(0))
+    except Exception:  # of a batch that is not due yet
+        yield from map(finish, started)
+        raise
+    yield from map(finish, started)
 
 
 def _map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

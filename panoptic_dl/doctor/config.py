@@ -82,14 +82,9 @@ def _check_settings(context: CheckContext) -> CheckResult:
 def _check_recipe(context: CheckContext) -> CheckResult:
     """Differences between training and its recipe, and what they change."""
     settings, model = TrainSettings(**context.train), context.part("model")
-    images = context.images_per_pass
-    differences = find_differences(
-        Recipe(**context.recipe),
-        settings,
-        lr=context.part("optimizer")(model).defaults["lr"],
-        accumulate=settings.batch_size // context.num_processes // images,
-        batch_norm_images=images_of_statistics(model, images, context.num_processes),
-    )
+    accumulate = settings.batch_size // context.num_processes // context.images_per_pass
+    optimizer = context.part("optimizer")(model)
+    differences = find_differences(Recipe(**context.recipe), settings, model, optimizer, accumulate)
     return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: metrics will differ",

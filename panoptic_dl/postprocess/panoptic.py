@@ -72,14 +72,14 @@ def get_panoptic_segmentation(
         [sem_seg],
         [center_heatmap],
         [offsets],
-        thing_ids,
-        label_divisor,
-        stuff_area,
-        void_label,
-        threshold,
-        nms_kernel,
-        top_k,
-        None if foreground_mask is None else [foreground_mask],
+        foreground_masks=None if foreground_mask is None else [foreground_mask],
+        thing_ids=thing_ids,
+        label_divisor=label_divisor,
+        stuff_area=stuff_area,
+        void_label=void_label,
+        threshold=threshold,
+        nms_kernel=nms_kernel,
+        top_k=top_k,
     )[0]
 
 
@@ -87,35 +87,22 @@ def get_panoptic_segmentations(
     sem_segs: Sequence[Tensor] | Tensor,
     center_heatmaps: Sequence[Tensor] | Tensor,
     offsets: Sequence[Tensor] | Tensor,
-    thing_ids: Collection[int],
-    label_divisor: int,
-    stuff_area: int,
-    void_label: int,
-    threshold: float = 0.1,
-    nms_kernel: int = 7,
-    top_k: int | None = 200,
+    *,
     foreground_masks: Sequence[Tensor] | Tensor | None = None,
+    **arguments: Any,
 ) -> list[tuple[Tensor, Tensor]]:
     """`get_panoptic_segmentation` of several images, which may differ in size.
 
-    The first three arguments and the masks are sequences of what that function takes, or batches
-    with a leading dimension. On a GPU it waits for the device as often as for a single image.
+    On a GPU it waits for the device as often as for a single image.
+
+    Args:
+        sem_segs, center_heatmaps, offsets, foreground_masks: sequences of what that function takes,
+            or batches with a leading dimension.
+        arguments: its others, by name.
     """
-    if nms_kernel < 1 or nms_kernel % 2 == 0:
-        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centers")
     masks = [None] * len(sem_segs) if foreground_masks is None else foreground_masks
-    things = frozenset(int(category) for category in thing_ids)
-    tasks = []
-    for maps in zip(sem_segs, center_heatmaps, offsets, masks, strict=True):
-        _check_maps(*maps)
-        tasks.append(
-            _segment(
-                *maps, things, label_divisor, stuff_area, void_label, threshold, nms_kernel, top_k
-            )
-        )
-    return run_all(tasks)
+    maps = zip(sem_segs, center_heatmaps, offsets, masks, strict=True)
+    return run_all([_segment(*of_image, **arguments) for of_image in maps])
 
 
 def _segment(
@@ -123,15 +110,22 @@ def _segment(
     heatmap: Tensor,
     offset: Tensor,
     foreground: Tensor | None,
-    things: frozenset[int],
+    *,
+    thing_ids: Collection[int],
     label_divisor: int,
     stuff_area: int,
     void_label: int,
-    threshold: float,
-    nms_kernel: int,
-    top_k: int | None,
+    threshold: float = 0.1,
+    nms_kernel: int = 7,
+    top_k: int | None = 200,
 ) -> Coroutine[tuple[Tensor, Tensor]]:
     """Segment one image; a coroutine, see `grouping`."""
+    if nms_kernel < 1 or nms_kernel % 2 == 0:
+        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centers")
+    _check_maps(sem_seg, heatmap, offset, foreground)
+    things = frozenset(int(category) for category in thing_ids)
     height, width = sem_seg.shape[1:]
     heatmap = heatmap[0]
     if heatmap.dtype not in (torch.float32, torch.float64):

@@ -44,20 +44,17 @@ class _Difference(NamedTuple):
 
 
 def find_differences(
-    recipe: Recipe,
-    settings: TrainSettings,
-    *,
-    lr: float,
-    accumulate: int,
-    batch_norm_images: int | None,
+    recipe: Recipe, settings: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
 ) -> list[_Difference]:
     """All differences between a run and its recipe, those that change results most first.
 
     Args:
-        lr: base learning rate of the run.
-        accumulate: forward passes of a process for one step.
-        batch_norm_images: see `images_of_statistics`.
+        optimizer: with the base learning rate of the run.
+        accumulate: forward passes of each process for one step.
     """
+    lr, processes = optimizer.defaults["lr"], comm.get_world_size()
+    share = settings.batch_size // processes // accumulate
+    batch_norm_images = images_of_statistics(model, share, processes)
     batch = recipe.batch_size
     effect_of_batch = "the rate and the number of iterations belong to the recipe's batch"
     if not settings.auto_scale_lr:
@@ -107,15 +104,7 @@ def log_differences(
     recipe: Recipe, settings: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
 ) -> None:
     """Log how the run differs from its recipe: a warning if it changes results."""
-    processes = comm.get_world_size()
-    images = settings.batch_size // processes // accumulate
-    found = find_differences(
-        recipe,
-        settings,
-        lr=optimizer.defaults["lr"],
-        accumulate=accumulate,
-        batch_norm_images=images_of_statistics(model, images, processes),
-    )
+    found = find_differences(recipe, settings, model, optimizer, accumulate)
     if not found:
         logger.info("Trained as the recipe says: batch, learning rate, length, arithmetic")
         return

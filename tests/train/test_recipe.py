@@ -18,13 +18,13 @@ from panoptic_dl.train.recipe import (
 from tests.train.tiny_run import metrics, run_training, train_settings
 
 RECIPE = Recipe(iterations=90000, batch_size=32, lr=1e-3)
-SAME = {"lr": 1e-3, "accumulate": 1, "batch_norm_images": 32}
 
 
-def found(**changes):
-    run = {name: changes.pop(name, value) for name, value in SAME.items()}
+def found(*, lr=1e-3, accumulate=1, layer=None, **changes):
+    model = nn.Sequential(nn.Linear(1, 1), *([] if layer is None else [layer]))
     settings = train_settings(**{"iterations": 90000, "batch_size": 32} | changes)
-    return {d.setting: d for d in find_differences(RECIPE, settings, **run)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    return {d.setting: d for d in find_differences(RECIPE, settings, model, optimizer, accumulate)}
 
 
 def test_the_recipe_itself_differs_in_nothing():
@@ -37,8 +37,7 @@ def test_the_recipe_itself_differs_in_nothing():
         ({"batch_size": 16}, {"train.batch_size", "images seen"}),
         ({"batch_size": 16, "iterations": 180000}, {"train.batch_size", "train.iterations"}),
         ({"lr": 5e-4}, {"optimizer.lr"}),
-        ({"batch_norm_images": 4}, {"images of BatchNorm's statistics"}),
-        ({"batch_norm_images": None}, set()),
+        ({"layer": nn.BatchNorm1d(1)}, set()),
         ({"precision": "bf16"}, {"train.precision"}),
         ({"clip_norm": 1.0}, {"train.clip_norm"}),
     ],
@@ -47,6 +46,12 @@ def test_what_changes_results_is_named(changes, names):
     differences = found(**changes)
     assert set(differences) == names
     assert all(d.effect for d in differences.values())
+
+
+def test_statistics_of_a_part_of_the_batch_are_named():
+    differences = found(layer=nn.BatchNorm1d(1), accumulate=8)
+    assert differences["images of BatchNorm's statistics"].run == "4"
+    assert set(differences) == {"images of BatchNorm's statistics", "forward passes a step"}
 
 
 def test_what_changes_no_results_is_logged_too(tmp_path, caplog):
