@@ -82,10 +82,6 @@ def _load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, 
 
     The trees are plain dicts, lists and scalars; every callable is replaced by its dotted name, and
     interpolations stay text.
-
-    Raises:
-        ValueError: `name` is not defined, or a value is one that YAML cannot hold; the message
-            names the file and the key.
     """
     from detectron2.config import LazyConfig
 

@@ -43,11 +43,9 @@ def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
             f"{file} has more than 8 bits a pixel (mode {image.mode}): write it anew with 8, "
             "scaled as suits it"
         )
-    try:
+    with _naming(file):  # damaged metadata
         upright = detection_utils._apply_exif_orientation(image)
         pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(upright, image_format)
-    except (OSError, SyntaxError, ValueError) as error:  # damaged metadata
-        raise _unreadable(file, error) from error
     return pixels
 
 
@@ -94,11 +92,9 @@ def read_size(file: str | Path) -> tuple[int, int]:
     Raises:
         UnreadableImageError: the file is missing or no image.
     """
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(file, error) from error
+    with _naming(file), Image.open(file) as image:
+        size = image.height, image.width
+    return size
 
 
 def open_image(file: str | Path) -> Image.Image:
@@ -107,11 +103,9 @@ def open_image(file: str | Path) -> Image.Image:
     Raises:
         UnreadableImageError: the file is missing, truncated or no image.
     """
-    try:
-        with open(file, "rb") as opened:
-            return decode_image(opened)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all on damaged files
-        raise _unreadable(file, error) from error
+    with _naming(file), open(file, "rb") as opened:
+        image = decode_image(opened)
+    return image
 
 
 def decode_image(opened: BinaryIO) -> Image.Image:
@@ -122,11 +116,15 @@ def decode_image(opened: BinaryIO) -> Image.Image:
     return image
 
 
-def _unreadable(file: str | Path, error: Exception) -> UnreadableImageError:
-    """The error to raise for a file whose reading ended in `error`."""
-    return UnreadableImageError(
-        f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
-    )
+@contextmanager
+def _naming(file: str | Path) -> Iterator[None]:
+    """Turn what Pillow raises on damaged files into an error that names the file."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImageError(
+            f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
+        ) from error
 
 
 def why_unreadable(error: Exception) -> str:
@@ -171,10 +169,8 @@ _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label o
 
 
 def _read_label(file: str | Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
-    try:
+    with _naming(file):
         status = Path(file).stat()
-    except OSError as error:
-        raise _unreadable(file, error) from error
     key = decode.__qualname__, str(file), status.st_mtime_ns, status.st_size
     if getattr(_of_thread, "key", None) != key:
         label = decode(open_image(file))

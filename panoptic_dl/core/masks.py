@@ -51,15 +51,15 @@ def decode_mask(code: Any, size: tuple[int, int]) -> np.ndarray:
         mask: np.ndarray = coco_mask.decode(code)
         # Codes as pycocotools writes them come back the same; others are read slowly.
         is_odd = isinstance(counts, str) and encode_mask(mask)["counts"] != counts
-        if is_odd and sum(_run_lengths(counts)) != size[0] * size[1]:
+        if is_odd and sum(run_lengths(counts)) != size[0] * size[1]:
             raise ValueError("it ends too early")
     except ValueError as error:
         raise ValueError(f"a mask has a damaged run-length code: {error}") from error
     return mask.astype(bool)
 
 
-def _run_lengths(counts: str) -> list[int]:
-    """Pixels of each run, from groups of five bits, lowest first.
+def run_lengths(counts: str) -> list[int]:
+    """Pixels of each run of a compressed code, from groups of five bits, lowest first.
 
     From the fourth run on they are differences to the run two before.
     """

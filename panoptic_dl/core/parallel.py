@@ -122,6 +122,7 @@ def parallel_map(
     jobs: Sequence[tuple[Any, ...]],
     num_workers: int,
     hint: str = ": take fewer (--workers); the same command goes on from here",
+    chunk: int = 1,
 ) -> Generator[Any, None, None]:
     """Call `function(*job)` for each of the jobs and yield the results, in the order of the jobs.
 
@@ -134,6 +135,7 @@ def parallel_map(
         function: can be pickled.
         num_workers: processes; 1 works in this one. Forked on Linux.
         hint: what to do when a worker was killed, for the message.
+        chunk: jobs that a worker is given at a time.
 
     Raises:
         DatasetError: a worker was killed.
@@ -147,7 +149,8 @@ def parallel_map(
         num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
     ) as pool:
         try:
-            yield from pool.map(partial(_call, function), *zip(*jobs, strict=True))
+            call, columns = partial(_call, function), zip(*jobs, strict=True)
+            yield from pool.map(call, *columns, chunksize=chunk)
         except BaseException as error:
             # A second Ctrl-C must not leave workers behind, which end in a moment.
             with handling([signal.SIGINT], signal.SIG_IGN):
@@ -165,7 +168,7 @@ def _begin_worker(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_job)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _end_job(number: int, frame: FrameType | None) -> None:
@@ -180,9 +183,11 @@ def _call(function: Callable[..., Any], *job: Any) -> Any:
         os._exit(1)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int, seconds: float = 0.0) -> None:
+    """End this process so many seconds after its parent; called in a thread."""
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS)
+    time.sleep(seconds)
     os._exit(1)
 
 

@@ -19,6 +19,7 @@ from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import read_json
 from panoptic_dl.core.images import IGNORE_LABEL
+from panoptic_dl.datasets.registry import file_state
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
 GUIDE = "docs/custom_dataset.md has an example"
@@ -124,24 +125,16 @@ def _categories_of(file: Path) -> list[dict[str, Any]]:
 
     Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
     """
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise DatasetError(f"cannot read {file}: {error.strerror or error}") from error
-    return _read_categories(file, status.st_mtime_ns, status.st_size)
+    return _read_categories(*file_state(file))
 
 
 @lru_cache(maxsize=16)
-def _read_categories(file: Path, *state: int) -> list[dict[str, Any]]:
-    return _check_categories(read_annotations(file)["categories"], file)
+def _read_categories(name: str, *state: int) -> list[dict[str, Any]]:
+    return _check_categories(read_annotations(Path(name))["categories"], Path(name))
 
 
 def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
-    """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None).
-
-    Raises:
-        DatasetError: they make no classes; names the category and the file.
-    """
+    """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None)."""
     checked: list[dict[str, Any]] = []
     for category in categories:
         number, name, thing, color = map(category.get, ("id", "name", "isthing", "color"))

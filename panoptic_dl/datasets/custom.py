@@ -141,11 +141,7 @@ def _coco_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
 
 
 def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
-    """`<city>/<image id>_leftImg8bit.<any>`; "file_name" in the official files names no such file.
-
-    Raises:
-        DatasetError: an image has several such files.
-    """
+    """`<city>/<image id>_leftImg8bit.<any>`: "file_name" of the official files is another."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(f"*{CITY_SUFFIX}.*")):
         number = path.stem.removesuffix(CITY_SUFFIX)
@@ -185,11 +181,7 @@ FORMATS = {
 
 
 class _Split:
-    """The files of one split; see `custom_dataset` for the arguments.
-
-    Raises:
-        DatasetError: there is no root.
-    """
+    """The files of one split; see `custom_dataset` for the arguments."""
 
     def __init__(
         self,
@@ -227,11 +219,7 @@ class _Split:
             raise self.layout.error(f"file missing: {self.file}{others}", remedy)
 
     def load(self, classes: Classes) -> list[Record]:
-        """Check the split and return Detectron2's records.
-
-        Raises:
-            DatasetError: something is missing or does not fit together; names file and remedy.
-        """
+        """Check the split and return Detectron2's records."""
         categories, content = self._categories(classes), read_annotations(self.file)
         images = _annotated_images(content, self.file)
         where = f'{self.file}: "file_name" of the annotation of image'
@@ -311,12 +299,7 @@ class _Split:
 
 
 def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
-    """The entries of images that have an annotation, by id.
-
-    Raises:
-        DatasetError: ids are missing, come twice or are not of one type, or an annotation is of an
-            image that is not listed.
-    """
+    """The entries of images that have an annotation, by id."""
     images: dict[Any, dict[str, Any]] = {}
     for image in content["images"]:
         number = image.get("id")
@@ -363,11 +346,7 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
 def _segments(
     annotation: dict[str, Any], file: Path, categories: Categories
 ) -> list[dict[str, Any]]:
-    """The segments of an annotation, with contiguous categories.
-
-    Raises:
-        DatasetError: a segment has an unknown category, or an id that is none or comes twice.
-    """
+    """The segments of an annotation, with contiguous categories."""
     contiguous, num_things = categories.contiguous, len(categories.classes.thing_ids)
     segments: dict[int, dict[str, Any]] = {}
     for segment in annotation["segments_info"]:

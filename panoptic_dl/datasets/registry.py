@@ -48,7 +48,7 @@ def register_once(
     it is imported.
     Errors of `load` pass through; the catalogs are then as they were.
     """
-    state = tuple(_state_of(source) for source in sources)
+    state = tuple(file_state(source) for source in sources)
     if _registered.get(name) == state and name in DatasetCatalog:
         return name
     # The loader needs the records a moment after they were checked here. Reading COCO's annotations
@@ -64,7 +64,8 @@ def register_once(
     return name
 
 
-def _state_of(source: Path) -> tuple[str, int, int]:
+def file_state(source: Path) -> tuple[str, int, int]:
+    """Name, time of change and size of a file; zeros where there is none."""
     try:
         status = source.stat()
     except OSError:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -133,16 +133,12 @@ def _open_files(split: Split, sample: int | None, workers: int) -> list[ImageRep
     Args:
         sample: so many, always the same ones; None: all.
         workers: processes; 1 works in this one.
-
-    Raises:
-        DatasetError: a process was killed.
     """
     records = split.records
     if sample is not None and sample < len(records):
         chosen = random.Random(0).sample(range(len(records)), sample)
         records = [records[index] for index in sorted(chosen)]
     jobs = [(record, split.listed_sizes.get(record.get("image_id"))) for record in records]
-    portions = [(jobs[i : i + CHUNK],) for i in range(0, len(jobs), CHUNK)]
     check = partial(
         check_files,
         num_classes=len(split.class_names),
@@ -151,17 +147,13 @@ def _open_files(split: Split, sample: int | None, workers: int) -> list[ImageRep
     )
     # Forked, and before any GPU is used: a new interpreter takes seconds to import everything.
     hint = "\nremedy: fewer of them, doctor.workers=1"
-    found = parallel_map(partial(_check_portion, check), portions, workers, hint)
+    found = parallel_map(check, jobs, workers, hint, CHUNK)
     reports: list[ImageReport] = []
     with Progress(f"{split.title}: checked", len(jobs)) as progress, closing(found):
-        for portion in found:
-            reports += portion
-            progress.add(len(portion))
+        for report in found:
+            reports.append(report)
+            progress.add(1)
     return reports
-
-
-def _check_portion(check: Callable[..., ImageReport], jobs: list[Any]) -> list[ImageReport]:
-    return [check(record, size) for record, size in jobs]
 
 
 def _check_kind(title: str, kind: str, context: CheckContext) -> CheckResult | None:

@@ -24,14 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from panoptic_dl.core.environment import describe_device, version
 from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.doctor.context import (
-    CheckContext,
-    CheckResult,
-    fail,
-    from_problems,
-    ok,
-    warn,
-)
+from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
 from panoptic_dl.train.precision import autocast, check_precision

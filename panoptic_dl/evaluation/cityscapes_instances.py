@@ -58,9 +58,6 @@ def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> Instanc
 
     Args:
         truth: (H, W) pixels of an instanceIds file.
-
-    Raises:
-        EvaluationError: an unknown label in the ground truth, another size.
     """
     pixels, ids, sizes = _number_pixels(truth)
     found = []

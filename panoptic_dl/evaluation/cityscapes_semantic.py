@@ -24,11 +24,7 @@ from detectron2.utils import comm
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_label_ids
-from panoptic_dl.evaluation.evaluator import (
-    Coverage,
-    errors_name,
-    require_size,
-)
+from panoptic_dl.evaluation.evaluator import Coverage, errors_name, require_size
 from panoptic_dl.evaluation.metrics import percentages
 from panoptic_dl.evaluation.semantic import (
     SemanticPrediction,

@@ -189,11 +189,7 @@ def percentages(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _checked(value: float, name: str) -> float:
-    """Return a percentage, limited to 0..100, or NaN.
-
-    Raises:
-        EvaluationError: it lies outside by more than rounding.
-    """
+    """Return a percentage, limited to 0..100, or NaN."""
     if math.isnan(value):
         return value
     if not -1e-6 <= value <= 100 + 1e-6:

@@ -34,12 +34,7 @@ from detectron2.utils import comm
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids, segment_numbers
-from panoptic_dl.evaluation.evaluator import (
-    Coverage,
-    StreamingEvaluator,
-    errors_name,
-    require_size,
-)
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name, require_size
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,7 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader
-from panoptic_dl.evaluation.evaluator import (
-    Coverage,
-    StreamingEvaluator,
-    errors_name,
-    require_size,
-)
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name, require_size
 from panoptic_dl.evaluation.metrics import percentages
 from panoptic_dl.postprocess import argmax_classes
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.parallel import count_cores, handling
+from panoptic_dl.core.parallel import count_cores, end_with, handling
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
 from panoptic_dl.launch.signals import STOPPING, notify_submitit
@@ -203,14 +202,9 @@ class _Pickled:
 
 def _unpickle(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
     """Unpickle the function in a new process, and end this one some time after its parent."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        time.sleep(seconds)  # on Linux, PyTorch has the system send SIGINT: training saves and ends
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="watches the parent").start()
+    # On Linux, PyTorch has the system send SIGINT before: training saves and ends.
+    watching = threading.Thread(target=end_with, args=(parent, seconds), daemon=True)
+    watching.start()
     work: Callable[..., Any] = cloudpickle.loads(function)
 
     def work_and_leave(*args: Any) -> None:

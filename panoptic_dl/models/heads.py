@@ -157,9 +157,6 @@ def _decoder_arguments(
         norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
         use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder
             and heads except center.
-
-    Raises:
-        ValueError: they do not match.
     """
     names = tuple(in_features)
     missing = [name for name in names if name not in input_shape]
@@ -216,9 +213,6 @@ class ClampedAvgPool2d(nn.Module):
         height, width = self.kernel_size
         window = (min(height, x.shape[-2]), min(width, x.shape[-1]))
         return F.avg_pool2d(x, window, stride=1)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}"
 
 
 def _accept_any_size(head: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.evaluation.metrics import headline
 from panoptic_dl.evaluation.panoptic import FN, FP, TP, StreamingPanopticEvaluator
 from panoptic_dl.models.panoptic_deeplab import ImageMaps, PanopticDeepLab
-from panoptic_dl.report.analysis import analysis_text, draw_analysis, with_gains
+from panoptic_dl.report.analysis import analysis_text, draw_analysis
 from panoptic_dl.weights.load import load_model
 
 BRANCHES = ("semantic", "center", "offset")
@@ -119,14 +119,17 @@ def analyze(
         numbers = evaluator.counts.sum(0).tolist()
         segments = {"matched": numbers[TP], "missed": numbers[FN], "wrong": numbers[FP]}
         metrics = headline(result or {})
-        rows.append({"truth": list(branches), "metrics": metrics, "segments": segments})
+        gain = metrics["PQ"] - (rows[0]["metrics"] if rows else metrics)["PQ"]
+        rows.append(
+            {"truth": list(branches), "metrics": metrics, "segments": segments, "gain": gain}
+        )
     analysis = {
         "name": name,
         "dataset": dataset,
         "num_images": len(loader.dataset),  # type: ignore[attr-defined]
         "weights": weights,
         "unlabelled": unlabelled,
-        "combinations": with_gains(rows),
+        "combinations": rows,
     }
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
 from panoptic_dl.evaluation.panoptic import match_segments
 from panoptic_dl.evaluation.semantic import count_confusions
 from panoptic_dl.loggers.base import Confusions, Details
+from panoptic_dl.report.results import class_metrics
 from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions, worst_pairs
 from panoptic_dl.visualize.overlays import draw_errors, error_legend
 from panoptic_dl.visualize.segmentation import SegmentDrawer
@@ -172,24 +173,16 @@ class EvaluationPictures:
             draw_confusions(confused.confusions, confused.names, files[-1], title=title)
         things = {self.names[index] for index in self.things}
         for task, metric, others in CLASS_CHARTS:
-            metrics = results.get(task, {})
-            values = {
-                name: {
-                    key.removeprefix(f"{name}-"): float(value)
-                    for key, value in metrics.items()
-                    if key.startswith(f"{name}-")
-                }
-                for name in (metric, *others)
-            }
-            if values[metric]:
+            by_metric = class_metrics(results.get(task, {}))
+            if metric in by_metric:
                 files.append(self.folder / f"{metric.lower()}_by_class.png")
                 draw_class_bars(
-                    values.pop(metric),
+                    by_metric[metric],
                     files[-1],
                     title=f"{metric} by class on {self.dataset}",
                     measure=metric,
                     things=things or None,
-                    others=values,
+                    others={name: by_metric.get(name, {}) for name in others},
                 )
         return files
 

@@ -10,7 +10,7 @@ Legend: K classes, H W pixels.
 
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,19 +69,15 @@ class BenchmarkScenes:
         self.size = height, width = int(size[0]), int(size[1])
         self.num_scenes, first_seed = num_scenes, seed or 0
         stuff = [i for i in range(num_classes) if i not in thing_ids]
-
-        @lru_cache(maxsize=8)
-        def make_maps(index: int) -> SceneMaps:
-            return scene_maps(
-                (height, width),
-                num_things if len(thing_ids) else 0,
-                thing_ids=list(thing_ids),
-                stuff_ids=(stuff or list(thing_ids))[:8],
-                sigma=sigma,
-                seed=first_seed + index,
-            )
-
-        self._maps = make_maps
+        make_maps = partial(
+            scene_maps,
+            self.size,
+            num_things if len(thing_ids) else 0,
+            thing_ids=list(thing_ids),
+            stuff_ids=(stuff or list(thing_ids))[:8],
+            sigma=sigma,
+        )
+        self._maps = lru_cache(maxsize=8)(lambda index: make_maps(seed=first_seed + index))
         # The folder goes when the scenes do.
         self._folder = tempfile.TemporaryDirectory(prefix="panoptic_dl_scenes_")
         self._records: list[dict[str, Any]] = []

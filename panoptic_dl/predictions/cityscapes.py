@@ -54,10 +54,6 @@ def _instance_reader(dataset: PredictedDataset, root: Path, files: FilesByImage)
     Args:
         root: the folder that must hold all masks.
         files: the texts.
-
-    Raises (the reader):
-        EvaluationError: the text is missing or torn, or names a file outside of `root`, a mask
-            cannot be read or is of another size, or a label is unknown.
     """
     train_ids = {label: index for index, label in dataset.instance_ids.items()}
     has_warned = False
@@ -105,9 +101,6 @@ def _semantic_reader(dataset: PredictedDataset, root: Path, files: FilesByImage)
 
     A label that is not evaluated is no class. Cityscapes' script has one exception, which is warned
     of: in iIoU_sup only, a caravan or trailer is a wrong pixel of the category vehicle.
-
-    Raises (the reader):
-        EvaluationError: the picture is missing, torn or of another size, or a label is unknown.
     """
     train_ids = np.full(max(LABELS) + 1, -1, dtype=np.int64)
     for label in EVALUATED:

@@ -49,11 +49,6 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     the writer makes; else boxes around the masks. Areas of instances are those of the
     masks, also where a "bbox" is there, as in Detectron2; pycocotools' loadRes then takes those of
     boxes, which changes the mask AP of small, medium and large instances.
-
-    Raises:
-        EvaluationError: the file is torn or no result file; it holds boxes alone; none of its
-            images is one of the dataset; the file of boxes has other detections. The reader: a mask
-            is damaged or of another size, or a category is unknown.
     """
     classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
     detections = _entries_by_image(dataset, file, DETECTION_TYPES)
@@ -92,13 +87,7 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
 
 
 def _semantic_reader(dataset: PredictedDataset, file: Path) -> Reader:
-    """Read the semantic predictions of a JSON file: masks of classes.
-
-    Raises:
-        EvaluationError: the file is torn or no result file; none of its images is one of the
-            dataset. The reader: the file has no entry of the image, a mask is damaged, of another
-            size or overlaps another, or a category is unknown.
-    """
+    """Read the semantic predictions of a JSON file: masks of classes."""
     contiguous_ids = dataset.contiguous_ids
     entries = _entries_by_image(dataset, file, MASK_TYPES)
 

@@ -21,13 +21,7 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import read_size
 from panoptic_dl.predictions import cityscapes, coco, panoptic
 from panoptic_dl.predictions.cityscapes import FilesByImage
-from panoptic_dl.predictions.dataset import (
-    KINDS,
-    OUTPUT_KEYS,
-    PredictedDataset,
-    Reader,
-    look_up,
-)
+from panoptic_dl.predictions.dataset import KINDS, OUTPUT_KEYS, PredictedDataset, Reader, look_up
 from panoptic_dl.predictions.writer import PredictionWriter
 
 JSON_PATTERNS = {
@@ -166,11 +160,7 @@ def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader |
 
 
 def _find_json(folder: Path, kind: str) -> Path | None:
-    """The JSON file of a kind; None if there is none.
-
-    Raises:
-        EvaluationError: there are several.
-    """
+    """The JSON file of a kind; None if there is none."""
     found = set((folder / kind).glob("*.json"))
     for pattern in ("*.json",) if folder.name == kind else JSON_PATTERNS[kind]:
         found |= set(folder.glob(pattern))

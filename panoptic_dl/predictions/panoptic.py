@@ -36,12 +36,7 @@ def picture_folder(file: Path) -> Path:
 
 
 def _reader(dataset: PredictedDataset, file: Path) -> Reader:
-    """Read a JSON file of panoptic predictions; its pictures are read when their image comes.
-
-    Raises:
-        EvaluationError: the file is torn or no result file, or an image comes twice. The reader:
-            an image is missing, picture and list do not fit, or a category is unknown.
-    """
+    """Read a JSON file of panoptic predictions; its pictures are read when their image comes."""
     content = read_predictions(file)
     if not isinstance(content, dict) or "annotations" not in content:
         raise EvaluationError(

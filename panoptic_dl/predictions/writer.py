@@ -24,11 +24,7 @@ from PIL import Image
 from panoptic_dl.core.distributed import in_main_process, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import atomic_write, temporary_of
-from panoptic_dl.evaluation.evaluator import (
-    Coverage,
-    StreamingEvaluator,
-    predicted_instances,
-)
+from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, predicted_instances
 from panoptic_dl.evaluation.panoptic import predicted_panoptic
 from panoptic_dl.evaluation.semantic import predicted_labels
 from panoptic_dl.predictions.dataset import PredictedDataset, Reader

@@ -20,12 +20,6 @@ COLORS = {"semantic": BLUE, "center": YELLOW, "offset": RED}
 BAR, MODEL_BAR, ALL_BAR, EMPTY = "#8fa3b8", "#3a4653", "#5f8f6b", "#dde2e7"
 
 
-def with_gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row the "gain" in PQ over the first, the model."""
-    model = rows[0]["metrics"]["PQ"]
-    return [row | {"gain": row["metrics"]["PQ"] - model} for row in rows]
-
-
 def analysis_text(analysis: Mapping[str, Any]) -> str:
     """Circumstances, table and conclusion."""
     void = ", which has no class where unlabelled" if analysis["unlabelled"] == "void" else ""

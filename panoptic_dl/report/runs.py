@@ -15,11 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from panoptic_dl.core import run_folder
-from panoptic_dl.core.files import (
-    check_size,
-    encodable,
-    read_json_object,
-)
+from panoptic_dl.core.files import check_size, encodable, read_json_object
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
 try:

@@ -30,7 +30,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from panoptic_dl.config.run_identity import command, differing_keys
+from panoptic_dl.config.run_identity import command, differing_keys, resolved_value
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import write_sweep
 
@@ -110,7 +110,7 @@ class SearchSpace:
         found = {}
         for key, drawn_from in self.searched.items():
             name = key.lstrip("+")
-            value = choices[name] if name in choices else _selected(config, name)
+            value = choices[name] if name in choices else resolved_value(config, name)
             if isinstance(drawn_from, FloatDistribution) and type(value) is int:
                 low, high = f"{drawn_from.low:g}", f"{drawn_from.high:g}"
                 raise ValueError(
@@ -161,13 +161,6 @@ def _limits(drawn_from: Any) -> dict[str, Any]:
     if isinstance(drawn_from, CategoricalDistribution):
         return {"choices": list(drawn_from.choices)}
     return {"low": drawn_from.low, "high": drawn_from.high, "log": drawn_from.log}
-
-
-def _selected(config: DictConfig, key: str) -> Any:
-    try:
-        return OmegaConf.select(config, key)
-    except Exception:  # what cannot be resolved here is no start for a search
-        return None
 
 
 class Study:

@@ -240,9 +240,6 @@ class RunCheckpoints:
         """Read the newest complete checkpoint; newer, torn ones are renamed to `*.torn`.
 
         Files are read on the CPU, and nothing in them is executed.
-
-        Raises:
-            ValueError: there is none.
         """
         files = self._manifest()
         torn: list[str] = []

@@ -61,9 +61,6 @@ def _panels(
         classes: of the labels.
         ignore_label: of pixels without a label.
         image_format: channel order of the image, RGB or BGR.
-
-    Raises:
-        ValueError: a label is neither one of the classes nor `ignore_label`.
     """
     image = sample["image"].permute(1, 2, 0).numpy()
     image = np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)

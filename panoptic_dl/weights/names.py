@@ -159,11 +159,7 @@ def _find_origin(tensors: Mapping[str, Tensor]) -> Origin | None:
 
 
 def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove prefixes that all names share, such as `module.`, also behind `backbone.`.
-
-    Raises:
-        WeightsError: two tensors end up with one name.
-    """
+    """Remove prefixes that all names share, such as `module.`, also behind `backbone.`."""
     plain = dict(tensors)
     while plain:
         if wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in plain)), None):

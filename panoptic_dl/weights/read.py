@@ -89,9 +89,6 @@ def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
     """Read what `plain` or `header` stored; None where that is no provenance of ours.
 
     The content is that of a file, and not to be trusted: texts lose control characters and length.
-
-    Raises:
-        WeightsError: there is provenance, and it is damaged.
     """
     if "converter" not in stored or "source_sha256" not in stored:
         return None
@@ -190,11 +187,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """The parameters inside `model` and `state_dict`, and everything else.
-
-    Raises:
-        WeightsError: both are there, side by side; or they are nested without an end.
-    """
+    """The parameters inside `model` and `state_dict`, and everything else."""
     other: dict[str, Any] = {}
     for _ in range(MAX_WRAPPERS):
         if not isinstance(content, Mapping):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from panoptic_dl.core.masks import decode_mask, encode_mask
+from panoptic_dl.core.masks import decode_mask, encode_mask, run_lengths
 
 masks = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
@@ -26,6 +26,16 @@ def test_lists_of_counts_are_read_as_well(mask):
     assert np.array_equal(
         decode_mask({"size": list(mask.shape), "counts": counts}, mask.shape), mask
     )
+
+
+@given(masks)
+def test_run_lengths_are_a_code_too(mask):
+    counts = run_lengths(encode_mask(mask)["counts"])
+    assert all(run > 0 for run in counts[1:])
+    decoded = coco_mask.decode(
+        coco_mask.frPyObjects({"counts": counts, "size": list(mask.shape)}, *mask.shape)
+    )
+    assert np.array_equal(decoded, mask)
 
 
 def test_a_code_with_an_empty_run_is_read():

@@ -167,13 +167,13 @@ def test_a_sample_is_always_the_same_and_in_order(split):
     assert len(look(split, sample=1000)) == 20
 
 
-def die(check, jobs):
+def die(record, size, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_process_is_an_error_with_a_hint(split, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 2)
-    monkeypatch.setattr(data, "_check_portion", die)
+    monkeypatch.setattr(data, "check_files", die)
     with pytest.raises(DatasetError, match=r"was killed[\s\S]*doctor\.workers=1"):
         look(split, workers=2)
 

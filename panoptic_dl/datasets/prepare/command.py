@@ -98,14 +98,13 @@ def lock_folder(base: Path) -> Iterator[None]:
     """
     try:
         base.mkdir(exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"cannot make the folder {base}: {error.strerror}") from error
-    try:
         lock = acquire_lock(base)
     except BlockingIOError as error:
         raise DatasetError(
             f"another process prepares {base} just now: wait for it, or end it"
         ) from error
+    except OSError as error:
+        raise DatasetError(f"cannot make the folder {base}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -5,8 +5,6 @@ void regions too. cityscapesscripts turns them into labelIds, labelTrainIds, ins
 and the panoptic format.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -3,8 +3,6 @@
 Masks in the forms of COCO's annotation files: boxes, polygons, run lengths.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +14,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from panoptic_dl.core.images import ids_to_colors
+from panoptic_dl.core.masks import encode_mask, run_lengths
 from panoptic_dl.datasets.toy.places import (
     NO_CATEGORY,
     compose_beach,
@@ -32,7 +32,7 @@ def _describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
     """The fields of an instances JSON that a mask gives: run lengths for a crowd, else polygons."""
     height, width = mask.shape
     if is_crowd:
-        runs = {"counts": _count_runs(mask), "size": [height, width]}
+        runs = {"counts": run_lengths(encode_mask(mask)["counts"]), "size": [height, width]}
         box = [float(value) for value in _box_of(mask)]
         return {"segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
     polygons = _trace_polygons(mask)
@@ -64,16 +64,6 @@ def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
         if len(vertices) >= 3 and (cv2.contourArea(contour) >= 16 or not polygons):
             polygons.append([round((float(value) + 0.5) / 2, 2) for value in vertices.ravel()])
     return polygons
-
-
-def _count_runs(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, ... down the columns (COCO's uncompressed RLE)."""
-    flat = np.concatenate([[0], mask.ravel(order="F").astype(np.int8), [0]])
-    edges = np.flatnonzero(np.diff(flat))
-    ends = np.concatenate([[0], edges, [mask.size]])
-    runs = np.diff(ends)
-    # A mask that touches the end has its last edge there: no run of zeros follows.
-    return [int(run) for run in (runs[:-1] if runs[-1] == 0 else runs)]
 
 
 # Counted up whenever the pictures or labels of the same parameters change.
@@ -210,8 +200,8 @@ def _write_sample(
         if name not in stuff:
             category = {"image_id": image_id, "category_id": category_ids[name]}
             instances.append(category | _describe_instance(mask, is_crowd))
-    rgb = np.stack([identifiers % 256, identifiers // 256 % 256, identifiers // 256**2], axis=-1)
-    Image.fromarray(rgb.astype(np.uint8)).save(Path(base, f"panoptic_{split}", f"{stem}.png"))
+    panoptic = Image.fromarray(ids_to_colors(identifiers))
+    panoptic.save(Path(base, f"panoptic_{split}", f"{stem}.png"))
     return {
         "image": {
             "id": image_id,

@@ -5,8 +5,6 @@ stands for something half-made. A lock keeps two processes from doing the work t
 file system know no locks, both do it and the first rename counts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -16,12 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from panoptic_dl.models.backbones.layers import (
-    Norm,
-    build_norm,
-    init_weights,
-    select_features,
-)
+from panoptic_dl.models.backbones.layers import Norm, build_norm, init_weights, select_features
 
 BOTTLENECK_EXPANSION = 4
 

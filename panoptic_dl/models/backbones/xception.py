@@ -15,12 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from panoptic_dl.models.backbones.layers import (
-    Norm,
-    build_norm,
-    init_weights,
-    select_features,
-)
+from panoptic_dl.models.backbones.layers import Norm, build_norm, init_weights, select_features
 
 # Where the strides of the last three levels go when the output is kept at a finer stride: the
 # stride of blocks 3 and 20, and the dilations of the middle flow, block 20 and block 21 that make

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from panoptic_dl.datasets.toy import toy_coco
-from panoptic_dl.datasets.toy.coco import _box_of, _count_runs, _describe_instance
+from panoptic_dl.datasets.toy.coco import _box_of, _describe_instance
 from panoptic_dl.datasets.toy.outdoor import DRAWINGS
 
 SPLITS = (("train2017", 40), ("val2017", 6))
@@ -137,18 +134,6 @@ def test_every_thing_is_a_category_of_coco() -> None:
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     assert DRAWINGS.keys() <= {c["name"] for c in COCO_CATEGORIES if c["isthing"]}
-
-
-@given(
-    hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(
-        lambda mask: mask.any()
-    )
-)
-def test_run_lengths_are_pycocotools(mask: np.ndarray) -> None:
-    runs = {"counts": _count_runs(mask), "size": list(mask.shape)}
-    assert all(run > 0 for run in runs["counts"][1:])
-    decoded = coco_mask.decode(coco_mask.frPyObjects(runs, *mask.shape))
-    np.testing.assert_array_equal(decoded.astype(bool), mask)
 
 
 def test_polygon_of_a_disc_covers_it() -> None:
