@@ -1,3 +1,5 @@
+import difflib
+
 """Batches of samples: an endless, resumable stream for training, each image once for evaluation."""
 
 import itertools
@@ -58,9 +60,10 @@ test_loader.__test__ = False  # type: ignore[attr-defined]
 
 def _records(dataset: str) -> list[dict[str, Any]]:
     if dataset not in DatasetCatalog:
+        near = difflib.get_close_matches(dataset, DatasetCatalog.list(), n=3)
         raise DatasetError(
-            f"no dataset is registered as {dataset!r}: functions of panoptic_dl.datasets register "
-            "and return names"
+            f"no dataset is registered as {dataset!r}; near: {', '.join(near) or 'none'}. "
+            "Functions of panoptic_dl.datasets register and return names"
         )
     records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
     if not records:

@@ -124,7 +124,7 @@ def test_an_empty_or_unknown_dataset_is_refused(dataset):
     DatasetCatalog.register("loader_empty", list)
     with pytest.raises(DatasetError, match="'loader_empty' has no images"):
         first("loader_empty")
-    with pytest.raises(DatasetError, match=f"no dataset .*{dataset[:-1]}"):
+    with pytest.raises(DatasetError, match=f"no dataset .*{dataset[:-1]}.* near: {dataset}"):
         make_test_loader(dataset=dataset[:-1], mapper=TestMapper(augmentations=[]), num_workers=0)
 
 
