@@ -2,6 +2,7 @@ import difflib
 
 """Batches of samples: an endless, resumable stream for training, each image once for evaluation."""
 
+import difflib
 import itertools
 import os
 import signal
