@@ -1,5 +1,3 @@
-import difflib
-
 """Batches of samples: an endless, resumable stream for training, each image once for evaluation."""
 
 import difflib
