@@ -35,6 +35,7 @@ from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.core.settings import (
     GROUPS,
+    as_yaml,
     defaults,
     describe_type,
     experiment_name,
@@ -165,8 +166,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             value = self._value(key)
             wanted = _mismatch(value, default, key)
             if wanted:
-                like = "" if default is None else f", such as the default {default}"
-                raise ConfigError(f"{key}={value}{source}: expected {wanted}{like}")
+                like = "" if default is None else f", such as the default {as_yaml(default)}"
+                raise ConfigError(f"{key}={as_yaml(value)}{source}: expected {wanted}{like}")
 
     def _changed(self, new: Mapping[str, Any], old: Any, prefix: str, source: str) -> list[str]:
         """Keys of values in `old` that `new` replaces; notes keys that it adds."""

@@ -51,9 +51,9 @@ class Settings:
             name, value = f"{self.group}.{each.name}", getattr(self, each.name)
             choices, hint = each.metadata["choices"], hints[each.name]
             if choices and value not in choices:
-                raise ValueError(f"{name}={value} is unknown; choose {_listed(choices)}")
+                raise ValueError(f"{name}={as_yaml(value)} is unknown; choose {_listed(choices)}")
             if not (has_type(value, hint) and _is_within(value, each.metadata["limits"])):
-                raise ValueError(f"{name}={value} must be {_values(hint, each.metadata)}")
+                raise ValueError(f"{name}={as_yaml(value)} must be {_values(hint, each.metadata)}")
 
 
 @dataclass(frozen=True)
@@ -296,6 +296,11 @@ def has_type(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def as_yaml(value: Any) -> str:
+    """A plain value as a command line has it: null and true, not None and True."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def describe_type(hint: Any) -> str:

@@ -20,7 +20,7 @@ from panoptic_dl.visualize.style import PAPER, Color, draw_text_boxes, place_cap
 VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
 SEMANTIC_VIEWS = ("semantic",)  # those that a model of the semantic task has
 BRANCHES = ("center", "offset")  # those that need the branches of the network
-CAPTIONS = {"center": "centres", "offset": "offsets to centres"}
+CAPTIONS = {"center": "centers", "offset": "offsets to centers"}
 SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
 SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
 

@@ -61,7 +61,7 @@ def checks() -> list[Check]:
         Check(group, "optimizer", _check_optimizer, [model, settings], SEE_LOG),
         Check(group, "batch", _check_batch, [settings, device], BATCH),
         Check(group, "recipe", _check_recipe, [batch, optimizer], SEE_LOG),
-        Check(group, "normalisation", _check_normalization, [batch, model], SEE_LOG),
+        Check(group, "normalization", _check_normalization, [batch, model], SEE_LOG),
         Check(group, "crop", _check_crop, [model], SEE_LOG),
         Check(group, "shared memory", machine.check_shared_memory, [batch], "train.num_workers=0"),
         Check(group, "memory", machine.check_memory, [batch, optimizer], "train.images_per_gpu=1"),

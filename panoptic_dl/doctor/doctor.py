@@ -138,7 +138,7 @@ def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
         lines.append(f"  {state}  {result.name.ljust(width)}  {result.found}")
         lines += [f"{indent}- {problem}" for problem in _shown(result.problems)]
         if result.hint is not None:
-            lines.append(f"{indent}cure: {result.hint}")
+            lines.append(f"{indent}hint: {result.hint}")
     return "\n".join([*lines, _summary(results)])
 
 
@@ -150,7 +150,7 @@ def _markdown(results: Sequence[CheckResult]) -> str:
         row = [name, f"**{state}**" if result.state is State.FAIL else state]
         row += [result.found, result.hint or ""]
         cells.append([text.replace("|", "\\|").replace("\n", " ") for text in row])
-    parts = [tabulate(cells, ["check", "", "found", "cure"], "github", disable_numparse=True)]
+    parts = [tabulate(cells, ["check", "", "found", "hint"], "github", disable_numparse=True)]
     for result in results:
         if result.problems:
             parts.append(f"## {result.group}: {result.name}")

@@ -34,7 +34,7 @@ PROGRESS_LOGGERS = ("panoptic_dl.doctor", "panoptic_dl.train.hooks", "panoptic_d
 def checks() -> list[Check]:
     """A run in small; what it reads must be right."""
     names = ("classes", "weights", "memory", "shared memory", "disk", "training loader")
-    parts = [f"row: {name}" for name in (*names, "normalisation", "evaluation")]
+    parts = [f"row: {name}" for name in (*names, "normalization", "evaluation")]
     files = ("layout", "images", "sizes", "labels", "label ids", "semantic labels")
     train_files = [f"train data: {name}" for name in files]
     val_files = [f"val data: {name}" for name in files]

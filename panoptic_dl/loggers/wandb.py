@@ -76,7 +76,12 @@ class WandbLogger(Logger):
             log_checkpoints: none | best | all.
             init_timeout: seconds to wait for the server before the run goes on offline.
             finish_timeout: seconds that uploads may take at the end.
+
+        Raises:
+            ValueError: an argument is none of its values, or the package wandb is missing.
         """
+        if wandb is None:
+            raise ValueError("logger=wandb needs an extra: pip install 'panoptic-dl[wandb]'")
         for key, value, known in (
             ("log_checkpoints", log_checkpoints, LOG_CHECKPOINTS),
             ("mode", MODES[0] if mode is None else mode, MODES),
@@ -157,10 +162,6 @@ class WandbLogger(Logger):
             )
 
     def _begin(self, run: Run) -> None:
-        if wandb is None:
-            raise ModuleNotFoundError(
-                "the package wandb is not installed: pip install 'panoptic-dl[wandb]'"
-            )
         folder = run.folder / "wandb"
         folder.mkdir(exist_ok=True)
         if not os.access(folder, os.W_OK):  # W&B would take another folder

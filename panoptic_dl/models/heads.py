@@ -48,7 +48,7 @@ def semantic_branch(
         num_classes: stuff and thing classes, K.
         head_channels: channels before the classifier.
         loss_weight: factor of `loss_sem_seg`.
-        loss_type: "hard_pixel_mining", or "cross_entropy" over all labelled pixels (`loss_top_k`
+        loss_type: "hard_pixel_mining", or "cross_entropy" over all labeled pixels (`loss_top_k`
             unused).
         loss_top_k: share of the pixels with the largest loss that count, in (0, 1].
         ignore_value: label of pixels that do not count.
@@ -234,7 +234,7 @@ def _accept_any_size(head: nn.Module) -> nn.Module:
 
 
 class _WeightedCrossEntropy(nn.Module):
-    """Mean cross entropy of the labelled pixels, each multiplied by its weight.
+    """Mean cross entropy of the labeled pixels, each multiplied by its weight.
 
     Same call as Detectron2's `DeepLabCE`. Without weights it equals
     `nn.CrossEntropyLoss(ignore_index=ignore_value)`, except that a batch without labels gives 0

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
+from panoptic_dl.core.files import write_text
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
@@ -327,7 +328,7 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             file = folder / name
-            file.write_text(text, encoding="utf-8")  # names of classes
+            write_text(file, text)
     except OSError as error:
         raise OSError(f"cannot write {file}: {error.strerror}") from error
     logger.info("Saved %s, .csv and .md", folder / RESULTS)

@@ -12,7 +12,7 @@ from typing import Any
 from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, YELLOW
 
-BRANCHES = {"semantic": "semantic", "center": "centre", "offset": "offset"}  # and their headings
+BRANCHES = {"semantic": "semantic", "center": "center", "offset": "offset"}  # and their headings
 METRICS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 SMALL = 0.05  # PQ that a table with one digit would not show
 

@@ -21,7 +21,7 @@ LOSSES = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset")
 TITLES = {
     "total_loss": "total loss",
     "loss_sem_seg": "semantic loss",
-    "loss_center": "centre loss",
+    "loss_center": "center loss",
     "loss_offset": "offset loss",
     "lr": "learning rate",
 }

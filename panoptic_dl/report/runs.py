@@ -438,7 +438,7 @@ def read_curves(file: Path) -> Curves:
 
 
 def thinned(points: Points, most: int) -> Points:
-    """At most about `most` points, each the mean of its neighbours at their mean iteration."""
+    """At most about `most` points, each the mean of its neighbors at their mean iteration."""
     if len(points) <= most:
         return points
     size = math.ceil(len(points) / most)

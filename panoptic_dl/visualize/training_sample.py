@@ -90,7 +90,7 @@ def _panels(
         f"weights of the semantic loss, dark to bright: {_list_values(weights)}": _gray(
             weights, max(WHITE_WEIGHT, float(weights.max()))
         ),
-        "centre heatmap (red: left out of the loss)": heatmap.astype(np.uint8),
+        "center heatmap (red: left out of the loss)": heatmap.astype(np.uint8),
         f"offsets, up to {longest:.0f} pixels": draw_offsets(image, offset, offset.any(axis=0)),
         f"weights of the offset loss, dark to bright: {_list_values(learned)}": _gray(learned, 1.0),
     }

@@ -5,13 +5,13 @@ import os
 import signal
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from panoptic_dl.core import parallel
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, size_text
+from tests.core.long_job import long
 
 
 def double(number):
@@ -28,17 +28,6 @@ def die(number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
-
-
-def long(seconds, file):
-    """A job that takes long, with a mark while it is under way."""
-    end = time.monotonic() + seconds
-    Path(file).touch()
-    try:
-        while time.monotonic() < end:
-            time.sleep(0.01)
-    finally:
-        Path(file).unlink()
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 50])

@@ -48,7 +48,7 @@ def test_the_docs_and_the_help_list_every_key():
         ({"scales": [1.0, -2]}, "evaluation.scales"),
         ({"save": 3}, "evaluation.save=3 must be a word or a list of words or null"),
         ({"num_threads": -1}, "evaluation.num_threads=-1 must be a whole number, at least 0"),
-        ({"num_threads": True}, "evaluation.num_threads=True"),
+        ({"num_threads": True}, "evaluation.num_threads=true"),
         ({"flip": 1}, "evaluation.flip=1 must be true or false"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
         ({"save": "xml"}, r"demo\.save=xml is unknown; choose null, json"),
         ({"batch_size": 0}, r"demo\.batch_size=0"),
         ({"num_workers": 1.5}, r"demo\.num_workers=1\.5"),
-        ({"max_frames": True}, r"demo\.max_frames=True"),
+        ({"max_frames": True}, r"demo\.max_frames=true"),
         ({"opacity": 2.0}, r"demo\.opacity=2\.0"),
         ({"maps": "both"}, "maps=both"),
         ({"precision": "int4"}, "precision=int4"),

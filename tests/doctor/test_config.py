@@ -22,8 +22,8 @@ def test_a_healthy_row_is_green(root, task):
 @pytest.mark.parametrize(
     ("overrides", "row", "state", "said"),
     [
-        (["train.batch_size=1"], "normalisation", "FAIL", "norm=GN"),
-        (["train.images_per_gpu=2"], "normalisation", "warn", "norm=GN"),
+        (["train.batch_size=1"], "normalization", "FAIL", "norm=GN"),
+        (["train.images_per_gpu=2"], "normalization", "warn", "norm=GN"),
         (["train.images_per_gpu=3"], "batch", "FAIL", "choose 1, 2 or 4"),
         (["dataset.num_classes=20"], "classes", "FAIL", "dataset.num_classes=20"),
         (["dataset.thing_ids=[11,12]"], "classes", "FAIL", "dataset.thing_ids"),
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_said(root, overrides, row, state, said):
 def test_what_needs_a_failed_check_is_not_green(root):
     results = rows_of(row_context(root, "head.norm=NoSuchNorm"))
     waiting = {name for name, state in odd(results).items() if state == "not checked"}
-    needing = {"weights", "optimizer", "normalisation", "crop", "memory", "disk", "recipe"}
+    needing = {"weights", "optimizer", "normalization", "crop", "memory", "disk", "recipe"}
     assert waiting == needing
     assert results["memory"].found == "needs row: optimizer"
 

@@ -14,7 +14,7 @@ def test_processes_that_cannot_start_are_a_row(root):
     assert results["device"].state.value == "FAIL"
     assert "num_gpus=8" in results["device"].found
     assert results["batch"].state.value == "not checked"
-    assert results["normalisation"].state.value == "not checked"
+    assert results["normalization"].state.value == "not checked"
 
 
 def test_no_room_on_the_disk_and_in_shared_memory(root, monkeypatch):

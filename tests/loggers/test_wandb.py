@@ -20,7 +20,6 @@ from panoptic_dl.loggers.wandb import (
     _returns,
     _run_id,
 )
-from tests.train.tiny_run import run_training
 
 HEADER = b":W&B\xe1\xbe\x00"
 
@@ -153,11 +152,9 @@ def test_options_that_cannot_be_are_refused(option, value):
         WandbLogger(project="tests", name="tiny", **{option: value})
 
 
-def test_a_missing_package_leaves_the_logger_out(tmp_path, monkeypatch, caplog):
+def test_a_missing_package_is_one_error(monkeypatch):
     monkeypatch.setattr(ours, "wandb", None)
-    run_training(
-        tmp_path, iterations=2, loggers={"wandb": WandbLogger(project="tests", name="tiny")}
-    )
-    (warning,) = [r.getMessage() for r in caplog.records if "logger=wandb" in r.getMessage()]
-    assert "left out from here on" in warning
-    assert "wandb is not installed: pip install 'panoptic-dl[wandb]'" in warning
+    with pytest.raises(
+        ValueError, match=r"logger=wandb needs .* pip install 'panoptic-dl\[wandb\]'"
+    ):
+        WandbLogger(project="tests", name="tiny")

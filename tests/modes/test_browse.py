@@ -80,7 +80,7 @@ def test_panels_of_real_samples_show_their_tensors(toy, dataset):
             assert (shown["labels"][labels == label] == classes.colors[label]).all()
         for y, x in sample["center_points"]:
             # Red and green of the peaks; the image beneath is darkened below this.
-            assert shown["centre heatmap"][round(float(y)), round(float(x))][:2].min() > 200
+            assert shown["center heatmap"][round(float(y)), round(float(x))][:2].min() > 200
             peaks += 1
         still = (sample["offset"] == 0).all(0).numpy()
         offsets = shown["offsets"].astype(int)

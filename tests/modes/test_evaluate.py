@@ -16,6 +16,7 @@ from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import temporary_path
 from panoptic_dl.modes.evaluate import evaluate
 from tests.evaluation.model_outputs import REAL
 from tests.modes.erring_model import SIZES, Erring, saved
@@ -74,7 +75,7 @@ def test_figures_are_there_even_if_pictures_cannot_be_drawn(tmp_path, config, mo
 def test_a_full_disk_names_the_file(tmp_path, config):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    os.symlink("/dev/full", tmp_path / "results.csv")
+    os.symlink("/dev/full", temporary_path(tmp_path / "results.csv"))
     with pytest.raises(OSError, match=r"cannot write .*results\.csv: No space left"):
         build(config("toy_coco").task.evaluation)(Erring(config("toy_coco")), tmp_path)
 
@@ -152,8 +153,8 @@ def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):
         ("evaluation.best_and_worst=-1", "evaluation.best_and_worst=-1"),
         ("evaluation.scales=[0.5,-1]", r"evaluation.scales=\[0.5, -1\]"),
         ("evaluation.scales=[]", r"evaluation.scales=\[\]"),
-        ("evaluation.scales=null", "evaluation.scales=None"),
-        ("evaluation.save=true", "evaluation.save=True"),
+        ("evaluation.scales=null", "evaluation.scales=null"),
+        ("evaluation.save=true", "evaluation.save=true"),
         ("+published.PG=63.3", "published=.* by the names PQ, SQ"),
         ("+published.PQ=high", "must hold numbers"),
     ],

@@ -13,7 +13,7 @@ import sys, time
 from pathlib import Path
 from panoptic_dl.datasets.prepare.command import run_command
 from panoptic_dl.core.parallel import parallel_map
-from tests.core.test_parallel import long
+from tests.core.long_job import long
 def prepare(root, num_workers):
     list(parallel_map(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
 run_command("", prepare, prepare, "")

@@ -38,7 +38,7 @@ def test_the_table_marks_what_is_true_and_what_it_gains():
         [cell.strip() for cell in line.split("|")[1:-1]] for line in _table(USUAL).splitlines()
     ]
     figures = ["PQ", "SQ", "RQ", "PQ th", "PQ st"]
-    assert lines[0] == ["semantic", "centre", "offset", *figures, "gain"]
+    assert lines[0] == ["semantic", "center", "offset", *figures, "gain"]
     assert lines[2] == ["", "", "", "40.0", "50.0", "50.0", "50.0", "50.0", ""]
     assert lines[4] == ["", "truth", "", "41.0", "50.0", "50.0", "50.0", "50.0", "+1.0"]
     assert lines[7][:3] == ["truth", "", "truth"]
@@ -49,9 +49,9 @@ def test_the_table_marks_what_is_true_and_what_it_gains():
     ("qualities", "text"),
     [
         ((40, 60, 41, 45.5, 70, 80, 47, 99), "The semantic branch limits this model"),
-        ((40, 41, 60, 45.5, 70, 80, 47, 99), "The centre branch limits this model"),
-        ((40, 41, 45.5, 60, 70, 80, 47, 99), "(offset +20.0, centre +5.5, semantic +1.0 PQ)"),
-        ((40, 60, 60.01, 45, 70, 80, 47, 99), "True centre and true semantic alone gain alike"),
+        ((40, 41, 60, 45.5, 70, 80, 47, 99), "The center branch limits this model"),
+        ((40, 41, 45.5, 60, 70, 80, 47, 99), "(offset +20.0, center +5.5, semantic +1.0 PQ)"),
+        ((40, 60, 60.01, 45, 70, 80, 47, 99), "True center and true semantic alone gain alike"),
         ((40, 40, 40, 39, 70, 80, 47, 99), "No branch's truth alone gains PQ"),
         ((40, 60, 41, 45, 70, 80, 47, 99), "With all three true PQ is 99.0"),
         ((math.nan,) * 8, "no image has a segment"),

@@ -21,7 +21,7 @@ def test_panels_of_a_made_sample():
     assert (shown["labels"][:4, :5] == GREEN).all()
     assert (shown["labels"][4:7] == RED).all()
     assert not shown["labels"][7].any()
-    heat = shown["centre heatmap"].astype(int)
+    heat = shown["center heatmap"].astype(int)
     assert tuple(heat[2, 2]) == (252, 255, 164)
     assert np.ptp(heat[:7], axis=-1)[sample["center"][:7].numpy() == 0].max() <= 1  # gray
     assert (heat[7, :, 0] - heat[7, :, 1] > 50).all()  # red: no weight

@@ -67,7 +67,7 @@ class Layer:
 
     def ellipse(
         self,
-        centre: Point,
+        center: Point,
         radii: Point,
         color: Color,
         *,
@@ -77,20 +77,20 @@ class Layer:
         """Fills an upright ellipse of half-axes `radii` in pixels."""
         (left, top), (right, bottom) = self._local(
             [
-                (centre[0] - radii[0], centre[1] - radii[1]),
-                (centre[0] + radii[0], centre[1] + radii[1]),
+                (center[0] - radii[0], center[1] - radii[1]),
+                (center[0] + radii[0], center[1] + radii[1]),
             ]
         )
         self._ink.ellipse((left, top, right, bottom), fill=(*color, alpha))
         if solid:
             self._knife.ellipse((left, top, right, bottom), fill=255)
 
-    def ring(self, centre: Point, radii: Point, width: float, color: Color) -> None:
+    def ring(self, center: Point, radii: Point, width: float, color: Color) -> None:
         """Draws an ellipse's rim, `width` pixels towards its inside, as part of the silhouette."""
         (left, top), (right, bottom) = self._local(
             [
-                (centre[0] - radii[0], centre[1] - radii[1]),
-                (centre[0] + radii[0], centre[1] + radii[1]),
+                (center[0] - radii[0], center[1] - radii[1]),
+                (center[0] + radii[0], center[1] + radii[1]),
             ]
         )
         pixels = max(round(width * self.scale), 1)
@@ -170,21 +170,21 @@ class Canvas:
         origin = (layer.x0 * self.scale, layer.y0 * self.scale)
         self.image.paste(layer.colors, origin, layer.mask)
 
-    def shadow(self, centre: Point, radii: Point, alpha: int, *, blur: float) -> None:
+    def shadow(self, center: Point, radii: Point, alpha: int, *, blur: float) -> None:
         """Darkens a soft ellipse (the shadow of a thing on the ground); `blur` in pixels."""
         margin = 2 * blur + 1
-        x0, y0 = int(centre[0] - radii[0] - margin), int(centre[1] - radii[1] - margin)
-        x1, y1 = int(centre[0] + radii[0] + margin) + 1, int(centre[1] + radii[1] + margin) + 1
+        x0, y0 = int(center[0] - radii[0] - margin), int(center[1] - radii[1] - margin)
+        x1, y1 = int(center[0] + radii[0] + margin) + 1, int(center[1] + radii[1] + margin) + 1
         if x1 <= x0 or y1 <= y0 or x1 < 0 or y1 < 0 or x0 > self.size[1] or y0 > self.size[0]:
             return
         # Soft, so drawn at twice the size only and stretched.
         mask = Image.new("L", ((x1 - x0) * 2, (y1 - y0) * 2))
         ImageDraw.Draw(mask).ellipse(
             (
-                (centre[0] - radii[0] - x0) * 2,
-                (centre[1] - radii[1] - y0) * 2,
-                (centre[0] + radii[0] - x0) * 2,
-                (centre[1] + radii[1] - y0) * 2,
+                (center[0] - radii[0] - x0) * 2,
+                (center[1] - radii[1] - y0) * 2,
+                (center[0] + radii[0] - x0) * 2,
+                (center[1] + radii[1] - y0) * 2,
             ),
             fill=alpha,
         )
@@ -229,7 +229,7 @@ class Pen:
 
     def ellipse(
         self,
-        centre: Point,
+        center: Point,
         radii: Point,
         color: Color,
         *,
@@ -238,12 +238,12 @@ class Pen:
     ) -> None:
         """See `Layer.ellipse`."""
         scaled = (radii[0] * self.unit, radii[1] * self.unit)
-        self.layer.ellipse(self.place(centre), scaled, color, alpha=alpha, solid=solid)
+        self.layer.ellipse(self.place(center), scaled, color, alpha=alpha, solid=solid)
 
-    def ring(self, centre: Point, radii: Point, width: float, color: Color) -> None:
+    def ring(self, center: Point, radii: Point, width: float, color: Color) -> None:
         """See `Layer.ring`."""
         scaled = (radii[0] * self.unit, radii[1] * self.unit)
-        self.layer.ring(self.place(centre), scaled, width * self.unit, color)
+        self.layer.ring(self.place(center), scaled, width * self.unit, color)
 
     def line(
         self,
@@ -279,12 +279,12 @@ def rectangle(left: float, low: float, right: float, high: float) -> list[Point]
     return [(left, low), (left, high), (right, high), (right, low)]
 
 
-def arc(centre: Point, radii: Point, begin: float, end: float, steps: int = 18) -> list[Point]:
+def arc(center: Point, radii: Point, begin: float, end: float, steps: int = 18) -> list[Point]:
     """Points of an ellipse between two angles in turns, counter-clockwise from the right."""
     points = []
     for step in range(steps + 1):
         angle = 2 * math.pi * (begin + (end - begin) * step / steps)
         points.append(
-            (centre[0] + radii[0] * math.cos(angle), centre[1] + radii[1] * math.sin(angle))
+            (center[0] + radii[0] * math.cos(angle), center[1] + radii[1] * math.sin(angle))
         )
     return points

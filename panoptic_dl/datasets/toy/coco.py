@@ -53,7 +53,7 @@ def _box_of(mask: np.ndarray) -> list[int]:
 
 def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
     """Outer polygons [x, y, x, y, ...] of a bool (H, W) mask; the first pixel spans [0, 1)."""
-    # At twice the size the contour, which runs through pixel centres, keeps within a quarter of a
+    # At twice the size the contour, which runs through pixel centers, keeps within a quarter of a
     # pixel of the mask's edge.
     double = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]

@@ -1,4 +1,4 @@
-"""What stands on a pavement: posts, traffic lights and signs, things without a class. Metres.
+"""What stands on a pavement: posts, traffic lights and signs, things without a class. Meters.
 
 Furniture, dishes and food of the toy COCO. Origin at the foot, x right, y up, 1 unit tall.
 """
@@ -77,9 +77,9 @@ def _draw_post(camera: Camera, light: Light, *, x: float, z: float, height: floa
     return Part("pole", layer, z, shadow=ground_shadow(camera, light, x, z, 0.25))
 
 
-def _draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
+def _draw_sign_plate(pen: Pen, center: tuple[float, float], kind: str) -> None:
     """The plate of a sign, about 1.1 m across, in colors that no house has."""
-    x, y = centre
+    x, y = center
     red, white, yellow = (222, 20, 30), (250, 250, 246), (255, 216, 0)
 
     def polygon(count: int, radius: float, turn: float, color: Color) -> None:
@@ -95,8 +95,8 @@ def _draw_sign_plate(pen: Pen, centre: tuple[float, float], kind: str) -> None:
         )
 
     if kind == "ban":
-        pen.ellipse(centre, (0.58, 0.58), red)
-        pen.ellipse(centre, (0.4, 0.4), yellow)
+        pen.ellipse(center, (0.58, 0.58), red)
+        pen.ellipse(center, (0.4, 0.4), yellow)
     elif kind == "warning":
         polygon(3, 0.76, 0.25, red)
         polygon(3, 0.48, 0.25, yellow)

@@ -1,4 +1,4 @@
-"""People, on foot and on wheels. Units: a walker's own height is 1; cycles are drawn in metres.
+"""People, on foot and on wheels. Units: a walker's own height is 1; cycles are drawn in meters.
 
 Animals of the toy COCO. Origin at the foot, x right, y up, about 1 unit tall.
 
@@ -85,7 +85,7 @@ def draw_walker(pen: Pen, chance: random.Random) -> None:
 
 
 def draw_bicycle(pen: Pen, chance: random.Random) -> None:
-    """A bicycle from its side, facing right; metres."""
+    """A bicycle from its side, facing right; meters."""
     paint = chance.choice(((20, 150, 190), (16, 132, 176), (32, 168, 204)))
     for hub in (-0.54, 0.54):
         pen.ring((hub, 0.35), (0.36, 0.36), 0.085, RUBBER)
@@ -107,7 +107,7 @@ def draw_bicycle(pen: Pen, chance: random.Random) -> None:
 
 
 def _draw_motorcycle(pen: Pen, chance: random.Random) -> None:
-    """A motorcycle from its side, facing right; metres."""
+    """A motorcycle from its side, facing right; meters."""
     paint = chance.choice(((24, 40, 200), (36, 52, 214), (18, 30, 176)))
     for hub in (-0.7, 0.72):
         pen.ellipse((hub, 0.34), (0.36, 0.35), RUBBER)
@@ -127,7 +127,7 @@ def _draw_motorcycle(pen: Pen, chance: random.Random) -> None:
 
 
 def _draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
-    """The rider of either machine, facing right; metres, on the same origin as the machine."""
+    """The rider of either machine, facing right; meters, on the same origin as the machine."""
     vest = chance.choice(VESTS)
     legs = chance.choice(TROUSERS)
     skin = chance.choice(SKINS)
@@ -180,7 +180,7 @@ def _draw_cyclist(pen: Pen, chance: random.Random, *, motor: bool) -> None:
 def place_person(
     camera: Camera, light: Light, chance: random.Random, *, x: float, z: float
 ) -> Part:
-    """Somebody on foot at (x, z) metres."""
+    """Somebody on foot at (x, z) meters."""
     height = chance.uniform(1.68, 1.95)
     foot = camera.project(x, 0, z)
     unit = camera.pixels(height, z)
@@ -316,7 +316,7 @@ def _draw_sheep(pen: Pen, chance: random.Random) -> None:
 def _draw_bird(pen: Pen, chance: random.Random) -> None:
     """A gull on the wing."""
     white = (244, 246, 248)
-    grey = (150, 160, 172)
+    gray = (150, 160, 172)
     lift = chance.uniform(0.35, 0.6)
     for side in (-1, 1):
         pen.polygon(
@@ -327,7 +327,7 @@ def _draw_bird(pen: Pen, chance: random.Random) -> None:
                 (side * 0.55, 0.25 + lift * 0.8),
                 (side * 0.1, 0.24),
             ],
-            grey if side < 0 else brighten(grey, 1.15),
+            gray if side < 0 else brighten(gray, 1.15),
         )
         pen.polygon(
             [(side * 1.0, 0.3 + lift), (side * 0.78, 0.38 + lift), (side * 0.72, 0.26 + lift)], DARK
@@ -347,7 +347,7 @@ def draw_crown(
     layer: Layer,
     chance: random.Random,
     *,
-    centre: Point,
+    center: Point,
     radii: Point,
     green: Color,
     sun_side: int,
@@ -360,8 +360,8 @@ def draw_crown(
         reach = 1.0 + 0.1 * wave(angle, phases)
         rim.append(
             (
-                centre[0] + radii[0] * reach * math.cos(2 * math.pi * angle),
-                centre[1] - radii[1] * reach * math.sin(2 * math.pi * angle),
+                center[0] + radii[0] * reach * math.cos(2 * math.pi * angle),
+                center[1] - radii[1] * reach * math.sin(2 * math.pi * angle),
             )
         )
     layer.polygon(rim, brighten(green, 0.62))
@@ -376,7 +376,7 @@ def draw_crown(
         tone = mix(brighten(green, 0.66), mix(green, (188, 206, 84), 0.5), glow)
         size = chance.uniform(0.1, 0.2)
         layer.ellipse(
-            (centre[0] + across * radii[0], centre[1] - up * radii[1]),
+            (center[0] + across * radii[0], center[1] - up * radii[1]),
             (size * radii[0] * 1.15, size * radii[1] * 0.8),
             brighten(tone, chance.uniform(0.9, 1.1)),
             solid=_distance_to_rim(across, up) > 0.12,
@@ -411,7 +411,7 @@ def draw_tree(camera: Camera, light: Light, chance: random.Random, *, x: float, 
     draw_crown(
         layer,
         chance,
-        centre=(foot[0], foot[1] - 0.64 * height * unit),
+        center=(foot[0], foot[1] - 0.64 * height * unit),
         radii=(spread * unit, 0.36 * height * unit),
         green=chance.choice(GREENS),
         sun_side=light.sun_side,

@@ -2,7 +2,7 @@
 
 The things of the toy COCO by the names of their categories.
 
-Houses, fences and walls that stand along a street, in perspective. Metres.
+Houses, fences and walls that stand along a street, in perspective. Meters.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ def draw_fence(
 def draw_wall(
     camera: Camera, light: Light, chance: random.Random, *, x: float, near: float, far: float
 ) -> Part:
-    """A wall of grey-violet stone blocks."""
+    """A wall of gray-violet stone blocks."""
     height = chance.uniform(2.0, 2.6)
     stone = chance.choice(((138, 132, 152), (126, 124, 146), (148, 140, 158)))
     layer = camera.layer(

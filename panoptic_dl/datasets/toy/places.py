@@ -68,7 +68,7 @@ def _draw_clouds(chance: random.Random, size: tuple[int, int], strength: float) 
 def _draw_strip(
     camera: Camera, light: Light, label: str, edges: tuple[float, float], color: Color
 ) -> Part:
-    """A strip of ground between two lateral positions in metres, up to the horizon."""
+    """A strip of ground between two lateral positions in meters, up to the horizon."""
     left, right = edges
     # Nearer than the lower edge of the picture, so that the strip is cut by the picture only.
     near = 0.6 * camera.focal * camera.eye / (camera.size[0] - camera.vanish[1])
@@ -136,7 +136,7 @@ def draw_sidewalk(
 def draw_road(
     camera: Camera, light: Light, chance: random.Random, half_width: float, *, crossing: float
 ) -> Part:
-    """Asphalt with lanes; `crossing` is the depth of a zebra crossing in metres, 0 for none."""
+    """Asphalt with lanes; `crossing` is the depth of a zebra crossing in meters, 0 for none."""
     asphalt = chance.choice(((88, 88, 98), (96, 94, 102), (80, 82, 92)))
     part = _draw_strip(camera, light, "road", (-half_width, half_width), asphalt)
     layer = part.layer
@@ -178,7 +178,7 @@ def draw_long_shadow(
     """The shadow of a row of houses on a strip of ground that is already painted.
 
     Args:
-        reach: lateral position of its two edges, and the depth where it ends, in metres.
+        reach: lateral position of its two edges, and the depth where it ends, in meters.
     """
     edge, tip, far = reach
     corners = ((edge, 2.0), (edge, far), (tip, far * 0.97), (tip, 2.0))
@@ -333,14 +333,14 @@ class _Place:
                 self.things.append(part)
                 return
 
-    def crowd(self, name: str, centre: Point, unit: float, count: int, spread: float) -> None:
+    def crowd(self, name: str, center: Point, unit: float, count: int, spread: float) -> None:
         """Many of a kind in one region, which COCO marks iscrowd."""
         members = [
             self.draw(
                 name,
                 (
-                    centre[0] + spread * unit * (number - count / 2),
-                    centre[1] + self.chance.uniform(-0.06, 0.06) * unit,
+                    center[0] + spread * unit * (number - count / 2),
+                    center[1] + self.chance.uniform(-0.06, 0.06) * unit,
                 ),
                 unit * self.chance.uniform(0.9, 1.1),
                 shadow=False,
@@ -349,7 +349,7 @@ class _Place:
         ]
         camera = Camera(self.size, self.scale, 1.0, (0.0, 0.0), 1.0)
         group = merge_crowd(camera, name, members)
-        group.depth = -centre[1]
+        group.depth = -center[1]
         if self.room.claim([group], 0.1):
             self.things.append(group)
 
@@ -399,7 +399,7 @@ def _plant_tree(place: _Place, x: float, y: float) -> None:
     plants.draw_crown(
         layer,
         chance,
-        centre=(x, y - 0.64 * tall),
+        center=(x, y - 0.64 * tall),
         radii=(0.36 * tall, 0.38 * tall),
         green=chance.choice(plants.GREENS),
         sun_side=place.light.sun_side,

@@ -25,15 +25,15 @@ def sample_random(seed: int, split: str, index: int) -> random.Random:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera over flat ground; X right, Y up, Z ahead, in metres.
+    """A pinhole camera over flat ground; X right, Y up, Z ahead, in meters.
 
     Attributes:
         size: (H, W) of the image in pixels.
         scale: supersampling factor.
         focal: focal length in pixels.
         vanish: (x, y) in pixels where the street vanishes; y is the horizon.
-        eye: height of the camera over the ground in metres.
-        offset: how far right of the street's middle the camera stands, in metres.
+        eye: height of the camera over the ground in meters.
+        offset: how far right of the street's middle the camera stands, in meters.
     """
 
     size: tuple[int, int]
@@ -44,16 +44,16 @@ class Camera:
     offset: float = 0.0
 
     def project(self, x: float, y: float, z: float) -> Point:
-        """Metres -> image pixels. Depth is held at half a metre or more."""
+        """Meters -> image pixels. Depth is held at half a meter or more."""
         z = max(z, 0.5)
         return (
             self.vanish[0] + self.focal * (x - self.offset) / z,
             self.vanish[1] + self.focal * (self.eye - y) / z,
         )
 
-    def pixels(self, metres: float, z: float) -> float:
+    def pixels(self, meters: float, z: float) -> float:
         """How many pixels a length has at depth z."""
-        return self.focal * metres / z
+        return self.focal * meters / z
 
     def layer(self, *points: Point) -> Layer:
         """An empty layer that holds these points."""
@@ -82,7 +82,7 @@ class Light:
     sun_side: int
 
     def haze_on(self, z: np.ndarray) -> np.ndarray:
-        """Share of haze, 0..0.7, at depths z in metres (float32).
+        """Share of haze, 0..0.7, at depths z in meters (float32).
 
         No exponential: sums, products and quotients are rounded alike by every machine.
         """
@@ -134,7 +134,7 @@ WEATHERS: dict[str, Light] = {
 class Shadow:
     """A soft ellipse on the ground, in pixels."""
 
-    centre: Point
+    center: Point
     radii: Point
     alpha: float
     blur: float
@@ -142,12 +142,12 @@ class Shadow:
 
 @dataclass
 class Part:
-    """One labelled cut-out of the scene.
+    """One labeled cut-out of the scene.
 
     Attributes:
         label: the dataset's own name of the class (or group, or void region).
         layer: what is painted, and where.
-        depth: metres from the camera; the painter goes from far to near.
+        depth: meters from the camera; the painter goes from far to near.
         is_thing: one instance; it is dropped when too little of it stays visible.
         is_crowd: many instances in one region.
         shadow: falls on whatever is behind.
@@ -189,7 +189,7 @@ def settle(
         size: (H, W) in pixels.
         least_area: a thing stays if this many of its pixels are visible, ...
         least_share: ... and this share of its outline's area. Stuff of which less than `least_area`
-            is visible in all keeps its place, but is labelled `void`: nobody would annotate it.
+            is visible in all keeps its place, but is labeled `void`: nobody would annotate it.
         void: label of what has no class.
     Returns:
         The parts that stay, in the same order, each with at least one outline.
@@ -361,7 +361,7 @@ def render_scene(
         textures: (fine grain, blotches) by label; labels that are missing get little.
         haze: what the parts fade into, as much as their `haze` says.
         tint: factors on red, green, blue, applied to everything but the label `untinted`.
-        noise: standard deviation of the sensor noise in grey levels.
+        noise: standard deviation of the sensor noise in gray levels.
     Returns:
         RGB, (W, H). Only sums and products of floats are used, which every machine rounds alike.
     """
@@ -370,7 +370,7 @@ def render_scene(
         if part.shadow is not None:
             dark = part.shadow
             alpha = min(round(dark.alpha), 200)
-            canvas.shadow(dark.centre, dark.radii, alpha, blur=max(dark.blur, 0.5))
+            canvas.shadow(dark.center, dark.radii, alpha, blur=max(dark.blur, 0.5))
         canvas.stick(part.layer)
     picture = np.asarray(canvas.finish(), dtype=np.float32)
 

@@ -1,6 +1,6 @@
 """Composes a street in perspective: ground, two sides, and things between them.
 
-What moves and stands in a street: vehicles, people, posts, crowds. Metres.
+What moves and stands in a street: vehicles, people, posts, crowds. Meters.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Traffic:
         return [draw(self.camera, self.light, self.chance, x=x, z=z)]
 
     def beside(self, side: int, low: float, high: float) -> float:
-        """A lateral position on the pavement, low..high metres from the kerb."""
+        """A lateral position on the pavement, low..high meters from the kerb."""
         return side * (self.half + self.chance.uniform(low, min(high, self.pavement - 0.3)))
 
     def driving_car(self) -> list[Part]:

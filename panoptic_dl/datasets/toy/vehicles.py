@@ -1,8 +1,8 @@
-"""Cars that drive along the street, and cars from their side. Metres.
+"""Cars that drive along the street, and cars from their side. Meters.
 
-Buses, lorries and trams that drive along the street. Metres.
+Buses, lorries and trams that drive along the street. Meters.
 
-Boxes in perspective, of which the vehicles that drive along the street are made. Metres.
+Boxes in perspective, of which the vehicles that drive along the street are made. Meters.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def draw_crossing_car(
 
 
 def draw_car_profile(pen: Pen, paint: Color) -> None:
-    """A saloon from its side, nose to the right; units are metres."""
+    """A saloon from its side, nose to the right; units are meters."""
     pen.polygon(
         [
             (-2.15, 0.3),
