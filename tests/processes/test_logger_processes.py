@@ -420,7 +420,8 @@ def test_disabled_is_silent(tmp_path, monkeypatch, messages):
 def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     run_dir = tmp_path / "train"
     overrides = [*SMALL, *toy["toy_cityscapes"]]
-    trained = in_process(run_dir, *overrides, *FEW_PICTURES, "logger=[tensorboard,wandb,csv]")
+    drawn = [*FEW_PICTURES, "evaluation.charts=true"]
+    trained = in_process(run_dir, *overrides, *drawn, "logger=[tensorboard,wandb,csv]")
     assert list(run_dir.glob("events.out.tfevents*"))
     with (run_dir / "figures.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -457,7 +458,7 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
         assert set(np.unique(predicted)) <= {*range(19), 255}
 
     evaluated = [*overrides, "mode=eval", "logger=wandb", f"weights={run_dir}/model_final.pth"]
-    in_process(tmp_path / "eval", *evaluated, "evaluation.charts=false", *FEW_PICTURES)
+    in_process(tmp_path / "eval", *evaluated, *FEW_PICTURES)
     alone = one(tmp_path / "eval")
     assert alone.run.job_type == "eval"
     assert alone.summary["PQ/last"] == log.summary["PQ/last"]
