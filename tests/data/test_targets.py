@@ -109,6 +109,18 @@ def test_targets_of_a_whole_crop_with_many_segments():
     assert_equal(ours(panoptic, segments), theirs(panoptic, segments))
 
 
+def test_a_segment_of_exactly_the_limit_is_not_small():
+    panoptic = np.zeros((3, 7), np.int32)
+    segments = []
+    for row, area in enumerate((5, 6, 7)):
+        panoptic[row, :area] = 10 + row
+        segments.append({"id": 10 + row, "category_id": THINGS[0], "iscrowd": 0})
+    ours, theirs = targets(small_instance_area=6)
+    made = ours(panoptic, segments)
+    assert made["sem_seg_weights"][:, 0].tolist() == [3, 1, 1]
+    assert_equal(made, theirs(panoptic, segments))
+
+
 @pytest.mark.parametrize("corner", [(0, 0), (0, 29), (19, 0), (19, 29)])
 def test_peaks_are_cut_at_every_border(corner):
     panoptic = np.zeros((20, 30), np.int32)
