@@ -171,16 +171,29 @@ def _begin_worker(parent: int) -> None:
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
+_in_job = _ending = False  # in a worker: at work; asked to end
+
+
 def _end_job(number: int, frame: FrameType | None) -> None:
+    global _ending
+    if not _in_job:
+        os._exit(1)
+    _ending = True
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends several; the job cleans up
     sys.exit(1)
 
 
 def _call(function: Callable[..., Any], *job: Any) -> Any:
+    global _in_job
+    if _ending:  # it came as a job ended, where the pool catches a SystemExit
+        os._exit(1)
     try:
+        _in_job = True
         return function(*job)
     except SystemExit:  # the job has cleaned up; the pool would have its worker go on
         os._exit(1)
+    finally:
+        _in_job = False
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:
