@@ -85,6 +85,17 @@ def test_centres_but_no_things():
     assert (panoptic % 1000 <= 0).all()
 
 
+def test_a_centre_without_pixels_takes_no_number():
+    """Of two centers, every pixel points to the second; its class is the lowest of all."""
+    sem_seg = torch.full((1, 9, 9), 3)
+    heatmap = torch.zeros(1, 9, 9)
+    heatmap[0, [1, 7], [1, 7]] = 1
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+    panoptic, centers = assert_equal_to_reference(sem_seg, heatmap, 7 - torch.stack((y, x)))
+    assert centers.tolist() == [[[1, 1], [7, 7]]]
+    assert (panoptic == 3001).all()
+
+
 def test_all_things_and_none_of_them_declared():
     sem_seg, heatmap, offsets = random_maps(20, 24, seed=1)
     assert_equal_to_reference(sem_seg % 4 + 3, heatmap, offsets)
