@@ -23,6 +23,8 @@ from panoptic_dl.core.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+END_JOB = signal.SIGUSR1  # asks a worker to leave its job
+SECONDS_TO_END = 2  # before SIGTERM kills a worker
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
 Say = Callable[[str], object]  # takes a line for people, such as `print`
@@ -145,53 +147,61 @@ def parallel_map(
         yield from (function(*job) for job in jobs)
         return
     context = get_context("fork" if sys.platform == "linux" else "spawn")
+    ending = context.RawValue("b", 0)
     with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
+        num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(), ending)
     ) as pool:
         try:
             call, columns = partial(_call, function), zip(*jobs, strict=True)
-            yield from pool.map(call, *columns, chunksize=chunk)
-        except BaseException as error:
-            # A second Ctrl-C must not leave workers behind, which end in a moment.
-            with handling([signal.SIGINT], signal.SIG_IGN):
-                for worker in list(pool._processes.values()):
-                    worker.terminate()
-                pool.shutdown(cancel_futures=True)
-            if not isinstance(error, BrokenProcessPool):
-                raise
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [END_JOB])  # until workers heed it
+            try:
+                results = pool.map(call, *columns, chunksize=chunk)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            yield from results
+        except BrokenProcessPool as error:
             raise DatasetError(
                 f"one of {num_workers} processes was killed, mostly because memory ran out{hint}"
             ) from error
+        except BaseException:
+            # A second Ctrl-C must not leave workers behind, which end in a moment.
+            with handling([signal.SIGINT], signal.SIG_IGN):
+                ending.value = 1
+                for worker in list(pool._processes):
+                    with contextlib.suppress(ProcessLookupError):  # killed in this moment
+                        os.kill(worker, END_JOB)
+                pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _begin_worker(parent: int) -> None:
+_ending: Any = None  # in a worker: a value that all share, 1 when the loop was left early
+_in_job = False
+
+
+def _begin_worker(parent: int, ending: Any) -> None:
+    global _ending
+    _ending = ending
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_job)
+    # From the pool when another worker died; or sent to all, and this one is soon asked to end.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_END))
+    signal.signal(END_JOB, _end_job)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_JOB])
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-_in_job = _ending = False  # in a worker: at work; asked to end
-
-
 def _end_job(number: int, frame: FrameType | None) -> None:
-    global _ending
-    if not _in_job:
-        os._exit(1)
-    _ending = True
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends several; the job cleans up
-    sys.exit(1)
+    if _in_job and _ending.value:  # others may send this signal too
+        sys.exit(1)
 
 
 def _call(function: Callable[..., Any], *job: Any) -> Any:
     global _in_job
-    if _ending:  # it came as a job ended, where the pool catches a SystemExit
-        os._exit(1)
     try:
         _in_job = True
+        if _ending.value:  # given out before the loop was left
+            sys.exit(1)
         return function(*job)
-    except SystemExit:  # the job has cleaned up; the pool would have its worker go on
-        os._exit(1)
     finally:
         _in_job = False
 

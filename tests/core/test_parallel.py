@@ -1,10 +1,11 @@
 """Work is shared out, stopped at once, and nobody is left behind."""
 
+import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import time
-from contextlib import closing
 
 import pytest
 
@@ -52,10 +53,25 @@ def test_a_worker_that_is_killed_is_an_error_with_a_hint():
 def test_what_is_not_wanted_any_more_is_stopped(tmp_path):
     start = time.monotonic()
     jobs = [(0.0, tmp_path / "a")] + [(60.0, tmp_path / f"{i}") for i in range(5)]
-    with closing(parallel_map(long, jobs, 2)) as results:
+    with contextlib.closing(parallel_map(long, jobs, 2)) as results:
         next(results)
     assert time.monotonic() - start < 20
     assert not list(tmp_path.iterdir())
+
+
+def returns_late(seconds):
+    """It is asked to end when it is done, as far as its process can tell."""
+    with contextlib.suppress(SystemExit):
+        time.sleep(seconds)
+
+
+def test_a_job_that_ends_as_it_is_stopped_holds_nobody_up():
+    start = time.monotonic()
+    with contextlib.closing(parallel_map(returns_late, [(0.0,), (60.0,)], 2)) as results:
+        next(results)
+        time.sleep(0.1)  # until the other worker waits for jobs
+    assert time.monotonic() - start < 20
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,11 @@ def test_instances_match(result):
     instances = result.prediction["instances"]
     assert instances.image_size == golden.image_size(result.row)
     np.testing.assert_array_equal(instances.pred_classes, result.golden["classes"])
-    assert_close(instances.scores, result.golden["scores"])
-    # The map may differ in a few pixels.
+    # The map may differ in a few pixels, by the CPU's instructions; a score is a mean over pixels.
     areas = instances.pred_masks.sum((1, 2)).numpy()
+    same = areas == result.golden["areas"]
+    assert same.mean() >= 0.9
+    assert_close(instances.scores[same], result.golden["scores"][same])
     num_pixels = instances.pred_masks[0].numel()
     assert np.abs(areas - result.golden["areas"]).sum() <= 1e-4 * num_pixels
     boxes = instances.pred_boxes.tensor.numpy()
