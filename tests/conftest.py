@@ -3,8 +3,13 @@
 import logging
 import os
 import signal
+import sys
 
 import pytest
+
+# Without bytecode, as in many containers, each of the processes would compile PyTorch for itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in subprocesses
 
