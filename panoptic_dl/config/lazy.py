@@ -6,7 +6,7 @@ and torch are imported only then: tab completion and `--help` list files and tak
 
 import builtins
 from dataclasses import is_dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class LazyConfigSource(ConfigSource):
         if not file.is_file():
             raise ConfigLoadError(f"No lazy config at {file}")
         try:
-            tree = _load(file, name=group, companions=COMPANIONS.get(group, ()))
+            tree = _load(file, file.stat().st_mtime_ns, group)
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
             raise ConfigCompositionException(f"{file}: {type(error).__name__}: {error}") from error
         # `choice` keeps the names of the chosen options: runs and tables are named after them.
@@ -77,8 +77,9 @@ class LazySearchPath(SearchPathPlugin):
         search_path.append(provider="lazy_configs", path=f"lazy://{ROOT}")
 
 
-def _load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the variable `name` of a lazy file, and those of `companions` that it defines.
+@cache  # a sweep composes a config for each of its rows
+def _load(file: Path, modified: int, name: str) -> dict[str, Any]:
+    """Return the variable `name` of a lazy file, and those of its companions that it defines.
 
     The trees are plain dicts, lists and scalars; every callable is replaced by its dotted name, and
     interpolations stay text.
@@ -93,7 +94,7 @@ def _load(file: Path, name: str, companions: tuple[str, ...] = ()) -> dict[str, 
     if name not in namespace:
         raise ValueError(f"{file} must define `{name}`; it defines {sorted(namespace)}")
     trees = {}
-    for variable in (name, *companions):
+    for variable in (name, *COMPANIONS.get(name, ())):
         if variable not in namespace:
             continue
         tree = OmegaConf.to_container(

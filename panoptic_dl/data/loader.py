@@ -301,9 +301,8 @@ def _ignore_signals(worker: int) -> None:
     finishing its step, for which it needs its workers.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
-    for name in ("SIGUSR1", "SIGUSR2"):  # not on every system
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 

@@ -20,10 +20,7 @@ from panoptic_dl.core.run_folder import Requeued
 
 logger = logging.getLogger(__name__)
 
-# Not every system has both.
-REQUEUED_ON = tuple(
-    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
+REQUEUED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 STOPPING = (signal.SIGINT, signal.SIGTERM, *REQUEUED_ON)
 
 

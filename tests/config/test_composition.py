@@ -14,13 +14,17 @@ from omegaconf import OmegaConf
 from panoptic_dl.config import ConfigError, build, compose
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = sorted(
-    f"{p.parent.name}={p.stem}" for p in (ROOT / "lazy_configs").glob("*/[!_]*.py")
-) + sorted(
-    f"{p.parent.name}={p.stem}"
-    for group in ("experiment", "optimizer", "schedule", "train", "launch", "mode")
-    for p in (ROOT / "conf" / group).glob("*.yaml")
-)
+GROUPS = {
+    folder.name: sorted(f"{folder.name}={p.stem}" for p in folder.glob("[!_]*.*"))
+    for group in ("backbone", "dataset", "head", "task", "optimizer", "logger", "hardware", "mode")
+    for folder in (ROOT / "lazy_configs" / group, ROOT / "conf" / group)
+    if folder.is_dir()
+}
+# Every option once, with others of other groups; experiments make a choice of all of them.
+CHOICES = [
+    *(list(filter(None, choices)) for choices in itertools.zip_longest(*GROUPS.values())),
+    *([f"{p.parent.name}={p.stem}"] for p in (ROOT / "conf" / "experiment").glob("*.yaml")),
+]
 COMBINATIONS = list(
     itertools.product(
         ("xception65", "hrnet48"),
@@ -46,10 +50,10 @@ def option(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("choice", OPTIONS)
+@pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
 @pytest.mark.thorough
 def test_every_option_composes_resolves_and_survives_yaml(choice):
-    cfg = compose([choice, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
+    cfg = compose([*choice, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
     assert OmegaConf.create(OmegaConf.to_yaml(cfg)) == cfg
     assert pickle.loads(pickle.dumps(cfg)) == cfg
     OmegaConf.resolve(cfg)

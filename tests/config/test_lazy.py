@@ -1,12 +1,13 @@
 """Lazy files become trees that YAML can hold, or are refused with file and key."""
 
 import builtins
+import os
 
 import pytest
 from torch import nn
 
 from panoptic_dl.config import build
-from panoptic_dl.config.lazy import _load
+from panoptic_dl.config.lazy import LazyConfigSource, _load
 
 
 def lazy_file(tmp_path, body: str):
@@ -29,17 +30,26 @@ def lazy_file(tmp_path, body: str):
 )
 def test_what_yaml_cannot_hold_is_refused(tmp_path, body):
     with pytest.raises(ValueError, match=r"x\.py"):
-        _load(lazy_file(tmp_path, body), "b")
+        _load(lazy_file(tmp_path, body), 0, "b")
 
 
 def test_a_missing_variable_is_named_with_what_is_there(tmp_path):
     with pytest.raises(ValueError, match=r"must define `backbone`.*\['head'\]"):
-        _load(lazy_file(tmp_path, "head = dict(x=1)"), "backbone")
+        _load(lazy_file(tmp_path, "head = dict(x=1)"), 0, "backbone")
 
 
 def test_companions_come_along_and_others_do_not(tmp_path):
-    file = lazy_file(tmp_path, "b = dict(x=1)\nc = dict(y=(1, 2))\nd = dict(z=3)")
-    assert _load(file, "b", companions=("c", "missing")) == {"b": {"x": 1}, "c": {"y": [1, 2]}}
+    file = lazy_file(tmp_path, "backbone = dict(x=1)\npixels = dict(y=(1, 2))\nd = dict(z=3)")
+    assert _load(file, 0, "backbone") == {"backbone": {"x": 1}, "pixels": {"y": [1, 2]}}
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path):
+    (tmp_path / "head").mkdir()
+    source = LazyConfigSource("lazy", f"lazy://{tmp_path}")
+    for x in (1, 2):
+        (tmp_path / "head" / "mine.py").write_text(f"head = dict(x={x})")
+        os.utime(tmp_path / "head" / "mine.py", (x, x))
+        assert source.load_config("head/mine").config.head.x == x
 
 
 def test_factories_become_partials(tmp_path):
@@ -47,7 +57,7 @@ def test_factories_become_partials(tmp_path):
         "from functools import partial\nfrom torch import nn\n"
         "b = dict(act=nn.GELU, norm=partial(nn.LayerNorm, eps=1e-6))"
     )
-    tree = _load(lazy_file(tmp_path, body), "b")["b"]
+    tree = _load(lazy_file(tmp_path, body), 0, "b")["b"]
     assert tree == {
         "act": {"_target_": "torch.nn.GELU", "_partial_": True},
         "norm": {"_target_": "torch.nn.LayerNorm", "_partial_": True, "eps": 1e-6},
@@ -58,7 +68,7 @@ def test_factories_become_partials(tmp_path):
 
 def test_dataclasses_keep_their_type(tmp_path):
     body = "from detectron2.layers import ShapeSpec\nb = dict(s=ShapeSpec(channels=3))"
-    tree = _load(lazy_file(tmp_path, body), "b")["b"]
+    tree = _load(lazy_file(tmp_path, body), 0, "b")["b"]
     assert tree["s"]["_target_"] == "detectron2.layers.ShapeSpec"
     assert build(tree)["s"].channels == 3
 
@@ -66,5 +76,5 @@ def test_dataclasses_keep_their_type(tmp_path):
 def test_import_is_restored_when_a_file_raises(tmp_path):
     before = builtins.__import__
     with pytest.raises(ZeroDivisionError):
-        _load(lazy_file(tmp_path, "b = 1 / 0"), "b")
+        _load(lazy_file(tmp_path, "b = 1 / 0"), 0, "b")
     assert builtins.__import__ is before

@@ -32,11 +32,10 @@ def test_the_command_line_names_what_was_meant():
 
 
 def test_a_sweep_names_what_was_meant(tmp_path):
-    for swept in ("optimzer.lr=1,2", "backbone=xception65,hrnet48"):
-        done = run("-m", swept, "optimzer.lr=1", f"sweep_dir={tmp_path}")
-        assert done.returncode == 1
-        assert "Did you mean: optimizer.lr" in done.stderr
-        assert "Traceback" not in done.stderr
+    done = run("-m", "backbone=xception65,hrnet48", "optimzer.lr=1", f"sweep_dir={tmp_path}")
+    assert done.returncode == 1
+    assert "Did you mean: optimizer.lr" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_groups_options_and_settings():

@@ -7,9 +7,9 @@ from pathlib import Path
 from tests.runs import ENVIRONMENT, ROOT, SMALL
 
 # What imports PyTorch needs is imported first; then this system has no /proc, no C library of GNU,
-# and none of the names.
+# and no count of the cores that a process may use.
 CODE = """
-import ctypes, io, os, runpy, signal, sys
+import ctypes, io, os, runpy, sys
 import torch
 import detectron2.engine
 
@@ -23,8 +23,7 @@ def without_proc(function):
         return function(path, *arguments, **options)
     return call
 
-for module, name in ((os, "sched_getaffinity"), (signal, "SIGUSR1"), (signal, "SIGUSR2")):
-    delattr(module, name)
+del os.sched_getaffinity
 ctypes.CDLL = missing
 io.open = without_proc(io.open)
 sys.argv = ["run.py", *sys.argv[1:]]

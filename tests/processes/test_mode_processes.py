@@ -43,6 +43,7 @@ def test_one_run_at_a_time_in_a_folder(tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
+@pytest.mark.slow
 def test_fast_dev_run_in_two_processes(tmp_path, toy):
     done = run(
         *SMALL,
