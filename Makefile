@@ -17,10 +17,10 @@ run: setup ## Train, evaluate and draw on a toy Cityscapes: minutes on two CPU c
 	@$(BIN)/python run.py experiment=toy_quickstart $(ARGS)
 
 test: setup ## The test suite (ARGS="-k name" narrows it)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-quick: setup ## The tests that take no seconds and start no processes, to be run while working
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/processes -m "not thorough and not slow and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/processes -m "not thorough and not slow and not gpu" $(ARGS)
 
 test-slow: setup ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
