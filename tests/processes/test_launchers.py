@@ -59,7 +59,7 @@ def test_two_machines_share_one_folder(tmp_path, toy):
 @pytest.mark.parametrize(
     ("launcher", "num_processes"),
     [
-        (["hydra/launcher=submitit_local"], 2),
+        pytest.param(["hydra/launcher=submitit_local"], 2, marks=pytest.mark.slow),
         pytest.param(["hydra/launcher=local"], 1, marks=pytest.mark.slow),
         pytest.param(
             ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 2, marks=pytest.mark.slow
