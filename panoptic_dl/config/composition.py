@@ -35,7 +35,9 @@ from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.core.settings import (
     GROUPS,
+    OTHERS,
     as_yaml,
+    check_value,
     defaults,
     describe_type,
     experiment_name,
@@ -45,8 +47,7 @@ from panoptic_dl.core.settings import (
 )
 
 CONF = Path(__file__).parents[2] / "conf"
-
-TYPES = {"resume": bool | str}  # of keys that take more than the type of their default
+_ABSENT = object()
 
 
 class ConfigError(ConfigCompositionException, ValueError):
@@ -192,19 +193,25 @@ class _CheckedLoader(ConfigLoaderImpl):
 
 
 def _check_ranges(config: DictConfig) -> None:
-    """Raise ValueError for settings out of range, as far as they are known before a run."""
-    for group, cls in GROUPS.items():
-        if group in config:
-            try:
-                values: Any = OmegaConf.to_container(config[group], resolve=True)
-            except OmegaConfBaseException:  # it needs what only the run knows
-                continue
-            cls(**values)
+    """Raise ValueError for values out of range, as far as they are known before a run."""
+    for name in (*GROUPS, *OTHERS):
+        try:
+            value: Any = OmegaConf.select(config, name, default=_ABSENT)
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException:  # it needs what only the run knows
+            continue
+        if value is _ABSENT:
+            continue
+        if name in GROUPS:
+            GROUPS[name](**value)
+        else:
+            check_value(name, value, *OTHERS[name])
 
 
 def _mismatch(value: Any, default: Any, key: str) -> str | None:
     """What was expected instead of `value`, or None if it will do."""
-    hint = TYPES.get(key) or type_of(key)
+    hint = type_of(key)
     if hint is not None:
         return None if value is None or has_type(value, hint) else describe_type(hint)
     if value is None or default is None or (isinstance(value, dict) and "_target_" in value):

@@ -21,13 +21,13 @@ EXPERIMENT_PARTS = ("dataset", "task", "backbone", "head")  # in the order of an
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
-def key(default: Any, meaning: str, choices: tuple[str | None, ...] = (), **limits: float) -> Any:
+def key(default: Any, meaning: str, choices: Sequence[Any] = (), **limits: float) -> Any:
     """A field of a settings class.
 
     Args:
         default: as YAML has it; it may be an interpolation, such as `${dataset.image_size}`.
         meaning: one sentence, with the unit.
-        choices: all values that there are.
+        choices: all values that there are, of the key or of each entry of a list.
         limits: `least`, `most`, `above`, `below`: of a number, or of each number of a list.
     """
     metadata = {"default": default, "meaning": meaning, "limits": limits, "choices": choices}
@@ -48,12 +48,8 @@ class Settings:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for each in fields(self):  # type: ignore[arg-type]
-            name, value = f"{self.group}.{each.name}", getattr(self, each.name)
-            choices, hint = each.metadata["choices"], hints[each.name]
-            if choices and value not in choices:
-                raise ValueError(f"{name}={as_yaml(value)} is unknown; choose {_listed(choices)}")
-            if not (has_type(value, hint) and _is_within(value, each.metadata["limits"])):
-                raise ValueError(f"{name}={as_yaml(value)} must be {_values(hint, each.metadata)}")
+            value = getattr(self, each.name)
+            check_value(f"{self.group}.{each.name}", value, hints[each.name], each.metadata)
 
 
 @dataclass(frozen=True)
@@ -167,8 +163,8 @@ class EvaluationSettings(Settings, group="evaluation"):
     flip: bool = key(False, "Average with the output for the mirrored image.")
     save: str | list[str] | None = key(
         None,
-        "Predictions that are saved for the servers of COCO and Cityscapes: panoptic, instances, "
-        "semantic, or a list of them.",
+        "Predictions that are saved for the servers of COCO and Cityscapes; null: none.",
+        (None, "panoptic", "instances", "semantic"),
     )
     picture_count: int = key(
         4, "First images that are drawn as image | ground truth | prediction; 0: none.", least=0
@@ -237,8 +233,8 @@ class DemoSettings(Settings, group="demo"):
 
     views: str | list[str] | None = key(
         None,
-        "What is drawn: panoptic, semantic, instances, center, offset, or a list of them; null: "
-        "panoptic, or semantic with task=semantic.",
+        "What is drawn; null: panoptic, or semantic with task=semantic.",
+        (None, "panoptic", "semantic", "instances", "center", "offset"),
     )
     layout: str = key(
         "overlay",
@@ -276,13 +272,41 @@ class DoctorSettings(Settings, group="doctor"):
     steps: bool = key(True, "Make two training steps and one evaluation step.")
 
 
+OTHERS: dict[str, tuple[Any, Mapping[str, Any]]] = {
+    "dataset.augmentation": (str, key("", "", ("crop_first", "reference")).metadata),
+    "dataset.image_format": (str, key("", "", ("RGB", "BGR")).metadata),
+    "dataset.max_bad_samples": (int, key(0, "", least=0).metadata),
+    "resume": (bool | str, key(False, "", (True, False, "auto")).metadata),
+    "seed": (int | None, key(0, "", least=0).metadata),
+}
+"""Type and values of keys that belong to no class of settings."""
+
+
+def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of a key that has a wrong type or range.
+
+    Args:
+        name: of the key.
+        hint: its type.
+        metadata: of a field that `key` has made.
+    """
+    choices = metadata["choices"]
+    if not (has_type(value, hint) and _is_within(value, metadata["limits"])):
+        raise ValueError(f"{name}={as_yaml(value)} must be {_values(hint, metadata)}")
+    for each in value if isinstance(value, list) else [value]:
+        if choices and each not in choices:
+            raise ValueError(f"{name}={as_yaml(each)} is unknown; choose {_listed(choices)}")
+
+
 def defaults(group: str) -> dict[str, Any]:
     """The default of each key of a group; interpolations are text."""
     return {each.name: each.metadata["default"] for each in fields(GROUPS[group])}  # type: ignore[arg-type]
 
 
 def type_of(name: str) -> Any:
-    """The type of a dotted key, or None where no settings class has it."""
+    """The type of a dotted key, or None where it is not known."""
+    if name in OTHERS:
+        return OTHERS[name][0]
     group, _, leaf = name.rpartition(".")
     return get_type_hints(GROUPS[group]).get(leaf) if group in GROUPS else None
 
@@ -348,7 +372,7 @@ _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 def _values(hint: Any, metadata: Mapping[str, Any]) -> str:
     """The values of a key in words, such as "a whole number, at least 1, or null"."""
     if metadata["choices"]:
-        return _listed(metadata["choices"])
+        return _listed(metadata["choices"]) + " or a list of them" * ("list" in str(hint))
     limits = [f"{_LIMITS[name][0]} {limit:g}" for name, limit in metadata["limits"].items()]
     if not limits:
         return describe_type(hint)
@@ -356,8 +380,8 @@ def _values(hint: Any, metadata: Mapping[str, Any]) -> str:
     return f"{words}, {' and '.join(limits)}" + (f",{null}" if null else "")
 
 
-def _listed(choices: Sequence[str | None]) -> str:
-    return ", ".join("null" if choice is None else choice for choice in choices)
+def _listed(choices: Sequence[Any]) -> str:
+    return ", ".join(map(as_yaml, choices))
 
 
 def _is_within(value: Any, limits: Mapping[str, float]) -> bool:

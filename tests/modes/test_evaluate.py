@@ -148,7 +148,7 @@ def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluation.save=masks", "cannot save 'masks': choose from"),
+        ("evaluation.save=masks", "evaluation.save=masks is unknown"),
         ("evaluation.num_threads=-1", "evaluation.num_threads=-1"),
         ("evaluation.best_and_worst=-1", "evaluation.best_and_worst=-1"),
         ("evaluation.scales=[0.5,-1]", r"evaluation.scales=\[0.5, -1\]"),
