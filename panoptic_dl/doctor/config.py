@@ -23,7 +23,7 @@ from panoptic_dl.doctor.context import (
 )
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
-from panoptic_dl.train.train import check_length
+from panoptic_dl.train.train import check_best, check_length
 from panoptic_dl.weights.load import load_model_or_backbone
 from panoptic_dl.weights.names import not_finite
 
@@ -215,10 +215,11 @@ def _check_loader(context: CheckContext) -> CheckResult:
 
 
 def _check_evaluation(context: CheckContext) -> CheckResult:
-    """Loader and evaluators of the validation split can be made."""
+    """Loader and evaluators of the validation split can be made, and measure `checkpoint.best`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, of many processes: another row says it
         evaluation = context.part("evaluation")
+    check_best(context.checkpoint["best"], evaluation, context.train["ema"])
     return ok(f"{', '.join(evaluation.evaluators)} of {evaluation.dataset}")
 
 

@@ -157,6 +157,7 @@ class StreamingCityscapesInstanceEvaluator(
     """
 
     needs = "instances"
+    tasks = ("segm",)
 
     def __init__(self, dataset: str) -> None:
         """

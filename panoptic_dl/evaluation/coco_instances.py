@@ -258,6 +258,7 @@ class StreamingCOCOInstanceEvaluator(
     """
 
     needs = "instances"
+    tasks = KINDS
 
     def __init__(self, dataset: str) -> None:
         """

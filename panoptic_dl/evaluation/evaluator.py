@@ -117,9 +117,11 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
     Attributes:
         needs: the entry of a model's output that is evaluated.
+        tasks: under which `evaluate` returns results; (): not known before.
     """
 
     needs: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ()
     _coverage: Coverage
 
     def image_of(self, item: Sample) -> Any:

@@ -8,7 +8,8 @@ To add a metric:
 
 1. Write its evaluator: a subclass of `panoptic_dl.evaluation.evaluator.StreamingEvaluator`, in a
    module of this package. Its constructor takes `dataset`, a name in Detectron2's catalogs; its
-   `evaluate` returns `{"a_task_of_its_own": {"NAME": value}}`. `semantic.py` is a short example.
+   `evaluate` returns `{"a_task_of_its_own": {"NAME": value}}`, and `tasks` names such tasks.
+   `semantic.py` is a short example.
 2. Here, add a line to `EVALUATORS` (the class, and where it runs), and a line to `METRICS` for each
    number that is to be shown.
 
@@ -18,7 +19,7 @@ implementation, for `evaluation.official=true`, and a chart of its classes, see 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,12 @@ def headline(results: Results) -> dict[str, float]:
     # The same number has two names, as papers have it.
     found.pop("AP" if "box_AP" in found else "mask_AP", None)
     return found
+
+
+def headline_names(tasks: Iterable[str]) -> list[str]:
+    """The metrics that `headline` finds in the results of evaluators of these tasks."""
+    keys = [of_task for metric in METRICS for of_task in metric.results]
+    return list(headline({t: {key: math.nan for task, key in keys if task == t} for t in tasks}))
 
 
 def is_better(name: str, value: float, best: float) -> bool:

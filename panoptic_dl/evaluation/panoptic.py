@@ -328,6 +328,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
     """
 
     needs = "panoptic_seg"
+    tasks = ("panoptic_seg",)
 
     def __init__(self, dataset: str) -> None:
         """

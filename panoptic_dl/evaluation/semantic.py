@@ -38,6 +38,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
     """
 
     needs = "sem_seg"
+    tasks = ("sem_seg",)
 
     def __init__(
         self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None

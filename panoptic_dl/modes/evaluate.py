@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
-from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline
+from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline, headline_names
 from panoptic_dl.evaluation.official import pair_up, require_agreement
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
@@ -189,6 +189,12 @@ class Evaluation:
     def outputs(self) -> set[str]:
         """The entries of a model's output that are measured."""
         return {evaluator.needs for evaluator in self.evaluators.values()}
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The metrics that there will be, or all where an evaluator does not say which it has."""
+        tasks = [evaluator.tasks for evaluator in self.evaluators.values()]
+        return headline_names(itertools.chain(*tasks)) if all(tasks) else METRIC_NAMES
 
     def __call__(
         self,

@@ -24,7 +24,7 @@ from panoptic_dl.evaluation.metrics import METRIC_NAMES
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
-from panoptic_dl.train.ema import UpdateAverage, WeightAverage, evaluate_both
+from panoptic_dl.train.ema import FOLDER, UpdateAverage, WeightAverage, evaluate_both
 from panoptic_dl.train.hooks import CheckpointHook, EvalHook, MetricsWriter, ScheduleHook
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.recipe import Recipe, log_differences, scale_learning_rate
@@ -67,7 +67,8 @@ def train(
         device: `cuda` or `cpu`.
         loader: endless micro-batches of this process, in Detectron2's input format.
         optimizer, schedule: make them for the model, and for the optimizer.
-        evaluation: called as `evaluation(model, folder, source=...)`, such as an `Evaluation`.
+        evaluation: called as `evaluation(model, folder, source=...)`, such as an `Evaluation`;
+            its `metric_names`, if it has any, are what `checkpoint["best"]` may be.
         weights: file to start from; a whole model or a backbone.
         resume: True continues from the newest complete checkpoint in `run_dir`; `auto` does if
             there is one.
@@ -90,6 +91,7 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
+    check_best(saving.best, evaluation, options.ema)
     published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
     if options.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")
@@ -105,10 +107,6 @@ def train(
         comm.synchronize()
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
-    if saving.best is not None and saving.best.removeprefix("ema/") not in METRIC_NAMES:
-        raise ValueError(
-            f"checkpoint.best={saving.best} is no metric; choose one of {', '.join(METRIC_NAMES)}"
-        )
     check_precision("train.precision", options.precision, place)
 
     model.to(place)
@@ -165,6 +163,25 @@ def train(
     if average is not None and comm.is_main_process():
         average.save(folder)
     return evaluator.results
+
+
+def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
+    """Raise ValueError where `checkpoint.best` is no metric that the evaluation will have.
+
+    Args:
+        best: the metric's name; None: the first of the evaluation.
+        evaluation: has `metric_names`, else any metric is taken.
+        ema: `train.ema`, with which there are the metrics of the average, too.
+    """
+    names = list(getattr(evaluation, "metric_names", METRIC_NAMES))
+    if ema is not None:
+        names += [f"{FOLDER}/{name}" for name in names]
+    if best is not None and best not in names:
+        without = " (of the average of the weights, which train.ema=0.9999 makes)"
+        raise ValueError(
+            f"checkpoint.best={best}{without * (ema is None and best.startswith(FOLDER))} is no "
+            f"metric of this evaluation; choose one of {', '.join(names)}"
+        )
 
 
 def check_length(schedule: Any, iterations: int) -> None:

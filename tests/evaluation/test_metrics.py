@@ -25,6 +25,7 @@ from panoptic_dl.evaluation.metrics import (
     _checked,
     evaluator_configs,
     headline,
+    headline_names,
     is_better,
 )
 from panoptic_dl.evaluation.official import (
@@ -54,7 +55,16 @@ def test_every_evaluator_of_the_table_can_be_named_by_a_config():
             for evaluators in configs[kind].values():
                 assert evaluators
                 for config in evaluators.values():
-                    assert find_target(config["_target_"]).__name__.startswith(prefix)
+                    target = find_target(config["_target_"])
+                    assert target.__name__.startswith(prefix)
+                    assert kind == "official" or target.tasks
+
+
+def test_names_are_known_before_an_evaluation():
+    assert headline_names(["sem_seg"]) == ["mIoU"]
+    assert headline_names(["segm"]) == ["AP"]
+    assert headline_names(["bbox", "segm"]) == ["box_AP", "mask_AP"]
+    assert headline_names(["panoptic_seg"]) == [name for name in PANOPTIC]
 
 
 def test_configs_of_earlier_versions_name_the_same_evaluators():

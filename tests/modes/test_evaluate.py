@@ -31,7 +31,9 @@ def test_a_run_leaves_tables_and_pictures(tmp_path, config, caplog):
         *("evaluation.per_class=true", "+published.PQ=63.3", "evaluation.best_and_worst=1"),
         "published_note=trained longer",
     )
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path)
+    evaluation = build(cfg.task.evaluation)
+    summary = evaluation(Erring(cfg), tmp_path)
+    assert sorted(evaluation.metric_names) == sorted(summary["metrics"])
     with (tmp_path / "results.csv").open() as file:
         rows = {
             (row["task"], row["metric"], row["class"]): row["value"] for row in csv.DictReader(file)
@@ -191,7 +193,9 @@ def score(
 def test_files_for_servers_score_as_the_model_that_wrote_them(tmp_path, config, dataset, caplog):
     caplog.set_level(logging.INFO, logger="panoptic_dl")
     cfg = config(dataset, *EVERYTHING)
-    summary = build(cfg.task.evaluation)(Erring(cfg), tmp_path / "model")
+    evaluation = build(cfg.task.evaluation)
+    summary = evaluation(Erring(cfg), tmp_path / "model")
+    assert sorted(evaluation.metric_names) == sorted(summary["metrics"])
     assert "agree with the official evaluators'" in caplog.text
     assert 5 < summary["metrics"]["PQ"] < 95
     scored = score(

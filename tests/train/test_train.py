@@ -86,9 +86,25 @@ def test_weights_start_a_run(tmp_path):
 
 
 def test_a_best_figure_without_a_meaning_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no metric; choose one of PQ"):
+    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no metric of this.*; choose one of PQ"):
         run_training(tmp_path, best="pq")
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_a_best_figure_is_one_that_the_evaluation_will_have(tmp_path):
+    evaluation = TinyEvaluation()
+    evaluation.metric_names = ["PQ", "mIoU"]
+    for best, message in (
+        ("AP", r"best=AP is no metric of this evaluation; choose one of PQ, mIoU$"),
+        ("ema/PQ", r"best=ema/PQ \(.*train\.ema=0\.9999 makes\).*PQ, mIoU$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_training(tmp_path, best=best, evaluation=evaluation)
+    with pytest.raises(ValueError, match="choose one of PQ, mIoU, ema/PQ, ema/mIoU"):
+        run_training(tmp_path, best="ema/AP", ema=0.9, evaluation=evaluation)
+    assert not evaluation.calls
+    run_training(tmp_path, best="ema/PQ", ema=0.9, evaluation=evaluation)
+    assert evaluation.calls
 
 
 def test_a_best_figure_that_is_none_is_an_error(tmp_path):
