@@ -84,7 +84,7 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
         records: those of its images that are predicted; None: all.
 
     Raises:
-        EvaluationError: its metadata has none of them, or two of its images share a name.
+        EvaluationError: its metadata has none of them.
     """
     metadata = MetadataCatalog.get(dataset)
     things = metadata.get("thing_dataset_id_to_contiguous_id")
@@ -106,18 +106,12 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
             "(Cityscapes), panoptic_json or json_file (COCO)"
         )
     images: dict[Hashable, str] = {}
-    owners: dict[str, Hashable] = {}
     for record in DatasetCatalog.get(dataset) if records is None else records:
         if is_cityscapes:
             image = stem = image_id(record["file_name"])
         else:
             image, stem = record["image_id"], Path(record["file_name"]).stem
         images[image] = stem
-        if owners.setdefault(stem, image) != image:
-            raise EvaluationError(
-                f"images {owners[stem]} and {image} of {dataset} are both called {stem}: their "
-                "predictions would have one file; rename one of them"
-            )
     return PredictedDataset(
         name=dataset,
         is_cityscapes=is_cityscapes,

@@ -56,11 +56,22 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     json_frame = ("[", "]")
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """Set the names; nothing is read or written before `reset`."""
+        """Set the names; nothing is read or written before `reset`.
+
+        Raises:
+            EvaluationError: two images would have one file.
+        """
         self.dataset, self.folder = dataset, folder
         self.image_files: dict[Hashable, Path] = {}
         if self.image_name is not None:
+            owners: dict[str, Hashable] = {}
             for image, stem in dataset.images.items():
+                if (owner := owners.setdefault(stem, image)) != image:
+                    raise EvaluationError(
+                        f"images {owner} and {image} of {dataset.name} are both called {stem}: "
+                        f"predictions of evaluation.save={folder.name} would have one file; rename "
+                        "one of them"
+                    )
                 self.image_files[image] = folder / self.image_name.format(stem)
         self.json_files = [folder / name.format(dataset.split) for name in self.json_names]
         self._own_files = {*self.image_files.values(), *self.json_files}

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
-from panoptic_dl.predictions.folder import prediction_writers
+from panoptic_dl.predictions.folder import PredictionFolder, prediction_writers
 from tests.predictions.datasets import toy
 
 
@@ -34,10 +35,17 @@ def test_a_dataset_of_another_kind_is_refused(tmp_path):
         prediction_writers("predicted_other", "semantic", tmp_path)
 
 
-def test_names_of_files_must_differ(coco, tmp_path):
-    coco.items[1]["file_name"] = "elsewhere/" + Path(coco.items[0]["file_name"]).name
-    with pytest.raises(EvaluationError, match=r"images 5 and 8 .*rename one"):
-        prediction_writers(coco.name, "panoptic", tmp_path)
+def test_names_of_files_must_differ_only_where_files_have_the_names_of_images(saved_coco, tmp_path):
+    first, second = saved_coco.items[:2]
+    second["file_name"] = "elsewhere/" + Path(first["file_name"]).name
+    numbers = f"{first['image_id']} and {second['image_id']}"
+    with pytest.raises(EvaluationError, match=rf"images {numbers} .*save=panoptic .*rename one"):
+        prediction_writers(saved_coco.name, "panoptic", tmp_path)
+    assert len(prediction_writers(saved_coco.name, ["instances", "semantic"], tmp_path)) == 2
+    # Files of others name images by id.
+    read = PredictionFolder(saved_coco.name, tmp_path / "out")
+    for item, output in zip(saved_coco.items, saved_coco.outputs, strict=True):
+        assert torch.equal(read(item)["panoptic_seg"][0], output["panoptic_seg"][0])
 
 
 def test_images_come_once_and_belong_to_the_dataset(coco, tmp_path):
