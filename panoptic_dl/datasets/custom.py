@@ -351,7 +351,7 @@ def _segments(
     segments: dict[int, dict[str, Any]] = {}
     for segment in annotation["segments_info"]:
         number, category = segment.get("id"), segment.get("category_id")
-        crowd = segment.get("iscrowd", 0)
+        crowd, area = segment.get("iscrowd", 0), segment.get("area")
         problem = ""
         if type(number) is not int or not 0 < number < NUM_IDS:
             problem = (
@@ -367,6 +367,8 @@ def _segments(
             )
         elif crowd not in (0, 1):
             problem = f': "iscrowd" is {crowd!r}; write 0 or 1, or leave it out'
+        elif area is not None and not (type(area) in (int, float) and area >= 0):
+            problem = f': "area" is {area!r}; write a number of pixels, or leave it out'
         if problem:
             raise DatasetError(f"{file}: segment {number!r} of {annotation['file_name']}{problem}")
         segments[number] = {
@@ -374,7 +376,7 @@ def _segments(
             "category_id": contiguous[category],
             "iscrowd": int(crowd),
             "isthing": contiguous[category] < num_things,  # things come first
-            **({"area": segment["area"]} if "area" in segment else {}),
+            **({} if area is None else {"area": area}),
         }
     return list(segments.values())
 

@@ -96,6 +96,13 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _Image
         seen.add(number)
         try:
             instance = {name: annotation[name] for name in ("id", "area", "bbox")}
+            for key, numbers, count in (
+                ("area", [instance["area"]], 1),
+                ("bbox", instance["bbox"], 4),
+                ("iscrowd", [annotation["iscrowd"]], 1),
+            ):  # the official script has TypeErrors for others
+                if [isinstance(value, (int, float)) for value in numbers] != [True] * count:
+                    raise ValueError(f'"{key}" is {annotation[key]!r}')
             instance["category_id"] = categories[category]
             instance["iscrowd"] = int(bool(annotation["iscrowd"]))
             instance["segmentation"] = _compact(annotation["segmentation"])

@@ -128,16 +128,17 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
 
 
 def _complete(annotation: dict[str, Any], folder: str) -> None:
-    """Add what the script needs and custom datasets may lack: `iscrowd` 0, pixels as area."""
+    """Add what the script needs and datasets may lack: `iscrowd` 0, pixels as area."""
     segments = annotation["segments_info"]
     for segment in segments:
         segment.setdefault("iscrowd", 0)
-    if any("area" not in segment for segment in segments):
+    without = [segment for segment in segments if segment.get("area") is None]
+    if without:
         ids = read_panoptic_ids(Path(folder, annotation["file_name"]))
         found, counts = np.unique(ids, return_counts=True)
         areas = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        for segment in segments:
-            segment.setdefault("area", areas.get(segment["id"], 0))
+        for segment in without:
+            segment["area"] = areas.get(segment["id"], 0)
 
 
 def _run_script(evaluate: Callable[[], TaskResults | None]) -> TaskResults | None:

@@ -183,7 +183,7 @@ def _wrong_areas(
     wrong = [
         label
         for (label, segment), area in zip(segments.items(), areas, strict=True)
-        if segment.get("area", area) != area
+        if segment.get("area") not in (None, area)
     ]
     if true_areas[UNLISTED]:
         wrong += sorted(set(np.unique(true_ids).tolist()) - set(segments) - {0})

@@ -105,33 +105,30 @@ def _semantic_reader(dataset: PredictedDataset, root: Path, files: FilesByImage)
     train_ids = np.full(max(LABELS) + 1, -1, dtype=np.int64)
     for label in EVALUATED:
         train_ids[label.id] = label.trainId
-    has_warned = False
+    warned: set[str] = set()  # of what, once each: one does not hide the other
 
     def read(image: Hashable, size: tuple[int, int]) -> Tensor:
-        nonlocal has_warned
         file = _only_file(root, files, image, ".png")
         labels = read_label_ids(file)
         require_size(labels.shape, size, file, "the image")
         for odd in (int(labels.min()), int(labels.max())):
             if not 0 <= odd < len(train_ids):
                 raise EvaluationError(f"{file}: unknown label id {odd}: {dataset.hint}")
-        if not has_warned:
-            counts = np.bincount(labels.reshape(-1), minlength=len(train_ids))
-            not_evaluated = np.where(train_ids < 0, counts, 0)
-            odd = int(not_evaluated.argmax())
-            has_warned = True
-            if not_evaluated.sum() > counts.sum() / 2:
-                logger.warning(
-                    f"{file}: more than half of the pixels have labels that are not evaluated, "
-                    f"such as {odd} ({LABELS[odd].name}): {dataset.hint}"
-                )
-            elif counts[VEHICLES].any():
-                logger.warning(
-                    f"{file}: caravans and trailers are no class here; Cityscapes' script counts "
-                    "them as vehicles in iIoU_sup, which will differ there"
-                )
-            else:
-                has_warned = False
+        counts = np.bincount(labels.reshape(-1), minlength=len(train_ids))
+        not_evaluated = np.where(train_ids < 0, counts, 0)
+        odd = int(not_evaluated.argmax())
+        if not_evaluated.sum() > counts.sum() / 2 and "not evaluated" not in warned:
+            warned.add("not evaluated")
+            logger.warning(
+                f"{file}: more than half of the pixels have labels that are not evaluated, such as "
+                f"{odd} ({LABELS[odd].name}): {dataset.hint}"
+            )
+        if counts[VEHICLES].any() and "vehicles" not in warned:
+            warned.add("vehicles")
+            logger.warning(
+                f"{file}: caravans and trailers are no class here; Cityscapes' script counts them "
+                "as vehicles in iIoU_sup, which will differ there"
+            )
         return torch.from_numpy(train_ids[labels])
 
     return read

@@ -24,11 +24,12 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.masks import decode_mask, encode_mask
 from panoptic_dl.evaluation.evaluator import Detection
 from panoptic_dl.predictions.dataset import (
+    NUMBER,
     PredictedDataset,
     Reader,
+    entries_by_image,
     make_instances,
     read_predictions,
-    require_entries,
 )
 from panoptic_dl.predictions.writer import Formats, PredictionWriter, Written
 
@@ -37,8 +38,7 @@ logger = logging.getLogger(__name__)
 Entries = list[dict[str, Any]]
 
 RESULTS = "_panoptic-dl_results.json"
-NUMBER = (int, float)  # types in JSON
-MASK_TYPES: dict[str, tuple[type, ...]] = {"image_id": (int, str), "category_id": (int,)}
+MASK_TYPES: dict[str, tuple[type, ...]] = {"category_id": (int,)}
 DETECTION_TYPES = MASK_TYPES | {"score": NUMBER}
 
 
@@ -51,7 +51,7 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     boxes, which changes the mask AP of small, medium and large instances.
     """
     classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
-    detections = _entries_by_image(dataset, file, DETECTION_TYPES)
+    detections = entries_by_image(dataset, file, read_predictions(file), DETECTION_TYPES)
     every = [entry for entries in detections.values() for entry in entries]
     if every and not any("segmentation" in entry for entry in every):
         raise EvaluationError(
@@ -89,7 +89,7 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
 def _semantic_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the semantic predictions of a JSON file: masks of classes."""
     contiguous_ids = dataset.contiguous_ids
-    entries = _entries_by_image(dataset, file, MASK_TYPES)
+    entries = entries_by_image(dataset, file, read_predictions(file), MASK_TYPES)
 
     def read(image: Hashable, size: tuple[int, int]) -> Tensor:
         if image not in entries:
@@ -123,7 +123,8 @@ def _decode(file: Path, entry: dict[str, Any], size: tuple[int, int]) -> np.ndar
         return decode_mask(entry.get("segmentation"), size)
     except ValueError as error:
         raise EvaluationError(
-            f"{file}, image {entry['image_id']}, category {entry['category_id']}: {error}"
+            f"{file}, image {entry.get('image_id', entry.get('file_name'))}, category "
+            f"{entry['category_id']}: {error}"
         ) from error
 
 
@@ -136,9 +137,9 @@ def _read_boxes(
         source = file.parent / "boxes" / file.name
         if not source.is_file() or not entries:
             return None
-        entries = _entries_by_image(dataset, source, DETECTION_TYPES)
+        entries = entries_by_image(dataset, source, read_predictions(source), DETECTION_TYPES)
         of_boxes, of_masks = (
-            [(e["image_id"], e["category_id"], e["score"]) for of in each.values() for e in of]
+            [(image, e["category_id"], e["score"]) for image, of in each.items() for e in of]
             for each in (entries, detections)
         )
         if of_boxes != of_masks:
@@ -153,34 +154,6 @@ def _read_boxes(
                     f'{source}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
                 )
     return {image: [entry["bbox"] for entry in each] for image, each in entries.items()}
-
-
-def _entries_by_image(
-    dataset: PredictedDataset, file: Path, types: Mapping[str, tuple[type, ...]]
-) -> dict[Hashable, Entries]:
-    """Entries of the file by image; those of images that the dataset lacks are reported."""
-    found: dict[Hashable, Entries] = {}
-    unknown = set()
-    for entry in require_entries(file, read_predictions(file), types):
-        if entry["image_id"] in dataset.images:
-            found.setdefault(entry["image_id"], []).append(entry)
-        else:
-            unknown.add(entry["image_id"])
-    if unknown:
-        example = sorted(unknown, key=str)[0]
-        if not found:
-            raise EvaluationError(
-                f"{file} has predictions for other images than those of {dataset.name}, such as "
-                f"{example!r}; name predictions of this split"
-            )
-        logger.warning(
-            "%s has predictions for %d images that are not in %s, such as %s; they are left out",
-            file,
-            len(unknown),
-            dataset.name,
-            example,
-        )
-    return found
 
 
 class _InstanceWriter(PredictionWriter):

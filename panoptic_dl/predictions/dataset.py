@@ -3,9 +3,12 @@
 Contiguous categories, 0..K-1, are those of models; dataset ids are those of files.
 """
 
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import read_json
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, image_id
 
+logger = logging.getLogger(__name__)
+
+NUMBER = (int, float)  # types in JSON
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instances": "instances", "semantic": "sem_seg"}
 """The entry of a model's output that each kind of predictions is."""
 KINDS = tuple(OUTPUT_KEYS)
@@ -73,6 +79,45 @@ class PredictedDataset:
     def image_of(self, item: Mapping[str, Any]) -> Hashable:
         """The id of the image of a model's input: Cityscapes' id, or COCO's number."""
         return image_id(item["file_name"]) if self.is_cityscapes else item["image_id"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _spellings(self) -> dict[Hashable, set[Hashable]]:
+        """The images that each number, and each name of an image file, may mean."""
+        found: dict[Hashable, set[Hashable]] = defaultdict(set)
+        for image, stem in self.images.items():
+            for spelling in (stem, _as_number(image)):
+                found[spelling].add(image)
+        return found
+
+    def find_image(self, entry: Mapping[str, Any]) -> Hashable | None:
+        """The image that an entry of a prediction file means; None if it is none of the dataset.
+
+        Exact ids come first. Exporters also write the number 139 as "139", "000000000139" or 139.0,
+        and a number for a text; Detectron2's semantic files name the image's file and no id.
+
+        Raises:
+            EvaluationError: the id fits two images.
+        """
+        given = entry.get("image_id")
+        if given in self.images:
+            return given  # type: ignore[no-any-return]
+        name = Path(entry["file_name"]).stem if given is None else given
+        name = image_id(name) if self.is_cityscapes and isinstance(name, str) else name
+        spellings = {name, _as_number(name)} & self._spellings.keys()
+        fitting = {image for spelling in spellings for image in self._spellings[spelling]}
+        if len(fitting) > 1:
+            both = " and ".join(map(repr, sorted(fitting, key=str)[:2]))
+            raise EvaluationError(
+                f"the image_id {name!r} of a prediction may mean the images {both} of {self.name}: "
+                "write ids as the dataset does"
+            )
+        return next(iter(fitting), None)
+
+
+def _as_number(image: Hashable) -> Hashable:
+    """The number that is written as a text, with zeros before it or not; else what is given."""
+    is_number = isinstance(image, str) and image.isascii() and image.isdigit()
+    return int(image) if is_number else image  # type: ignore[call-overload, no-any-return]
 
 
 def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) -> PredictedDataset:
@@ -172,6 +217,52 @@ def require_entries(
                     "results, with a number or text as the format says"
                 )
     return content
+
+
+def entries_by_image(
+    dataset: PredictedDataset, file: Path, content: Any, types: Mapping[str, tuple[type, ...]]
+) -> dict[Hashable, list[dict[str, Any]]]:
+    """Entries of a JSON file by image; those of images that the dataset lacks are warned of.
+
+    Args:
+        content: of the file.
+        types: of what its entries must have besides their image.
+
+    Raises:
+        EvaluationError: it is no list of such entries, or none is of an image of the dataset.
+    """
+    found: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
+    unknown = set()
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and "image_id" not in first and "file_name" in first:
+        types = {"file_name": (str,), **types}
+    else:
+        types = {"image_id": (*NUMBER, str), **types}
+    for entry in require_entries(file, content, types):
+        try:
+            image = dataset.find_image(entry)
+        except EvaluationError as error:
+            raise EvaluationError(f"{file}: {error}") from error
+        if image is None:
+            unknown.add(entry.get("image_id", entry.get("file_name")))
+        else:
+            found[image].append(entry)
+    if unknown:
+        example = sorted(unknown, key=str)[0]
+        if not found:
+            raise EvaluationError(
+                f"{file} has predictions for other images than those of {dataset.name}, such as "
+                f"{example!r}, where the dataset has {next(iter(dataset.images))!r}; name "
+                "predictions of this split"
+            )
+        logger.warning(
+            "%s has predictions for %d images that are not in %s, such as %r; they are left out",
+            file,
+            len(unknown),
+            dataset.name,
+            example,
+        )
+    return dict(found)
 
 
 def make_instances(

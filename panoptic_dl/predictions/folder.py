@@ -2,14 +2,19 @@
 
 Files are found under whatever names their authors gave them:
 
-    COCO and Cityscapes  panoptic/*.json, or panoptic_*.json, cityscapes_panoptic_*.json
-    COCO                 instances/*.json, or detections_*.json; semantic/*.json, or stuff_*.json
+    COCO and Cityscapes  panoptic/*.json
+    COCO                 instances/*.json, semantic/*.json
     Cityscapes           <image id>*.txt in instances/, <image id>*.png in semantic/, at any depth
 
-Cityscapes' files may also lie in the folder itself: with texts they are instances, and PNGs are
-masks; without texts, and without a panoptic file that owns them, PNGs are label ids.
+All may also lie in the folder itself. What JSON files there are of, their content says:
+Detectron2, mmdetection and Panoptic-DeepLab each have names of their own. Of Cityscapes' files
+texts are instances, and PNGs beside them masks; without texts, and without a panoptic file that
+owns them, PNGs are label ids.
 """
 
+import codecs
+import itertools
+import json
 import os
 import re
 from collections import defaultdict
@@ -24,14 +29,11 @@ from panoptic_dl.predictions.cityscapes import FilesByImage
 from panoptic_dl.predictions.dataset import KINDS, OUTPUT_KEYS, PredictedDataset, Reader, look_up
 from panoptic_dl.predictions.writer import PredictionWriter
 
-JSON_PATTERNS = {
-    "panoptic": ("panoptic_*.json", "cityscapes_panoptic_*.json"),
-    "instances": ("detections_*.json",),
-    "semantic": ("stuff_*.json",),
-}
 COCO = panoptic.FORMATS | coco.FORMATS
 CITYSCAPES = panoptic.FORMATS | cityscapes.FORMATS
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
+BOXES = "boxes"  # of instances, without their masks
+FOLDERS = {kind: (kind,) for kind in KINDS} | {"instances": ("instances", "instance")}
 IMAGE_ID = re.compile(r"[^_]+_[^_]+_\d+")  # <city>_<sequence>_<frame>
 
 
@@ -161,10 +163,13 @@ def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader |
 
 def _find_json(folder: Path, kind: str) -> Path | None:
     """The JSON file of a kind; None if there is none."""
-    found = set((folder / kind).glob("*.json"))
-    for pattern in ("*.json",) if folder.name == kind else JSON_PATTERNS[kind]:
-        found |= set(folder.glob(pattern))
-    files = sorted(file for file in found if not file.name.startswith("."))
+    found = [file for name in FOLDERS[kind] for file in (folder / name).glob("*.json")]
+    here = list(folder.glob("*.json"))
+    if folder.name not in FOLDERS[kind]:
+        here = [file for file in here if _kind_of(file) == kind]
+    files = sorted(file for file in found + here if not file.name.startswith("."))
+    if len(files) > 1:  # tools write the boxes alone beside the masks
+        files = [file for file in files if _kind_of(file) != BOXES] or files
     if len(files) > 1:
         names = ", ".join(str(file) for file in files)
         raise EvaluationError(
@@ -174,12 +179,36 @@ def _find_json(folder: Path, kind: str) -> Path | None:
     return files[0] if files else None
 
 
+def _kind_of(file: Path) -> str | None:
+    """The kind of the predictions in a JSON file, from the keys of its entries; None: it has none.
+
+    It is not parsed here: what is large is parsed once, and errors in it are its reader's.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"cannot read {file} ({error.strerror or error})") from error
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        content = content.decode(encoding, "replace").encode()
+    if b'"segments_info"' in content:
+        return "panoptic"
+    start = content[:8].removeprefix(codecs.BOM_UTF8).lstrip()
+    if not start.startswith(b"["):  # annotations, or no predictions at all
+        return None
+    if b'"segmentation"' in content:
+        return "instances" if b'"score"' in content else "semantic"
+    if b'"bbox"' in content:
+        return BOXES
+    return None if b"{" in content else "instances"  # an empty list: nothing was found
+
+
 def _find_city_files(
     dataset: PredictedDataset, folder: Path, kind: str
 ) -> tuple[Path, FilesByImage]:
     """The folder of Cityscapes' files of a kind, and the files by image."""
-    own_folder = folder / kind
-    root, skipped = (own_folder, ()) if own_folder.is_dir() else (folder, KINDS)
+    own = next((folder / name for name in FOLDERS[kind] if (folder / name).is_dir()), None)
+    root, skipped = (own, set()) if own else (folder, set(itertools.chain(*FOLDERS.values())))
     found: dict[str, dict[Hashable, list[Path]]] = {s: defaultdict(list) for s in (".txt", ".png")}
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(  # neither of other kinds, nor of the pictures of JSON files
@@ -204,7 +233,11 @@ def _nothing_found(dataset: PredictedDataset, folder: Path) -> str:
         files[1:] = ["instances/<image id>*.txt", "semantic/<image id>*.png"]
     if dataset.things is None:
         files = files[-1:]
+    below = sorted({f.parent for p in ("*/*.json", "*/*/*.json") for f in folder.glob(p)})
+    near = f". There are JSON files in {below[0]}: name that folder?" if below else ""
+    boxes = next((file for file in folder.glob("*.json") if _kind_of(file) == BOXES), None)
+    near = f". {boxes.name} holds boxes and no masks" if boxes else near
     return (
         f"no predictions for {dataset.name} in {folder}: looked there for {', '.join(files)}, and "
-        "for files of these formats in the folder itself"
+        f"for files of these formats in the folder itself{near}"
     )

@@ -22,6 +22,7 @@ from panoptic_dl.evaluation.panoptic import number_segments, shifted_labels
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
+    entries_by_image,
     path_inside,
     read_predictions,
     require_entries,
@@ -42,23 +43,20 @@ def _reader(dataset: PredictedDataset, file: Path) -> Reader:
         raise EvaluationError(
             f'{file} has no "annotations": it is no panoptic result in COCO\'s format'
         )
-    types = {"image_id": (int, str), "file_name": (str,), "segments_info": (list,)}
-    entries: dict[Hashable, dict[str, Any]] = {}
-    for entry in require_entries(file, content["annotations"], types):
-        if entry["image_id"] in entries:
-            raise EvaluationError(
-                f"{file} lists image {entry['image_id']} twice; keep one prediction"
-            )
-        entries[entry["image_id"]] = entry
+    types = {"file_name": (str,), "segments_info": (list,)}
+    entries = entries_by_image(dataset, file, content["annotations"], types)
+    twice = next((image for image, listed in entries.items() if len(listed) > 1), None)
+    if twice is not None:
+        raise EvaluationError(f"{file} lists image {twice} twice; keep one prediction")
     folder = picture_folder(file)
 
     def read(image: Hashable, size: tuple[int, int]) -> Tensor:
-        entry = entries.get(image)
-        if entry is None:
+        if image not in entries:
             raise EvaluationError(
-                f"no prediction for image {image} in {file}, which has {len(entries)} images; "
-                "predict the whole split"
+                f"no prediction for image {image} in {file}, which has {len(entries)} images of "
+                "the dataset; predict the whole split"
             )
+        (entry,) = entries[image]
         picture = path_inside(folder, folder, entry["file_name"], file)
         ids = read_panoptic_ids(picture)
         require_size(ids.shape, size, picture, "the image")

@@ -252,6 +252,7 @@ def set_in(key, index=0, /, **entries):
         (first_segment(category_id=5), r"has the category_id 5, which is not among the \"cat"),
         (first_segment(category_id=None), r"has the category_id None"),
         (first_segment(iscrowd="no"), r"\"iscrowd\" is 'no'; write 0 or 1"),
+        (first_segment(area="9"), r"\"area\" is '9'; write a number of pixels, or leave it out"),
         (
             lambda c: c["annotations"][0]["segments_info"].append(
                 c["annotations"][0]["segments_info"][0]

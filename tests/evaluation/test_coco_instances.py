@@ -340,6 +340,18 @@ def spoil_segmentation(content):
     content["annotations"][1]["segmentation"] = [["a"]]
 
 
+def drop_area(content):
+    content["annotations"][1]["area"] = None
+
+
+def drop_crowd(content):
+    content["annotations"][1]["iscrowd"] = None
+
+
+def cut_box(content):
+    content["annotations"][1]["bbox"] = [1, 2, "3", 4]
+
+
 def repeat_number(content):
     content["annotations"][1]["id"] = 1
 
@@ -360,6 +372,9 @@ def drop_category(content):
     ("breaks", "message"),
     [
         (remove_box, r"json is no readable COCO instances file .*annotation 2.*bbox.*prepare"),
+        (drop_area, 'no readable COCO instances file .*annotation 2: .*"area" is None'),
+        (drop_crowd, 'no readable COCO instances file .*annotation 2: .*"iscrowd" is None'),
+        (cut_box, r"no readable COCO instances file .*annotation 2: .*bbox.* is \[1, 2, "),
         (remove_images, r"json is no readable COCO instances file .*images"),
         (spoil_segmentation, "no readable COCO instances file .*annotation 2"),
         (repeat_number, "two annotations with the id 1"),

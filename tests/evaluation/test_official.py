@@ -30,6 +30,7 @@ from panoptic_dl.evaluation.official import (
     pair_up,
     require_agreement,
 )
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.model_outputs import REAL, evaluate, make_instances, predict
 from tests.evaluation.scenes import semantic_scores, write_street_labels
@@ -161,6 +162,22 @@ def test_wrong_areas_in_the_truth_are_an_error(tmp_path):
     records, outputs = truth_of(name, COCO)
     with pytest.raises(EvaluationError, match=r"no percentage.*Areas in the JSON"):
         evaluate(OfficialPanopticEvaluator(name), records, outputs)
+
+
+def test_areas_that_are_null_are_counted(tmp_path):
+    """As pandas and other exporters leave them; panopticapi has a TypeError for them."""
+    root = write_coco(tmp_path / "null", val=1)
+    file = root / "coco" / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    for segment in content["annotations"][0]["segments_info"]:
+        segment["area"] = None
+    file.write_text(json.dumps(content))
+    name = coco_panoptic(root=str(root), split="val", prefix="null_")
+    records, outputs = truth_of(name, COCO)
+    official = evaluate(OfficialPanopticEvaluator(name), records, outputs)["panoptic_seg"]
+    ours = evaluate(StreamingPanopticEvaluator(name), records, outputs)["panoptic_seg"]
+    assert official["PQ"] == ours["PQ"] == 100.0
+    assert ours["num_wrong_areas"] == 0
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])

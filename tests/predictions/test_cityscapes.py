@@ -172,6 +172,20 @@ def test_labels_that_look_wrong_are_warned_of(
     assert all(re.search(message, each) for each in warned)
 
 
+def test_one_warning_does_not_hide_another(saved_cityscapes, tmp_path, caplog):
+    read = PredictionFolder(saved_cityscapes.name, tmp_path / "out", ["semantic"])
+    for item, label in zip(saved_cityscapes.items, (0, 29), strict=False):
+        labels = np.full((40, 56), 7, dtype=np.uint8)
+        labels[:, : 56 if label == 0 else 9] = label
+        name = f"{item['image_id']}_pred_labelIds.png"
+        Image.fromarray(labels).save(tmp_path / "out" / "semantic" / name)
+        read(item)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2
+    assert "more than half" in warned[0]
+    assert "caravans and trailers" in warned[1]
+
+
 def test_label_pictures_that_cannot_be(saved_cityscapes, tmp_path):
     item = saved_cityscapes.items[0]
     file = tmp_path / "out" / "semantic" / f"{item['image_id']}_pred_labelIds.png"

@@ -196,6 +196,56 @@ def test_names_of_others_in_coco(saved_coco, tmp_path, kind, place):
     alike(before, read_all(saved_coco, given), kind)
 
 
+def as_detectron2(kind: str, content, stems):
+    """Its semantic files name the image's file instead of its id."""
+    if kind != "semantic":
+        return content
+    return [
+        {"file_name": f"/data/{stems[e['image_id']]}.jpg"}
+        | {key: value for key, value in e.items() if key != "image_id"}
+        for e in content
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("instances", "coco_instances_results.json"),  # Detectron2
+        ("semantic", "sem_seg_predictions.json"),
+        ("panoptic", "predictions.json"),  # and Panoptic-DeepLab
+        ("panoptic", "results.panoptic.json"),  # mmdetection
+        ("instances", "results.segm.json"),
+        ("instances", "whatever.json"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_files_are_found_by_what_is_in_them(saved_coco, tmp_path, kind, name, encoding):
+    before = read_all(saved_coco, tmp_path / "out")
+    (file,) = (tmp_path / "out" / kind).glob("*.json")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    stems = {item["image_id"]: Path(item["file_name"]).stem for item in saved_coco.items}
+    content = as_detectron2(kind, json.loads(file.read_text()), stems)
+    (theirs / name).write_text(json.dumps(content), encoding=encoding)
+    if kind == "panoptic":
+        shutil.copytree(file.with_suffix(""), (theirs / name).with_suffix(""))
+    else:  # what lies beside them is no other file of predictions
+        boxes = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]
+        (theirs / "results.bbox.json").write_text(json.dumps(boxes))
+        (theirs / "truth.json").write_text((tmp_path / "instances_small7.json").read_text())
+        (theirs / "metrics.json").write_text('{"loss": 1}\n{"loss": 2}\n')
+    assert PredictionFolder(saved_coco.name, theirs).kinds == (kind,)
+    alike(before, read_all(saved_coco, theirs), kind)
+
+
+def test_boxes_alone_are_named(saved_coco, tmp_path):
+    boxes = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "results.bbox.json").write_text(json.dumps(boxes))
+    with pytest.raises(EvaluationError, match=r"results\.bbox\.json holds boxes and no masks"):
+        PredictionFolder(saved_coco.name, tmp_path / "theirs")
+
+
 @pytest.mark.parametrize("kind", ["instances", "semantic"])
 @pytest.mark.parametrize("deep", [False, True])
 def test_names_of_others_in_cityscapes(saved_cityscapes, tmp_path, kind, deep):
@@ -231,6 +281,25 @@ def test_cityscapes_panoptic_pictures_are_no_labels(tmp_path):
     read = PredictionFolder(predicted.name, tmp_path / "out" / "panoptic")
     assert read.kinds == ("panoptic",)
     assert "panoptic_seg" in read(predicted.items[0])
+
+
+def test_the_folders_of_panoptic_deeplab(saved_cityscapes, tmp_path):
+    """Its instances lie in `instance/`."""
+    before = read_all(saved_cityscapes, tmp_path / "out")
+    (tmp_path / "out" / "instances").rename(tmp_path / "out" / "instance")
+    assert PredictionFolder(saved_cityscapes.name, tmp_path / "out").kinds == (
+        "instances",
+        "semantic",
+    )
+    for kind in ("instances", "semantic"):
+        alike(before, read_all(saved_cityscapes, tmp_path / "out"), kind)
+
+
+def test_the_folder_above_names_the_one_below(saved_coco, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "out" / "panoptic").rename(tmp_path / "run" / "inference")
+    with pytest.raises(EvaluationError, match=r"JSON files in .*/run/inference: name that folder"):
+        PredictionFolder(saved_coco.name, tmp_path / "run")
 
 
 def test_the_folder_above_is_refused(saved_cityscapes, tmp_path):
