@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, locks, and text and JSON read from files."""
 
+import difflib
 import fcntl
 import hashlib
 import json
@@ -10,9 +11,10 @@ import socket
 import stat
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,58 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def near_names(folder: str | Path, name: str, *, deep: bool = False) -> str:
+    """Say in an error that a file or folder is missing which one was probably meant.
+
+    Args:
+        folder: where it is looked for; it need not exist.
+        name: of what is missing, relative to the folder.
+        deep: look into the folders in it, too.
+
+    Returns:
+        What has the same name but for case, extension, Unicode form or the folder that it lies in,
+        and what differs: "; there is img/a.JPG (another folder)". Else, unless it is `deep`, the
+        most similar names in the folder; "" without any.
+    """
+    wanted = PurePosixPath(name.replace("\\", "/"))
+    found: list[tuple[int, str, str]] = []
+    for place, folders, files in os.walk(folder):
+        for each in (*folders, *files):
+            path = PurePosixPath(os.path.relpath(os.path.join(place, each), folder))
+            if _alike(path.stem) == _alike(wanted.stem) and str(path) != name:
+                differences = _differences(wanted, path)
+                if not {"another folder", "another extension"} <= set(differences):
+                    found.append((len(differences), str(path), ", ".join(differences)))
+        if not deep:
+            break
+    if found:
+        _, path_there, how = min(found)
+        how = how or "with slashes, not backslashes"
+        return f"; there is {Path(folder) / path_there} ({how})"
+    similar: list[str] = []
+    if not deep and os.path.isdir(folder):  # names of a dataset's images all resemble each other
+        similar = difflib.get_close_matches(name, os.listdir(folder), n=3)
+    return f"; in {folder} there is {', '.join(similar)}" if similar else ""
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _differences(wanted: PurePosixPath, found: PurePosixPath) -> list[str]:
+    """In what a path that was found differs from the one that is wanted."""
+    texts = str(wanted), str(found)
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    alike = [PurePosixPath(text.casefold()) for text in composed]
+    facts = {
+        "another folder": alike[0].parent != alike[1].parent,
+        "another extension": alike[0].suffix != alike[1].suffix,
+        "upper or lower case": alike[0] == alike[1] and composed[0] != composed[1],
+        "another Unicode form: NFC or NFD": composed[0] == composed[1] and texts[0] != texts[1],
+    }
+    return [difference for difference, holds in facts.items() if holds]
 
 
 _locks: set[int] = set()  # descriptors of the locks that this process holds

@@ -25,6 +25,7 @@ from panoptic_dl.core.files import (
     RUN_LOCK,
     acquire_lock,
     is_locked,
+    near_names,
     printable,
     read_json_object,
     release_lock,
@@ -357,7 +358,8 @@ def find_weights(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise WeightsError(f"weights={path}: there is no such file or folder")
+        near = near_names(path.parent, path.name)
+        raise WeightsError(f"weights={path}: there is no such file or folder{near}")
     chosen = find_checkpoint(path)
     logger.info("weights=%s is a run folder: taking %s", path, printable(chosen.name))
     return chosen

@@ -27,6 +27,7 @@ from typing import Any
 
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import near_names
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.datasets.categories import GUIDE, Categories, read_annotations, read_categories
 from panoptic_dl.datasets.registry import Layout, Record, register_once
@@ -215,6 +216,7 @@ class _Split:
         self.layout.require_folder(self.layout.base, remedy)
         if not self.file.is_file():
             others = "".join(f", nor {file.name}" for file in self.json_files[1:])
+            others += near_names(self.file.parent, self.file.name)
             remedy = f"{self._remedy('json', 'FILE')};\n             {WITHOUT_DATA}"
             raise self.layout.error(f"file missing: {self.file}{others}", remedy)
 
@@ -291,8 +293,10 @@ class _Split:
                 return folder, names
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
+        inside = (folder for folder in folders if folder != self.layout.base)
+        near = next(filter(None, (near_names(each, first, deep=True) for each in inside)), "")
         raise self.layout.error(
-            f"file missing: {first}, which {self.file} lists; looked for it in\n             "
+            f"file missing: {first}, which {self.file} lists{near}; looked for it in\n             "
             + "\n             ".join(map(str, folders)),
             self._remedy(key),
         )

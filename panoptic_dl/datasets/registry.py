@@ -26,7 +26,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import read_json
+from panoptic_dl.core.files import near_names, read_json
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -109,12 +109,15 @@ class Layout:
     def require_folder(self, folder: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `folder` exists."""
         if not folder.is_dir():
-            raise self.error(f"folder missing: {folder}", remedy)
+            raise self.error(f"folder missing: {folder}{self._near(folder)}", remedy)
 
     def require_file(self, file: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `file` exists."""
         if not file.is_file():
-            raise self.error(f"file missing: {file}", remedy)
+            raise self.error(f"file missing: {file}{self._near(file)}", remedy)
+
+    def _near(self, missing: Path) -> str:
+        return near_names(self.base, os.path.relpath(missing, self.base), deep=True)
 
     def require_files(
         self, expected: Collection[str], found: Collection[str], folder: Path, remedy: str
@@ -124,7 +127,8 @@ class Layout:
         if missing:
             raise self.error(
                 f"file missing: {folder / missing[0]} "
-                f"({len(missing)} of {len(expected)} such files are missing)",
+                f"({len(missing)} of {len(expected)} such files are missing)"
+                f"{near_names(folder, missing[0], deep=True)}",
                 remedy,
             )
 

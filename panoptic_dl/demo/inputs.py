@@ -3,7 +3,6 @@
 H W pixels.
 """
 
-import difflib
 import glob
 import logging
 import os
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.files import printable
+from panoptic_dl.core.files import near_names, printable
 from panoptic_dl.core.images import no_truncated_images, why_unreadable
 
 logger = logging.getLogger(__name__)
@@ -117,11 +116,10 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
     elif glob.has_magic(text):
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     else:
-        found = f" (nor a folder {path.parent})"
-        if path.parent.is_dir():
-            near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
-            found = f"; in {path.parent} there is {', '.join(near)}" if near else ""
-        raise DemoError(f"input={text}: there is no such file or folder{found}")
+        near = near_names(path.parent, path.name)
+        if not path.parent.is_dir():
+            near = f" (nor a folder {path.parent})"
+        raise DemoError(f"input={text}: there is no such file or folder{near}")
     files = [match for match in matches if match.is_file()]
     if "**" not in text:  # which has the folders' own files already
         files += [file for folder in filter(Path.is_dir, matches) for file in _inside(folder)]

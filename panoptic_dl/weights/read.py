@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import printable, sha256_of
+from panoptic_dl.core.files import near_names, printable, sha256_of
 from panoptic_dl.weights.safe_pickle import read_pickle
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(f"weights={path}: there is no such file")
+        near = near_names(path.parent, path.name)
+        raise WeightsError(f"weights={path}: there is no such file{near}")
     if path.suffix not in SUFFIXES:
         raise WeightsError(
             f"weights={path}: only {', '.join(SUFFIXES)} are read; other kinds can run code when "

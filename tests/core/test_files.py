@@ -15,6 +15,7 @@ from panoptic_dl.core.files import (
     file_lock,
     folder_lock,
     is_locked,
+    near_names,
     printable,
     read_json,
     read_json_object,
@@ -163,3 +164,20 @@ def test_text_for_a_terminal():
     assert printable([1]) == "(list)"
     assert printable(10**100) == "a very large number"
     assert printable(0.5) == "0.5"
+
+
+def test_near_names_of_what_is_missing(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("Model.PTH", "run.pth", "in/deep.pth"):
+        (tmp_path / name).touch()
+    assert near_names(tmp_path, "model.pth") == (
+        f"; there is {tmp_path / 'Model.PTH'} (upper or lower case)"
+    )
+    assert near_names(tmp_path, "In").endswith("/in (upper or lower case)")
+    assert near_names(tmp_path, "runs.pth") == f"; in {tmp_path} there is run.pth"
+    assert near_names(tmp_path, "deep.pth") == ""
+    assert near_names(tmp_path, "deep.pth", deep=True).endswith("in/deep.pth (another folder)")
+    # A label of the same number elsewhere is no image.
+    assert near_names(tmp_path, "deep.jpg", deep=True) == ""
+    assert near_names(tmp_path, "runs.pth", deep=True) == ""
+    assert near_names(tmp_path / "nowhere", "run.pth") == ""

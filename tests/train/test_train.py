@@ -86,7 +86,9 @@ def test_weights_start_a_run(tmp_path):
 
 
 def test_a_best_figure_without_a_meaning_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint.best=pq is no metric of this.*; choose one of PQ"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint.best=pq is no metric of this.*; choose one of PQ"
+    ):
         run_training(tmp_path, best="pq")
     assert not list(tmp_path.glob("*.pth"))
 
