@@ -64,7 +64,7 @@ def test_names_are_known_before_an_evaluation():
     assert headline_names(["sem_seg"]) == ["mIoU"]
     assert headline_names(["segm"]) == ["AP"]
     assert headline_names(["bbox", "segm"]) == ["box_AP", "mask_AP"]
-    assert headline_names(["panoptic_seg"]) == [name for name in PANOPTIC]
+    assert headline_names(["panoptic_seg"]) == list(PANOPTIC)
 
 
 def test_configs_of_earlier_versions_name_the_same_evaluators():
