@@ -1,12 +1,12 @@
 """Make panoptic labels of COCO's instances format, which annotation tools export.
 
     python scripts/instances_to_panoptic.py INSTANCES.json ROOT SPLIT [--stuff NAME ...]
-        [--background NAME]
+        [--background NAME] [--skip-bad-masks]
 
 Writes ROOT/annotations/panoptic_SPLIT.json and ROOT/panoptic_SPLIT/, which dataset=coco_format
 dataset.root=ROOT reads; the images go to ROOT/SPLIT/. Masks may overlap, and most pixels have none:
 smaller masks are put over larger ones, a crowd below all; what no mask covers becomes void, or a
-class of its own.
+class of its own. Nothing is written unless all of the file can be used.
 
 Shapes: H W pixels.
 """
@@ -14,19 +14,20 @@ Shapes: H W pixels.
 import argparse
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
+from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.core.masks import decode_mask
 
+MAX_NAMED = 10
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
 
 
@@ -46,21 +47,36 @@ def main() -> None:
         help="a new class for pixels without a mask; without it they are void: nothing is learnt "
         "of them, and the model sees one of its classes there",
     )
+    parser.add_argument(
+        "--skip-bad-masks",
+        action="store_true",
+        help="leave out what cannot be a mask, such as stray points and boxes, and say so",
+    )
     given = parser.parse_args()
     try:
         done = convert_instances(
-            given.source, given.root, given.split, stuff=given.stuff, background=given.background
+            given.source,
+            given.root,
+            given.split,
+            stuff=given.stuff,
+            background=given.background,
+            skip_bad_masks=given.skip_bad_masks,
         )
+        print("\n".join(done))
+        print(_ask_the_reader(given.root, given.split))
     except (DatasetError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{done['segments']} segments of {done['images']} images")
-    if done["hidden"]:
-        print(f"{done['hidden']} instances lie below others altogether, and are left out")
 
 
 def convert_instances(
-    source: Path, root: Path, split: str, *, stuff: Collection[str] = (), background: str | None
-) -> dict[str, int]:
+    source: Path,
+    root: Path,
+    split: str,
+    *,
+    stuff: Collection[str] = (),
+    background: str | None,
+    skip_bad_masks: bool = False,
+) -> list[str]:
     """Write `root`/annotations/panoptic_`split`.json and PNGs into `root`/panoptic_`split`/.
 
     Args:
@@ -70,36 +86,37 @@ def convert_instances(
         stuff: names of categories without instances: all their masks of an image are one segment.
         background: name of a new stuff class for pixels without a mask; None: they are void, and a
             model learns nothing of them.
+        skip_bad_masks: leave out polygons, and annotations, that cannot be masks.
 
     Returns:
-        How many "images" and "segments" were written, and how many instances were "hidden" by
-        others.
+        Lines for people: what was written, and all that was left out.
 
     Raises:
-        DatasetError: the file does not hold that, or a category is not in it.
+        DatasetError: the file does not hold that, or `dataset=coco_format` would not take it.
     """
-    content = _read(source)
-    categories = _categories(content["categories"], source, stuff, background)
-    things = {category["id"] for category in categories if category["isthing"]}
-    rest = categories[-1]["id"] if background is not None else None
-    by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    known = {category["id"] for category in content["categories"]}
-    for annotation in content["annotations"]:
-        for name, listed in (("image", by_image), ("category", known)):
-            number = annotation.get(f"{name}_id")
-            if number not in listed:
-                raise DatasetError(
-                    f"{source}: annotation {annotation.get('id')} is of {name} {number!r}, which "
-                    "that file does not list"
-                )
-        by_image[annotation["image_id"]].append(annotation)
+    from panoptic_dl.datasets.custom import FORMATS, listed_images  # takes seconds: imports torch
+
+    content = read_instances_file(source)
+    if content.bad_masks and not skip_bad_masks:
+        raise DatasetError(
+            f"{source}: {content.bad_masks[0]}; {len(content.bad_masks)} such masks: correct "
+            "them, or leave them out by --skip-bad-masks"
+        )
+    categories = _categories(content, source, stuff, background)
+    images = listed_images({"images": list(content.images.values())}, source)
+    FORMATS["coco_format"].find_images(root / split, images, source)  # checks their names
     folder, file = root / f"panoptic_{split}", root / "annotations" / f"panoptic_{split}.json"
     folder.mkdir(parents=True, exist_ok=True)
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # of an earlier conversion: it does not fit the new PNGs
     entries: list[dict[str, Any]] = []
-    hidden = 0
-    for number, image in enumerate(content["images"]):
-        ids, kinds = _paint(image, by_image[image["id"]], source, things, rest)
+    empty = hidden = 0
+    for number, (image_id, image) in enumerate(images.items()):
+        size = image["height"], image["width"]
+        masks = [(decode_mask(i["segmentation"], size), i) for i in content.instances[image_id]]
+        seen = [(mask, instance) for mask, instance in masks if mask.any()]
+        empty += len(masks) - len(seen)
+        ids, kinds = _paint(size, seen, categories, background is not None)
         segments = []
         for label, area in zip(*np.unique(ids[ids > 0], return_counts=True), strict=True):
             category, crowd = kinds.pop(int(label))
@@ -109,34 +126,39 @@ def convert_instances(
         hidden += len(kinds)
         name = f"{number:012d}.png"
         Image.fromarray(ids_to_colors(ids)).save(folder / name)
-        entries.append({"image_id": image["id"], "file_name": name, "segments_info": segments})
-    written = {"images": content["images"], "annotations": entries, "categories": categories}
+        entries.append({"image_id": image_id, "file_name": name, "segments_info": segments})
+    written = {"images": list(images.values()), "annotations": entries, "categories": categories}
     write_text(file, json.dumps(written, ensure_ascii=False))
-    segments_written = sum(len(entry["segments_info"]) for entry in entries)
-    return {"images": len(entries), "segments": segments_written, "hidden": hidden}
-
-
-def _read(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_bytes())
-        images, annotations = content["images"], content["annotations"]
-        if not images or any("segments_info" in annotation for annotation in annotations):
-            raise ValueError("no images are listed, or labels are panoptic already")
-        if not all({"id", "file_name", "height", "width"} <= image.keys() for image in images):
-            raise ValueError('an image has no "id", "file_name", "height" or "width"')
-        if not all({"id", "name"} <= category.keys() for category in content["categories"]):
-            raise ValueError('a category has no "id" or "name"')
-    except OSError as error:
-        raise DatasetError(f"cannot read {source}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{source} is no file in COCO's instances format: {error}") from error
-    return dict(content)
+    lines = [f"{sum(len(e['segments_info']) for e in entries)} segments of {len(entries)} images"]
+    if content.bad_masks:
+        lines.append(f"{len(content.bad_masks)} bad masks, or polygons of masks, are left out:")
+        lines += [f"  {what}" for what in content.bad_masks[:MAX_NAMED]]
+        if len(content.bad_masks) > MAX_NAMED:
+            lines.append(f"  and {len(content.bad_masks) - MAX_NAMED} more")
+    if empty:
+        lines.append(f"{empty} instances have no pixel inside of their image, and are left out")
+    if hidden:
+        lines.append(f"{hidden} instances lie below others altogether, and are left out")
+    used = {i["category_id"] for of_image in content.instances.values() for i in of_image}
+    if unused := [c["name"] for c in content.categories.values() if c["id"] not in used]:
+        lines.append(
+            f"no instance is of {', '.join(unused)}: classes all the same, unless taken out of "
+            "the file"
+        )
+    return lines
 
 
 def _categories(
-    listed: list[dict[str, Any]], source: Path, stuff: Collection[str], background: str | None
+    content: InstancesFile, source: Path, stuff: Collection[str], background: str | None
 ) -> list[dict[str, Any]]:
-    names = [category["name"] for category in listed]
+    """The categories of the dataset, which its reader has found right; the background is last."""
+    from panoptic_dl.datasets.categories import check_categories
+
+    listed = [
+        {"id": c["id"], "name": c.get("name"), "isthing": int(c.get("name") not in stuff)}
+        for c in content.categories.values()
+    ]
+    names = [category["name"] for category in check_categories(listed, source)]
     unknown = sorted(set(stuff) - set(names))
     if unknown:
         raise DatasetError(f"{source} has no category {unknown[0]!r}; it has {', '.join(names)}")
@@ -145,31 +167,21 @@ def _categories(
             f"{source} has a category {background!r} already: name the background otherwise, or "
             "name that category as stuff"
         )
-    categories = [
-        {
-            "id": category["id"],
-            "name": category["name"],
-            "isthing": int(category["name"] not in stuff),
-        }
-        for category in listed
-    ]
     if background is not None:
-        number = max((category["id"] for category in categories), default=0) + 1
-        categories.append({"id": number, "name": background, "isthing": 0})
-    return categories
+        number = max((category["id"] for category in listed), default=0) + 1
+        listed.append({"id": number, "name": background, "isthing": 0})
+    check_categories(listed, source)
+    return listed
 
 
 def _paint(
-    image: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    source: Path,
-    things: Collection[int],
-    rest: int | None,
+    size: tuple[int, int],
+    masks: Sequence[tuple[np.ndarray, dict[str, Any]]],
+    categories: Sequence[dict[str, Any]],
+    background: bool,
 ) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
     """Ids (H, W), and category and crowd flag of all that was painted, also below others."""
-    size = image["height"], image["width"]
-    masks = [(annotation, _mask(annotation, size, source)) for annotation in annotations]
-    masks.sort(key=lambda pair: (not pair[0].get("iscrowd", 0), -int(pair[1].sum())))
+    things = {category["id"] for category in categories if category["isthing"]}
     ids = np.zeros(size, dtype=np.int64)
     kinds: dict[int, tuple[int, int]] = {}
     of_stuff: dict[int, int] = {}
@@ -179,33 +191,40 @@ def _paint(
         kinds[label] = category, crowd
         return label
 
-    for annotation, mask in masks:
-        category = annotation["category_id"]
+    for mask, instance in sorted(masks, key=lambda m: (not m[1]["iscrowd"], -int(m[0].sum()))):
+        category = instance["category_id"]
         if category in things:
-            label = new_id(category, int(annotation.get("iscrowd", 0)))
+            label = new_id(category, instance["iscrowd"])
         else:
             label = of_stuff.get(category) or new_id(category, 0)
             of_stuff[category] = label
         ids[mask] = label
-    if rest is not None and (ids == 0).any():
-        ids[ids == 0] = new_id(rest, 0)
+    if background and (ids == 0).any():
+        ids[ids == 0] = new_id(categories[-1]["id"], 0)
     return ids, kinds
 
 
-def _mask(annotation: dict[str, Any], size: tuple[int, int], source: Path) -> np.ndarray:
-    where = f"{source}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
-    encoded = annotation.get("segmentation")
-    if not encoded:
-        raise DatasetError(f"{where} has a box and no mask; panoptic labels need the pixels")
-    try:
-        if isinstance(encoded, list):
-            mask: np.ndarray = mask_util.decode(
-                mask_util.merge(mask_util.frPyObjects(encoded, *size))
-            )
-            return mask.astype(bool)
-        return decode_mask(encoded, size)
-    except Exception as error:  # pycocotools raises no class of its own
-        raise DatasetError(f"{where} has a mask that cannot be read ({error})") from error
+def _ask_the_reader(root: Path, split: str) -> str:
+    """Whether `dataset=coco_format` takes the split, in a line for people.
+
+    Raises:
+        DatasetError: it does not, although the images are there.
+    """
+    from panoptic_dl.datasets.categories import read_categories
+    from panoptic_dl.datasets.custom import custom_dataset
+
+    classes = read_categories([root / "annotations" / f"panoptic_{split}.json"]).classes
+    if not (root / split).is_dir():
+        return f"put the images into {root / split}; the dataset is ready then"
+    custom_dataset(
+        form="coco_format",
+        task="panoptic",
+        part="train",
+        classes=classes,
+        root=str(root),
+        split=split,
+    )
+    return f"ready: dataset=coco_format dataset.root={root}"
 
 
 if __name__ == "__main__":

@@ -130,11 +130,15 @@ def _categories_of(file: Path) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=16)
 def _read_categories(name: str, *state: int) -> list[dict[str, Any]]:
-    return _check_categories(read_annotations(Path(name))["categories"], Path(name))
+    return check_categories(read_annotations(Path(name))["categories"], Path(name))
 
 
-def _check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
-    """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None)."""
+def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:
+    """The categories of a file: "id", "name", "isthing" (bool) and "color" (RGB or None).
+
+    Raises:
+        DatasetError: they make no classes; names the file and the category.
+    """
     checked: list[dict[str, Any]] = []
     for category in categories:
         number, name, thing, color = map(category.get, ("id", "name", "isthing", "color"))

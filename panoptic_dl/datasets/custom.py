@@ -302,8 +302,12 @@ class _Split:
         )
 
 
-def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
-    """The entries of images that have an annotation, by id."""
+def listed_images(content: Mapping[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
+    """The entries of images, by id.
+
+    Raises:
+        DatasetError: an image has no id, or that of another one; names `file`.
+    """
     images: dict[Any, dict[str, Any]] = {}
     for image in content["images"]:
         number = image.get("id")
@@ -316,6 +320,12 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
         images[number] = image
     if len(set(map(type, images))) > 1:
         raise DatasetError(f"{file}: some image ids are numbers and some texts; write one kind")
+    return images
+
+
+def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
+    """The entries of images that have an annotation, by id."""
+    images = listed_images(content, file)
     annotated: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
         number = annotation.get("image_id")

@@ -12,7 +12,6 @@ Shapes: N predictions, K classes of things, A = 4 ranges of area (all, small, me
 overlaps, H W pixels.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Container, Mapping
 from contextlib import redirect_stdout
@@ -27,8 +26,9 @@ from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
 from panoptic_dl.core.distributed import concatenate_over_processes
-from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.images import read_panoptic_ids
+from panoptic_dl.core.instances import read_instances_file
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.evaluation.evaluator import (
     Coverage,
@@ -63,63 +63,34 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _Image
         categories: from the file's category ids to 0..K-1.
 
     Raises:
-        EvaluationError: the file cannot be read, its categories are others, two annotations have
-            the same id, or one is of an image or a category that the file does not list.
+        EvaluationError: the file cannot be read, an entry is not as in that format, its categories
+            are others, or two annotations have the same id.
     """
-    unreadable = f"{file} is no readable COCO instances file (%s); fetch or prepare it again"
     try:
-        content = json.loads(Path(file).read_bytes())
-        images = {
-            image["id"]: _ImageTruth((image["height"], image["width"]), [])
-            for image in content["images"]
-        }
-        listed = {category["id"] for category in content["categories"]}
-        annotations = [(a["image_id"], a["category_id"], a) for a in content["annotations"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise EvaluationError(unreadable % repr(error)) from error
-    if listed != set(categories):
-        unknown = sorted(listed ^ set(categories))[0]
-        where = "the file" if unknown in listed else "the dataset's metadata"
+        content = read_instances_file(Path(file), boxes=True)
+    except DatasetError as error:
+        raise EvaluationError(f"{error}; fetch or prepare it again") from error
+    if content.bad_masks:
+        raise EvaluationError(f"{file}: {content.bad_masks[0]}; fetch or prepare it again")
+    if content.categories.keys() != categories.keys():
+        unknown = min(content.categories.keys() ^ categories.keys(), key=str)
+        where = "the file" if unknown in content.categories else "the dataset's metadata"
         raise EvaluationError(
             f"the categories of {file} are not those of the dataset: {unknown} is in {where} alone"
         )
     seen = set()
-    for image, category, annotation in annotations:
-        number = annotation.get("id")
-        if image not in images or category not in categories:
-            what = f"category {category}" if image in images else f"image {image}"
-            raise EvaluationError(
-                f"annotation {number} of {file} is of {what}, which it does not list"
-            )
-        if number in seen:
-            raise EvaluationError(f"{file} has two annotations with the id {number}")
-        seen.add(number)
-        try:
-            instance = {name: annotation[name] for name in ("id", "area", "bbox")}
-            for key, numbers, count in (
-                ("area", [instance["area"]], 1),
-                ("bbox", instance["bbox"], 4),
-                ("iscrowd", [annotation["iscrowd"]], 1),
-            ):  # the official script has TypeErrors for others
-                if [isinstance(value, (int, float)) for value in numbers] != [True] * count:
-                    raise ValueError(f'"{key}" is {annotation[key]!r}')
-            instance["category_id"] = categories[category]
-            instance["iscrowd"] = int(bool(annotation["iscrowd"]))
-            instance["segmentation"] = _compact(annotation["segmentation"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(unreadable % f"annotation {number}: {error!r}") from error
-        images[image].instances.append(instance)
+    images: dict[Any, _ImageTruth] = {}
+    for number, image in content.images.items():
+        images[number] = _ImageTruth((image["height"], image["width"]), content.instances[number])
+        for instance in content.instances[number]:
+            if type(instance["id"]) is not int or instance["id"] in seen:
+                raise EvaluationError(
+                    f"{file} has an annotation of image {number} with the id {instance['id']!r}: "
+                    "give each its own whole number"
+                )
+            seen.add(instance["id"])
+            instance["category_id"] = categories[instance["category_id"]]
     return images
-
-
-def _compact(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
-    """Numbers in arrays, an eighth of lists of them; the compressed text of an encoding stays."""
-    if isinstance(segmentation, list):
-        return [np.array(polygon, dtype=np.float64) for polygon in segmentation]
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        counts = np.array(counts, dtype=np.uint32)
-    return {"size": segmentation["size"], "counts": counts}
 
 
 KINDS = ("bbox", "segm")
@@ -147,10 +118,8 @@ def _match_detections(
     true: dict[int, list[dict[str, Any]]] = defaultdict(list)
     found: dict[str, dict[int, list[dict[str, Any]]]] = {kind: defaultdict(list) for kind in KINDS}
     for instance in truth.instances:
-        encoded = _encode_truth(instance, truth.size)
-        true[instance["category_id"]].append(  # a new one, because `evaluateImg` writes into it
-            instance | {"ignore": instance["iscrowd"], "segmentation": encoded}
-        )
+        # A new one, because `evaluateImg` writes into it.
+        true[instance["category_id"]].append(instance | {"ignore": instance["iscrowd"]})
     for number, (category, score, mask, box) in enumerate(detections, start=1):
         corner, sides = box[:2].tolist(), (box[2:] - box[:2]).tolist()
         code = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -233,22 +202,6 @@ def _match_class(
     matcher.ious = {(0, 0): matcher.computeIoU(0, 0)}
     limit = matcher.params.maxDets[-1]
     return [matcher.evaluateImg(0, 0, area, limit) for area in matcher.params.areaRng]
-
-
-def _encode_truth(instance: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """The mask of an annotation, run-length encoded."""
-    encoded = instance["segmentation"]
-    try:
-        if isinstance(encoded, list):
-            encoded = mask_util.merge(mask_util.frPyObjects(encoded, *size))
-        elif not isinstance(encoded["counts"], str):
-            encoded = mask_util.frPyObjects(encoded, *size)
-    except Exception as error:  # pycocotools raises no class of its own
-        raise EvaluationError(
-            f"the segmentation of annotation {instance['id']} cannot be read ({error})"
-        ) from error
-    require_size(encoded["size"], size, f"annotation {instance['id']}", "the image")
-    return encoded
 
 
 class StreamingCOCOInstanceEvaluator(

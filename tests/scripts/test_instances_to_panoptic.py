@@ -76,7 +76,10 @@ def test_segments_are_the_visible_parts_of_the_masks(tmp_path):
     done, written, (ids, empty) = convert(tmp_path, content, stuff=["sky"])
     api = COCO(str(tmp_path / "in.json"))
     masks = [api.annToMask(a).astype(bool) for a in api.loadAnns(api.getAnnIds())]
-    assert done == {"images": 2, "segments": 5, "hidden": 1}
+    assert done == [
+        "5 segments of 2 images",
+        "1 instances lie below others altogether, and are left out",
+    ]
     assert [c["isthing"] for c in written["categories"]] == [0, 1, 1]
     segments = {s["id"]: s for s in written["annotations"][0]["segments_info"]}
     assert set(segments) == set(np.unique(ids).tolist()) - {0}
@@ -118,11 +121,15 @@ def test_the_background_is_a_class_of_its_own(tmp_path):
         (lambda c: None, {"stuff": ["water"]}, "has no category 'water'; it has sky, car, bug"),
         (lambda c: None, {"background": "car"}, "has a category 'car' already"),
         (lambda c: c.pop("images"), {}, "is no file in COCO's instances format"),
-        (lambda c: c["images"][0].pop("height"), {}, 'an image has no "id", "file_name", "height"'),
+        (lambda c: c["images"][0].pop("height"), {}, "image 'a' has the .height. None"),
         (lambda c: c["annotations"][0].update(image_id=5), {}, "annotation 1 is of image 5"),
         (lambda c: c["annotations"][0].update(category_id=5), {}, "annotation 1 is of category 5"),
         (lambda c: c["annotations"][0].pop("segmentation"), {}, "annotation 1 .*a box and no mask"),
-        (lambda c: c["annotations"][0].update(segmentation=[[1, 2]]), {}, "annotation 1 .*be read"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[[1, 2]]),
+            {},
+            "annotation 1 .*2 numbers, not x and y",
+        ),
         (
             lambda c: c["annotations"][1]["segmentation"].update(size=[60, 40]),
             {},
@@ -141,6 +148,25 @@ def test_the_background_is_a_class_of_its_own(tmp_path):
             "annotation 4 .*counts do not add up",
         ),
         (lambda c: c["annotations"][0].update(segments_info=[]), {}, "panoptic already"),
+        # What no reader of the project would take, or would take for something else.
+        (lambda c: c["images"][1].update(id="a"), {}, "lists image 'a' twice"),
+        (lambda c: c["images"][1].update(id=2), {}, "some image ids are numbers and some texts"),
+        (lambda c: c["images"][1].update(id=None), {}, 'image {.id.: None.* needs an "id"'),
+        (lambda c: c["images"][1].update(file_name=None), {}, "\"file_name\" of image 'b' is None"),
+        (lambda c: c["images"][1].update(file_name="../b"), {}, "and inside it"),
+        (lambda c: c["images"][1].update(width="4"), {}, "image 'b' has the \"width\" '4'"),
+        (lambda c: c["images"][1].update(width=4.5), {}, "image 'b' has the \"width\" 4.5"),
+        (lambda c: c["images"][1].update(width=10**9), {}, "image 'b' is 1000000000 x 5 pixels"),
+        (lambda c: c["categories"][1].update(name="sky"), {}, 'two categories have the "name"'),
+        (lambda c: c["categories"][1].update(id=3), {}, "lists category 3 twice"),
+        (lambda c: c["categories"][1].update(name=" "), {}, '"name" must be a text'),
+        (lambda c: c["categories"].append({"id": "1", "name": "x"}), {}, "category '1' .*whole"),
+        (lambda c: c["annotations"][0].update(category_id="3"), {}, "1 is of category '3', which"),
+        (lambda c: c["annotations"][0].update(image_id=["a"]), {}, r"1 is of image \['a'\], which"),
+        (lambda c: c["annotations"][0].update(iscrowd="0"), {}, "\"iscrowd\" is '0'; write 0 or 1"),
+        (lambda c: c["annotations"][0].update(segmentation=7), {}, "neither polygons nor"),
+        (lambda c: c["annotations"][0].update(segmentation=[0, 0, 9, 0, 9, 9]), {}, "a list of"),
+        (lambda c: c.update(annotations=[7]), {}, '"annotations" are no list of objects'),
     ],
 )
 def test_what_cannot_be_converted_is_named(tmp_path, change, options, message):
@@ -149,3 +175,65 @@ def test_what_cannot_be_converted_is_named(tmp_path, change, options, message):
     with pytest.raises(DatasetError, match=message):
         convert(tmp_path, content, **options)
     assert not (tmp_path / "annotations" / "panoptic_train.json").exists()
+    assert not (tmp_path / "panoptic_train").exists()
+
+
+def test_whole_numbers_may_be_written_as_pandas_does(tmp_path):
+    content = exported()
+    content["images"] = [
+        {"id": 1.0 + index, "file_name": f"{index}.jpg", "height": 40.0, "width": 60.0}
+        for index in range(2)
+    ]
+    for annotation in content["annotations"]:
+        annotation |= {"image_id": 1.0, "iscrowd": float(annotation["iscrowd"]) or None}
+        annotation["category_id"] *= 1.0
+    done, written, _ = convert(tmp_path, content)
+    assert done[0] == "6 segments of 2 images"
+    assert written["images"][0] == {"id": 1, "file_name": "0.jpg", "height": 40, "width": 60}
+    assert type(written["images"][0]["height"]) is int
+    assert sorted(s["iscrowd"] for s in written["annotations"][0]["segments_info"])[-2:] == [0, 1]
+
+
+def test_bad_masks_are_left_out_where_that_is_asked_for_and_listed(tmp_path):
+    content = exported()
+    expected = convert(tmp_path, exported())[2][0]
+    content["annotations"][2]["segmentation"].append([50, 20, 55, 25])  # a stray click
+    for number, bad in enumerate(
+        ([[1, 2]], [1, 2, 3, 4], None, [[0, 0, 2e8, 0, 9, 9]], {"size": [40, 60], "counts": [1]}),
+        50,
+    ):
+        content["annotations"].append(
+            {"id": number, "image_id": "b", "category_id": 3, "segmentation": bad}
+        )
+    outside = {"id": 60, "image_id": "b", "category_id": 3, "segmentation": box(8, 8, 9, 9)}
+    content["annotations"].append(outside)
+    with pytest.raises(DatasetError, match=r"annotation 3 .*4 numbers.*9 such masks.*--skip-bad"):
+        convert(tmp_path, content)
+    done, written, (ids, _) = convert(tmp_path, content, skip_bad_masks=True)
+    assert np.array_equal(ids, expected)  # the object with the stray click is whole
+    assert written["annotations"][1]["segments_info"] == []
+    assert done[1] == "9 bad masks, or polygons of masks, are left out:"
+    assert done[2].startswith("  annotation 3 of image 'a': a polygon has 4 numbers")
+    assert "1 instances have no pixel inside of their image, and are left out" in done
+
+
+def test_the_reader_has_the_last_word(tmp_path, run_script):
+    content = exported()
+    del content["categories"][0]
+    content["annotations"] = content["annotations"][2:5]
+    (tmp_path / "in.json").write_text(json.dumps(content))
+    arguments = "instances_to_panoptic.py", tmp_path / "in.json", tmp_path, "train"
+    code, out, err = run_script(*arguments)
+    assert code == 0, err
+    assert out.splitlines()[-2:] == [
+        "no instance is of bug: classes all the same, unless taken out of the file",
+        f"put the images into {tmp_path / 'train'}; the dataset is ready then",
+    ]
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "train" / "a.jpg")
+    code, out, err = run_script(*arguments)
+    assert (code, "ready" in out) == (1, False)
+    assert f"file missing: {tmp_path / 'train' / 'b.jpg'}" in err
+    Image.new("RGB", (4, 5)).save(tmp_path / "train" / "b.jpg")
+    code, out, err = run_script(*arguments)
+    assert out.splitlines()[-1] == f"ready: dataset=coco_format dataset.root={tmp_path}"
