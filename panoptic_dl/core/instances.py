@@ -73,8 +73,8 @@ def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
             if type(side) is not int or side < 1:
                 raise wrong(f'image {number!r} has the "{key}" {side!r:.40}, not a whole number')
         if image["height"] * image["width"] > MAX_PIXELS:
-            size = f"{image['width']} x {image['height']}"
-            raise wrong(f"image {number!r} is {size} pixels; {MAX_PIXELS:,} are the most")
+            sides = f"{image['width']} x {image['height']}"
+            raise wrong(f"image {number!r} is {sides} pixels; {MAX_PIXELS:,} are the most")
     found = InstancesFile(images, categories, {number: [] for number in images})
     for position, annotation in enumerate(content["annotations"]):
         of, name = _whole(annotation.get("image_id")), annotation.get("id", f"at {position}")

@@ -62,11 +62,10 @@ def test_codes_with_empty_runs_are_read_as_pycocotools_reads_them(runs):
 @given(st.text(st.characters(max_codepoint=160), max_size=12))
 def test_any_text_is_a_code_of_the_mask_or_refused(counts):
     try:
-        mask = decode_mask({"size": [4, 9], "counts": counts}, (4, 9))
+        found = decode_mask({"size": [4, 9], "counts": counts}, (4, 9)).shape
     except ValueError as error:
-        assert "damaged run-length code" in str(error)
-    else:
-        assert mask.shape == (4, 9)
+        found = str(error).partition("a mask has a ")[2].partition(":")[0]
+    assert found in ((4, 9), "damaged run-length code")
 
 
 def test_polygons_are_filled_as_pycocotools_fills_them():
