@@ -5,6 +5,9 @@ from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from panoptic_dl.core.errors import PartError, call_text, make_part
 
 # Modules and packages whose public classes and functions a config may call, and single names of
 # modules that hold others, too. A config is data that people exchange; it must not be able to run
@@ -106,11 +109,15 @@ def build(node: Any, **runtime: Any) -> Any:
     Raises:
         TargetError: a target is unknown or outside the allow-list (see `allow`). Of a node marked
             `_later_`, when its function is called.
-        omegaconf.errors.OmegaConfBaseException: an interpolation fails or a value is missing.
-        TypeError: a constructor refuses its arguments; the message names the target.
+        omegaconf.errors.InterpolationResolutionError: an interpolation fails.
+        PartError: a value is missing, or a class or function refuses its arguments; the message
+            names it. What those of this project raise is passed on.
     """
     if isinstance(node, (DictConfig, ListConfig)):
-        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        try:
+            node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise PartError(str(error).splitlines()[0]) from error
     return _build(node, runtime)
 
 
@@ -122,23 +129,21 @@ def _build(node: Any, runtime: dict[str, Any]) -> Any:
     if "_later_" in node:
         if len(node) > 1:
             others = ", ".join(str(key) for key in node if key != "_later_")
-            raise TypeError(f"_later_ is the only key of its node, without {others}")
+            raise TargetError(f"_later_ is the only key of its node, without {others}")
         return partial(_build, node["_later_"], runtime)
     kwargs = {k: _build(v, {}) for k, v in node.items() if k not in ("_target_", "_partial_")}
     kwargs |= runtime
     if "_target_" not in node:
         return kwargs
-    target = find_target(node["_target_"])
-    if node.get("_partial_"):
-        return partial(target, **kwargs)
+    target, is_partial = find_target(node["_target_"]), node.get("_partial_")
     try:
-        inspect.signature(target).bind(**kwargs)
+        signature = inspect.signature(target)
+        (signature.bind_partial if is_partial else signature.bind)(**kwargs)
     except TypeError as error:
-        name = f"{target.__module__}.{target.__qualname__}"
-        raise TypeError(f"while building {name}({', '.join(kwargs)}): {error}") from error
+        raise PartError(f"{call_text(target, kwargs)}: {error}") from error
     except ValueError:  # some built-in functions have no signature
         pass
-    return target(**kwargs)
+    return partial(target, **kwargs) if is_partial else make_part(target, **kwargs)
 
 
 def find_target(target: Any) -> Any:

@@ -23,7 +23,7 @@ from panoptic_dl.doctor.context import (
 )
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
-from panoptic_dl.train.train import check_best, check_length
+from panoptic_dl.train.train import check_best, make_schedule
 from panoptic_dl.weights.load import load_model_or_backbone
 from panoptic_dl.weights.names import not_finite
 
@@ -199,8 +199,8 @@ def _check_model(context: CheckContext) -> CheckResult:
 def _check_optimizer(context: CheckContext) -> CheckResult:
     """Optimizer and schedule can be made for the model."""
     optimizer = context.part("optimizer")(context.part("model"))
-    schedule = context.part("schedule")(optimizer)
-    check_length(schedule, context.train["iterations"])
+    settings, best = TrainSettings(**context.train), context.checkpoint["best"]
+    schedule = make_schedule(context.part("schedule"), optimizer, settings, best)
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     return ok(
         f"{type(optimizer).__name__}, {len(rates)} groups, rate {max(rates):.3g}, "

@@ -79,7 +79,7 @@ def _train(context: CheckContext) -> CheckResult | None:
     settings = context.train | {
         "iterations": min(NUM_STEPS, context.train["iterations"]),
         "log_period": 1,
-        "eval_period": 0,
+        "eval_period": NUM_STEPS + 1 if context.train["eval_period"] else 0,  # never due
         "eval_at_end": False,
         "fast_dev_run": False,
     }

@@ -176,9 +176,9 @@ class RunCheckpoints:
             else:
                 self._update({self.newest: entry})
 
-    def was_evaluated(self) -> bool:
-        """Whether the evaluation of the checkpoint that was restored was completed."""
-        return self.newest is None or "figures" in self._manifest().get(self.newest, {})
+    def metrics(self) -> dict[str, float] | None:
+        """Of the checkpoint that was restored; None where its evaluation was not completed."""
+        return self._manifest().get(str(self.newest), {}).get("figures")
 
     def _manifest(self) -> dict[str, Any]:
         """The entries of the files, {name: {iteration, bytes, sha256, saved, figures}}."""

@@ -1,12 +1,15 @@
 """Hooks of a training run: console and metrics.json, checkpoints, evaluations, the schedule."""
 
+import copy
 import datetime
+import io
 import json
 import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from panoptic_dl.core import memory
@@ -29,24 +35,107 @@ logger = logging.getLogger(__name__)
 
 
 class ScheduleHook(hooks.LRScheduler):
-    """Detectron2's hook, which steps the schedule every iteration and logs the learning rate.
+    """Steps the schedule and logs the learning rate.
 
-    A resumed run takes the position in the schedule from the checkpoint, and everything else
-    (length, power, warm-up, base rate) from its config, so that a run can be made longer.
+    A schedule is stepped after every iteration; `ReduceLROnPlateau` after every evaluation, with
+    the metric that `checkpoint.best` names. A resumed run goes on with the states of optimizer and
+    schedule. Where the config makes either of them in another way than before (a longer run,
+    another rate), options are those of the config, and the new schedule is stepped to where it
+    would be now.
     """
 
+    def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
+        """
+        Raises:
+            ValueError: a checkpoint cannot hold the state of the schedule or of the optimizer.
+        """
+        super().__init__(optimizer, schedule)
+        self.waits_for_metric = isinstance(schedule, ReduceLROnPlateau)
+        self._metrics: list[float] = []  # that the schedule was given
+        self._is_behind = False
+        # What the config makes, before the first step.
+        self._made = {
+            "optimizer": type(optimizer).__name__,
+            "options": [_options(group) for group in optimizer.param_groups],
+            "schedule": type(schedule).__name__,
+            "state": schedule.state_dict(),
+        }
+        try:  # read as a checkpoint is; a copy, which steps do not change
+            file = io.BytesIO()
+            torch.save(self._made, file)
+            file.seek(0)
+            self._made = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever the state of a user's class raises
+            raise ValueError(
+                f"a checkpoint cannot hold the state of {type(optimizer).__name__} and "
+                f"{type(schedule).__name__} (optimizer, schedule): state_dict() must return "
+                f"numbers, text, tensors, and lists and dicts of them. {str(error)[:300]}"
+            ) from error
+
     def state_dict(self) -> dict[str, Any]:
-        return {"last_epoch": self.scheduler.last_epoch}
+        state = self.scheduler.state_dict()
+        return {"made": self._made, "state": state, "metrics": list(self._metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.scheduler.last_epoch = state_dict["last_epoch"]
+        """Load the schedule's state; that of the optimizer has been loaded.
+
+        Raises:
+            ValueError: the run was made with an optimizer of another kind.
+        """
+        made = state_dict.get("made", {})  # earlier versions kept `last_epoch`
+        kind = made.get("optimizer", self._made["optimizer"])
+        if kind != self._made["optimizer"]:
+            raise ValueError(f"it is of an optimizer of another kind, {kind}")
+        self._metrics = list(state_dict.get("metrics", ()))
+        self._is_behind = not _same(made, self._made)
+        if not self._is_behind:
+            self.scheduler.load_state_dict(state_dict["state"])
+            return
+        for group, options in zip(
+            self.scheduler.optimizer.param_groups, self._made["options"], strict=True
+        ):
+            group |= copy.deepcopy(options)
 
     def before_train(self) -> None:
-        """Set the first learning rate; that of a checkpoint belongs to the schedule it had."""
         super().before_train()
-        rates = self.scheduler.get_lr()
-        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        if not self._is_behind:
+            return
+        self._is_behind = False
+        with warnings.catch_warnings():  # the optimizer has made these steps, before
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for metric in self._metrics if self.waits_for_metric else ():
+                self.scheduler.step(metric)
+            for _ in range(0 if self.waits_for_metric else self.trainer.start_iter):
+                self.scheduler.step()
+
+    def after_step(self) -> None:
+        if not self.waits_for_metric:
+            super().after_step()
+            return
+        rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
+        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+
+    def after_evaluation(self, metric: float) -> None:
+        """Step a schedule that waits for a metric; called by every process, with the same one."""
+        if self.waits_for_metric:
+            self._metrics.append(metric)
+            self.scheduler.step(metric)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """The options of an optimizer's group, without its parameters."""
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether nested plain values are equal, tensors to the last bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return bool(a == b)
 
 
 class _Console:
@@ -248,6 +337,7 @@ class EvalHook(HookBase):
         evaluate: Callable[[int], dict[str, Any]],
         checkpoints: RunCheckpoints,
         stop: StopRequest,
+        schedule: ScheduleHook,
         writer: MetricsWriter | None,
         settings: TrainSettings,
     ) -> None:
@@ -255,22 +345,30 @@ class EvalHook(HookBase):
         Args:
             evaluate: from the iterations done to results, with `metrics`; {} but on the main
                 process.
+            schedule: gets the metric of `checkpoint.best`.
             writer: of the main process.
             settings: `eval_period` and `eval_at_end`.
         """
         self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
-        self.writer, self.settings = writer, settings
+        self.schedule, self.writer, self.settings = schedule, writer, settings
         self.results: dict[str, Any] = {}
 
     def before_train(self) -> None:
-        """Repeat an evaluation that was cut short."""
+        """Repeat an evaluation that was cut short.
+
+        The checkpoint was written before it: the schedule gets the metrics of one that was not.
+        """
         done = self.trainer.start_iter
         if done >= self.trainer.max_iter:
             return
-        evaluated = comm.all_gather(self.checkpoints.was_evaluated())[0]
-        if done and self._is_due(done) and not evaluated:
+        metrics = comm.all_gather(self.checkpoints.metrics())[0]
+        if not done or not self._is_due(done):
+            return
+        if metrics is None:
             logger.info("The evaluation after iteration %d had not come to its end", done)
             self._evaluate(done)
+        else:
+            self._step_schedule(metrics)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -304,4 +402,11 @@ class EvalHook(HookBase):
         if self.writer is not None:
             self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
         self.checkpoints.note_metrics(metrics)
-        comm.synchronize()
+        self._step_schedule(metrics)
+
+    def _step_schedule(self, metrics: Mapping[str, float]) -> None:
+        """Called by every process; those of the main one count."""
+        metrics = comm.all_gather(dict(metrics))[0]
+        if metrics:
+            name = self.checkpoints.settings.best or next(iter(metrics))
+            self.schedule.after_evaluation(metrics[name])

@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
+from panoptic_dl.core.errors import make_part
 from panoptic_dl.core.files import folder_lock, remove_temporary_files
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
-from panoptic_dl.evaluation.metrics import METRIC_NAMES
+from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
@@ -118,13 +119,13 @@ def train(
         factor = scale_learning_rate(optim, published, options.batch_size)
         logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
     log_differences(published, options, model, optim, loader.accumulate)
-    scheduler = schedule(optim)
-    check_length(scheduler, options.iterations)
+    scheduler = make_schedule(schedule, optim, options, saving.best)
 
     stop = StopRequest()
     trainer = Trainer(wrapped, loader, optim, options, device=place, stop=stop, run_dir=folder)
     # These first: the schedule's state is in checkpoints.
-    trainer.register_hooks([hooks.IterationTimer(), ScheduleHook(optim, scheduler)])
+    rates = ScheduleHook(optim, scheduler)
+    trainer.register_hooks([hooks.IterationTimer(), rates])
     parts, average = {"model": model, "trainer": trainer}, None
     if options.ema is not None:
         average = parts["ema"] = WeightAverage(model, options.ema)
@@ -152,7 +153,7 @@ def train(
                 )
                 listening.start(Run(folder, "train", start, writer.history(), model))
         evaluate = partial(evaluate_both, evaluation, model, average, folder)
-        evaluator = EvalHook(evaluate, checkpoints, stop, writer, options)
+        evaluator = EvalHook(evaluate, checkpoints, stop, rates, writer, options)
         # The writer comes first: no checkpoint without its line.
         trainer.register_hooks([writer, CheckpointHook(checkpoints), evaluator])
         with training_arithmetic(options):
@@ -184,22 +185,45 @@ def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
         )
 
 
-def check_length(schedule: Any, iterations: int) -> None:
-    """Raise ValueError where a schedule ends before training, or waits for a metric.
+def make_schedule(
+    schedule: Callable[..., Any], optimizer: Optimizer, settings: TrainSettings, best: str | None
+) -> Any:
+    """Make a schedule, and those that it chains (`SequentialLR`, `ChainedScheduler`), and check it.
 
-    A schedule is stepped after every iteration, without a metric.
+    Args:
+        schedule: called with `optimizer=`; the functions in a list that it calls `schedulers`, too.
+        settings: `iterations` and `eval_period`.
+        best: the metric of `checkpoint.best`, which a `ReduceLROnPlateau` gets.
+
+    Raises:
+        ValueError: it cannot be made, ends before training, never gets the metric that it waits
+            for, or takes that for better which is worse.
     """
-    if isinstance(schedule, ReduceLROnPlateau):
-        raise ValueError(
-            "schedule: ReduceLROnPlateau waits for a metric, but schedules are stepped after every "
-            "iteration: choose another, such as torch.optim.lr_scheduler.CosineAnnealingLR"
-        )
-    length = getattr(schedule, "max_iters", iterations)
-    if length < iterations:
-        raise ValueError(
-            f"schedule.max_iters={length} is shorter than train.iterations={iterations}: leave it "
-            "out, and it is as long"
-        )
+    chained = {}
+    if isinstance(schedule, partial) and isinstance(schedule.keywords.get("schedulers"), list):
+        inner = schedule.keywords["schedulers"]
+        chained["schedulers"] = [make_part(each, optimizer=optimizer) for each in inner]
+    made = make_part(schedule, optimizer=optimizer, **chained)
+    for name in ("max_iters", "total_steps"):
+        length = getattr(made, name, settings.iterations)
+        if length < settings.iterations:
+            raise ValueError(
+                f"schedule.{name}={length} is shorter than train.iterations={settings.iterations}: "
+                f"it must be as long, schedule.{name}={settings.iterations}"
+            )
+    if isinstance(made, ReduceLROnPlateau):
+        if not settings.eval_period:
+            raise ValueError(
+                "schedule: ReduceLROnPlateau waits for the metric of evaluations during training: "
+                "set train.eval_period, the iterations between them"
+            )
+        mode = "max" if is_better(best or "", 1, 0) else "min"
+        if made.mode != mode:
+            raise ValueError(
+                f"schedule.mode={made.mode}, but of the metric {best or 'of checkpoint.best'} the "
+                f"{'higher' if mode == 'max' else 'lower'} is better: schedule.mode={mode}"
+            )
+    return made
 
 
 def _start(
@@ -263,4 +287,4 @@ def build_optimizer(
         weight_decay_bias=weight_decay_bias,
         bias_lr_factor=bias_lr_factor,
     )
-    return optimizer(groups, lr=lr)
+    return make_part(optimizer, groups, lr=lr)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -316,26 +317,16 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint, but keep the optimizer's options of the config.
+        """Load the state of a checkpoint.
 
         Raises:
             ValueError: it is of an optimizer of another kind, or of other parameters.
         """
-        ours = [_options(group) for group in self.optimizer.param_groups]
-        theirs = [_options(group) for group in state_dict["optimizer"]["param_groups"]]
-        if [group.keys() for group in ours] != [group.keys() for group in theirs]:
-            raise ValueError("it is of an optimizer of another kind")
-        super().load_state_dict(state_dict)
-        for group, options in zip(self.optimizer.param_groups, ours, strict=True):
-            group |= options
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        TrainerBase.load_state_dict(self, state_dict)  # whose schedule belongs to the optimizer
         self.overflows = state_dict["overflows"]
         if state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.loader.load_state_dict(state_dict["loader"])
         self.skips = state_dict["skips"]
         self.bad_samples |= state_dict["bad_samples"]
-
-
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    """The options of an optimizer's group, without parameters and what the schedule sets."""
-    return {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
 from panoptic_dl.config import TargetError, allow, build
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.config.composition import CONF
+from panoptic_dl.core.errors import PartError
 
 
 def test_inner_targets_are_called_first():
@@ -53,13 +53,28 @@ def test_interpolations_reach_outside_the_node():
 
 def test_missing_values_are_named():
     config = OmegaConf.create({"_target_": "torch.nn.Dropout", "p": "???"})
-    with pytest.raises(MissingMandatoryValue, match="p"):
+    with pytest.raises(PartError, match=r"Missing mandatory value: p$"):
         build(config)
 
 
-def test_a_constructors_refusal_names_the_target():
-    with pytest.raises(TypeError, match=r"while building torch\.nn\.modules\.linear\.Linear"):
-        build({"_target_": "torch.nn.Linear", "oops": 1})
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "torch.nn.Linear", "oops": 1}, r"Linear\(oops\): missing a required"),
+        ({"_target_": "torch.nn.Linear", "_partial_": True, "oops": 1}, "unexpected.*'oops'"),
+        ({"_target_": "torch.nn.Dropout", "p": "x"}, r"dropout\.Dropout\(p\): TypeError: '<"),
+        ({"_target_": "torch.nn.Dropout", "p": 2}, r"dropout\.Dropout\(p\): dropout probability"),
+        ({"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 1}, "RuntimeError: "),
+    ],
+)
+def test_whatever_a_part_of_others_raises_names_it_in_one_message(node, message):
+    with pytest.raises(PartError, match=message):
+        build(node)
+
+
+def test_errors_of_our_own_parts_are_passed_on():
+    with pytest.raises(TypeError, match="has no len"):
+        build({"_target_": "panoptic_dl.core.classes.count_classes", "classes": None})
 
 
 def test_lazy_calls_of_python_code_build_too():

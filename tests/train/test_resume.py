@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from torch.optim import lr_scheduler as lr
 
 from panoptic_dl.launch.signals import Interrupted
 from tests.train.tiny_run import (
@@ -197,3 +201,110 @@ def test_fp16_gradients_may_not_overflow_for_ever(tmp_path, fp16_on_the_cpu):
     with pytest.raises(FloatingPointError, match="iteration=40"):
         run_training(tmp_path, model=Steep(), precision="fp16", iterations=60, ema=0.9)
     assert (tmp_path / "nonfinite.jsonl").is_file()
+
+
+def of_all(*schedules):
+    """A schedule that chains others, as a config makes it."""
+    return {"schedulers": [partial(each, **options) for each, options in schedules]}
+
+
+LINEAR, COSINE = (lr.LinearLR, {"total_iters": 5}), (lr.CosineAnnealingLR, {"T_max": 7})
+SCHEDULES = {
+    lr.LambdaLR: {"lr_lambda": lambda step: 0.9**step},
+    lr.MultiplicativeLR: {"lr_lambda": lambda step: 0.9},
+    lr.StepLR: {"step_size": 5},
+    lr.MultiStepLR: {"milestones": [3, 8]},
+    lr.ConstantLR: {},
+    lr.LinearLR: {"total_iters": 9},
+    lr.ExponentialLR: {"gamma": 0.8},
+    lr.PolynomialLR: {"total_iters": 12, "power": 0.9},
+    lr.CosineAnnealingLR: {"T_max": 12},
+    lr.CosineAnnealingWarmRestarts: {"T_0": 3, "T_mult": 2},
+    lr.CyclicLR: {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4, "mode": "exp_range"},
+    lr.OneCycleLR: {"max_lr": 0.1, "total_steps": 12},
+    lr.ReduceLROnPlateau: {"mode": "max", "patience": 1, "cooldown": 1},
+    lr.SequentialLR: {**of_all(LINEAR, COSINE), "milestones": [5]},
+    lr.ChainedScheduler: of_all(LINEAR, (lr.ExponentialLR, {"gamma": 0.9})),
+    WarmupPolyLR: {"max_iters": 12, "warmup_iters": 3},
+}
+
+
+def test_all_schedules_of_torch_are_tested():
+    found = {each for each in vars(lr).values() if isinstance(each, type)}
+    assert {each for each in found if issubclass(each, lr.LRScheduler)} == (
+        {*SCHEDULES, lr.LRScheduler, lr._LRScheduler} - {WarmupPolyLR}
+    )
+
+
+class Judged(TinyEvaluation):
+    """Evaluates iteration by iteration: better, worse, better, worse."""
+
+    FIGURES = (10.0, 20.0, 15.0, 14.0, -1.0, 13.0, 21.0, 20.0, 19.0, 18.0, 17.0, 16.0)
+
+    def __call__(self, model, folder, *, source, limit=None):
+        return {"metrics": {"AP": 1.0, "PQ": self.FIGURES[source["iteration"] - 1]}}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_resumes_to_the_last_bit_after_every_step(tmp_path, monkeypatch, schedule):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time
+    options = {"iterations": 12, "period": 1, "kept": 12, "best": "PQ"}
+    options |= {"schedule": partial(schedule, **SCHEDULES[schedule]), "evaluation": Judged()}
+    options |= {"eval_period": int(schedule is lr.ReduceLROnPlateau), "eval_at_end": False}
+    run_training(tmp_path / "whole", **options)
+    wanted, rates = state(tmp_path / "whole"), [x["lr"] for x in losses(tmp_path / "whole")]
+    assert len(set(rates)) > 1
+    files = json.loads((tmp_path / "whole" / "checkpoints.json").read_text())["files"]
+    for step in range(11):
+        parts = tmp_path / str(step)
+        parts.mkdir()
+        name = f"model_{step:07d}.pth"
+        if step % 2 or schedule is not lr.ReduceLROnPlateau:  # else its evaluation was cut short
+            (parts / "checkpoints.json").write_text(json.dumps({"files": {name: files[name]}}))
+        shutil.copy(tmp_path / "whole" / name, parts)
+        run_training(parts, resume=True, **options | {"period": 99})
+        assert same(wanted, state(parts)), step
+        assert [x["lr"] for x in losses(parts)] == rates[step + 1 :]
+
+
+OPTIMIZERS = [
+    each
+    for each in vars(torch.optim).values()
+    if isinstance(each, type) and issubclass(each, torch.optim.Optimizer)
+]
+OTHERS = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}  # steps or weights of another kind
+
+
+@pytest.mark.parametrize("kind", [each for each in OPTIMIZERS if each.__name__ not in OTHERS])
+def test_every_optimizer_resumes_to_the_last_bit(tmp_path, kind):
+    options = {"iterations": 6, "optimizer": optimizer(kind)}
+    run_training(tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        run_training(tmp_path / "parts", model=Stopping(3), **options)
+    run_training(tmp_path / "parts", resume=True, **options)
+    assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("schedule", [lr.StepLR, lr.SequentialLR, lr.OneCycleLR])
+def test_a_schedule_that_was_changed_is_where_it_would_be_from_the_beginning(tmp_path, schedule):
+    """With an option of the optimizer that was changed, too."""
+    changed = partial(schedule, **SCHEDULES[schedule])
+    options = {"iterations": 12, "eval_at_end": False}
+    run_training(tmp_path / "whole", schedule=changed, **options)
+    run_training(tmp_path / "parts", **options | {"iterations": 5})
+    sgd = optimizer(torch.optim.Adam, weight_decay=0.1)
+    run_training(tmp_path / "parts", schedule=changed, optimizer=sgd, resume=True, **options)
+    whole, parts = ([x["lr"] for x in losses(tmp_path / name)][5:] for name in ("whole", "parts"))
+    assert whole == parts
+    (group,) = state(tmp_path / "parts")["trainer"]["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.1
+
+
+def test_a_plateau_that_was_changed_has_seen_the_metrics_from_the_beginning(tmp_path):
+    options = {"evaluation": Judged(), "eval_period": 1, "best": "PQ", "eval_at_end": False}
+    patient, hasty = (partial(lr.ReduceLROnPlateau, mode="max", patience=n) for n in (9, 0))
+    run_training(tmp_path / "whole", iterations=8, schedule=hasty, **options)
+    run_training(tmp_path / "parts", iterations=4, schedule=patient, **options)
+    run_training(tmp_path / "parts", iterations=8, schedule=hasty, resume=True, **options)
+    whole, parts = ([x["lr"] for x in losses(tmp_path / name)][4:] for name in ("whole", "parts"))
+    assert whole == parts

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,9 +42,29 @@ def test_a_schedule_that_ends_before_training_is_refused(tmp_path):
     run_training(tmp_path / "longer", schedule=partial(WarmupPolyLR, max_iters=9, warmup_iters=2))
 
 
-def test_a_schedule_that_waits_for_a_metric_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="ReduceLROnPlateau waits for a metric"):
-        run_training(tmp_path, schedule=torch.optim.lr_scheduler.ReduceLROnPlateau)
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        ("OneCycleLR", {"max_lr": 1.0, "total_steps": 5}, r"schedule\.total_steps=5 is shorter"),
+        ("ReduceLROnPlateau", {"mode": "max"}, r"waits for the metric.*set train\.eval_period"),
+        ("ReduceLROnPlateau", {}, r"schedule\.mode=min, but of the metric mIoU the higher"),
+        ("CosineAnnealingLR", {"T_max": 6, "eta_max": 1}, r"unexpected keyword argument 'eta_max'"),
+        ("LambdaLR", {"lr_lambda": None}, "while building .*LambdaLR.*not callable"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(tmp_path, schedule, options, message):
+    made = partial(getattr(torch.optim.lr_scheduler, schedule), **options)
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, schedule=made, best="mIoU", eval_period=int(not options))
+
+
+def test_a_schedule_whose_state_no_checkpoint_can_hold_is_refused(tmp_path):
+    class Opaque(torch.optim.lr_scheduler.ConstantLR):
+        def state_dict(self):
+            return {"factor": Path("x")}
+
+    with pytest.raises(ValueError, match=r"cannot hold the state of .*Opaque"):
+        run_training(tmp_path, schedule=Opaque)
 
 
 def test_a_resumed_run_can_be_longer_and_follows_the_longer_schedule(tmp_path):
