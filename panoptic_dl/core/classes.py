@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from panoptic_dl.core.files import read_json, write_text
 from panoptic_dl.core.run_folder import CLASSES
@@ -20,18 +21,24 @@ class Classes:
         names: of the K classes.
         colors: K of them.
         thing_ids: the contiguous ids of the classes that have instances.
+        category_ids: the dataset's own ids, in the files of annotations and predictions; empty
+            where they are not known: `classes.json` of earlier versions has none.
 
     Raises:
-        ValueError: the numbers of names and colors differ, or a thing is none of the classes.
+        ValueError: the numbers of names, colors and category ids differ, or a thing is none of the
+            classes.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     thing_ids: tuple[int, ...]
+    category_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
             raise ValueError(f"{len(self.names)} names of classes, but {len(self.colors)} colors")
+        if self.category_ids and len(self.names) != len(self.category_ids):
+            raise ValueError(f"{len(self.names)} classes, but {len(self.category_ids)} ids of them")
         unknown = [i for i in self.thing_ids if not 0 <= i < len(self.names)]
         if unknown:
             raise ValueError(f"thing {unknown[0]} is none of the classes 0..{len(self) - 1}")
@@ -41,15 +48,28 @@ class Classes:
 
     @classmethod
     def of_categories(cls, categories: Sequence[dict]) -> "Classes":
-        """From categories in the order of their contiguous ids: "name", "color", "isthing"."""
+        """From categories in the order of contiguous ids: "id", "name", "color", "isthing"."""
         return cls(
             names=tuple(str(category["name"]) for category in categories),
             colors=tuple((int(r), int(g), int(b)) for r, g, b in (c["color"] for c in categories)),
             thing_ids=tuple(i for i, category in enumerate(categories) if category["isthing"]),
+            category_ids=tuple(int(category["id"]) for category in categories),
         )
 
+    def categories(self) -> list[dict[str, Any]]:
+        """As `of_categories` takes them, and COCO's panoptic format has them.
+
+        Ids that are not known are the contiguous ones.
+        """
+        ids = self.category_ids or range(len(self))
+        rows = zip(ids, self.names, self.colors, strict=True)
+        return [
+            {"id": i, "name": name, "color": list(color), "isthing": int(index in self.thing_ids)}
+            for index, (i, name, color) in enumerate(rows)
+        ]
+
     def to_json(self) -> str:
-        """As `load_classes` reads them: {"names": [...], "colors": [[r, g, b]], "thing_ids": []}.
+        """As `load_classes` reads them: an object of the attributes.
 
         One line a class, plain ASCII.
         """
@@ -58,10 +78,11 @@ class Classes:
             for key, values in (("names", self.names), ("colors", self.colors))
         }
         lines = [f'"{key}": [\n  {values}\n]' for key, values in lists.items()]
-        return "{\n" + ",\n".join([*lines, f'"thing_ids": {json.dumps(self.thing_ids)}']) + "\n}\n"
+        lines += [f'"{k}": {json.dumps(getattr(self, k))}' for k in ("thing_ids", "category_ids")]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def difference(self, other: "Classes") -> str | None:
-        """Describe the first difference to `other`, except in colors; None if there is none."""
+        """Describe the first difference to `other` in names and things; None if there is none."""
         if len(self) != len(other):
             return f"{len(self)} classes, not {len(other)}"
         for index, (mine, theirs) in enumerate(zip(self.names, other.names, strict=True)):
@@ -82,11 +103,13 @@ def load_classes(file: Path) -> Classes:
     try:
         content = read_json(file)
         names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
-        if not (names and has_type(names, list[str]) and has_type(things, list[int])):
-            raise ValueError("there are no names, one is no text, or a thing no number")
+        ids = content.get("category_ids", [])
+        if not (names and has_type(names, list[str]) and has_type([*things, *ids], list[int])):
+            raise ValueError("there are no names, one is no text, or an id no number")
         if not all(has_type(c, list[int]) and 0 <= min(c) <= max(c) < 256 for c in colors):
             raise ValueError("a color is not [red, green, blue] of 0..255")
-        return Classes(tuple(names), tuple((r, g, b) for r, g, b in colors), tuple(things))
+        rgb = tuple((r, g, b) for r, g, b in colors)
+        return Classes(tuple(names), rgb, tuple(things), tuple(ids))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:

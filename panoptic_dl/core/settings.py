@@ -249,9 +249,10 @@ class DemoSettings(Settings, group="demo"):
     labels: bool = key(True, "Draw names into the picture, with the scores of instances.")
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(
-        "network",
-        "Size at which pixels are grouped: the network's, or the image's, as mode=eval does.",
-        ("network", "image"),
+        "image",
+        "Size at which pixels are grouped: the image's, as mode=eval does, or the network's, for "
+        "photographs much larger or smaller than the test size.",
+        ("image", "network"),
     )
     precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)

@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.result import PanopticResult
+from panoptic_dl.demo.result import PanopticResult, encode
 from panoptic_dl.predictions.writer import name_unwritable, write_entries, write_prediction
 
 SIDE_BY_SIDE = "side_by_side"
@@ -47,11 +45,7 @@ class ResultWriter:
         with name_unwritable(folder):
             for kind in [*self.kinds, *([JSON] if settings.save else [])]:
                 (folder / kind).mkdir(parents=True, exist_ok=True)
-        categories = [
-            {"id": i, "name": name, "color": list(color), "isthing": int(i in classes.thing_ids)}
-            for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
-        ]
-        self._head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
+        self._head = f'{{"categories": {json.dumps(classes.categories())},\n"annotations": ['
         self._entries: dict[str, list[str]] = {}
         self._images: list[dict[str, Any]] = []
         self._lock = threading.Lock()
@@ -77,7 +71,7 @@ class ResultWriter:
         """Write the pictures of an image, `source`, and its panoptic PNG; from any thread."""
         suffix = self.settings.format
         for kind, picture in self.draw(result).items():
-            data = _encode(picture, suffix)
+            data = encode(picture, suffix)
             with write_prediction(self.folder / kind / f"{name}.{suffix}") as temporary:
                 temporary.write_bytes(data)
         self.write_panoptic(name, result, source)
@@ -86,29 +80,15 @@ class ResultWriter:
         """Write the panoptic PNG of an image, if such are wanted, and remember its segments."""
         if not self.settings.save:
             return
-        assert result.panoptic is not None
-        file = self.folder / JSON / f"{name}.png"
+        annotation, pixels = result.to_coco(name)
+        file = self.folder / JSON / annotation["file_name"]
         with name_unwritable(file):
             file.parent.mkdir(exist_ok=True)  # of a video's frames
         with write_prediction(file) as temporary:
-            temporary.write_bytes(_encode(ids_to_colors(result.panoptic + 1), "png"))  # 0 is void
-        segments = [
-            {
-                "id": segment.id + 1,
-                "category_id": segment.category,
-                "isthing": int(segment.is_thing),
-                "iscrowd": 0,
-                "area": segment.area,
-                "bbox": [left, top, right - left, bottom - top],
-                **({} if segment.score is None else {"score": round(segment.score, 6)}),
-            }
-            for segment in result.segments
-            for left, top, right, bottom in [segment.box]
-        ]
-        height, width = result.panoptic.shape
-        entry = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
+            temporary.write_bytes(encode(pixels, "png"))
+        height, width = result.semantic.shape
         with self._lock:
-            self._entries[name] = [json.dumps(entry, allow_nan=False)]
+            self._entries[name] = [json.dumps(annotation, allow_nan=False)]
             self._images.append({"id": name, "file_name": source, "height": height, "width": width})
 
     def finish(self) -> None:
@@ -122,18 +102,3 @@ class ResultWriter:
         """Where results are, for the log."""
         files = [*self.kinds, *([f"{JSON}.json"] if self.settings.save else [])]
         return ", ".join(str(self.folder / file) for file in files)
-
-
-def _encode(picture: NDArray[np.uint8], kind: str) -> bytes:
-    """The bytes of a file, `jpg` or `png`."""
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if kind == "jpg":  # with colors at full size, because thin lines would lose theirs
-        options = [cv2.IMWRITE_JPEG_QUALITY, 90]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, data = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise DemoError(
-            f"a picture of {picture.shape[1]} x {picture.shape[0]} cannot be written "
-            f"as {kind}: choose demo.format=png"
-        )
-    return data.tobytes()

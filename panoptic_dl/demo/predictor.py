@@ -28,7 +28,7 @@ from panoptic_dl.train.precision import arithmetic, check_precision
 from panoptic_dl.visualize.segmentation import SegmentTable
 from panoptic_dl.weights.load import load_model
 
-MAP_SIZES = ("network", "image")
+MAP_SIZES = ("image", "network")
 LARGEST_FACTOR = 16  # of enlarged labels whose corners are rounded; beyond, squares stay visible
 
 
@@ -57,7 +57,8 @@ class Predictor:
     """A model that takes images as they are: arrays, PIL images or files, of any size and mode.
 
     `predictor(image)` gives a `PanopticResult`, `predictor([image, ...])` a list of them. Any
-    number of threads may call one predictor; the network serves them in turn.
+    number of threads may call one predictor; the network serves them in turn. It can be pickled,
+    and so be sent to other processes, which need the same device.
     """
 
     @classmethod
@@ -102,7 +103,7 @@ class Predictor:
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
         precision: str = "fp32",
-        maps: str = "network",
+        maps: str = "image",
         branches: bool = False,
     ) -> None:
         """
@@ -113,10 +114,11 @@ class Predictor:
             weights: a file or run folder that covers all of the model; None: it has its own.
             device: "cuda", "cuda:1", "cpu"; None: a GPU if there is one.
             precision: of the network, "fp32", "tf32", "bf16" or "fp16".
-            maps: "network": pixels are grouped at the size that the network sees, for which its
-                numbers are made, and labels brought to the image's size. "image": at the size of
-                the image, as mode=eval does it. Both are the same where the test resize leaves an
-                image as it is.
+            maps: "image": pixels are grouped at the size of the image, as mode=eval does it.
+                "network": at the size that the network sees, for which the model's numbers are
+                made, and labels are brought to the image's size. That is for images much larger or
+                smaller than the test size: objects hold together, and time and memory do not grow
+                with the image. Both are the same where the test resize leaves an image as it is.
             branches: whether results have the heatmap of centers and the offsets.
 
         Raises:
@@ -139,6 +141,12 @@ class Predictor:
         self.maps_at_image_size, self.branches = maps == "image", branches
         self._precision = precision
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     # A path is a Sequence, too: lists and tuples alone are several images.
     @overload
@@ -233,8 +241,12 @@ class Predictor:
             segments = self._segments(panoptic, scores)
         center, offset = output.center, output.offset
         if center is not None and offset is not None:
-            # In pixels of the image; with maps="image" the sizes are the same.
-            scales = np.float32(height / center.shape[0]), np.float32(width / center.shape[1])
+            # In pixels of the image; the model leaves them in those of its input, or scales them.
+            if self.maps_at_image_size and self.model.scale_offsets:
+                scales = np.float32(1), np.float32(1)
+            else:
+                seen = image.tensor.shape[1:]
+                scales = np.float32(height / seen[0]), np.float32(width / seen[1])
             center, *offsets = (cv2.resize(m, (width, height)) for m in (center, *offset))
             offset = np.stack([o * s for o, s in zip(offsets, scales, strict=True)])
         return PanopticResult(

@@ -3,15 +3,22 @@
 H W pixels of the image, K classes.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.images import ids_to_colors
+from panoptic_dl.predictions.panoptic import picture_ids
+from panoptic_dl.predictions.writer import name_unwritable, write_prediction
 from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
 from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
 from panoptic_dl.visualize.sheets import with_legend
@@ -87,6 +94,71 @@ class PanopticResult:
         assert self.panoptic is not None
         return self.panoptic == segment.id
 
+    def to_coco(self, name: str = "image") -> tuple[dict[str, Any], NDArray[np.uint8]]:
+        """An annotation of COCO's panoptic format, and the pixels of its PNG.
+
+        Args:
+            name: of the image: its "image_id", and the stem of the PNG's "file_name".
+
+        Returns:
+            The annotation, JSON's types throughout: category ids are those of the dataset (0..K-1
+            where `classes` does not know them), things have a "score". (H, W, 3) RGB uint8: a
+            segment's id is R + 256 G + 256^2 B, 0 where void.
+
+        Raises:
+            DemoError: a model of the semantic task predicts no segments.
+        """
+        if self.panoptic is None:
+            raise DemoError("a model of the semantic task has no segments for COCO's format")
+        ids, numbers = picture_ids(self.panoptic, len(self.classes), self.label_divisor)
+        category_ids = self.classes.category_ids or range(len(self.classes))
+        segments = [
+            {
+                "id": numbers[segment.id],
+                "category_id": category_ids[segment.category],
+                "isthing": int(segment.is_thing),
+                "iscrowd": 0,
+                "area": segment.area,
+                "bbox": [left, top, right - left, bottom - top],
+                **({} if segment.score is None else {"score": round(segment.score, 6)}),
+            }
+            for segment in self.segments
+            for left, top, right, bottom in [segment.box]
+        ]
+        annotation = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
+        return annotation, ids_to_colors(ids)
+
+    def save(self, path: str | PathLike[str], **options: Any) -> None:
+        """Write a picture, or COCO's panoptic format; its folder is made when missing.
+
+        Args:
+            path: .jpg or .png: the picture that `draw` makes. .json: images, annotations and
+                categories, and the PNG of the segments' ids beside it, under the same name.
+            options: of `draw`.
+
+        Raises:
+            DemoError: another suffix; see `draw` and `to_coco`.
+            EvaluationError: the disk refuses it.
+        """
+        file = Path(path).expanduser()
+        suffix = file.suffix.lower().removeprefix(".")
+        if suffix == "json":
+            annotation, pixels = self.to_coco(file.stem)
+            (height, width), name = self.semantic.shape, annotation["image_id"]
+            image = {"id": name, "file_name": name, "height": height, "width": width}
+            content = {"images": [image], "annotations": [annotation]}
+            content["categories"] = self.classes.categories()
+            written = {".png": encode(pixels, "png"), ".json": json.dumps(content).encode()}
+        elif suffix in ("jpg", "jpeg", "png"):
+            written = {file.suffix: encode(self.draw(**options), suffix)}
+        else:
+            raise DemoError(f"cannot save a result as {file.name}: choose .jpg, .png or .json")
+        with name_unwritable(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        for ending, data in written.items():
+            with write_prediction(file.with_suffix(ending)) as temporary:
+                temporary.write_bytes(data)
+
     def draw(
         self,
         views: Sequence[str] | str | None = None,
@@ -139,6 +211,21 @@ class PanopticResult:
         cells += [_draw_view(result, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
         size = round(text_size(result.image.shape) * SHEET_TEXT)
         return with_legend(_in_cells(cells), entries, size)
+
+
+def encode(picture: NDArray[np.uint8], kind: str) -> bytes:
+    """The bytes of a file, `jpg` or `png`, of (H, W, 3) RGB."""
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    if kind != "png":  # with colors at full size, because thin lines would lose theirs
+        options = [cv2.IMWRITE_JPEG_QUALITY, 90]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise DemoError(
+            f"a picture of {picture.shape[1]} x {picture.shape[0]} cannot be written "
+            f"as {kind}: choose demo.format=png"
+        )
+    return data.tobytes()
 
 
 def check_views(views: Sequence[str], *, panoptic: bool) -> None:

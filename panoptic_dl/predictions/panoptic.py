@@ -86,6 +86,25 @@ def _categories(dataset: PredictedDataset, file: Path, entry: Mapping[str, Any])
     return categories
 
 
+def picture_ids(
+    panoptic: np.ndarray, num_classes: int, label_divisor: int
+) -> tuple[np.ndarray, dict[int, int]]:
+    """The ids of a PNG: values of the map + 1, or counted where three bytes do not hold those.
+
+    Args:
+        panoptic: (H, W) of category * label_divisor + instance, -1 where void.
+
+    Returns:
+        (H, W) int64 ids, 0 where void; and the id of each value of the map, ascending.
+    """
+    ids, found = shifted_labels(panoptic, num_classes, label_divisor)
+    numbers = found
+    if len(found) and found[-1] >= NUM_IDS:
+        ids = np.where(ids == 0, 0, np.searchsorted(found, ids) + 1)
+        numbers = np.arange(1, len(found) + 1)
+    return ids, dict(zip((found - 1).tolist(), numbers.tolist(), strict=True))
+
+
 class _Writer(PredictionWriter):
     """Writes a PNG for each image, and a list of segments for all."""
 
@@ -104,15 +123,11 @@ class _Writer(PredictionWriter):
         image, panoptic = prediction
         divisor, dataset_ids = self.dataset.label_divisor, self.dataset.dataset_ids
         with errors_name(f"image {image}"):
-            ids, found = shifted_labels(panoptic, len(dataset_ids), divisor)
-        categories = ((found - 1) // divisor).tolist()
-        if len(found) and found[-1] >= NUM_IDS:  # too large for three bytes: count
-            ids = np.where(ids == 0, 0, np.searchsorted(found, ids) + 1)
-            found = np.arange(1, len(found) + 1)
+            ids, numbers = picture_ids(panoptic, len(dataset_ids), divisor)
         write_png(self.image_files[image], ids_to_colors(ids))
         segments_info = [
-            {"id": segment_id, "category_id": dataset_ids[category]}
-            for segment_id, category in zip(found.tolist(), categories, strict=True)
+            {"id": number, "category_id": dataset_ids[label // divisor]}
+            for label, number in numbers.items()
         ]
         name = self.image_files[image].name
         entry = {"image_id": image, "file_name": name, "segments_info": segments_info}

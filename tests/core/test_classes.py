@@ -33,7 +33,7 @@ def test_what_is_no_set_of_classes_is_refused():
         Classes(("a",), ((0, 0, 0),), (1,))
 
 
-CLASSES = Classes(("Förderband", "box"), ((1, 2, 3), (255, 0, 9)), (1,))
+CLASSES = Classes(("Förderband", "box"), ((1, 2, 3), (255, 0, 9)), (1,), (70, 4))
 OTHERS = [
     (Classes(("box", "Förderband"), CLASSES.colors, (1,)), "class 0 is 'box', not 'Förderband'"),
     (Classes(CLASSES.names, CLASSES.colors, ()), r"class 1 \('box'\) is stuff, not a thing"),
@@ -47,9 +47,19 @@ def test_the_file_is_plain_and_reads_back(tmp_path):
         "names": ["Förderband", "box"],
         "colors": [[1, 2, 3], [255, 0, 9]],
         "thing_ids": [1],
+        "category_ids": [70, 4],
     }
     assert (tmp_path / FILE).read_bytes().isascii()
     assert load_classes(tmp_path / FILE) == CLASSES
+    assert Classes.of_categories(CLASSES.categories()) == CLASSES
+
+
+def test_files_of_earlier_versions_know_no_ids_of_the_dataset(tmp_path):
+    text = CLASSES.to_json().replace(',\n"category_ids": [70, 4]', "")
+    (tmp_path / FILE).write_text(text)
+    classes = load_classes(tmp_path / FILE)
+    assert classes == Classes(CLASSES.names, CLASSES.colors, CLASSES.thing_ids)
+    assert [category["id"] for category in classes.categories()] == [0, 1]
 
 
 @pytest.mark.parametrize(("other", "message"), OTHERS)
@@ -86,6 +96,8 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": [1]}',
         '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": ["0"]}',
         '{"names": ["a"], "colors": [], "thing_ids": []}',
+        '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": [], "category_ids": [1, 2]}',
+        '{"names": ["a"], "colors": [[0, 0, 0]], "thing_ids": [], "category_ids": null}',
         '{"names": null, "colors": [], "thing_ids": []}',
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from panopticapi.evaluation import pq_compute
 from panopticapi.utils import rgb2id
 from PIL import Image
@@ -34,7 +35,8 @@ def test_panoptic_files_are_read_by_panopticapi(panoptic_run, photos, tmp_path):
     content = json.loads((folder / "coco_panoptic.json").read_text())
     assert [image["id"] for image in content["images"]] == ["a_x", "b_x", "y_jpg", "y_png", "z"]
     assert content["images"][0]["file_name"] == str(photos / "a" / "x.jpg")
-    assert len(content["categories"]) == 19
+    ids = [category["id"] for category in CITYSCAPES_CATEGORIES]
+    assert [category["id"] for category in content["categories"]] == ids
     # Held against itself by the official code, which compares PNG and JSON, all is right.
     quality = pq_compute(
         str(folder / "coco_panoptic.json"),
@@ -50,7 +52,7 @@ def test_panoptic_files_are_read_by_panopticapi(panoptic_run, photos, tmp_path):
     assert np.array_equal(ids, result.panoptic + 1)
     for segment, saved in zip(result.segments, annotation["segments_info"], strict=True):
         assert saved["id"] == segment.id + 1
-        assert saved["category_id"] == segment.category
+        assert saved["category_id"] == CITYSCAPES_CATEGORIES[segment.category]["id"]
         assert saved["area"] == segment.area == (ids == saved["id"]).sum()
         assert saved["isthing"] == segment.is_thing == ("score" in saved)
         x, y, width, height = saved["bbox"]

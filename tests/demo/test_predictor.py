@@ -1,6 +1,7 @@
 """`Predictor`: the maps of mode=eval, for images of any size and kind, in batches and threads."""
 
 import json
+import pickle
 import re
 import shutil
 import threading
@@ -48,8 +49,8 @@ def evaluated(panoptic_run, tmp_path_factory):
     return remembers.seen
 
 
-def test_at_the_size_of_the_image_maps_are_those_of_mode_eval(panoptic_run, evaluated):
-    predictor = Predictor.from_run(panoptic_run.folder, device="cpu", maps="image")
+def test_maps_are_those_of_mode_eval(panoptic_run, evaluated):
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
     for item, output in evaluated:  # 96 x 192, which the network sees as 64 x 128
         result = predictor(item["file_name"])
         panoptic = output["panoptic_seg"][0].numpy()
@@ -69,7 +70,7 @@ def test_at_the_size_of_the_image_maps_are_those_of_mode_eval(panoptic_run, eval
 
 def test_an_image_of_the_test_size_is_predicted_as_by_mode_eval(panoptic_run, evaluated, tmp_path):
     model = panoptic_run.model
-    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu", maps="network")
     for item, _ in evaluated:
         image = item["image"]  # of the size that the network sees: 64 x 128
         file = tmp_path / "image.png"
@@ -90,6 +91,15 @@ def test_arrays_pillow_images_and_paths_are_the_same_image(predictor, tmp_path):
         predictor({})
     with pytest.raises(DemoError, match=r"cannot read nowhere\.jpg \(missing\)"):
         predictor("nowhere.jpg")
+
+
+def test_it_can_be_pickled(predictor, semantic_run):
+    for one in (predictor, Predictor.from_run(semantic_run.folder, device="cpu")):
+        other = pickle.loads(pickle.dumps(one))
+        first, second = one(scene(80, 120)), other(scene(80, 120))
+        assert np.array_equal(first.semantic, second.semantic)
+        assert first.segments == second.segments
+        assert pickle.loads(pickle.dumps(second)).segments == first.segments
 
 
 def test_channels_are_those_that_the_model_wants(panoptic_run):

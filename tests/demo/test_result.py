@@ -1,14 +1,19 @@
 """Results of a prediction: they fit their image, and are drawn."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from panopticapi.utils import rgb2id
 from PIL import Image
 
 from panoptic_dl import Predictor
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.visualize.segmentation import SegmentTable
 from tests.demo.samples import scene
 
 SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
@@ -48,7 +53,9 @@ def test_results_fit_the_image(predictor, height, width):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_offsets_are_in_pixels_of_the_image(predictor):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_offsets_are_in_pixels_of_the_image(predictor, monkeypatch, scaled):
+    monkeypatch.setattr(predictor.model, "scale_offsets", scaled)
     small = scene(64, 128)
     large = np.asarray(Image.fromarray(small).resize((256, 128), Image.Resampling.NEAREST))
     at_test_size, enlarged = predictor(small), predictor(large)
@@ -62,6 +69,8 @@ def test_a_semantic_model_has_classes_alone(semantic_run):
     result = predictor(array)
     assert result.panoptic is None
     assert result.segments == result.instances == []
+    with pytest.raises(DemoError, match="no segments for COCO's format"):
+        result.to_coco()
     image = torch.as_tensor(array.copy()).permute(2, 0, 1)
     with torch.no_grad():
         (output,) = semantic_run.model([{"image": image}])
@@ -71,6 +80,52 @@ def test_a_semantic_model_has_classes_alone(semantic_run):
         result.draw("panoptic")
     with pytest.raises(DemoError, match="no centers"):
         Predictor.from_run(semantic_run.folder, device="cpu", branches=True)
+
+
+def test_a_result_is_saved_as_a_picture_or_in_coco_format(predictor, tmp_path):
+    result = predictor(scene(64, 128))
+    for name in ("a.png", "b.JPG"):
+        result.save(tmp_path / "new" / name, views="instances")
+    drawn = result.draw("instances")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), drawn)
+    assert Image.open(tmp_path / "new" / "b.JPG").size == drawn.shape[1::-1]
+    result.save(str(tmp_path / "c.json"))
+    content = json.loads((tmp_path / "c.json").read_text())
+    annotation, pixels = result.to_coco("c")
+    assert content["annotations"] == [annotation]
+    assert content["categories"][11]["id"] == 24  # person, of Cityscapes
+    ids = rgb2id(np.asarray(Image.open(tmp_path / "c.png")))
+    assert np.array_equal(ids, rgb2id(pixels))
+    segments = {segment["id"]: segment for segment in annotation["segments_info"]}
+    assert set(np.unique(ids)) - {0} == set(segments)
+    for segment in result.segments:
+        (number,) = np.unique(ids[result.mask(segment)])
+        of_coco = segments[number]
+        assert of_coco["category_id"] == content["categories"][segment.category]["id"]
+        assert of_coco["area"] == segment.area
+        assert of_coco.get("score", None) == pytest.approx(segment.score, abs=1e-6)
+    with pytest.raises(DemoError, match=r"cannot save a result as d\.gif: choose \.jpg"):
+        result.save(tmp_path / "d.gif")
+
+
+def test_ids_beyond_three_bytes_are_counted(predictor):
+    result = predictor(scene(64, 128))
+    larger = 10_000_000
+    panoptic = np.where(result.panoptic < 0, -1, result.panoptic // 1000 * larger)
+    segments = SegmentTable.of(panoptic).ids
+    ids = {int(i) for i in segments if i >= 0}
+    wide = replace(
+        result,
+        panoptic=panoptic,
+        label_divisor=larger,
+        segments=[replace(s, id=s.category * larger) for s in result.segments if s.id % 1000 == 0],
+    )
+    annotation, pixels = wide.to_coco()
+    assert max(ids) >= 256**3
+    assert sorted(s["id"] for s in annotation["segments_info"]) == list(
+        range(1, len(wide.segments) + 1)
+    )
+    assert rgb2id(pixels).max() == len(ids)
 
 
 def test_drawing_refuses_what_it_cannot_draw(panoptic_run):

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from panoptic_dl import Predictor
 from tests.demo.samples import make_run, scene
 from tests.runs import command_line
 
@@ -92,3 +96,11 @@ def test_a_run_and_nothing_else(panoptic_run, tmp_path, capfd):
     assert "Results of" in output  # which inputs have other names
     assert "Traceback" not in output
     assert len(list((tmp_path / "out" / "demo" / "panoptic").iterdir())) == 3
+
+
+def test_a_predictor_serves_in_another_process(panoptic_run):
+    predictor = Predictor.from_run(panoptic_run.folder, device="cpu")
+    image = scene(64, 128)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        result = pool.submit(predictor, image).result()
+    assert np.array_equal(result.panoptic, predictor(image).panoptic)
