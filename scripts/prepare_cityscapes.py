@@ -6,9 +6,10 @@ ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ 
 leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into it, packed. What exists is kept, so an
 interrupted run continues where it stopped.
 
-For every `gtFine/<split>/<city>/<id>_gtFine_polygons.json` a `..._labelTrainIds.png` is made, and
-for each `..._instanceIds.png` a panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`, by
-the official functions of cityscapesscripts, one image at a time.
+For every `gtFine/<split>/<city>/<id>_gtFine_labelIds.png` a `..._labelTrainIds.png` is made, as the
+official script makes it of the polygons, which are not needed; and for each `..._instanceIds.png` a
+panoptic PNG and an entry of `cityscapes_panoptic_<split>.json`, by the official function of
+cityscapesscripts, one image at a time.
 """
 
 import json
@@ -22,18 +23,20 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from cityscapesscripts.helpers.labels import id2label
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
-from cityscapesscripts.preparation.json2labelImg import json2labelImg
+from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, remove_temporary_files
+from panoptic_dl.core.images import IGNORE_LABEL, read_label_ids, read_size
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.cityscapes import (
     IMAGE,
     INSTANCES,
     LABEL_IDS,
     PANOPTIC,
-    POLYGONS,
     TRAIN_IDS,
     CityscapesSplit,
 )
@@ -64,6 +67,10 @@ ARCHIVES = (
         ),
     ),
 )
+TRAIN_ID_OF = np.full(256, IGNORE_LABEL, np.uint8)  # by label id
+for _number, _label in id2label.items():
+    if _number >= 0:
+        TRAIN_ID_OF[_number] = _label.trainId
 FOLDERS = {"leftImg8bit": ARCHIVES[0], "gtFine": ARCHIVES[1]}  # and the archives they are in
 
 
@@ -97,6 +104,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             for suffix in (IMAGE, LABEL_IDS, INSTANCES):
                 folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
                 _require_complete(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
+            _require_size(base, split, (LABEL_IDS, INSTANCES))
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
             _make_panoptic(base, split, num_workers, say)
@@ -116,6 +124,7 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         again = "run this again, without --check"
         _require_complete(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
         _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
+        _require_size(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
     for split, official in OFFICIAL_COUNTS.items():
         count = len(list(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
@@ -155,25 +164,44 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
         raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
+def _require_size(base: Path, split: str, suffixes: Iterable[str]) -> None:
+    """Raise `DatasetError` if a label of these kinds has another size than its image."""
+    for image in sorted(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")):
+        name, size = image.name.removesuffix(IMAGE), read_size(image)
+        for suffix in suffixes:
+            folder = base / "gtFine" / split / image.parent.name
+            if suffix == PANOPTIC:
+                folder = base / "gtFine" / f"cityscapes_panoptic_{split}"
+            found = read_size(folder / (name + suffix))
+            if found != size:
+                remedy = "run this again, without --check"
+                if suffix in (LABEL_IDS, INSTANCES):
+                    remedy = "delete the wrong one and unpack it again"
+                raise DatasetError(
+                    f"Cityscapes: {folder / (name + suffix)} is {found[1]} x {found[0]}, {image} "
+                    f"{size[1]} x {size[0]} (width x height): {remedy}"
+                )
+
+
 def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
-    """For each polygons file of a split a labelTrainIds image, where it is not there yet.
+    """For each labelIds image of a split a labelTrainIds image, where it is not there yet.
 
     Raises:
-        DatasetError: a polygons file is damaged; names it.
+        DatasetError: a labelIds image is damaged; names it.
     """
-    polygons = sorted((base / "gtFine" / split).glob(f"*/*{POLYGONS}"))
-    wanted = [f for f in polygons if not _is_complete_png(_train_ids_of(f))]
+    label_ids = sorted((base / "gtFine" / split).glob(f"*/*{LABEL_IDS}"))
+    wanted = [file for file in label_ids if not _is_made(_train_ids_of(file), file)]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
 
 
-def _train_ids_of(polygons: Path) -> Path:
-    return polygons.with_name(polygons.name.removesuffix(POLYGONS) + TRAIN_IDS)
+def _train_ids_of(label_ids: Path) -> Path:
+    return label_ids.with_name(label_ids.name.removesuffix(LABEL_IDS) + TRAIN_IDS)
 
 
-def _write_train_ids(polygons: Path) -> None:
-    with atomic_write(_train_ids_of(polygons), sync=False) as temporary, _named(polygons):
-        json2labelImg(str(polygons), str(temporary), "trainIds")
+def _write_train_ids(label_ids: Path) -> None:
+    with atomic_write(_train_ids_of(label_ids), sync=False) as temporary, _named(label_ids):
+        Image.fromarray(TRAIN_ID_OF[read_label_ids(label_ids)]).save(temporary)
 
 
 def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
@@ -188,7 +216,7 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
         file.name.removesuffix(INSTANCES): file
         for file in sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
     }
-    complete = {number for number in images if _is_complete_png(folder / (number + PANOPTIC))}
+    complete = {n for n, file in images.items() if _is_made(folder / (n + PANOPTIC), file)}
     if len(complete) == len(images) and _listed_images(target) == complete:
         say(f"{split}: panoptic: nothing to do")
         return
@@ -242,6 +270,11 @@ def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
         os.replace(made / "cityscapes_panoptic_one" / name, folder / name)
 
 
+def _is_made(file: Path, source: Path) -> bool:
+    """Whether a file is a complete PNG of the size of what it is made of."""
+    return _is_complete_png(file) and read_size(file) == read_size(source)
+
+
 def _is_complete_png(file: Path) -> bool:
     """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
     try:
@@ -260,7 +293,7 @@ def _named(file: Path) -> Iterator[None]:
         with redirect_stdout(printed):
             yield
     except (Exception, SystemExit) as error:
-        last = printed.getvalue().strip().splitlines()[-1:] or [repr(error)]
+        last = printed.getvalue().strip().splitlines()[-1:] or [str(error) or repr(error)]
         raise DatasetError(
             f"cannot convert {file}: {last[0]}; delete it and run this again with "
             "gtFine_trainvaltest.zip in place, or unpack it again"

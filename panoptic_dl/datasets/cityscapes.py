@@ -2,21 +2,19 @@
 
     <root>/cityscapes/
       leftImg8bit/<split>/<city>/<id>_leftImg8bit.png
-      gtFine/<split>/<city>/<id>_gtFine_{polygons.json,labelIds.png,instanceIds.png}
+      gtFine/<split>/<city>/<id>_gtFine_{labelIds,instanceIds}.png
       gtFine/<split>/<city>/<id>_gtFine_labelTrainIds.png                   prepared
       gtFine/cityscapes_panoptic_<split>/<id>_gtFine_panoptic.png           prepared
       gtFine/cityscapes_panoptic_<split>.json                               prepared
 
-with <id> = <city>_<sequence>_<frame>.
+with <id> = <city>_<sequence>_<frame>. The polygons of the archive are not needed, and hidden files,
+which macOS leaves beside others, are not looked at.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_builtin_metadata
-from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
-from detectron2.data.datasets.cityscapes_panoptic import get_cityscapes_panoptic_files
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.datasets.categories import Categories
@@ -24,9 +22,7 @@ from panoptic_dl.datasets.registry import Layout, Record, list_files, register_o
 
 SPLITS = ("train", "val")
 IMAGE = "_leftImg8bit.png"
-POLYGONS, LABEL_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png"
-INSTANCES = "_gtFine_instanceIds.png"
-DOWNLOADED = (POLYGONS, LABEL_IDS, INSTANCES)
+LABEL_IDS, INSTANCES = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
 PANOPTIC = "_gtFine_panoptic.png"
 
@@ -125,11 +121,15 @@ class CityscapesSplit:
         if not names:
             raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
         strays = sorted(images - {name + IMAGE for name in names})
-        strays += sorted(entry.name for entry in self.images.iterdir() if not entry.is_dir())
+        strays += sorted(
+            entry.name
+            for entry in self.images.iterdir()
+            if not entry.is_dir() and not entry.name.startswith(".")
+        )
         if strays:
             problem = f"not an image of Cityscapes: {self.images / strays[0]}"
             raise layout.error(problem, "remove it")
-        for suffix in (*DOWNLOADED, *([TRAIN_IDS] if prepared else [])):
+        for suffix in (LABEL_IDS, INSTANCES, *([TRAIN_IDS] if prepared else [])):
             remedy = self.prepare if suffix == TRAIN_IDS else GET_LABELS
             layout.require_files({name + suffix for name in names}, labels, self.labels, remedy)
         # The official evaluators evaluate every label below gtFine/<split>.
@@ -138,25 +138,37 @@ class CityscapesSplit:
         return names
 
     def semantic_records(self) -> list[Record]:
-        """Check the layout and return Detectron2's records, in the order of file names."""
-        self.require_files()
-        records: list[Record] = load_cityscapes_semantic(str(self.images), str(self.labels))
-        # Detectron2 lists folders in the order of the file system, which differs between disks.
-        return sorted(records, key=lambda record: str(record["file_name"]))
+        """Check the layout and return records, in the order of file names."""
+        return [
+            {
+                "file_name": str(self.images / (name + IMAGE)),
+                "sem_seg_file_name": str(self.labels / (name + TRAIN_IDS)),
+            }
+            for name in sorted(self.require_files())
+        ]
 
     def panoptic_records(self) -> list[Record]:
         """Check the layout and return what Detectron2's `load_cityscapes_panoptic` returns.
 
         That function derives the label's path by cutting the image's path at its first dot, which
-        breaks below folders such as `~/.cache` or `../data`.
+        breaks below folders such as `~/.cache` or `../data`, and takes hidden files for images.
         """
         layout, made = self.layout, self.panoptic_json
-        images = {name.partition("/")[2] for name in self.require_files()}
+        images = {name.partition("/")[2]: name for name in self.require_files()}
         layout.require_folder(self.panoptic, self.prepare)
         expected, found = {name + PANOPTIC for name in images}, list_files(self.panoptic, PANOPTIC)
         layout.require_files(expected, found, self.panoptic, self.prepare)
         content = layout.read_json(made, self.prepare)
         remedy = f"delete {made.name} and {self.prepare}"
+        try:
+            return self._records(content, images, remedy)
+        except (KeyError, TypeError) as error:
+            raise layout.error(f"unknown or missing key {error} in {made}", remedy) from error
+
+    def _records(
+        self, content: dict[str, Any], images: dict[str, str], remedy: str
+    ) -> list[Record]:
+        layout, made = self.layout, self.panoptic_json
         names = {category["id"]: category["name"] for category in CITYSCAPES_CATEGORIES}
         if {category["id"]: category["name"] for category in content["categories"]} != names:
             raise layout.error(
@@ -165,17 +177,17 @@ class CityscapesSplit:
                 remedy,
             )
         listed = {annotation["image_id"] for annotation in content["annotations"]}
-        if images != listed:
+        if images.keys() != listed:
             raise layout.error(
                 f"{made} lists {len(listed)} images, {self.images} has {len(images)}; the first "
-                f"that is only in one of them: {min(images ^ listed)}",
+                f"that is only in one of them: {min(images.keys() ^ listed)}",
                 remedy,
             )
         train_ids = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEGORIES}
         records = []
-        for image, label, segments in get_cityscapes_panoptic_files(
-            str(self.images), str(self.panoptic), content
-        ):
+        for annotation in content["annotations"]:
+            number, segments = annotation["image_id"], annotation["segments_info"]
+            label = str(self.panoptic / annotation["file_name"])
             for segment in segments:
                 if segment["category_id"] not in train_ids:
                     raise layout.error(
@@ -185,13 +197,11 @@ class CityscapesSplit:
                         remedy,
                     )
                 segment["category_id"] = train_ids[segment["category_id"]]
-            file = Path(image)
-            number = file.name.removesuffix(IMAGE)
             records.append(
                 {
-                    "file_name": image,
+                    "file_name": str(self.images / (images[number] + IMAGE)),
                     "image_id": number,
-                    "sem_seg_file_name": str(self.labels / file.parent.name / (number + TRAIN_IDS)),
+                    "sem_seg_file_name": str(self.labels / (images[number] + TRAIN_IDS)),
                     "pan_seg_file_name": label,
                     "segments_info": segments,
                 }
@@ -224,10 +234,10 @@ class CityscapesSplit:
 
 
 def _city_files(folder: Path) -> set[str]:
-    """`<city>/<file>` of all files two levels below `folder`."""
+    """`<city>/<file>` of the files two levels below `folder`, without hidden ones."""
     return {
         f"{city.name}/{name}"
         for city in folder.iterdir()
         if city.is_dir()
-        for name in os.listdir(city)
+        for name in list_files(city, "")
     }

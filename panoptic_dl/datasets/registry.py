@@ -109,7 +109,8 @@ class Layout:
     def require_folder(self, folder: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `folder` exists."""
         if not folder.is_dir():
-            raise self.error(f"folder missing: {folder}{self._near(folder)}", remedy)
+            near = near_names(folder.parent, folder.name)  # not images/val for missing labels/val
+            raise self.error(f"folder missing: {folder}{near}", remedy)
 
     def require_file(self, file: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `file` exists."""

@@ -33,7 +33,6 @@ CITYSCAPES_LACKS = [  # what is removed, what the error must name, the remedy
     ("gtFine/val", "folder missing: {}", LABELS),
     ("gtFine/val/bonn/bonn_000001_000019_gtFine_labelIds.png", "file missing: {}", LABELS),
     ("gtFine/val/bonn/bonn_000001_000019_gtFine_instanceIds.png", "file missing: {}", LABELS),
-    ("gtFine/val/bonn/bonn_000001_000019_gtFine_polygons.json", "file missing: {}", LABELS),
     ("gtFine/val/bonn/bonn_000001_000019_gtFine_labelTrainIds.png", "file missing: {}", PREPARE),
     ("gtFine/cityscapes_panoptic_val", "folder missing: {}", PREPARE),
     ("gtFine/cityscapes_panoptic_val.json", "file missing: {}", PREPARE),
@@ -68,6 +67,8 @@ def test_what_cityscapes_lacks_is_named(cityscapes, lacking, problem, remedy):
             lambda c: c["annotations"][0]["segments_info"][0].update(category_id=77),
             "segment 7 of .*aachen.*category_id 77",
         ),
+        (lambda c: c.pop("categories"), "unknown or missing key 'categories' in .*json"),
+        (lambda c: c["annotations"][0].pop("file_name"), "missing key 'file_name' in .*json"),
     ],
 )
 def test_a_panoptic_json_of_other_data_is_refused(cityscapes, change, problem):
@@ -78,8 +79,24 @@ def test_a_panoptic_json_of_other_data_is_refused(cityscapes, change, problem):
     assert "delete" in str(caught.value)
 
 
+@pytest.mark.parametrize("register", [cityscapes_panoptic, cityscapes_semantic])
+def test_polygons_and_hidden_files_play_no_part(cityscapes, register):
+    name = register(root=str(cityscapes), split="val")
+    expected = DatasetCatalog.get(name)
+    base = cityscapes / "cityscapes"
+    for file in base.glob("gtFine/*/*/*_polygons.json"):
+        file.unlink()
+    for folder in ("leftImg8bit/val", "leftImg8bit/val/bonn", "gtFine/val/bonn"):
+        (base / folder / ".DS_Store").touch()
+        for file in (base / folder).glob("*.png"):
+            file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    panoptic = base / "gtFine" / "cityscapes_panoptic_val"
+    (panoptic / "._bonn_000001_000019_gtFine_panoptic.png").touch()
+    assert DatasetCatalog.get(register(root=str(cityscapes), split="val")) == expected
+
+
 def test_a_stray_file_among_the_images_is_named(cityscapes):
-    stray = cityscapes / "cityscapes" / "leftImg8bit" / "val" / "bonn" / ".DS_Store"
+    stray = cityscapes / "cityscapes" / "leftImg8bit" / "val" / "bonn" / "notes.txt"
     stray.touch()
     with pytest.raises(DatasetError, match=f"not an image of Cityscapes: {stray}"):
         cityscapes_semantic(root=str(cityscapes), split="val")

@@ -30,6 +30,8 @@ def test_records_and_metadata_equal_those_of_detectron2(complete, monkeypatch):
         theirs = DatasetCatalog.get(name)
         if "sem_seg" in name:  # in the order of the file system
             theirs.sort(key=lambda record: record["file_name"])
+            for record in theirs:  # read from the polygons, which ours does without
+                del record["height"], record["width"]
         if name.startswith("coco"):  # ours know the sizes that the JSON lists, before reading
             assert all({r.pop("height"), r.pop("width")} == {60, 80} for r in records)
         assert records == theirs

@@ -40,6 +40,35 @@ def test_results_equal_those_of_the_official_scripts_byte_for_byte(
     assert ours == theirs
 
 
+def test_polygons_are_not_needed(downloaded, tmp_path):
+    without = shutil.copytree(downloaded, tmp_path / "without")
+    for file in without.glob("cityscapes/gtFine/*/*/*_polygons.json"):
+        file.unlink()
+    for place in (downloaded, without):
+        prepare_cityscapes(place, say=quiet)
+    expected, found = files_below(downloaded), files_below(without)
+    assert found == {name: data for name, data in expected.items() if "polygons" not in name}
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "instanceIds"])
+def test_a_label_of_another_size_than_its_image_is_never_ready(downloaded, kind):
+    (file,) = (downloaded / "cityscapes/gtFine/val/aachen").glob(f"*{kind}.png")
+    whole = Image.open(file)
+    whole.resize((48, 24), 0).save(file)
+    with pytest.raises(DatasetError, match=rf"{file} is 48 x 24, .*_leftImg8bit.png 96 x 48 \("):
+        prepare_cityscapes(downloaded, say=quiet)
+    whole.save(file)
+    prepare_cityscapes(downloaded, say=quiet)
+    expected = files_below(downloaded)
+    for pattern in ("val/aachen/*_labelTrainIds.png", "cityscapes_panoptic_val/*.png"):
+        made = sorted((downloaded / "cityscapes/gtFine").glob(pattern))[0]
+        Image.open(made).resize((1, 1), 0).save(made)
+        with pytest.raises(DatasetError, match=f"{made} is 1 x 1, .*run this again, without"):
+            check_cityscapes(downloaded, say=quiet)
+        prepare_cityscapes(downloaded, say=quiet)
+        assert files_below(downloaded) == expected
+
+
 def test_what_exists_is_kept(downloaded):
     prepare_cityscapes(downloaded, say=quiet)
     before = {f: f.stat().st_mtime_ns for f in downloaded.rglob("*.*") if f.is_file()}
@@ -168,7 +197,7 @@ def test_half_an_archive_is_refused_before_any_work(downloaded):
     assert not list(gt_fine.glob("*/*/*labelTrainIds.png"))
 
 
-@pytest.mark.parametrize("suffix", ["polygons.json", "instanceIds.png"])
+@pytest.mark.parametrize("suffix", ["labelIds.png", "instanceIds.png"])
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_damaged_file_is_named(downloaded, suffix, num_workers):
     (file,) = (downloaded / "cityscapes/gtFine/val/aachen").glob(f"*{suffix}")
