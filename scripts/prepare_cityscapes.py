@@ -103,7 +103,9 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             CityscapesSplit(str(base.parent), split).require_files(prepared=False)
             for suffix in (IMAGE, LABEL_IDS, INSTANCES):
                 folder = base / ("leftImg8bit" if suffix == IMAGE else "gtFine") / split
-                _require_complete(folder.glob(f"*/*{suffix}"), "delete them and unpack them again")
+                _require_complete(
+                    folder.glob(f"*/[!.]*{suffix}"), "delete them and unpack them again"
+                )
             _require_size(base, split, (LABEL_IDS, INSTANCES))
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
@@ -122,11 +124,11 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
     for split in _splits(base):
         CityscapesSplit(str(base.parent), split).panoptic_records()
         again = "run this again, without --check"
-        _require_complete(base.glob(f"gtFine/{split}/*/*{TRAIN_IDS}"), again)
-        _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/*{PANOPTIC}"), again)
+        _require_complete(base.glob(f"gtFine/{split}/*/[!.]*{TRAIN_IDS}"), again)
+        _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/[!.]*{PANOPTIC}"), again)
         _require_size(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
     for split, official in OFFICIAL_COUNTS.items():
-        count = len(list(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")))
+        count = len(list(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
         say(f"{split}: {describe(count, official)}{note}")
     say(f"ready: dataset=cityscapes dataset.root={base.parent}")
@@ -166,7 +168,7 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
 
 def _require_size(base: Path, split: str, suffixes: Iterable[str]) -> None:
     """Raise `DatasetError` if a label of these kinds has another size than its image."""
-    for image in sorted(base.glob(f"leftImg8bit/{split}/*/*{IMAGE}")):
+    for image in sorted(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")):
         name, size = image.name.removesuffix(IMAGE), read_size(image)
         for suffix in suffixes:
             folder = base / "gtFine" / split / image.parent.name
@@ -189,7 +191,7 @@ def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:
     Raises:
         DatasetError: a labelIds image is damaged; names it.
     """
-    label_ids = sorted((base / "gtFine" / split).glob(f"*/*{LABEL_IDS}"))
+    label_ids = sorted((base / "gtFine" / split).glob(f"*/[!.]*{LABEL_IDS}"))
     wanted = [file for file in label_ids if not _is_made(_train_ids_of(file), file)]
     title = f"{split}: labelTrainIds"
     _work(_write_train_ids, [(file,) for file in wanted], num_workers, title, say)
@@ -214,7 +216,7 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
     target, parts = folder.with_suffix(".json"), folder.with_name(f".{folder.name}.parts")
     images = {
         file.name.removesuffix(INSTANCES): file
-        for file in sorted((base / "gtFine" / split).glob(f"*/*{INSTANCES}"))
+        for file in sorted((base / "gtFine" / split).glob(f"*/[!.]*{INSTANCES}"))
     }
     complete = {n for n, file in images.items() if _is_made(folder / (n + PANOPTIC), file)}
     if len(complete) == len(images) and _listed_images(target) == complete:

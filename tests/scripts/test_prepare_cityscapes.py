@@ -40,12 +40,21 @@ def test_results_equal_those_of_the_official_scripts_byte_for_byte(
     assert ours == theirs
 
 
-def test_polygons_are_not_needed(downloaded, tmp_path):
+def test_polygons_are_not_needed_and_hidden_files_not_looked_at(downloaded, tmp_path):
     without = shutil.copytree(downloaded, tmp_path / "without")
     for file in without.glob("cityscapes/gtFine/*/*/*_polygons.json"):
         file.unlink()
-    for place in (downloaded, without):
-        prepare_cityscapes(place, say=quiet)
+    prepare_cityscapes(downloaded, say=quiet)
+    hidden = [
+        file.with_name(f"._{file.name}") for file in without.glob("cityscapes/*/*/*/*.png")
+    ]  # as macOS leaves them
+    for file in hidden:
+        file.write_bytes(b"\0\5\x16\7")
+    lines = []
+    prepare_cityscapes(without, say=lines.append)
+    assert lines[-4].startswith("train: 3 of")
+    for file in hidden:
+        file.unlink()
     expected, found = files_below(downloaded), files_below(without)
     assert found == {name: data for name, data in expected.items() if "polygons" not in name}
 
