@@ -34,7 +34,7 @@ class PartError(ValueError):
     """A part that a config names cannot be made of what the config gives it."""
 
 
-def make_part(part: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def make_part(part: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call a class or function that a config names.
 
     Raises:
