@@ -26,6 +26,7 @@ from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
 from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.core.masks import decode_mask
+from panoptic_dl.datasets.prepare.command import require_same_sizes
 
 MAX_NAMED = 10
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
@@ -210,13 +211,15 @@ def _ask_the_reader(root: Path, split: str) -> str:
     Raises:
         DatasetError: it does not, although the images are there.
     """
+    from detectron2.data import DatasetCatalog  # imports torch, which takes seconds
+
     from panoptic_dl.datasets.categories import read_categories
     from panoptic_dl.datasets.custom import custom_dataset
 
     classes = read_categories([root / "annotations" / f"panoptic_{split}.json"]).classes
     if not (root / split).is_dir():
         return f"put the images into {root / split}; the dataset is ready then"
-    custom_dataset(
+    name = custom_dataset(
         form="coco_format",
         task="panoptic",
         part="train",
@@ -224,6 +227,8 @@ def _ask_the_reader(root: Path, split: str) -> str:
         root=str(root),
         split=split,
     )
+    files = [(r["file_name"], r["pan_seg_file_name"]) for r in DatasetCatalog.get(name)]
+    require_same_sizes(files)
     return f"ready: dataset=coco_format dataset.root={root}"
 
 

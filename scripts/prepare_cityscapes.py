@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -46,6 +46,7 @@ from panoptic_dl.datasets.prepare.command import (
     describe,
     lock_folder,
     missing_folder,
+    require_same_sizes,
     run_command,
 )
 
@@ -106,7 +107,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
                 _require_complete(
                     folder.glob(f"*/[!.]*{suffix}"), "delete them and unpack them again"
                 )
-            _require_size(base, split, (LABEL_IDS, INSTANCES))
+            _require_sizes(base, split, (LABEL_IDS, INSTANCES))
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
             _make_panoptic(base, split, num_workers, say)
@@ -126,7 +127,7 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         again = "run this again, without --check"
         _require_complete(base.glob(f"gtFine/{split}/*/[!.]*{TRAIN_IDS}"), again)
         _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/[!.]*{PANOPTIC}"), again)
-        _require_size(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
+        _require_sizes(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
     for split, official in OFFICIAL_COUNTS.items():
         count = len(list(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
@@ -166,23 +167,23 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
         raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
-def _require_size(base: Path, split: str, suffixes: Iterable[str]) -> None:
+def _require_sizes(base: Path, split: str, suffixes: Sequence[str]) -> None:
     """Raise `DatasetError` if a label of these kinds has another size than its image."""
+    groups = []
     for image in sorted(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")):
-        name, size = image.name.removesuffix(IMAGE), read_size(image)
+        name, labels = image.name.removesuffix(IMAGE), base / "gtFine" / split / image.parent.name
+        group = [image]
         for suffix in suffixes:
-            folder = base / "gtFine" / split / image.parent.name
-            if suffix == PANOPTIC:
-                folder = base / "gtFine" / f"cityscapes_panoptic_{split}"
-            found = read_size(folder / (name + suffix))
-            if found != size:
-                remedy = "run this again, without --check"
-                if suffix in (LABEL_IDS, INSTANCES):
-                    remedy = "delete the wrong one and unpack it again"
-                raise DatasetError(
-                    f"Cityscapes: {folder / (name + suffix)} is {found[1]} x {found[0]}, {image} "
-                    f"{size[1]} x {size[0]} (width x height): {remedy}"
-                )
+            folder = labels if suffix != PANOPTIC else base / f"gtFine/cityscapes_panoptic_{split}"
+            group.append(folder / (name + suffix))
+        groups.append(group)
+    try:
+        require_same_sizes(groups)
+    except DatasetError as error:
+        raise DatasetError(
+            f"Cityscapes: {error}: unpack the one that is wrong again (images are in "
+            f"{ARCHIVES[0].name}, labels in {ARCHIVES[1].name}), and run this without --check"
+        ) from error
 
 
 def _make_train_ids(base: Path, split: str, num_workers: int, say: Say) -> None:

@@ -10,10 +10,8 @@ What exists is kept, so an interrupted run continues where it stopped.
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import read_json
+from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.prepare.archives import (
     Archive,
@@ -26,6 +24,7 @@ from panoptic_dl.datasets.prepare.command import (
     describe,
     lock_folder,
     missing_folder,
+    require_same_sizes,
     run_command,
 )
 
@@ -99,6 +98,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
 
     from panoptic_dl.datasets.coco import coco_panoptic
     from panoptic_dl.datasets.registry import list_files
+    from panoptic_dl.evaluation.coco_instances import read_instances
 
     base = dataset_folder(root, "coco")
     for split in OFFICIAL_COUNTS:
@@ -107,9 +107,14 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
                 raise _missing(base, name)
     for split, official in OFFICIAL_COUNTS.items():
         name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
-        images = {record["image_id"] for record in DatasetCatalog.get(name)}
+        images = DatasetCatalog.get(name)
+        require_same_sizes([(i["file_name"], i["pan_seg_file_name"]) for i in images])
         if split == "val":
-            _check_instances(base, images)
+            try:
+                read_instances(name, images)
+            except EvaluationError as error:
+                remedy = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
+                raise DatasetError(f"{TITLE}: {error}; for all of COCO: {remedy}") from error
         more = len(list_files(base / f"{split}2017", ".jpg")) - len(images)
         note = f" ({more} more images are without labels, and unused)" if more else ""
         say(f"{split}: {describe(len(images), official)}{note}")
@@ -137,24 +142,6 @@ def _missing(base: Path, name: str) -> DatasetError:
         lines.append(f"  wget -c -P {base.parent} {ADDRESS}/{folder}/{official.name}\n")
     how = "They are free; see cocodataset.org for the terms of use. For instance:\n\n"
     return missing_folder(TITLE, base / name, officials, how + "".join(lines))
-
-
-def _check_instances(base: Path, images: set[Any]) -> None:
-    """The file that box and mask AP are measured against must know the images, by their ids."""
-    file = base / "annotations" / "instances_val2017.json"
-    remedy = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
-    try:
-        known = {image["id"] for image in read_json(file)["images"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{TITLE}: {file} is no COCO instances file ({error!r}): {remedy}"
-        ) from error
-    unknown = sorted(images - known)
-    if unknown:
-        raise DatasetError(
-            f"{TITLE}: {len(unknown)} of {len(images)} images missing in {file}, first "
-            f"{unknown[0]}: {remedy}"
-        )
 
 
 if __name__ == "__main__":

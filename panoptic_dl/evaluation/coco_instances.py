@@ -13,7 +13,7 @@ overlaps, H W pixels.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -55,17 +55,27 @@ class _ImageTruth(NamedTuple):
     instances: list[dict[str, Any]]
 
 
-def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _ImageTruth]:
-    """Read an instances file: ground truth by the id of the image.
+def read_instances(
+    dataset: str, records: Sequence[Mapping[str, Any]]
+) -> dict[Any, _ImageTruth] | None:
+    """Read the instances file of a dataset: ground truth by the id of the image.
 
     Args:
-        file: JSON in COCO's format for object detection.
-        categories: from the file's category ids to 0..K-1.
+        dataset: of Detectron2's catalogs.
+        records: its images.
+
+    Returns:
+        None where the dataset has no such file.
 
     Raises:
-        EvaluationError: the file cannot be read, an entry is not as in that format, its categories
-            are others, or two annotations have the same id.
+        EvaluationError: the file cannot be read, an entry is not as in COCO's format for object
+            detection, two annotations have the same id, or its categories, its images or their
+            sizes are not those of the dataset.
     """
+    metadata = MetadataCatalog.get(dataset)
+    file, categories = metadata.get("json_file"), metadata.thing_dataset_id_to_contiguous_id
+    if file is None:
+        return None
     try:
         content = read_instances_file(Path(file), boxes=True)
     except DatasetError as error:
@@ -90,6 +100,21 @@ def read_instances(file: str, categories: Mapping[int, int]) -> dict[Any, _Image
                 )
             seen.add(instance["id"])
             instance["category_id"] = categories[instance["category_id"]]
+    own = {record["image_id"]: record for record in records}
+    if odd := sorted(own.keys() ^ images.keys(), key=str):
+        here, there = (dataset, file) if odd[0] in own else (file, dataset)
+        raise EvaluationError(
+            f"image {odd[0]} is in {here} but not in {there}: both must hold the same images "
+            f"({len(own)} and {len(images)}); of a part of COCO scripts/subset_coco.py makes both "
+            "files"
+        )
+    for number, record in own.items():
+        size = record.get("height"), record.get("width")
+        if None not in size and size != images[number].size:
+            raise EvaluationError(
+                f"{file}: image {number} is {images[number].size}, {size} in {dataset} (height, "
+                "width)"
+            )
     return images
 
 
@@ -241,15 +266,7 @@ class StreamingCOCOInstanceEvaluator(
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
         file = metadata.get("json_file")
-        self._instances = None if file is None else read_instances(file, categories)
-        if self._instances is not None:
-            odd = sorted(self._records.keys() ^ self._instances.keys())
-            if odd:
-                here, there = (dataset, file) if odd[0] in self._records else (file, dataset)
-                raise EvaluationError(
-                    f"image {odd[0]} is in {here} but not in {there}: both must hold the same "
-                    f"images ({len(self._records)} and {len(self._instances)})"
-                )
+        self._instances = read_instances(dataset, list(self._records.values()))
         self._coverage = Coverage(self._records, file or dataset)
         self.reset()
 

@@ -237,3 +237,7 @@ def test_the_reader_has_the_last_word(tmp_path, run_script):
     Image.new("RGB", (4, 5)).save(tmp_path / "train" / "b.jpg")
     code, out, err = run_script(*arguments)
     assert out.splitlines()[-1] == f"ready: dataset=coco_format dataset.root={tmp_path}"
+    Image.new("RGB", (5, 4)).save(tmp_path / "train" / "b.jpg")
+    code, out, err = run_script(*arguments)
+    assert (code, "ready" in out) == (1, False)
+    assert "000000000001.png is 4 x 5, " in err

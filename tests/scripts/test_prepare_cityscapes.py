@@ -64,7 +64,7 @@ def test_a_label_of_another_size_than_its_image_is_never_ready(downloaded, kind)
     (file,) = (downloaded / "cityscapes/gtFine/val/aachen").glob(f"*{kind}.png")
     whole = Image.open(file)
     whole.resize((48, 24), 0).save(file)
-    with pytest.raises(DatasetError, match=rf"{file} is 48 x 24, .*_leftImg8bit.png 96 x 48 \("):
+    with pytest.raises(DatasetError, match=rf"{file} is 48 x 24, .*_leftImg8bit.png is 96 x 48 \("):
         prepare_cityscapes(downloaded, say=quiet)
     whole.save(file)
     prepare_cityscapes(downloaded, say=quiet)
@@ -72,7 +72,7 @@ def test_a_label_of_another_size_than_its_image_is_never_ready(downloaded, kind)
     for pattern in ("val/aachen/*_labelTrainIds.png", "cityscapes_panoptic_val/*.png"):
         made = sorted((downloaded / "cityscapes/gtFine").glob(pattern))[0]
         Image.open(made).resize((1, 1), 0).save(made)
-        with pytest.raises(DatasetError, match=f"{made} is 1 x 1, .*run this again, without"):
+        with pytest.raises(DatasetError, match=f"{made} is 1 x 1, .*run this without --check"):
             check_cityscapes(downloaded, say=quiet)
         prepare_cityscapes(downloaded, say=quiet)
         assert files_below(downloaded) == expected

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog
+from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.coco import coco_panoptic
@@ -131,13 +132,26 @@ def test_annotations_that_are_none_are_named(tmp_path, text, kind):
         check_coco(tmp_path, say=quiet)
 
 
-def test_annotations_of_other_images_are_named(tmp_path):
+@pytest.mark.parametrize("more", [True, False])
+def test_annotations_of_other_images_are_named(tmp_path, more):
     base = write_coco(tmp_path, train=3, val=2) / "coco"
     file = base / "annotations/instances_val2017.json"
     content = json.loads(file.read_text())
-    content["images"].pop()
+    if more:  # the official file beside a part of the images
+        content["images"].append(content["images"][0] | {"id": 999})
+    else:
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 100]
+        content["images"].pop()
     file.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"1 of 2 images missing in .*instances_val2017"):
+    said = r"image (999|101) is in .* both must hold the same images \(2 and [13]\); .*subset_coco"
+    with pytest.raises(DatasetError, match=said):
+        check_coco(tmp_path, say=quiet)
+
+
+def test_labels_of_another_size_than_their_image_are_never_ready(tmp_path):
+    file = write_coco(tmp_path, train=3, val=2) / "coco/panoptic_val2017/000000000101.png"
+    Image.open(file).resize((40, 30), 0).save(file)
+    with pytest.raises(DatasetError, match=f"sizes differ: {file} is 40 x 30, .*101.jpg is 80 x"):
         check_coco(tmp_path, say=quiet)
 
 

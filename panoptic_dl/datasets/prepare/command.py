@@ -6,12 +6,14 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import acquire_lock, release_lock
+from panoptic_dl.core.images import read_size, require_same_size
 from panoptic_dl.core.parallel import count_cores, size_text
 from panoptic_dl.datasets.prepare.archives import OfficialArchive
 
@@ -132,6 +134,26 @@ def missing_folder(
             if file.name.startswith(stems) and file.name.endswith(UNFINISHED_DOWNLOADS):
                 text += f"\n(A download that is not finished: {file})"
     return DatasetError(text)
+
+
+def require_same_sizes(groups: Iterable[Sequence[str | Path]]) -> None:
+    """Compare the sizes of images and their labels, in the headers of the files.
+
+    Args:
+        groups: an image and its labels each.
+
+    Raises:
+        DatasetError: a label has another size than its image, or a file cannot be read.
+    """
+
+    def compare(group: Sequence[str | Path]) -> None:
+        image, *labels = map(str, group)
+        for label in labels:
+            require_same_size(read_size(label), label, read_size(image), image)
+
+    with ThreadPoolExecutor(MAX_WORKERS) as pool:
+        for _ in pool.map(compare, groups):
+            pass
 
 
 def describe(count: int, official: int) -> str:
