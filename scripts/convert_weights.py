@@ -1,37 +1,32 @@
 """Convert pre-trained weights of a backbone, and print what was found in them.
 
-    python scripts/convert_weights.py IN OUT [--backbone xception65|hrnet18|hrnet32|hrnet48]
+    python scripts/convert_weights.py IN OUT [--backbone NAME]
 
-IN is .pth, .pt, .pkl or .safetensors, such as tf-xception65-270e81cf.pth or
-hrnetv2_w48_imagenet_pretrained.pth; a whole model will do, its backbone is taken out. OUT is
-.safetensors, .pth, or the .pkl that Detectron2 reads. Nothing in IN is executed.
+IN is .pth, .pt, .pkl, .safetensors or another file of these kinds, such as
+tf-xception65-270e81cf.pth or hrnetv2_w48_imagenet_pretrained.pth; a whole model will do, its
+backbone is taken out. NAME is any option of `backbone=`, your own as well. OUT is .safetensors,
+.pth, or the .pkl that Detectron2 reads. Nothing in IN is executed.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
-from panoptic_dl.config import build, compose
+from panoptic_dl.config import ConfigError, TargetError, build, compose, options
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import printable
-from panoptic_dl.weights.load import Coverage, compare, split_backbone
-from panoptic_dl.weights.names import BACKBONE, STATISTICS, Renamed, not_finite, rename
+from panoptic_dl.weights.load import Coverage, compare
+from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
 from panoptic_dl.weights.read import Provenance, WeightsFile, megabytes, read_weights
 from panoptic_dl.weights.write import write_weights
-
-# What tells the backbones apart: a parameter, and its shape (out, in, kernel height and width).
-ARCHITECTURES = {
-    "xception65": ("block21.sep_conv3.block.pointwise.weight", (2048, 1536, 1, 1)),
-    "hrnet18": ("transition1.0.0.weight", (18, 256, 3, 3)),
-    "hrnet32": ("transition1.0.0.weight", (32, 256, 3, 3)),
-    "hrnet48": ("transition1.0.0.weight", (48, 256, 3, 3)),
-}
 
 
 def main() -> None:
@@ -40,8 +35,9 @@ def main() -> None:
     )
     parser.add_argument("source", metavar="IN")
     parser.add_argument("target", metavar="OUT", type=Path)
+    parser.add_argument("--backbone", metavar="NAME", help="default: told by names and shapes")
     parser.add_argument(
-        "--backbone", choices=list(ARCHITECTURES), help="default: told by names and shapes"
+        "--prefix", help="what the backbone's names begin with, where IN holds it several times"
     )
     parser.add_argument("--licence", help="kept in OUT, as you state it")
     parser.add_argument(
@@ -66,40 +62,40 @@ def run(arguments: argparse.Namespace) -> None:
     target: Path = arguments.target
     file = read_weights(arguments.source)
     try:
-        renamed = rename(file.tensors)
+        if arguments.backbone:
+            found = find_backbone(file.tensors, arguments.backbone, arguments.prefix)
+        else:
+            found = find_any_backbone(file.tensors, arguments.prefix)
     except WeightsError as error:
         raise WeightsError(f"{file.path}: {error}") from None
-    architecture = arguments.backbone or find_architecture(renamed.tensors, file.path)
-    config = compose([f"backbone={architecture}"])
-    with torch.device("meta"):  # names and shapes are all that is needed
-        backbone = build(config.backbone)
-    tensors, dropped = split_backbone(backbone, renamed)
-    coverage = compare(backbone.state_dict(), tensors, dropped)
+    coverage = found.coverage
     print(
         f"{printable(str(file.path), 4096)}: {megabytes(file.size)}, SHA-256 {file.sha256}\n"
-        f"names of: {origin_of(renamed)}\n"
-        f"backbone: {architecture}, {coverage.num_values:,} values"
+        f"backbone: {found.name}, {coverage.num_values:,} values"
+        + (f", behind '{printable(found.prefix)}'" if found.prefix else "")
     )
     print("".join(f"  {line}\n" for line in coverage.lines(shown=20)), end="")
     if target.exists() and target.samefile(file.path):
         raise WeightsError(f"{target} is the file that is read; name another one")
     if coverage.faults and not arguments.allow_partial:
+        unexpected = printable(coverage.faults.get("unexpected", [""])[0])
+        has = f"{coverage.percent:.2f} % of its values are there"
+        if coverage.percent == 100:
+            has = f"all of its values are there, and others within its layers, such as {unexpected}"
         raise WeightsError(
-            f"{file.path} does not fit {architecture}: {coverage.percent:.2f} % of its "
-            "values are there. Nothing was written. Choose another --backbone, or write what fits "
-            "with --allow-partial"
+            f"{file.path} does not fit {found.name}: {has}. Nothing was written. Name another "
+            "--backbone, or write what fits with --allow-partial"
         )
     # Counters of batches are left out: they start at 0 with the training.
-    fitting = {BACKBONE + name: tensors[name] for name in coverage.matched}
+    fitting = {BACKBONE + name: found.tensors[name] for name in coverage.matched}
     if not fitting:
-        raise WeightsError(f"{file.path} has nothing of {architecture}")
+        raise WeightsError(f"{file.path} has nothing of {found.name}")
     if bad := list(not_finite(fitting)):
         raise WeightsError(
             f"{file.path} holds infinite values or NaN in {len(bad)} tensors, such as "
             f"{printable(bad[0])}. Nothing was written; get the file anew"
         )
-    statistics = {"pixel_mean": config.pixels.mean, "pixel_std": config.pixels.std}
-    provenance = describe(file, renamed, coverage, architecture, statistics, arguments)
+    provenance = describe(file, found, arguments)
     write_weights(target, fitting, provenance, overwrite=arguments.overwrite)
     print(f"wrote {target}")
     print("".join(f"  {line}\n" for line in provenance.lines()), end="")
@@ -107,38 +103,65 @@ def run(arguments: argparse.Namespace) -> None:
         print("  It is a part only: weights= of this project will refuse it.")
 
 
-def find_architecture(tensors: Mapping[str, Tensor], path: str | Path) -> str:
-    """The backbone, an option of the group `backbone`, that tensors are of.
+@dataclass(frozen=True)
+class Found:
+    """A backbone, an option of `backbone=`, and what a file has of it."""
+
+    name: str
+    config: DictConfig
+    prefix: str
+    tensors: dict[str, Tensor]
+    coverage: Coverage
+
+
+def find_backbone(tensors: Mapping[str, Tensor], name: str, prefix: str | None = None) -> Found:
+    """Look for a backbone in a file's tensors.
 
     Raises:
-        WeightsError: there is none.
+        ConfigError: there is no such backbone.
+        WeightsError: it is there several times, and `prefix` does not say which to take.
     """
-    for architecture, (name, shape) in ARCHITECTURES.items():
-        for full_name in (name, BACKBONE + name):
-            if full_name in tensors and tuple(tensors[full_name].shape) == shape:
-                return architecture
-    raise WeightsError(
-        f"{path} is none of {', '.join(ARCHITECTURES)} by its names and shapes (it begins with "
-        f"{', '.join(map(printable, list(tensors)[:3]))}); if it is one, say which with --backbone"
-    )
+    config = compose([f"backbone={name}"])
+    with torch.device("meta"):  # names and shapes are all that is needed
+        own = build(config.backbone).state_dict()
+    part = fit(own, tensors, prefix=prefix and prefix.rstrip(".") + ".")
+    coverage = compare(own, part.tensors, part.left_out)
+    return Found(name, config, part.prefix, part.tensors, coverage)
 
 
-def origin_of(renamed: Renamed) -> str:
-    return renamed.origin.name if renamed.origin else "panoptic-dl, or names that equal ours"
+def find_any_backbone(tensors: Mapping[str, Tensor], prefix: str | None = None) -> Found:
+    """Look for all backbones in a file's tensors, and return the one that is there.
+
+    Raises:
+        WeightsError: less than half of each is there, or several are there completely.
+    """
+    founds = []
+    for name in options("backbone"):
+        try:
+            founds.append(find_backbone(tensors, name, prefix))
+        except (
+            ConfigError,
+            TargetError,
+        ) as error:  # one of the user's own that is not at fault here
+            print(f"not looked for: {name}, {error}", file=sys.stderr)
+    complete = [found for found in founds if not found.coverage.faults]
+    best = max(founds, key=lambda found: found.coverage.percent)
+    if len(complete) > 1:
+        names = " and ".join(found.name for found in complete)
+        raise WeightsError(f"it fits {names}: say with --backbone which it is for")
+    if not complete and best.coverage.percent < 50:
+        raise WeightsError(
+            f"it is none of {', '.join(found.name for found in founds)} by its names and shapes "
+            f"(it begins with {', '.join(map(printable, list(tensors)[:3]))}); if it is one, say "
+            "which with --backbone; one of your own needs a file in lazy_configs/backbone"
+        )
+    return complete[0] if complete else best
 
 
-def describe(
-    file: WeightsFile,
-    renamed: Renamed,
-    coverage: Coverage,
-    architecture: str,
-    statistics: Mapping[str, Sequence[float]],
-    arguments: argparse.Namespace,
-) -> Provenance:
+def describe(file: WeightsFile, found: Found, arguments: argparse.Namespace) -> Provenance:
     """The provenance of the converted file; what the read file says of itself goes first.
 
-    Args:
-        statistics: `pixel_mean` and `pixel_std` that go with the backbone, if the file has none.
+    Pixel statistics are those in the file, else those of the backbone's config.
 
     Raises:
         WeightsError: the file's own provenance has another channel order than is stated.
@@ -150,12 +173,14 @@ def describe(
             f"{file.path} says that it expects {order} images: leave out "
             f"--image-format {image_format}"
         )
+    config, in_file = found.config, find_statistics(file.tensors)
+    usual = {"pixel_mean": config.pixels.mean, "pixel_std": config.pixels.std}
     mean, std = (
-        getattr(before, name)
-        if before
-        else tuple(map(float, renamed.statistics.get(name, statistics[name])))
+        getattr(before, name) if before else tuple(map(float, in_file.get(name, usual[name])))
         for name in STATISTICS
     )
+    recipe = config.get("pretrained")
+    origin = recipe.source if recipe and recipe.file == file.path.name else "not stated"
     return Provenance(
         source_file=printable(file.path.name),
         source_sha256=file.sha256,
@@ -163,12 +188,12 @@ def describe(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         licence=arguments.licence or (before.licence if before else "not stated"),
         converter=f"panoptic-dl {metadata.version('panoptic-dl')}",
-        origin=f"{before.source_file}; {before.origin}" if before else origin_of(renamed),
-        architecture=architecture,
+        origin=f"{before.source_file}; {before.origin}" if before else origin,
+        architecture=found.name,
         pixel_mean=mean,
         pixel_std=std,
         image_format=order or image_format or "RGB",
-        percent=coverage.percent,
+        percent=found.coverage.percent,
     )
 
 

@@ -97,6 +97,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+def options(group: str) -> list[str]:
+    """The options of a group, such as those of `backbone`."""
+    return _loader().get_group_options(group)
+
+
 def is_choice(override: str) -> bool:
     """Whether an override chooses an option of a group."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0] in _groups()

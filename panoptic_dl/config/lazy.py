@@ -93,14 +93,20 @@ def _load(file: Path, modified: int, name: str) -> dict[str, Any]:
         builtins.__import__ = original_import
     if name not in namespace:
         raise ValueError(f"{file} must define `{name}`; it defines {sorted(namespace)}")
-    trees = {}
+    trees: dict[str, Any] = {}
     for variable in (name, *COMPANIONS.get(name, ())):
         if variable not in namespace:
+            if (
+                variable == "pretrained"
+            ):  # as one of the config's keys: pretrained=null always works
+                trees[variable] = None
             continue
         tree = OmegaConf.to_container(
             namespace[variable], resolve=False, structured_config_mode=SCMode.INSTANTIATE
         )
         trees[variable] = _plain(tree, f"{file}: {variable}")
+        if variable == "pretrained" and not {"file", "source"} <= {*trees[variable]}:
+            raise ValueError(f"{file}: write pretrained = dict(file=..., source=...)")
     return trees
 
 

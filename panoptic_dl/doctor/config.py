@@ -231,8 +231,7 @@ def _check_weights(context: CheckContext) -> CheckResult:
         file = context.pretrained["file"]
         return warn(
             f"none: published metrics start from {file}, of {context.pretrained['source']}",
-            f"python scripts/convert_weights.py {file} BACKBONE.safetensors, then "
-            "weights=BACKBONE.safetensors (pretrained=null if random weights are meant)",
+            f"weights={file} (pretrained=null if random weights are meant)",
         )
     model: nn.Module = context.part("model")
     coverage = load_model_or_backbone(model, context.weights, context.image_format)

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from panoptic_dl.core.files import printable
 from panoptic_dl.core.run_folder import find_weights
 from panoptic_dl.weights.names import (
     BACKBONE,
-    NOT_BACKBONE,
+    COUNTER,
+    INTEGER_DTYPES,
+    REAL_DTYPES,
     STATISTICS,
-    Renamed,
+    find_statistics,
+    fit,
     is_compatible,
     not_finite,
-    rename,
 )
 from panoptic_dl.weights.read import WeightsFile, read_weights
 
@@ -41,8 +43,7 @@ def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") ->
         WeightsError: a name is missing or unexpected, or a shape differs; the message lists them.
             Or the file cannot be read, or is for another channel order.
     """
-    source, renamed = _read(model, path, image_format)
-    return _load(model, renamed.tensors, renamed.dropped, source)
+    return _load(model, _read(model, path, image_format), whole=True)
 
 
 def load_model_or_backbone(
@@ -50,7 +51,7 @@ def load_model_or_backbone(
 ) -> "Coverage":
     """Load a whole model, or only its backbone from a file that covers all of the backbone.
 
-    Parts of a classifier or a head in a backbone's file are left out, and logged.
+    A classifier or a decoder beside a backbone is left out, and logged.
 
     Args:
         image_format: as for `load_model`.
@@ -61,12 +62,14 @@ def load_model_or_backbone(
     Raises:
         WeightsError: the file covers neither, cannot be read, or is for another channel order.
     """
-    source, renamed = _read(model, path, image_format)
-    in_backbone = [name.startswith(BACKBONE) for name in renamed.tensors]
-    if any(in_backbone) and not all(in_backbone):  # a whole model
-        return _load(model, renamed.tensors, renamed.dropped, source)
-    backbone = model.get_submodule("backbone")
-    return _load(backbone, *split_backbone(backbone, renamed), f"{source} (backbone)")
+    file = _read(model, path, image_format)
+    own = model.state_dict()
+    with _naming(file):
+        matched = own.keys() & fit(own, file.tensors, whole=True).tensors.keys()
+    # Of a whole model something of the heads is there, too, and then all of it must be.
+    if {name.startswith(BACKBONE) for name in matched} == {True, False}:
+        return _load(model, file, whole=True)
+    return _load(model.get_submodule("backbone"), file, whole=False)
 
 
 def start_from(
@@ -98,8 +101,7 @@ def start_from(
         f"The published metrics start from {expected['file']} (ImageNet),",
         f"which comes from {expected['source']}.",
         "Without it expect metrics well below the published ones. To use it:",
-        f"    python scripts/convert_weights.py {expected['file']} BACKBONE.safetensors",
-        "    python run.py ... weights=BACKBONE.safetensors",
+        f"    python run.py ... weights={expected['file']}",
         "=" * 78,
     ):
         logger.warning(line)
@@ -110,14 +112,15 @@ class Coverage:
     """How the tensors of a file and the parameters and buffers of a network agree.
 
     Batch counters (`num_batches_tracked`) change no result: files from before torch 0.4.1 have
-    none, frozen layers have none. They are counted, and never make a file unfit.
+    none, frozen layers have none, and a file of half precision has them as real numbers. They are
+    counted, and never make a file unfit.
     """
 
     matched: list[str]  # in both, of one shape
     # What makes the file unfit, by kind, none of them empty: names that the file lacks ("missing"),
     # that the network lacks ("unexpected"), or "name (shape in the file) for (in the network)".
     faults: dict[str, list[str]]
-    dropped: Mapping[str, int]  # parts that are left out on purpose -> number of tensors
+    left_out: Mapping[str, int]  # parts that are none of the network -> number of tensors
     counters_missing: int
     counters_unexpected: int
     percent: float  # share of the network's values, without counters, that the file has
@@ -129,8 +132,13 @@ class Coverage:
         for kind, names in self.faults.items():
             more = ", ..." if len(names) > shown else ""
             lines.append(f"{len(names)} {kind}: {', '.join(map(printable, names[:shown]))}{more}")
-        for part, count in self.dropped.items():
-            lines.append(f"dropped: {printable(part)} ({count} tensors)")
+        if self.left_out:
+            parts = [
+                f"{printable(part)} ({count} tensor{'s' * (count > 1)})"
+                for part, count in self.left_out.items()
+            ]
+            more = ", ..." if len(parts) > shown else ""
+            lines.append(f"no part of it, left out: {', '.join(parts[:shown])}{more}")
         if self.counters_missing:
             lines.append(f"{self.counters_missing} batch counters missing: they stay at 0")
         if self.counters_unexpected:
@@ -141,7 +149,7 @@ class Coverage:
 def compare(
     own: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-    dropped: Mapping[str, int] | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> Coverage:
     """Compare a file's `tensors` with the state dict `own` of a network; nothing is changed.
 
@@ -150,77 +158,61 @@ def compare(
     """
     matched, mismatched = [], []
     for name, ours in own.items():
-        if name not in tensors:
+        if name not in tensors or name.endswith(COUNTER):
             continue
         theirs = tensors[name]
         if theirs.shape != ours.shape:
             mismatched.append(f"{name} {tuple(theirs.shape)[:8]} for {tuple(ours.shape)}")
         elif not is_compatible(theirs.dtype, ours.dtype):
             mismatched.append(f"{name} {theirs.dtype} for {ours.dtype}")
-        elif not _is_counter(name):
+        else:
             matched.append(name)
-    missing = [name for name in own if name not in tensors]
+    counters = [name for name in own if name.endswith(COUNTER)]
+    missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
     unexpected = [name for name in tensors if name not in own]
-    num_values = sum(value.numel() for name, value in own.items() if not _is_counter(name))
+    num_values = sum(value.numel() for name, value in own.items() if not name.endswith(COUNTER))
     num_matched = sum(own[name].numel() for name in matched)
     faults = {
-        "missing": [name for name in missing if not _is_counter(name)],
-        "unexpected": [name for name in unexpected if not _is_counter(name)],
+        "missing": missing,
+        "unexpected": [name for name in unexpected if not name.endswith(COUNTER)],
         "of another shape": mismatched,
     }
     return Coverage(
         matched=matched,
         faults={kind: names for kind, names in faults.items() if names},
-        dropped=dropped or {},
-        counters_missing=sum(map(_is_counter, missing)),
-        counters_unexpected=sum(map(_is_counter, unexpected)),
+        left_out=left_out or {},
+        counters_missing=sum(not _is_counter(tensors.get(name)) for name in counters),
+        counters_unexpected=sum(name.endswith(COUNTER) for name in unexpected),
         percent=100 * num_matched / num_values if num_values else 100.0,
         num_values=num_values,
     )
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _is_counter(value: Tensor | None) -> bool:
+    """Whether it can be a batch counter, also one that was converted with the other tensors."""
+    return value is not None and value.numel() == 1 and value.dtype in REAL_DTYPES | INTEGER_DTYPES
 
 
-def split_backbone(
-    backbone: nn.Module, renamed: Renamed
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The tensors of a backbone by its own names, and what is left out: heads, a classifier.
-
-    A part is a name up to its first dot. A part that is neither the backbone's nor in
-    `NOT_BACKBONE` stays in, and is unexpected: such a file is of another architecture.
-    """
-    parts = {name.split(".")[0] for name in backbone.state_dict()}
-    prefix = BACKBONE if any(name.startswith(BACKBONE) for name in renamed.tensors) else ""
-    tensors: dict[str, Tensor] = {}
-    dropped = Counter(renamed.dropped)
-    for name, tensor in renamed.tensors.items():
-        own = name.removeprefix(prefix)
-        part = own.split(".")[0]
-        known = part in NOT_BACKBONE and part not in parts
-        if known or (prefix and name.split(".")[0] in NOT_BACKBONE):
-            dropped[f"{part}, {NOT_BACKBONE[part]}"] += 1
-        else:
-            tensors[own if own not in tensors else name] = tensor
-    return tensors, dict(dropped)
-
-
-def _read(model: nn.Module, path: str | Path, image_format: str) -> tuple[str, Renamed]:
-    """`weights=` and the file, for messages, and its tensors."""
+def _read(model: nn.Module, path: str | Path, image_format: str) -> WeightsFile:
+    """A file, of which the log is told, for images as the run feeds them."""
     file = read_weights(find_weights(path))
-    try:
-        renamed = rename(file.tensors)
-    except WeightsError as error:
-        raise WeightsError(f"weights={file.path}: {error}") from None
     first, *others = file.lines()
     logger.info("weights=%s", first)
-    if renamed.origin is not None:
-        others.append(f"names are those of {renamed.origin.name}")
+    if file.other:
+        others.append(f"beside the weights, not used: {', '.join(map(printable, file.other))}")
     for line in others:
         logger.info("    %s", line)
-    _check_pixels(model, file, renamed.statistics, image_format)
-    return f"weights={file.path}", renamed
+    _check_pixels(model, file, find_statistics(file.tensors), image_format)
+    return file
+
+
+@contextmanager
+def _naming(file: WeightsFile) -> Iterator[None]:
+    """Begin the message of an error with the file."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"weights={file.path}: {error}") from None
 
 
 def _check_pixels(
@@ -274,10 +266,12 @@ def _check_pixels(
             logger.warning(line)
 
 
-def _load(
-    module: nn.Module, tensors: Mapping[str, Tensor], dropped: Mapping[str, int], source: str
-) -> Coverage:
-    coverage = compare(module.state_dict(), tensors, dropped)
+def _load(module: nn.Module, file: WeightsFile, *, whole: bool) -> Coverage:
+    own = module.state_dict()
+    with _naming(file):
+        found = fit(own, file.tensors, whole=whole)
+    coverage = compare(own, found.tensors, found.left_out)
+    source = f"weights={file.path}" + ("" if whole else " (backbone)")
     if coverage.faults:
         raise WeightsError(
             f"{source} is of another architecture than the model; nothing was loaded.\n"
@@ -285,7 +279,7 @@ def _load(
             + "Choose backbone=, head=, dataset= and task= as the weights were trained; to start "
             "from the backbone of a whole model, take it out with scripts/convert_weights.py"
         )
-    if bad := list(not_finite({name: tensors[name] for name in coverage.matched})):
+    if bad := list(not_finite({name: found.tensors[name] for name in coverage.matched})):
         logger.warning(
             "%s holds infinite values or NaN in %d tensors, such as %s: it comes from a training "
             "that failed; take another checkpoint",
@@ -293,6 +287,12 @@ def _load(
             len(bad),
             printable(bad[0]),
         )
-    module.load_state_dict(dict(tensors), strict=False)
+    state = {name: found.tensors[name] for name in coverage.matched}
+    for name in own:
+        if name.endswith(COUNTER) and _is_counter(found.tensors.get(name)):
+            state[name] = found.tensors[name].nan_to_num(0, 0, 0).reshape(()).long()
+    module.load_state_dict(state, strict=False)
+    if found.prefix:
+        logger.info("Its names begin with '%s'", printable(found.prefix))
     logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))
     return coverage

@@ -1,18 +1,21 @@
-"""Names and dtypes of weights: of which origin a file is, and what its names are called here.
+"""Names and dtypes of weights: where in a file a network lies, and what lies beside it.
 
-Names are compared exactly: no similarity is measured, nothing is guessed. A file of no origin in
-the table must have our own names, with or without the prefix `backbone.`.
+Names are compared exactly: no similarity is measured, and no framework's names are known here.
+What wraps a network (`module.`, `state_dict` of a Lightning module, `encoder.`) is the prefix
+behind which the network's own names are found.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.files import printable
 
 # Lists of what is allowed: torch gains dtypes, and some of them cannot be copied.
 REAL_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
@@ -41,139 +44,128 @@ def not_finite(state: Any, name: str = "") -> Iterator[str]:
 
 
 BACKBONE = "backbone."
-# Prefixes of every name: of DataParallel, and of modules that keep the network in `model`.
-WRAPPERS = ("module.", "model.")
 STATISTICS = ("pixel_mean", "pixel_std")
+COUNTER = "num_batches_tracked"  # of batch normalization
+MAX_DEPTH = 64  # modules in modules that are looked at: a hostile name may have a million
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A repository whose files are known.
+class Fit:
+    """The part of a file that is a network's.
 
     Attributes:
-        mark: a name that every such file has and no file of another origin.
-        drops: first parts of names that no network here has, and what they are.
-        prefix, new_prefix: a beginning of names, and what takes its place.
+        prefix: what stands in front of the network's names in the file.
+        tensors: by the network's names. With a name that the network lacks: those inside of its own
+            layers, which make the file one of another architecture.
+        left_out: parts of the file that are none of the network -> number of tensors.
     """
 
-    name: str
-    mark: str
-    drops: Mapping[str, str]
-    prefix: str = ""
-    new_prefix: str = BACKBONE
-
-
-CLASSIFIER = "its ImageNet classifier"
-HEAD = "its segmentation head"
-# The original HRNet adds these to its backbone to classify.
-HRNET_CLASSIFIER = dict.fromkeys(
-    ("incre_modules", "downsamp_modules", "final_layer", "classifier"), CLASSIFIER
-)
-# First parts of names that are no part of a backbone; others are unexpected.
-NOT_BACKBONE: Mapping[str, str] = {
-    **HRNET_CLASSIFIER,
-    **dict.fromkeys(("fc", "head", "last_layer", "classif"), CLASSIFIER),
-    **dict.fromkeys(("auxlayer", "aux_head", "decode_head", "auxiliary_head"), HEAD),
-    **dict.fromkeys(
-        ("sem_seg_head", "ins_embed_head", "proposal_generator", "roi_heads"),
-        "the head of a whole model",
-    ),
-    **dict.fromkeys(STATISTICS, "pixel statistics"),
-}
-ORIGINS = (
-    # segmentron/models/backbones/xception.py: `block<n>.sep_conv<n>.block.*` as here
-    Origin(
-        "SegmenTron, Xception-65 for ImageNet",
-        mark="block1.sep_conv1.block.depthwise.weight",
-        drops=dict.fromkeys(("fc", "classifier"), CLASSIFIER),
-    ),
-    # segmentron/models/segbase.py (`encoder`), deeplabv3_plus.py (`head`, `auxlayer`)
-    Origin(
-        "SegmenTron, a whole model with Xception-65",
-        mark="encoder.block1.sep_conv1.block.depthwise.weight",
-        drops=dict.fromkeys(("head", "auxlayer"), HEAD),
-        prefix="encoder.",
-    ),
-    # timm/models/hrnet.py, which kept the names of the authors' lib/models/cls_hrnet.py
-    Origin(
-        "HRNet-Image-Classification, or timm's HRNet (the same names)",
-        mark="stage4.0.branches.3.0.conv1.weight",
-        drops=HRNET_CLASSIFIER,
-    ),
-    # tools_d2/d2/backbone.py of bowenc0221/panoptic-deeplab; projects/Panoptic-DeepLab
-    Origin(
-        "Panoptic-DeepLab or DeepLabV3+, of Detectron2 or of this project",
-        mark="sem_seg_head.predictor.weight",
-        drops=dict.fromkeys(STATISTICS, "pixel statistics, which Detectron2 saved until 2020"),
-        new_prefix="",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Renamed:
-    """A file's tensors by our names."""
-
+    prefix: str
     tensors: dict[str, Tensor]
-    origin: Origin | None
-    dropped: dict[str, int]  # parts that the origin's table leaves out -> number of tensors
-    statistics: dict[str, tuple[float, ...]]  # `pixel_mean` and `pixel_std`, if the file has them
+    left_out: dict[str, int]
 
 
-def rename(tensors: Mapping[str, Tensor]) -> Renamed:
-    """Give tensors the names that this project's models have.
+def fit(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    *,
+    prefix: str | None = None,
+    whole: bool = False,
+) -> Fit:
+    """Find a network in a file by the network's own names.
 
     Args:
-        tensors: by the names in the file, wrappers' prefixes included.
+        own: the network's state dict; only names and shapes are looked at.
+        tensors: the file's, by the names there.
+        prefix: where the network lies; None: where most of its names are found.
+        whole: what lies behind the prefix is the network and nothing else, so that all that it
+            lacks makes the file unfit. Otherwise a classifier or a decoder may lie there, too.
 
     Raises:
-        WeightsError: two tensors end up with one name.
+        WeightsError: the file holds two networks of these names, with different values.
     """
-    plain = _strip_wrappers(tensors)
-    origin = _find_origin(plain)
-    statistics = {
-        name: tuple(float(value) for value in plain[name].flatten()[:16])
-        for name in STATISTICS
-        if name in plain and plain[name].dtype in KNOWN_DTYPES
-    }
-    if origin is None:
-        return Renamed(plain, None, {}, statistics)
-    renamed: dict[str, Tensor] = {}
-    dropped: Counter[str] = Counter()
-    for name, tensor in plain.items():
-        part = name.split(".")[0]
-        if part in origin.drops:
-            dropped[f"{part}, {origin.drops[part]}"] += 1
-        elif name.startswith(origin.prefix):
-            renamed[origin.new_prefix + name.removeprefix(origin.prefix)] = tensor
+    if prefix is None:
+        prefix = _find_prefix(own, tensors)
+    names = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
+    _drop_inner_wrappers(own, names)
+    there = {*names.values()}
+    complete = all(name in there or name.endswith(COUNTER) for name in own)
+    found = [_modules(name) for name, ours in names.items() if ours in own]
+    layers = {above[-1] for above in found if above} - {prefix.removesuffix(".")}
+    modules = {module for above in found for module in above}
+    fitting: dict[str, Tensor] = {}
+    left_out: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        above = [*_modules(name), name]
+        inner = list(takewhile(modules.__contains__, above))
+        parent = inner[-1] if inner else ""
+        ours = names.get(name, "")
+        # What is numbered is there several times, and each time it belongs to the network:
+        # `layer1.0.se`, `layer3.22` are of another network, `stem.fc`, `layer5`, `head` beside it.
+        is_part = parent in layers or any(map(str.isdigit, parent[len(prefix) :]))
+        if ours in own or (
+            name in names and ours not in STATISTICS and (whole or not complete or is_part)
+        ):
+            fitting[ours] = tensor
         else:
-            renamed[name] = tensor
-    return Renamed(renamed, origin, dict(dropped), statistics)
+            left_out[above[min(len(inner), len(above) - 1)]] += 1
+    return Fit(prefix, fitting, dict(left_out))
 
 
-def _find_origin(tensors: Mapping[str, Tensor]) -> Origin | None:
-    """The origin whose mark is among the names; None for our own names, or unknown ones."""
-    if all(name.startswith(BACKBONE) for name in tensors):
-        return None
-    return next((origin for origin in ORIGINS if origin.mark in tensors), None)
+def find_statistics(tensors: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
+    """`pixel_mean` and `pixel_std` among a file's tensors: Detectron2 saved them until 2020."""
+    return {
+        leaf: tuple(float(value) for value in tensor.flatten()[:16])
+        for name, tensor in tensors.items()
+        if (leaf := name.rpartition(".")[2]) in STATISTICS and tensor.dtype in KNOWN_DTYPES
+    }
 
 
-def _strip_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove prefixes that all names share, such as `module.`, also behind `backbone.`."""
-    plain = dict(tensors)
-    while plain:
-        if wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in plain)), None):
-            plain = {name.removeprefix(wrapper): tensor for name, tensor in plain.items()}
-            continue
-        wrapped = (BACKBONE + "module.", BACKBONE * 2)
-        inner = next((w for w in wrapped if any(n.startswith(w) for n in plain)), None)
-        if inner is None:
-            break
-        new = {
-            BACKBONE + name.removeprefix(inner) if name.startswith(inner) else name: tensor
-            for name, tensor in plain.items()
-        }
-        if len(new) != len(plain):
-            raise WeightsError("two tensors have one name once their prefixes are taken away")
-        plain = new
-    return plain
+def _modules(name: str) -> list[str]:
+    """The modules around a tensor, from the outermost: `a`, `a.b` of `a.b.weight`."""
+    return list(accumulate(name.split(".", MAX_DEPTH)[:-1], "{}.{}".format))
+
+
+def _find_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """What stands in front of most of a network's names; nothing where few are found."""
+    depth = max((name.count(".") for name in own), default=0) + 1
+    found: dict[str, dict[str, Tensor]] = {}  # prefix -> tensors of the network's shapes, by name
+    named: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        parts = name.rsplit(".", depth)[-depth:]
+        for place in range(len(parts)):
+            ours = ".".join(parts[place:])
+            prefix = name[: len(name) - len(ours)]
+            if ours in own and not ours.endswith(COUNTER) and prefix.count(".") < MAX_DEPTH:
+                named[prefix] += 1
+                if own[ours].shape == tensor.shape:
+                    found.setdefault(prefix, {})[ours] = tensor
+    best = max(named, key=lambda prefix: (len(found.get(prefix, ())), named[prefix]), default="")
+    if 2 * named[best] < min(len(own), len(tensors)):
+        return ""
+    networks = [p for p in found if len(found[p]) == sum(not n.endswith(COUNTER) for n in own)]
+    for other in networks[1:]:
+        if not all(_equal(tensor, found[other][n]) for n, tensor in found[networks[0]].items()):
+            raise WeightsError(
+                f"two networks of these names are in it, behind '{printable(networks[0])}' and "
+                f"'{printable(other)}': take one out with scripts/convert_weights.py --prefix"
+            )
+    return best
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.dtype in KNOWN_DTYPES and torch.equal(one, other)
+
+
+def _drop_inner_wrappers(own: Container[str], names: dict[str, str]) -> None:
+    """Take away, in place, a word that wraps a part of the network: `backbone.module.conv1`."""
+    there = {*names.values()}
+    without: defaultdict[str, dict[str, str]] = defaultdict(dict)  # word -> our name -> the file's
+    for name, ours in names.items():
+        parts = ours.split(".", MAX_DEPTH)
+        for place in range(len(parts) - 1 if ours not in own else 0):
+            plain = ".".join(parts[:place] + parts[place + 1 :])
+            if plain in own and plain not in there:
+                without[parts[place]].setdefault(plain, name)
+    for plain, name in max(without.values(), key=len, default={}).items():
+        names[name] = plain

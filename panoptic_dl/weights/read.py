@@ -1,11 +1,13 @@
-"""Read `.safetensors`, `.pth` and `.pkl` into tensors and their provenance.
+"""Read files of safetensors, PyTorch and pickle into tensors and their provenance.
 
-Nothing in a file is ever executed: `.safetensors` holds nothing executable, `.pth` is opened with
-torch's `weights_only`, and `.pkl` by the restricted unpickler of `safe_pickle`.
+Nothing in a file is ever executed: safetensors hold nothing executable, PyTorch's files are opened
+with its `weights_only`, and all others by the restricted unpickler of `safe_pickle`. Which kind a
+file is stands in its first bytes: `.pth.tar`, `.ckpt`, `.bin` and others are names for the same.
 """
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,12 +19,14 @@ from torch import Tensor
 
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import near_names, printable, sha256_of
-from panoptic_dl.weights.safe_pickle import read_pickle
+from panoptic_dl.weights.safe_pickle import MAGIC, read_pickle
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
-WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in
+# What files of PyTorch begin with: a zip archive, and before those a number that is pickled.
+TORCH = (b"PK\x03\x04", MAGIC.to_bytes(10, "little"))
+SHARD = re.compile(r"-\d+-of-\d+\.|\.index\.json$|\.distcp$|mp_rank_\d+")
+WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in, before all others
 MAX_WRAPPERS = 8  # one in the other: a file may hold itself
 MAX_TEXT = 500  # characters of a text of the provenance
 MAX_METRICS = 4000  # of the JSON text of metrics; cut text is no JSON, so the writer keeps to it
@@ -153,7 +157,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     """Read a weights file of any kind, whatever wraps its parameters.
 
     Parameters may lie in `model` or `state_dict`, also one in the other, next to an optimizer's
-    state and the like.
+    state and the like; otherwise in dicts of any names, which become the beginning of theirs.
 
     Raises:
         WeightsError: the file is missing, damaged, without parameters, or asks for code.
@@ -162,10 +166,10 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file{near}")
-    if path.suffix not in SUFFIXES:
+    if SHARD.search(path.name):
         raise WeightsError(
-            f"weights={path}: only {', '.join(SUFFIXES)} are read; other kinds can run code when "
-            "they are opened"
+            f"weights={path} is a part of a checkpoint in several files: put the weights into one "
+            "file with the library that wrote them, and name that"
         )
     content, header = _read_content(path)
     try:
@@ -199,7 +203,7 @@ def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
                 "it holds both `model` and `state_dict`, and does not say which are the weights"
             )
         if not found:
-            return dict(content), other
+            return _flatten(content), other
         other |= {str(k): v for k, v in content.items() if k not in (*found, "provenance")}
         content = content[found[0]]
     raise WeightsError(
@@ -207,16 +211,42 @@ def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
     )
 
 
+def _flatten(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A state dict as it is; of dicts in dicts the tensors, by joined names.
+
+    An optimizer's dict is left out, and one that is there several times is read once.
+    """
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return dict(content)
+    flat: dict[Any, Any] = {}
+    todo, seen = [("", content)], {id(content)}
+    for before, part in todo:  # which grows meanwhile
+        for key, value in part.items():
+            if isinstance(value, Tensor):
+                flat[f"{before}{key}"] = value
+            elif (
+                isinstance(value, Mapping)
+                and "param_groups" not in value
+                and id(value) not in seen
+                and before.count(".") < MAX_WRAPPERS
+            ):
+                seen.add(id(value))
+                todo.append((f"{before}{key}.", value))
+    return flat
+
+
 def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
     """What the container holds, and the texts in its header if it has one."""
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as opened:
+            start = opened.read(32)
+        if start[8:9] == b"{" or path.suffix == ".safetensors":  # a header of JSON
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, file.metadata()
-        if path.suffix == ".pkl":
-            return read_pickle(path), None
-        return torch.load(path, map_location="cpu", weights_only=True), None
+        if any(sign in start for sign in TORCH):
+            return torch.load(path, map_location="cpu", weights_only=True), None
+        return read_pickle(path), None
     except WeightsError:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:

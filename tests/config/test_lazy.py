@@ -40,7 +40,11 @@ def test_a_missing_variable_is_named_with_what_is_there(tmp_path):
 
 def test_companions_come_along_and_others_do_not(tmp_path):
     file = lazy_file(tmp_path, "backbone = dict(x=1)\npixels = dict(y=(1, 2))\nd = dict(z=3)")
-    assert _load(file, 0, "backbone") == {"backbone": {"x": 1}, "pixels": {"y": [1, 2]}}
+    expected = {"backbone": {"x": 1}, "pixels": {"y": [1, 2]}, "pretrained": None}
+    assert _load(file, 0, "backbone") == expected
+    file = lazy_file(tmp_path, 'backbone = dict(x=1)\npretrained = dict(name="a.pth")')
+    with pytest.raises(ValueError, match=r"write pretrained = dict\(file=..., source=...\)"):
+        _load(file, 1, "backbone")
 
 
 def test_a_file_that_was_changed_is_read_again(tmp_path):

@@ -30,7 +30,7 @@ def test_a_healthy_row_is_green(root, task):
         (["dataset.ignore_label=254"], "classes", "FAIL", "ignore_label=254"),
         (["head.norm=NoSuchNorm"], "model", "FAIL", "norm='NoSuchNorm' is unknown"),
         (["weights=nowhere.pth"], "weights", "FAIL", "nowhere.pth: there is no such file"),
-        (["pretrained={file: a.pth, source: b}"], "weights", "warn", "convert_weights.py a.pth"),
+        (["pretrained={file: a.pth, source: b}"], "weights", "warn", " weights=a.pth (pre"),
         (["train.precision=fp16"], "device", "FAIL", "train.precision=fp16 needs a GPU"),
         (["train.num_workers=500"], "loader processes", "warn", "train.num_workers="),
         (["schedule.max_iters=1"], "optimizer", "FAIL", "schedule.max_iters=1 is shorter"),

@@ -10,7 +10,7 @@ from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.weights.load import load_model, load_model_or_backbone
 from panoptic_dl.weights.read import read_weights
 from panoptic_dl.weights.write import SUFFIXES, write_weights
-from tests.weights.tiny_weights import Tiny, provenance
+from tests.weights.tiny_weights import Tiny, provenance, same
 
 
 class Evil:
@@ -115,9 +115,59 @@ def test_torn_files_are_named(tmp_path, kind, share):
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_files_under_a_wrong_ending_are_named(tmp_path, kind):
-    write_weights(tmp_path / f"w{kind}", Tiny().state_dict(), provenance())
-    for other in {*SUFFIXES} - {kind}:
-        (tmp_path / f"x{other}").write_bytes((tmp_path / f"w{kind}").read_bytes())
-        with pytest.raises(WeightsError, match=f"x{other}"):
-            read_weights(tmp_path / f"x{other}")
+def test_files_are_what_their_first_bytes_say_whatever_their_names(tmp_path, kind):
+    source = Tiny()
+    write_weights(tmp_path / f"w{kind}", source.state_dict(), provenance())
+    for name in ("x.pth", "x.pkl", "checkpoint.pth.tar", "x.ckpt", "x.bin", "x"):
+        (tmp_path / name).write_bytes((tmp_path / f"w{kind}").read_bytes())
+        target = Tiny()
+        load_model(target, tmp_path / name)
+        assert same(source, target)
+
+
+def test_pytorchs_old_format(tmp_path):
+    source, target = Tiny(), Tiny()
+    file = tmp_path / "w.pth.tar"
+    torch.save(source.state_dict(), file, _use_new_zipfile_serialization=False)
+    load_model(target, tmp_path / "w.pth.tar")
+    assert same(source, target)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs\n", b"\x89HDF"]
+)
+def test_what_is_no_weights_is_named(tmp_path, content):
+    for name in ("w.pth", "w.pth.tar", "w.safetensors", "w.h5"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name} is empty, truncated or"):
+            read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-00001-of-00003.safetensors",
+        "pytorch_model.bin.index.json",
+        "__0_0.distcp",
+        "mp_rank_00_model_states.pt",
+    ],
+)
+def test_parts_of_a_checkpoint_are_told_from_one_that_does_not_fit(tmp_path, name):
+    torch.save({"a": torch.zeros(1)}, tmp_path / name)
+    with pytest.raises(WeightsError, match=f"{name} is a part of a checkpoint in several files"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", ["net", "model_state_dict", "network.params"])
+def test_parameters_lie_in_dicts_of_any_name_and_an_optimizers_state_beside_them(tmp_path, key):
+    source, target = Tiny(), Tiny()
+    optimizer = torch.optim.Adam(source.parameters())
+    sum(parameter.sum() for parameter in source.parameters()).backward()
+    optimizer.step()
+    content = source.state_dict()
+    for word in reversed(key.split(".")):
+        content = {word: content}
+    torch.save(content | {"epoch": 3, "optimizer": optimizer.state_dict()}, tmp_path / "w.pth")
+    assert len(read_weights(tmp_path / "w.pth").tensors) == len(source.state_dict())
+    load_model(target, tmp_path / "w.pth")
+    assert same(source, target)
