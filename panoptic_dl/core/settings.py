@@ -141,6 +141,9 @@ class LaunchSettings(Settings, group="launch"):
     dist_url: str = key(
         "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
+    find_unused_parameters: bool = key(
+        False, "Allow parameters that take no part in the loss, of all steps or of some."
+    )
     requeue: bool = key(
         False, "SLURM: after SIGUSR1 or SIGUSR2 the job queues again; needs resume=auto."
     )

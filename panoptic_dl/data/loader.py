@@ -2,9 +2,11 @@
 
 import difflib
 import itertools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,31 +139,23 @@ class TrainLoader:
         """Go on after the last step that was taken, or that was loaded."""
         gpu = self.device if self.device is not None and self.device.type == "cuda" else None
         own = slice(self._rank, None, self._num_processes)
+        ending = multiprocessing.RawValue("b", 0)  # 1: nobody needs the workers
         loader = torch.utils.data.DataLoader(
             _Samples(self._dataset, self._mapper, self.seed, self.max_bad_samples),
             batch_sampler=(group for step in self._coming_steps() for group in step[own]),
             num_workers=self._num_workers,
             collate_fn=list,
-            worker_init_fn=_ignore_signals if self._num_workers else None,
+            worker_init_fn=partial(_ignore_signals, ending) if self._num_workers else None,
             # The default in a process that was spawned is to spawn: tens of seconds of imports.
             multiprocessing_context="fork" if self._num_workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers are left alone
             pin_memory=gpu is not None,
         )
-        batches: Iterator[Batch] = iter(loader)
-        if gpu is not None:
-            batches = _prefetch_to_gpu(batches, gpu)
-        while True:
-            for part in range(self.accumulate):
-                try:
-                    batch = next(batches)
-                except RuntimeError as error:
-                    if "DataLoader worker" not in str(error):
-                        raise
-                    raise DatasetError(
-                        f"a loader process died: {error}. Mostly memory ran out: take a smaller "
-                        "train.num_workers, and go on from the last checkpoint with resume=true"
-                    ) from error
+        stream: Any = iter(loader)
+        batches: Iterator[Batch] = stream if gpu is None else _prefetch_to_gpu(stream, gpu)
+        try:
+            for part in itertools.cycle(range(self.accumulate)):
+                batch = next(batches)
                 if part == self.accumulate - 1:  # the state counts whole steps
                     self._steps_done += 1
                     if not self._overfit_batches:
@@ -169,6 +163,18 @@ class TrainLoader:
                 for sample in batch:
                     self.bad_samples |= sample.pop(BAD, {})
                 yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DatasetError(
+                f"a loader process died: {error}. Mostly memory ran out: take a smaller "
+                "train.num_workers, and go on from the last checkpoint with resume=true"
+            ) from error
+        finally:
+            # At once: an error's traceback would keep them, and the program wait for them.
+            ending.value = 1
+            for worker in getattr(stream, "_workers", ()):
+                worker.terminate()
 
     def _coming_steps(self) -> Iterator[Step]:
         order = self._new_order()  # runs ahead: workers are given batches before they are taken
@@ -294,16 +300,20 @@ def _shapes(records: Sequence[dict[str, Any]]) -> list[int]:
     return [int(mostly if landscape is None else landscape) for landscape in known]
 
 
-def _ignore_signals(worker: int) -> None:
+def _ignore_signals(ending: Any, worker: int) -> None:
     """Let a worker outlive Ctrl-C and the signals of job managers, SIGTERM for a while.
 
     Terminals and job managers signal all processes of a run. The training process reacts by
     finishing its step, for which it needs its workers.
+
+    Args:
+        ending: a value shared with the training process, 1 when SIGTERM comes from that.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    # Code 0: PyTorch takes any other end of a worker for an error.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.value else signal.alarm(GRACE))
 
 
 def _prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -96,6 +96,7 @@ class CheckContext:
         sizes: "crop_size", "image_size" [H, W], "min_size_test", "size_divisibility" in pixels.
         train, checkpoint, recipe: those groups of the config.
         launch_refused: why the processes that `launch` asks for could not start.
+        find_unused_parameters: whether some may take no part in the loss.
         weights: file or run folder to start from.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         splits: "train" and "val", as far as they could be registered.
@@ -114,6 +115,7 @@ class CheckContext:
     ignore_label: int = IGNORE_LABEL
     image_format: str = "RGB"
     launch_refused: str | None = None
+    find_unused_parameters: bool = False
     weights: str | None = None
     pretrained: Mapping[str, Any] | None = None
     splits: dict[str, Split] = field(default_factory=dict)

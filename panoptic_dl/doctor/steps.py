@@ -97,6 +97,7 @@ def _train(context: CheckContext) -> CheckResult | None:
             settings=settings,
             checkpoint=context.checkpoint | {"kept": 1, "period": NUM_STEPS},
             recipe=dict(context.recipe),
+            find_unused_parameters=context.find_unused_parameters,
             image_format=context.image_format,
         )
     seconds = time.perf_counter() - started

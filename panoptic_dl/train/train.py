@@ -57,6 +57,7 @@ def train(
     image_format: str = "RGB",
     classes: Classes | None = None,
     loggers: dict[str, Logger] | None = None,
+    find_unused_parameters: bool = False,
 ) -> dict[str, Any]:
     """Train `model` and evaluate it; called by every process of the run.
 
@@ -81,6 +82,7 @@ def train(
         image_format: channel order of the images, RGB or BGR.
         classes: of the dataset, for `run_dir/classes.json`.
         loggers: by their names; see `Loggers`.
+        find_unused_parameters: allow parameters that take no part in the loss.
 
     Returns:
         The last evaluation's results, on the main process; {} elsewhere.
@@ -113,8 +115,13 @@ def train(
     model.to(place)
     prepare_training(model, options)
     ids = [comm.get_local_rank()] if place.type == "cuda" else None
-    wrapped = create_ddp_model(model, device_ids=ids)
     optim = optimizer(model)
+    wrapped = create_ddp_model(
+        model,
+        device_ids=ids,
+        broadcast_buffers=False,  # the trainer does, after a step
+        find_unused_parameters=find_unused_parameters,
+    )
     if options.auto_scale_lr:
         factor = scale_learning_rate(optim, published, options.batch_size)
         logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
@@ -122,7 +129,16 @@ def train(
     scheduler = make_schedule(schedule, optim, options, saving.best)
 
     stop = StopRequest()
-    trainer = Trainer(wrapped, loader, optim, options, device=place, stop=stop, run_dir=folder)
+    trainer = Trainer(
+        wrapped,
+        loader,
+        optim,
+        options,
+        device=place,
+        stop=stop,
+        run_dir=folder,
+        find_unused_parameters=find_unused_parameters,
+    )
     # These first: the schedule's state is in checkpoints.
     rates = ScheduleHook(optim, scheduler)
     trainer.register_hooks([hooks.IterationTimer(), rates])

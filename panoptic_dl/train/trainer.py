@@ -4,6 +4,7 @@ A step whose losses or gradients are not finite is recorded, and ends the run or
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -76,11 +78,13 @@ class Trainer(SimpleTrainer):
         device: torch.device,
         stop: StopRequest,
         run_dir: Path,
+        find_unused_parameters: bool = False,
     ) -> None:
         """
         Args:
             model: returns a dict of losses; perhaps inside DistributedDataParallel.
             settings: `precision`, `clip_norm`, `on_nonfinite` and `max_nonfinite_skips`.
+            find_unused_parameters: allow parameters that take no part in the loss.
         """
         super().__init__(model, loader, optimizer)
         self.loader, self.settings = loader, settings
@@ -88,6 +92,8 @@ class Trainer(SimpleTrainer):
         fp16 = settings.precision == "fp16"
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.stop, self.run_dir = stop, run_dir
+        self._is_checked = find_unused_parameters
+        self._own_buffers = _unsynchronized_buffers(model) if comm.get_world_size() > 1 else []
         self.agreed_signal = 0
         self.skipped = False
         self.overflows = 0  # steps in a row whose gradients were not finite in fp16
@@ -135,6 +141,9 @@ class Trainer(SimpleTrainer):
                         buffer.copy_(before)
             self._leave_out(metrics, finite, batches)
         self.grad_scaler.update()
+        sent = [distributed.broadcast(each, 0, async_op=True) for each in self._own_buffers]
+        for work in sent:
+            work.wait()
 
     def _accumulate_gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
         """Sum a step's gradients; return its micro-batches, mean losses, seconds of waiting."""
@@ -149,14 +158,35 @@ class Trainer(SimpleTrainer):
             # Gradients are exchanged once a step, with those of the last micro-batch.
             delayed = part < parts - 1 and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if delayed else contextlib.nullcontext():
-                with autocast(self.settings.precision, self.device):
+                with autocast(self.settings.precision, self.device), _ddp_errors():
                     losses = self.model(batches[-1])
                     total = sum(losses.values()) / parts
+                if not self._is_checked:
+                    self._check_parameters(total)
                 self.grad_scaler.scale(total).backward()
             for name, loss in losses.items():
                 share = loss.detach() / parts
                 sums[name] = sums[name] + share if part else share
         return batches, sums, waited
+
+    def _check_parameters(self, loss: Tensor) -> None:
+        """Called by every process in the first forward pass.
+
+        Raises:
+            ValueError: parameters take no part in the loss, in some process.
+        """
+        self._is_checked = True
+        model = cast(nn.Module, getattr(self.model, "module", self.model))
+        used = _parameters_of(loss)
+        own = [n for n, p in model.named_parameters() if p.requires_grad and used and p not in used]
+        names = list(dict.fromkeys(itertools.chain(*comm.all_gather(own))))
+        if names:
+            raise ValueError(
+                f"{len(names)} parameters take no part in the loss: {', '.join(names[:8])}"
+                f"{', ...' if len(names) > 8 else ''}. Several processes could not train so: take "
+                "them out of the model or freeze them (requires_grad_(False)), or allow it with "
+                "launch.find_unused_parameters=true"
+            )
 
     def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
         """For each process, whether its step may be made; one that may not spoils that of all.
@@ -330,3 +360,45 @@ class Trainer(SimpleTrainer):
         self.loader.load_state_dict(state_dict["loader"])
         self.skips = state_dict["skips"]
         self.bad_samples |= state_dict["bad_samples"]
+
+
+def _parameters_of(loss: Tensor) -> set[Tensor]:
+    """The parameters that `loss` was computed from; empty where its graph does not tell."""
+    todo, seen = [loss.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        if "CheckpointFunction" in node.name():  # re-entrant: its inner graph is made later
+            return set()
+        seen.add(node)
+        todo += [before for before, _ in node.next_functions]
+    return {node.variable for node in seen if hasattr(node, "variable")}
+
+
+@contextlib.contextmanager
+def _ddp_errors() -> Iterator[None]:
+    """Say what to do where parameters take part in the losses of some steps only."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "finished reduction in the prior iteration" not in str(error):
+            raise
+        raise ValueError(
+            "some parameters took no part in the loss of the step before, which several processes "
+            "must be told: launch.find_unused_parameters=true"
+        ) from error
+
+
+def _unsynchronized_buffers(model: nn.Module) -> list[Tensor]:
+    """Buffers that differ between processes after a step: those of the main one are kept.
+
+    Such are the statistics of plain batch normalization. DistributedDataParallel does this before
+    a forward pass, which is too late for evaluations and averages of the weights.
+    """
+    return [
+        buffer
+        for module in model.modules()
+        if not isinstance(module, nn.SyncBatchNorm | NaiveSyncBatchNorm | FrozenBatchNorm2d)
+        for buffer in module.buffers(recurse=False)
+    ]

@@ -1,8 +1,10 @@
 """Loaders: reproducible, fair to all processes, clear about what they cannot do; prefetching."""
 
 import itertools
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -269,6 +271,23 @@ def test_a_loader_process_that_dies_is_an_error_that_says_so(dataset):
     loader = train_loader(dataset=dataset, mapper=die, batch_size=1, num_workers=1, seed=0)
     with pytest.raises(DatasetError, match=r"a loader process died.*resume=true"):
         next(iter(loader))
+
+
+def test_loader_processes_end_at_once_when_training_ends_by_an_error(dataset):
+    """The error's traceback holds the loader until the program has ended."""
+
+    def mapper(record):
+        if record["image_id"] != first:
+            time.sleep(60)
+        raise DatasetError("bad image")
+
+    loader = train_loader(dataset=dataset, mapper=mapper, batch_size=1, num_workers=2, seed=0)
+    first = DatasetCatalog.get(dataset)[next(iter(loader._coming_steps()))[0][0][0]]["image_id"]
+    with pytest.raises(DatasetError, match="bad image"):
+        next(iter(loader))
+    for worker in multiprocessing.active_children():
+        worker.join(5)
+        assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(

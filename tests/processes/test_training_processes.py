@@ -16,6 +16,7 @@ from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted
 from tests.train.tiny_run import (
     SCHEDULE,
+    Partly,
     TinyEvaluation,
     TinyModel,
     losses,
@@ -82,6 +83,19 @@ def stop_while_saving_is_slow(folder):
     (folder / f"saved.{comm.get_rank()}.txt").write_text(str(there))
 
 
+class Noting(TinyEvaluation):
+    """Notes the running statistics that this process evaluates with."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.file = folder / f"noted.{comm.get_rank()}.txt"
+
+    def __call__(self, model, folder, **options):
+        with self.file.open("a") as file:
+            file.write(f"{model.backbone[1].running_mean.tolist()}\n")
+        return super().__call__(model, folder, **options)
+
+
 def scenarios(device, folder):
     """All in one pair of processes, for each pair takes seconds to start."""
     attempt(folder, "whole")
@@ -102,6 +116,12 @@ def scenarios(device, folder):
     attempt(folder, "too_bad", loader=loader, iterations=9)
     attempt(folder, "evaluated", evaluation=TinyEvaluation(1.0, 3.0, 2.0), eval_period=2)
     attempt(folder, "logged", loggers={"wandb": wandb_logger(mode="offline")})
+    attempt(folder, "unused", model=Partly())
+    attempt(folder, "unused_later", model=Partly((1, 3)))
+    attempt(folder, "unused_in_one", model=Partly((1, 2) if comm.get_rank() else ()))
+    allowed = Partly((1, 3) if comm.get_rank() else (3, 4))
+    attempt(folder, "allowed", model=allowed, find_unused_parameters=True)
+    attempt(folder, "statistics", evaluation=Noting(folder), eval_period=2, ema=0.9)
     attempt(folder, "torn", iterations=4, schedule=SCHEDULE)
     if comm.is_main_process():
         newest = folder / "torn" / "model_0000003.pth"
@@ -200,3 +220,17 @@ def test_both_fall_back_past_a_torn_checkpoint(folder):
     assert said(folder, "torn") == "finished"
     assert (folder / "torn" / "model_0000003.pth.torn").is_file()
     assert same(state(folder / "whole"), state(folder / "torn"))
+
+
+def test_parameters_without_part_in_the_loss_are_named(folder):
+    for name in ("unused", "unused_in_one"):
+        assert "ValueError: 2 parameters take no part in the loss: fc.weight, fc.bias" in said(
+            folder, name
+        )
+    assert "the loss of the step before" in said(folder, "unused_later")
+    assert said(folder, "allowed") == "finished"
+
+
+def test_all_processes_evaluate_with_the_statistics_of_the_main_one(folder):
+    assert said(folder, "statistics") == "finished"
+    assert len(said(folder, "noted").splitlines()) == 2 * 3

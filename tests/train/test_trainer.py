@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.train.tiny_run import (
+    Partly,
     TinyModel,
     losses,
     metrics,
@@ -193,3 +196,28 @@ def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, caplog
     with pytest.raises(FloatingPointError, match="Images: 7;"):
         run_training(tmp_path, model=TinyModel(poison=(7,)))
     assert "Cannot write" in caplog.text
+
+
+def test_parameters_without_part_in_the_loss_are_named_in_the_first_step(tmp_path):
+    model, message = (
+        Partly(),
+        r"^2 parameters take .*: fc\.weight, fc\.bias\. .*freeze them.*=true$",
+    )
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, model=model)
+    assert model.calls == 1
+    run_training(tmp_path, model=Partly(), find_unused_parameters=True)
+
+
+def test_blocks_that_are_computed_again_take_part(tmp_path):
+    class Again(TinyModel):
+        reentrant = False
+
+        def forward(self, batch):
+            self.backbone.forward = lambda x: checkpoint(
+                nn.Sequential(*self.backbone), x.requires_grad_(), use_reentrant=self.reentrant
+            )
+            return super().forward(batch)
+
+    for Again.reentrant in (False, True):
+        run_training(tmp_path / str(Again.reentrant), model=Again(), iterations=1)

@@ -42,6 +42,21 @@ class TinyModel(nn.Module):
         return {"loss_fit": loss, "loss_extra": 0.1 * loss}
 
 
+class Partly(TinyModel):
+    """Its layer `fc` takes part in the loss of some calls; `frozen`, which is frozen, in none."""
+
+    def __init__(self, calls: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.fc, self.frozen = nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)
+        self.with_fc = calls
+
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        losses = super().forward(batch)
+        if self.calls in self.with_fc:
+            losses["loss_fit"] = self.fc(losses["loss_fit"].reshape(1, 1)).square().sum()
+        return losses
+
+
 RECORDS = [{"image_id": i, "file_name": f"{i}.png", "width": 2, "height": 1} for i in range(20)]
 
 
