@@ -142,7 +142,7 @@ class Trainer(SimpleTrainer):
             self._leave_out(metrics, finite, batches)
         self.grad_scaler.update()
         sent = [distributed.broadcast(each, 0, async_op=True) for each in self._own_buffers]
-        for work in sent:
+        for work in filter(None, sent):
             work.wait()
 
     def _accumulate_gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
