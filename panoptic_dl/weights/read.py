@@ -26,6 +26,23 @@ logger = logging.getLogger(__name__)
 # What files of PyTorch begin with: a zip archive, and before those a number that is pickled.
 TORCH = (b"PK\x03\x04", MAGIC.to_bytes(10, "little"))
 SHARD = re.compile(r"-\d+-of-\d+\.|\.index\.json$|\.distcp$|mp_rank_\d+")
+# Data that many files of PyTorch hold beside the weights: options, paths, numpy's numbers. A list
+# of what is allowed: `_Ignored` stands for each, and no function of these names is called.
+IGNORED = (
+    "argparse.Namespace",
+    *(
+        f"{module}.{kind}Path"
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Pure")
+    ),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+)
 WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in, before all others
 MAX_WRAPPERS = 8  # one in the other: a file may hold itself
 MAX_TEXT = 500  # characters of a text of the provenance
@@ -235,6 +252,16 @@ def _flatten(content: Mapping[Any, Any]) -> dict[Any, Any]:
     return flat
 
 
+class _Ignored:
+    """In place of what is `IGNORED`; it takes what it is given, and does nothing with it."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
     """What the container holds, and the texts in its header if it has one."""
     try:
@@ -245,7 +272,8 @@ def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, file.metadata()
         if any(sign in start for sign in TORCH):
-            return torch.load(path, map_location="cpu", weights_only=True), None
+            with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
+                return torch.load(path, map_location="cpu", weights_only=True), None
         return read_pickle(path), None
     except WeightsError:
         raise
@@ -255,7 +283,14 @@ def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
             f"{printable(str(error), 2000)}"
         ) from error
     except Exception as error:  # pickle.UnpicklingError, and what a torn archive makes of Python
+        # torch's own message is long, and advises to run what is in the file.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked is None:
+            raise WeightsError(
+                f"weights={path} is damaged, or holds more than tensors and plain values: "
+                f"{printable(str(error), 300)}"
+            ) from error
         raise WeightsError(
-            f"weights={path} is no PyTorch file, or holds more than tensors and plain values: "
-            f"{printable(str(error), 2000)}"
+            f"weights={path} holds {printable(asked[1])}, and opening it could run code: where it "
+            "was made, save the weights alone, torch.save(model.state_dict(), FILE)"
         ) from error

@@ -1,8 +1,11 @@
 """Read weights files: nothing in them is run, and what is wrong with them is named."""
 
+import argparse
 import os
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +159,31 @@ def test_parts_of_a_checkpoint_are_told_from_one_that_does_not_fit(tmp_path, nam
     torch.save({"a": torch.zeros(1)}, tmp_path / name)
     with pytest.raises(WeightsError, match=f"{name} is a part of a checkpoint in several files"):
         read_weights(tmp_path / name)
+
+
+BESIDE = {
+    "options": argparse.Namespace(lr=0.1, betas=[0.9]),
+    "path": Path("a/b"),
+    "number": np.float64(76.5),
+    "array": np.arange(3),
+}
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("kind", BESIDE)
+def test_data_of_other_kinds_beside_the_weights_is_not_looked_at(tmp_path, kind, is_zip):
+    content = {"state_dict": Tiny().state_dict(), "more": BESIDE[kind]}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=is_zip)
+    load_model(Tiny(), tmp_path / "w.pth")
+
+
+def test_what_else_lies_beside_them_is_named_with_the_cure(tmp_path):
+    torch.save({"model": Tiny().state_dict(), "more": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth holds posix\.system, .*save the weights alone"):
+        read_weights(tmp_path / "w.pth")
+    torch.save({"model": Tiny().state_dict(), "more": Tiny()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth holds tests\.weights\.tiny_weights\.Tiny,"):
+        read_weights(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("key", ["net", "model_state_dict", "network.params"])
