@@ -5,7 +5,7 @@ id: the order in a file makes no difference, and those of COCO are as in Detectr
 a color get one that is far from all others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -118,6 +118,36 @@ def read_annotations(file: Path) -> dict[str, Any]:
         if odd is not None:
             raise DatasetError(f'{file}: {str(odd)[:80]} in "{key}" is no object; {GUIDE}')
     return content
+
+
+def repeated_stuff(
+    records: Sequence[Mapping[str, Any]], names: Sequence[str], things: Collection[int]
+) -> str:
+    """Say that images have several segments of one stuff class, as some tools write them.
+
+    Args:
+        records: of images; categories of their segments are contiguous.
+        names: of classes.
+        things: classes of which an image may have several segments.
+
+    Returns:
+        "" where that is not so.
+    """
+    examples = []
+    for record in records:
+        stuff = [
+            s["category_id"] for s in record["segments_info"] if s["category_id"] not in things
+        ]
+        if len(set(stuff)) < len(stuff):
+            most = max(stuff, key=stuff.count)
+            file = record["pan_seg_file_name"]
+            examples.append(f"{stuff.count(most)} of stuff {names[most]!r} in {file}")
+    if not examples:
+        return ""
+    return (
+        f"{len(examples):,} of {len(records):,} images have several segments of one stuff class, "
+        f"such as {examples[0]}: a model predicts one, which matches none of them, and PQ suffers"
+    )
 
 
 def _categories_of(file: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,13 @@ from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import near_names
 from panoptic_dl.core.images import NUM_IDS
-from panoptic_dl.datasets.categories import GUIDE, Categories, read_annotations, read_categories
+from panoptic_dl.datasets.categories import (
+    GUIDE,
+    Categories,
+    read_annotations,
+    read_categories,
+    repeated_stuff,
+)
 from panoptic_dl.datasets.registry import Layout, Record, register_once
 
 logger = logging.getLogger(__name__)
@@ -112,7 +118,7 @@ def custom_dataset(
     return register_once(
         f"{form}_{part}_{task}",
         sources=[files.file, *files.image_folders, *files.label_folders],
-        load=lambda: files.load(classes),
+        load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
     )
 
@@ -220,7 +226,7 @@ class _Split:
             remedy = f"{self._remedy('json', 'FILE')};\n             {WITHOUT_DATA}"
             raise self.layout.error(f"file missing: {self.file}{others}", remedy)
 
-    def load(self, classes: Classes) -> list[Record]:
+    def load(self, classes: Classes, *, panoptic: bool) -> list[Record]:
         """Check the split and return Detectron2's records."""
         categories, content = self._categories(classes), read_annotations(self.file)
         images = _annotated_images(content, self.file)
@@ -249,6 +255,9 @@ class _Split:
             if all(type(value) is int and value > 0 for value in size.values()):
                 record |= size
             records.append(record)
+        repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
+        if repeated:
+            logger.warning("%s: %s", self.file, repeated)
         return records
 
     def metadata(self, classes: Classes, *, semantic: bool) -> dict[str, Any]:

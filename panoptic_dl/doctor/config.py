@@ -151,18 +151,23 @@ def _check_crop(context: CheckContext) -> CheckResult:
     window = max(windows)
     padded = tuple(math.ceil(side / PADDING) * PADDING for side in crop)
     stride = max(1, padded[0] // window[0])
-    size = ResizeShortestEdge.get_output_shape(
-        *context.sizes["image_size"], context.sizes["min_size_test"], context.sizes["max_size_test"]
-    )
+    found = f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; "
     multiple = context.sizes["size_divisibility"] or PADDING
-    feature = [math.ceil(side / multiple) * multiple // stride for side in size]
-    fits = "no multiple of it (Detectron2 would stop; here it slides)"
-    if all(f % w == 0 for f, w in zip(feature, window, strict=True)):
-        fits = "a multiple of it"
-    found = (
-        f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; test images are "
-        f"{feature[0]} x {feature[1]} there, {fits}"
-    )
+    features: Counter[tuple[int, ...]] = Counter()
+    for size in context.test_sizes:
+        resized = ResizeShortestEdge.get_output_shape(
+            *size, context.sizes["min_size_test"], context.sizes["max_size_test"]
+        )
+        features[tuple(math.ceil(side / multiple) * multiple // stride for side in resized)] += 1
+    if features:
+        ((usual, count),) = features.most_common(1)
+        share = "" if len(features) == 1 else f"{count:,} of {sum(features.values()):,} "
+        fits = "no multiple of it (Detectron2 would stop; here it slides)"
+        if all(f % w == 0 for f, w in zip(usual, window, strict=True)):
+            fits = "a multiple of it"
+        found += f"{share}test images are {usual[0]} x {usual[1]} there, {fits}"
+    else:
+        found += "sizes of test images are not known"
     best = PUBLISHED_CROPS.get(context.choice["dataset"], crop)
     if best != crop:
         found += f"; the published crop is {best[0]} x {best[1]}"

@@ -93,7 +93,7 @@ class CheckContext:
         device: `cuda` or `cpu`.
         parts: functions that build the experiment's parts, by name: see conf/mode/doctor.yaml.
         choice: names of the chosen parts: "backbone", "head", "dataset", "task".
-        sizes: "crop_size", "image_size" [H, W], "min_size_test", "size_divisibility" in pixels.
+        sizes: "crop_size" [H, W], "min_size_test", "max_size_test", "size_divisibility" in pixels.
         train, checkpoint, recipe: those groups of the config.
         launch_refused: why the processes that `launch` asks for could not start.
         find_unused_parameters: whether some may take no part in the loss.
@@ -132,6 +132,17 @@ class CheckContext:
     def is_custom_dataset(self) -> bool:
         """Whether sizes, areas and crowds need not be listed in its files."""
         return self.choice["dataset"] in FORMATS
+
+    @property
+    def test_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the images of "val": as listed, else of those that were opened."""
+        if "val" not in self.splits:
+            return []
+        split = self.splits["val"]
+        listed = [
+            (r["height"], r["width"]) for r in split.records if {"height", "width"} <= r.keys()
+        ]
+        return listed or [report.size for report in split.reports if report.size]
 
     @property
     def num_processes(self) -> int:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
+from panoptic_dl.datasets.categories import repeated_stuff
 from panoptic_dl.doctor.context import (
     Check,
     CheckContext,
@@ -30,6 +31,9 @@ from panoptic_dl.doctor.labels import ImageReport, check_files, digest_of
 from panoptic_dl.evaluation.coco_instances import read_instances
 
 SPLITS = ("train", "val")
+STUFF_HINT = (
+    '"isthing": 1 in the JSON files for what is counted; else one segment of a class in an image'
+)
 CHUNK = 8  # images that a process is given at a time
 MAX_NAMES = 8  # of classes in a line
 
@@ -63,7 +67,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "images": ("images", "{amount} can be read", "of {count:,} cannot be read"),
     "image modes": ("images", "{modes}", "images are not RGB or gray"),
     "orientation": ("images", "no image is turned by EXIF", "images are turned by EXIF"),
-    "sizes": ("images", "image = label = JSON file", "files have the wrong size"),
+    "sizes": ("labels", "image = label = JSON file", "files have the wrong size"),
     "labels": ("prepared", "complete RGB PNG files", "panoptic labels are none"),
     "label ids": ("prepared", "those of segments_info", "ids are in one of PNG and JSON only"),
     "areas": ("prepared", "those of the pixels", "areas in the JSON file are wrong"),
@@ -86,6 +90,7 @@ def checks() -> list[Check]:
             # Where only some images cannot be read, the others are checked all the same.
             *(Check(group, kind, partial(_check_kind, split, kind), needs) for kind in KINDS),
             Check(group, "classes", partial(_check_classes, split), needs, PREPARE),
+            Check(group, "things and stuff", partial(_check_stuff, split), needs, PREPARE),
         ]
     instances = partial(_check_instances, "val")
     return [
@@ -180,13 +185,27 @@ def _check_kind(title: str, kind: str, context: CheckContext) -> CheckResult | N
     }
     origin, right, wrong = KINDS[kind]
     problems = [p for report in split.reports for p in report.problems if p.kind == kind]
+    if waiting := _unchecked(split, kind, [p for p in problems if p.serious]):
+        return waiting
+    origins = dict.fromkeys(problem.origin or origin for problem in problems)
+    hints = dict.fromkeys(_hint_for(context, title, each) for each in origins or (origin,))
     return from_problems(
         right.format(**facts),
         wrong.format(**facts),
-        _hint_for(context, title, origin),
+        "; ".join(hints),
         [problem.text for problem in problems if problem.serious],
         [problem.text for problem in problems if not problem.serious],
     )
+
+
+def _unchecked(split: Split, kind: str, failures: Sequence[Any] = ()) -> CheckResult | None:
+    """Not checked, where images have other problems that a kind of problem hides behind."""
+    reasons = [report.unchecked[kind] for report in split.reports if kind in report.unchecked]
+    if failures or not reasons:
+        return None
+    needs = ", ".join(f"{split.title} data: {reason}" for reason in dict.fromkeys(reasons))
+    count = f"{len(reasons):,} of {len(split.reports):,} images"
+    return CheckResult(State.UNCHECKED, f"needs {needs}, in {count}")
 
 
 def _check_json(title: str, context: CheckContext) -> CheckResult | None:
@@ -285,6 +304,8 @@ def _check_classes(title: str, context: CheckContext) -> CheckResult:
             counts.update(segment["category_id"] for segment in record["segments_info"])
     elif len(split.reports) < len(split.records):
         return CheckResult(State.UNCHECKED, "needs all images: leave doctor.sample out")
+    elif waiting := _unchecked(split, "semantic labels"):
+        return waiting
     else:
         for report in split.reports:  # pixels
             counts.update(report.classes)
@@ -301,6 +322,19 @@ def _check_classes(title: str, context: CheckContext) -> CheckResult:
     if len(absent) > MAX_NAMES:
         return warn(found, hint, absent)
     return warn(f"{found}: {', '.join(absent)}", hint)
+
+
+def _check_stuff(title: str, context: CheckContext) -> CheckResult | None:
+    """There are things, and an image has one segment of a stuff class at most."""
+    split = context.splits[title]
+    if context.choice["task"] != "panoptic":
+        return None
+    things = set((split.metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
+    if repeated := repeated_stuff(split.records, split.class_names, things):
+        return warn(repeated, STUFF_HINT)
+    if not things:
+        return warn("all classes are stuff: no object is told apart from another", STUFF_HINT)
+    return ok("an image has one segment of a stuff class at most")
 
 
 def _check_instances(title: str, context: CheckContext) -> CheckResult | None:

@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from panoptic_dl.core.images import (
     SemanticLabelReader,
     colors_to_ids,
     decode_image,
+    read_size,
     segment_numbers,
     why_unreadable,
 )
@@ -35,8 +35,10 @@ from panoptic_dl.core.images import (
 ORIENTATION = 274  # tag of EXIF: how a camera was held; 1: upright
 ROTATED = (5, 6, 7, 8)  # values that swap height and width
 LOSSY = ("JPEG", "JPEG2000", "WEBP", "MPO", "AVIF")
-USUAL = ("RGB", "L")
-CONVERTED = ("RGBA", "LA", "P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La")
+READ_WELL = frozenset(
+    ["RGB", "L", "RGBA", "LA", "P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La"]
+)
+OF_SEGMENTS = ("label ids", "areas", "boxes")  # kinds that need the pixels of segments
 LABEL_MODES = {
     "labels": (("RGB", "RGBA"), "ids are R + 256 G + 256^2 B"),
     "semantic labels": (("L",), "classes are 8 bit gray (L)"),
@@ -48,12 +50,14 @@ TRAIN_IDS = "_gtFine_labelTrainIds.png"
 class _Problem(NamedTuple):
     """What is wrong with a file, in words that name it; if not serious, a warning.
 
-    `kind` is a key of `data.KINDS`: the check whose problem it is.
+    `kind` is a key of `data.KINDS`: the check whose problem it is. `origin`: what the wrong file is
+    among downloaded "images" and "labels" and what is "prepared", where that differs from KINDS.
     """
 
     kind: str
     text: str
     serious: bool
+    origin: str | None = None
 
 
 @dataclass
@@ -64,6 +68,8 @@ class ImageReport:
         file_name: of the image.
         digest: of the file's bytes; two images with one digest are the same.
         mode: Pillow's name for the kind of its pixels.
+        size: (H, W) of the image as training reads it.
+        unchecked: kinds of problems that were not looked for, and the kind of problem why.
         classes: pixels of each class in its semantic label, if that is a file.
     """
 
@@ -71,10 +77,17 @@ class ImageReport:
     problems: list[_Problem] = field(default_factory=list)
     digest: bytes | None = None
     mode: str = ""
+    size: tuple[int, int] | None = None
+    unchecked: dict[str, str] = field(default_factory=dict)
     classes: Counter[int] = field(default_factory=Counter)
 
-    def add(self, kind: str, text: str, *, serious: bool = True) -> None:
-        self.problems.append(_Problem(kind, text, serious))
+    def add(self, kind: str, text: str, *, serious: bool = True, origin: str | None = None) -> None:
+        self.problems.append(_Problem(kind, text, serious, origin))
+
+    def skip(self, why: str, *kinds: str) -> None:
+        """Note that kinds of problems are not looked for, because there is one of kind `why`."""
+        for kind in kinds:
+            self.unchecked.setdefault(kind, why)
 
     def has(self, *kinds: str) -> bool:
         """Whether there is a serious problem of one of these kinds."""
@@ -100,21 +113,42 @@ def check_files(
     """
     report = ImageReport(str(record.get("file_name")))
     try:
-        image_size = _check_image(report)
-        if size and image_size:
-            _check_size(report, report.file_name, image_size, size, where="in the JSON file")
+        report.size = _check_image(report)
+        if report.size is None:
+            report.skip("images", "image modes", "orientation", "sizes")
+        elif size:
+            _check_size(report, report.file_name, report.size, size, "in the JSON file")
         where = "in the JSON file" if size else "has its image"
-        fits = partial(_check_size, report, wanted=size or image_size, where=where)
         panoptic = semantic = None
         if panoptic_file := record.get("pan_seg_file_name"):
             colors = _read_label(report, panoptic_file, "labels")
-            if colors is not None:
+            if colors is None:
+                report.skip("labels", "sizes", *OF_SEGMENTS, "agreement")
+            else:
                 panoptic = colors_to_ids(colors[..., :3])
-                if fits(panoptic_file, panoptic.shape):
+                origin = _origin_of(record, report.size, panoptic.shape)
+                if _check_size(
+                    report, panoptic_file, panoptic.shape, size or report.size, where, origin
+                ):
                     _compare_with_segments(report, panoptic, record)
+                    if report.has("label ids"):
+                        report.skip("label ids", *OF_SEGMENTS, "agreement")
+                else:
+                    report.skip("sizes", *OF_SEGMENTS, "agreement")
         if semantic_file := record.get("sem_seg_file_name"):
             semantic = _read_label(report, semantic_file, "semantic labels")
-            if semantic is not None and fits(semantic_file, semantic.shape):
+            if semantic is None:
+                report.skip("semantic labels", "sizes", "agreement")
+            elif not _check_size(
+                report,
+                semantic_file,
+                semantic.shape,
+                size or report.size,
+                where,
+                _origin_of(record, report.size, semantic.shape),
+            ):
+                report.skip("sizes", "semantic labels", "agreement")
+            else:
                 counts = np.bincount(semantic.ravel(), minlength=num_classes)[:num_classes]
                 report.classes.update(dict(enumerate(counts.tolist())))
                 try:
@@ -122,7 +156,8 @@ def check_files(
                     reader.check_semantic(semantic, semantic_file)
                 except DatasetError as error:
                     report.add("semantic labels", str(error))
-        if semantic is None or report.has("sizes", "labels", "label ids", "semantic labels"):
+                    report.skip("semantic labels", "agreement")
+        if semantic is None or "agreement" in report.unchecked:
             return report
         if panoptic is not None:
             table = {s["id"]: s["category_id"] for s in record["segments_info"]}
@@ -135,6 +170,24 @@ def check_files(
     except Exception as error:  # such as a record without keys
         report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
     return report
+
+
+def _origin_of(
+    record: Mapping[str, Any], image: tuple[int, int] | None, label: Sequence[int]
+) -> str | None:
+    """What is wrong where an image of Cityscapes and a prepared label differ in size (H, W).
+
+    The downloaded labels beside it decide: "prepared" where they are as large as the image,
+    "images" where they are as large as the prepared label. None: they are not there.
+    """
+    file = str(record.get("sem_seg_file_name", ""))
+    if not file.endswith(TRAIN_IDS):
+        return None
+    try:
+        downloaded = read_size(file.replace(TRAIN_IDS, "_gtFine_labelIds.png"))
+    except DatasetError:
+        return None
+    return {image: "prepared", tuple(label): "images"}.get(downloaded, "labels")
 
 
 def digest_of(data: bytes) -> bytes:
@@ -163,9 +216,7 @@ def _check_image(report: ImageReport) -> tuple[int, int] | None:
     if image is None:
         return None
     report.mode = image.mode
-    if image.mode in CONVERTED:
-        report.add("image modes", f"{file}: {image.mode}, converted to RGB", serious=False)
-    elif image.mode not in USUAL:
+    if image.mode not in READ_WELL:
         report.add("image modes", f"{file}: {image.mode}, whose values are cut off at 255 in RGB")
     try:
         turn = image.getexif().get(ORIENTATION, 1)
@@ -184,6 +235,7 @@ def _check_size(
     size: Sequence[int],
     wanted: tuple[int, int] | None,
     where: str,
+    origin: str | None = None,
 ) -> bool:
     """Whether a size is as wanted; one that an EXIF entry has turned is that entry's problem."""
     if wanted is None or tuple(size) == wanted:
@@ -193,6 +245,7 @@ def _check_size(
         "orientation" if turned and tuple(size) == wanted[::-1] else "sizes",
         f"{file}: {size[0]} x {size[1]} (height x width), {wanted[0]} x {wanted[1]} (height x "
         f"width) {where}",
+        origin=origin or ("images" if file == report.file_name else None),
     )
     return False
 
@@ -294,7 +347,8 @@ def _check_cityscapes(
                 labels[name] = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
             else:
                 shapes = f"its shape is {label.shape}, that of others {train_ids.shape}"
-                report.add("agreement", f"{name}: {shapes}")
+                report.add("sizes", f"{name}: {shapes}", origin="labels")
+                report.skip("sizes", "agreement")
     if len(labels) < 2:
         return
     (_, label_ids), (instance_file, instance_ids) = labels.items()

@@ -13,6 +13,7 @@ from panoptic_dl.doctor import data
 from panoptic_dl.doctor.context import Split
 from tests.datasets.tiny_custom import edit, register, write_own
 from tests.doctor.broken import FAULTS, write_healthy
+from tests.doctor.broken.fault import image_of, save_as
 from tests.doctor.contexts import dataset_context, results_of, words
 
 KINDS = ("cityscapes", "coco")
@@ -59,8 +60,66 @@ def test_a_fault_is_found_in_its_row_alone(copied, fault):
     assert all("needs" in row.found for row in waiting)
     if "layout" in first and fault.rows[first] == "FAIL":
         assert len(waiting) > 5
-    else:
-        assert not waiting
+    else:  # behind the fault, in that image alone
+        assert all(" in 1 of " in row.found for row in waiting), waiting
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")])
+def test_images_that_are_read_well_are_no_problem(copied, mode, kind):
+    root = copied("coco")
+    save_as(image_of(root), mode, kind)
+    rows = results_of(data.checks(), dataset_context(root, "coco"))
+    assert odd_rows(rows) == ALWAYS
+    assert rows["train data: image modes"].found == f"3 RGB, 1 {mode}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "archive", "others"),
+    [
+        ("gtFine/train/bonn/*_labelTrainIds.png", "prepare_cityscapes", "unzip"),
+        ("gtFine/cityscapes_panoptic_train/bonn*.png", "prepare_cityscapes", "unzip"),
+        ("leftImg8bit/train/bonn/*.png", "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest"),
+    ],
+)
+def test_the_archive_of_the_file_of_wrong_size_is_named(copied, pattern, archive, others):
+    root = copied("cityscapes")
+    (file,) = (root / "cityscapes").glob(pattern)
+    Image.open(file).resize((1, 1), 0).save(file)
+    rows = results_of(data.checks(), dataset_context(root, "cityscapes"))
+    sizes = rows["train data: sizes"]
+    assert sizes.state.value == "FAIL"
+    assert str(file) in words(sizes)
+    assert archive in sizes.hint
+    assert others not in sizes.hint
+    waiting = {name for name, row in rows.items() if row.state.value == "not checked"}
+    hidden = {
+        "labelTrainIds": {"semantic labels", "agreement"},
+        "panoptic": {"label ids", "areas", "boxes", "agreement"},
+    }
+    behind = next((kinds for kind, kinds in hidden.items() if kind in file.name), set())
+    assert waiting == {
+        f"train data: {name}" for name in behind | ({"agreement"} if behind else set())
+    }
+    if behind:
+        assert rows["train data: agreement"].found == "needs train data: sizes, in 1 of 3 images"
+
+
+def test_several_segments_of_one_stuff_class_are_named(tmp_path, caplog):
+    write_own(tmp_path, train=2, val=2)
+    for split in ("train", "val"):
+        edit(tmp_path, lambda c: [k.update(isthing=0) for k in c["categories"]], split=split)
+    rows = results_of(data.checks(), custom_context(tmp_path))
+    found = rows["val data: things and stuff"]
+    assert found.state.value == "warn"
+    assert (
+        "images have several segments of one stuff class, such as 3 of stuff 'red box' in"
+        in found.found
+    )
+    assert found.found in caplog.text  # what every run says at its start
+    assert "isthing" in found.hint
+    assert "val data: things and stuff" not in results_of(
+        data.checks(), custom_context(tmp_path, task="semantic")
+    )
 
 
 def test_each_format_has_its_faults():

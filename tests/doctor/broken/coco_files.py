@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .fault import fault, halve, image_of, label_of, save_as
+from .fault import fault, halve, image_of, label_of
 
 
 @fault("coco", "train data: layout")
@@ -89,21 +89,6 @@ def image_of_16_bits(root):
     deep = np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(file, format="PNG")
     return str(file)
-
-
-@fault("coco", "train data: image modes", "warn")
-def image_in_cmyk(root):
-    return save_as(image_of(root), "CMYK", "JPEG")
-
-
-@fault("coco", "train data: image modes", "warn")
-def image_with_transparency(root):
-    return save_as(image_of(root), "RGBA", "PNG")
-
-
-@fault("coco", "train data: image modes", "warn")
-def image_with_a_palette(root):
-    return save_as(image_of(root), "P", "PNG")
 
 
 def turn(file: Path, orientation: int) -> str:
