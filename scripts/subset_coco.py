@@ -7,8 +7,13 @@ docs/overfitting.md. Images and panoptic PNGs are linked, not copied.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.files import read_json
+from panoptic_dl.datasets.prepare.command import require_same_sizes
 
 KINDS = ("panoptic", "instances")
 
@@ -22,17 +27,21 @@ def subset(source: Path, target: Path, split: str, ids: list[int] | None, count:
         ids: the images; None: the first `count` by id.
 
     Raises:
-        SystemExit: a file or an image id is missing, or the target exists.
+        DatasetError: a file or an image id is missing or torn, or the target exists.
     """
     coco, small = source / "coco", target / "coco"
     if small.exists():
-        raise SystemExit(f"error: {small} exists already; remove it or choose another folder")
+        raise DatasetError(f"{small} exists already; remove it or choose another folder")
     trees = {kind: read(coco / "annotations" / f"{kind}_{split}.json") for kind in KINDS}
     known = sorted(image["id"] for image in trees["panoptic"]["images"])
-    chosen = known[:count] if ids is None else ids
+    chosen = known[:count] if ids is None else list(dict.fromkeys(ids))
     unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise SystemExit(f"error: {split} has no image {unknown[0]}")
+        raise DatasetError(f"{split} has no image {unknown[0]}")
+    for image in chosen:
+        for file in (f"{split}/{image:012d}.jpg", f"panoptic_{split}/{image:012d}.png"):
+            if not (coco / file).is_file():
+                raise DatasetError(f"{coco / file} is missing")
     for name in ("train2017", "val2017"):
         (small / "annotations").mkdir(parents=True, exist_ok=True)
         for folder in (name, f"panoptic_{name}"):
@@ -47,9 +56,14 @@ def subset(source: Path, target: Path, split: str, ids: list[int] | None, count:
 
 
 def read(file: Path) -> dict[str, Any]:
+    """The JSON file of COCO's annotations, with its "images" and "annotations"."""
     if not file.is_file():
-        raise SystemExit(f"error: {file} is missing; `python scripts/prepare_coco.py` says more")
-    tree: dict[str, Any] = json.loads(file.read_text())
+        raise DatasetError(f"{file} is missing; `python scripts/prepare_coco.py` says more")
+    try:
+        tree: dict[str, Any] = read_json(file)
+        _ = [image["id"] for image in tree["images"]], [a["image_id"] for a in tree["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{file} is no annotation file of COCO ({error!r})") from error
     return tree
 
 
@@ -60,9 +74,21 @@ def chosen_only(tree: dict[str, Any], chosen: set[int]) -> dict[str, Any]:
 
 
 def link(file: Path, folder: Path) -> None:
-    if not file.is_file():
-        raise SystemExit(f"error: {file} is missing")
     (folder / file.name).symlink_to(file.resolve())
+
+
+def ask_the_readers(target: Path) -> None:
+    """Raise an error unless training and evaluation take the dataset."""
+    from detectron2.data import DatasetCatalog  # imports torch, which takes seconds
+
+    from panoptic_dl.datasets.coco import coco_panoptic
+    from panoptic_dl.evaluation.coco_instances import read_instances
+
+    for split in ("train", "val"):
+        name = coco_panoptic(root=str(target), split=split, prefix="subset_")
+        images = DatasetCatalog.get(name)
+        require_same_sizes([(i["file_name"], i["pan_seg_file_name"]) for i in images])
+        read_instances(name, images)
 
 
 def main() -> None:
@@ -73,8 +99,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="images, the first by id")
     parser.add_argument("--ids", type=int, nargs="+", help="these images instead")
     options = parser.parse_args()
-    chosen = subset(options.source, options.target, options.split, options.ids, options.count)
-    print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
+    if options.count < 1:
+        parser.error("--count must be at least 1")
+    try:
+        chosen = subset(options.source, options.target, options.split, options.ids, options.count)
+        print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
+        ask_the_readers(options.target)
+        print(f"ready: dataset=coco dataset.root={options.target}")
+    except (DatasetError, EvaluationError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
