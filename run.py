@@ -28,9 +28,9 @@ def run(config: DictConfig, job: Any) -> float | None:
     """One run, alone or in a sweep; return its first metric, for sweepers that optimize."""
     from panoptic_dl.launch.session import session, start
 
-    facts = identity(config, job)
     state = RunState(job.runtime.output_dir, writes=is_recorded(config, job))
     with session(job.runtime.output_dir, state):
+        facts = identity(config, job)
         finished = resume_in_sweep(config, job, facts)
         if finished is not None:
             return finished.metric

@@ -4,7 +4,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 from panoptic_dl.core.environment import describe, git, measured_on
 from panoptic_dl.core.run_folder import (
     ERROR,
+    LOG,
     NEWEST,
     STOPPED,
     ExitCode,
@@ -35,18 +38,23 @@ from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
+PACKAGE = Path(__file__).resolve().parents[1]
+OURS = (f"{PACKAGE}{os.sep}", str(PACKAGE.with_name("run.py")))
+INSTALLED = (os.path.realpath(sysconfig.get_path("stdlib")), "<")  # "<frozen ...>"
+LOST = "DistBackendError|DistNetworkError|gloo.*(onnection|peer)|NCCL"
+
 
 def exit_status(error: BaseException | None) -> tuple[str, int]:
     """The status and the exit code of a run that `error` has ended; None: it finished.
 
     | raised | status | exit code |
     | --- | --- | --- |
-    | ValueError, OSError: wrong input, a full disk | failed | 1, one message |
+    | an error of which `message_for_user` has a message | failed | 1, one message |
     | FloatingPointError: a loss is not finite | failed | 76, one message |
     | Interrupted: stopped by a signal, all is saved | stopped | 75 |
     | KeyboardInterrupt: stopped, nothing was saved | stopped | 130 |
     | SystemExit, ProcessExitedException of a process that was started | by its code | its code |
-    | others, which are errors of the program | failed | 1, a traceback |
+    | others, which are faults of the program | failed | 1, a traceback |
     """
     if error is None:
         return "finished", 0
@@ -69,7 +77,7 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
     """End this process as `exit_status` says if an error comes out of the `with` block.
 
     An error that a user can act on becomes one message on stderr, with the traceback in
-    `run_dir/error.txt`. Errors of the program pass on, and Python prints their traceback.
+    `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do.
 
     Args:
         state: of the process that starts the run; gets the status and the error's first line.
@@ -79,34 +87,61 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         status, code = exit_status(error)
-        of_input = isinstance(error, ValueError | OSError | FloatingPointError)
-        of_program = not of_input and not isinstance(
-            error, SystemExit | KeyboardInterrupt | ProcessExitedException
-        )
-        if of_input or (of_program and state is not None and state.writes):
+        text = None
+        if isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
             with contextlib.suppress(OSError):  # a full disk must not hide the message
                 (folder / ERROR).write_text(traceback.format_exc())
-        if of_input:
-            text = f"\nerror: {error}\n(traceback: {folder / ERROR})"
-            print(text, file=sys.stderr, flush=True)
+            text = message_for_user(error)
+            if text is None:
+                text = error_line(traceback.format_exc())
+                print(traceback.format_exc(), file=sys.stderr)
+                where = (
+                    "This is a fault of panoptic-dl. Please report it where you have it from, with "
+                    f"{ERROR}, {LOG} and .hydra/ of {folder}"
+                )
+            else:
+                where = f"(traceback: {folder / ERROR})"
+            print(f"\nerror: {text}\n{where}", file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
             known = (folder / NEWEST).is_file()
             how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint"
             print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
         if state is not None:
-            line = None
-            if of_program:
-                line = error_line(traceback.format_exc())
-            elif status == "failed":
+            line = text and text.partition("\n")[0][:500]
+            if line is None and status == "failed":
                 unknown = f"ended with exit code {code}, without a message"
                 line = first_error_line(folder) or unknown
             state.end(status, line)
-        if of_program or isinstance(error, SystemExit):
+        if isinstance(error, SystemExit):
             raise
         raise SystemExit(code) from None
     if state is not None:
         state.end("finished")
+
+
+def message_for_user(error: Exception) -> str | None:
+    """What a user reads of an error: what is wrong, and what to do; None for a fault of ours.
+
+    ValueError, OSError and FloatingPointError have messages for people. For others it counts whose
+    code raised them, or called the library that did: ours, or a user's own.
+    """
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return str(error)
+    kind = f"{type(error).__name__}: {error}"
+    if isinstance(error, ImportError):
+        return f"{error}; optional packages: pip install 'panoptic-dl[search,launchers,wandb]'"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return f"memory ran out: take fewer images at once, train.images_per_gpu=1 ({kind})"
+    if isinstance(error, RuntimeError) and re.search(LOST, kind) and comm.get_world_size() > 1:
+        return f"another process of the run is lost; where it ended, its message says why ({kind})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename if frame.filename[0] == "<" else os.path.realpath(frame.filename)
+        if file.startswith(OURS):
+            break
+        if not file.startswith(INSTALLED) and "site-packages" not in file:
+            return f"{kind}\nin {frame.name}, {file}, line {frame.lineno}, not of panoptic-dl"
+    return None
 
 
 def call_mode(config: Any, device: str, mode: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
+from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
@@ -287,7 +288,15 @@ class Evaluation:
         details = pictures.draw(results, streaming)
         if official:
             logger.info("Running the official evaluators ...")
-        official_results = DatasetEvaluators(official).evaluate()
+        try:
+            official_results = DatasetEvaluators(official).evaluate()
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # scripts of others, which check little of what they read
+            raise EvaluationError(
+                "evaluation.official=true: an official script cannot work with these files "
+                f"({type(error).__name__}: {error}); without it there are our own metrics"
+            ) from error
         if not comm.is_main_process():
             return {}
         if details.pictures:

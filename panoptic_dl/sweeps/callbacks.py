@@ -2,6 +2,7 @@
 
 import traceback
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -27,6 +28,11 @@ class Sweep(Callback):
             raise SystemExit(f"error: {what}, for sweeps: python run.py -m ...")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if str(config.hydra.launcher._target_).endswith(".SlurmLauncher") and not which("srun"):
+            raise SystemExit(
+                "error: hydra/launcher=slurm submits jobs with srun and sbatch, not found "
+                "here: start on a machine of the cluster, or with hydra/launcher=local"
+            )
         try:
             with read_write(config), open_dict(config):
                 rows = plan_sweep(config)

@@ -42,6 +42,12 @@ def test_a_row_that_fails_fails_alone(tmp_path, sweep, capsys):
     assert f"{bad}/log.txt" in printed
 
 
+def test_slurm_is_refused_where_it_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^error: hydra/launcher=slurm .* hydra/launcher=local"):
+        multirun(f"sweep_dir={tmp_path}", "hydra/launcher=slurm", "seed=0,1")
+
+
 def test_seeds_and_other_numbers(tmp_path, sweep, capsys):
     sweep("sweep.seeds=[0,2]")
     found = states(tmp_path)
