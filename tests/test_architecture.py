@@ -53,7 +53,7 @@ def test_a_training_image_passes_few_modules(config):
 def test_a_validation_image_passes_few_modules(config):
     node = config.task.evaluation
     loader, model = build(node.loader), build(config.task.model).eval()
-    evaluator = build(node.evaluators.panoptic_seg)
+    evaluator = build(node.evaluators.panoptic_seg)()
 
     def evaluate():
         evaluator.reset()

@@ -17,6 +17,7 @@ from panoptic_dl.evaluation.metrics import evaluator_configs
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
+    test_split="val",  # or test: images without ground truth, for evaluation.save
     num_classes=19,
     thing_ids=list(range(11, 19)),
     classes=L(cityscapes_classes)(),  # names and colors, in the order of the contiguous ids
@@ -58,8 +59,8 @@ dataset = dict(
         semantic=L(cityscapes_semantic)(root="${dataset.root}", split="train"),
     ),
     test=dict(
-        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="val"),
-        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="val"),
+        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="${dataset.test_split}"),
+        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="${dataset.test_split}"),
     ),
     # By streaming (ours) and official (those of the datasets' authors, for
     # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.

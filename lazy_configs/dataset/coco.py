@@ -14,6 +14,7 @@ from panoptic_dl.evaluation.metrics import evaluator_configs
 
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
+    test_split="val",  # or test-dev, test: images without ground truth, for evaluation.save
     num_classes=133,
     thing_ids=list(range(80)),
     classes=L(coco_classes)(),  # names and colors, in the order of the contiguous ids
@@ -52,8 +53,8 @@ dataset = dict(
         semantic=L(coco_semantic)(root="${dataset.root}", split="train"),
     ),
     test=dict(
-        panoptic=L(coco_panoptic)(root="${dataset.root}", split="val"),
-        semantic=L(coco_semantic)(root="${dataset.root}", split="val"),
+        panoptic=L(coco_panoptic)(root="${dataset.root}", split="${dataset.test_split}"),
+        semantic=L(coco_semantic)(root="${dataset.root}", split="${dataset.test_split}"),
     ),
     # By streaming (ours) and official (those of the datasets' authors, for
     # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.

@@ -48,6 +48,7 @@ NO_PART = (
     "dataset.cache.folder",
     "dataset.cache.max_gb",
 )
+NEW_KEYS = ("recipe_record.warmup_iters", "dataset.test_split")  # later than saved configs
 IN_EVALUATION = ("scales", "flip")  # the rest is printed, drawn and saved besides
 PLACES = ("run_dir", "resume", "sweep_dir", "dataset.root.root", "dataset.cache.folder")
 
@@ -169,8 +170,7 @@ def differences(config: DictConfig, folder: Path) -> list[str]:
     saved = relevant_config(OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)))
     here = relevant_config(OmegaConf.to_container(config, resolve=False))
     copies = {key for key, value in _flat(here).items() if "${" in str(value)}
-    if "recipe_record.warmup_iters" not in _flat(saved):  # of an earlier version
-        copies.add("recipe_record.warmup_iters")
+    copies |= set(NEW_KEYS) - _flat(saved).keys()  # of an earlier version
     below = tuple(f"{key}." for key in copies)
     different = set(differing_keys(saved, here)) - copies
     return sorted(key for key in different if not key.startswith(below))

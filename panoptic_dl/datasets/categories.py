@@ -93,8 +93,13 @@ def read_categories(files: Sequence[Path]) -> Categories:
     return Categories(tuple(ids), classes)
 
 
-def read_annotations(file: Path) -> dict[str, Any]:
+def read_annotations(
+    file: Path, needed: Sequence[str] = ("images", "annotations", "categories")
+) -> dict[str, Any]:
     """Parse a panoptic JSON file.
+
+    Args:
+        needed: its lists that may not be empty. One of images without ground truth has images.
 
     Raises:
         DatasetError: it is missing, torn, or no file of that format.
@@ -109,7 +114,12 @@ def read_annotations(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise DatasetError(f"{file} is no panoptic JSON file: it holds no object; {GUIDE}")
-    for key in ("images", "annotations", "categories"):
+    _require_lists(content, needed, file)
+    return content
+
+
+def _require_lists(content: Mapping[str, Any], keys: Sequence[str], file: Path) -> None:
+    for key in keys:
         if not isinstance(content.get(key), list) or not content[key]:
             raise DatasetError(
                 f'{file} is no panoptic JSON file: its "{key}" are missing or empty; {GUIDE}'
@@ -117,7 +127,15 @@ def read_annotations(file: Path) -> dict[str, Any]:
         odd = next((entry for entry in content[key] if not isinstance(entry, dict)), None)
         if odd is not None:
             raise DatasetError(f'{file}: {str(odd)[:80]} in "{key}" is no object; {GUIDE}')
-    return content
+
+
+def has_truth(file: Path) -> bool:
+    """Whether a JSON file has annotations; images that are predicted for a server have none.
+
+    Raises:
+        DatasetError: it is missing, torn, or lists no images.
+    """
+    return _read(*file_state(file))[1]
 
 
 def repeated_stuff(
@@ -155,12 +173,16 @@ def _categories_of(file: Path) -> list[dict[str, Any]]:
 
     Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
     """
-    return _read_categories(*file_state(file))
+    categories, _ = _read(*file_state(file))
+    _require_lists({"categories": categories}, ("categories",), file)
+    return check_categories(categories, file)
 
 
 @lru_cache(maxsize=16)
-def _read_categories(name: str, *state: int) -> list[dict[str, Any]]:
-    return check_categories(read_annotations(Path(name))["categories"], Path(name))
+def _read(name: str, *state: int) -> tuple[Any, bool]:
+    """The categories, not yet checked, and whether there are annotations."""
+    content = read_annotations(Path(name), ("images",))
+    return content.get("categories"), bool(content.get("annotations"))
 
 
 def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:

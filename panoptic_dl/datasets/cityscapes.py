@@ -8,7 +8,8 @@
       gtFine/cityscapes_panoptic_<split>.json                               prepared
 
 with <id> = <city>_<sequence>_<frame>. The polygons of the archive are not needed, and hidden files,
-which macOS leaves beside others, are not looked at.
+which macOS leaves beside others, are not looked at. The split "test", which the server scores,
+needs its images alone: its labels in the archive are empty.
 """
 
 from pathlib import Path
@@ -18,9 +19,9 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_bu
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.datasets.categories import Categories
-from panoptic_dl.datasets.registry import Layout, Record, list_files, register_once
+from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
-SPLITS = ("train", "val")
+SPLITS, TEST = ("train", "val"), "test"
 IMAGE = "_leftImg8bit.png"
 LABEL_IDS, INSTANCES = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
@@ -44,7 +45,7 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
 
     Args:
         root: folder that holds `cityscapes/`.
-        split: "train" or "val".
+        split: "train" or "val"; or "test", whose images have no ground truth.
         prefix: put before the official name: "toy_" for the generated look-alike.
 
     Returns:
@@ -55,6 +56,8 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
     files = CityscapesSplit(root, split)
+    if split == TEST:
+        return _register_images(f"{prefix}cityscapes_fine_panoptic_{split}", files, semantic=False)
     return register_once(
         f"{prefix}cityscapes_fine_panoptic_{split}",
         sources=files.sources(),
@@ -70,12 +73,24 @@ def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
     `cityscapes_fine_sem_seg_<split>`.
     """
     files = CityscapesSplit(root, split)
+    if split == TEST:
+        return _register_images(f"{prefix}cityscapes_fine_sem_seg_{split}", files, semantic=True)
     return register_once(
         f"{prefix}cityscapes_fine_sem_seg_{split}",
         sources=files.sources(),
         load=files.semantic_records,
         metadata=files.semantic_metadata,
     )
+
+
+def _register_images(name: str, files: "CityscapesSplit", *, semantic: bool) -> str:
+    """Register images without ground truth."""
+
+    def metadata() -> dict[str, Any]:
+        found = files.semantic_metadata() if semantic else files.panoptic_metadata()
+        return found | NO_TRUTH
+
+    return register_once(name, sources=files.sources(), load=files.images_alone, metadata=metadata)
 
 
 class CityscapesSplit:
@@ -86,9 +101,9 @@ class CityscapesSplit:
     """
 
     def __init__(self, root: str, split: str) -> None:
-        if split not in SPLITS:
+        if split not in (*SPLITS, TEST):
             raise ValueError(
-                f"Cityscapes has no split {split!r} with public labels: choose from {SPLITS}"
+                f"Cityscapes has no split {split!r}: choose from {', '.join((*SPLITS, TEST))}"
             )
         self.layout = Layout("Cityscapes", str(root), "cityscapes")
         self.images = self.layout.base / "leftImg8bit" / split
@@ -136,6 +151,20 @@ class CityscapesSplit:
         labeled = {f.removesuffix(LABEL_IDS) + IMAGE for f in labels if f.endswith(LABEL_IDS)}
         layout.require_files(labeled, images, self.images, GET_IMAGES)
         return names
+
+    def images_alone(self) -> list[Record]:
+        """Detectron2's records of images without ground truth, in the order of file names."""
+        self.layout.require_folder(self.images, GET_IMAGES)
+        names = sorted(name for name in _city_files(self.images) if name.endswith(IMAGE))
+        if not names:
+            raise self.layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
+        return [
+            {
+                "file_name": str(self.images / name),
+                "image_id": Path(name).name.removesuffix(IMAGE),
+            }
+            for name in names
+        ]
 
     def semantic_records(self) -> list[Record]:
         """Check the layout and return records, in the order of file names."""

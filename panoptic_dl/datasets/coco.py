@@ -6,6 +6,11 @@
       annotations/panoptic_<split>2017.json   a segment's category; lists the images
       annotations/instances_val2017.json      for box and mask AP only
 
+Splits without public labels, which the server scores, are predicted: "test-dev" and "test" of
+
+      test2017/<id>.jpg
+      annotations/image_info_<split>2017.json   lists the images
+
 Part of the images with an annotation file of its own is a valid dataset. `panoptic_stuff_*` folders
 are not needed: semantic labels (133 classes) are read from the panoptic PNGs.
 """
@@ -18,7 +23,7 @@ from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.datasets.categories import Categories
-from panoptic_dl.datasets.registry import Layout, Record, list_files, register_once
+from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
 SPLITS = ("train", "val")
 
@@ -33,7 +38,7 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
 
     Args:
         root: folder that holds `coco/`.
-        split: "train" or "val".
+        split: "train" or "val"; or "test-dev", "test", whose images have no ground truth.
         prefix: put before the official name: "toy_" for the generated look-alike.
 
     Returns:
@@ -57,26 +62,65 @@ def coco_semantic(*, root: str, split: str, prefix: str = "") -> str:
 
 
 def _register(name: str, root: str, split: str, *, semantic: bool) -> str:
-    if split not in SPLITS:
-        raise ValueError(f"COCO has no split {split!r} with public labels: choose from {SPLITS}")
     layout = Layout("COCO 2017", str(root), "coco")
+    ids = tuple(category["id"] for category in COCO_CATEGORIES)
+    metadata = Categories(ids, coco_classes()).metadata(semantic=semantic)
+    if split not in SPLITS:
+        folder = layout.base / f"{split.partition('-')[0]}2017"
+        listing = layout.base / "annotations" / f"image_info_{split}2017.json"
+        return register_once(
+            name,
+            sources=[folder, listing],
+            load=lambda: _images(layout, folder, listing),
+            metadata=lambda: {
+                **metadata,
+                **NO_TRUTH,
+                "image_root": str(folder),
+                "json_file": str(listing),
+            },
+        )
     places = {
         "image_root": layout.base / f"{split}2017",
         "panoptic_root": layout.base / f"panoptic_{split}2017",
         "panoptic_json": layout.base / "annotations" / f"panoptic_{split}2017.json",
         "json_file": layout.base / "annotations" / f"instances_{split}2017.json",
     }
-    ids = tuple(category["id"] for category in COCO_CATEGORIES)
     return register_once(
         name,
         sources=places.values(),
         load=lambda: _records(layout, split, *places.values()),
         metadata=lambda: {
-            **Categories(ids, coco_classes()).metadata(semantic=semantic),
+            **metadata,
             **{key: str(place) for key, place in places.items()},
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         },
     )
+
+
+def _images(layout: Layout, folder: Path, listing: Path) -> list[Record]:
+    """The images of a split without ground truth, in Detectron2's format."""
+    remedy = (
+        f"put {folder.name}.zip and image_info_{folder.name}.zip from cocodataset.org into "
+        f"{layout.base} and unpack them, or choose another dataset.test_split: val is the one with "
+        "ground truth"
+    )
+    layout.require_folder(folder, remedy)
+    content = layout.read_json(listing, remedy)
+    try:
+        records = [
+            {
+                "file_name": str(folder / image["file_name"]),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+            }
+            for image in content["images"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise layout.error(f"missing key {error} in {listing}", remedy) from error
+    names = {Path(record["file_name"]).name for record in records}
+    layout.require_files(names, list_files(folder, ".jpg"), folder, remedy)
+    return records
 
 
 def _records(

@@ -15,7 +15,8 @@ leaves them (neither polygons nor PNGs of labels, instances or train ids are nee
       gtFine/cityscapes_panoptic_<split>/<file_name>   PNGs, as in COCO's panoptic format
       leftImg8bit/<split>/<city>/<image id>_leftImg8bit.png     or .jpg, .tif, ...
 
-File names are those of the JSON file, and may have folders in them.
+File names are those of the JSON file, and may have folders in them. A test split may be without
+ground truth: its JSON file has "images" alone, and the classes are those of the training split.
 """
 
 import logging
@@ -32,11 +33,12 @@ from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.datasets.categories import (
     GUIDE,
     Categories,
+    has_truth,
     read_annotations,
     read_categories,
     repeated_stuff,
 )
-from panoptic_dl.datasets.registry import Layout, Record, register_once
+from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, register_once
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ def custom_classes(
     files = [split.file for split in (train, test) if split.file.is_file()]
     if not files:
         train.require_annotations()
+    if len(files) > 1 and not has_truth(test.file):
+        files.remove(test.file)
     return read_categories(files).classes
 
 
@@ -167,7 +171,12 @@ def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, st
 
 FORMATS = {
     "coco_format": _Format(
-        json=("annotations/panoptic_{split}.json", "annotations/panoptic_{split}2017.json"),
+        json=(
+            "annotations/panoptic_{split}.json",
+            "annotations/panoptic_{split}2017.json",
+            "annotations/image_info_{split}.json",  # without ground truth
+            "annotations/image_info_{split}2017.json",
+        ),
         images=("{split}", "{split}2017", "images/{split}", "images/{split}2017", "images", "."),
         labels=(
             "panoptic_{split}",
@@ -228,6 +237,13 @@ class _Split:
 
     def load(self, classes: Classes, *, panoptic: bool) -> list[Record]:
         """Check the split and return Detectron2's records."""
+        if not self.has_truth:
+            content = read_annotations(self.file, ("images",))
+            images = listed_images(content, self.file)
+            self.image_folder, image_files = self._find(
+                "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
+            )
+            return [self._record(image, image_files[i]) for i, image in images.items()]
         categories, content = self._categories(classes), read_annotations(self.file)
         images = _annotated_images(content, self.file)
         where = f'{self.file}: "file_name" of the annotation of image'
@@ -244,24 +260,44 @@ class _Split:
         records: list[Record] = []
         for annotation in content["annotations"]:
             number = annotation["image_id"]
-            record: Record = {
-                "file_name": str(self.image_folder / image_files[number]),
-                "image_id": number,
+            record = self._record(images[number], image_files[number]) | {
                 "pan_seg_file_name": str(self.label_folder / label_files[number]),
                 "segments_info": _segments(annotation, self.file, categories),
             }
-            # The loader groups images by shape, by their listed sizes without opening them.
-            size = {side: images[number].get(side) for side in ("height", "width")}
-            if all(type(value) is int and value > 0 for value in size.values()):
-                record |= size
             records.append(record)
         repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
         if repeated:
             logger.warning("%s: %s", self.file, repeated)
         return records
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether there are annotations, without which a test split can be predicted."""
+        self.require_annotations()
+        return self.part != "test" or has_truth(self.file)
+
+    def _record(self, image: dict[str, Any], name: str) -> Record:
+        record = {"file_name": str(self.image_folder / name), "image_id": image["id"]}
+        # The loader groups images by shape, by their listed sizes without opening them.
+        size = {side: image.get(side) for side in ("height", "width")}
+        if all(type(value) is int and value > 0 for value in size.values()):
+            record |= size
+        return record
+
     def metadata(self, classes: Classes, *, semantic: bool) -> dict[str, Any]:
         """For Detectron2's catalog; call `load` before."""
+        if not self.has_truth:
+            if not classes.category_ids:
+                raise self.layout.error(
+                    f"{self.file} has no ground truth, and dataset.classes_file, which an earlier "
+                    "version wrote, no ids of categories",
+                    "name a dataset.root with the JSON file of training",
+                )
+            return Categories(classes.category_ids, classes).metadata(semantic=semantic) | {
+                **NO_TRUTH,
+                "image_root": str(self.image_folder),
+                "json_file": str(self.file),
+            }
         return self._categories(classes).metadata(semantic=semantic) | {
             "image_root": str(self.image_folder),
             "panoptic_root": str(self.label_folder),

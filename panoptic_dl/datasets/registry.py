@@ -7,6 +7,7 @@ To add a dataset:
    Detectron2's catalogs. Records have "file_name", "image_id", "pan_seg_file_name" and
    "segments_info" (contiguous category ids; or "sem_seg_file_name" for the semantic task), metadata
    those of `Categories.metadata`, with "evaluator_type", "panoptic_json" and "panoptic_root".
+   Images without ground truth have "file_name" and "image_id" alone, and metadata `NO_TRUTH`.
    `coco.py` is a short example.
 2. Add the module to the allow-list of `panoptic_dl.config.builder`.
 3. Write `lazy_configs/dataset/<name>.py`, as `lazy_configs/dataset/coco.py`: sizes and numbers of
@@ -29,6 +30,9 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import near_names, read_json
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
+
+NO_TRUTH = {"has_truth": False, "evaluator_type": ""}
+"""Metadata of a split whose images are predicted for a server, and not measured."""
 
 _registered: dict[str, tuple[Any, ...]] = {}  # the state of the files at that time, by name
 

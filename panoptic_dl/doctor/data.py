@@ -295,9 +295,11 @@ def _repeated(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
     return [(value, count) for value, count in Counter(values).items() if count > 1]
 
 
-def _check_classes(title: str, context: CheckContext) -> CheckResult:
+def _check_classes(title: str, context: CheckContext) -> CheckResult | None:
     """Classes that never occur: nothing is learned of them, and they have no metric."""
     split = context.splits[title]
+    if not split.metadata.get("has_truth", True):
+        return None
     counts: Counter[int] = Counter()
     if "segments_info" in split.records[0]:
         for record in split.records:

@@ -139,12 +139,13 @@ def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
         for entry in EVALUATORS:
             if f"{dataset}.{task}" not in entry.runs_on:
                 continue
-            node = {"dataset": f"${{dataset.test.{task}}}"}
+            # They read ground truth when they are made: only where there is some, and official
+            # ones, which read all of it, only where they are asked for.
+            node = {"dataset": f"${{dataset.test.{task}}}", "_partial_": True}
             streaming[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.target}", **node}
-            # Official ones read all ground truth when they are made: only where they are asked for.
             if entry.official:
-                node = {"_target_": f"panoptic_dl.evaluation.{entry.official}", **node}
-                official[entry.name] = node | {"_partial_": True}
+                target = f"panoptic_dl.evaluation.{entry.official}"
+                official[entry.name] = {"_target_": target, **node}
     return configs
 
 

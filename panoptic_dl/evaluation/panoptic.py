@@ -338,9 +338,13 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
                 `stuff_classes` must name all of them.
 
         Raises:
-            EvaluationError: they are not, or a record has another category.
+            EvaluationError: they are not, a record has another category, or there is no truth.
         """
         metadata = MetadataCatalog.get(dataset)
+        if not metadata.get("has_truth", True):
+            raise EvaluationError(
+                f"{dataset} has no ground truth to measure with: leave out dataset.test_split"
+            )
         self._label_divisor = metadata.get("label_divisor", 1000)
         things = metadata.thing_dataset_id_to_contiguous_id
         stuff = metadata.stuff_dataset_id_to_contiguous_id

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context
 from detectron2.utils import comm
@@ -78,6 +78,8 @@ def evaluate(
         EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
+    if not evaluation.has_truth:
+        _require_no_figures(evaluation, predictions)
     if weights is not None and predictions is not None:
         raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
     if weights is not None:
@@ -102,6 +104,20 @@ def evaluate(
         if results:
             listening.evaluation(0, results["metrics"], results.get("details", Details()))
         return results
+
+
+def _require_no_figures(evaluation: "Evaluation", predictions: str | None) -> None:
+    """Raise ValueError where figures are asked for, or nothing is, of images without truth."""
+    about = f"{evaluation.dataset} has no ground truth"
+    if predictions is not None:
+        raise ValueError(f"{about}, which predictions={predictions} could be scored with")
+    if evaluation.settings.official:
+        raise ValueError(f"{about}: leave out evaluation.official=true, there are no figures")
+    if not evaluation.settings.kinds:
+        raise ValueError(
+            f"{about}, so there are no figures: evaluation.save=panoptic (or instances, semantic) "
+            "writes its predictions for the server"
+        )
 
 
 def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -> dict[str, Any]:
@@ -142,7 +158,7 @@ class Evaluation:
         *,
         dataset: str,
         loader: Iterable[Batch],
-        evaluators: Mapping[str, StreamingEvaluator[Any, Any]],
+        evaluators: Mapping[str, Callable[[], StreamingEvaluator[Any, Any]]],
         settings: dict[str, Any],
         official: Mapping[str, Callable[[], DatasetEvaluator]] | None = None,
         published: dict[str, float] | None = None,
@@ -154,7 +170,8 @@ class Evaluation:
         Args:
             dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
-            evaluators: by name; their results are merged.
+            evaluators: make the evaluators, by name; their results are merged. None is made for a
+                dataset without ground truth (metadata `has_truth`): its predictions can be saved.
             settings: fields of `EvaluationSettings`.
             official: make the official evaluators of the same metrics, by the same names, where
                 settings want them.
@@ -167,7 +184,9 @@ class Evaluation:
         """
         self.dataset = dataset
         self.loader = loader
-        self.evaluators = dict(evaluators)
+        self.has_truth = bool(MetadataCatalog.get(dataset).get("has_truth", True))
+        makers = evaluators if self.has_truth else {}
+        self.evaluators = {name: make() for name, make in makers.items()}
         self.settings = EvaluationSettings(**settings)
         self.official = dict(official or {})
         # Refuse what cannot be saved now, not after the evaluation.
@@ -224,7 +243,7 @@ class Evaluation:
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
             is undefined), `results` (all that the evaluators return), `num_images`, `details` (for
-            loggers); {} elsewhere.
+            loggers); {} elsewhere, and without ground truth.
 
         Raises:
             EvaluationError: what the evaluators refuse, or official metrics that differ from ours.
@@ -267,7 +286,7 @@ class Evaluation:
 
         summary: dict[str, Any] = {}
         unsaved: OSError | None = None
-        if comm.is_main_process():  # before anything that may fail and lose the metrics
+        if comm.is_main_process() and self.has_truth:  # before what may fail and lose the metrics
             summary = {
                 "dataset": self.dataset,
                 "measured": {**(source or {}), "scales": settings.scales, "flip": settings.flip},
@@ -286,6 +305,13 @@ class Evaluation:
             except OSError as error:
                 unsaved = error
         details = pictures.draw(results, streaming)
+        if not self.has_truth:
+            logger.info(
+                "%s has no ground truth, so there are no figures. Predictions for servers: %s",
+                self.dataset,
+                saved,
+            )
+            return {}
         if official:
             logger.info("Running the official evaluators ...")
         try:

@@ -5,6 +5,7 @@ Contiguous categories, 0..K-1, are those of models; dataset ids are those of fil
 
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
         dataset_ids = {label.trainId: label.id for label in EVALUATED}
         instance_ids = {i: name2label[name].id for i, name in enumerate(metadata.thing_classes)}
     elif json_file:
-        split = Path(json_file).stem.removeprefix("panoptic_").removeprefix("instances_")
+        stem = Path(json_file).stem
+        split = re.sub("^(panoptic|instances|image_info)_", "", stem)
         instance_ids = {category: dataset_id for dataset_id, category in (things or {}).items()}
         stuff = metadata.get("stuff_dataset_id_to_contiguous_id", {})
         dataset_ids = {category: dataset_id for dataset_id, category in stuff.items()}

@@ -191,6 +191,11 @@ def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
         ema: `train.ema`, with which there are the metrics of the average, too.
     """
     names = list(getattr(evaluation, "metric_names", METRIC_NAMES))
+    if not names:
+        raise ValueError(
+            "the split that training evaluates has no ground truth: leave out dataset.test_split, "
+            "and predict that split with mode=eval evaluation.save=panoptic when training is done"
+        )
     if ema is not None:
         names += [f"{FOLDER}/{name}" for name in names]
     if best is not None and best not in names:

@@ -179,7 +179,7 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
 
     calls = []
     read = module.read_annotations
-    monkeypatch.setattr(module, "read_annotations", lambda file: calls.append(file) or read(file))
+    monkeypatch.setattr(module, "read_annotations", lambda *args: calls.append(args) or read(*args))
     file = write(tmp_path / "a.json", CATEGORIES)
     for _ in range(3):
         read_categories([file])

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,35 @@ def test_changed_files_are_looked_at_again(tmp_path):
     (root / "train" / "img 1.png").unlink()
     with pytest.raises(DatasetError, match=r"file missing: .*img 1.png \(1 of 2 such files"):
         register(root)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_a_test_split_may_be_without_ground_truth(root, form, task):
+    def leave_images(content):
+        del content["annotations"], content["categories"]
+
+    edit(root, leave_images, form, "val")
+    name = register(root, form, "test", task)
+    for record in DatasetCatalog.get(name):
+        assert record.keys() - {"height", "width"} == {"file_name", "image_id"}
+        assert Path(record["file_name"]).is_file()
+    metadata = MetadataCatalog.get(name)
+    assert metadata.has_truth is False
+    of_training = MetadataCatalog.get(register(root, form, "train", task)).as_dict()
+    for key, value in of_training.items():
+        if key.endswith(("_classes", "_contiguous_id")):
+            assert metadata.get(key) == value
+    with pytest.raises(DatasetError, match="missing or empty"):
+        register(root, form, "train", task, split="val")
+
+
+def test_ids_of_categories_must_be_known(root, form, tmp_path):
+    edit(root, lambda content: content.pop("annotations"), form, "val")
+    classes = replace(classes_of(root, form), category_ids=())
+    with pytest.raises(DatasetError, match="no ids of categories"):
+        custom_dataset(
+            form=form, task="panoptic", part="test", classes=classes, root=str(root), split="val"
+        )
 
 
 def test_a_test_split_alone_has_the_same_classes(root, form):

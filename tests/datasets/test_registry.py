@@ -57,9 +57,12 @@ def test_a_prefix_makes_another_entry(complete, coco):
 
 
 def test_an_unknown_split_is_refused():
-    for register in (cityscapes_panoptic, cityscapes_semantic, coco_panoptic, coco_semantic):
-        with pytest.raises(ValueError, match=r"no split 'test'.*train.*val"):
-            register(root="datasets", split="test")
+    for register in (cityscapes_panoptic, cityscapes_semantic):
+        with pytest.raises(ValueError, match=r"no split 'tset': choose from train, val, test"):
+            register(root="datasets", split="tset")
+    for register in (coco_panoptic, coco_semantic):
+        with pytest.raises(DatasetError, match=r"tset2017.*(?s:.*)another dataset.test_split: val"):
+            register(root="datasets", split="tset")
 
 
 def test_an_error_leaves_the_catalogs_alone_and_a_repair_is_seen(cityscapes, tmp_path):

@@ -7,19 +7,28 @@ import csv
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import temporary_path
+from panoptic_dl.evaluation import official as official_code
+from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.modes.evaluate import evaluate
-from tests.evaluation.model_outputs import REAL
+from panoptic_dl.train.train import check_best
+from tests.datasets.tiny_custom import JSON, write_own
+from tests.datasets.tiny_datasets import write_cityscapes, write_coco
+from tests.evaluation.model_outputs import REAL, err
 from tests.modes.erring_model import SIZES, Erring, saved
+from tests.predictions import official
 
 pytestmark = pytest.mark.thorough
 
@@ -103,6 +112,104 @@ def test_what_an_earlier_evaluation_left_is_not_mixed_with_this_one(tmp_path, co
     assert not list((tmp_path / "predictions" / "instances").rglob("*.json"))
     assert not list(tmp_path.rglob("pictures/*"))
     assert not (tmp_path / "predictions.png").exists()
+
+
+def without_truth(dataset, root):
+    """Overrides of `dataset=` for a split of the images of val alone, and the name of that split.
+
+    The server's truth of them is val's.
+    """
+    if dataset == "cityscapes":
+        base = write_cityscapes(root, val=2) / "cityscapes"
+        shutil.copytree(base / "leftImg8bit" / "val", base / "leftImg8bit" / "test")
+        return [f"dataset.root={root}"], "test"
+    if dataset == "coco":
+        base = write_coco(root, val=2) / "coco"
+        shutil.copytree(base / "val2017", base / "test2017")
+        listed = json.loads((base / "annotations" / "panoptic_val2017.json").read_text())
+        file = base / "annotations" / "image_info_test-dev2017.json"
+        file.write_text(json.dumps({"images": listed["images"]}))
+        return [f"dataset.root={root}"], "test-dev"
+    write_own(root, form=dataset, train=1, val=2)
+    file = root / JSON[dataset].format("val")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    (root / JSON[dataset].format("test")).write_text(json.dumps({"images": content["images"]}))
+    labels = {"coco_format": "panoptic_val", "cityscapes_format": "gtFine/cityscapes_panoptic_val"}
+    for annotation in content["annotations"]:  # panopticapi needs areas
+        official_code._complete(annotation, str(root / labels[dataset]))
+    file.write_text(json.dumps(content))
+    images = {"coco_format": "val", "cityscapes_format": "leftImg8bit/val"}[dataset]
+    return [f"dataset.root={root}", f"dataset.test_images={images}"], "test"
+
+
+@pytest.mark.parametrize("dataset", ["cityscapes", "coco", "coco_format", "cityscapes_format"])
+def test_images_without_truth_are_predicted_for_the_servers(tmp_path, dataset, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="panoptic_dl")
+    overrides, split = without_truth(dataset, tmp_path / "data")
+    quiet = ["train.num_workers=0", "evaluation.picture_count=0", "evaluation.charts=false"]
+    common = [f"dataset={dataset}", "evaluation.save=[panoptic,instances,semantic]", *quiet]
+    known = compose([*common, overrides[0]])
+    listed = DatasetCatalog.get(build(known.task.evaluation.dataset))
+    records = {Path(record["file_name"]).name: record for record in listed}
+    classes = build(known.dataset.classes)
+    numbers = len(classes), set(classes.thing_ids)
+
+    def model(batch):
+        names = [Path(item["file_name"]).name for item in batch]
+        return [err(records[n], *numbers, np.random.default_rng(1)) for n in names]
+
+    figures = build(known.task.evaluation)(model, tmp_path / "val")["metrics"]
+    cfg = compose([*common, *overrides, f"dataset.test_split={split}"])
+    evaluation = build(cfg.task.evaluation)
+    assert evaluation(model, tmp_path / "test") == {}
+    assert f"{evaluation.dataset} has no ground truth, so there are no figures" in caplog.text
+    assert not (tmp_path / "test" / "results.json").exists()
+    val, test = tmp_path / "val" / "predictions", tmp_path / "test" / "predictions"
+    files = {f.relative_to(test).as_posix() for f in test.rglob("*") if f.is_file()}
+    # Those of val, but for the name of the split.
+    assert len(files) == sum(f.is_file() for f in val.rglob("*")) > 4
+    (file,) = (test / "panoptic").glob("*.json")
+    name = build(known.task.evaluation.dataset)
+    of_official = official.quality(name, file)
+    for metric in ("PQ", "SQ", "RQ"):
+        assert of_official[metric] == pytest.approx(figures[metric], abs=1e-9)
+    if dataset == "cityscapes":
+        assert file.name == "cityscapes_panoptic_test.json"
+        iou = official.cityscapes_iou(name, test / "semantic")["IoU"]
+        assert iou == pytest.approx(figures["mIoU"])
+        cache = tmp_path / "cache.json"
+        average = official.cityscapes_ap(name, test / "instances", cache, monkeypatch)["AP"]
+        assert average == pytest.approx(figures["AP"])
+    elif dataset == "coco":
+        assert file.name == "panoptic_test-dev2017_panoptic-dl_results.json"
+        (masks,) = (test / "instances").glob("*.json")
+        assert official.coco_ap(name, masks, "segm")[0] == pytest.approx(figures["mask_AP"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides", "message"),
+    [
+        ({}, [], r"no ground truth, so there are no figures: evaluation.save=panoptic"),
+        ({}, ["evaluation.official=true"], r"no ground truth: leave out evaluation.official"),
+        ({"predictions": "x"}, [], r"no ground truth, which predictions=x could be scored with"),
+    ],
+)
+def test_figures_without_truth_are_refused(tmp_path, arguments, overrides, message):
+    places, split = without_truth("coco", tmp_path / "data")
+    cfg = compose(["dataset=coco", *places, f"dataset.test_split={split}", *overrides])
+    arguments = {"weights": None, "predictions": None} | arguments
+    with pytest.raises(ValueError, match=message):
+        evaluate(
+            device="cpu",
+            model=None,
+            evaluation=build(cfg.task.evaluation),
+            run_dir=str(tmp_path),
+            **arguments,
+        )
+    with pytest.raises(EvaluationError, match="no ground truth to measure with"):
+        StreamingPanopticEvaluator(build(cfg.dataset.test.panoptic))
+    with pytest.raises(ValueError, match="training evaluates has no ground truth"):
+        check_best(None, build(cfg.task.evaluation), None)
 
 
 def test_published_figures_of_another_row_are_not_shown(config, caplog):
