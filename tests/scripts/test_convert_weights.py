@@ -52,7 +52,7 @@ def change(source, edit):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    monkeypatch.setattr(convert_weights, "options", lambda group: ["hrnet_tiny", "hrnet18"])
+    monkeypatch.setattr(convert_weights, "options", lambda *_: ["hrnet_tiny", "hrnet18"])
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
