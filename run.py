@@ -8,8 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config import allow, build, builder, composition
 from panoptic_dl.config.output_folder import check_requeue, is_recorded
-from panoptic_dl.config.run_identity import identity
-from panoptic_dl.config.saved import with_run_of_weights
+from panoptic_dl.config.run_identity import identity, resolve
 from panoptic_dl.core.run_folder import RunState
 from panoptic_dl.sweeps.table import isolate_failures, resume_in_sweep
 
@@ -37,9 +36,7 @@ def run(config: DictConfig, job: Any) -> float | None:
         state.begin(facts)
         check_requeue(config, job)
         config.run_dir = job.runtime.output_dir
-        if facts["mode"] == "demo":
-            config = with_run_of_weights(config, job.overrides.task)
-        OmegaConf.resolve(config)  # the time in names is fixed here, for all processes
+        resolve(config)  # the time in names is fixed here, for all processes
         state.write_resolved(OmegaConf.to_yaml(config))
         results = start(work, config, tuple(builder.ALLOWED))
     return next(iter(results["metrics"].values())) if results else None
@@ -53,4 +50,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    with composition.one_line_errors():
+        main()

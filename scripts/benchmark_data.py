@@ -34,6 +34,7 @@ from tabulate import tabulate
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data import mapper as mappers
 from panoptic_dl.data.loader import TrainLoader
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="drawn")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="loader processes")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_data"))
+    parser.add_argument("--output", type=local_path, default=Path("outputs/benchmark_data"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

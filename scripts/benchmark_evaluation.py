@@ -34,6 +34,7 @@ from detectron2.structures import BitMasks, Instances
 from tabulate import tabulate
 
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import read_panoptic_ids
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
 from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
@@ -62,7 +63,9 @@ def main() -> None:
     parser.add_argument(
         "--network", type=float, default=0.1, help="seconds of a network that runs elsewhere"
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_evaluation.json"))
+    parser.add_argument(
+        "--output", type=local_path, default=Path("outputs/benchmark_evaluation.json")
+    )
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

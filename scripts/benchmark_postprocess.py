@@ -13,7 +13,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +24,7 @@ from tabulate import tabulate
 
 from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.files import local_path
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
 from panoptic_dl.postprocess import argmax_classes, get_panoptic_segmentation
@@ -231,7 +231,9 @@ def main() -> None:
     parser.add_argument("--reference-repeats", type=int, default=1)
     parser.add_argument("--ours-only", action="store_true", help="without Detectron2")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="write the figures there too"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = dict(DATASETS[arguments.dataset])

@@ -29,6 +29,7 @@ from torch.nn import Module
 from panoptic_dl.config import build, compose
 from panoptic_dl.core import memory
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.files import local_path
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.launch.signals import StopRequest
@@ -186,7 +187,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=10 if gpu else 1)
     parser.add_argument("--num-workers", type=int, default=10 if gpu else 1)
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--output", type=local_path, help="JSON file")
     options = parser.parse_args()
     lines = run(options)
     machine = describe_device(options.device)

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from panoptic_dl.core.files import local_path
+
 ROOT = Path(__file__).parents[1]
 TRAINING = [
     *("backbone=hrnet_tiny", "dataset=toy_cityscapes", "dataset.root.size=[128,256]"),
@@ -40,7 +42,7 @@ TIMES = ("time", "data_time", "images_per_s", "host_memory_MiB")
 def main() -> None:
     """Run one training alone and one under fire; compare; exit code 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="gets two run folders; must not exist")
+    parser.add_argument("folder", type=local_path, help="gets two run folders; must not exist")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")

@@ -10,7 +10,7 @@ backbone is taken out. NAME is any option of `backbone=`, your own as well. OUT 
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from panoptic_dl.config import ConfigError, TargetError, build, compose, options
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import printable
+from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.weights.load import Coverage, compare
 from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
 from panoptic_dl.weights.read import Provenance, WeightsFile, megabytes, read_weights
@@ -34,7 +34,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="IN")
-    parser.add_argument("target", metavar="OUT", type=Path)
+    parser.add_argument("target", metavar="OUT", type=local_path)
     parser.add_argument("--backbone", metavar="NAME", help="default: told by names and shapes")
     parser.add_argument(
         "--prefix", help="what the backbone's names begin with, where IN holds it several times"
@@ -50,6 +50,14 @@ def main() -> None:
         action="store_true",
         help="write even if parts of the backbone are missing",
     )
+    parser.add_argument(
+        "--config-dir",
+        metavar="FOLDER",
+        type=local_path,
+        action="append",
+        default=[],
+        help="folder of your own options, with a backbone/",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     arguments = parser.parse_args()
     try:
@@ -61,11 +69,12 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     target: Path = arguments.target
     file = read_weights(arguments.source)
+    how = (arguments.prefix, arguments.config_dir)
     try:
         if arguments.backbone:
-            found = find_backbone(file.tensors, arguments.backbone, arguments.prefix)
+            found = find_backbone(file.tensors, arguments.backbone, *how)
         else:
-            found = find_any_backbone(file.tensors, arguments.prefix)
+            found = find_any_backbone(file.tensors, *how)
     except WeightsError as error:
         raise WeightsError(f"{file.path}: {error}") from None
     coverage = found.coverage
@@ -114,14 +123,19 @@ class Found:
     coverage: Coverage
 
 
-def find_backbone(tensors: Mapping[str, Tensor], name: str, prefix: str | None = None) -> Found:
+def find_backbone(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    prefix: str | None = None,
+    config_dirs: Sequence[Path] = (),
+) -> Found:
     """Look for a backbone in a file's tensors.
 
     Raises:
         ConfigError: there is no such backbone.
         WeightsError: it is there several times, and `prefix` does not say which to take.
     """
-    config = compose([f"backbone={name}"])
+    config = compose([f"backbone={name}"], config_dirs)
     with torch.device("meta"):  # names and shapes are all that is needed
         own = build(config.backbone).state_dict()
     part = fit(own, tensors, prefix=prefix and prefix.rstrip(".") + ".")
@@ -129,16 +143,18 @@ def find_backbone(tensors: Mapping[str, Tensor], name: str, prefix: str | None =
     return Found(name, config, part.prefix, part.tensors, coverage)
 
 
-def find_any_backbone(tensors: Mapping[str, Tensor], prefix: str | None = None) -> Found:
+def find_any_backbone(
+    tensors: Mapping[str, Tensor], prefix: str | None = None, config_dirs: Sequence[Path] = ()
+) -> Found:
     """Look for all backbones in a file's tensors, and return the one that is there.
 
     Raises:
         WeightsError: less than half of each is there, or several are there completely.
     """
     founds = []
-    for name in options("backbone"):
+    for name in options("backbone", config_dirs):
         try:
-            founds.append(find_backbone(tensors, name, prefix))
+            founds.append(find_backbone(tensors, name, prefix, config_dirs))
         except (
             ConfigError,
             TargetError,
@@ -153,7 +169,8 @@ def find_any_backbone(tensors: Mapping[str, Tensor], prefix: str | None = None) 
         raise WeightsError(
             f"it is none of {', '.join(found.name for found in founds)} by its names and shapes "
             f"(it begins with {', '.join(map(printable, list(tensors)[:3]))}); if it is one, say "
-            "which with --backbone; one of your own needs a file in lazy_configs/backbone"
+            "which with --backbone; one of your own needs a file in lazy_configs/backbone, or "
+            "--config-dir"
         )
     return complete[0] if complete else best
 

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from panoptic_dl.config import allow, build
-from panoptic_dl.config.saved import saved_config
+from panoptic_dl.config.composition import open_run
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import printable, read_json_object, sha256_of
+from panoptic_dl.core.files import local_path, printable, read_json_object, sha256_of
 from panoptic_dl.core.run_folder import (
     AVERAGE,
     CONFIG,
@@ -54,8 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--to", metavar="FOLDER", type=Path, help="default: RUN itself")
+    parser.add_argument("run", metavar="RUN", type=local_path)
+    parser.add_argument("--to", metavar="FOLDER", type=local_path, help="default: RUN itself")
     parser.add_argument("--checkpoint", metavar="NAME", help="a .pth file in RUN")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
     parser.add_argument("--licence", default="not stated", help="kept in the file, as you state it")
@@ -64,7 +64,15 @@ def main() -> None:
         metavar="PACKAGE",
         action="append",
         default=[],
-        help="a package of your own that the run's config builds from",
+        help="a package of your own that the run's config builds from, and no lazy file allows",
+    )
+    parser.add_argument(
+        "--config-dir",
+        metavar="FOLDER",
+        type=local_path,
+        action="append",
+        default=[],
+        help="folder of your own options, as when the run was started",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     arguments = parser.parse_args()
@@ -77,7 +85,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.run
     allow(*arguments.allow)
-    config, published = read_config(folder)
+    config, published = read_config(folder, arguments.config_dir)
     checkpoint = find_checkpoint(folder, arguments.checkpoint)
     file = export(
         checkpoint,
@@ -93,7 +101,9 @@ def run(arguments: argparse.Namespace) -> None:
     print("read again and loaded into the model of the run's config: every value is the same")
 
 
-def read_config(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+def read_config(
+    folder: Path, config_dirs: Sequence[Path] = ()
+) -> tuple[DictConfig, dict[str, Any]]:
     """The run's saved config, and what is published of it: arguments of `export`.
 
     These values are taken as they stand in the file, never resolved: `${oc.env:...}` would publish
@@ -102,7 +112,7 @@ def read_config(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     Raises:
         ValueError: there is none, or what names the experiment is missing or no plain value.
     """
-    file, config = folder / CONFIG, saved_config(folder)
+    file, config = folder / CONFIG, open_run(folder, config_dirs)
     choice, pixels, dataset = (
         cast(dict[str, Any], OmegaConf.to_container(config[key], resolve=False))
         for key in ("choice", "pixels", "dataset")

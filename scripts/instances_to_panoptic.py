@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
 from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.core.masks import decode_mask
@@ -36,8 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, metavar="INSTANCES.json")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
+    parser.add_argument("source", type=local_path, metavar="INSTANCES.json")
+    parser.add_argument("root", type=local_path, metavar="ROOT", help="folder of the dataset")
     parser.add_argument("split", metavar="SPLIT", help="such as train or val")
     parser.add_argument(
         "--stuff", nargs="+", default=[], metavar="NAME", help="categories that are not counted"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.files import read_json_object, write_text
+from panoptic_dl.core.files import local_path, read_json_object, write_text
 from panoptic_dl.core.run_folder import Fields
 from panoptic_dl.report.formats import table_markdown
 from panoptic_dl.report.runs import MEASURING, Group, Run, collect, run_from_record
@@ -40,9 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="*", type=local_path, metavar="FOLDER")
     parser.add_argument(
-        "--docs", type=Path, default=DOCS, help="the folder of results.json and .md"
+        "--docs", type=local_path, default=DOCS, help="the folder of results.json and .md"
     )
     parser.add_argument("--fresh", action="store_true", help="forget the runs of before")
     parser.add_argument("--check", action="store_true", help="write nothing")

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from panoptic_dl.core.files import local_path
 from panoptic_dl.report.page import make_report
 
 
@@ -18,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=Path("outputs/report"), metavar="DIR")
+    parser.add_argument("folders", nargs="+", type=local_path, metavar="FOLDER")
+    parser.add_argument("--out", type=local_path, default=Path("outputs/report"), metavar="DIR")
     arguments = parser.parse_args()
     try:
         made = time.strftime("%Y-%m-%d %H:%M")

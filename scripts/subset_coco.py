@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError, EvaluationError
-from panoptic_dl.core.files import read_json
+from panoptic_dl.core.files import local_path, read_json
 from panoptic_dl.datasets.prepare.command import require_same_sizes
 
 KINDS = ("panoptic", "instances")
@@ -93,8 +93,8 @@ def ask_the_readers(target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="folder that holds coco/")
-    parser.add_argument("target", type=Path, help="new folder that will hold coco/")
+    parser.add_argument("source", type=local_path, help="folder that holds coco/")
+    parser.add_argument("target", type=local_path, help="new folder that will hold coco/")
     parser.add_argument("--split", default="train2017", choices=("train2017", "val2017"))
     parser.add_argument("--count", type=int, default=8, help="images, the first by id")
     parser.add_argument("--ids", type=int, nargs="+", help="these images instead")

@@ -6,14 +6,14 @@ python scripts/sweep_status.py outputs/sweeps/toy
 import argparse
 import json
 import sys
-from pathlib import Path
 
+from panoptic_dl.core.files import local_path
 from panoptic_dl.sweeps.status import BAD, rows, status_text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sweeps", nargs="+", type=Path, help="folders of sweeps")
+    parser.add_argument("sweeps", nargs="+", type=local_path, help="folders of sweeps")
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
     try:

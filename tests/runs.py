@@ -53,7 +53,7 @@ def in_process(run_dir: Path, *overrides: str) -> dict[str, Any]:
 
 def compose_with_hydra(*overrides: str) -> DictConfig:
     """The config of a command line, with its `hydra` node."""
-    config = composition._loader().load_configuration(
+    config = composition.loader().load_configuration(
         "config", list(overrides), RunMode.RUN, from_shell=False
     )
     OmegaConf.set_readonly(config.hydra, False)

@@ -7,33 +7,45 @@ an unknown key, or a value of another kind than the one it replaces, is a `Confi
 with the keys that were probably meant.
 """
 
+import argparse
 import contextlib
 import difflib
 import inspect
 import json
+import os
 import re
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra._internal.hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+import hydra._internal.utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.config.builder import TargetError, find_target
-from panoptic_dl.config.lazy import LazyConfigSource, LazySearchPath
-from panoptic_dl.config.run_identity import resolved_value, row_folder
+from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
+from panoptic_dl.config.run_identity import one_line, resolved_value, row_folder
+from panoptic_dl.config.saved import own_folder, run_of_weights, saved_config, with_parts
+from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.core.run_folder import read_state
 from panoptic_dl.core.settings import (
+    EXPERIMENT_PARTS,
     GROUPS,
     OTHERS,
     as_yaml,
@@ -60,9 +72,13 @@ def register() -> None:
     Call it before `hydra.main`.
     """
     setup_globals()  # Hydra's own resolvers
-    Plugins.instance().register(LazyConfigSource)
     Plugins.instance().register(LazySearchPath)
+    for source in (ConfigFolder, ConfigPackage):
+        SourcesRegistry.instance().types[source.scheme()] = source
     hydra._internal.hydra.ConfigLoaderImpl = _CheckedLoader  # type: ignore[misc]
+    # Errors go to `one_line_errors`, without Hydra's advice below them.
+    hydra._internal.utils.run_and_report = lambda func: func()
+    hydra.main.__globals__["get_args_parser"] = _arguments
     for group in GROUPS:
         name = "local" if group == "launch" else "default"
         ConfigStore.instance().store(name, defaults(group), group, provider="settings")
@@ -80,26 +96,87 @@ def _help() -> str:
     ).replace("$", "$$")
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the program with one line for what Hydra, or a config, is not composed with.
+
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"error: {one_line(error)}") from error
+
+
+def _arguments() -> argparse.ArgumentParser:
+    """Hydra's parser, whose --config-dir takes what `local_path` does."""
+
+    def argument(text: str) -> str:
+        try:
+            return _own_folder(text, "--config-dir")
+        except ValueError as error:  # argparse has a text of its own for it
+            raise SystemExit(f"error: {error}") from None
+
+    parser = hydra._internal.utils.get_args_parser()
+    for action in parser._actions:
+        if action.dest == "config_dir":
+            action.type = argument
+    return parser
+
+
+def _own_folder(text: str | Path, key: str) -> str:
+    """The absolute path of a folder of the user's own options; ValueError if there is none."""
+    folder = Path(os.path.abspath(local_path(text, key)))
+    if not folder.is_dir():
+        near = near_names(folder.parent, folder.name)
+        raise ConfigError(f"{key}={text}: there is no folder {folder}{near}")
+    return str(folder)
+
+
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
     """Return the config that `python run.py <overrides>` would run with.
 
     Args:
         overrides: as on the command line, such as `["backbone=hrnet48",
             "dataset.crop_size=[512,512]"]`.
+        config_dirs: folders of your own options, as `--config-dir` names one.
 
     Raises:
         ConfigError: an override, or a file that it chooses, names an unknown key, group or option,
             or gives a value of the wrong kind.
     """
-    config = _loader().load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    config = loader(config_dirs).load_configuration(
+        "config", list(overrides), RunMode.RUN, from_shell=False
+    )
     with open_dict(config):
         del config["hydra"]
     return config
 
 
-def options(group: str) -> list[str]:
-    """The options of a group, such as those of `backbone`."""
-    return _loader().get_group_options(group)
+def options(group: str, config_dirs: Sequence[str | Path] = ()) -> list[str]:
+    """The options of a group, such as those of `backbone`; for `config_dirs` see `compose`."""
+    return loader(config_dirs).get_group_options(group)
+
+
+def open_run(folder: str | Path, config_dirs: Sequence[str | Path] = ()) -> DictConfig:
+    """The config of a run, and leave to build from it what the user's own lazy files allow.
+
+    The lazy files that the run names by its choices, such as `backbone=mine`, are looked up where
+    `compose` would find them, and executed as it would; nothing in the folder itself is, and no
+    path in it is followed. So a run folder of a stranger allows nothing.
+
+    Args:
+        folder: of a run.
+        config_dirs: see `compose`.
+
+    Raises:
+        ValueError: see `saved_config`; or a part of the run is in none of these folders.
+    """
+    config = saved_config(folder)
+    loader(config_dirs).load_parts(config, folder)
+    return config
 
 
 def is_choice(override: str) -> bool:
@@ -126,34 +203,129 @@ class _CheckedLoader(ConfigLoaderImpl):
         register()  # jobs of submitit and joblib are not begun by run.py
         self._tree: dict[str, Any] = {}
         self._added: list[tuple[str, str]] = []
-        start = "error: " if from_shell else ""  # Hydra prints the message and ends
+        repo: Any = self.repository
         try:
+            _, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides)
+            saved, words = self._of_weights(overrides, repo)
             config = super().load_configuration(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+                config_name, [*words, *overrides], run_mode, from_shell, validate_sweep_overrides
             )
             tree: Any = OmegaConf.to_container(config)
             self._change({key: tree[key] for key in tree if key != "hydra"}, "")
             for key, source in self._added:
                 if not _is_read(key, tree):
                     raise ConfigError(_unknown(key, self._tree, source))
+            if saved is not None:
+                _forget(words, config)
+                with_parts(config, saved, overrides)
             _check_ranges(config)
         except HydraException as error:
-            raise ConfigError(start + _explain(error, overrides, self._tree)) from error
+            firsts = _first_options(overrides) if run_mode == RunMode.MULTIRUN else {}
+            if firsts and "Could not override" in str(error):
+                # A sweep over experiments is composed without any: it would lack their keys.
+                words = [firsts.get(text, text) for text in overrides]
+                config = self.load_configuration(
+                    config_name, words, run_mode, from_shell, validate_sweep_overrides
+                )
+                given = dict(zip(words, overrides, strict=True))
+                task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+                config.hydra.overrides.task = [given[text] for text in task]
+                return config
+            raise ConfigError(_explain(error, overrides, self._tree, repo)) from error
         except ValueError as error:
             text, empty = str(error), [text for text in overrides if text.endswith("=null")]
             if empty and is_choice(empty[0]):
                 text = f"{empty[0]}: a group needs an option ({error})"
-            raise ConfigError(start + text) from error
+            raise ConfigError(text) from error
         return config
 
+    def _of_weights(
+        self, overrides: Sequence[str], repo: Any
+    ) -> tuple[DictConfig | None, list[str]]:
+        """The config of the run that `weights=` names, and the words that choose its parts.
+
+        None where the command line chooses parts by itself: mode=demo, which has no others to
+        choose, compares them later.
+        """
+        folder = run_of_weights(overrides)
+        if folder is None:
+            return None, []
+        chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
+        is_demo = "mode=demo" in overrides
+        if not is_demo and chosen & {*EXPERIMENT_PARTS, "experiment"}:
+            return None, []
+        saved = saved_config(folder, with_classes=is_demo)
+        self.load_parts(saved, folder, repo)
+        if "experiment" in chosen:
+            return saved, []
+        known = (read_state(folder).get("choices") or {}) | dict(saved.choice)
+        words = [
+            f"{group}={known[group]}"
+            for group in (*EXPERIMENT_PARTS, "recipe")
+            if group in known and group not in chosen and _find(repo, group, known[group])
+        ]
+        return saved, words
+
+    def load_parts(self, config: DictConfig, folder: str | Path, repo: Any = None) -> None:
+        """Execute the lazy files of a saved config's choices; ValueError if one is needed.
+
+        Args:
+            folder: of the run, for the message.
+            repo: where options are looked up, if not in the folders of this loader alone.
+        """
+        repo = repo or self.repository
+        tree: Any = OmegaConf.to_container(config)
+        for group, option in config.choice.items():
+            source = _find(repo, str(group), option)
+            if source is not None:
+                source.load_config(f"{group}/{option}")
+                continue
+            try:
+                for target in _targets(tree.get(group)):
+                    find_target(target)
+            except TargetError as error:
+                raise ValueError(
+                    f"{folder} has {group}={printable(option)}, which is no option in "
+                    f"{_folders(repo)}: name the folder that has it, --config-dir "
+                    f"{own_folder(folder) or 'FOLDER'} (in Python: config_dirs=[...]), if you "
+                    "trust what is in there"
+                ) from error
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: Any
+    ) -> None:
+        for each in parsed_overrides:
+            if each.key_or_group == "hydra.searchpath" and isinstance(each._value, list):
+                places: Any = [str(text) for text in cast(list[Any], each.value())]
+                for i, text in enumerate(places):
+                    if not text.startswith("pkg://"):
+                        folder = _own_folder(text.removeprefix("file://"), "hydra.searchpath")
+                        places[i] = f"file://{folder}"
+                each._value = places
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # for folders that are missing, refused here
+            super()._process_config_searchpath(config_name, parsed_overrides, repo)
+        for source in repo.get_sources():
+            if not source.available() and source.provider.startswith("hydra.searchpath"):
+                raise ConfigError(f"hydra.searchpath: there is no {source.full_path()}")
+
     def _load_single_config(self, default: Any, repo: Any) -> Any:
+        places = {
+            os.path.realpath(source.path): None
+            for source in repo.get_sources()
+            if source.scheme() == "file" and source.is_config(default.config_path)
+        }
+        if len(places) > 1:
+            raise ConfigError(
+                f"{default.config_path} is in {' and in '.join(places)}: rename your own"
+            )
         loaded = super()._load_single_config(default, repo)
         group, _, option = str(default.config_path).rpartition("/")
         if group.partition("/")[0] == "hydra":
             return loaded
         tree: Any = OmegaConf.to_container(loaded.config)
         tree.pop("hydra", None)
-        is_lazy = str(loaded.path).startswith(f"{LazyConfigSource.scheme()}:")
+        is_lazy = str(loaded.path).endswith(".py")
         if (
             default.primary
             or is_lazy
@@ -173,6 +345,13 @@ class _CheckedLoader(ConfigLoaderImpl):
             wanted = _mismatch(value, default, key)
             if wanted:
                 like = "" if default is None else f", such as the default {as_yaml(default)}"
+                if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+|true|false|\[.*]", value):
+                    like += f"; {value!r} is a text"
+                    if "oc.env" in str(_select(self._tree, key)):
+                        like += (
+                            f", as all environment variables are: {key}=$NAME lets the shell fill "
+                            f"it in; '{key}=\"${{oc.decode:${{oc.env:NAME}}}}\"' decodes it"
+                        )
                 raise ConfigError(f"{key}={as_yaml(value)}{source}: expected {wanted}{like}")
 
     def _changed(self, new: Mapping[str, Any], old: Any, prefix: str, source: str) -> list[str]:
@@ -254,15 +433,33 @@ def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
     return reading.search(json.dumps(tree, indent=0)) is not None  # a value a line
 
 
-def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]) -> str:
-    """Hydra's message for a failed composition, with what was probably meant."""
+def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any], repo: Any) -> str:
+    """Hydra's message for a failed composition in one line, with what was probably meant."""
     text = str(error) or str(error.__cause__)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown is not None:
         return _unknown(unknown[1], tree)
+    several = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
+    if several is not None:
+        key, values = several.groups()
+        return (
+            f"{key}={values} are several values, for a sweep: python run.py -m ...; a list is "
+            f"{key}=[{values}], and one text is {key}=\\'{values}\\'"
+        )
     if re.search(r"Could not (?:find|load) 'hydra/launcher/(submitit_\w+|joblib)'", text):
         return "this hydra/launcher needs an extra: pip install 'panoptic-dl[launchers]'"
+    if isinstance(error, MissingConfigException):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        parent = re.match(r"In '([^']+)'", text)
+        where = f" (in {parent[1]})" if parent and parent[1] != "config" else ""
+        near = difflib.get_close_matches(option, error.options or (), n=3, cutoff=0.5)
+        meant = f" Did you mean: {', '.join(near)}?" if near else ""
+        options = f" Options: {', '.join(error.options)}." if error.options else ""
+        name = f"{group}={option}" if group else option
+        return f"There is no {name}{where}.{meant}{options} Looked in {_folders(repo)}"
     for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            return f"{override} is no key=value"
         plain = _as_text(override)
         if plain is not None:
             for_shell = shlex.quote(plain) if re.search(r'["$`\\!]', plain) else f'"{plain}"'
@@ -270,11 +467,73 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
                 f"{override} has signs that mean something to Hydra; as plain text it is: "
                 f"{for_shell}"
             )
-    return text
+        with contextlib.suppress(HydraException):
+            OverridesParser.create().parse_override(override)
+            continue
+        return (
+            f"{override} cannot be read ({one_line(text)}): are all brackets and quotes closed, "
+            "and is the whole word in quotes for the shell?"
+        )
+    return one_line(text)
+
+
+def _find(repo: Any, group: str, option: Any) -> Any:
+    """Where an option is found; None for what is no name of one, such as `../x`."""
+    if group not in repo.get_group_options("", ObjectType.GROUP):
+        return None
+    if option not in repo.get_group_options(group):
+        return None
+    return next(source for source in repo.get_sources() if source.is_config(f"{group}/{option}"))
+
+
+def _folders(repo: Any) -> str:
+    """The folders that are searched for options, without Hydra's own."""
+    sources = [
+        source for source in repo.get_sources() if source.provider not in ("hydra", "schema")
+    ]
+    return ", ".join(source.full_path().removeprefix("file://") for source in sources)
+
+
+def _first_options(overrides: Sequence[str]) -> dict[str, str]:
+    """For words that sweep over the options of a group, those that choose the first one."""
+    firsts = {}
+    for text in filter(is_choice, overrides):
+        with contextlib.suppress(HydraException):
+            parsed = OverridesParser.create().parse_override(text)
+            if parsed.is_sweep_override():
+                firsts[text] = f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
+    return firsts
+
+
+def _forget(words: Sequence[str], config: DictConfig) -> None:
+    """Take words that were added to a command line out of what Hydra keeps of it."""
+    job, given = config.hydra.job, config.hydra.overrides
+    task: Any = OmegaConf.to_container(given.task, resolve=False)
+    given.task = [text for text in task if text not in words]
+    job.override_dirname = get_overrides_dirname(
+        OverridesParser.create().parse_overrides([x for x in task if x not in words]),
+        **job.config.override_dirname,
+    )
+
+
+def _targets(tree: Any) -> Iterator[Any]:
+    """All values of `_target_` in a plain tree."""
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree["_target_"]
+        for value in tree.values():
+            yield from _targets(value)
 
 
 def _unknown(key: str, tree: Mapping[str, Any], source: str = "") -> str:
     """The message for a key that is none, with at most three that resemble it, best first."""
+    group = key.partition(".")[0]
+    if group == "hydra":
+        return f"Unknown key '{key}'{source}. `--cfg hydra` prints all keys."
+    if group in GROUPS and group not in tree:
+        return f"Unknown key '{key}'{source}. The group {group} comes with mode={group}."
     known = sorted({*_keys(tree), *_groups()} - {key})
     folder, _, leaf = key.rpartition(".")
     leaves = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == folder}
@@ -299,14 +558,19 @@ def _as_text(override: str) -> str | None:
     return None
 
 
-def _loader() -> _CheckedLoader:
+def loader(config_dirs: Sequence[str | Path] = ()) -> _CheckedLoader:
+    """What composes configs from the checkout's folders, and then from `config_dirs`."""
     register()
-    return _CheckedLoader(create_config_search_path(str(CONF)))
+    path = create_config_search_path(str(CONF))
+    for folder in config_dirs:
+        place = f"file://{_own_folder(folder, 'config_dirs')}"
+        path.prepend("config_dirs", place, anchor=SearchPathQuery(provider="schema"))
+    return _CheckedLoader(path)
 
 
 @lru_cache(maxsize=1)
 def _groups() -> tuple[str, ...]:
-    return tuple(name for name in _loader().list_groups("") if name != "hydra")
+    return tuple(name for name in loader().list_groups("") if name != "hydra")
 
 
 def _keys(tree: Any, prefix: str = "") -> Iterator[str]:

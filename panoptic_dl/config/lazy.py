@@ -1,19 +1,26 @@
-"""Put `lazy_configs/` on Hydra's search path: <group>/<name>.py is option <name> of <group>.
+"""Lazy files in every folder of configs: <group>/<name>.py is option <name> of <group>.
 
 A lazy file is executed when its option is chosen, and becomes a tree that YAML can hold. Detectron2
 and torch are imported only then: tab completion and `--help` list files and take no seconds.
 """
 
+# mypy: disable-error-code="safe-super"
+
 import builtins
 from dataclasses import is_dataclass
 from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import (
+    ImportlibResourcesConfigSource,
+)
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, SCMode
 
@@ -25,56 +32,72 @@ ROOT = Path(__file__).parents[2] / "lazy_configs"
 COMPANIONS = {"backbone": ("decoder", "pixels", "pretrained")}
 
 
-class LazyConfigSource(ConfigSource):
-    """Serve `lazy://<folder>` to Hydra."""
+class _WithLazyFiles(ConfigSource):
+    """A folder of configs in which <group>/<name>.py is an option of a group, as <name>.yaml is."""
 
-    @staticmethod
-    def scheme() -> str:
-        return "lazy"
+    def _folder(self) -> Path | None:
+        raise NotImplementedError
 
-    def _file(self, config_path: str) -> Path:
-        return Path(self.path, config_path.removesuffix(".yaml") + ".py")
-
-    def available(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def is_group(self, config_path: str) -> bool:
-        return Path(self.path, config_path).is_dir()
+    def _file(self, config_path: str) -> Path | None:
+        """The lazy file of an option, if there is one; not of a config outside of the groups."""
+        folder, path = self._folder(), config_path.removesuffix(".yaml")
+        if folder is None or "/" not in path:
+            return None
+        file = folder / f"{path}.py"
+        return file if file.is_file() else None
 
     def is_config(self, config_path: str) -> bool:
-        return "/" in config_path and self._file(config_path).is_file()
+        return super().is_config(config_path) or self._file(config_path) is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        folder = Path(self.path, config_path)
-        names: set[str] = set()
-        if results_filter in (None, ObjectType.GROUP):
-            names |= {p.name for p in folder.glob("[!_.]*") if p.is_dir()}
-        if results_filter in (None, ObjectType.CONFIG):
-            names |= {p.stem for p in folder.glob("[!_.]*.py")}
-        return sorted(names)
+        names, folder = super().list(config_path, results_filter), self._folder()
+        if folder is not None and config_path and results_filter in (None, ObjectType.CONFIG):
+            names += [file.stem for file in (folder / config_path).glob("[!_.]*.py")]
+        return sorted({*names})
 
     def load_config(self, config_path: str) -> ConfigResult:
-        file, group = self._file(config_path), config_path.rpartition("/")[0]
-        if not file.is_file():
-            raise ConfigLoadError(f"No lazy config at {file}")
+        file = self._file(config_path)
+        if file is None or super().is_config(config_path):
+            return super().load_config(config_path)
+        group = config_path.rpartition("/")[0]
         try:
             tree = _load(file, file.stat().st_mtime_ns, group)
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
-            raise ConfigCompositionException(f"{file}: {type(error).__name__}: {error}") from error
+            cure = ""
+            if isinstance(error, ModuleNotFoundError):
+                cure = f": install what has {error.name}, or name its folder, PYTHONPATH=FOLDER"
+            raise ConfigCompositionException(
+                f"{file}: {type(error).__name__}: {error}{cure}"
+            ) from error
         # `choice` keeps the names of the chosen options: runs and tables are named after them.
         return ConfigResult(
             provider=self.provider,
-            path=self.full_path(),
+            path=str(file),
             config=OmegaConf.create(tree | {"choice": {group: file.stem}}),
             header={"package": "_global_"},
         )
+
+
+class ConfigFolder(_WithLazyFiles, FileConfigSource):
+    """Serves a folder to Hydra: `conf/`, `lazy_configs/`, and those of the user's own."""
+
+    def _folder(self) -> Path:
+        return Path(self.path)
+
+
+class ConfigPackage(_WithLazyFiles, ImportlibResourcesConfigSource):
+    """Serves `pkg://package.conf` to Hydra."""
+
+    def _folder(self) -> Path | None:
+        place = resources.files(self.path)
+        return place if isinstance(place, Path) else None  # else it is in an archive
 
 
 class LazySearchPath(SearchPathPlugin):
     """Search `lazy_configs/` after `conf/`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="lazy_configs", path=f"lazy://{ROOT}")
+        search_path.append(provider="lazy_configs", path=f"file://{ROOT}")
 
 
 @cache  # a sweep composes a config for each of its rows

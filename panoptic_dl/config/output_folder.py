@@ -4,6 +4,7 @@ torchrun starts run.py once per process, `launch.machine_rank` once per machine.
 chooses the folder and keeps the records in it.
 """
 
+import itertools
 import os
 import tempfile
 from datetime import datetime
@@ -13,6 +14,15 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from panoptic_dl.config.run_identity import one_line
+from panoptic_dl.core.files import local_path
+
+REQUEUE_NEEDS_FOLDER = (
+    "launch.requeue=true starts the same command again, which must find its folder: name one "
+    "without the time in it, run_dir=FOLDER (a sweep: sweep_dir=FOLDER)"
+)
 
 
 class CheckOutputFolder(Callback):
@@ -22,13 +32,12 @@ class CheckOutputFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = _shared_folder(config)
         with read_write(config), open_dict(config):
+            folder = _shared_folder(config)
+            config.hydra.run.dir = str(folder)
             if not _is_main_process(config):  # the main process records how the run was started
-                config.hydra.run.dir = str(folder)
                 config.hydra.output_subdir = None
                 return
-            self._check(folder, "run_dir")
             if (folder / ".hydra").exists():  # the record of an earlier start stays as it is
                 now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
                 config.hydra.output_subdir = f".hydra/{now}"
@@ -41,19 +50,48 @@ class CheckOutputFolder(Callback):
                 "sweeps on several machines: python run.py -m hydra/launcher=slurm launch=slurm "
                 "launch.num_machines=N ...; on one machine leave torchrun out"
             )
-        self._check(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        folder = str(_make(_local(config.hydra.sweep, "sweep_dir"), "sweep_dir"))
+        if folder != config.hydra.sweep.dir:
+            with read_write(config), open_dict(config):  # the rows are composed anew
+                config.hydra.sweep.dir = folder
+                quoted = folder.replace("'", "\\'")
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
-    @staticmethod
-    def _check(folder: Path, key: str) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise SystemExit(
-                f"error: cannot write to the output folder {folder}: {error.strerror}. "
-                f"Choose another: {key}=FOLDER"
-            ) from None
+
+def _local(place: Any, key: str) -> Path:
+    """The folder of `hydra.run` or `hydra.sweep`, which `key` names."""
+    try:
+        return local_path(place.dir, key)
+    except (ValueError, OmegaConfBaseException) as error:
+        raise SystemExit(f"error: {one_line(error)}") from None
+
+
+def _make(folder: Path, key: str, *, fresh: bool = False) -> Path:
+    """Make an output folder, and try to write to it.
+
+    Args:
+        key: that names it, for the message.
+        fresh: it is named after the second in which it is made. Where it is there already, from
+            another job of that second, `-2` and so on follow the name.
+    """
+    try:
+        name = folder.name
+        for number in itertools.count(2):
+            try:
+                folder.mkdir(parents=True, exist_ok=not fresh)
+                break
+            except FileExistsError:
+                if not fresh:
+                    raise
+                folder = folder.with_name(f"{name}-{number}")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return folder
+    except OSError as error:
+        raise SystemExit(
+            f"error: cannot write to the output folder {folder}: {error.strerror}. "
+            f"Choose another: {key}=FOLDER"
+        ) from None
 
 
 def _is_main_process(config: DictConfig) -> bool:
@@ -64,22 +102,29 @@ def _is_main_process(config: DictConfig) -> bool:
 
 
 def _shared_folder(config: DictConfig) -> Path:
-    """The output folder of a single run; SystemExit where each process would have its own."""
-    folder = Path(config.hydra.run.dir)
+    """The output folder of a single run, which the main process makes.
+
+    SystemExit where it cannot be written to, or each process would have its own.
+    """
+    folder = _local(config.hydra.run, "run_dir")
     dated = _has_time(config.hydra.run, config)
+    if config.launch.requeue and dated:
+        raise SystemExit(f"error: {REQUEUE_NEEDS_FOLDER}")
     if _under_torchrun():
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and dated:
             raise SystemExit(
                 "error: torchrun --max-restarts has to find the folder again: name it, "
                 "run_dir=/shared/folder, and add resume=auto"
             )
+        if _is_main_process(config):
+            folder = _make(folder, "run_dir", fresh=dated)
         return Path(_from_rank_0(str(folder.absolute())))
     if config.launch.num_machines > 1 and dated:
         raise SystemExit(
             "error: several machines share one folder: give all of them the same "
             "run_dir=/shared/folder"
         )
-    return folder
+    return _make(folder, "run_dir", fresh=dated) if _is_main_process(config) else folder
 
 
 def is_recorded(config: DictConfig, job: Any) -> bool:
@@ -108,10 +153,7 @@ def check_requeue(config: DictConfig, job: Any) -> None:
     in_sweep = job.mode == RunMode.MULTIRUN
     by_submitit = in_sweep and "submitit" in job.launcher._target_  # keeps a sweep's folder
     if not by_submitit and _has_time(job.sweep if in_sweep else job.run, config):
-        raise ValueError(
-            "launch.requeue=true starts the same command again, which must find its folder: name "
-            "one without the time in it, run_dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER)"
-        )
+        raise ValueError(REQUEUE_NEEDS_FOLDER)
 
 
 def _has_time(place: Any, config: DictConfig) -> bool:

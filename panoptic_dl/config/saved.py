@@ -1,31 +1,35 @@
 """The config that a run has left in its folder, ready to build the run's model from."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from panoptic_dl.config.composition import is_choice, register
 from panoptic_dl.core.classes import load_classes
+from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.core.run_folder import CLASSES, CONFIG
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
+REOPENING = ("demo", "eval", "analyze")  # modes that take a trained model
 
 
-def saved_config(folder: str | Path) -> DictConfig:
+def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig:
     """Read a run's config, unresolved; reading it runs nothing.
 
-    Where the run has left its classes, they are put in the place of what would read the dataset, so
-    that a model can be built where its dataset is not.
+    Args:
+        folder: of the run.
+        with_classes: where the run has left its classes, put them in the place of what would read
+            the dataset, so that a model can be built where its dataset is not.
 
     Raises:
         ValueError: there is none, or it is damaged; the message names the file.
     """
-    register()  # resolvers that the config may use
-    folder = Path(folder)
+    folder = local_path(folder, "run")
     file = folder / CONFIG
     if not file.is_file():
         raise ValueError(
@@ -40,6 +44,8 @@ def saved_config(folder: str | Path) -> DictConfig:
                 raise TypeError(f"{part} is no table")
     except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
         raise ValueError(f"{file} is damaged: {str(error)[:500]}") from error
+    if not with_classes:
+        return cast(DictConfig, config)
     if (folder / CLASSES).is_file():
         classes = load_classes(folder / CLASSES)
         with open_dict(config):
@@ -60,48 +66,63 @@ def saved_config(folder: str | Path) -> DictConfig:
     return cast(DictConfig, config)
 
 
-def with_run_of_weights(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Take the parts of a run's config where `weights` is of a run, so that nobody repeats them.
+def own_folder(folder: str | Path) -> str | None:
+    """The folder of the user's own options that a run was started with, for messages."""
+    with contextlib.suppress(Exception):  # of PyYAML and OmegaConf, on damaged files
+        record: Any = OmegaConf.load(local_path(folder) / ".hydra" / "hydra.yaml")
+        for source in record.hydra.runtime.config_sources:
+            if source.provider == "command-line" or "searchpath" in source.provider:
+                return printable(source.path)
+    return None
 
-    That is a run folder, or a file in one; otherwise the config stays as it is. Leaves that are
-    overridden, such as `dataset.center_threshold=0.3`, hold for the run's parts, too.
+
+def run_of_weights(overrides: Sequence[str]) -> Path | None:
+    """The run whose model a command line wants: `weights=` of it, or of a file in it."""
+    given = {text.partition("=")[0]: text for text in overrides}
+    if given.get("mode") not in {f"mode={mode}" for mode in REOPENING} or "weights" not in given:
+        return None
+    with contextlib.suppress(HydraException):  # which composing says in one line
+        value = OverridesParser.create().parse_override(given["weights"]).value()
+        if isinstance(value, str) and "${" not in value:
+            weights = local_path(value, "weights")
+            folder = weights if weights.is_dir() else weights.parent
+            return folder if (folder / CONFIG).is_file() else None
+    return None
+
+
+def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) -> None:
+    """Take the parts of a run's config, so that nobody repeats them.
+
+    Leaves that are overridden, such as `dataset.center_threshold=0.3`, hold for the run's parts.
 
     Args:
-        config: as composed.
+        config: as composed; it is changed.
+        saved: the run's.
         overrides: what stood on the command line.
 
     Raises:
-        ValueError: the run's config is damaged, or other parts are asked for.
+        ValueError: other parts are asked for.
     """
-    if not isinstance(config.weights, str):
-        return config
-    weights = Path(config.weights).expanduser()
-    folder = weights if weights.is_dir() else weights.parent
-    if not (folder / CONFIG).is_file():
-        return config
-    saved = saved_config(folder)
-    chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
+    chosen = {text.partition("=")[0] for text in overrides}
     for group in EXPERIMENT_PARTS:
         mine, theirs = config.choice[group], saved.choice.get(group)
         if mine != theirs and {group, "experiment"} & chosen:
             key = group if group in chosen else "experiment"
             raise ValueError(
                 f"weights={config.weights}: that run has {group}={theirs}, not {group}={mine}: "
-                f"leave {key}= out, for the config in {folder / CONFIG} is used"
+                f"leave {key}= out, for the run's own config is used"
             )
-    config = config.copy()
-    with open_dict(config):
+    with read_write(config), open_dict(config):
         for part in PARTS:
             config[part] = saved[part]
-        texts = [text for text in overrides if not is_choice(text)]
-        for override in OverridesParser.create().parse_overrides(texts):
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
             key = override.key_or_group
-            if key.partition(".")[0] not in PARTS:
+            if key.partition(".")[0] not in PARTS or key in EXPERIMENT_PARTS:
                 continue
             if override.is_delete() or override.is_add():
                 raise ValueError(
                     f"{override.input_line}: with weights= of a run its config is used, where "
                     "values can be changed, and none added or removed"
                 )
-            OmegaConf.update(config, key, override.value(), merge=False)
-    return config
+            if not override.is_sweep_override():
+                OmegaConf.update(config, key, override.value(), merge=False)

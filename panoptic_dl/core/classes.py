@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.files import read_json, write_text
+from panoptic_dl.core.files import local_path, read_json, write_text
 from panoptic_dl.core.run_folder import CLASSES
 from panoptic_dl.core.settings import has_type
 
@@ -159,7 +159,7 @@ def require_classes(classes: Classes, weights: str) -> None:
     Raises:
         ValueError: class ids mean other classes, or `classes.json` is damaged.
     """
-    place = Path(weights).expanduser()
+    place = local_path(weights, "weights")
     file = (place if place.is_dir() else place.parent) / CLASSES
     if not file.is_file():
         return

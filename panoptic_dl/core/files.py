@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, locks, and text and JSON read from files."""
 
+import argparse
 import difflib
 import fcntl
 import hashlib
@@ -22,7 +23,33 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"  # held while a process trains in a folder
 RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
 MAX_BYTES = 32 << 20  # JSON and YAML files of a run have some KiB
+_URL = re.compile(r"\w[\w+.-]+:/")  # Path("s3://a") is s3:/a; one letter is a drive of Windows
 _TEMPORARY = re.compile(r"\.unfinished\.\d+\.(.+)")
+
+
+def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """A path that somebody has typed: `~` stands for the home folder.
+
+    It is also the `type` of arguments of scripts.
+
+    Args:
+        path: of a file or folder, to read or to write.
+        name: the key or argument that it was given by, for the message.
+
+    Raises:
+        NotLocalError: (a ValueError) it is a URL.
+    """
+    text = os.fspath(path)
+    if _URL.match(text):
+        raise NotLocalError(
+            f"{name}={printable(text)} is a URL, and has to be a path on this machine: copy what "
+            "is there, or mount it, and give its path"
+        )
+    return Path(os.path.expanduser(text))
+
+
+class NotLocalError(argparse.ArgumentTypeError, ValueError):
+    """A URL in the place of a path."""
 
 
 @contextmanager

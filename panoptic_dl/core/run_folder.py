@@ -25,6 +25,7 @@ from panoptic_dl.core.files import (
     RUN_LOCK,
     acquire_lock,
     is_locked,
+    local_path,
     near_names,
     printable,
     read_json_object,
@@ -78,6 +79,7 @@ class RunState:
             writes: whether this process writes; only one of a run does.
         """
         self.folder, self.writes = Path(run_dir), writes
+        self.is_used = False  # by another run, whose files are left alone
         self._started: float | None = None
         self._lock: int | None = None
 
@@ -85,9 +87,13 @@ class RunState:
         """Begin an attempt; one that was killed before is closed.
 
         A folder keeps its record where another run is under way, or another mode has trained.
+        No two may train in it.
 
         Args:
             facts: see `panoptic_dl.config.run_identity.identity`.
+
+        Raises:
+            ValueError: another process trains here.
         """
         if not self.writes:
             return
@@ -95,8 +101,14 @@ class RunState:
             try:
                 self._lock = acquire_lock(self.folder / RUN_LOCK)
             except BlockingIOError:
-                self.writes = False
-                return
+                self.writes, self.is_used = False, True
+        if self.is_used:
+            if facts.get("mode") == "train":
+                raise ValueError(
+                    f"{self.folder} is in use by another process: wait for that run, end it, or "
+                    "name another run_dir"
+                )
+            return
         before = read_state(self.folder)
         if before and before.get("mode") == "train" != facts.get("mode"):
             self.writes = False
@@ -140,6 +152,9 @@ class RunState:
                 "status": status,
             }
             _write(self.folder, state | {"status": status, "error": error})
+            if status == "finished":  # what others left that ended in this folder meanwhile
+                with _never_failing(self.folder / ERROR):
+                    (self.folder / ERROR).unlink(missing_ok=True)
         release_lock(self._lock)
         self._lock = None
 
@@ -354,7 +369,7 @@ def find_weights(path: str | Path) -> Path:
         WeightsError: there is no such file or folder, or the folder has no checkpoint; the message
             lists those that are there.
     """
-    path = Path(path).expanduser()
+    path = local_path(path, "weights")
     if path.is_file():
         return path
     if not path.is_dir():

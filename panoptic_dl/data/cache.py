@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_write, file_lock, flush
+from panoptic_dl.core.files import atomic_write, file_lock, flush, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class DecodedCache:
     def __init__(self, folder: str, max_gb: float) -> None:
         if not folder.strip():  # it would be the current one
             raise DatasetError("dataset.cache.folder is empty: name a folder, or null for no cache")
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = local_path(folder, "dataset.cache.folder").absolute()
         self.max_bytes = int(max_gb * 1e9)
         self._accepts_files = True
         if self.max_bytes <= 0:

@@ -28,7 +28,7 @@ from typing import Any
 
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import near_names
+from panoptic_dl.core.files import local_path, near_names
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.datasets.categories import (
     GUIDE,
@@ -74,7 +74,7 @@ def custom_classes(
     """
     if classes_file is not None:
         try:
-            return load_classes(Path(classes_file).expanduser())
+            return load_classes(local_path(classes_file, "dataset.classes_file"))
         except ValueError as error:
             raise DatasetError(f"dataset.classes_file: {error}") from error
     train = _Split(form, "train", train_split, root, json=train_json)
@@ -216,14 +216,14 @@ class _Split:
             )
         self.form, self.part, self.split = FORMATS[form], part, split
         self.layout = Layout(f"dataset={form}", str(root))
-        self.json_files = self._places(json, self.form.json)
-        self.image_folders = self._places(images, self.form.images)
-        self.label_folders = self._places(labels, self.form.labels)
+        self.json_files = self._places(json, self.form.json, "json")
+        self.image_folders = self._places(images, self.form.images, "images")
+        self.label_folders = self._places(labels, self.form.labels, "labels")
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
-    def _places(self, given: str | None, usual: tuple[str, ...]) -> list[Path]:
+    def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
         names = [given] if given else [name.format(split=self.split) for name in usual]
-        return [self.layout.base / Path(name).expanduser() for name in names]
+        return [self.layout.base / local_path(name, f"dataset.{self.part}_{key}") for name in names]
 
     def require_annotations(self) -> None:
         """Raise `DatasetError` unless the JSON file exists; name the places that were tried."""

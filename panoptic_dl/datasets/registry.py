@@ -27,7 +27,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import near_names, read_json
+from panoptic_dl.core.files import local_path, near_names, read_json
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -97,7 +97,7 @@ class Layout:
     @property
     def base(self) -> Path:
         """Absolute path of the dataset's folder."""
-        return Path(os.path.abspath(os.path.expanduser(self.root)), self.folder)
+        return Path(os.path.abspath(local_path(self.root, "dataset.root")), self.folder)
 
     def error(self, problem: str, remedy: str) -> DatasetError:
         """What is wrong, where this was looked for, and what to do."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.files import near_names, printable
+from panoptic_dl.core.files import local_path, near_names, printable
 from panoptic_dl.core.images import no_truncated_images, why_unreadable
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _files(text: str, others: Counter[str]) -> list[Path]:
     """The files that a text means; suffixes of other files are counted in `others`."""
     if not text.strip():
         raise DemoError("input= is empty: name a picture, a folder, a video or a pattern")
-    path = Path(text).expanduser()
+    path = local_path(text, "input")
     if path.is_file():
         return [path]
     if path.exists():
@@ -216,7 +216,7 @@ def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
             f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL image, "
             "a path, or a list of them"
         )
-    file = Path(image).expanduser()
+    file = local_path(image, "image")
     try:
         with warnings.catch_warnings():
             # Large pictures are what people have; damaged ones are errors here.

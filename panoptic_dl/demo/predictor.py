@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from panoptic_dl.config import build
-from panoptic_dl.config.saved import saved_config
+from panoptic_dl.config.composition import open_run
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.files import local_path
 from panoptic_dl.demo.inputs import AnImage, read_pixels
 from panoptic_dl.demo.result import PanopticResult, Segment
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
@@ -68,6 +69,7 @@ class Predictor:
         *,
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
+        config_dirs: Sequence[str | Path] = (),
         **options: Any,
     ) -> "Predictor":
         """The model of a run, from its folder alone; its dataset need not be there.
@@ -77,13 +79,14 @@ class Predictor:
             weights: another file than `model_final.pth`, or else the newest checkpoint: a name in
                 the folder, or a path.
             device: "cuda", "cuda:1", "cpu"; None: a GPU if there is one.
+            config_dirs: folders of your own options, where those of the run are.
             options: `precision`, `maps`, `branches`, see `Predictor`.
 
         Raises:
             ValueError: it is no run folder, or its weights do not fit; the message says what to do.
         """
-        run = Path(folder).expanduser()
-        config = saved_config(run)
+        run = local_path(folder, "folder")
+        config = open_run(run, config_dirs)
         named = weights is not None and (run / weights).is_file()
         return cls(
             build(config.task.model),

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.predictions.panoptic import picture_ids
 from panoptic_dl.predictions.writer import name_unwritable, write_prediction
@@ -140,7 +140,7 @@ class PanopticResult:
             DemoError: another suffix; see `draw` and `to_coco`.
             EvaluationError: the disk refuses it.
         """
-        file = Path(path).expanduser()
+        file = local_path(path)
         suffix = file.suffix.lower().removeprefix(".")
         if suffix == "json":
             annotation, pixels = self.to_coco(file.stem)

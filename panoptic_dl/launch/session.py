@@ -89,8 +89,10 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         status, code = exit_status(error)
         text = None
         if isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
+            is_used = state is not None and state.is_used
             with contextlib.suppress(OSError):  # a full disk must not hide the message
-                (folder / ERROR).write_text(traceback.format_exc())
+                if not is_used:
+                    (folder / ERROR).write_text(traceback.format_exc())
             text = message_for_user(error)
             if text is None:
                 text = error_line(traceback.format_exc())
@@ -100,8 +102,8 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
                     f"{ERROR}, {LOG} and .hydra/ of {folder}"
                 )
             else:
-                where = f"(traceback: {folder / ERROR})"
-            print(f"\nerror: {text}\n{where}", file=sys.stderr, flush=True)
+                where = "" if is_used else f"(traceback: {folder / ERROR})"
+            print(f"\nerror: {text}\n{where}".rstrip(), file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
             known = (folder / NEWEST).is_file()

@@ -21,7 +21,7 @@ from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
@@ -128,7 +128,10 @@ def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -
         )
     measured = {kind for kind, entry in OUTPUT_KEYS.items() if entry in evaluation.outputs}
     files = PredictionFolder(evaluation.dataset, predictions, measured)
-    target, source = (run_dir / "predictions").resolve(), Path(predictions).resolve()
+    target, source = (
+        (run_dir / "predictions").resolve(),
+        local_path(predictions, "predictions").resolve(),
+    )
     if evaluation.settings.kinds and (target == source or source in target.parents):
         raise ValueError(
             f"evaluation.save would replace the predictions in {predictions} that are to be "

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import local_path, near_names
 from panoptic_dl.core.images import read_size
 from panoptic_dl.predictions import cityscapes, coco, panoptic
 from panoptic_dl.predictions.cityscapes import FilesByImage
@@ -113,9 +114,12 @@ class PredictionFolder:
                 is torn.
         """
         self._dataset = predicted = look_up(dataset)
-        root = Path(folder)
+        root = local_path(folder, "predictions")
         if not root.is_dir():
-            raise EvaluationError(f"there is no folder {root}: name that of saved predictions")
+            near = near_names(root.parent, root.name)
+            raise EvaluationError(
+                f"there is no folder {root}{near}: name that of saved predictions"
+            )
         self._readers: dict[str, Reader] = {}
         for kind in KINDS if predicted.things is not None else ("semantic",):
             if kind in kinds and (reader := _make_reader(predicted, root, kind)) is not None:

@@ -48,10 +48,11 @@ def rows(sweep: Path) -> list[dict[str, Any]]:
     names = [*planned, *(name for name in there if name not in planned)]
     if not names:
         raise ValueError(f"{sweep} holds no rows; name the folder of a sweep")
-    return [_row(sweep / name) for name in names]
+    return [_row(sweep, name) for name in names]
 
 
-def _row(folder: Path) -> dict[str, Any]:
+def _row(sweep: Path, name: str) -> dict[str, Any]:
+    folder = sweep / name
     state = read_state(folder)
     status, error = state.get("status", "waiting"), state.get("error")
     if (folder / FAILED).is_file():
@@ -59,7 +60,7 @@ def _row(folder: Path) -> dict[str, Any]:
     log = next((str(folder / n) for n in (LOG, ERROR) if (folder / n).is_file()), None)
     iteration = _last_iteration(folder / METRICS)
     return {
-        "folder": folder.name,
+        "folder": name,
         "status": status,
         "error": error if status == "failed" else None,
         "log": log if status in BAD else None,

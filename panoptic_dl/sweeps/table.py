@@ -4,20 +4,23 @@ A row is skipped when it is finished and continued when it is not; its errors en
 """
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from panoptic_dl.config.composition import compose, is_choice
-from panoptic_dl.config.run_identity import differences, row_folder
+from panoptic_dl.config import composition
+from panoptic_dl.config.composition import is_choice
+from panoptic_dl.config.run_identity import differences
 from panoptic_dl.core.run_folder import (
     FAILED,
     NEWEST,
@@ -27,6 +30,8 @@ from panoptic_dl.core.run_folder import (
     first_error_line,
     read_state,
 )
+
+NAMING = ("name", "weights")  # keys besides choices that decide which parts a row has
 
 
 class SweepError(ValueError):
@@ -50,7 +55,8 @@ def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
             are given twice, are none, or are for another sweeper.
     """
     sweeper, overrides = config.hydra.sweeper, config.hydra.overrides
-    given, columns = [_key(text) for text in overrides.task], sweeper.get("params") or {}
+    task: Any = OmegaConf.to_container(overrides.task, resolve=False)
+    given, columns = [_key(text) for text in task], sweeper.get("params") or {}
     params = {key: value for key, value in columns.items() if key not in given}
     is_table = str(sweeper._target_).endswith(".BasicSweeper")
     if config.sweep.seeds is not None:
@@ -61,8 +67,8 @@ def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
     if not is_table:
         return None
     outer = GlobalHydra.instance()
-    loader = outer.config_loader() if outer.is_initialized() else None  # for glob(...)
-    words = [*(f"{key}={value}" for key, value in params.items()), *overrides.task]
+    loader = outer.config_loader() if outer.is_initialized() else composition.loader()
+    words = [*(f"{key}={value}" for key, value in params.items()), *task]
     parsed = OverridesParser.create(loader).parse_overrides(words)
     swept = [each.key_or_group for each in parsed if each.is_sweep_override()]
     # What decides which rows there are has been read before them, so rows cannot differ in it.
@@ -71,20 +77,24 @@ def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
     if "sweep.seeds" in swept:
         raise SweepError("sweep.seeds=0,1 is no list: write sweep.seeds=[0,1]")
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
-    mode = str(config.hydra.runtime.choices.get("mode"))
-    naming = [tuple(x for x in job if is_choice(x) or _key(x) == "name") for job in jobs]
-    names = {each: _mode_and_name(each, mode) for each in dict.fromkeys(naming)}
+    # What a row's folder is named after is composed once for all rows that choose the same.
+    naming = [tuple(x for x in job if is_choice(x) or _key(x) in NAMING) for job in jobs]
+    configs = {x: loader.load_sweep_config(config, list(x)) for x in dict.fromkeys(naming)}
     # Swept keys whose values follow the name: those that it lacks, or all where that is not enough.
     for added in ([key for key in swept if not is_choice(f"{key}=")], swept):
-        values = [",".join(sorted(text for text in job if _key(text) in added)) for job in jobs]
-        folders = [row_folder(*names[x], text) for x, text in zip(naming, values, strict=True)]
+        left_out = {*given, *params} - set(added)
+        folders = [
+            _folder(configs[x], job, i, left_out)
+            for i, (x, job) in enumerate(zip(naming, jobs, strict=True))
+        ]
         if len(set(folders)) == len(folders):
             break
     else:
         twice = next(folder for folder in folders if folders.count(folder) > 1)
         raise SweepError(f"two rows of this sweep are the same: {twice}")
-    left_out = ",".join(f"'{key}'" for key in sorted({*given, *params} - set(added)))
-    overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{left_out}]")
+    excluded = {*left_out, *config.hydra.job.config.override_dirname.exclude_keys}
+    quoted = ",".join(f"'{key}'" for key in sorted(excluded))
+    overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
     return dict(zip(folders, map(list, jobs), strict=True))
 
 
@@ -99,11 +109,26 @@ def _check_seeds(seeds: Any, others: Sequence[str], is_table: bool) -> None:
         raise SweepError("sweep.seeds repeats rows of a table; a search takes one seed, seed=N")
 
 
-def _mode_and_name(overrides: Sequence[str], mode: str) -> tuple[str, str]:
-    """Of a row, whose mode is `mode` where its overrides choose none."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    chosen = next((str(each.value()) for each in parsed if each.key_or_group == "mode"), mode)
-    return chosen, str(compose(overrides).name)
+def _folder(config: DictConfig, job: Sequence[str], number: int, left_out: set[Any]) -> str:
+    """The folder that Hydra will give a row: `hydra.sweep.subdir`, whatever that is made of.
+
+    Args:
+        config: of the row, but for its leaves, which are set here.
+        job: its overrides.
+        number: among the rows.
+        left_out: keys that `override_dirname` does without.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(job))
+    with read_write(config), open_dict(config):
+        for each in parsed:
+            if not (is_choice(str(each.input_line)) or each.is_delete()):
+                OmegaConf.update(config, each.key_or_group, each.value())
+        style = config.hydra.job.config.override_dirname
+        config.hydra.job.num = config.hydra.job.id = number
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            parsed, [*style.exclude_keys, *left_out], style.item_sep, style.kv_sep
+        )
+    return os.path.normpath(config.hydra.sweep.subdir)
 
 
 def _key(override: str) -> Any:

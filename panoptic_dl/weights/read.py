@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import near_names, printable, sha256_of
+from panoptic_dl.core.files import local_path, near_names, printable, sha256_of
 from panoptic_dl.weights.safe_pickle import MAGIC, read_pickle
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     Raises:
         WeightsError: the file is missing, damaged, without parameters, or asks for code.
     """
-    path = Path(path).expanduser()
+    path = local_path(path, "weights")
     if not path.is_file():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file{near}")

@@ -4,14 +4,17 @@ import itertools
 import pickle
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from panoptic_dl.config import ConfigError, build, compose
+from panoptic_dl.config import ConfigError, build, builder, compose, lazy
+from panoptic_dl.config.composition import loader, one_line_errors, open_run
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -117,12 +120,15 @@ def test_a_typo_is_refused_with_the_near_names(typo, meant):
 
 
 def test_an_unknown_option_lists_the_options():
-    with pytest.raises(ConfigError, match=r"(?s)hrnet49.*hrnet18.*hrnet48.*xception65"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no backbone=hrnet49\. Did you mean: hrnet48.*Options: hrnet18, .*xception65",
+    ):
         compose(["backbone=hrnet49"])
 
 
 def test_a_dataset_without_recipe_lists_the_recipes():
-    with pytest.raises(ConfigError, match=r"(?s)recipe/nothing.*cityscapes_panoptic"):
+    with pytest.raises(ConfigError, match=r"no recipe=nothing\..*cityscapes_panoptic"):
         compose(["recipe=nothing"])
 
 
@@ -336,3 +342,179 @@ def test_keys_that_something_reads_can_be_appended():
     assert config.optimizer.optimizer.amsgrad is True
     assert config.dataset.min_sizes == [64]
     assert "momentum" not in compose(["optimizer=sgd", "~optimizer.optimizer.momentum"]).optimizer
+
+
+PLAIN = """from detectron2.config import LazyCall as L
+from own_backbone import Plain
+from panoptic_dl.config import allow
+allow("own_backbone")
+backbone = L(Plain)(width=8)
+_reads = dict(in_features=("a", "b"), aspp_dilations=(1, 2, 3))
+decoder = dict(panoptic=dict(project_channels=(8,), **_reads),
+               semantic=dict(project_channels=(8,), **_reads))
+pixels = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""
+MODULE = """from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import nn
+class Plain(Backbone):
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, width, 4, 4), nn.Conv2d(width, 16, 4, 4)
+        self.width = width
+    def output_shape(self):
+        a, b = ShapeSpec(channels=self.width, stride=4), ShapeSpec(channels=16, stride=16)
+        return {"a": a, "b": b}
+    def forward(self, x):
+        a = self.a(x)
+        return {"a": a, "b": self.b(a)}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder outside of the checkout with a backbone and an experiment."""
+    conf = tmp_path / "project" / "conf"
+    for name, text in {
+        "backbone/plain.py": PLAIN,
+        "experiment/mine.yaml": "# @package _global_\n"
+        "defaults: [override /backbone: plain, override /dataset: toy_coco]\n"
+        "dataset: {crop_size: [64, 64]}\n",
+    }.items():
+        (conf / name).parent.mkdir(parents=True, exist_ok=True)
+        (conf / name).write_text(text)
+    (tmp_path / "project" / "own_backbone.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
+    monkeypatch.setattr(builder, "ALLOWED", list(builder.ALLOWED))
+    yield conf
+    sys.modules.pop("own_backbone", None)
+    lazy._load.cache_clear()
+
+
+@pytest.mark.parametrize("way", ["config_dirs", "searchpath", "relative", "package"])
+def test_options_may_lie_outside_of_the_checkout(own, way, monkeypatch):
+    monkeypatch.chdir(own.parent)
+    (own / "__init__.py").touch()
+    places = {"searchpath": f"file://{own}", "relative": "conf", "package": "pkg://conf"}
+    words = [f"hydra.searchpath=[{places[way]}]"] if way in places else []
+    dirs = [] if words else [own]
+    config = compose([*words, "experiment=mine"], dirs)
+    assert config.name == "toy_coco_panoptic_plain_conv"
+    assert type(build(config.task.model.backbone)).__name__ == "Plain"
+    for typo, meant in (
+        ("backbone=plan", "no backbone=plan. Did you mean: plain"),
+        ("experiment=mime", "no experiment=mime. Did you mean: mine"),
+        ("backbone.widht=4", "Did you mean: backbone.width"),
+    ):
+        with pytest.raises(ConfigError, match=meant):
+            compose([*words, "backbone=plain", typo], dirs)
+
+
+def test_a_folder_of_options_that_is_missing_is_named_with_the_near_one(own):
+    near = own.parent / "confs"
+    for overrides, dirs in (([f"hydra.searchpath=[{near}]"], []), ([], [near])):
+        with pytest.raises(ConfigError, match=r"no folder .*confs; in .* there is conf"):
+            compose(overrides, dirs)
+    with pytest.raises(ValueError, match="config_dirs=s3://conf is a URL"):
+        compose([], ["s3://conf"])
+
+
+def test_an_option_of_ones_own_does_not_hide_behind_one_of_the_checkout(own):
+    shutil.copy(own / "backbone" / "plain.py", own / "backbone" / "hrnet48.py")
+    with pytest.raises(ConfigError, match=r"backbone/hrnet48 is in .* and in .*rename your own"):
+        compose(["backbone=hrnet48"], [own])
+
+
+def test_a_module_that_is_not_found_names_the_cure(own):
+    (own.parent / "own_backbone.py").unlink()
+    with pytest.raises(ConfigError, match=r"plain.py: ModuleNotFoundError.*PYTHONPATH=FOLDER"):
+        compose(["backbone=plain"], [own])
+
+
+def saved(own, folder):
+    (folder / ".hydra").mkdir(parents=True)
+    config = compose(["experiment=mine", "backbone.width=4", "dataset.nms_kernel=5"], [own])
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    return folder
+
+
+def test_a_run_is_opened_with_the_lazy_files_of_the_user(own, tmp_path):
+    run = saved(own, tmp_path / "run")
+    builder.ALLOWED.remove("own_backbone")
+    lazy._load.cache_clear()
+    config = open_run(run, [own])
+    assert build(config.task.model.backbone).width == 4
+
+
+def test_a_run_allows_nothing_by_itself(own, tmp_path):
+    run = saved(own, tmp_path / "run")
+    builder.ALLOWED.remove("own_backbone")
+    with pytest.raises(ValueError, match=r"has backbone=plain, which is no option.*--config-dir"):
+        open_run(run)
+    assert "own_backbone" not in builder.ALLOWED
+    shutil.move(own, run / "conf")  # a stranger's, in the very folder
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    for name in (f"../{run}/conf/backbone/plain", str(run / "conf" / "backbone" / "plain")):
+        config.choice.backbone = name
+        OmegaConf.save(config, run / ".hydra" / "config.yaml")
+        with pytest.raises(ValueError, match="is no option in"):
+            open_run(run)
+    assert "own_backbone" not in builder.ALLOWED
+
+
+@pytest.mark.parametrize("mode", ["demo", "eval", "analyze"])
+def test_modes_take_the_parts_of_the_run_that_weights_names(own, tmp_path, mode):
+    run = saved(own, tmp_path / "run")
+    words = [f"mode={mode}", f"weights={run}", "backbone.width=6"]
+    config = compose(words, [own])
+    assert dict(config.choice) == dict(compose(["experiment=mine"], [own]).choice)
+    assert config.dataset.nms_kernel == 5
+    assert config.mode.model.backbone.width == 6
+    config = loader([own]).load_configuration("config", words, RunMode.RUN)
+    assert OmegaConf.to_container(config.hydra.overrides.task) == words
+    assert config.hydra.runtime.choices.backbone == "plain"
+
+
+def test_evaluation_takes_the_parts_that_are_chosen(own, tmp_path):
+    run = saved(own, tmp_path / "run")
+    config = compose(["mode=eval", f"weights={run}", "backbone=hrnet_tiny"], [own])
+    assert config.choice.backbone == "hrnet_tiny"
+    assert config.dataset.nms_kernel != 5
+
+
+def test_a_text_from_the_environment_names_how_to_decode_it(monkeypatch):
+    monkeypatch.setenv("LR", "0.002")
+    with pytest.raises(ConfigError, match=r"'0.002' is a text.*oc.decode") as caught:
+        compose(["optimizer.lr=${oc.env:LR}"])
+    advised = str(caught.value).split("'")[3].replace("NAME", "LR")
+    assert compose([advised]).optimizer.lr == 0.002
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dataset.crop_size=[64,64"], "are all brackets and quotes closed"),
+        (["train.batch_size=2,3"], "for a sweep: python run.py -m"),
+        (["foo"], "foo is no key=value"),
+        (["demo.opacity=1"], "The group demo comes with mode=demo"),
+        (["hydra.launcher.foo=1"], "`--cfg hydra` prints all keys"),
+    ],
+)
+def test_mistakes_are_one_line_of_ours(overrides, message):
+    with pytest.raises(SystemExit, match=r"^error: ") as caught, one_line_errors():
+        compose(overrides)
+    text = str(caught.value)
+    assert message in text
+    assert "\n" not in text
+    assert "append to your" not in text
+    assert "hydra.cc" not in text
+
+
+def test_experiments_are_swept_together_with_a_key_that_only_they_have():
+    words = ["experiment=toy_quickstart,coco_overfit", "dataset.root.num_train=4"]
+    config = loader().load_configuration("config", words, RunMode.MULTIRUN)
+    assert OmegaConf.to_container(config.hydra.overrides.task) == words
+    with pytest.raises(ConfigError, match=r"Unknown key 'dataset.root.num_trein'"):
+        loader().load_configuration(
+            "config", [words[0], "dataset.root.num_trein=4"], RunMode.MULTIRUN
+        )

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from panoptic_dl.config import build
-from panoptic_dl.config.lazy import LazyConfigSource, _load
+from panoptic_dl.config.lazy import ConfigFolder, _load
 
 
 def lazy_file(tmp_path, body: str):
@@ -49,7 +49,7 @@ def test_companions_come_along_and_others_do_not(tmp_path):
 
 def test_a_file_that_was_changed_is_read_again(tmp_path):
     (tmp_path / "head").mkdir()
-    source = LazyConfigSource("lazy", f"lazy://{tmp_path}")
+    source = ConfigFolder("mine", f"file://{tmp_path}")
     for x in (1, 2):
         (tmp_path / "head" / "mine.py").write_text(f"head = dict(x={x})")
         os.utime(tmp_path / "head" / "mine.py", (x, x))

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.config.saved import saved_config, with_run_of_weights
+from panoptic_dl.config.saved import saved_config
 
 pytestmark = pytest.mark.thorough
 
@@ -24,7 +24,7 @@ def run(tmp_path):
 
 
 def demo_config(*overrides):
-    return with_run_of_weights(compose(["mode=demo", *overrides]), ["mode=demo", *overrides])
+    return compose(["mode=demo", *overrides])
 
 
 def test_the_parts_of_the_run_are_taken(run):

@@ -1,5 +1,6 @@
 """Files are written completely or not at all; locks keep other processes out."""
 
+import argparse
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from panoptic_dl.core.files import (
     file_lock,
     folder_lock,
     is_locked,
+    local_path,
     near_names,
     printable,
     read_json,
@@ -181,3 +183,25 @@ def test_near_names_of_what_is_missing(tmp_path):
     assert near_names(tmp_path, "deep.jpg", deep=True) == ""
     assert near_names(tmp_path, "runs.pth", deep=True) == ""
     assert near_names(tmp_path / "nowhere", "run.pth") == ""
+
+
+def test_a_path_that_is_typed(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/x") == tmp_path / "x"
+    for text in ("a:b/c", "./s3", "C:/x", "~nobody-of-this-name/x"):
+        assert local_path(text) == Path(text)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("place", type=local_path)
+    for text in ("s3://b/x", "gs://b/x", "https://h/x", "hf://m", "file:///x", "s3:/b/x"):
+        for url in (text, Path(text)):
+            with pytest.raises(ValueError, match=r"^weights=\w+:/.* is a URL.*on this machine"):
+                local_path(url, "weights")
+        with pytest.raises(SystemExit):
+            parser.parse_args([text])
+
+
+def test_what_is_typed_as_a_path_goes_through_one_function():
+    places = [*Path("panoptic_dl").rglob("*.py"), *Path("scripts").glob("*.py")]
+    found = [str(place) for place in places if "expanduser" in place.read_text()]
+    assert found == ["panoptic_dl/core/files.py"]
+    assert not [place for place in places if "type=Path" in place.read_text()]

@@ -16,7 +16,7 @@ from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.classes import count_classes
 from panoptic_dl.core.files import RUN_LOCK, is_locked, release_lock
-from panoptic_dl.core.run_folder import ExitCode, Requeued, RunState, note, read_run
+from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, note, read_run
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -93,7 +93,8 @@ def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
     first = RunState(str(tmp_path), writes=True)
     first.begin(FACTS)
     assert is_locked(tmp_path / RUN_LOCK)
-    attempt(tmp_path, name="intruder")  # while the first is under way
+    with pytest.raises(SystemExit):
+        attempt(tmp_path, name="intruder")  # while the first is under way
     assert (state_of(tmp_path)["name"], state_of(tmp_path)["status"]) == ("row", "running")
     assert read_run(tmp_path)["status"] == "running"
     release_lock(first._lock)  # as the end of a process does
@@ -243,3 +244,16 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
     del config.mode.launch_refused
     with pytest.raises(ValueError, match=r"launch\.num_gpus=64"):
         start(config, ())
+
+
+def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):
+    first, second = (RunState(str(tmp_path), writes=True) for _ in range(2))
+    first.begin(FACTS)
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit), session(str(tmp_path), second):
+        second.begin(FACTS)
+    assert "is in use by another process" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == there
+    (tmp_path / ERROR).touch()  # of an evaluation that ended here meanwhile
+    first.end("finished")
+    assert not (tmp_path / ERROR).exists()

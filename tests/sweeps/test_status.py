@@ -41,8 +41,8 @@ def test_every_status_is_shown(tmp_path):
 def test_an_experiment_is_running_as_long_as_its_process_lives(tmp_path):
     folder = write_run(tmp_path / "row", "running")
     with file_lock(folder / RUN_LOCK):
-        assert _row(folder)["status"] == "running"
-    assert _row(folder)["status"] == "killed"
+        assert _row(folder.parent, folder.name)["status"] == "running"
+    assert _row(folder.parent, folder.name)["status"] == "killed"
 
 
 @pytest.mark.parametrize(

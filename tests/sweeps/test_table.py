@@ -221,3 +221,34 @@ def test_what_stops_a_sweep_is_no_failure_of_a_row(tmp_path):
         with pytest.raises(SystemExit), isolate_failures(job(tmp_path / "a")):
             raise SystemExit(code)
     assert not (tmp_path / "a").exists()
+
+
+def test_rows_have_the_folders_that_hydra_was_configured_to_give(tmp_path):
+    for subdir, names in {
+        "${hydra.job.num}": ["0", "1"],
+        "a/${seed}": ["a/3", "a/4"],
+        "s${seed}_${train.iterations}": ["s3_5", "s4_5"],
+    }.items():
+        words = [f"hydra.sweep.subdir={subdir}"]
+        config = compose_with_hydra(*words)
+        with open_dict(config):
+            config.hydra.overrides.task = ["train.iterations=5", "seed=3,4"]
+            assert list(plan_sweep(config)) == names
+    words = ["hydra.sweep.subdir=same"]
+    config = compose_with_hydra(*words)
+    config.hydra.overrides.task = ["seed=3,4"]
+    with pytest.raises(SweepError, match="same"), open_dict(config):
+        plan_sweep(config)
+
+
+def test_rows_may_come_from_folders_of_ones_own(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /head: dsconv]\n"
+    )
+    config = compose_with_hydra(f"hydra.searchpath=[{tmp_path}]")
+    with open_dict(config):
+        config.hydra.overrides.task = ["experiment=mine", "seed=0,1"]
+        assert list(plan_sweep(config)) == [
+            f"cityscapes_panoptic_xception65_dsconv-seed={seed}" for seed in (0, 1)
+        ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import acquire_lock, release_lock
+from panoptic_dl.core.files import acquire_lock, local_path, near_names, release_lock
 from panoptic_dl.core.images import read_size, require_same_size
 from panoptic_dl.core.parallel import count_cores, size_text
 from panoptic_dl.datasets.prepare.archives import OfficialArchive
@@ -82,11 +82,12 @@ def dataset_folder(root: str | Path, name: str) -> Path:
     Raises:
         DatasetError: there is no folder `root`.
     """
-    path = Path(os.path.abspath(Path(root).expanduser()))
+    path = Path(os.path.abspath(local_path(root, "ROOT")))
     base = path if path.name == name and not (path / name).is_dir() else path / name
     if not path.is_dir():
+        near = near_names(path.parent, path.name)
         raise DatasetError(
-            f"no such folder: {path}. Give the folder that holds {name}/, or the archives"
+            f"no such folder: {path}{near}. Give the folder that holds {name}/, or the archives"
         )
     return base
 

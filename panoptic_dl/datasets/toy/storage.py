@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import file_lock
+from panoptic_dl.core.files import file_lock, local_path
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 
 RECORD = "toy.json"
@@ -60,7 +60,7 @@ def store_once(
     """
     text = json.dumps(parameters, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    base = Path(os.path.abspath(os.path.expanduser(root)))
+    base = Path(os.path.abspath(local_path(root, "dataset.root.root")))
     target = base / f"{kind}_{digest}"
     try:
         base.mkdir(parents=True, exist_ok=True)
