@@ -4,6 +4,7 @@ H W pixels of the image, K classes.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -29,6 +30,7 @@ SEMANTIC_VIEWS = ("semantic",)  # those that a model of the semantic task has
 BRANCHES = ("center", "offset")  # those that need the branches of the network
 CAPTIONS = {"center": "centers", "offset": "offsets to centers"}
 SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
+WIDE = 1.5  # width of a sheet to its height that is aimed at
 SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
 
 
@@ -302,9 +304,15 @@ def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.ui
 
 
 def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures of one size in rows: two columns, or more where they are upright."""
+    """Pictures of one size in rows: little of the sheet is empty, and its sides suit a screen."""
     height, width = cells[0].shape[:2]
-    columns = min(len(cells), 2 if width >= height else 3 if width * 3 >= height else len(cells))
+
+    def badness(columns: int) -> float:
+        rows = -(-len(cells) // columns)
+        empty = 1 - len(cells) / (rows * columns)
+        return abs(math.log(columns * width / (rows * height) / WIDE)) + 4 * empty
+
+    columns = min(range(1, len(cells) + 1), key=badness)
     gap = max(2, round((height * width) ** 0.5 / 120))
     high, wide = height + gap, width + gap
     sheet = np.empty((-(-len(cells) // columns) * high - gap, columns * wide - gap, 3), np.uint8)

@@ -26,6 +26,7 @@ from panoptic_dl.visualize.style import (
 
 WIDEST_TABLE = 1 << 22  # labels up to here are counted, larger ones sorted
 LONGEST_SIDE = 512  # of the map that is searched for room
+LEAST_SCORE = 0.05  # of instances that are named; weaker ones are specks without a meaning
 GAP = 1  # pixels between two text boxes
 
 Place = tuple[int, int]
@@ -68,7 +69,7 @@ class SegmentDrawer:
         scores: Mapping[int, float] | None = None,
         caption: str | None = None,
     ) -> NDArray[np.uint8]:
-        """Tint every segment, outline it, and name those that have room for it.
+        """Tint every segment, outline it, and name those that have room and a score for it.
 
         Args:
             image: (H, W, 3) RGB, 0..255.
@@ -156,7 +157,9 @@ class SegmentDrawer:
                 continue
             text = self.names[label // self.label_divisor]
             if label in scores:
-                text += f" {max(0.0, scores[label]):.2f}"  # weak centers: a little below 0
+                if scores[label] < LEAST_SCORE:
+                    continue
+                text += f" {scores[label]:.2f}"
             red, green, blue = colors[row].tolist()
             box = TextBox(text, size, (red, green, blue))
             high, wide = box.extent

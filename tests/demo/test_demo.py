@@ -107,8 +107,8 @@ def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": ["depth"]}, r"demo\.views: there is no view 'depth'; choose from panoptic"),
-        ({"views": []}, r"demo\.views=\[\] must be a word or a list of words"),
+        ({"views": ["depth"]}, r"demo\.views=depth is unknown; choose null, panoptic"),
+        ({"views": []}, r"demo\.views=\[\] must be null, panoptic, .* or a list of them"),
         ({"layout": "grid"}, r"demo\.layout=grid is unknown; choose overlay, side_by_side, both"),
         ({"format": "gif"}, r"demo\.format=gif"),
         ({"save": "xml"}, r"demo\.save=xml is unknown; choose null, json"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from panoptic_dl import Predictor
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.demo.result import _in_cells
 from panoptic_dl.visualize.segmentation import SegmentTable
 from tests.demo.samples import scene
 
@@ -126,6 +127,16 @@ def test_ids_beyond_three_bytes_are_counted(predictor):
         range(1, len(wide.segments) + 1)
     )
     assert rgb2id(pixels).max() == len(ids)
+
+
+@pytest.mark.parametrize("shape", [(80, 60), (60, 80), (90, 30), (30, 90), (50, 50)])
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6])
+def test_little_of_a_sheet_is_empty(shape, number):
+    cells = [np.zeros((*shape, 3), np.uint8)] * number
+    height, width, _ = _in_cells(cells).shape
+    share = number * shape[0] * shape[1] / (height * width)
+    assert share > 0.75  # with gaps; one of six cells may be empty
+    assert 0.3 < width / height < 9
 
 
 def test_drawing_refuses_what_it_cannot_draw(panoptic_run):

@@ -163,6 +163,9 @@ def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
     panoptic[:, 200:400], panoptic[:, 400:] = 10, 21
     drawer().panoptic(grey(300, 600), panoptic, {21: 0.876}, caption="hello")
     assert sorted(written) == ["car 0.88", "hello", "road", "tree"]
+    written.clear()
+    drawer().panoptic(grey(300, 600), panoptic, {21: 0.004})
+    assert sorted(written) == ["road", "tree"]  # and not "car 0.00"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (64, 64), (20, 3000), (3000, 20), (3000, 4000)])
