@@ -203,6 +203,32 @@ def test_each_published_backbone_is_told_by_its_names(row):
     assert find_any_backbone(tensors).name == expected
 
 
+def test_a_backbone_of_the_users_own_from_a_folder_elsewhere(tmp_path, monkeypatch, capsys):
+    """Found by its names among all options; its classifier is left out."""
+    folder = tmp_path / "mine" / "backbone"
+    folder.mkdir(parents=True)
+    (folder / "small.py").write_text(
+        "from detectron2.config import LazyCall as L\n"
+        "from panoptic_dl.models.backbones.hrnet import HRNet\n"
+        "backbone = L(HRNet)(width=8, norm='BN', num_modules=(1, 1, 1, 1), num_blocks=1,\n"
+        "                    stem_channels=8)\n"
+        "decoder = {}\n"
+        "pixels = dict(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))\n"
+        "pretrained = dict(file='small.pth.tar', source='my own training')\n"
+    )
+    own = HRNet(width=8, norm="BN", num_modules=(1, 1, 1, 1), num_blocks=1, stem_channels=8)
+    state = {f"net.{name}": value for name, value in own.state_dict().items()}
+    torch.save(state | {"net.linear.weight": torch.zeros(1)}, tmp_path / "small.pth.tar")
+    arguments = [tmp_path / "small.pth.tar", tmp_path / "w.pth", "--config-dir", tmp_path / "mine"]
+    monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
+    convert_weights.main()
+    assert "backbone: small, " in capsys.readouterr().out
+    said = read_weights(tmp_path / "w.pth").provenance
+    assert said is not None
+    assert (said.architecture, said.origin) == ("small", "my own training")
+    assert said.pixel_mean == (1, 2, 3)
+
+
 def test_unknown_backbones_ask_for_the_option():
     with pytest.raises(WeightsError, match=r"none of hrnet18, .*, xception65 .*--backbone"):
         find_any_backbone({"transition1.0.0.weight": torch.zeros(30, 256, 3, 3)})
