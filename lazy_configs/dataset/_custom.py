@@ -19,6 +19,8 @@ def _split(form, part):
             json=f"${{dataset.{part}_json}}",
             images=f"${{dataset.{part}_images}}",
             labels=f"${{dataset.{part}_labels}}",
+            label_divisor="${dataset.label_divisor}",
+            ignore_label="${dataset.ignore_label}",
         )
 
     return dict(panoptic=of("panoptic"), semantic=of("semantic"))

@@ -15,6 +15,12 @@ from panoptic_dl.datasets.cityscapes import (
 )
 from panoptic_dl.evaluation.metrics import evaluator_configs
 
+_shared = dict(
+    root="${dataset.root}",
+    label_divisor="${dataset.label_divisor}",
+    ignore_label="${dataset.ignore_label}",
+)
+
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     test_split="val",  # or test: images without ground truth, for evaluation.save
@@ -22,7 +28,7 @@ dataset = dict(
     thing_ids=list(range(11, 19)),
     classes=L(cityscapes_classes)(),  # names and colors, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
-    ignore_label=255,
+    ignore_label=255,  # of pixels without a class; no class may have it
     image_format="RGB",
     # Sizes are (height, width) in pixels; a "size" alone is that of the shortest edge.
     crop_size=(512, 1024),
@@ -55,12 +61,12 @@ dataset = dict(
     top_k=200,
     scale_offsets=False,  # as published; True where test images are shrunk or enlarged
     train=dict(
-        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="train"),
-        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="train"),
+        panoptic=L(cityscapes_panoptic)(split="train", **_shared),
+        semantic=L(cityscapes_semantic)(split="train", **_shared),
     ),
     test=dict(
-        panoptic=L(cityscapes_panoptic)(root="${dataset.root}", split="${dataset.test_split}"),
-        semantic=L(cityscapes_semantic)(root="${dataset.root}", split="${dataset.test_split}"),
+        panoptic=L(cityscapes_panoptic)(split="${dataset.test_split}", **_shared),
+        semantic=L(cityscapes_semantic)(split="${dataset.test_split}", **_shared),
     ),
     # By streaming (ours) and official (those of the datasets' authors, for
     # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.

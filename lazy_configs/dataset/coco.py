@@ -12,6 +12,12 @@ from detectron2.config import LazyCall as L
 from panoptic_dl.datasets.coco import coco_classes, coco_panoptic, coco_semantic
 from panoptic_dl.evaluation.metrics import evaluator_configs
 
+_shared = dict(
+    root="${dataset.root}",
+    label_divisor="${dataset.label_divisor}",
+    ignore_label="${dataset.ignore_label}",
+)
+
 dataset = dict(
     root="${oc.env:DETECTRON2_DATASETS,datasets}",
     test_split="val",  # or test-dev, test: images without ground truth, for evaluation.save
@@ -19,7 +25,7 @@ dataset = dict(
     thing_ids=list(range(80)),
     classes=L(coco_classes)(),  # names and colors, in the order of the contiguous ids
     label_divisor=1000,  # panoptic id = class * label_divisor + instance
-    ignore_label=255,
+    ignore_label=255,  # of pixels without a class; no class may have it
     image_format="RGB",
     # Sizes are (height, width) in pixels; a "size" alone is that of the shortest edge.
     crop_size=(640, 640),
@@ -49,12 +55,12 @@ dataset = dict(
     top_k=200,
     scale_offsets=False,  # as published; True where test images are shrunk or enlarged
     train=dict(
-        panoptic=L(coco_panoptic)(root="${dataset.root}", split="train"),
-        semantic=L(coco_semantic)(root="${dataset.root}", split="train"),
+        panoptic=L(coco_panoptic)(split="train", **_shared),
+        semantic=L(coco_semantic)(split="train", **_shared),
     ),
     test=dict(
-        panoptic=L(coco_panoptic)(root="${dataset.root}", split="${dataset.test_split}"),
-        semantic=L(coco_semantic)(root="${dataset.root}", split="${dataset.test_split}"),
+        panoptic=L(coco_panoptic)(split="${dataset.test_split}", **_shared),
+        semantic=L(coco_semantic)(split="${dataset.test_split}", **_shared),
     ),
     # By streaming (ours) and official (those of the datasets' authors, for
     # `evaluation.official=true`), task and name; see `panoptic_dl.evaluation.metrics`.

@@ -43,6 +43,7 @@ from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
 from panoptic_dl.config.run_identity import one_line, resolved_value, row_folder
 from panoptic_dl.config.saved import own_folder, run_of_weights, saved_config, with_parts
 from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.core.images import require_no_class
 from panoptic_dl.core.run_folder import read_state
 from panoptic_dl.core.settings import (
     EXPERIMENT_PARTS,
@@ -391,6 +392,11 @@ def _check_ranges(config: DictConfig) -> None:
             GROUPS[name](**value)
         else:
             check_value(name, value, *OTHERS[name])
+    # The number of classes of custom data is known when their files are read.
+    dataset = config.get("dataset", {})
+    if isinstance(ignored := dataset.get("ignore_label"), int):
+        number = dataset.get("num_classes")
+        require_no_class(ignored, number if isinstance(number, int) else 1)
 
 
 def _mismatch(value: Any, default: Any, key: str) -> str | None:

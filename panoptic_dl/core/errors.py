@@ -27,7 +27,7 @@ class EvaluationError(ValueError):
 
 
 class UnreadableImageError(DatasetError, EvaluationError):
-    """An image or label file is missing, truncated or no image; the message names it and why."""
+    """An image or label file cannot be read as what it should be; the message names it and why."""
 
 
 class PartError(ValueError):

@@ -3,128 +3,249 @@
 Shapes: H W pixels.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from panoptic_dl.core.errors import DatasetError, EvaluationError, UnreadableImageError
+from panoptic_dl.core.errors import DatasetError, UnreadableImageError
 
 NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
 VOID_ID = 0  # id, in a panoptic PNG, of pixels without a segment
 VOID_LABEL = -1  # in panoptic maps of models (class * label_divisor + instance): no segment
+LABEL_DIVISOR = 1000  # of panoptic maps, unless the config says otherwise
 IGNORE_LABEL = 255  # in semantic labels, which have 8 bits: pixels without a class
+
+
+Kind = Literal["image", "panoptic", "label"]
 
 
 def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
     """Read an image as Detectron2's `read_image` does, turned upright by its EXIF orientation.
 
     Args:
-        image_format: "RGB", "BGR" or "L", the order of the channels.
+        image_format: "RGB" or "BGR", the order of the channels.
 
     Returns:
-        (H, W, channels).
+        (H, W, 3).
 
     Raises:
-        UnreadableImageError: the file is missing, truncated or no image.
-        DatasetError: it has more than 8 bits per channel, which Pillow would clip at 255.
+        UnreadableImageError: see `read_size`.
     """
-    from detectron2.data import detection_utils  # Detectron2 imports torch; scripts do without
-
-    image = open_image(file)
-    if image.mode[0] in "IF":
-        raise DatasetError(
-            f"{file} has more than 8 bits a pixel (mode {image.mode}): write it anew with 8, "
-            "scaled as suits it"
-        )
-    with _naming(file):  # damaged metadata
-        upright = detection_utils._apply_exif_orientation(image)
-        pixels: NDArray[np.uint8] = detection_utils.convert_PIL_to_numpy(upright, image_format)
-    return pixels
+    image = _read(file, "image")
+    if "transparency" in image.info and image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns where this is left out
+    pixels = np.asarray(image.convert("RGB"))
+    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
 def read_panoptic_ids(file: str | Path) -> NDArray[np.uint32]:
     """Read a panoptic PNG: (H, W) ids R + 256 G + 256^2 B, read-only.
 
-    Each thread keeps the last label that it read, for evaluators that follow each other.
+    Colors may be stored with alpha, which is ignored, or in a palette. Each thread keeps the last
+    label that it read, for evaluators that follow each other.
 
     Raises:
-        UnreadableImageError: it cannot be read.
-        EvaluationError: it has no colors.
+        UnreadableImageError: see `read_size`.
     """
-
-    def decode(image: Image.Image) -> NDArray[np.uint32]:
-        if image.mode not in ("RGB", "RGBA"):
-            raise EvaluationError(f"{file} is no panoptic label: its mode is {image.mode}, not RGB")
-        return colors_to_ids(np.asarray(image)[..., :3])
-
-    return _read_label(file, decode)
+    return _read_label(file, "panoptic", _ids_of)
 
 
 def read_label_ids(file: str | Path) -> NDArray[np.integer]:
-    """Read a label PNG of 8 or 16 bits: (H, W) integers as in the file, read-only.
+    """Read a label of one number a pixel: (H, W) integers of 8 or 16 bits, read-only.
 
-    Each thread keeps the last label that it read, for evaluators that follow each other.
-
-    Raises:
-        UnreadableImageError: it cannot be read.
-        EvaluationError: it has several channels.
-    """
-
-    def decode(image: Image.Image) -> NDArray[np.integer]:
-        pixels = np.array(image)
-        if pixels.ndim != 2:
-            raise EvaluationError(f"{file} is no label: it has {pixels.shape[2]} channels, not one")
-        return pixels
-
-    return _read_label(file, decode)
-
-
-def read_size(file: str | Path) -> tuple[int, int]:
-    """Read (H, W) of an image file, without decoding it or turning it by its EXIF orientation.
+    Numbers are gray values, be they stored as gray, as equal red, green and blue, or in a palette
+    of grays; in a palette of other colors they are the positions in it, as annotation tools and
+    Cityscapes' scripts have it. Each thread keeps the last label that it read.
 
     Raises:
-        UnreadableImageError: the file is missing or no image.
+        UnreadableImageError: see `read_size`; or it has colors.
     """
-    with _naming(file), Image.open(file) as image:
-        size = image.height, image.width
-    return size
+    return _read_label(file, "label", lambda image: _numbers_of(image, file))
 
 
-def open_image(file: str | Path) -> Image.Image:
+def read_classes(file: str | Path) -> NDArray[np.uint8]:
+    """Read a semantic label: (H, W), read-only; see `read_label_ids`.
+
+    Raises:
+        UnreadableImageError: see there; or a number does not fit into 8 bits, as classes do.
+    """
+    label = read_label_ids(file)
+    if label.dtype != np.uint8 and int(label.max(initial=0)) > IGNORE_LABEL:
+        raise UnreadableImageError(
+            f"{file} holds the number {label.max()}: classes are 0..{IGNORE_LABEL}"
+        )
+    return label.astype(np.uint8, copy=False)
+
+
+def read_size(file: str | Path, kind: Kind | None = None) -> tuple[int, int]:
+    """Read (H, W) of a file, turned by its EXIF orientation, from its header alone.
+
+    Args:
+        kind: whose reader will read it: "image" (`read_image`), "panoptic" (`read_panoptic_ids`) or
+            "label" (`read_label_ids`, `read_classes`); what the header tells of a file that this
+            reader refuses is refused here, in the same words. None: any image will do.
+
+    Raises:
+        UnreadableImageError: the file is missing, damaged, no image, too large for Pillow's guard,
+            of a format that blurs ids, or its pixels are of another depth or mode than the reader
+            takes.
+    """
+    with _opened(file) as image:
+        if kind is not None:
+            _require_mode(image, file, kind)
+        height, width = image.height, image.width
+        # Of a TIFF Pillow turns size and pixels itself.
+        turned = image.format != "TIFF" and orientation(image) in ROTATED
+        return (width, height) if turned else (height, width)
+
+
+def open_image(file: str | Path) -> ImageFile.ImageFile:
     """Decode an image file in the mode that it is stored in.
 
     Raises:
-        UnreadableImageError: the file is missing, truncated or no image.
+        UnreadableImageError: the file is missing, truncated, no image or too large.
     """
-    with _naming(file), open(file, "rb") as opened:
-        image = decode_image(opened)
-    return image
-
-
-def decode_image(opened: BinaryIO) -> Image.Image:
-    """Decode all of an opened image file, or raise one of Pillow's many errors."""
-    with no_truncated_images():
-        image = Image.open(opened)
+    with _opened(file) as image:
         image.load()
     return image
 
 
-@contextmanager
-def _naming(file: str | Path) -> Iterator[None]:
-    """Turn what Pillow raises on damaged files into an error that names the file."""
+ORIENTATION = 274  # tag of EXIF: how a camera was held; 1: upright
+ROTATED = (5, 6, 7, 8)  # values that swap height and width
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Chunks by which Pillow would turn a PNG, or show another one.
+ORIENTING = (b"eXIf", b"acTL")
+ORIENTING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp", b"xmp")
+TAIL = 65536  # bytes at the end of a PNG where EXIF may stand behind the pixels
+
+EXACT = ("PNG", "TIFF", "BMP", "GIF")  # formats that keep each pixel's number
+COLORED = ("RGB", "RGBA", "RGBX", "P", "PA")
+GRAY = ("1", "L", "LA")
+DEEP_LABEL = (
+    "panoptic PNGs have 8, and ids are read from those: write it anew with colors "
+    "(id % 256, id // 256 % 256, id // 65536) in an array of uint8"
+)
+
+
+def orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation, 1..8, of an image that was opened but need not be decoded."""
     try:
-        yield
-    except (OSError, SyntaxError, ValueError) as error:
+        if image.format == "PNG" and image.tile and not _has_late_metadata(image):
+            exif = Image.Image.getexif(image)  # PNG's own would decode all pixels first
+        else:
+            exif = image.getexif()
+        turn = exif.get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF, which Detectron2 ignores as well
+        return 1
+    return turn if turn in _TURNS else 1
+
+
+def _has_late_metadata(image: ImageFile.ImageFile) -> bool:
+    opened = image.fp
+    assert opened is not None
+    position = opened.tell()
+    start = max(position, opened.seek(0, os.SEEK_END) - TAIL)
+    opened.seek(start)
+    tail = opened.read()
+    opened.seek(position)
+    return any(name in tail for name in (b"eXIf", *ORIENTING_TEXTS))
+
+
+def _read(file: str | Path, kind: Kind) -> Image.Image:
+    """Decode a file and turn it upright."""
+    with _opened(file) as image:
+        _require_mode(image, file, kind)
+        image.load()
+        turn = orientation(image)
+        return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def _require_mode(image: ImageFile.ImageFile, file: str | Path, kind: Kind) -> None:
+    """Raise `UnreadableImageError` unless the pixels of an opened image are of a kind."""
+    mode, problem = image.mode, ""
+    deep = any(";16" in str(tile.args) for tile in image.tile)  # Pillow keeps the high bytes
+    if kind == "image":
+        if mode[0] in "IF":
+            problem = (
+                f"has more than 8 bits a pixel (mode {mode}): write it anew with 8, scaled as "
+                "suits it"
+            )
+    elif image.format not in EXACT:
+        problem = f"is {image.format}, which may blur ids: labels must be PNG"
+    elif kind == "panoptic":
+        if deep or mode[0] in "IF":
+            problem = f"has more than 8 bits a channel: {DEEP_LABEL}"
+        elif mode in GRAY and image.convert("L").getextrema() == (0, 0):
+            pass  # all is void: optimizers of PNGs store it so
+        elif mode not in COLORED:
+            problem = (
+                f"is no panoptic label: its mode is {mode}, not RGB; the color of an id is "
+                "(id % 256, id // 256 % 256, id // 65536), as panopticapi's id2rgb makes it"
+            )
+    elif mode[0] != "I" and (deep or mode not in (*COLORED, *GRAY)):
+        problem = f"is no label of one number a pixel: its mode is {mode}; write it as 8-bit gray"
+    if problem:
+        raise UnreadableImageError(f"{file} {problem}")
+
+
+def _ids_of(image: Image.Image) -> NDArray[np.uint32]:
+    if image.mode not in ("RGB", "RGBA", "RGBX"):
+        image = image.convert("RGBA").convert("RGB")  # straight, Pillow warns of transparency
+    return colors_to_ids(np.asarray(image)[..., :3])
+
+
+def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
+    if image.mode == "P":
+        colors = np.array(image.getpalette("RGB")).reshape(-1, 3)
+        if (colors == colors[:, :1]).all():
+            image = image.convert("L")
+    elif image.mode == "1":
+        image = image.convert("L")
+    pixels = np.array(image)
+    if pixels.ndim == 3:
+        if image.mode in ("RGB", "RGBA", "RGBX") and (pixels[..., 1:3] != pixels[..., :1]).any():
+            raise UnreadableImageError(
+                f"{file} is no label of one number a pixel: it has colors; write it as 8-bit gray"
+            )
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    return pixels
+
+
+@contextmanager
+def _opened(file: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
+    try:
+        with no_truncated_images(), open(file, "rb") as opened:
+            yield Image.open(opened)
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"cannot read {file}: {why_unreadable(error)}") from error
+    except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
         raise UnreadableImageError(
             f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
         ) from error
+
+
+def most_pixels() -> float:
+    """The most pixels that an image may have: Pillow's guard against files that fill the memory."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
 def why_unreadable(error: Exception) -> str:
@@ -133,6 +254,13 @@ def why_unreadable(error: Exception) -> str:
         return "missing"
     if isinstance(error, (PermissionError, IsADirectoryError)):
         return str(error.strerror)
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"it has more than {most_pixels():,} pixels, the most that are read; cut it into "
+            "tiles, or make it smaller (and its label)"
+        )
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
     text = str(error) or type(error).__name__
     if "cannot identify image file" in text:
         text = "no image that Pillow knows"
@@ -168,12 +296,16 @@ def no_truncated_images() -> Iterator[None]:
 _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label of the last label
 
 
-def _read_label(file: str | Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
-    with _naming(file):
-        status = Path(file).stat()
-    key = decode.__qualname__, str(file), status.st_mtime_ns, status.st_size
-    if getattr(_of_thread, "key", None) != key:
-        label = decode(open_image(file))
+def _read_label(
+    file: str | Path, kind: Kind, decode: Callable[[Image.Image], NDArray[Any]]
+) -> NDArray[Any]:
+    try:
+        status = os.stat(file)
+        key = kind, str(file), status.st_mtime_ns, status.st_size
+    except OSError:
+        key = None  # opening the file will raise the error
+    if key is None or getattr(_of_thread, "key", None) != key:
+        label = decode(_read(file, kind))
         label.flags.writeable = False
         _of_thread.key, _of_thread.label = key, label
     found: NDArray[Any] = _of_thread.label
@@ -228,6 +360,15 @@ def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDA
     return found
 
 
+def require_no_class(ignore_label: int, num_classes: int) -> None:
+    """Raise `DatasetError` unless `ignore_label` is a number of 8 bits behind the classes."""
+    if not num_classes <= ignore_label <= 255:
+        raise DatasetError(
+            f"dataset.ignore_label={ignore_label} must be a number that no class has: "
+            f"{num_classes}..255 for the classes 0..{num_classes - 1}"
+        )
+
+
 class SemanticLabelReader:
     """Reads the semantic label of a record: its own file, else made from the panoptic PNG.
 
@@ -235,8 +376,9 @@ class SemanticLabelReader:
     """
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
-        if not 0 < num_classes <= 255 or not 0 <= ignore_label <= 255:
-            raise ValueError(f"labels are 8 bit: {num_classes=}, {ignore_label=} do not fit")
+        if not 0 < num_classes <= 255:
+            raise ValueError(f"labels are 8 bit: {num_classes=} does not fit")
+        require_no_class(ignore_label, num_classes)
         self.num_classes = num_classes
         self.ignore_label = ignore_label
 
@@ -248,10 +390,10 @@ class SemanticLabelReader:
         """
         if "sem_seg_file_name" in record:
             file = record["sem_seg_file_name"]
-            label = read_image(file, "L").squeeze(2)
+            label = read_classes(file)
             self.check_semantic(label, file)
             return label
-        ids = colors_to_ids(read_image(record["pan_seg_file_name"], "RGB"))
+        ids = read_panoptic_ids(record["pan_seg_file_name"])
         self.check_panoptic(ids, record)
         return self.to_semantic(ids, record)
 
@@ -308,12 +450,39 @@ class SemanticLabelReader:
             raise DatasetError(f"{file}: {error} in segments_info of the JSON file") from error
 
 
+def require_listed_size(record: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Raise `DatasetError` unless an image (H, W, ...) has the size of its record.
+
+    "height" and "width" are added to a record that has none.
+    """
+    file = record["file_name"]
+    listed = record.setdefault("height", shape[0]), record.setdefault("width", shape[1])
+    if listed != shape[:2]:
+        remedy = 'correct "width" and "height" there, or fetch the image again'
+        if _is_turned(file) and listed == shape[1::-1]:
+            remedy = "its EXIF orientation turns the image: list the size of the turned one"
+        raise DatasetError(
+            f"sizes differ: {file} is {shape[1]} x {shape[0]}, listed in the JSON file as "
+            f"{listed[1]} x {listed[0]} (width x height); {remedy}"
+        )
+
+
 def require_same_size(
     label: tuple[int, ...], label_file: str, image: tuple[int, ...], image_file: str
 ) -> None:
     """Raise `DatasetError` unless the shapes (H, W, ...) of a label and its image agree."""
     if label[:2] != image[:2]:
+        remedy = "make the label anew at the size of its image, without blending ids"
+        if _is_turned(image_file) and label[:2] == image[1::-1]:
+            remedy = (
+                "the EXIF orientation of the image turns it: turn the label as well, or remove it"
+            )
         raise DatasetError(
             f"sizes differ: {label_file} is {label[1]} x {label[0]}, "
-            f"{image_file} is {image[1]} x {image[0]} (width x height)"
+            f"{image_file} is {image[1]} x {image[0]} (width x height); {remedy}"
         )
+
+
+def _is_turned(file: str) -> bool:
+    with _opened(file) as image:
+        return orientation(image) in ROTATED

@@ -278,7 +278,10 @@ class DoctorSettings(Settings, group="doctor"):
 
 OTHERS: dict[str, tuple[Any, Mapping[str, Any]]] = {
     "dataset.augmentation": (str, key("", "", ("crop_first", "reference")).metadata),
+    "dataset.ignore_label": (int, key(0, "", least=0, most=255).metadata),
     "dataset.image_format": (str, key("", "", ("RGB", "BGR")).metadata),
+    # Of 255 classes, panoptic maps still have 32 bits.
+    "dataset.label_divisor": (int, key(0, "", least=2, most=2**23).metadata),
     "dataset.max_bad_samples": (int, key(0, "", least=0).metadata),
     "resume": (bool | str, key(False, "", (True, False, "auto")).metadata),
     "seed": (int | None, key(0, "", least=0).metadata),

@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
-from panoptic_dl.core.images import IGNORE_LABEL, SemanticLabelReader, read_image, require_same_size
+from panoptic_dl.core.images import (
+    IGNORE_LABEL,
+    SemanticLabelReader,
+    read_image,
+    require_listed_size,
+    require_same_size,
+)
 from panoptic_dl.data.augment import Augment, Augmentations
 from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.sources import IDS, Source, open_source
@@ -57,7 +62,7 @@ class TrainMapper:
     def _open(self, record: dict[str, Any], *, panoptic: bool) -> tuple[Source, Source]:
         """Open the image of a record, and its panoptic or semantic label."""
         image = open_source(record["file_name"], self.image_format, self.cache)
-        detection_utils.check_image_size(record, image)
+        require_listed_size(record, image.shape)
         file = record["pan_seg_file_name" if panoptic else "sem_seg_file_name"]
         label = open_source(file, IDS if panoptic else "L", self.cache)
         require_same_size(label.shape, file, image.shape, record["file_name"])
@@ -174,11 +179,11 @@ class TestMapper:
             the model scales its prediction back.
 
         Raises:
-            DatasetError: the image cannot be read.
+            DatasetError: the image cannot be read, or is not of the listed size.
         """
         sample = dict(record)
         image = read_image(sample["file_name"], self.image_format)
-        detection_utils.check_image_size(sample, image)
+        require_listed_size(sample, image.shape)
         augmented = T.AugInput(image)
         self.augmentations(augmented)
         sample["image"] = _to_tensor(augmented.image)

@@ -17,7 +17,15 @@ from detectron2.utils.file_io import PathManager
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from panoptic_dl.core.images import colors_to_ids, read_image
+from panoptic_dl.core.images import (
+    ORIENTING,
+    ORIENTING_TEXTS,
+    colors_to_ids,
+    most_pixels,
+    read_classes,
+    read_image,
+    read_panoptic_ids,
+)
 from panoptic_dl.data.cache import DecodedCache
 
 IDS = "ids"  # format of a panoptic label: its colors as numbers, R + 256 G + 256^2 B
@@ -26,9 +34,6 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BLOCK = 65535  # bytes of the largest stored block
 CHANNELS = {"RGB": 3, "BGR": 3, IDS: 3, "L": 1}  # of PNGs that need no conversion, by format
 CHANNELS_OF_COLOR_TYPE = {0: 1, 2: 3}  # gray and RGB
-# Chunks by which Pillow would turn an image, or show another one.
-ORIENTING = (b"eXIf", b"acTL")
-ORIENTING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp", b"xmp")
 
 
 class Source:
@@ -56,10 +61,11 @@ class Source:
 
 
 def open_source(file: str, image_format: str, cache: DecodedCache | None = None) -> Source:
-    """Open a file, whose pixels equal those of Detectron2's `read_image`.
+    """Open a file, whose pixels equal those of its reader in `core/images`.
 
     Args:
-        image_format: "RGB", "BGR", "L", or `IDS`: (H, W) ids of a panoptic label.
+        image_format: "RGB" or "BGR"; "L": (H, W) classes of a semantic label; or `IDS`: (H, W) ids
+            of a panoptic label.
         cache: where whole decoded files are kept.
 
     Raises:
@@ -87,9 +93,8 @@ def open_source(file: str, image_format: str, cache: DecodedCache | None = None)
 
 def _read_whole(file: str, image_format: str) -> NDArray[np.integer]:
     if image_format == IDS:
-        return colors_to_ids(read_image(file, "RGB"))
-    pixels = read_image(file, image_format)
-    return pixels.squeeze(2) if image_format == "L" else pixels
+        return read_panoptic_ids(file)
+    return read_classes(file) if image_format == "L" else read_image(file, image_format)
 
 
 def _convert(rows: NDArray[np.uint8], image_format: str) -> NDArray[np.integer]:
@@ -105,7 +110,7 @@ def _plain_png(content: bytes) -> tuple[int, int, int] | None:
         return None
     width, height, depth, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     channels = CHANNELS_OF_COLOR_TYPE.get(color_type)
-    if depth != 8 or channels is None or interlaced or not height or not width:
+    if depth != 8 or channels is None or interlaced or not 0 < width * height <= most_pixels():
         return None
     name = b""
     for name, start, stop in _chunks(content):

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import read_json
-from panoptic_dl.core.images import IGNORE_LABEL
 from panoptic_dl.datasets.registry import file_state
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
@@ -52,14 +51,12 @@ class Categories:
         thing_ids = () if semantic else self.classes.thing_ids
         stuff = {category: i for category, i in self.contiguous.items() if i not in thing_ids}
         found: dict[str, Any] = {
-            "ignore_label": IGNORE_LABEL,
             "stuff_classes": names,
             "stuff_colors": colors,
             "stuff_dataset_id_to_contiguous_id": stuff,
         }
         if not semantic:
             found |= {
-                "label_divisor": 1000,
                 "thing_classes": names,
                 "thing_colors": colors,
                 "thing_dataset_id_to_contiguous_id": {

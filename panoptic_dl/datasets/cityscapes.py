@@ -40,13 +40,14 @@ def cityscapes_classes() -> Classes:
     return Classes.of_categories(CITYSCAPES_CATEGORIES)
 
 
-def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
+def cityscapes_panoptic(*, root: str, split: str, prefix: str = "", **numbers: int) -> str:
     """Register a panoptic split of Cityscapes after checking that it is complete.
 
     Args:
         root: folder that holds `cityscapes/`.
         split: "train" or "val"; or "test", whose images have no ground truth.
         prefix: put before the official name: "toy_" for the generated look-alike.
+        numbers: `label_divisor` and `ignore_label` of the config, see `register_once`.
 
     Returns:
         The name in Detectron2's catalogs, `cityscapes_fine_panoptic_<split>`. Its records and
@@ -55,42 +56,30 @@ def cityscapes_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    files = CityscapesSplit(root, split)
-    if split == TEST:
-        return _register_images(f"{prefix}cityscapes_fine_panoptic_{split}", files, semantic=False)
-    return register_once(
-        f"{prefix}cityscapes_fine_panoptic_{split}",
-        sources=files.sources(),
-        load=files.panoptic_records,
-        metadata=files.panoptic_metadata,
-    )
+    return _register(f"{prefix}cityscapes_fine_panoptic_{split}", root, split, False, numbers)
 
 
-def cityscapes_semantic(*, root: str, split: str, prefix: str = "") -> str:
+def cityscapes_semantic(*, root: str, split: str, prefix: str = "", **numbers: int) -> str:
     """Register a semantic split of Cityscapes (19 train ids, 255 to ignore) after checking it.
 
     Arguments and errors are those of `cityscapes_panoptic`; the name is
     `cityscapes_fine_sem_seg_<split>`.
     """
+    return _register(f"{prefix}cityscapes_fine_sem_seg_{split}", root, split, True, numbers)
+
+
+def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[str, int]) -> str:
     files = CityscapesSplit(root, split)
-    if split == TEST:
-        return _register_images(f"{prefix}cityscapes_fine_sem_seg_{split}", files, semantic=True)
+    load, metadata = files.panoptic_records, files.panoptic_metadata
+    if semantic:
+        load, metadata = files.semantic_records, files.semantic_metadata
     return register_once(
-        f"{prefix}cityscapes_fine_sem_seg_{split}",
+        name,
         sources=files.sources(),
-        load=files.semantic_records,
-        metadata=files.semantic_metadata,
+        load=files.images_alone if split == TEST else load,
+        metadata=lambda: metadata() | (NO_TRUTH if split == TEST else {}),
+        **numbers,
     )
-
-
-def _register_images(name: str, files: "CityscapesSplit", *, semantic: bool) -> str:
-    """Register images without ground truth."""
-
-    def metadata() -> dict[str, Any]:
-        found = files.semantic_metadata() if semantic else files.panoptic_metadata()
-        return found | NO_TRUTH
-
-    return register_once(name, sources=files.sources(), load=files.images_alone, metadata=metadata)
 
 
 class CityscapesSplit:
@@ -256,7 +245,6 @@ class CityscapesSplit:
             image_dir=str(self.images),
             gt_dir=str(self.labels),
             evaluator_type="cityscapes_sem_seg",
-            ignore_label=255,
             **_get_builtin_metadata("cityscapes"),
             stuff_colors=[category["color"] for category in CITYSCAPES_CATEGORIES],
         )

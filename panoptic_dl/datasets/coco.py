@@ -33,13 +33,14 @@ def coco_classes() -> Classes:
     return Classes.of_categories(COCO_CATEGORIES)
 
 
-def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
+def coco_panoptic(*, root: str, split: str, prefix: str = "", **numbers: int) -> str:
     """Register a panoptic split of COCO 2017 after checking that it is complete.
 
     Args:
         root: folder that holds `coco/`.
         split: "train" or "val"; or "test-dev", "test", whose images have no ground truth.
         prefix: put before the official name: "toy_" for the generated look-alike.
+        numbers: `label_divisor` and `ignore_label` of the config, see `register_once`.
 
     Returns:
         The name in Detectron2's catalogs, `coco_2017_<split>_panoptic`. Its records and metadata
@@ -49,19 +50,19 @@ def coco_panoptic(*, root: str, split: str, prefix: str = "") -> str:
     Raises:
         DatasetError: something is missing or does not fit together; names the file and the remedy.
     """
-    return _register(f"{prefix}coco_2017_{split}_panoptic", root, split, semantic=False)
+    return _register(f"{prefix}coco_2017_{split}_panoptic", root, split, False, numbers)
 
 
-def coco_semantic(*, root: str, split: str, prefix: str = "") -> str:
+def coco_semantic(*, root: str, split: str, prefix: str = "", **numbers: int) -> str:
     """Register a semantic split of COCO 2017: the 133 panoptic classes, things and stuff alike.
 
     Arguments and errors are those of `coco_panoptic`; the name is
     `coco_2017_<split>_panoptic_semantic`. The records are the panoptic ones.
     """
-    return _register(f"{prefix}coco_2017_{split}_panoptic_semantic", root, split, semantic=True)
+    return _register(f"{prefix}coco_2017_{split}_panoptic_semantic", root, split, True, numbers)
 
 
-def _register(name: str, root: str, split: str, *, semantic: bool) -> str:
+def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[str, int]) -> str:
     layout = Layout("COCO 2017", str(root), "coco")
     ids = tuple(category["id"] for category in COCO_CATEGORIES)
     metadata = Categories(ids, coco_classes()).metadata(semantic=semantic)
@@ -78,6 +79,7 @@ def _register(name: str, root: str, split: str, *, semantic: bool) -> str:
                 "image_root": str(folder),
                 "json_file": str(listing),
             },
+            **numbers,
         )
     places = {
         "image_root": layout.base / f"{split}2017",
@@ -94,6 +96,7 @@ def _register(name: str, root: str, split: str, *, semantic: bool) -> str:
             **{key: str(place) for key, place in places.items()},
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         },
+        **numbers,
     )
 
 

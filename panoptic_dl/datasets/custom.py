@@ -98,6 +98,7 @@ def custom_dataset(
     json: str | None = None,
     images: str | None = None,
     labels: str | None = None,
+    **numbers: int,
 ) -> str:
     """Register a split after checking that it is complete.
 
@@ -110,6 +111,7 @@ def custom_dataset(
         split: its name, as in names of files.
         json, images, labels: file of annotations, folder of images, folder of PNGs, where they are
             not those of the format; relative to `root`.
+        numbers: `label_divisor` and `ignore_label` of the config, see `register_once`.
 
     Returns:
         The name in Detectron2's catalogs, `<form>_<part>_<task>`. Categories of segments are
@@ -124,6 +126,7 @@ def custom_dataset(
         sources=[files.file, *files.image_folders, *files.label_folders],
         load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
+        **numbers,
     )
 
 

@@ -3,12 +3,12 @@
 To add a dataset:
 
 1. Write `panoptic_dl/datasets/<name>.py`: a function `<name>_classes() -> Classes`, and a function
-   `<name>_panoptic(*, root, split) -> str` that calls `register_once` and returns the name in
-   Detectron2's catalogs. Records have "file_name", "image_id", "pan_seg_file_name" and
-   "segments_info" (contiguous category ids; or "sem_seg_file_name" for the semantic task), metadata
-   those of `Categories.metadata`, with "evaluator_type", "panoptic_json" and "panoptic_root".
-   Images without ground truth have "file_name" and "image_id" alone, and metadata `NO_TRUTH`.
-   `coco.py` is a short example.
+   `<name>_panoptic(*, root, split, label_divisor, ignore_label) -> str` that calls `register_once`
+   and returns the name in Detectron2's catalogs. Records have "file_name", "image_id",
+   "pan_seg_file_name" and "segments_info" (contiguous category ids; or "sem_seg_file_name" for the
+   semantic task), metadata those of `Categories.metadata`, with "evaluator_type", "panoptic_json"
+   and "panoptic_root". Images without ground truth have "file_name" and "image_id" alone, and
+   metadata `NO_TRUTH`. `coco.py` is a short example.
 2. Add the module to the allow-list of `panoptic_dl.config.builder`.
 3. Write `lazy_configs/dataset/<name>.py`, as `lazy_configs/dataset/coco.py`: sizes and numbers of
    the dataset, and calls of those functions.
@@ -28,6 +28,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
+from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -43,27 +44,38 @@ def register_once(
     sources: Iterable[Path],
     load: Callable[[], list[Record]],
     metadata: Callable[[], dict[str, Any]],
+    label_divisor: int = LABEL_DIVISOR,
+    ignore_label: int = IGNORE_LABEL,
 ) -> str:
     """Register the dataset `name` unless it is registered for these very files; return `name`.
+
+    `label_divisor` and `ignore_label`, numbers of the config, become entries of the metadata, where
+    all that evaluates, draws or writes predictions looks them up.
 
     `sources` are the folders and files that the dataset consists of: when one of them changes (a
     folder changes with the files that come and go), or another root names others, `load` is called
     again and the new entry replaces the old one, be it ours or one that Detectron2 registers when
     it is imported.
     Errors of `load` pass through; the catalogs are then as they were.
+
+    Raises:
+        DatasetError: `ignore_label` is a class.
     """
-    state = tuple(file_state(source) for source in sources)
+    numbers = {"label_divisor": label_divisor, "ignore_label": ignore_label}
+    state = *(file_state(source) for source in sources), *numbers.values()
     if _registered.get(name) == state and name in DatasetCatalog:
         return name
     # The loader needs the records a moment after they were checked here. Reading COCO's annotations
     # takes many seconds, and keeping them forever a gigabyte: they are handed over once.
     loaded = [load()]
+    entries = metadata() | numbers
+    require_no_class(ignore_label, len(entries["stuff_classes"]))
     _registered.pop(name, None)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
     DatasetCatalog.register(name, lambda: loaded.pop() if loaded else load())
-    MetadataCatalog.get(name).set(**metadata())
+    MetadataCatalog.get(name).set(**entries)
     _registered[name] = state
     return name
 

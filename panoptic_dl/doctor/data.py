@@ -65,7 +65,7 @@ HINTS["cityscapes", "labels"] += HINTS["cityscapes", "prepared"]
 # By kind of problem: origin of the files (see HINTS); what is found if all is right, and else.
 KINDS: dict[str, tuple[str, str, str]] = {
     "images": ("images", "{amount} can be read", "of {count:,} cannot be read"),
-    "image modes": ("images", "{modes}", "images are not RGB or gray"),
+    "image modes": ("images", "{modes}", "images have more than 8 bits a channel"),
     "orientation": ("images", "no image is turned by EXIF", "images are turned by EXIF"),
     "sizes": ("labels", "image = label = JSON file", "files have the wrong size"),
     "labels": ("prepared", "complete RGB PNG files", "panoptic labels are none"),

@@ -7,17 +7,16 @@ Shapes: H W pixels.
 """
 
 import hashlib
-import io
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
-from PIL import Image
 from scipy.ndimage import find_objects
 
 from panoptic_dl.core.errors import DatasetError
@@ -25,26 +24,22 @@ from panoptic_dl.core.images import (
     IGNORE_LABEL,
     VOID_ID,
     SemanticLabelReader,
-    colors_to_ids,
-    decode_image,
+    open_image,
+    orientation,
+    read_classes,
+    read_label_ids,
+    read_panoptic_ids,
     read_size,
+    require_listed_size,
+    require_same_size,
     segment_numbers,
-    why_unreadable,
 )
 
-ORIENTATION = 274  # tag of EXIF: how a camera was held; 1: upright
-ROTATED = (5, 6, 7, 8)  # values that swap height and width
-LOSSY = ("JPEG", "JPEG2000", "WEBP", "MPO", "AVIF")
-READ_WELL = frozenset(
-    ["RGB", "L", "RGBA", "LA", "P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa", "La"]
-)
 OF_SEGMENTS = ("label ids", "areas", "boxes")  # kinds that need the pixels of segments
-LABEL_MODES = {
-    "labels": (("RGB", "RGBA"), "ids are R + 256 G + 256^2 B"),
-    "semantic labels": (("L",), "classes are 8 bit gray (L)"),
-}
 BOX_TOLERANCE = 2  # pixels: scripts disagree about the last pixel
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
+
+Found = TypeVar("Found")
 
 
 class _Problem(NamedTuple):
@@ -112,64 +107,76 @@ def check_files(
         is_cityscapes: whether the official label files lie next to the semantic labels.
     """
     report = ImageReport(str(record.get("file_name")))
-    try:
-        report.size = _check_image(report)
-        if report.size is None:
-            report.skip("images", "image modes", "orientation", "sizes")
-        elif size:
-            _check_size(report, report.file_name, report.size, size, "in the JSON file")
-        where = "in the JSON file" if size else "has its image"
-        panoptic = semantic = None
-        if panoptic_file := record.get("pan_seg_file_name"):
-            colors = _read_label(report, panoptic_file, "labels")
-            if colors is None:
-                report.skip("labels", "sizes", *OF_SEGMENTS, "agreement")
-            else:
-                panoptic = colors_to_ids(colors[..., :3])
-                origin = _origin_of(record, report.size, panoptic.shape)
-                if _check_size(
-                    report, panoptic_file, panoptic.shape, size or report.size, where, origin
-                ):
-                    _compare_with_segments(report, panoptic, record)
-                    if report.has("label ids"):
-                        report.skip("label ids", *OF_SEGMENTS, "agreement")
-                else:
-                    report.skip("sizes", *OF_SEGMENTS, "agreement")
-        if semantic_file := record.get("sem_seg_file_name"):
-            semantic = _read_label(report, semantic_file, "semantic labels")
-            if semantic is None:
-                report.skip("semantic labels", "sizes", "agreement")
-            elif not _check_size(
-                report,
-                semantic_file,
-                semantic.shape,
-                size or report.size,
-                where,
-                _origin_of(record, report.size, semantic.shape),
-            ):
-                report.skip("sizes", "semantic labels", "agreement")
-            else:
-                counts = np.bincount(semantic.ravel(), minlength=num_classes)[:num_classes]
-                report.classes.update(dict(enumerate(counts.tolist())))
-                try:
-                    reader = SemanticLabelReader(num_classes, ignore_label)
-                    reader.check_semantic(semantic, semantic_file)
-                except DatasetError as error:
-                    report.add("semantic labels", str(error))
-                    report.skip("semantic labels", "agreement")
-        if semantic is None or "agreement" in report.unchecked:
-            return report
-        if panoptic is not None:
-            table = {s["id"]: s["category_id"] for s in record["segments_info"]}
-            expected = np.array([ignore_label, *table.values()])
-            expected = expected[segment_numbers(panoptic, list(table))]
-            source = f"segments of {panoptic_file}"
-            _compare(report, str(semantic_file), semantic, source, expected)
-        if is_cityscapes:
-            _check_cityscapes(report, record, semantic, panoptic)
-    except Exception as error:  # such as a record without keys
-        report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
+        try:
+            _check_files(report, record, size, num_classes, ignore_label, is_cityscapes)
+        except Exception as error:  # such as a record without keys
+            report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
     return report
+
+
+def _check_files(
+    report: ImageReport,
+    record: Mapping[str, Any],
+    listed: tuple[int, int] | None,
+    num_classes: int,
+    ignore_label: int,
+    is_cityscapes: bool,
+) -> None:
+    image = report.size = _noting(report, "images", partial(_check_image, report))
+    if image is None:
+        report.skip("images", "image modes", "orientation", "sizes")
+    elif listed:
+        entry = {"file_name": report.file_name, "height": listed[0], "width": listed[1]}
+        _noting(report, "sizes", partial(require_listed_size, entry, image), "images")
+
+    def fits(file: str, label: np.ndarray) -> bool:
+        if label.shape in (image, listed):
+            return True
+        size = image or listed or label.shape
+        check = partial(require_same_size, label.shape, file, size, report.file_name)
+        _noting(report, "sizes", check, _origin_of(record, image, label.shape))
+        return label.shape == size
+
+    panoptic = semantic = None
+    if panoptic_file := record.get("pan_seg_file_name"):
+        panoptic = _noting(report, "labels", partial(read_panoptic_ids, panoptic_file))
+        if panoptic is None:
+            report.skip("labels", "sizes", *OF_SEGMENTS, "agreement")
+        elif not fits(panoptic_file, panoptic):
+            report.skip("sizes", *OF_SEGMENTS, "agreement")
+        else:
+            _compare_with_segments(report, panoptic, record)
+            if report.has("label ids"):
+                report.skip("label ids", *OF_SEGMENTS, "agreement")
+    if semantic_file := record.get("sem_seg_file_name"):
+        semantic = _noting(report, "semantic labels", partial(read_classes, semantic_file))
+        if semantic is None:
+            report.skip("semantic labels", "sizes", "agreement")
+        elif not fits(semantic_file, semantic):
+            report.skip("sizes", "semantic labels", "agreement")
+        else:
+            counts = np.bincount(semantic.ravel(), minlength=num_classes)[:num_classes]
+            report.classes.update(dict(enumerate(counts.tolist())))
+            reader = SemanticLabelReader(num_classes, ignore_label)
+            _noting(
+                report,
+                "semantic labels",
+                partial(reader.check_semantic, semantic, semantic_file),
+            )
+            if report.has("semantic labels"):
+                report.skip("semantic labels", "agreement")
+    if semantic is None or "agreement" in report.unchecked:
+        return
+    if panoptic is not None:
+        table = {s["id"]: s["category_id"] for s in record["segments_info"]}
+        expected = np.array([ignore_label, *table.values()])
+        expected = expected[segment_numbers(panoptic, list(table))]
+        source = f"segments of {panoptic_file}"
+        _compare(report, str(semantic_file), semantic, source, expected)
+    if is_cityscapes:
+        _check_cityscapes(report, record, semantic, panoptic)
 
 
 def _origin_of(
@@ -195,76 +202,32 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _decode(report: ImageReport, file: str, kind: str) -> Image.Image | None:
-    """The image in a file, or None and a problem of that kind."""
+def _noting(
+    report: ImageReport, kind: str, call: Callable[[], Found], origin: str | None = None
+) -> Found | None:
+    """What a call returns, or None and a problem of that kind, in the words of training."""
     try:
-        data = Path(file).read_bytes()
-        if kind == "images":
-            report.digest = digest_of(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
-            return decode_image(io.BytesIO(data))
-    except Exception as error:
-        report.add(kind, f"{file}: {why_unreadable(error)}")
+        return call()
+    except DatasetError as error:
+        turned = kind == "sizes" and "EXIF" in str(error)
+        report.add("orientation" if turned else kind, str(error), origin=origin)
         return None
 
 
-def _check_image(report: ImageReport) -> tuple[int, int] | None:
-    """(H, W) of an image as training reads it, None if it cannot be read."""
+def _check_image(report: ImageReport) -> tuple[int, int]:
+    """(H, W) of an image as training reads it."""
     file = report.file_name
-    image = _decode(report, file, "images")
-    if image is None:
-        return None
-    report.mode = image.mode
-    if image.mode not in READ_WELL:
-        report.add("image modes", f"{file}: {image.mode}, whose values are cut off at 255 in RGB")
-    try:
-        turn = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF, which Detectron2 ignores as well
-        turn = 1
-    if turn in range(2, 9):
-        text = f"{file}: EXIF orientation {turn}: images are turned when read, labels are not"
+    size, image = read_size(file), open_image(file)
+    report.digest, report.mode = digest_of(Path(file).read_bytes()), image.mode
+    _noting(report, "image modes", partial(read_size, file, "image"))
+    turn = orientation(image)
+    if turn > 1:
+        text = (
+            f"{file}: EXIF orientation {turn}: it is turned when read; its label must be stored "
+            "turned, or have the same orientation"
+        )
         report.add("orientation", text, serious=False)
-    size = image.height, image.width
-    return size[::-1] if turn in ROTATED else size
-
-
-def _check_size(
-    report: ImageReport,
-    file: str,
-    size: Sequence[int],
-    wanted: tuple[int, int] | None,
-    where: str,
-    origin: str | None = None,
-) -> bool:
-    """Whether a size is as wanted; one that an EXIF entry has turned is that entry's problem."""
-    if wanted is None or tuple(size) == wanted:
-        return True
-    turned = any(problem.kind == "orientation" for problem in report.problems)
-    report.add(
-        "orientation" if turned and tuple(size) == wanted[::-1] else "sizes",
-        f"{file}: {size[0]} x {size[1]} (height x width), {wanted[0]} x {wanted[1]} (height x "
-        f"width) {where}",
-        origin=origin or ("images" if file == report.file_name else None),
-    )
-    return False
-
-
-def _read_label(report: ImageReport, file: str, kind: str) -> np.ndarray | None:
-    """Pixels of a label whose kind is a key of LABEL_MODES, or None where it is none."""
-    image = _decode(report, file, kind)
-    if image is None:
-        return None
-    modes, wanted = LABEL_MODES[kind]
-    if image.format in LOSSY:
-        report.add(kind, f"{file}: {image.format}, which blurs ids; labels must be PNG")
-        return None
-    if image.mode not in modes:
-        report.add(kind, f"{file}: mode {image.mode}, but {wanted}")
-        return None
-    if image.mode == "RGBA":
-        report.add(kind, f"{file}: RGBA; its fourth channel is ignored", serious=False)
-    return np.asarray(image)
+    return size
 
 
 def _compare_with_segments(
@@ -341,14 +304,13 @@ def _check_cityscapes(
     labels = {}
     for kind in ("labelIds", "instanceIds"):
         name = file.replace(TRAIN_IDS, f"_gtFine_{kind}.png")
-        if image := _decode(report, name, "agreement"):
-            label = np.asarray(image)
-            if label.shape == train_ids.shape:
-                labels[name] = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
-            else:
-                shapes = f"its shape is {label.shape}, that of others {train_ids.shape}"
-                report.add("sizes", f"{name}: {shapes}", origin="labels")
-                report.skip("sizes", "agreement")
+        label = _noting(report, "agreement", partial(read_label_ids, name))
+        if label is not None and label.shape == train_ids.shape:
+            labels[name] = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
+        elif label is not None:
+            shapes = f"its shape is {label.shape}, that of others {train_ids.shape}"
+            report.add("sizes", f"{name}: {shapes}", origin="labels")
+            report.skip("sizes", "agreement")
     if len(labels) < 2:
         return
     (_, label_ids), (instance_file, instance_ids) = labels.items()

@@ -119,6 +119,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
         truth = read_label_ids(file)
         numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
         with errors_name(file):
+            self._require_size(image, classes.shape, truth.shape, file)
             confusions = count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1)
             return confusions, _weigh_instances(numbers, classes)
 

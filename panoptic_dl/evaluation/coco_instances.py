@@ -36,7 +36,6 @@ from panoptic_dl.evaluation.evaluator import (
     StreamingEvaluator,
     errors_name,
     predicted_instances,
-    require_size,
 )
 from panoptic_dl.evaluation.metrics import percentages
 
@@ -265,7 +264,7 @@ class StreamingCOCOInstanceEvaluator(
             )
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
-        file = metadata.get("json_file")
+        self._file = file = metadata.get("json_file")
         self._instances = read_instances(dataset, list(self._records.values()))
         self._coverage = Coverage(self._records, file or dataset)
         self.reset()
@@ -280,13 +279,15 @@ class StreamingCOCOInstanceEvaluator(
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
         image, detections = prediction
+        record = self._records[image]
         with errors_name(f"image {image}"):
             if self._instances is None:
-                truth = panoptic_instances(self._records[image], self._things)
+                truth = panoptic_instances(record, self._things)
             else:
                 truth = self._instances[image]
             for detection in detections:
-                require_size(detection.mask.shape, truth.size, "a predicted mask")
+                file = self._file or record["pan_seg_file_name"]
+                self._require_size(image, detection.mask.shape, truth.size, file)
             rows, num_true = _match_detections(truth, detections, len(self.names))
         return self._numbers[image], rows, num_true
 

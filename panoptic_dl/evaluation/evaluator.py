@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +22,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BitMasks
 
 from panoptic_dl.core.distributed import sum_over_processes
-from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.errors import EvaluationError, UnreadableImageError
+from panoptic_dl.core.images import read_size, require_same_size
 
 Prediction = TypeVar("Prediction")
 Match = TypeVar("Match")
@@ -48,6 +50,7 @@ class Coverage:
     def reset(self) -> None:
         """Forget what has been evaluated."""
         self._seen = np.zeros(len(self._images), dtype=np.int64)
+        self.files: dict[Hashable, str | None] = {}
         self._failed = False  # then no image counts as evaluated
         self._limit: int | None = None
 
@@ -64,8 +67,8 @@ class Coverage:
         """How often this process has evaluated each image, (number of images,) int64."""
         return np.zeros_like(self._seen) if self._failed else self._seen
 
-    def add(self, image: Hashable) -> None:
-        """Count an image.
+    def add(self, image: Hashable, file: str | None = None) -> None:
+        """Count an image, and remember its file, if it is known.
 
         Raises:
             EvaluationError: it has no ground truth, or has been counted before.
@@ -79,6 +82,7 @@ class Coverage:
         if self._seen[position]:
             raise EvaluationError(f"image {image} of {self._source} was evaluated twice")
         self._seen[position] = 1
+        self.files[image] = file
 
     def require_all(self, seen: np.ndarray) -> int:
         """Return the number of evaluated images; `seen` is the sum over all processes.
@@ -146,7 +150,7 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
             EvaluationError: the image has no ground truth or comes again; see `predicted`.
         """
         image = self.image_of(item)
-        self._coverage.add(image)
+        self._coverage.add(image, item.get("file_name"))
         with errors_name(f"image {image}"):
             return image, self.predicted(output)
 
@@ -192,6 +196,20 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
         if value is None:
             raise EvaluationError(f'the model\'s output has no "{self.needs}"')
         return value
+
+    def _require_size(
+        self, image: Any, prediction: Sequence[int], label: Sequence[int], label_file: str | Path
+    ) -> None:
+        """Raise unless a prediction has the size (H, W) of the label of its image.
+
+        Raises:
+            DatasetError: the label has another size than the image file.
+            EvaluationError: the prediction has.
+        """
+        if tuple(prediction) != tuple(label) and (file := self._coverage.files.get(image)):
+            with suppress(UnreadableImageError):  # prediction files are scored without images
+                require_same_size(tuple(label), str(label_file), read_size(file), file)
+        require_size(prediction, label)
 
     def _sum(self, *counts: np.ndarray) -> tuple[list[np.ndarray], int]:
         """Sum int64 counts over all processes; return the sums and the number of images."""

@@ -29,6 +29,7 @@ from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -52,7 +53,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import SemanticLabelReader, read_panoptic_ids
+from panoptic_dl.core.images import SemanticLabelReader, ids_to_colors, read_panoptic_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
 from panoptic_dl.evaluation.coco_instances import KINDS, NAMES, panoptic_instances
 from panoptic_dl.evaluation.metrics import Results, percentages
@@ -114,7 +115,13 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
                 share = pairs[thread::num_threads]
                 return pq_compute_single_core(0, share, truth_folder, folder, categories)
 
-            with redirect_stdout(StringIO()), ThreadPoolExecutor(num_threads) as pool:
+            # Its own reader knows neither palettes nor orientations.
+            reader = SimpleNamespace(open=lambda file: ids_to_colors(read_panoptic_ids(file)))
+            with (
+                patch("panopticapi.evaluation.Image", reader),
+                redirect_stdout(StringIO()),
+                ThreadPoolExecutor(num_threads) as pool,
+            ):
                 for of_share in pool.map(compare, range(num_threads)):
                     statistics += of_share
         averages: dict[str, float] = {}

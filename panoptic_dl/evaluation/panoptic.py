@@ -22,9 +22,10 @@ of panoptic PNG files, R + 256 G + 256^2 B.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -163,9 +164,12 @@ def _intersections(
     table[VOID_ID] = VOID_ROW * width
     table[ids] = (FIRST_SEGMENT + np.arange(len(ids))) * width
     pairs = table[true_ids]
-    table = np.zeros(int(found[-1]) + 1 if len(found) else 1, dtype=np.int64)
-    table[found] = 1 + np.arange(len(found))
-    pairs += table[labels]
+    if len(found) and found[-1] >= NUM_IDS:  # a table would take gigabytes
+        pairs += np.searchsorted(found, labels, side="right")
+    else:
+        table = np.zeros(int(found[-1]) + 1 if len(found) else 1, dtype=np.int64)
+        table[found] = 1 + np.arange(len(found))
+        pairs += table[labels]
     size = (FIRST_SEGMENT + len(ids)) * width
     if size <= max(1 << 20, 4 * pairs.size):
         counts = np.bincount(pairs)
@@ -208,8 +212,18 @@ def shifted_labels(
             f"one of {num_classes} classes * {label_divisor} + instance"
         )
     labels = panoptic.astype(np.int64, copy=False) + 1
-    found = np.flatnonzero(np.bincount(labels.reshape(-1)))
+    if highest < NUM_IDS:
+        found = np.flatnonzero(np.bincount(labels.reshape(-1)))
+    else:
+        found = np.unique(labels)  # a table would take gigabytes
     return labels, found[found > 0]
+
+
+class PanopticMap(NamedTuple):
+    """(H, W) of category * divisor + instance, -1 where void, and the divisor."""
+
+    labels: np.ndarray
+    divisor: int
 
 
 def predicted_panoptic(
@@ -218,7 +232,7 @@ def predicted_panoptic(
     contiguous_ids: Mapping[int, int],
     things: Collection[int],
     label_divisor: int,
-) -> np.ndarray:
+) -> PanopticMap:
     """The map of a model's "panoptic_seg", copied to the CPU; see `number_segments` for its values.
 
     Args:
@@ -226,6 +240,7 @@ def predicted_panoptic(
             W) ids, 0 where void, and Detectron2's list of segments.
         contiguous_ids: categories 0..K-1 by their ids in the dataset.
         things: categories of things.
+        label_divisor: of `prediction`; that of the result, unless it has more segments.
 
     Raises:
         EvaluationError: the map holds no integers, or does not fit the list.
@@ -235,7 +250,7 @@ def predicted_panoptic(
         raise EvaluationError(f"the panoptic map holds {panoptic.dtype}, not integers")
     ids = panoptic.cpu().numpy().copy()
     if segments is None:
-        return ids
+        return PanopticMap(ids, label_divisor)
     categories: dict[int, int] = {}
     known = set(contiguous_ids.values())
     for segment in segments:
@@ -258,8 +273,8 @@ def number_segments(
     *,
     things: Collection[int],
     label_divisor: int,
-) -> np.ndarray:
-    """Turn ids into (H, W) int64 of category * label_divisor + instance, -1 where void.
+) -> PanopticMap:
+    """Turn ids into (H, W) int64 of category * divisor + instance, -1 where void.
 
     Ids that are such a number + 1, as Detectron2 and this package write them, keep their instance;
     others are counted in the order of the list, things from 1 and stuff from 0.
@@ -268,10 +283,10 @@ def number_segments(
         ids: (H, W), 0 where void.
         categories: category 0..K-1 of each id.
         things: categories of things.
+        label_divisor: the divisor, or, where a category has too many segments for it, the least.
 
     Raises:
-        EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG; more
-            segments of a category than `label_divisor` has numbers for.
+        EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG.
     """
     outside = [i for i in (int(ids.min()), int(ids.max()), *categories) if not 0 <= i < NUM_IDS]
     if outside or 0 in categories:
@@ -289,28 +304,24 @@ def number_segments(
         raise EvaluationError(
             f"segment {number} is in the {places}; predict again, or take both from one run"
         )
-    labels = [-1, *(number - 1 for number in categories)]
+    labels, divisor = [-1, *(number - 1 for number in categories)], label_divisor
     if any((number - 1) // label_divisor != category for number, category in categories.items()):
         labels = [-1]
         following = {category: int(category in things) for category in categories.values()}
+        counts = Counter(categories.values())
+        divisor = max(label_divisor, *(following[each] + counts[each] for each in counts))
         for category in categories.values():
-            if following[category] >= label_divisor:
-                raise EvaluationError(
-                    f"more than {label_divisor} segments of category {category}: "
-                    f"label_divisor={label_divisor} leaves no numbers for them; register the "
-                    "dataset with a larger one"
-                )
-            labels.append(category * label_divisor + following[category])
+            labels.append(category * divisor + following[category])
             following[category] += 1
-    return np.array(labels, dtype=np.int64)[numbers]
+    return PanopticMap(np.array(labels, dtype=np.int64)[numbers], divisor)
 
 
 IOU = slice(0, EXACT_PARTS)  # columns of the counts
 TP, FP, FN = range(EXACT_PARTS, EXACT_PARTS + 3)
 NAMES = ("PQ", "SQ", "RQ")
 
-# Name of the image, and (H, W) of category * label_divisor + instance, -1 where void.
-PanopticPrediction = tuple[Any, np.ndarray]
+# Name of the image, and what is predicted for it.
+PanopticPrediction = tuple[Any, PanopticMap]
 
 
 class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentMatches]):
@@ -345,7 +356,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
             raise EvaluationError(
                 f"{dataset} has no ground truth to measure with: leave out dataset.test_split"
             )
-        self._label_divisor = metadata.get("label_divisor", 1000)
+        self._label_divisor = metadata.label_divisor
         things = metadata.thing_dataset_id_to_contiguous_id
         stuff = metadata.stuff_dataset_id_to_contiguous_id
         self._contiguous = {**stuff, **things}
@@ -376,7 +387,7 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self.confusions: np.ndarray | None = None
         self.counts: np.ndarray | None = None
 
-    def predicted(self, output: dict[str, Any]) -> np.ndarray:
+    def predicted(self, output: dict[str, Any]) -> PanopticMap:
         return predicted_panoptic(
             self._required(output),
             contiguous_ids=self._contiguous,
@@ -385,15 +396,17 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         )
 
     def match(self, prediction: PanopticPrediction) -> SegmentMatches:
-        image, panoptic = prediction
+        image, (labels, divisor) = prediction
         record = self._records[image]
         with errors_name(f"image {image}"):
+            truth = read_panoptic_ids(record["pan_seg_file_name"])
+            self._require_size(image, labels.shape, truth.shape, record["pan_seg_file_name"])
             matches = match_segments(
-                read_panoptic_ids(record["pan_seg_file_name"]),
+                truth,
                 record["segments_info"],
-                panoptic,
+                labels,
                 num_classes=len(self.names),
-                label_divisor=self._label_divisor,
+                label_divisor=divisor,
             )
         if matches.wrong_areas:
             logger.debug("%s: wrong areas of %s", record["pan_seg_file_name"], matches.wrong_areas)
@@ -409,8 +422,9 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         return nan_mean(_panoptic_quality(_count_segments(match, len(self.names)))[:, 0])
 
     def as_output(self, prediction: PanopticPrediction) -> dict[str, Any]:
-        """The panoptic map, (H, W) of category * label_divisor + instance, and None."""
-        return {"panoptic_seg": (torch.from_numpy(prediction[1]), None)}
+        """The panoptic map, (H, W) of category * label_divisor + instance, None, its divisor."""
+        labels, divisor = prediction[1]
+        return {"panoptic_seg": (torch.from_numpy(labels), None), "label_divisor": divisor}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the results of all processes.

@@ -75,8 +75,11 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         """Count the confusions of one image, (K+1, K+1)."""
         image, classes = prediction
         num_classes = len(self.names)
-        truth = self._read_truth(self._records[image]).astype(np.int64)
+        record = self._records[image]
+        truth = self._read_truth(record).astype(np.int64)
         with errors_name(f"image {image}"):
+            file = record.get("sem_seg_file_name") or record.get("pan_seg_file_name", "its label")
+            self._require_size(image, classes.shape, truth.shape, file)
             if self._ignore_label != num_classes and (truth == num_classes).any():
                 raise EvaluationError(f"unknown label with id {num_classes}")
             truth[truth == self._ignore_label] = num_classes

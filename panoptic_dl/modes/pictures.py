@@ -3,7 +3,7 @@
 Each process keeps the predictions of its best and worst images, compressed. At the end the
 processes exchange qualities, agree on the best and worst of all, and each draws its own.
 
-Shapes: H W pixels, K classes. Panoptic maps hold category * label_divisor + instance; -1 is void.
+Shapes: H W pixels, K classes. Panoptic maps hold category * DIVISOR + instance; -1 is void.
 """
 
 import math
@@ -23,10 +23,9 @@ from PIL import Image
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.images import (
-    IGNORE_LABEL,
     VOID_LABEL,
+    read_classes,
     read_image,
-    read_label_ids,
     read_panoptic_ids,
     segment_numbers,
 )
@@ -65,6 +64,8 @@ BEST_OR_WORST = re.compile(r"(worst|best)(-\d+-.*)?\.png")
 CONFUSIONS = "confusions.png"
 CHARTS = (CONFUSIONS, *(f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS))
 
+DIVISOR = 2**16  # more than segments in an image, see `segment_numbers`
+
 Evaluators = Sequence[StreamingEvaluator[Any, Any]]
 Key = tuple[float, int]  # quality, index of the image, which makes keys unique
 
@@ -85,12 +86,12 @@ class EvaluationPictures:
         metadata = MetadataCatalog.get(dataset)
         self.names: list[str] = metadata.stuff_classes
         self.things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-        self.label_divisor = int(metadata.get("label_divisor", 1000))
+        self.ignore_label = metadata.ignore_label
         self.drawer = SegmentDrawer(
             names=self.names,
             colors=class_colors(metadata, len(self.names)),
             thing_ids=self.things,
-            label_divisor=self.label_divisor,
+            label_divisor=DIVISOR,
         )
         self._num_first = 0
         if comm.is_main_process():
@@ -189,18 +190,20 @@ class EvaluationPictures:
     def _prediction(self, output: dict[str, Any]) -> NDArray[np.int64]:
         """The panoptic map (H, W) of an output; of classes alone all are instance 0."""
         if "panoptic_seg" in output:
-            return output["panoptic_seg"][0].numpy().astype(np.int64)
+            labels = output["panoptic_seg"][0].numpy().astype(np.int64)
+            categories, numbers = np.divmod(labels, output["label_divisor"])
+            return np.where(labels < 0, VOID_LABEL, categories * DIVISOR + numbers)
         classes = output["sem_seg"].numpy().astype(np.int64)
         is_class = (classes >= 0) & (classes < len(self.names))
-        return np.where(is_class, classes * self.label_divisor, VOID_LABEL)
+        return np.where(is_class, classes * DIVISOR, VOID_LABEL)
 
     def _draw_first(self, record: dict[str, Any], prediction: NDArray[np.int64]) -> None:
         image = read_image(record["file_name"], "RGB")
-        truth = _ground_truth(record, self.things, self.label_divisor)
+        truth = _ground_truth(record, self.things, self.ignore_label)
         maps = [self.drawer.panoptic(image, each) for each in (truth, prediction)]
         self._rows.append([image, *maps])
         name = Path(record["file_name"]).stem
-        self._samples.append(make_sample(name, image, truth, prediction, self.label_divisor))
+        self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
 
     def _draw_best_and_worst(self) -> list[Path]:
         """Draw a sheet for each image, and join them; return the joined ones in the main process.
@@ -233,15 +236,15 @@ class EvaluationPictures:
         """Draw an image as image | truth | prediction | errors, with the errors in words."""
         quality, index = key
         record, prediction = self._records[index], _expand(*self._kept[key])
-        truth = _ground_truth(record, self.things, self.label_divisor)
+        truth = _ground_truth(record, self.things, self.ignore_label)
         if self._metric == "PQ":
             names: Sequence[str] = PANOPTIC_KINDS
             kinds, words = self._panoptic_errors(record, prediction)
         else:
             names = SEMANTIC_KINDS
-            true, predicted = truth // self.label_divisor, prediction // self.label_divisor
+            true, predicted = truth // DIVISOR, prediction // DIVISOR
             kinds, words = semantic_error_map(true, predicted), self._confusions(true, predicted)
-            truth = np.where(true < 0, VOID_LABEL, true * self.label_divisor)  # no instances
+            truth = np.where(true < 0, VOID_LABEL, true * DIVISOR)  # no instances
         image = Image.fromarray(read_image(record["file_name"], "RGB"))
         size = fit(prediction.shape, CELL_WIDTH, CELL_HEIGHT)
         small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
@@ -269,7 +272,7 @@ class EvaluationPictures:
             info,
             prediction,
             num_classes=len(self.names),
-            label_divisor=self.label_divisor,
+            label_divisor=DIVISOR,
         )
         num_true = len(matches.pairs) + len(matches.false_negatives)
         words = [f"{len(matches.pairs)} of {num_true} segments found"]
@@ -322,7 +325,7 @@ def _expand(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _ground_truth(
-    record: dict[str, Any], thing_ids: Iterable[int], label_divisor: int
+    record: dict[str, Any], thing_ids: Iterable[int], ignore_label: int
 ) -> NDArray[np.int64]:
     """The panoptic map (H, W) of a record in Detectron2's format; stuff is instance 0.
 
@@ -330,11 +333,11 @@ def _ground_truth(
     instance 0.
     """
     if "pan_seg_file_name" not in record:
-        classes = read_label_ids(record["sem_seg_file_name"]).astype(np.int64)
-        return np.where(classes == IGNORE_LABEL, VOID_LABEL, classes * label_divisor)
+        classes = read_classes(record["sem_seg_file_name"]).astype(np.int64)
+        return np.where(classes == ignore_label, VOID_LABEL, classes * DIVISOR)
     labels, segments = [VOID_LABEL], record["segments_info"]
     for number, segment in enumerate(segments, start=1):
         category = segment["category_id"]
-        labels.append(category * label_divisor + (number if category in thing_ids else 0))
+        labels.append(category * DIVISOR + (number if category in thing_ids else 0))
     ids = read_panoptic_ids(record["pan_seg_file_name"])
     return np.array(labels, np.int64)[segment_numbers(ids, [each["id"] for each in segments])]

@@ -34,8 +34,9 @@ READ_AGAIN = "unpack or download it again, or predict again"
 Reader = Callable[[Any, tuple[int, int]], Any]
 """Returns the prediction of one kind for an image, by its id and size (H, W).
 
-Panoptic: (H, W) int64, see `number_segments`. Semantic: (H, W) int64 classes, -1 where there is
-none. Instances, in the order of the file: see `make_instances`; scores are exactly as written.
+Panoptic: a map and a list or None, see `PredictionFolder`. Semantic: (H, W) int64 classes, -1 where
+there is none. Instances, in the order of the file: see `make_instances`; scores are exactly as
+written.
 """
 
 
@@ -167,7 +168,7 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
         dataset_ids=dataset_ids,
         things=None if things is None else frozenset(things.values()),
         instance_ids=instance_ids,
-        label_divisor=int(metadata.get("label_divisor", 1000)),
+        label_divisor=metadata.label_divisor,
     )
 
 

@@ -137,8 +137,9 @@ class PredictionFolder:
 
         Returns:
             As far as found, "panoptic_seg": ((H, W) int64 of category * label_divisor + instance,
-            -1 where void, and None); "instances": Detectron2's, see the readers; "sem_seg": (H, W)
-            int64 classes, -1 where there is none.
+            -1 where void, and None), or, of more segments than this has numbers for, (ids, and
+            Detectron2's list of segments); "instances": Detectron2's, see the readers; "sem_seg":
+            (H, W) int64 classes, -1 where there is none.
 
         Raises:
             EvaluationError: names the file that does not fit.
@@ -150,10 +151,7 @@ class PredictionFolder:
             size = int(item["height"]), int(item["width"])
         else:
             size = read_size(item["file_name"])
-        output = {OUTPUT_KEYS[kind]: read(image, size) for kind, read in self._readers.items()}
-        if "panoptic_seg" in output:
-            output["panoptic_seg"] = (output["panoptic_seg"], None)
-        return output
+        return {OUTPUT_KEYS[kind]: read(image, size) for kind, read in self._readers.items()}
 
 
 def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_panoptic_ids
 from panoptic_dl.evaluation.evaluator import errors_name, require_size
-from panoptic_dl.evaluation.panoptic import number_segments, shifted_labels
+from panoptic_dl.evaluation.panoptic import PanopticMap, number_segments, shifted_labels
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -28,6 +28,9 @@ from panoptic_dl.predictions.dataset import (
     require_entries,
 )
 from panoptic_dl.predictions.writer import Formats, PredictionWriter, Written, write_png
+
+PanopticSeg = tuple[Tensor, list[dict[str, Any]] | None]
+"""As Detectron2's models return it, see `predicted_panoptic`."""
 
 
 def picture_folder(file: Path) -> Path:
@@ -50,7 +53,7 @@ def _reader(dataset: PredictedDataset, file: Path) -> Reader:
         raise EvaluationError(f"{file} lists image {twice} twice; keep one prediction")
     folder = picture_folder(file)
 
-    def read(image: Hashable, size: tuple[int, int]) -> Tensor:
+    def read(image: Hashable, size: tuple[int, int]) -> PanopticSeg:
         if image not in entries:
             raise EvaluationError(
                 f"no prediction for image {image} in {file}, which has {len(entries)} images of "
@@ -62,10 +65,15 @@ def _reader(dataset: PredictedDataset, file: Path) -> Reader:
         require_size(ids.shape, size, picture, "the image")
         categories, things = _categories(dataset, file, entry), dataset.things or ()
         with errors_name(picture):
-            labels = number_segments(
+            labels, divisor = number_segments(
                 ids, categories, things=things, label_divisor=dataset.label_divisor
             )
-        return torch.from_numpy(labels)
+        if divisor == dataset.label_divisor:
+            return torch.from_numpy(labels), None
+        return torch.from_numpy(ids.astype(np.int64)), [
+            {"id": number, "category_id": category, "isthing": category in things}
+            for number, category in categories.items()
+        ]
 
     return read
 
@@ -119,9 +127,9 @@ class _Writer(PredictionWriter):
         self.image_name, self.json_names = f"{name}/{{}}{suffix}", [f"{name}.json"]
         super().__init__(dataset, folder)
 
-    def match(self, prediction: tuple[Any, np.ndarray]) -> Written:
-        image, panoptic = prediction
-        divisor, dataset_ids = self.dataset.label_divisor, self.dataset.dataset_ids
+    def match(self, prediction: tuple[Any, PanopticMap]) -> Written:
+        image, (panoptic, divisor) = prediction
+        dataset_ids = self.dataset.dataset_ids
         with errors_name(f"image {image}"):
             ids, numbers = picture_ids(panoptic, len(dataset_ids), divisor)
         write_png(self.image_files[image], ids_to_colors(ids))

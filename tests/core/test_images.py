@@ -1,25 +1,34 @@
 """Ids of pixels, their colors, and the segments that they belong to; files that cannot be read."""
 
+import io
 import os
+import re
+import struct
 import threading
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panopticapi.utils import id2rgb, rgb2id
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.errors import DatasetError, EvaluationError, UnreadableImageError
 from panoptic_dl.core.images import (
     NUM_IDS,
     SemanticLabelReader,
     colors_to_ids,
     ids_to_colors,
+    open_image,
+    read_classes,
     read_image,
     read_label_ids,
     read_panoptic_ids,
     read_size,
+    require_listed_size,
+    require_same_size,
     segment_numbers,
 )
 
@@ -86,12 +95,196 @@ def test_labels_larger_than_a_byte_are_refused():
         SemanticLabelReader(num_classes=256)
 
 
+READERS = {
+    "image": lambda file: read_image(file, "RGB"),
+    "panoptic": read_panoptic_ids,
+    "label": read_label_ids,
+}
+
+
+def refused(file, kind, message):
+    """Reader and header refuse a file in the same words, as errors of data and of evaluation."""
+    words = set()
+    for read in (READERS[kind], lambda f: read_size(f, kind)):
+        with pytest.raises(DatasetError, match=f"^{re.escape(str(file))} {message}") as caught:
+            read(file)
+        assert isinstance(caught.value, EvaluationError)
+        words.add(str(caught.value))
+    assert len(words) == 1
+
+
+def save_deep(file, pixels):
+    assert cv2.imwrite(str(file), pixels.astype(np.uint16))
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_grey_images_of_16_bits_are_refused_and_not_clipped(tmp_path, suffix):
-    file = tmp_path / f"deep.{suffix}"
-    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(file)
-    with pytest.raises(DatasetError, match=rf"{file} has more than 8 bits a pixel \(mode I;16\)"):
-        read_image(str(file), "RGB")
+def test_more_than_8_bits_are_refused_and_not_clipped(tmp_path, suffix):
+    file, colors = tmp_path / f"deep.{suffix}", np.full((3, 4, 3), 7)
+    save_deep(file, colors[..., 0] * 9000)
+    refused(file, "image", r"has more than 8 bits a pixel \(mode I;16\): write it anew")
+    assert (read_label_ids(file) == 63000).all()  # instanceIds of Cityscapes are so
+    with pytest.raises(DatasetError, match=f"{file} holds the number 63000: classes are"):
+        read_classes(file)
+    for pixels in (colors, colors[..., 0], np.dstack((colors, colors[..., :1]))):
+        save_deep(file, pixels)
+        refused(file, "panoptic", r"has more than 8 bits a channel: .*write it anew with colors")
+    refused(file, "label", "is no label of one number a pixel: its mode is")
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "kind", "message"),
+    [
+        ("L", "PNG", "panoptic", "is no panoptic label: its mode is L, not RGB"),
+        ("LA", "PNG", "panoptic", "is no panoptic label: its mode is LA, not RGB"),
+        ("CMYK", "TIFF", "panoptic", "is no panoptic label: its mode is CMYK, not RGB"),
+        ("RGB", "JPEG", "panoptic", "is JPEG, which may blur ids: labels must be PNG"),
+        ("L", "JPEG", "label", "is JPEG, which may blur ids: labels must be PNG"),
+        ("F", "TIFF", "image", "has more than 8 bits a pixel"),
+        ("F", "TIFF", "label", "is no label of one number a pixel: its mode is F"),
+    ],
+)
+def test_a_mode_or_format_that_a_kind_cannot_have_is_refused(tmp_path, mode, format, kind, message):
+    file = tmp_path / "file"
+    Image.new("RGB", (4, 3), (9, 8, 7)).convert(mode).save(file, format)
+    refused(file, kind, message)
+
+
+def test_an_image_above_pillows_limit_is_refused_by_all_readers(tmp_path, monkeypatch):
+    file = tmp_path / "large.png"
+    Image.new("RGB", (10, 11)).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 54)
+    for read in (*READERS.values(), read_classes, read_size, open_image):
+        with pytest.raises(
+            UnreadableImageError, match=f"cannot read {file}: it has more than 108 pixels.*tiles"
+        ):
+            read(file)
+
+
+def test_colors_of_a_panoptic_label_may_be_stored_in_any_way(tmp_path, recwarn):
+    ids = np.random.default_rng(0).choice([0, 11, 26_001, NUM_IDS - 1], (5, 7))
+    image = Image.fromarray(ids_to_colors(ids))
+    faint = image.convert("RGBA")
+    faint.putalpha(7)
+    palette = image.quantize(4)
+    for number, (each, options) in enumerate(
+        [
+            (image, {}),
+            (faint, {}),
+            (palette, {}),
+            (palette, {"bits": 2}),
+            (palette, {"transparency": bytes(4)}),
+        ]
+    ):
+        file = tmp_path / f"{number}.png"
+        each.save(file, **options)
+        assert np.array_equal(read_panoptic_ids(file), ids)
+        assert np.array_equal(read_image(file, "RGB"), ids_to_colors(ids))
+        assert np.array_equal(read_image(file, "BGR"), ids_to_colors(ids)[..., ::-1])
+    assert not recwarn  # none of them is unusual
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_a_label_that_is_void_throughout_may_be_gray(tmp_path, mode):
+    Image.new(mode, (4, 3)).save(tmp_path / "void.png")
+    assert not read_panoptic_ids(tmp_path / "void.png").any()
+
+
+def test_numbers_of_a_label_may_be_stored_in_any_way(tmp_path):
+    numbers = np.random.default_rng(0).choice([0, 7, 255], (5, 7)).astype(np.uint8)
+    image = Image.fromarray(numbers)
+    positions = Image.fromarray(numbers % 3).copy()
+    positions.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])  # as annotation tools color classes
+    for number, (each, expected) in enumerate(
+        [
+            (image, numbers),
+            (image.convert("RGB"), numbers),
+            (image.convert("LA"), numbers),
+            (image.quantize(3), numbers),
+            (positions, numbers % 3),
+            (Image.fromarray(numbers > 7), np.where(numbers > 7, 255, 0)),
+        ]
+    ):
+        file = tmp_path / f"{number}.png"
+        each.save(file)
+        assert np.array_equal(read_label_ids(file), expected)
+        assert np.array_equal(read_classes(file), expected)
+        assert read_classes(file).dtype == np.uint8
+    Image.fromarray(ids_to_colors(np.arange(6).reshape(2, 3))).save(tmp_path / "colors.png")
+    for read in (read_label_ids, read_classes):
+        with pytest.raises(EvaluationError, match="one number a pixel: it has colors"):
+            read(tmp_path / "colors.png")
+
+
+def turned_files(folder, orientation):
+    """A file of each way in which an orientation is stored."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.fromarray(ids_to_colors(np.arange(6 * 9).reshape(6, 9) + 1))
+    for suffix in ("jpg", "png", "tif", "webp"):
+        image.save(folder / f"a.{suffix}", exif=exif)
+        yield folder / f"a.{suffix}"
+    plain = io.BytesIO()
+    image.save(plain, "PNG")
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + f'<x tiff:Orientation="{orientation}"/>'.encode()
+    for name, chunk in (("late", b"eXIf" + body), ("xmp", b"iTXt" + xmp)):
+        content = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        (folder / f"{name}.png").write_bytes(
+            plain.getvalue()[:-12] + content + plain.getvalue()[-12:]
+        )
+        yield folder / f"{name}.png"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_and_labels_are_turned_upright_and_so_is_the_size_of_a_header(tmp_path, orientation):
+    ids = np.arange(6 * 9).reshape(6, 9) + 1
+    turns = [
+        ids,
+        ids[:, ::-1],
+        ids[::-1, ::-1],
+        ids[::-1],
+        ids.T,
+        ids[::-1].T,
+        ids[::-1, ::-1].T,
+        ids[:, ::-1].T,
+    ]
+    expected = turns[orientation - 1]
+    for file in turned_files(tmp_path, orientation):
+        assert read_image(file, "RGB").shape[:2] == read_size(file) == expected.shape, file
+        if file.suffix in (".png", ".tif"):
+            assert np.array_equal(read_panoptic_ids(file), expected), file
+            assert np.array_equal(colors_to_ids(read_image(file, "RGB")), expected)
+            assert read_size(file, "panoptic") == expected.shape
+
+
+def test_the_header_of_a_png_suffices_for_its_size(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    for kind in ("image", "panoptic"):
+        assert read_size(tmp_path / "a.png", kind) == (6, 9)
+
+
+def test_sizes_that_differ_are_told_with_their_cause(tmp_path):
+    file = str(tmp_path / "a.jpg")
+    exif = Image.Exif()
+    for orientation, listed_cure, label_cure in (
+        (1, "correct", "make the label anew"),
+        (6, "its EXIF orientation turns the image: list", "turn the label as well"),
+    ):
+        exif[274] = orientation
+        Image.new("RGB", (9, 6)).save(file, exif=exif)
+        shape = read_size(file)
+        high, wide = shape
+        record = {"file_name": file, "height": wide, "width": high}
+        listed = f"{file} is {wide} x {high}, listed in the JSON file as {high} x {wide} .*"
+        with pytest.raises(DatasetError, match=rf"{listed}\(width x height\); {listed_cure}"):
+            require_listed_size(record, shape)
+        label = rf"b.png is {high} x {wide}, {file} is {wide} x {high} .*{label_cure}"
+        with pytest.raises(DatasetError, match=label):
+            require_same_size((wide, high), "b.png", shape, file)
+        record = {"file_name": file}
+        require_listed_size(record, shape)
+        assert (record["height"], record["width"]) == shape
 
 
 @pytest.mark.parametrize(
@@ -102,7 +295,7 @@ def test_a_file_that_cannot_be_read_is_named_by_every_reader(tmp_path, content, 
     file = tmp_path / "a.png"
     if content is not None:
         file.write_bytes(content)
-    for read in (lambda f: read_image(f, "RGB"), read_panoptic_ids, read_label_ids, read_size):
+    for read in (*READERS.values(), read_classes, read_size, open_image):
         with pytest.raises(DatasetError, match=rf"cannot read {file} \(.*{reason}"):
             read(file)
         with pytest.raises(EvaluationError):
@@ -117,10 +310,15 @@ def test_labels_are_read_as_they_are_stored(tmp_path):
     numbers = (ids % 65536).astype(np.uint16)
     Image.fromarray(numbers).save(tmp_path / "numbers.png")
     assert np.array_equal(read_label_ids(tmp_path / "numbers.png"), numbers)
-    with pytest.raises(EvaluationError, match="is no panoptic label: its mode is I;16"):
-        read_panoptic_ids(tmp_path / "numbers.png")
-    with pytest.raises(EvaluationError, match="is no label: it has 3 channels"):
-        read_label_ids(tmp_path / "ids.png")
+
+
+@pytest.mark.parametrize(("ignored", "fits"), [(0, False), (18, False), (19, True), (256, False)])
+def test_an_ignored_label_that_is_a_class_is_refused(ignored, fits):
+    if fits:
+        assert SemanticLabelReader(19, ignored).ignore_label == ignored
+    else:
+        with pytest.raises(DatasetError, match=f"dataset.ignore_label={ignored} must be .*19..255"):
+            SemanticLabelReader(19, ignored)
 
 
 def test_a_label_is_read_again_when_its_file_has_changed(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.utils import comm
+from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.data.loader import (
@@ -243,6 +244,39 @@ def test_a_bounded_number_of_bad_images_is_stood_in_for(dataset, num_workers):
         take((101, 103), 0)
     with pytest.raises(DatasetError, match="cannot read"):
         take(range(100, 107), 50)
+
+
+def test_sizes_that_are_wrong_and_images_too_large_count_as_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    records = []
+    for number, (size, listed) in enumerate(
+        [((20, 30), (20, 30)), ((20, 30), (30, 20)), ((40, 30), (40, 30))]
+    ):
+        for name in ("image", "label"):
+            Image.new("RGB", size[::-1]).save(tmp_path / f"{name}{number}.png")
+        records.append(
+            {
+                "file_name": str(tmp_path / f"image{number}.png"),
+                "image_id": number,
+                "height": listed[0],
+                "width": listed[1],
+                "pan_seg_file_name": str(tmp_path / f"label{number}.png"),
+                "segments_info": [],
+            }
+        )
+    loader = TrainLoader(
+        records=records,
+        mapper=SemanticTrainMapper(augmentations=[], num_classes=2),
+        batch_size=1,
+        num_workers=0,
+        seed=0,
+        max_bad_samples=2,
+    )
+    samples = [batch[0] for batch in itertools.islice(loader, 6)]
+    assert {sample["image_id"] for sample in samples} == {0}
+    errors = loader.take_bad_samples()
+    assert "listed in the JSON file as 20 x 30" in errors[str(tmp_path / "image1.png")]
+    assert "more than 1,000 pixels" in errors[str(tmp_path / "image2.png")]
 
 
 def test_images_without_a_listed_size_are_measured(dataset):

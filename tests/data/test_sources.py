@@ -1,6 +1,7 @@
 """The first rows of a PNG are those that Pillow reads; everything unusual is left to Pillow."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from panoptic_dl.core import images
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import colors_to_ids
 from panoptic_dl.data.sources import IDS, _first_rows, _plain_png, open_source
 
 
@@ -126,34 +127,51 @@ def encode_image(image):
     return file.getvalue()
 
 
+KINDS = ["RGB", "BGR", "L", IDS]
+
+
 @pytest.mark.parametrize(("name", "content"), unusual(), ids=lambda x: x if type(x) is str else "")
-@pytest.mark.parametrize("kind", ["RGB", "BGR", "L", IDS])
-def test_sources_equal_what_detectron2_reads(tmp_path, name, content, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_unusual_files_are_left_to_the_readers(tmp_path, name, content, kind):
     assert _plain_png(content) is None
     file = tmp_path / "unusual.png"
     file.write_bytes(content)
     compare(str(file), kind)
 
 
-@pytest.mark.parametrize("kind", ["RGB", "BGR", "L", IDS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_sources_of_usual_files_too(tmp_path, kind, channels, suffix):
+def test_usual_files_are_as_the_readers_have_them(tmp_path, kind, channels, suffix):
     file = tmp_path / f"usual.{suffix}"
     Image.fromarray(picture(1, 40, 50, channels)).save(file)
     compare(str(file), kind)
 
 
 def compare(file, kind):
-    expected = read_image(file, "RGB" if kind == IDS else kind)
-    if kind == IDS:
-        expected = colors_to_ids(expected)
-    elif kind == "L":
-        expected = expected[:, :, 0]
+    """A source has the pixels of the reader, those of Detectron2, and refuses in its words."""
+    if kind in ("RGB", "BGR"):
+        expected = read_image(file, kind)
+        assert np.array_equal(images.read_image(file, kind), expected)
+    else:
+        try:
+            expected = {IDS: images.read_panoptic_ids, "L": images.read_classes}[kind](file)
+        except DatasetError as error:
+            with pytest.raises(DatasetError, match=re.escape(str(error))):
+                open_source(file, kind)
+            return
     source = open_source(file, kind)
     assert source.shape == expected.shape[:2]
     assert np.array_equal(source.rows(7)[:7], expected[:7])
     assert np.array_equal(source.rows(expected.shape[0]), expected)
+
+
+def test_an_image_above_the_limit_is_left_to_pillow(monkeypatch):
+    content = encode(picture(0, 10, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert _plain_png(content) == (10, 20, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    assert _plain_png(content) is None
 
 
 def test_a_text_in_a_png_does_no_harm(tmp_path):

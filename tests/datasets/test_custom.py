@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.config import build, compose
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.core.classes import load_classes
 from panoptic_dl.core.errors import DatasetError
@@ -83,6 +84,17 @@ def test_metadata_serve_detectron2_and_colors_are_those_of_the_classes(root, for
     semantic = MetadataCatalog.get(register(root, form, task="semantic"))
     assert semantic.get("thing_dataset_id_to_contiguous_id") is None
     assert len(semantic.stuff_dataset_id_to_contiguous_id) == len(classes)
+
+
+def test_numbers_of_the_config_are_those_of_the_catalog(root, form):
+    base = [f"dataset={form}", f"dataset.root={root}", "dataset.label_divisor=10000"]
+    for task in ("panoptic", "semantic"):
+        config = compose([*base, "dataset.ignore_label=200"])
+        metadata = MetadataCatalog.get(build(config.dataset.test[task]))
+        assert (metadata.label_divisor, metadata.ignore_label) == (10_000, 200)
+        config = compose([*base, "dataset.ignore_label=1"])  # whose classes the files decide on
+        with pytest.raises(DatasetError, match=r"dataset.ignore_label=1 must be .*no class has"):
+            build(config.dataset.test[task])
 
 
 def test_colors_of_the_training_split_serve_the_test_split(root, form):

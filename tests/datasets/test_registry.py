@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
+from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
@@ -39,6 +40,16 @@ def test_records_and_metadata_equal_those_of_detectron2(complete, monkeypatch):
             if key in ("gt_dir", "image_dir"):
                 value = value.rstrip("/")
             assert metadata[key] == value, (name, key)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("dataset", ["cityscapes", "coco"])
+def test_numbers_of_the_config_are_those_of_the_catalog(complete, dataset, task):
+    for divisor, ignored in ((1000, 255), (10_000, 200)):
+        numbers = [f"dataset.label_divisor={divisor}", f"dataset.ignore_label={ignored}"]
+        config = compose([f"dataset={dataset}", f"dataset.root={complete}", *numbers])
+        metadata = MetadataCatalog.get(build(config.dataset.test[task]))
+        assert (metadata.label_divisor, metadata.ignore_label) == (divisor, ignored)
 
 
 def test_another_root_replaces_the_entry(complete, cityscapes):

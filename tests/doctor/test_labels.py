@@ -61,7 +61,21 @@ def test_an_image_of_a_bombs_size_is_named(tmp_path):
     file = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(file)
     report = check_files({"file_name": str(file)}, None, num_classes=3)
-    assert "exceeds limit" in report.problems[0].text
+    assert f"cannot read {file}: it has more than 178,956,970 pixels" in report.problems[0].text
+
+
+def test_files_that_are_read_well_are_no_problem_however_they_are_stored(tmp_path):
+    for mode in ("RGBA", "P"):
+        for name in ("image", "label"):
+            image = Image.new("RGB", (4, 3), (7, 0, 0))
+            image.convert("RGBA").putalpha(9)
+            (image.quantize(2) if mode == "P" else image.convert(mode)).save(tmp_path / name, "PNG")
+        record = {
+            "file_name": str(tmp_path / "image"),
+            "pan_seg_file_name": str(tmp_path / "label"),
+            "segments_info": [{"id": 7, "category_id": 0}],
+        }
+        assert check_files(record, (3, 4), num_classes=3).problems == []
 
 
 def test_a_tiny_image_with_an_odd_name(tmp_path):

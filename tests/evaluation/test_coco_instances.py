@@ -299,7 +299,7 @@ def break_masks(instances):
         (break_score, "score of a predicted instance is not finite"),
         (break_score_infinite, "score of a predicted instance is not finite"),
         (break_box, "box of a predicted instance is not finite"),
-        (break_masks, r"mask is \(300, 200\), the ground truth \(200, 300\)"),
+        (break_masks, r"prediction is \(300, 200\), the ground truth \(200, 300\)"),
     ],
 )
 def test_a_prediction_that_does_not_fit_is_named_by_its_image(scene, tmp_path, breaks, message):

@@ -186,6 +186,9 @@ def test_figures_equal_the_official_evaluators_on_datasets(tmp_path, monkeypatch
         panoptic[torch.rand(panoptic.shape, generator=generator) < 0.2] = 2000
         panoptic[:, 30:50] = panoptic[:, 30:50].roll(3, 1)
     before = [output["panoptic_seg"][0].clone() for output in outputs]
+    for record in records:  # the same colors, which panopticapi itself could not read so
+        label = Image.open(record["pan_seg_file_name"]).convert("RGB")
+        label.quantize(256).save(record["pan_seg_file_name"])
     figures = headline(evaluate(ours, records, outputs))
     expected = headline(evaluate(OfficialPanopticEvaluator(name), records, outputs))
     assert figures == pytest.approx(expected, abs=1e-12)
@@ -604,12 +607,57 @@ def test_list_and_map_of_segments_must_agree(categories):
         number_segments(np.full((2, 2), 4), categories, things=(), label_divisor=DIVISOR)
 
 
-def test_more_segments_of_a_category_than_it_has_numbers_are_an_error():
+def test_more_segments_of_a_category_than_it_has_numbers_take_a_larger_divisor():
     ids = np.arange(5, 9).reshape(2, 2)
     categories = dict.fromkeys(range(5, 9), 7)
-    assert number_segments(ids, categories, things=(), label_divisor=4)[1].tolist() == [30, 31]
-    with pytest.raises(EvaluationError, match="more than 4 segments of category 7"):
-        number_segments(ids, categories, things={7}, label_divisor=4)
+    labels, divisor = number_segments(ids, categories, things=(), label_divisor=4)
+    assert (divisor, labels.tolist()) == (4, [[28, 29], [30, 31]])
+    labels, divisor = number_segments(ids, categories, things={7}, label_divisor=4)
+    assert (divisor, labels.tolist()) == (5, [[36, 37], [38, 39]])
+
+
+@pytest.mark.parametrize("divisor", [1_001, 10_000, 2**22, 2**23])
+def test_any_divisor_gives_the_same_quality(tmp_path, divisor):
+    scenes = [panoptic_scene(seed) for seed in range(4)]
+    name = register(scenes, tmp_path)
+    outputs, records = outputs_of(scenes), DatasetCatalog.get(name)
+    expected = evaluate(StreamingPanopticEvaluator(name), records, outputs)
+    vars(MetadataCatalog.get(name))["label_divisor"] = divisor
+    for output in outputs:
+        categories, numbers = np.divmod(output["panoptic_seg"][0].numpy(), DIVISOR)
+        changed = np.where(categories < 0, -1, categories * divisor + numbers)
+        output["panoptic_seg"] = (torch.from_numpy(changed), None)
+    assert str(evaluate(StreamingPanopticEvaluator(name), records, outputs)) == str(expected)
+
+
+def test_more_than_a_thousand_objects_of_a_class_are_scored(tmp_path):
+    """1,200 objects, all found but the last twelve: as panopticapi counts."""
+    ids = np.arange(1, 1201).reshape(30, 40)
+    segments = [{"id": i, "category_id": 1, "iscrowd": 0, "area": 1} for i in range(1, 1201)]
+    found = np.where(ids <= 1188, 2000 + ids, 0)
+    name = register([PanopticScene(ids, segments, ids)], tmp_path)
+    listed = [{"id": int(i), "category_id": 1, "isthing": True} for i in found.ravel() if i]
+    output = {"panoptic_seg": (torch.from_numpy(found), listed)}
+    evaluator = StreamingPanopticEvaluator(name)
+    results = evaluate(evaluator, DatasetCatalog.get(name), [output])["panoptic_seg"]
+    assert results["SQ"] == 100
+    assert results["PQ"] == pytest.approx(100 * 1188 / (1188 + 0.5 * 12))
+
+
+@pytest.mark.parametrize("size", [(18, 14), (9, 7)])  # width, height
+def test_a_size_that_is_wrong_is_told_of_the_label_or_of_the_prediction(two, tmp_path, size):
+    records, outputs, evaluator = two
+    image = str(tmp_path / "image.png")
+    Image.new("RGB", (18, 14)).save(image)
+    label = Image.open(records[0]["pan_seg_file_name"])
+    label.resize(size).save(records[0]["pan_seg_file_name"])
+    if size == (18, 14):
+        outputs[0]["panoptic_seg"] = (torch.zeros(7, 9, dtype=torch.int64), None)
+        message = r"image 0: the prediction is \(7, 9\), the ground truth \(14, 18\)"
+    else:
+        message = rf"{records[0]['pan_seg_file_name']} is 9 x 7, {image} is 18 x 14"
+    with pytest.raises(ValueError, match=message):
+        evaluator.process([records[0] | {"file_name": image}], outputs[:1])
 
 
 def test_a_segment_with_the_id_of_void_is_an_error():

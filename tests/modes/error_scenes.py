@@ -54,13 +54,14 @@ def make_dataset(folder: Path, number: int = NUM_IMAGES) -> str:
     MetadataCatalog.get(dataset).set(
         stuff_classes=list("abcdef"),
         thing_dataset_id_to_contiguous_id={1: 1, 3: 3, 5: 5},
-        label_divisor=DIVISOR,
+        ignore_label=255,
     )
     return dataset
 
 
 def panoptic_output(index: int) -> dict:
-    return {"panoptic_seg": (torch.from_numpy(panoptic_scene(index).panoptic), None)}
+    labels = torch.from_numpy(panoptic_scene(index).panoptic)
+    return {"panoptic_seg": (labels, None), "label_divisor": DIVISOR}
 
 
 def best_and_worst(dataset: str, count: int, folder: Path) -> EvaluationPictures:

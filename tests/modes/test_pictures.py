@@ -79,7 +79,7 @@ def test_semantic_predictions(tmp_path):
     pictures = best_and_worst(make_dataset(tmp_path), 1, tmp_path)
     offer_all(pictures, range(NUM_IMAGES), output)
     kept = _expand(*pictures._kept[pictures._keys[0]])
-    assert (kept // DIVISOR == panoptic_scene(7).panoptic // DIVISOR).all()
+    assert (kept // pictures_module.DIVISOR == panoptic_scene(7).panoptic // DIVISOR).all()
     assert len(pictures.draw({}, []).pictures) == 2
 
 
@@ -98,9 +98,26 @@ def test_ground_truth_of_panoptic_and_semantic_records(tmp_path):
     Image.fromarray(np.asarray([[0, 1, 255, 0]], np.uint8)).save(tmp_path / "s.png")
     segments = [{"id": 70000, "category_id": 1}, {"id": 3, "category_id": 0}]
     record = {"pan_seg_file_name": str(tmp_path / "p.png"), "segments_info": segments}
-    assert _ground_truth(record, {1}, 1000)[:, 0].tolist() == [1001, 1001, 0, 0, -1, -1]
+    divisor = pictures_module.DIVISOR
+    car = divisor + 1
+    assert _ground_truth(record, {1}, 255)[:, 0].tolist() == [car, car, 0, 0, -1, -1]
     semantic = {"sem_seg_file_name": str(tmp_path / "s.png")}
-    assert _ground_truth(semantic, {1}, 1000).tolist() == [[0, 1000, -1, 0]]
+    assert _ground_truth(semantic, {1}, 255).tolist() == [[0, divisor, -1, 0]]
+    assert _ground_truth(semantic, {1}, 1).tolist() == [[0, -1, 255 * divisor, 0]]
+
+
+@pytest.mark.parametrize("divisor", [2_000, 2**23])
+def test_maps_of_any_divisor_and_of_many_segments_are_drawn(tmp_path, divisor):
+    ids = np.arange(1, 1201).reshape(30, 40)
+    Image.fromarray(id2rgb(ids)).save(tmp_path / "p.png")
+    record = {
+        "pan_seg_file_name": str(tmp_path / "p.png"),
+        "segments_info": [{"id": i, "category_id": 1} for i in range(1, 1201)],
+    }
+    pictures = best_and_worst(make_dataset(tmp_path), 1, tmp_path)
+    predicted = torch.from_numpy(divisor + ids)
+    output = {"panoptic_seg": (predicted, None), "label_divisor": divisor}
+    assert np.array_equal(pictures._prediction(output), _ground_truth(record, {1}, 255))
 
 
 HEIGHT, WIDTH = 20, 40
@@ -130,7 +147,7 @@ def errors_of(record, tmp_path, monkeypatch):
     MetadataCatalog.get(dataset).set(
         stuff_classes=["road-merged", "car", "bus"],
         thing_dataset_id_to_contiguous_id={1: 1, 2: 2},
-        label_divisor=1000,
+        ignore_label=255,
     )
     shown = []
     save = pictures_module.save_sheet
@@ -157,7 +174,7 @@ def panoptic(left, right):
     """Panoptic maps with road above, and these labels below."""
     labels = np.zeros((HEIGHT, WIDTH), np.int64)
     labels[10:, :20], labels[10:, 20:] = left, right
-    return {"panoptic_seg": (torch.from_numpy(labels), None)}
+    return {"panoptic_seg": (torch.from_numpy(labels), None), "label_divisor": 1000}
 
 
 def semantic(left, right):
@@ -226,7 +243,7 @@ def test_they_are_those_of_all_images_sorted(tmp_path, monkeypatch, count, numbe
     dataset = make_dataset(tmp_path)
     monkeypatch.setattr(pictures_module, "_compress", lambda values: values)
     files = sorted(record["file_name"] for record in DatasetCatalog.get(dataset))
-    output = {"panoptic_seg": (torch.zeros(2, 2), None)}
+    output = {"panoptic_seg": (torch.zeros(2, 2), None), "label_divisor": 1000}
     draw = random.Random(number)
     for _ in range(5):
         keys = [(draw.choice([0.0, 0.25, 0.5, 1.0, draw.random()]), i) for i in range(number)]

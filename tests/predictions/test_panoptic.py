@@ -147,7 +147,7 @@ def test_pictures_that_cannot_be(saved_coco, tmp_path):
     Image.new("RGB", (3, 4)).save(file)
     with pytest.raises(EvaluationError, match=rf"{re.escape(str(file))} is \(4, 3\), the image"):
         read(saved_coco.items[0])
-    Image.new("L", (3, 4)).save(file)
+    Image.new("L", (3, 4), 1).save(file)
     with pytest.raises(EvaluationError, match="mode is L, not RGB"):
         read(saved_coco.items[0])
 

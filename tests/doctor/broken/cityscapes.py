@@ -93,12 +93,11 @@ def train_id_out_of_range(root):
 
 @fault("cityscapes", "train data: semantic labels")
 def train_ids_in_color(root):
-    return save_as(street(root, "_labelTrainIds"), "RGB", "PNG")
-
-
-@fault("cityscapes", "train data: semantic labels")
-def train_ids_with_a_palette(root):
-    return save_as(street(root, "_labelTrainIds"), "P", "PNG")
+    file = save_as(street(root, "_labelTrainIds"), "RGB", "PNG")
+    image = Image.open(file)
+    image.putpixel(PIXEL, (7, 7, 8))
+    image.save(file)
+    return file
 
 
 @fault("cityscapes", "train data: semantic labels")

@@ -1,5 +1,7 @@
 """COCO: PNGs of labels."""
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from .fault import PIXEL, coco_json, fault, halve, label_of, save_as
@@ -8,11 +10,6 @@ from .fault import PIXEL, coco_json, fault, halve, label_of, save_as
 @fault("coco", "train data: labels")
 def label_truncated(root):
     return halve(label_of(root))
-
-
-@fault("coco", "train data: labels")
-def label_with_a_palette(root):
-    return save_as(label_of(root), "P", "PNG")
 
 
 @fault("coco", "train data: labels")
@@ -25,9 +22,11 @@ def label_compressed_with_loss(root):
     return save_as(label_of(root), "RGB", "JPEG")
 
 
-@fault("coco", "train data: labels", "warn")
-def label_with_transparency(root):
-    return save_as(label_of(root), "RGBA", "PNG")
+@fault("coco", "train data: labels")
+def label_of_16_bits(root):
+    deep = np.asarray(Image.open(label_of(root)).convert("RGB")).astype(np.uint16)
+    assert cv2.imwrite(str(label_of(root)), deep[..., ::-1])
+    return str(label_of(root))
 
 
 @fault("coco", "train data: sizes")
