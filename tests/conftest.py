@@ -24,6 +24,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is left in the home folder: of no test, and of no process that one starts."""
+    os.environ["PANOPTIC_DL_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
 @pytest.fixture(autouse=True)
 def log_is_heard(monkeypatch):
     """Runs inside a test process keep their log to themselves; later tests listen to it again."""

@@ -18,13 +18,19 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import read_size
+from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.images import Kind, read_size
 from panoptic_dl.data.mapper import Mapper
 from panoptic_dl.data.sample_order import Draw, SampleOrder, generator_of, randomness_of
 
 Batch = list[dict[str, Any]]
 Step = list[list[Draw]]  # the groups of one optimizer step, over all processes
 
+SECONDS_FOR_HEADERS = 20.0  # of training images; a bad one that is met later loses no training
+LABELS: tuple[tuple[str, Kind], ...] = (
+    ("pan_seg_file_name", "panoptic"),
+    ("sem_seg_file_name", "label"),
+)
 BAD = "bad_samples"  # entry of a sample: the images that it replaces, {file name: error}
 ATTEMPTS = 100  # at finding a readable image, before the dataset is given up
 GRACE = 25  # seconds between SIGTERM and a worker's end; SLURM kills after 30
@@ -35,9 +41,17 @@ def train_loader(*, dataset: str, **options: Any) -> "TrainLoader":
 
     Raises:
         ValueError: `batch_size` cannot be shared out evenly.
-        DatasetError: the dataset is unknown or empty.
+        DatasetError: the dataset is unknown or empty; more than `max_bad_samples` of its images
+            have a fault that `check_headers` has found in `SECONDS_FOR_HEADERS`.
     """
-    return TrainLoader(records=_records(dataset), **options)
+    records = _records(dataset)
+    loader = TrainLoader(records=records, **options)
+    images = [
+        (record, [(record[key], kind) for key, kind in LABELS if key in record])
+        for record in records
+    ]
+    check_headers(dataset, images, seconds=SECONDS_FOR_HEADERS, most_bad=loader.max_bad_samples)
+    return loader
 
 
 def test_loader(

@@ -21,6 +21,7 @@ from panoptic_dl.doctor.context import (
     ok,
     warn,
 )
+from panoptic_dl.doctor.data import IN_HEADERS, SPLITS
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_best, make_schedule
@@ -51,8 +52,11 @@ def setup_checks() -> list[Check]:
 def checks() -> list[Check]:
     """Parts, numbers and weights."""
     group = "row"
-    train, val = "train data: layout", "val data: layout"
     settings, device = "set-up: settings", "set-up: device"
+    train_files, val_files = (
+        [f"{split} data: {kind}" for kind in ("layout", *IN_HEADERS, "agreement")]
+        for split in SPLITS
+    )
     model, optimizer, batch = "row: model", "row: optimizer", "row: batch"
     return [
         Check(group, "classes", _check_classes, hint=SEE_LOG),
@@ -66,8 +70,8 @@ def checks() -> list[Check]:
         Check(group, "shared memory", machine.check_shared_memory, [batch], "train.num_workers=0"),
         Check(group, "memory", machine.check_memory, [batch, optimizer], "train.images_per_gpu=1"),
         Check(group, "disk", machine.check_disk, [settings, optimizer], "another run_dir"),
-        Check(group, "training loader", _check_loader, [batch, train], SEE_LOG),
-        Check(group, "evaluation", _check_evaluation, [val], SEE_LOG),
+        Check(group, "training loader", _check_loader, [batch, *train_files], SEE_LOG),
+        Check(group, "evaluation", _check_evaluation, val_files, SEE_LOG),
     ]
 
 

@@ -75,6 +75,8 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "semantic labels": ("prepared", "complete, all ids in range", "semantic labels are wrong"),
     "agreement": ("prepared", "all labels of an image agree", "labels disagree with others"),
 }
+IN_HEADERS = ("images", "image modes", "orientation", "sizes", "labels", "semantic labels")
+"""Kinds that loaders and evaluations find by themselves, by `core.headers`, as "agreement" may."""
 OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
 
 

@@ -24,6 +24,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import (
     INSTANCE_LABELS,
@@ -180,6 +181,10 @@ class StreamingCityscapesInstanceEvaluator(
 
     def image_of(self, item: dict[str, Any]) -> str:
         return image_id(item["file_name"])
+
+    def truth_files(self, record: dict[str, Any]) -> Labels:
+        file = self._files.get(self.image_of(record))
+        return [] if file is None else [(str(file), "label")]
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
         """The instances, see `predicted_instances`; categories become label ids."""

@@ -23,6 +23,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_label_ids
 from panoptic_dl.evaluation.evaluator import Coverage, errors_name, require_size
 from panoptic_dl.evaluation.metrics import percentages
@@ -113,11 +114,15 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
     def image_of(self, item: dict[str, Any]) -> str:
         return image_id(item["file_name"])
 
+    def truth_files(self, record: dict[str, Any]) -> Labels:
+        file = self._files.get(self.image_of(record))
+        return [] if file is None else [(str(file), "label"), (str(_instance_ids(file)), "label")]
+
     def match(self, prediction: SemanticPrediction) -> SemanticMatch:
         image, classes = prediction
         file = self._files[image]
         truth = read_label_ids(file)
-        numbers = read_label_ids(file.with_name(file.name.replace("_labelIds", "_instanceIds")))
+        numbers = read_label_ids(_instance_ids(file))
         with errors_name(file):
             self._require_size(image, classes.shape, truth.shape, file)
             confusions = count_confusions(truth, classes, NUM_LABELS, len(EVALUATED) + 1)
@@ -149,6 +154,10 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
         accuracies = semantic_metrics(self.confusions, self.names)
         results |= {name: accuracies[name] for name in ("fwIoU", "mACC", "pACC")}
         return {"sem_seg": percentages(results) | {"num_images": num_images}}
+
+
+def _instance_ids(label_ids: Path) -> Path:
+    return label_ids.with_name(label_ids.name.replace("_labelIds", "_instanceIds"))
 
 
 def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:

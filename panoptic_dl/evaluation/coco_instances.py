@@ -27,6 +27,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
 from panoptic_dl.core.instances import read_instances_file
 from panoptic_dl.core.masks import encode_mask
@@ -273,6 +274,9 @@ class StreamingCOCOInstanceEvaluator(
         self._coverage.reset()
         self._rows: list[np.ndarray] = [np.zeros((0, 1 + NUM_COLUMNS))]  # the image's number first
         self._num_true = np.zeros((len(self.names), len(AREAS)), dtype=np.int64)
+
+    def truth_files(self, record: dict[str, Any]) -> Labels:
+        return [] if self._instances else [(record["pan_seg_file_name"], "panoptic")]
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
         return predicted_instances(output, len(self.names))

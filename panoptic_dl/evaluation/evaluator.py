@@ -23,6 +23,7 @@ from detectron2.structures import BitMasks
 
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError, UnreadableImageError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_size, require_same_size
 
 Prediction = TypeVar("Prediction")
@@ -131,6 +132,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def image_of(self, item: Sample) -> Any:
         """The image of a model's input, as `_coverage` knows it."""
         return item["image_id"]
+
+    def truth_files(self, record: Sample) -> Labels:
+        """The label files that `match` reads for an image of the dataset; see `check_headers`."""
+        return ()
 
     def predicted(self, output: Output) -> Any:
         """Copy what `match` needs to the CPU.

@@ -34,6 +34,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids, segment_numbers
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name, require_size
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
@@ -386,6 +387,9 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self._num_wrong_areas = np.zeros(1, dtype=np.int64)
         self.confusions: np.ndarray | None = None
         self.counts: np.ndarray | None = None
+
+    def truth_files(self, record: dict[str, Any]) -> Labels:
+        return [(record["pan_seg_file_name"], "panoptic")]
 
     def predicted(self, output: dict[str, Any]) -> PanopticMap:
         return predicted_panoptic(

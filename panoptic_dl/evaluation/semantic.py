@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name, require_size
 from panoptic_dl.evaluation.metrics import percentages
@@ -67,6 +68,11 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
 
     def image_of(self, item: dict[str, Any]) -> Any:
         return item["file_name"]
+
+    def truth_files(self, record: dict[str, Any]) -> Labels:
+        if "sem_seg_file_name" in record:
+            return [(record["sem_seg_file_name"], "label")]
+        return [(record["pan_seg_file_name"], "panoptic")]
 
     def predicted(self, output: dict[str, Any]) -> np.ndarray:
         return predicted_labels(self._required(output), len(self.names))

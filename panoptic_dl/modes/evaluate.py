@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
+from panoptic_dl.core.headers import check_headers
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
@@ -47,6 +49,8 @@ from panoptic_dl.weights.load import load_model
 Batch = list[dict[str, Any]]
 Model = Callable[[Batch], Batch]
 Results = dict[str, dict[str, Any]]
+
+SECONDS_FOR_HEADERS = 60.0  # of the files of all images: more than there are, but on slow networks
 
 logger = logging.getLogger(__name__)
 
@@ -192,8 +196,9 @@ class Evaluation:
         self.evaluators = {name: make() for name, make in makers.items()}
         self.settings = EvaluationSettings(**settings)
         self.official = dict(official or {})
-        # Refuse what cannot be saved now, not after the evaluation.
+        # Refuse what cannot be saved or read now, not after the training.
         prediction_writers(dataset, self.settings.kinds, Path())
+        self._check_files()
         for name, value in (published or {}).items():
             if name not in METRIC_NAMES or type(value) not in (int, float):
                 raise ValueError(
@@ -207,6 +212,27 @@ class Evaluation:
                 "Published metrics are those of %s, and not shown for %s", published_row, row
             )
             self.published = None
+
+    def _check_files(self) -> None:
+        """Raise ValueError where an image is listed twice, or the headers of files have a fault."""
+        records: list[dict[str, Any]] = DatasetCatalog.get(self.dataset)
+        numbers = Counter(record.get("image_id", record["file_name"]) for record in records)
+        for image, count in numbers.items():
+            if count > 1:
+                source = MetadataCatalog.get(self.dataset).get("panoptic_json", self.dataset)
+                raise EvaluationError(
+                    f"{source} has image {image!r} {count} times: give each image its own id, and "
+                    "one annotation"
+                )
+        evaluators = self.evaluators.values()
+        check_headers(
+            self.dataset,
+            [
+                (record, list(dict.fromkeys(f for e in evaluators for f in e.truth_files(record))))
+                for record in records
+            ],
+            seconds=SECONDS_FOR_HEADERS,
+        )
 
     @property
     def outputs(self) -> set[str]:

@@ -279,6 +279,19 @@ def test_sizes_that_are_wrong_and_images_too_large_count_as_bad(tmp_path, monkey
     assert "more than 1,000 pixels" in errors[str(tmp_path / "image2.png")]
 
 
+def test_faults_of_headers_are_known_before_training(tmp_path, caplog):
+    name = coco_panoptic(root=str(write_coco(tmp_path, train=4)), split="train", prefix="headers_")
+    options = {"dataset": name, "mapper": mapper(), "batch_size": 2, "num_workers": 0, "seed": 3}
+    train_loader(**options)
+    label = tmp_path / "coco" / "panoptic_train2017" / "000000000102.png"
+    with Image.open(label) as image:
+        image.resize((9, 9)).save(label)
+    with pytest.raises(DatasetError, match=rf"sizes differ: .*{label.name} is 9 x 9"):
+        train_loader(**options)
+    train_loader(**options, max_bad_samples=1)
+    assert label.name in caplog.text
+
+
 def test_images_without_a_listed_size_are_measured(dataset):
     records = [
         {k: v for k, v in record.items() if k not in ("width", "height")}

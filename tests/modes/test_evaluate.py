@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,55 @@ def test_official_figures_that_differ_are_an_error(tmp_path, config, monkeypatch
     with pytest.raises(EvaluationError, match=r"metrics differ .*panoptic_seg.PQ"):
         evaluation(Erring(cfg), tmp_path)
     assert (tmp_path / "results.json").is_file()  # nothing is lost
+
+
+def halve(file: Path) -> str:
+    """Make an image or label half as large; return its name."""
+    with Image.open(file) as image:
+        image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST).save(file)
+    return file.name
+
+
+def edit_json(file: Path, change: Callable[[Any], None]) -> str:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return file.name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task", "pattern", "break_it"),
+    [
+        ("cityscapes", "panoptic", "*_labelIds.png", halve),
+        ("cityscapes", "panoptic", "*_instanceIds.png", halve),
+        ("cityscapes", "panoptic", "*_panoptic.png", halve),
+        ("cityscapes", "semantic", "*_labelIds.png", halve),
+        ("cityscapes", "semantic", "*_leftImg8bit.png", halve),
+        ("coco", "panoptic", "panoptic_val2017/*100.png", halve),
+        ("coco", "semantic", "panoptic_val2017/*100.png", halve),
+        ("coco", "panoptic", "val2017/*100.jpg", halve),
+        (
+            *("coco", "panoptic", "panoptic_val2017.json"),
+            lambda file: edit_json(file, lambda c: c["annotations"].append(c["annotations"][0])),
+        ),
+        (
+            *("coco", "panoptic", "panoptic_val2017.json"),
+            lambda file: (
+                edit_json(file, lambda c: c["images"][0].update(height=61)),
+                "instances_val2017.json: image 100 is",
+            )[1],
+        ),
+    ],
+)
+def test_faults_of_files_are_known_before_anything_runs(tmp_path, dataset, task, pattern, break_it):
+    write = {"cityscapes": write_cityscapes, "coco": write_coco}[dataset]
+    root = write(tmp_path, val=2)
+    overrides = [f"dataset={dataset}", f"task={task}", f"dataset.root={root}"]
+    node = compose([*overrides, "train.num_workers=0"]).task.evaluation
+    build(node)
+    named = break_it(min(root.rglob(pattern)))
+    with pytest.raises(ValueError, match=named):
+        build(node)
 
 
 def test_the_truth_of_a_damaged_file_is_named(tmp_path, config):

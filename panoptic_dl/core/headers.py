@@ -1,0 +1,152 @@
+"""Headers of a split's files: what they tell is known in the first minute of a run.
+
+What `read_size` refuses, and sizes that differ, would else end a run when the file is needed: of
+validation images that is after the training. What only pixels can tell is mode=doctor's.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.utils import comm
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import atomic_write
+from panoptic_dl.core.images import Kind, read_size, require_listed_size, require_same_size
+from panoptic_dl.core.parallel import Progress
+
+logger = logging.getLogger(__name__)
+
+THREADS = 16  # most of which wait for the disk
+CHUNK = 64  # images that a thread is given at a time
+MOST_KNOWN = 4_000_000  # images that are remembered, 8 bytes each
+
+Labels = Sequence[tuple[str, Kind]]
+"""Label files of an image, and whose reader will read them."""
+
+
+def check_headers(
+    title: str,
+    images: Sequence[tuple[Mapping[str, Any], Labels]],
+    *,
+    seconds: float | None = None,
+    most_bad: int = 0,
+) -> None:
+    """Look at the headers of images and labels, in threads of the main process.
+
+    Images that are found right are remembered, by size and time of change of their files, in the
+    file `headers` of the folder $PANOPTIC_DL_CACHE; of these only the state is looked at again.
+
+    Args:
+        title: of the split, for the log.
+        images: records with "file_name" and perhaps "height" and "width", and labels.
+        seconds: after which the rest is left out, which is said; None: all are looked at.
+        most_bad: so many images with a fault are warnings.
+
+    Raises:
+        DatasetError: the first fault that is more than those.
+    """
+    if not comm.is_main_process():
+        return  # an error of that process ends all
+    known, end = _Known(), None if seconds is None else time.monotonic() + seconds
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    pool, bad, done = ThreadPoolExecutor(THREADS, "headers"), 0, 0
+    try:
+        with Progress(f"{title}: headers checked", len(images)) as progress:
+            for chunk, faults in zip(chunks, pool.map(partial(_check, known), chunks), strict=True):
+                for fault in faults:
+                    bad += 1
+                    if bad > most_bad:
+                        raise fault
+                    logger.warning("%s (dataset.max_bad_samples=%d)", fault, most_bad)
+                done += len(chunk)
+                progress.add(len(chunk))
+                if end is not None and time.monotonic() > end and done < len(images):
+                    logger.info(
+                        "%s: after %g s the headers of %d of %d images are checked; a later run "
+                        "goes on from here, mode=doctor checks all",
+                        title,
+                        seconds,
+                        done,
+                        len(images),
+                    )
+                    break
+    finally:
+        pool.shutdown(cancel_futures=True)
+        known.save()
+
+
+def _check(
+    known: "_Known", images: Sequence[tuple[Mapping[str, Any], Labels]]
+) -> list[DatasetError]:
+    """The first fault of each image that has one."""
+    faults = []
+    for record, labels in images:
+        file = str(record["file_name"])
+        sizes = record.get("height"), record.get("width")
+        key = known.key(sizes, [(file, "image"), *labels])
+        if key in known:
+            continue
+        try:
+            size = read_size(file, "image")
+            require_listed_size(dict(record), size)  # which adds sizes that are not listed
+            for label, kind in labels:
+                require_same_size(read_size(label, kind), label, size, file)
+        except DatasetError as error:
+            faults.append(error)
+        else:
+            known.add(key)
+    return faults
+
+
+class _Known:
+    """Keys of images that were found right, in this run and before; for many threads."""
+
+    def __init__(self) -> None:
+        folder = Path(os.environ.get("PANOPTIC_DL_CACHE") or "~/.cache/panoptic-dl")
+        self._file = folder.expanduser() / "headers"
+        self._keys, self._new = self._read(), set[int]()
+
+    def _read(self) -> set[int]:
+        try:
+            content = self._file.read_bytes()
+        except OSError:
+            return set()
+        return set(np.frombuffer(content[: len(content) // 8 * 8], np.uint64).tolist())
+
+    def key(self, listed: Any, files: Sequence[tuple[str, Kind]]) -> int:
+        """A hash of the files' names and states; 0 where one is missing."""
+        try:
+            states = [(os.path.abspath(f), kind, os.stat(f)) for f, kind in files]
+        except (OSError, ValueError):
+            return 0
+        facts = [(file, kind, s.st_size, s.st_mtime_ns) for file, kind, s in states]
+        text = repr((listed, facts)).encode(errors="surrogateescape")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._keys and key != 0
+
+    def add(self, key: int) -> None:
+        self._new.add(key)
+
+    def save(self) -> None:
+        """Add the new keys to the file; a disk that takes none only costs time."""
+        if not self._new:
+            return
+        keys = self._read() | self._new  # other runs may have added theirs
+        if len(keys) > MOST_KNOWN:
+            keys = self._new
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self._file, sync=False) as temporary:
+                np.fromiter(keys, np.uint64, len(keys)).tofile(temporary)
+        except OSError as error:
+            logger.debug("%s cannot be written: %s", self._file, error)
