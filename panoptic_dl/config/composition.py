@@ -316,7 +316,7 @@ class _CheckedLoader(ConfigLoaderImpl):
             for source in repo.get_sources()
             if source.scheme() == "file" and source.is_config(default.config_path)
         }
-        if len(places) > 1:
+        if len(places) > 1 and "/" in default.config_path:  # the primary config is the first
             raise ConfigError(
                 f"{default.config_path} is in {' and in '.join(places)}: rename your own"
             )
