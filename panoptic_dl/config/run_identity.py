@@ -178,7 +178,10 @@ def differences(config: DictConfig, folder: Path) -> list[str]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names; lists are leaves. What holds nothing is left out."""
+    """Leaves by their dotted names; lists are leaves.
+
+    What holds nothing is left out, and when a part is made (`_partial_`).
+    """
     if not isinstance(tree, Mapping):
         key = prefix.removesuffix(".")
         if key.endswith("_target_"):
@@ -186,7 +189,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {} if tree is None else {key: tree}
     found = {}
     for key, value in tree.items():
-        found.update(_flat(value, f"{prefix}{key}."))
+        if key != "_partial_":
+            found.update(_flat(value, f"{prefix}{key}."))
     return found
 
 

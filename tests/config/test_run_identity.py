@@ -133,3 +133,8 @@ def test_the_facts_of_a_run():
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")
     assert "${" not in OmegaConf.to_yaml(config, resolve=True)
+
+
+def test_when_a_part_is_made_is_no_difference():
+    one, other = ({"a": {"_target_": "b", **more}} for more in ({}, {"_partial_": True}))
+    assert differing_keys(one, other) == []
