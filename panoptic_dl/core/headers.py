@@ -11,14 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_write
+from panoptic_dl.core.files import atomic_write, local_path
 from panoptic_dl.core.images import Kind, read_size, require_listed_size, require_same_size
 from panoptic_dl.core.parallel import Progress
 
@@ -110,8 +109,8 @@ class _Known:
     """Keys of images that were found right, in this run and before; for many threads."""
 
     def __init__(self) -> None:
-        folder = Path(os.environ.get("PANOPTIC_DL_CACHE") or "~/.cache/panoptic-dl")
-        self._file = folder.expanduser() / "headers"
+        folder = os.environ.get("PANOPTIC_DL_CACHE") or "~/.cache/panoptic-dl"
+        self._file = local_path(folder, "PANOPTIC_DL_CACHE") / "headers"
         self._keys, self._new = self._read(), set[int]()
 
     def _read(self) -> set[int]:

@@ -82,23 +82,23 @@ def evaluate(
         EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
-    if not evaluation.has_truth:
-        _require_no_figures(evaluation, predictions)
     if weights is not None and predictions is not None:
         raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
+    if weights is predictions is None:
+        raise ValueError(
+            "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
+            "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
+        )
+    if not evaluation.has_truth:
+        _require_no_figures(evaluation, predictions)
     if weights is not None:
         load_model(model, weights, image_format)
         if classes is not None:
             require_classes(classes, weights)
         model.to(device)
         run = Run(folder, "eval", model=model)
-    elif predictions is not None:
-        run = Run(folder, "eval")
     else:
-        raise ValueError(
-            "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
-            "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
-        )
+        run = Run(folder, "eval")
     with listening:
         listening.start(run)
         if predictions is not None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -157,7 +156,7 @@ def test_a_cache_that_cannot_be_is_refused(tmp_path):
 
 def test_without_a_folder_there_is_none(monkeypatch, tmp_path):
     assert decoded_cache(None, 100) is None
-    monkeypatch.setattr(pathlib.Path, "expanduser", lambda self: tmp_path / self.name)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert decoded_cache("~/cache", 1).folder == tmp_path / "cache"
 
 

@@ -190,8 +190,16 @@ def test_images_without_truth_are_predicted_for_the_servers(tmp_path, dataset, c
 @pytest.mark.parametrize(
     ("arguments", "overrides", "message"),
     [
-        ({}, [], r"no ground truth, so there are no figures: evaluation.save=panoptic"),
-        ({}, ["evaluation.official=true"], r"no ground truth: leave out evaluation.official"),
+        (
+            {"weights": "w.pth"},
+            [],
+            r"no ground truth, so there are no figures: evaluation.save=panoptic",
+        ),
+        (
+            {"weights": "w.pth"},
+            ["evaluation.official=true"],
+            r"no ground truth: leave out evaluation.official",
+        ),
         ({"predictions": "x"}, [], r"no ground truth, which predictions=x could be scored with"),
     ],
 )
