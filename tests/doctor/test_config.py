@@ -28,7 +28,6 @@ def test_a_healthy_row_is_green(root, task):
         (["train.images_per_gpu=3"], "batch", "FAIL", "choose 1, 2 or 4"),
         (["dataset.num_classes=20"], "classes", "FAIL", "dataset.num_classes=20"),
         (["dataset.thing_ids=[11,12]"], "classes", "FAIL", "dataset.thing_ids"),
-        (["dataset.ignore_label=254"], "classes", "FAIL", "ignore_label=254"),
         (["head.norm=NoSuchNorm"], "model", "FAIL", "norm='NoSuchNorm' is unknown"),
         (["weights=nowhere.pth"], "weights", "FAIL", "nowhere.pth: there is no such file"),
         (["pretrained={file: a.pth, source: b}"], "weights", "warn", " weights=a.pth (pre"),
