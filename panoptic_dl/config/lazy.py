@@ -93,6 +93,11 @@ class ConfigPackage(_WithLazyFiles, ImportlibResourcesConfigSource):
         return place if isinstance(place, Path) else None  # else it is in an archive
 
 
+# Hydra, which registers its own again in a job of joblib, tells classes apart by this name.
+ConfigFolder.__name__ = FileConfigSource.__name__
+ConfigPackage.__name__ = ImportlibResourcesConfigSource.__name__
+
+
 class LazySearchPath(SearchPathPlugin):
     """Search `lazy_configs/` after `conf/`."""
 
