@@ -27,8 +27,8 @@ THREADS = 16  # most of which wait for the disk
 CHUNK = 64  # images that a thread is given at a time
 MOST_KNOWN = 4_000_000  # images that are remembered, 8 bytes each
 
-Labels = Sequence[tuple[str, Kind]]
-"""Label files of an image, and whose reader will read them."""
+Labels = Sequence[tuple[str, Kind | None]]
+"""Label files of an image, and whose reader will read them (see `read_size`)."""
 
 
 def check_headers(
@@ -120,7 +120,7 @@ class _Known:
             return set()
         return set(np.frombuffer(content[: len(content) // 8 * 8], np.uint64).tolist())
 
-    def key(self, listed: Any, files: Sequence[tuple[str, Kind]]) -> int:
+    def key(self, listed: Any, files: Labels) -> int:
         """A hash of the files' names and states; 0 where one is missing."""
         try:
             states = [(os.path.abspath(f), kind, os.stat(f)) for f, kind in files]

@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import acquire_lock, local_path, near_names, release_lock
-from panoptic_dl.core.images import read_size, require_same_size
+from panoptic_dl.core.headers import check_headers
 from panoptic_dl.core.parallel import count_cores, size_text
 from panoptic_dl.datasets.prepare.archives import OfficialArchive
 
@@ -146,15 +145,13 @@ def require_same_sizes(groups: Iterable[Sequence[str | Path]]) -> None:
     Raises:
         DatasetError: a label has another size than its image, or a file cannot be read.
     """
-
-    def compare(group: Sequence[str | Path]) -> None:
-        image, *labels = map(str, group)
-        for label in labels:
-            require_same_size(read_size(label), label, read_size(image), image)
-
-    with ThreadPoolExecutor(MAX_WORKERS) as pool:
-        for _ in pool.map(compare, groups):
-            pass
+    check_headers(
+        "prepared",
+        [
+            ({"file_name": str(i)}, [(str(label), None) for label in labels])
+            for i, *labels in groups
+        ],
+    )
 
 
 def describe(count: int, official: int) -> str:
