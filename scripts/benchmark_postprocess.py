@@ -22,8 +22,7 @@ from detectron2.modeling import Backbone
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Detectron2Model
 from tabulate import tabulate
 
-from panoptic_dl.core import memory
-from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.environment import describe_device, peak_memory, reset_peak_memory
 from panoptic_dl.core.files import local_path
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
@@ -129,10 +128,10 @@ def measure(
     work: Callable[[], Any], repeats: int, device: torch.device
 ) -> tuple[Any, float, float]:
     """Result, median milliseconds, and peak MiB above what was there before."""
-    before = memory.reset_peaks(device)
+    before = reset_peak_memory(device)
     result = work()
     synchronize(device)
-    peak = memory.peak_device(device) - before
+    peak = peak_memory(device) - before
     times = []
     for _ in range(repeats):
         synchronize(device)

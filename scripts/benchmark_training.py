@@ -27,8 +27,7 @@ from tabulate import tabulate
 from torch.nn import Module
 
 from panoptic_dl.config import build, compose
-from panoptic_dl.core import memory
-from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.environment import describe_device, peak_memory, reset_peak_memory
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
@@ -115,13 +114,13 @@ def measure(
     with contextlib.closing(steps(config, setting, device, kind)) as training:
         for _ in islice(training, warmup):
             pass
-        memory.reset_peaks(device)
+        reset_peak_memory(device)
         seconds = []
         for _ in range(iterations):
             started = time.perf_counter()
             next(training)
             seconds.append(time.perf_counter() - started)
-        peak = memory.peak_device(device)
+        peak = peak_memory(device)
     median = statistics.median(seconds)
     return {
         "s/iter": median,

@@ -1,15 +1,24 @@
-"""Versions, devices, Detectron2's origin: `python -m panoptic_dl.core.environment` prints them."""
+"""The machine: versions, devices, Detectron2's origin, memory.
+
+`python -m panoptic_dl.core.environment` prints all but the memory.
+"""
 
 import contextlib
+import ctypes
 import importlib
 import os
 import platform
+import resource
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panoptic_dl.core.parallel import count_cores
+
+if TYPE_CHECKING:  # the report starts without it
+    import torch
 
 PACKAGES = (
     "torch",
@@ -104,6 +113,57 @@ def detectron2_origin() -> str:
     origin = "an official build" if sal == "not installed" else f"sal-detectron2 {sal}"
     operators = "with" if compiled else "without"
     return f"{module.__version__} ({origin}, {operators} compiled operators)"
+
+
+def reset_peak_memory(device: "torch.device") -> float:
+    """Forget peaks so far; return MiB in use now, on the device (of the process, for the CPU).
+
+    Memory that was freed but kept for reuse is given back first, for it would hide a peak.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # glibc and Linux only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    return _status("VmRSS") or 0.0
+
+
+def host_memory() -> float:
+    """MiB of this process now (on Linux; elsewhere at most so far), without its loader workers."""
+    return _status("VmRSS") or _peak_rss()
+
+
+def peak_host_memory() -> float:
+    """Peak MiB of this process since `reset_peak_memory` (on Linux; elsewhere since its start)."""
+    return _status("VmHWM") or _peak_rss()
+
+
+def peak_memory(device: "torch.device") -> float:
+    """Peak MiB since `reset_peak_memory` on the device; for the CPU that of the process."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_host_memory()
+
+
+def _peak_rss() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _status(key: str) -> float | None:
+    """MiB of a line of this process's status, on Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith(key)), None)
+    return None if kib is None else int(kib) / 1024
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed
 
-from panoptic_dl.core import memory
+from panoptic_dl.core.environment import peak_memory, reset_peak_memory
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.doctor.context import Check, CheckContext, CheckResult, fail, ok
 from panoptic_dl.doctor.machine import amount
@@ -85,7 +85,7 @@ def _train(context: CheckContext) -> CheckResult | None:
     }
     parts = ("model", "loader", "optimizer", "schedule", "evaluation")
     device = torch.device(context.device)
-    memory.reset_peaks(device)
+    reset_peak_memory(device)
     started = time.perf_counter()
     with _quietly():
         train(
@@ -109,7 +109,7 @@ def _train(context: CheckContext) -> CheckResult | None:
         for name, value in json.loads(lines[-1]).items()
         if name.startswith("loss_") or name == "total_loss"
     )
-    peak = amount(memory.peak_device(device) * 2**20)
+    peak = amount(peak_memory(device) * 2**20)
     return ok(f"{len(lines)} steps in {seconds:.1f} s; {losses}; peak memory {peak}")
 
 

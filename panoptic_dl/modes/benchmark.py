@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoptic_dl.core import memory
-from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.environment import (
+    describe_device,
+    peak_host_memory,
+    peak_memory,
+    reset_peak_memory,
+)
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.models.batch_norm import fold_batch_norms
@@ -240,9 +244,9 @@ class _Benchmark:
         @contextlib.contextmanager
         def measured(stage: str) -> Iterator[None]:
             if stage in (STAGES[0], STAGES[3]):  # maps are made between the others and the last
-                memory.reset_peaks(self.device)
+                reset_peak_memory(self.device)
             yield
-            peaks.append((memory.peak_device(self.device), memory.peak_host()))
+            peaks.append((peak_memory(self.device), peak_host_memory()))
 
         self.run_stages(0, measured)
         on_device, on_host = (max(each) for each in zip(*peaks, strict=True))

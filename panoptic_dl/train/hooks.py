@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from panoptic_dl.core import memory
+from panoptic_dl.core.environment import host_memory, peak_host_memory
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.core.settings import TrainSettings
@@ -168,7 +168,7 @@ class _Console:
             parts.append(f"ETA {left}")
         self.last = (done, now)
         gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() / 2**20
-        parts.append(f"memory {gpu or memory.peak_host():.0f} MiB")
+        parts.append(f"memory {gpu or peak_host_memory():.0f} MiB")
         if sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=self.max_iter, initial=done, unit="it")
             self.bar.n = done
@@ -259,7 +259,7 @@ class MetricsWriter(HookBase):
 
         The time between steps, such as that of evaluations and checkpoints, is not counted.
         """
-        found = {"host_memory_MiB": memory.host()}
+        found = {"host_memory_MiB": host_memory()}
         times = self.trainer.storage.histories().get("time")
         if times is not None:
             count = min(iteration - self._written, len(times.values()))

@@ -1,5 +1,9 @@
-"""What a run stands on."""
+"""What a run stands on: versions, devices, memory in MiB."""
 
+import sys
+
+import numpy as np
+import pytest
 import torch
 
 from panoptic_dl.core import environment
@@ -23,3 +27,18 @@ def test_without_git_there_is_no_revision(monkeypatch):
     assert environment.git("no-such-command") is None
     monkeypatch.setenv("PATH", "/nowhere")
     assert environment.git("rev-parse HEAD") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not forget a peak")
+def test_a_peak_counts_from_the_reset_on():
+    np.ones(2**26)  # 512 MiB, freed at once
+    before = environment.reset_peak_memory(torch.device("cpu"))
+    assert environment.peak_host_memory() < before + 100
+    np.ones(2**25)  # 256 MiB
+    assert before + 200 < environment.peak_memory(torch.device("cpu")) < before + 400
+    assert environment.host_memory() < before + 100
+
+
+def test_other_systems_know_the_peak_of_the_process(monkeypatch):
+    monkeypatch.setattr(environment, "_status", lambda key: None)
+    assert environment.host_memory() == environment.peak_host_memory() > 50

@@ -83,6 +83,7 @@ def make_panoptic(folder: Path):
         stuff_classes=list("abcdef"),
         thing_dataset_id_to_contiguous_id={1: 1, 3: 3, 5: 5},
         stuff_dataset_id_to_contiguous_id={0: 0, 2: 2, 4: 4},
+        label_divisor=1000,
     )
     outputs = [{"panoptic_seg": (torch.from_numpy(scene.panoptic), None)} for scene in scenes]
     return StreamingPanopticEvaluator("shared_panoptic"), records, outputs
