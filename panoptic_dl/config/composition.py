@@ -190,7 +190,7 @@ class _CheckedLoader(ConfigLoaderImpl):
 
     `_tree` is what has been merged so far, without Hydra's own node, as plain containers with
     interpolations as text. `_added` has the keys that nothing has defined, and which file, if it
-    was one, added them.
+    was one, added them. `_repo` finds options, in the folders of the user's own, too.
     """
 
     def load_configuration(
@@ -204,10 +204,9 @@ class _CheckedLoader(ConfigLoaderImpl):
         register()  # jobs of submitit and joblib are not begun by run.py
         self._tree: dict[str, Any] = {}
         self._added: list[tuple[str, str]] = []
-        repo: Any = self.repository
+        self._repo: Any = self.repository
         try:
-            _, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides)
-            saved, words = self._of_weights(overrides, repo)
+            saved, words = self._of_weights(config_name, overrides)
             config = super().load_configuration(
                 config_name, [*words, *overrides], run_mode, from_shell, validate_sweep_overrides
             )
@@ -232,7 +231,7 @@ class _CheckedLoader(ConfigLoaderImpl):
                 task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
                 config.hydra.overrides.task = [given[text] for text in task]
                 return config
-            raise ConfigError(_explain(error, overrides, self._tree, repo)) from error
+            raise ConfigError(_explain(error, overrides, self._tree, self._repo)) from error
         except ValueError as error:
             text, empty = str(error), [text for text in overrides if text.endswith("=null")]
             if empty and is_choice(empty[0]):
@@ -241,7 +240,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         return config
 
     def _of_weights(
-        self, overrides: Sequence[str], repo: Any
+        self, config_name: str | None, overrides: list[str]
     ) -> tuple[DictConfig | None, list[str]]:
         """The config of the run that `weights=` names, and the words that choose its parts.
 
@@ -256,6 +255,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         if not is_demo and chosen & {*EXPERIMENT_PARTS, "experiment"}:
             return None, []
         saved = saved_config(folder, with_classes=is_demo)
+        _, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides)
         self.load_parts(saved, folder, repo)
         if "experiment" in chosen:
             return saved, []
@@ -309,6 +309,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         for source in repo.get_sources():
             if not source.available() and source.provider.startswith("hydra.searchpath"):
                 raise ConfigError(f"hydra.searchpath: there is no {source.full_path()}")
+        self._repo = repo
 
     def _load_single_config(self, default: Any, repo: Any) -> Any:
         places = {
