@@ -34,16 +34,22 @@ def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
         image_format: "RGB" or "BGR", the order of the channels.
 
     Returns:
-        (H, W, 3).
+        (H, W, 3). Of several frames it is the first; alpha is ignored.
 
     Raises:
         UnreadableImageError: see `read_size`.
     """
-    image = _read(file, "image")
+    with opened_image(file) as image:
+        pixels = np.asarray(upright_rgb(image, file))
+    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+
+
+def upright_rgb(image: Image.Image, name: object) -> Image.Image:
+    """An opened image as `read_image` reads it; `name` is for the error."""
+    image = _upright(image, name, "image")
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")  # Pillow warns where this is left out
-    pixels = np.asarray(image.convert("RGB"))
-    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+    return image.convert("RGB")
 
 
 def read_panoptic_ids(file: str | Path) -> NDArray[np.uint32]:
@@ -98,7 +104,7 @@ def read_size(file: str | Path, kind: Kind | None = None) -> tuple[int, int]:
             of a format that blurs ids, or its pixels are of another depth or mode than the reader
             takes.
     """
-    with _opened(file) as image:
+    with opened_image(file) as image:
         if kind is not None:
             _require_mode(image, file, kind)
         height, width = image.height, image.width
@@ -113,7 +119,7 @@ def open_image(file: str | Path) -> ImageFile.ImageFile:
     Raises:
         UnreadableImageError: the file is missing, truncated, no image or too large.
     """
-    with _opened(file) as image:
+    with opened_image(file) as image:
         image.load()
     return image
 
@@ -143,10 +149,15 @@ DEEP_LABEL = (
 )
 
 
-def orientation(image: ImageFile.ImageFile) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8, of an image that was opened but need not be decoded."""
     try:
-        if image.format == "PNG" and image.tile and not _has_late_metadata(image):
+        if (
+            isinstance(image, ImageFile.ImageFile)
+            and image.format == "PNG"
+            and image.tile
+            and not _has_late_metadata(image)
+        ):
             exif = Image.Image.getexif(image)  # PNG's own would decode all pixels first
         else:
             exif = image.getexif()
@@ -167,19 +178,19 @@ def _has_late_metadata(image: ImageFile.ImageFile) -> bool:
     return any(name in tail for name in (b"eXIf", *ORIENTING_TEXTS))
 
 
-def _read(file: str | Path, kind: Kind) -> Image.Image:
-    """Decode a file and turn it upright."""
-    with _opened(file) as image:
-        _require_mode(image, file, kind)
-        image.load()
-        turn = orientation(image)
-        return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+def _upright(image: Image.Image, name: object, kind: Kind) -> Image.Image:
+    """Decode an opened image of a kind, and turn it."""
+    _require_mode(image, name, kind)
+    image.load()
+    turn = orientation(image)
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
-def _require_mode(image: ImageFile.ImageFile, file: str | Path, kind: Kind) -> None:
+def _require_mode(image: Image.Image, name: object, kind: Kind) -> None:
     """Raise `UnreadableImageError` unless the pixels of an opened image are of a kind."""
     mode, problem = image.mode, ""
-    deep = any(";16" in str(tile.args) for tile in image.tile)  # Pillow keeps the high bytes
+    tiles = getattr(image, "tile", ())
+    deep = any(";16" in str(tile.args) for tile in tiles)  # Pillow keeps the high bytes
     if kind == "image":
         if mode[0] in "IF":
             problem = (
@@ -201,7 +212,7 @@ def _require_mode(image: ImageFile.ImageFile, file: str | Path, kind: Kind) -> N
     elif mode[0] != "I" and (deep or mode not in (*COLORED, *GRAY)):
         problem = f"is no label of one number a pixel: its mode is {mode}; write it as 8-bit gray"
     if problem:
-        raise UnreadableImageError(f"{file} {problem}")
+        raise UnreadableImageError(f"{name} {problem}")
 
 
 def _ids_of(image: Image.Image) -> NDArray[np.uint32]:
@@ -228,7 +239,7 @@ def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
 
 
 @contextmanager
-def _opened(file: str | Path) -> Iterator[ImageFile.ImageFile]:
+def opened_image(file: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
     try:
         with no_truncated_images(), open(file, "rb") as opened:
@@ -305,7 +316,8 @@ def _read_label(
     except OSError:
         key = None  # opening the file will raise the error
     if key is None or getattr(_of_thread, "key", None) != key:
-        label = decode(_read(file, kind))
+        with opened_image(file) as image:
+            label = decode(_upright(image, file, kind))
         label.flags.writeable = False
         _of_thread.key, _of_thread.label = key, label
     found: NDArray[Any] = _of_thread.label
@@ -484,5 +496,5 @@ def require_same_size(
 
 
 def _is_turned(file: str) -> bool:
-    with _opened(file) as image:
+    with opened_image(file) as image:
         return orientation(image) in ROTATED

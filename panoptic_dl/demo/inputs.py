@@ -7,7 +7,6 @@ import glob
 import logging
 import os
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.errors import DemoError, UnreadableImageError
 from panoptic_dl.core.files import local_path, near_names, printable
-from panoptic_dl.core.images import no_truncated_images, why_unreadable
+from panoptic_dl.core.images import opened_image, upright_rgb
 
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 120  # characters; 255 bytes are the most that disks take, with suffixes
 MOST_FOLDERS = 5  # in the name of a result
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a gray value that cameras and scanners have
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga "
@@ -191,96 +189,38 @@ def _safe(name: str) -> str:
 
 
 def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """An image as networks take it: its first frame, upright, opaque, 8 bits, three channels.
+    """An image as training and evaluation read it, upright and with three channels.
 
     Args:
-        image: (H, W, 3) RGB uint8, a PIL image, or the path of a picture of any kind.
+        image: (H, W, 3) RGB uint8, a PIL image, or the path of a picture.
 
     Returns:
-        (H, W, 3) RGB uint8; and what was done to it, in words: mostly nothing.
+        (H, W, 3) RGB uint8; and what was left out of it, in words: mostly nothing.
 
     Raises:
-        DemoError: it is none, damaged, or too large for Pillow's guard; names the file.
+        DemoError: it is none that `core/images` reads, in the words of that.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DemoError(
                 f"an array of shape {image.shape} and type {image.dtype} is no image: give "
-                "(H, W, 3) RGB uint8, or a PIL image or a path, which may be of any kind"
+                "(H, W, 3) RGB uint8, or a PIL image or a path"
             )
         return np.ascontiguousarray(image), ()
-    if isinstance(image, Image.Image):
-        return _convert(image)
-    if not isinstance(image, (str, PathLike)):
-        raise DemoError(
-            f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL image, "
-            "a path, or a list of them"
-        )
-    file = local_path(image, "image")
     try:
-        with warnings.catch_warnings():
-            # Large pictures are what people have; damaged ones are errors here.
-            warnings.simplefilter("ignore")
-            with Image.open(file) as opened:
-                return _convert(opened)
-    except UnidentifiedImageError:
-        raise DemoError(
-            f"{file} is no picture that Pillow can read (empty, damaged, text, or of another "
-            "format): convert it to PNG or JPEG"
-        ) from None
-    except DemoError as error:
-        raise DemoError(f"{file}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
-        raise DemoError(f"cannot read {file} ({why_unreadable(error)})") from error
-
-
-def _convert(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    notes = []
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # there the others are previews of the first
-        image.seek(0)
-        notes.append(f"the first of {frames} frames or pages is taken")
-    with no_truncated_images():
-        image.load()
-    if image.getexif().get(0x0112, 1) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
-        notes.append("turned as its EXIF says")
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        pixels, note = _gray_of_many_bits(np.asarray(image))
-        return pixels, (*notes, note)
-    if image.has_transparency_data:
-        opaque = image.convert("RGBA")
-        if opaque.getchannel("A").getextrema() != (255, 255):
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, opaque)
-            notes.append("transparent parts are seen over white")
-        else:
-            image = opaque
-    elif image.mode == "CMYK":
-        notes.append("CMYK is converted without its color profile")
-    return np.array(image.convert("RGB")), tuple(notes)
-
-
-def _gray_of_many_bits(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], str]:
-    """Gray values (H, W) as RGB, and a note on what was done.
-
-    Whole numbers from 0 are taken for those of a sensor: they are scaled by the smallest usual
-    depth that holds them, so that a dark picture stays dark. Others have no natural white: the
-    lowest becomes black and the highest white, but for those of 0..1, which keep their meaning.
-    """
-    numbers = values.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise DemoError("it holds gray values that are not finite: convert it to 8 bits")
-    low, high = float(numbers.min()), float(numbers.max())
-    if low >= 0 and np.issubdtype(values.dtype, np.integer):
-        bits = next(depth for depth in DEPTHS if high < 2**depth)
-        low, high = 0.0, 2.0**bits - 1
-        note = f"gray values of {bits} bits are scaled to 8"
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-        note = "gray values of 0..1 are scaled to 8 bits"
-    else:
-        note = f"gray values of {low:g}..{high:g} are scaled to 8 bits"
-    scaled = (numbers - low) * (255 / max(high - low, 1e-300))
-    gray = scaled.round().clip(0, 255).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=2), note
+        if isinstance(image, Image.Image):
+            return np.array(upright_rgb(image, "the image")), ()
+        if not isinstance(image, (str, PathLike)):
+            raise DemoError(
+                f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL "
+                "image, a path, or a list of them"
+            )
+        file = local_path(image, "image")
+        with opened_image(file) as opened:
+            frames = getattr(opened, "n_frames", 1)
+            pixels = np.array(upright_rgb(opened, file))
+    except UnreadableImageError as error:
+        raise DemoError(str(error)) from error
+    if frames == 1 or opened.format == "MPO":  # there the others are previews of the first
+        return pixels, ()
+    return pixels, (f"the first of {frames} frames or pages is taken",)

@@ -38,7 +38,7 @@ class PreparedImage:
     """An image, and the network's input made of it."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3) RGB
-    notes: tuple[str, ...]  # what was done to the picture
+    notes: tuple[str, ...]  # what was left out of the picture
     tensor: Tensor  # (3, h, w) uint8
     map_size: tuple[int, int]  # (height, width) at which pixels are grouped
 
@@ -160,7 +160,7 @@ class Predictor:
         """Predict one image, or a list of them.
 
         Args:
-            images: (H, W, 3) RGB uint8, a PIL image, or the path of a picture of any kind; or a
+            images: (H, W, 3) RGB uint8, a PIL image, or the path of a picture; or a
                 list or tuple of them. Those of a list that have one size are a batch: give as many
                 as fit into memory.
 

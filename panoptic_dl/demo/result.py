@@ -72,7 +72,7 @@ class PanopticResult:
         label_divisor: see `panoptic`.
         center: (H, W) float32 heatmap of centers, where branches were asked for.
         offset: (2, H, W) float32 (y, x) in pixels to the center, where branches were asked for.
-        notes: what was done to the picture before the network got it.
+        notes: what was left out of the picture, in words.
     """
 
     image: NDArray[np.uint8]
