@@ -23,10 +23,10 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, write_text
+from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
 from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.core.masks import decode_mask
-from panoptic_dl.datasets.prepare.command import require_same_sizes
 
 MAX_NAMED = 10
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
@@ -209,16 +209,20 @@ def _ask_the_reader(root: Path, split: str) -> str:
     """Whether `dataset=coco_format` takes the split, in a line for people.
 
     Raises:
-        DatasetError: it does not, although the images are there.
+        DatasetError: it does not, although there is a folder of images.
     """
     from detectron2.data import DatasetCatalog  # imports torch, which takes seconds
 
     from panoptic_dl.datasets.categories import read_categories
-    from panoptic_dl.datasets.custom import custom_dataset
+    from panoptic_dl.datasets.custom import FORMATS, custom_dataset
 
+    places = FORMATS["coco_format"].images[:-1]  # the last is root itself
+    if not any((root / place.format(split=split)).is_dir() for place in places):
+        return (
+            f"not ready yet: put the images into {root / split} and run this again, which asks the "
+            "reader about them"
+        )
     classes = read_categories([root / "annotations" / f"panoptic_{split}.json"]).classes
-    if not (root / split).is_dir():
-        return f"put the images into {root / split}; the dataset is ready then"
     name = custom_dataset(
         form="coco_format",
         task="panoptic",
@@ -227,8 +231,7 @@ def _ask_the_reader(root: Path, split: str) -> str:
         root=str(root),
         split=split,
     )
-    files = [(r["file_name"], r["pan_seg_file_name"]) for r in DatasetCatalog.get(name)]
-    require_same_sizes(files)
+    check_records(split, DatasetCatalog.get(name))
     return f"ready: dataset=coco_format dataset.root={root}"
 
 

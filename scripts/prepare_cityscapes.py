@@ -30,7 +30,8 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, remove_temporary_files
-from panoptic_dl.core.images import IGNORE_LABEL, read_label_ids, read_size
+from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.images import IGNORE_LABEL, Kind, read_label_ids, read_size
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.cityscapes import (
     IMAGE,
@@ -46,7 +47,6 @@ from panoptic_dl.datasets.prepare.command import (
     describe,
     lock_folder,
     missing_folder,
-    require_same_sizes,
     run_command,
 )
 
@@ -107,7 +107,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
                 _require_complete(
                     folder.glob(f"*/[!.]*{suffix}"), "delete them and unpack them again"
                 )
-            _require_sizes(base, split, (LABEL_IDS, INSTANCES))
+            _require_headers(base, split, (LABEL_IDS, INSTANCES))
         for split in splits:
             _make_train_ids(base, split, num_workers, say)
             _make_panoptic(base, split, num_workers, say)
@@ -127,7 +127,7 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         again = "run this again, without --check"
         _require_complete(base.glob(f"gtFine/{split}/*/[!.]*{TRAIN_IDS}"), again)
         _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/[!.]*{PANOPTIC}"), again)
-        _require_sizes(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
+        _require_headers(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
     for split, official in OFFICIAL_COUNTS.items():
         count = len(list(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")))
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
@@ -167,18 +167,19 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
         raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
-def _require_sizes(base: Path, split: str, suffixes: Sequence[str]) -> None:
-    """Raise `DatasetError` if a label of these kinds has another size than its image."""
+def _require_headers(base: Path, split: str, suffixes: Sequence[str]) -> None:
+    """Raise `DatasetError` where headers of images and their labels of these kinds have a fault."""
     groups = []
     for image in sorted(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")):
         name, labels = image.name.removesuffix(IMAGE), base / "gtFine" / split / image.parent.name
-        group = [image]
+        files: list[tuple[str, Kind]] = []
         for suffix in suffixes:
-            folder = labels if suffix != PANOPTIC else base / f"gtFine/cityscapes_panoptic_{split}"
-            group.append(folder / (name + suffix))
-        groups.append(group)
+            kind: Kind = "panoptic" if suffix == PANOPTIC else "label"
+            folder = base / f"gtFine/cityscapes_panoptic_{split}" if suffix == PANOPTIC else labels
+            files.append((str(folder / (name + suffix)), kind))
+        groups.append(({"file_name": str(image)}, files))
     try:
-        require_same_sizes(groups)
+        check_headers(split, groups)
     except DatasetError as error:
         raise DatasetError(
             f"Cityscapes: {error}: unpack the one that is wrong again (images are in "

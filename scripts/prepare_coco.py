@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.prepare.archives import (
     Archive,
@@ -24,7 +25,6 @@ from panoptic_dl.datasets.prepare.command import (
     describe,
     lock_folder,
     missing_folder,
-    require_same_sizes,
     run_command,
 )
 
@@ -108,7 +108,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
     for split, official in OFFICIAL_COUNTS.items():
         name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
         images = DatasetCatalog.get(name)
-        require_same_sizes([(i["file_name"], i["pan_seg_file_name"]) for i in images])
+        check_records(split, images)
         if split == "val":
             try:
                 read_instances(name, images)

@@ -7,19 +7,20 @@ docs/overfitting.md. Images and panoptic PNGs are linked, not copied.
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.files import local_path, read_json
-from panoptic_dl.datasets.prepare.command import require_same_sizes
+from panoptic_dl.core.headers import check_records
 
 KINDS = ("panoptic", "instances")
 
 
 def subset(source: Path, target: Path, split: str, ids: list[int] | None, count: int) -> list[int]:
-    """Write the new dataset; return the ids of its images.
+    """Write the new dataset, which the readers take; return the ids of its images.
 
     Args:
         source, target: folders that hold `coco/`.
@@ -27,7 +28,8 @@ def subset(source: Path, target: Path, split: str, ids: list[int] | None, count:
         ids: the images; None: the first `count` by id.
 
     Raises:
-        DatasetError: a file or an image id is missing or torn, or the target exists.
+        DatasetError, EvaluationError: a file or an image id is missing or torn, a reader refuses
+            it, or the target exists. Nothing is left of the new dataset.
     """
     coco, small = source / "coco", target / "coco"
     if small.exists():
@@ -42,16 +44,21 @@ def subset(source: Path, target: Path, split: str, ids: list[int] | None, count:
         for file in (f"{split}/{image:012d}.jpg", f"panoptic_{split}/{image:012d}.png"):
             if not (coco / file).is_file():
                 raise DatasetError(f"{coco / file} is missing")
-    for name in ("train2017", "val2017"):
-        (small / "annotations").mkdir(parents=True, exist_ok=True)
-        for folder in (name, f"panoptic_{name}"):
-            (small / folder).mkdir()
-        for kind, tree in trees.items():
-            text = json.dumps(chosen_only(tree, set(chosen)))
-            (small / "annotations" / f"{kind}_{name}.json").write_text(text)
-        for image in chosen:
-            link(coco / split / f"{image:012d}.jpg", small / name)
-            link(coco / f"panoptic_{split}" / f"{image:012d}.png", small / f"panoptic_{name}")
+    try:
+        for name in ("train2017", "val2017"):
+            (small / "annotations").mkdir(parents=True, exist_ok=True)
+            for folder in (name, f"panoptic_{name}"):
+                (small / folder).mkdir()
+            for kind, tree in trees.items():
+                text = json.dumps(chosen_only(tree, set(chosen)))
+                (small / "annotations" / f"{kind}_{name}.json").write_text(text)
+            for image in chosen:
+                link(coco / split / f"{image:012d}.jpg", small / name)
+                link(coco / f"panoptic_{split}" / f"{image:012d}.png", small / f"panoptic_{name}")
+        ask_the_readers(target)
+    except BaseException:  # also Ctrl-C: the same command may be given again
+        shutil.rmtree(small, ignore_errors=True)
+        raise
     return chosen
 
 
@@ -87,7 +94,7 @@ def ask_the_readers(target: Path) -> None:
     for split in ("train", "val"):
         name = coco_panoptic(root=str(target), split=split, prefix="subset_")
         images = DatasetCatalog.get(name)
-        require_same_sizes([(i["file_name"], i["pan_seg_file_name"]) for i in images])
+        check_records(split, images)
         read_instances(name, images)
 
 
@@ -104,7 +111,6 @@ def main() -> None:
     try:
         chosen = subset(options.source, options.target, options.split, options.ids, options.count)
         print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
-        ask_the_readers(options.target)
         print(f"ready: dataset=coco dataset.root={options.target}")
     except (DatasetError, EvaluationError, OSError) as error:
         sys.exit(f"error: {error}")

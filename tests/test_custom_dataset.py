@@ -124,7 +124,8 @@ def test_the_conversion_in_the_guide_makes_a_dataset(tmp_path):
     assert done.stdout.splitlines() == [
         "4 segments of 1 images",
         "no instance is of sky: classes all the same, unless taken out of the file",
-        "put the images into mine/train; the dataset is ready then",
+        "not ready yet: put the images into mine/train and run this again, which asks the reader "
+        "about them",
     ]
     (tmp_path / "mine" / "train").mkdir()
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "mine" / "train" / "a.jpg")

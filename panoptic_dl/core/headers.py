@@ -29,6 +29,16 @@ MOST_KNOWN = 4_000_000  # images that are remembered, 8 bytes each
 
 Labels = Sequence[tuple[str, Kind | None]]
 """Label files of an image, and whose reader will read them (see `read_size`)."""
+LABELS: tuple[tuple[str, Kind], ...] = (
+    ("pan_seg_file_name", "panoptic"),
+    ("sem_seg_file_name", "label"),
+)
+
+
+def check_records(title: str, records: Sequence[Mapping[str, Any]], **options: Any) -> None:
+    """Look at the headers of all that training reads of a split; see `check_headers`."""
+    images = [(r, [(r[key], kind) for key, kind in LABELS if key in r]) for r in records]
+    check_headers(title, images, **options)
 
 
 def check_headers(

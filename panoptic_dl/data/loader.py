@@ -18,8 +18,8 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_headers
-from panoptic_dl.core.images import Kind, read_size
+from panoptic_dl.core.headers import check_records
+from panoptic_dl.core.images import read_size
 from panoptic_dl.data.mapper import Mapper
 from panoptic_dl.data.sample_order import Draw, SampleOrder, generator_of, randomness_of
 
@@ -27,10 +27,6 @@ Batch = list[dict[str, Any]]
 Step = list[list[Draw]]  # the groups of one optimizer step, over all processes
 
 SECONDS_FOR_HEADERS = 20.0  # of training images; a bad one that is met later loses no training
-LABELS: tuple[tuple[str, Kind], ...] = (
-    ("pan_seg_file_name", "panoptic"),
-    ("sem_seg_file_name", "label"),
-)
 BAD = "bad_samples"  # entry of a sample: the images that it replaces, {file name: error}
 ATTEMPTS = 100  # at finding a readable image, before the dataset is given up
 GRACE = 25  # seconds between SIGTERM and a worker's end; SLURM kills after 30
@@ -46,11 +42,7 @@ def train_loader(*, dataset: str, **options: Any) -> "TrainLoader":
     """
     records = _records(dataset)
     loader = TrainLoader(records=records, **options)
-    images = [
-        (record, [(record[key], kind) for key, kind in LABELS if key in record])
-        for record in records
-    ]
-    check_headers(dataset, images, seconds=SECONDS_FOR_HEADERS, most_bad=loader.max_bad_samples)
+    check_records(dataset, records, seconds=SECONDS_FOR_HEADERS, most_bad=loader.max_bad_samples)
     return loader
 
 

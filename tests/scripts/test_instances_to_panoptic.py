@@ -227,7 +227,8 @@ def test_the_reader_has_the_last_word(tmp_path, run_script):
     assert code == 0, err
     assert out.splitlines()[-2:] == [
         "no instance is of bug: classes all the same, unless taken out of the file",
-        f"put the images into {tmp_path / 'train'}; the dataset is ready then",
+        f"not ready yet: put the images into {tmp_path / 'train'} and run this again, which asks "
+        "the reader about them",
     ]
     (tmp_path / "train").mkdir()
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "train" / "a.jpg")
@@ -240,4 +241,4 @@ def test_the_reader_has_the_last_word(tmp_path, run_script):
     Image.new("RGB", (5, 4)).save(tmp_path / "train" / "b.jpg")
     code, out, err = run_script(*arguments)
     assert (code, "ready" in out) == (1, False)
-    assert "000000000001.png is 4 x 5, " in err
+    assert "b.jpg is 5 x 4, listed in the JSON file as 4 x 5" in err

@@ -76,6 +76,9 @@ def test_a_label_of_another_size_than_its_image_is_never_ready(downloaded, kind)
             check_cityscapes(downloaded, say=quiet)
         prepare_cityscapes(downloaded, say=quiet)
         assert files_below(downloaded) == expected
+    Image.open(made).convert("L").save(made)
+    with pytest.raises(DatasetError, match=f"{made} is no panoptic label: its mode is L"):
+        check_cityscapes(downloaded, say=quiet)
 
 
 def test_what_exists_is_kept(downloaded):

@@ -155,6 +155,22 @@ def test_labels_of_another_size_than_their_image_are_never_ready(tmp_path):
         check_coco(tmp_path, say=quiet)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_what_the_reader_of_training_refuses_is_never_ready(tmp_path, split):
+    base = write_coco(tmp_path, train=3, val=2) / "coco"
+    check_coco(tmp_path, say=quiet)
+    file = base / f"annotations/panoptic_{split}2017.json"
+    text = file.read_text()
+    file.write_text(text.replace('"width": 80', '"width": 81'))
+    with pytest.raises(DatasetError, match=r"sizes differ: .* listed in the JSON file as 81 x"):
+        check_coco(tmp_path, say=quiet)
+    file.write_text(text)
+    label = base / f"panoptic_{split}2017/000000000101.png"
+    Image.open(label).convert("CMYK").save(label, format="TIFF")
+    with pytest.raises(DatasetError, match=r"101.png is no panoptic label: its mode is CMYK"):
+        check_coco(tmp_path, say=quiet)
+
+
 def test_images_without_labels_are_counted_and_unfinished_ones_are_not(tmp_path):
     base = write_coco(tmp_path, train=3, val=2) / "coco"
     shutil.copy(base / "val2017/000000000101.jpg", base / "val2017/000000000999.jpg")

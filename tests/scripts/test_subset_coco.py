@@ -2,9 +2,16 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.datasets.tiny_datasets import edit_json, write_coco
+
+
+def write_deep_png(file):
+    colors = cv2.imread(str(file)).astype(np.uint16)
+    assert cv2.imwrite(str(file), colors * 256)
 
 
 @pytest.fixture
@@ -42,6 +49,11 @@ def test_a_part_is_ready(coco, tmp_path, run_script):
             [],
             '"area" is None, no number',
         ),
+        (
+            lambda base: write_deep_png(base / "panoptic_train2017/000000000101.png"),
+            [],
+            "101.png has more than 8 bits a channel",
+        ),
     ],
 )
 def test_what_no_reader_takes_ends_in_one_line(coco, tmp_path, run_script, breaks, arguments, says):
@@ -50,3 +62,4 @@ def test_what_no_reader_takes_ends_in_one_line(coco, tmp_path, run_script, break
     assert (code, "ready" in out) == (1, False)
     assert err.startswith("error: ")
     assert says in err
+    assert not (tmp_path / "part/coco").exists()

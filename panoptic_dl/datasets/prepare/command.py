@@ -6,13 +6,12 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import acquire_lock, local_path, near_names, release_lock
-from panoptic_dl.core.headers import check_headers
 from panoptic_dl.core.parallel import count_cores, size_text
 from panoptic_dl.datasets.prepare.archives import OfficialArchive
 
@@ -134,24 +133,6 @@ def missing_folder(
             if file.name.startswith(stems) and file.name.endswith(UNFINISHED_DOWNLOADS):
                 text += f"\n(A download that is not finished: {file})"
     return DatasetError(text)
-
-
-def require_same_sizes(groups: Iterable[Sequence[str | Path]]) -> None:
-    """Compare the sizes of images and their labels, in the headers of the files.
-
-    Args:
-        groups: an image and its labels each.
-
-    Raises:
-        DatasetError: a label has another size than its image, or a file cannot be read.
-    """
-    check_headers(
-        "prepared",
-        [
-            ({"file_name": str(i)}, [(str(label), None) for label in labels])
-            for i, *labels in groups
-        ],
-    )
 
 
 def describe(count: int, official: int) -> str:
