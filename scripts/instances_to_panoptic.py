@@ -222,7 +222,7 @@ def _ask_the_reader(root: Path, split: str) -> str:
             f"not ready yet: put the images into {root / split} and run this again, which asks the "
             "reader about them"
         )
-    classes = read_categories([root / "annotations" / f"panoptic_{split}.json"]).classes
+    classes = read_categories([root / "annotations" / f"panoptic_{split}.json"])
     name = custom_dataset(
         form="coco_format",
         task="panoptic",

@@ -6,8 +6,7 @@ a color get one that is far from all others.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +17,33 @@ from numpy.typing import NDArray
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import read_json
+from panoptic_dl.core.settings import has_type
 from panoptic_dl.datasets.registry import file_state
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
 GUIDE = "docs/custom_dataset.md has an example"
 
 
-@dataclass(frozen=True)
-class Categories:
-    """The categories of a dataset.
+def class_metadata(classes: Classes, *, semantic: bool = False) -> dict[str, Any]:
+    """Entries for Detectron2's catalog of classes that have category ids.
 
-    Attributes:
-        ids: K category ids of the dataset, in the order of the contiguous ids.
-        classes: K names and colors, and which are things.
+    Args:
+        semantic: every class is one without instances, as the semantic task sees it.
     """
-
-    ids: tuple[int, ...]
-    classes: Classes
-
-    @cached_property
-    def contiguous(self) -> dict[int, int]:
-        """Contiguous id of each category id."""
-        return {category: index for index, category in enumerate(self.ids)}
-
-    def metadata(self, *, semantic: bool = False) -> dict[str, Any]:
-        """Entries for Detectron2's catalog.
-
-        Args:
-            semantic: every class is one without instances, as the semantic task sees it.
-        """
-        names, colors = list(self.classes.names), [list(color) for color in self.classes.colors]
-        thing_ids = () if semantic else self.classes.thing_ids
-        stuff = {category: i for category, i in self.contiguous.items() if i not in thing_ids}
-        found: dict[str, Any] = {
-            "stuff_classes": names,
-            "stuff_colors": colors,
-            "stuff_dataset_id_to_contiguous_id": stuff,
+    found: dict[str, Any] = {}
+    for kind in ("stuff",) if semantic else ("stuff", "thing"):
+        found[f"{kind}_classes"] = list(classes.names)
+        found[f"{kind}_colors"] = [list(color) for color in classes.colors]
+        found[f"{kind}_dataset_id_to_contiguous_id"] = {
+            category: index
+            for index, category in enumerate(classes.category_ids)
+            if semantic or (index in classes.thing_ids) == (kind == "thing")
         }
-        if not semantic:
-            found |= {
-                "thing_classes": names,
-                "thing_colors": colors,
-                "thing_dataset_id_to_contiguous_id": {
-                    category: i for category, i in self.contiguous.items() if i in thing_ids
-                },
-            }
-        return found
+    return found
 
 
-def read_categories(files: Sequence[Path]) -> Categories:
-    """The categories that panoptic JSON files have in common.
+def read_categories(files: Sequence[Path]) -> Classes:
+    """The classes that panoptic JSON files have in common.
 
     Args:
         files: at least one; all must list the same ids, with the same names and "isthing". Colors
@@ -86,8 +62,7 @@ def read_categories(files: Sequence[Path]) -> Categories:
         colors |= {c["id"]: c["color"] for c in other.values() if c["color"] is not None}
     without = [category for category in ids if category not in colors]
     colors |= zip(without, _distinct_colors(len(without), list(colors.values())), strict=True)
-    classes = Classes.of_categories([table[i] | {"color": colors[i]} for i in ids])
-    return Categories(tuple(ids), classes)
+    return Classes.of_categories([table[i] | {"color": colors[i]} for i in ids])
 
 
 def read_annotations(
@@ -201,7 +176,9 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
                 f'"isthing" is {thing!r}; write 1 if its objects are told apart and counted (a '
                 f"car), 0 if not (the sky); {GUIDE}"
             )
-        elif color is not None and not _is_color(color):
+        elif color is not None and not (
+            has_type(color, list[int]) and len(color) == 3 and 0 <= min(color) <= max(color) < 256
+        ):
             problem = (
                 f'"color" is {color!r}, not [red, green, blue] of 0..255; correct it, or leave it '
                 "out"
@@ -221,12 +198,6 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
             f"{MAX_CLASSES} can be told apart: merge some"
         )
     return checked
-
-
-def _is_color(color: Any) -> bool:
-    if not isinstance(color, list) or len(color) != 3:
-        return False
-    return all(type(value) is int and 0 <= value <= 255 for value in color)
 
 
 def _require_same(

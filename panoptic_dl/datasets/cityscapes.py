@@ -18,7 +18,7 @@ from typing import Any
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_builtin_metadata
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.datasets.categories import Categories
+from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
 SPLITS, TEST = ("train", "val"), "test"
@@ -228,8 +228,8 @@ class CityscapesSplit:
 
     def panoptic_metadata(self) -> dict[str, Any]:
         """For Detectron2's catalog, as are those of `semantic_metadata`."""
-        ids, classes = tuple(c["id"] for c in CITYSCAPES_CATEGORIES), cityscapes_classes()
-        return Categories(ids, classes).metadata() | {
+        classes = cityscapes_classes()
+        return class_metadata(classes) | {
             "panoptic_root": str(self.panoptic),
             "image_root": str(self.images),
             "panoptic_json": str(self.panoptic_json),

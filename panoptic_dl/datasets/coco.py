@@ -22,7 +22,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.datasets.categories import Categories
+from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
 SPLITS = ("train", "val")
@@ -64,8 +64,7 @@ def coco_semantic(*, root: str, split: str, prefix: str = "", **numbers: int) ->
 
 def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[str, int]) -> str:
     layout = Layout("COCO 2017", str(root), "coco")
-    ids = tuple(category["id"] for category in COCO_CATEGORIES)
-    metadata = Categories(ids, coco_classes()).metadata(semantic=semantic)
+    metadata = class_metadata(coco_classes(), semantic=semantic)
     if split not in SPLITS:
         folder = layout.base / f"{split.partition('-')[0]}2017"
         listing = layout.base / "annotations" / f"image_info_{split}2017.json"

@@ -21,7 +21,7 @@ ground truth: its JSON file has "images" alone, and the classes are those of the
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -32,7 +32,7 @@ from panoptic_dl.core.files import local_path, near_names
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.datasets.categories import (
     GUIDE,
-    Categories,
+    class_metadata,
     has_truth,
     read_annotations,
     read_categories,
@@ -84,7 +84,7 @@ def custom_classes(
         train.require_annotations()
     if len(files) > 1 and not has_truth(test.file):
         files.remove(test.file)
-    return read_categories(files).classes
+    return read_categories(files)
 
 
 def custom_dataset(
@@ -247,7 +247,8 @@ class _Split:
                 "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
             )
             return [self._record(image, image_files[i]) for i, image in images.items()]
-        categories, content = self._categories(classes), read_annotations(self.file)
+        found, content = self._classes_of_file(classes), read_annotations(self.file)
+        contiguous = {category: index for index, category in enumerate(found.category_ids)}
         images = _annotated_images(content, self.file)
         where = f'{self.file}: "file_name" of the annotation of image'
         labels = {
@@ -265,7 +266,7 @@ class _Split:
             number = annotation["image_id"]
             record = self._record(images[number], image_files[number]) | {
                 "pan_seg_file_name": str(self.label_folder / label_files[number]),
-                "segments_info": _segments(annotation, self.file, categories),
+                "segments_info": _segments(annotation, self.file, contiguous, found.thing_ids),
             }
             records.append(record)
         repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
@@ -296,29 +297,29 @@ class _Split:
                     "version wrote, no ids of categories",
                     "name a dataset.root with the JSON file of training",
                 )
-            return Categories(classes.category_ids, classes).metadata(semantic=semantic) | {
+            return class_metadata(classes, semantic=semantic) | {
                 **NO_TRUTH,
                 "image_root": str(self.image_folder),
                 "json_file": str(self.file),
             }
-        return self._categories(classes).metadata(semantic=semantic) | {
+        return class_metadata(self._classes_of_file(classes), semantic=semantic) | {
             "image_root": str(self.image_folder),
             "panoptic_root": str(self.label_folder),
             "panoptic_json": str(self.file),
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         }
 
-    def _categories(self, classes: Classes) -> Categories:
-        """The categories of the JSON file, in the colors of the dataset."""
+    def _classes_of_file(self, classes: Classes) -> Classes:
+        """The classes of the JSON file, in the colors of the dataset."""
         self.require_annotations()
         found = read_categories([self.file])
-        difference = found.classes.difference(classes)
+        difference = found.difference(classes)
         if difference:
             raise self.layout.error(
                 f"{self.file} has other categories than dataset.classes: {difference}",
                 "list the same categories in the JSON files of training and test, and of the model",
             )
-        return replace(found, classes=classes)
+        return replace(found, colors=classes.colors)
 
     def _remedy(self, key: str, value: str = "FOLDER") -> str:
         """How to name the place of files: `key` is "json", "images" or "labels"."""
@@ -406,10 +407,9 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
 
 
 def _segments(
-    annotation: dict[str, Any], file: Path, categories: Categories
+    annotation: dict[str, Any], file: Path, contiguous: Mapping[int, int], things: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The segments of an annotation, with contiguous categories."""
-    contiguous, num_things = categories.contiguous, len(categories.classes.thing_ids)
     segments: dict[int, dict[str, Any]] = {}
     for segment in annotation["segments_info"]:
         number, category = segment.get("id"), segment.get("category_id")
@@ -437,7 +437,7 @@ def _segments(
             "id": number,
             "category_id": contiguous[category],
             "iscrowd": int(crowd),
-            "isthing": contiguous[category] < num_things,  # things come first
+            "isthing": contiguous[category] in things,
             **({} if area is None else {"area": area}),
         }
     return list(segments.values())

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.categories import _distinct_colors, read_categories
+from panoptic_dl.datasets.categories import _distinct_colors, class_metadata, read_categories
 from tests.datasets.tiny_custom import CATEGORIES
 
 COLORS = st.lists(st.integers(0, 255), min_size=3, max_size=3)
@@ -45,29 +45,29 @@ def test_ids_are_a_bijection_that_no_order_changes(tmp_path, table, data):
     write(val, data.draw(st.permutations(table)))
     found = read_categories([train])
     number = len(table)
-    assert sorted(found.contiguous) == sorted(category["id"] for category in table)
-    assert sorted(found.contiguous.values()) == list(range(number))
+    assert sorted(found.category_ids) == sorted(category["id"] for category in table)
+    assert len(found) == number
     for category in table:
-        index = found.contiguous[category["id"]]
-        assert found.ids[index] == category["id"]
-        assert found.classes.names[index] == category["name"]
-        assert (index in found.classes.thing_ids) == bool(category["isthing"])
+        index = found.category_ids.index(category["id"])
+        assert found.names[index] == category["name"]
+        assert (index in found.thing_ids) == bool(category["isthing"])
         if category.get("color"):
-            assert list(found.classes.colors[index]) == category["color"]
-    assert found.classes.thing_ids == tuple(range(len(found.classes.thing_ids)))
+            assert list(found.colors[index]) == category["color"]
+    assert found.thing_ids == tuple(range(len(found.thing_ids)))
     for files in ([val], [train, val], [val, train]):
         assert read_categories(files) == found
-    metadata = found.metadata()
+    metadata = class_metadata(found)
     both = {
         **metadata["thing_dataset_id_to_contiguous_id"],
         **metadata["stuff_dataset_id_to_contiguous_id"],
     }
-    assert both == found.contiguous
-    assert found.metadata(semantic=True)["stuff_dataset_id_to_contiguous_id"] == both
+    assert both == {category: index for index, category in enumerate(found.category_ids)}
+    semantic = class_metadata(found, semantic=True)
+    assert semantic["stuff_dataset_id_to_contiguous_id"] == both
 
 
 def test_coco_comes_out_as_in_detectron2(tmp_path):
-    found = read_categories([write(tmp_path / "a.json", COCO_CATEGORIES[::-1])]).metadata()
+    found = class_metadata(read_categories([write(tmp_path / "a.json", COCO_CATEGORIES[::-1])]))
     for key, value in _get_builtin_metadata("coco_panoptic_standard").items():
         assert found[key] == value, key
 
@@ -94,7 +94,7 @@ def test_colors_of_one_file_serve_both(tmp_path):
     bare = [{k: v for k, v in category.items() if k != "color"} for category in CATEGORIES]
     files = [write(tmp_path / "a.json", bare), write(tmp_path / "b.json", CATEGORIES)]
     assert read_categories(files) == read_categories(files[::-1])
-    assert read_categories(files).classes.colors[0] == (200, 30, 30)
+    assert read_categories(files).colors[0] == (200, 30, 30)
 
 
 def changed(**entries):
@@ -139,7 +139,7 @@ def test_what_makes_no_classes_is_named(tmp_path, categories, message):
 
 def test_most_classes_are_255(tmp_path):
     table = [{"id": i, "name": str(i), "isthing": i % 2} for i in range(255)]
-    assert len(read_categories([write(tmp_path / "a.json", table)]).classes) == 255
+    assert len(read_categories([write(tmp_path / "a.json", table)])) == 255
 
 
 @pytest.mark.parametrize(
@@ -185,5 +185,5 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
         read_categories([file])
     assert len(calls) == 1
     write(file, CATEGORIES[1:])
-    assert len(read_categories([file]).ids) == len(CATEGORIES) - 1
+    assert len(read_categories([file]).category_ids) == len(CATEGORIES) - 1
     assert len(calls) == 2
