@@ -4,8 +4,6 @@ Each class is a group of the config and each field a key: `TrainSettings.batch_s
 `train.batch_size`. The group's option `default` (`local` of `launch`), the kinds that values on
 the command line and in experiment files must have, the listing of `python run.py --help` and
 docs/settings.md are all made from these fields; ranges are checked when the object is made.
-
-How to add a setting: add a field here and use it where the object is.
 """
 
 import json

@@ -1,21 +1,6 @@
 """Detectron2's catalogs and the folders of datasets.
 
-To add a dataset:
-
-1. Write `panoptic_dl/datasets/<name>.py`: a function `<name>_classes() -> Classes`, and a function
-   `<name>_panoptic(*, root, split, label_divisor, ignore_label) -> str` that calls `register_once`
-   and returns the name in Detectron2's catalogs. Records have "file_name", "image_id",
-   "pan_seg_file_name" and "segments_info" (contiguous category ids; or "sem_seg_file_name" for the
-   semantic task), metadata those of `Categories.metadata`, with "evaluator_type", "panoptic_json"
-   and "panoptic_root". Images without ground truth have "file_name" and "image_id" alone, and
-   metadata `NO_TRUTH`. `coco.py` is a short example.
-2. Add the module to the allow-list of `panoptic_dl.config.builder`.
-3. Write `lazy_configs/dataset/<name>.py`, as `lazy_configs/dataset/coco.py`: sizes and numbers of
-   the dataset, and calls of those functions.
-4. Write its recipe, `conf/recipe/<name>_panoptic.yaml` (and `_semantic`).
-
-Then `python run.py dataset=<name>` trains on it. Data in COCO's or Cityscapes' format need none of
-this: see `custom.py`.
+How to add one: docs/architecture.md.
 """
 
 import os
@@ -131,10 +116,8 @@ class Layout:
     def require_file(self, file: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `file` exists."""
         if not file.is_file():
-            raise self.error(f"file missing: {file}{self._near(file)}", remedy)
-
-    def _near(self, missing: Path) -> str:
-        return near_names(self.base, os.path.relpath(missing, self.base), deep=True)
+            near = near_names(self.base, os.path.relpath(file, self.base), deep=True)
+            raise self.error(f"file missing: {file}{near}", remedy)
 
     def require_files(
         self, expected: Collection[str], found: Collection[str], folder: Path, remedy: str

@@ -4,18 +4,7 @@ An evaluator returns results by task, such as `{"panoptic_seg": {"PQ": 62.9, "PQ
 of them go to results.json, and those of single classes, `PQ-road`, to the tables by class.
 `METRICS` names the few that printed tables, metrics.json, the loggers and the reports show.
 
-To add a metric:
-
-1. Write its evaluator: a subclass of `panoptic_dl.evaluation.evaluator.StreamingEvaluator`, in a
-   module of this package. Its constructor takes `dataset`, a name in Detectron2's catalogs; its
-   `evaluate` returns `{"a_task_of_its_own": {"NAME": value}}`, and `tasks` names such tasks.
-   `semantic.py` is a short example.
-2. Here, add a line to `EVALUATORS` (the class, and where it runs), and a line to `METRICS` for each
-   number that is to be shown.
-
-Nothing else is needed: `mode=train` and `mode=eval` run it, `checkpoint.best=NAME` selects by it,
-and results.json, the tables, the loggers and the reports show it. Optional are an official
-implementation, for `evaluation.official=true`, and a chart of its classes, see `CLASS_CHARTS`.
+How to add one: docs/architecture.md.
 """
 
 import math
