@@ -22,8 +22,6 @@ from PIL import Image
 from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data.sources import IDS, Source
 
-METHODS = ("crop_first", "reference")
-
 SHAPE_ONLY = (  # whose random choice depends on the size of the image, not on pixels
     T.ResizeShortestEdge,
     T.RandomCrop,
@@ -99,14 +97,9 @@ class Augment:
         method: "crop_first": `ResizeShortestEdge`, then a random crop, then `RandomFlip`, as far as
             they come first and in this order, are done together, the others on the pixels that
             these leave. "reference": Detectron2 does all of them, on the whole image.
-
-    Raises:
-        ValueError: the method is unknown.
     """
 
-    def __init__(self, augmentations: Augmentations, method: str = METHODS[0]) -> None:
-        if method not in METHODS:
-            raise ValueError(f"dataset.augmentation={method}: choose from {', '.join(METHODS)}")
+    def __init__(self, augmentations: Augmentations, method: str = "crop_first") -> None:
         self.augmentations = list(augmentations)
         self.method = method
 

@@ -85,7 +85,7 @@ def open_source(file: str, image_format: str, cache: DecodedCache | None = None)
         return Source(file, image_format, pixels.shape, lambda stop: pixels)
 
     def decode(stop: int) -> NDArray[np.integer]:
-        rows = _first_rows(content, stop)
+        rows = _first_rows(content, shape, stop)
         return _read_whole(file, image_format) if rows is None else _convert(rows, image_format)
 
     return Source(file, image_format, shape, decode)
@@ -121,16 +121,15 @@ def _plain_png(content: bytes) -> tuple[int, int, int] | None:
     return (height, width, channels) if name == b"IEND" else None
 
 
-def _first_rows(content: bytes, num_rows: int) -> NDArray[np.uint8] | None:
-    """Decode rows 0..num_rows-1 of what `_plain_png` accepts.
+def _first_rows(
+    content: bytes, shape: tuple[int, int, int], num_rows: int
+) -> NDArray[np.uint8] | None:
+    """Decode rows 0..num_rows-1 of a PNG whose shape `_plain_png` has found.
 
     Returns:
         (num_rows, W, 3) RGB or (num_rows, W) gray; None where the file is damaged as far as these
         rows go: Pillow will raise the error.
     """
-    shape = _plain_png(content)
-    if shape is None:
-        return None
     height, width, channels = shape
     num_rows = min(num_rows, height)
     compressed = b"".join(content[a:b] for name, a, b in _chunks(content) if name == b"IDAT")

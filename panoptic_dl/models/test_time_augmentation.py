@@ -33,13 +33,11 @@ class TestTimeAugmentation(nn.Module):
 
     Outputs are those of the model; "sem_seg" holds logarithms of mean probabilities.
 
-    Raises ValueError for scales that make no image, and for a model that makes no logits.
+    Raises ValueError for a model that makes no logits.
     """
 
     def __init__(self, model: nn.Module, *, scales: Sequence[float], flip: bool) -> None:
         super().__init__()
-        if not scales or not all(scale > 0 for scale in scales):
-            raise ValueError(f"evaluation.scales={list(scales)} must be positive numbers")
         if not isinstance(model, (PanopticDeepLab, DeepLabV3Plus)):
             raise ValueError(
                 "evaluation.scales and evaluation.flip need a PanopticDeepLab or a DeepLabV3Plus, "

@@ -123,13 +123,6 @@ def test_the_reference_is_detectron2s():
     assert_equal(augmentations, 0, 48, 64, "reference")
 
 
-def test_an_unknown_way_is_refused():
-    with pytest.raises(
-        ValueError, match=r"dataset\.augmentation=fast: choose from crop_first, ref"
-    ):
-        Augment([], "fast")
-
-
 def test_only_the_rows_of_the_crop_are_read():
     asked = []
     (image, _, classes), _ = files(0, 1000, 500)

@@ -103,10 +103,6 @@ def test_the_semantic_model_averages_probabilities():
 
 
 def test_what_cannot_be_averaged_is_refused(model):
-    with pytest.raises(ValueError, match=r"evaluation.scales=\[\]"):
-        Augmented(model, scales=[], flip=False)
-    with pytest.raises(ValueError, match=r"evaluation.scales=\[0\]"):
-        Augmented(model, scales=[0], flip=False)
     with pytest.raises(ValueError, match="not a Linear"):
         Augmented(torch.nn.Linear(1, 1), scales=[1.0], flip=True)
     model.predict_semantic = model.predict_instances = False
