@@ -130,8 +130,3 @@ def gather_metrics(
         distributed.all_gather(rows, own)
     names = [*tensors, *numbers]
     return [dict(zip(names, row, strict=True)) for row in torch.stack(rows).tolist()]
-
-
-def mean_over_processes(metrics: list[dict[str, float]], name: str) -> float:
-    """The mean of a metric over the processes, from what `gather_metrics` returns."""
-    return sum(process[name] for process in metrics) / len(metrics)

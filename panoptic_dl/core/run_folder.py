@@ -119,14 +119,11 @@ class RunState:
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
         attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
         revision = git("rev-parse HEAD")
+        commit = revision and {"revision": revision.strip(), "changed": bool(git("status --short"))}
         state = {
             "format": FORMAT,
             **facts,
-            "git": revision
-            and {
-                "revision": revision.strip(),
-                "changed": bool(git("status --short")),
-            },
+            "git": commit,
             "environment": before.get("environment"),  # until the processes note theirs
             "status": "running",
             "error": None,

@@ -51,16 +51,13 @@ class SampleOrder:
                     group = draws[: self.group_size]
                     del draws[: self.group_size]
                     return group
-            index = self._index(self._position)
+            epoch, place = divmod(self._position, self.num_images)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._permutation = generator_of(self.seed, epoch).permutation(self.num_images)
+            index = int(self._permutation[place])
             self._waiting[self._shapes[index]].append((index, self._position))
             self._position += 1
-
-    def _index(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_images)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = generator_of(self.seed, epoch).permutation(self.num_images)
-        return int(self._permutation[place])
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for a checkpoint."""

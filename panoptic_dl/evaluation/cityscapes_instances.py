@@ -188,9 +188,7 @@ class StreamingCityscapesInstanceEvaluator(
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
         """The instances, see `predicted_instances`; categories become label ids."""
-        ids = self._label_ids
-        found = predicted_instances(output, len(ids))
-        return [each._replace(category=ids[each.category]) for each in found]
+        return predicted_instances(output, self._label_ids)
 
     def match(self, prediction: tuple[str, list[Detection]]) -> InstanceMatch:
         image, detections = prediction

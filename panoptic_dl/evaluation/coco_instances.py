@@ -279,7 +279,7 @@ class StreamingCOCOInstanceEvaluator(
         return [] if self._instances else [(record["pan_seg_file_name"], "panoptic")]
 
     def predicted(self, output: dict[str, Any]) -> list[Detection]:
-        return predicted_instances(output, len(self.names))
+        return predicted_instances(output, range(len(self.names)))
 
     def match(self, prediction: tuple[Any, list[Detection]]) -> tuple[int, np.ndarray, np.ndarray]:
         image, detections = prediction

@@ -10,7 +10,7 @@ No file is written, each label is read once, and the processes of a run share on
 import ctypes
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +30,8 @@ Prediction = TypeVar("Prediction")
 Match = TypeVar("Match")
 Sample = dict[str, Any]
 Output = dict[str, Any]
+
+M_ARENA_MAX = -8  # of mallopt(3)
 
 
 class Coverage:
@@ -248,22 +250,24 @@ def require_size(
 class Detection(NamedTuple):
     """A predicted instance, on the CPU."""
 
-    category: int  # of the classes with instances, from 0
+    category: int
     score: float
     mask: np.ndarray  # (H, W) bool
     box: np.ndarray  # (4,) float32: x0, y0, x1, y1 in pixels, right and bottom exclusive
 
 
-def predicted_instances(output: Output, num_classes: int) -> list[Detection]:
+def predicted_instances(
+    output: Output, categories: Sequence[int] | Mapping[int, int]
+) -> list[Detection]:
     """The "instances" of a model's output, copied from the GPU; none where it has none.
 
     Args:
         output: "instances" has `pred_masks` (N, H, W), `pred_classes`, `scores` and, maybe,
             `pred_boxes`, which are else those of the masks.
-        num_classes: of instances.
+        categories: of the detections, by the class of the instances.
 
     Raises:
-        EvaluationError: a class is outside 0..num_classes-1; a score or a box is not finite.
+        EvaluationError: a class is none of them; a score or a box is not finite.
     """
     instances = output.get("instances")
     if instances is None or not len(instances):
@@ -275,16 +279,17 @@ def predicted_instances(output: Output, num_classes: int) -> list[Detection]:
     has_boxes = instances.has("pred_boxes")
     boxes = instances.pred_boxes if has_boxes else BitMasks(masks).get_bounding_boxes()
     rows = zip(classes, scores, masks.cpu().numpy(), boxes.tensor.cpu().numpy().copy(), strict=True)
-    found = [Detection(*row) for row in rows]
-    for category, score, _, box in found:
-        if not 0 <= category < num_classes:
+    found = []
+    for category, score, mask, box in rows:
+        if not 0 <= category < len(categories):
             raise EvaluationError(
                 f"a predicted instance has class {category}, outside the classes "
-                f"0..{num_classes - 1}"
+                f"0..{len(categories) - 1}"
             )
         if not np.isfinite(score) or not np.isfinite(box).all():
             what = "box" if np.isfinite(score) else "score"
             raise EvaluationError(f"the {what} of a predicted instance is not finite")
+        found.append(Detection(categories[category], score, mask, box))
     return found
 
 
@@ -330,7 +335,9 @@ class ThreadedEvaluator(DatasetEvaluator):
             for item, output in zip(inputs, outputs, strict=True):
                 predictions = [each.extract(item, output) for each in self.evaluators]
                 if self._num_threads and self._pool is None:
-                    _limit_malloc_arenas()
+                    # glibc makes one memory arena a thread, which keeps what its images took.
+                    with suppress(OSError, AttributeError, TypeError):  # another C library
+                        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
                     self._pool = ThreadPoolExecutor(self._num_threads, "evaluation")
                 if self._pool is not None:
                     job = self._pool.submit(self._match, predictions)
@@ -396,10 +403,3 @@ class ThreadedEvaluator(DatasetEvaluator):
             if quality is not None:
                 self._on_image(item, evaluator.as_output(prediction), quality)
                 return
-
-
-def _limit_malloc_arenas() -> None:
-    """Let glibc make two memory arenas at most: one a thread would keep what its images took."""
-    m_arena_max = -8  # of mallopt(3)
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(m_arena_max, 2)

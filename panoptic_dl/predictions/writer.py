@@ -144,9 +144,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
             )
         if self.needs == "sem_seg":
             return predicted_labels(output["sem_seg"], len(dataset.dataset_ids))
-        ids = dataset.instance_ids
-        found = predicted_instances(output, len(ids))
-        return [each._replace(category=ids[each.category]) for each in found]
+        return predicted_instances(output, dataset.instance_ids)
 
     def update(self, match: Written) -> None:
         """Keep the entries of the JSON files, if the format has any, as text."""

@@ -40,7 +40,9 @@ def report_search(folder: Path) -> str:
         (folder / "search.md").write_text(f"{text}\n\n{_table(trials, 'metric', record)}\n")
         return f"{text}\n"
     best = trials[record["best"]]
-    metric = _metric_of(folder / best["folder"])
+    file = folder / best["folder"] / RESULTS
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    metric = next(iter(results.get("metrics", {})), "metric")  # the first one, such as PQ
     _draw_search(record, folder / "search.png", metric)
     head = _head(record, best, metric)
     sign = -1 if record["direction"] == "maximize" else 1
@@ -57,13 +59,6 @@ def report_search(folder: Path) -> str:
         + (f"(and {more} more in search.md)\n" if more else "")
         + f"\n{head}\nSaved {folder}/search.md, .png and .json, best.yaml\n"
     )
-
-
-def _metric_of(run: Path) -> str:
-    """The first metric in the results of a run, such as PQ; "metric" where they name none."""
-    file = run / RESULTS
-    results = json.loads(file.read_text()) if file.is_file() else {}
-    return next(iter(results.get("metrics", {})), "metric")
 
 
 def _short_keys(record: Record) -> dict[str, str]:

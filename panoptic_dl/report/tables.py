@@ -267,7 +267,9 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
     published: dict[str, list[Line]] = {}
     for row in rows:
         own = [group for group in groups if group.first.row == row.row]
-        lines = [_published_line(row, group) for group in own] or [_open_line(row)]
+        cells = {name: Cell(None, value) for name, value in row.metrics.items()}
+        not_run = Line(row.title, row.row, cells, _Verdict("not run"))
+        lines = [_published_line(row, group) for group in own] or [not_run]
         published.setdefault(row.table, []).extend(lines)
     others: dict[str, list[Line]] = {}
     for group in groups:
@@ -278,11 +280,6 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
             others.setdefault(title, []).append(_other_line(group))
     tables = [Table(title, lines, published=True) for title, lines in published.items()]
     return tables + [Table(title, lines) for title, lines in others.items()]
-
-
-def _open_line(row: _PublishedRow) -> Line:
-    cells = {name: Cell(None, value) for name, value in row.metrics.items()}
-    return Line(row.title, row.row, cells, _Verdict("not run"))
 
 
 def _published_line(row: _PublishedRow, group: Group) -> Line:

@@ -56,7 +56,10 @@ class ScheduleHook(hooks.LRScheduler):
         # What the config makes, before the first step.
         self._made = {
             "optimizer": type(optimizer).__name__,
-            "options": [_options(group) for group in optimizer.param_groups],
+            "options": [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in optimizer.param_groups
+            ],
             "schedule": type(schedule).__name__,
             "state": schedule.state_dict(),
         }
@@ -120,11 +123,6 @@ class ScheduleHook(hooks.LRScheduler):
         if self.waits_for_metric:
             self._metrics.append(metric)
             self.scheduler.step(metric)
-
-
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    """The options of an optimizer's group, without its parameters."""
-    return {key: value for key, value in group.items() if key != "params"}
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -377,9 +375,8 @@ class EvalHook(HookBase):
             self._evaluate(done)
 
     def after_train(self) -> None:
-        if (
-            self.settings.eval_at_end and self.trainer.iter >= self.trainer.max_iter
-        ):  # all steps were done
+        all_done = self.trainer.iter >= self.trainer.max_iter
+        if self.settings.eval_at_end and all_done:
             self._evaluate(self.trainer.max_iter)
 
     def _is_due(self, done: int) -> bool:

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from panoptic_dl.core.distributed import gather_metrics, mean_over_processes
+from panoptic_dl.core.distributed import gather_metrics
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.train.precision import autocast
@@ -212,7 +212,7 @@ class Trainer(SimpleTrainer):
 
     def _log_metrics(self, metrics: list[dict[str, float]], losses: list[str]) -> None:
         """Losses are means over the processes, the time of waiting is that of the slowest."""
-        means = {name: mean_over_processes(metrics, name) for name in losses}
+        means = {n: sum(process[n] for process in metrics) / len(metrics) for n in losses}
         self.storage.put_scalar("data_time", max(process["data_time"] for process in metrics))
         self.storage.put_scalar("grad_norm", metrics[0]["grad_norm"])
         self.storage.put_scalar("total_loss", sum(means.values()))
@@ -253,7 +253,7 @@ class Trainer(SimpleTrainer):
         self.skips += 1
         names = [str(image["image_id"]) for of_process in images for image in of_process]
         means = {
-            name: mean_over_processes(metrics, name)
+            name: sum(process[name] for process in metrics) / len(metrics)
             for name in metrics[0]
             if name.startswith("loss") or name == "grad_norm"
         }
