@@ -47,6 +47,11 @@ class Split:
     reports: list[ImageReport] = field(default_factory=list)
 
     @property
+    def has_truth(self) -> bool:
+        """Whether its images are measured, and not only predicted for a server."""
+        return bool(self.metadata.get("has_truth", True))
+
+    @property
     def panoptic_json(self) -> str | None:
         return self.metadata.get("panoptic_json")
 
@@ -95,6 +100,7 @@ class CheckContext:
         choice: names of the chosen parts: "backbone", "head", "dataset", "task".
         sizes: "crop_size" [H, W], "min_size_test", "max_size_test", "size_divisibility" in pixels.
         train, checkpoint, recipe: those groups of the config.
+        top_k: a model finds fewer objects in an image.
         launch_refused: why the processes that `launch` asks for could not start.
         find_unused_parameters: whether some may take no part in the loss.
         weights: file or run folder to start from.
@@ -114,6 +120,7 @@ class CheckContext:
     run_dir: str
     ignore_label: int = IGNORE_LABEL
     image_format: str = "RGB"
+    top_k: int = 200
     launch_refused: str | None = None
     find_unused_parameters: bool = False
     weights: str | None = None

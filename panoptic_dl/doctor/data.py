@@ -93,6 +93,7 @@ def checks() -> list[Check]:
             *(Check(group, kind, partial(_check_kind, split, kind), needs) for kind in KINDS),
             Check(group, "classes", partial(_check_classes, split), needs, PREPARE),
             Check(group, "things and stuff", partial(_check_stuff, split), needs, PREPARE),
+            Check(group, "objects", partial(_check_objects, split), needs, PREPARE),
         ]
     instances = partial(_check_instances, "val")
     return [
@@ -300,7 +301,7 @@ def _repeated(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
 def _check_classes(title: str, context: CheckContext) -> CheckResult | None:
     """Classes that never occur: nothing is learned of them, and they have no metric."""
     split = context.splits[title]
-    if not split.metadata.get("has_truth", True):
+    if not split.has_truth:
         return None
     counts: Counter[int] = Counter()
     if "segments_info" in split.records[0]:
@@ -331,7 +332,7 @@ def _check_classes(title: str, context: CheckContext) -> CheckResult | None:
 def _check_stuff(title: str, context: CheckContext) -> CheckResult | None:
     """There are things, and an image has one segment of a stuff class at most."""
     split = context.splits[title]
-    if context.choice["task"] != "panoptic":
+    if context.choice["task"] != "panoptic" or not split.has_truth:
         return None
     things = set((split.metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
     if repeated := repeated_stuff(split.records, split.class_names, things):
@@ -341,10 +342,34 @@ def _check_stuff(title: str, context: CheckContext) -> CheckResult | None:
     return ok("an image has one segment of a stuff class at most")
 
 
+def _check_objects(title: str, context: CheckContext) -> CheckResult | None:
+    """No image has more objects than a model finds: as Detectron2's, it finds fewer than top_k."""
+    split, top_k = context.splits[title], context.top_k
+    if context.choice["task"] != "panoptic" or not split.has_truth:
+        return None
+    things = set((split.metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
+    objects = [
+        sum(s["category_id"] in things and not s.get("iscrowd") for s in record["segments_info"])
+        for record in split.records
+    ]
+    most = max(objects)
+    if most < top_k:
+        return ok(f"{most:,} in an image at most")
+    file, needed = split.records[objects.index(most)]["file_name"], most + most // 4 + 1
+    divisor = max(split.metadata["label_divisor"], 10 ** len(str(needed)))
+    return warn(
+        f"{sum(count >= top_k for count in objects):,} of {len(objects):,} images have "
+        f"dataset.top_k={top_k} objects or more, of which a model finds fewer, such as {most:,} in "
+        f"{file}",
+        f"dataset.top_k={needed} dataset.label_divisor={divisor}",
+    )
+
+
 def _check_instances(title: str, context: CheckContext) -> CheckResult | None:
     """The file of box and mask AP has the images of the panoptic file; its reader says else."""
     split = context.splits[title]
-    if context.choice["task"] != "panoptic" or "json_file" not in split.metadata:
+    measured = split.has_truth and "json_file" in split.metadata
+    if context.choice["task"] != "panoptic" or not measured:
         return None
     try:
         images = read_instances(split.name, split.records) or {}

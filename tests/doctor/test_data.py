@@ -122,6 +122,35 @@ def test_several_segments_of_one_stuff_class_are_named(tmp_path, caplog):
     )
 
 
+def test_more_objects_than_a_model_finds_are_named_with_the_keys(tmp_path):
+    write_own(tmp_path, train=2, val=2)
+    context = custom_context(tmp_path)
+    rows = results_of(data.checks(), context)
+    found = rows["val data: objects"].found
+    most = int(found.split()[0])
+    assert (rows["val data: objects"].state.value, found) == ("ok", f"{most} in an image at most")
+    context.top_k = most
+    row = results_of(data.checks(), context)["val data: objects"]
+    assert row.state.value == "warn"
+    assert f"images have dataset.top_k={most} objects or more, of which a model finds" in row.found
+    assert row.hint == f"dataset.top_k={most + most // 4 + 1} dataset.label_divisor=1000"
+    context.splits["val"].metadata["label_divisor"] = most
+    many = context.splits["val"].records[0]["segments_info"] * 700
+    context.splits["val"].records[0]["segments_info"] = many
+    assert data._check_objects("val", context).hint.endswith(" dataset.label_divisor=10000")
+
+
+def test_a_split_for_a_server_has_no_rows_of_truth(tmp_path):
+    write_own(tmp_path, train=2, val=2)
+    edit(tmp_path, lambda c: c.pop("annotations"), split="val")
+    rows = {
+        title: row.state.value
+        for title, row in results_of(data.checks(), custom_context(tmp_path)).items()
+        if title.startswith("val")
+    }
+    assert set(rows.values()) == {"ok"}, rows
+
+
 def test_each_format_has_its_faults():
     assert len(FAULTS) == len({fault.name for fault in FAULTS})
     assert {fault.kind for fault in FAULTS} == set(KINDS)
