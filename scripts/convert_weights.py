@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from panoptic_dl.config import ConfigError, TargetError, build, compose, options
+from panoptic_dl.config.composition import add_config_dir, one_line_errors
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.weights.load import Coverage, compare
@@ -50,20 +51,10 @@ def main() -> None:
         action="store_true",
         help="write even if parts of the backbone are missing",
     )
-    parser.add_argument(
-        "--config-dir",
-        metavar="FOLDER",
-        type=local_path,
-        action="append",
-        default=[],
-        help="folder of your own options, with a backbone/",
-    )
+    add_config_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    arguments = parser.parse_args()
-    try:
-        run(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        run(parser.parse_args())
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from panoptic_dl.config import allow, build
-from panoptic_dl.config.composition import open_run
+from panoptic_dl.config.composition import add_config_dir, one_line_errors, open_run
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import local_path, printable, read_json_object, sha256_of
 from panoptic_dl.core.run_folder import (
@@ -66,20 +65,10 @@ def main() -> None:
         default=[],
         help="a package of your own that the run's config builds from, and no lazy file allows",
     )
-    parser.add_argument(
-        "--config-dir",
-        metavar="FOLDER",
-        type=local_path,
-        action="append",
-        default=[],
-        help="folder of your own options, as when the run was started",
-    )
+    add_config_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    arguments = parser.parse_args()
-    try:
-        run(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        run(parser.parse_args())
 
 
 def run(arguments: argparse.Namespace) -> None:

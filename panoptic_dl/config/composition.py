@@ -60,6 +60,7 @@ from panoptic_dl.core.settings import (
 )
 
 CONF = Path(__file__).parents[2] / "conf"
+Folders = str | Path | Sequence[str | Path]
 _ABSENT = object()
 
 
@@ -99,13 +100,13 @@ def _help() -> str:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line for what Hydra, or a config, is not composed with.
+    """End the program with one line for a mistake of the user's.
 
     HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(f"error: {one_line(error)}") from error
@@ -113,36 +114,53 @@ def one_line_errors() -> Iterator[None]:
 
 def _arguments() -> argparse.ArgumentParser:
     """Hydra's parser, whose --config-dir takes what `local_path` does."""
-
-    def argument(text: str) -> str:
-        try:
-            return _own_folder(text, "--config-dir")
-        except ValueError as error:  # argparse has a text of its own for it
-            raise SystemExit(f"error: {error}") from None
-
     parser = hydra._internal.utils.get_args_parser()
     for action in parser._actions:
         if action.dest == "config_dir":
-            action.type = argument
+            action.type = _config_dir
     return parser
 
 
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """Let a script take --config-dir, once for each folder, as `run.py` does."""
+    parser.add_argument(
+        "--config-dir",
+        metavar="FOLDER",
+        type=_config_dir,
+        action="append",
+        default=[],
+        help="folder of your own options, such as a backbone/",
+    )
+
+
+def _config_dir(text: str) -> str:
+    with one_line_errors():  # argparse has a text of its own for a ValueError
+        return _own_folder(text, "--config-dir")
+
+
 def _own_folder(text: str | Path, key: str) -> str:
-    """The absolute path of a folder of the user's own options; ValueError if there is none."""
-    folder = Path(os.path.abspath(local_path(text, key)))
+    """The absolute path of a folder of the user's own options, or the package that holds them.
+
+    Raises:
+        ValueError: there is no such folder, or it is no path.
+    """
+    if str(text).startswith("pkg://"):
+        return str(text)
+    folder = Path(os.path.abspath(local_path(str(text).removeprefix("file://"), key)))
     if not folder.is_dir():
         near = near_names(folder.parent, folder.name)
         raise ConfigError(f"{key}={text}: there is no folder {folder}{near}")
     return str(folder)
 
 
-def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
+def compose(overrides: Sequence[str] = (), config_dirs: Folders = ()) -> DictConfig:
     """Return the config that `python run.py <overrides>` would run with.
 
     Args:
         overrides: as on the command line, such as `["backbone=hrnet48",
             "dataset.crop_size=[512,512]"]`.
-        config_dirs: folders of your own options, as `--config-dir` names one.
+        config_dirs: folders of your own options, or one, as `--config-dir` names one; packages are
+            `pkg://my_package.conf`.
 
     Raises:
         ConfigError: an override, or a file that it chooses, names an unknown key, group or option,
@@ -156,12 +174,12 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (
     return config
 
 
-def options(group: str, config_dirs: Sequence[str | Path] = ()) -> list[str]:
+def options(group: str, config_dirs: Folders = ()) -> list[str]:
     """The options of a group, such as those of `backbone`; for `config_dirs` see `compose`."""
     return loader(config_dirs).get_group_options(group)
 
 
-def open_run(folder: str | Path, config_dirs: Sequence[str | Path] = ()) -> DictConfig:
+def open_run(folder: str | Path, config_dirs: Folders = ()) -> DictConfig:
     """The config of a run, and leave to build from it what the user's own lazy files allow.
 
     The lazy files that the run names by its choices, such as `backbone=mine`, are looked up where
@@ -297,18 +315,15 @@ class _CheckedLoader(ConfigLoaderImpl):
     ) -> None:
         for each in parsed_overrides:
             if each.key_or_group == "hydra.searchpath" and isinstance(each._value, list):
-                places: Any = [str(text) for text in cast(list[Any], each.value())]
-                for i, text in enumerate(places):
-                    if not text.startswith("pkg://"):
-                        folder = _own_folder(text.removeprefix("file://"), "hydra.searchpath")
-                        places[i] = f"file://{folder}"
-                each._value = places
+                places = cast(list[Any], each.value())
+                each._value = [_own_folder(str(text), each.key_or_group) for text in places]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for folders that are missing, refused here
             super()._process_config_searchpath(config_name, parsed_overrides, repo)
         for source in repo.get_sources():
-            if not source.available() and source.provider.startswith("hydra.searchpath"):
-                raise ConfigError(f"hydra.searchpath: there is no {source.full_path()}")
+            key = source.provider.partition(" ")[0]
+            if not source.available() and key in ("hydra.searchpath", "config_dirs"):
+                raise ConfigError(f"{key}: there is no {source.full_path()}")
         self._repo = repo
 
     def _load_single_config(self, default: Any, repo: Any) -> Any:
@@ -437,7 +452,7 @@ def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
     if isinstance(node[leaf], dict) and "_target_" in node[leaf]:
         return True
     reading = re.compile(rf"\$\{{(.*[^\w.])?({re.escape(key)}|\.+{re.escape(leaf)})\b")
-    return reading.search(json.dumps(tree, indent=0)) is not None  # a value a line
+    return reading.search(json.dumps(tree, indent=0, default=str)) is not None  # a value a line
 
 
 def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any], repo: Any) -> str:
@@ -565,12 +580,12 @@ def _as_text(override: str) -> str | None:
     return None
 
 
-def loader(config_dirs: Sequence[str | Path] = ()) -> _CheckedLoader:
+def loader(config_dirs: Folders = ()) -> _CheckedLoader:
     """What composes configs from the checkout's folders, and then from `config_dirs`."""
     register()
     path = create_config_search_path(str(CONF))
-    for folder in config_dirs:
-        place = f"file://{_own_folder(folder, 'config_dirs')}"
+    for folder in [config_dirs] if isinstance(config_dirs, str | Path) else config_dirs:
+        place = _own_folder(folder, "config_dirs")
         path.prepend("config_dirs", place, anchor=SearchPathQuery(provider="schema"))
     return _CheckedLoader(path)
 

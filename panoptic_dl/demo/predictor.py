@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, overload
 
 import cv2
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from panoptic_dl.config import build
-from panoptic_dl.config.composition import open_run
+from panoptic_dl.config.composition import Folders, open_run
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import local_path
@@ -69,7 +68,7 @@ class Predictor:
         *,
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
-        config_dirs: Sequence[str | Path] = (),
+        config_dirs: Folders = (),
         **options: Any,
     ) -> "Predictor":
         """The model of a run, from its folder alone; its dataset need not be there.

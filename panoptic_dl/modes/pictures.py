@@ -59,7 +59,7 @@ from panoptic_dl.visualize.sheets import (
 )
 from panoptic_dl.visualize.style import class_colors
 
-CELL_WIDTH, CELL_HEIGHT = 640, 480  # pixels; the height of a portrait, which is narrower
+CELL_WIDTH = 640  # pixels
 BEST_OR_WORST = re.compile(r"(worst|best)(-\d+-.*)?\.png")
 CONFUSIONS = "confusions.png"
 CHARTS = (CONFUSIONS, *(f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS))
@@ -246,7 +246,7 @@ class EvaluationPictures:
             kinds, words = semantic_error_map(true, predicted), self._confusions(true, predicted)
             truth = np.where(true < 0, VOID_LABEL, true * DIVISOR)  # no instances
         image = Image.fromarray(read_image(record["file_name"], "RGB"))
-        size = fit(prediction.shape, CELL_WIDTH, CELL_HEIGHT)
+        size = fit(prediction.shape, CELL_WIDTH)
         small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
         # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
         # be one pixel wide, are painted in full and then averaged.
@@ -259,7 +259,6 @@ class EvaluationPictures:
             title=self.dataset,
             legend=error_legend(names),
             cell_width=CELL_WIDTH,
-            cell_height=CELL_HEIGHT,
         )
 
     def _panoptic_errors(

@@ -9,10 +9,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from panoptic_dl.config.builder import find_target
+from panoptic_dl.config.composition import one_line_errors
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.launch.gpus import give_out_gpus
 from panoptic_dl.sweeps.status import conclude
-from panoptic_dl.sweeps.table import SweepError, plan_sweep
+from panoptic_dl.sweeps.table import plan_sweep
 
 
 class Sweep(Callback):
@@ -34,12 +35,10 @@ class Sweep(Callback):
                 "here: start on a machine of the cluster, or with hydra/launcher=local"
             )
         try:
-            with read_write(config), open_dict(config):
+            with one_line_errors(), read_write(config), open_dict(config):
                 rows = plan_sweep(config)
-            if rows is not None:
-                write_sweep(Path(config.hydra.sweep.dir), rows)
-        except (SweepError, OSError) as error:
-            raise SystemExit(f"error: {error}") from None
+                if rows is not None:
+                    write_sweep(Path(config.hydra.sweep.dir), rows)
         except Exception as error:  # Hydra would go on, and run the sweep without its plan
             traceback.print_exc()
             raise SystemExit(f"error: this sweep cannot be planned: {error}") from None

@@ -17,6 +17,7 @@ from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_siz
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
 GAP = 8
+HIGHEST = 2  # times their width are cells: strips are narrower
 NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
 GALLERY_KINDS = ("image", "truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
@@ -34,7 +35,6 @@ def save_sheet(
     title: str = "",
     legend: Sequence[tuple[str, Color]] = (),
     cell_width: int = 640,
-    cell_height: int | None = None,
 ) -> None:
     """Write a PNG with one row of pictures per entry, scaled to a common width.
 
@@ -45,12 +45,11 @@ def save_sheet(
         captions: none, or one line above each row.
         title: at the top on the left.
         legend: at the top on the right: names and colors, the first ones that there is room for.
-        cell_width: in pixels.
-        cell_height: pictures that would be higher, in pixels, are made narrower.
+        cell_width: in pixels, which pictures fill; see `fit`.
     """
     scaled = []
     for row in rows:
-        size = fit(row[0].shape, cell_width, cell_height)
+        size = fit(row[0].shape, cell_width)
         scaled.append([_scale(picture, size) for picture in row])
     columns = len(rows[0])
     head = LINE * (2 if title or legend else 1)
@@ -104,12 +103,11 @@ def join_sheets(files: Sequence[Path], file: Path) -> None:
     joined.save(file)
 
 
-def fit(shape: Sequence[int], width: int, height: int | None = None) -> tuple[int, int]:
-    """The (width, height) in pixels at which a picture (H, W, ...) fills a cell."""
+def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
+    """The (width, height) in pixels at which a picture (H, W, ...) fills a cell; or its height."""
     high, wide = shape[:2]
-    if height is not None and high * width > height * wide:
-        return max(1, round(wide * height / high)), height
-    return width, max(1, round(high * width / wide))
+    scale = min(width / wide, HIGHEST * width / high)
+    return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
 def _scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
-from panoptic_dl.visualize.sheets import fit, save_sheet
+from panoptic_dl.visualize.sheets import save_sheet
 from panoptic_dl.visualize.style import Color
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -37,15 +37,14 @@ def save_sample(
     pictures = _panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
     columns = min(COLUMNS, len(pictures))
     cells = list(pictures.values())
-    width, height = fit(cells[0].shape, *LARGEST[columns])
+    (high, wide), (width, height) = cells[0].shape[:2], LARGEST[columns]
     save_sheet(
         [cells[i : i + columns] for i in range(0, len(cells), columns)],
         list(pictures),
         file,
         title=_caption(sample),
         legend=_legend(sample["sem_seg"].numpy(), classes),
-        cell_width=max(width, NARROWEST),
-        cell_height=height,
+        cell_width=max(NARROWEST, min(width, round(wide * height / high))),
     )
 
 

@@ -328,8 +328,9 @@ def test_an_option_of_a_group_may_define_its_keys(option):
 )
 def test_keys_that_nothing_reads_cannot_be_appended(override, near):
     key = override.lstrip("+").partition("=")[0]
-    with pytest.raises(ConfigError, match=f"Unknown key '{key}'.*{near}"):
-        compose([override])
+    for mode in (RunMode.RUN, RunMode.MULTIRUN):
+        with pytest.raises(ConfigError, match=f"Unknown key '{key}'.*{near}"):
+            loader().load_configuration("config", [override], mode)
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "slurm", "local"])
@@ -396,13 +397,16 @@ def own(tmp_path, monkeypatch):
     lazy._load.cache_clear()
 
 
-@pytest.mark.parametrize("way", ["config_dirs", "searchpath", "relative", "package"])
+WAYS = ["config_dirs", "one", "packages", "searchpath", "relative", "package"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_options_may_lie_outside_of_the_checkout(own, way, monkeypatch):
     monkeypatch.chdir(own.parent)
     (own / "__init__.py").touch()
     places = {"searchpath": f"file://{own}", "relative": "conf", "package": "pkg://conf"}
     words = [f"hydra.searchpath=[{places[way]}]"] if way in places else []
-    dirs = [] if words else [own]
+    dirs = {"config_dirs": [own], "one": "conf", "packages": ["pkg://conf"]}.get(way, [])
     config = compose([*words, "experiment=mine"], dirs)
     assert config.name == "toy_coco_panoptic_plain_conv"
     assert type(build(config.task.model.backbone)).__name__ == "Plain"
@@ -422,6 +426,8 @@ def test_a_folder_of_options_that_is_missing_is_named_with_the_near_one(own):
             compose(overrides, dirs)
     with pytest.raises(ValueError, match="config_dirs=s3://conf is a URL"):
         compose([], ["s3://conf"])
+    with pytest.raises(ConfigError, match="config_dirs: there is no pkg://no_package"):
+        compose([], "pkg://no_package.conf")
 
 
 def test_an_option_of_ones_own_does_not_hide_behind_one_of_the_checkout(own):

@@ -42,10 +42,10 @@ def test_best_and_worst_in_order_and_nothing_else_is_kept(tmp_path):
     assert names(folder) == EXPECTED
     with Image.open(sheets[0]) as sheet, Image.open(folder / "worst-2-1.png") as part:
         assert part.width == sheet.width == 4 * (CELL_WIDTH + 8) + 8
-        # A scene of 14 x 18 pixels fits 480 pixels of height; then 2 lines of head, 1 of caption.
-        assert part.height == 68 + 34 + 480 + 8
-        assert sheet.height == 68 + 2 * (34 + 480 + 8)
-        row = np.asarray(sheet)[68 + 522 :]
+        # A scene of 14 x 18 pixels is 498 pixels high; then 2 lines of head, 1 of caption.
+        assert part.height == 68 + 34 + 498 + 8
+        assert sheet.height == 68 + 2 * (34 + 498 + 8)
+        row = np.asarray(sheet)[68 + 540 :]
         assert (row == np.asarray(part)[68:]).all()
         assert len(np.unique(row.reshape(-1, 3), axis=0)) > 20
 

@@ -42,6 +42,19 @@ def test_a_row_that_fails_fails_alone(tmp_path, sweep, capsys):
     assert f"{bad}/log.txt" in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["backbone=hrnet18,hrnet_tyni"], "error: There is no backbone=hrnet_tyni. Did"),
+        (["sweep.seeds=[0,0]"], "error: sweep.seeds=.0, 0.: .*each once"),
+    ],
+)
+def test_a_mistake_in_a_row_is_one_line(tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit, match=message):
+        multirun(f"sweep_dir={tmp_path}", *words)
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_slurm_is_refused_where_it_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match=r"^error: hydra/launcher=slurm .* hydra/launcher=local"):
