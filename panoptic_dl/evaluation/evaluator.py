@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -293,6 +294,7 @@ def predicted_instances(
     return found
 
 
+@dataclass(eq=False)
 class ThreadedEvaluator(DatasetEvaluator):
     """Streaming evaluators whose `match` runs in a few threads, while the network goes on.
 
@@ -301,27 +303,22 @@ class ThreadedEvaluator(DatasetEvaluator):
     number of threads: counts are updated by the calling thread, in the order of the images. At most
     `num_threads` + 1 images wait, and are kept in memory; then `process` waits too. An error of an
     image is raised by the next call.
+
+    Attributes:
+        evaluators: their results are merged; no two may report the same task.
+        num_threads: 0 matches within `process`.
+        on_image: called with each input, its prediction and its quality in 0..1, by the calling
+            thread, in order; quality is that of the first evaluator which knows one.
     """
 
-    def __init__(
-        self,
-        evaluators: Sequence[StreamingEvaluator[Any, Any]],
-        *,
-        num_threads: int,
-        on_image: Callable[[Sample, Output, float], None] | None = None,
-    ) -> None:
-        """
-        Args:
-            evaluators: their results are merged; no two may report the same task.
-            num_threads: 0 matches within `process`.
-            on_image: called with each input, its prediction and its quality in 0..1, by the calling
-                thread, in order; quality is that of the first evaluator which knows one.
-        """
-        self.evaluators = list(evaluators)
-        self._on_image = on_image
-        self._num_threads = num_threads
-        self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[tuple[Sample, list[Any], Future[list[Any]]]] = deque()
+    evaluators: Sequence[StreamingEvaluator[Any, Any]]
+    _: KW_ONLY
+    num_threads: int
+    on_image: Callable[[Sample, Output, float], None] | None = None
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
+    _waiting: deque[tuple[Sample, list[Any], Future[list[Any]]]] = field(
+        default_factory=deque, init=False
+    )
 
     def reset(self) -> None:
         """Forget all images."""
@@ -334,18 +331,18 @@ class ThreadedEvaluator(DatasetEvaluator):
         with self._failing():
             for item, output in zip(inputs, outputs, strict=True):
                 predictions = [each.extract(item, output) for each in self.evaluators]
-                if self._num_threads and self._pool is None:
+                if self.num_threads and self._pool is None:
                     # glibc makes one memory arena a thread, which keeps what its images took.
                     with suppress(OSError, AttributeError, TypeError):  # another C library
                         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-                    self._pool = ThreadPoolExecutor(self._num_threads, "evaluation")
+                    self._pool = ThreadPoolExecutor(self.num_threads, "evaluation")
                 if self._pool is not None:
                     job = self._pool.submit(self._match, predictions)
                 else:
                     job = Future()
                     job.set_result(self._match(predictions))
                 self._waiting.append((item, predictions, job))
-                while len(self._waiting) > self._num_threads or (
+                while len(self._waiting) > self.num_threads or (
                     self._waiting and self._waiting[0][2].done()
                 ):
                     self._finish_first()
@@ -396,10 +393,10 @@ class ThreadedEvaluator(DatasetEvaluator):
         matches = job.result()
         for evaluator, match in zip(self.evaluators, matches, strict=True):
             evaluator.update(match)
-        if self._on_image is None:
+        if self.on_image is None:
             return
         for evaluator, prediction, match in zip(self.evaluators, predictions, matches, strict=True):
             quality = evaluator.quality(match)
             if quality is not None:
-                self._on_image(item, evaluator.as_output(prediction), quality)
+                self.on_image(item, evaluator.as_output(prediction), quality)
                 return

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def writing(what: str, on_error: str) -> Iterator[None]:
         log_first_n(logging.ERROR, message, key="message")
 
 
+@dataclass(eq=False)
 class RunCheckpoints:
     """The checkpoints of a run; every process has this object, the main one writes.
 
@@ -54,24 +56,19 @@ class RunCheckpoints:
     iteration (see `Trainer`), or of the position in the data stream. Whatever interrupts the
     writing, power cuts and full disks included, the files from before stay as they are, and a new
     one is recognized as complete or torn.
+
+    Attributes:
+        parts: objects with a state, by their names in the file; `model` is not inside
+            DistributedDataParallel, so that names stay plain.
+        loggers: get every checkpoint, and which is the best.
+        newest: file of the state in memory, until the next step.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: CheckpointSettings,
-        parts: Mapping[str, Any],
-        loggers: Loggers,
-    ) -> None:
-        """
-        Args:
-            parts: objects with a state, by their names in the file; `model` is not inside
-                DistributedDataParallel, so that names stay plain.
-            loggers: get every checkpoint, and which is the best.
-        """
-        self.folder, self.settings = folder, settings
-        self.parts, self.loggers = parts, loggers
-        self.newest: str | None = None  # file of the state in memory, until the next step
+    folder: Path
+    settings: CheckpointSettings
+    parts: Mapping[str, Any]
+    loggers: Loggers
+    newest: str | None = field(default=None, init=False)
 
     def names(self) -> list[str]:
         """Checkpoint files that exist, complete or torn."""

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,7 @@ class CheckpointHook(HookBase):
             self.checkpoints.save(self.trainer.iter)
 
 
+@dataclass(eq=False)
 class EvalHook(HookBase):
     """Evaluates every `period` iterations and at the end, each time a checkpoint just saved.
 
@@ -327,29 +329,20 @@ class EvalHook(HookBase):
     checkpoint with the best metric so far.
 
     Attributes:
+        evaluate: from the iterations done to results, with `metrics`; {} but on the main process.
+        schedule: gets the metric of `checkpoint.best`.
+        writer: of the main process.
+        settings: `eval_period` and `eval_at_end`.
         results: of the last evaluation; {} but on the main process.
     """
 
-    def __init__(
-        self,
-        evaluate: Callable[[int], dict[str, Any]],
-        checkpoints: RunCheckpoints,
-        stop: StopRequest,
-        schedule: ScheduleHook,
-        writer: MetricsWriter | None,
-        settings: TrainSettings,
-    ) -> None:
-        """
-        Args:
-            evaluate: from the iterations done to results, with `metrics`; {} but on the main
-                process.
-            schedule: gets the metric of `checkpoint.best`.
-            writer: of the main process.
-            settings: `eval_period` and `eval_at_end`.
-        """
-        self.evaluate, self.checkpoints, self.stop = evaluate, checkpoints, stop
-        self.schedule, self.writer, self.settings = schedule, writer, settings
-        self.results: dict[str, Any] = {}
+    evaluate: Callable[[int], dict[str, Any]]
+    checkpoints: RunCheckpoints
+    stop: StopRequest
+    schedule: ScheduleHook
+    writer: MetricsWriter | None
+    settings: TrainSettings
+    results: dict[str, Any] = field(default_factory=dict, init=False)
 
     def before_train(self) -> None:
         """Repeat an evaluation that was cut short.

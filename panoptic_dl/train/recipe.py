@@ -100,11 +100,8 @@ def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> i
     return images * (num_processes if synchronized else 1)
 
 
-def log_differences(
-    recipe: Recipe, settings: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
-) -> None:
+def log_differences(found: list[_Difference]) -> None:
     """Log how the run differs from its recipe: a warning if it changes results."""
-    found = find_differences(recipe, settings, model, optimizer, accumulate)
     if not found:
         logger.info("Trained as the recipe says: batch, learning rate, length, arithmetic")
         return

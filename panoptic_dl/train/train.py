@@ -28,7 +28,12 @@ from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.ema import FOLDER, UpdateAverage, WeightAverage, evaluate_both
 from panoptic_dl.train.hooks import CheckpointHook, EvalHook, MetricsWriter, ScheduleHook
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
-from panoptic_dl.train.recipe import Recipe, log_differences, scale_learning_rate
+from panoptic_dl.train.recipe import (
+    Recipe,
+    find_differences,
+    log_differences,
+    scale_learning_rate,
+)
 from panoptic_dl.train.trainer import Loader, Trainer
 from panoptic_dl.weights.load import start_from
 
@@ -125,7 +130,7 @@ def train(
     if options.auto_scale_lr:
         factor = scale_learning_rate(optim, published, options.batch_size)
         logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
-    log_differences(published, options, model, optim, loader.accumulate)
+    log_differences(find_differences(published, options, model, optim, loader.accumulate))
     scheduler = make_schedule(schedule, optim, options, saving.best)
 
     stop = StopRequest()

@@ -8,6 +8,7 @@ H W pixels, K classes, S segments.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,34 +34,31 @@ Place = tuple[int, int]
 """(top, left) in pixels."""
 
 
+@dataclass(kw_only=True, eq=False)
 class SegmentDrawer:
-    """Draws maps of one set of classes."""
+    """Draws maps of one set of classes.
 
-    def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        colors: Sequence[Color] | NDArray[np.uint8],
-        thing_ids: Collection[int],
-        label_divisor: int,
-        opacity: float = 0.55,
-        labels: bool = True,
-        text_scale: float = 1.0,
-    ) -> None:
-        """
-        Args:
-            names, colors: of the K classes; RGB, 0..255.
-            thing_ids: classes with instances.
-            label_divisor: of panoptic maps.
-            opacity: of the tint, 0..1.
-            labels: whether segments are named.
-            text_scale: of letters, for pictures that will be shown smaller.
-        """
-        self.names = [name.split("-merged")[0] for name in names]
-        self.colors = np.asarray(colors, np.uint8).reshape(-1, 3)
-        self.thing_ids = frozenset(thing_ids)
-        self.label_divisor = label_divisor
-        self.opacity, self.labels, self.text_scale = opacity, labels, text_scale
+    Attributes:
+        names, colors: of the K classes; RGB, 0..255.
+        thing_ids: classes with instances.
+        label_divisor: of panoptic maps.
+        opacity: of the tint, 0..1.
+        labels: whether segments are named.
+        text_scale: of letters, for pictures that will be shown smaller.
+    """
+
+    names: Sequence[str]
+    colors: Any
+    thing_ids: Collection[int]
+    label_divisor: int
+    opacity: float = 0.55
+    labels: bool = True
+    text_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.names = [name.split("-merged")[0] for name in self.names]
+        self.colors = np.asarray(self.colors, np.uint8).reshape(-1, 3)
+        self.thing_ids = frozenset(self.thing_ids)
 
     def panoptic(
         self,
