@@ -340,6 +340,10 @@ class _CheckedLoader(ConfigLoaderImpl):
         group, _, option = str(default.config_path).rpartition("/")
         if group.partition("/")[0] == "hydra":
             return loaded
+        if group == "backbone" and not default.package:  # so that pretrained=null always works
+            config: Any = loaded.config
+            with open_dict(config):
+                config.setdefault("pretrained", self._tree.get("pretrained"))
         tree: Any = OmegaConf.to_container(loaded.config)
         tree.pop("hydra", None)
         is_lazy = str(loaded.path).endswith(".py")
@@ -444,15 +448,22 @@ def _is_read(key: str, tree: Mapping[str, Any]) -> bool:
     if not isinstance(node, dict) or leaf not in node or leaf.startswith("_"):
         return True
     if "_target_" in node:
-        try:
-            parameters = inspect.signature(find_target(node["_target_"])).parameters
-        except (TargetError, ValueError):  # an error when it is built; no signature
-            return True
-        return leaf in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+        parameters = _parameters(node)
+        # Without any there is an error when it is built, or no signature.
+        return leaf in parameters or None in parameters or not parameters
     if isinstance(node[leaf], dict) and "_target_" in node[leaf]:
         return True
     reading = re.compile(rf"\$\{{(.*[^\w.])?({re.escape(key)}|\.+{re.escape(leaf)})\b")
     return reading.search(json.dumps(tree, indent=0, default=str)) is not None  # a value a line
+
+
+def _parameters(node: Any) -> list[str | None]:
+    """What the class or function of a node takes; None: anything."""
+    try:
+        parameters = inspect.signature(find_target(node["_target_"])).parameters.values()
+    except (TypeError, KeyError, TargetError, ValueError):
+        return []
+    return [None if p.kind == p.VAR_KEYWORD else p.name for p in parameters]
 
 
 def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any], repo: Any) -> str:
@@ -558,7 +569,9 @@ def _unknown(key: str, tree: Mapping[str, Any], source: str = "") -> str:
         return f"Unknown key '{key}'{source}. The group {group} comes with mode={group}."
     known = sorted({*_keys(tree), *_groups()} - {key})
     folder, _, leaf = key.rpartition(".")
-    leaves = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == folder}
+    taken = filter(None, _parameters(_select(tree, folder)))  # some have no value yet
+    leaves = {name: f"{'' if source else '+'}{folder}.{name}" for name in taken}
+    leaves |= {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == folder}
     near = [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.5)]
     near += [k for k in known if k.rpartition(".")[2] == leaf]
     near += difflib.get_close_matches(key, known, n=5, cutoff=0.6)

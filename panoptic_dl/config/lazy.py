@@ -124,10 +124,6 @@ def _load(file: Path, modified: int, name: str) -> dict[str, Any]:
     trees: dict[str, Any] = {}
     for variable in (name, *COMPANIONS.get(name, ())):
         if variable not in namespace:
-            if (
-                variable == "pretrained"
-            ):  # as one of the config's keys: pretrained=null always works
-                trees[variable] = None
             continue
         tree = OmegaConf.to_container(
             namespace[variable], resolve=False, structured_config_mode=SCMode.INSTANTIATE

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import ConfigError, build, builder, compose, lazy
-from panoptic_dl.config.composition import loader, one_line_errors, open_run
+from panoptic_dl.config.composition import loader, one_line_errors, open_run, options
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -137,6 +137,17 @@ def test_a_yaml_option_may_derive_from_a_lazy_one(option):
     assert cfg.backbone.norm == "GN"
     assert cfg.backbone.width == compose(["backbone=hrnet_tiny"]).backbone.width
     assert cfg.decoder.panoptic.in_features
+
+
+def test_every_backbone_may_be_trained_from_scratch(option):
+    """Also one that is written in YAML alone, which names no pre-trained file."""
+    lines = ["# @package _global_", "choice: {backbone: mine}", "pixels: {mean: [0.0], std: [1.0]}"]
+    lines += ["decoder: {panoptic: {in_features: [a]}, semantic: {in_features: [a]}}"]
+    made = option("backbone", "\n".join([*lines, "backbone: {_target_: torch.nn.Identity}"]))
+    for choice in (made, *(f"backbone={name}" for name in options("backbone"))):
+        assert compose([choice, "dataset=toy_coco", "pretrained=null"]).pretrained is None
+    derived = option("backbone", "defaults: [hrnet18, _self_]\nnorm: GN\n")
+    assert compose([derived]).pretrained.file == "hrnetv2_w18_imagenet_pretrained.pth"
 
 
 def test_the_saved_config_builds_the_same_model(tmp_path):
@@ -364,7 +375,7 @@ MODULE = """from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
 class Plain(Backbone):
-    def __init__(self, width):
+    def __init__(self, width, depth=1):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, width, 4, 4), nn.Conv2d(width, 16, 4, 4)
         self.width = width
@@ -414,6 +425,7 @@ def test_options_may_lie_outside_of_the_checkout(own, way, monkeypatch):
         ("backbone=plan", "no backbone=plan. Did you mean: plain"),
         ("experiment=mime", "no experiment=mime. Did you mean: mine"),
         ("backbone.widht=4", "Did you mean: backbone.width"),
+        ("backbone.dpeth=4", r"Did you mean: \+backbone.depth"),
     ):
         with pytest.raises(ConfigError, match=meant):
             compose([*words, "backbone=plain", typo], dirs)

@@ -40,7 +40,7 @@ def test_a_missing_variable_is_named_with_what_is_there(tmp_path):
 
 def test_companions_come_along_and_others_do_not(tmp_path):
     file = lazy_file(tmp_path, "backbone = dict(x=1)\npixels = dict(y=(1, 2))\nd = dict(z=3)")
-    expected = {"backbone": {"x": 1}, "pixels": {"y": [1, 2]}, "pretrained": None}
+    expected = {"backbone": {"x": 1}, "pixels": {"y": [1, 2]}}
     assert _load(file, 0, "backbone") == expected
     file = lazy_file(tmp_path, 'backbone = dict(x=1)\npretrained = dict(name="a.pth")')
     with pytest.raises(ValueError, match=r"write pretrained = dict\(file=..., source=...\)"):
