@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
+from detectron2 import layers
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -25,12 +26,30 @@ logger = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
 
 
+class NaiveSyncBatchNorm(layers.NaiveSyncBatchNorm):
+    """Detectron2's, whose buffers are those that one process would have.
+
+    Its running variance is a biased one, which a small batch of 1 x 1 pixels halves (ASPP's pooled
+    branch), and it counts no batches.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        before = self.running_var.clone()
+        output: Tensor = super().forward(input)
+        if self.training:
+            count = input.numel() // self.num_features * comm.get_world_size()
+            added = self.running_var - (1 - self.momentum) * before
+            self.running_var += added / (count - 1)
+            self.num_batches_tracked += 1
+        return output
+
+
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every `nn.SyncBatchNorm` by a class that runs in this process group, in place.
 
     In one process that is `nn.BatchNorm2d`, where there is nothing to synchronize; in several
-    without NCCL, where `nn.SyncBatchNorm` cannot run, Detectron2's `NaiveSyncBatchNorm`. Parameters
-    and buffers stay the same objects under the same names. Call it before an optimizer or
+    without NCCL, where `nn.SyncBatchNorm` cannot run, `NaiveSyncBatchNorm`. Parameters and buffers
+    stay the same objects under the same names. Call it before an optimizer or
     DistributedDataParallel sees the model, and after the process group exists.
     """
     names = [name for name, module in model.named_modules() if type(module) is nn.SyncBatchNorm]

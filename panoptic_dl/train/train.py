@@ -225,11 +225,7 @@ def make_schedule(
         ValueError: it cannot be made, ends before training, never gets the metric that it waits
             for, or takes that for better which is worse.
     """
-    chained = {}
-    if isinstance(schedule, partial) and isinstance(schedule.keywords.get("schedulers"), list):
-        inner = schedule.keywords["schedulers"]
-        chained["schedulers"] = [make_part(each, optimizer=optimizer) for each in inner]
-    made = make_part(schedule, optimizer=optimizer, **chained)
+    made = _with_chained(schedule, optimizer)
     for name in ("max_iters", "total_steps"):
         length = getattr(made, name, settings.iterations)
         if length < settings.iterations:
@@ -250,6 +246,16 @@ def make_schedule(
                 f"{'higher' if mode == 'max' else 'lower'} is better: schedule.mode={mode}"
             )
     return made
+
+
+def _with_chained(schedule: Callable[..., Any], optimizer: Optimizer) -> Any:
+    keys = schedule.keywords if isinstance(schedule, partial) else {}
+    chained = {
+        name: [_with_chained(each, optimizer) for each in value]
+        for name, value in keys.items()
+        if name == "schedulers"
+    }
+    return make_part(schedule, optimizer=optimizer, **chained)
 
 
 def _start(

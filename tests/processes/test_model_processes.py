@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import nn
 
+from panoptic_dl.models.batch_norm import NaiveSyncBatchNorm
 from tests.models.tiny_models import (
     build_backbone,
     build_panoptic,
@@ -14,6 +14,11 @@ from tests.models.tiny_models import (
     require_same,
     train_both,
 )
+
+
+def pooled(rank: int) -> torch.Tensor:
+    """A process's half of a batch of two images of one pixel."""
+    return torch.tensor([1.0, 2.0, -3.0]).reshape(1, 3, 1, 1) * (rank + 1)
 
 
 def train(rank: int, folder: str) -> None:
@@ -31,6 +36,9 @@ def train(rank: int, folder: str) -> None:
         "running_mean": model.backbone.bn1.running_mean,
         "gradient": model.backbone.conv1.weight.grad,
     }
+    layer = NaiveSyncBatchNorm(3)
+    layer(pooled(rank))
+    results["buffers"] = dict(layer.named_buffers())
 
     def build() -> nn.Module:
         torch.manual_seed(0)
@@ -58,6 +66,13 @@ def test_two_cpu_processes_share_their_statistics(results):
         assert result["classes"] == {NaiveSyncBatchNorm.__name__}
         torch.testing.assert_close(result["running_mean"], alone.backbone.bn1.running_mean)
         assert result["gradient"].isfinite().all()
+
+
+def test_buffers_are_those_of_one_process(results):
+    alone = nn.BatchNorm2d(3)
+    alone(torch.cat([pooled(0), pooled(1)]))
+    for result in results:
+        torch.testing.assert_close(result["buffers"], dict(alone.named_buffers()))
 
 
 def test_statistics_are_updated_once_with_recomputed_activations(results):

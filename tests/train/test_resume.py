@@ -209,6 +209,7 @@ def of_all(*schedules):
 
 
 LINEAR, COSINE = (lr.LinearLR, {"total_iters": 5}), (lr.CosineAnnealingLR, {"T_max": 7})
+CHAINED = of_all(LINEAR, (lr.ExponentialLR, {"gamma": 0.9}))
 SCHEDULES = {
     lr.LambdaLR: {"lr_lambda": lambda step: 0.9**step},
     lr.MultiplicativeLR: {"lr_lambda": lambda step: 0.9},
@@ -223,8 +224,8 @@ SCHEDULES = {
     lr.CyclicLR: {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4, "mode": "exp_range"},
     lr.OneCycleLR: {"max_lr": 0.1, "total_steps": 12},
     lr.ReduceLROnPlateau: {"mode": "max", "patience": 1, "cooldown": 1},
-    lr.SequentialLR: {**of_all(LINEAR, COSINE), "milestones": [5]},
-    lr.ChainedScheduler: of_all(LINEAR, (lr.ExponentialLR, {"gamma": 0.9})),
+    lr.SequentialLR: {**of_all((lr.ChainedScheduler, CHAINED), COSINE), "milestones": [5]},
+    lr.ChainedScheduler: CHAINED,
     WarmupPolyLR: {"max_iters": 12, "warmup_iters": 3},
 }
 
