@@ -5,6 +5,7 @@ Shapes: H W pixels.
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ IGNORE_LABEL = 255  # in semantic labels, which have 8 bits: pixels without a cl
 
 
 Kind = Literal["image", "panoptic", "label"]
+
+# Of images that are read well; those of twice as many pixels are refused.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(file: str | Path, image_format: str) -> NDArray[np.uint8]:
@@ -222,13 +226,11 @@ def _ids_of(image: Image.Image) -> NDArray[np.uint32]:
 
 
 def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
+    pixels = np.array(image.convert("L") if image.mode == "1" else image)
     if image.mode == "P":
-        colors = np.array(image.getpalette("RGB")).reshape(-1, 3)
+        colors = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         if (colors == colors[:, :1]).all():
-            image = image.convert("L")
-    elif image.mode == "1":
-        image = image.convert("L")
-    pixels = np.array(image)
+            pixels = np.resize(colors[:, 0], 256)[pixels]
     if pixels.ndim == 3:
         if image.mode in ("RGB", "RGBA", "RGBX") and (pixels[..., 1:3] != pixels[..., :1]).any():
             raise UnreadableImageError(

@@ -84,7 +84,8 @@ def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
         category, crowd = (_whole(annotation.get(key)) for key in ("category_id", "iscrowd"))
         for key, value, listed in (("image", of, images), ("category", category, categories)):
             if type(value) not in (int, str) or value not in listed:
-                what = f'of {key} {value!r:.40}, which is not among its "{key}" ids'
+                such = f"such as {next(iter(listed), None)!r:.40}"
+                what = f'of {key} {value!r:.40}, which is not among its "{key}" ids, {such}'
                 raise DatasetError(f"{file}: annotation {name!r:.40} is {what}")
         if crowd not in (None, 0, 1):
             what = f'"iscrowd" is {crowd!r:.40}; write 0 or 1, or leave it out'

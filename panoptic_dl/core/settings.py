@@ -378,7 +378,7 @@ def _values(hint: Any, metadata: Mapping[str, Any]) -> str:
     """The values of a key in words, such as "a whole number, at least 1, or null"."""
     if metadata["choices"]:
         return _listed(metadata["choices"]) + " or a list of them" * ("list" in str(hint))
-    limits = [f"{_LIMITS[name][0]} {limit:g}" for name, limit in metadata["limits"].items()]
+    limits = [f"{_LIMITS[name][0]} {limit:.12g}" for name, limit in metadata["limits"].items()]
     if not limits:
         return describe_type(hint)
     words, null, _ = describe_type(hint).partition(" or null")

@@ -180,6 +180,10 @@ def test_colors_of_a_panoptic_label_may_be_stored_in_any_way(tmp_path, recwarn):
         assert np.array_equal(read_panoptic_ids(file), ids)
         assert np.array_equal(read_image(file, "RGB"), ids_to_colors(ids))
         assert np.array_equal(read_image(file, "BGR"), ids_to_colors(ids)[..., ::-1])
+    gray = Image.fromarray(np.uint8([[0, 1, 2]]))
+    gray.putpalette([9, 9, 9, 0, 0, 0, 3, 3, 3])
+    gray.save(file, transparency=bytes([0, 9, 255]))
+    assert read_classes(file).tolist() == [[9, 0, 3]]
     assert not recwarn  # none of them is unusual
 
 
