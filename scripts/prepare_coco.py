@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from panoptic_dl.core.errors import DatasetError, EvaluationError
-from panoptic_dl.core.headers import check_records
+from panoptic_dl.core.headers import check_records, require_own_ids
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.prepare.archives import (
     Archive,
@@ -109,6 +109,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
         name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
         images = DatasetCatalog.get(name)
         check_records(split, images)
+        require_own_ids(str(base / f"annotations/panoptic_{split}2017.json"), images)
         if split == "val":
             try:
                 read_instances(name, images)

@@ -8,7 +8,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,7 +19,13 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, local_path
-from panoptic_dl.core.images import Kind, read_size, require_listed_size, require_same_size
+from panoptic_dl.core.images import (
+    Kind,
+    read_size,
+    require_listed_size,
+    require_same_size,
+    segment_problem,
+)
 from panoptic_dl.core.parallel import Progress
 
 logger = logging.getLogger(__name__)
@@ -41,6 +48,17 @@ def check_records(title: str, records: Sequence[Mapping[str, Any]], **options: A
     check_headers(title, images, **options)
 
 
+def require_own_ids(source: str, records: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `DatasetError` where two records, which are listed in `source`, are of one image."""
+    numbers = Counter(record.get("image_id", record["file_name"]) for record in records)
+    for image, count in numbers.items():
+        if count > 1:
+            raise DatasetError(
+                f"{source} has image {image!r} {count} times: give each image its own id, and one "
+                "annotation"
+            )
+
+
 def check_headers(
     title: str,
     images: Sequence[tuple[Mapping[str, Any], Labels]],
@@ -48,7 +66,7 @@ def check_headers(
     seconds: float | None = None,
     most_bad: int = 0,
 ) -> None:
-    """Look at the headers of images and labels, in threads of the main process.
+    """Look at the segments and headers of images and labels, in threads of the main process.
 
     Images that are found right are remembered, by size and time of change of their files, in the
     file `headers` of the folder $PANOPTIC_DL_CACHE; of these only the state is looked at again.
@@ -60,10 +78,17 @@ def check_headers(
         most_bad: so many images with a fault are warnings.
 
     Raises:
-        DatasetError: the first fault that is more than those.
+        DatasetError: the first fault that is more than those, or of a segment.
     """
     if not comm.is_main_process():
         return  # an error of that process ends all
+    for record, _ in images:
+        seen = set[int]()
+        for segment in record.get("segments_info", ()):
+            if problem := segment_problem(segment, seen):
+                name = f"{record['pan_seg_file_name']}: segment {segment.get('id')!r}"
+                raise DatasetError(f"{name}{problem}")
+            seen.add(segment["id"])
     known, end = _Known(), None if seconds is None else time.monotonic() + seconds
     chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     pool, bad, done = ThreadPoolExecutor(THREADS, "headers"), 0, 0

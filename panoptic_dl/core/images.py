@@ -6,7 +6,7 @@ Shapes: H W pixels.
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -372,6 +372,28 @@ def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDA
     finally:
         table[keys] = 0  # filling all of the table each time would be slow
     return found
+
+
+def segment_problem(segment: Mapping[str, Any], others: Collection[int]) -> str:
+    """What is wrong with an entry of "segments_info", in words that go behind its id; mostly "".
+
+    Args:
+        others: ids of other segments of the image.
+    """
+    number, area = segment.get("id"), segment.get("area")
+    crowd = segment.get("iscrowd", 0)
+    if type(number) is not int or not 0 < number < NUM_IDS:
+        return (
+            f": ids are whole numbers from 1 to {NUM_IDS - 1}, R + 256 G + 65536 B of the PNG; "
+            "0 is void"
+        )
+    if number in others:
+        return " is listed twice: give each segment of an image its own id"
+    if crowd not in (0, 1):
+        return f': "iscrowd" is {crowd!r}; write 0 or 1, or leave it out'
+    if area is not None and not (type(area) in (int, float) and area >= 0):
+        return f': "area" is {area!r}; write a number of pixels, or leave it out'
+    return ""
 
 
 def require_no_class(ignore_label: int, num_classes: int) -> None:

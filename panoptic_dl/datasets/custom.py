@@ -29,7 +29,7 @@ from typing import Any
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names
-from panoptic_dl.core.images import NUM_IDS
+from panoptic_dl.core.images import segment_problem
 from panoptic_dl.datasets.categories import (
     GUIDE,
     class_metadata,
@@ -412,31 +412,19 @@ def _segments(
     """The segments of an annotation, with contiguous categories."""
     segments: dict[int, dict[str, Any]] = {}
     for segment in annotation["segments_info"]:
-        number, category = segment.get("id"), segment.get("category_id")
-        crowd, area = segment.get("iscrowd", 0), segment.get("area")
-        problem = ""
-        if type(number) is not int or not 0 < number < NUM_IDS:
-            problem = (
-                f": ids are whole numbers from 1 to {NUM_IDS - 1}, R + 256 G + 65536 B of the PNG; "
-                "0 is void"
-            )
-        elif number in segments:
-            problem = " is listed twice: give each segment of an image its own id"
-        elif type(category) is not int or category not in contiguous:
+        number, category, area = map(segment.get, ("id", "category_id", "area"))
+        problem = segment_problem(segment, segments)
+        if not problem and (type(category) is not int or category not in contiguous):
             problem = (
                 f' has the category_id {category!r}, which is not among the "categories" of that '
                 "file; list it there, or correct the segment"
             )
-        elif crowd not in (0, 1):
-            problem = f': "iscrowd" is {crowd!r}; write 0 or 1, or leave it out'
-        elif area is not None and not (type(area) in (int, float) and area >= 0):
-            problem = f': "area" is {area!r}; write a number of pixels, or leave it out'
         if problem:
             raise DatasetError(f"{file}: segment {number!r} of {annotation['file_name']}{problem}")
         segments[number] = {
             "id": number,
             "category_id": contiguous[category],
-            "iscrowd": int(crowd),
+            "iscrowd": int(segment.get("iscrowd", 0)),
             "isthing": contiguous[category] in things,
             **({} if area is None else {"area": area}),
         }

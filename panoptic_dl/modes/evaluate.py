@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import nn
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
-from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.headers import check_headers, require_own_ids
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
@@ -216,14 +215,8 @@ class Evaluation:
     def _check_files(self) -> None:
         """Raise ValueError where an image is listed twice, or the headers of files have a fault."""
         records: list[dict[str, Any]] = DatasetCatalog.get(self.dataset)
-        numbers = Counter(record.get("image_id", record["file_name"]) for record in records)
-        for image, count in numbers.items():
-            if count > 1:
-                source = MetadataCatalog.get(self.dataset).get("panoptic_json", self.dataset)
-                raise EvaluationError(
-                    f"{source} has image {image!r} {count} times: give each image its own id, and "
-                    "one annotation"
-                )
+        source = MetadataCatalog.get(self.dataset).get("panoptic_json", self.dataset)
+        require_own_ids(source, records)
         evaluators = self.evaluators.values()
         check_headers(
             self.dataset,

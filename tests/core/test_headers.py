@@ -9,7 +9,7 @@ from PIL import Image
 
 from panoptic_dl.core import headers
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.headers import check_headers, require_own_ids
 
 SIZE = (6, 8)
 
@@ -116,3 +116,27 @@ def test_a_disk_without_room_and_a_torn_file_only_cost_time(images, tmp_path, mo
     (tmp_path / "none").touch()
     monkeypatch.setenv("PANOPTIC_DL_CACHE", str(tmp_path / "none" / "below"))
     check_headers("val", images)
+
+
+@pytest.mark.parametrize(
+    ("segments", "says"),
+    [
+        ([{"id": 5}, {"id": 5}], "segment 5 is listed twice"),
+        ([{"category_id": 0}], "segment None: ids are whole numbers from 1"),
+        ([{"id": "5"}], "segment '5': ids are whole numbers from 1"),
+        ([{"id": 2**24}], "segment 16777216: ids are whole numbers"),
+        ([{"id": 5, "iscrowd": None}], '"iscrowd" is None; write 0 or 1'),
+        ([{"id": 5, "area": "7"}], "\"area\" is '7'; write a number"),
+    ],
+)
+def test_segments_that_no_label_can_have_are_named(images, segments, says):
+    record = {**images[3][0], "pan_seg_file_name": "a.png", "segments_info": segments}
+    with pytest.raises(DatasetError, match=f"a.png: {says}"):
+        check_headers("val", [*images[:3], (record, images[3][1])], most_bad=9)
+
+
+def test_two_records_of_an_image_are_named():
+    records = [{"file_name": "a.png", "image_id": 7}, {"file_name": "b.png", "image_id": 7}]
+    with pytest.raises(DatasetError, match=r"x\.json has image 7 2 times: give each"):
+        require_own_ids("x.json", records)
+    require_own_ids("x.json", [{"file_name": "a.png"}, {"file_name": "b.png"}])

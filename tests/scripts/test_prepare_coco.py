@@ -14,7 +14,7 @@ from scripts import prepare_coco as coco
 from scripts.prepare_cityscapes import prepare_cityscapes
 from scripts.prepare_coco import check_coco, prepare_coco
 from tests.datasets.prepare.packed import files_below, quiet, zip_cityscapes, zip_coco
-from tests.datasets.tiny_datasets import write_cityscapes, write_coco
+from tests.datasets.tiny_datasets import edit_json, write_cityscapes, write_coco
 
 
 @pytest.fixture
@@ -155,6 +155,10 @@ def test_labels_of_another_size_than_their_image_are_never_ready(tmp_path):
         check_coco(tmp_path, say=quiet)
 
 
+def segments_of(content):
+    return content["annotations"][0]["segments_info"]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_what_the_reader_of_training_refuses_is_never_ready(tmp_path, split):
     base = write_coco(tmp_path, train=3, val=2) / "coco"
@@ -165,6 +169,16 @@ def test_what_the_reader_of_training_refuses_is_never_ready(tmp_path, split):
     with pytest.raises(DatasetError, match=r"sizes differ: .* listed in the JSON file as 81 x"):
         check_coco(tmp_path, say=quiet)
     file.write_text(text)
+    for change, said in (
+        (lambda c: c["annotations"].append(c["annotations"][0]), "has image 100 2 times"),
+        (lambda c: segments_of(c).append(segments_of(c)[0]), r"segment \d+ is listed twice"),
+        (lambda c: segments_of(c)[0].pop("id"), "segment None: ids are whole numbers"),
+        (lambda c: segments_of(c)[0].update(iscrowd="0"), "\"iscrowd\" is '0'; write 0 or 1"),
+    ):
+        edit_json(file, change)
+        with pytest.raises(DatasetError, match=said):
+            check_coco(tmp_path, say=quiet)
+        file.write_text(text)
     label = base / f"panoptic_{split}2017/000000000101.png"
     Image.open(label).convert("CMYK").save(label, format="TIFF")
     with pytest.raises(DatasetError, match=r"101.png is no panoptic label: its mode is CMYK"):
