@@ -125,7 +125,7 @@ def test_a_disk_without_room_and_a_torn_file_only_cost_time(images, tmp_path, mo
         ([{"category_id": 0}], "segment None: ids are whole numbers from 1"),
         ([{"id": "5"}], "segment '5': ids are whole numbers from 1"),
         ([{"id": 2**24}], "segment 16777216: ids are whole numbers"),
-        ([{"id": 5, "iscrowd": None}], '"iscrowd" is None; write 0 or 1'),
+        ([{"id": 5, "iscrowd": None}], 'segment 5: "iscrowd" is None; write 0 or 1'),
         ([{"id": 5, "area": "7"}], "\"area\" is '7'; write a number"),
     ],
 )
