@@ -126,7 +126,7 @@ def test_a_disk_without_room_and_a_torn_file_only_cost_time(images, tmp_path, mo
         ([{"id": "5"}], "segment '5': ids are whole numbers from 1"),
         ([{"id": 2**24}], "segment 16777216: ids are whole numbers"),
         ([{"id": 5, "iscrowd": None}], 'segment 5: "iscrowd" is None; write 0 or 1'),
-        ([{"id": 5, "area": "7"}], "\"area\" is '7'; write a number"),
+        ([{"id": 5, "area": "7"}], "segment 5: \"area\" is '7'; write a number"),
     ],
 )
 def test_segments_that_no_label_can_have_are_named(images, segments, says):
