@@ -131,11 +131,12 @@ class PanopticResult:
         return annotation, ids_to_colors(ids)
 
     def save(self, path: str | PathLike[str], **options: Any) -> None:
-        """Write a picture, or COCO's panoptic format; its folder is made when missing.
+        """Write a picture, or COCO's panoptic format; folders are made when missing.
 
         Args:
             path: .jpg or .png: the picture that `draw` makes. .json: images, annotations and
-                categories, and the PNG of the segments' ids beside it, under the same name.
+                categories, and the PNG of the segments' ids in the folder of the file's name
+                without .json, where COCO's scripts look for it.
             options: of `draw`.
 
         Raises:
@@ -150,15 +151,16 @@ class PanopticResult:
             image = {"id": name, "file_name": name, "height": height, "width": width}
             content = {"images": [image], "annotations": [annotation]}
             content["categories"] = self.classes.categories()
-            written = {".png": encode(pixels, "png"), ".json": json.dumps(content).encode()}
+            picture = file.with_suffix("") / annotation["file_name"]
+            written = {picture: encode(pixels, "png"), file: json.dumps(content).encode()}
         elif suffix in ("jpg", "jpeg", "png"):
-            written = {file.suffix: encode(self.draw(**options), suffix)}
+            written = {file: encode(self.draw(**options), suffix)}
         else:
             raise DemoError(f"cannot save a result as {file.name}: choose .jpg, .png or .json")
-        with name_unwritable(file.parent):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        for ending, data in written.items():
-            with write_prediction(file.with_suffix(ending)) as temporary:
+        for target, data in written.items():
+            with name_unwritable(target.parent):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            with write_prediction(target) as temporary:
                 temporary.write_bytes(data)
 
     def draw(

@@ -90,12 +90,15 @@ def test_a_result_is_saved_as_a_picture_or_in_coco_format(predictor, tmp_path):
     drawn = result.draw("instances")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), drawn)
     assert Image.open(tmp_path / "new" / "b.JPG").size == drawn.shape[1::-1]
+    result.save(tmp_path / "c.png")  # a drawing, or the image itself, stays as it is
+    before = (tmp_path / "c.png").read_bytes()
     result.save(str(tmp_path / "c.json"))
+    assert (tmp_path / "c.png").read_bytes() == before
     content = json.loads((tmp_path / "c.json").read_text())
     annotation, pixels = result.to_coco("c")
     assert content["annotations"] == [annotation]
     assert content["categories"][11]["id"] == 24  # person, of Cityscapes
-    ids = rgb2id(np.asarray(Image.open(tmp_path / "c.png")))
+    ids = rgb2id(np.asarray(Image.open(tmp_path / "c" / annotation["file_name"])))
     assert np.array_equal(ids, rgb2id(pixels))
     segments = {segment["id"]: segment for segment in annotation["segments_info"]}
     assert set(np.unique(ids)) - {0} == set(segments)
