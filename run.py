@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from panoptic_dl.config import allow, build, builder, composition
 from panoptic_dl.config.output_folder import check_requeue, is_recorded
 from panoptic_dl.config.run_identity import identity, resolve
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.run_folder import RunState
 from panoptic_dl.sweeps.table import isolate_failures, resume_in_sweep
 
@@ -45,10 +46,10 @@ def run(config: DictConfig, job: Any) -> float | None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """Run one job."""
-    with isolate_failures(HydraConfig.get()):
+    with isolate_failures(HydraConfig.get()), one_line_errors():
         return run(config, HydraConfig.get())
 
 
 if __name__ == "__main__":
-    with composition.one_line_errors():
+    with one_line_errors():
         main()

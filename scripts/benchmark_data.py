@@ -34,6 +34,7 @@ from tabulate import tabulate
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data import mapper as mappers
@@ -56,6 +57,7 @@ THINGS = 18  # added to a drawn street, which has about 12 segments
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

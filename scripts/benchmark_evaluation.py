@@ -34,6 +34,7 @@ from detectron2.structures import BitMasks, Instances
 from tabulate import tabulate
 
 from panoptic_dl.core.environment import describe_device
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import read_panoptic_ids
 from panoptic_dl.datasets.cityscapes import cityscapes_panoptic
@@ -54,6 +55,7 @@ THINGS, NUM_CLASSES, DIVISOR = range(11, 19), 19, 1000
 SIDES = ("official", "streaming")
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--images", type=int, default=10, help="images that are timed")

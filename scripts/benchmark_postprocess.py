@@ -23,6 +23,7 @@ from detectron2.projects.panoptic_deeplab import PanopticDeepLab as Detectron2Mo
 from tabulate import tabulate
 
 from panoptic_dl.core.environment import describe_device, peak_memory, reset_peak_memory
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.scene_maps import SceneMaps, scene_maps
@@ -217,6 +218,7 @@ def _crowd(count: int, data: dict[str, Any], kinds: dict[str, Any], seed: int) -
         num_things += max(1, count // 12)
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -28,6 +28,7 @@ from torch.nn import Module
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.environment import describe_device, peak_memory, reset_peak_memory
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.data.loader import TrainLoader
@@ -171,6 +172,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     return lines
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,7 @@ TRAINING = [
 TIMES = ("time", "data_time", "images_per_s", "host_memory_MiB")
 
 
+@one_line_errors()
 def main() -> None:
     """Run one training alone and one under fire; compare; exit code 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -20,6 +20,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from panoptic_dl.core.errors import one_line_errors
+
 ROOT = Path(__file__).parents[1]
 # The quickstart on images, and objects, of half its size.
 TOY = (
@@ -101,6 +103,7 @@ def compare(
     return rows, passed
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from panoptic_dl.config import ConfigError, TargetError, build, compose, options
-from panoptic_dl.config.composition import add_config_dir, one_line_errors
-from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.config.composition import add_config_dir
+from panoptic_dl.core.errors import WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.weights.load import Coverage, compare
 from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
@@ -30,6 +30,7 @@ from panoptic_dl.weights.read import Provenance, WeightsFile, megabytes, read_we
 from panoptic_dl.weights.write import write_weights
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,8 +54,7 @@ def main() -> None:
     )
     add_config_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    with one_line_errors():
-        run(parser.parse_args())
+    run(parser.parse_args())
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from panoptic_dl.config import allow, build
-from panoptic_dl.config.composition import add_config_dir, one_line_errors, open_run
-from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.config.composition import add_config_dir, open_run
+from panoptic_dl.core.errors import WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable, read_json_object, sha256_of
 from panoptic_dl.core.run_folder import (
     AVERAGE,
@@ -49,6 +49,7 @@ AVERAGE_RESULTS = f"ema/{RESULTS}"
 HASH_DIGITS = 8  # of the SHA-256 in the name of an exported file
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -67,8 +68,7 @@ def main() -> None:
     )
     add_config_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    with one_line_errors():
-        run(parser.parse_args())
+    run(parser.parse_args())
 
 
 def run(arguments: argparse.Namespace) -> None:

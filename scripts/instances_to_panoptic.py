@@ -13,7 +13,6 @@ Shapes: H W pixels.
 
 import argparse
 import json
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, one_line_errors
 from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors
@@ -32,6 +31,7 @@ MAX_NAMED = 10
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,19 +54,16 @@ def main() -> None:
         help="leave out what cannot be a mask, such as stray points and boxes, and say so",
     )
     given = parser.parse_args()
-    try:
-        done = convert_instances(
-            given.source,
-            given.root,
-            given.split,
-            stuff=given.stuff,
-            background=given.background,
-            skip_bad_masks=given.skip_bad_masks,
-        )
-        print("\n".join(done))
-        print(_ask_the_reader(given.root, given.split))
-    except (DatasetError, OSError) as error:
-        sys.exit(f"error: {error}")
+    done = convert_instances(
+        given.source,
+        given.root,
+        given.split,
+        stuff=given.stuff,
+        background=given.background,
+        skip_bad_masks=given.skip_bad_masks,
+    )
+    print("\n".join(done))
+    print(_ask_the_reader(given.root, given.split))
 
 
 def convert_instances(

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path, read_json_object, write_text
 from panoptic_dl.core.run_folder import Fields
 from panoptic_dl.report.formats import table_markdown
@@ -36,6 +37,7 @@ Figures are percentages. An empty cell was not measured; n/a could not be decide
 below folders to docs/results.json and makes this page anew."""
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,10 +49,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the runs of before")
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
-    try:
-        publish(arguments.docs, arguments.folders, fresh=arguments.fresh, check=arguments.check)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    publish(arguments.docs, arguments.folders, fresh=arguments.fresh, check=arguments.check)
 
 
 def publish(docs: Path, folders: list[Path], *, fresh: bool, check: bool) -> None:

@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
 from panoptic_dl.report.page import make_report
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -22,11 +24,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=local_path, metavar="FOLDER")
     parser.add_argument("--out", type=local_path, default=Path("outputs/report"), metavar="DIR")
     arguments = parser.parse_args()
-    try:
-        made = time.strftime("%Y-%m-%d %H:%M")
-        markdown, files, notes = make_report(arguments.folders, arguments.out, made=made)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    made = time.strftime("%Y-%m-%d %H:%M")
+    markdown, files, notes = make_report(arguments.folders, arguments.out, made=made)
     print(markdown)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -8,11 +8,10 @@ docs/overfitting.md. Images and panoptic PNGs are linked, not copied.
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.errors import DatasetError, EvaluationError
+from panoptic_dl.core.errors import DatasetError, one_line_errors
 from panoptic_dl.core.files import local_path, read_json
 from panoptic_dl.core.headers import check_records
 
@@ -98,6 +97,7 @@ def ask_the_readers(target: Path) -> None:
         read_instances(name, images)
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=local_path, help="folder that holds coco/")
@@ -108,12 +108,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.count < 1:
         parser.error("--count must be at least 1")
-    try:
-        chosen = subset(options.source, options.target, options.split, options.ids, options.count)
-        print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
-        print(f"ready: dataset=coco dataset.root={options.target}")
-    except (DatasetError, EvaluationError, OSError) as error:
-        sys.exit(f"error: {error}")
+    chosen = subset(options.source, options.target, options.split, options.ids, options.count)
+    print(f"{len(chosen)} images in {options.target / 'coco'}: {' '.join(map(str, chosen))}")
+    print(f"ready: dataset=coco dataset.root={options.target}")
 
 
 if __name__ == "__main__":

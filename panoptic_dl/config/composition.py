@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import hydra._internal.hydra
 import hydra._internal.utils
@@ -40,8 +40,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.config.builder import TargetError, find_target
 from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
-from panoptic_dl.config.run_identity import one_line, resolved_value, row_folder
+from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.config.saved import own_folder, run_of_weights, saved_config, with_parts
+from panoptic_dl.core.errors import message_for_user, one_line, one_line_errors
 from panoptic_dl.core.files import local_path, near_names, printable
 from panoptic_dl.core.images import require_no_class
 from panoptic_dl.core.run_folder import read_state
@@ -98,26 +99,23 @@ def _help() -> str:
     ).replace("$", "$$")
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the program with one line for a mistake of the user's.
-
-    HYDRA_FULL_ERROR=1 shows the traceback instead.
-    """
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise SystemExit(f"error: {one_line(error)}") from error
-
-
 def _arguments() -> argparse.ArgumentParser:
-    """Hydra's parser, whose --config-dir takes what `local_path` does."""
+    """Hydra's parser, which takes paths as `local_path` does, and has messages of ours."""
+
+    def quoted(word: str) -> str:
+        return re.sub(r"""(?<=[=\[,])~[^][,(){}'"]*""", r"'\g<0>'", word)
+
+    def refuse(message: str) -> NoReturn:
+        words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = difflib.get_close_matches((words or [""])[-1], parser._option_string_actions, n=3)
+        meant = f"Did you mean: {', '.join(near)}?" if near else "--help lists all"
+        raise SystemExit(f"error: {message}. {meant}")
+
     parser = hydra._internal.utils.get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    types = {"config_dir": _config_dir, "overrides": quoted}  # Hydra's grammar has no bare ~
     for action in parser._actions:
-        if action.dest == "config_dir":
-            action.type = _config_dir
+        action.type = types.get(action.dest, action.type)
     return parser
 
 
@@ -223,6 +221,9 @@ class _CheckedLoader(ConfigLoaderImpl):
         self._tree: dict[str, Any] = {}
         self._added: list[tuple[str, str]] = []
         self._repo: Any = self.repository
+        for text in overrides:
+            if text.startswith("~") and text[1:] in EXPERIMENT_PARTS:
+                raise ConfigError(f"{text}: a run needs one; {text[1:]}=NAME chooses another")
         try:
             saved, words = self._of_weights(config_name, overrides)
             config = super().load_configuration(
@@ -251,9 +252,15 @@ class _CheckedLoader(ConfigLoaderImpl):
                 return config
             raise ConfigError(_explain(error, overrides, self._tree, self._repo)) from error
         except ValueError as error:
-            text, empty = str(error), [text for text in overrides if text.endswith("=null")]
-            if empty and is_choice(empty[0]):
-                text = f"{empty[0]}: a group needs an option ({error})"
+            if message_for_user(error) is None:
+                raise
+            text = str(error)
+            if "Config group override" in text:
+                odd = [
+                    text for text in overrides if re.search(r"=(null|true|false|[-+.\d].*)?$", text)
+                ]
+                groups = [text for text in odd if is_choice(text) or "/" in text.partition("=")[0]]
+                text = f"{', '.join(groups or odd)}: a group needs the name of an option"
             raise ConfigError(text) from error
         return config
 
@@ -469,9 +476,11 @@ def _parameters(node: Any) -> list[str | None]:
 def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any], repo: Any) -> str:
     """Hydra's message for a failed composition in one line, with what was probably meant."""
     text = str(error) or str(error.__cause__)
-    unknown = re.search(r"Could not override '([^']+)'", text)
+    unknown = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     if unknown is not None:
         return _unknown(unknown[1], tree)
+    if twice := re.match(r"Multiple values for ([\w/]+)\.", text):
+        return f"{twice[1]} is chosen already, and has one option: leave out the + before it"
     several = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
     if several is not None:
         key, values = several.groups()
@@ -479,19 +488,22 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
             f"{key}={values} are several values, for a sweep: python run.py -m ...; a list is "
             f"{key}=[{values}], and one text is {key}=\\'{values}\\'"
         )
-    if re.search(r"Could not (?:find|load) 'hydra/launcher/(submitit_\w+|joblib)'", text):
+    if re.search(
+        r"Could not (?:find|load) 'hydra/launcher/(submitit_local|submitit_slurm|joblib)'", text
+    ):
         return "this hydra/launcher needs an extra: pip install 'panoptic-dl[launchers]'"
     if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        group, _, option = str(error.missing_cfg_file or "config").rpartition("/")
         parent = re.match(r"In '([^']+)'", text)
         where = f" (in {parent[1]})" if parent and parent[1] != "config" else ""
-        near = difflib.get_close_matches(option, error.options or (), n=3, cutoff=0.5)
+        there = error.options or repo.get_group_options(group)  # Hydra says none of a list's
+        near = difflib.get_close_matches(option, there, n=3, cutoff=0.5)
         meant = f" Did you mean: {', '.join(near)}?" if near else ""
-        options = f" Options: {', '.join(error.options)}." if error.options else ""
+        options = f" Options: {', '.join(there)}." if there else ""
         name = f"{group}={option}" if group else option
         return f"There is no {name}{where}.{meant}{options} Looked in {_folders(repo)}"
     for override in overrides:
-        if "=" not in override and not override.startswith("~"):
+        if ("=" not in override[1:] and not override.startswith("~")) or override[:1] in "-=":
             return f"{override} is no key=value"
         plain = _as_text(override)
         if plain is not None:
@@ -504,8 +516,8 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
             OverridesParser.create().parse_override(override)
             continue
         return (
-            f"{override} cannot be read ({one_line(text)}): are all brackets and quotes closed, "
-            "and is the whole word in quotes for the shell?"
+            f"{override} cannot be read: are all brackets and quotes closed, and is the whole "
+            "word in quotes for the shell?"
         )
     return one_line(text)
 
@@ -583,7 +595,7 @@ def _unknown(key: str, tree: Mapping[str, Any], source: str = "") -> str:
 def _as_text(override: str) -> str | None:
     """An override that Hydra cannot parse, with quotes that let it; None where that is not it."""
     key, _, value = override.partition("=")
-    if value[:1] in ("[", "{", "'", '"'):  # more likely a list or quote that was not closed
+    if value[:1] in ("[", "{", "'", '"') or value.count("(") != value.count(")"):  # not closed
         return None
     quoted = f"{key}='" + re.sub(r"(\\*)(')", r"\1\1\\\2", value) + "'"
     for text in (override, quoted):

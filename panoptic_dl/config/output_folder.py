@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from panoptic_dl.config.run_identity import one_line
+from panoptic_dl.core.errors import one_line
 from panoptic_dl.core.files import local_path
 
 REQUEUE_NEEDS_FOLDER = (

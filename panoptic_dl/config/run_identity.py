@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.config.builder import current_name
+from panoptic_dl.core.errors import one_line
 from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.core.settings import experiment_name
 
@@ -201,21 +202,6 @@ def resolved_value(config: DictConfig, key: str) -> Any:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except Exception:
         return None
-
-
-def one_line(error: object) -> str:
-    """A message of Hydra or OmegaConf without what follows it: links, search paths, types."""
-    text = str(error)
-    unset = re.search(r"Environment variable '(\w+)' not found", text)
-    if unset is not None:
-        key = re.search(r"full_key: (\S+)", text)
-        return (
-            f"{key[1] + ': ' if key else ''}the environment variable {unset[1]} is not set: export "
-            f"{unset[1]}=..., or give a default, ${{oc.env:{unset[1]},DEFAULT}}"
-        )
-    lines = [line.strip() for line in text.partition("Config search path:")[0].splitlines()]
-    skipped = ("See https://hydra.cc", "object_type=", "reference_type=")
-    return " ".join(line for line in lines if line and not line.startswith(skipped))
 
 
 def resolve(config: DictConfig) -> None:

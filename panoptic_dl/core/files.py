@@ -37,9 +37,11 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
         name: the key or argument that it was given by, for the message.
 
     Raises:
-        NotLocalError: (a ValueError) it is a URL.
+        NotLocalError: (a ValueError) it is a URL, or nothing.
     """
     text = os.fspath(path)
+    if not text:
+        raise NotLocalError(f"{name}= is empty, and has to be a path: {name}=. is this folder")
     if _URL.match(text):
         raise NotLocalError(
             f"{name}={printable(text)} is a URL, and has to be a path on this machine: copy what "
@@ -49,7 +51,7 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
 
 
 class NotLocalError(argparse.ArgumentTypeError, ValueError):
-    """A URL in the place of a path."""
+    """A URL, or nothing, in the place of a path."""
 
 
 @contextmanager
@@ -186,7 +188,8 @@ def near_names(folder: str | Path, name: str, *, deep: bool = False) -> str:
         return f"; there is {Path(folder) / path_there} ({how})"
     similar: list[str] = []
     if not deep and os.path.isdir(folder):  # names of a dataset's images all resemble each other
-        similar = difflib.get_close_matches(name, os.listdir(folder), n=3)
+        others = [each for each in os.listdir(folder) if each != name]
+        similar = difflib.get_close_matches(name, others, n=3)
     return f"; in {folder} there is {', '.join(similar)}" if similar else ""
 
 

@@ -4,9 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import re
 import sys
-import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.environment import describe, git, measured_on
+from panoptic_dl.core.errors import FAULT, message_for_user
 from panoptic_dl.core.run_folder import (
     ERROR,
     LOG,
@@ -38,11 +37,6 @@ from panoptic_dl.core.run_folder import (
 from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
-
-PACKAGE = Path(__file__).resolve().parents[1]
-OURS = (f"{PACKAGE}{os.sep}", str(PACKAGE.with_name("run.py")))
-INSTALLED = (os.path.realpath(sysconfig.get_path("stdlib")), "<")  # "<frozen ...>"
-LOST = "DistBackendError|DistNetworkError|gloo.*(onnection|peer)|NCCL"
 
 
 def exit_status(error: BaseException | None) -> tuple[str, int]:
@@ -98,10 +92,7 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
             if text is None:
                 text = error_line(traceback.format_exc())
                 print(traceback.format_exc(), file=sys.stderr)
-                where = (
-                    "This is a fault of panoptic-dl. Please report it where you have it from, with "
-                    f"{ERROR}, {LOG} and .hydra/ of {folder}"
-                )
+                where = f"{FAULT}{ERROR}, {LOG} and .hydra/ of {folder}"
             else:
                 where = "" if is_used else f"(traceback: {folder / ERROR})"
             print(f"\nerror: {text}\n{where}".rstrip(), file=sys.stderr, flush=True)
@@ -121,30 +112,6 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         raise SystemExit(code) from None
     if state is not None:
         state.end("finished")
-
-
-def message_for_user(error: Exception) -> str | None:
-    """What a user reads of an error: what is wrong, and what to do; None for a fault of ours.
-
-    ValueError, OSError and FloatingPointError have messages for people. For others it counts whose
-    code raised them, or called the library that did: ours, or a user's own.
-    """
-    if isinstance(error, ValueError | OSError | FloatingPointError):
-        return str(error)
-    kind = f"{type(error).__name__}: {error}"
-    if isinstance(error, ImportError):
-        return f"{error}; optional packages: pip install 'panoptic-dl[search,launchers,wandb]'"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return f"memory ran out: take fewer images at once, train.images_per_gpu=1 ({kind})"
-    if isinstance(error, RuntimeError) and re.search(LOST, kind) and comm.get_world_size() > 1:
-        return f"another process of the run is lost; where it ended, its message says why ({kind})"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = frame.filename if frame.filename[0] == "<" else os.path.realpath(frame.filename)
-        if file.startswith(OURS):
-            break
-        if not file.startswith(INSTALLED) and "site-packages" not in file:
-            return f"{kind}\nin {frame.name}, {file}, line {frame.lineno}, not of panoptic-dl"
-    return None
 
 
 def call_mode(config: Any, device: str, mode: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Callbacks of Hydra around a sweep: its rows before it, their status and reports after it."""
 
-import traceback
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -9,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from panoptic_dl.config.builder import find_target
-from panoptic_dl.config.composition import one_line_errors
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.launch.gpus import give_out_gpus
 from panoptic_dl.sweeps.status import conclude
@@ -34,14 +33,11 @@ class Sweep(Callback):
                 "error: hydra/launcher=slurm submits jobs with srun and sbatch, not found "
                 "here: start on a machine of the cluster, or with hydra/launcher=local"
             )
-        try:
-            with one_line_errors(), read_write(config), open_dict(config):
+        with one_line_errors():  # Hydra goes on after other errors, and would run without a plan
+            with read_write(config), open_dict(config):
                 rows = plan_sweep(config)
-                if rows is not None:
-                    write_sweep(Path(config.hydra.sweep.dir), rows)
-        except Exception as error:  # Hydra would go on, and run the sweep without its plan
-            traceback.print_exc()
-            raise SystemExit(f"error: this sweep cannot be planned: {error}") from None
+            if rows is not None:
+                write_sweep(Path(config.hydra.sweep.dir), rows)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):

@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.config.run_identity import relevant_config
+from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import folder_lock
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.core.run_folder import STOPPED, failure
@@ -91,15 +91,10 @@ class Search(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of `n_trials`; end the program with 130 when stopped, 1 in vain."""
-        try:
+        with one_line_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             with folder_lock(self.folder, LOCK, "sweep_dir"):
                 code = self._search(self._study(arguments))
-        except OSError as error:
-            reason = error.strerror or error
-            raise SystemExit(f"error: {error.filename or self.folder}: {reason}") from None
-        except (ValueError, HydraException) as error:
-            raise SystemExit(f"error: {str(error).removeprefix('error: ')}") from None
         if code:
             raise SystemExit(code)
 

@@ -6,7 +6,6 @@ A row is skipped when it is finished and continued when it is not; its errors en
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ from panoptic_dl.core.run_folder import (
     NEWEST,
     STOPPED,
     Requeued,
-    error_line,
     first_error_line,
     read_state,
 )
@@ -161,11 +159,11 @@ def isolate_failures(job: Any) -> Iterator[None]:
     except SystemExit as stop:  # after its message
         if stop.code in STOPPED or isinstance(stop, Requeued):
             raise
-        if stop.code:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            _note_failure(folder, stop.code.rpartition("\nerror: ")[2].removeprefix("error: "))
+        elif stop.code:
             _note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
-    except Exception as error:
-        traceback.print_exc()
-        _note_failure(folder, error_line("".join(traceback.format_exception(error))))
 
 
 def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:

@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from panoptic_dl.config import ConfigError, build, builder, compose, lazy
-from panoptic_dl.config.composition import loader, one_line_errors, open_run, options
+from panoptic_dl.config.composition import _arguments, loader, open_run, options
+from panoptic_dl.core.errors import one_line_errors
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -521,6 +522,14 @@ def test_a_text_from_the_environment_names_how_to_decode_it(monkeypatch):
         (["foo"], "foo is no key=value"),
         (["demo.opacity=1"], "The group demo comes with mode=demo"),
         (["hydra.launcher.foo=1"], "`--cfg hydra` prints all keys"),
+        (["+backbone=hrnet48"], "leave out the +"),
+        (["~backbone"], "backbone=NAME chooses another"),
+        (["~trian"], "Did you mean: train"),
+        (["logger=[csv,tensorboad]"], "Did you mean: tensorboard?"),
+        (["hydra/launcher=submitit_slrm"], "Did you mean: submitit_slurm"),
+        (["hydra/launcher=null"], "hydra/launcher=null: a group needs the name of an option"),
+        (["backbone=1"], "backbone=1: a group needs the name of an option"),
+        (["seed=choice(1,2"], "are all brackets and quotes closed"),
     ],
 )
 def test_mistakes_are_one_line_of_ours(overrides, message):
@@ -531,6 +540,15 @@ def test_mistakes_are_one_line_of_ours(overrides, message):
     assert "\n" not in text
     assert "append to your" not in text
     assert "hydra.cc" not in text
+
+
+def test_words_of_the_shell_are_understood(monkeypatch):
+    words = ["weights=~/a b", "weights=~/a.pth", "input=[~/a,~b/c]", "run_dir='~/x'", "~seed"]
+    parsed = _arguments().parse_args(words).overrides
+    assert parsed == ["weights='~/a b'", "weights='~/a.pth'", "input=['~/a','~b/c']", *words[3:]]
+    assert compose([parsed[1]]).mode.weights == "~/a.pth"
+    with pytest.raises(SystemExit, match=r"^error: .*--cofnig-dir.* Did you mean: --config-dir"):
+        _arguments().parse_args(["--cofnig-dir=x"])
 
 
 def test_experiments_are_swept_together_with_a_key_that_only_they_have():

@@ -5,17 +5,22 @@ import os
 import re
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from torch import nn
+from torch._utils import ExceptionWrapper
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.classes import count_classes
-from panoptic_dl.core.files import RUN_LOCK, is_locked, release_lock
+from panoptic_dl.core.errors import UnreadableImageError, message_for_user, one_line_errors
+from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
+from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, note, read_run
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
@@ -195,6 +200,67 @@ def test_a_fault_of_ours_shows_its_traceback_and_that_it_is_ours(tmp_path, capsy
     assert said.endswith(f"error.txt, log.txt and .hydra/ of {tmp_path}\n")
 
 
+def in_loader_process(action):
+    """As a DataLoader passes on what is raised in one of its processes."""
+    try:
+        action()
+    except Exception:
+        wrapper = ExceptionWrapper(where="in DataLoader worker process 0")
+    wrapper.reraise()
+
+
+@pytest.mark.parametrize("around", [lambda action: action(), in_loader_process])
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda: size_text("x"),  # which compares it
+        lambda: temporary_path(Path("/")),  # which pathlib refuses to rename
+    ],
+)
+def test_errors_that_libraries_raise_in_our_code_are_faults_of_ours(around, action):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        around(action)
+    assert message_for_user(caught.value) is None
+
+
+@pytest.mark.parametrize("around", [lambda action: action(), in_loader_process])
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (partial(local_path, "s3://a/b", "weights"), "weights=s3://a/b is a URL"),
+        (raising(ValueError("mine")), "mine"),
+        (raising(UnreadableImageError("a.png: cut")), "a.png: cut"),
+        (
+            lambda: int("x"),
+            "ValueError: invalid literal for int()",
+        ),
+        (raising(OSError(28, "No space left", "/x")), "No space left"),
+        (raising(InterpolationKeyError("key 'a' not found\n    full_key: b")), "key 'a' not found"),
+    ],
+)
+def test_what_people_have_to_mend_is_their_message(around, action, message):
+    with pytest.raises((ValueError, OSError, InterpolationKeyError)) as caught:
+        around(action)
+    said = message_for_user(caught.value)
+    assert said is not None
+    assert message in said.partition("\n")[0]
+    assert "Traceback" not in said
+
+
+def test_a_script_ends_with_one_line(monkeypatch):
+    with pytest.raises(SystemExit, match=r"^error: /x: No space left\. Free some room and run"):
+        one_line_errors()(raising(OSError(28, "No space left", "/x")))()
+    with pytest.raises(SystemExit, match=r"^error: mine$"), one_line_errors():
+        raise ValueError("mine")
+    script = one_line_errors()(lambda: count_classes(None))
+    fault = r"^Traceback(.|\n)*\nerror: TypeError(.|\n)*\nThis is a fault of .* with these lines$"
+    with pytest.raises(SystemExit, match=fault):
+        script()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(TypeError):
+        script()
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [
@@ -232,7 +298,7 @@ def test_the_other_processes_of_a_run_that_fails_do_not_take_it_for_their_fault(
     monkeypatch, processes, text, is_known
 ):
     monkeypatch.setattr(session_module.comm, "get_world_size", lambda: processes)
-    said = session_module.message_for_user(RuntimeError(text))
+    said = message_for_user(RuntimeError(text))
     assert (said or "").startswith("another process of the run is lost") == is_known
 
 

@@ -72,9 +72,8 @@ def test_the_script(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["sweep_status.py", *map(str, arguments)])
         return sweep_status.main(), capsys.readouterr()
 
-    code, printed = call(tmp_path / "missing")
-    assert code == 1
-    assert "is no folder; name that of a sweep" in printed.err
+    with pytest.raises(SystemExit, match=r"^error: .*is no folder; name that of a sweep"):
+        call(tmp_path / "missing")
     write_run(tmp_path / "row", "failed", error="x")
     code, printed = call(tmp_path, "--json")
     assert code == 1

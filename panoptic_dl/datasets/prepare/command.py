@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, one_line_errors
 from panoptic_dl.core.files import acquire_lock, local_path, near_names, release_lock
 from panoptic_dl.core.parallel import count_cores, size_text
 from panoptic_dl.datasets.prepare.archives import OfficialArchive
@@ -20,6 +19,7 @@ UNFINISHED_DOWNLOADS = (".part", ".crdownload", ".download", ".partial", ".aria2
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@one_line_errors()
 def run_command(
     description: str, prepare: Callable[..., None], check: Callable[..., None], folder: str
 ) -> None:
@@ -59,12 +59,6 @@ def run_command(
             check(arguments.root)
         else:
             prepare(arguments.root, num_workers=arguments.workers)
-    except DatasetError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = ". Free some room and run the same command again" if full else ""
-        sys.exit(f"error: {error}{remedy}")
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
