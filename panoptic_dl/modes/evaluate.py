@@ -194,7 +194,8 @@ class Evaluation:
         makers = evaluators if self.has_truth else {}
         self.evaluators = {name: make() for name, make in makers.items()}
         self.settings = EvaluationSettings(**settings)
-        self.official = dict(official or {})
+        makers = official or {} if self.settings.official and self.has_truth else {}
+        self.official = {name: make() for name, make in makers.items()}
         # Refuse what cannot be saved or read now, not after the training.
         prediction_writers(dataset, self.settings.kinds, Path())
         self._check_files()
@@ -277,7 +278,7 @@ class Evaluation:
         streaming = [self.evaluators[name] for name in names]
         official: list[DatasetEvaluator] = []
         if settings.official and limit is None:
-            official = [self.official[name]() for name in names if name in self.official]
+            official = [self.official[name] for name in names if name in self.official]
         elif settings.official:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         pictures = EvaluationPictures(self.dataset, folder, settings)

@@ -22,6 +22,7 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import temporary_path
 from panoptic_dl.evaluation import official as official_code
+from panoptic_dl.evaluation.official import OfficialPanopticEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.modes.evaluate import evaluate
 from panoptic_dl.train.train import check_best
@@ -371,6 +372,16 @@ def test_files_for_servers_score_as_the_model_that_wrote_them(tmp_path, config, 
     assert caplog.text.count("agree with the official evaluators'") == 2
     assert json.dumps(scored["metrics"]) == json.dumps(summary["metrics"])
     assert saved(tmp_path / "files")["results"] == saved(tmp_path / "model")["results"]
+
+
+def test_what_official_evaluators_refuse_is_known_before_the_training(config, monkeypatch):
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise ValueError("no such script")
+
+    monkeypatch.setattr(OfficialPanopticEvaluator, "__init__", refuse)
+    build(config("toy_cityscapes").task.evaluation)
+    with pytest.raises(ValueError, match="no such script"):
+        build(config("toy_cityscapes", "evaluation.official=true").task.evaluation)
 
 
 def test_predictions_are_not_replaced_by_those_that_are_saved_of_them(tmp_path, config):
