@@ -111,10 +111,7 @@ def message_for_user(error: Exception) -> str | None:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return text + (". Free some room and run the same command again" if full else "")
-    raised_in = trace[-1] if trace else ""
-    if module in ("hydra", "omegaconf") or re.search(
-        r"site-packages.(hydra|omegaconf)\W", raised_in
-    ):
+    if re.search(r"(^|site-packages.)(hydra|omegaconf)\b", "".join([module, *trace[-1:]])):
         return one_line(text)
     if isinstance(error, FloatingPointError):
         return text
@@ -126,8 +123,7 @@ def message_for_user(error: Exception) -> str | None:
         from detectron2.utils import comm  # slow, and not needed for the errors of scripts
 
         if comm.get_world_size() > 1:
-            where = "another process of the run is lost; where it ended, its message says why"
-            return f"{where} ({kind}: {text})"
+            return f"another process of the run is lost, whose message says why ({kind}: {text})"
     frames = _FRAME.findall("".join(trace) + (remote if '  File "' in remote else ""))
     for i, (file, line, function, code) in enumerate(reversed(frames)):
         real = file if file.startswith("<") else os.path.realpath(file)
