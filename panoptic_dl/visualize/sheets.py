@@ -47,10 +47,13 @@ def save_sheet(
         legend: at the top on the right: names and colors, the first ones that there is room for.
         cell_width: in pixels, which pictures fill; see `fit`.
     """
-    scaled = []
+    scaled: list[list[Image.Image]] = []
     for row in rows:
         size = fit(row[0].shape, cell_width)
-        scaled.append([_scale(picture, size) for picture in row])
+        scaled.append([])
+        for picture in row:  # small ones stay sharp, large ones are averaged
+            how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
+            scaled[-1].append(Image.fromarray(picture).resize(size, how))
     columns = len(rows[0])
     head = LINE * (2 if title or legend else 1)
     above = [
@@ -108,12 +111,6 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     high, wide = shape[:2]
     scale = min(width / wide, HIGHEST * width / high)
     return max(1, round(wide * scale)), max(1, round(high * scale))
-
-
-def _scale(picture: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """Scale a picture to (width, height): small ones stay sharp, large ones are averaged."""
-    how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
-    return Image.fromarray(picture).resize(size, how)
 
 
 def _write_legend(
