@@ -1,8 +1,18 @@
-"""Our plug-ins where Hydra looks for them: it starts sweepers of this package only."""
+"""Our plug-ins where Hydra looks for them: it starts sweepers and launchers of here only."""
 
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
+
+from panoptic_dl.sweeps import launchers
+
+
+class ProcessLauncher(launchers.ProcessLauncher):
+    """`hydra/launcher=local` and `joblib`."""
+
+
+class SlurmLauncher(launchers.SlurmLauncher):
+    """`hydra/launcher=slurm`."""
 
 
 class OptunaSweeper(Sweeper):

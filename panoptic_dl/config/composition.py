@@ -85,6 +85,11 @@ def register() -> None:
     for group in GROUPS:
         name = "local" if group == "launch" else "default"
         ConfigStore.instance().store(name, defaults(group), group, provider="settings")
+    # Hydra's own "joblib", which may be installed, loses all rows when one is killed.
+    launcher = "hydra_plugins.panoptic_dl.ProcessLauncher"
+    for name, n_jobs in (("local", None), ("joblib", -1)):
+        node = {"_target_": launcher, "n_jobs": n_jobs}
+        ConfigStore.instance().store(name, node, "hydra/launcher", provider="settings")
     for function in (experiment_name, row_folder):
         OmegaConf.register_new_resolver(function.__name__, function, replace=True)
     OmegaConf.register_new_resolver("settings", _help, replace=True)

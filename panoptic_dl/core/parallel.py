@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from types import FrameType
 from typing import Any
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
 END_JOB = signal.SIGUSR1  # asks a worker to leave its job
 SECONDS_TO_END = 2  # before SIGTERM kills a worker
+ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
 Say = Callable[[str], object]  # takes a line for people, such as `print`
@@ -207,10 +209,17 @@ def _call(function: Callable[..., Any], *job: Any) -> Any:
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:
-    """End this process so many seconds after its parent; called in a thread."""
+    """End this process with its parent; called in a thread.
+
+    Args:
+        parent: its process.
+        seconds: that this one has after SIGTERM to save and to end; 0: it ends at once.
+    """
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    time.sleep(seconds)
+    if seconds:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(seconds)
     os._exit(1)
 
 
@@ -218,12 +227,36 @@ def end_with(parent: int, seconds: float = 0.0) -> None:
 def handling(
     numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any] | signal.Handlers
 ) -> Iterator[None]:
-    """Have signals handled by `handler` inside; in other threads than the main one do nothing."""
+    """Have signals handled by `handler` inside; in other threads than the main one do nothing.
+
+    SIGHUP stays ignored where it is, by `nohup`.
+    """
     # Python allows no handlers in other threads.
     is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
+    kept = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    heeded = set(numbers) - kept if is_main else set()
+    previous = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def passing_signals_on() -> Iterator[list[int]]:
+    """Send child processes the signals that stop a run; yield those that came, in order."""
+    received: list[int] = []
+
+    def forward(number: int, frame: object) -> None:
+        if number in received:
+            return
+        received.append(number)
+        # Ctrl-C in a terminal has reached the children, `kill -INT` has not: SIGTERM asks for the
+        # same and, unlike a second Ctrl-C, does no more when it comes twice.
+        for child in active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid or 0, signal.SIGTERM if number == signal.SIGINT else number)
+
+    with handling(STOPPING, forward):
+        yield received

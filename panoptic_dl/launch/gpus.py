@@ -19,7 +19,7 @@ from panoptic_dl.core.files import acquire_lock, file_lock, is_locked
 
 GIVEN_OUT = "PANOPTIC_DL_GPUS"  # names as in CUDA_VISIBLE_DEVICES, set by the sweep
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: dict[str, int | None] = {}  # locks; a process of joblib keeps them for its next job
+_held: dict[str, int | None] = {}  # locks, until this process ends
 
 
 def give_out_gpus(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -49,7 +49,7 @@ def take_gpus(wanted: int | None, environment: MutableMapping[str, str] = os.env
         Their names; none where GPUs are not given out.
 
     Raises:
-        ValueError: more than the machine has, or than a process that is used again has taken.
+        ValueError: more than the machine has.
     """
     if GIVEN_OUT not in environment:
         return []
@@ -60,15 +60,9 @@ def take_gpus(wanted: int | None, environment: MutableMapping[str, str] = os.env
             f"launch.num_gpus={number}, but the sweep has {len(there)} to give out. Choose "
             f"launch.num_gpus={len(there)}" + ("" if there else " (the CPU)")
         )
-    if _held and number > len(_held):
-        raise ValueError(
-            f"launch.num_gpus={number}, but this process of joblib has taken {len(_held)} for an "
-            "earlier job: give all jobs of the sweep the same number, or each a process of its "
-            "own, hydra/launcher=local"
-        )
-    if number and not _held:
+    if number:
         _held.update(_wait_for(number, there))
-    names = list(_held)[:number]
+    names = list(_held)
     environment[VISIBLE] = ",".join(names)
     return names
 

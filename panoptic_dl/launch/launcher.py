@@ -1,10 +1,8 @@
 """Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
 import contextlib
-import multiprocessing
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -19,12 +17,10 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.parallel import count_cores, end_with, handling
+from panoptic_dl.core.parallel import ORPHANS_LIVE, count_cores, end_with, passing_signals_on
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
-from panoptic_dl.launch.signals import STOPPING, notify_submitit
-
-ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
+from panoptic_dl.launch.signals import notify_submitit
 
 
 def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
@@ -62,8 +58,6 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
                 "torchrun knows the machines itself: leave launch.num_machines out, or torchrun"
             )
         return _join_torchrun(work, device, numbers.num_gpus, args)
-    if multiprocessing.get_start_method(allow_none=True) == "loky":  # in a job of joblib
-        multiprocessing.set_start_method(None, force=True)  # neither PyTorch nor loaders know it
     processes = wanted or numbers.num_cpu_processes
     if processes * num_machines == 1:
         return work(device, *args)
@@ -80,7 +74,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
             file=sys.stderr,
             flush=True,
         )
-    with _passing_signals_on() as received, _share_of_threads(processes):
+    with passing_signals_on() as received, _share_of_threads(processes):
         try:
             spawn(
                 _Pickled(work),
@@ -156,25 +150,6 @@ def _join_torchrun(
         return work(device, *args)
     finally:
         distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _passing_signals_on() -> Iterator[list[int]]:
-    """Send child processes the signals that stop a run; yield those that came, in order."""
-    received: list[int] = []
-
-    def forward(number: int, frame: object) -> None:
-        if number in received:
-            return
-        received.append(number)
-        # Ctrl-C in a terminal has reached the children, `kill -INT` has not: SIGTERM asks for the
-        # same and, unlike a second Ctrl-C, does no more when it comes twice.
-        for child in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid or 0, signal.SIGTERM if number == signal.SIGINT else number)
-
-    with handling(STOPPING, forward):
-        yield received
 
 
 @contextlib.contextmanager

@@ -15,13 +15,12 @@ from types import FrameType
 
 from detectron2.utils import comm
 
-from panoptic_dl.core.parallel import handling
+from panoptic_dl.core.parallel import STOPPING, handling
 from panoptic_dl.core.run_folder import Requeued
 
 logger = logging.getLogger(__name__)
 
 REQUEUED_ON = (signal.SIGUSR1, signal.SIGUSR2)
-STOPPING = (signal.SIGINT, signal.SIGTERM, *REQUEUED_ON)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, open_dict, read_write
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.run_folder import write_sweep
-from panoptic_dl.launch.gpus import give_out_gpus
 from panoptic_dl.sweeps.status import conclude
 from panoptic_dl.sweeps.table import plan_sweep
 
@@ -47,16 +46,6 @@ class Sweep(Callback):
             print(text)
         if not is_good:
             raise SystemExit(1)
-
-
-class GiveOutGpus(Callback):
-    """Where jobs of a sweep run at the same time on this machine, each takes GPUs of its own."""
-
-    PARALLEL = (".JoblibLauncher", ".LocalLauncher")
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if str(config.hydra.launcher._target_).endswith(self.PARALLEL):
-            give_out_gpus()
 
 
 class AfterSweep(Callback):

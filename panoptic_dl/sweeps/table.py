@@ -161,9 +161,9 @@ def isolate_failures(job: Any) -> Iterator[None]:
             raise
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
-            _note_failure(folder, stop.code.rpartition("\nerror: ")[2].removeprefix("error: "))
+            note_failure(folder, stop.code.rpartition("\nerror: ")[2].removeprefix("error: "))
         elif stop.code:
-            _note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
+            note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
 
 
 def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:
@@ -202,7 +202,8 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
     return None
 
 
-def _note_failure(folder: Path, line: str) -> None:
+def note_failure(folder: Path, line: str) -> None:
+    """Print why a row of a sweep has failed, and keep it in the row's folder."""
     print(f"this row of the sweep failed: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
