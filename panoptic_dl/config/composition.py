@@ -493,9 +493,7 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
             f"{key}={values} are several values, for a sweep: python run.py -m ...; a list is "
             f"{key}=[{values}], and one text is {key}=\\'{values}\\'"
         )
-    if re.search(
-        r"Could not (?:find|load) 'hydra/launcher/(submitit_local|submitit_slurm|joblib)'", text
-    ):
+    if re.search(r"Could not (?:find|load) 'hydra/launcher/submitit_(?:local|slurm)'", text):
         return "this hydra/launcher needs an extra: pip install 'panoptic-dl[launchers]'"
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file or "config").rpartition("/")

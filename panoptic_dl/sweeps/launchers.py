@@ -85,18 +85,17 @@ class ProcessLauncher(Launcher):
                             other.terminate()
                     elif not received:
                         line = f"its process {_ending(process.exitcode)}"
-                        _note(self.hydra_context, self.config, job_overrides[index], line)
-                wait(list(running))
+                        _note(self, job_overrides[index], initial_job_idx + index, line)
+                wait(list(running), timeout=1)
         if received or codes:
             raise SystemExit(ExitCode.SAVED if ExitCode.SAVED in codes else ExitCode.INTERRUPTED)
         return results
 
     def _start(self, overrides: Sequence[str], number: int) -> tuple[Connection, Any]:
         """Start the process of a row; return where its result will come from, and the process."""
-        row = (self.hydra_context, self.task_function, self.config, list(overrides), number)
         context = get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        text = cloudpickle.dumps((*row, Singleton.get_state()))
+        text = cloudpickle.dumps((self, overrides, number, Singleton.get_state()))
         process = context.Process(target=_run_row, args=(text, theirs, os.getpid()))
         process.start()
         theirs.close()
@@ -111,26 +110,33 @@ def _ending(code: int) -> str:
     return f"was ended by {Signals(-code).name}{cure}"
 
 
-def _note(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], line: str) -> None:
+def _row_config(launcher: Any, overrides: Sequence[str], number: int) -> DictConfig:
+    """The config of a row, with Hydra's node."""
+    loader = launcher.hydra_context.config_loader
+    config: DictConfig = loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    return config
+
+
+def _note(launcher: Any, overrides: Sequence[str], number: int, line: str) -> None:
     """Note in a row's folder why it has failed, for it cannot itself."""
-    row = context.config_loader.load_sweep_config(sweep, list(overrides))
-    note_failure(Path(row.hydra.sweep.dir, row.hydra.sweep.subdir), line)
+    sweep = _row_config(launcher, overrides, number).hydra.sweep
+    note_failure(Path(sweep.dir, sweep.subdir), line)
 
 
 def _run_row(text: bytes, connection: Connection, parent: int) -> None:
     """In a process of its own: run a row and send its `JobReturn`."""
     watching = threading.Thread(target=end_with, args=(parent, ORPHANS_LIVE), daemon=True)
     watching.start()
-    context, task, sweep, overrides, number, singletons = cloudpickle.loads(text)
+    launcher, overrides, number, singletons = cloudpickle.loads(text)
     Singleton.set_state(singletons)
     setup_globals()
-    config = context.config_loader.load_sweep_config(sweep, overrides)
-    with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
+    config = _row_config(launcher, overrides, number)
     HydraConfig.instance().set_config(config)
     result = run_job(
-        hydra_context=context,
-        task_function=task,
+        hydra_context=launcher.hydra_context,
+        task_function=launcher.task_function,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
@@ -182,12 +188,12 @@ class SlurmLauncher(Launcher):
         results = []
         try:
             with handling(STOPPING, _interrupt):
-                for job, overrides in zip(jobs, job_overrides, strict=True):
+                for index, job in enumerate(jobs):
                     try:
                         results += job.results()
                     except (UncompletedJobError, FailedJobError) as error:  # killed, or cancelled
                         line = f"SLURM job {job.job_id}: {str(error).partition(chr(10))[0]}"
-                        _note(self._row.hydra_context, self._row.config, overrides, line)
+                        _note(self._row, job_overrides[index], initial_job_idx + index, line)
                         results.append(JobReturn(status=JobStatus.COMPLETED))
         except KeyboardInterrupt:
             for job in jobs:

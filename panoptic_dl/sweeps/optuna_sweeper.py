@@ -158,10 +158,7 @@ class Search(Sweeper):
         return stopped
 
     def _launch(self, study: Study, batch: list[int]) -> list[Any]:
-        """What the launcher returns or raises for each trial.
-
-        A job that is killed takes a batch of joblib with it: then each trial is launched alone.
-        """
+        """What the launcher returns or raises for each trial."""
         overrides = [
             [*study.space.overrides(study.values(n)), f"hydra.sweep.subdir={folder_name(n)}"]
             for n in batch
@@ -169,10 +166,7 @@ class Search(Sweeper):
         try:
             return list(self.launcher.launch(overrides, initial_job_idx=batch[0]))
         except Exception as error:
-            if len(batch) == 1:
-                return [error]
-            print(f"{type(error).__name__}: {error}\nNow one trial at a time", file=sys.stderr)
-            return [job for number in batch for job in self._launch(study, [number])]
+            return [error] * len(batch)
 
 
 class _EndedEarly(Exception):

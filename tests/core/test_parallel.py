@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +121,37 @@ def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert count_cores() == 3
+
+
+def test_signals_are_passed_on_once_and_ctrl_c_as_a_request_to_stop(monkeypatch):
+    sent = []
+    kill = os.kill
+    monkeypatch.setattr(parallel, "active_children", lambda: [SimpleNamespace(pid=-7)])
+
+    def noting(pid, number):
+        if pid == -7:
+            sent.append(number)
+        else:
+            kill(pid, number)
+
+    monkeypatch.setattr(parallel.os, "kill", noting)
+    before = signal.getsignal(signal.SIGTERM)
+    with parallel.passing_signals_on() as received:
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
+            kill(os.getpid(), number)
+    assert received == [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+    assert sent == [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_closed_terminal_stops_a_run_unless_nohup_ignores_it():
+    before = signal.getsignal(signal.SIGHUP)
+    taken = []
+    try:
+        for ignored in (False, True):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            with parallel.handling(parallel.STOPPING, lambda number, _: taken.append(number)):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert taken == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)

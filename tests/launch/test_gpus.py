@@ -47,14 +47,6 @@ def test_numbers_are_those_of_launch(names, wanted, taken):
     assert environment[gpus.VISIBLE] == ",".join(taken)
 
 
-def test_a_worker_of_joblib_keeps_its_gpus(tmp_path):
-    environment = sweep_of("0,1,2")
-    assert gpus.take_gpus(2, environment) == gpus.take_gpus(2, environment) == ["0", "1"]
-    assert gpus.take_gpus(1, environment) == ["0"]
-    with pytest.raises(ValueError, match="the same number, or each a process of its own"):
-        gpus.take_gpus(3, environment)
-
-
 def test_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match=r"num_gpus=3, but the sweep has 2 .*launch.num_gpus=2"):
         gpus.take_gpus(3, sweep_of("0,1"))

@@ -1,13 +1,9 @@
-"""Numbers that cannot be are refused; signals are passed on to the processes of a run."""
+"""Numbers that cannot be are refused."""
 
-import os
-import signal
 import socket
-from types import SimpleNamespace
 
 import pytest
 
-from panoptic_dl.launch import launcher
 from panoptic_dl.launch.launcher import _meeting_point, launch
 from tests.processes.launched import note
 
@@ -51,26 +47,3 @@ def test_slurm_says_where_to_meet(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "123456")
     assert _meeting_point(2, 1, "auto") == "tcp://10.0.0.7:23456"
     assert _meeting_point(1, 0, "auto") == "auto"
-
-
-def test_signals_are_passed_on_once_and_ctrl_c_as_a_request_to_stop(monkeypatch):
-    sent = []
-    kill = os.kill
-    monkeypatch.setattr(
-        launcher.multiprocessing, "active_children", lambda: [SimpleNamespace(pid=-7)]
-    )
-
-    def noting(pid, number):
-        if pid == -7:
-            sent.append(number)
-        else:
-            kill(pid, number)
-
-    monkeypatch.setattr(launcher.os, "kill", noting)
-    before = signal.getsignal(signal.SIGTERM)
-    with launcher._passing_signals_on() as received:
-        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
-            kill(os.getpid(), number)
-    assert received == [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
-    assert sent == [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
-    assert signal.getsignal(signal.SIGTERM) is before

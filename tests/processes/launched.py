@@ -48,9 +48,9 @@ def fail(device: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    from panoptic_dl.launch import launcher as children
+    from panoptic_dl.launch import launcher
     from panoptic_dl.launch.session import session
 
-    children.ORPHANS_LIVE = 1.0
+    launcher.ORPHANS_LIVE = 1.0
     with session(sys.argv[2]):
         launch(globals()[sys.argv[1]], sys.argv[2], **NUMBERS)
