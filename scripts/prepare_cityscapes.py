@@ -41,13 +41,15 @@ from panoptic_dl.datasets.cityscapes import (
     TRAIN_IDS,
     CityscapesSplit,
 )
-from panoptic_dl.datasets.prepare.archives import OfficialArchive, find_archives, unpack
-from panoptic_dl.datasets.prepare.command import (
+from preparation import (
+    OfficialArchive,
     dataset_folder,
     describe,
+    find_archives,
     lock_folder,
     missing_folder,
     run_command,
+    unpack,
 )
 
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum

@@ -14,18 +14,16 @@ from pathlib import Path
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import check_records, require_own_ids
 from panoptic_dl.core.parallel import Say
-from panoptic_dl.datasets.prepare.archives import (
+from preparation import (
     Archive,
     OfficialArchive,
-    find_archives,
-    unpack,
-)
-from panoptic_dl.datasets.prepare.command import (
     dataset_folder,
     describe,
+    find_archives,
     lock_folder,
     missing_folder,
     run_command,
+    unpack,
 )
 
 TITLE = "COCO 2017"

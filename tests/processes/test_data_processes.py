@@ -16,15 +16,15 @@ from PIL import Image
 from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.sources import open_source
 from panoptic_dl.datasets.toy import toy_cityscapes
-from tests.datasets.prepare.packed import images, run, tree, write
+from tests.scripts.packed import images, run, tree, write
 
 ROOT = Path(__file__).parents[2]
 
 
 STARTED = """
 import sys
-from scripts.prepare_coco import check_coco, prepare_coco
-from panoptic_dl.datasets.prepare.command import run_command
+from prepare_coco import check_coco, prepare_coco
+from preparation import run_command
 run_command("", prepare_coco, check_coco, "coco")
 """
 
@@ -36,6 +36,7 @@ def start(folder: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "scripts"},
         start_new_session=True,
         # As in a terminal, also where the tests' own SIGINT is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

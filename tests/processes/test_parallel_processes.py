@@ -11,7 +11,7 @@ from tests.runs import ROOT
 CODE = """
 import sys, time
 from pathlib import Path
-from panoptic_dl.datasets.prepare.command import run_command
+from preparation import run_command
 from panoptic_dl.core.parallel import parallel_map
 from tests.core.long_job import long
 def prepare(root, num_workers):
@@ -26,6 +26,7 @@ def test_ctrl_c_of_a_terminal_ends_workers_that_have_nothing_to_do_in_silence(tm
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "scripts"},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

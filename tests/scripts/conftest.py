@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_dl.datasets.prepare.command import STOPPING
+from preparation import STOPPING
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -11,11 +11,11 @@ from cityscapesscripts.preparation import createPanopticImgs, createTrainIdLabel
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare.command import lock_folder
+from preparation import lock_folder
 from scripts import prepare_cityscapes as cityscapes
 from scripts.prepare_cityscapes import check_cityscapes, prepare_cityscapes
-from tests.datasets.prepare.packed import files_below, quiet
 from tests.datasets.tiny_datasets import write_cityscapes, write_street
+from tests.scripts.packed import files_below, quiet
 
 
 @pytest.fixture

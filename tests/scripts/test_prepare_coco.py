@@ -13,8 +13,8 @@ from panoptic_dl.datasets.coco import coco_panoptic
 from scripts import prepare_coco as coco
 from scripts.prepare_cityscapes import prepare_cityscapes
 from scripts.prepare_coco import check_coco, prepare_coco
-from tests.datasets.prepare.packed import files_below, quiet, zip_cityscapes, zip_coco
 from tests.datasets.tiny_datasets import edit_json, write_cityscapes, write_coco
+from tests.scripts.packed import files_below, quiet, zip_cityscapes, zip_coco
 
 
 @pytest.fixture

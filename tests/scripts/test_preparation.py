@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare.command import STOPPING, run_command
+from preparation import STOPPING, run_command
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import random
 import zipfile
 from pathlib import Path
 
-from panoptic_dl.datasets.prepare.archives import find_archives, unpack
+from preparation import find_archives, unpack
 from scripts.prepare_coco import ARCHIVES as COCO
 
 PREPARED = ("labelTrainIds.png", "gtFine_panoptic.png")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import preparation as find
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.prepare import archives as find
-from panoptic_dl.datasets.prepare.archives import find_archives
+from preparation import find_archives
 from scripts.prepare_cityscapes import ARCHIVES as CITYSCAPES
 from scripts.prepare_coco import ARCHIVES as COCO
-from tests.datasets.prepare.packed import IMAGE, images, run, tree, write
+from tests.scripts.packed import IMAGE, images, run, tree, write
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -1,1 +1,0 @@
-"""What scripts/prepare_*.py share: the official archives, and the command line."""
