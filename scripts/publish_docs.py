@@ -199,7 +199,8 @@ def as_record(run: Run) -> dict[str, Any]:
         "metrics": {name: _number(value) for name, value in run.metrics.items()},
         "dataset": run.results.get("dataset"),
         "num_images": run.results.get("num_images"),
-        "measured": {k: run.measured[k] for k in ("scales", "flip") if k in run.measured},
+        "measured": {k: run.measured[k] for k in ("scales", "flip") if k in run.measured}
+        | ({"predictions": run.files} if run.files else {}),
         "no_result": run.results.get("no_result") or run.trial or None,
     }
 

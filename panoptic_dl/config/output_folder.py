@@ -6,6 +6,7 @@ chooses the folder and keeps the records in it.
 
 import itertools
 import os
+import re
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +44,11 @@ class CheckOutputFolder(Callback):
                 config.hydra.output_subdir = f".hydra/{now}"
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if any(each.lstrip("+").startswith("run_dir=") for each in config.hydra.overrides.task):
+            raise SystemExit(
+                "error: run_dir=FOLDER is of one run; with -m every row has a folder of its own "
+                "in sweep_dir=FOLDER: give that"
+            )
         by_slurm = str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
         if _under_torchrun() or (config.launch.num_machines > 1 and not by_slurm):
             raise SystemExit(
@@ -107,7 +113,7 @@ def _shared_folder(config: DictConfig) -> Path:
     SystemExit where it cannot be written to, or each process would have its own.
     """
     folder = _local(config.hydra.run, "run_dir")
-    dated = _has_time(config.hydra.run, config)
+    dated = has_time(config.hydra.run, config)
     if config.launch.requeue and dated:
         raise SystemExit(f"error: {REQUEUE_NEEDS_FOLDER}")
     if _under_torchrun():
@@ -151,12 +157,13 @@ def check_requeue(config: DictConfig, job: Any) -> None:
             f"resume={str(config.resume).lower()}"
         )
     in_sweep = job.mode == RunMode.MULTIRUN
-    by_submitit = in_sweep and "submitit" in job.launcher._target_  # keeps a sweep's folder
-    if not by_submitit and _has_time(job.sweep if in_sweep else job.run, config):
+    # Keeps a sweep's folder.
+    by_submitit = in_sweep and re.search("submitit|SlurmLauncher", job.launcher._target_)
+    if not by_submitit and has_time(job.sweep if in_sweep else job.run, config):
         raise ValueError(REQUEUE_NEEDS_FOLDER)
 
 
-def _has_time(place: Any, config: DictConfig) -> bool:
+def has_time(place: Any, config: DictConfig) -> bool:
     """Whether `place`, `hydra.run` or `hydra.sweep`, is named after the time of its start."""
     text = OmegaConf.to_yaml(place)  # interpolations as they are written
     for key in ("run_dir", "sweep_dir"):

@@ -243,6 +243,11 @@ def handling(
             signal.signal(number, before)
 
 
+def interrupt(*_: object) -> None:
+    """Handle a signal as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def passing_signals_on() -> Iterator[list[int]]:
     """Send child processes the signals that stop a run; yield those that came, in order."""

@@ -47,7 +47,8 @@ FINAL, BEST, AVERAGE = "model_final.pth", "model_best.pth", "model_ema.pth"
 NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
 MANIFEST = "checkpoints.json"  # what is known of each checkpoint
 ERROR = "error.txt"  # the traceback of what ended the last attempt
-FAILED = "failed.txt"  # in the folder of a sweep's experiment: the first line of its error
+FAILED = "failed.txt"  # in a row of a sweep that ended without a word of its own: its error
+REFUSED = "refused.txt"  # in a sweep's folder: finished rows that its last command was refused
 SWEEP = "sweep.json"
 
 FORMAT = 1  # of run.json
@@ -114,8 +115,9 @@ class RunState:
             self.writes = False
             return
         self._started = time.time()
-        with _never_failing(self.folder / ERROR):
-            (self.folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
+        for file in (self.folder / ERROR, self.folder / FAILED):  # of an attempt before this one
+            with _never_failing(file):
+                file.unlink(missing_ok=True)
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
         attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
         revision = git("rev-parse HEAD")
@@ -166,6 +168,8 @@ def note(run_dir: str, **facts: Any) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """Read `run.json`. A run that has the status "running" but no process is "killed".
 
+    One without an end of which its sweep has noted an error has failed with that.
+
     Raises:
         ValueError: it is damaged or of another format; the message is for people.
         OSError: it cannot be opened.
@@ -185,12 +189,14 @@ def read_run(folder: Path) -> dict[str, Any]:
         attempt.text("started", required=True)
         if math.isnan(attempt.number("seconds")):
             raise ValueError(f"{attempt.where}: seconds is missing")
-    if status == "running" and not _is_running(folder):
+    if status == "running" and not is_running(folder):
         data["status"] = "killed"
+    if data["status"] not in ("finished", "running") and (why := failure(folder)):
+        data |= {"status": "failed", "error": why}
     return data
 
 
-def _is_running(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Whether a run is under way in a folder, on this machine or on one that shares its disk."""
     return is_locked(folder / RUN_LOCK) or is_locked(folder / LOCK)
 
@@ -274,6 +280,13 @@ def first_error_line(folder: Path) -> str | None:
     except (OSError, UnicodeDecodeError):
         return None
     return line.partition(": ")[2] or line
+
+
+def how_to_continue(folder: Path) -> str:
+    """What to add to the command that trained in a folder, so that it goes on there."""
+    if read_state(folder).get("sweep"):
+        return f"sweep_dir={folder.parent}"
+    return f"run_dir={folder} resume=true"
 
 
 def failure(folder: Path) -> str | None:

@@ -32,6 +32,7 @@ from panoptic_dl.core.run_folder import (
     as_json,
     error_line,
     first_error_line,
+    how_to_continue,
     note,
 )
 from panoptic_dl.launch.gpus import take_gpus
@@ -99,7 +100,7 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
             known = (folder / NEWEST).is_file()
-            how = f"; run_dir={run_dir} resume=true goes on from the last checkpoint"
+            how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
             print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
         if state is not None:
             line = text and text.partition("\n")[0][:500]

@@ -37,10 +37,10 @@ from panoptic_dl.predictions.folder import PredictionFolder, clear_other_kinds, 
 from panoptic_dl.report.results import (
     class_tables,
     comparison_table,
-    headline_table,
     notes,
     results_csv,
     results_markdown,
+    summary_table,
 )
 from panoptic_dl.train.precision import float32
 from panoptic_dl.weights.load import load_model
@@ -315,7 +315,8 @@ class Evaluation:
                 "measured": {**(source or {}), "scales": settings.scales, "flip": settings.flip},
                 "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
                 "metrics": headline(results),
-                "published": self.published,
+                # Of a network; whose files these are nobody knows.
+                "published": None if "predictions" in (source or {}) else self.published,
                 "published_note": self.published_note,
                 "results": results,
             }
@@ -364,7 +365,7 @@ class Evaluation:
             summary.get("no_result", "Results"),
             summary["dataset"],
             summary["num_images"],
-            headline_table(summary["metrics"], self.published),
+            summary_table(summary),
         )
         for note in notes(summary):
             logger.info("Note: %s", note)

@@ -63,6 +63,7 @@ def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
         texts = [table_markdown(table) for table in tables if table.published == published]
         parts += head + texts if texts else []
     failed = [(run.label, run.error or "?") for run in collected.runs if run.status == "failed"]
+    failed += collected.failed
     planned = [(label, "") for label, _ in collected.planned]
     lists = {"Failed": failed, "Not started": planned, "Unreadable": collected.unreadable}
     for title, items in lists.items():

@@ -146,6 +146,7 @@ def _render_page(
             differences=_compare_settings(tables) if detail.comparisons else [],
             runs=collected.runs,
             planned=collected.planned,
+            failed=collected.failed,
             unreadable=collected.unreadable,
             notes=notes,
             stated=STATED,
@@ -179,7 +180,7 @@ def _counts(
     """Verdicts of the published rows, and what became of the runs: word, number, kind of dot."""
     verdicts = [line.verdict for table in tables for line in table.lines if line.verdict]
     words = Counter((verdict.word, verdict.kind) for verdict in verdicts)
-    statuses = Counter(run.status for run in collected.runs)
+    statuses = Counter([run.status for run in collected.runs] + ["failed"] * len(collected.failed))
     rows = [(word, count, kind) for (word, kind), count in words.items()]
     runs = [(status, count, status) for status, count in statuses.items()]
     runs += [("not started", len(collected.planned), "open")] if collected.planned else []

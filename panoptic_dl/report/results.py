@@ -22,10 +22,10 @@ TITLES = {
 
 
 def headline_table(
-    metrics: Mapping[str, float], published: Mapping[str, float] | None = None
+    metrics: Mapping[str, float], published: Mapping[str, float] | None = None, name: str = "own"
 ) -> str:
-    """The metrics in one row, in percent; with `published`, those and the differences below."""
-    rows = [["own", *map(as_text, metrics.values())]]
+    """The metrics in a row `name`, in percent; with `published`, those and differences below."""
+    rows = [[name, *map(as_text, metrics.values())]]
     if published:
         theirs = [as_text(published[name]) if name in published else "" for name in metrics]
         differences = [
@@ -34,6 +34,12 @@ def headline_table(
         ]
         rows += [["published", *theirs], ["difference", *differences]]
     return markdown_table(["", *map(metric_name, metrics)], rows)
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """`headline_table` of a summary, see `results_markdown`: figures of files are nobody's own."""
+    name = "files" if "predictions" in summary["measured"] else "own"
+    return headline_table(summary["metrics"], summary["published"], name)
 
 
 def comparison_of_weights(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -116,7 +122,7 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
     parts = [
         f"# {summary['no_result']}" if summary.get("no_result") else "",
         f"# {summary['dataset']}: {summary['num_images']} images",
-        headline_table(summary["metrics"], summary["published"]),
+        summary_table(summary),
         f"Measured: {measured}",
         *(f"Note: {note}" for note in notes(summary)),
     ]

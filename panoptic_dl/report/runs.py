@@ -6,7 +6,7 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,16 @@ import yaml
 
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import check_size, encodable, read_json_object
-from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
+from panoptic_dl.core.run_folder import (
+    LOG,
+    METRICS,
+    RESOLVED,
+    RESULTS,
+    RUN,
+    SWEEP,
+    Fields,
+    failure,
+)
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
@@ -95,6 +104,14 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     @property
+    def files(self) -> str:
+        """The end of the folder of predictions that were measured; "" of a network."""
+        folder = self.measured.get("predictions") or self.setting("predictions")
+        if self.mode != "eval" or folder in (None, "null"):
+            return ""
+        return "/".join(Path(str(folder)).parts[-2:]).lstrip("/")
+
+    @property
     def overridden(self) -> dict[str, str]:
         """Values by key of the overrides; of a key that comes twice, the last one counts."""
         parts = (override.lstrip("+~").partition("=") for override in self.overrides)
@@ -107,6 +124,9 @@ class Run:
 
 def run_from_record(fields: Fields, **others: Any) -> Run:
     """A run from an object with the keys of run.json, and those of its `git`.
+
+    Predictions from files are no row of the experiment whose dataset they were held against: the
+    network that made them is not known.
 
     Args:
         others: fields of the run that the object lacks, or has otherwise.
@@ -129,7 +149,11 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
         "metrics": fields.object("metrics").numbers(),
         "error": fields.text("error").partition("\n")[0],
     }
-    return Run(**known | others)
+    run = Run(**known | others)
+    if not run.files:
+        return run
+    kept = {k: v for k, v in run.choices.items() if k not in ("backbone", "head", "recipe")}
+    return replace(run, row=f"files of {run.files}", choices=kept)
 
 
 def read_run(folder: Path, label: str) -> Run:
@@ -231,6 +255,7 @@ class Collected:
     Attributes:
         unreadable: label and reason.
         planned: label and overrides of a sweep's rows that were not started.
+        failed: label and reason of rows that failed before they had a run.json.
         benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "machine", "size"
             (of images, in pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and
             "host_MiB".
@@ -239,6 +264,7 @@ class Collected:
     runs: list[Run] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
@@ -276,11 +302,14 @@ def collect(folders: Sequence[Path]) -> Collected:
             labels.add(label)
             if SWEEP in files:
                 with found.listing_unreadable(label):
-                    found.planned += [
-                        (_label(root, folder / name, several), overrides)
-                        for name, overrides in run_folder.read_sweep(folder)[1].items()
-                        if not (folder / name / RUN).exists()
-                    ]
+                    for name, overrides in run_folder.read_sweep(folder)[1].items():
+                        row = _label(root, folder / name, several)
+                        if (folder / name / RUN).exists():
+                            continue
+                        if why := failure(folder / name):
+                            found.failed.append((row, why))
+                        else:
+                            found.planned.append((row, overrides))
             if RUN in files:
                 with found.listing_unreadable(label):
                     run = read_run(folder, label)
@@ -296,7 +325,7 @@ def collect(folders: Sequence[Path]) -> Collected:
         for refused in closed:
             label = _label(root, Path(str(refused.filename)), several)
             found.unreadable.append((label, f"its folder: {refused.strerror}"))
-    if not (found.runs or found.unreadable or found.planned):
+    if not (found.runs or found.unreadable or found.planned or found.failed):
         raise ValueError(
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
             "folder, or one that holds them, such as outputs"

@@ -169,6 +169,8 @@ def _compare(
 
 def _refusal(run: Run, row: _PublishedRow) -> str:
     """Why this run is not compared with the row; "" where it is."""
+    if run.files:
+        return f"predictions from files: {run.files}"
     if run.trial:
         return f"trial: {run.trial}"
     recipe = run.choices.get("recipe", row.recipe)
@@ -277,6 +279,7 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
             chosen, title = group.first.choices, group.first.row
             if chosen.get("dataset") and chosen.get("task"):
                 title = f"{NAMES.get(chosen['dataset'], chosen['dataset'])}, {chosen['task']}"
+            title += ", predictions from files" if group.first.files else ""
             others.setdefault(title, []).append(_other_line(group))
     tables = [Table(title, lines, published=True) for title, lines in published.items()]
     return tables + [Table(title, lines) for title, lines in others.items()]

@@ -1,5 +1,7 @@
 """Callbacks of Hydra around a sweep: its rows before it, their status and reports after it."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -8,8 +10,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from panoptic_dl.config.builder import find_target
+from panoptic_dl.config.output_folder import has_time
 from panoptic_dl.core.errors import one_line_errors
-from panoptic_dl.core.run_folder import write_sweep
+from panoptic_dl.core.files import file_lock
+from panoptic_dl.core.run_folder import REFUSED, read_sweep, write_sweep
 from panoptic_dl.sweeps.status import conclude
 from panoptic_dl.sweeps.table import plan_sweep
 
@@ -19,6 +23,8 @@ class Sweep(Callback):
 
     The program then ends with exit code 1 when a row has failed.
     """
+
+    rows: Mapping[str, Sequence[str]] | None = None  # of this command
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         chosen = config.hydra.runtime.choices.get("sweep")
@@ -36,12 +42,21 @@ class Sweep(Callback):
             with read_write(config), open_dict(config):
                 rows = plan_sweep(config)
             if rows is not None:
-                write_sweep(Path(config.hydra.sweep.dir), rows)
+                self.rows = rows
+                folder = Path(config.hydra.sweep.dir)
+                with file_lock(folder, wait=True):
+                    (folder / REFUSED).unlink(missing_ok=True)
+                    listed: dict[str, Sequence[str]] = {}
+                    with suppress(OSError, ValueError):  # rows of other commands stay
+                        listed = read_sweep(folder)[1]
+                    write_sweep(folder, listed | rows)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
             return  # which has printed its trials; some of them may fail
-        text, is_good = conclude(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        added = f" with sweep_dir={folder}" if has_time(config.hydra.sweep, config) else ""
+        text, is_good = conclude(folder, self.rows, f"The same command{added}")
         if text:
             print(text)
         if not is_good:

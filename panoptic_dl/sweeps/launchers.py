@@ -28,6 +28,7 @@ from panoptic_dl.core.parallel import (
     count_cores,
     end_with,
     handling,
+    interrupt,
     passing_signals_on,
 )
 from panoptic_dl.core.run_folder import STOPPED, ExitCode
@@ -72,6 +73,8 @@ class ProcessLauncher(Launcher):
                     index, overrides = waiting.pop(0)
                     connection, process = self._start(overrides, initial_job_idx + index)
                     running[connection] = index, process
+                    if received:  # before the process could be sent it, too
+                        process.terminate()
                 for connection in [each for each in running if each.poll()]:
                     index, process = running.pop(connection)
                     try:
@@ -187,7 +190,7 @@ class SlurmLauncher(Launcher):
         )
         results = []
         try:
-            with handling(STOPPING, _interrupt):
+            with handling(STOPPING, interrupt):
                 for index, job in enumerate(jobs):
                     try:
                         results += job.results()
@@ -201,7 +204,3 @@ class SlurmLauncher(Launcher):
             print(f"{number} SLURM jobs are cancelled: those that train save", file=sys.stderr)
             raise SystemExit(ExitCode.SAVED) from None
         return results
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

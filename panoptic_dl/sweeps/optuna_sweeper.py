@@ -4,6 +4,7 @@ One trial of a search is a job of Hydra's launchers, whatever way it ends.
 """
 
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from panoptic_dl.config.builder import find_target
 from panoptic_dl.config.run_identity import relevant_config
 from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import folder_lock
-from panoptic_dl.core.parallel import count_cores
-from panoptic_dl.core.run_folder import STOPPED, failure
+from panoptic_dl.core.parallel import STOPPING, count_cores, handling, interrupt
+from panoptic_dl.core.run_folder import STOPPED, ExitCode, failure
 from panoptic_dl.sweeps.study import LOCK, SearchSpace, Study, folder_name
 
 
@@ -90,11 +91,19 @@ class Search(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what is missing of `n_trials`; end the program with 130 when stopped, 1 in vain."""
+        """Run what is missing of `n_trials`; end the program with 1 where no trial has finished.
+
+        When it is stopped the code is that of the trials that were under way, or 130.
+        """
         with one_line_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(self.folder, LOCK, "sweep_dir"):
-                code = self._search(self._study(arguments))
+            with handling(STOPPING, interrupt), folder_lock(self.folder, LOCK, "sweep_dir"):
+                try:
+                    code = self._search(self._study(arguments))
+                except KeyboardInterrupt:  # between trials
+                    code = ExitCode.INTERRUPTED
+        if code in STOPPED:
+            print(f"Stopped: the same command with sweep_dir={self.folder} goes on")
         if code:
             raise SystemExit(code)
 
@@ -117,7 +126,7 @@ class Search(Sweeper):
         if done or again:
             more = f", {len(again)} to be run again" if again else ""
             print(f"Going on in {study.folder}: {done} of {self.n_trials} trials are done{more}")
-        stopped = False
+        stopped = 0  # the exit code then
         while not stopped:
             batch, again = again[: self.n_jobs], again[self.n_jobs :]
             while len(batch) < self.n_jobs and study.begun() < self.n_trials:
@@ -127,26 +136,23 @@ class Search(Sweeper):
             try:
                 stopped = self._run(study, batch)
             except KeyboardInterrupt:
-                stopped = True
+                stopped = ExitCode.INTERRUPTED
             except SystemExit as end:  # a run's, which has saved its state (see _Job)
-                stopped = True
+                stopped = end.code if end.code in STOPPED else ExitCode.INTERRUPTED
                 print(f"Trial {batch[0]} was stopped (exit code {end.code})", file=sys.stderr)
             study.save()
         has_finished = study.save()
         if self.report:
             print(find_target(self.report)(study.folder) or "", end="", flush=True)
-        if stopped:
-            print(f"Stopped: the same command with sweep_dir={study.folder} goes on")
-            return 130
-        return 0 if has_finished else 1
+        return stopped or (0 if has_finished else 1)
 
-    def _run(self, study: Study, batch: list[int]) -> bool:
-        """Launch a batch of trials and keep their results; whether one was stopped from outside."""
-        stopped = False
+    def _run(self, study: Study, batch: list[int]) -> int:
+        """Launch a batch of trials, keep their results; the exit code of one that was stopped."""
+        stopped = 0
         for number, job in zip(batch, self._launch(study, batch), strict=True):
             result = _result(job, study.folder / folder_name(number))
-            if result is None:
-                stopped = True
+            if isinstance(result, ExitCode):
+                stopped = result
                 continue
             study.end(number, result)
             if isinstance(result, str):
@@ -186,20 +192,21 @@ class _Job:
         try:
             return self.task(config)
         except SystemExit as end:
-            if end.code in STOPPED and os.getpid() == self.process:
+            is_ours = os.getpid() == self.process or multiprocessing.parent_process() is not None
+            if end.code in STOPPED and is_ours:  # not on a cluster, which keeps results only
                 raise
             raise _EndedEarly(end.code) from None
 
 
-def _result(job: JobReturn | Exception, folder: Path) -> float | str | None:
-    """A trial's metric, or in one line why it has none, or None if it was stopped from outside."""
+def _result(job: JobReturn | Exception, folder: Path) -> float | str | ExitCode:
+    """A trial's metric, or in one line why it has none, or how it was stopped from outside."""
     try:
         if isinstance(job, Exception):
             raise job
         value = job.return_value
     except _EndedEarly as end:
         if end.args[0] in STOPPED:
-            return None
+            return ExitCode(end.args[0])
         error = f"ended with exit code {end}"
     except Exception as raised:
         first = (str(raised).strip().splitlines() or [""])[0]

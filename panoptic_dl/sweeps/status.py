@@ -6,7 +6,7 @@ waiting.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from panoptic_dl.core.run_folder import (
     FAILED,
     LOG,
     METRICS,
+    REFUSED,
     RUN,
     failure,
     read_state,
@@ -53,10 +54,9 @@ def rows(sweep: Path) -> list[dict[str, Any]]:
 
 def _row(sweep: Path, name: str) -> dict[str, Any]:
     folder = sweep / name
-    state = read_state(folder)
+    why = failure(folder)
+    state = read_state(folder) or ({"status": "failed", "error": why} if why else {})
     status, error = state.get("status", "waiting"), state.get("error")
-    if (folder / FAILED).is_file():
-        status, error = "failed", failure(folder)
     log = next((str(folder / n) for n in (LOG, ERROR) if (folder / n).is_file()), None)
     iteration = _last_iteration(folder / METRICS)
     return {
@@ -107,8 +107,15 @@ def _time(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if seconds else ""
 
 
-def conclude(sweep: Path) -> tuple[str | None, bool]:
-    """What to print at the end of a sweep, and whether none of its rows has failed."""
+def conclude(
+    sweep: Path, planned: Collection[str] | None = None, again: str = "The same command"
+) -> tuple[str | None, bool]:
+    """What to print at the end of a sweep, and whether none of its rows has failed.
+
+    Args:
+        planned: the rows of its command; None: all in the folder. It may hold rows of others.
+        again: which command goes on with them.
+    """
     try:
         found = rows(sweep)
     except ValueError:
@@ -117,6 +124,14 @@ def conclude(sweep: Path) -> tuple[str | None, bool]:
     if statuses == {"waiting"}:  # trials, and modes that leave no record
         return None, True
     text = f"\n{status_text(found)}"
-    if statuses & {*BAD, "stopped", "waiting"}:
-        text += "\nThe same command goes on with the rows that are not finished."
-    return text, not statuses & set(BAD)
+    refused = (sweep / REFUSED).read_text() if (sweep / REFUSED).is_file() else ""
+    text += f"\n{refused.rstrip()}" if refused else ""
+    own = [row["status"] for row in found if planned is None or row["folder"] in planned]
+    ended = {*BAD, "stopped", "waiting"}
+    if ended & set(own):
+        text += f"\n{again} goes on with the rows that are not finished."
+    if others := sum(row["status"] in ended for row in found) - sum(each in ended for each in own):
+        text += f"\nNot finished, and for the commands that had them: {others} other rows."
+    if "running" in own:
+        text += "\nAnother command trains the rows that are running."
+    return text, not refused and not set(own) & set(BAD)

@@ -118,21 +118,25 @@ class SearchSpace:
                     f"'{key}=int(interval({low},{high}))' searches those"
                 )
             if isinstance(drawn_from, CategoricalDistribution):
-                value = _text(value)
-                may_be_drawn = value in drawn_from.choices
-            else:
-                kinds: Any = int if isinstance(drawn_from, IntDistribution) else (int, float)
-                is_number = isinstance(value, kinds) and not isinstance(value, bool)
-                may_be_drawn = is_number and drawn_from._contains(value)
-            if may_be_drawn:
+                same = [each for each in drawn_from.choices if _is_spelled(str(each), value)]
+                if same:
+                    found[key] = same[0]
+                continue
+            kinds: Any = int if isinstance(drawn_from, IntDistribution) else (int, float)
+            is_number = isinstance(value, kinds) and not isinstance(value, bool)
+            if is_number and drawn_from._contains(value):
                 found[key] = value
         return found
 
 
+def _is_spelled(choice: str, value: Any) -> bool:
+    """Whether Hydra's command line reads `choice`, such as `[64,64]` or `null`, as a value."""
+    read = OverridesParser.create().parse_override(f"key={choice}").value()
+    return choice == value or (read == value and isinstance(read, bool) == isinstance(value, bool))
+
+
 def _text(value: Any) -> str:
-    """A value as Hydra's command line reads it back."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A value as Hydra's command line reads it back; choices are spelled so already."""
     return repr(value) if isinstance(value, float) else str(value)
 
 

@@ -23,12 +23,15 @@ from panoptic_dl.config.run_identity import differences
 from panoptic_dl.core.run_folder import (
     FAILED,
     NEWEST,
+    REFUSED,
     STOPPED,
     Requeued,
     first_error_line,
+    is_running,
     read_state,
 )
 
+IN_USE = "{}: another command trains this row, which is left to it"
 NAMING = ("name", "weights")  # keys besides choices that decide which parts a row has
 
 
@@ -134,7 +137,7 @@ def _key(override: str) -> Any:
 
 
 class Finished(NamedTuple):
-    """An experiment of a sweep that was finished before."""
+    """An experiment of a sweep that was finished before, or that another command trains."""
 
     metric: float | None  # the first one, in percent; None: it has none
 
@@ -152,16 +155,20 @@ def isolate_failures(job: Any) -> Iterator[None]:
         yield
         return
     folder = Path(job.runtime.output_dir)
-    with contextlib.suppress(OSError):
-        (folder / FAILED).unlink(missing_ok=True)
     try:
         yield
+        with contextlib.suppress(OSError):  # of an attempt before this one
+            (folder / FAILED).unlink(missing_ok=True)
     except SystemExit as stop:  # after its message
         if stop.code in STOPPED or isinstance(stop, Requeued):
             raise
+        if is_running(folder):  # begun by another command in the same moment
+            print(IN_USE.format(folder.name))
+            return
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
-            note_failure(folder, stop.code.rpartition("\nerror: ")[2].removeprefix("error: "))
+            text = stop.code.rpartition("\nerror: ")[2].removeprefix("error: ")
+            note_failure(folder, text.partition("\n")[0])
         elif stop.code:
             note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
 
@@ -183,6 +190,9 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
     if job.mode != RunMode.MULTIRUN or facts["mode"] != "train":
         return None
     folder = Path(job.runtime.output_dir)
+    if is_running(folder):
+        print(IN_USE.format(folder.name))
+        return Finished(None)
     state = read_state(folder)
     if state.get("mode") == "train":
         is_finished = state["status"] == "finished"
@@ -203,8 +213,15 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
 
 
 def note_failure(folder: Path, line: str) -> None:
-    """Print why a row of a sweep has failed, and keep it in the row's folder."""
+    """Print why a row of a sweep has failed, and keep it in the row's folder.
+
+    The folder of a run that is finished stays as it is: the sweep's folder has the line.
+    """
     print(f"this row of the sweep failed: {line}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
+        if read_state(folder).get("status") == "finished":
+            with (folder.parent / REFUSED).open("a") as file:
+                file.write(f"{folder.name}: {line}\n")
+            return
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).write_text(line + "\n")

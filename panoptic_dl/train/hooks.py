@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from panoptic_dl.core.environment import host_memory, peak_host_memory
 from panoptic_dl.core.files import write_text
-from panoptic_dl.core.run_folder import METRICS
+from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
@@ -309,12 +309,11 @@ class CheckpointHook(HookBase):
         elif number:
             self.checkpoints.save(self.trainer.iter, must=True)
             logger.warning(
-                "Stopped by %s after iteration %d of %d; continue with the same command and: "
-                "run_dir=%s resume=true",
+                "Stopped by %s after iteration %d of %d; continue with the same command and: %s",
                 signal.Signals(number).name,
                 done,
                 last,
-                self.checkpoints.folder,
+                how_to_continue(self.checkpoints.folder),
             )
             raise Interrupted(number)
         elif done % self.period == 0:
@@ -382,7 +381,10 @@ class EvalHook(HookBase):
             with self.stop.at_once():
                 self.results = self.evaluate(done)
         except Interrupted:
-            logger.warning("Stopped in an evaluation; continue with the same command, resume=true")
+            logger.warning(
+                "Stopped in an evaluation; continue with the same command and: %s",
+                how_to_continue(self.checkpoints.folder),
+            )
             raise
         except OSError as error:
             if self.checkpoints.settings.on_error == "stop":

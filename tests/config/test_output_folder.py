@@ -44,6 +44,7 @@ def test_sweeps_are_not_started_process_by_process(monkeypatch, by_torchrun):
         (["run_dir=x"], RunMode.RUN, None),
         (["sweep_dir=x"], RunMode.MULTIRUN, None),
         (["hydra/launcher=submitit_local"], RunMode.MULTIRUN, None),
+        (["hydra/launcher=slurm"], RunMode.MULTIRUN, None),
     ],
 )
 def test_a_command_that_would_not_go_on_is_refused(overrides, mode, message):

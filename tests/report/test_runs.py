@@ -132,6 +132,13 @@ def test_planned_rows_that_were_not_started_are_found(tmp_path):
     rows = [{"folder": name, "overrides": [f"x={name}"]} for name in ("done", "never")]
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "name": "s", "rows": rows}))
     assert collect([tmp_path]).planned == [("never", ["x=never"])]
+    (tmp_path / "never").mkdir()
+    (tmp_path / "never" / "failed.txt").write_text("killed\n")
+    found = collect([tmp_path])
+    assert (found.planned, found.failed) == ([], [("never", "killed")])
+    markdown, _, _ = make_report([tmp_path], tmp_path / "report")
+    assert "* `never`: killed" in markdown
+    assert "Failed at the start" in (tmp_path / "report" / "report.html").read_text()
     (tmp_path / "sweep.json").write_text("{")
     ((_label, why),) = collect([tmp_path]).unreadable
     assert "sweep.json" in why

@@ -17,6 +17,7 @@ from panoptic_dl.report.tables import (
     Cell,
     _compare,
     _judge,
+    build_tables,
     published_rows,
 )
 
@@ -125,7 +126,7 @@ def test_the_verdict_of_an_unfinished_run_is_its_status(tmp_path, status):
 
 def test_a_run_without_an_end_has_when_it_last_wrote(tmp_path, monkeypatch):
     assert judged(tmp_path, status="running").text.startswith("killed (last line 20")
-    monkeypatch.setattr("panoptic_dl.core.run_folder._is_running", lambda folder: True)
+    monkeypatch.setattr("panoptic_dl.core.run_folder.is_running", lambda folder: True)
     assert judged(tmp_path, status="running").text.startswith("running (last line 20")
 
 
@@ -204,3 +205,21 @@ def test_other_runs_stand_apart_without_verdicts(tables):
     assert [table.title for table in others][:2] == ["toy COCO, panoptic", f"{NASTY}, panoptic"]
     assert all(line.verdict is None for table in others for line in table.lines)
     assert named(tables, "toy COCO, panoptic").lines[0].notes == ["failed"]
+
+
+def test_predictions_from_files_are_no_row_of_a_network(tmp_path):
+    """Neither by the override, nor by what was measured; figures of the truth itself are 100."""
+    for name, found in {
+        "a": {"overrides": ["mode=eval", "predictions=/made/of/truth"]},
+        "b": {"results": {"metrics": {"PQ": 99.0}, "measured": {"predictions": "of/truth"}}},
+        "c": {"settings": {"predictions": "of/truth"}},
+    }.items():
+        assert judged(tmp_path / name, mode="eval", **found).word == "no verdict"
+    make_run(tmp_path / "network", ROW, mode="eval", settings={"predictions": None}, seed=1)
+    runs = [read_run(folder, folder.name) for folder in sorted(tmp_path.iterdir())]
+    tables = build_tables(runs)
+    lines = [line for table in tables if table.published for line in table.lines if line.group]
+    assert [line.group.first.label for line in lines] == ["network"]
+    (files,) = [table for table in tables if not table.published]
+    assert files.title == "Cityscapes, panoptic, predictions from files"
+    assert {(line.title, line.row) for line in files.lines} == {("files of of/truth",) * 2}

@@ -30,8 +30,11 @@ def test_a_record_gives_the_tables_of_its_run(tmp_path):
     make_run(tmp_path / "c", CONV, overrides=other, settings={"backbone": {"norm": "GN"}})
     make_run(tmp_path / "d", "toy_coco_panoptic_hrnet_tiny_conv", seed=None)
     make_run(tmp_path / "e", CONV, overrides=["train.fast_dev_run=true"], settings={"x": 1})
+    files = {"measured": {"predictions": "/x/y/z"}, "metrics": {"PQ": 100.0}}
+    make_run(tmp_path / "f", CONV, mode="eval", results=files, overrides=["predictions=/x/y/z"])
     runs = collect([tmp_path]).runs
     records = json.loads(json.dumps(script.merged([], runs), allow_nan=False))
+    assert "/x/" not in json.dumps(records)
     again = [script.as_run(record, "x") for record in records]
 
     def content(runs):

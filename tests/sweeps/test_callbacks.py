@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from panoptic_dl.core.files import RUN_LOCK, file_lock
 from tests.runs import SMALL, multirun
 from tests.sweeps.rows import QUIET, states
 
@@ -55,6 +56,12 @@ def test_a_mistake_in_a_row_is_one_line(tmp_path, capsys, words, message):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_folder_of_one_run_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: run_dir=FOLDER .* sweep_dir=FOLDER: give that$"):
+        multirun(f"run_dir={tmp_path}", "seed=0,1")
+    assert not list(tmp_path.iterdir())
+
+
 def test_slurm_is_refused_where_it_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match=r"^error: hydra/launcher=slurm .* hydra/launcher=local"):
@@ -73,8 +80,20 @@ def test_seeds_and_other_numbers(tmp_path, sweep, capsys):
     before = (tmp_path / f"{NAME}-seed=0" / "run.json").read_bytes()
     with pytest.raises(SystemExit):
         sweep("sweep.seeds=[0,3]", "optimizer.lr=0.5")
-    errors = capsys.readouterr().err
+    printed, errors = capsys.readouterr()
     assert "holds this row with other numbers: optimizer.lr" in errors
     assert "Choose another sweep_dir=FOLDER" in errors
+    assert f"\n{NAME}-seed=0: {tmp_path}/{NAME}-seed=0 holds this row with other" in printed
+    assert "The same command" not in printed
     assert (tmp_path / f"{NAME}-seed=0" / "run.json").read_bytes() == before
+    assert not (tmp_path / f"{NAME}-seed=0" / "failed.txt").exists()
     assert states(tmp_path)[f"{NAME}-seed=3"]["status"] == "finished"
+    # A part, later, does not forget the rest; nor is a row that another command trains a failure.
+    listed = [row["folder"] for row in json.loads((tmp_path / "sweep.json").read_text())["rows"]]
+    assert listed == [f"{NAME}-seed={seed}" for seed in (0, 2, 3)]
+    (tmp_path / f"{NAME}-seed=5").mkdir()
+    with file_lock(tmp_path / f"{NAME}-seed=5" / RUN_LOCK):
+        sweep("sweep.seeds=[2,5]")
+    printed, errors = capsys.readouterr()
+    assert f"{NAME}-seed=5: another command trains this row" in printed
+    assert "failed" not in printed + errors

@@ -87,9 +87,9 @@ def test_a_search_without_a_finished_trial_names_the_first_error(search, found):
     assert not (found / "best.yaml").exists()
 
 
-@pytest.mark.parametrize("happens", ["interrupt", "save"])
-def test_a_stopped_search_says_how_to_go_on(search, found, happens, capsys):
-    assert search(3, happens={1: happens}) == 130
+@pytest.mark.parametrize(("happens", "code"), [("interrupt", 130), ("save", 75)])
+def test_a_stopped_search_says_how_to_go_on(search, found, happens, code, capsys):
+    assert search(3, happens={1: happens}) == code
     assert f"sweep_dir={found} goes on" in capsys.readouterr().out
     assert [t["state"] for t in trials(found)] == ["finished", "unfinished"]
     assert (found / "best.yaml").is_file()

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from panoptic_dl.core.files import RUN_LOCK, file_lock
+from panoptic_dl.core.run_folder import FAILED
+from panoptic_dl.report.runs import collect
 from panoptic_dl.sweeps.status import _row, conclude, rows, status_text
 from scripts import sweep_status
 from tests.sweeps.rows import write_run
@@ -60,6 +62,44 @@ def test_the_end_of_a_sweep(tmp_path, states, well):
     text, went_well = conclude(tmp_path)
     assert went_well is well
     assert ("The same command goes on" in text) is (set(states) != {"finished"})
+
+
+def test_rows_of_other_commands_are_shown_and_not_judged(tmp_path):
+    plan(tmp_path, "mine", "theirs", "later")
+    write_run(tmp_path / "mine", "finished")
+    write_run(tmp_path / "theirs", "failed", error="x")
+    text, went_well = conclude(tmp_path, ["mine"])
+    assert went_well
+    assert "goes on" not in text
+    assert "Not finished, and for the commands that had them: 2 other rows." in text
+    text, went_well = conclude(tmp_path, ["theirs"], "The same command with sweep_dir=X")
+    assert not went_well
+    assert "The same command with sweep_dir=X goes on" in text
+    with file_lock(write_run(tmp_path / "mine", "running") / RUN_LOCK):
+        text, went_well = conclude(tmp_path, ["mine"])
+    assert went_well
+    assert "Another command trains the rows that are running." in text
+
+
+def test_status_and_report_read_one_record(tmp_path):
+    plan(tmp_path, "finished", "running", "killed", "stopped", "gone")
+    for name in ("finished", "running", "killed", "stopped"):
+        write_run(tmp_path / name, name.replace("killed", "running"), row="r", error=None)
+    for name in ("finished", "running", "killed", "gone"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / FAILED).write_text("out of memory\n")
+    with file_lock(tmp_path / "running" / RUN_LOCK):
+        found = {row["folder"]: (row["status"], row["error"]) for row in rows(tmp_path)}
+        report = collect([tmp_path])
+    assert found == {
+        "finished": ("finished", None),
+        "running": ("running", None),
+        "killed": ("failed", "out of memory"),
+        "stopped": ("stopped", None),
+        "gone": ("failed", "out of memory"),
+    }
+    there = {run.label: (run.status, run.error or None) for run in report.runs}
+    assert there | {label: ("failed", why) for label, why in report.failed} == found
 
 
 def test_jobs_without_records_have_no_table(tmp_path):

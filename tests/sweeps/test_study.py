@@ -6,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 
 from panoptic_dl.sweeps.study import SearchSpace, _cut_unfinished_line
@@ -59,3 +60,14 @@ def test_a_line_that_was_being_written_is_cut_off(tmp_path):
         file.write_text(text)
         _cut_unfinished_line(file)
         assert file.read_text() == left
+
+
+def test_the_config_s_own_values_are_found_however_they_are_spelled():
+    words = ["a=true,false", "b=[64,64],[96,64]", "c=null,0.9", "d='x y',z", "e=1,2", "f=on,{g:1}"]
+    own = {"a": False, "b": [64, 64], "c": None, "d": "x y", "e": True, "f": {"g": 1}}
+    space = SearchSpace.parse(words)
+    found = space.own_values(OmegaConf.create(own))
+    del own["e"]  # yes is not 1
+    assert list(found) == ["a", "b", "c", "d", "f"]
+    read = [OverridesParser.create().parse_override(text) for text in space.overrides(found)]
+    assert {each.key_or_group: each.value() for each in read} == own

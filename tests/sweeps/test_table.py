@@ -9,6 +9,7 @@ from omegaconf import OmegaConf, open_dict
 
 from panoptic_dl.config.composition import CONF, register
 from panoptic_dl.config.run_identity import LONGEST, row_folder
+from panoptic_dl.core.files import RUN_LOCK, file_lock
 from panoptic_dl.core.run_folder import FAILED, ExitCode
 from panoptic_dl.sweeps import table
 from panoptic_dl.sweeps.status import conclude
@@ -205,8 +206,8 @@ def test_other_numbers_are_refused_once_something_would_be_lost(tmp_path, resume
 
 def test_an_error_is_noted_and_goes_no_further(tmp_path, capsys):
     with isolate_failures(job(tmp_path / "row")):
-        raise RuntimeError("CUDA out of memory\nand more")
-    assert (tmp_path / "row" / FAILED).read_text() == "RuntimeError: CUDA out of memory\n"
+        raise SystemExit("Traceback\nerror: CUDA out of memory\nand more")
+    assert (tmp_path / "row" / FAILED).read_text() == "CUDA out of memory\n"
     assert "this row of the sweep failed" in capsys.readouterr().err
     with isolate_failures(job(tmp_path / "row")):
         pass
@@ -214,6 +215,16 @@ def test_an_error_is_noted_and_goes_no_further(tmp_path, capsys):
     with isolate_failures(job(tmp_path / "row")):
         raise SystemExit(1)
     assert conclude(tmp_path)[1] is False
+
+
+def test_a_row_of_another_command_is_left_to_it(tmp_path, resume, capsys):
+    folder = write_run(tmp_path / "row", "running")
+    with file_lock(folder / RUN_LOCK):
+        assert resume(folder) == Finished(None)
+        with isolate_failures(job(folder)):  # begun in the same moment
+            raise SystemExit(1)
+    assert capsys.readouterr().out.count("row: another command trains this row") == 2
+    assert not (folder / FAILED).exists()
 
 
 def test_what_stops_a_sweep_is_no_failure_of_a_row(tmp_path):
