@@ -166,9 +166,7 @@ def note(run_dir: str, **facts: Any) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read `run.json`. A run that has the status "running" but no process is "killed".
-
-    One without an end of which its sweep has noted an error has failed with that.
+    """Read `run.json`. One without an end or a process is "killed", or failed as its sweep noted.
 
     Raises:
         ValueError: it is damaged or of another format; the message is for people.

@@ -16,16 +16,7 @@ import yaml
 
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import check_size, encodable, read_json_object
-from panoptic_dl.core.run_folder import (
-    LOG,
-    METRICS,
-    RESOLVED,
-    RESULTS,
-    RUN,
-    SWEEP,
-    Fields,
-    failure,
-)
+from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
@@ -125,8 +116,7 @@ class Run:
 def run_from_record(fields: Fields, **others: Any) -> Run:
     """A run from an object with the keys of run.json, and those of its `git`.
 
-    Predictions from files are no row of the experiment whose dataset they were held against: the
-    network that made them is not known.
+    Predictions from files are no row of an experiment: the network that made them is not known.
 
     Args:
         others: fields of the run that the object lacks, or has otherwise.
@@ -306,7 +296,7 @@ def collect(folders: Sequence[Path]) -> Collected:
                         row = _label(root, folder / name, several)
                         if (folder / name / RUN).exists():
                             continue
-                        if why := failure(folder / name):
+                        if why := run_folder.failure(folder / name):
                             found.failed.append((row, why))
                         else:
                             found.planned.append((row, overrides))
