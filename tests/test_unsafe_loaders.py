@@ -58,7 +58,10 @@ FORBIDDEN: dict[str, dict[str, str]] = {
     "builtins.eval": {},
     "builtins.exec": {},
     "builtins.compile": {},
-    "cloudpickle": {"panoptic_dl/launch/launcher.py": "from a process to one that it starts"},
+    "cloudpickle": {
+        "panoptic_dl/launch/launcher.py": "from a process to one that it starts",
+        "panoptic_dl/sweeps/launchers.py": "between a sweep and the processes of its rows",
+    },
     **{
         module: {}
         for module in (

@@ -239,6 +239,10 @@ class _CheckedLoader(ConfigLoaderImpl):
             for key, source in self._added:
                 if not _is_read(key, tree):
                     raise ConfigError(_unknown(key, self._tree, source))
+            # An option of the user's own may be written as a change of another one.
+            config.choice.update(
+                {group: config.hydra.runtime.choices[group] for group in config.choice}
+            )
             if saved is not None:
                 _forget(words, config)
                 with_parts(config, saved, overrides)
@@ -307,9 +311,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         repo = repo or self.repository
         tree: Any = OmegaConf.to_container(config)
         for group, option in config.choice.items():
-            source = _find(repo, str(group), option)
-            if source is not None:
-                source.load_config(f"{group}/{option}")
+            if _execute(repo, str(group), option):
                 continue
             try:
                 for target in _targets(tree.get(group)):
@@ -444,6 +446,8 @@ def _mismatch(value: Any, default: Any, key: str) -> str | None:
         if key.endswith("size") and len(default) == 2 and len(value) != 2:
             return "[height, width]"
         kinds = [_mismatch(item, default[0], "") for item in value] if default else []
+        if not any(kinds) and re.search("sizes?$", key) and any(item < 1 for item in value):
+            return "a list of numbers from 1 on"
         return next((f"a list with {kind} in it" for kind in kinds if kind), None)
     if isinstance(default, dict):
         return None if isinstance(value, dict) else "a group of keys"
@@ -532,6 +536,17 @@ def _find(repo: Any, group: str, option: Any) -> Any:
     if option not in repo.get_group_options(group):
         return None
     return next(source for source in repo.get_sources() if source.is_config(f"{group}/{option}"))
+
+
+def _execute(repo: Any, group: str, option: Any) -> bool:
+    """Execute the lazy file of an option, or of those that it changes; whether there is one."""
+    source = _find(repo, group, option)
+    if source is None:
+        return False
+    changed: Any = source.load_config(f"{group}/{option}").config.get("defaults")
+    for name in changed or ():
+        _execute(repo, group, name)
+    return True
 
 
 def _folders(repo: Any) -> str:

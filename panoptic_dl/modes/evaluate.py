@@ -228,6 +228,11 @@ class Evaluation:
             seconds=SECONDS_FOR_HEADERS,
         )
 
+    def check_folder(self, folder: Path) -> None:
+        """Raise EvaluationError where predictions cannot be saved into `folder`, a run's."""
+        for writer in prediction_writers(self.dataset, self.settings.kinds, folder / "predictions"):
+            writer.own_files()
+
     @property
     def outputs(self) -> set[str]:
         """The entries of a model's output that are measured."""

@@ -101,6 +101,15 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         Raises:
             EvaluationError: a file in the folder is not the writer's; then none is removed.
         """
+        for file in self.own_files():
+            with name_unwritable(file):
+                file.unlink()
+        for folder in sorted(self.folders):
+            with name_unwritable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def own_files(self) -> list[Path]:
+        """The files in the folder; EvaluationError for one that is not the writer's."""
         files = [f for f in sorted(self.folder.rglob("*")) if f.is_symlink() or not f.is_dir()]
         for file in files:
             if not self.is_own(file.with_name(temporary_of(file.name) or file.name)):
@@ -108,12 +117,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
                     f"{file} is not a file of predictions for {self.dataset.name} that this "
                     "program writes: remove it, or save predictions in another folder"
                 )
-        for file in files:
-            with name_unwritable(file):
-                file.unlink()
-        for folder in sorted(self.folders):
-            with name_unwritable(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+        return files
 
     def image_of(self, item: dict[str, Any]) -> Hashable:
         return self.dataset.image_of(item)

@@ -101,6 +101,8 @@ def train(
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
     check_best(saving.best, evaluation, options.ema)
     published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
+    if hasattr(evaluation, "check_folder"):
+        evaluation.check_folder(folder)
     if options.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")
         # A schedule has no rate beyond its end.

@@ -187,6 +187,8 @@ def test_no_quotes_are_advised_where_they_are_not_what_is_missing(broken):
         ("optimizer.lr=[1]", "a single value"),
         ("dataset.crop_size=512", "a list"),
         ("dataset.crop_size=[512]", r"\[height, width\]"),
+        ("dataset.crop_size=[0,64]", "a list of numbers from 1 on"),
+        ("dataset.min_sizes=[0]", "a list of numbers from 1 on"),
         ("dataset.min_sizes=[a,b]", "a list with a whole number in it"),
         ("decoder.panoptic=3", "a group of keys"),
         ("seed=abc", "a whole number"),
@@ -467,6 +469,19 @@ def test_a_run_is_opened_with_the_lazy_files_of_the_user(own, tmp_path):
     lazy._load.cache_clear()
     config = open_run(run, [own])
     assert build(config.task.model.backbone).width == 4
+
+
+def test_an_option_that_changes_another_has_a_name_of_its_own(own, tmp_path):
+    """Its runs are neither named after nor compared with those of the option that it changes."""
+    text = "# @package _global_\ndefaults: [plain, _self_]\nbackbone: {width: 16}\n"
+    (own / "backbone" / "wide.yaml").write_text(text)
+    config = compose(["experiment=mine", "backbone=wide"], [own])
+    assert config.name == "toy_coco_panoptic_wide_conv"
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    OmegaConf.save(config, tmp_path / "run" / ".hydra" / "config.yaml")
+    builder.ALLOWED.remove("own_backbone")
+    lazy._load.cache_clear()
+    assert build(open_run(tmp_path / "run", [own]).task.model.backbone).width == 16
 
 
 def test_a_run_allows_nothing_by_itself(own, tmp_path):

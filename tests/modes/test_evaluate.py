@@ -389,6 +389,15 @@ def test_what_official_evaluators_refuse_is_known_before_the_training(config, mo
         build(config("toy_cityscapes", "evaluation.official=true").task.evaluation)
 
 
+def test_files_of_others_among_predictions_are_named_at_the_start(tmp_path, config):
+    evaluation = build(config("toy_coco", "evaluation.save=panoptic").task.evaluation)
+    evaluation.check_folder(tmp_path)
+    (tmp_path / "predictions" / "panoptic").mkdir(parents=True)
+    (tmp_path / "predictions" / "panoptic" / ".DS_Store").touch()
+    with pytest.raises(ValueError, match=r"panoptic/\.DS_Store is not a file of predictions"):
+        evaluation.check_folder(tmp_path)
+
+
 def test_predictions_are_not_replaced_by_those_that_are_saved_of_them(tmp_path, config):
     evaluation = build(config("toy_coco", "evaluation.save=panoptic").task.evaluation)
     evaluation(Erring(config("toy_coco")), tmp_path)

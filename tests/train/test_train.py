@@ -130,6 +130,19 @@ def test_a_best_figure_is_one_that_the_evaluation_will_have(tmp_path):
     assert evaluation.calls
 
 
+def test_what_an_evaluation_could_not_save_is_known_before_the_training(tmp_path):
+    evaluation = TinyEvaluation()
+
+    def refuse(folder):
+        raise ValueError(f"{folder} holds a file of others")
+
+    evaluation.check_folder = refuse
+    with pytest.raises(ValueError, match=f"{tmp_path} holds a file of others"):
+        run_training(tmp_path, evaluation=evaluation)
+    assert not evaluation.calls
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_a_best_figure_that_is_none_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.best=AP is no metric.*PQ"):
         run_training(tmp_path, best="AP")
