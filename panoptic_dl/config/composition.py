@@ -240,9 +240,8 @@ class _CheckedLoader(ConfigLoaderImpl):
                 if not _is_read(key, tree):
                     raise ConfigError(_unknown(key, self._tree, source))
             # An option of the user's own may be written as a change of another one.
-            config.choice.update(
-                {group: config.hydra.runtime.choices[group] for group in config.choice}
-            )
+            for group in config.get("choice", ()):
+                config.choice[group] = config.hydra.runtime.choices[group]
             if saved is not None:
                 _forget(words, config)
                 with_parts(config, saved, overrides)
