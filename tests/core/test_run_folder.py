@@ -5,7 +5,9 @@ import json
 import pytest
 import yaml
 
+from panoptic_dl.core import run_folder
 from panoptic_dl.core.run_folder import (
+    RunState,
     error_line,
     failure,
     first_error_line,
@@ -84,3 +86,16 @@ def test_yaml_runs_nothing(tmp_path):
     (tmp_path / ".hydra" / "resolved.yaml").write_text(bad)
     with pytest.raises(yaml.YAMLError):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"), [("s", "sweep_dir={0}"), (None, "run_dir={0}/a resume=true")]
+)
+def test_how_a_command_goes_on_depends_on_what_it_was(tmp_path, sweep, words):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "failed.txt").write_text("of an attempt before this one")
+    state = RunState(str(tmp_path / "a"), writes=True)
+    state.begin({"mode": "train", "sweep": sweep})
+    assert run_folder.how_to_continue(tmp_path / "a") == words.format(tmp_path)
+    assert run_folder.failure(tmp_path / "a") is None
+    state.end("finished")
