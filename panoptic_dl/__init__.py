@@ -3,12 +3,15 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from panoptic_dl.core.files import ensure_home
+
 if TYPE_CHECKING:
     from panoptic_dl.demo.predictor import Predictor
     from panoptic_dl.demo.result import PanopticResult
 
 __all__ = ["PanopticResult", "Predictor"]
 
+ensure_home()
 # Detectron2 does this while it is imported; nothing a user could act on.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 

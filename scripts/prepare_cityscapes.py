@@ -29,7 +29,7 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_write, remove_temporary_files
+from panoptic_dl.core.files import atomic_write, read_json, remove_temporary_files
 from panoptic_dl.core.headers import check_headers
 from panoptic_dl.core.images import IGNORE_LABEL, Kind, read_label_ids, read_size
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
@@ -235,7 +235,7 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
         if number not in complete or not part_of[number].is_file()
     ]
     _work(_write_panoptic, jobs, num_workers, f"{split}: panoptic", say)
-    contents = [json.loads(part.read_bytes()) for part in part_of.values()]
+    contents = [read_json(part) for part in part_of.values()]
     with atomic_write(target) as temporary:
         # The layout of the official file, byte for byte.
         temporary.write_text(
@@ -255,7 +255,7 @@ def _make_panoptic(base: Path, split: str, num_workers: int, say: Say) -> None:
 def _listed_images(target: Path) -> set[str]:
     """Of an earlier JSON file; none if it is missing or torn."""
     try:
-        content = json.loads(target.read_bytes())
+        content = read_json(target)
         return {annotation["image_id"] for annotation in content["annotations"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return set()

@@ -8,12 +8,13 @@ opens without a network. Runs that cannot be read are named in it, with the reas
 
 import argparse
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 
 from panoptic_dl.core.errors import one_line_errors
-from panoptic_dl.core.files import local_path
+from panoptic_dl.core.files import local_path, visible
 from panoptic_dl.report.page import make_report
+from panoptic_dl.report.runs import MOMENT
 
 
 @one_line_errors()
@@ -24,11 +25,11 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=local_path, metavar="FOLDER")
     parser.add_argument("--out", type=local_path, default=Path("outputs/report"), metavar="DIR")
     arguments = parser.parse_args()
-    made = time.strftime("%Y-%m-%d %H:%M")
+    made = f"{datetime.now().astimezone():{MOMENT}}"
     markdown, files, notes = make_report(arguments.folders, arguments.out, made=made)
     print(markdown)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(visible(f"note: {note}"), file=sys.stderr)
     for file in files:
         print(f"saved {file} ({file.stat().st_size / 1e3:,.0f} kB)")
 

@@ -7,7 +7,7 @@ import argparse
 import json
 
 from panoptic_dl.core.errors import one_line_errors
-from panoptic_dl.core.files import local_path
+from panoptic_dl.core.files import local_path, visible
 from panoptic_dl.sweeps.status import BAD, rows, status_text
 
 
@@ -22,7 +22,8 @@ def main() -> int:
         everything = [row for each in found.values() for row in each]
         print(json.dumps(everything, indent=2, allow_nan=False))
     else:
-        print("\n\n".join(f"{sweep}\n{status_text(each)}" for sweep, each in found.items()))
+        text = "\n\n".join(f"{sweep}\n{status_text(each)}" for sweep, each in found.items())
+        print(visible(text))
     return int(any(row["status"] in BAD for each in found.values() for row in each))
 
 

@@ -21,19 +21,9 @@ if TYPE_CHECKING:  # the report starts without it
     import torch
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "hydra-core",
-    "omegaconf",
-    "panopticapi-lite",
-    "cityscapesScripts",
-    "pycocotools",
-    "fvcore",
-    "pillow",
-    "opencv-python-headless",
-    "wandb",
-)
+    "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "panopticapi-lite",
+    "cityscapesScripts", "pycocotools", "fvcore", "pillow", "opencv-python-headless", "wandb",
+)  # fmt: skip
 
 
 def describe() -> str:
@@ -71,15 +61,29 @@ def measured_on(device: str) -> dict[str, Any]:
     return {"python": platform.python_version(), **versions, **origin}
 
 
-def git(command: str) -> str | None:
-    """The output of a git command in the checkout that this file is in; None without git."""
-    folder, quiet = Path(__file__).parents[2], subprocess.DEVNULL
-    try:
-        return subprocess.check_output(
-            ["git", *command.split()], cwd=folder, text=True, stderr=quiet
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def git(*commands: str) -> list[str]:
+    """The outputs of git commands in the checkout that this file is in.
+
+    Raises:
+        ValueError: there is none, no git, or git refuses: in its own words, which name the cure.
+    """
+    folder = Path(__file__).resolve().parents[2]
+    # Not the repository that the folder lies in, nor the one whose hook has started this.
+    around = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "LC_ALL": "C"}
+    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    variables = {k: v for k, v in os.environ.items() if k not in named} | around
+    outputs = []
+    for command in commands:
+        words = ["git", "-c", "color.ui=never", *command.split()]
+        try:
+            done = subprocess.run(words, cwd=folder, env=variables, capture_output=True)
+        except OSError as error:
+            raise ValueError("git is not installed") from error
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise ValueError("not a git checkout" if "not a git repository" in said else said)
+        outputs.append(done.stdout.decode(errors="replace"))
+    return outputs
 
 
 def _device_name(device: str) -> str:

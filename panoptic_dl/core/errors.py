@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.files import visible
+
 PACKAGE = Path(__file__).resolve().parents[1]
 OURS = tuple(
     f"{PACKAGE.with_name(name)}{end}"
@@ -92,7 +94,7 @@ def one_line_errors() -> Iterator[None]:
         if text is None:
             trace = "".join(traceback.format_exception(error))
             raise SystemExit(f"{trace}\nerror: {error!r}\n{FAULT}these lines") from None
-        raise SystemExit(f"error: {text}") from None
+        raise SystemExit(visible(f"error: {text}")) from None
 
 
 def message_for_user(error: Exception) -> str | None:

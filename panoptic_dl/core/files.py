@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, locks, and text and JSON read from files."""
+"""Files that are written completely or not at all, locks; JSON read from files, text made safe."""
 
 import argparse
 import difflib
@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
+import pwd
 import re
 import socket
 import stat
+import tempfile
 import threading
 import time
 import unicodedata
@@ -48,6 +51,24 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
             "is there, or mount it, and give its path"
         )
     return Path(os.path.expanduser(text))
+
+
+def ensure_home() -> None:
+    """Give this process a home folder and a user name where it has none: `docker run --user 12345`.
+
+    Libraries take both for granted (W&B, caches of PyTorch), and `~` would be a folder's own name.
+    """
+    user, home = os.getuid(), os.path.expanduser("~")
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        os.environ.setdefault("USER", f"user{user}")
+        if not os.access(home, os.W_OK):  # "~", or / in a container
+            place = Path(tempfile.gettempdir(), f"panoptic-dl-{user}")
+            with suppress(FileExistsError):
+                place.mkdir(mode=0o700)
+            owned = place.stat().st_uid == user
+            os.environ["HOME"] = str(place) if owned else tempfile.mkdtemp(prefix="panoptic-dl-")
 
 
 class NotLocalError(argparse.ArgumentTypeError, ValueError):
@@ -330,12 +351,26 @@ def read_json(file: Path) -> Any:
         ValueError: it is no complete JSON file; the message names it.
         OSError: it cannot be opened.
     """
-    content = file.read_bytes()
+    return parse_json(file.read_bytes(), file.name)
+
+
+def parse_json(content: str | bytes, name: str) -> Any:
+    """Parse JSON; `name` is that of its file, or of the file that it is a line of.
+
+    Raises:
+        ValueError: it is torn, nested too deeply, or has a number that is none to Python: 1e400.
+    """
     try:
-        return json.loads(content)
+        return json.loads(content, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         what = f"is no whole JSON file ({error})" if content else "is empty"
-        raise ValueError(f"{file.name} {what}") from error
+        raise ValueError(f"{name} {what}") from None
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {printable(text, 20)} is too large")
+    return number
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -349,12 +384,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     data = read_json(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")
-    return cast(dict[str, Any], json.loads(encodable(json.dumps(data, ensure_ascii=False))))
-
-
-def encodable(text: str) -> str:
-    """Text that UTF-8 can encode: unpaired surrogates become "?"."""
-    return text.encode("utf-8", "replace").decode()
+    return cast(dict[str, Any], json.loads(visible(json.dumps(data, ensure_ascii=False))))
 
 
 def printable(value: Any, longest: int = 200) -> str:
@@ -369,5 +399,52 @@ def printable(value: Any, longest: int = 200) -> str:
         return str(value)
     if not isinstance(value, str):
         return f"({type(value).__name__})"
-    text = "".join(c if c.isprintable() else "?" for c in value[:longest])
+    text = re.sub("[\t\n]", "?", visible(value[:longest]))
     return text + ("..." if len(value) > longest else "")
+
+
+# Control characters, line ends, marks that turn the order of letters around, halves of an emoji.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#{}"}
+_LATEX |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_LATEX |= {"<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$", "·": "$\\cdot$"}
+_LATEX |= {"_": "\\_\\allowbreak{}", "/": "/\\allowbreak{}", "=": "=\\allowbreak{}"}
+_LONGEST_NAME = 120  # letters of a file's name: disks take 255 bytes
+
+
+def visible(text: str) -> str:
+    """Text of several lines for a terminal, a log or a page: what is none to read becomes "?"."""
+    return _UNSAFE.sub("?", text)
+
+
+def table_cell(value: object) -> str:
+    """A value for a cell of a Markdown table, which is also read as it is, on a terminal."""
+    return re.sub(r"(?<!\\)([|<])", r"\\\1", visible(" ".join(str(value).split())))
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown leaves alone, also within a table."""
+    edges = r"([\\`*\[\]<>|#]|(?<!\w)_|_(?!\w))"  # within a word _ is no sign
+    return re.sub(edges, r"\\\1", visible(" ".join(text.split())))
+
+
+def csv_text(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula, in one line."""
+    text = printable(text, len(text))
+    return f"'{text}" if text[:1] in tuple("=+-@") else text
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX prints as it is, and breaks where names of settings and folders can be."""
+    return "".join(_LATEX.get(letter, letter) for letter in visible(" ".join(text.split())))
+
+
+def file_name_text(name: str) -> str:
+    """Text as a file's name on any system: no separators, nothing to control anything, the end."""
+    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
+    kept = kept[-_LONGEST_NAME:].strip(" .")
+    while len(kept.encode()) > 2 * _LONGEST_NAME:
+        kept = kept[1:]
+    return kept or "unnamed"

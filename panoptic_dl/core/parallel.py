@@ -39,6 +39,13 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+def shows_bars() -> bool:
+    """Whether a bar can be drawn again in its place: on a terminal, and in a notebook."""
+    if type(sys.stderr).__module__.startswith("ipykernel"):
+        return True
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 class Progress(contextlib.AbstractContextManager["Progress"]):
     """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds.
 
@@ -73,7 +80,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         self.done += number
         if not self.shown:
             return
-        if self._bar is None and sys.stderr.isatty():
+        if self._bar is None and shows_bars():
             # Only now: a bar has a thread, and a loop may fork its workers before this.
             scale = self.unit == "B"
             self._bar = tqdm(

@@ -120,8 +120,10 @@ class RunState:
                 file.unlink(missing_ok=True)
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
         attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
-        revision = git("rev-parse HEAD")
-        commit = revision and {"revision": revision.strip(), "changed": bool(git("status --short"))}
+        commit = None
+        with contextlib.suppress(ValueError):  # git.txt says why
+            revision, changes = git("rev-parse HEAD", "status --short")
+            commit = {"revision": revision.strip(), "changed": bool(changes)}
         state = {
             "format": FORMAT,
             **facts,
@@ -183,6 +185,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     if status not in STATUSES:
         raise ValueError(f"{RUN}: status {status!r} is none of {', '.join(STATUSES)}")
     fields.object("metrics").numbers()
+    fields.object("train")
+    fields.number("wall_seconds")
     for attempt in fields.objects("attempts"):
         attempt.text("started", required=True)
         if math.isnan(attempt.number("seconds")):
@@ -312,9 +316,11 @@ def read_sweep(folder: Path) -> tuple[str, dict[str, Sequence[str]]]:
     """
     plan = Fields(read_json_object(folder / SWEEP), SWEEP)
     rows = plan.objects("rows")
-    return plan.text("name"), {
-        row.text("folder", required=True): row.texts("overrides") for row in rows
-    }
+    found = {row.text("folder", required=True): row.texts("overrides") for row in rows}
+    for name in found:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{SWEEP}: {printable(name)} is no folder of the sweep")
+    return plan.text("name"), found
 
 
 class Fields:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import read_json
+from panoptic_dl.core.files import printable, read_json
 from panoptic_dl.core.settings import has_type
 from panoptic_dl.datasets.registry import file_state
 
@@ -171,6 +171,8 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
             problem = f'"id" must be a whole number from 0; {GUIDE}'
         elif not isinstance(name, str) or not name.strip():
             problem = f'"name" must be a text; {GUIDE}'
+        elif printable(name, len(name)) != name:
+            problem = '"name" has control characters, or half an emoji; write it without them'
         elif thing not in (0, 1):
             problem = (
                 f'"isthing" is {thing!r}; write 1 if its objects are told apart and counted (a '

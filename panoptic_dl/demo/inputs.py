@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panoptic_dl.core.errors import DemoError, UnreadableImageError
-from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.core.files import file_name_text, local_path, near_names, printable
 from panoptic_dl.core.images import opened_image, upright_rgb
 
 logger = logging.getLogger(__name__)
 
-LONGEST_NAME = 120  # characters; 255 bytes are the most that disks take, with suffixes
 MOST_FOLDERS = 5  # in the name of a result
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
@@ -148,14 +147,14 @@ def _result_names(files: Sequence[Path]) -> list[str]:
     `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
     a/x.jpg and b/x.jpg do; a number where nothing else helps.
     """
-    stems = [_safe(file.stem) for file in files]
+    stems = [file_name_text(file.stem) for file in files]
     names = list(stems)
     spellings = [[file.name.replace(".", "_") for file in files]]
     for depth in range(1, MOST_FOLDERS + 1):
         folders = [[part for part in f.parts[-depth - 1 : -1] if part.strip("/.\\")] for f in files]
         spellings.append(["_".join([*p, f.stem]) for p, f in zip(folders, files, strict=True)])
     for spelling in spellings:  # those that share a name get longer ones, where these differ
-        longer = [_safe(name) for name in spelling]
+        longer = [file_name_text(name) for name in spelling]
         groups = defaultdict(list)
         for i, name in enumerate(names):
             groups[_key(name)].append(i)
@@ -177,15 +176,6 @@ def _result_names(files: Sequence[Path]) -> list[str]:
 def _key(name: str) -> str:
     """What disks may take for the same name has the same key."""
     return unicodedata.normalize("NFKC", name).casefold()
-
-
-def _safe(name: str) -> str:
-    """A text as a name: no separators, nothing that cannot be printed, not too long."""
-    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
-    kept = kept[-LONGEST_NAME:].strip(" .")
-    while len(kept.encode()) > 2 * LONGEST_NAME:
-        kept = kept[1:]
-    return kept or "unnamed"
 
 
 def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

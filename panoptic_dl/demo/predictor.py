@@ -32,7 +32,7 @@ MAP_SIZES = ("image", "network")
 LARGEST_FACTOR = 16  # of enlarged labels whose corners are rounded; beyond, squares stay visible
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PreparedImage:
     """An image, and the network's input made of it."""
 
@@ -42,7 +42,7 @@ class PreparedImage:
     map_size: tuple[int, int]  # (height, width) at which pixels are grouped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NetworkOutput:
     """The maps of one image, on the CPU, at the size at which pixels are grouped."""
 
@@ -143,6 +143,10 @@ class Predictor:
         self.maps_at_image_size, self.branches = maps == "image", branches
         self._precision = precision
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        return f"Predictor({kind}, {len(self.classes)} classes, on {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

@@ -5,6 +5,7 @@ H W pixels of the image, K classes.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.files import local_path
+from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.predictions.panoptic import picture_ids
 from panoptic_dl.predictions.writer import name_unwritable, write_prediction
@@ -31,6 +32,7 @@ BRANCHES = ("center", "offset")  # those that need the branches of the network
 CAPTIONS = {"center": "centers", "offset": "offsets to centers"}
 SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
 WIDE = 1.5  # width of a sheet to its height that is aimed at
+NOTEBOOK_SIDE = 1600  # pixels; a cell is narrower, and the notebook is a file
 SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
 
 
@@ -58,7 +60,7 @@ class Segment:
     score: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PanopticResult:
     """The prediction for one image, at the size of the image.
 
@@ -84,6 +86,20 @@ class PanopticResult:
     center: NDArray[np.float32] | None = None
     offset: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.semantic.shape
+        counts = Counter(segment.name for segment in self.segments)
+        found = "".join(f", {number} {printable(name, 40)}" for name, number in counts.items())
+        return f"PanopticResult({height} x {width} pixels{found})"
+
+    def _repr_png_(self) -> bytes:
+        """The picture that a notebook shows of it, with at most 1600 pixels a side."""
+        picture: NDArray[Any] = self.draw()
+        scale = NOTEBOOK_SIDE / max(picture.shape)
+        if scale < 1:
+            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return encode(picture, "png")
 
     @property
     def instances(self) -> list[Segment]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
-from tabulate import tabulate
 from termcolor import colored
 
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import visible, write_text
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.doctor import config, data, steps
 from panoptic_dl.doctor.context import CheckContext, CheckResult, State, run_checks
+from panoptic_dl.report.text import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def run_doctor(
 def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]:
     """Print and save; where there is no room to save, log it after the table."""
     logger.debug("The doctor's table\n%s", _text(results))  # for log.txt, without colors
-    print(_text(results, in_color=sys.stdout.isatty()), flush=True)
+    print(_text(results, in_color=True), flush=True)
     folder, name = Path(context.run_dir), experiment_name(context.choice)
     counts = Counter(result.state for result in results)
     rows = [
@@ -133,12 +133,12 @@ def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
             group = result.group
             lines.append(group)
         state = result.state.value.ljust(state_width)
-        if in_color:
-            state = colored(state, COLORS[result.state], force_color=True)
-        lines.append(f"  {state}  {result.name.ljust(width)}  {result.found}")
-        lines += [f"{indent}- {problem}" for problem in _shown(result.problems)]
+        if in_color:  # where NO_COLOR, TERM and the terminal allow it
+            state = colored(state, COLORS[result.state])
+        lines.append(f"  {state}  {result.name.ljust(width)}  {visible(result.found)}")
+        lines += [f"{indent}- {visible(problem)}" for problem in _shown(result.problems)]
         if result.hint is not None:
-            lines.append(f"{indent}hint: {result.hint}")
+            lines.append(f"{indent}hint: {visible(result.hint)}")
     return "\n".join([*lines, _summary(results)])
 
 
@@ -148,9 +148,8 @@ def _markdown(results: Sequence[CheckResult]) -> str:
     for result in results:
         name, state = f"{result.group}: {result.name}", result.state.value
         row = [name, f"**{state}**" if result.state is State.FAIL else state]
-        row += [result.found, result.hint or ""]
-        cells.append([text.replace("|", "\\|").replace("\n", " ") for text in row])
-    parts = [tabulate(cells, ["check", "", "found", "hint"], "github", disable_numparse=True)]
+        cells.append([*row, result.found, result.hint or ""])
+    parts = [markdown_table(["check", "", "found", "hint"], cells, "llll")]
     for result in results:
         if result.problems:
             parts.append(f"## {result.group}: {result.name}")

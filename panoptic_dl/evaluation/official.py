@@ -53,6 +53,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import read_json
 from panoptic_dl.core.images import SemanticLabelReader, ids_to_colors, read_panoptic_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, to_label_ids
 from panoptic_dl.evaluation.coco_instances import KINDS, NAMES, panoptic_instances
@@ -96,7 +97,7 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
             return None
         predictions = {item["image_id"]: item for item in itertools.chain(*gathered)}
         truth_folder = self._metadata.panoptic_root
-        truth = json.loads(Path(self._metadata.panoptic_json).read_bytes())
+        truth = read_json(Path(self._metadata.panoptic_json))
         categories = {category["id"]: category for category in truth["categories"]}
         pairs = []
         statistics = PQStat()

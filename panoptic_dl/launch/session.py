@@ -21,6 +21,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.environment import describe, git, measured_on
 from panoptic_dl.core.errors import FAULT, message_for_user
+from panoptic_dl.core.files import visible
 from panoptic_dl.core.run_folder import (
     ERROR,
     LOG,
@@ -96,7 +97,7 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
                 where = f"{FAULT}{ERROR}, {LOG} and .hydra/ of {folder}"
             else:
                 where = "" if is_used else f"(traceback: {folder / ERROR})"
-            print(f"\nerror: {text}\n{where}".rstrip(), file=sys.stderr, flush=True)
+            print(visible(f"\nerror: {text}\n{where}").rstrip(), file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
             known = (folder / NEWEST).is_file()
@@ -156,6 +157,7 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
             logging.getLogger(name).removeHandler(handler)
         setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
         for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_made_visible)
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_is_for_console)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
@@ -169,7 +171,7 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
     (folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
     for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
         with (folder / name).open("a") as file:  # a resumed run adds to its record
-            file.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S}\n{text}")
+            file.write(f"# {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}\n{text}")
     logging.getLogger("panoptic_dl").info(
         "Running on %s (%d process%s, %d CPU threads each); everything goes to %s",
         torch.cuda.get_device_name() if device == "cuda" else "the CPU",
@@ -180,6 +182,13 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
     )
 
 
+def _made_visible(record: logging.LogRecord) -> bool:
+    """Names from files reach a terminal or log.txt without what controls it; a filter."""
+    if record.name.startswith("panoptic_dl"):
+        record.msg, record.args = visible(record.getMessage()), None
+    return True
+
+
 def _is_for_console(record: logging.LogRecord) -> bool:
     """Whether the console shows a record; log.txt has all of them."""
     least = logging.INFO if record.name.startswith("panoptic_dl") else logging.WARNING
@@ -188,9 +197,12 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 
 
 def _git_state() -> str:
-    """Revision and local changes of the checkout that runs, or that there is none."""
+    """Revision and local changes of the checkout that runs, or why they are not known."""
     commands = ("rev-parse HEAD", "status --short", "diff HEAD")
-    outputs = {command: git(command) for command in commands}
-    if None in outputs.values():
-        return "not a git checkout\n"
-    return "".join(f"$ git {command}\n{output}" for command, output in outputs.items())
+    try:
+        outputs = zip(commands, git(*commands), strict=True)
+    except ValueError as error:
+        if "safe.directory" in str(error):
+            logging.getLogger("panoptic_dl").warning("No revision is recorded. git: %s", error)
+        return f"{error}\n"
+    return "".join(f"$ git {command}\n{output}" for command, output in outputs)

@@ -58,11 +58,25 @@ def is_evaluation(line: Metrics) -> bool:
     return "total_loss" not in line
 
 
+SECTIONS = {"time": "speed", "data_time": "speed", "images_per_s": "speed"}
+SECTIONS |= {"host_memory_MiB": "memory", "device_memory_MiB": "memory"}
+
+
 class Logger:
     """Base class of loggers, which does nothing; subclasses override what they log.
 
     Whatever a method raises, training goes on, and the logger is not called again.
     """
+
+    @staticmethod
+    def in_sections(line: Metrics) -> dict[str, float]:
+        """`total_loss` becomes `train/total_loss`, `PQ` of an evaluation `eval/PQ`; `lr` stays."""
+        section = "eval" if is_evaluation(line) else "train"
+        return {
+            name if name == "lr" else f"{SECTIONS.get(name, section)}/{name}": value
+            for name, value in line.items()
+            if name != "iteration"
+        }
 
     def start(self, run: Run) -> None:
         """Begin, or go on with the run that left the same folder."""

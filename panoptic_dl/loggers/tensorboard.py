@@ -6,7 +6,7 @@ from panoptic_dl.loggers.base import Details, Logger, Metrics, Run
 
 
 class TensorBoardLogger(Logger):
-    """Writes each number of metrics.json as a scalar of that name, in mode=train.
+    """Writes each number of metrics.json as a scalar, in sections as W&B has them, in mode=train.
 
     A resumed run hides what was logged of the iterations that it trains again. An evaluation alone
     is one point, which results.csv has.
@@ -21,7 +21,7 @@ class TensorBoardLogger(Logger):
 
     def step(self, iteration: int, metrics: Metrics) -> None:
         if self._events is not None:
-            for name, value in metrics.items():
+            for name, value in self.in_sections(metrics).items():
                 self._events.add_scalar(name, value, iteration)
 
     def evaluation(self, iteration: int, metrics: Metrics, details: Details) -> None:

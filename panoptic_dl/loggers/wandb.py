@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from torch import nn
 
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import read_json, write_text
 from panoptic_dl.core.run_folder import read_config, read_state
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, PUBLISHED, is_better
 from panoptic_dl.loggers.base import Confusions, Details, Logger, Metrics, Run, is_evaluation
@@ -69,7 +69,8 @@ class WandbLogger(Logger):
     ) -> None:
         """
         Args:
-            project, entity, name, group, tags: as W&B has them; group None: the run's sweep.
+            project, entity, name, group, tags: as W&B has them. What is not given here its own
+                variables say, such as WANDB_TAGS; then the group is the run's sweep.
             mode: online | offline | disabled; None: what WANDB_MODE or `wandb offline` says, else
                 online. Without a key it is offline.
             pictures: send images and charts of evaluations.
@@ -211,6 +212,7 @@ class WandbLogger(Logger):
         record = read_state(run.folder)
         choices = record.get("choices") or {}
         tags = [f"{group}={choices[group]}" for group in TAGGED if choices.get(group)]
+        own = self._tags or os.environ.get("WANDB_TAGS", "").split(",")
         return wandb.init(
             **cast(Any, self._names),
             id=identity,
@@ -218,9 +220,9 @@ class WandbLogger(Logger):
             reinit="create_new",  # of a run that was given up nothing is left behind
             mode=cast(Any, mode),
             dir=str(run.folder),
-            group=self._group or record.get("sweep"),
+            group=self._group or os.environ.get("WANDB_RUN_GROUP") or record.get("sweep"),
             job_type=run.mode,
-            tags=list(dict.fromkeys(tag[:MAX_TAG] for tag in (*tags, *self._tags) if tag)),
+            tags=list(dict.fromkeys(tag[:MAX_TAG] for tag in (*tags, *own) if tag)),
             settings=wandb.Settings(
                 console="off",  # log.txt has it, and a print must never wait for W&B
                 silent=True,
@@ -258,7 +260,7 @@ class WandbLogger(Logger):
         number = 2 * (iteration + 1) + evaluation
         if number > self._last:
             shown = {} if details is None else _media(details, pictures=self._pictures)
-            self._log(iteration, number, _named(metrics) | shown)
+            self._log(iteration, number, self.in_sections(metrics) | shown)
         if evaluation:
             self._summarize(iteration, metrics)
 
@@ -273,25 +275,6 @@ class WandbLogger(Logger):
             self._run.summary.update(
                 {f"{name}/last": value, f"{name}/best": best, f"{name}/best_iteration": at}
             )
-
-
-SECTIONS = {
-    "time": "speed",
-    "data_time": "speed",
-    "images_per_s": "speed",
-    "host_memory_MiB": "memory",
-    "device_memory_MiB": "memory",
-}
-
-
-def _named(metrics: Metrics) -> dict[str, Any]:
-    """`total_loss` becomes `train/total_loss`, `PQ` of an evaluation `eval/PQ`; `lr` stays."""
-    section = "eval" if is_evaluation(metrics) else "train"
-    return {
-        name if name == "lr" else f"{SECTIONS.get(name, section)}/{name}": value
-        for name, value in metrics.items()
-        if name != "iteration"
-    }
 
 
 def _modules(model: nn.Module) -> list[list[Any]]:
@@ -394,7 +377,7 @@ def _run_id(folder: Path) -> str:
     if not file.exists():
         write_text(file, json.dumps({"id": secrets.token_hex(4)}) + "\n")
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        known = json.loads(file.read_text())["id"]
+        known = read_json(file)["id"]
         if isinstance(known, str) and known.isalnum():
             return known
     raise ValueError(f"{file} is damaged; remove it, and a new W&B run is begun")

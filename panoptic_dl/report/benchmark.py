@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from panoptic_dl.core.files import read_json_object
 from panoptic_dl.core.run_folder import read_sweep
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.report.text import markdown_table
@@ -91,7 +92,7 @@ def combine_benchmarks(folder: Path) -> str | None:
         files = {name: files[name] for name in order if name in files} or files
     if not files:
         return None
-    results = [json.loads(file.read_text()) for file in files.values()]
+    results = [read_json_object(file) for file in files.values()]
     machines = dict.fromkeys(result["machine"] for result in results)
     text = "\n".join([*machines, _combined_table(results)])
     (folder / "benchmark.md").write_text(text + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from panoptic_dl.core.files import csv_text, latex_text, markdown_text, visible
 from panoptic_dl.report.runs import Collected, Run
 from panoptic_dl.report.tables import STATED, Cell, Line, Table
 from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
@@ -24,11 +25,6 @@ CSV_COLUMNS = (
     "table", "row", "run", "mode", "recipe", "seed", "status", "figure",
     "own", "published", "difference", "verdict",
 )  # fmt: skip
-LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\textless{}", ">": "\\textgreater{}", PLUS_MINUS: "$\\pm$", "·": "$\\cdot$"},
-}
 
 
 def cell_texts(cell: Cell | None, with_published: bool) -> list[str]:
@@ -69,8 +65,8 @@ def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     for title, items in lists.items():
         lines = []
         for label, reason in items:
-            code = " ".join(label.replace("`", "'").split())
-            lines.append(f"* `{code}`" + (f": {_inline(reason)}" if reason else ""))
+            code = visible(" ".join(label.replace("`", "'").split()))
+            lines.append(f"* `{code}`" + (f": {markdown_text(reason)}" if reason else ""))
         parts += [f"## {title}", "\n".join(lines)] if lines else []
     return "\n\n".join(parts) + "\n"
 
@@ -85,23 +81,18 @@ def table_markdown(table: Table, runs: bool = True) -> str:
     notes: list[str] = []
     for line in table.lines:
         mark = f" ({len(notes) + 1})" if line.notes else ""
-        cells = [_inline(line.title) + mark]
+        cells = [markdown_text(line.title) + mark]
         if line.notes:
-            notes.append(f"{mark.strip()} {_inline('; '.join(line.notes))}")
+            notes.append(f"{mark.strip()} {markdown_text('; '.join(line.notes))}")
         if runs:
             count = len(line.group.finished) if line.group else 0
             label = line.group.first.label if line.group else ""
-            cells.append(_inline(label + (f" (n={count})" if count > 1 else "")))
-        verdict = [_inline(line.verdict.text)] if line.verdict else []
+            cells.append(markdown_text(label + (f" (n={count})" if count > 1 else "")))
+        verdict = [markdown_text(line.verdict.text)] if line.verdict else []
         rows.append([*cells, *line_texts(line, table), *verdict])
     align = ("ll" if runs else "l") + "r" * len(metrics) + ("l" if table.published else "")
-    parts = [f"### {_inline(table.title)}", markdown_table(headings, rows, align)]
+    parts = [f"### {markdown_text(table.title)}", markdown_table(headings, rows, align)]
     return "\n\n".join([*parts, *(["  \n".join(notes)] if notes else [])])
-
-
-def _inline(text: str) -> str:
-    """Text that Markdown leaves alone, also within a table."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
 def report_latex(tables: Sequence[Table]) -> str:
@@ -111,8 +102,8 @@ def report_latex(tables: Sequence[Table]) -> str:
     return load_template("report.tex", **marks).render(
         tables=tables,
         stated=STATED.replace(PLUS_MINUS, "+-"),
-        tex=_latex,
-        line_texts=line_texts,
+        tex=latex_text,
+        cell_texts=cell_texts,
         label=lambda text: "-".join(re.findall("[a-z0-9]+", text.lower())) or "table",
         caption=_caption,
     )
@@ -121,19 +112,19 @@ def report_latex(tables: Sequence[Table]) -> str:
 def load_template(name: str, **options: Any) -> Template:
     """A file of templates/; `options` are those of Jinja's environment."""
     loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
+
+    def clean(value: Any) -> Any:
+        return visible(value) if type(value) is str else value  # markup is that of templates
+
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, finalize=clean, **options
+    )
     return environment.get_template(name)
 
 
 def _caption(table: Table) -> str:
     notes = [f"{line.title}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
     return " ".join([f"{table.title}.", *notes])
-
-
-def _latex(text: str) -> str:
-    """Text that LaTeX prints as it is; line ends become spaces, control characters are dropped."""
-    kept = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return "".join(LATEX.get(letter, letter) for letter in kept)
 
 
 def report_csv(tables: Sequence[Table]) -> str:
@@ -160,12 +151,7 @@ def report_csv(tables: Sequence[Table]) -> str:
                     own, theirs = metrics.get(name, math.nan), published.get(name, math.nan)
                     numbers = {"own": own, "published": theirs, "difference": own - theirs}
                     writer.writerow(
-                        {key: _safe(value) for key, value in (about | {"figure": name}).items()}
+                        {key: csv_text(value) for key, value in (about | {"figure": name}).items()}
                         | {key: repr(x) for key, x in numbers.items() if math.isfinite(x)}
                     )
     return text.getvalue()
-
-
-def _safe(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

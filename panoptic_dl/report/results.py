@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from panoptic_dl.core.files import csv_text, markdown_text
 from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
 
 TITLES = {
@@ -77,7 +78,7 @@ class _ClassTable:
 
     def text(self) -> str:
         """As a Markdown table."""
-        rows = [[name, *map(as_text, values)] for name, values in self.rows]
+        rows = [[markdown_text(name), *map(as_text, values)] for name, values in self.rows]
         return markdown_table(["", *self.columns], rows)
 
 
@@ -141,5 +142,5 @@ def results_csv(summary: Mapping[str, Any]) -> str:
     for task, metrics in summary["results"].items():
         for key, value in metrics.items():
             metric, _, name = key.partition("-")
-            writer.writerow([task, metric, name, value if math.isfinite(value) else ""])
+            writer.writerow([task, metric, csv_text(name), value if math.isfinite(value) else ""])
     return text.getvalue()

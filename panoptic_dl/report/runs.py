@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from panoptic_dl.core import run_folder
-from panoptic_dl.core.files import check_size, encodable, read_json_object
+from panoptic_dl.core.files import check_size, parse_json, read_json_object, visible
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
 try:
@@ -24,6 +24,7 @@ except ImportError:
     from yaml import SafeLoader  # type: ignore[assignment]
 
 MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
+MOMENT = "%Y-%m-%d %H:%M %Z"
 MAX_SETTINGS = 20_000  # leaves of a config; ours have some hundreds
 MAX_VALUE = 1e30  # what is beyond has no place in a chart
 
@@ -55,7 +56,7 @@ class Run:
     device_hours: float
     metrics: Mapping[str, float]  # percent; NaN: undecided
     error: str  # its first line
-    when: str  # its last sign, in ISO 8601
+    when: str  # its last sign, in ISO 8601, in UTC
     attempts: int = 1
     results: Mapping[str, Any] = field(default_factory=dict)  # results.json
     settings: Mapping[str, str] = field(default_factory=dict)  # the resolved config, flat
@@ -67,8 +68,10 @@ class Run:
 
     @property
     def moment(self) -> str:
-        """`when`, readable: "2026-01-31 09:05"."""
-        return self.when[:16].replace("T", " ")
+        """`when`, readable, in the time zone of this machine: "2026-01-31 09:05 UTC"."""
+        with suppress(ValueError, OverflowError):  # no date, or one of the year 1
+            return f"{datetime.fromisoformat(self.when).astimezone():{MOMENT}}"
+        return self.when[:16]
 
     @property
     def device(self) -> str:
@@ -162,7 +165,7 @@ def read_run(folder: Path, label: str) -> Run:
     if finished and not metrics and isinstance(results.get("metrics"), dict):
         metrics = Fields(results["metrics"], f"{RESULTS}: metrics").numbers()
     attempts = fields.objects("attempts")
-    signs = [each.text("ended") or each.text("started") for each in attempts]
+    signs = [_in_utc(each.text("ended") or each.text("started")) for each in attempts]
     for file in (folder / LOG, folder / METRICS):  # of one without an end, or that was killed
         if not finished and file.is_file():
             moment = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
@@ -180,6 +183,13 @@ def read_run(folder: Path, label: str) -> Run:
         settings=_read_optional(folder / RESOLVED, _read_settings, remarks),
         remarks=remarks,
     )
+
+
+def _in_utc(when: str) -> str:
+    """A date and time as others can be compared with as text; what is none, as it is."""
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(when).astimezone(timezone.utc).isoformat(timespec="seconds")
+    return when
 
 
 def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
@@ -222,7 +232,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{key}.{index}")
     else:
         text = node if isinstance(node, str) else json.dumps(node, default=str, ensure_ascii=False)
-        yield encodable(key), encodable(text)
+        yield visible(key), visible(text)
 
 
 def _read_benchmark(file: Path, row: str) -> dict[str, Any]:
@@ -343,7 +353,7 @@ def _folders(
 def _label(root: Path, folder: Path, several: bool) -> str:
     """The folder as seen from the given one, or from outside it: no path of this machine."""
     below, name = folder.relative_to(root), root.resolve().name
-    return encodable(str(below) if not several and below.parts else str(Path(name, below)))
+    return visible(str(below) if not several and below.parts else str(Path(name, below)))
 
 
 class Spread(NamedTuple):
@@ -438,8 +448,8 @@ def read_curves(file: Path) -> Curves:
     damaged = 0
     for raw in file.read_bytes().splitlines(keepends=True) if file.is_file() else ():
         try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
+            line = parse_json(raw, file.name)
+        except ValueError:
             if not raw.endswith(b"\n"):  # being written
                 break
             line = None
@@ -451,7 +461,7 @@ def read_curves(file: Path) -> Curves:
         for name, value in line.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if name != "iteration" and number and abs(value) < MAX_VALUE:  # also not NaN
-                curves.setdefault(encodable(name), {})[iteration + 1] = float(value)
+                curves.setdefault(visible(name), {})[iteration + 1] = float(value)
     in_order = [{n: sorted(x.items()) for n, x in each.items()} for each in (steps, evaluations)]
     return Curves(in_order[0], in_order[1], damaged)
 

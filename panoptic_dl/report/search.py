@@ -4,12 +4,12 @@ A record is what a search keeps in search.json: see `panoptic_dl.sweeps.study.St
 """
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.files import read_json_object
 from panoptic_dl.core.run_folder import RESULTS
 from panoptic_dl.report.text import markdown_table, short_names
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, REMARK, TEXT, YELLOW
@@ -27,7 +27,7 @@ def report_search(folder: Path) -> str:
     Args:
         folder: of a search, with its `search.json`.
     """
-    record = json.loads((folder / "search.json").read_text())
+    record = read_json_object(folder / "search.json")
     trials = record["trials"]
     if record["best"] is None:
         text = f"No trial of {len(trials)} has finished"
@@ -41,7 +41,7 @@ def report_search(folder: Path) -> str:
         return f"{text}\n"
     best = trials[record["best"]]
     file = folder / best["folder"] / RESULTS
-    results = json.loads(file.read_text()) if file.is_file() else {}
+    results = read_json_object(file) if file.is_file() else {}
     metric = next(iter(results.get("metrics", {})), "metric")  # the first one, such as PQ
     _draw_search(record, folder / "search.png", metric)
     head = _head(record, best, metric)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from panoptic_dl.core.files import table_cell
+
 ALIGNMENTS = {"l": "left", "c": "center", "r": "right"}
 
 
@@ -50,10 +52,11 @@ def short_names(names: Sequence[str], separator: str) -> dict[str, str]:
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], align: str = ""
 ) -> str:
-    """A table with the texts of its cells as they are.
+    """A table in which no cell of foreign text tears a row.
 
     Args:
         align: `l`, `c` or `r` for each column; by default the first one is on the left.
     """
     columns = [ALIGNMENTS[each] for each in align or "l" + "r" * (len(headings) - 1)]
-    return tabulate(rows, headings, "github", colalign=columns, disable_numparse=True)
+    cells = [[table_cell(cell) for cell in row] for row in rows]
+    return tabulate(cells, headings, "github", colalign=columns, disable_numparse=True)

@@ -4,12 +4,13 @@ It is finished, running, failed, stopped (the same command continues it), killed
 waiting.
 """
 
-import json
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.files import parse_json, printable
 from panoptic_dl.core.run_folder import (
     ERROR,
     FAILED,
@@ -17,11 +18,15 @@ from panoptic_dl.core.run_folder import (
     METRICS,
     REFUSED,
     RUN,
+    Fields,
+    as_json,
     failure,
     read_state,
     read_sweep,
 )
 from panoptic_dl.report.text import markdown_table
+
+logger = logging.getLogger(__name__)
 
 BAD = ("failed", "killed")
 STATUSES = ("finished", "running", "failed", "stopped", "killed", "waiting")
@@ -43,7 +48,10 @@ def rows(sweep: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{sweep} is no folder; name that of a sweep, such as outputs/sweeps/NAME")
     try:
         _, planned = read_sweep(sweep)
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        planned = {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s; its plan is not used", printable(str(error), 500))
         planned = {}
     there = sorted({file.parent.name for name in (RUN, FAILED) for file in sweep.glob(f"*/{name}")})
     names = [*planned, *(name for name in there if name not in planned)]
@@ -66,7 +74,7 @@ def _row(sweep: Path, name: str) -> dict[str, Any]:
         "log": log if status in BAD else None,
         "iteration": iteration,
         "iterations": (state.get("train") or {}).get("iterations") if iteration else None,
-        "metrics": state.get("metrics") or {},
+        "metrics": as_json(Fields(state, RUN).object("metrics").numbers()),
         "wall_seconds": state.get("wall_seconds") or 0.0,
         "attempts": len(state.get("attempts") or []),
     }
@@ -76,7 +84,7 @@ def _last_iteration(metrics: Path) -> int | None:
     """Steps done by the last line of metrics.json."""
     try:
         lines = metrics.read_text().splitlines()
-        return max(int(json.loads(line)["iteration"]) for line in lines[-3:]) + 1
+        return max(int(parse_json(line, METRICS)["iteration"]) for line in lines[-3:]) + 1
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -97,14 +105,17 @@ def status_text(found: Sequence[Mapping[str, Any]]) -> str:
     for row in found:
         if row["status"] in BAD:
             log = f"\n    {row['log']}" if row["log"] else ""
-            text.append(f"{row['folder']}: {row['error'] or 'ended without a message'}{log}")
+            said = printable(row["error"] or "ended without a message", 500)
+            text.append(f"{printable(row['folder'])}: {said}{log}")
     return "\n".join(text)
 
 
 def _time(seconds: float) -> str:
     """Hours, minutes and seconds, "26:01:11"."""
+    if not seconds or not math.isfinite(seconds):
+        return ""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if seconds else ""
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def conclude(

@@ -21,7 +21,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
-from panoptic_dl.core.files import atomic_write, flush, save_state, sha256_of, write_text
+from panoptic_dl.core.files import atomic_write, flush, read_json, save_state, sha256_of, write_text
 from panoptic_dl.core.run_folder import BEST, FINAL, MANIFEST, NEWEST
 from panoptic_dl.core.settings import CheckpointSettings
 from panoptic_dl.evaluation.metrics import is_better
@@ -115,7 +115,7 @@ class RunCheckpoints:
 
     def _record(self, name: str, iteration: int, sha256: str) -> None:
         size = (self.folder / name).stat().st_size
-        now = datetime.now().isoformat(timespec="seconds")
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
         entry = {"iteration": iteration, "bytes": size, "sha256": sha256, "saved": now}
         self._update({name: entry})
         write_text(self.folder / NEWEST, name)
@@ -180,7 +180,7 @@ class RunCheckpoints:
     def _manifest(self) -> dict[str, Any]:
         """The entries of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
         try:
-            files: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())["files"]
+            files: dict[str, Any] = read_json(self.folder / MANIFEST)["files"]
             return files
         except FileNotFoundError:
             return {}

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,7 +24,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from panoptic_dl.core.environment import host_memory, peak_host_memory
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import parse_json, write_text
+from panoptic_dl.core.parallel import shows_bars
 from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
@@ -168,8 +168,10 @@ class _Console:
         self.last = (done, now)
         gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() / 2**20
         parts.append(f"memory {gpu or peak_host_memory():.0f} MiB")
-        if sys.stderr.isatty():
-            self.bar = self.bar or tqdm(total=self.max_iter, initial=done, unit="it")
+        if shows_bars():
+            self.bar = self.bar or tqdm(
+                total=self.max_iter, initial=done, unit="it", dynamic_ncols=True
+            )
             self.bar.n = done
             self.bar.set_postfix_str("  ".join(parts))
         else:
@@ -214,7 +216,7 @@ class MetricsWriter(HookBase):
 
     def history(self) -> list[Metrics]:
         """The lines so far."""
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        return [parse_json(line, self.file.name) for line in self.file.read_text().splitlines()]
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -283,7 +285,7 @@ def _keep_lines(file: Path, is_wanted: Callable[[dict[str, float]], bool]) -> No
     kept = []
     for line in lines:
         try:
-            if line.endswith("\n") and is_wanted(json.loads(line)):
+            if line.endswith("\n") and is_wanted(parse_json(line, file.name)):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             logger.warning("Dropped a torn line of %s: %s", file, line[:80])

@@ -1,5 +1,6 @@
 """What a run stands on: versions, devices, memory in MiB."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -23,10 +24,36 @@ def test_a_measurement_names_its_device():
     assert environment.version("no-such-distribution") == "not installed"
 
 
-def test_without_git_there_is_no_revision(monkeypatch):
-    assert environment.git("no-such-command") is None
+def test_a_revision_is_that_of_these_sources_or_there_is_none(monkeypatch, tmp_path):
+    def repository(folder):
+        folder.mkdir(parents=True)
+        commit = "git init -q && git -c user.name=a -c user.email=a@b commit -qm a --allow-empty"
+        subprocess.run(commit, cwd=folder, check=True, shell=True)
+
+    def sources(folder):
+        monkeypatch.setattr(environment, "__file__", str(folder / "panoptic_dl/core/x.py"))
+        folder.mkdir(exist_ok=True)
+
+    repository(tmp_path / "project")
+    repository(tmp_path / "other")
+    sources(tmp_path / "project/inside")  # such as site-packages, or an unpacked archive
+    with pytest.raises(ValueError, match="not a git checkout"):
+        environment.git("rev-parse HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))  # in a hook
+    with pytest.raises(ValueError, match="not a git checkout"):
+        environment.git("rev-parse HEAD")
+    sources(tmp_path / "project")
+    (tmp_path / "project/latin1").write_bytes(b"\xe4\n")
+    subprocess.run("unset GIT_DIR; git add latin1", cwd=tmp_path / "project", shell=True)
+    assert len(environment.git("rev-parse HEAD")[0]) == 41
+    assert "+\ufffd" in environment.git("diff HEAD")[0]
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own, for its tests
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=f"safe.directory {tmp_path}/project"):
+        environment.git("rev-parse HEAD")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert environment.git("rev-parse HEAD") is None
+    with pytest.raises(ValueError, match="git is not installed"):
+        environment.git("rev-parse HEAD")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not forget a peak")

@@ -1,8 +1,10 @@
 """Files are written completely or not at all; locks keep other processes out."""
 
 import argparse
+import getpass
 import json
 import os
+import pwd
 import signal
 from pathlib import Path
 
@@ -13,17 +15,24 @@ from panoptic_dl.core import files
 from panoptic_dl.core.files import (
     acquire_lock,
     atomic_write,
+    csv_text,
+    ensure_home,
     file_lock,
+    file_name_text,
     folder_lock,
     is_locked,
+    latex_text,
     local_path,
+    markdown_text,
     near_names,
     printable,
     read_json,
     read_json_object,
     remove_temporary_files,
     save_state,
+    table_cell,
     temporary_of,
+    visible,
     write_text,
 )
 
@@ -145,7 +154,7 @@ def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     assert "has no locks" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[1e400]", "[-1e999]"])
 def test_a_damaged_json_file_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json is (empty|no whole JSON file)"):
@@ -166,6 +175,37 @@ def test_text_for_a_terminal():
     assert printable([1]) == "(list)"
     assert printable(10**100) == "a very large number"
     assert printable(0.5) == "0.5"
+
+
+def test_text_for_each_sink():
+    hostile = "=a|b\n\x1b[2J\ud83d\u202e_c_ a_b\x7f"
+    assert visible(hostile) == "=a|b\n?[2J??_c_ a_b?"
+    assert table_cell(hostile) == r"=a\|b ?[2J??_c_ a_b?"
+    assert table_cell(table_cell("a|b<")) == table_cell("a|b<")
+    assert markdown_text(hostile) == r"=a\|b ?\[2J??\_c\_ a_b?"
+    assert csv_text(hostile) == "'=a|b??[2J??_c_ a_b?"
+    assert latex_text("a_b%\n\x1b\\") == "a\\_\\allowbreak{}b\\% ?\\textbackslash{}"
+    assert file_name_text("../a:b\n\x1b") == "_a_b__"
+    assert len(file_name_text("ä" * 300).encode()) == 240
+
+
+def test_a_process_without_a_home_gets_one(monkeypatch, tmp_path):
+    monkeypatch.delenv("USER", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    ensure_home()  # a known user keeps what is named
+    assert os.environ["HOME"] == str(tmp_path / "mine")
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for _ in range(2):
+        monkeypatch.delenv("HOME")
+        ensure_home()
+        assert local_path("~/x") == tmp_path / f"panoptic-dl-{os.getuid()}" / "x"
+    assert getpass.getuser() == f"user{os.getuid()}"
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # of another's folder there nothing is used
+    (tmp_path / "panoptic-dl-12345").mkdir()
+    monkeypatch.delenv("HOME")
+    ensure_home()
+    assert not os.environ["HOME"].endswith("12345")
 
 
 def test_near_names_of_what_is_missing(tmp_path):

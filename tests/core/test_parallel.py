@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 
 from panoptic_dl.core import parallel
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, size_text
+from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, shows_bars, size_text
 from tests.core.long_job import long
 
 
@@ -155,3 +156,17 @@ def test_a_closed_terminal_stops_a_run_unless_nohup_ignores_it():
             assert taken == [signal.SIGHUP]
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_bars_are_for_terminals_and_notebooks(monkeypatch):
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert shows_bars()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not shows_bars()
+    notebook = type("OutStream", (), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", notebook)
+    assert shows_bars()
+    monkeypatch.setattr(sys, "stderr", None)  # 2>&-
+    assert not shows_bars()

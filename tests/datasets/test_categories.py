@@ -11,12 +11,13 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.categories import _distinct_colors, class_metadata, read_categories
 from tests.datasets.tiny_custom import CATEGORIES
 
+LETTERS = st.characters(exclude_categories=("C", "Zl", "Zp"))
 COLORS = st.lists(st.integers(0, 255), min_size=3, max_size=3)
 TABLES = st.lists(
     st.fixed_dictionaries(
         {
             "id": st.integers(0, 2**53),
-            "name": st.text(min_size=1, max_size=12).filter(str.strip),
+            "name": st.text(LETTERS, min_size=1, max_size=12).filter(str.strip),
             "isthing": st.sampled_from([0, 1, True, False]),
         },
         optional={"color": st.none() | COLORS, "supercategory": st.text(max_size=3)},
@@ -117,6 +118,9 @@ def without(key):
         (changed(id=True), r"category True .*whole number"),
         (without("name"), r"category 901 \(None\): \"name\" must be a text"),
         (changed(name=" "), r"\"name\" must be a text"),
+        (changed(name="car \ud83d"), r"category 901 \('car \\ud83d'\): \"name\" has control"),
+        (changed(name="a\x1b[2J"), "half an emoji; write it without them"),
+        (changed(name="a\nb"), r"odd.json: category 901 .*control characters"),
         (changed(id=7), r"two categories have the \"id\" 7; give each its own"),
         (changed(name="screw"), r"two categories have the \"name\" 'screw'; rename one"),
         (changed(color="red"), r"\"color\" is 'red', not \[red, green, blue\]"),

@@ -1,5 +1,6 @@
 """Results of a prediction: they fit their image, and are drawn."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -152,3 +153,15 @@ def test_drawing_refuses_what_it_cannot_draw(panoptic_run):
         result.draw(["panoptic", "semantic"])
     with pytest.raises(DemoError, match="name each once"):
         result.draw(["semantic", "semantic"], layout="side_by_side")
+
+
+def test_a_notebook_shows_a_picture_and_no_walls_of_numbers(predictor):
+    result = predictor(scene(80, 2000))
+    assert repr(predictor).startswith("Predictor(PanopticDeepLab, ")
+    assert repr(result).startswith("PanopticResult(80 x 2000 pixels")
+    assert all(f" {segment.name}" in repr(result) for segment in result.segments)
+    with Image.open(io.BytesIO(result._repr_png_())) as picture:
+        assert picture.width == 1600
+    prepared = predictor.prepare(scene(80, 90))
+    (output,) = predictor.predict([prepared])
+    assert "array" not in repr(prepared) + repr(output)

@@ -14,9 +14,9 @@ def test_each_number_is_there_once(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     # Of two files with numbers 9 and 10 at the end of their names, the later one is read first.
-    assert sorted(e.step for e in events.Scalars("total_loss")) == list(range(6))
-    assert sorted(e.step for e in events.Scalars("PQ")) == [1, 3, 5]
-    assert {"lr", "images_per_s", "host_memory_MiB"} <= set(events.Tags()["scalars"])
+    assert sorted(e.step for e in events.Scalars("train/total_loss")) == list(range(6))
+    assert sorted(e.step for e in events.Scalars("eval/PQ")) == [1, 3, 5]
+    assert {"lr", "speed/images_per_s", "memory/host_memory_MiB"} <= set(events.Tags()["scalars"])
 
 
 def test_an_evaluation_alone_leaves_no_events(tmp_path):

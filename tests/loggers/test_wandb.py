@@ -10,7 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2
 
+from panoptic_dl.config import compose
 from panoptic_dl.loggers import wandb as ours
+from panoptic_dl.loggers.base import Run
 from panoptic_dl.loggers.wandb import (
     WandbLogger,
     _has_key,
@@ -21,6 +23,7 @@ from panoptic_dl.loggers.wandb import (
     _run_id,
 )
 
+RECORD = {"format": 1, "status": "running", "attempts": [], "mode": "train"}
 HEADER = b":W&B\xe1\xbe\x00"
 
 
@@ -158,3 +161,23 @@ def test_a_missing_package_is_one_error(monkeypatch):
         ValueError, match=r"logger=wandb needs .* pip install 'panoptic-dl\[wandb\]'"
     ):
         WandbLogger(project="tests", name="tiny")
+
+
+def test_its_own_variables_count_unless_the_command_line_says_otherwise(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(ours.wandb, "init", lambda **options: given.update(options))
+
+    def begin(*overrides):
+        options = compose(["logger=wandb", *overrides]).logger.wandb
+        names = {key: options[key] for key in ("project", "name", "group", "tags")}
+        WandbLogger(**names)._init(Run(tmp_path, "train"), "id", "offline")
+        return given["project"], given["name"], given["group"], given["tags"]
+
+    (tmp_path / "run.json").write_text(json.dumps(RECORD | {"sweep": "table"}))
+    name = compose().name
+    assert begin() == ("panoptic-dl", name, "table", [])
+    for key, value in (("PROJECT", "mine"), ("NAME", "n"), ("RUN_GROUP", "g"), ("TAGS", "a,b")):
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    assert begin() == ("mine", "n", "g", ["a", "b"])
+    typed = {"project": "p", "name": "m", "group": "h", "tags": "[c]"}
+    assert begin(*(f"logger.wandb.{k}={v}" for k, v in typed.items())) == ("p", "m", "h", ["c"])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers.wandb import _named
+from panoptic_dl.loggers.base import Logger
 from tests.runs import SMALL, in_process
 from tests.train.tiny_run import Stopping, TinyModel, run_training
 
@@ -90,7 +90,7 @@ def test_everything_is_there(tmp_path):
     assert len(steps) == 6
     for entry, line in zip(trained, steps, strict=True):
         assert entry["iteration"] == line["iteration"]
-        wanted = _named(line)
+        wanted = Logger.in_sections(line)
         assert {"train/total_loss", "train/loss_fit", "lr", "memory/host_memory_MiB"} <= set(wanted)
         assert {name: entry[name] for name in wanted} == wanted
     assert {"speed/images_per_s", "speed/data_time", "speed/time"} <= set(trained[-1])

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+from panoptic_dl.core.files import latex_text
 from panoptic_dl.report.formats import (
-    _latex,
+    cell_texts,
     line_texts,
     report_csv,
     report_latex,
@@ -67,6 +68,18 @@ def test_csv_has_every_metric_in_full(collected, tables):
             assert float(published[row.row, name]) == value
 
 
+def test_names_tear_no_row_and_reach_no_terminal(tmp_path):
+    evil = "a\nb | c\x1b[2J\u202e<img src=x>"
+    make_run(tmp_path / "run", "x", choices={"dataset": evil, "task": evil, "backbone": evil})
+    collected = collect([tmp_path])
+    tables = build_tables(collected.runs)
+    for text in (report_markdown(tables, collected), report_csv(tables), report_latex(tables)):
+        assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+    (table,) = [table for table in tables if not table.published]
+    assert len(cells_of(table_markdown(table))) == 3
+    assert "\\<img" in table_markdown(table)
+
+
 def test_csv_holds_no_formulas(tmp_path):
     make_run(tmp_path / "=cmd()", choices={"dataset": "=1+1", "task": "t"}, row="=a_b_c_d")
     text = report_csv(build_tables(collect([tmp_path]).runs))
@@ -74,24 +87,33 @@ def test_csv_holds_no_formulas(tmp_path):
 
 
 def test_latex_has_the_same_metrics_and_is_balanced(tables):
-    text = report_latex(tables)
+    text = report_latex(tables).replace("\\allowbreak{}", "")
     bare = re.sub(r"\\[\\&%$#_{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert text.count("\\begin{") == text.count("\\end{")
-    parts = re.findall(r"\\begin\{tabular\}\{(l(r*)l?)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    parts = re.findall(r"\\begin\{tabular\}\{(lr*l?)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
     assert len(parts) == len(tables)
-    for (columns, _, body), table in zip(parts, tables, strict=True):
+    for (columns, body), table in zip(parts, tables, strict=True):
         lines = re.split(r"\\\\\n", body.split("\\midrule\n")[1].split("\\bottomrule")[0])
-        rows = [re.split(r"(?<!\\)&", line) for line in lines if line]
-        assert len(rows) == len(table.lines)
-        for row, line in zip(rows, table.lines, strict=True):
-            assert len(row) == len(columns)
-            texts = [c.strip().replace("$-$", "-").replace("$\\pm$", "±") for c in row]
-            wanted = line_texts(line, table)
-            assert texts[1 : 1 + len(wanted)] == wanted
+        rows = [re.split(r"(?<!\\)&", line) for line in lines if line.strip()]
+        assert all(len(row) == len(columns) for row in rows)
+        found = [[c.strip().replace("$-$", "-").replace("$\\pm$", "±") for c in r] for r in rows]
+        wanted = [
+            list(texts[1:])
+            for line in table.lines
+            for texts in zip(
+                *([""] * 3 if table.published else [""],),
+                *(cell_texts(line.cells.get(n), table.published) for n in table.columns),
+                strict=True,
+            )
+        ]
+        assert [row[1 : 1 + len(table.columns)] for row in found] == wanted
     assert "<" not in text.replace("\\textless{}", "")
 
 
 def test_latex_escapes_what_it_would_run():
-    assert _latex("\\input{x} 5% & a_b") == "\\textbackslash{}input\\{x\\} 5\\% \\& a\\_b"
-    assert _latex("two\nlines\x00") == "two lines"
+    assert (
+        latex_text("\\input{x} 5% & a_b")
+        == "\\textbackslash{}input\\{x\\} 5\\% \\& a\\_\\allowbreak{}b"
+    )
+    assert latex_text("two\nlines\x00") == "two lines?"

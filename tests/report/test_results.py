@@ -50,6 +50,16 @@ def test_csv_holds_every_figure_in_full():
     assert len(rows) == 1 + sum(map(len, RESULTS.values()))
 
 
+def test_no_class_is_a_formula_or_tears_a_row():
+    names = ['=HYPERLINK("http://x","y")', "a\nb|", "c\x1b[2Jd"]
+    results = {"panoptic_seg": {f"PQ-{name}": 1.0 for name in names}}
+    rows = list(csv.reader(io.StringIO(results_csv({"results": results}))))
+    assert [row[2] for row in rows[1:]] == [f"'{names[0]}", "a?b|", "c?[2Jd"]
+    (table,) = class_tables(results)
+    assert len(table.text().splitlines()) == 2 + len(names)
+    assert "\x1b" not in table.text()
+
+
 def test_markdown_holds_all_tables_and_the_note():
     summary = {
         "dataset": "streets",

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import statistics
+import time
 
 import pytest
 from hypothesis import given
@@ -313,3 +314,20 @@ def test_runs_without_a_common_hash_stand_alone(tmp_path):
 
 def test_modes_without_metrics_are_no_rows(tmp_path):
     assert group_runs(runs_in(make_run(tmp_path, mode="benchmark"))) == []
+
+
+def test_moments_are_compared_and_shown_with_their_time_zones(tmp_path, monkeypatch):
+    def at(*moments):
+        return [{"started": each, "seconds": 1.0, "status": "finished"} for each in moments]
+
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        # 08:30 in Zurich is before 02:40 in New York.
+        make_run(tmp_path, attempts=at("2026-01-01T02:40:00-05:00", "2026-01-01T08:30:00+01:00"))
+        assert read_run(tmp_path, "a").moment == "2026-01-01 02:40 EST"
+        make_run(tmp_path, attempts=at("0001-01-01T00:00:00", "no date"))
+        assert read_run(tmp_path, "a").moment == "no date"
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()

@@ -121,3 +121,19 @@ def test_the_script(tmp_path, monkeypatch, capsys):
         **{"folder": "row", "status": "failed", "error": "x", "log": None, "iteration": None},
         **{"iterations": None, "metrics": {}, "wall_seconds": 3671.4, "attempts": 1},
     }
+
+
+def test_hostile_records_are_one_line_each_and_lead_nowhere(tmp_path, caplog, capsys, monkeypatch):
+    write_run(tmp_path / "sweep" / "row\x1b[2J", "finished", metrics={"PQ": 10**400})
+    (tmp_path / "sweep" / "row\x1b[2J" / "metrics.json").write_text("[" * 10**5 + "\n")
+    write_run(tmp_path / "sweep" / "two", "failed", error="no\x1b[2J")
+    (tmp_path / "sweep" / "two" / "metrics.json").write_text('{"iteration": 1e400}\n')
+    write_run(tmp_path / "outside", "finished", metrics={"PQ": 1.0})
+    plan(tmp_path / "sweep", "../outside")
+    monkeypatch.setattr(sys, "argv", ["sweep_status.py", str(tmp_path / "sweep")])
+    assert sweep_status.main() == 1
+    assert "../outside is no folder of the sweep; its plan is not used" in caplog.text
+    shown = capsys.readouterr().out
+    assert "row?[2J" in shown
+    assert "outside" not in shown
+    assert "\x1b" not in shown

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import file_lock, local_path
+from panoptic_dl.core.files import file_lock, local_path, read_json
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 
 RECORD = "toy.json"
@@ -106,7 +106,7 @@ def _fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path],
 def _check_complete(target: Path) -> Path:
     """Returns the folder if all of its files are there, e.g. not thinned by a cleaner of /tmp."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        record = json.loads((target / RECORD).read_text())
+        record = read_json(target / RECORD)
         if _count_files(target) == record["num_files"] + 1:
             return target
     raise DatasetError(
