@@ -442,7 +442,7 @@ def latex_text(text: str) -> str:
 
 
 def file_name_text(name: str) -> str:
-    """Text as a file's name on any system: no separators, nothing to control anything, the end."""
+    """Text as the name of a file on any system: no separators, nothing that controls, the end."""
     kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
     kept = kept[-_LONGEST_NAME:].strip(" .")
     while len(kept.encode()) > 2 * _LONGEST_NAME:

@@ -11,9 +11,9 @@ from typing import Any
 from detectron2.utils import comm
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.core.files import file_name_text
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.train.trainer import Loader
+from panoptic_dl.visualize.sheets import file_stem
 from panoptic_dl.visualize.training_sample import save_sample
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def browse(
         for number, sample in enumerate(itertools.islice(samples, count)):
             for bad, error in loader.take_bad_samples().items():
                 logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
-            file = folder / f"{number:04d}_{file_name_text(Path(sample['file_name']).stem)}.png"
+            file = folder / f"{number:04d}_{file_stem(Path(sample['file_name']).stem)}.png"
             save_sample(sample, file, classes, ignore_label=ignore_label, image_format=image_format)
             files.append(str(file))
             progress.add(1)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panoptic_dl.core.distributed import concatenate_over_processes
-from panoptic_dl.core.files import file_name_text
 from panoptic_dl.core.images import (
     VOID_LABEL,
     read_classes,
@@ -50,6 +49,7 @@ from panoptic_dl.visualize.sheets import (
     GALLERY_KINDS,
     Sample,
     clear_gallery,
+    file_stem,
     fit,
     join_sheets,
     make_sample,
@@ -221,7 +221,7 @@ class EvaluationPictures:
         for (kind, files), ranked in zip(parts.items(), chosen, strict=True):
             for rank, key in enumerate(ranked, 1):
                 name = Path(self._records[key[1]]["file_name"]).stem
-                files.append(self.folder / f"{kind}-{rank}-{file_name_text(name)}.png")
+                files.append(self.folder / f"{kind}-{rank}-{file_stem(name)}.png")
                 if key in self._kept:
                     self._draw_errors(key, f"{kind} {rank}:  {name}", files[-1])
         comm.synchronize()

@@ -97,6 +97,17 @@ def test_no_width_scrolls_sideways(page, width):
     assert page.run(OVERFLOW) <= 0
 
 
+def test_on_paper_nothing_is_off_the_page(page):
+    page.resize(700, 1000)  # A4 between its margins
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true }), 0")
+    wide = "[...document.querySelectorAll('pre, table, .scroll')].filter(e => "
+    wide += "e.getBoundingClientRect().right > 700 || e.scrollWidth > e.clientWidth + 1).length"
+    assert page.run(wide) > 0
+    page("Emulation.setEmulatedMedia", media="print")
+    assert page.run(wide) == 0
+    page("Emulation.setEmulatedMedia", media="")
+
+
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_names_of_rows_stay_in_their_column(page, width):
     page.resize(width, 844, mobile=width < 500)
