@@ -129,11 +129,7 @@ def _short(name: str) -> str:
 
 
 def draw_confusions(
-    counts: NDArray[np.int64],
-    names: Sequence[str],
-    file: Path,
-    *,
-    title: str,
+    counts: NDArray[np.int64], names: Sequence[str], file: Path, *, title: str
 ) -> None:
     """Write a PNG: of each true class, the percentage of its pixels by predicted class.
 

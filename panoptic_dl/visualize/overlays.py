@@ -59,9 +59,7 @@ def draw_centers(image: NDArray[np.uint8], center: NDArray[np.floating]) -> NDAr
 
 
 def draw_offsets(
-    image: NDArray[np.uint8],
-    offset: NDArray[np.floating],
-    things: NDArray[np.generic],
+    image: NDArray[np.uint8], offset: NDArray[np.floating], things: NDArray[np.generic]
 ) -> NDArray[np.uint8]:
     """Draw the offset from each pixel of a thing to its center as a color.
 

@@ -163,9 +163,7 @@ def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -
 
 
 def with_legend(
-    picture: NDArray[np.uint8],
-    entries: Sequence[tuple[str, Color]],
-    size: int | None = None,
+    picture: NDArray[np.uint8], entries: Sequence[tuple[str, Color]], size: int | None = None
 ) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with a legend below it.
 

@@ -109,10 +109,7 @@ def _caption(sample: dict[str, Any]) -> str:
     name, (high, wide) = Path(sample["file_name"]).name, sample["image"].shape[1:]
     if len(name) > LONGEST_NAME:
         name = f"...{name[-LONGEST_NAME:]}"
-    words = [
-        name,
-        f"{high} x {wide} pixels from a file of {sample['height']} x {sample['width']}",
-    ]
+    words = [name, f"{high} x {wide} pixels from a file of {sample['height']} x {sample['width']}"]
     if "center_points" in sample:
         number = len(sample["center_points"])
         words.append(f"{number} instance{'' if number == 1 else 's'}")

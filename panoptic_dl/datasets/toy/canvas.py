@@ -66,13 +66,7 @@ class Layer:
             self._knife.polygon(local, fill=255)
 
     def ellipse(
-        self,
-        center: Point,
-        radii: Point,
-        color: Color,
-        *,
-        alpha: int = 255,
-        solid: bool = True,
+        self, center: Point, radii: Point, color: Color, *, alpha: int = 255, solid: bool = True
     ) -> None:
         """Fills an upright ellipse of half-axes `radii` in pixels."""
         (left, top), (right, bottom) = self._local(
@@ -228,13 +222,7 @@ class Pen:
         self.layer.polygon([self.place(p) for p in points], color, alpha=alpha, solid=solid)
 
     def ellipse(
-        self,
-        center: Point,
-        radii: Point,
-        color: Color,
-        *,
-        alpha: int = 255,
-        solid: bool = True,
+        self, center: Point, radii: Point, color: Color, *, alpha: int = 255, solid: bool = True
     ) -> None:
         """See `Layer.ellipse`."""
         scaled = (radii[0] * self.unit, radii[1] * self.unit)

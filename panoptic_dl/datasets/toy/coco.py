@@ -211,11 +211,7 @@ def _write_sample(
             "license": 1,
             "date_captured": "2017-01-01 00:00:00",
         },
-        "panoptic": {
-            "image_id": image_id,
-            "file_name": f"{stem}.png",
-            "segments_info": segments,
-        },
+        "panoptic": {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments},
         "instances": instances,
     }
 

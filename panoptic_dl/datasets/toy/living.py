@@ -59,8 +59,7 @@ def draw_walker(pen: Pen, chance: random.Random) -> None:
         top,
     )
     pen.polygon(
-        [(0.03, hem), (0.04, 0.8), (0.15, 0.78), (0.125, 0.62), (0.115, hem)],
-        brighten(top, 0.82),
+        [(0.03, hem), (0.04, 0.8), (0.15, 0.78), (0.125, 0.62), (0.115, hem)], brighten(top, 0.82)
     )
     if chance.random() < 0.35:
         bag = chance.choice(((70, 96, 150), (120, 84, 40), (60, 60, 64)))
@@ -344,13 +343,7 @@ BARK: Color = (84, 62, 46)
 
 
 def draw_crown(
-    layer: Layer,
-    chance: random.Random,
-    *,
-    center: Point,
-    radii: Point,
-    green: Color,
-    sun_side: int,
+    layer: Layer, chance: random.Random, *, center: Point, radii: Point, green: Color, sun_side: int
 ) -> None:
     """A tree's crown: leaf clumps, darker below and lighter towards the sun; pixels."""
     phases = [chance.random() for _ in range(3)]

@@ -105,10 +105,7 @@ class _Box:
         """Paints the two tyres that are seen under the near face."""
         for side in (-1, 1):
             outer, inner = side * half_width, side * (half_width - 0.26)
-            self.patch(
-                [(outer, 0.0), (outer, radius), (inner, radius), (inner, 0.0)],
-                RUBBER,
-            )
+            self.patch([(outer, 0.0), (outer, radius), (inner, radius), (inner, 0.0)], RUBBER)
 
 
 def _along(camera: Camera, x: float, z: float, width: float, height: float, length: float) -> Layer:
