@@ -334,6 +334,8 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
             os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
+        if lock is not None:
+            os.ftruncate(lock, 0)  # a start that is refused leaves the file as it was
         release_lock(lock)
 
 

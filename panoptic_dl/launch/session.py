@@ -7,8 +7,10 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from panoptic_dl.core.run_folder import (
     LOG,
     NEWEST,
     STOPPED,
+    Ended,
     ExitCode,
     Requeued,
     RunState,
@@ -34,7 +37,6 @@ from panoptic_dl.core.run_folder import (
     error_line,
     first_error_line,
     how_to_continue,
-    note,
 )
 from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
@@ -70,108 +72,132 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
+def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -> Iterator[None]:
     """End this process as `exit_status` says if an error comes out of the `with` block.
 
     An error that a user can act on becomes one message on stderr, with the traceback in
     `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do.
 
     Args:
-        state: of the process that starts the run; gets the status and the error's first line.
+        state: of the start. While it waits, a run's folder is left as it is.
+        ends: give it the status and the error's first line: in the process that starts the run.
     """
     folder = Path(run_dir)
     try:
         yield
     except BaseException as error:
         status, code = exit_status(error)
-        text = None
+        line = getattr(error, "line", None)
         if isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
-            is_used = state is not None and state.is_used
+            waits = state is not None and state.waits
             with contextlib.suppress(OSError):  # a full disk must not hide the message
-                if not is_used:
+                if not waits:
                     (folder / ERROR).write_text(traceback.format_exc())
             text = message_for_user(error)
             if text is None:
                 text = error_line(traceback.format_exc())
                 print(traceback.format_exc(), file=sys.stderr)
-                where = f"{FAULT}{ERROR}, {LOG} and .hydra/ of {folder}"
+                files = f"{ERROR}, {LOG} and .hydra/ of {folder}"
+                where = f"{FAULT}{'these lines' if waits else files}"
             else:
-                where = "" if is_used else f"(traceback: {folder / ERROR})"
+                where = "" if waits else f"(traceback: {folder / ERROR})"
+            line = text.partition("\n")[0][:500]
             print(visible(f"\nerror: {text}\n{where}").rstrip(), file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
             known = (folder / NEWEST).is_file()
             how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
             print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
-        if state is not None:
-            line = text and text.partition("\n")[0][:500]
+        if state is not None and ends:
             if line is None and status == "failed":
                 unknown = f"ended with exit code {code}, without a message"
                 line = first_error_line(folder) or unknown
             state.end(status, line)
         if isinstance(error, SystemExit):
             raise
-        raise SystemExit(code) from None
-    if state is not None:
+        raise Ended(code, line) from None
+    if state is not None and ends:
         state.end("finished")
 
 
-def call_mode(config: Any, device: str, mode: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
-    run_dir = config.run_dir
-    with interruptible(), session(run_dir), requeue_when_stopped(config.launch.requeue):
-        _begin(run_dir, config.seed, device)
-        is_main, processes = comm.is_main_process(), comm.get_world_size()
-        if is_main:
-            counts = {"devices": processes if device == "cuda" else 0, "processes": processes}
-            note(run_dir, environment=measured_on(device) | counts)
-        results = mode()
-        if is_main and results:
-            note(run_dir, metrics=as_json(results.get("metrics")))
+_on_acceptance: Callable[[], None] | None = None
+
+
+def accept() -> None:
+    """Accept this start: from here on it changes the folder of a run that was there before.
+
+    Every process calls it when the checks of its mode have passed. A mode that does not is accepted
+    when it is done.
+    """
+    global _on_acceptance
+    action, _on_acceptance = _on_acceptance, None
+    if action is not None:
+        action()
+
+
+def call_mode(
+    config: Any, device: str, mode: Callable[[], dict[str, Any]], state: RunState | None = None
+) -> dict[str, Any]:
+    """Call a mode's function in each process of a run, in a `session`, and note its metrics.
+
+    Args:
+        state: of the start; while it waits, the lines for log.txt do, too.
+    """
+    global _on_acceptance
+    run_dir, requeue = config.run_dir, config.launch.requeue
+    state = state or RunState(run_dir, writes=False)
+    with interruptible(), session(run_dir, state, ends=False), requeue_when_stopped(requeue):
+        log = _begin(run_dir, config.seed, device, state.remarks)
+        _on_acceptance = partial(_accept, device, state, log)
+        if not state.waits:
+            accept()
+        try:
+            results = mode()
+            accept()
+        finally:
+            _on_acceptance = None
+        if comm.is_main_process() and results:
+            state.note(metrics=as_json(results.get("metrics")))
     return results
 
 
-def start(work: Callable[..., Any], config: Any, allowed: tuple[str, ...]) -> Any:
-    """Call `work(device, config, allowed)` in the processes that `config.launch` asks for.
+def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:
+    """Call `work(device, config, *more)` in the processes that `config.launch` asks for.
 
     A mode with the key `launch_refused` gets there why they cannot start, and runs in one process.
     """
     take_gpus(config.launch.num_gpus)
     try:
-        return launch(work, config, allowed, **config.launch)
+        return launch(work, config, *more, **config.launch)
     except ValueError as error:
         if "launch_refused" not in config.mode:
             raise
         config.mode.launch_refused = str(error)
-        return launch(work, config, allowed, num_gpus=None)
+        return launch(work, config, *more, num_gpus=None)
 
 
-def _begin(run_dir: str, seed: int | None, device: str) -> None:
-    """Log to the console (main process) and to `run_dir`, seed, and save what the run stands on."""
+def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) -> MemoryHandler:
+    """Log to the console (main process), and seed; return what keeps the lines for log.txt."""
     rank = comm.get_rank()
+    log = MemoryHandler(sys.maxsize, logging.CRITICAL + 1)
     # Loader workers of a process that was spawned would be spawned too: tens of seconds of imports.
     multiprocessing.set_start_method("fork", force=True)
     setup_logger.cache_clear()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
         for handler in list(logging.getLogger(name).handlers):  # of the job before, in a sweep
             logging.getLogger(name).removeHandler(handler)
-        setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
+        setup_logger(distributed_rank=rank, name=name, abbrev_name=name)
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_made_visible)
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_for_console)
+            handler.addFilter(_is_for_console)
+        logging.getLogger(name).addHandler(log)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     # Of large images that are read all the same.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     seed_all_rng(None if seed is None else seed + rank)
-    if not comm.is_main_process():
-        return
-    folder = Path(run_dir)
-    (folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
-    for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
-        with (folder / name).open("a") as file:  # a resumed run adds to its record
-            file.write(f"# {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}\n{text}")
+    if rank > 0:
+        return log
     logging.getLogger("panoptic_dl").info(
         "Running on %s (%d process%s, %d CPU threads each); everything goes to %s",
         torch.cuda.get_device_name() if device == "cuda" else "the CPU",
@@ -180,6 +206,30 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
         torch.get_num_threads(),
         os.path.relpath(run_dir),
     )
+    for remark in remarks:
+        logging.getLogger("panoptic_dl").warning(remark)
+    return log
+
+
+def _accept(device: str, state: RunState, log: MemoryHandler) -> None:
+    """Write what was kept back: the config, the record, what the run stands on, the log."""
+    folder, rank, processes = state.folder, comm.get_rank(), comm.get_world_size()
+    if rank == 0:
+        if state.waits:
+            state.accept()
+        (folder / ERROR).unlink(missing_ok=True)  # of an attempt before this one
+        counts = {"devices": processes if device == "cuda" else 0, "processes": processes}
+        state.note(environment=measured_on(device) | counts)
+        for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
+            with (folder / name).open("a") as file:  # a resumed run adds to its record
+                file.write(f"# {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}\n{text}")
+    lines = logging.FileHandler(folder / (LOG + f".rank{rank}" * (rank > 0)))
+    form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"  # as Detectron2 has it
+    lines.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
+    lines.addFilter(_made_visible)
+    log.setTarget(lines)
+    log.flush()
+    log.capacity = 0  # from here on each line is passed on at once
 
 
 def _made_visible(record: logging.LogRecord) -> bool:

@@ -30,7 +30,7 @@ from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
-from panoptic_dl.train.checkpoint import RunCheckpoints, writing
+from panoptic_dl.train.checkpoint import SPLIT, RunCheckpoints, writing
 
 logger = logging.getLogger(__name__)
 
@@ -395,7 +395,8 @@ class EvalHook(HookBase):
         metrics = self.results.get("metrics", {})
         if self.writer is not None:
             self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
-        self.checkpoints.note_metrics(metrics)
+        split = {key: self.results[key] for key in SPLIT if key in self.results}
+        self.checkpoints.note_metrics(metrics, split)
         self._step_schedule(metrics)
 
     def _step_schedule(self, metrics: Mapping[str, float]) -> None:

@@ -1,6 +1,8 @@
 """How an error ends a run: its message, its exit code, and its record in run.json."""
 
+import contextlib
 import json
+import logging
 import os
 import re
 import time
@@ -21,7 +23,7 @@ from panoptic_dl.core.classes import count_classes
 from panoptic_dl.core.errors import UnreadableImageError, message_for_user, one_line_errors
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
-from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, note, read_run
+from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -33,25 +35,27 @@ def state_of(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def attempt(folder, action=lambda: None, **facts):
+def attempt(folder, action=lambda state: None, **facts):
     state = RunState(str(folder), writes=True)
     with session(str(folder), state):
         state.begin(FACTS | facts)
-        action()
+        if state.waits:
+            state.accept()
+        action(state)
 
 
 def raising(error):
-    def action():
+    def action(*_):
         raise error
 
     return action
 
 
 def test_a_finished_run(tmp_path):
-    def work():
+    def work(state):
         assert state_of(tmp_path)["status"] == "running"
-        note(str(tmp_path), environment={"devices": 4, "processes": 4})
-        note(str(tmp_path), metrics=run_folder.as_json({"PQ": 50.0, "AP": float("nan")}))
+        state.note(environment={"devices": 4, "processes": 4})
+        state.note(metrics=run_folder.as_json({"PQ": 50.0, "AP": float("nan")}))
         time.sleep(0.05)
 
     attempt(tmp_path, work)
@@ -122,7 +126,7 @@ def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(run_folder, "write_text", full)
     done = []
-    attempt(tmp_path, lambda: done.append(1))
+    attempt(tmp_path, lambda state: done.append(1))
     assert done == [1]
     assert "No space left on device" in caplog.text
 
@@ -140,6 +144,119 @@ def test_a_damaged_record_begins_anew(tmp_path, text, caplog):
     attempt(tmp_path)
     assert state_of(tmp_path)["status"] == "finished"
     assert "is damaged" in caplog.text
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+TEXTS = {"config.yaml": "a: 1\n", "overrides.yaml": "- a=1\n"}
+
+
+def start(folder, texts, **facts):
+    state = RunState(str(folder), writes=True)
+    state.begin(FACTS | facts, texts)
+    state.write_resolved("b: 1\n")
+    return state
+
+
+def attempt_that_waits(folder, error):
+    state = RunState(str(folder), writes=True)
+    with session(str(folder), state):
+        state.begin(FACTS, {"config.yaml": "a: 2\n"})
+        state.note(environment={"devices": 9})
+        state.write_resolved("b: 2\n")
+        raise error
+
+
+def test_a_start_that_is_refused_leaves_a_run_byte_for_byte_as_it_was(tmp_path, capsys):
+    start(tmp_path, TEXTS).end("finished")
+    (tmp_path / "failed.txt").touch()
+    before = contents(tmp_path)
+    assert (tmp_path / ".hydra" / "resolved.yaml") in before
+    for error in (ValueError("no"), RuntimeError("a fault")):
+        with pytest.raises(SystemExit):
+            attempt_that_waits(tmp_path, error)
+    assert contents(tmp_path) == before
+    said = capsys.readouterr().err
+    assert "error: no\n" in said
+    assert "error.txt" not in said
+
+
+def test_the_config_is_that_of_the_attempt_that_was_accepted_last(tmp_path):
+    start(tmp_path, TEXTS).end("finished")
+    for _ in range(2):
+        other = start(tmp_path, TEXTS | {"config.yaml": "a: 2\n"})
+        other.accept()
+        other.end("finished")
+    place = tmp_path / ".hydra"
+    assert (place / "config.yaml").read_text() == "a: 2\n"
+    (old,) = (file for file in place.iterdir() if file.is_dir())
+    kept = {file.name: file.read_text() for file in old.iterdir()}
+    assert kept == TEXTS | {"resolved.yaml": "b: 1\n"}
+    (place / "config.yaml").write_text("a: ")  # torn
+    evaluation = start(tmp_path, {"config.yaml": "a: 3\n"}, mode="eval")
+    evaluation.accept()
+    evaluation.end("finished")
+    assert (place / "config.yaml").read_text() == "a: "
+    start(tmp_path, TEXTS).accept()
+    assert (place / "config.yaml").read_text() == "a: 1\n"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "resolved.yaml"])
+def test_without_room_for_its_config_a_run_does_not_begin(tmp_path, monkeypatch, name):
+    start(tmp_path, TEXTS).end("finished")
+    before = contents(tmp_path)
+    real = Path.write_text
+
+    def full(path, *arguments, **options):
+        if path.name.endswith(name):
+            real(path, "half")
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **options)
+
+    state = start(tmp_path, {"config.yaml": "a: 1\n"})
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left.*config\.yaml"):
+        state.accept()
+    assert contents(tmp_path) == before
+
+
+def test_the_log_waits_for_acceptance(tmp_path):
+    """All processes of a run have lines, and a logger of three names writes each once."""
+    (tmp_path / "run.json").write_text("{}")
+    log = logging.getLogger("panoptic_dl.x")
+    config = OmegaConf.create({"run_dir": str(tmp_path), "seed": 0, "launch": {"requeue": False}})
+
+    def mode():
+        log.warning("before")
+        assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+        if refused:
+            raise ValueError("no")
+        session_module.accept()
+        log.warning("after")
+        assert (tmp_path / "log.txt").read_text().count("\n") == 3
+        return {}
+
+    refused = True
+    for _ in range(2):
+        state = RunState(str(tmp_path), writes=False)
+        with contextlib.suppress(SystemExit):
+            session_module.call_mode(config, "cpu", mode, state)
+        refused = False
+    text = (tmp_path / "log.txt").read_text()
+    assert re.findall("Running on|before|after", text) == ["Running on", "before", "after"]
+    assert (tmp_path / "environment.txt").is_file()
+
+
+def test_other_code_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "git", lambda command: "a" * 40 + "\n")
+    assert start(tmp_path, TEXTS).remarks == []
+    monkeypatch.setattr(run_folder, "git", lambda command: "b" * 40 + "\n")
+    (tmp_path / RUN_LOCK).unlink()
+    (remark,) = start(tmp_path, TEXTS).remarks
+    assert "aaaa" in remark
+    assert "bbbb" in remark
 
 
 def test_other_modes_leave_the_record_of_a_training_alone(tmp_path):
@@ -315,11 +432,12 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
 def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):
     first, second = (RunState(str(tmp_path), writes=True) for _ in range(2))
     first.begin(FACTS)
-    there = sorted(tmp_path.iterdir())
-    with pytest.raises(SystemExit), session(str(tmp_path), second):
-        second.begin(FACTS)
-    assert "is in use by another process" in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == there
+    there = contents(tmp_path)
+    for mode in ("train", "eval"):
+        with pytest.raises(SystemExit), session(str(tmp_path), second):
+            second.begin(FACTS | {"mode": mode})
+        assert "is in use by another process" in capsys.readouterr().err
+    assert contents(tmp_path) == there
     (tmp_path / ERROR).touch()  # of an evaluation that ended here meanwhile
     first.end("finished")
     assert not (tmp_path / ERROR).exists()
