@@ -162,7 +162,7 @@ def note(run_dir: str, **facts: Any) -> None:
     """Add to `run.json` what only the main process of a run knows: its environment, its metrics."""
     state = read_state(Path(run_dir))
     if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
-        _write(Path(run_dir), state | facts)
+        _write(Path(run_dir), state | {"status": "running"} | facts)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

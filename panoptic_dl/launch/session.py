@@ -1,9 +1,11 @@
 """What every process of a run does first, and how an error ends it."""
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
+import resource
 import sys
 import traceback
 import warnings
@@ -20,7 +22,14 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.environment import describe, git, measured_on
-from panoptic_dl.core.errors import FAULT, message_for_user
+from panoptic_dl.core.errors import (
+    FAULT,
+    LOST_PROCESS,
+    how_it_ended,
+    message_for_user,
+    steady_output,
+    steady_text,
+)
 from panoptic_dl.core.run_folder import (
     ERROR,
     LOG,
@@ -39,6 +48,8 @@ from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
+OPEN_FILES = 65536  # of a process, where the system allows it
+
 
 def exit_status(error: BaseException | None) -> tuple[str, int]:
     """The status and the exit code of a run that `error` has ended; None: it finished.
@@ -50,6 +61,7 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
     | Interrupted: stopped by a signal, all is saved | stopped | 75 |
     | KeyboardInterrupt: stopped, nothing was saved | stopped | 130 |
     | SystemExit, ProcessExitedException of a process that was started | by its code | its code |
+    | the latter of one that a signal has killed | failed | 1, one message |
     | others, which are faults of the program | failed | 1, a traceback |
     """
     if error is None:
@@ -64,7 +76,8 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
         if isinstance(error, Requeued) or code in STOPPED:
             return "stopped", code  # type: ignore[return-value]
         number = code if isinstance(code, int) else int(code is not None)
-        return "failed" if number else "finished", number
+        # Negative: killed by a signal.
+        return "failed" if number else "finished", number if number >= 0 else ExitCode.ERROR
     return "failed", ExitCode.ERROR
 
 
@@ -83,25 +96,40 @@ def session(run_dir: str, state: RunState | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         status, code = exit_status(error)
-        text = None
-        if isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
-            is_used = state is not None and state.is_used
+        text, trace = None, traceback.format_exc()
+        how = ""
+        if (folder / NEWEST).is_file():
+            how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
+        parent = multiprocessing.parent_process()
+        killed = ""
+        if isinstance(error, ProcessExitedException) and error.exit_code < 0:
+            killed = f"process {error.error_index} of the run {how_it_ended(error.exit_code)}"
+        elif isinstance(error, KeyboardInterrupt) and parent and not parent.is_alive():
+            killed = "the process that started the run was killed: mostly memory ran out"
+        if killed and comm.is_main_process():
+            text, trace = killed, f"error: {killed}\n"
+            print(f"\nerror: {text}{how}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                (folder / ERROR).write_text(trace)
+            if state is None:
+                note(run_dir, status=status, error=text)
+        elif isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
+            text, where = message_for_user(error), ""
+            # A process that misses another one knows least.
+            mode = "x" if str(text).startswith(LOST_PROCESS) else "w"
             with contextlib.suppress(OSError):  # a full disk must not hide the message
-                if not is_used:
-                    (folder / ERROR).write_text(traceback.format_exc())
-            text = message_for_user(error)
+                if state is None or not state.is_used:
+                    with (folder / ERROR).open(mode, errors="backslashreplace") as file:
+                        file.write(trace)
+                    where = f"(traceback: {folder / ERROR})"
             if text is None:
-                text = error_line(traceback.format_exc())
-                print(traceback.format_exc(), file=sys.stderr)
+                text = error_line(trace)
+                print(trace, file=sys.stderr)
                 where = f"{FAULT}{ERROR}, {LOG} and .hydra/ of {folder}"
-            else:
-                where = "" if is_used else f"(traceback: {folder / ERROR})"
             print(f"\nerror: {text}\n{where}".rstrip(), file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
-            known = (folder / NEWEST).is_file()
-            how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
-            print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
+            print(f"\ninterrupted{how}", file=sys.stderr)
         if state is not None:
             line = text and text.partition("\n")[0][:500]
             if line is None and status == "failed":
@@ -150,14 +178,18 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
     rank = comm.get_rank()
     # Loader workers of a process that was spawned would be spawned too: tens of seconds of imports.
     multiprocessing.set_start_method("fork", force=True)
+    _allow_open_files()
+    steady_output()
+    log = _log_of(os.path.join(run_dir, LOG + (f".rank{rank}" if rank else "")))
     setup_logger.cache_clear()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
         for handler in list(logging.getLogger(name).handlers):  # of the job before, in a sweep
             logging.getLogger(name).removeHandler(handler)
         setup_logger(run_dir, distributed_rank=rank, name=name, abbrev_name=name)
         for handler in logging.getLogger(name).handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_for_console)
+            handler.addFilter(_is_for_console)
+            if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stdout:
+                handler.setStream(log)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     # Of large images that are read all the same.
@@ -178,6 +210,19 @@ def _begin(run_dir: str, seed: int | None, device: str) -> None:
         torch.get_num_threads(),
         os.path.relpath(run_dir),
     )
+
+
+_log_of = functools.cache(steady_text)
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files: every tensor that a loader process sends is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:  # -1: there is no limit
+        soft = OPEN_FILES if hard < 0 else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if 0 <= soft < OPEN_FILES:  # slower, and keeps none open
+        torch.multiprocessing.set_sharing_strategy("file_system")
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:

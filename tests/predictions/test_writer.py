@@ -198,7 +198,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, tempo
     evaluator.reset()
     os.symlink(FULL, tmp_path / kind / temporary.format(**stems, pid=os.getpid()))
     file = tmp_path / kind / named.format(**stems)
-    message = re.escape(f"cannot write {file} (No space left on device); make room")
+    message = re.escape(f"cannot write {file}: No space left on device. Free some room")
     with pytest.raises(EvaluationError, match=message):
         run(evaluator, coco)
     assert not (tmp_path / kind / f"{stems['panoptic']}.json").exists()
