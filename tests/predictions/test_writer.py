@@ -212,7 +212,7 @@ def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
     image = cityscapes.items[0]["image_id"]
     name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
     os.symlink(FULL, tmp_path / "out" / kind / f".unfinished.{os.getpid()}.{name}")
-    with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
+    with pytest.raises(EvaluationError, match=f"cannot write .*{name}: No space"):
         run(evaluator, cityscapes)
 
 
