@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from panoptic_dl.core.errors import begin_program
+
+if __name__ == "__main__":
+    begin_program()  # before the imports that take seconds
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf

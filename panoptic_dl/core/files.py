@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import fcntl
 import hashlib
 import json
@@ -143,16 +144,18 @@ def save_state(target: Path, state: dict[str, Any]) -> str:
     """
     import torch  # takes seconds, and small files do without
 
-    try:
-        with atomic_write(target) as temporary:
-            with temporary.open("wb") as file:
-                hashing = _Hashing(file)
+    with atomic_write(target) as temporary:
+        with temporary.open("wb") as file:
+            hashing = _Hashing(file)
+            try:
                 torch.save(state, cast(BinaryIO, hashing))
-            flush(temporary)
-            if sha256_of(temporary) != hashing.sha256.hexdigest():
-                raise OSError("what was written does not read back")
-    except RuntimeError as error:  # of torch, on a full disk
-        raise OSError(str(error)) from error
+            except RuntimeError:  # of torch, which hides the error of a full disk
+                if hashing.error is not None:
+                    raise hashing.error from None
+                raise
+        flush(temporary)
+        if sha256_of(temporary) != hashing.sha256.hexdigest():
+            raise OSError("what was written does not read back")
     return hashing.sha256.hexdigest()
 
 
@@ -161,10 +164,15 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -339,6 +347,14 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         release_lock(lock)
 
 
+def require_file(path: str | Path) -> None:
+    """Raise OSError for a named pipe, a socket or a device, which a reader might wait for."""
+    kinds = {"p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
+    kind = kinds.get(stat.filemode(os.stat(path).st_mode)[0])
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, and has to be a file", str(path))
+
+
 def check_size(file: Path) -> None:
     """Raise ValueError for a file that no run has left: above 32 MiB, or a pipe and the like."""
     found = file.stat()
@@ -353,6 +369,7 @@ def read_json(file: Path) -> Any:
         ValueError: it is no complete JSON file; the message names it.
         OSError: it cannot be opened.
     """
+    require_file(file)
     return parse_json(file.read_bytes(), file.name)
 
 

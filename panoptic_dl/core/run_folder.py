@@ -207,7 +207,7 @@ class RunState:
         """Add what only the main process knows: its environment, its metrics."""
         state = read_state(self.folder) if self.writes and not self.waits else {}
         if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
-            _write(self.folder, state | facts)
+            _write(self.folder, state | {"status": "running"} | facts)
 
     def end(self, status: str, error: str | None = None) -> None:
         """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""

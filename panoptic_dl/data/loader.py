@@ -171,13 +171,6 @@ class TrainLoader:
                 for sample in batch:
                     self.bad_samples |= sample.pop(BAD, {})
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DatasetError(
-                f"a loader process died: {error}. Mostly memory ran out: take a smaller "
-                "train.num_workers, and go on from the last checkpoint with resume=true"
-            ) from error
         finally:
             # At once: an error's traceback would keep them, and the program wait for them.
             ending.value = 1

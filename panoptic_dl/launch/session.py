@@ -1,9 +1,11 @@
 """What every process of a run does first, and how an error ends it."""
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
+import resource
 import sys
 import traceback
 import warnings
@@ -22,7 +24,14 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.environment import describe, git, measured_on
-from panoptic_dl.core.errors import FAULT, message_for_user
+from panoptic_dl.core.errors import (
+    FAULT,
+    LOST_PROCESS,
+    how_it_ended,
+    message_for_user,
+    steady_output,
+    steady_text,
+)
 from panoptic_dl.core.files import visible
 from panoptic_dl.core.run_folder import (
     ERROR,
@@ -42,6 +51,8 @@ from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
+OPEN_FILES = 65536  # of a process, where the system allows it
+
 
 def exit_status(error: BaseException | None) -> tuple[str, int]:
     """The status and the exit code of a run that `error` has ended; None: it finished.
@@ -53,6 +64,7 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
     | Interrupted: stopped by a signal, all is saved | stopped | 75 |
     | KeyboardInterrupt: stopped, nothing was saved | stopped | 130 |
     | SystemExit, ProcessExitedException of a process that was started | by its code | its code |
+    | the latter of one that a signal has killed | failed | 1, one message |
     | others, which are faults of the program | failed | 1, a traceback |
     """
     if error is None:
@@ -67,8 +79,19 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
         if isinstance(error, Requeued) or code in STOPPED:
             return "stopped", code  # type: ignore[return-value]
         number = code if isinstance(code, int) else int(code is not None)
-        return "failed" if number else "finished", number
+        # Negative: killed by a signal.
+        return "failed" if number else "finished", number if number >= 0 else ExitCode.ERROR
     return "failed", ExitCode.ERROR
+
+
+def _killed(error: BaseException) -> str | None:
+    """Which process of a run was killed, if that is what `error` tells, and the likely reason."""
+    parent = multiprocessing.parent_process()
+    if isinstance(error, ProcessExitedException) and error.exit_code < 0:
+        return f"process {error.error_index} of the run {how_it_ended(error.exit_code)}"
+    if isinstance(error, KeyboardInterrupt) and parent and not parent.is_alive():
+        return "the process that started the run was killed: mostly memory ran out"
+    return None
 
 
 @contextlib.contextmanager
@@ -87,27 +110,35 @@ def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -
         yield
     except BaseException as error:
         status, code = exit_status(error)
-        line = getattr(error, "line", None)
-        if isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
-            waits = state is not None and state.waits
-            with contextlib.suppress(OSError):  # a full disk must not hide the message
-                if not waits:
-                    (folder / ERROR).write_text(traceback.format_exc())
+        line, trace = getattr(error, "line", None), traceback.format_exc()
+        waits = state is not None and state.waits
+        text, killed, where, how = None, _killed(error), "", ""
+        if (folder / NEWEST).is_file():
+            how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
+        if killed and comm.is_main_process():
+            text, trace = f"{killed}{how}", f"error: {killed}\n"
+        elif isinstance(error, Exception) and not isinstance(error, ProcessExitedException):
             text = message_for_user(error)
             if text is None:
-                text = error_line(traceback.format_exc())
-                print(traceback.format_exc(), file=sys.stderr)
+                text = error_line(trace)
+                print(trace, file=sys.stderr)
                 files = f"{ERROR}, {LOG} and .hydra/ of {folder}"
                 where = f"{FAULT}{'these lines' if waits else files}"
-            else:
-                where = "" if waits else f"(traceback: {folder / ERROR})"
-            line = text.partition("\n")[0][:500]
-            print(visible(f"\nerror: {text}\n{where}").rstrip(), file=sys.stderr, flush=True)
         elif type(error) is KeyboardInterrupt and comm.is_main_process():
             # Other processes are ended so when one of them failed, which prints why.
-            known = (folder / NEWEST).is_file()
-            how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
-            print(f"\ninterrupted{how if known else ''}", file=sys.stderr)
+            print(f"\ninterrupted{how}", file=sys.stderr)
+        if text is not None:
+            line = text.partition("\n")[0][:500]
+            # A process that misses another one knows least.
+            mode = "x" if text.startswith(LOST_PROCESS) else "w"
+            with contextlib.suppress(OSError):  # a full disk must not hide the message
+                if not waits:
+                    with (folder / ERROR).open(mode, errors="backslashreplace") as file:
+                        file.write(trace)
+                    where = where or f"(traceback: {folder / ERROR})" * (not killed)
+            print(visible(f"\nerror: {text}\n{where}").rstrip(), file=sys.stderr, flush=True)
+        if state is not None and killed and not ends:
+            state.note(status=status, error=line)
         if state is not None and ends:
             if line is None and status == "failed":
                 unknown = f"ended with exit code {code}, without a message"
@@ -182,6 +213,8 @@ def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) 
     log = MemoryHandler(sys.maxsize, logging.CRITICAL + 1)
     # Loader workers of a process that was spawned would be spawned too: tens of seconds of imports.
     multiprocessing.set_start_method("fork", force=True)
+    _allow_open_files()
+    steady_output()
     setup_logger.cache_clear()
     for name in ("panoptic_dl", "detectron2", "fvcore"):
         for handler in list(logging.getLogger(name).handlers):  # of the job before, in a sweep
@@ -223,7 +256,7 @@ def _accept(device: str, state: RunState, log: MemoryHandler) -> None:
         for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
             with (folder / name).open("a") as file:  # a resumed run adds to its record
                 file.write(f"# {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}\n{text}")
-    lines = logging.FileHandler(folder / (LOG + f".rank{rank}" * (rank > 0)))
+    lines = logging.StreamHandler(_log_of(str(folder / (LOG + f".rank{rank}" * (rank > 0)))))
     form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"  # as Detectron2 has it
     lines.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
     lines.addFilter(_made_visible)
@@ -237,6 +270,19 @@ def _made_visible(record: logging.LogRecord) -> bool:
     if record.name.startswith("panoptic_dl"):
         record.msg, record.args = visible(record.getMessage()), None
     return True
+
+
+_log_of = functools.cache(steady_text)
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files: every tensor that a loader process sends is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:  # -1: there is no limit
+        soft = OPEN_FILES if hard < 0 else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if 0 <= soft < OPEN_FILES:  # slower, and keeps none open
+        torch.multiprocessing.set_sharing_strategy("file_system")
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:

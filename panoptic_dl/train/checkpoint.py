@@ -20,7 +20,10 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
+from torch import nn
+from torch.optim import Optimizer
 
+from panoptic_dl.core.errors import disk_error
 from panoptic_dl.core.files import (
     atomic_write,
     flush,
@@ -30,6 +33,7 @@ from panoptic_dl.core.files import (
     sha256_of,
     write_text,
 )
+from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import BEST, FINAL, MANIFEST, NEWEST
 from panoptic_dl.core.settings import CheckpointSettings
 from panoptic_dl.evaluation.metrics import is_better
@@ -39,20 +43,23 @@ from panoptic_dl.weights.names import not_finite
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 OVERRIDES = "resume with the overrides that the run was started with (.hydra/overrides.yaml there)"
 SPLIT = ("dataset", "num_images", "records")  # entries of results that say what was measured
+EXTRA_CHECKPOINTS = 2  # besides the numbered ones: the best, and one that is being written
 State = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def writing(what: str, on_error: str) -> Iterator[None]:
-    """Raise or log an OSError inside, as `checkpoint.on_error` says: stop | continue."""
+def writing(what: str, file: Path, on_error: str) -> Iterator[None]:
+    """Raise or log an OSError of writing `what` to a file, as `checkpoint.on_error` says."""
     try:
         yield
     except OSError as error:
-        message = f"cannot write {what}: {error}"
+        message = f"cannot write {what} {file}: {disk_error(error, file)}"
         if on_error == "stop":
-            raise OSError(f"{message}; free some space and continue with resume=true") from error
+            if file.parent.is_dir():
+                message += ". Checkpoints from before are untouched: resume=true goes on from them"
+            raise OSError(message) from error
         message += "; training goes on (checkpoint.on_error=continue)"
         log_first_n(logging.ERROR, message, key="message")
 
@@ -80,6 +87,31 @@ class RunCheckpoints:
     newest: str | None = field(default=None, init=False)
     _torn: Sequence[str] = field(default=(), init=False)  # files that were left out
 
+    def check_room(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Say at the start whether the disk has room for the checkpoints that will be kept.
+
+        Raises:
+            OSError: there is none for a single one, which would end the run.
+        """
+        if not comm.is_main_process():
+            return
+        copies = 2 if "betas" in optimizer.defaults else bool(optimizer.defaults.get("momentum"))
+        size = sum(t.nbytes for t in model.state_dict().values()) * (1 + ("ema" in self.parts))
+        size += copies * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        there = [os.stat(self.folder / name) for name in self.names()]
+        room = shutil.disk_usage(self.folder).free
+        room += sum({each.st_ino: each.st_size for each in there}.values())
+        count = self.settings.kept + EXTRA_CHECKPOINTS
+        if room < count * size:
+            text = (
+                f"{self.folder} has room for {size_text(room)}, and {count} checkpoints (the "
+                f"newest, checkpoint.kept={self.settings.kept}; the best; one being written) take "
+                f"{count} x {size_text(size)}: free some, keep fewer, or choose another run_dir"
+            )
+            if room < size and self.settings.on_error == "stop":
+                raise OSError(text)
+            logger.warning(text)
+
     def names(self) -> list[str]:
         """Checkpoint files that exist, complete or torn."""
         return sorted(p.name for p in self.folder.glob("model_*.pth") if PATTERN.fullmatch(p.name))
@@ -99,8 +131,8 @@ class RunCheckpoints:
         """
         if comm.is_main_process():
             name = f"model_{iteration:07d}.pth"
-            what = f"the checkpoint {self.folder / name} (earlier ones are untouched)"
-            with writing(what, "stop" if must else self.settings.on_error):
+            on_error = "stop" if must else self.settings.on_error
+            with writing("the checkpoint", self.folder / name, on_error):
                 if self.newest != name:
                     self.newest = None
                     self._write(name, iteration)
@@ -174,7 +206,7 @@ class RunCheckpoints:
                 f"checkpoint.best={name} is no metric of this evaluation; choose one of "
                 + ", ".join(metrics)
             )
-        with writing(f"metrics of {self.folder / self.newest}", self.settings.on_error):
+        with writing("the metrics of", self.folder / self.newest, self.settings.on_error):
             files = self._manifest()
             before = files.get(BEST, {})
             best = before.get("figures", {}).get(name)

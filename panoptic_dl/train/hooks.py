@@ -241,7 +241,7 @@ class MetricsWriter(HookBase):
         def is_other(line: dict[str, float]) -> bool:
             return line["iteration"] != iteration or not is_evaluation(line)
 
-        with writing(f"the metrics to {self.file}", self.on_error):
+        with writing("the metrics to", self.file, self.on_error):
             _keep_lines(self.file, is_other)
         self._write(iteration, metrics)
         self._loggers.evaluation(iteration, metrics, details)
@@ -273,7 +273,7 @@ class MetricsWriter(HookBase):
 
     def _write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         line = json.dumps({**metrics, "iteration": iteration}, sort_keys=True)
-        with writing(f"the metrics to {self.file}", self.on_error), self.file.open("a") as file:
+        with writing("the metrics to", self.file, self.on_error), self.file.open("a") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -168,6 +168,7 @@ def train(
     lock = folder_lock(folder) if is_main else contextlib.nullcontext()
     with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
+            checkpoints.check_room(model, optim)
             load = partial(start_from, model, weights, pretrained, image_format)
             start = _start(checkpoints, resume, options.iterations, load)
             if start and loader.other_records:

@@ -1,6 +1,7 @@
 """How an error ends a run: its message, its exit code, and its record in run.json."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import re
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,14 @@ from torch.multiprocessing import ProcessExitedException
 from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.classes import count_classes
-from panoptic_dl.core.errors import UnreadableImageError, message_for_user, one_line_errors
+from panoptic_dl.core.errors import (
+    EvaluationError,
+    UnreadableImageError,
+    disk_error,
+    message_for_user,
+    one_line_errors,
+    steady_text,
+)
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
@@ -94,8 +103,8 @@ def test_an_old_message_is_not_that_of_a_new_failure(tmp_path):
     with pytest.raises(SystemExit):
         attempt(tmp_path, raising(ValueError("old")))
     with pytest.raises(SystemExit):
-        attempt(tmp_path, raising(SystemExit(-9)))
-    assert state_of(tmp_path)["error"] == "ended with exit code -9, without a message"
+        attempt(tmp_path, raising(SystemExit(3)))
+    assert state_of(tmp_path)["error"] == "ended with exit code 3, without a message"
 
 
 def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
@@ -417,6 +426,99 @@ def test_the_other_processes_of_a_run_that_fails_do_not_take_it_for_their_fault(
     monkeypatch.setattr(session_module.comm, "get_world_size", lambda: processes)
     said = message_for_user(RuntimeError(text))
     assert (said or "").startswith("another process of the run is lost") == is_known
+
+
+KILLED = "DataLoader worker (pid 5) is killed by signal: Killed. "
+
+
+def wrapped():
+    try:
+        raise RuntimeError(KILLED)
+    except RuntimeError as error:
+        raise EvaluationError("an official script cannot work with these files") from error
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (raising(RuntimeError(KILLED)), r"mostly memory ran out.*num_workers.*pid 5"),
+        (wrapped, r"mostly memory ran out.*num_workers.*pid 5"),
+        (raising(RuntimeError("DataLoader worker (pid(s) 5, 6) exited unexpectedly")), "5, 6"),
+        (raising(RuntimeError(KILLED.replace("Killed", "Bus error"))), "/dev/shm is full"),
+        (raising(RuntimeError(KILLED.replace("Killed", "Segmentation fault"))), "crashed"),
+    ],
+)
+def test_a_killed_loader_process_is_named_whatever_it_interrupted(
+    tmp_path, capsys, action, message
+):
+    said = ended(tmp_path, capsys, action)
+    assert re.match(rf"\nerror: a loader process died, .*{message}", said)
+    assert "Traceback" not in said
+
+
+def test_too_few_open_files_are_named(tmp_path, capsys):
+    for error in (OSError(24, "Too many open files"), RuntimeError("received 0 items of ancdata")):
+        said = ended(tmp_path, capsys, raising(error))
+        assert re.match(r"\nerror: a process may have \d+ files open.*ulimit -n", said)
+
+
+def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_path, capsys):
+    killed = ProcessExitedException("", 1, 77, -9, "SIGKILL")
+    with pytest.raises(SystemExit) as stop:
+        attempt(tmp_path, raising(killed))
+    assert stop.value.code == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("\nerror: process 1 of the run was ended by SIGKILL: mostly memory")
+    assert (tmp_path / ERROR).read_text().startswith("error: process 1 of the run")
+    assert state_of(tmp_path)["error"].startswith("process 1 of the run was ended by")
+
+
+def test_who_misses_another_process_does_not_replace_what_that_one_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module.comm, "get_world_size", lambda: 2)
+    for error in (ValueError("why"), RuntimeError("gloo: Connection closed by peer")):
+        with pytest.raises(SystemExit), session(str(tmp_path)):
+            raise error
+    assert "ValueError: why" in (tmp_path / ERROR).read_text()
+
+
+def test_no_file_is_named_that_could_not_be_written(tmp_path, capsys):
+    with pytest.raises(SystemExit), session(str(tmp_path / "gone")):
+        raise ValueError("mine")
+    assert capsys.readouterr().err == "\nerror: mine\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "inodes", "said"),
+    [
+        (errno.ENOSPC, 9, "Free some room"),
+        (errno.ENOSPC, 0, "no inodes"),
+        (errno.EDQUOT, 9, "quota"),
+        (errno.EROFS, 9, "Mount that disk"),
+        (errno.ENAMETOOLONG, 9, "shorter names"),
+    ],
+)
+def test_what_happened_on_a_disk_is_said(tmp_path, monkeypatch, number, inodes, said):
+    found = SimpleNamespace(f_files=9, f_favail=inodes)
+    monkeypatch.setattr(os, "statvfs", lambda place: found)
+    error = OSError(number, os.strerror(number), str(tmp_path / "x"))
+    text = message_for_user(error)
+    assert text.startswith(f"{tmp_path / 'x'}: {os.strerror(number)}. ")
+    assert said in text
+    assert "and run the same command again" in text
+    assert "is gone" in disk_error(error, tmp_path / "gone" / "x")
+
+
+def test_output_that_takes_nothing_ends_nothing(capfd):
+    read, write = os.pipe()
+    os.close(read)
+    for target in (write, "/dev/full", "/dev/full"):
+        with steady_text(target) as file:
+            print("a line", file=file, flush=True)
+            print("another", file=file, flush=True)
+    os.close(write)
+    said = capfd.readouterr().err
+    assert said.count("note: /dev/full is cut: No space left on device") == 2
+    assert len(said.splitlines()) == 2
 
 
 def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
