@@ -334,17 +334,24 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         raise ValueError(
             f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
         )
+    before = b""
     try:
         if lock is None:
             logger.warning("This disk has no locks: never start two runs in %s", folder)
         else:
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            before = os.pread(lock, 1000, 0)
+            _replace(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         if lock is not None:
-            os.ftruncate(lock, 0)  # a start that is refused leaves the file as it was
+            _replace(lock, before)  # a start that is refused leaves the file as it was
         release_lock(lock)
+
+
+def _replace(file: int, content: bytes) -> None:
+    with suppress(OSError):  # a full disk; the lock holds all the same
+        os.ftruncate(file, 0)
+        os.pwrite(file, content, 0)
 
 
 def require_file(path: str | Path) -> None:

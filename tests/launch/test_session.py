@@ -259,9 +259,9 @@ def test_the_log_waits_for_acceptance(tmp_path):
 
 
 def test_other_code_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "git", lambda command: "a" * 40 + "\n")
+    monkeypatch.setattr(run_folder, "git", lambda *commands: ["a" * 40 + "\n", ""])
     assert start(tmp_path, TEXTS).remarks == []
-    monkeypatch.setattr(run_folder, "git", lambda command: "b" * 40 + "\n")
+    monkeypatch.setattr(run_folder, "git", lambda *commands: ["b" * 40 + "\n", ""])
     (tmp_path / RUN_LOCK).unlink()
     (remark,) = start(tmp_path, TEXTS).remarks
     assert "aaaa" in remark
