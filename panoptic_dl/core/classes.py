@@ -159,13 +159,22 @@ def require_classes(classes: Classes, weights: str) -> None:
     Raises:
         ValueError: class ids mean other classes, or `classes.json` is damaged.
     """
-    place = local_path(weights, "weights")
-    file = (place if place.is_dir() else place.parent) / CLASSES
-    if not file.is_file():
-        return
-    differs = classes.difference(load_classes(file))
+    theirs = classes_of_weights(weights)
+    differs = theirs and classes.difference(theirs)
     if differs:
         raise ValueError(
-            f"the dataset has other classes than the model of weights={weights}: {differs}. {file} "
-            "lists the model's; evaluate it on data with the same categories, ids in the same order"
+            f"the dataset has other classes than the model of weights={weights}: {differs}. Its "
+            f"{CLASSES} lists the model's; evaluate it on data with the same categories, ids in "
+            "the same order"
         )
+
+
+def classes_of_weights(weights: str | Path) -> Classes | None:
+    """The classes of a run's weights, a file or its folder; None without its `classes.json`.
+
+    Raises:
+        ValueError: `classes.json` is damaged.
+    """
+    place = local_path(weights, "weights")
+    file = (place if place.is_dir() else place.parent) / CLASSES
+    return load_classes(file) if file.is_file() else None

@@ -25,7 +25,7 @@ from panoptic_dl.doctor.data import IN_HEADERS, SPLITS
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_best, make_schedule
-from panoptic_dl.weights.load import load_model_or_backbone
+from panoptic_dl.weights.load import load_to_train
 from panoptic_dl.weights.names import not_finite
 
 # (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
@@ -243,7 +243,8 @@ def _check_weights(context: CheckContext) -> CheckResult:
             f"weights={file} (pretrained=null if random weights are meant)",
         )
     model: nn.Module = context.part("model")
-    coverage = load_model_or_backbone(model, context.weights, context.image_format)
+    match, classes = context.weights_match, context.part("classes")
+    coverage = load_to_train(model, context.weights, context.image_format, match, classes)
     found = f"{context.weights}: {coverage.lines()[0]}"
     if bad := list(not_finite(model.state_dict())):
         return fail(

@@ -103,7 +103,7 @@ class CheckContext:
         top_k: a model finds fewer objects in an image.
         launch_refused: why the processes that `launch` asks for could not start.
         find_unused_parameters: whether some may take no part in the loss.
-        weights: file or run folder to start from.
+        weights, weights_match: file or run folder to start from, and what of it.
         pretrained: the file that the recipe starts from, for whoever gives no weights.
         splits: "train" and "val", as far as they could be registered.
         process_group: of processes that may wait for days; None: there is one process.
@@ -124,6 +124,7 @@ class CheckContext:
     launch_refused: str | None = None
     find_unused_parameters: bool = False
     weights: str | None = None
+    weights_match: str = "strict"
     pretrained: Mapping[str, Any] | None = None
     splits: dict[str, Split] = field(default_factory=dict)
     process_group: Any = None

@@ -65,6 +65,7 @@ def train(
     recipe: dict[str, Any],
     resume_changed: bool = False,
     pretrained: dict[str, Any] | None = None,
+    weights_match: str = "strict",
     image_format: str = "RGB",
     classes: Classes | None = None,
     loggers: dict[str, Logger] | None = None,
@@ -91,6 +92,7 @@ def train(
         recipe: fields of `Recipe`, with which the run is compared.
         resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
+        weights_match: what of the weights is taken; see `panoptic_dl.weights.load.load_to_train`.
         image_format: channel order of the images, RGB or BGR.
         classes: of the dataset, for `run_dir/classes.json`.
         loggers: by their names; see `Loggers`.
@@ -169,7 +171,9 @@ def train(
     with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
             checkpoints.check_room(model, optim)
-            load = partial(start_from, model, weights, pretrained, image_format)
+            load = partial(
+                start_from, model, weights, pretrained, image_format, weights_match, classes
+            )
             start = _start(checkpoints, resume, options.iterations, load)
             if start and loader.other_records:
                 if not resume_changed:

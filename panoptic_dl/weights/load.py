@@ -1,5 +1,6 @@
 """Load a weights file completely, or say why not."""
 
+import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from panoptic_dl.core.classes import Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import printable
-from panoptic_dl.core.run_folder import find_weights
+from panoptic_dl.core.run_folder import CLASSES, find_weights
 from panoptic_dl.weights.names import (
     BACKBONE,
     COUNTER,
@@ -26,6 +28,9 @@ from panoptic_dl.weights.names import (
     not_finite,
 )
 from panoptic_dl.weights.read import WeightsFile, read_weights
+
+MAX_NAMES = 20  # of classes in a line of the log
+CLASSIFIER = "sem_seg_head.predictor."  # the only parameters that depend on the number of classes
 
 logger = logging.getLogger(__name__)
 
@@ -43,33 +48,98 @@ def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") ->
         WeightsError: a name is missing or unexpected, or a shape differs; the message lists them.
             Or the file cannot be read, or is for another channel order.
     """
-    return _load(model, _read(model, path, image_format), whole=True)
+    return _load(model, _read(model, path, image_format))
 
 
-def load_model_or_backbone(
-    model: nn.Module, path: str | Path, image_format: str = "RGB"
+def load_to_train(
+    model: nn.Module,
+    path: str | Path,
+    image_format: str = "RGB",
+    match: str = "strict",
+    classes: Classes | None = None,
 ) -> "Coverage":
-    """Load a whole model, or only its backbone from a file that covers all of the backbone.
-
-    A classifier or a decoder beside a backbone is left out, and logged.
+    """Load what a training starts from: a whole model, its backbone, or another part of it.
 
     Args:
         image_format: as for `load_model`.
+        match: what has to be in the file.
+            "strict": all of the model; or all of its backbone, and then a classifier or a decoder
+            beside it is left out, and logged.
+            "transfer": all but the classifier. Its rows of classes that the file's run had by the
+            same name are the file's, the others stay as they are.
+            The name of a module of the model, such as "backbone": all of that; the rest of the file
+            is left out.
+        classes: of the model.
 
     Returns:
-        How the file's tensors and the model, or its backbone, agree.
+        How the file's tensors and the model, or its part, agree.
 
     Raises:
-        WeightsError: the file covers neither, cannot be read, or is for another channel order.
+        ValueError: `match` is neither, and no module.
+        WeightsError: the file does not have it, cannot be read, or is for another channel order.
     """
+    modules = [name for name, _ in model.named_modules() if name]
+    if match not in ("strict", "transfer", *modules):
+        top = [name for name, _ in model.named_children()]
+        near = difflib.get_close_matches(match, ("strict", "transfer", *modules), n=3)
+        raise ValueError(
+            f"weights_match={match} is neither strict, transfer nor a module of the model: choose "
+            f"one of {', '.join(near or ['strict', 'transfer', *top])}"
+        )
     file = _read(model, path, image_format)
+    if match in modules and match != "backbone":
+        return _load(model.get_submodule(match), file, part=match)
+    theirs = classes_of_weights(path) if classes is not None else None
+    if match == "transfer":
+        return _load(model, file, classifier=_merge_rows(model, file, classes, theirs))
     own = model.state_dict()
     with _naming(file):
         matched = own.keys() & fit(own, file.tensors, whole=True).tensors.keys()
     # Of a whole model something of the heads is there, too, and then all of it must be.
-    if {name.startswith(BACKBONE) for name in matched} == {True, False}:
-        return _load(model, file, whole=True)
-    return _load(model.get_submodule("backbone"), file, whole=False)
+    if match == "backbone" or {name.startswith(BACKBONE) for name in matched} != {True, False}:
+        return _load(model.get_submodule("backbone"), file, part="backbone")
+    if (
+        theirs
+        and classes
+        and (differs := theirs.difference(classes))
+        and len(theirs) == len(classes)
+    ):
+        logger.warning(
+            "weights=%s was trained on other classes than these (%s), and its classifier is taken "
+            "all the same: weights_match=transfer takes the rows of classes by their names",
+            file.path,
+            printable(differs),
+        )
+    return _load(model, file)
+
+
+def _merge_rows(
+    model: nn.Module, file: WeightsFile, classes: Classes | None, theirs: Classes | None
+) -> dict[str, Tensor]:
+    """The classifier's tensors, with a file's rows for classes that both have."""
+    own = {n: t.clone() for n, t in model.state_dict().items() if n.startswith(CLASSIFIER)}
+    with _naming(file):
+        found = fit(model.state_dict(), file.tensors, whole=True).tensors
+    if classes is None or theirs is None:
+        logger.warning("No %s beside %s: its classifier is not used", CLASSES, file.path)
+        return own
+    rows = {name: i for i, name in enumerate(theirs.names)}
+    shared = [name for name in classes.names if name in rows]
+    for name, tensor in own.items():
+        saved = found.get(name)
+        if saved is None or saved.shape != (len(theirs), *tensor.shape[1:]):
+            logger.warning("%s in %s is of another shape: it is not used", name, file.path)
+            continue
+        for i, each in enumerate(classes.names):
+            if each in rows:
+                tensor[i] = saved[rows[each]]
+    new = [name for name in classes.names if name not in rows]
+    for what, names in (("from the file", shared), ("new", new)):
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        listed = ", ".join(map(printable, names[:MAX_NAMES])) + more or "none"
+        logger.info("Classes whose rows of the classifier are %s: %s", what, listed)
+    logger.info("The classifier: %s", ", ".join(own))
+    return own
 
 
 def start_from(
@@ -77,6 +147,8 @@ def start_from(
     weights: str | None,
     expected: Mapping[str, Any] | None,
     image_format: str = "RGB",
+    match: str = "strict",
+    classes: Classes | None = None,
 ) -> None:
     """Load what training starts from; without any weights, log what that means.
 
@@ -85,13 +157,17 @@ def start_from(
         expected: what the recipe starts from: `file`, the name of the pre-trained file, and
             `source`, where it comes from. None: training from random weights is as it should be.
         image_format: channel order of the run's images, RGB or BGR.
+        match, classes: see `load_to_train`.
 
     Raises:
+        ValueError: `match` is wrong, or there are no weights to be matched.
         WeightsError: the weights do not fit, or cannot be read.
     """
     if weights is not None:
-        load_model_or_backbone(model, weights, image_format)
+        load_to_train(model, weights, image_format, match, classes)
         return
+    if match != "strict":
+        raise ValueError(f"weights_match={match} needs weights=, a file or a run folder")
     if expected is None:
         logger.info("No weights= given: training starts from random weights, as intended")
         return
@@ -266,18 +342,44 @@ def _check_pixels(
             logger.warning(line)
 
 
-def _load(module: nn.Module, file: WeightsFile, *, whole: bool) -> Coverage:
-    own = module.state_dict()
+def _load(
+    module: nn.Module,
+    file: WeightsFile,
+    *,
+    part: str = "",
+    classifier: Mapping[str, Tensor] | None = None,
+) -> Coverage:
+    """Load a module, or raise and change nothing.
+
+    Args:
+        part: the name of the module in its model, where it is not the model.
+        classifier: tensors in place of the file's.
+    """
+    own, prefix, rest = module.state_dict(), None, part
     with _naming(file):
-        found = fit(own, file.tensors, whole=whole)
+        if part and part != "backbone":  # of which files have the bare names, too
+            named = {f"{part}.{name}": tensor for name, tensor in own.items()}
+            prefix = f"{fit(named, file.tensors).prefix}{part}."
+        found = fit(own, file.tensors, prefix=prefix, whole=not part)
+    if classifier:
+        rest = "all but the classifier"
+        own = {name: tensor for name, tensor in own.items() if name not in classifier}
+        for name in classifier:
+            found.tensors.pop(name, None)
     coverage = compare(own, found.tensors, found.left_out)
-    source = f"weights={file.path}" + ("" if whole else " (backbone)")
+    source = f"weights={file.path}" + (f" ({rest})" if rest else "")
+    differing = {name.partition(" ")[0] for names in coverage.faults.values() for name in names}
+    if differing and all(name.startswith(CLASSIFIER) for name in differing):
+        raise WeightsError(
+            f"{source} has a classifier of other classes ({'; '.join(coverage.lines()[1:])}); "
+            "nothing was loaded. All else fits: to train on from it, weights_match=transfer"
+        )
     if coverage.faults:
         raise WeightsError(
             f"{source} is of another architecture than the model; nothing was loaded.\n"
             + "".join(f"  {line}\n" for line in coverage.lines())
-            + "Choose backbone=, head=, dataset= and task= as the weights were trained; to start "
-            "from the backbone of a whole model, take it out with scripts/convert_weights.py"
+            + "Choose backbone=, head=, dataset= and task= as the weights were trained; to train "
+            "from the backbone alone of a whole model, weights_match=backbone"
         )
     if bad := list(not_finite({name: found.tensors[name] for name in coverage.matched})):
         logger.warning(
@@ -291,7 +393,7 @@ def _load(module: nn.Module, file: WeightsFile, *, whole: bool) -> Coverage:
     for name in own:
         if name.endswith(COUNTER) and _is_counter(found.tensors.get(name)):
             state[name] = found.tensors[name].nan_to_num(0, 0, 0).reshape(()).long()
-    module.load_state_dict(state, strict=False)
+    module.load_state_dict(state | dict(classifier or {}), strict=False)
     if found.prefix:
         logger.info("Its names begin with '%s'", printable(found.prefix))
     logger.info("Loaded %s: %s", source, "; ".join(coverage.lines()))

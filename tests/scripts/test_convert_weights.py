@@ -10,7 +10,7 @@ import torch
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import sha256_of
 from panoptic_dl.models.backbones import HRNet
-from panoptic_dl.weights.load import load_model_or_backbone
+from panoptic_dl.weights.load import load_to_train
 from panoptic_dl.weights.read import read_weights
 from scripts import convert_weights
 from scripts.convert_weights import find_any_backbone
@@ -86,7 +86,7 @@ def test_a_converted_backbone_starts_a_model(tmp_path, source, hrnet, run, kind,
     assert said.pixel_mean == (123.675, 116.28, 103.53)
     assert said.image_format == "RGB"
     model = Model()
-    load_model_or_backbone(model, target)
+    load_to_train(model, target)
     assert same(hrnet, model.backbone)
     for fact in (sha256_of(source), "MIT, as its authors say", source.name, "RGB", "hrnet18"):
         assert fact in caplog.text  # the log of every run that loads it shows where it comes from
@@ -101,7 +101,7 @@ def test_a_missing_part_is_refused_unless_it_is_allowed(tmp_path, source, run):
     assert "1 missing: stage4.2.branches.3.3.conv2.weight" in report
     assert "weights= of this project will refuse it" in report
     with pytest.raises(WeightsError, match="1 missing"):
-        load_model_or_backbone(Model(), tmp_path / "w.pth")
+        load_to_train(Model(), tmp_path / "w.pth")
 
 
 def test_more_of_the_backbones_own_parts_and_other_shapes_are_refused(tmp_path, source, run):
@@ -129,7 +129,7 @@ def test_of_two_networks_one_is_taken_out_by_its_prefix(tmp_path, hrnet, run):
         run(tmp_path / "dino.pth", tmp_path / "w.pth")
     run(tmp_path / "dino.pth", tmp_path / "w.pth", "--prefix", "teacher.backbone")
     model = Model()
-    load_model_or_backbone(model, tmp_path / "w.pth")
+    load_to_train(model, tmp_path / "w.pth")
     assert torch.equal(model.backbone.conv1.weight, hrnet.conv1.weight)
 
 
@@ -168,7 +168,7 @@ def test_the_backbone_is_taken_out_of_a_whole_model(tmp_path, hrnet, run):
     report = run(tmp_path / "m.pth", tmp_path / "w.pth")
     assert "left out: sem_seg_head (1 tensor)" in report
     model = Model()
-    load_model_or_backbone(model, tmp_path / "w.pth")
+    load_to_train(model, tmp_path / "w.pth")
     assert torch.equal(model.backbone.conv1.weight, hrnet.conv1.weight)
 
 

@@ -1,6 +1,7 @@
 """Load weights completely or not at all."""
 
 import collections
+import copy
 import pickle
 from functools import lru_cache
 
@@ -10,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from panoptic_dl.config import compose
+from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.run_folder import find_checkpoint
-from panoptic_dl.weights.load import compare, load_model, load_model_or_backbone, start_from
+from panoptic_dl.weights.load import compare, load_model, load_to_train, start_from
 from panoptic_dl.weights.names import KNOWN_DTYPES, find_statistics, fit
 from panoptic_dl.weights.read import read_weights
 from panoptic_dl.weights.write import SUFFIXES, write_weights
@@ -51,7 +53,7 @@ def test_a_backbone_alone_with_a_classifier_beside_it(tmp_path, prefix, counters
         state[prefix + "classifier.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "w.pth")
     head = target.head.weight.clone()
-    load_model_or_backbone(target, tmp_path / "w.pth")
+    load_to_train(target, tmp_path / "w.pth")
     assert same(source.backbone, target.backbone)
     assert torch.equal(head, target.head.weight)
 
@@ -63,7 +65,7 @@ def test_the_backbone_of_another_whole_model_starts_one_of_ours(tmp_path, prefix
     state = {f"{prefix}backbone.{k}": v for k, v in source.backbone.state_dict().items()}
     state |= {f"{prefix}decoder.aspp.weight": torch.zeros(1), "loss.weight": torch.zeros(1)}
     torch.save({"network": state, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "w")
-    load_model_or_backbone(target, tmp_path / "w")
+    load_to_train(target, tmp_path / "w")
     assert same(source.backbone, target.backbone)
     assert f"left out: network.{prefix}decoder (1 tensor), network.loss (1 tensor)" in caplog.text
 
@@ -383,3 +385,109 @@ def test_what_each_backbone_expects(backbone, file):
     mode = compose([f"backbone={backbone}"]).mode
     assert (mode.pretrained and mode.pretrained.file) == file
     assert compose([f"backbone={backbone}", "pretrained=null"]).mode.pretrained is None
+
+
+class WithClassifier(Tiny):
+    """`Tiny` with a classifier where our models have it."""
+
+    def __init__(self, num_classes: int, width: int = 3) -> None:
+        super().__init__(width)
+        self.sem_seg_head = torch.nn.Module()
+        self.sem_seg_head.decoder = torch.nn.Conv2d(width, 4, 1)
+        self.sem_seg_head.predictor = torch.nn.Conv2d(4, num_classes, 1)
+
+
+def _classes(*names):
+    return Classes(names, tuple((i, i, i) for i in range(len(names))), (0,))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The model of a run with three classes, in its folder."""
+    model = WithClassifier(3)
+    record_classes(_classes("road", "car", "person"), tmp_path)
+    torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
+    return model
+
+
+def test_transfer_takes_all_but_the_classifier_and_rows_of_classes_by_their_names(
+    trained, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    model, classes = WithClassifier(4), _classes("ball", "person", "box", "road")
+    fresh = copy.deepcopy(model.sem_seg_head.predictor)
+    load_to_train(model, tmp_path, match="transfer", classes=classes)
+    assert same(model.backbone, trained.backbone)
+    assert same(model.sem_seg_head.decoder, trained.sem_seg_head.decoder)
+    for name in ("weight", "bias"):
+        predictors = (model.sem_seg_head.predictor, trained.sem_seg_head.predictor, fresh)
+        mine, theirs, new = (getattr(each, name) for each in predictors)
+        assert torch.equal(mine, torch.stack([new[0], theirs[2], new[2], theirs[0]]))
+    assert "from the file: person, road" in caplog.text
+    assert "new: ball, box" in caplog.text
+    assert "sem_seg_head.predictor.weight, sem_seg_head.predictor.bias" in caplog.text
+
+
+def test_transfer_goes_by_names_where_the_number_of_classes_is_the_same(trained, tmp_path, caplog):
+    model, classes = WithClassifier(3), _classes("car", "road", "ball")
+    load_to_train(model, tmp_path, match="transfer", classes=classes)
+    theirs = trained.sem_seg_head.predictor.weight
+    assert torch.equal(model.sem_seg_head.predictor.weight[:2], theirs[[1, 0]])
+    load_to_train(model, tmp_path, classes=classes)  # strict: as before, and said
+    assert same(model, trained)
+    assert "class 0 is 'road', not 'car'" in caplog.text
+    assert "weights_match=transfer" in caplog.text
+
+
+def test_transfer_without_names_of_classes_uses_no_row(trained, tmp_path, caplog):
+    (tmp_path / "classes.json").unlink()
+    model = WithClassifier(3)
+    fresh = copy.deepcopy(model.sem_seg_head.predictor)
+    load_to_train(model, tmp_path, match="transfer", classes=_classes("road", "car", "person"))
+    assert same(model.sem_seg_head.predictor, fresh)
+    assert same(model.backbone, trained.backbone)
+    assert "No classes.json" in caplog.text
+
+
+def test_the_strict_error_names_transfer_where_only_the_classifier_differs(trained, tmp_path):
+    model = WithClassifier(5)
+    before = copy.deepcopy(model)
+    with pytest.raises(WeightsError, match=r"All else fits.*weights_match=transfer"):
+        load_to_train(model, tmp_path, classes=_classes(*"abcde"))
+    with pytest.raises(WeightsError, match="another architecture") as error:
+        load_to_train(WithClassifier(5, width=6), tmp_path, classes=_classes(*"abcde"))
+    assert "transfer" not in str(error.value)
+    assert same(model, before)
+
+
+def test_transfer_needs_all_the_rest(trained, tmp_path):
+    model = WithClassifier(4, width=6)
+    before = copy.deepcopy(model)
+    with pytest.raises(WeightsError, match="another architecture"):
+        load_to_train(model, tmp_path, match="transfer", classes=_classes(*"abcd"))
+    assert same(model, before)
+
+
+@pytest.mark.parametrize("part", ["backbone", "sem_seg_head.decoder", "head", "backbone.0"])
+def test_any_part_is_taken_alone(trained, tmp_path, part):
+    model = WithClassifier(7)
+    before = copy.deepcopy(model)
+    load_to_train(model, tmp_path, match=part)
+    for name, value in model.state_dict().items():
+        source = trained if name.startswith(f"{part}.") else before
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_a_part_that_is_not_there(trained, tmp_path):
+    for match, message in (
+        ("backbon", "choose one of backbone"),
+        ("xyz", "choose one of strict, transfer, backbone, head, sem_seg_head"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_to_train(WithClassifier(3), tmp_path, match=match)
+    other = WithClassifier(3)
+    other.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(WeightsError, match=r"\(extra\) is of another architecture"):
+        load_to_train(other, tmp_path, match="extra")
+    with pytest.raises(ValueError, match="needs weights="):
+        start_from(other, None, None, match="backbone")

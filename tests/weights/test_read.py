@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.weights.load import load_model, load_model_or_backbone
+from panoptic_dl.weights.load import load_model, load_to_train
 from panoptic_dl.weights.read import read_weights
 from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.weights.tiny_weights import Tiny, provenance, same
@@ -32,7 +32,7 @@ def test_malicious_files_are_refused_and_not_run(tmp_path, monkeypatch, name, ho
     with pytest.raises(WeightsError, match=name):
         read_weights(tmp_path / name)
     with pytest.raises(WeightsError, match=name):
-        load_model_or_backbone(Tiny(), tmp_path / name)
+        load_to_train(Tiny(), tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
