@@ -81,7 +81,7 @@ def results_page(records: Sequence[Mapping[str, Any]]) -> str:
         ValueError: a record is none.
     """
     runs = [as_run(record, f"results.json: runs[{i}]") for i, record in enumerate(records)]
-    tables = build_tables(runs)
+    tables = build_tables(runs, all_published=True)
     published = [table for table in tables if table.published]
     others = [table for table in tables if not table.published]
     was_run = sum(line.group is not None for table in published for line in table.lines)

@@ -24,9 +24,13 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="+", type=local_path, metavar="FOLDER")
     parser.add_argument("--out", type=local_path, default=Path("outputs/report"), metavar="DIR")
+    parser.add_argument("--published", action="store_true", help="also published rows not run")
+    parser.add_argument("--columns", default="", help="such as PQ,mIoU,params,ms; all by default")
     arguments = parser.parse_args()
+    columns = [each.strip() for each in arguments.columns.split(",") if each.strip()]
     made = f"{datetime.now().astimezone():{MOMENT}}"
-    markdown, files, notes = make_report(arguments.folders, arguments.out, made=made)
+    options = {"all_published": arguments.published, "columns": columns}
+    markdown, files, notes = make_report(arguments.folders, arguments.out, made=made, **options)
     print(markdown)
     for note in notes:
         print(visible(f"note: {note}"), file=sys.stderr)

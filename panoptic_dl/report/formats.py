@@ -44,17 +44,20 @@ def cell_texts(cell: Cell | None, with_published: bool) -> list[str]:
 
 
 def line_texts(line: Line, table: Table) -> list[str]:
-    """All cells of metrics, in the order of the columns."""
-    cells = (cell_texts(line.cells.get(name), table.published) for name in table.columns)
-    return [text for texts in cells for text in texts]
+    """All cells in the order of the columns; the best are bold, in Markdown."""
+    texts = []
+    for name in table.columns:
+        found = cell_texts(line.cells.get(name), table.published)
+        texts += [f"**{x}**" for x in found] if table.is_best(line, name) else found
+    return texts
 
 
 def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     """The whole report."""
     parts = ["# Report", "Figures are percentages; ± is the standard deviation over n seeds."]
     for published, head in (
+        (False, ["## Own runs", "Nobody published metrics for these; the best are bold."]),
         (True, ["## Own and published metrics", f"Verdicts: {STATED}"]),
-        (False, ["## Other runs", "Nobody published metrics for these; there are no verdicts."]),
     ):
         texts = [table_markdown(table) for table in tables if table.published == published]
         parts += head + texts if texts else []

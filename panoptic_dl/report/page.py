@@ -52,12 +52,13 @@ GALLERY = Path("pictures", "gallery")
 
 
 def make_report(
-    folders: Sequence[Path], out: Path, *, made: str = ""
+    folders: Sequence[Path], out: Path, *, made: str = "", **options: Any
 ) -> tuple[str, list[Path], list[str]]:
     """Write report.md, .csv, .tex and .html of all runs below `folders` into `out`.
 
     Args:
         made: date and time to print.
+        options: of `build_tables`.
 
     Returns:
         The Markdown, the files, and notes on what was left out or could not be read.
@@ -67,7 +68,7 @@ def make_report(
         OSError: a file cannot be written; the one from before is as it was.
     """
     collected = collect(folders)
-    tables = build_tables(collected.runs)
+    tables = build_tables(collected.runs, collected.benchmarks, **options)
     out.mkdir(parents=True, exist_ok=True)
     markdown = report_markdown(tables, collected)
     files = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from panoptic_dl.report.runs import Curves, Run, thinned
-from panoptic_dl.report.tables import Table
+from panoptic_dl.report.tables import Table, find_benchmark
 
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26  # pixels around the plot
@@ -100,15 +100,18 @@ def _cost(run: Run, curves: Curves) -> dict[str, Any]:
 def _speed_charts(
     table: Table, benchmarks: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The main metric over speed, for each machine and size of images."""
+    """The main metric over speed, for each machine and size of images, with its Pareto front."""
     main = next((name for name in MAIN_METRICS if name in table.columns), "")
     charts = []
     for machine, size in dict.fromkeys((b["machine"], b["size"]) for b in benchmarks):
         same = [b for b in benchmarks if (b["machine"], b["size"]) == (machine, size)]
-        rates = {b["row"]: b["images_per_s"] for b in same}
         dots: list[Series] = []
         for index, line in enumerate(table.lines):
-            cell, x = line.cells.get(main), rates.get(line.row, math.nan)
+            cell, measured = (
+                line.cells.get(main),
+                line.group and find_benchmark(line.group.first, same),
+            )
+            x = measured["images_per_s"] if measured else math.nan
             y = cell.own.mean if cell and cell.own else math.nan
             if math.isfinite(x) and math.isfinite(y):
                 text = f"{line.title}: {x:.2f} images/s, {main} {y:.1f}"
@@ -123,7 +126,8 @@ def chart(title: str, series: Sequence[Series], x_name: str = "") -> dict[str, A
     """What templates/charts.html draws: lines, with dots where points have texts.
 
     Args:
-        x_name: is written below; the points of such a chart, one of each series, have its label.
+        x_name: is written below; the points of such a chart, one of each series, have its label,
+            and those than which no other is better in both x and y are joined.
     """
     points = [point for *_, line in series for point in line]
     x_room, y_room = (0.25, 0.25) if x_name else (0.0, 0.04)
@@ -143,8 +147,20 @@ def chart(title: str, series: Sequence[Series], x_name: str = "") -> dict[str, A
                 "on_left": places[0][0] + 9 + LETTER * len(label) > WIDTH,
             }
         )
+    best = sorted(
+        (x, y)
+        for x, y, _ in points
+        if x_name and not any((a, b) != (x, y) and a >= x and b >= y for a, b, _ in points)
+    )
+    front = " ".join(f"{x_axis(x):g},{y_axis(y):g}" for x, y in best)
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT}
-    axes = {"bottom": bottom, "x_ticks": x_ticks, "y_ticks": y_ticks, "x_name": x_name}
+    axes = {
+        "bottom": bottom,
+        "x_ticks": x_ticks,
+        "y_ticks": y_ticks,
+        "x_name": x_name,
+        "front": front,
+    }
     return {"title": title, "series": drawn, **size, **axes}
 
 

@@ -25,6 +25,7 @@ except ImportError:
 
 MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
 MOMENT = "%Y-%m-%d %H:%M %Z"
+NETWORK = ("backbone", "head", "dataset", "decoder", "experiment", "task")  # overrides of these
 MAX_SETTINGS = 20_000  # leaves of a config; ours have some hundreds
 MAX_VALUE = 1e30  # what is beyond has no place in a chart
 
@@ -110,6 +111,11 @@ class Run:
         """Values by key of the overrides; of a key that comes twice, the last one counts."""
         parts = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in parts}
+
+    @property
+    def network(self) -> frozenset[str]:
+        """The overrides that decide which network it is."""
+        return frozenset(x for x in self.overrides if x.lstrip("+").startswith(NETWORK))
 
     def setting(self, key: str) -> str | None:
         """A leaf of the config: resolved, else as overridden; None where neither is known."""
@@ -235,11 +241,14 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
         yield visible(key), visible(text)
 
 
-def _read_benchmark(file: Path, row: str) -> dict[str, Any]:
+def _read_benchmark(file: Path, run: Run) -> dict[str, Any]:
     """What mode=benchmark measured of an experiment, as `Collected` has it."""
     fields = Fields(read_json_object(file), file.name)
     return {
-        "row": row,
+        "row": run.row,
+        "network": run.network,
+        "parameters": fields.number("parameters"),
+        "GMACs": fields.number("GMACs"),
         "machine": fields.text("machine"),
         "size": " x ".join(fields.texts("image_size")),
         "images_per_s": fields.object("stages").object("total").number("images_per_s"),
@@ -256,9 +265,9 @@ class Collected:
         unreadable: label and reason.
         planned: label and overrides of a sweep's rows that were not started.
         failed: label and reason of rows that failed before they had a run.json.
-        benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "machine", "size"
-            (of images, in pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and
-            "host_MiB".
+        benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "network"
+            (`Run.network`), "parameters", "GMACs" of an image, "machine", "size" (of images, in
+            pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and "host_MiB".
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -289,6 +298,7 @@ def collect(folders: Sequence[Path]) -> Collected:
     seen: set[str] = set()
     labels: set[str] = set()
     several = len(folders) > 1
+    order: dict[Path, int] = {}  # of the rows of a sweep, as it was spelled
     for root in folders:
         if not root.is_dir():
             raise ValueError(f"{root} is no folder: name one that holds runs, such as outputs")
@@ -303,6 +313,7 @@ def collect(folders: Sequence[Path]) -> Collected:
             if SWEEP in files:
                 with found.listing_unreadable(label):
                     for name, overrides in run_folder.read_sweep(folder)[1].items():
+                        order[folder / name] = len(order)
                         row = _label(root, folder / name, several)
                         if (folder / name / RUN).exists():
                             continue
@@ -316,7 +327,7 @@ def collect(folders: Sequence[Path]) -> Collected:
                     found.runs.append(run)
                     if run.mode == "benchmark" and run.finished:
                         file = folder / "benchmark.json"
-                        found.benchmarks.append(_read_benchmark(file, run.row))
+                        found.benchmarks.append(_read_benchmark(file, run))
             elif RESULTS in files or METRICS in files:
                 reason = "it has no run.json: an older version of panoptic-dl made it"
                 if folder.name == "fast_dev_run":
@@ -330,6 +341,7 @@ def collect(folders: Sequence[Path]) -> Collected:
             f"no run.json below {', '.join(map(str, folders))}: name run folders, a sweep's "
             "folder, or one that holds them, such as outputs"
         )
+    found.runs.sort(key=lambda run: (order.get(run.folder, -1), run.label))
     return found
 
 

@@ -31,6 +31,7 @@ NAMES = {
     "toy_coco": "toy COCO",
 }  # of options, as papers print them; one of a user's own is its file's name
 
+COSTS = ("params_M", "GMACs", "ms_per_image", "peak_MiB")  # of mode=benchmark; less is better
 TOLERANCE, WIDE = 0.5, 1.5  # percentage points
 JUDGED = ("PQ", "mIoU")
 MIN_TRAINING = 0.5  # share of the published images; with fewer a run is a trial
@@ -215,7 +216,7 @@ def _changes_parts(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a line in percent; `own` is None where there is none, NaN where undecided."""
+    """A metric of a line in percent, or one of `COSTS`; None: there is none, NaN: undecided."""
 
     own: Spread | None = None
     published: float | None = None
@@ -247,11 +248,25 @@ class Table:
     title: str
     lines: Sequence[Line]
     published: bool = False
+    wanted: Sequence[str] = ()  # the beginnings of its columns; (): all that there are
 
     @property
     def columns(self) -> list[str]:
-        """The metrics of its lines, in the order of the published tables."""
-        return [name for name in PUBLISHED if any(name in line.cells for line in self.lines)]
+        """The metrics of its lines in the order of the published tables, or as wanted; costs."""
+        there = [n for n in (*PUBLISHED, *COSTS) if any(n in line.cells for line in self.lines)]
+        if not self.wanted:
+            return there
+        chosen = (n for beginning in self.wanted for n in there if n.startswith(beginning))
+        return list(dict.fromkeys(chosen))
+
+    def is_best(self, line: Line, name: str) -> bool:
+        """Whether no line has a better value in a column, of a table of several of one's own."""
+        values = [x.cells[name].own for x in self.lines if name in x.cells]
+        means = [own.mean for own in values if own is not None and math.isfinite(own.mean)]
+        own = line.cells[name].own if name in line.cells else None
+        if self.published or own is None or len(means) < 2:
+            return False
+        return own.mean == (min if name in COSTS else max)(means)
 
     @property
     def runs(self) -> list[Run]:
@@ -259,20 +274,37 @@ class Table:
         return [run for line in self.lines if line.group for run in line.group.runs]
 
 
-def build_tables(runs: Sequence[Run]) -> list[Table]:
-    """The published tables with all of their rows, then one for each other dataset and task.
+def build_tables(
+    runs: Sequence[Run],
+    benchmarks: Sequence[Mapping[str, Any]] = (),
+    *,
+    all_published: bool = False,
+    columns: Sequence[str] = (),
+) -> list[Table]:
+    """One for each dataset and task of one's own, then the published tables.
+
+    Args:
+        benchmarks: see `panoptic_dl.report.runs.Collected`; they give the `COSTS` of rows.
+        all_published: also rows of the published tables that were not run.
+        columns: the beginnings of the names of those that are wanted, such as PQ, params; (): all.
 
     Raises:
-        ValueError: an experiment with published metrics cannot be read.
+        ValueError: an experiment with published metrics cannot be read; a column is unknown.
     """
+    for column in columns:
+        if not any(name.startswith(column) for name in (*PUBLISHED, *COSTS)):
+            known = ", ".join((*PUBLISHED, *COSTS))
+            raise ValueError(f"--columns: {column} is no column; choose among {known}")
     groups, rows = group_runs(runs), published_rows()
     published: dict[str, list[Line]] = {}
     for row in rows:
         own = [group for group in groups if group.first.row == row.row]
         cells = {name: Cell(None, value) for name, value in row.metrics.items()}
-        not_run = Line(row.title, row.row, cells, _Verdict("not run"))
-        lines = [_published_line(row, group) for group in own] or [not_run]
-        published.setdefault(row.table, []).extend(lines)
+        lines = [_published_line(row, group) for group in own]
+        if all_published and not lines:
+            lines = [Line(row.title, row.row, cells, _Verdict("not run"))]
+        if lines:
+            published.setdefault(row.table, []).extend(lines)
     others: dict[str, list[Line]] = {}
     for group in groups:
         if group.first.row not in {row.row for row in rows}:
@@ -280,9 +312,9 @@ def build_tables(runs: Sequence[Run]) -> list[Table]:
             if chosen.get("dataset") and chosen.get("task"):
                 title = f"{NAMES.get(chosen['dataset'], chosen['dataset'])}, {chosen['task']}"
             title += ", predictions from files" if group.first.files else ""
-            others.setdefault(title, []).append(_other_line(group))
-    tables = [Table(title, lines, published=True) for title, lines in published.items()]
-    return tables + [Table(title, lines) for title, lines in others.items()]
+            others.setdefault(title, []).append(_other_line(group, benchmarks))
+    tables = [Table(title, lines, False, columns) for title, lines in others.items()]
+    return tables + [Table(title, lines, True, columns) for title, lines in published.items()]
 
 
 def _published_line(row: _PublishedRow, group: Group) -> Line:
@@ -300,13 +332,32 @@ def _published_line(row: _PublishedRow, group: Group) -> Line:
     return Line(row.title, row.row, cells, _judge(group, row), notes, group)
 
 
-def _other_line(group: Group) -> Line:
+def find_benchmark(run: Run, benchmarks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The last benchmark of a run's network; of its experiment where that has one network only."""
+    own = [each for each in benchmarks if each["row"] == run.row]
+    same = [each for each in own if each["network"] == run.network]
+    if same or len({each["network"] for each in own}) == 1:
+        return (same or own)[-1]
+    return None
+
+
+def _costs(benchmark: Mapping[str, Any] | None) -> dict[str, Cell]:
+    if benchmark is None:
+        return {}
+    rate, device, host = (benchmark[x] for x in ("images_per_s", "device_MiB", "host_MiB"))
+    memory = device if math.isfinite(device) else host
+    numbers = (benchmark["parameters"] / 1e6, benchmark["GMACs"], 1000 / rate, memory)
+    return {n: Cell(Spread.over([x])) for n, x in zip(COSTS, numbers, strict=True)}
+
+
+def _other_line(group: Group, benchmarks: Sequence[Mapping[str, Any]]) -> Line:
     run = group.first
     parts = [run.choices[part] for part in ("backbone", "head") if part in run.choices]
     title = ", ".join(NAMES.get(x, x) for x in parts) or run.row
     notes = [] if run.finished else [run.status]
     notes += [f"trial: {run.trial}"] if run.trial else []
     cells = {name: Cell(group.metric(name)) for name in group.metric_names()}
+    cells |= _costs(find_benchmark(run, benchmarks))
     return Line(title, run.row, cells, notes=notes + _notes(group), group=group)
 
 

@@ -31,4 +31,4 @@ def collected(tmp_path):
 
 @pytest.fixture
 def tables(collected):
-    return build_tables(collected.runs)
+    return build_tables(collected.runs, collected.benchmarks, all_published=True)

@@ -1,5 +1,6 @@
 """The published tables come whole, and a verdict compares a run with its published row."""
 
+import json
 import math
 import re
 from fractions import Fraction
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.formats import line_texts
-from panoptic_dl.report.runs import Group, read_run
+from panoptic_dl.core.run_folder import write_sweep
+from panoptic_dl.report.formats import line_texts, report_latex
+from panoptic_dl.report.page_charts import speeds
+from panoptic_dl.report.runs import Curves, Group, collect, read_run
 from panoptic_dl.report.tables import (
     CONF,
     TOLERANCE,
@@ -217,9 +220,69 @@ def test_predictions_from_files_are_no_row_of_a_network(tmp_path):
         assert judged(tmp_path / name, mode="eval", **found).word == "no verdict"
     make_run(tmp_path / "network", ROW, mode="eval", settings={"predictions": None}, seed=1)
     runs = [read_run(folder, folder.name) for folder in sorted(tmp_path.iterdir())]
-    tables = build_tables(runs)
+    tables = build_tables(runs, all_published=True)
     lines = [line for table in tables if table.published for line in table.lines if line.group]
     assert [line.group.first.label for line in lines] == ["network"]
     (files,) = [table for table in tables if not table.published]
     assert files.title == "Cityscapes, panoptic, predictions from files"
     assert {(line.title, line.row) for line in files.lines} == {("files of of/truth",) * 2}
+
+
+def measured_table(folder, order=("slow", "fast", "large")):
+    """A sweep of three backbones, trained and measured, spelled in an order of its own."""
+    numbers = {"slow": (60.0, 50e6, 2.0), "fast": (40.0, 3.25e6, 20.0), "large": (59.0, 90e6, 1.0)}
+    write_sweep(folder, {f"{x}-train": [f"backbone={x}"] for x in order})
+    for name in order:
+        pq, parameters, rate = numbers[name]
+        row, given = f"mine_panoptic_{name}_conv", [f"backbone={name}", "head=conv"]
+        make_run(folder / f"{name}-train", row, metrics={"PQ": pq, "mIoU": pq}, overrides=given)
+        made = make_run(
+            folder / f"{name}-bench", row, mode="benchmark", overrides=["mode=benchmark", *given]
+        )
+        content = {"parameters": parameters, "GMACs": 10.0, "peak_host_MiB": 900.0}
+        content |= {"machine": "a CPU", "stages": {"total": {"images_per_s": rate}}}
+        (made / "benchmark.json").write_text(json.dumps(content))
+    return collect([folder])
+
+
+def test_costs_of_benchmarks_stand_beside_metrics_in_the_order_of_the_sweep(tmp_path):
+    found = measured_table(tmp_path)
+    (table,) = build_tables(found.runs, found.benchmarks)
+    assert table.columns == ["PQ", "mIoU", "params_M", "GMACs", "ms_per_image", "peak_MiB"]
+    assert [line_texts(line, table) for line in table.lines] == [
+        ["**60.0**", "**60.0**", "50.0", "**10.0**", "500.0", "**900.0**"],
+        ["40.0", "40.0", "**3.2**", "**10.0**", "**50.0**", "**900.0**"],
+        ["59.0", "59.0", "90.0", "**10.0**", "1000.0", "**900.0**"],
+    ]
+    (table,) = build_tables(found.runs, found.benchmarks, columns=["ms", "params", "PQ"])
+    assert table.columns == ["ms_per_image", "params_M", "PQ"]
+    with pytest.raises(ValueError, match="--columns: speed is no column; choose among PQ, "):
+        build_tables(found.runs, columns=["speed"])
+    (drawn,) = speeds([table], {run.label: Curves() for run in found.runs}, found.benchmarks)
+    ((_, chart),) = drawn["charts"]
+    assert len(chart["front"].split()) == 2  # `large` is slower and worse than `slow`
+    assert "textbf{60.0}" in report_latex([table])
+
+
+def test_costs_are_those_of_the_same_network(tmp_path):
+    for name in ("a", "b"):
+        row, given = "mine_panoptic_timm_conv", ["backbone=timm", f"backbone.name={name}"]
+        make_run(tmp_path / name, row, metrics={"PQ": 1.0}, overrides=given, settings={"n": name})
+        made = make_run(tmp_path / f"of_{name}", row, mode="benchmark", overrides=given)
+        content = {"parameters": 1e6 if name == "a" else 2e6}
+        (made / "benchmark.json").write_text(json.dumps(content))
+    make_run(tmp_path / "c", row, metrics={"PQ": 2.0}, overrides=[], settings={"n": "c"})
+    found = collect([tmp_path])
+    (table,) = build_tables(found.runs, found.benchmarks)
+    costs = {line.group.first.label: line.cells.get("params_M") for line in table.lines}
+    assert costs["a"].own.mean == 1.0
+    assert costs["b"].own.mean == 2.0
+    assert costs["c"] is None  # nobody knows which network that is
+
+
+def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
+    make_run(tmp_path / "run", metrics={"PQ": 62.0, "mIoU": 79.0})
+    runs = collect([tmp_path]).runs
+    (table,) = build_tables(runs)
+    assert [line.verdict.word for line in table.lines] == ["below"]
+    assert len(build_tables(runs, all_published=True)) == 4
