@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
-from panoptic_dl.core.files import folder_lock, remove_temporary_files
+from panoptic_dl.core.files import folder_lock, remove_temporary_files, sha256_of
+from panoptic_dl.core.run_folder import note
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.signals import StopRequest
@@ -160,8 +161,13 @@ def train(
     lock = folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext()
     with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
-            load = partial(start_from, model, weights, pretrained, image_format)
-            start = _start(checkpoints, resume, options.iterations, load)
+
+            def load_weights() -> None:
+                file = start_from(model, weights, pretrained, image_format)
+                if file is not None and comm.is_main_process():
+                    note(run_dir, started_from={"file": file.name, "sha256": sha256_of(file)})
+
+            start = _start(checkpoints, resume, options.iterations, load_weights)
             writer = None
             if comm.is_main_process():
                 if classes is not None:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ def load_model_or_backbone(
 ) -> "Coverage":
     """Load a whole model, or only its backbone from a file that covers all of the backbone.
 
-    A classifier or a decoder beside a backbone is left out, and logged.
+    A classifier or a decoder beside a backbone is left out, and logged. A backbone with an
+    `encoder`, which pre-trained files are of, is covered by that alone, by the names that its
+    `convert_names` gives the file's tensors.
 
     Args:
         image_format: as for `load_model`.
@@ -69,7 +71,11 @@ def load_model_or_backbone(
     # Of a whole model something of the heads is there, too, and then all of it must be.
     if {name.startswith(BACKBONE) for name in matched} == {True, False}:
         return _load(model, file, whole=True)
-    return _load(model.get_submodule("backbone"), file, whole=False)
+    backbone: Any = model.get_submodule("backbone")
+    encoder = getattr(backbone, "encoder", None)
+    if encoder is None or any(name.startswith(f"{BACKBONE}encoder.") for name in matched):
+        return _load(backbone, file, whole=False)
+    return _load(encoder, replace(file, tensors=backbone.convert_names(file.tensors)), whole=False)
 
 
 def start_from(
@@ -77,8 +83,10 @@ def start_from(
     weights: str | None,
     expected: Mapping[str, Any] | None,
     image_format: str = "RGB",
-) -> None:
+) -> Path | None:
     """Load what training starts from; without any weights, log what that means.
+
+    A backbone that has `pretrained` set, and is given no weights, fetches its own.
 
     Args:
         weights: file or run folder, of the model or its backbone.
@@ -86,15 +94,21 @@ def start_from(
             `source`, where it comes from. None: training from random weights is as it should be.
         image_format: channel order of the run's images, RGB or BGR.
 
+    Returns:
+        The file that was loaded, if any.
+
     Raises:
-        WeightsError: the weights do not fit, or cannot be read.
+        WeightsError: the weights do not fit, or cannot be read or fetched.
     """
+    backbone: Any = model.get_submodule("backbone")
+    if weights is None and getattr(backbone, "pretrained", False):
+        weights = backbone.fetch_pretrained()
     if weights is not None:
         load_model_or_backbone(model, weights, image_format)
-        return
+        return find_weights(weights)
     if expected is None:
-        logger.info("No weights= given: training starts from random weights, as intended")
-        return
+        logger.info("No weights= given: training starts from %s", initial_weights(backbone))
+        return None
     for line in (
         "=" * 78,
         "NO PRE-TRAINED WEIGHTS: weights= is not given, training starts from random weights.",
@@ -105,6 +119,16 @@ def start_from(
         "=" * 78,
     ):
         logger.warning(line)
+    return None
+
+
+def initial_weights(backbone: nn.Module) -> str:
+    """What a backbone is made of that is given no weights, for messages."""
+    if hasattr(backbone, "fetch_pretrained"):
+        return "random weights; backbone.pretrained=true fetches pre-trained ones"
+    if type(backbone).__module__.partition(".")[0] in (__package__.partition(".")[0], "detectron2"):
+        return "random weights, as intended"
+    return f"the weights that {type(backbone).__name__} was built with"
 
 
 @dataclass(frozen=True)
