@@ -126,7 +126,7 @@ class TimmBackbone(Backbone):
         else:
             first = int(math.log2(levels[0].stride))
             features = {f"res{first + i}": level for i, level in enumerate(levels)}
-        select_features(self, out_features or features, features)
+        select_features(self, features if out_features is None else out_features, features)
         self._try(features, output_stride)
         self._freeze(freeze_at)
         logger.info(

@@ -11,6 +11,7 @@ from torch import nn
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.models.backbones.timm import TimmBackbone
+from panoptic_dl.models.batch import padding_multiple
 from panoptic_dl.weights.load import load_model
 from tests.models.tiny_models import make_sample
 
@@ -18,10 +19,17 @@ pytestmark = pytest.mark.thorough
 
 FOLDER = Path(__file__).parents[3] / "lazy_configs" / "backbone"
 OPTIONS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "timm")
-LIGHT = ("hrnet_tiny", "mobilenetv3_large", "resnet18")  # enough for every day
+LIGHT = ("hrnet_tiny", "mobilenetv3_large", "resnet18")
+BRANCHES = {"panoptic": ("semantic.", "instance."), "semantic": ("",)}
+OWN = ("hrnet18", "hrnet32", "hrnet48", "xception65", "resnet52")
 
 
-@pytest.fixture(scope="class", params=OPTIONS)
+def options(*daily):
+    """All options; those that are not tested every day are slow."""
+    return [pytest.param(o, marks=() if o in daily else pytest.mark.slow) for o in OPTIONS]
+
+
+@pytest.fixture(scope="class", params=options(*LIGHT, *OWN))
 def config(request):
     return LazyConfig.load(str(FOLDER / f"{request.param}.py"))
 
@@ -53,8 +61,8 @@ class TestEveryBackbone:
 
     def test_is_padded_to_whole_coarsest_pixels(self, backbone):
         coarsest = max(shape.stride for shape in backbone.output_shape().values())
-        assert backbone.size_divisibility == 32
-        assert backbone.size_divisibility % coarsest == 0
+        assert padding_multiple(backbone) in (16, 32)
+        assert padding_multiple(backbone) % coarsest == 0
 
     def test_gradients_reach_all_parameters_and_are_sound_from_scratch(self, backbone):
         """Initial weights neither blow signals up nor let them vanish."""
@@ -103,16 +111,13 @@ class TestEveryBackbone:
             instantiate({**config.backbone, "out_features": names})
 
 
-@pytest.mark.parametrize(
-    "option",
-    [pytest.param(o, marks=() if o in LIGHT else pytest.mark.slow) for o in OPTIONS],
-)
+@pytest.mark.parametrize("option", options(*LIGHT))
 @pytest.mark.parametrize("head", ["conv", "dsconv"])
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_every_head_and_task_takes_a_step_and_its_own_checkpoint(option, head, task, tmp_path):
-    config = compose(
-        [f"backbone={option}", f"head={head}", f"task={task}", "head.aspp_channels=32"]
-    )
+    narrow = [f"head.{task}.{branch}decoder_dim=16" for branch in BRANCHES[task]]
+    parts = [f"backbone={option}", f"head={head}", f"task={task}"]
+    config = compose([*parts, "head.aspp_channels=16", *narrow])
     torch.manual_seed(0)
     model, other = build(config.task.model), build(config.task.model)
     losses = model.train()([make_sample(65, 97)])
