@@ -22,7 +22,7 @@ from torch import Tensor
 
 from panoptic_dl.config import ConfigError, TargetError, build, compose, options
 from panoptic_dl.config.composition import add_config_dir
-from panoptic_dl.core.errors import WeightsError, one_line_errors
+from panoptic_dl.core.errors import PartError, WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.weights.load import Coverage, compare
 from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
@@ -128,7 +128,10 @@ def find_backbone(
     """
     config = compose([f"backbone={name}"], config_dirs)
     with torch.device("meta"):  # names and shapes are all that is needed
-        own = build(config.backbone).state_dict()
+        backbone = build(config.backbone)
+    for key, value in config.pixels.items():
+        config.pixels[key] = getattr(backbone, f"pixel_{key}") if value is None else value
+    own = backbone.state_dict()
     part = fit(own, tensors, prefix=prefix and prefix.rstrip(".") + ".")
     coverage = compare(own, part.tensors, part.left_out)
     return Found(name, config, part.prefix, part.tensors, coverage)
@@ -146,11 +149,9 @@ def find_any_backbone(
     for name in options("backbone", config_dirs):
         try:
             founds.append(find_backbone(tensors, name, prefix, config_dirs))
-        except (
-            ConfigError,
-            TargetError,
-        ) as error:  # one of the user's own that is not at fault here
-            print(f"not looked for: {name}, {error}", file=sys.stderr)
+        except (ConfigError, PartError, TargetError) as error:
+            if name != "timm":  # which stands for none; others are the user's own
+                print(f"not looked for: {name}, {error}", file=sys.stderr)
     complete = [found for found in founds if not found.coverage.faults]
     best = max(founds, key=lambda found: found.coverage.percent)
     if len(complete) > 1:

@@ -76,9 +76,12 @@ def run(arguments: argparse.Namespace) -> None:
     allow(*arguments.allow)
     config, published = read_config(folder, arguments.config_dir)
     checkpoint = find_checkpoint(folder, arguments.checkpoint)
+    model = build(config.task.model)
+    for name in ("pixel_mean", "pixel_std"):
+        published[name] = published[name] or tuple(getattr(model, name).flatten().tolist())
     file = export(
         checkpoint,
-        build(config.task.model),
+        model,
         arguments.to or folder,
         ema=arguments.ema,
         licence=arguments.licence,
@@ -119,14 +122,16 @@ def read_config(
             f"{file}: dataset.image_format is {printable(image_format)}; write RGB or BGR there"
         )
     for name in ("mean", "std"):
-        values = pixels.get(name)
+        values = pixels.get(name, "")
+        if values is None:  # those of the backbone, which the model has
+            continue
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
             raise WeightsError(f"{file}: pixels.{name} is no list of numbers; write them there")
     return config, {
         "row": "_".join(choice[name] for name in CHOICES),
         "image_format": image_format,
-        "pixel_mean": tuple(map(float, pixels["mean"])),
-        "pixel_std": tuple(map(float, pixels["std"])),
+        "pixel_mean": tuple(map(float, pixels["mean"] or ())),
+        "pixel_std": tuple(map(float, pixels["std"] or ())),
     }
 
 

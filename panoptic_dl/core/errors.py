@@ -136,7 +136,7 @@ def message_for_user(error: Exception) -> str | None:
     if isinstance(error, FloatingPointError):
         return text
     if isinstance(error, ImportError):
-        return f"{text}; optional packages: pip install 'panoptic-dl[search,launchers,wandb]'"
+        return f"{text}; optional packages: pip install 'panoptic-dl[search,launchers,timm,wandb]'"
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # of PyTorch
         return f"memory ran out: take fewer images at once, train.images_per_gpu=1 ({kind}: {text})"
     if isinstance(error, RuntimeError) and re.search(LOST, f"{kind}: {text}"):

@@ -205,9 +205,8 @@ class RunState:
 
     def note(self, **facts: Any) -> None:
         """Add what only the main process knows: its environment, its metrics."""
-        state = read_state(self.folder) if self.writes and not self.waits else {}
-        if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
-            _write(self.folder, state | {"status": "running"} | facts)
+        if self.writes and not self.waits:
+            note(self.folder, **facts)
 
     def end(self, status: str, error: str | None = None) -> None:
         """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
@@ -225,6 +224,13 @@ class RunState:
                     (self.folder / ERROR).unlink(missing_ok=True)
         release_lock(self._lock)
         self._lock = None
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Add to the `run.json` of a run that is under way and was accepted."""
+    state = read_state(folder)
+    if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
+        _write(folder, state | {"status": "running"} | facts)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

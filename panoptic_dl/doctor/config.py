@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections import Counter
+from typing import Any
 
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import FrozenBatchNorm2d
@@ -25,7 +26,7 @@ from panoptic_dl.doctor.data import IN_HEADERS, SPLITS
 from panoptic_dl.models.heads import PADDING, ClampedAvgPool2d
 from panoptic_dl.train.recipe import Recipe, find_differences, images_of_statistics
 from panoptic_dl.train.train import check_best, make_schedule
-from panoptic_dl.weights.load import load_to_train
+from panoptic_dl.weights.load import initial_weights, load_to_train
 from panoptic_dl.weights.names import not_finite
 
 # (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
@@ -234,18 +235,21 @@ def _check_evaluation(context: CheckContext) -> CheckResult:
 
 def _check_weights(context: CheckContext) -> CheckResult:
     """`weights=` covers the model or its backbone, with finite numbers; they are loaded."""
-    if context.weights is None:
+    model: Any = context.part("model")
+    weights = context.weights
+    if weights is None and getattr(model.backbone, "pretrained", False):
+        weights = model.backbone.fetch_pretrained()
+    if weights is None:
         if context.pretrained is None:
-            return ok("none, and none are expected: training starts from random weights")
+            return ok(f"none: training starts from {initial_weights(model.backbone)}")
         file = context.pretrained["file"]
         return warn(
             f"none: published metrics start from {file}, of {context.pretrained['source']}",
             f"weights={file} (pretrained=null if random weights are meant)",
         )
-    model: nn.Module = context.part("model")
     match, classes = context.weights_match, context.part("classes")
-    coverage = load_to_train(model, context.weights, context.image_format, match, classes)
-    found = f"{context.weights}: {coverage.lines()[0]}"
+    coverage = load_to_train(model, weights, context.image_format, match, classes)
+    found = f"{weights}: {coverage.lines()[0]}"
     if bad := list(not_finite(model.state_dict())):
         return fail(
             f"{found}, but {len(bad)} tensors hold infinite values or NaN, such as {bad[0]}",

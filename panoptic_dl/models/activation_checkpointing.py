@@ -47,12 +47,12 @@ def _wrap(block: nn.Module) -> None:
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         return nullcontext(), _buffers_unchanged(block)
 
-    def recomputed(*inputs: Any) -> Any:
+    def recomputed(*inputs: Any, **options: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
-            return forward(*inputs)
+            return forward(*inputs, **options)
         if torch.compiler.is_compiling():  # traced, buffers are updated once
-            return checkpoint(forward, *inputs, use_reentrant=False)
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+            return checkpoint(forward, *inputs, use_reentrant=False, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
     block.forward = recomputed  # a module finds it before that of its class
 

@@ -26,7 +26,8 @@ class SegmentationModel(nn.Module):
         backbone: Detectron2 backbone.
         heads: by their names in the model; each is called as
             `head(input_shape=backbone.output_shape())`.
-        pixel_mean, pixel_std: one number per channel of the image, in its units.
+        pixel_mean, pixel_std: one number per channel of the image, in its units; None: those of the
+            backbone, which has them as attributes.
         size_divisibility: see `padding_multiple`.
     """
 
@@ -40,8 +41,8 @@ class SegmentationModel(nn.Module):
         *,
         backbone: Backbone,
         heads: dict[str, Any],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] | None,
+        pixel_std: Sequence[float] | None,
         size_divisibility: int = 0,
     ):
         super().__init__()
@@ -50,6 +51,8 @@ class SegmentationModel(nn.Module):
             self.add_module(name, head(input_shape=backbone.output_shape()))
         # Not in checkpoints, as in Detectron2: they belong to the configuration.
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            if values is None and (values := getattr(backbone, name, None)) is None:
+                raise ValueError(f"{type(backbone).__name__} has no {name}: give one")
             statistics = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
             self.register_buffer(name, statistics, persistent=False)
         self.size_divisibility = padding_multiple(backbone, size_divisibility)

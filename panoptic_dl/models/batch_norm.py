@@ -44,6 +44,31 @@ class NaiveSyncBatchNorm(layers.NaiveSyncBatchNorm):
         return output
 
 
+class _WithActivation(nn.Module):
+    """What timm's layers do after normalizing: drop and activate, by parts of their own."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
+
+
+class BatchNormAct(_WithActivation, nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, then an activation."""
+
+
+class NaiveSyncBatchNormAct(_WithActivation, NaiveSyncBatchNorm):
+    """`NaiveSyncBatchNorm`, then an activation."""
+
+
+WITH_ACTIVATION: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: BatchNormAct,
+    NaiveSyncBatchNorm: NaiveSyncBatchNormAct,
+}
+
+
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every `nn.SyncBatchNorm` by a class that runs in this process group, in place.
 
@@ -52,7 +77,8 @@ def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     stay the same objects under the same names. Call it before an optimizer or
     DistributedDataParallel sees the model, and after the process group exists.
     """
-    names = [name for name, module in model.named_modules() if type(module) is nn.SyncBatchNorm]
+    modules = model.named_modules()
+    names = [name for name, module in modules if isinstance(module, nn.SyncBatchNorm)]
     if not names:
         return model
     num_processes = comm.get_world_size()
@@ -65,8 +91,9 @@ def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     logger.info("SyncBN: %d layers use %s (%s)", len(names), chosen.__name__, reason)
     for name in names if chosen is not nn.SyncBatchNorm else ():
         layer: Any = model.get_submodule(name)
+        kind: Any = WITH_ACTIVATION[chosen] if hasattr(layer, "act") else chosen
         with torch.device("meta"):
-            copy = chosen(
+            copy = kind(
                 layer.num_features,
                 eps=layer.eps,
                 momentum=layer.momentum,
@@ -75,6 +102,7 @@ def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
             )
         copy._parameters.update(layer._parameters)
         copy._buffers.update(layer._buffers)
+        copy._modules.update(layer._modules)
         model.set_submodule(name, copy.train(layer.training))
     return model
 
@@ -117,7 +145,7 @@ def fold_batch_norms(model: nn.Module, run: Callable[[], Any]) -> int:
     names = {module: name for name, module in model.named_modules()}
     for convolution, norm in pairs:
         _fold(convolution, norm)
-        model.set_submodule(names[norm], nn.Identity())
+        model.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))
     return folded + len(pairs)
 
 

@@ -24,7 +24,7 @@ class DeepLabV3Plus(SegmentationModel):
         backbone: Detectron2 backbone.
         sem_seg_head: called as `sem_seg_head(input_shape=backbone.output_shape())`, such as a
             partial `panoptic_dl.models.heads.semantic_head`.
-        pixel_mean, pixel_std: one number per channel of the image, in its units.
+        pixel_mean, pixel_std: see `SegmentationModel`.
     """
 
     targets = ("sem_seg",)
@@ -35,8 +35,8 @@ class DeepLabV3Plus(SegmentationModel):
         *,
         backbone: Backbone,
         sem_seg_head: Callable[..., nn.Module],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] | None,
+        pixel_std: Sequence[float] | None,
     ):
         super().__init__(
             backbone=backbone,

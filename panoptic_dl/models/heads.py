@@ -56,7 +56,7 @@ def semantic_branch(
     if not 0 < loss_top_k <= 1:
         raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
     head = PanopticDeepLabSemSegHead(
-        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=32, **decoder),
         num_classes=num_classes,
         head_channels=head_channels,
         loss_weight=loss_weight,
@@ -89,7 +89,7 @@ def instance_branch(
         offset_loss_weight: factor of `loss_offset` (L1 in pixels).
     """
     head = PanopticDeepLabInsEmbedHead(
-        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=32, **decoder),
         head_channels=head_channels,
         center_loss_weight=center_loss_weight,
         offset_loss_weight=offset_loss_weight,
@@ -117,7 +117,7 @@ def semantic_head(
         ignore_value: label of pixels that do not count.
     """
     head = DeepLabV3PlusHead(
-        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, **decoder),
+        **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=48, **decoder),
         num_classes=num_classes,
         loss_weight=loss_weight,
         loss_type=loss_type,
@@ -129,11 +129,12 @@ def semantic_head(
 def _decoder_arguments(
     input_shape: dict[str, ShapeSpec],
     *,
-    in_features: Sequence[str],
-    project_channels: Sequence[int],
-    aspp_dilations: Sequence[int],
+    in_features: Sequence[str] | None,
+    project_channels: Sequence[int] | None,
+    aspp_dilations: Sequence[int] | None,
     train_size: Sequence[int] | None,
     decoder_dim: int,
+    projection: int,
     aspp_channels: int = 256,
     aspp_dropout: float = 0.1,
     common_stride: int = 4,
@@ -144,10 +145,13 @@ def _decoder_arguments(
 
     Args:
         input_shape: the backbone's `output_shape()`.
-        in_features: names of the features used; the head orders them fine to coarse.
+        in_features: names of the features used; the head orders them fine to coarse. None: the
+            last one of each stride.
         project_channels: channels that each feature but the coarsest is projected to, fine to
-            coarse.
-        aspp_dilations: three dilation rates of the ASPP.
+            coarse. None: `projection` at stride 4, twice as many at 8, and so on.
+        aspp_dilations: three dilation rates of the ASPP. None: 6, 12 and 18 at stride 16, half of
+            them at 32, and so on.
+        projection: 32 in Panoptic-DeepLab, 48 in DeepLabV3+, as published.
         train_size: (height, width) of the training crop in pixels, the window of the image pooling;
             None pools globally.
         decoder_dim: channels after every fusion.
@@ -158,6 +162,8 @@ def _decoder_arguments(
         use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder
             and heads except center.
     """
+    if in_features is None:
+        in_features = [*{shape.stride: name for name, shape in input_shape.items()}.values()]
     names = tuple(in_features)
     missing = [name for name in names if name not in input_shape]
     if missing or not names:
@@ -165,6 +171,12 @@ def _decoder_arguments(
             f"in_features={names} names {missing or 'nothing'}: the backbone returns "
             f"{tuple(input_shape)} (its out_features)"
         )
+    strides = {name: input_shape[name].stride for name in names}
+    finest, coarsest = min(strides.values()), max(strides.values())
+    if project_channels is None:
+        project_channels = [projection * s // 4 for s in sorted(strides.values())[:-1]]
+    if aspp_dilations is None:
+        aspp_dilations = [max(1, rate * 16 // coarsest) for rate in (6, 12, 18)]
     if len(project_channels) != len(names) - 1:
         raise ValueError(
             f"project_channels={tuple(project_channels)} must have one number for each of "
@@ -172,8 +184,6 @@ def _decoder_arguments(
         )
     if len(aspp_dilations) != 3:
         raise ValueError(f"aspp_dilations={tuple(aspp_dilations)} must be three numbers")
-    strides = {name: input_shape[name].stride for name in names}
-    finest, coarsest = min(strides.values()), max(strides.values())
     if common_stride != finest:
         raise ValueError(
             f"common_stride={common_stride} must be the stride of the finest of in_features, "

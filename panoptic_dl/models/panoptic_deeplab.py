@@ -42,7 +42,7 @@ class PanopticDeepLab(SegmentationModel):
         sem_seg_head: called as `sem_seg_head(input_shape=backbone.output_shape())`, such as a
             partial `panoptic_dl.models.heads.semantic_branch`.
         ins_embed_head: likewise, such as a partial `panoptic_dl.models.heads.instance_branch`.
-        pixel_mean, pixel_std: one number per channel of the image, in its units.
+        pixel_mean, pixel_std: see `SegmentationModel`.
         thing_ids: contiguous category ids of the things.
         label_divisor: panoptic id = category id * label_divisor + instance number.
         stuff_area: stuff with fewer pixels in an image becomes void.
@@ -72,8 +72,8 @@ class PanopticDeepLab(SegmentationModel):
         backbone: Backbone,
         sem_seg_head: Callable[..., nn.Module],
         ins_embed_head: Callable[..., nn.Module],
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] | None,
+        pixel_std: Sequence[float] | None,
         thing_ids: Iterable[int],
         stuff_area: int,
         nms_kernel: int,

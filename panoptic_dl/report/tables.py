@@ -25,6 +25,17 @@ NAMES = {
     "hrnet32": "HRNet-32",
     "hrnet48": "HRNet-48",
     "hrnet_tiny": "HRNet-tiny",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet52": "ResNet-52",
+    "resnet103": "ResNet-103",
+    "convnext_tiny": "ConvNeXt-T",
+    "convnextv2_base": "ConvNeXt V2-B",
+    "swin_tiny": "Swin-T",
+    "mobilenetv3_large": "MobileNetV3-L",
+    "efficientnetv2_s": "EfficientNetV2-S",
+    "dinov2_vits14": "DINOv2 ViT-S/14",
+    "dinov3_vits16": "DINOv3 ViT-S/16",
     "cityscapes": "Cityscapes",
     "coco": "COCO",
     "toy_cityscapes": "toy Cityscapes",
@@ -97,7 +108,7 @@ def _published_row(file: Path, experiment: Mapping[str, Any]) -> _PublishedRow:
     record = _read(recipes / f"{usual}.yaml")["recipe_record"]
     # Where a dataset's recipe was corrected later, the published metrics are of the old one.
     old = f"{usual}_old"
-    has_old = (recipes / f"{old}.yaml").is_file()
+    has_old = (recipes / f"{old}.yaml").is_file() and "published_note" not in experiment
     return _PublishedRow(
         row=experiment_name(chosen),
         table=f"{NAMES.get(dataset, dataset)}, {task}, {head}",

@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
-from panoptic_dl.core.files import folder_lock
+from panoptic_dl.core.files import folder_lock, sha256_of
+from panoptic_dl.core.run_folder import note
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.session import accept
@@ -171,10 +172,13 @@ def train(
     with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
             checkpoints.check_room(model, optim)
-            load = partial(
-                start_from, model, weights, pretrained, image_format, weights_match, classes
-            )
-            start = _start(checkpoints, resume, options.iterations, load)
+            started_from: list[Path | None] = []
+
+            def load_weights() -> None:
+                given = (weights, pretrained, image_format, weights_match, classes)
+                started_from.append(start_from(model, *given))
+
+            start = _start(checkpoints, resume, options.iterations, load_weights)
             if start and loader.other_records:
                 if not resume_changed:
                     raise ValueError(f"{OTHER_RECORDS}, or go on with these: resume_changed=true")
@@ -183,6 +187,8 @@ def train(
                 record_classes(classes, folder)
             comm.synchronize()  # all processes have come here
             accept()
+            for file in filter(None, started_from if is_main else ()):
+                note(folder, started_from={"file": file.name, "sha256": sha256_of(file)})
             writer = None
             if is_main:
                 checkpoints.tidy(start)

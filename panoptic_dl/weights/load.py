@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ def load_to_train(
 ) -> "Coverage":
     """Load what a training starts from: a whole model, its backbone, or another part of it.
 
+    A backbone with an `encoder`, which pre-trained files are of, is covered by that alone, by the
+    names that its `convert_names` gives the file's tensors.
+
     Args:
         image_format: as for `load_model`.
         match: what has to be in the file.
@@ -97,7 +100,12 @@ def load_to_train(
         matched = own.keys() & fit(own, file.tensors, whole=True).tensors.keys()
     # Of a whole model something of the heads is there, too, and then all of it must be.
     if match == "backbone" or {name.startswith(BACKBONE) for name in matched} != {True, False}:
-        return _load(model.get_submodule("backbone"), file, part="backbone")
+        backbone: Any = model.get_submodule("backbone")
+        encoder = getattr(backbone, "encoder", None)
+        if encoder is None or any(name.startswith(f"{BACKBONE}encoder.") for name in matched):
+            return _load(backbone, file, part="backbone")
+        converted = replace(file, tensors=backbone.convert_names(file.tensors))
+        return _load(encoder, converted, part="backbone")
     if (
         theirs
         and classes
@@ -149,8 +157,10 @@ def start_from(
     image_format: str = "RGB",
     match: str = "strict",
     classes: Classes | None = None,
-) -> None:
+) -> Path | None:
     """Load what training starts from; without any weights, log what that means.
+
+    A backbone that has `pretrained` set, and is given no weights, fetches its own.
 
     Args:
         weights: file or run folder, of the model or its backbone.
@@ -159,18 +169,24 @@ def start_from(
         image_format: channel order of the run's images, RGB or BGR.
         match, classes: see `load_to_train`.
 
+    Returns:
+        The file that was loaded, if any.
+
     Raises:
         ValueError: `match` is wrong, or there are no weights to be matched.
-        WeightsError: the weights do not fit, or cannot be read.
+        WeightsError: the weights do not fit, or cannot be read or fetched.
     """
+    backbone: Any = model.get_submodule("backbone")
+    if weights is None and getattr(backbone, "pretrained", False):
+        weights = backbone.fetch_pretrained()
     if weights is not None:
         load_to_train(model, weights, image_format, match, classes)
-        return
+        return find_weights(weights)
     if match != "strict":
         raise ValueError(f"weights_match={match} needs weights=, a file or a run folder")
     if expected is None:
-        logger.info("No weights= given: training starts from random weights, as intended")
-        return
+        logger.info("No weights= given: training starts from %s", initial_weights(backbone))
+        return None
     for line in (
         "=" * 78,
         "NO PRE-TRAINED WEIGHTS: weights= is not given, training starts from random weights.",
@@ -181,6 +197,16 @@ def start_from(
         "=" * 78,
     ):
         logger.warning(line)
+    return None
+
+
+def initial_weights(backbone: nn.Module) -> str:
+    """What a backbone is made of that is given no weights, for messages."""
+    if hasattr(backbone, "fetch_pretrained"):
+        return "random weights; backbone.pretrained=true fetches pre-trained ones"
+    if type(backbone).__module__.partition(".")[0] in (__package__.partition(".")[0], "detectron2"):
+        return "random weights, as intended"
+    return f"the weights that {type(backbone).__name__} was built with"
 
 
 @dataclass(frozen=True)
