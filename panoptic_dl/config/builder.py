@@ -40,6 +40,7 @@ ALLOWED = [
     "detectron2.modeling",
     "detectron2.projects",
     "detectron2.solver",
+    "fvcore.common.param_scheduler",
     "torch.nn",
     "torch.optim",
 ]
