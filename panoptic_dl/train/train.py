@@ -31,7 +31,14 @@ from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.ema import FOLDER, UpdateAverage, WeightAverage, evaluate_both
-from panoptic_dl.train.hooks import CheckpointHook, EvalHook, MetricsWriter, ScheduleHook
+from panoptic_dl.train.hooks import (
+    CheckpointHook,
+    EarlyStop,
+    EvalHook,
+    MetricsWriter,
+    ScheduleHook,
+    StoppedEarly,
+)
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.recipe import (
     Recipe,
@@ -111,6 +118,7 @@ def train(
     """
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
     check_best(saving.best, evaluation, options.ema)
+    early_stop = make_early_stop(options, evaluation)
     published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
     if hasattr(evaluation, "check_folder"):
         evaluation.check_folder(folder)
@@ -157,9 +165,9 @@ def train(
         run_dir=folder,
         find_unused_parameters=find_unused_parameters,
     )
-    # These first: the schedule's state is in checkpoints.
+    # These first: their states are in checkpoints.
     rates = ScheduleHook(optim, scheduler)
-    trainer.register_hooks([hooks.IterationTimer(), rates])
+    trainer.register_hooks([hooks.IterationTimer(), rates, early_stop])
     parts, average = {"model": model, "trainer": trainer}, None
     if options.ema is not None:
         average = parts["ema"] = WeightAverage(model, options.ema)
@@ -196,10 +204,10 @@ def train(
                 )
                 listening.start(Run(folder, "train", start, writer.history(), model))
         evaluate = partial(evaluate_both, evaluation, model, average, folder)
-        evaluator = EvalHook(evaluate, checkpoints, stop, rates, writer, options)
+        evaluator = EvalHook(evaluate, checkpoints, stop, rates, early_stop, writer, options)
         # The writer comes first: no checkpoint without its line.
         trainer.register_hooks([writer, CheckpointHook(checkpoints), evaluator])
-        with training_arithmetic(options):
+        with training_arithmetic(options), contextlib.suppress(StoppedEarly):
             trainer.train(start, options.iterations)
         if options.fast_dev_run:
             checkpoints.restore()
@@ -209,11 +217,31 @@ def train(
     return evaluator.results
 
 
-def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
-    """Raise ValueError where `checkpoint.best` is no metric that the evaluation will have.
+def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
+    """The hook that `train.early_stop` asks for; ValueError where it cannot be."""
+    options = settings.early_stop
+    if options is None:
+        return EarlyStop()
+    if not {"patience"} <= options.keys() <= {"metric", "patience"}:
+        raise ValueError(f"train.early_stop={options} must be such as {{metric: PQ, patience: 5}}")
+    check_value("train.early_stop.patience", options["patience"], int, key(0, "", least=1).metadata)
+    if not settings.eval_period:
+        raise ValueError(
+            "train.early_stop waits for evaluations during training: set train.eval_period, the "
+            "iterations between them"
+        )
+    check_best(options.get("metric"), evaluation, settings.ema, "train.early_stop.metric")
+    return EarlyStop(**options)
+
+
+def check_best(
+    best: str | None, evaluation: Any, ema: float | None, name: str = "checkpoint.best"
+) -> None:
+    """Raise ValueError where a setting is no metric that the evaluation will have.
 
     Args:
         best: the metric's name; None: the first of the evaluation.
+        name: of the setting.
         evaluation: has `metric_names`, else any metric is taken.
         ema: `train.ema`, with which there are the metrics of the average, too.
     """
@@ -228,7 +256,7 @@ def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
     if best is not None and best not in names:
         without = " (of the average of the weights, which train.ema=0.9999 makes)"
         raise ValueError(
-            f"checkpoint.best={best}{without * (ema is None and best.startswith(FOLDER))} is no "
+            f"{name}={best}{without * (ema is None and best.startswith(FOLDER))} is no "
             f"metric of this evaluation; choose one of {', '.join(names)}"
         )
 

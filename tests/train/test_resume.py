@@ -337,6 +337,18 @@ def test_a_plateau_that_was_changed_has_seen_the_metrics_from_the_beginning(tmp_
     assert whole == parts
 
 
+@pytest.mark.parametrize("step", range(1, 7))
+def test_an_early_stop_counts_on_after_an_interruption(tmp_path, step):
+    options = {"iterations": 12, "evaluation": Judged(), "eval_period": 1, "best": "PQ"}
+    options["early_stop"] = {"patience": 4}
+    run_training(tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        run_training(tmp_path / "parts", model=Stopping(step), **options)
+    run_training(tmp_path / "parts", resume=True, **options)
+    assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
+    assert [x["iteration"] for x in losses(tmp_path / "parts")] == list(range(6))
+
+
 def test_other_images_of_the_same_number_are_refused(tmp_path, caplog):
     run_training(tmp_path, iterations=2)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}

@@ -368,3 +368,38 @@ def test_adamw_is_an_option_beside_that_of_the_recipe():
     other = compose(["+optimizer.optimizer.momentum_decay=0.1", "task=panoptic",
                      "optimizer.optimizer._target_=torch.optim.NAdam"])  # fmt: skip
     assert type(build(other.optimizer)(Net())) is torch.optim.NAdam
+
+
+def test_a_run_stops_when_its_metric_gets_no_better(tmp_path, caplog):
+    evaluation = TinyEvaluation(10.0, 30.0, 20.0, 30.0, 40.0)
+    stop = {"early_stop": {"metric": "PQ", "patience": 2}, "eval_period": 2, "period": 99}
+    results = run_training(tmp_path, iterations=20, evaluation=evaluation, **stop)
+    assert evaluation.calls == 4
+    assert results["metrics"] == {"PQ": 30.0}
+    assert [line["iteration"] for line in metrics(tmp_path)] == list(range(8))
+    assert "Stopped after iteration 8 of 20: 2 evaluations in a row" in caplog.text
+    manifest = json.loads((tmp_path / "checkpoints.json").read_text())["files"]
+    assert manifest["model_final.pth"]["iteration"] == 7
+    assert manifest["model_best.pth"]["iteration"] == 3
+    again = TinyEvaluation(5.0)  # resumed, it is done, and evaluated once more
+    results = run_training(tmp_path, iterations=20, evaluation=again, resume=True, **stop)
+    assert (again.calls, results["metrics"]) == (1, {"PQ": 5.0})
+    assert len(metrics(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("early_stop", "message"),
+    [
+        ({"metric": "PQ"}, r"early_stop=.* must be such as \{metric: PQ, patience: 5\}"),
+        ({"patience": 5, "mode": "max"}, "must be such as"),
+        ({"patience": 0}, r"patience=0 must be a whole number, at least 1"),
+        ({"metric": "AP", "patience": 1}, r"early_stop\.metric=AP is no metric.*choose one of PQ"),
+        ({"patience": 1}, r"set train\.eval_period"),
+    ],
+)
+def test_an_early_stop_that_cannot_be_is_refused(tmp_path, early_stop, message):
+    evaluation = TinyEvaluation()
+    evaluation.metric_names = ["PQ"]
+    options = {"evaluation": evaluation, "eval_period": int(early_stop != {"patience": 1})}
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, early_stop=early_stop, **options)
