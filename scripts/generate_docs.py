@@ -33,7 +33,7 @@ PACKAGES = (
     "report",
 )
 
-CHOICES = ("optimizer", "schedule")  # groups of conf/ that are no settings
+CHOICES = ("optimizer", "schedule", "augmentation")  # groups of conf/ that are no settings
 
 
 def module_tree() -> str:
@@ -73,7 +73,8 @@ def settings_page() -> str:
     for group in CHOICES:
         lines = [f"## {group}=\n", "| option | what it is |", "| --- | --- |"]
         for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
-            meaning = file.read_text().splitlines()[0].lstrip("# ")
+            lines_of_file = file.read_text().splitlines()
+            meaning = next(x for x in lines_of_file if not x.startswith("# @")).lstrip("# ")
             lines.append(f"| `{file.stem}` | {meaning} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

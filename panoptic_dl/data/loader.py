@@ -143,6 +143,8 @@ class TrainLoader:
         self._shapes = _shapes(records) if aspect_ratio_grouping else None
         self._fingerprint, self.other_records = fingerprint(records), False
         self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
+        if hasattr(mapper, "records"):
+            mapper.records = self._dataset
         self.device: torch.device | None = None
         self._steps_done = 0
         self._order = self._new_order()
