@@ -1,5 +1,6 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
+from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import begin_program
@@ -37,13 +38,16 @@ def run(config: DictConfig, job: Any) -> float | None:
 
     state = RunState(job.runtime.output_dir, writes=is_recorded(config, job))
     with session(job.runtime.output_dir, state):
-        texts, facts = config_texts(config, job), identity(config, job)
+        texts = config_texts(config, job)
+        mode, folder = str(job.runtime.choices.get("mode")), Path(job.runtime.output_dir)
+        state.remarks += builder.set_iterations(config, mode, folder)
+        facts = identity(config, job)
         finished = resume_in_sweep(config, job, facts)
         if finished is not None:
             return finished.metric
         state.begin(facts, texts)
         check_requeue(config, job)
-        if state.writes and facts["mode"] == "train":
+        if state.writes and mode == "train":
             state.remarks += changes_on_resume(config, state.folder)
         config.run_dir = job.runtime.output_dir
         resolve(config)  # the time in names is fixed here, for all processes

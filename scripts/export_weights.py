@@ -2,8 +2,9 @@
 
     python scripts/export_weights.py RUN [--to FOLDER] [--checkpoint model_best.pth] [--ema]
 
-RUN is an output folder. Taken is model_final.pth, else the newest checkpoint. The file is loaded
-into the model of the run's saved config, and every value compared, before it gets its name.
+RUN is an output folder. Taken is model_best.pth of a run with checkpoint.best or train.early_stop,
+else model_final.pth, else the newest checkpoint. The file is loaded into the model of the run's
+saved config, and every value compared, before it gets its name.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from panoptic_dl.core.errors import WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable, read_json_object, sha256_of
 from panoptic_dl.core.run_folder import (
     AVERAGE,
+    BEST,
     CONFIG,
     MANIFEST,
     RESULTS,
@@ -75,7 +77,9 @@ def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.run
     allow(*arguments.allow)
     config, published = read_config(folder, arguments.config_dir)
-    checkpoint = find_checkpoint(folder, arguments.checkpoint)
+    best = OmegaConf.select(config, "checkpoint.best") or config.get("train", {}).get("early_stop")
+    name = BEST if best and not arguments.ema and (folder / BEST).is_file() else None
+    checkpoint = find_checkpoint(folder, arguments.checkpoint or name)
     model = build(config.task.model)
     for name in ("pixel_mean", "pixel_std"):
         published[name] = published[name] or tuple(getattr(model, name).flatten().tolist())

@@ -1,7 +1,7 @@
 """Write the parts of the documentation that come from the code: `make docs`.
 
-docs/settings.md from panoptic_dl/core/settings.py, and the tree of docs/architecture.md from the
-first sentences of the modules.
+docs/settings.md from panoptic_dl/core/settings.py and the first lines of the options in conf/, and
+the tree of docs/architecture.md from the first sentences of the modules.
 """
 
 import ast
@@ -33,6 +33,8 @@ PACKAGES = (
     "report",
 )
 
+CHOICES = ("optimizer", "schedule", "augmentation")  # groups of conf/ that are no settings
+
 
 def module_tree() -> str:
     """A line for every package and module: its name and the first sentence of its docstring."""
@@ -53,7 +55,7 @@ def _line(name: str, file: Path) -> str:
 
 
 def settings_page() -> str:
-    """The text of docs/settings.md: a table for each group."""
+    """The text of docs/settings.md: a table for each group of settings, and of options."""
     parts = [
         "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
         "experiment file. `make docs` makes this page."
@@ -67,6 +69,13 @@ def settings_page() -> str:
         for row in settings_table(group):
             name, default, values, meaning = (cell.replace("|", "\\|") for cell in row)
             lines.append(f"| `{name}` | `{default}` | {values} | {meaning} |")
+        parts.append("\n".join(lines))
+    for group in CHOICES:
+        lines = [f"## {group}=\n", "| option | what it is |", "| --- | --- |"]
+        for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            lines_of_file = file.read_text().splitlines()
+            meaning = next(x for x in lines_of_file if not x.startswith("# @")).lstrip("# ")
+            lines.append(f"| `{file.stem}` | {meaning} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from panoptic_dl.config import compose, composition
+from panoptic_dl.config.builder import set_iterations
 from run import main, work
 from run import run as run_job
 
@@ -48,7 +49,10 @@ SMALL = [
 def in_process(run_dir: Path, *overrides: str) -> dict[str, Any]:
     """What each process of a run does, in this process, without the cost of starting Python."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    return work("cpu", compose([*overrides, f"run_dir={run_dir}"]), ())
+    config = compose([*overrides, f"run_dir={run_dir}"])
+    modes = [word.removeprefix("mode=") for word in overrides if word.startswith("mode=")]
+    set_iterations(config, (modes or ["train"])[0], run_dir)
+    return work("cpu", config, ())
 
 
 def compose_with_hydra(*overrides: str) -> DictConfig:

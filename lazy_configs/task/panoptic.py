@@ -41,6 +41,9 @@ task = dict(
                 L(T.RandomFlip)(),
             ],
             augmentation="${dataset.augmentation}",
+            resize=None,  # these three are of the group `augmentation`
+            photometric=None,
+            copy_paste=None,
             cache=L(decoded_cache)(
                 folder="${dataset.cache.folder}", max_gb="${dataset.cache.max_gb}"
             ),

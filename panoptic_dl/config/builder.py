@@ -1,13 +1,16 @@
 """Build the objects that a config describes."""
 
 import inspect
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from panoptic_dl.core.errors import PartError, call_text, make_part
+from panoptic_dl.core.run_folder import RESOLVED
 
 # Modules and packages whose public classes and functions a config may call, and single names of
 # modules that hold others, too. A config is data that people exchange; it must not be able to run
@@ -40,6 +43,7 @@ ALLOWED = [
     "detectron2.modeling",
     "detectron2.projects",
     "detectron2.solver",
+    "fvcore.common.param_scheduler",
     "torch.nn",
     "torch.optim",
 ]
@@ -84,6 +88,10 @@ for _name, _module, _class in (
     _official, _streaming = (f"panoptic_dl.evaluation.{each}" for each in ("official", "streaming"))
     MOVED[f"{_official}.{_name}"] = f"{_official}.Official{_class}"
     MOVED[f"{_streaming}.{_name}"] = f"panoptic_dl.evaluation.{_module}.Streaming{_class}"
+
+
+COUNT = "panoptic_dl.data.loader.count_images"
+LEAST_ITERATIONS = 2000  # of a length that the size of a dataset decides
 
 
 class TargetError(ValueError):
@@ -184,3 +192,59 @@ def current_name(target: str) -> str:
         if moved is not None:
             return ".".join([moved, *parts[length:]])
     return target
+
+
+def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
+    """Fill in the length of a training where epochs, or the size of the dataset, decide about it.
+
+    A recipe with epochs and without iterations, as for custom datasets, gets its length, and a
+    warm-up of at most a tenth of that, from the number of training images; a run that goes on keeps
+    what it was begun with.
+
+    Args:
+        config: of the job, not yet resolved; it is changed.
+        mode: only trainings, and the doctor, need a length.
+        folder: of the run.
+
+    Returns:
+        The arithmetic, for the log.
+
+    Raises:
+        ValueError: both epochs and iterations are given.
+        DatasetError: the dataset cannot be read.
+    """
+    train, recipe = config.train, config.recipe_record
+    epochs, given = train.epochs, not OmegaConf.is_interpolation(train, "iterations")
+    if epochs is not None and given:
+        raise ValueError(
+            f"train.epochs={epochs:g} and train.iterations={train.iterations} say the same thing "
+            "twice: leave one of them out (train.epochs=null)"
+        )
+    by_size = OmegaConf.is_missing(recipe, "iterations") and recipe.get("epochs") is not None
+    if mode not in ("train", "doctor") or not (by_size or epochs is not None):
+        return []
+    try:
+        images = build({"_target_": COUNT, "dataset": build(config.task.train_loader.dataset)})
+    except ValueError:
+        if mode == "train":
+            raise
+        images = 0  # the doctor says so
+    if by_size:
+        recipe.iterations = max(
+            LEAST_ITERATIONS, math.ceil(recipe.epochs * images / recipe.batch_size)
+        )
+        recipe.warmup_iters = min(recipe.warmup_iters, recipe.iterations // 10)
+        if (folder / RESOLVED).is_file():
+            saved: Any = OmegaConf.load(folder / RESOLVED)
+            kept = ("iterations", "warmup_iters")
+            recipe.update({key: saved.recipe_record[key] for key in kept})
+    if epochs is not None:
+        train.iterations = max(1, math.ceil(epochs * images / train.batch_size))
+    elif not given:
+        train.iterations = math.ceil(recipe.iterations * recipe.batch_size / train.batch_size)
+    name, epochs = ("train", epochs) if epochs is not None else ("recipe_record", recipe.epochs)
+    least = f", and at least {LEAST_ITERATIONS:,}" if name == "recipe_record" else ""
+    return [
+        f"{name}.epochs={epochs:g}: {epochs:g} x {images:,} images / {train.batch_size}{least}: "
+        f"{train.iterations:,} iterations"
+    ]

@@ -31,15 +31,16 @@ NO_PART = (
     *("checkpoint.kept", "checkpoint.on_error", "dataset.root.root", "dataset.cache.folder"),
     "dataset.cache.max_gb",
 )
+# Later than saved configs.
 NEW_KEYS = (
-    "recipe_record.warmup_iters",
-    "dataset.test_split",
+    *("recipe_record.warmup_iters", "recipe_record.epochs", "dataset.test_split"),
     "weights_match",
-)  # later than saved configs
+)
 IN_EVALUATION = ("scales", "flip")  # the rest is printed, drawn and saved besides
 # What a training that goes on may change: its length, its hardware, when it is evaluated; weights
 # are in its checkpoint, and the records of the dataset are compared by themselves.
 FREE = (
+    *("train.epochs", "train.early_stop"),
     *("train.iterations", "train.images_per_gpu", "train.accumulate", "train.channels_last"),
     *("train.compile", "train.eval_period", "train.eval_at_end", "checkpoint.best", "weights"),
     *("weights_match", "dataset.root"),

@@ -55,6 +55,9 @@ class TrainSettings(Settings, group="train"):
     """`train.*`."""
 
     iterations: int = key("${recipe_record.iterations}", "Optimizer steps.", least=1)
+    epochs: float | None = key(
+        None, "Looks at each training image, in place of `iterations`; null: those.", above=0
+    )
     batch_size: int = key(
         "${recipe_record.batch_size}", "Images of one iteration, over all processes.", least=1
     )
@@ -100,6 +103,11 @@ class TrainSettings(Settings, group="train"):
     log_period: int = key(20, "Iterations between lines of console and metrics.json.", least=1)
     eval_period: int = key(0, "Iterations between evaluations; 0: only at the end.", least=0)
     eval_at_end: bool = key(True, "Evaluate after the last iteration.")
+    early_stop: dict[str, Any] | None = key(
+        None,
+        "Stop after `patience` evaluations in a row without a better `metric`, such as {metric: "
+        "PQ, patience: 5}; null: never.",
+    )
 
 
 @dataclass(frozen=True)
@@ -322,6 +330,8 @@ def has_type(value: Any, hint: Any) -> bool:
         return any(has_type(value, each) for each in get_args(hint))
     if get_origin(hint) is list:
         return isinstance(value, list) and all(has_type(each, get_args(hint)[0]) for each in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
@@ -338,7 +348,7 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(each) for each in get_args(hint))
     if get_origin(hint) is list:
         return f"a list of {_WORDS[get_args(hint)[0]].partition(' ')[2]}s"
-    return _WORDS[hint]
+    return _WORDS[get_origin(hint) or hint]
 
 
 def experiment_name(choice: Mapping[str, Any]) -> str:
@@ -364,7 +374,7 @@ _WORDS = {
     str: "a word",
     NoneType: "null",
     list: "a list",
-    dict: "an object",
+    dict: "a group of keys",
 }
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "least": ("at least", operator.ge),

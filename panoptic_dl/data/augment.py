@@ -24,6 +24,7 @@ from panoptic_dl.data.sources import IDS, Source
 
 SHAPE_ONLY = (  # whose random choice depends on the size of the image, not on pixels
     T.ResizeShortestEdge,
+    T.ResizeScale,
     T.RandomCrop,
     T.RandomFlip,
     T.Resize,

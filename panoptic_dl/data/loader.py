@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.utils.data
-from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
@@ -63,6 +63,16 @@ def test_loader(
 
 # Not a test, whatever pytest thinks of its name.
 test_loader.__test__ = False  # type: ignore[attr-defined]
+
+
+def count_images(*, dataset: str) -> int:
+    """The number of images of a dataset, by its name.
+
+    Raises:
+        DatasetError: the dataset is unknown or empty.
+    """
+    known = MetadataCatalog.get(dataset).get("num_images") if dataset in DatasetCatalog else None
+    return known or len(_records(dataset))
 
 
 def _records(dataset: str) -> list[dict[str, Any]]:
@@ -133,6 +143,8 @@ class TrainLoader:
         self._shapes = _shapes(records) if aspect_ratio_grouping else None
         self._fingerprint, self.other_records = fingerprint(records), False
         self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
+        if hasattr(mapper, "records"):
+            mapper.records = self._dataset
         self.device: torch.device | None = None
         self._steps_done = 0
         self._order = self._new_order()

@@ -7,7 +7,9 @@ Shapes: H W pixels (after augmentation).
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +18,14 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     SemanticLabelReader,
     read_image,
     require_listed_size,
     require_same_size,
+    segment_numbers,
 )
 from panoptic_dl.data.augment import Augment, Augmentations
 from panoptic_dl.data.cache import DecodedCache
@@ -29,6 +33,62 @@ from panoptic_dl.data.sources import IDS, Source, open_source
 from panoptic_dl.data.targets import PanopticTargets
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Augmented(NamedTuple):
+    """An image after augmentation, with the ids of its label and all segments of its file."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+    ids: NDArray[np.integer]  # (H, W)
+    segments: list[dict[str, Any]]
+
+
+@dataclass(kw_only=True)
+class CopyPaste:
+    """Pastes things of one image into another (Ghiasi et al. 2021, "Simple Copy-Paste").
+
+    Args:
+        probability: of a sample to get any.
+        share: probability of each thing of the other image, crowds left out, to be pasted.
+
+    Raises ValueError for a number that is no probability.
+    """
+
+    probability: float = 0.5
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.copy_paste.{name}={getattr(self, name)}: 0 to 1")
+
+    def __call__(
+        self, sample: Augmented, other: Augmented, thing_ids: Collection[int]
+    ) -> Augmented:
+        """`sample` with some things of `other`, at the place that they have there.
+
+        They hide what they cover; each is a new segment, with an id that no other has.
+        """
+        used = {segment["id"] for segment in sample.segments}
+        chosen = [
+            segment
+            for segment in other.segments
+            if segment["category_id"] in thing_ids and not segment["iscrowd"]
+            if np.random.rand() < self.share  # noqa: NPY002
+        ]
+        height, width = np.minimum(sample.ids.shape, other.ids.shape)
+        part = np.s_[:height, :width]
+        numbers = segment_numbers(other.ids[part], [segment["id"] for segment in chosen])
+        free = itertools.islice((i for i in itertools.count(1) if i not in used), len(chosen))
+        new_ids = np.array([0, *free], sample.ids.dtype)
+        pixels, ids, pasted = sample.pixels.copy(), sample.ids.copy(), numbers > 0
+        pixels[part][pasted] = other.pixels[part][pasted]
+        ids[part][pasted] = new_ids[numbers[pasted]]
+        added = [
+            {"id": int(number), "category_id": segment["category_id"], "iscrowd": 0}
+            for number, segment in zip(new_ids[1:], chosen, strict=True)
+        ]
+        return Augmented(pixels, ids, [*sample.segments, *added])
 
 
 class TrainMapper:
@@ -40,6 +100,8 @@ class TrainMapper:
         image_format: channel order of the model's input, "RGB" or "BGR".
         ignore_label: semantic target of pixels without a class.
         augmentation: how the augmentations are carried out, see `Augment`.
+        resize: in place of the first of the augmentations.
+        photometric: augmentations that follow them.
         cache: of decoded files.
     """
 
@@ -51,8 +113,13 @@ class TrainMapper:
         image_format: str = "RGB",
         ignore_label: int = IGNORE_LABEL,
         augmentation: str = "crop_first",
+        resize: T.Augmentation | None = None,
+        photometric: Augmentations | None = None,
         cache: DecodedCache | None = None,
     ) -> None:
+        augmentations = [*augmentations, *(photometric or ())]
+        if resize is not None:
+            augmentations[:1] = [resize]
         self.augment = Augment(augmentations, augmentation)
         self.image_format = image_format
         self.spec = SemanticLabelReader(num_classes, ignore_label)
@@ -79,7 +146,11 @@ class PanopticTrainMapper(TrainMapper):
     """Image and Panoptic-DeepLab targets (Cheng et al., CVPR 2020, section 3.3).
 
     Args:
+        copy_paste: pastes things of other images into a sample.
         shared: see `TrainMapper`; the others are those of `PanopticTargets`.
+
+    Attributes:
+        records: the other images, which a loader gives.
     """
 
     def __init__(
@@ -91,9 +162,12 @@ class PanopticTrainMapper(TrainMapper):
         small_instance_weight: int,
         ignore_stuff_in_offset: bool = True,
         ignore_crowd_in_semantic: bool = False,
+        copy_paste: CopyPaste | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.copy_paste = copy_paste
+        self.records: Sequence[dict[str, Any]] = ()
         self.targets = PanopticTargets(
             ignore_label=self.spec.ignore_label,
             thing_ids=thing_ids,
@@ -116,11 +190,28 @@ class PanopticTrainMapper(TrainMapper):
                 id that is not in `segments_info` or outside the classes.
         """
         sample = copy.deepcopy(record)
-        image, label = self._open(sample, panoptic=True)
+        made = self._augmented(sample)
+        if self.copy_paste is not None:
+            made = self._with_pasted(made, self.copy_paste)
+            sample["segments_info"] = made.segments
         del sample["pan_seg_file_name"]
-        pixels, ids = self.augment(image, label)
-        sample["image"] = _to_tensor(pixels)
-        return sample | self.targets(ids, sample["segments_info"])
+        sample["image"] = _to_tensor(made.pixels)
+        return sample | self.targets(made.ids, made.segments)
+
+    def _augmented(self, record: dict[str, Any]) -> Augmented:
+        image, label = self._open(record, panoptic=True)
+        return Augmented(*self.augment(image, label), record["segments_info"])
+
+    def _with_pasted(self, made: Augmented, copy_paste: CopyPaste) -> Augmented:
+        """Perhaps with things of a random image, by NumPy's generator as all augmentations."""
+        if not self.records or np.random.rand() >= copy_paste.probability:  # noqa: NPY002
+            return made
+        other = self.records[np.random.randint(len(self.records))]  # noqa: NPY002
+        try:
+            others = self._augmented(dict(other))
+        except DatasetError:  # which is said when its own turn comes, in each epoch
+            return made
+        return copy_paste(made, others, self.targets.thing_ids)
 
 
 class SemanticTrainMapper(TrainMapper):
@@ -128,7 +219,14 @@ class SemanticTrainMapper(TrainMapper):
 
     The label is the file "sem_seg_file_name" (train ids), or is derived from "pan_seg_file_name"
     and "segments_info" where a dataset has no label files of that kind.
+
+    Raises ValueError for `copy_paste`, which needs things.
     """
+
+    def __init__(self, *, copy_paste: CopyPaste | None = None, **shared: Any) -> None:
+        super().__init__(**shared)
+        if copy_paste is not None:
+            raise ValueError("augmentation=copy_paste pastes things: it needs task=panoptic")
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Make one sample.

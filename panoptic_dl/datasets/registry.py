@@ -53,7 +53,7 @@ def register_once(
     # The loader needs the records a moment after they were checked here. Reading COCO's annotations
     # takes many seconds, and keeping them forever a gigabyte: they are handed over once.
     loaded = [load()]
-    entries = metadata() | numbers
+    entries = metadata() | numbers | {"num_images": len(loaded[0])}
     require_no_class(ignore_label, len(entries["stuff_classes"]))
     _registered.pop(name, None)
     for catalog in (DatasetCatalog, MetadataCatalog):

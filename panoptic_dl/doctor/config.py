@@ -31,6 +31,7 @@ from panoptic_dl.weights.names import not_finite
 
 # (height, width) of the published recipes, arXiv:1911.10194 and Detectron2's Panoptic-DeepLab.
 PUBLISHED_CROPS = {"cityscapes": (512, 1024), "coco": (640, 640)}
+MANY_EPOCHS = 2000  # twice those of Cityscapes' published recipe
 MIN_BATCH_NORM = 4  # images; statistics of fewer are noise (Wu and He 2018, figure 1, for 2 and 4)
 NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
 SEE_LOG = "see the error in log.txt: a part of the row cannot be built as it is configured"
@@ -66,6 +67,7 @@ def checks() -> list[Check]:
         Check(group, "optimizer", _check_optimizer, [model, settings], SEE_LOG),
         Check(group, "batch", _check_batch, [settings, device], BATCH),
         Check(group, "recipe", _check_recipe, [batch, optimizer], SEE_LOG),
+        Check(group, "length", _check_length, [settings, "train data: layout"], SEE_LOG),
         Check(group, "normalization", _check_normalization, [batch, model], SEE_LOG),
         Check(group, "crop", _check_crop, [model], SEE_LOG),
         Check(group, "shared memory", machine.check_shared_memory, [batch], "train.num_workers=0"),
@@ -97,6 +99,19 @@ def _check_recipe(context: CheckContext) -> CheckResult:
         [],
         [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in differences if d.effect],
     )
+
+
+def _check_length(context: CheckContext) -> CheckResult:
+    """How often a training looks at each image."""
+    numbers, images = TrainSettings(**context.train), len(context.splits["train"].records)
+    epochs = numbers.iterations * numbers.batch_size / images
+    found = (
+        f"{numbers.iterations:,} iterations of {numbers.batch_size} images are "
+        f"{epochs:{',.0f' if epochs >= 10 else '.2g'}} epochs of {images:,} images"
+    )
+    if epochs > MANY_EPOCHS:
+        return warn(found, "train.epochs=100, if they are not meant: more learn images by heart")
+    return ok(found)
 
 
 def _check_batch(context: CheckContext) -> CheckResult:

@@ -28,6 +28,7 @@ from panoptic_dl.core.files import parse_json, write_text
 from panoptic_dl.core.parallel import shows_bars
 from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
+from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
 from panoptic_dl.train.checkpoint import SPLIT, RunCheckpoints, writing
@@ -124,6 +125,42 @@ class ScheduleHook(hooks.LRScheduler):
         if self.waits_for_metric:
             self._metrics.append(metric)
             self.scheduler.step(metric)
+
+
+class StoppedEarly(BaseException):  # no Exception, which Detectron2 would log as an error
+    """Evaluations have not become better for long enough: the training is done."""
+
+
+class EarlyStop(HookBase):
+    """Counts the evaluations since the best one; the count is in checkpoints.
+
+    Args:
+        metric: as `checkpoint.best` names one; None: the same one.
+        patience: evaluations in a row without a better metric, which end the training; None: it is
+            never ended.
+    """
+
+    def __init__(self, metric: str | None = None, patience: int | None = None) -> None:
+        self.metric, self.patience = metric, patience
+        self.is_over = False
+        self._metrics: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": list(self._metrics)} if self.patience else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._metrics = list(state_dict["metrics"])
+
+    def after_evaluation(self, name: str, metric: float) -> None:
+        """Called by every process, with the same metric and its name."""
+        if self.patience:
+            self._metrics.append(metric)
+            best = 0
+            for i, value in enumerate(self._metrics):
+                before = self._metrics[best]
+                if before != before or is_better(name, value, before):  # NaN is never better
+                    best = i
+            self.is_over = len(self._metrics) - 1 - best >= self.patience
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -332,6 +369,7 @@ class EvalHook(HookBase):
     Attributes:
         evaluate: from the iterations done to results, with `metrics`; {} but on the main process.
         schedule: gets the metric of `checkpoint.best`.
+        early_stop: gets its own.
         writer: of the main process.
         settings: `eval_period` and `eval_at_end`.
         results: of the last evaluation; {} but on the main process.
@@ -341,6 +379,7 @@ class EvalHook(HookBase):
     checkpoints: RunCheckpoints
     stop: StopRequest
     schedule: ScheduleHook
+    early_stop: EarlyStop
     writer: MetricsWriter | None
     settings: TrainSettings
     results: dict[str, Any] = field(default_factory=dict, init=False)
@@ -361,12 +400,28 @@ class EvalHook(HookBase):
             self._evaluate(done)
         else:
             self._step_schedule(metrics)
+            if self.early_stop.is_over:
+                self._evaluate(done)  # for its results
+        self._stop_early(done)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done < self.trainer.max_iter and self._is_due(done):
             self.checkpoints.save(self.trainer.iter)
             self._evaluate(done)
+            self._stop_early(done)
+
+    def _stop_early(self, done: int) -> None:
+        if self.early_stop.is_over:
+            self.checkpoints.save(done - 1, final=True, must=True)
+            logger.warning(
+                "Stopped after iteration %d of %d: %d evaluations in a row have not become better "
+                "(train.early_stop)",
+                done,
+                self.trainer.max_iter,
+                self.early_stop.patience,
+            )
+            raise StoppedEarly
 
     def after_train(self) -> None:
         all_done = self.trainer.iter >= self.trainer.max_iter
@@ -405,3 +460,5 @@ class EvalHook(HookBase):
         if metrics:
             name = self.checkpoints.settings.best or next(iter(metrics))
             self.schedule.after_evaluation(metrics[name])
+            name = self.early_stop.metric or name
+            self.early_stop.after_evaluation(name, metrics[name])

@@ -25,7 +25,8 @@ class Recipe:
     iterations: int
     batch_size: int  # images of one step, over all processes
     lr: float
-    warmup_iters: int | None = None  # the schedule `poly` reads it from the config
+    warmup_iters: int | None = None  # the schedules read it from the config
+    epochs: float | None = None  # that made the iterations, of a custom dataset
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "lr"):

@@ -1,34 +1,45 @@
 """mode=train: settings, model, optimizer, schedule, trainer, hooks, run."""
 
 import contextlib
+import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from detectron2.engine import create_ddp_model, hooks
+from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
 from panoptic_dl.core.files import folder_lock, sha256_of
 from panoptic_dl.core.run_folder import note
-from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
+from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, check_value, key
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.session import accept
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
 from panoptic_dl.train.ema import FOLDER, UpdateAverage, WeightAverage, evaluate_both
-from panoptic_dl.train.hooks import CheckpointHook, EvalHook, MetricsWriter, ScheduleHook
+from panoptic_dl.train.hooks import (
+    CheckpointHook,
+    EarlyStop,
+    EvalHook,
+    MetricsWriter,
+    ScheduleHook,
+    StoppedEarly,
+)
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.recipe import (
     Recipe,
@@ -110,6 +121,7 @@ def train(
     """
     options, saving = TrainSettings(**settings), CheckpointSettings(**checkpoint)
     check_best(saving.best, evaluation, options.ema)
+    early_stop = make_early_stop(options, evaluation)
     published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
     if hasattr(evaluation, "check_folder"):
         evaluation.check_folder(folder)
@@ -156,9 +168,9 @@ def train(
         run_dir=folder,
         find_unused_parameters=find_unused_parameters,
     )
-    # These first: the schedule's state is in checkpoints.
+    # These first: their states are in checkpoints.
     rates = ScheduleHook(optim, scheduler)
-    trainer.register_hooks([hooks.IterationTimer(), rates])
+    trainer.register_hooks([hooks.IterationTimer(), rates, early_stop])
     parts, average = {"model": model, "trainer": trainer}, None
     if options.ema is not None:
         average = parts["ema"] = WeightAverage(model, options.ema)
@@ -202,10 +214,10 @@ def train(
                 )
                 listening.start(Run(folder, "train", start, writer.history(), model))
         evaluate = partial(evaluate_both, evaluation, model, average, folder)
-        evaluator = EvalHook(evaluate, checkpoints, stop, rates, writer, options)
+        evaluator = EvalHook(evaluate, checkpoints, stop, rates, early_stop, writer, options)
         # The writer comes first: no checkpoint without its line.
         trainer.register_hooks([writer, CheckpointHook(checkpoints), evaluator])
-        with training_arithmetic(options):
+        with training_arithmetic(options), contextlib.suppress(StoppedEarly):
             trainer.train(start, options.iterations)
         if options.fast_dev_run:
             checkpoints.restore()
@@ -215,11 +227,31 @@ def train(
     return evaluator.results
 
 
-def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
-    """Raise ValueError where `checkpoint.best` is no metric that the evaluation will have.
+def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
+    """The hook that `train.early_stop` asks for; ValueError where it cannot be."""
+    options = settings.early_stop
+    if options is None:
+        return EarlyStop()
+    if not {"patience"} <= options.keys() <= {"metric", "patience"}:
+        raise ValueError(f"train.early_stop={options} must be such as {{metric: PQ, patience: 5}}")
+    check_value("train.early_stop.patience", options["patience"], int, key(0, "", least=1).metadata)
+    if not settings.eval_period:
+        raise ValueError(
+            "train.early_stop waits for evaluations during training: set train.eval_period, the "
+            "iterations between them"
+        )
+    check_best(options.get("metric"), evaluation, settings.ema, "train.early_stop.metric")
+    return EarlyStop(**options)
+
+
+def check_best(
+    best: str | None, evaluation: Any, ema: float | None, name: str = "checkpoint.best"
+) -> None:
+    """Raise ValueError where a setting is no metric that the evaluation will have.
 
     Args:
         best: the metric's name; None: the first of the evaluation.
+        name: of the setting.
         evaluation: has `metric_names`, else any metric is taken.
         ema: `train.ema`, with which there are the metrics of the average, too.
     """
@@ -234,7 +266,7 @@ def check_best(best: str | None, evaluation: Any, ema: float | None) -> None:
     if best is not None and best not in names:
         without = " (of the average of the weights, which train.ema=0.9999 makes)"
         raise ValueError(
-            f"checkpoint.best={best}{without * (ema is None and best.startswith(FOLDER))} is no "
+            f"{name}={best}{without * (ema is None and best.startswith(FOLDER))} is no "
             f"metric of this evaluation; choose one of {', '.join(names)}"
         )
 
@@ -316,6 +348,45 @@ def _start(
     return start
 
 
+class WarmupSchedule(LRScheduler):
+    """Warm-up, then the factor of a scheduler of fvcore, as in Detectron2's `LRMultiplier`.
+
+    `LRMultiplier` fails after the last iteration with some of them, and its state does not tell
+    them apart, so that a run that goes on could not see that its schedule was changed.
+
+    Args:
+        multiplier: of the base rates, by the share of the training that is done.
+        max_iters: iterations of the training.
+        warmup_iters: iterations in which the rate rises from `warmup_factor` of the first one.
+        warmup_method: "linear", or "constant".
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        multiplier: ParamScheduler,
+        max_iters: int,
+        warmup_iters: int,
+        warmup_factor: float = 0.001,
+        warmup_method: str = "linear",
+    ) -> None:
+        length = min(warmup_iters / max_iters, 1.0)
+        self._factor = WarmupParamScheduler(multiplier, warmup_factor, length, warmup_method)
+        self.max_iters = max_iters
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        factor = self._factor(min(self.last_epoch, self.max_iters - 1) / self.max_iters)
+        return [rate * factor for rate in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = json.dumps(self._factor, default=lambda part: [type(part).__name__, vars(part)])
+        return {name: getattr(self, name) for name in ("base_lrs", "last_epoch", "max_iters")} | {
+            "parts": parts
+        }
+
+
 def build_optimizer(
     model: nn.Module,
     *,
@@ -325,24 +396,78 @@ def build_optimizer(
     weight_decay_norm: float | None,
     weight_decay_bias: float | None,
     bias_lr_factor: float = 1.0,
+    lr_factor: Mapping[str, float] | None = None,
+    layer_decay: float | None = None,
 ) -> Optimizer:
-    """Make an optimizer whose groups follow Detectron2's rules.
+    """Make an optimizer whose groups follow Detectron2's rules, and timm's.
 
     Args:
         model: its parameters that require gradients are optimized.
         optimizer: a `torch.optim` class (or partial) that takes parameter groups and `lr`.
         lr: base learning rate.
         weight_decay: of all weights but those of the next two.
-        weight_decay_norm: of scale and shift of normalization layers; None: as the others.
+        weight_decay_norm: of scale and shift of normalization layers, of other vectors such as
+            layer scales, and of what an encoder of timm names in `no_weight_decay`, such as
+            position embeddings; None: as the others.
         weight_decay_bias: of biases; None: as the others.
         bias_lr_factor: learning rate of biases over `lr`.
+        lr_factor: learning rate over `lr` of parts of the model, such as {"backbone": 0.1} or
+            {"backbone.stage4": 0.5}; of several names that fit, the longest counts.
+        layer_decay: factor of the learning rate from each layer of an encoder of timm to the one
+            before it, such as 0.75 (Bao et al. 2022, BEiT); None: 1.
+
+    Raises:
+        ValueError: a factor is none, no parameter belongs to its part, or `layer_decay` is set and
+            the layers of the encoder have no order.
     """
+    factors = _layer_factors(model, layer_decay)
+    parts = sorted((lr_factor or {}).items(), key=lambda part: len(part[0]))
+    for part, factor in parts:
+        check_value(f"optimizer.lr_factor.{part}", factor, float, key(0, "", least=0).metadata)
+        if not any(f"{name}.".startswith(f"{part}.") for name, _ in model.named_parameters()):
+            there = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(f"optimizer.lr_factor: the model has no {part}; its parts are {there}")
+    vectors = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.ndim < 2}
+    for module in model.modules():
+        names: set[str] = getattr(module, "no_weight_decay", set)()
+        vectors |= {name.rpartition(".")[2] for name in names}
+
+    def factor_of(name: str) -> float:
+        name = name.removeprefix(".")
+        factor = factors.get(name, 1.0) * (bias_lr_factor if name.endswith("bias") else 1.0)
+        return factor * next((f for p, f in parts[::-1] if f"{name}.".startswith(f"{p}.")), 1.0)
+
     groups = get_default_optimizer_params(
         model,
         base_lr=lr,
         weight_decay=weight_decay,
         weight_decay_norm=weight_decay_norm,
         weight_decay_bias=weight_decay_bias,
-        bias_lr_factor=bias_lr_factor,
+        lr_factor_func=factor_of,
+        overrides={
+            name: {"weight_decay": weight_decay_norm}
+            for name in vectors - {"weight", "bias"}
+            if weight_decay_norm is not None
+        },
     )
     return make_part(optimizer, groups, lr=lr)
+
+
+def _layer_factors(model: nn.Module, decay: float | None) -> dict[str, float]:
+    """The factor of each parameter of the model's encoder of timm; {} without `layer_decay`."""
+    if decay is None:
+        return {}
+    check_value("optimizer.layer_decay", decay, float, key(0, "", above=0, most=1).metadata)
+    for name, module in model.named_modules():
+        if hasattr(module, "group_matcher"):
+            from timm.models import group_parameters  # an extra, which is there
+
+            # The name "", of no layer, is as deep as a classifier, and as heads are.
+            names = [*module.named_parameters(), ("", None)]
+            named: Any = SimpleNamespace(named_parameters=names.copy)
+            depths = group_parameters(named, module.group_matcher(coarse=False), reverse=True)
+            return {f"{name}.{n}": decay ** (depths[""] - depth) for n, depth in depths.items()}
+    raise ValueError(
+        f"optimizer.layer_decay={decay}: only encoders of timm know the order of their layers "
+        "(backbone=timm); optimizer.lr_factor={backbone: 0.1} is one rate for all of a backbone"
+    )

@@ -9,10 +9,11 @@ from detectron2.config import LazyCall as L
 from omegaconf import OmegaConf
 from torch import nn
 
-from panoptic_dl.config import TargetError, allow, build
-from panoptic_dl.config.builder import find_target
+from panoptic_dl.config import TargetError, allow, build, compose
+from panoptic_dl.config.builder import find_target, set_iterations
 from panoptic_dl.config.composition import CONF
 from panoptic_dl.core.errors import PartError
+from tests.datasets.tiny_custom import write_own
 
 
 def test_inner_targets_are_called_first():
@@ -138,3 +139,50 @@ def test_a_search_may_call_the_report_that_its_config_names():
 
     sweeper = OmegaConf.load(CONF / "hydra" / "sweeper" / "optuna.yaml")
     assert find_target(sweeper.report) is report_search
+
+
+def length(folder, *overrides, mode="train"):
+    config = compose(["backbone=hrnet_tiny", "dataset=coco_format", *overrides])
+    lines = set_iterations(config, mode, folder)
+    OmegaConf.resolve(config)
+    numbers = config.train.iterations, config.recipe_record.iterations, config.schedule.warmup_iters
+    assert config.schedule.max_iters == config.train.iterations
+    return (*numbers, "".join(lines))
+
+
+def test_epochs_become_iterations(tmp_path):
+    root = f"dataset.root={write_own(tmp_path, train=5)}"
+    *numbers, said = length(tmp_path, root)
+    assert numbers == [2000, 2000, 200]
+    assert said.endswith("100 x 5 images / 8, and at least 2,000: 2,000 iterations")
+    assert length(tmp_path, root, "train.batch_size=4")[:3] == (4000, 2000, 200)
+    assert length(tmp_path, root, "recipe_record.epochs=9000")[:3] == (5625, 5625, 562)
+    assert length(tmp_path, root, "train.iterations=7")[:3] == (7, 2000, 200)
+    given = ["recipe_record={iterations: 250, warmup_iters: 50}"]
+    assert length(tmp_path, root, *given) == (250, 250, 50, "")
+    *numbers, said = length(tmp_path, root, "train.epochs=50.5")
+    assert numbers == [32, 2000, 200]  # 252.5 images
+    assert said == "train.epochs=50.5: 50.5 x 5 images / 8: 32 iterations"
+    assert length(tmp_path, root, *given, "train.epochs=2")[:3] == (2, 250, 50)
+    with pytest.raises(ValueError, match=r"epochs=2 and train.iterations=7 say the same thing"):
+        length(tmp_path, root, "train.epochs=2", "train.iterations=7")
+
+
+def test_a_run_that_goes_on_keeps_the_length_it_was_begun_with(tmp_path):
+    root = f"dataset.root={write_own(tmp_path, train=5)}"
+    (tmp_path / ".hydra").mkdir()
+    record = "recipe_record: {iterations: 30000, warmup_iters: 1000}"  # as earlier versions had it
+    (tmp_path / ".hydra" / "resolved.yaml").write_text(record)
+    assert length(tmp_path, root)[:3] == (30000, 30000, 1000)
+
+
+def test_only_trainings_need_the_dataset_for_a_length(tmp_path):
+    with pytest.raises(ValueError, match=r"dataset\.root"):
+        length(tmp_path, "train.epochs=2")
+    for mode in ("eval", "doctor"):
+        config = compose(["dataset=coco_format"])
+        said = set_iterations(config, mode, tmp_path)
+        assert OmegaConf.is_missing(config.recipe_record, "iterations") == (mode == "eval")
+        assert bool(said) == (mode == "doctor")
+        OmegaConf.resolve(config)
+    assert not set_iterations(compose(["dataset=cityscapes"]), "train", tmp_path)

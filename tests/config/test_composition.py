@@ -573,3 +573,19 @@ def test_experiments_are_swept_together_with_a_key_that_only_they_have():
         loader().load_configuration(
             "config", [words[0], "dataset.root.num_trein=4"], RunMode.MULTIRUN
         )
+
+
+def test_augmentations_compose_as_a_list():
+    def mapper(*words):
+        tree = OmegaConf.to_container(compose(words), resolve=True)
+        return tree["task"]["train_loader"]["mapper"]
+
+    names = ("resize", "photometric", "copy_paste")
+    assert [mapper()[name] for name in names] == [None, None, None]
+    both = mapper("augmentation=[copy_paste,large_scale_jitter]", "augmentation.resize.max_scale=1")
+    assert [bool(both[name]) for name in names] == [True, False, True]
+    assert (both["resize"]["max_scale"], both["resize"]["target_width"]) == (1, 1024)
+    made = build(mapper("augmentation=[photometric,large_scale_jitter]", "task=semantic"))
+    kinds = [type(each).__name__ for each in made.augment.augmentations]
+    assert kinds[0] == "ResizeScale"
+    assert kinds[3:] == ["RandomBrightness", "RandomContrast", "RandomSaturation"]

@@ -157,3 +157,15 @@ def test_nearest_rows_and_columns_are_pillows(sizes):
     column = np.arange(old, dtype=np.uint8)[:, None].repeat(3, 1)
     resized = Image.fromarray(column).resize((3, new), Image.Resampling.NEAREST)
     assert np.array_equal(np.asarray(resized)[:, 0], _nearest(old, new).astype(np.uint8))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_large_scale_jitter_touches_the_crop_only(seed):
+    jitter = [
+        T.ResizeScale(0.1, 2.0, 40, 60),
+        T.RandomCrop("absolute", [40, 60]),
+        T.RandomFlip(),
+    ]
+    assert_equal(jitter, seed, 37 + seed, 64)
+    _, (image, *_) = files(seed, 37, 64)
+    assert not Augment(jitter).plan(image.shape).rest

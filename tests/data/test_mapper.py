@@ -18,7 +18,9 @@ from PIL import Image, ImageFile
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.data.mapper import (
+    CopyPaste,
     PanopticTrainMapper,
     SemanticTrainMapper,
     TestMapper,
@@ -328,3 +330,163 @@ def test_a_label_that_does_not_fit_is_named(records, tmp_path):
         make()(record | {"pan_seg_file_name": str(file)})
     with pytest.raises(DatasetError, match="not in segments_info"):
         make()(record | {"segments_info": record["segments_info"][:1]})
+
+
+def test_photometric_and_resize_stand_where_detectron2_would_have_them(records):
+    color = [T.RandomBrightness(0.5, 1.5), T.RandomContrast(0.5, 1.5), T.RandomSaturation(0.5, 1.5)]
+    scale = T.ResizeScale(0.1, 2.0, 32, 40)
+    ours = SemanticTrainMapper(
+        augmentations=augmentations(), num_classes=19, resize=scale, photometric=color
+    )
+    listed = [scale, *augmentations()[1:], *color]
+    theirs = DatasetMapper(True, augmentations=listed, image_format="RGB")
+    for record in records["cityscapes_semantic"]:
+        for seed in range(6):
+            assert_equal(sample(ours, record, seed), sample(theirs, record, seed))
+
+
+# (id, class, top, left, bottom, right), painted one over the other; classes 0..3 are things.
+SCENES = [
+    [(7, 5, 0, 0, 30, 40), (9, 4, 0, 0, 10, 40), (1, 0, 4, 3, 12, 14), (300, 1, 20, 25, 29, 39)],
+    [(5, 4, 0, 0, 24, 50), (1, 0, 2, 1, 14, 20), (2, 2, 10, 10, 22, 24), (3, 3, 20, 40, 24, 50)],
+]
+CROWD = [(4, 1, 5, 30, 9, 36)]  # of the second, not to be pasted
+
+
+class Painter:
+    """Pixel by pixel: which segment is where, each by its scene and id."""
+
+    def __init__(self, number, height, width):
+        self.owners = [[None] * width for _ in range(height)]
+        for segment, _, top, left, bottom, right in SCENES[number] + CROWD * number:
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    self.owners[y][x] = (number, segment)
+
+    def paste(self, other, segments):
+        for y, row in enumerate(other.owners[: len(self.owners)]):
+            for x, owner in enumerate(row[: len(self.owners[0])]):
+                if owner is not None and owner[1] in segments:
+                    self.owners[y][x] = owner
+
+    def paint(self, colors):
+        return np.array([[colors[owner] for owner in row] for row in self.owners], np.uint8)
+
+
+def color_of(owner):
+    return (0, 0, 0) if owner is None else (60 + 90 * owner[0], owner[1] % 251, 200)
+
+
+def paint_scenes(folder):
+    records = []
+    for number, size in enumerate([(32, 40), (24, 50)]):
+        painter, segments = Painter(number, *size), []
+        owners = {owner for row in painter.owners for owner in row}
+        for segment, category, *_ in SCENES[number]:
+            segments.append({"id": segment, "category_id": category, "iscrowd": 0})
+        segments += [{"id": s, "category_id": c, "iscrowd": 1} for s, c, *_ in CROWD * number]
+        image = painter.paint({owner: color_of(owner) for owner in owners})
+        label = painter.paint({o: id2rgb(0 if o is None else o[1]) for o in owners})
+        for name, pixels in ((f"{number}.png", image), (f"{number}_label.png", label)):
+            Image.fromarray(pixels).save(folder / name)
+        records.append(
+            {
+                "file_name": str(folder / f"{number}.png"),
+                "pan_seg_file_name": str(folder / f"{number}_label.png"),
+                "image_id": number,
+                "segments_info": segments,
+            }
+        )
+    return records
+
+
+def pasting_mapper(records, **options):
+    mapper = PanopticTrainMapper(
+        augmentations=[T.NoOpTransform()],
+        num_classes=6,
+        thing_ids=range(4),
+        gaussian_sigma=2,
+        small_instance_area=100,
+        small_instance_weight=3,
+        copy_paste=CopyPaste(**options),
+    )
+    mapper.records = records
+    return mapper
+
+
+def test_pasted_things_are_as_a_painter_paints_them(tmp_path):
+    """With targets as Detectron2 makes them of the painted label: what is hidden is not there."""
+    records = paint_scenes(tmp_path)
+    mapper = pasting_mapper(records[1:], probability=1.0)
+    generator = PanopticDeepLabTargetGenerator(
+        ignore_label=255,
+        thing_ids=list(range(4)),
+        sigma=2,
+        ignore_stuff_in_offset=True,
+        small_instance_area=100,
+        small_instance_weight=3,
+    )
+    seen = set()
+    for seed in range(40):
+        made = sample(mapper, records[0], seed)
+        pasted = made["segments_info"][4:]
+        originals = {c: s for s, c, *_ in SCENES[1]}  # each class is there once
+        chosen = {originals[each["category_id"]]: each["id"] for each in pasted}
+        painter = Painter(0, 32, 40)
+        painter.paste(Painter(1, 24, 50), chosen)
+        owners = {owner for row in painter.owners for owner in row}
+        image = painter.paint({owner: color_of(owner) for owner in owners})
+        assert np.array_equal(made["image"].permute(1, 2, 0).numpy(), image)
+        ids = {o: 0 if o is None else o[1] if o[0] == 0 else chosen[o[1]] for o in owners}
+        assert len(set(ids.values())) == len(ids)
+        colors = painter.paint({owner: id2rgb(number) for owner, number in ids.items()})
+        wanted = generator(rgb2id(colors), made["segments_info"])
+        assert_equal({key: made[key] for key in wanted}, wanted)
+        seen.add(tuple(chosen))
+    assert seen == {(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)}  # no stuff, no crowd
+
+
+def test_a_sample_without_pasted_things_is_the_usual_one(tmp_path):
+    records = paint_scenes(tmp_path)
+    usual = pasting_mapper([])
+    for changes in ({"probability": 0}, {"probability": 1, "share": 0}):
+        other = pasting_mapper(records, **changes)
+        assert_equal(sample(other, records[0], 1), sample(usual, records[0], 1))
+    (tmp_path / "1.png").write_bytes(b"damaged")  # which is said when it is drawn itself
+    other = pasting_mapper(records[1:], probability=1)
+    assert_equal(sample(other, records[0], 1), sample(usual, records[0], 1))
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        sample(other, records[1], 1)
+
+
+def test_copy_paste_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"copy_paste\.share=2: 0 to 1"):
+        CopyPaste(share=2)
+    with pytest.raises(ValueError, match="it needs task=panoptic"):
+        SemanticTrainMapper(augmentations=[], num_classes=2, copy_paste=CopyPaste())
+
+
+def test_pasted_things_depend_on_seed_and_position_alone(tmp_path):
+    """Whichever process makes a sample, and whether the run was interrupted."""
+    records = paint_scenes(tmp_path) * 3
+
+    def loader(workers):
+        mapper = pasting_mapper([], probability=0.7)
+        options = {"batch_size": 2, "num_workers": workers, "seed": 3}
+        return TrainLoader(records=records, mapper=mapper, aspect_ratio_grouping=False, **options)
+
+    one, two = loader(0), loader(2)
+    batches = iter(one)
+    first = [next(batches) for _ in range(3)]
+    state = one.state_dict()
+    rest = [next(batches) for _ in range(3)]
+    workers = iter(two)
+    for expected in first + rest:
+        for a, b in zip(next(workers), expected, strict=True):
+            assert_equal(a, b)
+    again = loader(0)
+    again.load_state_dict(state)
+    for expected, batch in zip(rest, again, strict=False):
+        for a, b in zip(batch, expected, strict=True):
+            assert_equal(a, b)
+    assert len({len(a["segments_info"]) for batch in first + rest for a in batch}) > 2

@@ -34,6 +34,7 @@ def test_a_healthy_row_is_green(root, task):
         (["train.precision=fp16"], "device", "FAIL", "train.precision=fp16 needs a GPU"),
         (["train.num_workers=500"], "loader processes", "warn", "train.num_workers="),
         (["schedule.max_iters=1"], "optimizer", "FAIL", "schedule.max_iters=1 is shorter"),
+        (["train.iterations=90000"], "length", "warn", "epochs of"),
         (["optimizer.lr=1"], "recipe", "warn", "optimizer.lr: 1"),
         (["optimizer.optimizer._target_=os.system"], "optimizer", "FAIL", "os.system is not among"),
         (["dataset.crop_size=[512,1000]"], "crop", "warn", "[512,1024]"),

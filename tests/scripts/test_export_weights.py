@@ -131,6 +131,20 @@ def test_averages_and_other_checkpoints(folder, export, states):
         export(folder, "--checkpoint", "model_0000001.pth")
 
 
+@pytest.mark.parametrize("chosen", ["checkpoint.best=mIoU", "train.early_stop={patience: 3}"])
+def test_a_run_that_chose_its_best_exports_that(folder, export, states, chosen):
+    file = folder / ".hydra" / "config.yaml"
+    small = ["head.aspp_channels=16", "head.semantic.decoder_dim=16", "dataset.crop_size=[64,64]"]
+    words = ["backbone=hrnet_tiny", "dataset=toy_cityscapes", "task=semantic", *small, chosen]
+    OmegaConf.save(compose(words), file)
+    name = next(iter(states[1]))
+    assert torch.equal(read_weights(export(folder)).tensors[name], states[1][name])
+    final = read_weights(export(folder, "--checkpoint", "model_final.pth"))
+    assert torch.equal(final.tensors[name], states[0][name])
+    (folder / "model_best.pth").unlink()
+    assert torch.equal(read_weights(export(folder, "--overwrite")).tensors[name], states[0][name])
+
+
 def test_a_file_that_came_out_wrong_gets_no_name(folder, export, monkeypatch):
     """A loader that changes a value is found out, and nothing is left."""
 

@@ -9,9 +9,11 @@ from functools import partial
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from fvcore.common import param_scheduler
 from torch.optim import lr_scheduler as lr
 
 from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.train.train import WarmupSchedule
 from tests.train.tiny_run import (
     RECORDS,
     Dying,
@@ -227,14 +229,26 @@ SCHEDULES = {
     lr.ReduceLROnPlateau: {"mode": "max", "patience": 1, "cooldown": 1},
     lr.SequentialLR: {**of_all((lr.ChainedScheduler, CHAINED), COSINE), "milestones": [5]},
     lr.ChainedScheduler: CHAINED,
-    WarmupPolyLR: {"max_iters": 12, "warmup_iters": 3},
+}
+MULTISTEP = partial(
+    WarmupSchedule,
+    multiplier=param_scheduler.MultiStepParamScheduler([1.0, 0.1], num_updates=12, milestones=[6]),
+)
+OPTIONS = SCHEDULES | {  # and those of conf/schedule
+    kind: {"max_iters": 12, "warmup_iters": 3}
+    for kind in (
+        WarmupPolyLR,
+        MULTISTEP,
+        partial(WarmupSchedule, multiplier=param_scheduler.CosineParamScheduler(1.0, 0.0)),
+        partial(WarmupSchedule, multiplier=param_scheduler.ConstantParamScheduler(1.0)),
+    )
 }
 
 
 def test_all_schedules_of_torch_are_tested():
     found = {each for each in vars(lr).values() if isinstance(each, type)}
     assert {each for each in found if issubclass(each, lr.LRScheduler)} == (
-        {*SCHEDULES, lr.LRScheduler, lr._LRScheduler} - {WarmupPolyLR}
+        {*SCHEDULES, lr.LRScheduler, lr._LRScheduler}
     )
 
 
@@ -247,11 +261,11 @@ class Judged(TinyEvaluation):
         return {"metrics": {"AP": 1.0, "PQ": self.FIGURES[source["iteration"] - 1]}}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", OPTIONS)
 def test_every_schedule_resumes_to_the_last_bit_after_every_step(tmp_path, monkeypatch, schedule):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time
     options = {"iterations": 12, "period": 1, "kept": 12, "best": "PQ"}
-    options |= {"schedule": partial(schedule, **SCHEDULES[schedule]), "evaluation": Judged()}
+    options |= {"schedule": partial(schedule, **OPTIONS[schedule]), "evaluation": Judged()}
     options |= {"eval_period": int(schedule is lr.ReduceLROnPlateau), "eval_at_end": False}
     run_training(tmp_path / "whole", **options)
     wanted, rates = state(tmp_path / "whole"), [x["lr"] for x in losses(tmp_path / "whole")]
@@ -287,10 +301,10 @@ def test_every_optimizer_resumes_to_the_last_bit(tmp_path, kind):
     assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
 
 
-@pytest.mark.parametrize("schedule", [lr.StepLR, lr.SequentialLR, lr.OneCycleLR])
+@pytest.mark.parametrize("schedule", [lr.StepLR, lr.SequentialLR, lr.OneCycleLR, MULTISTEP])
 def test_a_schedule_that_was_changed_is_where_it_would_be_from_the_beginning(tmp_path, schedule):
     """With an option of the optimizer that was changed, too."""
-    changed = partial(schedule, **SCHEDULES[schedule])
+    changed = partial(schedule, **OPTIONS[schedule])
     options = {"iterations": 12, "eval_at_end": False}
     run_training(tmp_path / "whole", schedule=changed, **options)
     run_training(tmp_path / "parts", **options | {"iterations": 5})
@@ -302,6 +316,17 @@ def test_a_schedule_that_was_changed_is_where_it_would_be_from_the_beginning(tmp
     assert group["weight_decay"] == 0.1
 
 
+def test_another_multiplier_is_a_changed_schedule(tmp_path):
+    cosine, linear = (
+        partial(WarmupSchedule, multiplier=kind(1.0, 0.0), max_iters=12, warmup_iters=0)
+        for kind in (param_scheduler.CosineParamScheduler, param_scheduler.LinearParamScheduler)
+    )
+    run_training(tmp_path, schedule=cosine, iterations=5, eval_at_end=False)
+    run_training(tmp_path, schedule=linear, iterations=8, eval_at_end=False, resume=True)
+    rates = [line["lr"] for line in losses(tmp_path)][5:]
+    assert rates == pytest.approx([0.05 * (1 - i / 12) for i in (5, 6, 7)])
+
+
 def test_a_plateau_that_was_changed_has_seen_the_metrics_from_the_beginning(tmp_path):
     options = {"evaluation": Judged(), "eval_period": 1, "best": "PQ", "eval_at_end": False}
     patient, hasty = (partial(lr.ReduceLROnPlateau, mode="max", patience=n) for n in (9, 0))
@@ -310,6 +335,18 @@ def test_a_plateau_that_was_changed_has_seen_the_metrics_from_the_beginning(tmp_
     run_training(tmp_path / "parts", iterations=8, schedule=hasty, resume=True, **options)
     whole, parts = ([x["lr"] for x in losses(tmp_path / name)][4:] for name in ("whole", "parts"))
     assert whole == parts
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_an_early_stop_counts_on_after_an_interruption(tmp_path, step):
+    options = {"iterations": 12, "evaluation": Judged(), "eval_period": 1, "best": "PQ"}
+    options["early_stop"] = {"patience": 4}
+    run_training(tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        run_training(tmp_path / "parts", model=Stopping(step), **options)
+    run_training(tmp_path / "parts", resume=True, **options)
+    assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
+    assert [x["iteration"] for x in losses(tmp_path / "parts")] == list(range(6))
 
 
 def test_other_images_of_the_same_number_are_refused(tmp_path, caplog):

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
+from detectron2.solver.build import get_default_optimizer_params
+from torch import nn
 
+from panoptic_dl.config import build, compose
 from panoptic_dl.loggers.tensorboard import TensorBoardLogger
+from panoptic_dl.train.train import build_optimizer
 from tests.runs import SMALL, in_process
 from tests.train.tiny_run import (
     TinyEvaluation,
@@ -220,3 +225,181 @@ def test_on_every_dataset_and_task(tmp_path, toy, dataset, task):
     assert said in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "results.json").exists()
     assert any(key.startswith("ema/") for key in results["metrics"])
+
+
+class Net(nn.Module):
+    """Kinds of parameters that optimizers tell apart: convolution, norm, bias, layer scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict(
+            {"stem": nn.Conv2d(3, 4, 1), "stage": nn.Sequential(nn.Conv2d(4, 4, 1))}
+        )
+        self.backbone["stage"].append(nn.BatchNorm2d(4))
+        self.backbone["frozen"] = nn.Conv2d(1, 1, 1).requires_grad_(requires_grad=False)
+        self.head = nn.Linear(4, 2)
+        self.gamma = nn.Parameter(torch.ones(4))
+
+
+OPTIMIZER = {"optimizer": torch.optim.SGD, "lr": 0.5, "weight_decay": 0.1}
+
+
+def options_of(optimizer, model):
+    """(rate, decay) of each parameter that is trained, by its name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("changes", [[], ["bias_lr_factor=2", "weight_decay_bias=0.3"]])
+def test_groups_without_factors_are_those_of_detectron2(name, changes):
+    config = compose([f"optimizer={name}", *(f"optimizer.{change}" for change in changes)])
+    model = Net()
+    del model.gamma  # of which Detectron2 knows nothing
+    keys = ("weight_decay", "weight_decay_norm", "weight_decay_bias", "bias_lr_factor")
+    wanted = get_default_optimizer_params(
+        model, base_lr=config.optimizer.lr, **{key: config.optimizer[key] for key in keys}
+    )
+    made = build(config.optimizer)(model).param_groups
+    for group, other in zip(made, wanted, strict=True):
+        assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
+        assert (group["lr"], group["weight_decay"]) == (other["lr"], other["weight_decay"])
+
+
+def test_parts_have_rates_of_their_own():
+    model = Net()
+    factors = {"backbone.stage": 0.5, "backbone": 0.1, "head": 0}
+    decay = {"weight_decay_norm": 0.0, "weight_decay_bias": 0.2}
+    made = build_optimizer(model, **OPTIMIZER, **decay, bias_lr_factor=2.0, lr_factor=factors)
+    assert options_of(made, model) == {
+        "backbone.stem.weight": (0.05, 0.1),
+        "backbone.stem.bias": (0.1, 0.2),
+        "backbone.stage.0.weight": (0.25, 0.1),
+        "backbone.stage.0.bias": (0.5, 0.2),
+        "backbone.stage.1.weight": (0.25, 0.0),
+        "backbone.stage.1.bias": (0.5, 0.2),
+        "head.weight": (0.0, 0.1),
+        "head.bias": (0.0, 0.2),
+        "gamma": (0.5, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr_factor": {"backbon": 0.1}}, "lr_factor: the model has no backbon; .*backbone, head"),
+        ({"lr_factor": {"back": 0.1}}, "has no back;"),
+        ({"lr_factor": {"head": -1}}, r"lr_factor\.head=-1 must be a number, at least 0"),
+        ({"lr_factor": {"head": {"weight": 1}}}, r"lr_factor\.head=.* must be a number"),
+        ({"layer_decay": 0.5}, r"layer_decay=0\.5: only encoders of timm know the order"),
+        ({"layer_decay": 2}, r"layer_decay=2 must be a number, above 0 and at most 1"),
+    ],
+)
+def test_factors_that_cannot_be_are_refused(change, message):
+    decay = {"weight_decay_norm": 0.0, "weight_decay_bias": 0.0}
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(Net(), **OPTIMIZER, **decay, **change)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "convnext_atto", "test_efficientnet"])
+def test_layer_decay_and_weight_decay_are_those_of_timm(name):
+    timm = pytest.importorskip("timm")
+    from timm.optim import param_groups_layer_decay
+
+    model = nn.Module()
+    model.backbone, model.head = nn.Module(), nn.Linear(1, 1)
+    model.backbone.encoder = encoder = timm.create_model(name, num_classes=3)
+    model.backbone.extra = nn.Linear(1, 1)  # such as a pyramid, which is trained from scratch
+    made = build_optimizer(
+        model,
+        **OPTIMIZER,
+        weight_decay_norm=0.0,
+        weight_decay_bias=0.0,
+        layer_decay=0.5,
+        lr_factor={"backbone": 0.5},
+    )
+    skipped = encoder.no_weight_decay() if hasattr(encoder, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(encoder, 0.1, skipped, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    wanted = {
+        names[id(parameter)]: (0.25 * group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    wanted |= {"backbone.extra.weight": (0.25, 0.1), "backbone.extra.bias": (0.25, 0.0)}
+    wanted |= {"head.weight": (0.5, 0.1), "head.bias": (0.5, 0.0)}
+    assert options_of(made, model) == wanted
+    assert len({rate for rate, _ in wanted.values()}) > 4
+
+
+@pytest.mark.parametrize("name", ["cosine", "multistep", "constant"])
+def test_schedules_equal_those_of_detectron2(name):
+    """But for the rate after the last iteration, which nothing uses."""
+    config = compose([f"schedule={name}", "train.iterations=100", "schedule.warmup_iters=10"])
+    ours, theirs = (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5) for _ in range(2))
+    schedule = build(config.schedule)(ours)
+    warmup = WarmupParamScheduler(build(config.schedule.multiplier), 0.001, 0.1)
+    other = LRMultiplier(theirs, warmup, 100)
+    rates = []
+    for step in range(100):
+        assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
+        rates.append(ours.param_groups[0]["lr"])
+        for optimizer in (ours, theirs):
+            optimizer.step()
+        schedule.step()
+        if step < 99:
+            other.step()
+    assert rates[0] == pytest.approx(0.0005)
+    ends = {"cosine": (0.25, 0.000123), "multistep": (0.5, 0.005), "constant": (0.5, 0.5)}
+    assert (rates[50], rates[99]) == pytest.approx(ends[name], rel=0.01)
+
+
+def test_adamw_is_an_option_beside_that_of_the_recipe():
+    words = ["optimizer=adamw", "task=semantic", "optimizer.lr_factor={backbone: 0.1}"]
+    optimizer = build(compose(words).optimizer)(Net())
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.defaults["lr"] == 1e-4
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-4, 0.1 * 1e-4}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05, 0.0}
+    other = compose(["+optimizer.optimizer.momentum_decay=0.1", "task=panoptic",
+                     "optimizer.optimizer._target_=torch.optim.NAdam"])  # fmt: skip
+    assert type(build(other.optimizer)(Net())) is torch.optim.NAdam
+
+
+def test_a_run_stops_when_its_metric_gets_no_better(tmp_path, caplog):
+    evaluation = TinyEvaluation(10.0, 30.0, 20.0, 30.0, 40.0)
+    stop = {"early_stop": {"metric": "PQ", "patience": 2}, "eval_period": 2, "period": 99}
+    results = run_training(tmp_path, iterations=20, evaluation=evaluation, **stop)
+    assert evaluation.calls == 4
+    assert results["metrics"] == {"PQ": 30.0}
+    assert [line["iteration"] for line in metrics(tmp_path)] == list(range(8))
+    assert "Stopped after iteration 8 of 20: 2 evaluations in a row" in caplog.text
+    manifest = json.loads((tmp_path / "checkpoints.json").read_text())["files"]
+    assert manifest["model_final.pth"]["iteration"] == 7
+    assert manifest["model_best.pth"]["iteration"] == 3
+    again = TinyEvaluation(5.0)  # resumed, it is done, and evaluated once more
+    results = run_training(tmp_path, iterations=20, evaluation=again, resume=True, **stop)
+    assert (again.calls, results["metrics"]) == (1, {"PQ": 5.0})
+    assert len(metrics(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("early_stop", "message"),
+    [
+        ({"metric": "PQ"}, r"early_stop=.* must be such as \{metric: PQ, patience: 5\}"),
+        ({"patience": 5, "mode": "max"}, "must be such as"),
+        ({"patience": 0}, r"patience=0 must be a whole number, at least 1"),
+        ({"metric": "AP", "patience": 1}, r"early_stop\.metric=AP is no metric.*choose one of PQ"),
+        ({"patience": 1}, r"set train\.eval_period"),
+    ],
+)
+def test_an_early_stop_that_cannot_be_is_refused(tmp_path, early_stop, message):
+    evaluation = TinyEvaluation()
+    evaluation.metric_names = ["PQ"]
+    options = {"evaluation": evaluation, "eval_period": int(early_stop != {"patience": 1})}
+    with pytest.raises(ValueError, match=message):
+        run_training(tmp_path, early_stop=early_stop, **options)

@@ -102,6 +102,8 @@ SETTINGS: dict[str, Any] = {
     "log_period": 1,
     "eval_period": 0,
     "eval_at_end": True,
+    "epochs": None,
+    "early_stop": None,
     "fast_dev_run": False,
     "images_per_gpu": None,
     "accumulate": None,
