@@ -1,6 +1,5 @@
 """Compose a config, start its processes, hand over to the mode's function. See --help."""
 
-from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import begin_program
@@ -10,7 +9,7 @@ if __name__ == "__main__":
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from panoptic_dl.config import allow, build, builder, composition
 from panoptic_dl.config.output_folder import check_requeue, config_texts, is_recorded
@@ -22,9 +21,7 @@ from panoptic_dl.sweeps.table import isolate_failures, resume_in_sweep
 composition.register()
 
 
-def work(
-    device: str, config: DictConfig, allowed: tuple[str, ...], state: RunState | None = None
-) -> dict:
+def work(device: str, config: DictConfig, allowed: tuple[str, ...], state: Any = None) -> dict:
     """What each process of the run does; `allowed` is what lazy files allowed when composing."""
     from panoptic_dl.launch.session import call_mode
 
@@ -38,20 +35,16 @@ def run(config: DictConfig, job: Any) -> float | None:
 
     state = RunState(job.runtime.output_dir, writes=is_recorded(config, job))
     with session(job.runtime.output_dir, state):
-        texts = config_texts(config, job)
-        mode, folder = str(job.runtime.choices.get("mode")), Path(job.runtime.output_dir)
-        state.remarks += builder.set_iterations(config, mode, folder)
+        texts, mode = config_texts(config, job), job.runtime.choices.mode
+        state.remarks += builder.set_iterations(config, mode, state.folder)
         facts = identity(config, job)
-        finished = resume_in_sweep(config, job, facts)
-        if finished is not None:
+        if (finished := resume_in_sweep(config, job, facts)) is not None:
             return finished.metric
         state.begin(facts, texts)
         check_requeue(config, job)
         if state.writes and mode == "train":
             state.remarks += changes_on_resume(config, state.folder)
-        config.run_dir = job.runtime.output_dir
-        resolve(config)  # the time in names is fixed here, for all processes
-        state.write_resolved(OmegaConf.to_yaml(config))
+        state.write_resolved(resolve(config, state.folder))
         results = start(work, config, tuple(builder.ALLOWED), state)
     return next(iter(results["metrics"].values())) if results else None
 

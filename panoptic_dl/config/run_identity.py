@@ -239,9 +239,15 @@ def resolved_value(config: DictConfig, key: str) -> Any:
         return None
 
 
-def resolve(config: DictConfig) -> None:
-    """Resolve all interpolations in place; ValueError, in one line, where one fails."""
+def resolve(config: DictConfig, run_dir: Path) -> str:
+    """Fix the run's folder and the time in names, for all processes; return the config in YAML.
+
+    Raises:
+        ValueError: an interpolation fails; the message is one line.
+    """
+    config.run_dir = str(run_dir)
     try:
         OmegaConf.resolve(config)
+        return OmegaConf.to_yaml(config)
     except OmegaConfBaseException as error:
         raise ValueError(one_line(error)) from error
