@@ -51,7 +51,6 @@ def run(config: DictConfig, job: Any) -> float | None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
-    """Run one job."""
     with isolate_failures(HydraConfig.get()), one_line_errors():
         return run(config, HydraConfig.get())
 
