@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from panoptic_dl.core.files import visible
 
@@ -101,6 +101,8 @@ def one_line_errors() -> Iterator[None]:
     steady_output()
     try:
         yield
+    except KeyboardInterrupt:
+        leave()
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -242,7 +244,7 @@ def steady_output() -> None:
             setattr(sys, name, steady_text(number))
 
 
-def leave(number: int, frame: object) -> None:
+def leave(*_: object) -> NoReturn:
     """Handle a signal that comes before there is anything to save: exit code 130."""
     print("\ninterrupted", file=sys.stderr)
     sys.exit(130)

@@ -192,6 +192,26 @@ def test_a_start_that_is_refused_leaves_a_run_byte_for_byte_as_it_was(tmp_path, 
     assert "error.txt" not in said
 
 
+@pytest.mark.parametrize("record", [None, "{"])
+def test_checkpoints_without_a_record_are_a_run_as_well(tmp_path, record):
+    start(tmp_path, TEXTS).end("finished")
+    (tmp_path / "last_checkpoint").touch()
+    for name, text in (("run.json", record), (RUN_LOCK, None)):
+        (tmp_path / name).unlink()
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit):
+        attempt_that_waits(tmp_path, ValueError("no"))
+    assert contents(tmp_path) == before
+    evaluation = start(tmp_path, {"config.yaml": "a: 3\n"}, mode="eval")
+    evaluation.accept()
+    evaluation.end("finished")
+    after = contents(tmp_path)
+    assert {file: after.get(file) for file in before} == before
+    assert (tmp_path / "run.json") not in after or record
+
+
 def test_the_config_is_that_of_the_attempt_that_was_accepted_last(tmp_path):
     start(tmp_path, TEXTS).end("finished")
     for _ in range(2):
@@ -224,7 +244,7 @@ def test_without_room_for_its_config_a_run_does_not_begin(tmp_path, monkeypatch,
             raise OSError(28, "No space left on device")
         return real(path, *arguments, **options)
 
-    state = start(tmp_path, {"config.yaml": "a: 1\n"})
+    state = start(tmp_path, {"config.yaml": "a: 2\n"})
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"No space left.*config\.yaml"):
         state.accept()
@@ -378,6 +398,8 @@ def test_a_script_ends_with_one_line(monkeypatch):
         one_line_errors()(raising(OSError(28, "No space left", "/x")))()
     with pytest.raises(SystemExit, match=r"^error: mine$"), one_line_errors():
         raise ValueError("mine")
+    with pytest.raises(SystemExit, match=r"^130$"), one_line_errors():
+        raise KeyboardInterrupt
     script = one_line_errors()(lambda: count_classes(None))
     fault = r"^Traceback(.|\n)*\nerror: TypeError(.|\n)*\nThis is a fault of .* with these lines$"
     with pytest.raises(SystemExit, match=fault):
