@@ -35,6 +35,7 @@ CURES = {
     errno.EROFS: "Mount that disk for writing, or choose another folder",
     errno.ENAMETOOLONG: "That disk takes shorter names",
 }
+FEW_INODES = 4
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.*))?', re.MULTILINE)
 
 
@@ -205,7 +206,8 @@ def disk_error(error: OSError, file: Path | None = None) -> str:
     cure = CURES.get(error.errno or 0, "")
     with contextlib.suppress(OSError):
         found = os.statvfs(place)
-        if error.errno == errno.ENOSPC and found.f_files and not found.f_favail:
+        # A few: what could not be written was removed again, as were locks.
+        if error.errno == errno.ENOSPC and found.f_files and found.f_favail < FEW_INODES:
             cure = "It has bytes, but no inodes: remove some of its many files"
     return ". ".join(filter(None, (error.strerror or str(error), cure)))
 

@@ -513,7 +513,7 @@ def test_no_file_is_named_that_could_not_be_written(tmp_path, capsys):
     ("number", "inodes", "said"),
     [
         (errno.ENOSPC, 9, "Free some room"),
-        (errno.ENOSPC, 0, "no inodes"),
+        (errno.ENOSPC, 1, "no inodes"),
         (errno.EDQUOT, 9, "quota"),
         (errno.EROFS, 9, "Mount that disk"),
         (errno.ENAMETOOLONG, 9, "shorter names"),
