@@ -216,12 +216,16 @@ class RunState:
         if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
             _write(self.folder, state | {"status": "running"} | facts)
 
-    def end(self, status: str, error: str | None = None) -> None:
-        """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
+    def record(self) -> dict[str, Any]:
+        """`run.json` if this attempt is under way, accepted here or in a process of the run."""
         state = read_state(self.folder) if self._record else {}
         last, own = ((each.get("attempts") or [{}])[-1] for each in (state, self._record))
-        if last and not last["ended"] and last["started"] == own["started"]:
-            last |= {
+        return state if last and not last["ended"] and last["started"] == own["started"] else {}
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
+        if state := self.record():
+            state["attempts"][-1] |= {
                 "ended": _now(),
                 "seconds": round(time.time() - self._started, 3),
                 "status": status,
@@ -230,7 +234,7 @@ class RunState:
             if status == "finished":  # what others left that ended in this folder meanwhile
                 with _never_failing(self.folder / ERROR):
                     (self.folder / ERROR).unlink(missing_ok=True)
-        refused = self.waits and self._made_lock
+        refused = self._made_lock and self.waits and not state
         release_lock(self._lock, remove=self.folder / RUN_LOCK if refused else None)
         self._lock = None
 

@@ -1,6 +1,7 @@
 """How an error ends a run: its message, its exit code, and its record in run.json."""
 
 import contextlib
+import copy
 import errno
 import json
 import logging
@@ -493,6 +494,35 @@ def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_
     assert said.startswith("\nerror: process 1 of the run was ended by SIGKILL: mostly memory")
     assert (tmp_path / ERROR).read_text().startswith("error: process 1 of the run")
     assert state_of(tmp_path)["error"].startswith("process 1 of the run was ended by")
+
+
+def test_errors_of_an_attempt_that_another_process_has_accepted_are_recorded(tmp_path, monkeypatch):
+    """Of several processes the first accepts, in its own copy of the parent's object."""
+    attempt(tmp_path)
+    state = RunState(str(tmp_path), writes=True)
+
+    def resume():
+        with session(str(tmp_path), state):
+            state.begin(FACTS)
+            copy.copy(state).accept()
+            raise ProcessExitedException("", 1, 77, -9, "SIGKILL")
+
+    with pytest.raises(SystemExit):
+        resume()
+    assert state.waits
+    assert (tmp_path / ERROR).read_text().startswith("error: process 1 of the run")
+    assert (tmp_path / RUN_LOCK).exists()
+    (tmp_path / ERROR).unlink()
+    config = OmegaConf.create({"run_dir": str(tmp_path), "seed": 0, "launch": {"requeue": False}})
+    monkeypatch.setattr(session_module.comm, "get_rank", lambda: 1)
+
+    def mode():
+        session_module.accept()
+        raise ValueError("a torn image")
+
+    with pytest.raises(SystemExit):
+        session_module.call_mode(config, "cpu", mode, RunState(str(tmp_path), writes=False))
+    assert "a torn image" in (tmp_path / ERROR).read_text()
 
 
 def test_who_misses_another_process_does_not_replace_what_that_one_said(tmp_path, monkeypatch):
