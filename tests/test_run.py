@@ -143,11 +143,19 @@ def test_a_run_is_recorded_and_returns_its_first_metric(tmp_path, toy):
 def test_a_refused_start_leaves_the_run_and_an_accepted_one_is_its_config(tmp_path, toy, capsys):
     words = [*SMALL, *toy["toy_cityscapes"], "train.eval_at_end=false", f"run_dir={tmp_path}"]
     command_line(*words)
+    (tmp_path / "predictions" / "panoptic").mkdir(parents=True)
+    (tmp_path / "predictions" / "panoptic" / "notes").touch()
+    (tmp_path / "fast_dev_run").mkdir()
+    (tmp_path / "fast_dev_run" / "model_final.pth").touch()
+    for name in (".lock", ".run.lock"):  # as in a copy of a folder
+        (tmp_path / name).unlink(missing_ok=True)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     for more, message in {
         ("train.iterations=3",): "holds a run already",
         ("resume=auto", "optimizer.lr=0.5"): "other numbers: optimizer.lr differ",
         ("mode=eval", "weights=/nowhere/x.pth"): "/nowhere/x.pth",
+        ("mode=eval", f"weights={tmp_path}", "evaluation.save=panoptic"): "notes is not a file",
+        ("train.fast_dev_run=true", "weights=/nowhere/x.pth"): "/nowhere/x.pth",
     }.items():
         with pytest.raises(SystemExit):
             command_line(*words, *more)

@@ -163,12 +163,15 @@ def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     it by itself. Names that have moved since the run are the same.
 
     Raises:
-        OSError: the run has left no config.
-        ValueError: it is torn.
+        ValueError: the run has left no config, or a torn one.
     """
-    tree: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
-    if "mode" not in tree:  # which comes last
-        raise ValueError("it is torn")
+    try:
+        tree: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+        if "mode" not in tree:  # which comes last
+            raise ValueError("it is torn")
+    except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
+        why = f"{folder / RESOLVED} does not tell which numbers it had: {one_line(error)}"
+        raise ValueError(why) from error
     everything = _flat(tree)
     saved = _flat(relevant_config(tree))
     here = _flat(relevant_config(OmegaConf.to_container(config, resolve=False)))
@@ -198,8 +201,8 @@ def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
         return []
     try:
         found = differences(config, folder)
-    except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
-        return [f"Not compared with the attempt before: {folder / RESOLVED}: {one_line(error)}"]
+    except ValueError as error:
+        return [f"Not compared with the attempt before: {error}"]
     keys = [key for key in found if key not in FREE]
     rows = [(key, *(str(value)[:60] for value in found[key])) for key in list(found)[:MAX_ROWS]]
     table = tabulate(rows, ["", "before", "now"], "github", disable_numparse=True)

@@ -144,10 +144,7 @@ def record_classes(classes: Classes, run_dir: Path) -> None:
                 ". Resume with the categories as they were, or start anew in another run_dir"
             )
         return
-    try:
-        write_text(file, classes.to_json())
-    except OSError as error:
-        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
+    write_text(file, classes.to_json())
 
 
 def require_classes(classes: Classes, weights: str) -> None:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from panoptic_dl.core.files import visible
 
@@ -35,6 +35,7 @@ CURES = {
     errno.EROFS: "Mount that disk for writing, or choose another folder",
     errno.ENAMETOOLONG: "That disk takes shorter names",
 }
+FEW_INODES = 4
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.*))?', re.MULTILINE)
 
 
@@ -101,6 +102,8 @@ def one_line_errors() -> Iterator[None]:
     steady_output()
     try:
         yield
+    except KeyboardInterrupt:
+        leave()
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -203,7 +206,8 @@ def disk_error(error: OSError, file: Path | None = None) -> str:
     cure = CURES.get(error.errno or 0, "")
     with contextlib.suppress(OSError):
         found = os.statvfs(place)
-        if error.errno == errno.ENOSPC and found.f_files and not found.f_favail:
+        # A few: what could not be written was removed again, as were locks.
+        if error.errno == errno.ENOSPC and found.f_files and found.f_favail < FEW_INODES:
             cure = "It has bytes, but no inodes: remove some of its many files"
     return ". ".join(filter(None, (error.strerror or str(error), cure)))
 
@@ -242,7 +246,7 @@ def steady_output() -> None:
             setattr(sys, name, steady_text(number))
 
 
-def leave(number: int, frame: object) -> None:
+def leave(*_: object) -> NoReturn:
     """Handle a signal that comes before there is anything to save: exit code 130."""
     print("\ninterrupted", file=sys.stderr)
     sys.exit(130)

@@ -94,6 +94,10 @@ def atomic_write(target: Path, *, sync: bool = True) -> Iterator[Path]:
         temporary.replace(target)
         if sync:
             flush(target.parent)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary)):  # none, of a full disk
+            error.filename = str(target)
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -262,21 +266,29 @@ def acquire_lock(path: Path, *, wait: bool = False, shared: bool = False) -> int
     """
     flags = os.O_RDONLY if shared or path.is_dir() else os.O_RDWR | os.O_CREAT
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None
+        with suppress(FileNotFoundError):
+            if shared or os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                break
+        os.close(descriptor)  # of a file that its holder has just removed
     _locks.add(descriptor)
     return descriptor
 
 
-def release_lock(descriptor: int | None) -> None:
-    """Give up what `acquire_lock` returned."""
+def release_lock(descriptor: int | None, remove: Path | None = None) -> None:
+    """Give up what `acquire_lock` returned, and remove its file."""
     if descriptor is not None:
+        if remove is not None:
+            with suppress(OSError):
+                remove.unlink()
         _locks.discard(descriptor)
         os.close(descriptor)
 
@@ -323,6 +335,7 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         OSError: the folder cannot be written to.
     """
     path = folder / name
+    is_new = not path.exists()
     for seconds in (0.02, 0.04, 0.08, 0.0):
         try:
             lock = acquire_lock(path)
@@ -343,9 +356,9 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
             _replace(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        if lock is not None:
-            _replace(lock, before)  # a start that is refused leaves the file as it was
-        release_lock(lock)
+        if lock is not None:  # a start that is refused leaves all as it was
+            _replace(lock, before)
+        release_lock(lock, remove=path if is_new else None)
 
 
 def _replace(file: int, content: bytes) -> None:
@@ -378,6 +391,12 @@ def read_json(file: Path) -> Any:
     """
     require_file(file)
     return parse_json(file.read_bytes(), file.name)
+
+
+def read_text(file: Path) -> str:
+    """Read a text file that a run has left; OSError where it cannot be opened, or is none."""
+    require_file(file)
+    return file.read_text("utf-8", "replace")
 
 
 def parse_json(content: str | bytes, name: str) -> Any:

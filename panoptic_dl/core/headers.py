@@ -64,7 +64,8 @@ def require_own_ids(source: str, records: Iterable[Mapping[str, Any]]) -> None:
 def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
     """A hash of a split's images, in their order: names, sizes, segments; not where they lie.
 
-    Of up to some hundred image files, spread over the split, the number of bytes counts, too.
+    Of up to some hundred images, spread over the split, the number of bytes of their files and of
+    those of their labels counts, too.
     """
     digest, apart = hashlib.sha256(), max(1, len(records) // SIZED_FILES)
     for i, record in enumerate(records):
@@ -72,9 +73,9 @@ def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
         told = [os.path.basename(file), record.get("height"), record.get("width")]
         for segment in record.get("segments_info", ()):
             told += [segment.get(key) for key in ("id", "category_id", "iscrowd", "area")]
-        if i % apart == 0:
-            with suppress(OSError):  # of a missing one, which is not counted
-                told.append(os.path.getsize(file))
+        for key in ("file_name", *(key for key, _ in LABELS)) if i % apart == 0 else ():
+            with suppress(KeyError, OSError):  # of a missing one, which is not counted
+                told.append(os.path.getsize(record[key]))
         digest.update(repr(told).encode(errors="replace"))
     return digest.hexdigest()[:16]
 

@@ -28,6 +28,8 @@ SECONDS_TO_END = 2  # before SIGTERM kills a worker
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
+unheeded: list[int] = []  # signals that came when a run had nothing left to do but to end
+
 Say = Callable[[str], object]  # takes a line for people, such as `print`
 
 
@@ -271,3 +273,4 @@ def passing_signals_on() -> Iterator[list[int]]:
 
     with handling(STOPPING, forward):
         yield received
+    unheeded.extend(received)

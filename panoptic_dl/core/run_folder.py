@@ -31,6 +31,7 @@ from panoptic_dl.core.files import (
     near_names,
     printable,
     read_json_object,
+    read_text,
     release_lock,
     write_text,
 )
@@ -97,13 +98,14 @@ class RunState:
             writes: whether this process writes `run.json`; only one of a run does.
         """
         self.folder, self.writes = Path(run_dir), writes
-        self.waits = (self.folder / RUN).exists()
+        self.waits = _holds_run(self.folder)
         self.remarks: list[str] = []
         self._record: dict[str, Any] = {}  # run.json as it will be
         self._texts: dict[str, str] = {}
         self._place = (self.folder / CONFIG).parent  # of the texts
         self._started = time.time()
         self._lock: int | None = None
+        self._made_lock = False
 
     def begin(self, facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> None:
         """Take the folder for an attempt; one that was killed before is closed.
@@ -120,6 +122,7 @@ class RunState:
         """
         if not (self.writes or texts):
             return
+        self._made_lock = not (self.folder / RUN_LOCK).exists()
         try:
             self._lock = acquire_lock(self.folder / RUN_LOCK)
         except BlockingIOError:
@@ -130,10 +133,12 @@ class RunState:
             ) from None
         except OSError as error:
             logger.warning("%s is not written: %s", self.folder / RUN_LOCK, error)
-        self.waits = (self.folder / RUN).exists()
+        self.waits = _holds_run(self.folder)
         self._texts = dict(texts or {})
         before = read_state(self.folder)
-        if before and before.get("mode") == "train" != facts.get("mode"):
+        # Without a record that can be read, checkpoints tell of a training.
+        trained = before.get("mode") == "train" if before else (self.folder / NEWEST).exists()
+        if trained and facts.get("mode") != "train":
             self.writes = False
         if self.writes:
             self._record = self._new_record(facts, before)
@@ -187,7 +192,7 @@ class RunState:
 
     def _write_texts(self) -> None:
         """Write all, or none; another config, of an attempt before, is kept by its time."""
-        config = self._place / Path(CONFIG).name
+        config, old = self._place / Path(CONFIG).name, None
         try:
             self._place.mkdir(parents=True, exist_ok=True)
             if config.is_file() and config.read_bytes() != self._texts[config.name].encode():
@@ -200,6 +205,8 @@ class RunState:
                     temporary = files.enter_context(atomic_write(self._place / name))
                     temporary.write_text(text, encoding="utf-8")
         except OSError as error:
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
             problem = error.strerror or str(error)
             raise OSError(error.errno, f"cannot be written: {problem}", str(config)) from error
 
@@ -208,12 +215,16 @@ class RunState:
         if self.writes and not self.waits:
             note(self.folder, **facts)
 
-    def end(self, status: str, error: str | None = None) -> None:
-        """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
+    def record(self) -> dict[str, Any]:
+        """`run.json` if this attempt is under way, accepted here or in a process of the run."""
         state = read_state(self.folder) if self._record else {}
         last, own = ((each.get("attempts") or [{}])[-1] for each in (state, self._record))
-        if last and not last["ended"] and last["started"] == own["started"]:
-            last |= {
+        return state if last and not last["ended"] and last["started"] == own["started"] else {}
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
+        if state := self.record():
+            state["attempts"][-1] |= {
                 "ended": _now(),
                 "seconds": round(time.time() - self._started, 3),
                 "status": status,
@@ -222,8 +233,13 @@ class RunState:
             if status == "finished":  # what others left that ended in this folder meanwhile
                 with _never_failing(self.folder / ERROR):
                     (self.folder / ERROR).unlink(missing_ok=True)
-        release_lock(self._lock)
+        refused = self._made_lock and self.waits and not state
+        release_lock(self._lock, remove=self.folder / RUN_LOCK if refused else None)
         self._lock = None
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (RUN, NEWEST))
 
 
 def note(folder: Path, **facts: Any) -> None:
@@ -344,8 +360,8 @@ def error_line(traceback: str) -> str:
 def first_error_line(folder: Path) -> str | None:
     """The first line of the error in a run's `error.txt`, without the error's type."""
     try:
-        line = error_line((folder / ERROR).read_text())
-    except (OSError, UnicodeDecodeError):
+        line = error_line(read_text(folder / ERROR))
+    except OSError:
         return None
     return line.partition(": ")[2] or line
 
@@ -360,7 +376,7 @@ def how_to_continue(folder: Path) -> str:
 def failure(folder: Path) -> str | None:
     """What ended the last attempt of a sweep's experiment, from its `failed.txt`."""
     try:
-        return (folder / FAILED).read_text(errors="replace").strip() or None
+        return read_text(folder / FAILED).strip() or None
     except OSError:
         return None
 
@@ -456,12 +472,24 @@ def find_weights(path: str | Path) -> Path:
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file or folder{near}")
     chosen = find_checkpoint(path)
-    logger.info("weights=%s is a run folder: taking %s", path, printable(chosen.name))
+    done = f", iteration {step:.0f}" if (step := _iteration(chosen)) >= 0 else ""
+    logger.info("weights=%s is a run folder: taking %s%s", path, printable(chosen.name), done)
     return chosen
+
+
+def _iteration(checkpoint: Path) -> float:
+    """Of a file in a run's folder; NaN where the manifest does not know it."""
+    try:
+        manifest = Fields(read_json_object(checkpoint.with_name(MANIFEST)), MANIFEST)
+        return manifest.object("files").object(checkpoint.name).number("iteration")
+    except (OSError, ValueError):
+        return math.nan
 
 
 def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     """A run folder's checkpoint: `name`, or else the final one, or else the newest.
+
+    A final one that is older than the newest is of a run that was made longer: it is not taken.
 
     Raises:
         WeightsError: it is not there.
@@ -473,12 +501,13 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
         if Path(name).name != name or not (folder / name).is_file():
             raise WeightsError(f"{folder} has no checkpoint {name}; it has {there}")
         return folder / name
-    if (folder / FINAL).is_file():
-        return folder / FINAL
-    tag = folder / NEWEST
+    tag, final = folder / NEWEST, folder / FINAL
     newest = tag.read_text(errors="replace").strip() if tag.is_file() else ""
     # The tag is a name in the folder; anything else, such as ../x, is damage.
-    if newest and Path(newest).name == newest and (folder / newest).is_file():
+    is_there = newest and Path(newest).name == newest and (folder / newest).is_file()
+    if final.is_file() and not (is_there and _iteration(folder / newest) > _iteration(final)):
+        return final
+    if is_there:
         return folder / newest
     raise WeightsError(
         f"weights={folder}: a run folder has {FINAL}, or {NEWEST} names its newest checkpoint; "

@@ -87,8 +87,8 @@ def demo(
         maps=choices.maps,
         branches=bool(set(views) & set(BRANCHES)),
     )
-    accept()
     results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes)
+    accept()
     run = _Run(predictor, results, choices)
     pictures = [one for one in found if not one.is_video]
     videos = [one for one in found if one.is_video]

@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import require_file
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import repeated_stuff
@@ -393,6 +394,7 @@ def _check_overlap(context: CheckContext) -> CheckResult:
     namesakes = [key for key in files if names[Path(key[0]).name] > 1 and key not in digests]
     for file, title in namesakes[: context.settings.sample]:
         with contextlib.suppress(OSError):  # that it cannot be opened is another problem
+            require_file(file)
             digests[file, title] = digest_of(Path(file).read_bytes())
     same: dict[bytes, list[str]] = defaultdict(list)
     for (file, title), digest in digests.items():

@@ -111,7 +111,7 @@ def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -
     except BaseException as error:
         status, code = exit_status(error)
         line, trace = getattr(error, "line", None), traceback.format_exc()
-        waits = state is not None and state.waits
+        waits = state is not None and state.waits and not state.record()
         text, killed, where, how = None, _killed(error), "", ""
         if (folder / NEWEST).is_file():
             how = f"; {how_to_continue(folder)} goes on from the last checkpoint"
@@ -256,6 +256,7 @@ def _accept(device: str, state: RunState, log: MemoryHandler) -> None:
         for name, text in (("environment.txt", describe() + "\n"), ("git.txt", _git_state())):
             with (folder / name).open("a") as file:  # a resumed run adds to its record
                 file.write(f"# {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}\n{text}")
+    state.waits = False
     lines = logging.StreamHandler(_log_of(str(folder / (LOG + f".rank{rank}" * (rank > 0)))))
     form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"  # as Detectron2 has it
     lines.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))

@@ -16,7 +16,7 @@ from types import FrameType
 from detectron2.utils import comm
 
 from panoptic_dl.core.errors import STOPPING, leave
-from panoptic_dl.core.parallel import handling, interrupt
+from panoptic_dl.core.parallel import handling, interrupt, unheeded
 from panoptic_dl.core.run_folder import Requeued
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,13 @@ class StopRequest:
         self.signal = 0  # the first that came
         self._at_once = False
 
-    def listen(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
         """Handle the signals inside a `with` block, if it is in the main thread."""
-        return handling(STOPPING, self._take)
+        with handling(STOPPING, self._take):
+            yield
+        if self.signal:
+            unheeded.append(self.signal)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:

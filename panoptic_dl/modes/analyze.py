@@ -18,6 +18,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import nn
 
+from panoptic_dl.core.files import write_text
 from panoptic_dl.core.images import VOID_LABEL
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import as_json
@@ -134,7 +135,7 @@ def analyze(
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(analysis), indent=2, allow_nan=False)
-    (folder / "analysis.json").write_text(text + "\n")
+    write_text(folder / "analysis.json", text + "\n")
     draw_analysis(analysis, folder / "analysis.png")
     logger.info("%s", analysis_text(analysis))
     logger.info("Saved %s and analysis.png", folder / "analysis.json")

@@ -26,6 +26,7 @@ from panoptic_dl.core.environment import (
     peak_memory,
     reset_peak_memory,
 )
+from panoptic_dl.core.files import write_text
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.models.batch_norm import fold_batch_norms
@@ -109,7 +110,7 @@ def benchmark(
     }
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_text(folder / "benchmark.json", json.dumps(result, indent=2) + "\n")
     draw_stages([result], folder / "benchmark.png")
     logger.info("%s", benchmark_text(result))
     logger.info("Saved %s and benchmark.png", folder / "benchmark.json")

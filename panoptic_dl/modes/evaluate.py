@@ -95,6 +95,7 @@ def evaluate(
         )
     if not evaluation.has_truth:
         _require_no_figures(evaluation, predictions)
+    evaluation.check_folder(folder)
     if weights is not None:
         load_model(model, weights, image_format)
         if classes is not None:

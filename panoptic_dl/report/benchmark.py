@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_dl.core.files import read_json_object
+from panoptic_dl.core.files import read_json_object, write_text
 from panoptic_dl.core.run_folder import read_sweep
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.report.text import markdown_table
@@ -95,8 +95,8 @@ def combine_benchmarks(folder: Path) -> str | None:
     results = [read_json_object(file) for file in files.values()]
     machines = dict.fromkeys(result["machine"] for result in results)
     text = "\n".join([*machines, _combined_table(results)])
-    (folder / "benchmark.md").write_text(text + "\n")
-    (folder / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_text(folder / "benchmark.md", text + "\n")
+    write_text(folder / "benchmark.json", json.dumps(results, indent=2) + "\n")
     draw_stages(results, folder / "benchmark.png")
     return f"{text}\nSaved {folder}/benchmark.md, .json and .png"
 

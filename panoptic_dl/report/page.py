@@ -71,22 +71,12 @@ def make_report(
     tables = build_tables(collected.runs, collected.benchmarks, **options)
     out.mkdir(parents=True, exist_ok=True)
     markdown = report_markdown(tables, collected)
-    files = [
-        _write(out / "report.md", markdown),
-        _write(out / "report.csv", report_csv(tables)),
-        _write(out / "report.tex", report_latex(tables)),
-    ]
+    write_text(out / "report.md", markdown)
+    write_text(out / "report.csv", report_csv(tables))
+    write_text(out / "report.tex", report_latex(tables))
     page, notes = _render_page(tables, collected, made)
-    files.append(_write(out / "report.html", page))
-    return markdown, files, notes
-
-
-def _write(file: Path, text: str) -> Path:
-    try:
-        write_text(file, text)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
-    return file
+    write_text(out / "report.html", page)
+    return markdown, [out / f"report.{kind}" for kind in ("md", "csv", "tex", "html")], notes
 
 
 class _Detail(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.files import read_json_object
+from panoptic_dl.core.files import read_json_object, write_text
 from panoptic_dl.core.run_folder import RESULTS
 from panoptic_dl.report.text import markdown_table, short_names
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, REMARK, TEXT, YELLOW
@@ -37,7 +37,7 @@ def report_search(folder: Path) -> str:
                 f". The first one to fail, {folder / failed['folder']}: {failed['error']}\n"
                 "Failed trials stay failed: fix that and name another folder, sweep_dir=FOLDER"
             )
-        (folder / "search.md").write_text(f"{text}\n\n{_table(trials, 'metric', record)}\n")
+        write_text(folder / "search.md", f"{text}\n\n{_table(trials, 'metric', record)}\n")
         return f"{text}\n"
     best = trials[record["best"]]
     file = folder / best["folder"] / RESULTS
@@ -49,9 +49,10 @@ def report_search(folder: Path) -> str:
     ranked = sorted(  # the best first, those without a value last
         trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0), t["number"])
     )
-    (folder / "search.md").write_text(
+    write_text(
+        folder / "search.md",
         f"# {record['name']}\n\n{head}\n\n{_table(ranked, metric, record)}\n\n"
-        "![search](search.png)\n"
+        "![search](search.png)\n",
     )
     more = len(trials[MAX_PRINTED:])
     return (

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panoptic_dl.core.files import parse_json, printable
+from panoptic_dl.core.files import parse_json, printable, read_text
 from panoptic_dl.core.run_folder import (
     ERROR,
     FAILED,
@@ -83,7 +83,7 @@ def _row(sweep: Path, name: str) -> dict[str, Any]:
 def _last_iteration(metrics: Path) -> int | None:
     """Steps done by the last line of metrics.json."""
     try:
-        lines = metrics.read_text().splitlines()
+        lines = read_text(metrics).splitlines()
         return max(int(parse_json(line, METRICS)["iteration"]) for line in lines[-3:]) + 1
     except (OSError, ValueError, KeyError, TypeError):
         return None

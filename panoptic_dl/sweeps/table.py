@@ -20,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from panoptic_dl.config import composition
 from panoptic_dl.config.composition import is_choice
 from panoptic_dl.config.run_identity import differences
+from panoptic_dl.core.parallel import unheeded
 from panoptic_dl.core.run_folder import (
     FAILED,
     NEWEST,
     REFUSED,
     STOPPED,
+    ExitCode,
     Requeued,
     first_error_line,
     is_running,
@@ -155,10 +157,13 @@ def isolate_failures(job: Any) -> Iterator[None]:
         yield
         return
     folder = Path(job.runtime.output_dir)
+    unheeded.clear()
     try:
         yield
         with contextlib.suppress(OSError):  # of an attempt before this one
             (folder / FAILED).unlink(missing_ok=True)
+        if unheeded:  # of a row that was about to end: the next one is not begun
+            raise SystemExit(ExitCode.INTERRUPTED)
     except SystemExit as stop:  # after its message
         if stop.code in STOPPED or isinstance(stop, Requeued):
             raise

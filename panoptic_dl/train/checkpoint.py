@@ -29,6 +29,7 @@ from panoptic_dl.core.files import (
     flush,
     read_json,
     remove_temporary_files,
+    require_file,
     save_state,
     sha256_of,
     write_text,
@@ -321,6 +322,7 @@ class RunCheckpoints:
         for name in sorted(self.names(), key=age, reverse=True):
             path = self.folder / name
             try:
+                require_file(path)
                 if name in files and sha256_of(path) != files[name]["sha256"]:
                     raise ValueError("its contents are not those that were written (SHA-256)")
                 state = torch.load(path, map_location="cpu", weights_only=True)

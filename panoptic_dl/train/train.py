@@ -133,10 +133,7 @@ def train(
         options = replace(options, iterations=short, log_period=1, eval_period=half)
         options, saving = replace(options, eval_at_end=True), replace(saving, period=half)
         evaluation = partial(evaluation, limit=FAST_IMAGES)
-        folder, resume, loggers = folder / FAST_FOLDER, False, None
-        if comm.is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)
-        comm.synchronize()
+        folder, loggers = folder / FAST_FOLDER, None
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
     check_precision("train.precision", options.precision, place)
@@ -190,11 +187,15 @@ def train(
                 given = (weights, pretrained, image_format, weights_match, classes)
                 started_from.append(start_from(model, *given))
 
-            start = _start(checkpoints, resume, options.iterations, load_weights)
+            way = None if options.fast_dev_run else resume
+            start = _start(checkpoints, way, options.iterations, load_weights)
             if start and loader.other_records:
                 if not resume_changed:
                     raise ValueError(f"{OTHER_RECORDS}, or go on with these: resume_changed=true")
                 logger.warning(OTHER_RECORDS)
+            if is_main and options.fast_dev_run:  # nothing stays of a trial before
+                shutil.rmtree(folder)
+                folder.mkdir()
             if is_main and classes is not None:
                 record_classes(classes, folder)
             comm.synchronize()  # all processes have come here
@@ -320,19 +321,23 @@ def _with_chained(schedule: Callable[..., Any], optimizer: Optimizer) -> Any:
 
 def _start(
     checkpoints: RunCheckpoints,
-    resume: bool | str,
+    resume: bool | str | None,
     iterations: int,
     load_weights: Callable[[], None],
 ) -> int:
-    """Load a checkpoint, or the weights to start from; return the iteration to start with."""
+    """Load a checkpoint, or the weights to start from; return the iteration to start with.
+
+    Args:
+        resume: None: start anew, whatever is there.
+    """
     exist = bool(comm.all_gather(checkpoints.names())[0])
-    if exist and not resume:
+    if exist and resume is False:
         raise ValueError(
             f"{checkpoints.folder} holds a run already; continue it with resume=true, or "
             "name another run_dir"
         )
     start = 0
-    if exist or resume is True:
+    if resume is not None and (exist or resume is True):
         start = checkpoints.restore() + 1
         if start > iterations:
             raise ValueError(

@@ -197,6 +197,8 @@ def test_a_damaged_config_is_said_and_not_compared(tmp_path, text):
         (tmp_path / ".hydra" / "resolved.yaml").write_text(text)
     (said,) = resumed(tmp_path)
     assert "resolved.yaml" in said
+    with pytest.raises(ValueError, match=r"resolved\.yaml does not tell"):
+        differences(compose(TINY), tmp_path)
 
 
 def test_when_a_part_is_made_is_no_difference():

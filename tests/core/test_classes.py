@@ -83,7 +83,7 @@ def test_weights_are_measured_on_their_own_classes_only(tmp_path, other, message
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / f".unfinished.{os.getpid()}.{FILE}").mkdir()
-    with pytest.raises(OSError, match=r"cannot write .*classes\.json"):
+    with pytest.raises(OSError, match=r"classes\.json"):
         record_classes(CLASSES, tmp_path)
 
 

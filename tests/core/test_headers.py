@@ -163,3 +163,9 @@ def test_a_fingerprint_tells_names_sizes_segments_and_some_files(images, tmp_pat
     assert fingerprint(records[::-1]) != whole
     resize(there[7]["file_name"], (300, 200))
     assert fingerprint(there) != whole
+    label = tmp_path / "label.png"
+    label.write_bytes(b"12")
+    labeled = [record | {"sem_seg_file_name": str(label)} for record in records]
+    before = fingerprint(labeled)
+    label.write_bytes(b"123")
+    assert fingerprint(labeled) != before

@@ -1,6 +1,7 @@
 """What a run's folder holds is read, or named when it is damaged."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -73,6 +74,13 @@ def test_the_message_of_a_process_that_was_started():
         '\n  File "a.py", line 3, in f\n    g()\n    ^^^\nRuntimeError: CUDA: all gone\nmore\n'
     )
     assert error_line(text) == "RuntimeError: CUDA: all gone"
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    for name in ("error.txt", "failed.txt"):
+        os.mkfifo(tmp_path / name)
+    assert failure(tmp_path) is None
+    assert first_error_line(tmp_path) is None
 
 
 def test_the_resolved_config(tmp_path):

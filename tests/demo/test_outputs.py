@@ -59,8 +59,11 @@ def test_panoptic_files_are_read_by_panopticapi(panoptic_run, photos, tmp_path):
         assert (x, y, x + width, y + height) == segment.box
 
 
-def test_results_of_an_earlier_demo_are_never_overwritten(panoptic_run, photos, tmp_path):
+def test_results_of_an_earlier_demo_are_never_overwritten(
+    panoptic_run, photos, tmp_path, monkeypatch
+):
     run_demo(panoptic_run, photos / "a", tmp_path / "out")
+    monkeypatch.setattr("panoptic_dl.demo.demo.accept", pytest.fail)
     before = (tmp_path / "out" / "demo" / "panoptic" / "x.jpg").read_bytes()
     with pytest.raises(DemoError, match="holds the results of an earlier demo"):
         run_demo(panoptic_run, photos / "b", tmp_path / "out")

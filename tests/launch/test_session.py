@@ -1,6 +1,7 @@
 """How an error ends a run: its message, its exit code, and its record in run.json."""
 
 import contextlib
+import copy
 import errno
 import json
 import logging
@@ -192,6 +193,26 @@ def test_a_start_that_is_refused_leaves_a_run_byte_for_byte_as_it_was(tmp_path, 
     assert "error.txt" not in said
 
 
+@pytest.mark.parametrize("record", [None, "{"])
+def test_checkpoints_without_a_record_are_a_run_as_well(tmp_path, record):
+    start(tmp_path, TEXTS).end("finished")
+    (tmp_path / "last_checkpoint").touch()
+    for name, text in (("run.json", record), (RUN_LOCK, None)):
+        (tmp_path / name).unlink()
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit):
+        attempt_that_waits(tmp_path, ValueError("no"))
+    assert contents(tmp_path) == before
+    evaluation = start(tmp_path, {"config.yaml": "a: 3\n"}, mode="eval")
+    evaluation.accept()
+    evaluation.end("finished")
+    after = contents(tmp_path)
+    assert {file: after.get(file) for file in before} == before
+    assert (tmp_path / "run.json") not in after or record
+
+
 def test_the_config_is_that_of_the_attempt_that_was_accepted_last(tmp_path):
     start(tmp_path, TEXTS).end("finished")
     for _ in range(2):
@@ -224,7 +245,7 @@ def test_without_room_for_its_config_a_run_does_not_begin(tmp_path, monkeypatch,
             raise OSError(28, "No space left on device")
         return real(path, *arguments, **options)
 
-    state = start(tmp_path, {"config.yaml": "a: 1\n"})
+    state = start(tmp_path, {"config.yaml": "a: 2\n"})
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"No space left.*config\.yaml"):
         state.accept()
@@ -378,6 +399,8 @@ def test_a_script_ends_with_one_line(monkeypatch):
         one_line_errors()(raising(OSError(28, "No space left", "/x")))()
     with pytest.raises(SystemExit, match=r"^error: mine$"), one_line_errors():
         raise ValueError("mine")
+    with pytest.raises(SystemExit, match=r"^130$"), one_line_errors():
+        raise KeyboardInterrupt
     script = one_line_errors()(lambda: count_classes(None))
     fault = r"^Traceback(.|\n)*\nerror: TypeError(.|\n)*\nThis is a fault of .* with these lines$"
     with pytest.raises(SystemExit, match=fault):
@@ -473,6 +496,35 @@ def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_
     assert state_of(tmp_path)["error"].startswith("process 1 of the run was ended by")
 
 
+def test_errors_of_an_attempt_that_another_process_has_accepted_are_recorded(tmp_path, monkeypatch):
+    """Of several processes the first accepts, in its own copy of the parent's object."""
+    attempt(tmp_path)
+    state = RunState(str(tmp_path), writes=True)
+
+    def resume():
+        with session(str(tmp_path), state):
+            state.begin(FACTS)
+            copy.copy(state).accept()
+            raise ProcessExitedException("", 1, 77, -9, "SIGKILL")
+
+    with pytest.raises(SystemExit):
+        resume()
+    assert state.waits
+    assert (tmp_path / ERROR).read_text().startswith("error: process 1 of the run")
+    assert (tmp_path / RUN_LOCK).exists()
+    (tmp_path / ERROR).unlink()
+    config = OmegaConf.create({"run_dir": str(tmp_path), "seed": 0, "launch": {"requeue": False}})
+    monkeypatch.setattr(session_module.comm, "get_rank", lambda: 1)
+
+    def mode():
+        session_module.accept()
+        raise ValueError("a torn image")
+
+    with pytest.raises(SystemExit):
+        session_module.call_mode(config, "cpu", mode, RunState(str(tmp_path), writes=False))
+    assert "a torn image" in (tmp_path / ERROR).read_text()
+
+
 def test_who_misses_another_process_does_not_replace_what_that_one_said(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module.comm, "get_world_size", lambda: 2)
     for error in (ValueError("why"), RuntimeError("gloo: Connection closed by peer")):
@@ -491,7 +543,7 @@ def test_no_file_is_named_that_could_not_be_written(tmp_path, capsys):
     ("number", "inodes", "said"),
     [
         (errno.ENOSPC, 9, "Free some room"),
-        (errno.ENOSPC, 0, "no inodes"),
+        (errno.ENOSPC, 1, "no inodes"),
         (errno.EDQUOT, 9, "quota"),
         (errno.EROFS, 9, "Mount that disk"),
         (errno.ENAMETOOLONG, 9, "shorter names"),

@@ -1,6 +1,7 @@
 """The status of rows, from what their folders hold, and the script that prints it."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -128,6 +129,7 @@ def test_hostile_records_are_one_line_each_and_lead_nowhere(tmp_path, caplog, ca
     (tmp_path / "sweep" / "row\x1b[2J" / "metrics.json").write_text("[" * 10**5 + "\n")
     write_run(tmp_path / "sweep" / "two", "failed", error="no\x1b[2J")
     (tmp_path / "sweep" / "two" / "metrics.json").write_text('{"iteration": 1e400}\n')
+    os.mkfifo(write_run(tmp_path / "sweep" / "three", "finished") / "metrics.json")
     write_run(tmp_path / "outside", "finished", metrics={"PQ": 1.0})
     plan(tmp_path / "sweep", "../outside")
     monkeypatch.setattr(sys, "argv", ["sweep_status.py", str(tmp_path / "sweep")])

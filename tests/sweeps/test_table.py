@@ -1,5 +1,8 @@
 """Rows of a sweep: their folders, as Hydra would name them; which run again, go on or fail."""
 
+import os
+import signal
+
 import hydra
 import pytest
 from hydra.types import RunMode
@@ -10,7 +13,9 @@ from omegaconf import OmegaConf, open_dict
 from panoptic_dl.config.composition import CONF, register
 from panoptic_dl.config.run_identity import LONGEST, row_folder
 from panoptic_dl.core.files import RUN_LOCK, file_lock
+from panoptic_dl.core.parallel import passing_signals_on
 from panoptic_dl.core.run_folder import FAILED, ExitCode
+from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.sweeps import table
 from panoptic_dl.sweeps.status import conclude
 from panoptic_dl.sweeps.table import (
@@ -232,6 +237,14 @@ def test_what_stops_a_sweep_is_no_failure_of_a_row(tmp_path):
         with pytest.raises(SystemExit), isolate_failures(job(tmp_path / "a")):
             raise SystemExit(code)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("handler", [StopRequest().listen, passing_signals_on])
+def test_a_signal_to_a_row_that_is_about_to_end_stops_the_sweep(tmp_path, handler):
+    with pytest.raises(SystemExit, match="130"), isolate_failures(job(tmp_path)), handler():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with isolate_failures(job(tmp_path)):
+        pass
 
 
 def test_rows_have_the_folders_that_hydra_was_configured_to_give(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -102,11 +103,14 @@ def tear(path, how):
     elif how == "flipped":  # the same size, one bit of a tensor
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     else:
         torch.save({"another": "file"}, path)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "foreign"])
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "foreign", "pipe"])
 @pytest.mark.parametrize("manifest", [True, False])
 def test_resuming_falls_back_past_torn_files(tmp_path, caplog, how, manifest):
     run_training(tmp_path / "whole", iterations=6)
@@ -122,7 +126,7 @@ def test_resuming_falls_back_past_torn_files(tmp_path, caplog, how, manifest):
     assert "model_0000003.pth is left out" in caplog.text
     assert same(state(tmp_path / "whole"), state(folder))
     assert losses(tmp_path / "whole") == losses(folder)
-    assert (folder / "model_0000003.pth.torn").is_file()
+    assert (folder / "model_0000003.pth.torn").exists()
 
 
 @pytest.mark.parametrize("file", ["last_checkpoint", "checkpoints.json"])

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import json
 import pickle
 from functools import lru_cache
 
@@ -276,6 +277,10 @@ def test_a_run_folder_stands_for_its_final_or_newest_checkpoint(run_folder, capl
     caplog.set_level("INFO")
     assert loaded_from(run_folder) == 3
     assert "taking model_final.pth" in caplog.text
+    files = {"model_final.pth": {"iteration": 3}, "model_0000007.pth": {"iteration": 7}}
+    (run_folder / "checkpoints.json").write_text(json.dumps({"files": files}))
+    assert loaded_from(run_folder) == 1  # it was finished, made longer, and stopped
+    assert "taking model_0000007.pth, iteration 7" in caplog.text
     (run_folder / "model_final.pth").unlink()
     assert loaded_from(run_folder) == 1
     assert "taking model_0000007.pth" in caplog.text
