@@ -33,7 +33,7 @@ PACKAGES = (
     "report",
 )
 
-CHOICES = ("optimizer", "schedule", "augmentation")  # groups of conf/ that are no settings
+CHOICES = ("optimizer", "schedule", "loss", "augmentation")  # groups of conf/ that are no settings
 
 
 def module_tree() -> str:

@@ -10,23 +10,27 @@ Shapes: N batch, C channels, K classes, H W pixels, of the feature or of the ima
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import ASPP, ShapeSpec
 from detectron2.projects.deeplab import DeepLabV3PlusHead
+from detectron2.projects.deeplab.loss import DeepLabCE
 from detectron2.projects.panoptic_deeplab.panoptic_seg import (
     PanopticDeepLabInsEmbedHead,
     PanopticDeepLabSemSegHead,
 )
 from torch import Tensor, nn
 
+from panoptic_dl.core.classes import Classes
 from panoptic_dl.models.backbones.layers import Norm, head_norm
 
 # Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
 # in its features.
 PADDING = 32
+LOSSES = ("hard_pixel_mining", "cross_entropy", "focal", "dice")
 
 
 def semantic_branch(
@@ -38,6 +42,8 @@ def semantic_branch(
     loss_weight: float = 1.0,
     loss_type: str = "hard_pixel_mining",
     loss_top_k: float = 0.2,
+    focal_gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
     ignore_value: int = 255,
     **decoder: Any,
 ) -> PanopticDeepLabSemSegHead:
@@ -48,9 +54,13 @@ def semantic_branch(
         num_classes: stuff and thing classes, K.
         head_channels: channels before the classifier.
         loss_weight: factor of `loss_sem_seg`.
-        loss_type: "hard_pixel_mining", or "cross_entropy" over all labeled pixels (`loss_top_k`
-            unused).
-        loss_top_k: share of the pixels with the largest loss that count, in (0, 1].
+        loss_type: "hard_pixel_mining"; "cross_entropy" or "focal" (Lin et al. 2017), over all
+            labeled pixels; or "dice" (Milletari et al. 2016), over the classes of a batch.
+        loss_top_k: of hard pixel mining: share of the pixels with the largest loss that count, in
+            (0, 1].
+        focal_gamma: exponent of the focal loss, at least 1; 0 would be the cross entropy.
+        class_weights: a number for each class, which multiplies the losses of its pixels, or its
+            Dice loss; None: 1.
         ignore_value: label of pixels that do not count.
     """
     if not 0 < loss_top_k <= 1:
@@ -60,14 +70,13 @@ def semantic_branch(
         num_classes=num_classes,
         head_channels=head_channels,
         loss_weight=loss_weight,
-        loss_type=loss_type,
+        loss_type="hard_pixel_mining",
         loss_top_k=loss_top_k,
         ignore_value=ignore_value,
     )
-    if loss_type == "cross_entropy":
-        # Detectron2 puts nn.CrossEntropyLoss here and calls it with pixel weights, which it does
-        # not take.
-        head.loss = _WeightedCrossEntropy(ignore_value)
+    # For "cross_entropy" Detectron2 puts nn.CrossEntropyLoss here and calls it with pixel weights,
+    # which it does not take.
+    _choose_loss(head, loss_type, focal_gamma, class_weights, num_classes)
     return _accept_any_size(head)
 
 
@@ -104,6 +113,8 @@ def semantic_head(
     decoder_dim: int = 256,
     loss_weight: float = 1.0,
     loss_type: str = "hard_pixel_mining",
+    focal_gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
     ignore_value: int = 255,
     **decoder: Any,
 ) -> DeepLabV3PlusHead:
@@ -113,17 +124,34 @@ def semantic_head(
         input_shape, decoder_dim, decoder: see `_decoder_arguments`.
         num_classes: number of classes, K.
         loss_weight: factor of `loss_sem_seg`.
-        loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels) or "cross_entropy".
+        loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels), or another as in
+            `semantic_branch`.
+        focal_gamma, class_weights: see `semantic_branch`.
         ignore_value: label of pixels that do not count.
     """
     head = DeepLabV3PlusHead(
         **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=48, **decoder),
         num_classes=num_classes,
         loss_weight=loss_weight,
-        loss_type=loss_type,
+        loss_type="hard_pixel_mining",
         ignore_value=ignore_value,
     )
+    _choose_loss(head, loss_type, focal_gamma, class_weights, num_classes)
     return _accept_any_size(head)
+
+
+def class_weights(classes: Classes, weights: Mapping[str, float] | None) -> list[float]:
+    """A number for each class, from those of some by name; the others have 1.
+
+    Raises ValueError for a name that no class has.
+    """
+    given = dict(weights or {})
+    if strangers := given.keys() - {*classes.names}:
+        raise ValueError(
+            f"class_weights: there is no class {', '.join(sorted(strangers))}; the classes are "
+            f"{', '.join(classes.names)}"
+        )
+    return [given.get(name, 1.0) for name in classes.names]
 
 
 def _decoder_arguments(
@@ -243,24 +271,99 @@ def _accept_any_size(head: nn.Module) -> nn.Module:
     return head
 
 
-class _WeightedCrossEntropy(nn.Module):
-    """Mean cross entropy of the labeled pixels, each multiplied by its weight.
+def _choose_loss(
+    head: Any,
+    loss_type: str,
+    focal_gamma: float,
+    class_weights: Sequence[float] | None,
+    num_classes: int,
+) -> None:
+    """Replace the published loss of a head, `DeepLabCE`, if another is chosen.
 
-    Same call as Detectron2's `DeepLabCE`. Without weights it equals
-    `nn.CrossEntropyLoss(ignore_index=ignore_value)`, except that a batch without labels gives 0
-    instead of nan.
+    Raises ValueError for a loss that is none, and for weights that do not fit the classes.
+    """
+    if loss_type not in LOSSES:
+        raise ValueError(f"loss_type={loss_type} is unknown; choose {', '.join(LOSSES)}")
+    if focal_gamma < 1:
+        raise ValueError(f"focal_gamma={focal_gamma} must be at least 1")
+    weights = None
+    if class_weights is not None:
+        weights = torch.tensor([*class_weights], dtype=torch.float32)
+        if len(weights) != num_classes or not (weights.isfinite() & (weights >= 0)).all():
+            raise ValueError(f"class_weights must be {num_classes} numbers, at least 0")
+    if loss_type == "hard_pixel_mining":
+        assert isinstance(head.loss, DeepLabCE)
+        head.loss.criterion.register_buffer("weight", weights, persistent=False)
+    elif loss_type == "dice":
+        head.loss = _DiceLoss(head.ignore_value, weights)
+    else:
+        gamma = focal_gamma if loss_type == "focal" else 0.0
+        head.loss = _WeightedCrossEntropy(head.ignore_value, gamma, weights)
+
+
+class _WeightedCrossEntropy(nn.Module):
+    """Mean cross entropy, or focal loss, of the labeled pixels, each multiplied by its weight.
+
+    Same call as Detectron2's `DeepLabCE`. Without weights of pixels it equals
+    `nn.CrossEntropyLoss(weight, ignore_index=ignore_value)`, except that a batch without labels
+    gives 0 instead of nan.
 
     Args:
         ignore_value: label of pixels that do not count.
+        gamma: exponent of the focal loss; 0: cross entropy.
+        class_weights: (K,), or None; no part of the state.
     """
 
-    def __init__(self, ignore_value: int):
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_value: int, gamma: float = 0.0, class_weights: Tensor | None = None):
         super().__init__()
-        self.ignore_value = ignore_value
+        self.ignore_value, self.gamma = ignore_value, gamma
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """(N, K, H, W) logits, (N, H, W) int64 labels and (N, H, W) weights -> scalar."""
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
+        if self.gamma:
+            losses = losses * (1 - torch.exp(-losses)) ** self.gamma
         if weights is not None:
             losses = losses * weights
-        return losses.sum() / (labels != self.ignore_value).sum().clamp(min=1)
+        labeled = labels != self.ignore_value
+        if self.class_weights is None:
+            return losses.sum() / labeled.sum().clamp(min=1)
+        of_classes = self.class_weights[labels * labeled] * labeled
+        return (losses * of_classes).sum() / of_classes.sum().clamp(min=1e-6)
+
+
+class _DiceLoss(nn.Module):
+    """Mean of 1 - Dice over the classes that the labels of a batch have (Milletari et al. 2016).
+
+    Dice = 2 sum(p t) / (sum(p) + sum(t)) of probabilities and targets over all labeled pixels, each
+    multiplied by its weight. Same call as `_WeightedCrossEntropy`, with the same arguments.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_value: int, class_weights: Tensor | None = None):
+        super().__init__()
+        self.ignore_value = ignore_value
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(N, K, H, W) logits, (N, H, W) int64 labels and (N, H, W) weights -> scalar."""
+        labeled = labels != self.ignore_value
+        scale = labeled if weights is None else labeled * weights
+        found = logits.float().softmax(1) * scale[:, None]
+        of_pixel = found.gather(1, (labels * labeled)[:, None])[:, 0]  # of its own class
+        count = logits.shape[1]
+
+        def by_class(values: Tensor) -> Tensor:
+            sums = values.new_zeros(count)
+            return sums.index_add(0, labels[labeled], values[labeled])
+
+        targets = by_class(scale.to(found.dtype))
+        dice = 2 * by_class(of_pixel) / (found.sum((0, 2, 3)) + targets).clamp(min=1e-6)
+        present = (targets > 0).to(dice.dtype)
+        if self.class_weights is not None:
+            present = present * self.class_weights
+        return ((1 - dice) * present).sum() / present.sum().clamp(min=1e-6)

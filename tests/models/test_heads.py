@@ -6,13 +6,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ASPP, ShapeSpec
+from detectron2.projects.deeplab.loss import DeepLabCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
+from torchvision.ops import sigmoid_focal_loss
 
+from panoptic_dl.config import build, compose
+from panoptic_dl.core.classes import Classes
 from panoptic_dl.models import instance_branch, semantic_branch, semantic_head
-from panoptic_dl.models.heads import ClampedAvgPool2d, _accept_any_size, _WeightedCrossEntropy
+from panoptic_dl.models.heads import (
+    ClampedAvgPool2d,
+    _accept_any_size,
+    _DiceLoss,
+    _WeightedCrossEntropy,
+    class_weights,
+)
 
 SHAPES = {
     "res2": ShapeSpec(channels=4, stride=4),
@@ -96,8 +106,22 @@ def test_arguments_that_do_not_fit_are_refused(factory, changes, message):
 
 @pytest.mark.parametrize("name", ["semantic_branch", "semantic_head"])
 def test_an_unknown_loss_is_refused(name):
-    with pytest.raises(ValueError, match="focal"):
-        FACTORIES[name](loss_type="focal")
+    with pytest.raises(ValueError, match=r"loss_type=lovasz is unknown; choose .*focal, dice"):
+        FACTORIES[name](loss_type="lovasz")
+
+
+@pytest.mark.parametrize("name", ["semantic_branch", "semantic_head"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_weights": [1.0, 2.0]}, "class_weights must be 3 numbers, at least 0"),
+        ({"class_weights": [1.0, 2.0, -1.0]}, "class_weights must be 3 numbers, at least 0"),
+        ({"loss_type": "focal", "focal_gamma": 0.5}, "focal_gamma=0.5 must be at least 1"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        FACTORIES[name](**change)
 
 
 @pytest.mark.parametrize("share", [0, 1.5])
@@ -126,6 +150,91 @@ def test_weighted_cross_entropy():
     torch.testing.assert_close(loss(logits, labels), expected)
     torch.testing.assert_close(loss(logits, labels, torch.full((2, 4, 5), 3.0)), 3 * expected)
     assert loss(logits, torch.full_like(labels, 255)) == 0
+
+
+def some_pixels(classes=4):
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (2, 5, 6), generator=random)
+    labels[0, :2] = 255
+    return torch.randn(2, classes, 5, 6, generator=random, requires_grad=True), labels
+
+
+def test_class_weights_of_the_cross_entropy_are_those_of_torch():
+    logits, labels = some_pixels()
+    weight = torch.tensor([0.5, 2.0, 0.0, 3.0])
+    expected = F.cross_entropy(logits, labels, weight, ignore_index=255)
+    torch.testing.assert_close(_WeightedCrossEntropy(255, 0.0, weight)(logits, labels), expected)
+
+
+def test_focal_loss_of_two_classes_is_that_of_torchvision():
+    logits, labels = some_pixels(2)
+    expected = sigmoid_focal_loss(
+        logits[:, 1] - logits[:, 0], labels.clamp(max=1).float(), alpha=-1, gamma=3.0
+    )
+    found = _WeightedCrossEntropy(255, 3.0)(logits, labels)
+    torch.testing.assert_close(found, expected[labels != 255].mean())
+    found.backward()
+    assert logits.grad.isfinite().all()
+    sure = 200 * F.one_hot(labels.clamp(max=1), 2).movedim(3, 1).float()
+    assert _WeightedCrossEntropy(255, 3.0)(sure, labels) == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dice_loss_is_its_formula(weighted):
+    logits, labels = some_pixels()
+    labels[labels == 2] = 1  # a class that is not there
+    of_pixels = torch.rand(2, 5, 6) if weighted else torch.ones(2, 5, 6)
+    of_classes = torch.tensor([0.5, 2.0, 7.0, 3.0]) if weighted else torch.ones(4)
+    shares, total, probabilities = 0.0, 0.0, logits.softmax(1)
+    for number in (0, 1, 3):
+        here = (labels == number).float() * of_pixels
+        known = (labels != 255).float() * of_pixels
+        p = probabilities[:, number]
+        dice = 2 * (p * here).sum() / ((p * known).sum() + here.sum())
+        shares, total = shares + of_classes[number] * (1 - dice), total + of_classes[number]
+    arguments = (logits, labels, of_pixels) if weighted else (logits, labels)
+    found = _DiceLoss(255, of_classes if weighted else None)(*arguments)
+    torch.testing.assert_close(found, shares / total)
+    found.backward()
+    assert logits.grad.isfinite().all()
+    assert _DiceLoss(255)(logits, torch.full_like(labels, 255)) == 0
+
+
+def test_hard_pixel_mining_takes_class_weights_and_keeps_its_state():
+    weight = [0.5, 2.0, 1.0]
+    for name, share in (("semantic_branch", 0.1), ("semantic_head", 0.2)):
+        options = {"loss_top_k": 0.1} if name == "semantic_branch" else {}
+        plain, head = FACTORIES[name](**options), FACTORIES[name](class_weights=weight, **options)
+        logits, labels = some_pixels(3)
+        expected = DeepLabCE(255, share, torch.tensor(weight))(logits, labels)
+        assert torch.equal(head.loss(logits, labels), expected)
+        assert torch.equal(plain.loss(logits, labels), DeepLabCE(255, share)(logits, labels))
+        for loss in ("hard_pixel_mining", "focal", "dice", "cross_entropy"):
+            other = FACTORIES[name](class_weights=weight, loss_type=loss)
+            assert other.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_losses_are_chosen_by_name(task):
+    def made(*words):
+        config = compose([f"task={task}", "backbone=hrnet_tiny", *words])
+        head = build(config.task.model.sem_seg_head)
+        return head.func(SHAPES, **{**head.keywords, **ARGUMENTS, "num_classes": 19}).loss
+
+    assert isinstance(made(), DeepLabCE)
+    assert made("loss=focal").gamma == 2
+    assert made("loss=cross_entropy").gamma == 0
+    loss = made("loss=[dice,class_weights]", "class_weights={rider: 3, road: 0.5}")
+    assert isinstance(loss, _DiceLoss)
+    assert loss.class_weights.tolist() == [0.5, *[1] * 11, 3, *[1] * 6]
+
+
+def test_weights_of_classes_are_by_name():
+    classes = Classes(names=["a", "b"], colors=[(0, 0, 0), (1, 1, 1)], thing_ids=[1])
+    assert class_weights(classes, {"b": 2}) == [1, 2]
+    assert class_weights(classes, None) == [1, 1]
+    with pytest.raises(ValueError, match="there is no class c; the classes are a, b"):
+        class_weights(classes, {"c": 2})
 
 
 side = st.integers(1, 12)
