@@ -97,13 +97,31 @@ class TimmBackbone(Backbone):
         encoder = _create(self.name, options)
         info: Any = [*encoder.feature_info]
         strides = [level["reduction"] for level in info]
-        is_plain = len({*strides}) == 1
-        self.indices = [i for i, stride in enumerate(strides) if stride >= 4]
-        self.stages = [info[i]["module"] for i in self.indices]
-        if is_plain:
+        if len({*strides}) == 1:
+            # Patches of other sides than 8 and 16 see a resized image.
+            stride = strides[0] if strides[0] in (8, 16) else 16
+            self.zoom = strides[0] / stride
             self.stages = [info[len(info) * i // 4 - 1]["module"] for i in (1, 2, 3, 4)]
-            self.indices = self.indices[-1:]
-        levels = [ShapeSpec(channels=info[i]["num_chs"], stride=strides[i]) for i in self.indices]
+            self.indices = [len(info) - 1]
+            self.pyramid = SimpleFeaturePyramid(
+                net=_Given(ShapeSpec(channels=info[-1]["num_chs"], stride=stride)),
+                in_feature="last",
+                out_channels=PYRAMID_CHANNELS,
+                scale_factors=[f for f in (4.0, 2.0, 1.0, 0.5) if stride / f >= 4],
+            )
+            features = self.pyramid.output_shape()
+        else:
+            levels = [i for i, stride in enumerate(strides) if stride >= 4]
+            self.stages = [info[i]["module"] for i in levels]
+            first = int(math.log2(strides[levels[0]]))
+            features = {
+                f"res{first + n}": ShapeSpec(channels=info[i]["num_chs"], stride=strides[i])
+                for n, i in enumerate(levels)
+            }
+        select_features(self, features if out_features is None else out_features, features)
+        if self.pyramid is None:
+            chosen = zip(features, levels, strict=True)
+            self.indices = [i for name, i in chosen if name in self._out_features]
         if hasattr(encoder, "prune_intermediate_layers"):  # what comes after the features
             encoder.prune_intermediate_layers([*self.indices], prune_norm=True, prune_head=True)
         self.encoder = NORMS[norm](encoder)
@@ -111,28 +129,16 @@ class TimmBackbone(Backbone):
         self.pixel_mean, self.pixel_std = (
             [255 * value for value in encoder.pretrained_cfg[key]] for key in ("mean", "std")
         )
-        if is_plain:
-            patch = strides[0]
-            stride = patch if patch in (8, 16) else 16
-            self.zoom = patch / stride
-            feature = ShapeSpec(channels=levels[0].channels, stride=stride)
-            self.pyramid = SimpleFeaturePyramid(
-                net=_Given(feature),
-                in_feature="last",
-                out_channels=PYRAMID_CHANNELS,
-                scale_factors=[f for f in (4.0, 2.0, 1.0, 0.5) if stride / f >= 4],
-            )
-            features = self.pyramid.output_shape()
-        else:
-            first = int(math.log2(levels[0].stride))
-            features = {f"res{first + i}": level for i, level in enumerate(levels)}
-        select_features(self, features if out_features is None else out_features, features)
-        self._try(features, output_stride)
+        self.size_divisibility = max(32, *(shape.stride for shape in features.values()))
+        self._try(output_stride)
         self._freeze(freeze_at)
         logger.info(
             "timm's %s: %s; RGB images, pixel mean %s, std %s",
             name,
-            ", ".join(f"{n} {s.channels} channels, stride {s.stride}" for n, s in features.items()),
+            ", ".join(
+                f"{feature} {shape.channels} channels, stride {shape.stride}"
+                for feature, shape in self.output_shape().items()
+            ),
             *(
                 [round(value, 3) for value in values]
                 for values in (self.pixel_mean, self.pixel_std)
@@ -150,10 +156,6 @@ class TimmBackbone(Backbone):
 
         H and W are multiples of `size_divisibility`.
         """
-        features = self._features(x)
-        return {name: features[name] for name in self._out_features}
-
-    def _features(self, x: Tensor) -> dict[str, Tensor]:
         if self.pyramid is not None and self.zoom != 1:
             x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", antialias=True)
         if hasattr(self.encoder, "forward_intermediates"):
@@ -161,33 +163,37 @@ class TimmBackbone(Backbone):
                 x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
             )
         else:
-            levels = self.encoder(x)[-len(self.indices) :]
+            every = self.encoder(x)
+            levels = [every[i] for i in self.indices]
         if self.pyramid is not None:
-            return self.pyramid(levels[0])
-        return dict(zip(self._out_feature_strides, levels, strict=True))
+            features = self.pyramid(levels[0])
+            return {name: features[name] for name in self._out_features}
+        return dict(zip(self._out_features, levels, strict=True))
 
     @torch.no_grad()
-    def _try(self, features: Mapping[str, ShapeSpec], output_stride: int | None) -> None:
+    def _try(self, output_stride: int | None) -> None:
         """Raise PartError unless features have the shapes that timm states, for a small image."""
-        coarsest = max(shape.stride for shape in features.values())
+        shapes = self.output_shape()
+        coarsest = max(self._out_feature_strides.values())
         if output_stride not in (None, coarsest):
             raise PartError(
                 f"timm's {self.name} has stride {coarsest} with output_stride={output_stride}: "
                 f"{NO_STRIDE}"
             )
-        height, width = (side * max(1, coarsest // 32) for side in TRIAL)
+        height, width = (side * self.size_divisibility // 32 for side in TRIAL)
         image = next(self.encoder.parameters()).new_zeros(1, 3, height, width)
         try:
-            found = {name: tuple(x.shape) for name, x in self.eval()._features(image).items()}
+            found = {name: tuple(x.shape) for name, x in self.eval()(image).items()}
         except Exception as error:
             raise PartError(
-                f"timm's {self.name} takes no images of any size: {height} x {width} pixels end in "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}. Choose another name"
+                f"timm's {self.name} does not take images of any size, choose another name: "
+                f"{height} x {width} pixels end in {type(error).__name__} "
+                + str(error).partition("\n")[0]
             ) from error
         self.train()
         stated = {
-            name: (1, s.channels, height // s.stride, width // s.stride)
-            for name, s in features.items()
+            name: (1, shape.channels, height // shape.stride, width // shape.stride)
+            for name, shape in shapes.items()
         }
         if found != stated:
             raise PartError(
@@ -201,17 +207,16 @@ class TimmBackbone(Backbone):
                 f"freeze_at={freeze_at}: timm's {self.name} has 0 (nothing), 1 (the stem) to "
                 f"{len(self.stages) + 1} (all of it)"
             )
-        names = [name for name, _ in self.encoder.named_parameters()]  # in the order of use
-        stage = f"{self.stages[max(freeze_at - 2, 0)]}."
-        inside = [i for i, name in enumerate(names) if name.startswith(stage)]
-        until = {0: 0, 1: inside[0]}.get(freeze_at, inside[-1] + 1)
-        frozen = {name.rpartition(".")[0] for name in names[:until]}
-        for name in names[:until]:
-            self.encoder.get_parameter(name).requires_grad = False
-        for name in frozen:
-            if isinstance(
-                module := self.encoder.get_submodule(name), nn.BatchNorm2d | nn.SyncBatchNorm
-            ):
+        if freeze_at == 0:
+            return
+        stage = self.stages[max(freeze_at - 2, 0)]
+        modules = dict(self.encoder.named_modules())  # in the order of use
+        inside = [i for i, name in enumerate(modules) if f"{name}.".startswith(f"{stage}.")]
+        until = inside[0] if freeze_at == 1 else inside[-1] + 1
+        for name, module in [*modules.items()][:until]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad = False
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 self.encoder.set_submodule(name, freeze_batch_norm_2d(module))
 
     def convert_names(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

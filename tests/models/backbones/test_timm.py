@@ -141,6 +141,9 @@ def test_out_features_select():
     assert (
         list(backbone(torch.randn(1, 3, 64, 64))) == ["res2", "res5"] == [*backbone.output_shape()]
     )
+    fine = TimmBackbone(name="test_resnet", out_features=["res3"])
+    assert list(fine(torch.randn(1, 3, 64, 64))) == ["res3"]
+    assert not any(key.startswith("layer4") for key in fine.encoder.state_dict())  # not needed
     with pytest.raises(ValueError, match=r"out_features.*res9.*has \('res2'"):
         TimmBackbone(name="test_resnet", out_features=["res9"])
 
@@ -355,8 +358,8 @@ class TestPretrained:
         ({"name": None}, r"backbone\.name= chooses one of timm's \d+, such as"),
         ({"name": "convnext_tinny"}, "has no convnext_tinny. Did you mean: .*convnext_tiny"),
         ({"name": "convnext_tiny.fb_in21k"}, r"Did you mean: .*convnext_tiny\.fb_in22k"),
-        ({"name": "mixer_s16_224"}, r"mixer_s16_224 takes no images of any size"),
-        ({"name": "maxvit_pico_rw_256"}, "takes no images of any size.*divisible by window"),
+        ({"name": "mixer_s16_224"}, r"mixer_s16_224 does not take images of any size"),
+        ({"name": "maxvit_pico_rw_256"}, "does not take images of any size.*divisible by window"),
         ({"name": "test_vit", "output_stride": 8}, "output_stride.*such as ResNets"),
         ({"name": "test_resnet", "output_stride": 5}, "output_stride=5.*such as ResNets"),
         ({"name": "vgg11", "drop_path_rate": 0.1}, "cannot be made with drop_path_rate=0.1"),
