@@ -100,7 +100,7 @@ def start_from(
     Raises:
         WeightsError: the weights do not fit, or cannot be read or fetched.
     """
-    backbone: Any = model.get_submodule("backbone")
+    backbone: Any = getattr(model, "backbone", model)
     if weights is None and getattr(backbone, "pretrained", False):
         weights = backbone.fetch_pretrained()
     if weights is not None:

@@ -8,7 +8,7 @@ import difflib
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,9 @@ except ModuleNotFoundError as error:
         f"backbones of timm need an extra: pip install 'panoptic-dl[timm]' ({error})"
     ) from error
 
-# What `norm` makes of an encoder's batch normalization; other layers stay as they are.
-NORMS = {"BN": lambda net: net, "SyncBN": convert_sync_batchnorm, "FrozenBN": freeze_batch_norm_2d}
 FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # on the hub
 PYRAMID_CHANNELS = 256  # of every feature that is made of a plain ViT's, as in ViTDet
+CHANGING = ("HighResolutionNet", "RDNet")  # their blocks write to the list that they are given
 NO_STRIDE = (
     "leave output_stride out, or choose an encoder that can be of stride 8, 16 and 32, such as "
     "ResNets, RegNets, ConvNeXts, EfficientNets and MobileNets"
@@ -44,6 +43,23 @@ NO_STRIDE = (
 TRIAL = (96, 160)  # pixels; 3 x 5 at stride 32, which no window of attention divides
 
 logger = logging.getLogger(__name__)
+
+
+def _synchronize(encoder: nn.Module) -> nn.Module:
+    """Synchronize batch normalization of images; that of sequences stays as it is."""
+    others = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.BatchNorm1d)}
+    encoder = convert_sync_batchnorm(encoder)
+    for name, module in others.items():
+        encoder.set_submodule(name, module)
+    return encoder
+
+
+# What `norm` makes of an encoder's batch normalization; other layers stay as they are.
+NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "SyncBN": _synchronize,
+    "BN": lambda encoder: encoder,
+    "FrozenBN": freeze_batch_norm_2d,
+}
 
 
 class TimmBackbone(Backbone):
@@ -148,8 +164,11 @@ class TimmBackbone(Backbone):
     @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice."""
-        roots = dict.fromkeys(stage.partition(".")[0] for stage in self.stages)
-        return [block for root in roots for block in _blocks(self.encoder.get_submodule(root))]
+        if type(self.encoder).__name__ in CHANGING:
+            return []
+        roots = {stage.partition(".")[0] for stage in self.stages}
+        parts = [module for name, module in self.encoder.named_children() if name in roots]
+        return [block for part in parts for block in _blocks(part)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}, fine to coarse.
@@ -212,6 +231,8 @@ class TimmBackbone(Backbone):
         stage = self.stages[max(freeze_at - 2, 0)]
         modules = dict(self.encoder.named_modules())  # in the order of use
         inside = [i for i, name in enumerate(modules) if f"{name}.".startswith(f"{stage}.")]
+        if not inside:
+            raise ValueError(f"freeze_at={freeze_at}: timm's {self.name} has no part {stage}")
         until = inside[0] if freeze_at == 1 else inside[-1] + 1
         for name, module in [*modules.items()][:until]:
             for parameter in module.parameters(recurse=False):

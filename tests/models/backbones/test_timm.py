@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import logging
 import re
 import sys
@@ -27,9 +28,10 @@ from tests.models.tiny_models import (
     require_same,
     train_both,
 )
+from tests.runs import SMALL, command_line
 
 # timm's own networks for tests have some 0.4 M parameters.
-SMALL = ("test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050")
+ENCODERS = ("test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050")
 PLAIN = "test_vit"
 
 
@@ -49,7 +51,7 @@ def timm_file(folder, name, **changes):
     return network, file
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("stride", [None, 16, 8])
 def test_features_are_those_of_timm(name, stride):
     options = {} if stride is None else {"output_stride": stride}
@@ -210,7 +212,7 @@ def test_folding_keeps_the_activations():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", [*SMALL, PLAIN, "vit_small_patch16_dinov3", "test_mambaout"])
+@pytest.mark.parametrize("name", [*ENCODERS, PLAIN, "vit_small_patch16_dinov3", "test_mambaout"])
 def test_recomputed_activations_change_nothing(name):
     def build():
         torch.manual_seed(0)
@@ -222,7 +224,7 @@ def test_recomputed_activations_change_nothing(name):
     require_same(plain, changed)
 
 
-@pytest.mark.parametrize("name", [*SMALL, PLAIN])
+@pytest.mark.parametrize("name", [*ENCODERS, PLAIN])
 def test_files_of_timm_load_whole(tmp_path, name, caplog):
     network, file = timm_file(tmp_path, name)
     model = model_of(name)
@@ -381,3 +383,18 @@ def test_a_training_step_at_an_odd_size():
     losses = model([make_sample(65, 97)])
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.thorough
+def test_a_run_starts_from_pretrained_weights_and_notes_their_hash(tmp_path, toy, monkeypatch):
+    _, file = timm_file(tmp_path, "test_resnet")
+    monkeypatch.setattr(backbones_of_timm, "hf_hub_download", lambda *_: str(file))
+    options = ["train.iterations=1", "train.eval_at_end=false", "logger=none", "head.norm=BN"]
+    small = [each for each in SMALL if not each.startswith(("train.iterations", "backbone"))]
+    options += ["backbone=timm", "backbone.name=test_resnet", "backbone.pretrained=true"]
+    run_dir = tmp_path / "run"
+    command_line(*small, *toy["toy_cityscapes"], *options, f"run_dir={run_dir}")
+    state = json.loads((run_dir / "run.json").read_text())
+    assert state["started_from"] == {"file": file.name, "sha256": sha256_of(file)}
+    assert state["status"] == "finished"
+    assert sha256_of(file) in (run_dir / "log.txt").read_text()
