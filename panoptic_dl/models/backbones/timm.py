@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.errors import PartError, WeightsError
@@ -25,7 +26,6 @@ from panoptic_dl.models.backbones.layers import select_features
 try:
     import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from timm.layers import convert_sync_batchnorm
     from timm.layers.norm_act import freeze_batch_norm_2d
 except ModuleNotFoundError as error:
@@ -33,7 +33,6 @@ except ModuleNotFoundError as error:
         f"backbones of timm need an extra: pip install 'panoptic-dl[timm]' ({error})"
     ) from error
 
-FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # on the hub
 PYRAMID_CHANNELS = 256  # of every feature that is made of a plain ViT's, as in ViTDet
 CHANGING = ("HighResolutionNet", "RDNet")  # their blocks write to the list that they are given
 NO_STRIDE = (
@@ -46,7 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 def _synchronize(encoder: nn.Module) -> nn.Module:
-    """Synchronize batch normalization of images; that of sequences stays as it is."""
+    """Synchronize batch normalization of images in several processes; not that of sequences."""
+    if comm.get_world_size() == 1:  # where timm's layers would not do
+        return encoder
     others = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.BatchNorm1d)}
     encoder = convert_sync_batchnorm(encoder)
     for name, module in others.items():
@@ -148,17 +149,10 @@ class TimmBackbone(Backbone):
         self.size_divisibility = max(32, *(shape.stride for shape in features.values()))
         self._try(output_stride)
         self._freeze(freeze_at)
+        shapes = [f"{n} {s.channels} (stride {s.stride})" for n, s in self.output_shape().items()]
+        pixels = [[round(x, 3) for x in values] for values in (self.pixel_mean, self.pixel_std)]
         logger.info(
-            "timm's %s: %s; RGB images, pixel mean %s, std %s",
-            name,
-            ", ".join(
-                f"{feature} {shape.channels} channels, stride {shape.stride}"
-                for feature, shape in self.output_shape().items()
-            ),
-            *(
-                [round(value, 3) for value in values]
-                for values in (self.pixel_mean, self.pixel_std)
-            ),
+            "timm's %s: channels %s; RGB, mean %s, std %s", name, ", ".join(shapes), *pixels
         )
 
     @property
@@ -263,29 +257,23 @@ class TimmBackbone(Backbone):
             WeightsError: timm has none, or it cannot be fetched.
         """
         cfg = self.encoder.pretrained_cfg
-        repository, given = cfg.get("hf_hub_id"), cfg.get("hf_hub_filename")
+        repository = cfg.get("hf_hub_id")
         if not repository:
             raise WeightsError(
                 f"backbone.pretrained=true: timm has no weights of {self.name}; names with weights "
                 f"are {_near(self.name, timm.list_pretrained())}"
             )
-        failure: Exception | None = None
-        for file in (given,) if given else FILES:
-            if isinstance(cached := try_to_load_from_cache(repository, file), str):
-                return Path(cached)
-            try:
-                return Path(hf_hub_download(repository, file))
-            except Exception as error:  # of the network, in as many ways as there are
-                failure = error
-                is_local = isinstance(error, LocalEntryNotFoundError)  # no network
-                if is_local or not isinstance(error, EntryNotFoundError):
-                    break
-        url = f"https://huggingface.co/{repository}/resolve/main/{given or FILES[0]}"
-        raise WeightsError(
-            f"backbone.pretrained=true: {repository} cannot be fetched ({type(failure).__name__}). "
-            f"Where there is a network, get {url} and start with weights={given or FILES[0]}; or "
-            "fill the cache there, and set HF_HOME to its folder"
-        ) from failure
+        file = cfg.get("hf_hub_filename") or "model.safetensors"
+        cached = try_to_load_from_cache(repository, file)  # at once where there is no network
+        try:
+            return Path(cached if isinstance(cached, str) else hf_hub_download(repository, file))
+        except Exception as error:  # of the network, in as many ways as there are
+            raise WeightsError(
+                f"backbone.pretrained=true: {file} of {repository} cannot be fetched "
+                f"({type(error).__name__}). Where there is a network, get "
+                f"https://huggingface.co/{repository}/resolve/main/{file} and start with "
+                f"weights={file}; or fill the cache there, and set HF_HOME to its folder"
+            ) from error
 
 
 class _Given(Backbone):
