@@ -41,32 +41,9 @@ class NaiveSyncBatchNorm(layers.NaiveSyncBatchNorm):
             added = self.running_var - (1 - self.momentum) * before
             self.running_var += added / (count - 1)
             self.num_batches_tracked += 1
+        if hasattr(self, "act"):  # of timm's layers, which activate their output
+            output = self.act(self.drop(output))
         return output
-
-
-class _WithActivation(nn.Module):
-    """What timm's layers do after normalizing: drop and activate, by parts of their own."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self.act(self.drop(super().forward(input)))
-        return output
-
-
-class BatchNormAct(_WithActivation, nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, then an activation."""
-
-
-class NaiveSyncBatchNormAct(_WithActivation, NaiveSyncBatchNorm):
-    """`NaiveSyncBatchNorm`, then an activation."""
-
-
-WITH_ACTIVATION: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: BatchNormAct,
-    NaiveSyncBatchNorm: NaiveSyncBatchNormAct,
-}
 
 
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
@@ -91,9 +68,8 @@ def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
     logger.info("SyncBN: %d layers use %s (%s)", len(names), chosen.__name__, reason)
     for name in names if chosen is not nn.SyncBatchNorm else ():
         layer: Any = model.get_submodule(name)
-        kind: Any = WITH_ACTIVATION[chosen] if hasattr(layer, "act") else chosen
         with torch.device("meta"):
-            copy = kind(
+            copy = chosen(
                 layer.num_features,
                 eps=layer.eps,
                 momentum=layer.momentum,

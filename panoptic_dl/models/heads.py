@@ -215,7 +215,7 @@ def _decoder_arguments(
     if common_stride != finest:
         raise ValueError(
             f"common_stride={common_stride} must be the stride of the finest of in_features, "
-            f"{finest} ({strides})"
+            f"{finest} ({strides}): head.common_stride={finest}"
         )
     if train_size is not None:  # the padded crop, which the image pooling spans in training
         multiple = math.lcm(PADDING, coarsest)

@@ -176,7 +176,7 @@ def start_from(
         ValueError: `match` is wrong, or there are no weights to be matched.
         WeightsError: the weights do not fit, or cannot be read or fetched.
     """
-    backbone: Any = model.get_submodule("backbone")
+    backbone: Any = getattr(model, "backbone", model)
     if weights is None and getattr(backbone, "pretrained", False):
         weights = backbone.fetch_pretrained()
     if weights is not None:

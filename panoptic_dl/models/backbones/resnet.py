@@ -41,17 +41,14 @@ def deeplab_resnet(
     Raises ValueError for an unknown feature, norm, depth or stride.
     """
     build_norm(norm, 32)  # raises
-    if depth not in (50, 101, 152) or output_stride not in DILATIONS:
-        raise ValueError(
-            f"depth={depth}, output_stride={output_stride}: choose depth 50, 101 or 152, and "
-            "output_stride 8, 16 or 32"
-        )
     unknown = [name for name in out_features if name not in FEATURES]
     if unknown or not out_features:
         raise ValueError(
             f"out_features={tuple(out_features)} names {unknown or 'nothing'}: this backbone has "
             f"{FEATURES}"
         )
+    if depth not in (50, 101, 152) or output_stride not in DILATIONS:
+        raise ValueError("choose depth 50, 101 or 152, and output_stride 8, 16 or 32")
     res4_dilation, res5_dilation = DILATIONS[output_stride]
     resnets = SimpleNamespace(
         DEPTH=depth,

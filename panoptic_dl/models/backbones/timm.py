@@ -8,7 +8,7 @@ import difflib
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.errors import PartError, WeightsError
@@ -25,7 +26,6 @@ from panoptic_dl.models.backbones.layers import select_features
 try:
     import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from timm.layers import convert_sync_batchnorm
     from timm.layers.norm_act import freeze_batch_norm_2d
 except ModuleNotFoundError as error:
@@ -33,10 +33,8 @@ except ModuleNotFoundError as error:
         f"backbones of timm need an extra: pip install 'panoptic-dl[timm]' ({error})"
     ) from error
 
-# What `norm` makes of an encoder's batch normalization; other layers stay as they are.
-NORMS = {"BN": lambda net: net, "SyncBN": convert_sync_batchnorm, "FrozenBN": freeze_batch_norm_2d}
-FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")  # on the hub
 PYRAMID_CHANNELS = 256  # of every feature that is made of a plain ViT's, as in ViTDet
+CHANGING = ("HighResolutionNet", "RDNet")  # their blocks write to the list that they are given
 NO_STRIDE = (
     "leave output_stride out, or choose an encoder that can be of stride 8, 16 and 32, such as "
     "ResNets, RegNets, ConvNeXts, EfficientNets and MobileNets"
@@ -44,6 +42,25 @@ NO_STRIDE = (
 TRIAL = (96, 160)  # pixels; 3 x 5 at stride 32, which no window of attention divides
 
 logger = logging.getLogger(__name__)
+
+
+def _synchronize(encoder: nn.Module) -> nn.Module:
+    """Synchronize batch normalization of images in several processes; not that of sequences."""
+    if comm.get_world_size() == 1:  # where timm's layers would not do
+        return encoder
+    others = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.BatchNorm1d)}
+    encoder = convert_sync_batchnorm(encoder)
+    for name, module in others.items():
+        encoder.set_submodule(name, module)
+    return encoder
+
+
+# What `norm` makes of an encoder's batch normalization; other layers stay as they are.
+NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "SyncBN": _synchronize,
+    "BN": lambda encoder: encoder,
+    "FrozenBN": freeze_batch_norm_2d,
+}
 
 
 class TimmBackbone(Backbone):
@@ -97,13 +114,31 @@ class TimmBackbone(Backbone):
         encoder = _create(self.name, options)
         info: Any = [*encoder.feature_info]
         strides = [level["reduction"] for level in info]
-        is_plain = len({*strides}) == 1
-        self.indices = [i for i, stride in enumerate(strides) if stride >= 4]
-        self.stages = [info[i]["module"] for i in self.indices]
-        if is_plain:
+        if len({*strides}) == 1:
+            # Patches of other sides than 8 and 16 see a resized image.
+            stride = strides[0] if strides[0] in (8, 16) else 16
+            self.zoom = strides[0] / stride
             self.stages = [info[len(info) * i // 4 - 1]["module"] for i in (1, 2, 3, 4)]
-            self.indices = self.indices[-1:]
-        levels = [ShapeSpec(channels=info[i]["num_chs"], stride=strides[i]) for i in self.indices]
+            self.indices = [len(info) - 1]
+            self.pyramid = SimpleFeaturePyramid(
+                net=_Given(ShapeSpec(channels=info[-1]["num_chs"], stride=stride)),
+                in_feature="last",
+                out_channels=PYRAMID_CHANNELS,
+                scale_factors=[f for f in (4.0, 2.0, 1.0, 0.5) if stride / f >= 4],
+            )
+            features = self.pyramid.output_shape()
+        else:
+            levels = [i for i, stride in enumerate(strides) if stride >= 4]
+            self.stages = [info[i]["module"] for i in levels]
+            first = int(math.log2(strides[levels[0]]))
+            features = {
+                f"res{first + n}": ShapeSpec(channels=info[i]["num_chs"], stride=strides[i])
+                for n, i in enumerate(levels)
+            }
+        select_features(self, features if out_features is None else out_features, features)
+        if self.pyramid is None:
+            chosen = zip(features, levels, strict=True)
+            self.indices = [i for name, i in chosen if name in self._out_features]
         if hasattr(encoder, "prune_intermediate_layers"):  # what comes after the features
             encoder.prune_intermediate_layers([*self.indices], prune_norm=True, prune_head=True)
         self.encoder = NORMS[norm](encoder)
@@ -111,49 +146,29 @@ class TimmBackbone(Backbone):
         self.pixel_mean, self.pixel_std = (
             [255 * value for value in encoder.pretrained_cfg[key]] for key in ("mean", "std")
         )
-        if is_plain:
-            patch = strides[0]
-            stride = patch if patch in (8, 16) else 16
-            self.zoom = patch / stride
-            feature = ShapeSpec(channels=levels[0].channels, stride=stride)
-            self.pyramid = SimpleFeaturePyramid(
-                net=_Given(feature),
-                in_feature="last",
-                out_channels=PYRAMID_CHANNELS,
-                scale_factors=[f for f in (4.0, 2.0, 1.0, 0.5) if stride / f >= 4],
-            )
-            features = self.pyramid.output_shape()
-        else:
-            first = int(math.log2(levels[0].stride))
-            features = {f"res{first + i}": level for i, level in enumerate(levels)}
-        select_features(self, features if out_features is None else out_features, features)
-        self._try(features, output_stride)
+        self.size_divisibility = max(32, *(shape.stride for shape in features.values()))
+        self._try(output_stride)
         self._freeze(freeze_at)
+        shapes = [f"{n} {s.channels} (stride {s.stride})" for n, s in self.output_shape().items()]
+        pixels = [[round(x, 3) for x in values] for values in (self.pixel_mean, self.pixel_std)]
         logger.info(
-            "timm's %s: %s; RGB images, pixel mean %s, std %s",
-            name,
-            ", ".join(f"{n} {s.channels} channels, stride {s.stride}" for n, s in features.items()),
-            *(
-                [round(value, 3) for value in values]
-                for values in (self.pixel_mean, self.pixel_std)
-            ),
+            "timm's %s: channels %s; RGB, mean %s, std %s", name, ", ".join(shapes), *pixels
         )
 
     @property
     def recomputable_blocks(self) -> list[nn.Module]:
         """Parts that `train.activation_checkpointing` may run twice."""
-        roots = dict.fromkeys(stage.partition(".")[0] for stage in self.stages)
-        return [block for root in roots for block in _blocks(self.encoder.get_submodule(root))]
+        if type(self.encoder).__name__ in CHANGING:
+            return []
+        roots = {stage.partition(".")[0] for stage in self.stages}
+        parts = [module for name, module in self.encoder.named_children() if name in roots]
+        return [block for part in parts for block in _blocks(part)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalized images -> {name: (N, C, H/stride, W/stride)}, fine to coarse.
 
         H and W are multiples of `size_divisibility`.
         """
-        features = self._features(x)
-        return {name: features[name] for name in self._out_features}
-
-    def _features(self, x: Tensor) -> dict[str, Tensor]:
         if self.pyramid is not None and self.zoom != 1:
             x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", antialias=True)
         if hasattr(self.encoder, "forward_intermediates"):
@@ -161,33 +176,37 @@ class TimmBackbone(Backbone):
                 x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
             )
         else:
-            levels = self.encoder(x)[-len(self.indices) :]
+            every = self.encoder(x)
+            levels = [every[i] for i in self.indices]
         if self.pyramid is not None:
-            return self.pyramid(levels[0])
-        return dict(zip(self._out_feature_strides, levels, strict=True))
+            features = self.pyramid(levels[0])
+            return {name: features[name] for name in self._out_features}
+        return dict(zip(self._out_features, levels, strict=True))
 
     @torch.no_grad()
-    def _try(self, features: Mapping[str, ShapeSpec], output_stride: int | None) -> None:
+    def _try(self, output_stride: int | None) -> None:
         """Raise PartError unless features have the shapes that timm states, for a small image."""
-        coarsest = max(shape.stride for shape in features.values())
+        shapes = self.output_shape()
+        coarsest = max(self._out_feature_strides.values())
         if output_stride not in (None, coarsest):
             raise PartError(
                 f"timm's {self.name} has stride {coarsest} with output_stride={output_stride}: "
                 f"{NO_STRIDE}"
             )
-        height, width = (side * max(1, coarsest // 32) for side in TRIAL)
+        height, width = (side * self.size_divisibility // 32 for side in TRIAL)
         image = next(self.encoder.parameters()).new_zeros(1, 3, height, width)
         try:
-            found = {name: tuple(x.shape) for name, x in self.eval()._features(image).items()}
+            found = {name: tuple(x.shape) for name, x in self.eval()(image).items()}
         except Exception as error:
             raise PartError(
-                f"timm's {self.name} takes no images of any size: {height} x {width} pixels end in "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}. Choose another name"
+                f"timm's {self.name} does not take images of any size, choose another name: "
+                f"{height} x {width} pixels end in {type(error).__name__} "
+                + str(error).partition("\n")[0]
             ) from error
         self.train()
         stated = {
-            name: (1, s.channels, height // s.stride, width // s.stride)
-            for name, s in features.items()
+            name: (1, shape.channels, height // shape.stride, width // shape.stride)
+            for name, shape in shapes.items()
         }
         if found != stated:
             raise PartError(
@@ -201,17 +220,18 @@ class TimmBackbone(Backbone):
                 f"freeze_at={freeze_at}: timm's {self.name} has 0 (nothing), 1 (the stem) to "
                 f"{len(self.stages) + 1} (all of it)"
             )
-        names = [name for name, _ in self.encoder.named_parameters()]  # in the order of use
-        stage = f"{self.stages[max(freeze_at - 2, 0)]}."
-        inside = [i for i, name in enumerate(names) if name.startswith(stage)]
-        until = {0: 0, 1: inside[0]}.get(freeze_at, inside[-1] + 1)
-        frozen = {name.rpartition(".")[0] for name in names[:until]}
-        for name in names[:until]:
-            self.encoder.get_parameter(name).requires_grad = False
-        for name in frozen:
-            if isinstance(
-                module := self.encoder.get_submodule(name), nn.BatchNorm2d | nn.SyncBatchNorm
-            ):
+        if freeze_at == 0:
+            return
+        stage = self.stages[max(freeze_at - 2, 0)]
+        modules = dict(self.encoder.named_modules())  # in the order of use
+        inside = [i for i, name in enumerate(modules) if f"{name}.".startswith(f"{stage}.")]
+        if not inside:
+            raise ValueError(f"freeze_at={freeze_at}: timm's {self.name} has no part {stage}")
+        until = inside[0] if freeze_at == 1 else inside[-1] + 1
+        for name, module in [*modules.items()][:until]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad = False
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 self.encoder.set_submodule(name, freeze_batch_norm_2d(module))
 
     def convert_names(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -237,29 +257,23 @@ class TimmBackbone(Backbone):
             WeightsError: timm has none, or it cannot be fetched.
         """
         cfg = self.encoder.pretrained_cfg
-        repository, given = cfg.get("hf_hub_id"), cfg.get("hf_hub_filename")
+        repository = cfg.get("hf_hub_id")
         if not repository:
             raise WeightsError(
                 f"backbone.pretrained=true: timm has no weights of {self.name}; names with weights "
                 f"are {_near(self.name, timm.list_pretrained())}"
             )
-        failure: Exception | None = None
-        for file in (given,) if given else FILES:
-            if isinstance(cached := try_to_load_from_cache(repository, file), str):
-                return Path(cached)
-            try:
-                return Path(hf_hub_download(repository, file))
-            except Exception as error:  # of the network, in as many ways as there are
-                failure = error
-                is_local = isinstance(error, LocalEntryNotFoundError)  # no network
-                if is_local or not isinstance(error, EntryNotFoundError):
-                    break
-        url = f"https://huggingface.co/{repository}/resolve/main/{given or FILES[0]}"
-        raise WeightsError(
-            f"backbone.pretrained=true: {repository} cannot be fetched ({type(failure).__name__}). "
-            f"Where there is a network, get {url} and start with weights={given or FILES[0]}; or "
-            "fill the cache there, and set HF_HOME to its folder"
-        ) from failure
+        file = cfg.get("hf_hub_filename") or "model.safetensors"
+        cached = try_to_load_from_cache(repository, file)  # at once where there is no network
+        try:
+            return Path(cached if isinstance(cached, str) else hf_hub_download(repository, file))
+        except Exception as error:  # of the network, in as many ways as there are
+            raise WeightsError(
+                f"backbone.pretrained=true: {file} of {repository} cannot be fetched "
+                f"({type(error).__name__}). Where there is a network, get "
+                f"https://huggingface.co/{repository}/resolve/main/{file} and start with "
+                f"weights={file}; or fill the cache there, and set HF_HOME to its folder"
+            ) from error
 
 
 class _Given(Backbone):
