@@ -116,9 +116,9 @@ def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) 
         for part in PARTS:
             config[part] = saved[part]
         text = OmegaConf.to_yaml(config)
-        for key in saved.keys() - config.keys():  # such as class_weights, of an option then chosen
-            if f"${{{key}" in text:
-                config[key] = saved[key]
+        for name in map(str, saved.keys() - config.keys()):  # such as class_weights
+            if f"${{{name}" in text:
+                config[name] = saved[name]
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key = override.key_or_group
             if key.partition(".")[0] not in PARTS or key in EXPERIMENT_PARTS:
