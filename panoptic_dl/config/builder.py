@@ -1,5 +1,6 @@
 """Build the objects that a config describes."""
 
+import contextlib
 import inspect
 import math
 from functools import partial
@@ -234,14 +235,16 @@ def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
             LEAST_ITERATIONS, math.ceil(recipe.epochs * images / recipe.batch_size)
         )
         recipe.warmup_iters = min(recipe.warmup_iters, recipe.iterations // 10)
-        if (folder / RESOLVED).is_file():
+        with contextlib.suppress(Exception):  # there is none, or it is damaged
             saved: Any = OmegaConf.load(folder / RESOLVED)
-            kept = ("iterations", "warmup_iters")
-            recipe.update({key: saved.recipe_record[key] for key in kept})
+            recipe.iterations = saved.recipe_record.iterations
+            recipe.warmup_iters = saved.recipe_record.warmup_iters
     if epochs is not None:
         train.iterations = max(1, math.ceil(epochs * images / train.batch_size))
     elif not given:
         train.iterations = math.ceil(recipe.iterations * recipe.batch_size / train.batch_size)
+    if given or not images:
+        return []
     name, epochs = ("train", epochs) if epochs is not None else ("recipe_record", recipe.epochs)
     least = f", and at least {LEAST_ITERATIONS:,}" if name == "recipe_record" else ""
     return [

@@ -115,6 +115,10 @@ def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) 
     with read_write(config), open_dict(config):
         for part in PARTS:
             config[part] = saved[part]
+        text = OmegaConf.to_yaml(config)
+        for name in map(str, saved.keys() - config.keys()):  # such as class_weights
+            if f"${{{name}" in text:
+                config[name] = saved[name]
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key = override.key_or_group
             if key.partition(".")[0] not in PARTS or key in EXPERIMENT_PARTS:

@@ -157,7 +157,7 @@ def test_epochs_become_iterations(tmp_path):
     assert said.endswith("100 x 5 images / 8, and at least 2,000: 2,000 iterations")
     assert length(tmp_path, root, "train.batch_size=4")[:3] == (4000, 2000, 200)
     assert length(tmp_path, root, "recipe_record.epochs=9000")[:3] == (5625, 5625, 562)
-    assert length(tmp_path, root, "train.iterations=7")[:3] == (7, 2000, 200)
+    assert length(tmp_path, root, "train.iterations=7") == (7, 2000, 200, "")
     given = ["recipe_record={iterations: 250, warmup_iters: 50}"]
     assert length(tmp_path, root, *given) == (250, 250, 50, "")
     *numbers, said = length(tmp_path, root, "train.epochs=50.5")
@@ -181,8 +181,7 @@ def test_only_trainings_need_the_dataset_for_a_length(tmp_path):
         length(tmp_path, "train.epochs=2")
     for mode in ("eval", "doctor"):
         config = compose(["dataset=coco_format"])
-        said = set_iterations(config, mode, tmp_path)
+        assert not set_iterations(config, mode, tmp_path)
         assert OmegaConf.is_missing(config.recipe_record, "iterations") == (mode == "eval")
-        assert bool(said) == (mode == "doctor")
         OmegaConf.resolve(config)
     assert not set_iterations(compose(["dataset=cityscapes"]), "train", tmp_path)

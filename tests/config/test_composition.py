@@ -61,7 +61,10 @@ def test_every_option_composes_resolves_and_survives_yaml(choice):
     assert OmegaConf.create(OmegaConf.to_yaml(cfg)) == cfg
     assert pickle.loads(pickle.dumps(cfg)) == cfg
     OmegaConf.resolve(cfg)
-    assert not OmegaConf.missing_keys(cfg)
+    missing = {key.rpartition(".")[2] for key in OmegaConf.missing_keys(cfg)}
+    # The size of a custom dataset decides, see `set_iterations`.
+    by_size = {"iterations", "max_iters"} if cfg.recipe_record.epochs else set()
+    assert missing <= by_size
 
 
 @pytest.mark.parametrize(("backbone", "head", "dataset", "task"), COMBINATIONS)

@@ -128,6 +128,7 @@ def test_the_facts_of_a_run():
     assert facts["sweep"] is None
     assert facts["recipe"] == {
         "iterations": 500,
+        "epochs": None,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_iters": 50,

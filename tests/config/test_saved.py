@@ -44,6 +44,16 @@ def test_leaves_hold_for_the_parts_of_the_run(run):
     assert config.dataset.nms_kernel == 17  # of toy_coco
 
 
+def test_what_the_parts_of_the_run_take_from_elsewhere_comes_with_them(run):
+    chosen = ["loss=[dice,class_weights]", "class_weights={cat: 3}", "augmentation=copy_paste"]
+    OmegaConf.save(compose([*ROW, *chosen]), run / ".hydra" / "config.yaml")
+    config = demo_config(f"weights={run}", "input=x")
+    OmegaConf.resolve(config)
+    weights = build(config.task.model.sem_seg_head.class_weights)
+    assert (len(weights), sum(weights)) == (133, 132 + 3)
+    assert config.task.train_loader.mapper.copy_paste.share == 0.5
+
+
 def test_other_weights_leave_the_config_as_it_is(tmp_path):
     (tmp_path / "model.pth").touch()
     for weights in (tmp_path / "model.pth", tmp_path / "none.pth", "null"):
