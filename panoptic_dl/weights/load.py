@@ -75,7 +75,11 @@ def load_model_or_backbone(
     encoder = getattr(backbone, "encoder", None)
     if encoder is None or any(name.startswith(f"{BACKBONE}encoder.") for name in matched):
         return _load(backbone, file, whole=False)
-    return _load(encoder, replace(file, tensors=backbone.convert_names(file.tensors)), whole=False)
+    converted = replace(file, tensors=backbone.convert_names(file.tensors))
+    coverage = _load(encoder, converted, whole=False)
+    if parts := {name.partition(".")[0] for name in backbone.state_dict()} - {"encoder"}:
+        logger.info("Not in it, so trained from scratch: %s of the backbone", ", ".join(parts))
+    return coverage
 
 
 def start_from(
