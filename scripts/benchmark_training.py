@@ -95,7 +95,7 @@ class OneBatch:
 
     def __init__(self, loader: TrainLoader, device: torch.device) -> None:
         self.seed, self.accumulate = loader.seed, loader.accumulate
-        self.max_bad_samples = loader.max_bad_samples
+        self.max_bad_samples, self.other_records = loader.max_bad_samples, False
         self.device: torch.device | None = device
         self.take_bad_samples = loader.take_bad_samples
         self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict

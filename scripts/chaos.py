@@ -2,10 +2,10 @@
 
     python scripts/chaos.py outputs/chaos --kills 50
 
-A small model trains on drawn streets in two processes. At random moments (while it starts, trains,
-saves or evaluates) all its processes, or one of them, get SIGKILL; the same command is started
-again with resume=auto. In the end all weights, the optimizer's state and every logged loss are
-compared with those of an undisturbed run: equal to the last bit, or exit code 1.
+A small model trains on drawn streets in two processes, or in one. At random moments (while it
+starts, trains, saves or evaluates) all its processes, or one of them, get SIGKILL; the same command
+is started again with resume=auto. In the end all weights, the optimizer's state and every logged
+loss are compared with those of an undisturbed run: equal to the last bit, or exit code 1.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ TRAINING = [
     *("head.aspp_channels=16", "head.panoptic.semantic.decoder_dim=16"),
     *("head.panoptic.semantic.head_channels=16", "head.panoptic.instance.decoder_dim=16"),
     *("train.batch_size=4", "train.num_workers=1", "train.log_period=1", "train.eval_period=25"),
-    *("checkpoint.period=4", "launch.num_gpus=0", "launch.num_cpu_processes=2", "resume=auto"),
+    *("checkpoint.period=4", "launch.num_gpus=0", "resume=auto"),
 ]
 # What differs between two equal runs.
 TIMES = ("time", "data_time", "images_per_s", "host_memory_MiB")
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("folder", type=local_path, help="gets two run folders; must not exist")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--processes", type=int, default=2, help="of the training")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
     options = parser.parse_args()
     if options.folder.exists():
@@ -54,23 +56,24 @@ def main() -> None:
     options.folder.mkdir(parents=True)
     alone, under_fire = options.folder / "alone", options.folder / "under_fire"
     started = time.monotonic()
-    code = start(alone, options.iterations).wait()
+    extra = f"train.iterations={options.iterations}"
+    command = [*TRAINING, extra, f"launch.num_cpu_processes={options.processes}"]
+    code = start(command, alone).wait()
     if code:
         sys.exit(f"the undisturbed run ended with {code}: see {alone}.txt")
     print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
-    kills = fire(under_fire, options.iterations, options.kills, random.Random(options.seed))
+    kills = fire(command, under_fire, options.kills, random.Random(options.seed))
     differences = compare(alone, under_fire)
     print(f"{kills} kills, {options.iterations} iterations: ", end="")
     print("; ".join(differences) if differences else "all weights and logged losses are equal")
     sys.exit(bool(differences))
 
 
-def start(run_dir: Path, iterations: int) -> subprocess.Popen[bytes]:
+def start(overrides: Sequence[str], run_dir: Path) -> subprocess.Popen[bytes]:
     """Start a training in a process group of its own; its output goes to `<run_dir>.txt`."""
-    command = [sys.executable, "run.py", *TRAINING, f"train.iterations={iterations}"]
     with run_dir.with_suffix(".txt").open("ab") as output:
         return subprocess.Popen(
-            [*command, f"run_dir={run_dir.resolve()}"],
+            [sys.executable, "run.py", *overrides, f"run_dir={run_dir.resolve()}"],
             cwd=ROOT,
             stdout=output,
             stderr=output,
@@ -78,10 +81,10 @@ def start(run_dir: Path, iterations: int) -> subprocess.Popen[bytes]:
         )
 
 
-def fire(run_dir: Path, iterations: int, kills: int, chance: random.Random) -> int:
+def fire(overrides: Sequence[str], run_dir: Path, kills: int, chance: random.Random) -> int:
     """Kill and start again until `kills` are done, then let it finish; return how many it was."""
     for number in range(1, kills + 1):
-        process = start(run_dir, iterations)
+        process = start(overrides, run_dir)
         if chance.random() < 0.8:  # else somewhere in its start
             wait_for_a_step(run_dir, process)
         time.sleep(chance.uniform(0.0, 4.0))
@@ -90,18 +93,20 @@ def fire(run_dir: Path, iterations: int, kills: int, chance: random.Random) -> i
                 sys.exit(f"a restarted run ended with {process.returncode}: see {run_dir}.txt")
             return number - 1
         ranks = children(process.pid)
-        one = bool(ranks) and chance.random() < 0.3
+        one, how = bool(ranks) and chance.random() < 0.3, "all"
         with contextlib.suppress(ProcessLookupError):
             if one:
                 os.kill(chance.choice(ranks), signal.SIGKILL)
+                killed = time.monotonic()
                 code = process.wait(timeout=120)  # the others must not wait for ever
+                how = f"one process ({time.monotonic() - killed:.0f} s until the run ended)"
                 assert code != 0, "a run that lost a process must not look finished"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         done = steps(run_dir)
-        print(f"kill {number}: {'one process' if one else 'all'} after step {done}", flush=True)
-    code = start(run_dir, iterations).wait()
+        print(f"kill {number}: {how} after step {done}", flush=True)
+    code = start(overrides, run_dir).wait()
     if code:
         sys.exit(f"the last run ended with {code}: see {run_dir}.txt")
     return kills

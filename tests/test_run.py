@@ -140,6 +140,27 @@ def test_a_run_is_recorded_and_returns_its_first_metric(tmp_path, toy):
     assert "${" not in (tmp_path / ".hydra" / "resolved.yaml").read_text()
 
 
+def test_a_refused_start_leaves_the_run_and_an_accepted_one_is_its_config(tmp_path, toy, capsys):
+    words = [*SMALL, *toy["toy_cityscapes"], "train.eval_at_end=false", f"run_dir={tmp_path}"]
+    command_line(*words)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for more, message in {
+        ("train.iterations=3",): "holds a run already",
+        ("resume=auto", "optimizer.lr=0.5"): "other numbers: optimizer.lr differ",
+        ("mode=eval", "weights=/nowhere/x.pth"): "/nowhere/x.pth",
+    }.items():
+        with pytest.raises(SystemExit):
+            command_line(*words, *more)
+        assert message in capsys.readouterr().err
+        assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    command_line(
+        *words, "train.iterations=3", "resume=auto", "optimizer.lr=0.5", "resume_changed=true"
+    )
+    assert "lr: 0.5" in (tmp_path / ".hydra" / "config.yaml").read_text()
+    assert "| optimizer.lr" in (tmp_path / "log.txt").read_text()
+    assert len(json.loads((tmp_path / "run.json").read_text())["attempts"]) == 2
+
+
 def test_a_trial_leaves_no_record(tmp_path, toy):
     trial = ["train.fast_dev_run=true", "train.iterations=1", f"run_dir={tmp_path}"]
     command_line(*SMALL, *toy["toy_cityscapes"], *trial)

@@ -8,7 +8,6 @@ import itertools
 import os
 import re
 import tempfile
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,14 @@ REQUEUE_NEEDS_FOLDER = (
 
 
 class CheckOutputFolder(Callback):
-    """Choose one folder for all processes before Hydra writes to it; keep old records.
+    """Choose one folder for all processes; Hydra itself writes nothing (`hydra.output_subdir`).
 
     The program ends with one line when that folder cannot be written.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with read_write(config), open_dict(config):
-            folder = _shared_folder(config)
-            config.hydra.run.dir = str(folder)
-            if not _is_main_process(config):  # the main process records how the run was started
-                config.hydra.output_subdir = None
-                return
-            if (folder / ".hydra").exists():  # the record of an earlier start stays as it is
-                now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
-                config.hydra.output_subdir = f".hydra/{now}"
+            config.hydra.run.dir = str(_shared_folder(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if any(each.lstrip("+").startswith("run_dir=") for each in config.hydra.overrides.task):
@@ -137,6 +129,20 @@ def is_recorded(config: DictConfig, job: Any) -> bool:
     """Whether this process writes `run.json`: the main process of a run that is no trial."""
     trial = job.runtime.choices.get("mode") == "train" and config.train.fast_dev_run is True
     return _is_main_process(config) and not trial
+
+
+def config_texts(config: DictConfig, job: Any) -> dict[str, str]:
+    """What `.hydra` records of a start: files by name; {} in processes that record nothing.
+
+    Args:
+        config: as composed.
+        job: the job's `hydra` node.
+    """
+    if not _is_main_process(config):
+        return {}
+    parts = {"config": config, "hydra": OmegaConf.create({"hydra": job})}
+    parts["overrides"] = job.overrides.task
+    return {f"{name}.yaml": OmegaConf.to_yaml(part) for name, part in parts.items()}
 
 
 def check_requeue(config: DictConfig, job: Any) -> None:

@@ -11,48 +11,39 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tabulate import tabulate
 
 from panoptic_dl.config.builder import current_name
 from panoptic_dl.core.errors import one_line
 from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.core.settings import experiment_name
 
+MAX_ROWS = 20  # of a table of differences
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 
 # Where, how and under which names a run works. Metrics do not depend on it (docs/long_runs.md says
 # why workers, processes and interruptions do not), so it is no part of the hash.
 NO_PART = (
-    "run_dir",
-    "sweep_dir",
-    "resume",
-    "launch",
-    "logger",
-    "sweep",
-    "name",
-    "published",
-    "published_note",
-    "published_row",
-    "choice",
-    "mode",
-    "benchmark",
-    "browse",
-    "demo",
-    "doctor",
-    "input",
-    "train.num_workers",
-    "train.log_period",
-    "train.activation_checkpointing",
-    "train.max_nonfinite_skips",
-    "checkpoint.period",
-    "checkpoint.kept",
-    "checkpoint.on_error",
-    "dataset.root.root",
-    "dataset.cache.folder",
+    *("run_dir", "sweep_dir", "resume", "resume_changed", "launch", "logger", "sweep", "name"),
+    *("published", "published_note", "published_row", "choice", "mode", "benchmark", "browse"),
+    *("demo", "doctor", "input", "train.num_workers", "train.log_period"),
+    *("train.activation_checkpointing", "train.max_nonfinite_skips", "checkpoint.period"),
+    *("checkpoint.kept", "checkpoint.on_error", "dataset.root.root", "dataset.cache.folder"),
     "dataset.cache.max_gb",
 )
 NEW_KEYS = ("recipe_record.warmup_iters", "dataset.test_split")  # later than saved configs
 IN_EVALUATION = ("scales", "flip")  # the rest is printed, drawn and saved besides
-PLACES = ("run_dir", "resume", "sweep_dir", "dataset.root.root", "dataset.cache.folder")
+# What a training that goes on may change: its length, its hardware, when it is evaluated; weights
+# are in its checkpoint, and the records of the dataset are compared by themselves.
+FREE = (
+    *("train.iterations", "train.images_per_gpu", "train.accumulate", "train.channels_last"),
+    *("train.compile", "train.eval_period", "train.eval_at_end", "checkpoint.best", "weights"),
+    "dataset.root",
+)
+PLACES = (
+    *("run_dir", "resume", "resume_changed", "sweep_dir", "dataset.root.root"),
+    "dataset.cache.folder",
+)
 
 
 def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
@@ -160,22 +151,61 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     return sorted(keys, key=lambda key: (key.startswith("task."), key))
 
 
-def differences(config: DictConfig, folder: Path) -> list[str]:
-    """Keys that metrics depend on and that the run in `folder` had otherwise.
+def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Keys that metrics depend on and that the run in `folder` had otherwise: its value, and ours.
 
-    What the config takes from another key is not compared: that key is. Names that have moved since
-    the run are the same.
+    What the config takes from another key is not compared, for that key is, unless the run had set
+    it by itself. Names that have moved since the run are the same.
 
     Raises:
         OSError: the run has left no config.
+        ValueError: it is torn.
     """
-    saved = relevant_config(OmegaConf.to_container(OmegaConf.load(folder / RESOLVED)))
-    here = relevant_config(OmegaConf.to_container(config, resolve=False))
-    copies = {key for key, value in _flat(here).items() if "${" in str(value)}
-    copies |= set(NEW_KEYS) - _flat(saved).keys()  # of an earlier version
+    tree: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+    if "mode" not in tree:  # which comes last
+        raise ValueError("it is torn")
+    everything = _flat(tree)
+    saved = _flat(relevant_config(tree))
+    here = _flat(relevant_config(OmegaConf.to_container(config, resolve=False)))
+    copies = set()
+    for key, value in here.items():
+        if "${" in str(value):
+            source = everything.get(str(value)[2:-1])  # None: a node, or calculated
+            here[key] = resolved_value(config, key)
+            if source in (None, saved.get(key)) or key not in saved:
+                copies.add(key)
+    copies |= set(NEW_KEYS) - saved.keys()  # of an earlier version
     below = tuple(f"{key}." for key in copies)
-    different = set(differing_keys(saved, here)) - copies
-    return sorted(key for key in different if not key.startswith(below))
+    return {
+        key: (saved.get(key), here.get(key))
+        for key in differing_keys(saved, here)
+        if key not in copies and not key.startswith(below)
+    }
+
+
+def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
+    """What a training that goes on has otherwise than the attempt before, as a table for its log.
+
+    Raises:
+        ValueError: metrics depend on it, and `resume_changed` does not allow that.
+    """
+    if not config.resume or not any(folder.glob("model_*.pth")):
+        return []
+    try:
+        found = differences(config, folder)
+    except Exception as error:  # PyYAML and OmegaConf raise many kinds on damaged files
+        return [f"Not compared with the attempt before: {folder / RESOLVED}: {one_line(error)}"]
+    keys = [key for key in found if key not in FREE]
+    rows = [(key, *(str(value)[:60] for value in found[key])) for key in list(found)[:MAX_ROWS]]
+    table = tabulate(rows, ["", "before", "now"], "github", disable_numparse=True)
+    if keys and not config.resume_changed:
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        raise ValueError(
+            f"{folder} was trained with other numbers: {', '.join(keys[:4])}{more} differ. Resume "
+            "with those that it had (.hydra/overrides.yaml there), name another run_dir, or go on "
+            f"with these: resume_changed=true\n{table}"
+        )
+    return [f"This attempt differs from the one before\n{table}"] if found else []
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
+import resource
+import signal
+import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,17 @@ OURS = tuple(
 )
 INSTALLED = (os.path.realpath(sysconfig.get_path("stdlib")), "<")  # "<frozen ...>"
 FAULT = "This is a fault of panoptic-dl. Please report it as an issue of its repository, with "
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LOST_PROCESS = "another process of the run is lost"
 LOST = "DistBackendError|DistNetworkError|gloo.*(onnection|peer)|NCCL"
 REMOTE = "Original Traceback (most recent call last):"  # in messages of DataLoader's processes
+CURES = {
+    errno.ENOSPC: "Free some room",
+    errno.EDQUOT: "The quota there is used up: remove files of yours, or have it raised",
+    errno.EACCES: "Give this user the rights to it",
+    errno.EROFS: "Mount that disk for writing, or choose another folder",
+    errno.ENAMETOOLONG: "That disk takes shorter names",
+}
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.*))?', re.MULTILINE)
 
 
@@ -85,6 +98,7 @@ def one_line_errors() -> Iterator[None]:
 
     Of a fault of ours the message follows the traceback, as HYDRA_FULL_ERROR=1 shows it of all.
     """
+    steady_output()
     try:
         yield
     except Exception as error:
@@ -109,10 +123,14 @@ def message_for_user(error: Exception) -> str | None:
     remote = text if REMOTE in text else str(error.__cause__ or "")
     if text.startswith("Caught ") and REMOTE in text:
         text = text.rpartition(f"{kind}: ")[2].strip()
+    if lost := _lost_process(error, trace):
+        return lost
     if isinstance(error, OSError):
-        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return text + (". Free some room and run the same command again" if full else "")
+        if error.strerror is None:
+            return text
+        name = f"{error.filename}: " if error.filename else ""
+        again = " and run the same command again" if error.errno in CURES else ""
+        return f"{name}{disk_error(error)}{again}"
     if re.search(r"(^|site-packages.)(hydra|omegaconf)\b", "".join([module, *trace[-1:]])):
         return one_line(text)
     if isinstance(error, FloatingPointError):
@@ -125,7 +143,7 @@ def message_for_user(error: Exception) -> str | None:
         from detectron2.utils import comm  # slow, and not needed for the errors of scripts
 
         if comm.get_world_size() > 1:
-            return f"another process of the run is lost, whose message says why ({kind}: {text})"
+            return f"{LOST_PROCESS}; its own message says why, or the last one ({kind}: {text})"
     frames = _FRAME.findall("".join(trace) + (remote if '  File "' in remote else ""))
     for i, (file, line, function, code) in enumerate(reversed(frames)):
         real = file if file.startswith("<") else os.path.realpath(file)
@@ -139,6 +157,103 @@ def message_for_user(error: Exception) -> str | None:
         if not is_installed:
             return f"{kind}: {text}\nin {function}, {real}, line {line}, not of panoptic-dl"
     return None
+
+
+def _lost_process(error: BaseException, trace: Sequence[str]) -> str | None:
+    """What a user reads where a loader process was killed, or may not open enough files.
+
+    PyTorch raises that wherever the main process is: others may have wrapped it.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    said = "\n".join(f"{type(each).__name__}: {each}" for each in causes)
+    if re.search(r"Errno 24\b|Too many open files|ancdata", said):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"a process may have {limit} files open, and needs more: `ulimit -n 65536` before the "
+            "command, or a smaller train.batch_size or train.num_workers"
+        )
+    died = re.search(r"DataLoader worker \(pid.*", said)
+    is_torn = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    if died is None and not (is_torn and any("multiprocessing/reductions" in x for x in trace)):
+        return None
+    what, cure = died[0].strip() if died else repr(error), "mostly memory ran out: take fewer"
+    if "Bus error" in what:
+        cure = "/dev/shm is full: make it larger (docker run --shm-size=8g), or take fewer"
+    elif re.search("Segmentation|Abort|exit code", what):
+        cure = "a library crashed in it: 0 shows where"
+    return f"a loader process died, {cure} (train.num_workers). resume=true goes on ({what})"
+
+
+def how_it_ended(code: int) -> str:
+    """How a process ended that left no word, from its exit code in Python's way: -9 is SIGKILL."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    causes = {"SIGKILL": "memory ran out", "SIGBUS": "/dev/shm is full", "SIGSEGV": "a bug"}
+    name = signal.Signals(-code).name
+    return f"was ended by {name}" + (f": mostly {causes[name]}" if name in causes else "")
+
+
+def disk_error(error: OSError, file: Path | None = None) -> str:
+    """What really happened to the file that an error names, or that was to be written; its cure."""
+    place = Path(file or error.filename or ".").absolute().parent
+    if file is not None and not place.is_dir():
+        return f"the folder {place} is gone, removed or renamed"
+    cure = CURES.get(error.errno or 0, "")
+    with contextlib.suppress(OSError):
+        found = os.statvfs(place)
+        if error.errno == errno.ENOSPC and found.f_files and not found.f_favail:
+            cure = "It has bytes, but no inodes: remove some of its many files"
+    return ". ".join(filter(None, (error.strerror or str(error), cure)))
+
+
+class SteadyFile(io.FileIO):
+    """A file whose writes raise no OSError: what it cannot take is dropped, which is said once."""
+
+    _has_said = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self._has_said and error.errno != errno.EPIPE:  # `| head` wants no more
+                self._has_said = True
+                with contextlib.suppress(OSError):
+                    os.write(2, f"note: {self.name} is cut: {error.strerror}\n".encode())
+            return memoryview(data).nbytes
+
+
+def steady_text(file: str | int) -> io.TextIOWrapper:
+    """A `SteadyFile` for text, which is appended to the file of a name."""
+    is_name = isinstance(file, str)
+    buffer = io.BufferedWriter(SteadyFile(file, "a" if is_name else "w", closefd=is_name))
+    return io.TextIOWrapper(buffer, "utf-8", "backslashreplace", line_buffering=True)
+
+
+def steady_output() -> None:
+    """Let output that is full or closed, as by `| head` or `>&-`, end no program. Idempotent."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened gets that number, and all output
+            null = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(null, True)
+        if number and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, steady_text(number))
+
+
+def leave(number: int, frame: object) -> None:
+    """Handle a signal that comes before there is anything to save: exit code 130."""
+    print("\ninterrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def begin_program() -> None:
+    """The first thing that a program does: from here on signals and closed output are handled."""
+    steady_output()
+    for number in STOPPING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, leave)
 
 
 def one_line(error: object) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import fcntl
 import hashlib
 import json
@@ -143,16 +144,18 @@ def save_state(target: Path, state: dict[str, Any]) -> str:
     """
     import torch  # takes seconds, and small files do without
 
-    try:
-        with atomic_write(target) as temporary:
-            with temporary.open("wb") as file:
-                hashing = _Hashing(file)
+    with atomic_write(target) as temporary:
+        with temporary.open("wb") as file:
+            hashing = _Hashing(file)
+            try:
                 torch.save(state, cast(BinaryIO, hashing))
-            flush(temporary)
-            if sha256_of(temporary) != hashing.sha256.hexdigest():
-                raise OSError("what was written does not read back")
-    except RuntimeError as error:  # of torch, on a full disk
-        raise OSError(str(error)) from error
+            except RuntimeError:  # of torch, which hides the error of a full disk
+                if hashing.error is not None:
+                    raise hashing.error from None
+                raise
+        flush(temporary)
+        if sha256_of(temporary) != hashing.sha256.hexdigest():
+            raise OSError("what was written does not read back")
     return hashing.sha256.hexdigest()
 
 
@@ -161,10 +164,15 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -326,15 +334,32 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         raise ValueError(
             f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
         )
+    before = b""
     try:
         if lock is None:
             logger.warning("This disk has no locks: never start two runs in %s", folder)
         else:
-            os.ftruncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            before = os.pread(lock, 1000, 0)
+            _replace(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
+        if lock is not None:
+            _replace(lock, before)  # a start that is refused leaves the file as it was
         release_lock(lock)
+
+
+def _replace(file: int, content: bytes) -> None:
+    with suppress(OSError):  # a full disk; the lock holds all the same
+        os.ftruncate(file, 0)
+        os.pwrite(file, content, 0)
+
+
+def require_file(path: str | Path) -> None:
+    """Raise OSError for a named pipe, a socket or a device, which a reader might wait for."""
+    kinds = {"p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
+    kind = kinds.get(stat.filemode(os.stat(path).st_mode)[0])
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, and has to be a file", str(path))
 
 
 def check_size(file: Path) -> None:
@@ -351,6 +376,7 @@ def read_json(file: Path) -> Any:
         ValueError: it is no complete JSON file; the message names it.
         OSError: it cannot be opened.
     """
+    require_file(file)
     return parse_json(file.read_bytes(), file.name)
 
 

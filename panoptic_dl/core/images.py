@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from panoptic_dl.core.errors import DatasetError, UnreadableImageError
+from panoptic_dl.core.files import require_file
 
 NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
 VOID_ID = 0  # id, in a panoptic PNG, of pixels without a segment
@@ -244,6 +245,7 @@ def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
 def opened_image(file: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
     try:
+        require_file(file)
         with no_truncated_images(), open(file, "rb") as opened:
             yield Image.open(opened)
     except UnreadableImageError:
@@ -265,8 +267,8 @@ def why_unreadable(error: Exception) -> str:
     """Why an image cannot be read, from the error of opening or decoding it."""
     if isinstance(error, FileNotFoundError):
         return "missing"
-    if isinstance(error, (PermissionError, IsADirectoryError)):
-        return str(error.strerror)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, Image.DecompressionBombError):
         return (
             f"it has more than {most_pixels():,} pixels, the most that are read; cut it into "

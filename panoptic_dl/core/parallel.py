@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import STOPPING, DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ SECONDS_BETWEEN_LINES = 10.0
 END_JOB = signal.SIGUSR1  # asks a worker to leave its job
 SECONDS_TO_END = 2  # before SIGTERM kills a worker
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
 Say = Callable[[str], object]  # takes a line for people, such as `print`

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from panoptic_dl.core.files import (
     LOCK,
     RUN_LOCK,
     acquire_lock,
+    atomic_write,
     is_locked,
     local_path,
     near_names,
@@ -52,6 +54,7 @@ REFUSED = "refused.txt"  # in a sweep's folder: finished rows that its last comm
 SWEEP = "sweep.json"
 
 FORMAT = 1  # of run.json
+TIME = "%Y-%m-%d_%H-%M-%S.%f"  # name of a folder with the config of an earlier attempt
 STATUSES = ("running", "finished", "stopped", "failed")
 
 
@@ -67,87 +70,152 @@ class ExitCode(IntEnum):
 STOPPED = (ExitCode.SAVED, ExitCode.INTERRUPTED)  # somebody asked the run to stop
 
 
+class Ended(SystemExit):
+    """This process ends after its message, of which `line` is the first line."""
+
+    def __init__(self, code: int, line: str | None) -> None:
+        super().__init__(code)
+        self.line = line
+
+
 class Requeued(SystemExit):
     """This process ends, all is saved, and its job is in the queue again."""
 
 
 class RunState:
-    """Writes `run.json`, in the process that starts a run. Disk errors are logged, not raised."""
+    """A start in a run's folder: the owner of its `run.json` and of the config in `.hydra`.
+
+    Attributes:
+        waits: the folder holds a run, and stays as it is until this start is accepted, in the main
+            process of the run, which the object is sent to.
+        remarks: what the log shall say about the attempt before.
+    """
 
     def __init__(self, run_dir: str, *, writes: bool) -> None:
         """
         Args:
-            writes: whether this process writes; only one of a run does.
+            writes: whether this process writes `run.json`; only one of a run does.
         """
         self.folder, self.writes = Path(run_dir), writes
-        self.is_used = False  # by another run, whose files are left alone
-        self._started: float | None = None
+        self.waits = (self.folder / RUN).exists()
+        self.remarks: list[str] = []
+        self._record: dict[str, Any] = {}  # run.json as it will be
+        self._texts: dict[str, str] = {}
+        self._place = (self.folder / CONFIG).parent  # of the texts
+        self._started = time.time()
         self._lock: int | None = None
 
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """Begin an attempt; one that was killed before is closed.
+    def begin(self, facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> None:
+        """Take the folder for an attempt; one that was killed before is closed.
 
-        A folder keeps its record where another run is under way, or another mode has trained.
-        No two may train in it.
+        The record of a training stays where another mode works.
 
         Args:
             facts: see `panoptic_dl.config.run_identity.identity`.
+            texts: files of `.hydra` by name; none in processes that record nothing.
 
         Raises:
-            ValueError: another process trains here.
+            ValueError: another process works here.
+            OSError: the config cannot be written.
         """
-        if not self.writes:
+        if not (self.writes or texts):
             return
-        with _never_failing(self.folder / RUN_LOCK):
-            try:
-                self._lock = acquire_lock(self.folder / RUN_LOCK)
-            except BlockingIOError:
-                self.writes, self.is_used = False, True
-        if self.is_used:
-            if facts.get("mode") == "train":
-                raise ValueError(
-                    f"{self.folder} is in use by another process: wait for that run, end it, or "
-                    "name another run_dir"
-                )
-            return
+        try:
+            self._lock = acquire_lock(self.folder / RUN_LOCK)
+        except BlockingIOError:
+            self.waits = True
+            raise ValueError(
+                f"{self.folder} is in use by another process: wait for that run, end it, or "
+                "name another run_dir"
+            ) from None
+        except OSError as error:
+            logger.warning("%s is not written: %s", self.folder / RUN_LOCK, error)
+        self.waits = (self.folder / RUN).exists()
+        self._texts = dict(texts or {})
         before = read_state(self.folder)
         if before and before.get("mode") == "train" != facts.get("mode"):
             self.writes = False
-            return
-        self._started = time.time()
-        for file in (self.folder / ERROR, self.folder / FAILED):  # of an attempt before this one
-            with _never_failing(file):
-                file.unlink(missing_ok=True)
+        if self.writes:
+            self._record = self._new_record(facts, before)
+        if not self.waits:
+            self.accept()
+
+    def _new_record(self, facts: Mapping[str, Any], before: dict[str, Any]) -> dict[str, Any]:
         attempts = [_closed(each, self.folder) for each in before.get("attempts", [])]
         attempts.append({"started": _now(), "ended": None, "seconds": 0.0, "status": "running"})
         commit = None
         with contextlib.suppress(ValueError):  # git.txt says why
-            revision, changes = git("rev-parse HEAD", "status --short")
-            commit = {"revision": revision.strip(), "changed": bool(changes)}
-        state = {
+            revision, changes = (text.strip() for text in git("rev-parse HEAD", "status --short"))
+            commit = {"revision": revision, "changed": bool(changes)}
+            if (earlier := (before.get("git") or {}).get("revision", revision)) != revision:
+                other = f"The attempt before ran another revision of the code, {earlier}"
+                self.remarks.append(f"{other}; this one runs {revision}")
+        return {
             "format": FORMAT,
             **facts,
             "git": commit,
             "environment": before.get("environment"),  # until the processes note theirs
+            "started_from": before.get("started_from"),  # a file of weights, by name and SHA-256
             "status": "running",
             "error": None,
             "attempts": attempts,
             "metrics": before.get("metrics"),
         }
-        _write(self.folder, state)
 
     def write_resolved(self, text: str) -> None:
         """Keep the resolved config of this attempt, in YAML."""
-        if self.writes:
-            with _never_failing(self.folder / RESOLVED):
-                (self.folder / RESOLVED).parent.mkdir(exist_ok=True)
-                write_text(self.folder / RESOLVED, text)
+        if self._texts:
+            self._texts[Path(RESOLVED).name] = text
+            if not self.waits:
+                self._write_texts()
+
+    def accept(self) -> None:
+        """Let this start be the run's, for its checks have passed.
+
+        Raises:
+            OSError: the config, without which the run is of no use, cannot be written.
+        """
+        if self._texts:
+            if not self.writes and (self.folder / CONFIG).exists():
+                self._place /= f"{datetime.now():{TIME}}"
+            self._write_texts()
+        self.waits = False
+        if self._record:
+            for name in (ERROR, FAILED):  # of an attempt before this one
+                with _never_failing(self.folder / name):
+                    (self.folder / name).unlink(missing_ok=True)
+            _write(self.folder, self._record)
+
+    def _write_texts(self) -> None:
+        """Write all, or none; another config, of an attempt before, is kept by its time."""
+        config = self._place / Path(CONFIG).name
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+            if config.is_file() and config.read_bytes() != self._texts[config.name].encode():
+                old = self._place / f"{datetime.fromtimestamp(config.stat().st_mtime):{TIME}}"
+                old.mkdir(exist_ok=True)
+                for file in self._place.glob("*.yaml"):
+                    shutil.copy2(file, old)
+            with contextlib.ExitStack() as files:  # which renames them when all are written
+                for name, text in self._texts.items():
+                    temporary = files.enter_context(atomic_write(self._place / name))
+                    temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            problem = error.strerror or str(error)
+            raise OSError(error.errno, f"cannot be written: {problem}", str(config)) from error
+
+    def note(self, **facts: Any) -> None:
+        """Add what only the main process knows: its environment, its metrics."""
+        state = read_state(self.folder) if self.writes and not self.waits else {}
+        if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
+            _write(self.folder, state | {"status": "running"} | facts)
 
     def end(self, status: str, error: str | None = None) -> None:
-        """End the attempt: finished | stopped | failed, with the first line of its error."""
-        state = read_state(self.folder) if self._started is not None else {}
-        if self._started is not None and state:
-            state["attempts"][-1] |= {
+        """End the attempt, if it was accepted: finished | stopped | failed, its error's line."""
+        state = read_state(self.folder) if self._record else {}
+        last, own = ((each.get("attempts") or [{}])[-1] for each in (state, self._record))
+        if last and not last["ended"] and last["started"] == own["started"]:
+            last |= {
                 "ended": _now(),
                 "seconds": round(time.time() - self._started, 3),
                 "status": status,
@@ -158,13 +226,6 @@ class RunState:
                     (self.folder / ERROR).unlink(missing_ok=True)
         release_lock(self._lock)
         self._lock = None
-
-
-def note(run_dir: str, **facts: Any) -> None:
-    """Add to `run.json` what only the main process of a run knows: its environment, its metrics."""
-    state = read_state(Path(run_dir))
-    if state.get("status") in ("running", "killed"):  # killed: on a disk without locks
-        _write(Path(run_dir), state | facts)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -371,7 +432,7 @@ class Fields:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of this attempt at a run, see `RunState.write_resolved`; {} without."""
+    """The resolved config of the last attempt, see `RunState.write_resolved`; {} without."""
     file = folder / RESOLVED
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 

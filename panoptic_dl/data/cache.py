@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, disk_error
 from panoptic_dl.core.files import atomic_write, file_lock, flush, local_path
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class DecodedCache:
         except OSError as error:
             with suppress(OSError):
                 self._reserve(-reserved)
-            self._close(f"takes no more: {error.strerror}")
+            self._close(f"takes no more: {disk_error(error, entry)}")
 
     def _remove(self, entry: Path) -> None:
         with suppress(OSError):

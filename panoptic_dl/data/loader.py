@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_records
+from panoptic_dl.core.headers import check_records, fingerprint
 from panoptic_dl.core.images import read_size
 from panoptic_dl.data.mapper import Mapper
 from panoptic_dl.data.sample_order import Draw, SampleOrder, generator_of, randomness_of
@@ -101,6 +101,7 @@ class TrainLoader:
 
     Attributes:
         device: where batches are moved while the one before is used, if it is a GPU.
+        other_records: the state that was loaded is of other images.
 
     Raises:
         ValueError: `batch_size` cannot be shared out evenly.
@@ -130,6 +131,7 @@ class TrainLoader:
         self._mapper, self._num_images = mapper, len(records)
         self._num_workers, self._overfit_batches = num_workers, overfit_batches
         self._shapes = _shapes(records) if aspect_ratio_grouping else None
+        self._fingerprint, self.other_records = fingerprint(records), False
         self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
         self.device: torch.device | None = None
         self._steps_done = 0
@@ -169,13 +171,6 @@ class TrainLoader:
                 for sample in batch:
                     self.bad_samples |= sample.pop(BAD, {})
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DatasetError(
-                f"a loader process died: {error}. Mostly memory ran out: take a smaller "
-                "train.num_workers, and go on from the last checkpoint with resume=true"
-            ) from error
         finally:
             # At once: an error's traceback would keep them, and the program wait for them.
             ending.value = 1
@@ -197,13 +192,14 @@ class TrainLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, for all processes the same; plain values."""
-        return {"seed": self.seed, "steps": self._steps_done, "order": self._order.state_dict()}
+        state = {"seed": self.seed, "steps": self._steps_done, "records": self._fingerprint}
+        return state | {"order": self._order.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, with any number of processes; before `__iter__`.
 
         Raises:
-            ValueError: it is of another seed or dataset.
+            ValueError: it is of another seed, or of another number of images.
         """
         if self._seed_is_fixed and state["seed"] != self.seed:
             raise ValueError(
@@ -213,6 +209,8 @@ class TrainLoader:
         self.seed, self._steps_done = state["seed"], state["steps"]
         self._order = self._new_order()
         self._order.load_state_dict(state["order"])
+        # Earlier versions kept the number of images alone.
+        self.other_records = state.get("records") not in (None, self._fingerprint)
 
 
 def accumulation(

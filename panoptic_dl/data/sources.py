@@ -17,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from panoptic_dl.core.files import require_file
 from panoptic_dl.core.images import (
     ORIENTING,
     ORIENTING_TEXTS,
@@ -75,6 +76,7 @@ def open_source(file: str, image_format: str, cache: DecodedCache | None = None)
         pixels = cache.get(file, image_format, lambda: _read_whole(file, image_format))
         return Source(file, image_format, pixels.shape, lambda stop: pixels)
     try:
+        require_file(file)
         with PathManager.open(file, "rb") as opened:
             content = opened.read()
     except OSError:

@@ -21,6 +21,7 @@ from panoptic_dl.demo.pipeline import Pipeline, StageTimes
 from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
 from panoptic_dl.demo.result import BRANCHES, check_views
 from panoptic_dl.demo.video import SUFFIX, VideoReader, VideoWriter
+from panoptic_dl.launch.session import accept
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def demo(
         maps=choices.maps,
         branches=bool(set(views) & set(BRANCHES)),
     )
+    accept()
     results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes)
     run = _Run(predictor, results, choices)
     pictures = [one for one in found if not one.is_video]

@@ -27,11 +27,11 @@ from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
+from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS
 from panoptic_dl.train.precision import autocast, check_precision
 
 SHOWN_PACKAGES = ("torch", "numpy", "hydra-core")
 GIB = 2**30
-EXTRA_CHECKPOINTS = 2  # besides the numbered ones: the best, and one that is being written
 LOG_BYTES = 200 * 2**20  # for logs, events and pictures
 SHARED_MEMORY = "/dev/shm"  # through which loader processes hand over their samples
 PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's default

@@ -17,7 +17,13 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.parallel import ORPHANS_LIVE, count_cores, end_with, passing_signals_on
+from panoptic_dl.core.errors import STOPPING
+from panoptic_dl.core.parallel import (
+    ORPHANS_LIVE,
+    count_cores,
+    end_with,
+    passing_signals_on,
+)
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
 from panoptic_dl.launch.signals import notify_submitit
@@ -87,7 +93,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         except ProcessExitedException as error:
             if received and numbers.requeue and error.exit_code == ExitCode.SAVED:
                 notify_submitit(received[0])
-            if received and error.exit_code < 0:
+            if error.exit_code < 0 and (received or -error.exit_code in STOPPING):
                 raise KeyboardInterrupt from None
             raise
 

@@ -15,7 +15,8 @@ from types import FrameType
 
 from detectron2.utils import comm
 
-from panoptic_dl.core.parallel import STOPPING, handling, interrupt
+from panoptic_dl.core.errors import STOPPING, leave
+from panoptic_dl.core.parallel import handling, interrupt
 from panoptic_dl.core.run_folder import Requeued
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def interruptible() -> Iterator[None]:
             asked = True
             raise KeyboardInterrupt
 
-    defaults = (signal.SIG_DFL, signal.default_int_handler, interrupt)
+    defaults = (signal.SIG_DFL, signal.default_int_handler, interrupt, leave)
     with handling([n for n in STOPPING if signal.getsignal(n) in defaults], stop):
         yield
 

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.parallel import Progress
+from panoptic_dl.launch.session import accept
 from panoptic_dl.train.trainer import Loader
 from panoptic_dl.visualize.sheets import file_stem
 from panoptic_dl.visualize.training_sample import save_sample
@@ -52,6 +53,7 @@ def browse(
     """
     if comm.get_world_size() > 1:
         raise ValueError("mode=browse draws in one process: drop launch.num_gpus and the like")
+    accept()
     folder = Path(run_dir) / "browse"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
-from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.errors import EvaluationError, disk_error
 from panoptic_dl.core.files import local_path, write_text
-from panoptic_dl.core.headers import check_headers, require_own_ids
+from panoptic_dl.core.headers import check_headers, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline, headline_names
 from panoptic_dl.evaluation.official import pair_up, require_agreement
+from panoptic_dl.launch.session import accept
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
 from panoptic_dl.modes.pictures import EvaluationPictures
@@ -81,6 +83,9 @@ def evaluate(
         EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
+    measure: Callable[[], dict[str, Any]] = partial(
+        evaluation, model, folder, source={"weights": weights}
+    )
     if weights is not None and predictions is not None:
         raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
     if weights is predictions is None:
@@ -97,13 +102,11 @@ def evaluate(
         model.to(device)
         run = Run(folder, "eval", model=model)
     else:
-        run = Run(folder, "eval")
+        run, measure = Run(folder, "eval"), _of_files(evaluation, str(predictions), folder)
+    accept()
     with listening:
         listening.start(run)
-        if predictions is not None:
-            results = _evaluate_files(evaluation, predictions, folder)
-        else:
-            results = evaluation(model, folder, source={"weights": weights})
+        results = measure()
         if results:
             listening.evaluation(0, results["metrics"], results.get("details", Details()))
         return results
@@ -123,7 +126,9 @@ def _require_no_figures(evaluation: "Evaluation", predictions: str | None) -> No
         )
 
 
-def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -> dict[str, Any]:
+def _of_files(
+    evaluation: "Evaluation", predictions: str, run_dir: Path
+) -> Callable[[], dict[str, Any]]:
     if evaluation.settings.test_time_augmentation:
         raise ValueError(
             "evaluation.scales and evaluation.flip need a network to look at images: leave them "
@@ -147,7 +152,8 @@ def _evaluate_files(evaluation: "Evaluation", predictions: str, run_dir: Path) -
     if evaluation.settings.official:
         logger.info("The official evaluators are given the predictions as they were read")
     records: list[dict[str, Any]] = DatasetCatalog.get(evaluation.dataset)
-    return evaluation(
+    return partial(
+        evaluation,
         lambda batch: [files(item) for item in batch],
         run_dir,
         batches=[[records[position]] for position in InferenceSampler(len(records))],
@@ -218,6 +224,7 @@ class Evaluation:
         records: list[dict[str, Any]] = DatasetCatalog.get(self.dataset)
         source = MetadataCatalog.get(self.dataset).get("panoptic_json", self.dataset)
         require_own_ids(source, records)
+        self.fingerprint = fingerprint(records)
         evaluators = self.evaluators.values()
         check_headers(
             self.dataset,
@@ -270,7 +277,8 @@ class Evaluation:
 
         Returns:
             On the main process: `metrics` (the published columns, in percent; NaN where a metric
-            is undefined), `results` (all that the evaluators return), `num_images`, `details` (for
+            is undefined), `results` (all that the evaluators return), `num_images`, `records` (a
+            fingerprint of them), `details` (for
             loggers); {} elsewhere, and without ground truth.
 
         Raises:
@@ -362,7 +370,7 @@ class Evaluation:
             self._compare(results, official_results)
         if unsaved is not None:  # only now: other processes waited for this one above
             raise unsaved
-        return {**summary, "details": details}
+        return {**summary, "records": self.fingerprint, "details": details}
 
     def _print(self, summary: dict[str, Any]) -> None:
         logger.info(
@@ -400,7 +408,7 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
             file = folder / name
             write_text(file, text)
     except OSError as error:
-        raise OSError(f"cannot write {file}: {error.strerror}") from error
+        raise OSError(f"cannot write {file}: {disk_error(error, file)}") from error
     logger.info("Saved %s, .csv and .md", folder / RESULTS)
 
 

@@ -20,6 +20,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import require_file
 from panoptic_dl.core.images import open_image, read_label_ids
 from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_label_ids
 from panoptic_dl.evaluation.evaluator import Detection, require_size
@@ -64,6 +65,7 @@ def _instance_reader(dataset: PredictedDataset, root: Path, files: FilesByImage)
         masks, classes, scores = [], [], []
         seen: set[Path] = set()
         try:
+            require_file(text)
             lines = text.read_text().splitlines()
         except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
             raise EvaluationError(f"cannot read {text} ({error}); {READ_AGAIN}") from error

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import local_path, near_names
+from panoptic_dl.core.files import local_path, near_names, require_file
 from panoptic_dl.core.images import read_size
 from panoptic_dl.predictions import cityscapes, coco, panoptic
 from panoptic_dl.predictions.cityscapes import FilesByImage
@@ -187,6 +187,7 @@ def _kind_of(file: Path) -> str | None:
     It is not parsed here: what is large is parsed once, and errors in it are its reader's.
     """
     try:
+        require_file(file)
         content = file.read_bytes()
     except OSError as error:
         raise EvaluationError(f"cannot read {file} ({error.strerror or error})") from error

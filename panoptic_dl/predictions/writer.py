@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from panoptic_dl.core.distributed import in_main_process, sum_over_processes
-from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.errors import EvaluationError, disk_error
 from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, predicted_instances
 from panoptic_dl.evaluation.panoptic import predicted_panoptic
@@ -219,8 +219,7 @@ def name_unwritable(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EvaluationError(
-            f"cannot write {file} ({error.strerror or error}); make room there, or save "
-            "predictions in another folder"
+            f"cannot write {file}: {disk_error(error, file)}; or save predictions in another folder"
         ) from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from signal import SIGKILL, Signals
+from signal import SIGKILL
 from typing import Any
 
 import cloudpickle
@@ -22,9 +22,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from panoptic_dl.core.errors import STOPPING, how_it_ended
 from panoptic_dl.core.parallel import (
     ORPHANS_LIVE,
-    STOPPING,
     count_cores,
     end_with,
     handling,
@@ -87,7 +87,8 @@ class ProcessLauncher(Launcher):
                         for _, other in running.values():  # who stops a row means the sweep
                             other.terminate()
                     elif not received:
-                        line = f"its process {_ending(process.exitcode)}"
+                        fewer = ", take fewer rows at once" * (process.exitcode == -SIGKILL)
+                        line = f"its process {how_it_ended(process.exitcode)}{fewer}"
                         _note(self, job_overrides[index], initial_job_idx + index, line)
                 wait(list(running), timeout=1)
         if received or codes:
@@ -103,14 +104,6 @@ class ProcessLauncher(Launcher):
         process.start()
         theirs.close()
         return ours, process
-
-
-def _ending(code: int) -> str:
-    """How a process ended that left no word."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    cure = ": mostly memory ran out, take fewer rows at once" if -code == SIGKILL else ""
-    return f"was ended by {Signals(-code).name}{cure}"
 
 
 def _row_config(launcher: Any, overrides: Sequence[str], number: int) -> DictConfig:

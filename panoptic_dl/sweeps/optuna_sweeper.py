@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.config.run_identity import relevant_config
-from panoptic_dl.core.errors import one_line_errors
+from panoptic_dl.core.errors import STOPPING, one_line_errors
 from panoptic_dl.core.files import folder_lock
-from panoptic_dl.core.parallel import STOPPING, count_cores, handling, interrupt
+from panoptic_dl.core.parallel import count_cores, handling, interrupt
 from panoptic_dl.core.run_folder import STOPPED, ExitCode, failure
 from panoptic_dl.sweeps.study import LOCK, SearchSpace, Study, folder_name
 

@@ -170,7 +170,8 @@ def isolate_failures(job: Any) -> Iterator[None]:
             text = stop.code.rpartition("\nerror: ")[2].removeprefix("error: ")
             note_failure(folder, text.partition("\n")[0])
         elif stop.code:
-            note_failure(folder, first_error_line(folder) or f"exit code {stop.code}")
+            line = getattr(stop, "line", None) or first_error_line(folder)
+            note_failure(folder, line or f"exit code {stop.code}")
 
 
 def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:
@@ -201,7 +202,7 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
         if not same and (keys := differences(config, folder)):
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
             raise ValueError(
-                f"{folder} holds this row with other numbers: {', '.join(keys[:4])}"
+                f"{folder} holds this row with other numbers: {', '.join(list(keys)[:4])}"
                 f"{more} differ. Choose another sweep_dir=FOLDER, or remove that folder to start "
                 "anew"
             )

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +20,20 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
+from torch import nn
+from torch.optim import Optimizer
 
-from panoptic_dl.core.files import atomic_write, flush, read_json, save_state, sha256_of, write_text
+from panoptic_dl.core.errors import disk_error
+from panoptic_dl.core.files import (
+    atomic_write,
+    flush,
+    read_json,
+    remove_temporary_files,
+    save_state,
+    sha256_of,
+    write_text,
+)
+from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import BEST, FINAL, MANIFEST, NEWEST
 from panoptic_dl.core.settings import CheckpointSettings
 from panoptic_dl.evaluation.metrics import is_better
@@ -30,20 +42,24 @@ from panoptic_dl.weights.names import not_finite
 
 PATTERN = re.compile(r"model_(\d{7}|final|best)\.pth")
 OVERRIDES = "resume with the overrides that the run was started with (.hydra/overrides.yaml there)"
+SPLIT = ("dataset", "num_images", "records")  # entries of results that say what was measured
+EXTRA_CHECKPOINTS = 2  # besides the numbered ones: the best, and one that is being written
 State = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def writing(what: str, on_error: str) -> Iterator[None]:
-    """Raise or log an OSError inside, as `checkpoint.on_error` says: stop | continue."""
+def writing(what: str, file: Path, on_error: str) -> Iterator[None]:
+    """Raise or log an OSError of writing `what` to a file, as `checkpoint.on_error` says."""
     try:
         yield
     except OSError as error:
-        message = f"cannot write {what}: {error}"
+        message = f"cannot write {what} {file}: {disk_error(error, file)}"
         if on_error == "stop":
-            raise OSError(f"{message}; free some space and continue with resume=true") from error
+            if file.parent.is_dir():
+                message += ". Checkpoints from before are untouched: resume=true goes on from them"
+            raise OSError(message) from error
         message += "; training goes on (checkpoint.on_error=continue)"
         log_first_n(logging.ERROR, message, key="message")
 
@@ -69,6 +85,32 @@ class RunCheckpoints:
     parts: Mapping[str, Any]
     loggers: Loggers
     newest: str | None = field(default=None, init=False)
+    _torn: Sequence[str] = field(default=(), init=False)  # files that were left out
+
+    def check_room(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Say at the start whether the disk has room for the checkpoints that will be kept.
+
+        Raises:
+            OSError: there is none for a single one, which would end the run.
+        """
+        if not comm.is_main_process():
+            return
+        copies = 2 if "betas" in optimizer.defaults else bool(optimizer.defaults.get("momentum"))
+        size = sum(t.nbytes for t in model.state_dict().values()) * (1 + ("ema" in self.parts))
+        size += copies * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        there = [os.stat(self.folder / name) for name in self.names()]
+        room = shutil.disk_usage(self.folder).free
+        room += sum({each.st_ino: each.st_size for each in there}.values())
+        count = self.settings.kept + EXTRA_CHECKPOINTS
+        if room < count * size:
+            text = (
+                f"{self.folder} has room for {size_text(room)}, and {count} checkpoints (the "
+                f"newest, checkpoint.kept={self.settings.kept}; the best; one being written) take "
+                f"{count} x {size_text(size)}: free some, keep fewer, or choose another run_dir"
+            )
+            if room < size and self.settings.on_error == "stop":
+                raise OSError(text)
+            logger.warning(text)
 
     def names(self) -> list[str]:
         """Checkpoint files that exist, complete or torn."""
@@ -89,8 +131,8 @@ class RunCheckpoints:
         """
         if comm.is_main_process():
             name = f"model_{iteration:07d}.pth"
-            what = f"the checkpoint {self.folder / name} (earlier ones are untouched)"
-            with writing(what, "stop" if must else self.settings.on_error):
+            on_error = "stop" if must else self.settings.on_error
+            with writing("the checkpoint", self.folder / name, on_error):
                 if self.newest != name:
                     self.newest = None
                     self._write(name, iteration)
@@ -148,10 +190,13 @@ class RunCheckpoints:
             self._link(self.newest, FINAL, self._manifest()[self.newest])
             self._remove_old()
 
-    def note_metrics(self, metrics: dict[str, float]) -> None:
+    def note_metrics(self, metrics: dict[str, float], split: Mapping[str, Any]) -> None:
         """Record the metrics of the newest checkpoint; link it as `model_best` if it is.
 
         Until the manifest has them, the evaluation counts as not made, and is repeated.
+
+        Args:
+            split: what was measured (`SPLIT`); metrics of another one are not compared.
         """
         if not comm.is_main_process() or self.newest is None or not metrics:
             return
@@ -161,12 +206,21 @@ class RunCheckpoints:
                 f"checkpoint.best={name} is no metric of this evaluation; choose one of "
                 + ", ".join(metrics)
             )
-        with writing(f"metrics of {self.folder / self.newest}", self.settings.on_error):
+        with writing("the metrics of", self.folder / self.newest, self.settings.on_error):
             files = self._manifest()
-            best = files.get(BEST, {}).get("figures", {}).get(name)
+            before = files.get(BEST, {})
+            best = before.get("figures", {}).get(name)
+            if before.get("split", split) != split:
+                best = None
+                logger.warning(
+                    "%s was chosen on other validation images (%s), so %s takes its place",
+                    BEST,
+                    ", ".join(map(str, before["split"].values())),
+                    self.newest,
+                )
             # NaN, a metric that is not defined, is better than nothing and worse than any other.
             is_best = best is None or best != best or is_better(name, metrics[name], best)
-            entry = files[self.newest] | {"figures": metrics}
+            entry = files[self.newest] | {"figures": metrics, "split": split}
             if is_best:
                 self._link(self.newest, BEST, entry)
                 self.loggers.checkpoint(self.folder / self.newest, entry["iteration"], best=True)
@@ -201,6 +255,8 @@ class RunCheckpoints:
     def restore(self) -> int:
         """Load the newest complete checkpoint into all parts; return its iteration.
 
+        Nothing in the folder changes; see `tidy`.
+
         Raises:
             ValueError: there is none, or its parameters are not the model's.
         """
@@ -233,8 +289,24 @@ class RunCheckpoints:
         logger.info("Resumed from %s", path)
         return int(state["iteration"])
 
+    def tidy(self, start: int) -> None:
+        """Clear up what attempts before have left, once this one is accepted; in the main process.
+
+        Args:
+            start: the iteration that follows the checkpoint that was restored.
+        """
+        remove_temporary_files(self.folder)
+        if self._torn:
+            for old in self.folder.glob("model_*.pth.torn"):  # large; keep the last attempt's
+                old.unlink(missing_ok=True)
+            for name in self._torn:
+                with contextlib.suppress(OSError):
+                    (self.folder / name).replace(self.folder / f"{name}.torn")
+        if self.newest is not None and self.newest not in self._manifest():
+            self._record(self.newest, start - 1, sha256_of(self.folder / self.newest))
+
     def _newest_complete(self) -> tuple[str, State]:
-        """Read the newest complete checkpoint; newer, torn ones are renamed to `*.torn`.
+        """Read the newest complete checkpoint; newer, torn ones are left out.
 
         Files are read on the CPU, and nothing in them is executed.
         """
@@ -258,14 +330,7 @@ class RunCheckpoints:
                 logger.warning("Checkpoint %s is left out: %s", path, str(error)[:200])
                 torn.append(name)
                 continue
-            if torn:
-                for old in self.folder.glob("model_*.pth.torn"):  # large; keep the last attempt's
-                    old.unlink(missing_ok=True)
-                for other in torn:
-                    with contextlib.suppress(OSError):
-                        (self.folder / other).replace(self.folder / f"{other}.torn")
-            if name not in files:
-                self._record(name, state["iteration"], sha256_of(path))
+            self._torn = torn
             return name, state
         if torn:
             raise ValueError(

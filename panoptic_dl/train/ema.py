@@ -114,7 +114,7 @@ class WeightAverage:
         Raises:
             OSError: the disk is full; a file of that name from before is untouched.
         """
-        with writing(f"the averaged weights {run_dir / AVERAGE}", "stop"):
+        with writing("the averaged weights", run_dir / AVERAGE, "stop"):
             save_state(run_dir / AVERAGE, {"model": self.weights()})
         logger.info("Saved the moving average of the weights: %s", run_dir / AVERAGE)
 

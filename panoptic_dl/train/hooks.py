@@ -30,7 +30,7 @@ from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import Interrupted, StopRequest
 from panoptic_dl.loggers.base import Details, Loggers, Metrics, is_evaluation
-from panoptic_dl.train.checkpoint import RunCheckpoints, writing
+from panoptic_dl.train.checkpoint import SPLIT, RunCheckpoints, writing
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ class MetricsWriter(HookBase):
         def is_other(line: dict[str, float]) -> bool:
             return line["iteration"] != iteration or not is_evaluation(line)
 
-        with writing(f"the metrics to {self.file}", self.on_error):
+        with writing("the metrics to", self.file, self.on_error):
             _keep_lines(self.file, is_other)
         self._write(iteration, metrics)
         self._loggers.evaluation(iteration, metrics, details)
@@ -273,7 +273,7 @@ class MetricsWriter(HookBase):
 
     def _write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         line = json.dumps({**metrics, "iteration": iteration}, sort_keys=True)
-        with writing(f"the metrics to {self.file}", self.on_error), self.file.open("a") as file:
+        with writing("the metrics to", self.file, self.on_error), self.file.open("a") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -395,7 +395,8 @@ class EvalHook(HookBase):
         metrics = self.results.get("metrics", {})
         if self.writer is not None:
             self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
-        self.checkpoints.note_metrics(metrics)
+        split = {key: self.results[key] for key in SPLIT if key in self.results}
+        self.checkpoints.note_metrics(metrics, split)
         self._step_schedule(metrics)
 
     def _step_schedule(self, metrics: Mapping[str, float]) -> None:

@@ -19,10 +19,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
-from panoptic_dl.core.files import folder_lock, remove_temporary_files, sha256_of
-from panoptic_dl.core.run_folder import note
+from panoptic_dl.core.files import folder_lock, sha256_of
 from panoptic_dl.core.settings import CheckpointSettings, TrainSettings
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
+from panoptic_dl.launch.session import accept, note
 from panoptic_dl.launch.signals import StopRequest
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.train.checkpoint import RunCheckpoints
@@ -41,6 +41,10 @@ from panoptic_dl.weights.load import start_from
 # Of train.fast_dev_run
 FAST_ITERATIONS, FAST_IMAGES = 4, 4
 FAST_FOLDER = "fast_dev_run"  # below the run's own, which stays free for the real run
+OTHER_RECORDS = (
+    "the training split has as many images as the checkpoint was trained on, but others (names, "
+    "sizes, segments): resume with those"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ def train(
     settings: dict[str, Any],
     checkpoint: dict[str, Any],
     recipe: dict[str, Any],
+    resume_changed: bool = False,
     pretrained: dict[str, Any] | None = None,
     image_format: str = "RGB",
     classes: Classes | None = None,
@@ -84,6 +89,7 @@ def train(
         settings: fields of `TrainSettings`.
         checkpoint: fields of `CheckpointSettings`.
         recipe: fields of `Recipe`, with which the run is compared.
+        resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
         image_format: channel order of the images, RGB or BGR.
         classes: of the dataset, for `run_dir/classes.json`.
@@ -158,20 +164,32 @@ def train(
     checkpoints = RunCheckpoints(folder, saving, parts, listening)
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext()
+    is_main = comm.is_main_process()
+    lock = folder_lock(folder) if is_main else contextlib.nullcontext()
     with stop.listen(), listening, lock:
         with stop.at_once():  # nothing is lost yet
+            checkpoints.check_room(model, optim)
+            facts: dict[str, Any] = {}  # for run.json
 
             def load_weights() -> None:
                 file = start_from(model, weights, pretrained, image_format)
-                if file is not None and comm.is_main_process():
-                    note(run_dir, started_from={"file": file.name, "sha256": sha256_of(file)})
+                if file is not None and is_main:
+                    facts["started_from"] = {"file": file.name, "sha256": sha256_of(file)}
 
             start = _start(checkpoints, resume, options.iterations, load_weights)
+            if start and loader.other_records:
+                if not resume_changed:
+                    raise ValueError(f"{OTHER_RECORDS}, or go on with these: resume_changed=true")
+                logger.warning(OTHER_RECORDS)
+            if is_main and classes is not None:
+                record_classes(classes, folder)
+            comm.synchronize()  # all processes have come here
+            accept()
+            if facts:
+                note(**facts)
             writer = None
-            if comm.is_main_process():
-                if classes is not None:
-                    record_classes(classes, folder)
+            if is_main:
+                checkpoints.tidy(start)
                 writer = MetricsWriter(
                     folder,
                     options,
@@ -273,8 +291,6 @@ def _start(
     load_weights: Callable[[], None],
 ) -> int:
     """Load a checkpoint, or the weights to start from; return the iteration to start with."""
-    if comm.is_main_process():
-        remove_temporary_files(checkpoints.folder)
     exist = bool(comm.all_gather(checkpoints.names())[0])
     if exist and not resume:
         raise ValueError(

@@ -44,6 +44,7 @@ class Loader(Protocol):
     seed: int
     accumulate: int
     max_bad_samples: int
+    other_records: bool  # than those that the checkpoint was trained on
     device: torch.device | None  # where to move its batches, if it moves them
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]: ...

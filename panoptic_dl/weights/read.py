@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import local_path, near_names, printable, sha256_of
+from panoptic_dl.core.files import local_path, near_names, printable, require_file, sha256_of
 from panoptic_dl.weights.safe_pickle import MAGIC, read_pickle
 
 logger = logging.getLogger(__name__)
@@ -265,6 +265,7 @@ class _Ignored:
 def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
     """What the container holds, and the texts in its header if it has one."""
     try:
+        require_file(path)
         with path.open("rb") as opened:
             start = opened.read(32)
         if start[8:9] == b"{" or path.suffix == ".safetensors":  # a header of JSON

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.errors import WeightsError, disk_error
 from panoptic_dl.core.files import atomic_write, flush, printable
 from panoptic_dl.weights.names import KNOWN_DTYPES
 from panoptic_dl.weights.read import Provenance, read_weights
@@ -67,10 +67,8 @@ def write_weights(
             flush(temporary)
             _verify(temporary, plain)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by kind of file
-        raise OSError(
-            f"cannot write {path}: {error}. No part of it is left; free some space or name another "
-            "folder"
-        ) from error
+        why = disk_error(error, Path(path)) if isinstance(error, OSError) else error
+        raise OSError(f"cannot write {path}, no part of it is left: {why}") from error
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,9 @@ from omegaconf import OmegaConf
 from panoptic_dl.config import compose
 from panoptic_dl.config.run_identity import (
     _config_hash,
+    changes_on_resume,
     command,
+    differences,
     differing_keys,
     identity,
     relevant_config,
@@ -133,6 +135,67 @@ def test_the_facts_of_a_run():
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")
     assert "${" not in OmegaConf.to_yaml(config, resolve=True)
+
+
+def resumed(folder, *overrides):
+    return changes_on_resume(compose([*TINY, "resume=auto", *overrides]), folder)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The folder of a run with a checkpoint and numbers of its own."""
+    folder = tmp_path_factory.mktemp("begun")
+    config = compose([*TINY, "train.batch_size=4", "dataset.root.root=/a", "weights=x.pth"])
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (folder / "model_0000001.pth").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("dataset.root.seed=1", "dataset.root.seed"),
+        ("train.clip_norm=0.1", "train.clip_norm"),
+        ("train.batch_size=8", "train.batch_size"),
+    ],
+)
+def test_other_numbers_are_refused_on_resume_and_shown(begun, override, key):
+    words = [override] if "batch_size" in override else [override, "train.batch_size=4"]
+    with pytest.raises(ValueError, match=rf"(?s)other numbers: {key} differ\..*\| {key} ") as error:
+        resumed(begun, *words)
+    assert "resume_changed=true" in str(error.value).partition("\n")[0]
+    (said,) = resumed(begun, *words, "resume_changed=true")
+    assert f"| {key} " in said
+    assert resumed(begun, *words, "resume=false") == []
+
+
+def test_what_was_set_by_itself_and_is_no_longer_is_a_difference(begun):
+    """`train.batch_size` is the recipe's by default."""
+    assert differences(compose([*TINY]), begun) == {
+        "train.batch_size": (4, 8),
+        "weights": ("x.pth", None),
+    }
+
+
+def test_a_longer_training_on_other_hardware_goes_on(begun):
+    same = ["train.batch_size=4", "weights=x.pth"]
+    assert resumed(begun, *same, "dataset.root.root=/b", "train.num_workers=7") == []
+    (said,) = resumed(begun, *same, "train.iterations=900", "train.images_per_gpu=2")
+    assert [line.split()[1] for line in said.splitlines()[3:]] == [
+        "train.images_per_gpu",
+        "train.iterations",
+    ]
+
+
+@pytest.mark.parametrize("text", [None, "", "a: [", "dataset:\n"])
+def test_a_damaged_config_is_said_and_not_compared(tmp_path, text):
+    (tmp_path / "model_final.pth").touch()
+    (tmp_path / ".hydra").mkdir()
+    if text is not None:
+        (tmp_path / ".hydra" / "resolved.yaml").write_text(text)
+    (said,) = resumed(tmp_path)
+    assert "resolved.yaml" in said
 
 
 def test_when_a_part_is_made_is_no_difference():

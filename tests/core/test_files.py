@@ -6,12 +6,14 @@ import json
 import os
 import pwd
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from panoptic_dl.core import files
+from panoptic_dl.core.errors import UnreadableImageError
 from panoptic_dl.core.files import (
     acquire_lock,
     atomic_write,
@@ -29,12 +31,14 @@ from panoptic_dl.core.files import (
     read_json,
     read_json_object,
     remove_temporary_files,
+    require_file,
     save_state,
     table_cell,
     temporary_of,
     visible,
     write_text,
 )
+from panoptic_dl.core.images import read_image
 
 
 def names(folder: Path) -> list[str]:
@@ -64,6 +68,34 @@ def test_an_error_leaves_the_file_from_before(tmp_path, error):
         write()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_would_have_to_be_waited_for_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match="it is a named pipe, and has to be a file"):
+        read_json(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match=r"a\.png \(it is a named pipe"):
+        read_image(tmp_path / "a.png", "RGB")
+    with pytest.raises(OSError, match="it is a device"):
+        require_file("/dev/zero")
+
+
+def test_a_full_disk_is_its_own_error_and_no_other(tmp_path, monkeypatch):
+    """PyTorch hides the one in an error of its own, and others may come in the meantime."""
+
+    def save(state, file):
+        if state:
+            with suppress(OSError):
+                file.write(b"x" * 100_000)
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        save_state(tmp_path / "a.pth", {})
+    monkeypatch.setattr(files, "temporary_path", lambda target: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_state(tmp_path / "a.pth", {"a": 1})
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):

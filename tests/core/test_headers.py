@@ -9,7 +9,7 @@ from PIL import Image
 
 from panoptic_dl.core import headers
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_headers, require_own_ids
+from panoptic_dl.core.headers import check_headers, fingerprint, require_own_ids
 
 SIZE = (6, 8)
 
@@ -140,3 +140,26 @@ def test_two_records_of_an_image_are_named():
     with pytest.raises(DatasetError, match=r"x\.json has image 7 2 times: give each"):
         require_own_ids("x.json", records)
     require_own_ids("x.json", [{"file_name": "a.png"}, {"file_name": "b.png"}])
+
+
+def test_a_fingerprint_tells_names_sizes_segments_and_some_files(images, tmp_path):
+    segment = {"id": 1, "category_id": 2, "iscrowd": 0, "area": 3}
+    records = [record | {"segments_info": [segment]} for record, _ in images]
+    whole = fingerprint(records)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for record in records:
+        os.link(record["file_name"], moved / os.path.basename(record["file_name"]))
+    there = [r | {"file_name": str(moved / os.path.basename(r["file_name"]))} for r in records]
+    assert fingerprint(there) == whole
+    last = records[-1]
+    for change in (
+        {"file_name": f"{tmp_path}/x.png"},
+        {"height": 7},
+        {"segments_info": []},
+        {"segments_info": [segment | {"area": 4}]},
+    ):
+        assert fingerprint([*records[:-1], last | change]) != whole
+    assert fingerprint(records[::-1]) != whole
+    resize(there[7]["file_name"], (300, 200))
+    assert fingerprint(there) != whole

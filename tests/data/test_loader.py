@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import time
 
@@ -14,7 +15,7 @@ from detectron2.data import transforms as T
 from detectron2.utils import comm
 from PIL import Image
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, message_for_user
 from panoptic_dl.data.loader import (
     TrainLoader,
     _prefetch,
@@ -316,8 +317,9 @@ def test_a_loader_process_that_dies_is_an_error_that_says_so(dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
     loader = train_loader(dataset=dataset, mapper=die, batch_size=1, num_workers=1, seed=0)
-    with pytest.raises(DatasetError, match=r"a loader process died.*resume=true"):
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
         next(iter(loader))
+    assert re.match(r"a loader process died.*resume=true", message_for_user(caught.value))
 
 
 def test_loader_processes_end_at_once_when_training_ends_by_an_error(dataset):

@@ -1,11 +1,15 @@
 """How an error ends a run: its message, its exit code, and its record in run.json."""
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import re
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +22,17 @@ from torch.multiprocessing import ProcessExitedException
 from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.classes import count_classes
-from panoptic_dl.core.errors import UnreadableImageError, message_for_user, one_line_errors
+from panoptic_dl.core.errors import (
+    EvaluationError,
+    UnreadableImageError,
+    disk_error,
+    message_for_user,
+    one_line_errors,
+    steady_text,
+)
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
-from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, note, read_run
+from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -33,25 +44,27 @@ def state_of(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def attempt(folder, action=lambda: None, **facts):
+def attempt(folder, action=lambda state: None, **facts):
     state = RunState(str(folder), writes=True)
     with session(str(folder), state):
         state.begin(FACTS | facts)
-        action()
+        if state.waits:
+            state.accept()
+        action(state)
 
 
 def raising(error):
-    def action():
+    def action(*_):
         raise error
 
     return action
 
 
 def test_a_finished_run(tmp_path):
-    def work():
+    def work(state):
         assert state_of(tmp_path)["status"] == "running"
-        note(str(tmp_path), environment={"devices": 4, "processes": 4})
-        note(str(tmp_path), metrics=run_folder.as_json({"PQ": 50.0, "AP": float("nan")}))
+        state.note(environment={"devices": 4, "processes": 4})
+        state.note(metrics=run_folder.as_json({"PQ": 50.0, "AP": float("nan")}))
         time.sleep(0.05)
 
     attempt(tmp_path, work)
@@ -90,8 +103,8 @@ def test_an_old_message_is_not_that_of_a_new_failure(tmp_path):
     with pytest.raises(SystemExit):
         attempt(tmp_path, raising(ValueError("old")))
     with pytest.raises(SystemExit):
-        attempt(tmp_path, raising(SystemExit(-9)))
-    assert state_of(tmp_path)["error"] == "ended with exit code -9, without a message"
+        attempt(tmp_path, raising(SystemExit(3)))
+    assert state_of(tmp_path)["error"] == "ended with exit code 3, without a message"
 
 
 def test_attempts_add_up_and_a_killed_one_ends_with_its_log(tmp_path):
@@ -122,7 +135,7 @@ def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(run_folder, "write_text", full)
     done = []
-    attempt(tmp_path, lambda: done.append(1))
+    attempt(tmp_path, lambda state: done.append(1))
     assert done == [1]
     assert "No space left on device" in caplog.text
 
@@ -140,6 +153,119 @@ def test_a_damaged_record_begins_anew(tmp_path, text, caplog):
     attempt(tmp_path)
     assert state_of(tmp_path)["status"] == "finished"
     assert "is damaged" in caplog.text
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+TEXTS = {"config.yaml": "a: 1\n", "overrides.yaml": "- a=1\n"}
+
+
+def start(folder, texts, **facts):
+    state = RunState(str(folder), writes=True)
+    state.begin(FACTS | facts, texts)
+    state.write_resolved("b: 1\n")
+    return state
+
+
+def attempt_that_waits(folder, error):
+    state = RunState(str(folder), writes=True)
+    with session(str(folder), state):
+        state.begin(FACTS, {"config.yaml": "a: 2\n"})
+        state.note(environment={"devices": 9})
+        state.write_resolved("b: 2\n")
+        raise error
+
+
+def test_a_start_that_is_refused_leaves_a_run_byte_for_byte_as_it_was(tmp_path, capsys):
+    start(tmp_path, TEXTS).end("finished")
+    (tmp_path / "failed.txt").touch()
+    before = contents(tmp_path)
+    assert (tmp_path / ".hydra" / "resolved.yaml") in before
+    for error in (ValueError("no"), RuntimeError("a fault")):
+        with pytest.raises(SystemExit):
+            attempt_that_waits(tmp_path, error)
+    assert contents(tmp_path) == before
+    said = capsys.readouterr().err
+    assert "error: no\n" in said
+    assert "error.txt" not in said
+
+
+def test_the_config_is_that_of_the_attempt_that_was_accepted_last(tmp_path):
+    start(tmp_path, TEXTS).end("finished")
+    for _ in range(2):
+        other = start(tmp_path, TEXTS | {"config.yaml": "a: 2\n"})
+        other.accept()
+        other.end("finished")
+    place = tmp_path / ".hydra"
+    assert (place / "config.yaml").read_text() == "a: 2\n"
+    (old,) = (file for file in place.iterdir() if file.is_dir())
+    kept = {file.name: file.read_text() for file in old.iterdir()}
+    assert kept == TEXTS | {"resolved.yaml": "b: 1\n"}
+    (place / "config.yaml").write_text("a: ")  # torn
+    evaluation = start(tmp_path, {"config.yaml": "a: 3\n"}, mode="eval")
+    evaluation.accept()
+    evaluation.end("finished")
+    assert (place / "config.yaml").read_text() == "a: "
+    start(tmp_path, TEXTS).accept()
+    assert (place / "config.yaml").read_text() == "a: 1\n"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "resolved.yaml"])
+def test_without_room_for_its_config_a_run_does_not_begin(tmp_path, monkeypatch, name):
+    start(tmp_path, TEXTS).end("finished")
+    before = contents(tmp_path)
+    real = Path.write_text
+
+    def full(path, *arguments, **options):
+        if path.name.endswith(name):
+            real(path, "half")
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **options)
+
+    state = start(tmp_path, {"config.yaml": "a: 1\n"})
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left.*config\.yaml"):
+        state.accept()
+    assert contents(tmp_path) == before
+
+
+def test_the_log_waits_for_acceptance(tmp_path):
+    """All processes of a run have lines, and a logger of three names writes each once."""
+    (tmp_path / "run.json").write_text("{}")
+    log = logging.getLogger("panoptic_dl.x")
+    config = OmegaConf.create({"run_dir": str(tmp_path), "seed": 0, "launch": {"requeue": False}})
+
+    def mode():
+        log.warning("before")
+        assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+        if refused:
+            raise ValueError("no")
+        session_module.accept()
+        log.warning("after")
+        assert (tmp_path / "log.txt").read_text().count("\n") == 3
+        return {}
+
+    refused = True
+    for _ in range(2):
+        state = RunState(str(tmp_path), writes=False)
+        with contextlib.suppress(SystemExit):
+            session_module.call_mode(config, "cpu", mode, state)
+        refused = False
+    text = (tmp_path / "log.txt").read_text()
+    assert re.findall("Running on|before|after", text) == ["Running on", "before", "after"]
+    assert (tmp_path / "environment.txt").is_file()
+
+
+def test_other_code_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "git", lambda *commands: ["a" * 40 + "\n", ""])
+    assert start(tmp_path, TEXTS).remarks == []
+    monkeypatch.setattr(run_folder, "git", lambda *commands: ["b" * 40 + "\n", ""])
+    (tmp_path / RUN_LOCK).unlink()
+    (remark,) = start(tmp_path, TEXTS).remarks
+    assert "aaaa" in remark
+    assert "bbbb" in remark
 
 
 def test_other_modes_leave_the_record_of_a_training_alone(tmp_path):
@@ -302,6 +428,99 @@ def test_the_other_processes_of_a_run_that_fails_do_not_take_it_for_their_fault(
     assert (said or "").startswith("another process of the run is lost") == is_known
 
 
+KILLED = "DataLoader worker (pid 5) is killed by signal: Killed. "
+
+
+def wrapped():
+    try:
+        raise RuntimeError(KILLED)
+    except RuntimeError as error:
+        raise EvaluationError("an official script cannot work with these files") from error
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (raising(RuntimeError(KILLED)), r"mostly memory ran out.*num_workers.*pid 5"),
+        (wrapped, r"mostly memory ran out.*num_workers.*pid 5"),
+        (raising(RuntimeError("DataLoader worker (pid(s) 5, 6) exited unexpectedly")), "5, 6"),
+        (raising(RuntimeError(KILLED.replace("Killed", "Bus error"))), "/dev/shm is full"),
+        (raising(RuntimeError(KILLED.replace("Killed", "Segmentation fault"))), "crashed"),
+    ],
+)
+def test_a_killed_loader_process_is_named_whatever_it_interrupted(
+    tmp_path, capsys, action, message
+):
+    said = ended(tmp_path, capsys, action)
+    assert re.match(rf"\nerror: a loader process died, .*{message}", said)
+    assert "Traceback" not in said
+
+
+def test_too_few_open_files_are_named(tmp_path, capsys):
+    for error in (OSError(24, "Too many open files"), RuntimeError("received 0 items of ancdata")):
+        said = ended(tmp_path, capsys, raising(error))
+        assert re.match(r"\nerror: a process may have \d+ files open.*ulimit -n", said)
+
+
+def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_path, capsys):
+    killed = ProcessExitedException("", 1, 77, -9, "SIGKILL")
+    with pytest.raises(SystemExit) as stop:
+        attempt(tmp_path, raising(killed))
+    assert stop.value.code == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("\nerror: process 1 of the run was ended by SIGKILL: mostly memory")
+    assert (tmp_path / ERROR).read_text().startswith("error: process 1 of the run")
+    assert state_of(tmp_path)["error"].startswith("process 1 of the run was ended by")
+
+
+def test_who_misses_another_process_does_not_replace_what_that_one_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module.comm, "get_world_size", lambda: 2)
+    for error in (ValueError("why"), RuntimeError("gloo: Connection closed by peer")):
+        with pytest.raises(SystemExit), session(str(tmp_path)):
+            raise error
+    assert "ValueError: why" in (tmp_path / ERROR).read_text()
+
+
+def test_no_file_is_named_that_could_not_be_written(tmp_path, capsys):
+    with pytest.raises(SystemExit), session(str(tmp_path / "gone")):
+        raise ValueError("mine")
+    assert capsys.readouterr().err == "\nerror: mine\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "inodes", "said"),
+    [
+        (errno.ENOSPC, 9, "Free some room"),
+        (errno.ENOSPC, 0, "no inodes"),
+        (errno.EDQUOT, 9, "quota"),
+        (errno.EROFS, 9, "Mount that disk"),
+        (errno.ENAMETOOLONG, 9, "shorter names"),
+    ],
+)
+def test_what_happened_on_a_disk_is_said(tmp_path, monkeypatch, number, inodes, said):
+    found = SimpleNamespace(f_files=9, f_favail=inodes)
+    monkeypatch.setattr(os, "statvfs", lambda place: found)
+    error = OSError(number, os.strerror(number), str(tmp_path / "x"))
+    text = message_for_user(error)
+    assert text.startswith(f"{tmp_path / 'x'}: {os.strerror(number)}. ")
+    assert said in text
+    assert "and run the same command again" in text
+    assert "is gone" in disk_error(error, tmp_path / "gone" / "x")
+
+
+def test_output_that_takes_nothing_ends_nothing(capfd):
+    read, write = os.pipe()
+    os.close(read)
+    for target in (write, "/dev/full", "/dev/full"):
+        with steady_text(target) as file:
+            print("a line", file=file, flush=True)
+            print("another", file=file, flush=True)
+    os.close(write)
+    said = capfd.readouterr().err
+    assert said.count("note: /dev/full is cut: No space left on device") == 2
+    assert len(said.splitlines()) == 2
+
+
 def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
     mode = {"launch_refused": None}
     config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": 64}})
@@ -315,11 +534,12 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
 def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):
     first, second = (RunState(str(tmp_path), writes=True) for _ in range(2))
     first.begin(FACTS)
-    there = sorted(tmp_path.iterdir())
-    with pytest.raises(SystemExit), session(str(tmp_path), second):
-        second.begin(FACTS)
-    assert "is in use by another process" in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == there
+    there = contents(tmp_path)
+    for mode in ("train", "eval"):
+        with pytest.raises(SystemExit), session(str(tmp_path), second):
+            second.begin(FACTS | {"mode": mode})
+        assert "is in use by another process" in capsys.readouterr().err
+    assert contents(tmp_path) == there
     (tmp_path / ERROR).touch()  # of an evaluation that ended here meanwhile
     first.end("finished")
     assert not (tmp_path / ERROR).exists()

@@ -198,7 +198,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(coco, tmp_path, kind, tempo
     evaluator.reset()
     os.symlink(FULL, tmp_path / kind / temporary.format(**stems, pid=os.getpid()))
     file = tmp_path / kind / named.format(**stems)
-    message = re.escape(f"cannot write {file} (No space left on device); make room")
+    message = re.escape(f"cannot write {file}: No space left on device. Free some room")
     with pytest.raises(EvaluationError, match=message):
         run(evaluator, coco)
     assert not (tmp_path / kind / f"{stems['panoptic']}.json").exists()
@@ -212,7 +212,7 @@ def test_a_full_disk_under_cityscapes_files(cityscapes, tmp_path, kind):
     image = cityscapes.items[0]["image_id"]
     name = f"{image}_pred.txt" if kind == "instances" else f"{image}_pred_labelIds.png"
     os.symlink(FULL, tmp_path / "out" / kind / f".unfinished.{os.getpid()}.{name}")
-    with pytest.raises(EvaluationError, match=f"cannot write .*{name} .No space"):
+    with pytest.raises(EvaluationError, match=f"cannot write .*{name}: No space"):
         run(evaluator, cityscapes)
 
 

@@ -1,5 +1,6 @@
 """`python run.py` as typed: what it prints and ends with, before anything runs."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -79,3 +80,21 @@ def test_completion_imports_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "backbone=hrnet48" in done.stdout
     assert time.perf_counter() - started < 20  # hangs, not speed: that is measured elsewhere
+
+
+def test_signals_have_a_code_while_modules_are_imported(tmp_path):
+    command = [sys.executable, "-X", "importtime", "run.py", f"run_dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:  # a line for each module, once it is imported
+        if "hydra" in line:
+            process.send_signal(signal.SIGUSR1)
+            break
+    process.communicate()
+    assert process.returncode == 130
+
+
+def test_output_that_is_closed_or_ignored_is_no_error():
+    help_ = f"{sys.executable} run.py --help"
+    for command in (f"{help_} | true", f"{help_} >&- 2>&-"):
+        done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), command

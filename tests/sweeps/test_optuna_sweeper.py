@@ -114,7 +114,7 @@ def test_another_search_in_the_folder_is_refused(search, found, capsys):
     with file_lock(found / ".search.lock"):
         assert search(2) == 1
     errors = capsys.readouterr().err
-    assert "is in use by process" in errors
+    assert "is in use by another process" in errors
     assert "name another sweep_dir" in errors
     journal = found / "journal.jsonl"
     journal.write_text("no journal\n" + journal.read_text())

@@ -3,10 +3,13 @@
 import io
 import json
 import logging
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from panoptic_dl.train.checkpoint import writing
 from tests.train.tiny_run import (
     SCHEDULE,
     TinyModel,
@@ -36,7 +39,7 @@ def full_disk(monkeypatch, *calls):
 def test_a_full_disk_stops_and_keeps_what_was_before(tmp_path, monkeypatch):
     full_disk(monkeypatch, 2)
     with pytest.raises(
-        OSError, match=r"earlier ones are untouched.*No space left.*; free some space.*resume"
+        OSError, match=r"No space left on device\. Free some room\. .* untouched: resume=true"
     ):
         run_training(tmp_path)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
@@ -44,6 +47,24 @@ def test_a_full_disk_stops_and_keeps_what_was_before(tmp_path, monkeypatch):
     monkeypatch.undo()
     run_training(tmp_path, resume=True)
     assert state(tmp_path)["iteration"] == 5
+
+
+@pytest.mark.parametrize("free", [0, 100_000_000])
+def test_room_for_what_will_be_kept_is_known_at_the_start(tmp_path, monkeypatch, caplog, free):
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    run_training(tmp_path / "warned", on_error="continue")
+    assert ("has room for 0 bytes" in caplog.text) == (free == 0)
+    if not free:
+        with pytest.raises(OSError, match=r"room for 0 bytes.*checkpoint\.kept="):
+            run_training(tmp_path / "refused")
+
+
+def test_a_folder_that_is_gone_is_no_lack_of_room(tmp_path):
+    file = tmp_path / "gone" / "a.pth"
+    said = r"the folder .* is gone, removed or renamed$"
+    with pytest.raises(OSError, match=said), writing("the checkpoint", file, "stop"):
+        file.touch()
 
 
 def test_training_goes_on_with_a_full_disk_when_told_so(tmp_path, monkeypatch, caplog):

@@ -88,6 +88,16 @@ def test_best_keeps_the_checkpoint_with_the_best_figure(tmp_path):
     assert kept == ["model_0000007.pth", "model_best.pth", "model_final.pth"]
 
 
+@pytest.mark.parametrize(("images", "best"), [(1, 3), (2, 5)])
+def test_the_best_is_that_of_one_validation_set(tmp_path, caplog, images, best):
+    """The figures fall, which on other images says nothing."""
+    run_training(tmp_path, iterations=4, evaluation=TinyEvaluation(60.0))
+    other = TinyEvaluation(50.0, num_images=images)
+    run_training(tmp_path, iterations=6, evaluation=other, resume=True)
+    assert state(tmp_path, "model_best.pth")["iteration"] == best
+    assert ("chosen on other validation images (1)" in caplog.text) == (best == 5)
+
+
 def full_metrics(monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

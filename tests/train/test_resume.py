@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler as lr
 
 from panoptic_dl.launch.signals import Interrupted
 from tests.train.tiny_run import (
+    RECORDS,
     Dying,
     Killed,
     Stopping,
@@ -309,3 +310,40 @@ def test_a_plateau_that_was_changed_has_seen_the_metrics_from_the_beginning(tmp_
     run_training(tmp_path / "parts", iterations=8, schedule=hasty, resume=True, **options)
     whole, parts = ([x["lr"] for x in losses(tmp_path / name)][4:] for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_other_images_of_the_same_number_are_refused(tmp_path, caplog):
+    run_training(tmp_path, iterations=2)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    records = [record | {"file_name": f"other{record['file_name']}"} for record in RECORDS]
+    longer = {"iterations": 4, "resume": True}
+    with pytest.raises(ValueError, match=r"others \(names, sizes, segments\).*resume_changed=true"):
+        run_training(tmp_path, loader=tiny_loader(records=records), **longer)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    moved = [record | {"file_name": f"/moved/{record['file_name']}"} for record in RECORDS]
+    run_training(tmp_path, loader=tiny_loader(records=moved), **longer)
+    assert "as many images" not in caplog.text
+    longer["iterations"] = 6
+    run_training(tmp_path, loader=tiny_loader(records=records), resume_changed=True, **longer)
+    assert "as many images" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_the_number_of_images_alone():
+    loader = tiny_loader()
+    old = loader.state_dict()
+    del old["records"]
+    loader.load_state_dict(old)
+    assert not loader.other_records
+    loader.load_state_dict(old | {"records": "another"})
+    assert loader.other_records
+
+
+def test_a_resume_that_is_refused_changes_nothing(tmp_path):
+    run_training(tmp_path, iterations=4)
+    (tmp_path / "model_0000007.pth").write_bytes(b"torn")
+    (tmp_path / ".unfinished.7.model_0000009.pth").write_bytes(b"killed")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for changes in ({"resume": False}, {"iterations": 2}, {"loader": tiny_loader(seed=2)}):
+        with pytest.raises(ValueError, match=r"resume|seed"):
+            run_training(tmp_path, **{"resume": True, "iterations": 6} | changes)
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

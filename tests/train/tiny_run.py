@@ -68,7 +68,7 @@ def tiny_sample(record: dict[str, Any]) -> dict[str, Any]:
 
 def tiny_loader(**changes: Any) -> TrainLoader:
     options: dict[str, Any] = {"batch_size": 8, "num_workers": 0, "seed": 1} | changes
-    return TrainLoader(records=RECORDS, mapper=options.pop("mapper", tiny_sample), **options)
+    return TrainLoader(**{"records": RECORDS, "mapper": tiny_sample} | options)
 
 
 SCHEDULE = partial(WarmupPolyLR, max_iters=6, warmup_iters=2)
@@ -77,8 +77,8 @@ SCHEDULE = partial(WarmupPolyLR, max_iters=6, warmup_iters=2)
 class TinyEvaluation:
     """Counts how often it is asked; the n-th answer is the n-th figure, the last one repeats."""
 
-    def __init__(self, *figures: float) -> None:
-        self.calls = 0
+    def __init__(self, *figures: float, num_images: int = 1) -> None:
+        self.calls, self.num_images = 0, num_images
         self.figures = figures or (50.0,)
 
     def __call__(
@@ -87,7 +87,7 @@ class TinyEvaluation:
         self.calls += 1
         self.limit = limit
         figure = self.figures[min(self.calls, len(self.figures)) - 1]
-        return {"metrics": {"PQ": figure}, "num_images": 1}
+        return {"metrics": {"PQ": figure}, "num_images": self.num_images}
 
 
 SETTINGS: dict[str, Any] = {
