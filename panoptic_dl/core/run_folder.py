@@ -160,6 +160,7 @@ class RunState:
             **facts,
             "git": commit,
             "environment": before.get("environment"),  # until the processes note theirs
+            "started_from": before.get("started_from"),  # a file of weights, by name and SHA-256
             "status": "running",
             "error": None,
             "attempts": attempts,

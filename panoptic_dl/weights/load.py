@@ -105,7 +105,10 @@ def load_to_train(
         if encoder is None or any(name.startswith(f"{BACKBONE}encoder.") for name in matched):
             return _load(backbone, file, part="backbone")
         converted = replace(file, tensors=backbone.convert_names(file.tensors))
-        return _load(encoder, converted, part="backbone")
+        coverage = _load(encoder, converted, part="backbone")
+        if parts := {name.partition(".")[0] for name in backbone.state_dict()} - {"encoder"}:
+            logger.info("Not in it, so trained from scratch: %s of the backbone", ", ".join(parts))
+        return coverage
     if (
         theirs
         and classes

@@ -237,9 +237,11 @@ def test_recomputed_activations_change_nothing(name):
 def test_files_of_timm_load_whole(tmp_path, name, caplog):
     network, file = timm_file(tmp_path, name)
     model = model_of(name)
-    coverage = load_to_train(model, file)
+    with caplog.at_level(logging.INFO):
+        coverage = load_to_train(model, file)
     assert coverage.percent == 100
     assert not coverage.faults
+    assert ("from scratch: pyramid" in caplog.text) == (name == PLAIN)
     state = network.state_dict()
     for key, value in model.backbone.encoder.state_dict().items():
         assert torch.equal(value, state[key]), key
