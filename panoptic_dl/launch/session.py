@@ -152,7 +152,6 @@ def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -
 
 
 _on_acceptance: Callable[[], None] | None = None
-_state: RunState | None = None  # of the run whose mode is called
 
 
 def accept() -> None:
@@ -167,12 +166,6 @@ def accept() -> None:
         action()
 
 
-def note(**facts: Any) -> None:
-    """Add facts to `run.json`, in the main process of an accepted run."""
-    if _state is not None and comm.is_main_process():
-        _state.note(**facts)
-
-
 def call_mode(
     config: Any, device: str, mode: Callable[[], dict[str, Any]], state: RunState | None = None
 ) -> dict[str, Any]:
@@ -181,9 +174,9 @@ def call_mode(
     Args:
         state: of the start; while it waits, the lines for log.txt do, too.
     """
-    global _on_acceptance, _state
+    global _on_acceptance
     run_dir, requeue = config.run_dir, config.launch.requeue
-    state = _state = state or RunState(run_dir, writes=False)
+    state = state or RunState(run_dir, writes=False)
     with interruptible(), session(run_dir, state, ends=False), requeue_when_stopped(requeue):
         log = _begin(run_dir, config.seed, device, state.remarks)
         _on_acceptance = partial(_accept, device, state, log)
@@ -193,7 +186,7 @@ def call_mode(
             results = mode()
             accept()
         finally:
-            _on_acceptance = _state = None
+            _on_acceptance = None
         if comm.is_main_process() and results:
             state.note(metrics=as_json(results.get("metrics")))
     return results
