@@ -374,7 +374,7 @@ _WORDS = {
     str: "a word",
     NoneType: "null",
     list: "a list",
-    dict: "a group of keys",
+    dict: "an object",
 }
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "least": ("at least", operator.ge),

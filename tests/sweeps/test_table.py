@@ -39,16 +39,17 @@ def rows_of(*overrides, swept=()):
 
 
 TABLES = {
-    "cityscapes_panoptic_conv": ["cityscapes_panoptic_{}_conv"],
-    "cityscapes_panoptic_dsconv": ["cityscapes_panoptic_{}_dsconv"],
-    "coco_panoptic_dsconv": ["coco_panoptic_{}_dsconv"],
-    "cityscapes_semantic": ["cityscapes_semantic_{}_conv"],
+    "cityscapes_panoptic_conv": ("cityscapes_panoptic_{}_conv", "resnet52"),
+    "cityscapes_panoptic_dsconv": ("cityscapes_panoptic_{}_dsconv", "resnet52"),
+    "coco_panoptic_dsconv": ("coco_panoptic_{}_dsconv", "resnet52"),
+    "cityscapes_semantic": ("cityscapes_semantic_{}_conv", "resnet103"),
 }
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_has_its_two_rows(table):
-    names = [TABLES[table][0].format(backbone) for backbone in ("xception65", "hrnet48")]
+def test_a_table_has_its_rows(table):
+    pattern, resnet = TABLES[table]
+    names = [pattern.format(backbone) for backbone in ("xception65", "hrnet48", resnet)]
     found = rows_of(f"sweep={table}")
     assert list(found) == names
     assert [f"experiment={name}" for name in names] == [r[0] for r in found.values()]
@@ -97,7 +98,7 @@ def test_the_command_line_narrows_a_table():
 
 def test_seeds_repeat_every_row():
     found = rows_of("sweep=cityscapes_semantic", "sweep.seeds=[0,7]")
-    assert [name.rpartition("-")[2] for name in found] == ["seed=0", "seed=7"] * 2
+    assert [name.rpartition("-")[2] for name in found] == ["seed=0", "seed=7"] * 3
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_a_pattern_is_the_options_that_fit():
     swept = "experiment=glob(cityscapes_semantic*)"
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         found = rows_of(swept=[swept])
-    names = ["cityscapes_semantic_hrnet48_conv", "cityscapes_semantic_xception65_conv"]
-    assert list(found) == names
+    backbones = ("hrnet48", "resnet103", "xception65")
+    assert list(found) == [f"cityscapes_semantic_{backbone}_conv" for backbone in backbones]
 
 
 def test_a_swept_mode_is_the_one_of_its_row():
