@@ -57,6 +57,8 @@ STATED = (
 # where things are and how they are worked through.
 PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
 HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
+# Groups whose other options change the training; the published one is the recipe's, where none is.
+CHOSEN = {"optimizer": None, "schedule": "poly", "loss": "published", "augmentation": "published"}
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
 
 
@@ -193,7 +195,11 @@ def _refusal(run: Run, row: _PublishedRow) -> str:
         return f"measured on {images} images, not on all {row.num_images:,}"
     if run.measured.get("scales", [1.0]) != [1.0] or run.measured.get("flip"):
         return "several looks at each image, published metrics are of one"
-    changed = [name for name in run.overridden if _changes_parts(name)]
+    changed = [
+        name
+        for name, value in run.overridden.items()
+        if _changes_parts(name) or (name in CHOSEN and value != CHOSEN[name])
+    ]
     if changed:
         return f"other settings: {', '.join(changed)}"
     numbers = [run.train.get(name) for name in ("iterations", "batch_size")]
@@ -364,6 +370,8 @@ def _costs(benchmark: Mapping[str, Any] | None) -> dict[str, Cell]:
 def _other_line(group: Group, benchmarks: Sequence[Mapping[str, Any]]) -> Line:
     run = group.first
     parts = [run.choices[part] for part in ("backbone", "head") if part in run.choices]
+    if "timm" in parts:  # any of a thousand
+        parts[0] = run.setting("backbone.name") or "timm"
     title = ", ".join(NAMES.get(x, x) for x in parts) or run.row
     notes = [] if run.finished else [run.status]
     notes += [f"trial: {run.trial}"] if run.trial else []

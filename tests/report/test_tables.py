@@ -89,6 +89,10 @@ def test_other_batches_iterations_and_precisions_have_a_wider_tolerance(tmp_path
     [
         ({"overrides": ["backbone.norm=GN"]}, "other settings: backbone.norm"),
         ({"overrides": ["++dataset.crop_size=[9,9]"]}, "other settings: dataset.crop_size"),
+        (
+            {"overrides": ["schedule=poly", "loss=dice", "augmentation=published"]},
+            "other settings: loss",
+        ),
         ({"overrides": ["train.fast_dev_run=true"]}, "trial: train.fast_dev_run=true"),
         ({"settings": {"train": {"overfit_batches": 2}}}, "trial: train.overfit_batches=2"),
         (
@@ -278,6 +282,7 @@ def test_costs_are_those_of_the_same_network(tmp_path):
     assert costs["a"].own.mean == 1.0
     assert costs["b"].own.mean == 2.0
     assert costs["c"] is None  # nobody knows which network that is
+    assert [line.title for line in table.lines] == ["a, conv", "b, conv", "timm, conv"]
 
 
 def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
