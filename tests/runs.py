@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from panoptic_dl.config import compose, composition
 from panoptic_dl.config.builder import set_iterations
+from panoptic_dl.launch.session import session
 from run import main, work
 from run import run as run_job
 
@@ -51,7 +52,8 @@ def in_process(run_dir: Path, *overrides: str) -> dict[str, Any]:
     run_dir.mkdir(parents=True, exist_ok=True)
     config = compose([*overrides, f"run_dir={run_dir}"])
     modes = [word.removeprefix("mode=") for word in overrides if word.startswith("mode=")]
-    set_iterations(config, (modes or ["train"])[0], run_dir)
+    with session(str(run_dir)):
+        set_iterations(config, (modes or ["train"])[0], run_dir)
     return work("cpu", config, ())
 
 

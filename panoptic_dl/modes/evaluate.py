@@ -83,9 +83,6 @@ def evaluate(
         EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
-    measure: Callable[[], dict[str, Any]] = partial(
-        evaluation, model, folder, source={"weights": weights}
-    )
     if weights is not None and predictions is not None:
         raise ValueError("mode=eval takes weights=FILE or predictions=FOLDER, not both")
     if weights is predictions is None:
@@ -102,6 +99,8 @@ def evaluate(
             require_classes(classes, weights)
         model.to(device)
         run = Run(folder, "eval", model=model)
+        source = {"weights": weights}
+        measure: Callable[[], dict[str, Any]] = partial(evaluation, model, folder, source=source)
     else:
         run, measure = Run(folder, "eval"), _of_files(evaluation, str(predictions), folder)
     accept()

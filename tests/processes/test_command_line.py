@@ -43,7 +43,7 @@ def test_help_lists_groups_options_and_settings():
     done = run("--help")
     assert done.returncode == 0, done.stderr
     for word in (
-        "backbone: hrnet18, hrnet32, hrnet48",
+        "hrnet18, hrnet32, hrnet48",
         "head: conv, dsconv",
         "mode: ",
         "experiment",

@@ -230,5 +230,5 @@ def test_a_backbone_of_the_users_own_from_a_folder_elsewhere(tmp_path, monkeypat
 
 
 def test_unknown_backbones_ask_for_the_option():
-    with pytest.raises(WeightsError, match=r"none of hrnet18, .*, xception65 .*--backbone"):
+    with pytest.raises(WeightsError, match=r"none of convnext_tiny, .*, xception65 .*--backbone"):
         find_any_backbone({"transition1.0.0.weight": torch.zeros(30, 256, 3, 3)})
