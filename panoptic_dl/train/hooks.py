@@ -266,8 +266,9 @@ class MetricsWriter(HookBase):
         if self._console.bar is not None:
             self._console.bar.close()
         self.on_error = "continue"  # must not hide the error that ended training
-        last = min(self.trainer.iter, self.trainer.max_iter - 1)
-        if last > self._written and "total_loss" in self.trainer.storage.latest():
+        # Of the last whole step: an error may have ended the one after it, whose line is not there.
+        _, last = self.trainer.storage.latest().get("total_loss", (None, self._written))
+        if last > self._written:
             self._write_step()
 
     def write_evaluation(

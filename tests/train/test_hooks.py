@@ -8,6 +8,8 @@ import torch
 
 from panoptic_dl.train.hooks import MetricsWriter
 from tests.train.tiny_run import (
+    Dying,
+    Killed,
     TinyEvaluation,
     TinyModel,
     metrics,
@@ -129,3 +131,9 @@ def test_results_that_cannot_be_written_do_not_stop_training_when_told_so(tmp_pa
     assert evaluation.calls == 3
     with pytest.raises(OSError, match="No space"):
         run_training(tmp_path / "stop", evaluation=evaluation, eval_period=2)
+
+
+def test_an_error_in_a_step_writes_no_line_of_the_step_before_again(tmp_path):
+    with pytest.raises(Killed):
+        run_training(tmp_path, model=Dying(4), log_period=1)
+    assert [line["iteration"] for line in metrics(tmp_path)] == [0, 1, 2, 3]
