@@ -16,15 +16,7 @@ from pycocotools import mask as coco_mask
 
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.masks import encode_mask, run_lengths
-from panoptic_dl.datasets.toy.places import (
-    NO_CATEGORY,
-    compose_beach,
-    compose_corner,
-    compose_living_room,
-    compose_meadow,
-    compose_table,
-)
-from panoptic_dl.datasets.toy.scene import draw_order, render_scene, sample_random
+from panoptic_dl.datasets.toy.scene import Scene, draw_order, sample_random
 from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
 
 
@@ -67,20 +59,10 @@ def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 # Counted up whenever the pictures or labels of the same parameters change.
-VERSION = 2
+VERSION = 3
 
-PLACES = (compose_beach, compose_meadow, compose_corner, compose_table, compose_living_room)
-
-TEXTURES = {
-    "grass-merged": (0.12, 0.08),
-    "tree-merged": (0.12, 0.08),
-    "sand": (0.07, 0.05),
-    "road": (0.06, 0.05),
-    "sea": (0.03, 0.04),
-    "sky-other-merged": (0.0, 0.0),
-    "floor-wood": (0.03, 0.05),
-    "table-merged": (0.03, 0.05),
-}
+PLACES = ("beach", "meadow", "corner", "table", "living room")
+NO_CATEGORY = ""  # the label of what belongs to no category
 # Image ids of the two splits never meet.
 FIRST_ID = {"train2017": 100_000, "val2017": 700_000}
 
@@ -149,23 +131,14 @@ def _write_sample(
 ) -> dict[str, Any]:
     """Draws one scene, writes image and panoptic PNG; returns its entries in the JSON files."""
     shape = _choose_size(index, size)
-    scale = 3 if min(shape) <= 192 else 2
     chance = sample_random(seed, split, index)
-    place = chance.choice(PLACES)(chance, shape, scale)
-    parts = place.finish()
-    image = render_scene(
-        parts,
-        chance,
-        size=shape,
-        scale=scale,
-        textures=TEXTURES,
-        haze=place.light.haze,
-        tint=place.light.tint,
-        untinted="sky-other-merged",
-    )
+    things = {category["name"] for category in _categories() if category["isthing"]}
+    place = chance.choice(PLACES)
+    scene = Scene(place, chance, shape, things=things, void=NO_CATEGORY)
+    parts = scene.parts
     image_id = FIRST_ID[split] + 7 * index
     stem = f"{image_id:012d}"
-    image.save(Path(base, split, f"{stem}.jpg"), quality=92)
+    scene.photograph().save(Path(base, split, f"{stem}.jpg"), quality=92)
 
     order = draw_order(parts, shape)
     stuff: dict[str, list[int]] = {}
