@@ -23,19 +23,8 @@ from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, sto
 VERSION = 3
 
 ALWAYS = ("road", "sidewalk", "building", "vegetation", "terrain", "sky", "person", "car")
-OPTIONAL = (
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "rider",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
+OPTIONAL = ("wall", "fence", "pole", "traffic light", "traffic sign", "rider", "truck", "bus",
+            "train", "motorcycle", "bicycle")  # fmt: skip
 # What a small network can learn in minutes: no traffic lights, walls, trucks, trams, motorcycles.
 DEFAULT_CLASSES = (*ALWAYS, "fence", "pole", "traffic sign", "rider", "bus", "bicycle")
 ALL_CLASSES = (*ALWAYS, *OPTIONAL)
@@ -98,7 +87,9 @@ def toy_cityscapes(
         draw_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
         _convert_to_panoptic(base)
 
-    return str(store_once(root, "toy_cityscapes", parameters | {"classes": chosen}, make))
+    return str(
+        store_once(root, f"toy_cityscapes_v{VERSION}", parameters | {"classes": chosen}, make)
+    )
 
 
 def compose_street(
@@ -113,18 +104,14 @@ def _write_sample(
     base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
 ) -> None:
     """Draws one street and writes its image, polygons and label images."""
-    height, width = size
-    scene = compose_street(sample_random(seed, split, index), (height, width), classes)
+    scene = compose_street(sample_random(seed, split, index), tuple(size), classes)
     city = CITIES[split][index % len(CITIES[split])]
     stem = f"{city}_{index:06d}_000019"
     file = Path(base, "leftImg8bit", split, city, f"{stem}_leftImg8bit.png")
     scene.photograph().save(file, compress_level=1)
-    objects = [
-        {"label": part.label, "polygon": outline}
-        for part in scene.parts
-        for outline in part.outlines
-    ]
-    annotation = {"imgHeight": height, "imgWidth": width, "objects": objects}
+    outlines = [(part.label, outline) for part in scene.parts for outline in part.outlines]
+    objects = [{"label": label, "polygon": outline} for label, outline in outlines]
+    annotation = {"imgHeight": size[0], "imgWidth": size[1], "objects": objects}
     _write_labels(Path(base, "gtFine", split, city), stem, annotation)
 
 

@@ -113,7 +113,7 @@ def toy_coco(
             mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
             _write_annotations(base / "annotations", split, mine)
 
-    return str(store_once(root, "toy_coco", parameters, make))
+    return str(store_once(root, f"toy_coco_v{VERSION}", parameters, make))
 
 
 def _choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
@@ -142,15 +142,13 @@ def _write_sample(
 
     order = draw_order(parts, shape)
     stuff: dict[str, list[int]] = {}
+    single = []
     for number, part in enumerate(parts, start=1):
-        if part.label != NO_CATEGORY and not (part.is_thing or part.is_crowd):
+        if part.is_thing or part.is_crowd:
+            single.append((part.label, [number], part.is_crowd))
+        elif part.label != NO_CATEGORY:
             stuff.setdefault(part.label, []).append(number)
-    groups = [(name, numbers, False) for name, numbers in stuff.items()]
-    groups += [
-        (part.label, [number], part.is_crowd)
-        for number, part in enumerate(parts, start=1)
-        if part.is_thing or part.is_crowd
-    ]
+    groups = [(name, numbers, False) for name, numbers in stuff.items()] + single
     category_ids = {category["name"]: category["id"] for category in _categories()}
     identifiers = np.zeros(shape, dtype=np.int64)
     segments, instances = [], []
@@ -161,45 +159,28 @@ def _write_sample(
         if not mask.any():
             continue
         identifiers[mask] = color
-        segments.append(
-            {
-                "id": color,
-                "iscrowd": int(is_crowd),
-                "bbox": _box_of(mask),
-                "area": int(mask.sum()),
-                "category_id": category_ids[name],
-            }
-        )
+        category = {"category_id": category_ids[name]}
+        size_and_place = {"bbox": _box_of(mask), "area": int(mask.sum())}
+        segments.append({"id": color, "iscrowd": int(is_crowd)} | size_and_place | category)
         if name not in stuff:
-            category = {"image_id": image_id, "category_id": category_ids[name]}
-            instances.append(category | _describe_instance(mask, is_crowd))
+            instance = _describe_instance(mask, is_crowd)
+            instances.append({"image_id": image_id} | category | instance)
     panoptic = Image.fromarray(ids_to_colors(identifiers))
     panoptic.save(Path(base, f"panoptic_{split}", f"{stem}.png"))
-    return {
-        "image": {
-            "id": image_id,
-            "file_name": f"{stem}.jpg",
-            "height": shape[0],
-            "width": shape[1],
-            "license": 1,
-            "date_captured": "2017-01-01 00:00:00",
-        },
-        "panoptic": {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments},
-        "instances": instances,
-    }
+    image = {"id": image_id, "file_name": f"{stem}.jpg", "height": shape[0], "width": shape[1]}
+    about = {"license": 1, "date_captured": "2017-01-01 00:00:00"}
+    labels = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments}
+    return {"image": image | about, "panoptic": labels, "instances": instances}
 
 
 @lru_cache
 def _categories() -> list[dict[str, Any]]:
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES  # takes seconds
 
+    kinds = ("stuff", "thing")
     return [
-        {
-            "id": category["id"],
-            "name": category["name"],
-            "isthing": category["isthing"],
-            "supercategory": "thing" if category["isthing"] else "stuff",
-        }
+        {key: category[key] for key in ("id", "name", "isthing")}
+        | {"supercategory": kinds[category["isthing"]]}
         for category in COCO_CATEGORIES
     ]
 

@@ -1,24 +1,13 @@
-"""Scenes: sprites placed as `layouts.yaml` says, seen, lit and photographed.
+"""Scenes: sprites placed as `assets/layouts.yaml` says, seen, lit and photographed.
 
-A layout is data. `backdrop` lists what is painted in that order, `things` what stands about and is
-painted from far to near, `front` what lies before everything. Keys of their items:
-
-* `sprite`: a name, or a list of which chance takes one; `either`: {group: weight}, a group of
-  items of `groups` instead.
-* `x`, `z`, `y`: [low, high] in meters: right of the middle, ahead, up; `across` instead of x: as
-  share of the picture's width; `frame: true`: in percent of the picture, not in space.
-* `side`: `each` (both), `any` (one of them) or nothing; x then counts outwards.
-* `count`: {number: weight}; `chance`: of being there; `size`: [low, high] factor; `row`: as many
-  one after the other along the street as fit from z.
-* `overlap`: share of it that may cover or be covered, `crowd`: the label of all of it as one
-  region, with `step` meters between its members; `shadow: false`: casts none.
+`assets/README.md` explains the keys of a layout.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -27,9 +16,8 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFilter
 
-from panoptic_dl.datasets.toy.sprites import ASSETS, Camera, Drawer, Paint, Shape, fill, read_sprite
+from panoptic_dl.datasets.toy.sprites import ASSETS, Camera, Paint, draw_sprite, fill, read_sprite
 
-Box = tuple[float, float, float, float]
 Item = Mapping[str, Any]
 
 
@@ -69,10 +57,10 @@ class Part:
     haze: float | np.ndarray = 0.0
     is_ground: bool = False
     round: float = 0.0
-    casters: list[tuple[list[Shape], np.ndarray, np.ndarray]] = field(default_factory=list)
+    casters: list[tuple[list[Paint], np.ndarray, np.ndarray]] = field(default_factory=list)
     outlines: list[list[tuple[int, int]]] = field(default_factory=list)
 
-    def box(self) -> Box | None:
+    def box(self) -> tuple[float, float, float, float] | None:
         """(left, top, right, bottom) of the silhouette in pixels; None for nothing."""
         points = [paint.polygons.reshape(-1, 2) for paint in self.paints if paint.solid]
         if not points:
@@ -97,25 +85,24 @@ class Part:
         return mask
 
     def trace(self, size: tuple[int, int]) -> None:
-        """Sets the outlines: of a thing the largest only, for an instance is one polygon."""
+        """Sets the outlines; none for a thing in pieces, for an instance is one polygon."""
         region = self.region(size)
         if region[0] >= region[2] or region[1] >= region[3]:
             return
-        single = self.is_thing or self.is_crowd
-        scale = 4 if single and (region[2] - region[0]) * (region[3] - region[1]) < 20000 else 1
+        scale = (
+            4 if self.is_thing and (region[2] - region[0]) * (region[3] - region[1]) < 20000 else 1
+        )
         mask = self.silhouette(region, scale)
         if scale > 1:
             mask = np.asarray(Image.fromarray(mask).reduce(scale))
-        found = cv2.findContours(
-            (mask >= 128).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE,
-            offset=region[:2],
-        )[-2]  # fmt: skip
+        mask, how = (mask >= 128).astype(np.uint8), cv2.CHAIN_APPROX_SIMPLE
+        found = cv2.findContours(mask, cv2.RETR_EXTERNAL, how, offset=region[:2])[-2]
         for contour in sorted(found, key=cv2.contourArea, reverse=True):
             vertices = cv2.approxPolyDP(contour, 0.5, True).reshape(-1, 2)
             if len(vertices) >= 3:
                 self.outlines.append([(int(x), int(y)) for x, y in vertices])
-        if single:
-            del self.outlines[1:]
+        if self.is_thing and len(self.outlines) > 1:
+            self.outlines = []
 
 
 class Scene:
@@ -130,16 +117,9 @@ class Scene:
         void: label of what has no class.
     """
 
-    def __init__(
-        self,
-        place: str,
-        chance: random.Random,
-        size: tuple[int, int],
-        *,
-        things: Collection[str],
-        classes: Collection[str] | None = None,
-        void: str,
-    ) -> None:
+    def __init__(self, place: str, chance: random.Random, size: tuple[int, int], *,
+                 things: Collection[str], classes: Collection[str] | None = None,
+                 void: str) -> None:  # fmt: skip
         layouts = read_layouts()
         self.layout: Item = layouts["places"][place]
         self.colors: Mapping[str, list[str]] = layouts["colors"]
@@ -149,19 +129,15 @@ class Scene:
         self.weather: Item = layouts["weathers"][self._weigh(self.layout["weather"])]
         self.sun_side = chance.choice((-1, 1))
         lens, (height, width) = self.layout["camera"], size
-        self.camera = Camera(
-            size=size,
-            focal=self._between(lens["focal"]) * min(height, width),
-            vanish=(width * self._between(lens["vanish"]), height * self._between(lens["horizon"])),
-            eye=self._between(lens["eye"]),
-            offset=self._between(lens["offset"]),
-            near=lens["near"],
-        )
+        names = ("focal", "vanish", "horizon", "eye", "offset")
+        focal, right, low, eye, offset = (self._between(lens[name]) for name in names)
+        vanish = (width * right, height * low)
+        self.camera = Camera(size, focal * min(size), vanish, eye, offset, lens["near"])
         # Depth of the ground by row, and where the shadow of a thing 1 m tall ends: x and z.
         down = np.arange(height, dtype=np.float32)[:, None] - np.float32(self.camera.vanish[1])
         self.ground = np.float32(self.camera.focal * self.camera.eye) / np.maximum(down, 0.5)
         self.slant = (-self.sun_side * chance.uniform(0.5, 1.1), chance.uniform(-0.35, 0.1))
-        self.taken: list[Box] = []
+        self.taken: list[np.ndarray] = []  # boxes
         self.parts = self._compose()
 
     def _between(self, limits: list[float]) -> float:
@@ -172,23 +148,17 @@ class Scene:
 
     def _compose(self) -> list[Part]:
         """All parts that stay, in painter's order, with outlines."""
-        layout, height, width = self.layout, self.size[0], self.size[1]
-        parts = []
-        for item in layout["backdrop"]:
-            parts += [part for group in self._items(item, self._draw) for part in group]
-        things = []
-        if self.chance.random() >= layout.get("empty", 0.0):
-            for item in layout["things"]:
-                things += list(self._items(item, self._find_room))
-        # Stable: parts of one sprite keep their order.
-        for group in sorted(things, key=lambda group: -group[0].depth):
-            parts += group
-        for item in layout.get("front", []):
-            parts += [part for group in self._items(item, self._draw) for part in group]
-        return settle(
-            parts, self.size, least_area=layout["least"] * height * width, least_share=0.4,
-            void=self.void,
-        )  # fmt: skip
+        groups: list[list[Part]] = []
+        things = [] if self.chance.random() < self.layout["empty"] else self.layout["things"]
+        for items in (self.layout["backdrop"], things, self.layout.get("front", [])):
+            put = self._find_room if items is things else self._draw
+            drawn = [group for item in items for group in self._items(item, put)]
+            if items is things:
+                drawn.sort(key=lambda group: -group[0].depth)
+            groups += drawn
+        parts = [part for group in groups for part in group]
+        least = self.layout["least"] * self.size[0] * self.size[1]
+        return settle(parts, self.size, least_area=least, least_share=0.4, void=self.void)
 
     def _items(self, item: Item, put: Any, side: int = 0) -> Iterator[list[Part]]:
         """What one item of a layout gives, group by group; `put(item, side, z)` draws one."""
@@ -202,20 +172,16 @@ class Scene:
                 for each in self.layout["groups"][self._weigh(item["either"])]:
                     yield from self._items(each, put, side)
             elif "row" in item:
-                far, (x, _) = self._between(item["z"]), item["x"]
-                # Nearer ones lie beside the picture.
-                lens = self.camera
+                x, z = self._between(item["x"]), self._between(item["z"])
+                lens, along = self.camera, item.get("along", False)
+                # Nearer ones lie beside the picture, as do those to the right.
                 leave = lens.focal * (x - side * lens.offset) / (0.62 * self.size[1])
-                while far > leave:
+                while z > leave if along else x < item["row"]:
                     name = self.chance.choice(item["sprite"])
-                    far -= float(read_sprite(name)[0].get("data-length", 0)) / 100
-                    yield put({**item, "sprite": name}, side, far)
-            elif "facade" in item:
-                left, right = item["facade"]
-                while left < right:
-                    name = self.chance.choice(item["sprite"])
-                    yield put({**item, "sprite": name, "x": [left, left]}, side, item["z"][0])
-                    left += float(read_sprite(name)[0].get("data-length", 0)) / 100
+                    length = float(read_sprite(name)[0]["data-length"]) / 100
+                    z -= length * along
+                    yield put({**item, "sprite": name, "x": [x, x]}, side, z)
+                    x += length * (not along)
             else:
                 count = self._weigh(item.get("count", {1: 1}))
                 depths = sorted(self._between(item.get("z", [1, 1])) for _ in range(count))
@@ -226,47 +192,37 @@ class Scene:
 
     def _find_room(self, item: Item, side: int, z: float) -> list[Part]:
         """Draws an item where it hides others and is hidden as little as it must be, or nothing."""
+        most = item.get("overlap", 0.3)
         for attempt in range(6):
             parts = self._draw(item, side, z if attempt == 0 else self._between(item["z"]))
-            boxes = [box for part in parts if (box := part.box()) is not None]
-            if boxes and self._claim(boxes, item.get("overlap", 0.3)):
+            boxes = np.array([box for part in parts if (box := part.box())])
+            if not len(boxes):
+                continue
+            box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+            shown = min(box[2], self.size[1]) - max(box[0], 0)
+            if shown >= 0.3 * (box[2] - box[0]) and all(
+                _area(_common(box, other)) <= most * min(_area(box), _area(other))
+                for other in self.taken
+            ):
+                self.taken.append(box)
                 return parts
         return []
 
-    def _claim(self, boxes: list[Box], overlap: float) -> bool:
-        """Takes the room of the union of boxes, if it is free and in the picture."""
-        left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
-        right, bottom = max(b[2] for b in boxes), max(b[3] for b in boxes)
-        area = (right - left) * (bottom - top)
-        inside = min(right, self.size[1]) - max(left, 0.0)
-        if inside < 0.3 * (right - left) or area <= 0:
-            return False
-        for other in self.taken:
-            across = min(right, other[2]) - max(left, other[0])
-            down = min(bottom, other[3]) - max(top, other[1])
-            theirs = (other[2] - other[0]) * (other[3] - other[1])
-            if max(across, 0.0) * max(down, 0.0) > overlap * min(area, theirs):
-                return False
-        self.taken.append((left, top, right, bottom))
-        return True
-
     def _draw(self, item: Item, side: int, z: float) -> list[Part]:
         """One sprite, or one crowd of them."""
-        name = item["sprite"]
         if "crowd" not in item:
-            return self._stand(item, name, self._place(item, side, z))
+            return self._stand(item, self._place(item, side, z))
         members: list[Part] = []
         place, (dx, dz) = self._place(item, side, z), item["step"]
         for number in range(item["members"]):
             step = np.array([dx * number * (side or 1), 0.0, self.chance.uniform(-dz, dz)])
-            members += self._stand(item, name, place + step)
+            members += self._stand(item, place + step)
         members.sort(key=lambda part: -part.depth)
-        paints = [paint for part in members for paint in part.paints]
-        if not paints:
-            return []
-        crowd = Part(item["crowd"], paints, z, is_crowd=True, haze=z)
-        crowd.casters = [caster for part in members for caster in part.casters]
-        return [crowd]
+        crowd = Part(item["crowd"], [], z, is_crowd=True, haze=z)
+        for part in members:
+            crowd.paints += part.paints
+            crowd.casters += part.casters
+        return [crowd] if members else []
 
     def _place(self, item: Item, side: int, z: float) -> np.ndarray:
         """Where an item stands: x, y, z in meters."""
@@ -277,9 +233,9 @@ class Scene:
             x = self._between(item.get("x", [0, 0])) * (side or 1)
         return np.array([x, self._between(item.get("y", [0, 0])), z])
 
-    def _stand(self, item: Item, name: str | list[str], place: np.ndarray) -> list[Part]:
+    def _stand(self, item: Item, place: np.ndarray) -> list[Part]:
         """A sprite at a place in meters."""
-        names = [name] if isinstance(name, str) else name
+        names = [item["sprite"]] if isinstance(item["sprite"], str) else item["sprite"]
         names = [name for name in names if self._may_occur(name)]
         if not names:
             return []
@@ -295,9 +251,9 @@ class Scene:
         }[turned]
         size = self._between(item.get("size", [1, 1]))
         scale = np.array([mirror * size, size, size])
-        drawer = Drawer(self.chance, self.colors, self.sun_side * mirror, along)
         parts = []
-        drawn = drawer.draw(name)
+        sun_side = self.sun_side * mirror
+        drawn = draw_sprite(name, self.chance, self.colors, sun_side=sun_side, along=along)
         for label, shapes in drawn:
             label = item.get("label", label)
             if self.classes is not None and label not in self.classes:
@@ -305,14 +261,21 @@ class Scene:
                     continue  # a rider; the machine stays
                 label = "static"  # the post of a sign
             if item.get("frame"):
-                paints = [self._frame(shape, mirror) for shape in shapes]
+                corner, whole = ((mirror < 0), 1), self.size[::-1]
+                flat = [(p.polygons[..., :2] * (mirror, -1) + corner) * whole for p in shapes]
+                paints = [replace(p, polygons=f) for p, f in zip(shapes, flat, strict=True)]
             else:
                 paints = self.camera.see(shapes, place, scale)
-            part = Part(label, paints, float(place[2]))
-            part.is_thing = label in self.things
+            part = Part(label, paints, float(place[2]), label in self.things)
             part.round = float(about.get("data-round", 0))
             part.is_ground = about.get("data-lies") == "ground"
-            part.haze = self._haze(place, part.is_ground, along)
+            # By row, by column, or all of it at one depth.
+            part.haze = self.ground if part.is_ground else float(place[2])
+            if along:
+                away = np.float32(self.camera.focal * abs(place[0] - self.camera.offset))
+                columns = np.arange(self.size[1], dtype=np.float32)[None]
+                beside = np.abs(columns - np.float32(self.camera.vanish[0]))
+                part.haze = away / np.maximum(beside, np.float32(0.5))
             if item.get("shadow", part.is_thing) and place[1] == 0:
                 part.casters = [(shapes, place, scale)]
             parts.append(part)
@@ -323,37 +286,24 @@ class Scene:
         labels = [label for label, _ in read_sprite(name)[1]]
         return self.classes is None or labels[-1 if labels[0] == "pole" else 0] in self.classes
 
-    def _frame(self, shape: Shape, mirror: int) -> Paint:
-        """A shape in percent of the picture."""
-        share = shape.points[..., :2] * (mirror, -1) + ((mirror < 0), 1)
-        return Paint(share * self.size[::-1], shape.color, shape.alpha, shape.solid)
-
-    def _haze(self, place: np.ndarray, is_ground: bool, along: bool) -> float | np.ndarray:
-        """Depth for the haze of a part at a place: by row, by column, or one."""
-        if is_ground:
-            return self.ground
-        if along:
-            columns = np.arange(self.size[1], dtype=np.float32)[None, :]
-            across = np.maximum(np.abs(columns - np.float32(self.camera.vanish[0])), 0.5)
-            return np.float32(self.camera.focal * abs(place[0] - self.camera.offset)) / across
-        return float(place[2])
-
     def _cast(self, part: Part) -> Iterator[Paint]:
         """The shadow of a part on the ground."""
         for shapes, place, scale in part.casters:
             for shape in shapes:
-                points = shape.points * scale + place
+                points = shape.polygons * scale + place
                 points += points[..., 1:2] * (self.slant[0], -1.0, self.slant[1])
                 if shape.solid and points[..., 2].min() > self.camera.near:
-                    yield Paint(self.camera.project(points), (0, 0, 0), 1, True)
+                    yield Paint(self.camera.project(points), (0, 0, 0), True)
 
     def photograph(self) -> Image.Image:
         """RGB, (W, H). Only sums and products of floats are used, which machines round alike."""
-        height, width = self.size
-        weather = self.weather
+        (height, width), weather = self.size, self.weather
         scale = 3 if height <= 192 else 2
-        rows = Image.fromarray(np.rint(self._sky_rows()).astype(np.uint8)[:, None])
-        canvas = np.array(rows.resize((width * scale, height * scale), Image.Resampling.NEAREST))
+        # The sky from its top to the horizon
+        down = np.arange(height, dtype=np.float32)[:, None] / np.float32(self.camera.vanish[1])
+        high, low = (np.array(color, np.float32) for color in weather["sky"])
+        rows = np.rint(high + (low - high) * np.sqrt(np.minimum(down, 1))).astype(np.uint8)
+        canvas = np.repeat(np.tile(rows[:, None], (1, width * scale, 1)), scale, axis=0)
         for part in self.parts:
             for paint in () if part.label.startswith("sky") else part.paints:
                 pairs = zip(paint.color, weather["tint"], strict=True)
@@ -364,20 +314,19 @@ class Scene:
         picture = np.asarray(Image.fromarray(canvas).reduce(scale))
 
         order = draw_order(self.parts, self.size).astype(np.intp)
-        numbers = range(1, len(self.parts) + 1)
+        numbered = list(enumerate(self.parts, start=1))
         # Fine grain, blotches, depth for the haze, whether it is ground, whether it is sky
         table = np.zeros((5, len(self.parts) + 1), np.float32)
-        for number, part in zip(numbers, self.parts, strict=True):
+        for number, part in numbered:
             table[:2, number] = self.textures.get(part.label, (0.03, 0.02))
             table[2, number] = part.haze if isinstance(part.haze, float) else 0.0
             table[3:, number] = part.is_ground, part.label.startswith("sky")
         grain, blotches, depth, ground, sky = (np.take(row, order) for row in table)
-        for number, part in zip(numbers, self.parts, strict=True):
+        for number, part in numbered:
             if not isinstance(part.haze, float):
                 np.copyto(depth, np.broadcast_to(part.haze, self.size), where=order == number)
         light = 1 + grain * self._noise(1) + blotches * self._noise(max(height // 48, 2))
-        light *= 1 - ground * self._shadow()
-        light *= _darken_corners(self.size)
+        light *= (1 - ground * self._shadow()) * _darken_corners(self.size)
         # What lies far fades into haze, the sky into clouds.
         beyond = np.maximum(depth - np.float32(6), 0)
         faded = beyond / (beyond + np.float32(weather["clear"])) * np.float32(0.75)
@@ -397,13 +346,6 @@ class Scene:
                 strip += noise[channel, : len(strip)]
             result[..., channel] = np.clip(np.rint(plane), 0, 255)
         return Image.fromarray(result)
-
-    def _sky_rows(self) -> np.ndarray:
-        """The sky's colors from the top to the horizon: float32 (H, 3)."""
-        top, low = (np.array(color, np.float32) for color in self.weather["sky"])
-        down = np.arange(self.size[0], dtype=np.float32) / np.float32(max(self.camera.vanish[1], 1))
-        share = np.sqrt(np.minimum(down, 1))[:, None]
-        return top + (low - top) * share
 
     def _shade(self, canvas: np.ndarray, part: Part, scale: int) -> None:
         """Darkens the side of a part that the sun does not reach."""
@@ -435,10 +377,8 @@ class Scene:
                 axes = (int((right - left) * 8.5), int(max((right - left) * 1.3, 16)))
                 cv2.ellipse(contact, center, axes, 0, 0, 360, [255], -1, shift=4)
         total = np.zeros(self.size, np.float32)
-        for image, blur, strength in (
-            (cast, 0.006, self.weather["shadow"]),
-            (contact, 0.014, 0.5),
-        ):
+        kinds = ((cast, 0.006, self.weather["shadow"]), (contact, 0.014, 0.5))
+        for image, blur, strength in kinds:
             soft = Image.fromarray(image).filter(
                 ImageFilter.BoxBlur(max(round(blur * self.size[0]), 1))
             )
@@ -449,24 +389,24 @@ class Scene:
     def _clouds(self) -> np.ndarray:
         """Smooth noise in three sizes, of which only the crests are clouds: float32 (H, W)."""
         coarse = (self.size[1] // 4 + 1, self.size[0] // 4 + 1)
-        total = np.zeros(coarse[::-1], np.float32)
-        for cells, share in ((5, 0.6), (11, 0.28), (25, 0.12)):
-            dice = self.chance.randbytes(2 * cells * cells)
-            grid = Image.frombytes("L", (cells, cells * 2), dice)
-            smooth = grid.resize(coarse, Image.Resampling.BICUBIC)
-            total += np.asarray(smooth, np.float32) * np.float32(share)
+        total = sum(
+            self._smooth((cells, 2 * cells), coarse) * np.float32(share)
+            for cells, share in ((5, 0.6), (11, 0.28), (25, 0.12))
+        )
         crest = np.clip((total - np.float32(127.5)) * np.float32(4), 0, 255).astype(np.uint8)
         cloud = Image.fromarray(crest).resize(self.size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(cloud, np.float32) / np.float32(255)
 
     def _noise(self, cell: int) -> np.ndarray:
         """Smooth noise in -1..1 whose bumps are `cell` pixels wide: float32 (H, W)."""
-        rows, columns = -(-self.size[0] // cell) + 1, -(-self.size[1] // cell) + 1
-        image = Image.frombytes("L", (columns, rows), self.chance.randbytes(rows * columns))
-        if cell > 1:
-            image = image.resize((columns * cell, rows * cell), Image.Resampling.BICUBIC)
-        noise = np.asarray(image, dtype=np.float32)[: self.size[0], : self.size[1]]
-        return (noise - 127.5) / np.float32(127.5)
+        columns, rows = (-(-side // cell) + 1 for side in self.size[::-1])
+        noise = self._smooth((columns, rows), (columns * cell, rows * cell))
+        return (noise[: self.size[0], : self.size[1]] - np.float32(127.5)) / np.float32(127.5)
+
+    def _smooth(self, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Random bytes of (columns, rows), stretched to a size (W, H): float32 (H, W)."""
+        grid = Image.frombytes("L", cells, self.chance.randbytes(cells[0] * cells[1]))
+        return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float32)
 
 
 def settle(
@@ -489,15 +429,11 @@ def settle(
     traced = [part for part in parts if part.outlines]
     kept = []
     for part, visible in zip(traced, count_visible(traced, size), strict=True):
-        if part.is_thing or part.is_crowd:
-            whole = Image.new("L", (size[1], size[0]))
-            ImageDraw.Draw(whole).polygon(part.outlines[0], fill=1)
-            if visible < max(least_area, least_share * whole.histogram()[1]):
-                continue
-        kept.append(part)
-    seen = count_visible(kept, size)
+        whole = (draw_order([part], size) > 0).sum() if part.is_thing or part.is_crowd else 0
+        if not whole or visible >= max(least_area, least_share * whole):
+            kept.append(part)
     totals: dict[str, int] = {}
-    for part, visible in zip(kept, seen, strict=True):
+    for part, visible in zip(kept, count_visible(kept, size), strict=True):
         totals[part.label] = totals.get(part.label, 0) + visible
     for part in kept:
         if not (part.is_thing or part.is_crowd) and totals[part.label] < least_area:
@@ -519,6 +455,14 @@ def draw_order(parts: list[Part], size: tuple[int, int]) -> np.ndarray:
         for outline in part.outlines:
             pencil.polygon(outline, fill=number)
     return np.asarray(image, dtype=np.int32)
+
+
+def _area(box: np.ndarray) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
 
 
 def _darken_corners(size: tuple[int, int]) -> np.ndarray:

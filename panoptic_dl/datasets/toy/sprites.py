@@ -1,23 +1,8 @@
 """Sprites: drawings in SVG that stand in space, seen through a camera and rasterized.
 
-A sprite is one file of `assets/`, in centimeters, with its origin at the foot; any vector editor
-shows it. Its top-level groups name their class in `data-label`. Of SVG it may use `g`, `path` (M L
-H V C Q Z), `rect`, `circle`, `ellipse`, `polygon`, `polyline`, `line`; fill, fill-opacity, stroke,
-stroke-width and class, which groups pass on. The rest is said by attributes of our own:
-
-* `class="coat"`: the color is drawn by chance from the palette of that name in `layouts.yaml`.
-* `data-shade="0.8"`: a factor on the color.
-* `data-plane`: where the drawing lies in space, in cm; a sprite turns its side to the camera.
-  `front Z`, `side X`, `top Y`: upright and facing us, upright along the street, flat;
-  `lean Y0 Z0 Y1 Z1`, `slope X0 Y0 X1 Y1`: y of 0 to -100 leads from the first point to the second.
-* `data-repeat="N DX DY"`: N times, each DX, DY further; may be nested.
-* `data-chance="0.5"`: there with this probability, `data-choice=""`: one of its children is.
-* `data-decal=""`: lies within the silhouette.
-* on the whole drawing, `data-round="0.3"`: how dark its far side from the sun is, and
-  `data-length="900"`: how far along the street the next one of a row stands.
-
-Polygons are filled by OpenCV in fixed-point numbers, and no float operation here is one that
-machines round differently: the same drawing has the same pixels everywhere.
+`assets/README.md` says how one is drawn. Polygons are filled by OpenCV in fixed-point numbers, and
+no float operation here is one that machines round differently: the same drawing has the same
+pixels everywhere.
 """
 
 from __future__ import annotations
@@ -27,17 +12,18 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import cv2
 import numpy as np
 
 ASSETS = Path(__file__).parent / "assets"
 Color = tuple[int, int, int]
-_PASSED_ON = {"fill", "stroke", "stroke-width", "fill-opacity", "class",
+_PASSED_ON = {"fill", "stroke", "stroke-width",  "class",
               "data-plane", "data-shade", "data-decal"}  # fmt: skip
 
 # Trigonometric functions differ between machines in their last bit: rounded, they do not.
@@ -48,30 +34,18 @@ _STEPS = np.arange(1, 9)[:, None] / 8
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Polygons of one color in space.
+class Paint:
+    """Polygons of one color.
 
     Attributes:
-        points: float (K, N, 3), K polygons of N corners in the sprite's own frame in meters: x
-            right, y up, z away from the camera.
+        polygons: K of N corners each: float (K, N, 3) in meters in the sprite's own frame, x right,
+            y up, z away from us; or, where a camera sees them, (K, N, 2) in pixels, y down.
         color: RGB.
-        alpha: opacity, 0..1.
         solid: part of the silhouette.
     """
 
-    points: np.ndarray
-    color: Color
-    alpha: float
-    solid: bool
-
-
-@dataclass(frozen=True)
-class Paint:
-    """What a camera sees of a `Shape`: polygons float (K, N, 2) in pixels, x right and y down."""
-
     polygons: np.ndarray
     color: Color
-    alpha: float
     solid: bool
 
 
@@ -103,19 +77,18 @@ class Camera:
         pixels[..., 1] = self.vanish[1] + share * (self.eye - points[..., 1])
         return pixels
 
-    def see(self, shapes: list[Shape], place: np.ndarray, scale: np.ndarray) -> list[Paint]:
-        """Shapes at a place (3,) in meters, `scale` (3,) times larger."""
-        if not shapes:
-            return []
-        joint = np.concatenate([shape.points.reshape(-1, 3) for shape in shapes]) * scale + place
-        if joint[:, 2].min() >= self.near:
-            ends = np.cumsum([shape.points.size // 3 for shape in shapes])
-            pixels = np.split(self.project(joint), ends[:-1])
-            seen = [p.reshape(*s.points.shape[:2], 2) for p, s in zip(pixels, shapes, strict=True)]
+    def see(self, paints: list[Paint], place: np.ndarray, scale: np.ndarray) -> list[Paint]:
+        """What stands at a place (3,) in meters, `scale` (3,) times larger, in pixels."""
+        joint = np.concatenate([paint.polygons.reshape(-1, 3) for paint in paints]) * scale + place
+        if joint[:, 2].min() >= self.near:  # all at once is quicker
+            ends = np.cumsum([paint.polygons.size // 3 for paint in paints])
+            parts = np.split(self.project(joint), ends[:-1])
+            shapes = [paint.polygons.shape[:2] for paint in paints]
+            seen = [part.reshape(*shape, 2) for part, shape in zip(parts, shapes, strict=True)]
         else:
-            seen = [self.project(self._cut_near(s.points * scale + place)) for s in shapes]
-        pairs = zip(seen, shapes, strict=True)
-        return [Paint(p, s.color, s.alpha, s.solid) for p, s in pairs if len(p)]
+            seen = [self.project(self._cut_near(p.polygons * scale + place)) for p in paints]
+        pairs = zip(paints, seen, strict=True)
+        return [replace(paint, polygons=polygons) for paint, polygons in pairs if len(polygons)]
 
     def _cut_near(self, polygons: np.ndarray) -> np.ndarray:
         """What of polygons (K, N, 3) is not too near: (K, N, 3), of other K and N."""
@@ -147,30 +120,15 @@ def _stack(polygons: list[np.ndarray]) -> np.ndarray:
 def fill(
     image: np.ndarray, paint: Paint, color: Sequence[int], *, scale: int, origin: tuple[int, int]
 ) -> None:
-    """Paints onto uint8 (H, W, 3) or (H, W), `scale` pixels of which make one of the camera.
-
-    Args:
-        origin: (x, y) of the image's corner in pixels of the camera.
-    """
+    """Paints onto uint8 (H, W, 3) or (H, W) whose corner lies at `origin` (x, y) of the camera's
+    picture, and `scale` pixels of which make one of it."""
     # OpenCV counts from the pixel's center, in sixteenths.
     fixed = np.rint(((paint.polygons - origin) * scale - 0.5) * 16).astype(np.int32)
-    if paint.alpha == 1:
-        for polygon in fixed:
-            cv2.fillPoly(image, [polygon], color, shift=4)
-    elif len(fixed):
-        corners = fixed.reshape(-1, 2) >> 4
-        height, width = image.shape[:2]
-        x0, y0 = np.clip(corners.min(axis=0), 0, (width, height))
-        x1, y1 = np.clip(corners.max(axis=0) + 2, 0, (width, height))
-        if x1 > x0 and y1 > y0:
-            mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-            shift = np.array([x0, y0], np.int32) << 4
-            for polygon in fixed:
-                cv2.fillPoly(mask, [polygon - shift], [1], shift=4)
-            region, inside = image[y0:y1, x0:x1], mask > 0
-            share = round(256 * paint.alpha)
-            below = region[inside].astype(np.int32)
-            region[inside] = (below * (256 - share) + np.array(color) * share) >> 8
+    for polygon in fixed:
+        cv2.fillPoly(image, [polygon], color, shift=4)
+
+
+Gate = tuple[int, float, int]
 
 
 @dataclass
@@ -179,14 +137,14 @@ class _Stencil:
 
     Attributes:
         points: float (K, N, 3) in meters, in the sprite's own frame.
-        paint: color or palette, factor on it, plane, opacity, whether solid.
+        paint: color or palette, factor on it, plane, whether solid.
         gates: choices it depends on: (which, of how many or with what probability, option).
         chance: probability of each of the polygons.
     """
 
     points: np.ndarray
-    paint: tuple[str, float, str, float, bool]
-    gates: tuple[tuple[int, float, int], ...]
+    paint: tuple[str, float, str, bool]
+    gates: tuple[Gate, ...]
     chance: float
 
 
@@ -194,22 +152,24 @@ class _Stencil:
 def read_sprite(name: str) -> tuple[dict[str, str], list[tuple[str, list[_Stencil]]]]:
     """The attributes of `assets/<name>.svg`, and its parts: label and stencils."""
     root = ElementTree.parse(ASSETS / f"{name}.svg").getroot()
-    parts: list[tuple[str, list[_Stencil]]] = []
+    parts = []
     for group in root:
         stencils: list[_Stencil] = []
-        _collect(group, {"data-plane": "front 0"}, np.zeros((1, 2)), (), stencils)
+        for new in _read_shapes(group, {"data-plane": "front 0"}, np.zeros((1, 2)), ()):
+            last = stencils[-1] if stencils else new
+            same = (last.paint, last.gates, last.chance, new.chance)
+            if stencils and same == (new.paint, new.gates, 1, 1):  # fewer are quicker
+                last.points = _stack([*last.points, *new.points])
+            else:
+                stencils.append(new)
         parts.append((group.get("data-label", ""), stencils))
     return dict(root.attrib), parts
 
 
-def _collect(
-    element: ElementTree.Element,
-    above: dict[str, str],
-    offsets: np.ndarray,
-    gates: tuple[tuple[int, float, int], ...],
-    stencils: list[_Stencil],
-) -> None:
-    """Adds the stencils of an element that stands at each of the offsets (K, 2)."""
+def _read_shapes(
+    element: Element, above: dict[str, str], offsets: np.ndarray, gates: tuple[Gate, ...]
+) -> Iterator[_Stencil]:
+    """The stencils of an element that stands at each of the offsets (K, 2)."""
     own = element.attrib
     tag = element.tag.rpartition("}")[2]
     if "data-repeat" in own:
@@ -221,95 +181,73 @@ def _collect(
             gates = (*gates, (id(element), float(own["data-chance"]), 0))
         style = {**above, **{key: own[key] for key in own.keys() & _PASSED_ON}}
         for number, child in enumerate(element):
-            inner = gates
-            if "data-choice" in own:
-                inner = (*gates, (id(element), len(element), number))
-            _collect(child, style, offsets, inner, stencils)
+            choice = ((id(element), len(element), number),) if "data-choice" in own else ()
+            yield from _read_shapes(child, style, offsets, gates + choice)
         return
     style = {**above, **own}
     hollow = style.get("fill") == "none"
     color = style.get("class") or style["stroke" if hollow else "fill"]
-    alpha = float(style.get("fill-opacity", 1))
-    solid = alpha == 1 and "data-decal" not in style
-    paint = (color, float(style.get("data-shade", 1)), style["data-plane"], alpha, solid)
-    line = float(style["stroke-width"]) if hollow else 0.0
+    shade, solid = float(style.get("data-shade", 1)), "data-decal" not in style
+    flat = _outlines(tag, own, float(style["stroke-width"]) if hollow else 0.0)
     origin, across, down = _read_plane(style["data-plane"])
-    outlines = [
-        (origin + flat[:, :1] * across + flat[:, 1:] * down) / 100
-        for flat in (o + offset for offset in offsets for o in _outlines(tag, own, line))
-    ]
-    chance = float(own.get("data-chance", 1))
-    last = stencils[-1] if stencils else None
-    if last and (last.paint, last.gates, last.chance, chance) == (paint, gates, 1, 1):
-        outlines = [*last.points, *outlines]
-        stencils.pop()
-    stencils.append(_Stencil(_stack(outlines), paint, gates, chance))
+    points = _stack([outline + offset for offset in offsets for outline in flat])
+    points = (origin + points[..., :1] * across + points[..., 1:] * down) / 100
+    paint = (color, shade, style["data-plane"], solid)
+    yield _Stencil(points, paint, gates, float(own.get("data-chance", 1)))
 
 
-class Drawer:
-    """Draws one sprite, with what is left to chance decided.
+def draw_sprite(name: str, chance: random.Random, palettes: Mapping[str, list[str]], *,
+                sun_side: float, along: bool) -> list[tuple[str, list[Paint]]]:  # fmt: skip
+    """The parts of a sprite, rear to front, with what is left to chance decided: label and paints.
 
     Args:
         chance: where chance comes from.
-        colors: palettes: colors "#rrggbb" by name.
+        palettes: colors "#rrggbb" by name.
         sun_side: -1 or 1, where the sun stands, in the sprite's own frame.
         along: turns the front to the left, for what stands along the street at its right.
     """
+    colors: dict[str, str] = {}
+    passed: dict[int, int] = {}
 
-    def __init__(
-        self, chance: random.Random, colors: Mapping[str, list[str]], sun_side: float, along: bool
-    ) -> None:
-        self.chance = chance
-        self.colors = colors
-        self.sun_side = sun_side
-        self.along = along
-        self.chosen: dict[str, str] = {}
-        self.passed: dict[int, int] = {}
+    def is_open(gate: int, odds: float, option: int) -> bool:
+        if gate not in passed:
+            passed[gate] = chance.randrange(int(odds)) if odds > 1 else -(chance.random() >= odds)
+        return passed[gate] == option
 
-    def draw(self, name: str) -> list[tuple[str, list[Shape]]]:
-        """The parts of a sprite, rear to front: (label, shapes)."""
-        parts = []
-        for label, stencils in read_sprite(name)[1]:
-            shapes = [self._cut(s) for s in stencils if all(self._is_open(*g) for g in s.gates)]
-            parts.append((label, [shape for shape in shapes if len(shape.points)]))
-        return parts
+    parts = []
+    for label, stencils in read_sprite(name)[1]:
+        paints = []
+        for stencil in stencils:
+            if not all(is_open(*gate) for gate in stencil.gates):
+                continue
+            color, shade, plane, solid = stencil.paint
+            points = stencil.points[..., ::-1] if along else stencil.points
+            if stencil.chance < 1:
+                points = points[[chance.random() < stencil.chance for _ in points]]
+            if not color.startswith("#"):
+                if color not in colors:
+                    colors[color] = chance.choice(palettes[color])
+                color = colors[color]
+            if len(points):
+                factor = shade * _brightness(plane, sun_side, along)
+                paints.append(Paint(points, _shade(color, factor), solid))
+        if paints:
+            parts.append((label, paints))
+    return parts
 
-    def _is_open(self, gate: int, odds: float, option: int) -> bool:
-        """Whether chance lets a gate pass: always the same for one sprite."""
-        if gate not in self.passed:
-            number = self.chance.randrange(int(odds)) if odds > 1 else 0
-            self.passed[gate] = number if odds > 1 or self.chance.random() < odds else -1
-        return self.passed[gate] == option
 
-    def _cut(self, stencil: _Stencil) -> Shape:
-        """A stencil on its plane, in its color."""
-        color, shade, plane, alpha, solid = stencil.paint
-        points = stencil.points
-        if stencil.chance < 1:
-            points = points[[self.chance.random() < stencil.chance for _ in points]]
-        if not color.startswith("#"):
-            if color not in self.chosen:
-                self.chosen[color] = self.chance.choice(self.colors[color])
-            color = self.chosen[color]
-        shade *= self._brightness(plane)
-        points = points[..., ::-1] if self.along else points
-        return Shape(points, _shaded(color, shade), alpha, solid)
-
-    def _brightness(self, plane: str) -> float:
-        """How much of the sun a plane gets; what is flat or faces us gets as much as the rest."""
-        kind, *words = plane.split()
-        if self.along:
-            faces_left, turned = True, kind in ("front", "lean")
-        else:
-            faces_left, turned = float(words[0]) <= 0, kind in ("side", "slope")
-        if turned:
-            return 1.06 if faces_left == (self.sun_side < 0) else 0.76
-        return {"top": 1.12, "lean": 1.06, "side": 0.95}.get(kind, 1.0)
+def _brightness(plane: str, sun_side: float, along: bool) -> float:
+    """How much of the sun a plane gets; what faces us gets as much as anything."""
+    kind, first = plane.split()[:2]
+    if kind in (("front", "lean") if along else ("side",)):
+        faces_left = along or float(first) <= 0
+        return 1.06 if faces_left == (sun_side < 0) else 0.76
+    return {"top": 1.12, "lean": 1.06, "side": 0.95}.get(kind, 1.0)
 
 
 @lru_cache(maxsize=4096)
-def _shaded(color: str, factor: float) -> Color:
-    """ "#rrggbb" times a factor: RGB."""
+def _shade(color: str, factor: float) -> Color:
+    """RGB of "#rrggbb" times a factor."""
     red, green, blue = (min(round(int(color[k : k + 2], 16) * factor), 255) for k in (1, 3, 5))
     return red, green, blue
 
@@ -327,89 +265,67 @@ def _read_plane(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return n[0] * y, x, -z
     if kind == "lean":
         return n[0] * y + n[1] * z, x, ((n[0] - n[2]) * y + (n[1] - n[3]) * z) / 100
-    if kind == "slope":
-        return n[0] * x + n[1] * y, z, ((n[0] - n[2]) * x + (n[1] - n[3]) * y) / 100
     raise ValueError(f"data-plane: {text!r}")
 
 
 def _outlines(tag: str, values: Mapping[str, str], line: float) -> list[np.ndarray]:
     """The corners, float (N, 2) each, of an SVG shape, or of its stroke of a width."""
     if line:
-        if tag in ("circle", "ellipse"):
-            closed = _outlines(tag, values, 0.0)[0][[*range(28), 0]]
-            away = _CIRCLE[[*range(28), 0]] * (line / 2)
-            return [np.concatenate([closed + away, (closed - away)[::-1]])]
-        strokes = []
-        for points in _outlines(tag, values, 0.0):
-            for a, b in itertools.pairwise(points):
-                length = math.hypot(*(b - a)) or 1.0
-                side = (b - a)[::-1] * (-line / 2 / length, line / 2 / length)
-                strokes.append(np.stack([a + side, b + side, b - side, a - side]))
-            strokes += [_CIRCLE[::2] * (line / 2) + point for point in points]
-        return strokes
+        return _stroke(_outlines(tag, values, 0.0), line, closed=tag in ("circle", "ellipse"))
 
-    def number(name: str, default: float = 0.0) -> float:
-        return float(values.get(name, default))
+    def numbers(*names: str) -> np.ndarray:
+        return np.array([float(values.get(name, 0)) for name in names])
 
     if tag == "path":
-        return list(_read_path(values["d"]))
+        return _read_path(values["d"])
     if tag in ("polygon", "polyline"):
         return [np.array(values["points"].replace(",", " ").split(), float).reshape(-1, 2)]
     if tag == "line":
-        return [np.array([[number("x1"), number("y1")], [number("x2"), number("y2")]])]
+        return [numbers("x1", "y1", "x2", "y2").reshape(2, 2)]
     if tag in ("circle", "ellipse"):
-        wide_and_tall = (number("rx", number("r")), number("ry", number("r")))
-        return [_CIRCLE * wide_and_tall + (number("cx"), number("cy"))]
+        return [_CIRCLE * (numbers("rx", "ry") + numbers("r")) + numbers("cx", "cy")]
     if tag == "rect":
-        x, y, wide, tall = (number(name) for name in ("x", "y", "width", "height"))
-        r = number("rx")
+        (x, y), (wide, tall), (r,) = numbers("x", "y"), numbers("width", "height"), numbers("rx")
+        low, right = y + tall - r, x + wide - r
+        centers = [(right, low), (x + r, low), (x + r, y + r), (right, y + r)]
         if not r:
-            return [np.array([[x, y], [x + wide, y], [x + wide, y + tall], [x, y + tall]])]
-        right, low = x + wide - r, y + tall - r
-        centers = ((right, low), (x + r, low), (x + r, y + r), (right, y + r))
-        quarters = [_CIRCLE[7 * k : 7 * k + 8 if k < 3 else None] * r + c
-                    for k, c in enumerate(centers)]  # fmt: skip
-        return [np.concatenate(quarters)]
+            return [np.array(centers)]
+        return [np.concatenate([_CIRCLE[7 * k : 7 * k + 7] * r + c for k, c in enumerate(centers)])]
     raise ValueError(f"a sprite cannot use <{tag}>")
 
 
-def _read_path(text: str) -> Iterator[np.ndarray]:
-    """The subpaths of an SVG path."""
-    words = re.findall(r"[A-Za-z]|-?(?:\d+\.?\d*|\.\d+)", text)
-    counts = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "Q": 4, "Z": 0}
-    points: list[np.ndarray] = []
-    command, at = "", 0
-    here = np.zeros(2)
-    while at < len(words):
-        if words[at].isalpha():
-            command, at = words[at], at + 1
-        kind = command.upper()
-        values = np.array(words[at : at + counts[kind]], float)
-        at += counts[kind]
-        base = here if command.islower() else np.zeros(2)
-        if kind == "Z" or (kind == "M" and points):
-            if points:
-                yield np.array(points)
-                here = points[0]
-            points = []
-        if kind in "HV":
-            axis = "HV".index(kind)
-            here = here.copy()
-            here[axis] = base[axis] + values[0]
-            points.append(here)
-        elif kind != "Z":
-            ends = values.reshape(-1, 2) + base
-            if kind == "Q":
-                ends = np.stack([here + (ends[0] - here) * 2 / 3,
-                                 ends[1] + (ends[0] - ends[1]) * 2 / 3, ends[1]])  # fmt: skip
-            if kind in "CQ":
-                t, s = _STEPS, 1 - _STEPS
-                curve = s * s * s * here + 3 * s * t * (s * ends[0] + t * ends[1])
-                points.extend(curve + t * t * t * ends[2])
+def _stroke(lines: list[np.ndarray], width: float, *, closed: bool) -> list[np.ndarray]:
+    """Polygons that cover lines (N, 2) with round joints; of a circle, a ring."""
+    if closed:
+        loop, away = lines[0][[*range(28), 0]], _CIRCLE[[*range(28), 0]] * (width / 2)
+        return [np.concatenate([loop + away, (loop - away)[::-1]])]
+    strokes = []
+    for points in lines:
+        for a, b in itertools.pairwise(points):
+            side = (b - a)[::-1] * (-1, 1) * (width / 2 / (math.hypot(*(b - a)) or 1.0))
+            strokes.append(np.stack([a + side, b + side, b - side, a - side]))
+        strokes += [_CIRCLE[::2] * (width / 2) + point for point in points]
+    return strokes
+
+
+def _read_path(text: str) -> list[np.ndarray]:
+    """The subpaths of an SVG path of absolute commands."""
+    paths: list[list[np.ndarray]] = []
+    for command, words in re.findall(r"([A-Za-z])([^A-Za-z]*)", text):
+        ends = np.array(words.replace(",", " ").split(), float).reshape(-1, 2)
+        if command == "M":
+            paths.append(list(ends))
+        elif command == "L":
+            paths[-1] += list(ends)
+        elif command in "CQ":
+            here, t, s = paths[-1][-1], _STEPS, 1 - _STEPS
+            if command == "C":
+                a, b, end = ends
             else:
-                points.append(ends[0])
-            here = ends[-1]
-            if kind == "M":
-                command = "l" if command == "m" else "L"
-    if points:
-        yield np.array(points)
+                q, end = ends
+                a, b = here + (q - here) * 2 / 3, end + (q - end) * 2 / 3
+            curve = s * s * s * here + 3 * s * t * (s * a + t * b) + t * t * t * end
+            paths[-1] += list(curve)
+        elif command != "Z":
+            raise ValueError(f"a sprite's path cannot use {command}")
+    return [np.array(path) for path in paths]

