@@ -104,7 +104,7 @@ def _write_sample(
     base: str, split: str, index: int, size: Sequence[int], seed: int, classes: Sequence[str]
 ) -> None:
     """Draws one street and writes its image, polygons and label images."""
-    scene = compose_street(sample_random(seed, split, index), tuple(size), classes)
+    scene = compose_street(sample_random(seed, split, index), (size[0], size[1]), classes)
     city = CITIES[split][index % len(CITIES[split])]
     stem = f"{city}_{index:06d}_000019"
     file = Path(base, "leftImg8bit", split, city, f"{stem}_leftImg8bit.png")
