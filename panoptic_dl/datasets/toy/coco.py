@@ -16,15 +16,7 @@ from pycocotools import mask as coco_mask
 
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.masks import encode_mask, run_lengths
-from panoptic_dl.datasets.toy.places import (
-    NO_CATEGORY,
-    compose_beach,
-    compose_corner,
-    compose_living_room,
-    compose_meadow,
-    compose_table,
-)
-from panoptic_dl.datasets.toy.scene import draw_order, render_scene, sample_random
+from panoptic_dl.datasets.toy.scene import Scene, draw_order, sample_random
 from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
 
 
@@ -67,20 +59,10 @@ def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 # Counted up whenever the pictures or labels of the same parameters change.
-VERSION = 2
+VERSION = 3
 
-PLACES = (compose_beach, compose_meadow, compose_corner, compose_table, compose_living_room)
-
-TEXTURES = {
-    "grass-merged": (0.12, 0.08),
-    "tree-merged": (0.12, 0.08),
-    "sand": (0.07, 0.05),
-    "road": (0.06, 0.05),
-    "sea": (0.03, 0.04),
-    "sky-other-merged": (0.0, 0.0),
-    "floor-wood": (0.03, 0.05),
-    "table-merged": (0.03, 0.05),
-}
+PLACES = ("beach", "meadow", "corner", "table", "living room")
+NO_CATEGORY = ""  # the label of what belongs to no category
 # Image ids of the two splits never meet.
 FIRST_ID = {"train2017": 100_000, "val2017": 700_000}
 
@@ -131,7 +113,7 @@ def toy_coco(
             mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
             _write_annotations(base / "annotations", split, mine)
 
-    return str(store_once(root, "toy_coco", parameters, make))
+    return str(store_once(root, f"toy_coco_v{VERSION}", parameters, make))
 
 
 def _choose_size(index: int, size: Sequence[int]) -> tuple[int, int]:
@@ -149,35 +131,24 @@ def _write_sample(
 ) -> dict[str, Any]:
     """Draws one scene, writes image and panoptic PNG; returns its entries in the JSON files."""
     shape = _choose_size(index, size)
-    scale = 3 if min(shape) <= 192 else 2
     chance = sample_random(seed, split, index)
-    place = chance.choice(PLACES)(chance, shape, scale)
-    parts = place.finish()
-    image = render_scene(
-        parts,
-        chance,
-        size=shape,
-        scale=scale,
-        textures=TEXTURES,
-        haze=place.light.haze,
-        tint=place.light.tint,
-        untinted="sky-other-merged",
-    )
+    things = {category["name"] for category in _categories() if category["isthing"]}
+    place = chance.choice(PLACES)
+    scene = Scene(place, chance, shape, things=things, void=NO_CATEGORY)
+    parts = scene.parts
     image_id = FIRST_ID[split] + 7 * index
     stem = f"{image_id:012d}"
-    image.save(Path(base, split, f"{stem}.jpg"), quality=92)
+    scene.photograph().save(Path(base, split, f"{stem}.jpg"), quality=92)
 
     order = draw_order(parts, shape)
     stuff: dict[str, list[int]] = {}
+    single = []
     for number, part in enumerate(parts, start=1):
-        if part.label != NO_CATEGORY and not (part.is_thing or part.is_crowd):
+        if part.is_thing or part.is_crowd:
+            single.append((part.label, [number], part.is_crowd))
+        elif part.label != NO_CATEGORY:
             stuff.setdefault(part.label, []).append(number)
-    groups = [(name, numbers, False) for name, numbers in stuff.items()]
-    groups += [
-        (part.label, [number], part.is_crowd)
-        for number, part in enumerate(parts, start=1)
-        if part.is_thing or part.is_crowd
-    ]
+    groups = [(name, numbers, False) for name, numbers in stuff.items()] + single
     category_ids = {category["name"]: category["id"] for category in _categories()}
     identifiers = np.zeros(shape, dtype=np.int64)
     segments, instances = [], []
@@ -188,45 +159,28 @@ def _write_sample(
         if not mask.any():
             continue
         identifiers[mask] = color
-        segments.append(
-            {
-                "id": color,
-                "iscrowd": int(is_crowd),
-                "bbox": _box_of(mask),
-                "area": int(mask.sum()),
-                "category_id": category_ids[name],
-            }
-        )
+        category = {"category_id": category_ids[name]}
+        size_and_place = {"bbox": _box_of(mask), "area": int(mask.sum())}
+        segments.append({"id": color, "iscrowd": int(is_crowd)} | size_and_place | category)
         if name not in stuff:
-            category = {"image_id": image_id, "category_id": category_ids[name]}
-            instances.append(category | _describe_instance(mask, is_crowd))
+            instance = _describe_instance(mask, is_crowd)
+            instances.append({"image_id": image_id} | category | instance)
     panoptic = Image.fromarray(ids_to_colors(identifiers))
     panoptic.save(Path(base, f"panoptic_{split}", f"{stem}.png"))
-    return {
-        "image": {
-            "id": image_id,
-            "file_name": f"{stem}.jpg",
-            "height": shape[0],
-            "width": shape[1],
-            "license": 1,
-            "date_captured": "2017-01-01 00:00:00",
-        },
-        "panoptic": {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments},
-        "instances": instances,
-    }
+    image = {"id": image_id, "file_name": f"{stem}.jpg", "height": shape[0], "width": shape[1]}
+    about = {"license": 1, "date_captured": "2017-01-01 00:00:00"}
+    labels = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments}
+    return {"image": image | about, "panoptic": labels, "instances": instances}
 
 
 @lru_cache
 def _categories() -> list[dict[str, Any]]:
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES  # takes seconds
 
+    kinds = ("stuff", "thing")
     return [
-        {
-            "id": category["id"],
-            "name": category["name"],
-            "isthing": category["isthing"],
-            "supercategory": "thing" if category["isthing"] else "stuff",
-        }
+        {key: category[key] for key in ("id", "name", "isthing")}
+        | {"supercategory": kinds[category["isthing"]]}
         for category in COCO_CATEGORIES
     ]
 

@@ -1,143 +1,36 @@
-"""What a toy picture is made of: a camera, a light, and parts in painter's order.
+"""Scenes: sprites placed as `assets/layouts.yaml` says, seen, lit and photographed.
 
-Keeps the things of a scene from hiding one another too much.
-
-Paints the parts of a scene, and what a camera adds: grain, tint, darker corners, noise.
+`assets/README.md` explains the keys of a layout.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+import yaml
+from PIL import Image, ImageDraw, ImageFilter
 
-from panoptic_dl.datasets.toy.canvas import Canvas, Color, Layer, Point
+from panoptic_dl.datasets.toy import sprites
+from panoptic_dl.datasets.toy.sprites import ASSETS, Camera, Paint, draw_sprite, fill, read_sprite
+
+Item = Mapping[str, Any]
+
+
+@cache
+def read_layouts() -> dict[str, Any]:
+    """`assets/layouts.yaml`: colors, weathers, textures and places."""
+    return yaml.safe_load((ASSETS / "layouts.yaml").read_text())
 
 
 def sample_random(seed: int, split: str, index: int) -> random.Random:
     """The source of chance of one sample, seeded by text, which Python hashes alike everywhere."""
     return random.Random(f"panoptic-dl toy {seed} {split} {index}")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera over flat ground; X right, Y up, Z ahead, in meters.
-
-    Attributes:
-        size: (H, W) of the image in pixels.
-        scale: supersampling factor.
-        focal: focal length in pixels.
-        vanish: (x, y) in pixels where the street vanishes; y is the horizon.
-        eye: height of the camera over the ground in meters.
-        offset: how far right of the street's middle the camera stands, in meters.
-    """
-
-    size: tuple[int, int]
-    scale: int
-    focal: float
-    vanish: Point
-    eye: float
-    offset: float = 0.0
-
-    def project(self, x: float, y: float, z: float) -> Point:
-        """Meters -> image pixels. Depth is held at half a meter or more."""
-        z = max(z, 0.5)
-        return (
-            self.vanish[0] + self.focal * (x - self.offset) / z,
-            self.vanish[1] + self.focal * (self.eye - y) / z,
-        )
-
-    def pixels(self, meters: float, z: float) -> float:
-        """How many pixels a length has at depth z."""
-        return self.focal * meters / z
-
-    def layer(self, *points: Point) -> Layer:
-        """An empty layer that holds these points."""
-        xs, ys = [p[0] for p in points], [p[1] for p in points]
-        return Layer(self.size, (min(xs), min(ys), max(xs), max(ys)), self.scale)
-
-
-@dataclass(frozen=True)
-class Light:
-    """Time of day and weather.
-
-    Attributes:
-        sky: colors at the top and at the horizon.
-        cloud: color and strength (0..1) of the clouds.
-        haze: what far things fade into.
-        tint: factors on red, green, blue of everything but the sky.
-        shadow: strength of shadows, 0..1.
-        sun_side: -1 sun on the left, +1 on the right.
-    """
-
-    sky: tuple[Color, Color]
-    cloud: tuple[Color, float]
-    haze: Color
-    tint: tuple[float, float, float]
-    shadow: float
-    sun_side: int
-
-    def haze_on(self, z: np.ndarray) -> np.ndarray:
-        """Share of haze, 0..0.7, at depths z in meters (float32).
-
-        No exponential: sums, products and quotients are rounded alike by every machine.
-        """
-        beyond = np.maximum(z - np.float32(6.0), np.float32(0.0))
-        return np.float32(0.7) * beyond / (beyond + np.float32(75.0))
-
-    def haze_at(self, z: float) -> np.ndarray:
-        """`haze_on` one depth: float32 (1, 1)."""
-        return self.haze_on(np.full((1, 1), z, dtype=np.float32))
-
-
-WEATHERS: dict[str, Light] = {
-    "noon": Light(
-        ((62, 124, 204), (196, 220, 240)),
-        ((255, 255, 255), 0.9),
-        (190, 208, 226),
-        (1.03, 1.02, 1.0),
-        0.42,
-        1,
-    ),
-    "morning": Light(
-        ((104, 150, 206), (232, 226, 216)),
-        ((255, 246, 236), 0.75),
-        (214, 212, 210),
-        (1.0, 1.0, 1.02),
-        0.34,
-        1,
-    ),
-    "golden": Light(
-        ((92, 124, 182), (252, 208, 150)),
-        ((255, 226, 190), 0.8),
-        (238, 204, 164),
-        (1.05, 0.985, 0.9),
-        0.4,
-        1,
-    ),
-    "overcast": Light(
-        ((158, 170, 184), (216, 221, 226)),
-        ((236, 238, 242), 0.7),
-        (200, 206, 212),
-        (0.93, 0.96, 1.0),
-        0.22,
-        1,
-    ),
-}
-
-
-@dataclass
-class Shadow:
-    """A soft ellipse on the ground, in pixels."""
-
-    center: Point
-    radii: Point
-    alpha: float
-    blur: float
 
 
 @dataclass
@@ -146,37 +39,388 @@ class Part:
 
     Attributes:
         label: the dataset's own name of the class (or group, or void region).
-        layer: what is painted, and where.
-        depth: meters from the camera; the painter goes from far to near.
+        paints: what is painted, in this order.
+        depth: meters from the camera.
         is_thing: one instance; it is dropped when too little of it stays visible.
         is_crowd: many instances in one region.
-        shadow: falls on whatever is behind.
+        haze: its depth for the haze: one number, or meters float32 (H, 1) or (1, W).
+        is_ground: shadows fall on it.
+        round: how dark it is at the side that the sun does not reach, 0..1.
+        casters: what throws its shadow: shapes, place and scale.
         outlines: polygons in whole pixels, set by `settle`.
-        haze: share of haze, 0..1, float32 that broadcasts to (H, W); None for none.
     """
 
     label: str
-    layer: Layer
+    paints: list[Paint]
     depth: float
     is_thing: bool = False
     is_crowd: bool = False
-    shadow: Shadow | None = None
+    haze: float | np.ndarray = 0.0
+    is_ground: bool = False
+    round: float = 0.0
+    casters: list[tuple[list[Paint], np.ndarray, np.ndarray]] = field(default_factory=list)
     outlines: list[list[tuple[int, int]]] = field(default_factory=list)
-    haze: np.ndarray | None = None
+
+    def box(self) -> tuple[float, float, float, float] | None:
+        """(left, top, right, bottom) of the silhouette in pixels; None for nothing."""
+        points = [paint.polygons.reshape(-1, 2) for paint in self.paints if paint.solid]
+        if not points:
+            return None
+        corners = np.concatenate(points)
+        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+        return float(left), float(top), float(right), float(bottom)
+
+    def region(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """`box` in whole pixels, cut to the image (H, W): x0, y0, x1, y1."""
+        left, top, right, bottom = self.box() or (0.0, 0.0, 0.0, 0.0)
+        x0, y0 = max(int(left) - 1, 0), max(int(top) - 1, 0)
+        return x0, y0, max(min(int(right) + 2, size[1]), x0), max(min(int(bottom) + 2, size[0]), y0)
+
+    def silhouette(self, region: tuple[int, int, int, int], scale: int) -> np.ndarray:
+        """255 where the part is, `scale` pixels for one: uint8 (rows, columns) of the region."""
+        x0, y0, x1, y1 = region
+        mask = np.zeros(((y1 - y0) * scale, (x1 - x0) * scale), np.uint8)
+        for paint in self.paints:
+            if paint.solid:
+                fill(mask, paint, [255], scale=scale, origin=(x0, y0))
+        return mask
+
+    def trace(self, size: tuple[int, int]) -> None:
+        """Sets the outlines; none for a thing in pieces, for an instance is one polygon."""
+        region = self.region(size)
+        if region[0] >= region[2] or region[1] >= region[3]:
+            return
+        scale = (
+            4 if self.is_thing and (region[2] - region[0]) * (region[3] - region[1]) < 20000 else 1
+        )
+        mask = self.silhouette(region, scale)
+        if scale > 1:
+            mask = np.asarray(Image.fromarray(mask).reduce(scale))
+        mask, how = (mask >= 128).astype(np.uint8), cv2.CHAIN_APPROX_SIMPLE
+        found = cv2.findContours(mask, cv2.RETR_EXTERNAL, how, offset=region[:2])[-2]
+        for contour in sorted(found, key=cv2.contourArea, reverse=True):
+            vertices = cv2.approxPolyDP(contour, 0.5, True).reshape(-1, 2)
+            if len(vertices) >= 3:
+                self.outlines.append([(int(x), int(y)) for x, y in vertices])
+        if self.is_thing and len(self.outlines) > 1:
+            self.outlines = []
 
 
-def haze_of_wall(camera: Camera, light: Light, x: float) -> np.ndarray:
-    """Haze on a wall along the street at lateral position x, by column: float32 (1, W)."""
-    across = np.arange(camera.size[1], dtype=np.float32)[None, :] + np.float32(0.5)
-    across = np.maximum(np.abs(across - np.float32(camera.vanish[0])), np.float32(0.5))
-    return light.haze_on(np.float32(camera.focal * abs(x - camera.offset)) / across)
+class Stand(NamedTuple):
+    """Where a sprite stands: (3,) in meters, and its scale (3,), negative in x where mirrored."""
+
+    name: str
+    place: np.ndarray
+    scale: np.ndarray
 
 
-def haze_of_ground(camera: Camera, light: Light) -> np.ndarray:
-    """Haze on the ground, by row: float32 (H, 1)."""
-    down = np.arange(camera.size[0], dtype=np.float32)[:, None] + np.float32(0.5)
-    down = np.maximum(down - np.float32(camera.vanish[1]), np.float32(0.5))
-    return light.haze_on(np.float32(camera.focal * camera.eye) / down)
+class Scene:
+    """A scene while it is being put together, and its photograph.
+
+    Args:
+        place: name of a layout.
+        chance: the sample's source of chance.
+        size: (H, W) in pixels.
+        things: labels of which every one is an instance.
+        classes: labels that may occur; all where None.
+        void: label of what has no class.
+    """
+
+    def __init__(self, place: str, chance: random.Random, size: tuple[int, int], *,
+                 things: Collection[str], classes: Collection[str] | None = None,
+                 void: str) -> None:  # fmt: skip
+        layouts = read_layouts()
+        self.layout: Item = layouts["places"][place]
+        self.colors: Mapping[str, list[str]] = layouts["colors"]
+        self.textures: Mapping[str, list[float]] = layouts["textures"]
+        self.chance, self.size = chance, size
+        self.things, self.classes, self.void = things, classes, void
+        self.weather: Item = layouts["weathers"][self._weigh(self.layout["weather"])]
+        self.sun_side = chance.choice((-1, 1))
+        lens, (height, width) = self.layout["camera"], size
+        names = ("focal", "vanish", "horizon", "eye", "offset")
+        focal, right, low, eye, offset = (self._between(lens[name]) for name in names)
+        vanish = (width * right, height * low)
+        self.camera = Camera(size, focal * min(size), vanish, eye, offset, lens["near"])
+        # Depth of the ground by row, and where the shadow of a thing 1 m tall ends: x and z.
+        down = np.arange(height, dtype=np.float32)[:, None] - np.float32(self.camera.vanish[1])
+        self.ground = np.float32(self.camera.focal * self.camera.eye) / np.maximum(down, 0.5)
+        self.slant = (-self.sun_side * chance.uniform(0.5, 1.1), chance.uniform(-0.35, 0.1))
+        self.taken: list[np.ndarray] = []  # boxes
+        self.parts = self._compose()
+
+    def _between(self, limits: list[float]) -> float:
+        return self.chance.uniform(*limits)
+
+    def _weigh(self, weights: Mapping[Any, float]) -> Any:
+        return self.chance.choices(list(weights), list(weights.values()))[0]
+
+    def _compose(self) -> list[Part]:
+        """All parts that stay, in painter's order, with outlines."""
+        groups: list[list[Part]] = []
+        things = [] if self.chance.random() < self.layout["empty"] else self.layout["things"]
+        for items in (self.layout["backdrop"], things, self.layout.get("front", [])):
+            put = self._find_room if items is things else self._draw
+            drawn = [group for item in items for group in self._items(item, put)]
+            if items is things:
+                drawn.sort(key=lambda group: -group[0].depth)
+            groups += drawn
+        parts = [part for group in groups for part in group]
+        least = self.layout["least"] * self.size[0] * self.size[1]
+        return settle(parts, self.size, least_area=least, least_share=0.4, void=self.void)
+
+    def _items(self, item: Item, put: Any, side: int = 0) -> Iterator[list[Part]]:
+        """What one item of a layout gives, group by group; `put(item, side, z)` draws one."""
+        if self.chance.random() >= item.get("chance", 1.0):
+            return
+        sides = {"each": (-1, 1), "any": (self.chance.choice((-1, 1)),)}.get(
+            item.get("side", ""), (side,)
+        )
+        for side in sides:
+            if "either" in item:
+                for each in self.layout["groups"][self._weigh(item["either"])]:
+                    yield from self._items(each, put, side)
+            elif "row" in item:
+                x, z = self._between(item["x"]), self._between(item["z"])
+                lens, along = self.camera, item.get("along", False)
+                # Nearer ones lie beside the picture, as do those to the right.
+                leave = lens.focal * (x - side * lens.offset) / (0.62 * self.size[1])
+                while z > leave if along else x < item["row"]:
+                    name = self.chance.choice(item["sprite"])
+                    length = float(read_sprite(name)[0]["data-length"]) / 100
+                    z -= length * along
+                    yield put({**item, "sprite": name, "x": [x, x]}, side, z)
+                    x += length * (not along)
+            else:
+                count = self._weigh(item.get("count", {1: 1}))
+                depths = sorted(self._between(item.get("z", [1, 1])) for _ in range(count))
+                for depth in reversed(depths):
+                    group = put(item, side, depth)
+                    if group:
+                        yield group
+
+    def _find_room(self, item: Item, side: int, z: float) -> list[Part]:
+        """Draws an item where it hides others and is hidden as little as it must be, or nothing."""
+        most = item.get("overlap", 0.3)
+        for attempt in range(6):
+            stands = self._choose(item, side, z if attempt == 0 else self._between(item["z"]))
+            if not stands:
+                continue
+            corners = np.concatenate(
+                [self.camera.project(sprites.sprite_box(s.name) * s.scale + s.place) for s in stands]
+            )
+            box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+            shown = min(box[2], self.size[1]) - max(box[0], 0)
+            if shown >= 0.3 * (box[2] - box[0]) and all(
+                _area(_common(box, other)) <= most * min(_area(box), _area(other))
+                for other in self.taken
+            ):
+                self.taken.append(box)
+                return self._stand(item, stands)
+        return []
+
+    def _draw(self, item: Item, side: int, z: float) -> list[Part]:
+        return self._stand(item, self._choose(item, side, z))
+
+    def _choose(self, item: Item, side: int, z: float) -> list[Stand]:
+        """One sprite of an item and its place, or those of a crowd, far to near."""
+        if "across" in item:
+            pixel = self.size[1] * self._between(item["across"])
+            x = (pixel - self.camera.vanish[0]) * z / self.camera.focal + self.camera.offset
+        else:
+            x = self._between(item.get("x", [0, 0])) * (side or 1)
+        first = np.array([x, self._between(item.get("y", [0, 0])), z])
+        dx, dz = item.get("step", (0, 0))
+        names = [item["sprite"]] if isinstance(item["sprite"], str) else item["sprite"]
+        names = [name for name in names if self._may_occur(name)]
+        stands = []
+        for number in range(item.get("members", 1) if names else 0):
+            place = first + (dx * number * (side or 1), 0.0, self.chance.uniform(-dz, dz))
+            name = self.chance.choice(names)
+            turned = read_sprite(name)[0].get("data-mirror", "chance")
+            mirror = {
+                "chance": self.chance.choice((-1, 1)),
+                "camera": -1 if place[0] > self.camera.offset else 1,
+                "side": side or (1 if place[0] >= 0 else -1),
+                "none": 1,
+            }["side" if item.get("along") else turned]
+            size = self._between(item.get("size", [1, 1]))
+            stands.append(Stand(name, place, np.array([mirror * size, size, size])))
+        return sorted(stands, key=lambda stand: -stand.place[2])
+
+    def _stand(self, item: Item, stands: list[Stand]) -> list[Part]:
+        """The parts of what stands there; a crowd is one."""
+        parts = [part for stand in stands for part in self._draw_one(item, stand)]
+        if "crowd" not in item or not parts:
+            return parts
+        crowd = Part(item["crowd"], [], parts[-1].depth, is_crowd=True, haze=parts[-1].depth)
+        for part in parts:
+            crowd.paints += part.paints
+            crowd.casters += part.casters
+        return [crowd]
+
+    def _draw_one(self, item: Item, stand: Stand) -> list[Part]:
+        """The parts of one sprite at its place."""
+        name, place, scale = stand.name, stand.place, stand.scale
+        about = read_sprite(name)[0]
+        along = bool(item.get("along"))
+        mirror = float(np.sign(scale[0]))
+        parts = []
+        sun_side = self.sun_side * mirror
+        drawn = draw_sprite(name, self.chance, self.colors, sun_side=sun_side, along=along)
+        for label, shapes in drawn:
+            label = item.get("label", label)
+            if self.classes is not None and label not in self.classes:
+                if label != "pole":
+                    continue  # a rider; the machine stays
+                label = "static"  # the post of a sign
+            if item.get("frame"):
+                corner, whole = ((mirror < 0), 1), self.size[::-1]
+                flat = [(p.polygons[..., :2] * (mirror, -1) + corner) * whole for p in shapes]
+                paints = [replace(p, polygons=f) for p, f in zip(shapes, flat, strict=True)]
+            else:
+                paints = self.camera.see(shapes, place, scale)
+            part = Part(label, paints, float(place[2]), label in self.things)
+            part.round = float(about.get("data-round", 0))
+            part.is_ground = about.get("data-lies") == "ground"
+            # By row, by column, or all of it at one depth.
+            part.haze = self.ground if part.is_ground else float(place[2])
+            if along:
+                away = np.float32(self.camera.focal * abs(place[0] - self.camera.offset))
+                columns = np.arange(self.size[1], dtype=np.float32)[None]
+                beside = np.abs(columns - np.float32(self.camera.vanish[0]))
+                part.haze = away / np.maximum(beside, np.float32(0.5))
+            if item.get("shadow", part.is_thing) and place[1] == 0:
+                part.casters = [(shapes, place, scale)]
+            parts.append(part)
+        return parts
+
+    def _may_occur(self, name: str) -> bool:
+        """Whether the classes have what a sprite is of: not its post, nor who rides it."""
+        labels = [label for label, _ in read_sprite(name)[1]]
+        return self.classes is None or labels[-1 if labels[0] == "pole" else 0] in self.classes
+
+    def _cast(self, part: Part) -> Iterator[Paint]:
+        """The shadow of a part on the ground."""
+        for shapes, place, scale in part.casters:
+            for shape in shapes:
+                points = shape.polygons * scale + place
+                points += points[..., 1:2] * (self.slant[0], -1.0, self.slant[1])
+                if shape.solid and points[..., 2].min() > self.camera.near:
+                    yield Paint(self.camera.project(points), (0, 0, 0), True)
+
+    def photograph(self) -> Image.Image:
+        """RGB, (W, H). Only sums and products of floats are used, which machines round alike."""
+        (height, width), weather = self.size, self.weather
+        scale = 3 if height <= 192 else 2
+        # The sky from its top to the horizon
+        down = np.arange(height, dtype=np.float32)[:, None] / np.float32(self.camera.vanish[1])
+        high, low = (np.array(color, np.float32) for color in weather["sky"])
+        rows = np.rint(high + (low - high) * np.sqrt(np.minimum(down, 1))).astype(np.uint8)
+        canvas = np.repeat(np.tile(rows[:, None], (1, width * scale, 1)), scale, axis=0)
+        for part in self.parts:
+            for paint in () if part.label.startswith("sky") else part.paints:
+                pairs = zip(paint.color, weather["tint"], strict=True)
+                color = [min(round(value * tint), 255) for value, tint in pairs]
+                fill(canvas, paint, color, scale=scale, origin=(0, 0))
+            if part.round:
+                self._shade(canvas, part, scale)
+        picture = np.asarray(Image.fromarray(canvas).reduce(scale))
+
+        order = draw_order(self.parts, self.size).astype(np.intp)
+        numbered = list(enumerate(self.parts, start=1))
+        # Fine grain, blotches, depth for the haze, whether it is ground, whether it is sky
+        table = np.zeros((5, len(self.parts) + 1), np.float32)
+        for number, part in numbered:
+            table[:2, number] = self.textures.get(part.label, (0.03, 0.02))
+            table[2, number] = part.haze if isinstance(part.haze, float) else 0.0
+            table[3:, number] = part.is_ground, part.label.startswith("sky")
+        grain, blotches, depth, ground, sky = (np.take(row, order) for row in table)
+        for number, part in numbered:
+            if not isinstance(part.haze, float):
+                np.copyto(depth, np.broadcast_to(part.haze, self.size), where=order == number)
+        light = 1 + grain * self._noise(1) + blotches * self._noise(max(height // 48, 2))
+        light *= (1 - ground * self._shadow()) * _darken_corners(self.size)
+        # What lies far fades into haze, the sky into clouds.
+        beyond = np.maximum(depth - np.float32(6), 0)
+        faded = beyond / (beyond + np.float32(weather["clear"])) * np.float32(0.75)
+        np.copyto(faded, self._clouds() * np.float32(weather["cloudy"]), where=sky > 0)
+        kept = (1 - faded) * light
+        faded *= light
+        tile = min(height, 256)
+        # A uniform byte has standard deviation 73.9; 2.4 gray levels are the sensor's noise.
+        dice = np.frombuffer(self.chance.randbytes(3 * tile * width), np.uint8)
+        noise = (dice.reshape(3, tile, width) - np.float32(127.5)) * np.float32(2.4 / 73.9)
+        result = np.empty((height, width, 3), np.uint8)
+        for channel in range(3):
+            haze, cloud = (np.float32(weather[name][channel]) for name in ("haze", "cloud"))
+            plane = picture[..., channel] * kept + faded * np.where(sky > 0, cloud, haze)
+            for top in range(0, height, tile):
+                strip = plane[top : top + tile]
+                strip += noise[channel, : len(strip)]
+            result[..., channel] = np.clip(np.rint(plane), 0, 255)
+        return Image.fromarray(result)
+
+    def _shade(self, canvas: np.ndarray, part: Part, scale: int) -> None:
+        """Darkens the side of a part that the sun does not reach."""
+        region = part.region(self.size)
+        mask = part.silhouette(region, scale) > 0
+        if mask.any():
+            x0, y0, x1, y1 = (scale * value for value in region)
+            left, _, right, _ = part.box() or (0.0, 0.0, 1.0, 0.0)
+            across = (np.arange(x0, x1, dtype=np.float32) / scale - np.float32(left)) / max(
+                right - left, 1.0
+            )
+            away = across if self.sun_side < 0 else 1 - across
+            ramp = np.rint(256 - 256 * part.round * away * away).astype(np.uint16)
+            target = canvas.reshape(len(canvas), -1)[y0:y1, 3 * x0 : 3 * x1]
+            dark = (target * np.repeat(ramp, 3)) >> 8
+            np.copyto(target, dark.astype(np.uint8), where=np.repeat(mask, 3, axis=1))
+
+    def _shadow(self) -> np.ndarray:
+        """How dark the shadows make the ground, 0..1: float32 (H, W)."""
+        cast, contact = np.zeros(self.size, np.uint8), np.zeros(self.size, np.uint8)
+        for part in self.parts:
+            shadow = list(self._cast(part))
+            if shadow:
+                for paint in shadow:
+                    fill(cast, paint, [255], scale=1, origin=(0, 0))
+                left, _, right, bottom = part.box() or (0.0, 0.0, 0.0, 0.0)
+                foot = max(float(paint.polygons[..., 1].max()) for paint in shadow)
+                center = (int((left + right) * 8), int(min(bottom, foot) * 16))
+                axes = (int((right - left) * 8.5), int(max((right - left) * 1.3, 16)))
+                cv2.ellipse(contact, center, axes, 0, 0, 360, [255], -1, shift=4)
+        total = np.zeros(self.size, np.float32)
+        kinds = ((cast, 0.006, self.weather["shadow"]), (contact, 0.014, 0.5))
+        for image, blur, strength in kinds:
+            soft = Image.fromarray(image).filter(
+                ImageFilter.BoxBlur(max(round(blur * self.size[0]), 1))
+            )
+            dark = np.asarray(soft, np.float32) * np.float32(strength / 255)
+            total = total + dark - total * dark
+        return total
+
+    def _clouds(self) -> np.ndarray:
+        """Smooth noise in three sizes, of which only the crests are clouds: float32 (H, W)."""
+        coarse = (self.size[1] // 4 + 1, self.size[0] // 4 + 1)
+        total = sum(
+            self._smooth((cells, 2 * cells), coarse) * np.float32(share)
+            for cells, share in ((5, 0.6), (11, 0.28), (25, 0.12))
+        )
+        crest = np.clip((total - np.float32(127.5)) * np.float32(4), 0, 255).astype(np.uint8)
+        cloud = Image.fromarray(crest).resize(self.size[::-1], Image.Resampling.BILINEAR)
+        return np.asarray(cloud, np.float32) / np.float32(255)
+
+    def _noise(self, cell: int) -> np.ndarray:
+        """Smooth noise in -1..1 whose bumps are `cell` pixels wide: float32 (H, W)."""
+        columns, rows = (-(-side // cell) + 1 for side in self.size[::-1])
+        noise = self._smooth((columns, rows), (columns * cell, rows * cell))
+        return (noise[: self.size[0], : self.size[1]] - np.float32(127.5)) / np.float32(127.5)
+
+    def _smooth(self, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """Random bytes of (columns, rows), stretched to a size (W, H): float32 (H, W)."""
+        grid = Image.frombytes("L", cells, self.chance.randbytes(cells[0] * cells[1]))
+        return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float32)
 
 
 def settle(
@@ -194,28 +438,17 @@ def settle(
     Returns:
         The parts that stay, in the same order, each with at least one outline.
     """
-    traced = []
     for part in parts:
-        single = part.is_thing or part.is_crowd
-        if single and not part.layer.keep_largest_part():
-            continue
-        part.outlines = part.layer.outlines()
-        if single:
-            part.outlines = part.outlines[:1]
-        if part.outlines:
-            traced.append(part)
-    seen = _count_visible(traced, size)
+        part.trace(size)
+    traced = [part for part in parts if part.outlines]
     kept = []
-    for part, visible in zip(traced, seen, strict=True):
-        if part.is_thing or part.is_crowd:
-            whole = Image.new("L", (size[1], size[0]))
-            ImageDraw.Draw(whole).polygon(part.outlines[0], fill=1)
-            if visible < max(least_area, least_share * whole.histogram()[1]):
-                continue
-        kept.append(part)
-    seen = _count_visible(kept, size)
+    for part, visible in zip(traced, count_visible(traced, size), strict=True):
+        whole = sum(cv2.contourArea(np.array(outline)) for outline in part.outlines)
+        is_stuff = not (part.is_thing or part.is_crowd)
+        if is_stuff or visible >= max(least_area, least_share * whole):
+            kept.append(part)
     totals: dict[str, int] = {}
-    for part, visible in zip(kept, seen, strict=True):
+    for part, visible in zip(kept, count_visible(kept, size), strict=True):
         totals[part.label] = totals.get(part.label, 0) + visible
     for part in kept:
         if not (part.is_thing or part.is_crowd) and totals[part.label] < least_area:
@@ -223,10 +456,9 @@ def settle(
     return kept
 
 
-def _count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
+def count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
     """How many pixels of each part no later part covers."""
-    order = draw_order(parts, size)
-    counts = np.bincount(order.ravel(), minlength=len(parts) + 1)
+    counts = np.bincount(draw_order(parts, size).ravel(), minlength=len(parts) + 1)
     return [int(count) for count in counts[1:]]
 
 
@@ -240,186 +472,16 @@ def draw_order(parts: list[Part], size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image, dtype=np.int32)
 
 
-def wave(position: float, phases: list[float]) -> float:
-    """A smooth periodic bump in about -1..1; position 0..1 goes once round."""
-    total = 0.0
-    for octave, phase in enumerate(phases, start=1):
-        total += math.sin(2 * math.pi * (position * (octave + 1) * 2 + phase)) / octave
-    return total / 2
+def _area(box: np.ndarray) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
-Box = tuple[float, float, float, float]
-
-
-class Room:
-    """The room of a picture that things have taken already.
-
-    Args:
-        size: (H, W) in pixels.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-        self.taken: list[Box] = []
-
-    def claim(self, parts: list[Part], overlap: float) -> bool:
-        """Takes the room of parts that belong together.
-
-        Args:
-            parts: nothing is claimed for an empty list or a part without coverage.
-            overlap: share of the smaller box that another's box may cover, 0..1.
-        Returns:
-            Whether there was room: the parts show and cover no other's box too much.
-        """
-        boxes = []
-        for part in parts:
-            box = part.layer.mask.getbbox()
-            if box is None:
-                return False
-            s, layer = part.layer.scale, part.layer
-            boxes.append(
-                (
-                    layer.x0 + box[0] / s,
-                    layer.y0 + box[1] / s,
-                    layer.x0 + box[2] / s,
-                    layer.y0 + box[3] / s,
-                )
-            )
-        if not boxes:
-            return False
-        left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
-        right, bottom = max(b[2] for b in boxes), max(b[3] for b in boxes)
-        union = (left, top, right, bottom)
-        if right - left < 0.02 * self.size[0] or left >= self.size[1] - 3 or right <= 3:
-            return False
-        for other in self.taken:
-            across = min(right, other[2]) - max(left, other[0])
-            down = min(bottom, other[3]) - max(top, other[1])
-            hidden = max(across, 0.0) * max(down, 0.0)
-            if hidden > overlap * min(_area_of(union), _area_of(other)):
-                return False
-        self.taken.append(union)
-        return True
-
-
-def _area_of(box: Box) -> float:
-    """Area of (x0, y0, x1, y1)."""
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def merge_crowd(camera: Camera, label: str, members: list[Part]) -> Part:
-    """Makes one crowd region ("cargroup", "persongroup") of things, drawn far to near."""
-    members = sorted(members, key=lambda part: -part.depth)
-    layers = [part.layer for part in members]
-    group = Layer(
-        camera.size,
-        (
-            min(layer.x0 for layer in layers) + 2,
-            min(layer.y0 for layer in layers) + 2,
-            max(layer.x1 for layer in layers) - 3,
-            max(layer.y1 for layer in layers) - 3,
-        ),
-        camera.scale,
-    )
-    for layer in layers:
-        place = ((layer.x0 - group.x0) * group.scale, (layer.y0 - group.y0) * group.scale)
-        group.colors.paste(layer.colors, place, layer.mask)
-        group.mask.paste(255, place, layer.mask)
-    return Part(label, group, min(p.depth for p in members), is_crowd=True)
-
-
-# Strength of the texture by class: (fine grain, blotches), as shares of the color.
-STREET_TEXTURES: Mapping[str, tuple[float, float]] = {
-    "road": (0.055, 0.05),
-    "sidewalk": (0.035, 0.045),
-    "terrain": (0.12, 0.14),
-    "vegetation": (0.15, 0.1),
-    "building": (0.04, 0.04),
-    "wall": (0.06, 0.06),
-    "fence": (0.05, 0.05),
-    "sky": (0.0, 0.0),
-}
-
-
-def render_scene(
-    parts: list[Part],
-    chance: random.Random,
-    *,
-    size: tuple[int, int],
-    scale: int,
-    textures: Mapping[str, tuple[float, float]],
-    haze: Color,
-    tint: tuple[float, float, float],
-    untinted: str,
-    noise: float = 2.4,
-) -> Image.Image:
-    """The photograph of a scene.
-
-    Args:
-        parts: in painter's order, with outlines.
-        size: (H, W) in pixels.
-        textures: (fine grain, blotches) by label; labels that are missing get little.
-        haze: what the parts fade into, as much as their `haze` says.
-        tint: factors on red, green, blue, applied to everything but the label `untinted`.
-        noise: standard deviation of the sensor noise in gray levels.
-    Returns:
-        RGB, (W, H). Only sums and products of floats are used, which every machine rounds alike.
-    """
-    canvas = Canvas(size, scale)
-    for part in parts:
-        if part.shadow is not None:
-            dark = part.shadow
-            alpha = min(round(dark.alpha), 200)
-            canvas.shadow(dark.center, dark.radii, alpha, blur=max(dark.blur, 0.5))
-        canvas.stick(part.layer)
-    picture = np.asarray(canvas.finish(), dtype=np.float32)
-
-    order = draw_order(parts, size)
-    strengths = np.zeros((len(parts) + 1, 2), dtype=np.float32)
-    tints = np.ones((len(parts) + 1, 3), dtype=np.float32)
-    for number, part in enumerate(parts, start=1):
-        strengths[number] = textures.get(part.label, (0.03, 0.02))
-        if part.label != untinted:
-            tints[number] = tint
-    picture += (np.array(haze, dtype=np.float32) - picture) * _spread_haze(parts, order)[..., None]
-
-    height, width = size
-    cell = max(height // 48, 2)
-    grain = _noise_field(chance, size, 1)
-    blotches = _noise_field(chance, size, cell)
-    strength = strengths[order]
-    factor = 1.0 + strength[..., 0] * grain + strength[..., 1] * blotches
-    factor = factor * _darken_corners(size)
-    picture = picture * factor[..., None] * tints[order]
-
-    dice = np.frombuffer(chance.randbytes(height * width * 6), dtype=np.uint8)
-    pairs = dice.reshape(height, width, 3, 2).astype(np.float32)
-    # The sum of two uniform bytes has standard deviation 104.5.
-    picture = picture + (pairs[..., 0] + pairs[..., 1] - 255.0) * np.float32(noise / 104.5)
-    return Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-
-
-def _spread_haze(parts: list[Part], order: np.ndarray) -> np.ndarray:
-    """Share of haze at each pixel: float32 (H, W)."""
-    share = np.zeros(order.shape, dtype=np.float32)
-    for number, part in enumerate(parts, start=1):
-        if part.haze is not None:
-            np.copyto(share, np.broadcast_to(part.haze, order.shape), where=order == number)
-    return share
-
-
-def _noise_field(chance: random.Random, size: tuple[int, int], cell: int) -> np.ndarray:
-    """Smooth noise in -1..1 whose bumps are `cell` pixels wide: float32 (H, W)."""
-    rows, columns = -(-size[0] // cell) + 1, -(-size[1] // cell) + 1
-    image = Image.frombytes("L", (columns, rows), chance.randbytes(rows * columns))
-    if cell > 1:
-        image = image.resize((columns * cell, rows * cell), Image.Resampling.BICUBIC)
-    field = np.asarray(image, dtype=np.float32)[: size[0], : size[1]]
-    return (field - 127.5) / np.float32(127.5)
+def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
 
 
 def _darken_corners(size: tuple[int, int]) -> np.ndarray:
     """A lens's fall-off to 0.88 in the corners: float32 (H, W)."""
     rows = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, size[1], dtype=np.float32)[None, :]
-    return 1.0 - np.float32(0.06) * (rows * rows + columns * columns)
+    return 1 - np.float32(0.06) * (rows * rows + columns * columns)

@@ -34,9 +34,7 @@ def check_parameters(
         ValueError: a number is out of range.
     """
     if min(size) < smallest:
-        raise ValueError(
-            f"size must be (H, W) of at least {smallest} pixels each, got {tuple(size)}"
-        )
+        raise ValueError(f"size must be (H, W), both at least {smallest}, got {tuple(size)}")
     if num_train < 1 or num_val < 1:
         raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
     numbers = {"version": version, "num_train": num_train, "num_val": num_val, "seed": seed}
@@ -116,7 +114,6 @@ def _check_complete(target: Path) -> Path:
 
 
 def _count_files(folder: Path) -> int:
-    """Number of files below a folder."""
     return sum(len(names) for _, _, names in os.walk(folder))
 
 

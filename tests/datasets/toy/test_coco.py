@@ -10,8 +10,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from panoptic_dl.datasets.toy import toy_coco
-from panoptic_dl.datasets.toy.coco import _box_of, _describe_instance
-from panoptic_dl.datasets.toy.outdoor import DRAWINGS
+from panoptic_dl.datasets.toy.coco import PLACES, _box_of, _describe_instance
+from panoptic_dl.datasets.toy.scene import read_layouts
+from panoptic_dl.datasets.toy.sprites import read_sprite
 
 SPLITS = (("train2017", 40), ("val2017", 6))
 
@@ -130,10 +131,17 @@ def test_truth_against_itself_is_100(toy_scenes: Path, capsys: pytest.CaptureFix
     assert result["Stuff"]["n"] >= 8
 
 
-def test_every_thing_is_a_category_of_coco() -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_everything_is_a_category_of_coco(place: str) -> None:
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-    assert DRAWINGS.keys() <= {c["name"] for c in COCO_CATEGORIES if c["isthing"]}
+    layout = read_layouts()["places"][place]
+    for item in layout["backdrop"] + layout["things"]:
+        names = [item["sprite"]] if isinstance(item["sprite"], str) else item["sprite"]
+        labels = {label for name in names for label, _ in read_sprite(name)[1]}
+        if "label" in item:
+            labels = {item["label"]}
+        assert labels <= {c["name"] for c in COCO_CATEGORIES} | {""}
 
 
 def test_polygon_of_a_disc_covers_it() -> None:

@@ -62,8 +62,8 @@ def test_same_pixels_on_every_machine(tmp_path: Path) -> None:
         for path in sorted(Path(folder).rglob("*.png")):
             digest.update(np.asarray(Image.open(path)).tobytes())
     versions = [json.loads((Path(f) / "toy.json").read_text()) for f in (streets, scenes)]
-    assert [v["parameters"]["version"] for v in versions] == [2, 2]
-    assert digest.hexdigest()[:16] == "f0e5c0cd624b9782"
+    assert [v["parameters"]["version"] for v in versions] == [3, 3]
+    assert digest.hexdigest()[:16] == "7c64f5e91e670374"
 
 
 def test_second_call_makes_nothing(tmp_path: Path) -> None:
