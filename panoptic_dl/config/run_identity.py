@@ -29,7 +29,7 @@ NO_PART = (
     *("demo", "doctor", "input", "train.num_workers", "train.log_period"),
     *("train.activation_checkpointing", "train.max_nonfinite_skips", "checkpoint.period"),
     *("checkpoint.kept", "checkpoint.on_error", "dataset.root.root", "dataset.cache.folder"),
-    "dataset.cache.max_gb",
+    *("dataset.cache.max_gb", "recipe_record.choices"),
 )
 # Later than saved configs.
 NEW_KEYS = (
