@@ -369,7 +369,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         if group == "recipe":  # what it chooses is part of it
             for each in loaded.defaults_list or ():
                 if isinstance(each, GroupDefault):
-                    key = f"recipe_record.choices.{each.group.strip('/')}"
+                    key = f"recipe_record.choices.{str(each.group).strip('/')}"
                     OmegaConf.update(loaded.config, key, each.value, force_add=True)
         tree: Any = OmegaConf.to_container(loaded.config)
         tree.pop("hydra", None)
