@@ -5,7 +5,7 @@ Two pairs of trainings on COCO ($DETECTRON2_DATASETS/coco), which differ in thei
 * MobileNetV2 from torchvision's ImageNet weights, the file WEIGHTS, and from random ones;
 * HRNet-18 from a run that knows three images by heart, and from random weights, on other classes.
 
-Runs lie in FOLDER; those that are finished there are not run again. Draws FOLDER/finetuning.png and
+Runs lie in FOLDER; those that are finished are not run again. Draws FOLDER/finetuning.png and
 prints a Markdown table: docs/finetuning.md.
 """
 
@@ -37,7 +37,7 @@ IMAGENET = (
     *("backbone=timm", "backbone.name=mobilenetv2_100", "head=dsconv", "dataset=coco_format"),
     *("task=semantic", "optimizer=adam", "head.aspp_channels=64", "head.semantic.decoder_dim=64"),
     *("dataset.crop_size=[256,256]", "dataset.min_sizes=[224,256,288]", "dataset.max_size=384"),
-    *("dataset.min_size_test=256", "dataset.max_size_test=384", "dataset.loss_top_k=1.0"),
+    *("dataset.min_size_test=256", "dataset.max_size_test=384"),
     *("recipe_record.iterations=400", "recipe_record.batch_size=4", "recipe_record.lr=1.0e-3"),
     *("recipe_record.warmup_iters=20", "task.train_loader.aspect_ratio_grouping=false"),
     *("train.num_workers=1", "train.log_period=10", "train.eval_period=100"),
@@ -126,8 +126,8 @@ def draw(pairs: Mapping[str, Mapping[str, Curves]], file: Path) -> None:
         losses.set_title(title, fontsize=11, loc="left")
         losses.set_ylabel("training loss")
         metrics.set_xlabel("iterations")
+        metrics.set_ylim(bottom=0)
         for axes in (losses, metrics):
-            axes.set_ylim(bottom=0)
             axes.grid(color=GRID)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=9)
@@ -166,7 +166,7 @@ def main() -> None:
     second = [*MOVED, *data(small / "coco", "other.json", "other.json")]
     train(by_heart, "experiment=coco_overfit", f"dataset.root={small}")
     pairs = {
-        "MobileNetV2, 100 images, 27 classes": {
+        "MobileNetV2, 27 classes": {
             "ImageNet": train(folder / "imagenet", *first, f"weights={imagenet}"),
             "random": train(folder / "imagenet_random", *first),
         },
@@ -179,12 +179,11 @@ def main() -> None:
     }
     draw(pairs, folder / "finetuning.png")
     rows = [
-        (title, start, *(f"{curves[name][-1][1]:.2f}" for name in ("total_loss", "mIoU", "PQ")))
+        [title, start, *(f"{curves[n][-1][1]:.1f}" if n in curves else "" for n in ("mIoU", "PQ"))]
         for title, runs in pairs.items()
         for start, curves in runs.items()
     ]
-    headers = ["training", "start", "last loss", "mIoU", "PQ"]
-    print(tabulate(rows, headers, "github", disable_numparse=True))
+    print(tabulate(rows, ["training", "start", "mIoU", "PQ"], "github", disable_numparse=True))
 
 
 if __name__ == "__main__":

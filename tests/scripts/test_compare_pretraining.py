@@ -9,7 +9,7 @@ from torchvision.models import mobilenet_v2
 
 from panoptic_dl.config import compose
 from panoptic_dl.core.errors import WeightsError
-from scripts.compare_pretraining import IMAGENET, OTHER_CLASSES, to_timm, write_other_classes
+from scripts.compare_pretraining import IMAGENET, MOVED, OTHER_CLASSES, to_timm, write_classes
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +43,22 @@ def test_a_file_without_a_layer_or_of_another_width_is_refused(theirs):
 
 
 def test_classes_are_merged_renamed_and_kept(tmp_path):
-    names = ["bear", "zebra", "giraffe", "tree-merged", "car"]
-    segments = [{"id": n, "category_id": n} for n in (1, 2, 3, 4)]
+    names = [*OTHER_CLASSES, "car"]
+    segments = [{"id": 7, "category_id": n} for n in range(len(OTHER_CLASSES))]
     tree = {
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
+        "categories": [{"id": n, "name": name, "isthing": 1} for n, name in enumerate(names)],
         "annotations": [{"segments_info": segments}],
     }
     (tmp_path / "coco.json").write_text(json.dumps(tree))
-    write_other_classes(tmp_path / "coco.json", tmp_path / "other.json")
+    write_classes(tmp_path / "coco.json", tmp_path / "other.json", OTHER_CLASSES)
     found = json.loads((tmp_path / "other.json").read_text())
     known = {category["id"]: category["name"] for category in found["categories"]}
-    assert sorted(known.values()) == ["bear", "hoofed animal", "surroundings"]
-    assert [known[s["category_id"]] for s in found["annotations"][0]["segments_info"]] == [
-        "bear",
-        "hoofed animal",
-        "hoofed animal",
-        "surroundings",
-    ]
+    assert sorted(known.values()) == ["bear", "grass-merged", "hoofed animal", "surroundings"]
+    written = [known[s["category_id"]] for s in found["annotations"][0]["segments_info"]]
+    assert written == list(OTHER_CLASSES.values())
 
 
-@pytest.mark.parametrize("overrides", [IMAGENET, OTHER_CLASSES])
-def test_trainings_are_what_the_project_has(overrides):
+@pytest.mark.parametrize(("overrides", "iterations"), [(IMAGENET, 400), (MOVED, 80)])
+def test_the_trainings_are_options_of_the_project(overrides, iterations):
     config = compose([*overrides, "dataset.root=nowhere"])
-    assert (config.train.iterations, config.train.epochs) in ((300, None), (80, None))
+    assert (config.train.iterations, config.train.epochs) == (iterations, None)
