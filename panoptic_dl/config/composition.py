@@ -245,7 +245,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             # An option of the user's own may be written as a change of another one.
             choices = config.hydra.runtime.choices
             with open_dict(config):
-                for group in (*config.get("choice", ()), *config.recipe_record.choices):
+                of_recipe = OmegaConf.select(config, "recipe_record.choices", default=())
+                for group in (*config.get("choice", ()), *of_recipe):
                     if group not in choices:  # Hydra leaves lists out
                         choices[group] = f"[{','.join(self._options.get(group, ()))}]"
                     config.choice[group] = choices[group]
