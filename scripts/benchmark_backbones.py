@@ -4,9 +4,9 @@
     python scripts/benchmark_backbones.py hrnet48 timm:convnext_base   # some, and any of timm's
     python scripts/benchmark_backbones.py --write               # into docs/backbones.md
 
-GMACs are those of one image of --size, without decoders: convolutions and matrix products, one
-multiplication with one addition each (torch.utils.flop_counter, halved). Times are CPU seconds of
-one image of half its sides in eval mode, of the fastest of --rounds passes through all backbones.
+Of one image of --size, without decoders. GMACs are convolutions and matrix products, one
+multiplication with one addition each (torch.utils.flop_counter, halved). Times are CPU seconds in
+eval mode, of the fastest of --rounds passes through all backbones.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def main() -> None:
     table = compare([*dict.fromkeys([*names, REFERENCE])], arguments.size, arguments.rounds)
     print(table)
     if arguments.write:
-        block = re.compile(r"(<!-- table -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
-        PAGE.write_text(block.sub(lambda match: match[1] + table, PAGE.read_text()))
+        block = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        PAGE.write_text(block.sub(lambda _: f"\n{table}\n\n", PAGE.read_text()))
 
 
 def compare(names: list[str], size: tuple[int, int], rounds: int) -> str:
@@ -53,7 +53,7 @@ def compare(names: list[str], size: tuple[int, int], rounds: int) -> str:
     facts = {name: describe(make(name, "meta"), image) for name in names}
     for _ in range(rounds + 1):  # the first one warms up
         for name in names:
-            seconds[name].append(timed(make(name), image[:, :, ::2, ::2]))
+            seconds[name].append(timed(make(name), image))
     best = {name: min(each[1:]) for name, each in seconds.items()}
     rows = [
         [f"`{name}`", *facts[name], f"{best[name] / best[REFERENCE]:.2f}"]

@@ -4,8 +4,9 @@
 
 IN is .pth, .pt, .pkl, .safetensors or another file of these kinds, such as
 tf-xception65-270e81cf.pth or hrnetv2_w48_imagenet_pretrained.pth; a whole model will do, its
-backbone is taken out. NAME is any option of `backbone=`, your own as well. OUT is .safetensors,
-.pth, or the .pkl that Detectron2 reads. Nothing in IN is executed.
+backbone is taken out. NAME is any option of `backbone=`, your own as well, or timm: and a name of
+timm's. OUT is .safetensors, .pth, or the .pkl that Detectron2 reads; files of timm keep timm's
+names. Nothing in IN is executed.
 """
 
 import argparse
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
             "--backbone, or write what fits with --allow-partial"
         )
     # Counters of batches are left out: they start at 0 with the training.
-    fitting = {BACKBONE + name: found.tensors[name] for name in coverage.matched}
+    fitting = {found.begin + name: found.tensors[name] for name in coverage.matched}
     if not fitting:
         raise WeightsError(f"{file.path} has nothing of {found.name}")
     if bad := list(not_finite(fitting)):
@@ -112,6 +113,7 @@ class Found:
     prefix: str
     tensors: dict[str, Tensor]
     coverage: Coverage
+    begin: str = BACKBONE  # of the names in OUT
 
 
 def find_backbone(
@@ -123,18 +125,23 @@ def find_backbone(
     """Look for a backbone in a file's tensors.
 
     Raises:
-        ConfigError: there is no such backbone.
+        ConfigError, PartError: there is no such backbone.
         WeightsError: it is there several times, and `prefix` does not say which to take.
     """
-    config = compose([f"backbone={name}"], config_dirs)
+    option, _, inner = name.partition(":")
+    words = [f"backbone={option}", *([f"backbone.name={inner}"] if inner else [])]
+    config, begin = compose(words, config_dirs), BACKBONE
     with torch.device("meta"):  # names and shapes are all that is needed
         backbone = build(config.backbone)
     for key, value in config.pixels.items():
         config.pixels[key] = getattr(backbone, f"pixel_{key}") if value is None else value
-    own = backbone.state_dict()
-    part = fit(own, tensors, prefix=prefix and prefix.rstrip(".") + ".")
+    own, prefix = backbone.state_dict(), prefix and prefix.rstrip(".") + "."
+    part = fit(own, tensors, prefix=prefix)
+    if hasattr(backbone, "encoder") and not own.keys() & part.tensors.keys():
+        own, begin = backbone.encoder.state_dict(), ""  # by which `weights=` finds it
+        part = fit(own, backbone.convert_names(tensors), prefix=prefix)
     coverage = compare(own, part.tensors, part.left_out)
-    return Found(name, config, part.prefix, part.tensors, coverage)
+    return Found(name, config, part.prefix, part.tensors, coverage, begin)
 
 
 def find_any_backbone(

@@ -12,6 +12,7 @@ backbone = L(HRNet)(
     width=48,
     norm="SyncBN",
     out_features=("res2", "res3", "res4", "res5"),
+    freeze_at=0,  # 1: the stem, 2: and the first stage, ...
 )
 
 # ASPP sees stride 32, hence half the dilations that are usual at stride 16.

@@ -12,6 +12,7 @@ backbone = L(Xception65)(
     norm="SyncBN",
     output_stride=16,  # 8 and 32 work as well; scale aspp_dilations to match: 12 24 36, 3 6 9
     out_features=("res2", "res3", "res5"),
+    freeze_at=0,  # 1: the stem, 2: and what makes res2, ...
 )
 
 decoder = dict(

@@ -28,6 +28,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import GroupDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -211,7 +212,8 @@ class _CheckedLoader(ConfigLoaderImpl):
 
     `_tree` is what has been merged so far, without Hydra's own node, as plain containers with
     interpolations as text. `_added` has the keys that nothing has defined, and which file, if it
-    was one, added them. `_repo` finds options, in the folders of the user's own, too.
+    was one, added them. `_options` has the options of each group whose files have been merged.
+    `_repo` finds options, in the folders of the user's own, too.
     """
 
     def load_configuration(
@@ -225,6 +227,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         register()  # jobs of submitit and joblib are not begun by run.py
         self._tree: dict[str, Any] = {}
         self._added: list[tuple[str, str]] = []
+        self._options: dict[str, list[str]] = {}
         self._repo: Any = self.repository
         for text in overrides:
             if text.startswith("~") and text[1:] in EXPERIMENT_PARTS:
@@ -240,8 +243,13 @@ class _CheckedLoader(ConfigLoaderImpl):
                 if not _is_read(key, tree):
                     raise ConfigError(_unknown(key, self._tree, source))
             # An option of the user's own may be written as a change of another one.
-            for group in config.get("choice", ()):
-                config.choice[group] = config.hydra.runtime.choices[group]
+            choices = config.hydra.runtime.choices
+            with open_dict(config):
+                of_recipe = OmegaConf.select(config, "recipe_record.choices", default=())
+                for group in (*config.get("choice", ()), *of_recipe):
+                    if group not in choices:  # Hydra leaves lists out
+                        choices[group] = f"[{','.join(self._options.get(group, ()))}]"
+                    config.choice[group] = choices[group]
             if saved is not None:
                 _forget(words, config)
                 with_parts(config, saved, overrides)
@@ -309,8 +317,9 @@ class _CheckedLoader(ConfigLoaderImpl):
         """
         repo = repo or self.repository
         tree: Any = OmegaConf.to_container(config)
-        for group, option in config.choice.items():
-            if _execute(repo, str(group), option):
+        for group in EXPERIMENT_PARTS:
+            option = config.choice.get(group)
+            if _execute(repo, group, option):
                 continue
             try:
                 for target in _targets(tree.get(group)):
@@ -351,12 +360,18 @@ class _CheckedLoader(ConfigLoaderImpl):
             )
         loaded = super()._load_single_config(default, repo)
         group, _, option = str(default.config_path).rpartition("/")
+        self._options.setdefault(group, []).append(option)
         if group.partition("/")[0] == "hydra":
             return loaded
         if group == "backbone" and not default.package:  # so that pretrained=null always works
             config: Any = loaded.config
             with open_dict(config):
                 config.setdefault("pretrained", self._tree.get("pretrained"))
+        if group == "recipe":  # what it chooses is part of it
+            for each in loaded.defaults_list or ():
+                if isinstance(each, GroupDefault):
+                    key = f"recipe_record.choices.{str(each.group).strip('/')}"
+                    OmegaConf.update(loaded.config, key, each.value, force_add=True)
         tree: Any = OmegaConf.to_container(loaded.config)
         tree.pop("hydra", None)
         is_lazy = str(loaded.path).endswith(".py")

@@ -29,12 +29,12 @@ NO_PART = (
     *("demo", "doctor", "input", "train.num_workers", "train.log_period"),
     *("train.activation_checkpointing", "train.max_nonfinite_skips", "checkpoint.period"),
     *("checkpoint.kept", "checkpoint.on_error", "dataset.root.root", "dataset.cache.folder"),
-    "dataset.cache.max_gb",
+    *("dataset.cache.max_gb", "recipe_record.choices"),
 )
 # Later than saved configs.
 NEW_KEYS = (
     *("recipe_record.warmup_iters", "recipe_record.epochs", "dataset.test_split"),
-    "weights_match",
+    *("weights_match", "backbone.freeze_at"),
 )
 IN_EVALUATION = ("scales", "flip")  # the rest is printed, drawn and saved besides
 # What a training that goes on may change: its length, its hardware, when it is evaluated; weights

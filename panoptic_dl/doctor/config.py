@@ -90,8 +90,8 @@ def _check_recipe(context: CheckContext) -> CheckResult:
     """Differences between training and its recipe, and what they change."""
     settings, model = TrainSettings(**context.train), context.part("model")
     accumulate = settings.batch_size // context.num_processes // context.images_per_pass
-    optimizer = context.part("optimizer")(model)
-    differences = find_differences(Recipe(**context.recipe), settings, model, optimizer, accumulate)
+    of_run = (settings, model, context.part("optimizer")(model), accumulate, context.choice)
+    differences = find_differences(Recipe(**context.recipe), *of_run)
     return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: metrics will differ",

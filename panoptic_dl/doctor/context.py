@@ -97,7 +97,8 @@ class CheckContext:
     Attributes:
         device: `cuda` or `cpu`.
         parts: functions that build the experiment's parts, by name: see conf/mode/doctor.yaml.
-        choice: names of the chosen parts: "backbone", "head", "dataset", "task".
+        choice: names of the chosen parts, "backbone", "head", "dataset", "task", and of the
+            groups in `recipe["choices"]`.
         sizes: "crop_size" [H, W], "min_size_test", "max_size_test", "size_divisibility" in pixels.
         train, checkpoint, recipe: those groups of the config.
         top_k: a model finds fewer objects in an image.

@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from panoptic_dl.core.classes import Classes, require_classes
-from panoptic_dl.core.errors import EvaluationError, disk_error
+from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.headers import check_headers, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
@@ -401,14 +401,9 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
         "results.csv": results_csv(summary),
         "results.md": results_markdown(summary),
     }
-    file = folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            file = folder / name
-            write_text(file, text)
-    except OSError as error:
-        raise OSError(f"cannot write {file}: {disk_error(error, file)}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
     logger.info("Saved %s, .csv and .md", folder / RESULTS)
 
 

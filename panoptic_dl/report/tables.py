@@ -57,8 +57,6 @@ STATED = (
 # where things are and how they are worked through.
 PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
 HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
-# Groups whose other options change the training; the published one is the recipe's, where none is.
-CHOSEN = {"optimizer": None, "schedule": "poly", "loss": "published", "augmentation": "published"}
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
 
 
@@ -75,6 +73,7 @@ class _PublishedRow:
     batch_size: int
     num_images: int | None  # of the validation split; None: not known
     recipe: str  # that the published model was trained with
+    choices: Mapping[str, str]  # its options, by group
     other_recipes: tuple[str, ...] = ()  # compared with the same metrics, with a note
 
 
@@ -96,18 +95,14 @@ def published_rows() -> list[_PublishedRow]:
 
 
 def _published_row(file: Path, experiment: Mapping[str, Any]) -> _PublishedRow:
-    chosen = {
-        key.removeprefix("override ").strip("/ "): str(option)
-        for default in experiment.get("defaults", ())
-        if isinstance(default, dict)
-        for key, option in default.items()
-    }
+    chosen = _chosen(experiment)
     missing = [part for part in EXPERIMENT_PARTS if part not in chosen]
     if missing:
         raise ValueError(f"{file.name}: its defaults choose no {' and no '.join(missing)}")
     dataset, task, backbone, head = (chosen[part] for part in EXPERIMENT_PARTS)
     recipes, usual = CONF / "recipe", f"{dataset}_{task}"
-    record = _read(recipes / f"{usual}.yaml")["recipe_record"]
+    recipe = _read(recipes / f"{usual}.yaml")
+    record = recipe["recipe_record"]
     # Where a dataset's recipe was corrected later, the published metrics are of the old one.
     old = f"{usual}_old"
     has_old = (recipes / f"{old}.yaml").is_file() and "published_note" not in experiment
@@ -121,8 +116,19 @@ def _published_row(file: Path, experiment: Mapping[str, Any]) -> _PublishedRow:
         batch_size=int(record["batch_size"]),
         num_images=VAL_IMAGES.get(dataset),
         recipe=old if has_old else usual,
+        choices=_read(CONF / "config.yaml")["recipe_record"]["choices"] | _chosen(recipe),
         other_recipes=(usual,) if has_old else (),
     )
+
+
+def _chosen(tree: Mapping[str, Any]) -> dict[str, str]:
+    """The options by group in the defaults of a file."""
+    return {
+        key.removeprefix("override ").strip("/ "): str(option)
+        for default in tree.get("defaults", ())
+        if isinstance(default, dict)
+        for key, option in default.items()
+    }
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -195,11 +201,8 @@ def _refusal(run: Run, row: _PublishedRow) -> str:
         return f"measured on {images} images, not on all {row.num_images:,}"
     if run.measured.get("scales", [1.0]) != [1.0] or run.measured.get("flip"):
         return "several looks at each image, published metrics are of one"
-    changed = [
-        name
-        for name, value in run.overridden.items()
-        if _changes_parts(name) or (name in CHOSEN and value != CHOSEN[name])
-    ]
+    changed = [name for name in run.overridden if _changes_parts(name)]
+    changed += [name for name, its in row.choices.items() if run.choices.get(name, its) != its]
     if changed:
         return f"other settings: {', '.join(changed)}"
     numbers = [run.train.get(name) for name in ("iterations", "batch_size")]

@@ -1,7 +1,8 @@
 """The differences between a run and its recipe, and which of them change results."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from detectron2.layers import NaiveSyncBatchNorm
@@ -27,6 +28,7 @@ class Recipe:
     lr: float
     warmup_iters: int | None = None  # the schedules read it from the config
     epochs: float | None = None  # that made the iterations, of a custom dataset
+    choices: Mapping[str, str | None] = field(default_factory=dict)  # options, by group; None: any
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "lr"):
@@ -45,13 +47,19 @@ class _Difference(NamedTuple):
 
 
 def find_differences(
-    recipe: Recipe, settings: TrainSettings, model: nn.Module, optimizer: Optimizer, accumulate: int
+    recipe: Recipe,
+    settings: TrainSettings,
+    model: nn.Module,
+    optimizer: Optimizer,
+    accumulate: int,
+    choice: Mapping[str, object],
 ) -> list[_Difference]:
     """All differences between a run and its recipe, those that change results most first.
 
     Args:
         optimizer: with the base learning rate of the run.
         accumulate: forward passes of each process for one step.
+        choice: options of the run, by group; where one is not known, it is the recipe's.
     """
     lr, processes = optimizer.defaults["lr"], comm.get_world_size()
     share = settings.batch_size // processes // accumulate
@@ -72,6 +80,11 @@ def find_differences(
         ("train.iterations", recipe.iterations, settings.iterations, "another length of training"),
         ("images seen", seen, seen_here, "more or less training altogether"),
         ("images of BatchNorm's statistics", batch, images, statistics),
+        *(
+            (group, option, choice.get(group, option), f"another {group}")
+            for group, option in recipe.choices.items()
+            if option is not None
+        ),
         ("train.precision", "fp32", settings.precision, "coarser arithmetic"),
         ("train.clip_norm", None, settings.clip_norm, "large gradients are shortened"),
         ("train.ema", None, settings.ema, None),

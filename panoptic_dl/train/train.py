@@ -75,6 +75,7 @@ def train(
     settings: dict[str, Any],
     checkpoint: dict[str, Any],
     recipe: dict[str, Any],
+    choice: Mapping[str, Any] | None = None,
     resume_changed: bool = False,
     pretrained: dict[str, Any] | None = None,
     weights_match: str = "strict",
@@ -102,6 +103,7 @@ def train(
         settings: fields of `TrainSettings`.
         checkpoint: fields of `CheckpointSettings`.
         recipe: fields of `Recipe`, with which the run is compared.
+        choice: options of the run, by group, which are compared with the recipe's.
         resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
         weights_match: what of the weights is taken; see `panoptic_dl.weights.load.load_to_train`.
@@ -151,7 +153,8 @@ def train(
     if options.auto_scale_lr:
         factor = scale_learning_rate(optim, published, options.batch_size)
         logger.warning("train.auto_scale_lr: the learning rate is multiplied by %.4g", factor)
-    log_differences(find_differences(published, options, model, optim, loader.accumulate))
+    of_run = (options, model, optim, loader.accumulate, choice or {})
+    log_differences(find_differences(published, *of_run))
     scheduler = make_schedule(schedule, optim, options, saving.best)
 
     stop = StopRequest()

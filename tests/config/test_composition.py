@@ -84,6 +84,10 @@ def test_the_defaults():
         "head": "conv",
         "dataset": "cityscapes",
         "task": "panoptic",
+        "optimizer": "adam",
+        "schedule": "poly",
+        "loss": "published",
+        "augmentation": "published",
     }
 
 

@@ -132,6 +132,12 @@ def test_the_facts_of_a_run():
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_iters": 50,
+        "choices": {
+            "optimizer": "adam",
+            "schedule": "poly",
+            "loss": "published",
+            "augmentation": "published",
+        },
     }
     assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
     assert facts["config_hash"] == hashed("seed=3")

@@ -89,10 +89,8 @@ def test_other_batches_iterations_and_precisions_have_a_wider_tolerance(tmp_path
     [
         ({"overrides": ["backbone.norm=GN"]}, "other settings: backbone.norm"),
         ({"overrides": ["++dataset.crop_size=[9,9]"]}, "other settings: dataset.crop_size"),
-        (
-            {"overrides": ["schedule=poly", "loss=dice", "augmentation=published"]},
-            "other settings: loss",
-        ),
+        ({"choices": {"optimizer": "adam", "schedule": "cosine"}}, "other settings: schedule"),
+        ({"choices": {"optimizer": "sgd", "loss": "dice"}}, "other settings: optimizer, loss"),
         ({"overrides": ["train.fast_dev_run=true"]}, "trial: train.fast_dev_run=true"),
         ({"settings": {"train": {"overfit_batches": 2}}}, "trial: train.overfit_batches=2"),
         (

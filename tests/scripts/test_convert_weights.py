@@ -1,19 +1,23 @@
 """Convert backbones of known origins, and start a model from them."""
 
 import os
+import re
 import sys
 from collections import OrderedDict
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import sha256_of
 from panoptic_dl.models.backbones import HRNet
+from panoptic_dl.models.backbones.timm import TimmBackbone
 from panoptic_dl.weights.load import load_to_train
 from panoptic_dl.weights.read import read_weights
 from scripts import convert_weights
-from scripts.convert_weights import find_any_backbone
+from scripts.convert_weights import find_any_backbone, find_backbone
 from tests.models.golden_rows import ROWS, load_shapes
 from tests.weights.tiny_weights import same
 
@@ -227,6 +231,41 @@ def test_a_backbone_of_the_users_own_from_a_folder_elsewhere(tmp_path, monkeypat
     assert said is not None
     assert (said.architecture, said.origin) == ("small", "my own training")
     assert said.pixel_mean == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit"])
+def test_files_of_timm_convert_as_they_load(tmp_path, run, name):
+    """The classifier is left out; a plain ViT's pyramid is none of the file's."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(name)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    report = run(tmp_path / "model.safetensors", tmp_path / "w.pkl", "--backbone", f"timm:{name}")
+    assert "100.00 % of the values" in report
+    assert re.search(r"left out: .*(fc|head)", report)
+    said = read_weights(tmp_path / "w.pkl").provenance
+    assert said is not None
+    assert said.architecture == f"timm:{name}"
+    assert said.pixel_mean == pytest.approx([255 * x for x in theirs.pretrained_cfg["mean"]])
+    for file in ("model.safetensors", "w.pkl"):
+        model = torch.nn.Module()
+        model.backbone = TimmBackbone(name=name)
+        load_to_train(model, tmp_path / file)
+        whole = theirs.state_dict()
+        loaded = model.backbone.encoder.state_dict()
+        assert all(torch.equal(value, whole[key]) for key, value in loaded.items())
+    with pytest.raises(SystemExit, match="no tset_resnet"):
+        run(tmp_path / "w.pkl", tmp_path / "v.pth", "--backbone", "timm:tset_resnet")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "mobilenetv3_large"])
+def test_the_named_options_take_files_of_timm(name):
+    with torch.device("meta"):
+        tensors = timm.create_model(
+            {"mobilenetv3_large": f"{name}_100"}.get(name, name)
+        ).state_dict()
+    found = find_backbone(tensors, name)
+    assert (found.coverage.faults, found.coverage.percent) == ({}, 100)
+    assert found.coverage.left_out
 
 
 def test_unknown_backbones_ask_for_the_option():

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
+from omegaconf import OmegaConf
 from torch import nn
 
 from panoptic_dl.config import compose
@@ -24,7 +25,8 @@ def found(*, lr=1e-3, accumulate=1, layer=None, **changes):
     model = nn.Sequential(nn.Linear(1, 1), *([] if layer is None else [layer]))
     settings = train_settings(**{"iterations": 90000, "batch_size": 32} | changes)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return {d.setting: d for d in find_differences(RECIPE, settings, model, optimizer, accumulate)}
+    of_run = (settings, model, optimizer, accumulate, {})
+    return {d.setting: d for d in find_differences(RECIPE, *of_run)}
 
 
 def test_the_recipe_itself_differs_in_nothing():
@@ -145,6 +147,51 @@ def test_presets_keep_batch_rate_and_length(name, recipe):
     share = preset.train.batch_size // processes // passes
     assert share * processes * passes == plain.train.batch_size
     assert share <= 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ([], []),
+        (["optimizer=adam", "task=panoptic"], []),
+        (["optimizer=sgd"], [("optimizer", "adam", "sgd")]),
+        (["task=semantic", "optimizer=sgd"], []),
+        (
+            ["schedule=cosine", "loss=[focal,class_weights]", "augmentation=photometric"],
+            [
+                ("schedule", "poly", "cosine"),
+                ("loss", "published", "[focal,class_weights]"),
+                ("augmentation", "published", "photometric"),
+            ],
+        ),
+    ],
+)
+def test_other_options_than_the_recipes_are_named(tmp_path, caplog, overrides, rows):
+    config = compose(["dataset=toy_coco", *overrides])
+    recipe = OmegaConf.to_container(config.recipe_record)
+    rate = {"iterations": 6, "batch_size": 8, "lr": 0.05}  # of the tiny run
+    with caplog.at_level(logging.INFO):
+        run_training(tmp_path, recipe=recipe | rate, choice=dict(config.choice))
+    found = [line for line in caplog.text.splitlines() if line.endswith(" |")]
+    cells = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in found]
+    assert [row for row in cells if row[0] in recipe["choices"]] == [
+        (*row, f"another {row[0]}") for row in rows
+    ]
+    assert ("metrics will too" in caplog.text) == bool(rows)
+
+
+def test_options_in_a_recipes_defaults_are_the_recipes(tmp_path):
+    file = tmp_path / "recipe" / "mine.yaml"
+    file.parent.mkdir()
+    record = "recipe_record: {iterations: 9, batch_size: 8, lr: 0.1}"
+    defaults = "defaults: [{/optimizer: adamw}, _self_, {override /schedule: cosine}]"
+    file.write_text(f"# @package _global_\n{defaults}\n{record}\n")
+    config = compose(["recipe=mine", "loss=dice"], tmp_path)
+    wanted = {"optimizer": "adamw", "schedule": "cosine", "augmentation": "published"}
+    assert config.recipe_record.choices == wanted | {"loss": "published"}
+    assert {group: config.choice[group] for group in config.recipe_record.choices} == (
+        wanted | {"loss": "dice"}
+    )
 
 
 def test_an_override_does_not_change_the_record():

@@ -16,7 +16,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from panoptic_dl.models.backbones.layers import Norm, build_norm, init_weights, select_features
+from panoptic_dl.models.backbones.layers import (
+    Norm,
+    build_norm,
+    freeze_stages,
+    init_weights,
+    select_features,
+)
 
 BOTTLENECK_EXPANSION = 4
 
@@ -149,8 +155,10 @@ class HRNet(Backbone):
             branch, so 1.
         num_blocks: residual blocks between two exchanges, and in the first stage.
         stem_channels: channels of the stem; the first stage has 4 times as many.
+        freeze_at: 0 freezes nothing, 1 the stem, 2 also the first stage, 3 to 5 the next ones, each
+            with the transition before it.
 
-    Raises ValueError for an unknown feature or norm, or numbers that make no network.
+    Raises ValueError for an unknown feature, norm or stage, or numbers that make no network.
     """
 
     _out_features: list[str]
@@ -166,6 +174,7 @@ class HRNet(Backbone):
         num_modules: Sequence[int] = (1, 1, 4, 3),
         num_blocks: int = 4,
         stem_channels: int = 64,
+        freeze_at: int = 0,
     ):
         super().__init__()
         num_modules = tuple(num_modules)
@@ -214,6 +223,9 @@ class HRNet(Backbone):
             )
             self.add_module(f"stage{stage}", nn.Sequential(*modules))
         init_weights(self)
+        later = [(f"transition{stage - 1}", f"stage{stage}") for stage in (2, 3, 4)]
+        stages = [("conv1", "bn1", "conv2", "bn2"), ("layer1",), *later]
+        freeze_stages(self, stages, freeze_at)
 
     @property
     def recomputable_blocks(self) -> list[nn.Module]:

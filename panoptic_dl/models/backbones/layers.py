@@ -4,9 +4,9 @@ Shapes: N batch, C channels, H W pixels.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from torch import nn
 
@@ -86,3 +86,38 @@ def select_features(
     backbone._out_features = [name for name in available if name in names]
     backbone._out_feature_channels = {name: available[name].channels for name in available}
     backbone._out_feature_strides = {name: available[name].stride for name in available}
+
+
+def freeze_stages(backbone: nn.Module, stages: Sequence[Sequence[str]], freeze_at: int) -> None:
+    """Freeze the first `freeze_at` stages, as Detectron2 does: 1 is the stem, 2 also res2, ...
+
+    Args:
+        stages: names of the modules of each.
+
+    Raises ValueError if there are fewer stages.
+    """
+    if freeze_at not in range(len(stages) + 1):
+        raise ValueError(
+            f"freeze_at={freeze_at}: choose 0 (nothing), 1 (the stem) to {len(stages)} (all of it)"
+        )
+    parts = {name for stage in stages[:freeze_at] for name in stage}
+    freeze(backbone, [n for n, _ in backbone.named_modules() if n.partition(".")[0] in parts])
+
+
+def freeze(
+    network: nn.Module,
+    names: Iterable[str],
+    freeze_norm: Callable[[nn.Module], nn.Module] = FrozenBatchNorm2d.convert_frozen_batchnorm,
+) -> None:
+    """Freeze the own parameters of modules, and batch normalization with its statistics.
+
+    Args:
+        names: of the modules in the network; those inside of them are named, too.
+        freeze_norm: from a layer of batch normalization to a frozen one.
+    """
+    for name in names:
+        module = network.get_submodule(name)
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad = False
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            network.set_submodule(name, freeze_norm(module))

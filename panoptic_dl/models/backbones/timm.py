@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.errors import PartError, WeightsError
-from panoptic_dl.models.backbones.layers import select_features
+from panoptic_dl.models.backbones.layers import freeze, select_features
 
 try:
     import timm
@@ -214,7 +214,7 @@ class TimmBackbone(Backbone):
             )
 
     def _freeze(self, freeze_at: int) -> None:
-        """Freeze parameters, and batch normalization with its statistics, up to a stage."""
+        """Freeze the encoder up to a stage."""
         if freeze_at not in range(len(self.stages) + 2):
             raise ValueError(
                 f"freeze_at={freeze_at}: timm's {self.name} has 0 (nothing), 1 (the stem) to "
@@ -228,11 +228,7 @@ class TimmBackbone(Backbone):
         if not inside:
             raise ValueError(f"freeze_at={freeze_at}: timm's {self.name} has no part {stage}")
         until = inside[0] if freeze_at == 1 else inside[-1] + 1
-        for name, module in [*modules.items()][:until]:
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad = False
-            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-                self.encoder.set_submodule(name, freeze_batch_norm_2d(module))
+        freeze(self.encoder, [*modules][:until], freeze_batch_norm_2d)
 
     def convert_names(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Tensors of a file for this encoder by the names of today's timm.

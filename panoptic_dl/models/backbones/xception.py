@@ -15,7 +15,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from panoptic_dl.models.backbones.layers import Norm, build_norm, init_weights, select_features
+from panoptic_dl.models.backbones.layers import (
+    Norm,
+    build_norm,
+    freeze_stages,
+    init_weights,
+    select_features,
+)
 
 # Where the strides of the last three levels go when the output is kept at a finer stride: the
 # stride of blocks 3 and 20, and the dilations of the middle flow, block 20 and block 21 that make
@@ -128,8 +134,10 @@ class Xception65(Backbone):
         norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
         output_stride: 8, 16 or 32; finer strides replace the later strides with dilation.
         out_features: which of the features to return.
+        freeze_at: 0 freezes nothing, 1 the stem, 2 also blocks 1 and 2, whose res2 is, 3 block 3, 4
+            the middle flow, 5 the last two blocks.
 
-    Raises ValueError for an unknown output stride, feature or norm.
+    Raises ValueError for an unknown output stride, feature, norm or stage.
     """
 
     _out_features: list[str]
@@ -142,6 +150,7 @@ class Xception65(Backbone):
         norm: Norm = "SyncBN",
         output_stride: int = 16,
         out_features: Sequence[str] = ("res2", "res3", "res5"),
+        freeze_at: int = 0,
     ):
         super().__init__()
         if output_stride not in STRIDES_AND_DILATIONS:
@@ -178,6 +187,9 @@ class Xception65(Backbone):
         for number, (channels, options) in enumerate(blocks, 1):
             self.add_module(f"block{number}", _XceptionBlock(channels, norm=norm, **options))
         init_weights(self)
+        names = [f"block{number}" for number in range(1, len(blocks) + 1)]
+        flows = (names[:2], names[2:3], names[3:-2], names[-2:])
+        freeze_stages(self, [("conv1", "bn1", "conv2", "bn2"), *flows], freeze_at)
 
     @property
     def recomputable_blocks(self) -> list[nn.Module]:
