@@ -87,9 +87,8 @@ def toy_cityscapes(
         draw_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
         _convert_to_panoptic(base)
 
-    return str(
-        store_once(root, f"toy_cityscapes_v{VERSION}", parameters | {"classes": chosen}, make)
-    )
+    parameters["classes"] = chosen
+    return str(store_once(root, f"toy_cityscapes_v{VERSION}", parameters, make))
 
 
 def compose_street(
@@ -143,11 +142,7 @@ def _convert_to_panoptic(base: Path) -> None:
     """Makes the panoptic PNGs and JSONs of both splits the official way, without its chatter."""
     from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
+    root = os.fspath(base / "gtFine")
     with contextlib.redirect_stdout(io.StringIO()):
         # Named splits: the default includes "test", and its absence ends the process.
-        convert2panoptic(
-            cityscapesPath=os.fspath(base / "gtFine"),
-            outputFolder=os.fspath(base / "gtFine"),
-            useTrainId=False,
-            setNames=["train", "val"],
-        )
+        convert2panoptic(root, root, useTrainId=False, setNames=["train", "val"])

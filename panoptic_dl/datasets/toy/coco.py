@@ -22,25 +22,14 @@ from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, sto
 
 def _describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
     """The fields of an instances JSON that a mask gives: run lengths for a crowd, else polygons."""
-    height, width = mask.shape
+    segmentation: Any = _trace_polygons(mask)
+    encoded: Any = encode_mask(mask)
     if is_crowd:
-        runs = {"counts": run_lengths(encode_mask(mask)["counts"]), "size": [height, width]}
-        box = [float(value) for value in _box_of(mask)]
-        return {"segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
-    polygons = _trace_polygons(mask)
-    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return {
-        "segmentation": polygons,
-        "area": float(coco_mask.area(encoded)),
-        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
-        "iscrowd": 0,
-    }
-
-
-def _box_of(mask: np.ndarray) -> list[int]:
-    """[x, y, width, height] of a bool (H, W) mask, in pixels."""
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return [int(value) for value in coco_mask.toBbox(encoded)]
+        segmentation = {"counts": run_lengths(encoded["counts"]), "size": [*mask.shape]}
+    else:
+        encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, *mask.shape))
+    area, box = float(coco_mask.area(encoded)), coco_mask.toBbox(encoded).tolist()
+    return {"segmentation": segmentation, "area": area, "bbox": box, "iscrowd": int(is_crowd)}
 
 
 def _trace_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -160,7 +149,8 @@ def _write_sample(
             continue
         identifiers[mask] = color
         category = {"category_id": category_ids[name]}
-        size_and_place = {"bbox": _box_of(mask), "area": int(mask.sum())}
+        box = [int(value) for value in coco_mask.toBbox(encode_mask(mask))]
+        size_and_place = {"bbox": box, "area": int(mask.sum())}
         segments.append({"id": color, "iscrowd": int(is_crowd)} | size_and_place | category)
         if name not in stuff:
             instance = _describe_instance(mask, is_crowd)
@@ -188,11 +178,7 @@ def _categories() -> list[dict[str, Any]]:
 def _write_annotations(folder: Path, split: str, samples: list[dict[str, Any]]) -> None:
     """The panoptic and the instances JSON of one split."""
     instances = [instance for sample in samples for instance in sample["instances"]]
-    things = [
-        {key: value for key, value in category.items() if key != "isthing"}
-        for category in _categories()
-        if category["isthing"]
-    ]
+    things = [{k: c[k] for k in c if k != "isthing"} for c in _categories() if c["isthing"]]
     about = {
         "info": {"description": "toy COCO of panoptic-dl: drawn scenes", "version": str(VERSION)},
         "licenses": [{"id": 1, "name": "Apache License 2.0", "url": ""}],

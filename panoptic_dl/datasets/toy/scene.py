@@ -90,9 +90,8 @@ class Part:
         region = self.region(size)
         if region[0] >= region[2] or region[1] >= region[3]:
             return
-        scale = (
-            4 if self.is_thing and (region[2] - region[0]) * (region[3] - region[1]) < 20000 else 1
-        )
+        small = (region[2] - region[0]) * (region[3] - region[1]) < 20000
+        scale = 4 if self.is_thing and small else 1
         mask = self.silhouette(region, scale)
         if scale > 1:
             mask = np.asarray(Image.fromarray(mask).reduce(scale))
@@ -193,11 +192,9 @@ class Scene:
                     x += length * (not along)
             else:
                 count = self._weigh(item.get("count", {1: 1}))
-                depths = sorted(self._between(item.get("z", [1, 1])) for _ in range(count))
-                for depth in reversed(depths):
-                    group = put(item, side, depth)
-                    if group:
-                        yield group
+                depths = [self._between(item.get("z", [1, 1])) for _ in range(count)]
+                groups = (put(item, side, depth) for depth in sorted(depths, reverse=True))
+                yield from filter(None, groups)
 
     def _find_room(self, item: Item, side: int, z: float) -> list[Part]:
         """Draws an item where it hides others and is hidden as little as it must be, or nothing."""
@@ -206,9 +203,8 @@ class Scene:
             stands = self._choose(item, side, z if attempt == 0 else self._between(item["z"]))
             if not stands:
                 continue
-            corners = np.concatenate(
-                [self.camera.project(sprites.sprite_box(s.name) * s.scale + s.place) for s in stands]
-            )
+            boxes = [sprites.sprite_box(s.name) * s.scale + s.place for s in stands]
+            corners = self.camera.project(np.concatenate(boxes))
             box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
             shown = min(box[2], self.size[1]) - max(box[0], 0)
             if shown >= 0.3 * (box[2] - box[0]) and all(
@@ -235,7 +231,8 @@ class Scene:
         names = [name for name in names if self._may_occur(name)]
         stands = []
         for number in range(item.get("members", 1) if names else 0):
-            place = first + (dx * number * (side or 1), 0.0, self.chance.uniform(-dz, dz))
+            step = np.array([dx * number * (side or 1), 0.0, self.chance.uniform(-dz, dz)])
+            place = first + step
             name = self.chance.choice(names)
             turned = read_sprite(name)[0].get("data-mirror", "chance")
             mirror = {
@@ -368,9 +365,8 @@ class Scene:
         if mask.any():
             x0, y0, x1, y1 = (scale * value for value in region)
             left, _, right, _ = part.box() or (0.0, 0.0, 1.0, 0.0)
-            across = (np.arange(x0, x1, dtype=np.float32) / scale - np.float32(left)) / max(
-                right - left, 1.0
-            )
+            columns = np.arange(x0, x1, dtype=np.float32) / scale
+            across = (columns - np.float32(left)) / max(right - left, 1.0)
             away = across if self.sun_side < 0 else 1 - across
             ramp = np.rint(256 - 256 * part.round * away * away).astype(np.uint16)
             target = canvas.reshape(len(canvas), -1)[y0:y1, 3 * x0 : 3 * x1]
@@ -393,9 +389,8 @@ class Scene:
         total = np.zeros(self.size, np.float32)
         kinds = ((cast, 0.006, self.weather["shadow"]), (contact, 0.014, 0.5))
         for image, blur, strength in kinds:
-            soft = Image.fromarray(image).filter(
-                ImageFilter.BoxBlur(max(round(blur * self.size[0]), 1))
-            )
+            lens = ImageFilter.BoxBlur(max(round(blur * self.size[0]), 1))
+            soft = Image.fromarray(image).filter(lens)
             dark = np.asarray(soft, np.float32) * np.float32(strength / 255)
             total = total + dark - total * dark
         return total

@@ -171,7 +171,7 @@ def sprite_box(name: str) -> np.ndarray:
     """The eight corners, float (8, 3) in meters, of the box that a sprite fits into."""
     stencils = [stencil for _, part in read_sprite(name)[1] for stencil in part]
     points = np.concatenate([s.points.reshape(-1, 3) for s in stencils if s.paint[3]])
-    return np.array(list(itertools.product(*zip(points.min(axis=0), points.max(axis=0), strict=True))))
+    return np.array([*itertools.product(*np.stack([points.min(axis=0), points.max(axis=0)]).T)])
 
 
 def _read_shapes(
