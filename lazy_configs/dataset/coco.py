@@ -47,7 +47,7 @@ dataset = dict(
     ignore_stuff_in_offset=True,
     ignore_crowd_in_semantic=False,
     max_bad_samples=0,  # training images that may be unreadable; others stand in for them
-    loss_top_k=1.0,  # share of the hardest pixels in the semantic loss of task=panoptic
+    loss_top_k=1.0,  # share of the hardest pixels in the semantic loss
     # Post-processing.
     stuff_area=4096,
     nms_kernel=41,

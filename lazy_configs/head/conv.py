@@ -26,6 +26,7 @@ _panoptic = dict(
 )
 _semantic_loss = dict(
     loss_type="hard_pixel_mining",
+    loss_top_k="${dataset.loss_top_k}",
     loss_weight=1.0,
     ignore_value="${dataset.ignore_label}",
     num_classes="${dataset.num_classes}",
@@ -44,7 +45,6 @@ head = dict(
             **_semantic_loss,
             decoder_dim=256,
             head_channels=256,
-            loss_top_k="${dataset.loss_top_k}",
         ),
         instance=L(instance_branch)(
             **_common,

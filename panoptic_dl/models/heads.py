@@ -63,8 +63,6 @@ def semantic_branch(
             Dice loss; None: 1.
         ignore_value: label of pixels that do not count.
     """
-    if not 0 < loss_top_k <= 1:
-        raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
     head = PanopticDeepLabSemSegHead(
         **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=32, **decoder),
         num_classes=num_classes,
@@ -74,9 +72,7 @@ def semantic_branch(
         loss_top_k=loss_top_k,
         ignore_value=ignore_value,
     )
-    # For "cross_entropy" Detectron2 puts nn.CrossEntropyLoss here and calls it with pixel weights,
-    # which it does not take.
-    _choose_loss(head, loss_type, focal_gamma, class_weights, num_classes)
+    _choose_loss(head, loss_type, loss_top_k, focal_gamma, class_weights, num_classes)
     return _accept_any_size(head)
 
 
@@ -113,6 +109,7 @@ def semantic_head(
     decoder_dim: int = 256,
     loss_weight: float = 1.0,
     loss_type: str = "hard_pixel_mining",
+    loss_top_k: float = 0.2,
     focal_gamma: float = 2.0,
     class_weights: Sequence[float] | None = None,
     ignore_value: int = 255,
@@ -124,9 +121,7 @@ def semantic_head(
         input_shape, decoder_dim, decoder: see `_decoder_arguments`.
         num_classes: number of classes, K.
         loss_weight: factor of `loss_sem_seg`.
-        loss_type: "hard_pixel_mining" (the hardest 20 % of the pixels), or another as in
-            `semantic_branch`.
-        focal_gamma, class_weights: see `semantic_branch`.
+        loss_type, loss_top_k, focal_gamma, class_weights: see `semantic_branch`.
         ignore_value: label of pixels that do not count.
     """
     head = DeepLabV3PlusHead(
@@ -136,7 +131,7 @@ def semantic_head(
         loss_type="hard_pixel_mining",
         ignore_value=ignore_value,
     )
-    _choose_loss(head, loss_type, focal_gamma, class_weights, num_classes)
+    _choose_loss(head, loss_type, loss_top_k, focal_gamma, class_weights, num_classes)
     return _accept_any_size(head)
 
 
@@ -274,16 +269,20 @@ def _accept_any_size(head: nn.Module) -> nn.Module:
 def _choose_loss(
     head: Any,
     loss_type: str,
+    loss_top_k: float,
     focal_gamma: float,
     class_weights: Sequence[float] | None,
     num_classes: int,
 ) -> None:
-    """Replace the published loss of a head, `DeepLabCE`, if another is chosen.
+    """Give a head its loss. That of DeepLabV3+ always mines 20 % in Detectron2, and its cross
+    entropy does not take the weights of pixels.
 
-    Raises ValueError for a loss that is none, and for weights that do not fit the classes.
+    Raises ValueError for a loss that is none, and for numbers that do not fit.
     """
     if loss_type not in LOSSES:
         raise ValueError(f"loss_type={loss_type} is unknown; choose {', '.join(LOSSES)}")
+    if not 0 < loss_top_k <= 1:
+        raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
     if focal_gamma < 1:
         raise ValueError(f"focal_gamma={focal_gamma} must be at least 1")
     weights = None
@@ -292,7 +291,7 @@ def _choose_loss(
         if len(weights) != num_classes or not (weights.isfinite() & (weights >= 0)).all():
             raise ValueError(f"class_weights must be {num_classes} numbers, at least 0")
     if loss_type == "hard_pixel_mining":
-        assert isinstance(head.loss, DeepLabCE)
+        head.loss = DeepLabCE(head.ignore_value, loss_top_k)
         head.loss.criterion.register_buffer("weight", weights, persistent=False)
     elif loss_type == "dice":
         head.loss = _DiceLoss(head.ignore_value, weights)

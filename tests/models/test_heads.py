@@ -124,10 +124,11 @@ def test_weights_that_cannot_be_are_refused(name, change, message):
         FACTORIES[name](**change)
 
 
+@pytest.mark.parametrize("name", ["semantic_branch", "semantic_head"])
 @pytest.mark.parametrize("share", [0, 1.5])
-def test_an_impossible_share_of_pixels_is_refused(share):
+def test_an_impossible_share_of_pixels_is_refused(name, share):
     with pytest.raises(ValueError, match="loss_top_k"):
-        FACTORIES["semantic_branch"](loss_top_k=share)
+        FACTORIES[name](loss_top_k=share)
 
 
 def test_cross_entropy_works_with_pixel_weights():
@@ -202,13 +203,13 @@ def test_dice_loss_is_its_formula(weighted):
 
 def test_hard_pixel_mining_takes_class_weights_and_keeps_its_state():
     weight = [0.5, 2.0, 1.0]
-    for name, share in (("semantic_branch", 0.1), ("semantic_head", 0.2)):
-        options = {"loss_top_k": 0.1} if name == "semantic_branch" else {}
-        plain, head = FACTORIES[name](**options), FACTORIES[name](class_weights=weight, **options)
+    for name in ("semantic_branch", "semantic_head"):
+        plain = FACTORIES[name](loss_top_k=0.1)
+        head = FACTORIES[name](class_weights=weight, loss_top_k=0.1)
         logits, labels = some_pixels(3)
-        expected = DeepLabCE(255, share, torch.tensor(weight))(logits, labels)
+        expected = DeepLabCE(255, 0.1, torch.tensor(weight))(logits, labels)
         assert torch.equal(head.loss(logits, labels), expected)
-        assert torch.equal(plain.loss(logits, labels), DeepLabCE(255, share)(logits, labels))
+        assert torch.equal(plain.loss(logits, labels), DeepLabCE(255, 0.1)(logits, labels))
         for loss in ("hard_pixel_mining", "focal", "dice", "cross_entropy"):
             other = FACTORIES[name](class_weights=weight, loss_type=loss)
             assert other.state_dict().keys() == plain.state_dict().keys()
@@ -222,6 +223,7 @@ def test_losses_are_chosen_by_name(task):
         return head.func(SHAPES, **{**head.keywords, **ARGUMENTS, "num_classes": 19}).loss
 
     assert isinstance(made(), DeepLabCE)
+    assert made("dataset.loss_top_k=0.7").top_k_percent_pixels == 0.7
     assert made("loss=focal").gamma == 2
     assert made("loss=cross_entropy").gamma == 0
     loss = made("loss=[dice,class_weights]", "class_weights={rider: 3, road: 0.5}")
