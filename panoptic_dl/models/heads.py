@@ -144,7 +144,7 @@ def class_weights(classes: Classes, weights: Mapping[str, float] | None) -> list
     if strangers := given.keys() - {*classes.names}:
         raise ValueError(
             f"class_weights: there is no class {', '.join(sorted(strangers))}; the classes are "
-            f"{', '.join(classes.names)}"
+            f"{', '.join(classes.names)}; class_weights=null for no weights"
         )
     return [given.get(name, 1.0) for name in classes.names]
 
