@@ -394,7 +394,7 @@ class Scene:
 
     def _clouds(self) -> np.ndarray:
         """Smooth noise in three sizes, of which only the crests are clouds: float32 (H, W)."""
-        coarse = (self.size[1] // 4 + 1, self.size[0] // 4 + 1)
+        coarse = (max(self.size[1] // 4 + 1, 25), max(self.size[0] // 4 + 1, 50))  # never shrunk
         total = sum(
             self._smooth((cells, 2 * cells), coarse) * np.float32(share)
             for cells, share in ((5, 0.6), (11, 0.28), (25, 0.12))
@@ -410,7 +410,7 @@ class Scene:
         return (noise[: self.size[0], : self.size[1]] - np.float32(127.5)) / np.float32(127.5)
 
     def _smooth(self, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Random bytes of (columns, rows), stretched to a size (W, H): float32 (H, W)."""
+        """Random bytes of (columns, rows), enlarged, as all Pillows do alike: float32 (H, W)."""
         grid = Image.frombytes("L", cells, self.chance.randbytes(cells[0] * cells[1]))
         return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float32)
 
