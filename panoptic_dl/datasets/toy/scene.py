@@ -160,7 +160,7 @@ class Scene:
         things = [] if self.chance.random() < self.layout["empty"] else self.layout["things"]
         for items in (self.layout["backdrop"], things, self.layout.get("front", [])):
             put = self._find_room if items is things else self._draw
-            drawn = [group for item in items for group in self._items(item, put)]
+            drawn = [group for item in items for group in self._items(item, put) if group]
             if items is things:
                 drawn.sort(key=lambda group: -group[0].depth)
             groups += drawn
@@ -168,14 +168,12 @@ class Scene:
         least = self.layout["least"] * self.size[0] * self.size[1]
         return settle(parts, self.size, least_area=least, least_share=0.4, void=self.void)
 
-    def _items(self, item: Item, put: Any, side: int = 0) -> Iterator[list[Part]]:
+    def _items(self, item: Item, put: Any, above: int = 0) -> Iterator[list[Part]]:
         """What one item of a layout gives, group by group; `put(item, side, z)` draws one."""
         if self.chance.random() >= item.get("chance", 1.0):
             return
-        sides = {"each": (-1, 1), "any": (self.chance.choice((-1, 1)),)}.get(
-            item.get("side", ""), (side,)
-        )
-        for side in sides:
+        sides = {"each": (-1, 1), "any": (self.chance.choice((-1, 1)),), "": (above,)}
+        for side in sides[item.get("side", "")]:
             if "either" in item:
                 for each in self.layout["groups"][self._weigh(item["either"])]:
                     yield from self._items(each, put, side)
@@ -193,8 +191,7 @@ class Scene:
             else:
                 count = self._weigh(item.get("count", {1: 1}))
                 depths = [self._between(item.get("z", [1, 1])) for _ in range(count)]
-                groups = (put(item, side, depth) for depth in sorted(depths, reverse=True))
-                yield from filter(None, groups)
+                yield from (put(item, side, depth) for depth in sorted(depths, reverse=True))
 
     def _find_room(self, item: Item, side: int, z: float) -> list[Part]:
         """Draws an item where it hides others and is hidden as little as it must be, or nothing."""
@@ -397,7 +394,7 @@ class Scene:
 
     def _clouds(self) -> np.ndarray:
         """Smooth noise in three sizes, of which only the crests are clouds: float32 (H, W)."""
-        coarse = (self.size[1] // 4 + 1, self.size[0] // 4 + 1)
+        coarse = (max(self.size[1] // 4 + 1, 25), max(self.size[0] // 4 + 1, 50))  # never shrunk
         total = sum(
             self._smooth((cells, 2 * cells), coarse) * np.float32(share)
             for cells, share in ((5, 0.6), (11, 0.28), (25, 0.12))
@@ -413,7 +410,7 @@ class Scene:
         return (noise[: self.size[0], : self.size[1]] - np.float32(127.5)) / np.float32(127.5)
 
     def _smooth(self, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Random bytes of (columns, rows), stretched to a size (W, H): float32 (H, W)."""
+        """Random bytes of (columns, rows), enlarged, as all Pillows do alike: float32 (H, W)."""
         grid = Image.frombytes("L", cells, self.chance.randbytes(cells[0] * cells[1]))
         return np.asarray(grid.resize(size, Image.Resampling.BICUBIC), np.float32)
 
@@ -453,8 +450,7 @@ def settle(
 
 def count_visible(parts: list[Part], size: tuple[int, int]) -> list[int]:
     """How many pixels of each part no later part covers."""
-    counts = np.bincount(draw_order(parts, size).ravel(), minlength=len(parts) + 1)
-    return [int(count) for count in counts[1:]]
+    return np.bincount(draw_order(parts, size).ravel(), minlength=len(parts) + 1)[1:].tolist()
 
 
 def draw_order(parts: list[Part], size: tuple[int, int]) -> np.ndarray:

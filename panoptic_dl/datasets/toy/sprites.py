@@ -21,10 +21,12 @@ from xml.etree.ElementTree import Element
 import cv2
 import numpy as np
 
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.files import near_names
+
 ASSETS = Path(__file__).parent / "assets"
 Color = tuple[int, int, int]
-_PASSED_ON = {"fill", "stroke", "stroke-width",  "class",
-              "data-plane", "data-shade", "data-decal"}  # fmt: skip
+_PASSED_ON = {"fill", "stroke", "stroke-width", "class", "data-plane", "data-shade", "data-decal"}
 
 # Trigonometric functions differ between machines in their last bit: rounded, they do not.
 _CIRCLE = np.array(
@@ -82,9 +84,8 @@ class Camera:
         joint = np.concatenate([paint.polygons.reshape(-1, 3) for paint in paints]) * scale + place
         if joint[:, 2].min() >= self.near:  # all at once is quicker
             ends = np.cumsum([paint.polygons.size // 3 for paint in paints])
-            parts = np.split(self.project(joint), ends[:-1])
-            shapes = [paint.polygons.shape[:2] for paint in paints]
-            seen = [part.reshape(*shape, 2) for part, shape in zip(parts, shapes, strict=True)]
+            parts = zip(np.split(self.project(joint), ends[:-1]), paints, strict=True)
+            seen = [part.reshape(*paint.polygons.shape[:2], 2) for part, paint in parts]
         else:
             seen = [self.project(self._cut_near(p.polygons * scale + place)) for p in paints]
         pairs = zip(paints, seen, strict=True)
@@ -151,18 +152,23 @@ class _Stencil:
 @cache
 def read_sprite(name: str) -> tuple[dict[str, str], list[tuple[str, list[_Stencil]]]]:
     """The attributes of `assets/<name>.svg`, and its parts: label and stencils."""
-    root = ElementTree.parse(ASSETS / f"{name}.svg").getroot()
-    parts = []
-    for group in root:
-        stencils: list[_Stencil] = []
-        for new in _read_shapes(group, {"data-plane": "front 0"}, np.zeros((1, 2)), ()):
-            last = stencils[-1] if stencils else new
-            same = (last.paint, last.gates, last.chance, new.chance)
-            if stencils and same == (new.paint, new.gates, 1, 1):  # fewer are quicker
-                last.points = _stack([*last.points, *new.points])
-            else:
-                stencils.append(new)
-        parts.append((group.get("data-label", ""), stencils))
+    file, parts = ASSETS / f"{name}.svg", []
+    try:
+        root = ElementTree.parse(file).getroot()
+        for group in root:
+            stencils: list[_Stencil] = []
+            for new in _read_shapes(group, {"data-plane": "front 0"}, np.zeros((1, 2)), ()):
+                last = stencils[-1] if stencils else new
+                same = (last.paint, last.gates, last.chance, new.chance)
+                if stencils and same == (new.paint, new.gates, 1, 1):  # fewer are quicker
+                    last.points = _stack([*last.points, *new.points])
+                else:
+                    stencils.append(new)
+            parts.append((group.get("data-label", ""), stencils))
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
+        near = "" if file.exists() else near_names(ASSETS, file.name)
+        hint = f"{file.with_name('README.md')} says what a sprite may hold"
+        raise DatasetError(f"cannot read sprite {file}: {error}{near}; {hint}") from error
     return dict(root.attrib), parts
 
 
@@ -194,14 +200,17 @@ def _read_shapes(
         return
     style = {**above, **own}
     hollow = style.get("fill") == "none"
-    color = style.get("class") or style["stroke" if hollow else "fill"]
-    shade, solid = float(style.get("data-shade", 1)), "data-decal" not in style
-    flat = _outlines(tag, own, float(style["stroke-width"]) if hollow else 0.0)
-    origin, across, down = _read_plane(style["data-plane"])
+    try:
+        flat = _outlines(tag, own, float(style["stroke-width"]) if hollow else 0.0)
+        color = style.get("class") or style["stroke" if hollow else "fill"]
+        shade, solid = float(style.get("data-shade", 1)), "data-decal" not in style
+        origin, across, down = _read_plane(style["data-plane"])
+        chance = float(own.get("data-chance", 1))
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"<{tag}> with {style}: {error!r}") from error
     points = _stack([outline + offset for offset in offsets for outline in flat])
     points = (origin + points[..., :1] * across + points[..., 1:] * down) / 100
-    paint = (color, shade, style["data-plane"], solid)
-    yield _Stencil(points, paint, gates, float(own.get("data-chance", 1)))
+    yield _Stencil(points, (color, shade, style["data-plane"], solid), gates, chance)
 
 
 def draw_sprite(name: str, chance: random.Random, palettes: Mapping[str, list[str]], *,
@@ -234,7 +243,7 @@ def draw_sprite(name: str, chance: random.Random, palettes: Mapping[str, list[st
                 points = points[[chance.random() < stencil.chance for _ in points]]
             if not color.startswith("#"):
                 if color not in colors:
-                    colors[color] = chance.choice(palettes[color])
+                    colors[color] = chance.choice(palettes.get(color, [color]))
                 color = colors[color]
             if len(points):
                 factor = shade * _brightness(plane, sun_side, along)
@@ -256,6 +265,8 @@ def _brightness(plane: str, sun_side: float, along: bool) -> float:
 @lru_cache(maxsize=4096)
 def _shade(color: str, factor: float) -> Color:
     """RGB of "#rrggbb" times a factor."""
+    if not re.fullmatch("#[0-9a-fA-F]{6}", color):
+        raise DatasetError(f"{color!r} is neither '#rrggbb' nor one of `colors` in layouts.yaml")
     red, green, blue = (min(round(int(color[k : k + 2], 16) * factor), 255) for k in (1, 3, 5))
     return red, green, blue
 
@@ -263,17 +274,11 @@ def _shade(color: str, factor: float) -> Color:
 def _read_plane(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Origin, direction of x and direction of y (down) of a `data-plane`, in cm."""
     kind, *words = text.split()
-    n = [float(word) for word in words]
-    x, y, z = np.eye(3)
-    if kind == "front":
-        return n[0] * z, x, -y
-    if kind == "side":
-        return n[0] * x, z, -y
-    if kind == "top":
-        return n[0] * y, x, -z
+    n, (x, y, z) = [float(word) for word in words], np.eye(3)
     if kind == "lean":
         return n[0] * y + n[1] * z, x, ((n[0] - n[2]) * y + (n[1] - n[3]) * z) / 100
-    raise ValueError(f"data-plane: {text!r}")
+    normal, across, down = {"front": (z, x, -y), "side": (x, z, -y), "top": (y, x, -z)}[kind]
+    return n[0] * normal, across, down
 
 
 def _outlines(tag: str, values: Mapping[str, str], line: float) -> list[np.ndarray]:

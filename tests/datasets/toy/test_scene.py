@@ -1,6 +1,8 @@
 """What stays of a scene, what light does to it, and how long a large one takes."""
 
 import copy
+import itertools
+import re
 import time
 
 import numpy as np
@@ -79,6 +81,27 @@ def test_layouts_use_colors_and_sprites_that_exist() -> None:
     for place in read_layouts()["places"]:
         for index in range(6):
             assert Scene(place, sample_random(1, place, index), (48, 96), things=(), void="").parts
+
+
+@pytest.mark.parametrize("place", read_layouts()["places"])
+def test_layouts_use_keys_that_exist(place: str) -> None:
+    layout = read_layouts()["places"][place]
+    keys = "weather camera least empty backdrop groups things front"
+    assert layout.keys() <= set(keys.split())
+    assert layout["weather"].keys() <= read_layouts()["weathers"].keys()
+    keys = "sprite either x y z across frame side count chance size along row overlap crowd"
+    keys += " members step label shadow"
+    groups = layout.get("groups", {})
+    lists = [layout["backdrop"], layout["things"], layout.get("front", []), *groups.values()]
+    for item in itertools.chain(*lists):
+        assert item.keys() <= set(keys.split()), item
+        assert item.get("either", {}).keys() <= groups.keys(), item
+        assert "row" not in item or isinstance(item["sprite"], list), item
+
+
+def test_palettes_are_colors() -> None:
+    colors = itertools.chain(*read_layouts()["colors"].values())
+    assert not [color for color in colors if not re.fullmatch("#[0-9a-f]{6}", color)]
 
 
 def brightness_of_road(shadow: float, index: int) -> float:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.toy import sprites
 from panoptic_dl.datasets.toy.scene import read_layouts
 from panoptic_dl.datasets.toy.sprites import ASSETS, Camera, Paint, draw_sprite, fill, read_sprite
@@ -137,10 +138,37 @@ def test_what_is_too_near_is_cut() -> None:
 def test_every_sprite_can_be_drawn(file: Path) -> None:
     root = ElementTree.parse(file).getroot()
     assert root.get("viewBox")
+    own = "mirror lies round length label plane shade decal repeat chance choice"
+    known = {"viewBox", "id", "class", "fill", "stroke", "stroke-width", "d", "points", "x1", "y1"}
+    known |= {"x2", "y2", "cx", "cy", "r", "rx", "ry", "x", "y", "width", "height"}
+    known |= {f"data-{word}" for word in own.split()}
+    for element in root.iter():
+        assert element.attrib.keys() <= known, element.attrib
     colors = read_layouts()["colors"]
     drawn = draw_sprite(file.stem, random.Random(0), colors, sun_side=1, along=False)
     assert [label for label, _ in drawn] == [label for label, _ in read_sprite(file.stem)[1]]
     assert any(shape.solid for _, shapes in drawn for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('<rect x="0" width="9" height="9" fill="red"/>', "'red' is neither '#rrggbb'"),
+        ('<rect x="0" width="9" height="9" class="caot"/>', "'caot' is neither"),
+        ('<rect x="0" width="9" height="9"/>', r"s0\.svg: <rect> .*KeyError\('fill'\)"),
+        ('<text fill="#ffffff"/>', r"s0\.svg: .*cannot use <text>.*; .*README\.md"),
+        ('<path d="m0 0 l9 9 z" fill="#ffffff"/>', r"s0\.svg: <path> .*path cannot use m"),
+        ("<rect>", r"s0\.svg: mismatched tag"),
+    ],
+)
+def test_what_a_sprite_cannot_hold(asset, body: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        asset(body)
+
+
+def test_a_misspelled_name_of_a_sprite() -> None:
+    with pytest.raises(DatasetError, match=r"bicycel\.svg.*there is bicycle\.svg"):
+        read_sprite("bicycel")
 
 
 def test_assets_stay_small() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL
 import pytest
 from PIL import Image
 
@@ -50,9 +49,7 @@ def test_sample_depends_on_seed_split_and_index_only(tmp_path: Path) -> None:
     assert len(set(many.values())) == 9
 
 
-@pytest.mark.skipif(
-    (PIL.__version__, cv2.__version__) != ("13.0.0", "4.11.0"), reason="for the pinned versions"
-)
+@pytest.mark.skipif(cv2.__version__ != "4.11.0", reason="for the pinned version")
 def test_same_pixels_on_every_machine(tmp_path: Path) -> None:
     """Fails when the drawings change: then count VERSION up and put the new digests here."""
     streets = toy_cityscapes(root=str(tmp_path), num_train=1, num_val=1, size=(128, 256), seed=11)
