@@ -85,7 +85,8 @@ def test_panels_of_real_samples_show_their_tensors(toy, dataset):
         still = (sample["offset"] == 0).all(0).numpy()
         offsets = shown["offsets"].astype(int)
         assert np.ptp(offsets[still], axis=-1).max() <= 1  # gray
-        assert offsets[~still].max(axis=-1).min() > 200
+        if not still.all():
+            assert offsets[~still].max(axis=-1).min() > 200
         learnt = sample["offset_weights"][0].numpy()
         assert (shown["weights of the offset loss"][..., 0] == 255 * learnt).all()
     assert peaks

@@ -15,6 +15,7 @@ import pytest
 import wandb
 from PIL import Image
 
+from panoptic_dl.config import build, compose
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers import wandb as ours
 from panoptic_dl.loggers.base import Logger
@@ -441,15 +442,14 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     assert (table["columns"][0], len(table["data"])) == ("name", 19)
 
     # Masks of the truth are the dataset's own.
-    (root,) = [o for o in overrides if o.startswith("dataset.root.root=")]
-    cache = Path(root.partition("=")[2])
+    root = Path(build(compose(overrides).dataset.root))
     (files,) = run_dir.glob("wandb/*run-*-*/files")
     assert len(entry["images/validation/captions"]) == 2
     for name, masks in zip(
         entry["images/validation/captions"], entry["images/validation/all_masks"], strict=True
     ):
         stem = name.removesuffix("_leftImg8bit") + "_gtFine_labelTrainIds.png"
-        file = next(cache.rglob(stem))
+        (file,) = root.rglob(stem)
         truth = np.asarray(Image.open(file))
         shown = np.asarray(Image.open(files / masks["ground_truth"]["path"]))
         assert (shown == truth).all()
