@@ -55,7 +55,7 @@ def main() -> None:
 def publish(docs: Path, folders: list[Path], *, fresh: bool, check: bool) -> None:
     """Raises ValueError for what cannot be read, or (`check`) for a page that is out of date."""
     data, page = docs / "results.json", docs / "results.md"
-    records = [] if fresh else read_records(data)
+    records, benchmarks = ([], []) if fresh else (read_records(data), read_benchmarks(data))
     if folders:
         collected = collect(folders)
         for label, reason in collected.unreadable:
@@ -64,24 +64,32 @@ def publish(docs: Path, folders: list[Path], *, fresh: bool, check: bool) -> Non
             if not run.finished:
                 print(f"note: {run.label} is left out: {run.status}", file=sys.stderr)
         records = merged(records, collected.runs)
-    text = results_page(records)
+        measured = {(b["row"], b["network"]): b for b in [*benchmarks, *collected.benchmarks]}
+        benchmarks = [*measured.values()]
+    text = results_page(records, benchmarks)
     if check:
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             raise ValueError(f"{page.name} is not what its data give: run `make results`")
         return
-    write_text(data, records_text(records))
+    write_text(data, records_text(records, benchmarks))
     write_text(page, text)
     print(f"{len(records)} runs: saved {data} and {page}")
 
 
-def results_page(records: Sequence[Mapping[str, Any]]) -> str:
+def results_page(
+    records: Sequence[Mapping[str, Any]], benchmarks: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The page.
+
+    Args:
+        records: the finished runs, as `as_record` makes them.
+        benchmarks: see `panoptic_dl.report.runs.Collected`.
 
     Raises:
         ValueError: a record is none.
     """
     runs = [as_run(record, f"results.json: runs[{i}]") for i, record in enumerate(records)]
-    tables = build_tables(runs, all_published=True)
+    tables = build_tables(runs, benchmarks, all_published=True)
     published = [table for table in tables if table.published]
     others = [table for table in tables if not table.published]
     was_run = sum(line.group is not None for table in published for line in table.lines)
@@ -146,6 +154,19 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     return [dict(fields.data) for fields in Fields(data, file.name).objects("runs")]
 
 
+def read_benchmarks(file: Path) -> list[dict[str, Any]]:
+    """The benchmarks of a file that `read_records` has read, as `Collected` has them."""
+    if not file.exists():
+        return []
+    return [
+        {"row": each.text("row", required=True), "network": frozenset(each.texts("network"))}
+        | {key: each.text(key) for key in ("machine", "size")}
+        | {key: each.number(key) for key in ("parameters", "GMACs", "images_per_s")}
+        | {key: each.number(key) for key in ("device_MiB", "host_MiB")}
+        for each in Fields(read_json_object(file), file.name).objects("benchmarks")
+    ]
+
+
 def merged(old: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Records with the finished ones of `runs`, which replace those of the same config and seed."""
     found = {_key(record): record for record in old}
@@ -156,9 +177,17 @@ def merged(old: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str,
     return sorted(found.values(), key=lambda r: (r["row"], r["name"], r["mode"], str(r["seed"])))
 
 
-def records_text(records: Sequence[Mapping[str, Any]]) -> str:
+def records_text(
+    records: Sequence[Mapping[str, Any]], benchmarks: Sequence[Mapping[str, Any]]
+) -> str:
     """The file's content."""
-    return json.dumps({"format": FORMAT, "runs": records}, indent=1, allow_nan=False) + "\n"
+    found = [
+        {k: _number(v) if isinstance(v, float) else v for k, v in benchmark.items()}
+        | {"network": sorted(map(without_paths, benchmark["network"]))}
+        for benchmark in benchmarks
+    ]
+    content = {"format": FORMAT, "runs": records, "benchmarks": found}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:

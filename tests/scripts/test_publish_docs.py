@@ -19,7 +19,8 @@ CONV = "cityscapes_panoptic_xception65_conv"
 
 
 def test_the_page_of_this_repository_is_what_its_data_give():
-    text = script.results_page(script.read_records(ROOT / "docs" / "results.json"))
+    file = ROOT / "docs" / "results.json"
+    text = script.results_page(script.read_records(file), script.read_benchmarks(file))
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == text
 
 
@@ -56,6 +57,19 @@ def test_newer_runs_replace_those_of_the_same_config_and_seed(tmp_path):
     make_run(tmp_path / "new" / "failed", seed=2, status="failed")
     records = script.merged(records, collect([tmp_path / "new"]).runs)
     assert [record["metrics"]["PQ"] for record in records] == [2.0, 3.0]
+
+
+def test_what_a_network_costs_is_kept(tmp_path):
+    row = "toy_coco_panoptic_hrnet_tiny_conv"
+    make_run(tmp_path / "run", row, metrics={"PQ": 1.0})
+    made = make_run(tmp_path / "speed", row, mode="benchmark")
+    content = {"parameters": 65_000_000, "GMACs": 9.5, "image_size": [64, 96], "machine": "a CPU"}
+    content |= {"stages": {"total": {"images_per_s": 4.0}}, "peak_host_MiB": 321.0}
+    (made / "benchmark.json").write_text(json.dumps(content))
+    script.publish(tmp_path, [tmp_path], fresh=False, check=False)
+    page = " ".join((tmp_path / "results.md").read_text().split())
+    assert "| HRNet-tiny, conv (1) | 1.0 | 65.0 | 9.5 | 250.0 | 321.0 |" in page
+    script.publish(tmp_path, [], fresh=False, check=True)
 
 
 names = st.text(st.characters(codec="ascii", categories=("Lu", "Ll", "Nd")), min_size=1, max_size=9)
