@@ -459,6 +459,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def image_format_of(folder: Path) -> str | None:
+    """Channel order of the images of a run, RGB or BGR; None where its config does not tell."""
+    try:
+        order = read_config(folder)["dataset"]["image_format"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
+    return order if order in ("RGB", "BGR") else None
+
+
 def find_weights(path: str | Path) -> Path:
     """The weights file `path`, or the checkpoint of the run folder `path`, which is logged.
 

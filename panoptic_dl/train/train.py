@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.engine import create_ddp_model, hooks
 from detectron2.solver import WarmupParamScheduler
-from detectron2.solver.build import get_default_optimizer_params
+from detectron2.solver.build import get_default_optimizer_params, reduce_param_groups
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
@@ -458,6 +458,20 @@ def build_optimizer(
             if weight_decay_norm is not None
         },
     )
+    if weight_decay_norm is not None:
+        # Detectron2's rules do not know all classes of norms: its own LayerNorm, timm's of today.
+        norms = {
+            id(p)
+            for module in model.modules()
+            for name, p in module.named_parameters(recurse=False)
+            if getattr(getattr(module, "weight", None), "ndim", 2) < 2
+            and (name != "bias" or weight_decay_bias is None)
+        }
+        groups = [group | {"params": [p]} for group in groups for p in group["params"]]
+        for group in groups:
+            if id(group["params"][0]) in norms:
+                group["weight_decay"] = weight_decay_norm
+        groups = reduce_param_groups(groups)
     return make_part(optimizer, groups, lr=lr)
 
 

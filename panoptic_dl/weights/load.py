@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from panoptic_dl.core.classes import Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import printable
-from panoptic_dl.core.run_folder import CLASSES, find_weights
+from panoptic_dl.core.run_folder import CLASSES, find_weights, image_format_of
 from panoptic_dl.weights.names import (
     BACKBONE,
     COUNTER,
@@ -300,15 +300,25 @@ def _is_counter(value: Tensor | None) -> bool:
 
 def _read(model: nn.Module, path: str | Path, image_format: str) -> WeightsFile:
     """A file, of which the log is told, for images as the run feeds them."""
-    file = read_weights(find_weights(path))
+    place = find_weights(path)
+    file = read_weights(place)
     first, *others = file.lines()
     logger.info("weights=%s", first)
     if file.other:
         others.append(f"beside the weights, not used: {', '.join(map(printable, file.other))}")
     for line in others:
         logger.info("    %s", line)
+    if not file.provenance and (order := image_format_of(place.parent)) not in (None, image_format):
+        raise _other_order(file, str(order), image_format)
     _check_pixels(model, file, find_statistics(file.tensors), image_format)
     return file
+
+
+def _other_order(file: WeightsFile, theirs: str, ours: str) -> WeightsError:
+    return WeightsError(
+        f"weights={file.path} expects {theirs} images, this run feeds {ours}: "
+        f"set dataset.image_format={theirs}, or take weights for the other order"
+    )
 
 
 @contextmanager
@@ -349,10 +359,7 @@ def _check_pixels(
                 image_format,
             )
         elif expected != image_format:
-            raise WeightsError(
-                f"weights={file.path} expects {expected} images, this run feeds {image_format}: "
-                f"set dataset.image_format={expected}, or take weights for the other order"
-            )
+            raise _other_order(file, expected, image_format)
     for name, theirs in statistics.items():
         own = getattr(model, name, None)
         if own is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.layers import get_norm
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
@@ -305,7 +306,7 @@ def test_factors_that_cannot_be_are_refused(change, message):
         build_optimizer(Net(), **OPTIMIZER, **decay, **change)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "convnext_atto", "test_efficientnet"])
+@pytest.mark.parametrize("name", ["test_vit", "convnextv2_atto", "test_efficientnet"])
 def test_layer_decay_and_weight_decay_are_those_of_timm(name):
     timm = pytest.importorskip("timm")
     from timm.optim import param_groups_layer_decay
@@ -334,6 +335,20 @@ def test_layer_decay_and_weight_decay_are_those_of_timm(name):
     wanted |= {"head.weight": (0.5, 0.1), "head.bias": (0.5, 0.0)}
     assert options_of(made, model) == wanted
     assert len({rate for rate, _ in wanted.values()}) > 4
+
+
+@pytest.mark.parametrize("bias", [None, 0.0])
+def test_norms_that_detectron2_does_not_count_as_such_do_not_decay(bias):
+    pytest.importorskip("timm")
+    from timm.layers import RmsNorm
+    from timm.layers.grn import GlobalResponseNorm
+
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), get_norm("LN", 4), GlobalResponseNorm(4), RmsNorm(4))
+    made = build_optimizer(model, **OPTIMIZER, weight_decay_norm=0.0, weight_decay_bias=bias)
+    assert {name: decay for name, (_, decay) in options_of(made, model).items()} == {
+        name: 0.1 if name == "0.weight" or (name == "0.bias" and bias is None) else 0.0
+        for name, _ in model.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("name", ["cosine", "multistep", "constant"])

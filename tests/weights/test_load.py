@@ -336,6 +336,19 @@ def test_another_channel_order_is_refused(tmp_path, theirs, ours):
     load_model(model, file, theirs)
 
 
+@pytest.mark.parametrize("given", [".", "model_final.pth"])
+def test_a_run_of_another_channel_order_is_refused(tmp_path, given):
+    torch.save({"model": Tiny().state_dict()}, tmp_path / "model_final.pth")
+    (tmp_path / ".hydra").mkdir()
+    resolved = tmp_path / ".hydra/resolved.yaml"
+    resolved.write_text("dataset: {image_format: BGR}")
+    with pytest.raises(WeightsError, match=r"expects BGR images.*dataset\.image_format=BGR"):
+        load_model(Tiny(), tmp_path / given)
+    load_model(Tiny(), tmp_path / given, "BGR")
+    resolved.write_text("dataset: [torn")  # which tells nothing
+    load_model(Tiny(), tmp_path / given)
+
+
 def test_an_unknown_channel_order_is_ignored_and_said(tmp_path, caplog):
     file = tmp_path / "w.safetensors"
     write_weights(file, Tiny().state_dict(), provenance(image_format="GBR"))

@@ -107,7 +107,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)} for timm's {name}")
-        self.name, self.pretrained, self.pyramid = name or "", pretrained, None
+        self.name, self.pretrained, self.pyramid = str(name or ""), pretrained, None
         options: dict[str, Any] = {"output_stride": output_stride} if output_stride else {}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate

@@ -358,6 +358,7 @@ class TestPretrained:
     ("options", "message"),
     [
         ({"name": None}, r"backbone\.name= chooses one of timm's \d+, such as"),
+        ({"name": 18}, r"has no 18\. Did you mean"),
         ({"name": "convnext_tinny"}, "has no convnext_tinny. Did you mean: .*convnext_tiny"),
         ({"name": "convnext_tiny.fb_in21k"}, r"Did you mean: .*convnext_tiny\.fb_in22k"),
         ({"name": "mixer_s16_224"}, r"mixer_s16_224 does not take images of any size"),
