@@ -18,7 +18,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
-from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.errors import DatasetError, PartError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     SemanticLabelReader,
@@ -59,8 +59,9 @@ class CopyPaste:
 
     def __post_init__(self) -> None:
         for name in ("probability", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augmentation.copy_paste.{name}={getattr(self, name)}: 0 to 1")
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise PartError(f"augmentation.copy_paste.{name}={value}: 0 to 1")
 
     def __call__(
         self, sample: Augmented, other: Augmented, thing_ids: Collection[int]

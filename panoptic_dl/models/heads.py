@@ -25,6 +25,7 @@ from detectron2.projects.panoptic_deeplab.panoptic_seg import (
 from torch import Tensor, nn
 
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.settings import check_value, key
 from panoptic_dl.models.backbones.layers import Norm, head_norm
 
 # Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
@@ -138,9 +139,13 @@ def semantic_head(
 def class_weights(classes: Classes, weights: Mapping[str, float] | None) -> list[float]:
     """A number for each class, from those of some by name; the others have 1.
 
-    Raises ValueError for a name that no class has.
+    Raises ValueError for a name that no class has, and for what is no number.
     """
+    if not isinstance(weights or {}, Mapping):
+        raise ValueError(f"class_weights={weights} must be such as {{{classes.names[0]}: 3}}")
     given = dict(weights or {})
+    for name, weight in given.items():
+        check_value(f"class_weights.{name}", weight, float, key(0, "", least=0).metadata)
     if strangers := given.keys() - {*classes.names}:
         raise ValueError(
             f"class_weights: there is no class {', '.join(sorted(strangers))}; the classes are "

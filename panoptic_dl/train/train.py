@@ -380,6 +380,13 @@ class WarmupSchedule(LRScheduler):
         warmup_method: str = "linear",
     ) -> None:
         length = min(warmup_iters / max_iters, 1.0)
+        if length == 1:
+            logger.warning(
+                "schedule.warmup_iters=%d takes all of the %d iterations: the rate never gets to "
+                "optimizer.lr",
+                warmup_iters,
+                max_iters,
+            )
         self._factor = WarmupParamScheduler(multiplier, warmup_factor, length, warmup_method)
         self.max_iters = max_iters
         super().__init__(optimizer)
@@ -429,6 +436,8 @@ def build_optimizer(
             the layers of the encoder have no order.
     """
     factors = _layer_factors(model, layer_decay)
+    if lr_factor is not None and not isinstance(lr_factor, Mapping):
+        raise ValueError(f"optimizer.lr_factor={lr_factor} must be such as {{backbone: 0.1}}")
     parts = sorted((lr_factor or {}).items(), key=lambda part: len(part[0]))
     for part, factor in parts:
         check_value(f"optimizer.lr_factor.{part}", factor, float, key(0, "", least=0).metadata)

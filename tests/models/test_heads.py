@@ -237,6 +237,11 @@ def test_weights_of_classes_are_by_name():
     assert class_weights(classes, None) == [1, 1]
     with pytest.raises(ValueError, match="there is no class c; the classes are a, b"):
         class_weights(classes, {"c": 2})
+    for wrong in (3, [1, 2]):
+        with pytest.raises(ValueError, match=r"must be such as \{a: 3\}"):
+            class_weights(classes, wrong)
+    with pytest.raises(ValueError, match=r"class_weights\.a=many must be a number"):
+        class_weights(classes, {"a": "many"})
 
 
 side = st.integers(1, 12)

@@ -294,6 +294,7 @@ def test_parts_have_rates_of_their_own():
     [
         ({"lr_factor": {"backbon": 0.1}}, "lr_factor: the model has no backbon; .*backbone, head"),
         ({"lr_factor": {"back": 0.1}}, "has no back;"),
+        ({"lr_factor": 0.1}, r"lr_factor=0\.1 must be such as \{backbone: 0\.1\}"),
         ({"lr_factor": {"head": -1}}, r"lr_factor\.head=-1 must be a number, at least 0"),
         ({"lr_factor": {"head": {"weight": 1}}}, r"lr_factor\.head=.* must be a number"),
         ({"layer_decay": 0.5}, r"layer_decay=0\.5: only encoders of timm know the order"),
@@ -349,6 +350,12 @@ def test_norms_that_detectron2_does_not_count_as_such_do_not_decay(bias):
         name: 0.1 if name == "0.weight" or (name == "0.bias" and bias is None) else 0.0
         for name, _ in model.named_parameters()
     }
+
+
+def test_a_warm_up_without_an_end_is_said(caplog):
+    schedule = build(compose(["schedule=cosine", "train.iterations=2"]).schedule)
+    schedule(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5))
+    assert "takes all of the 2 iterations: the rate never gets to optimizer.lr" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["cosine", "multistep", "constant"])

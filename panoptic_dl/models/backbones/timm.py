@@ -105,6 +105,8 @@ class TimmBackbone(Backbone):
         out_features: Sequence[str] | None = None,
     ):
         super().__init__()
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={drop_path_rate}: a probability, in [0, 1)")
         if norm not in NORMS:
             raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)} for timm's {name}")
         self.name, self.pretrained, self.pyramid = str(name or ""), pretrained, None
