@@ -181,6 +181,11 @@ def start_from(
     """
     backbone: Any = getattr(model, "backbone", model)
     if weights is None and getattr(backbone, "pretrained", False):
+        if image_format != "RGB":
+            raise WeightsError(
+                "backbone.pretrained=true fetches weights for RGB images, this run feeds "
+                f"{image_format}: set dataset.image_format=RGB"
+            )
         weights = backbone.fetch_pretrained()
     if weights is not None:
         load_to_train(model, weights, image_format, match, classes)

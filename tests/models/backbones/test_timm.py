@@ -345,6 +345,10 @@ class TestPretrained:
         with pytest.raises(WeightsError, match=f"{re.escape(url)}.*weights=model.safetensors"):
             start_from(model_of("test_resnet", pretrained=True), None, None)
 
+    def test_those_of_timm_are_for_rgb_images(self):
+        with pytest.raises(WeightsError, match=r"feeds BGR: set dataset\.image_format=RGB"):
+            start_from(model_of("test_resnet", pretrained=True), None, None, "BGR")
+
     def test_random_weights_are_said_to_be_meant_only_where_they_are(self, caplog):
         with caplog.at_level(logging.INFO):
             start_from(model_of("test_resnet"), None, None)
