@@ -25,7 +25,7 @@ except ImportError:
 
 MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
 MOMENT = "%Y-%m-%d %H:%M %Z"
-NETWORK = ("backbone", "head", "dataset", "decoder", "experiment", "task")  # overrides of these
+NETWORK = ("backbone.", "head.", "decoder.", "experiment=", "sweep=")  # overrides that begin so
 MAX_SETTINGS = 20_000  # leaves of a config; ours have some hundreds
 MAX_VALUE = 1e30  # what is beyond has no place in a chart
 
@@ -114,7 +114,7 @@ class Run:
 
     @property
     def network(self) -> frozenset[str]:
-        """The overrides that decide which network it is."""
+        """The overrides that decide which network of its row it is."""
         return frozenset(x for x in self.overrides if x.lstrip("+").startswith(NETWORK))
 
     def setting(self, key: str) -> str | None:

@@ -353,12 +353,9 @@ def _published_line(row: _PublishedRow, group: Group) -> Line:
 
 
 def find_benchmark(run: Run, benchmarks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The last benchmark of a run's network; of its experiment where that has one network only."""
-    own = [each for each in benchmarks if each["row"] == run.row]
-    same = [each for each in own if each["network"] == run.network]
-    if same or len({each["network"] for each in own}) == 1:
-        return (same or own)[-1]
-    return None
+    """The last benchmark of a run's network."""
+    own = (b for b in reversed(benchmarks) if (b["row"], b["network"]) == (run.row, run.network))
+    return next(own, None)
 
 
 def _costs(benchmark: Mapping[str, Any] | None) -> dict[str, Cell]:

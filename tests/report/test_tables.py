@@ -274,13 +274,22 @@ def test_costs_are_those_of_the_same_network(tmp_path):
         content = {"parameters": 1e6 if name == "a" else 2e6}
         (made / "benchmark.json").write_text(json.dumps(content))
     make_run(tmp_path / "c", row, metrics={"PQ": 2.0}, overrides=[], settings={"n": "c"})
+    wide = ["backbone=timm", "backbone.name=a", "head.aspp_channels=512"]
+    make_run(tmp_path / "wide", row, metrics={"PQ": 2.0}, overrides=wide, settings={"n": "w"})
+    data = ["backbone=timm", "backbone.name=a", "dataset.crop_size=[64,64]"]
+    make_run(tmp_path / "data", row, metrics={"PQ": 2.0}, overrides=data, settings={"n": "d"})
     found = collect([tmp_path])
     (table,) = build_tables(found.runs, found.benchmarks)
     costs = {line.group.first.label: line.cells.get("params_M") for line in table.lines}
     assert costs["a"].own.mean == 1.0
     assert costs["b"].own.mean == 2.0
-    assert costs["c"] is None  # nobody knows which network that is
-    assert [line.title for line in table.lines] == ["a, conv", "b, conv", "timm, conv"]
+    assert costs["data"].own.mean == 1.0
+    assert costs["c"] is costs["wide"] is None  # nobody has measured that network
+    assert {line.title for line in table.lines} == {"a, conv", "b, conv", "timm, conv"}
+    alone = [each for each in found.benchmarks if each["parameters"] == 1e6]
+    (table,) = build_tables(found.runs, alone)
+    measured = {line.group.first.label for line in table.lines if "params_M" in line.cells}
+    assert measured == {"a", "data"}
 
 
 def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
