@@ -1,0 +1,1 @@
+"""Readers of what datasets and annotation tools write, one file a format."""
