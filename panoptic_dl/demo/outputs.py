@@ -34,6 +34,8 @@ PANOPTIC, INSTANCES, MASKS = "coco_panoptic", "coco_instances", "masks"
 SAVED = {"panoptic": PANOPTIC, "json": PANOPTIC, "instances": INSTANCES, "masks": MASKS}
 """Files and folders by the values of `demo.save`; json is what panoptic was called first."""
 
+THING_KEYS = ("category_id", "iscrowd", "area", "bbox", "score")
+
 
 class ResultWriter:
     """Draws results, and writes them below a folder."""
@@ -60,9 +62,8 @@ class ResultWriter:
             if MASKS in self.saved:
                 write_text(folder / CLASSES, classes.to_json())
         self.categories = classes.categories()
-        self._annotations: list[dict[str, Any]] = []
-        self._things: dict[str, list[dict[str, Any]]] = {}  # by image
-        self._images: list[dict[str, Any]] = []
+        # Of each image its entry, its annotation for PANOPTIC and those for INSTANCES.
+        self._entries: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = []
         self._lock = threading.Lock()
 
     def draw(self, result: PanopticResult, *, exact: bool = False) -> dict[str, NDArray[np.uint8]]:
@@ -83,7 +84,7 @@ class ResultWriter:
         }
 
     def write(self, name: str, result: PanopticResult, source: str) -> None:
-        """Write the pictures of an image, `source`, and its panoptic PNG; from any thread."""
+        """Write the pictures of an image, and its other files; from any thread."""
         suffix = self.settings.format
         for kind, picture in self.draw(result).items():
             data = encode(picture, suffix)
@@ -99,6 +100,8 @@ class ResultWriter:
         """
         if not self.saved:
             return
+        height, width = result.semantic.shape
+        image = {"id": name, "file_name": source, "height": height, "width": width}
         files: dict[str, bytes] = {}
         annotation: dict[str, Any] = {}
         things: list[dict[str, Any]] = []
@@ -108,46 +111,35 @@ class ResultWriter:
             annotation, pixels = result.to_coco(name)
             if PANOPTIC in self.saved:
                 files[PANOPTIC] = encode(pixels, "png")
-            if INSTANCES in self.saved:
-                things = [
-                    {key: info[key] for key in ("category_id", "iscrowd", "area", "bbox", "score")}
-                    | {"segmentation": encode_mask(result.mask(segment))}
-                    for segment, info in zip(
-                        result.segments, annotation["segments_info"], strict=True
-                    )
-                    if segment.is_thing
-                ]
+        infos = annotation.get("segments_info", ()) if INSTANCES in self.saved else ()
+        for segment, info in zip(result.segments, infos, strict=False):
+            if segment.is_thing:
+                thing = {key: info[key] for key in THING_KEYS}
+                things.append(thing | {"segmentation": encode_mask(result.mask(segment))})
         for kind, data in files.items():
             file = self.folder / kind / f"{name}.png"
             with name_unwritable(file):
                 file.parent.mkdir(exist_ok=True)  # of a video's frames
             with write_prediction(file) as temporary:
                 temporary.write_bytes(data)
-        height, width = result.semantic.shape
         with self._lock:
-            self._annotations.append(annotation)
-            self._things[name] = things
-            self._images.append({"id": name, "file_name": source, "height": height, "width": width})
+            self._entries.append((image, annotation, things))
 
     def finish(self) -> None:
         """Write the JSON files of all images."""
-        images = sorted(self._images, key=lambda image: image["id"])
+        entries = sorted(self._entries, key=lambda each: str(each[0]["id"]))
         if PANOPTIC in self.saved:
-            self._write_json(PANOPTIC, self.categories, images, self._annotations)
+            images, annotations = [e[0] for e in entries], [e[1] for e in entries]
+            self._write_json(PANOPTIC, self.categories, images, annotations)
         if INSTANCES in self.saved:  # whose images and things have numbers
-            numbers = {image["id"]: number for number, image in enumerate(images, 1)}
-            things = [{"image_id": numbers[n]} | t for n in numbers for t in self._things[n]]
-            self._write_json(
-                INSTANCES,
-                [category for category in self.categories if category["isthing"]],
-                [image | {"id": numbers[image["id"]]} for image in images],
-                [{"id": number} | thing for number, thing in enumerate(things, 1)],
-            )
+            images = [image | {"id": i} for i, (image, _, _) in enumerate(entries, 1)]
+            things = [{"image_id": i} | t for i, (*_, of) in enumerate(entries, 1) for t in of]
+            numbered = [{"id": number} | thing for number, thing in enumerate(things, 1)]
+            categories = [category for category in self.categories if category["isthing"]]
+            self._write_json(INSTANCES, categories, images, numbered)
 
     def _write_json(self, name: str, categories: Any, images: Any, annotations: Any) -> None:
-        texts: dict[Any, list[str]] = {}
-        for each in annotations:
-            texts.setdefault(each["image_id"], []).append(json.dumps(each, allow_nan=False))
+        texts = {i: [json.dumps(each, allow_nan=False)] for i, each in enumerate(annotations)}
         head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
         frame = head, f'],\n"images": {json.dumps(images)}}}'
         write_entries(self.folder / f"{name}.json", texts, frame)

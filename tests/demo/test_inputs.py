@@ -289,4 +289,4 @@ def test_the_folder_that_holds_all_files(folder, monkeypatch):
     monkeypatch.chdir(folder / "in")
     given = ["c.jpeg", str(folder / "b.jpg")]  # as typed: relative, and not
     assert common_folder(find_inputs(given)) == folder
-    assert common_folder(find_inputs(0)) == folder / "in"
+    assert common_folder(find_inputs(0)) == Path()

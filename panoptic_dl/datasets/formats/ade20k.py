@@ -18,11 +18,11 @@ import numpy as np
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import read_classes, read_panoptic_ids
-from panoptic_dl.datasets.formats.base import Export, Label, Sample
-from panoptic_dl.datasets.formats.official import official_layout, paired_files, read_table
+from panoptic_dl.datasets.formats.base import Export, Label
+from panoptic_dl.datasets.formats.official import official_layout, paired_splits, read_table
 
 SPLITS = {"train": "training", "val": "validation"}
-FOLDERS = ("images/{}", "annotations/{}", "annotations_instance/{}")
+FILES = ("images/{}/*.jpg", "annotations/{}/*.png", "annotations_instance/{}/*.png")
 
 
 def read(root: str | Path, *, task: str = "panoptic") -> Export:
@@ -35,16 +35,10 @@ def read(root: str | Path, *, task: str = "panoptic") -> Export:
         DatasetError: files are missing. Calling a label raises it where numbers are not official.
     """
     categories = read_table("ade20k")
-    folders = FOLDERS if task == "panoptic" else FOLDERS[:2]
-    things = tuple(c["id"] + 1 for c in categories if c["isthing"])
+    files = FILES if task == "panoptic" else FILES[:2]
+    label = partial(read_label, things=tuple(c["id"] + 1 for c in categories if c["isthing"]))
     layout = official_layout("ADE20K", root, "ADEChallengeData2016")
-    splits = {
-        split: [
-            Sample(image, partial(read_label, *labels, things=things)) for image, *labels in all
-        ]
-        for split, all in paired_files(layout, "ade20k", folders, SPLITS).items()
-    }
-    return Export(categories, splits)
+    return Export(categories, paired_splits(layout, "ade20k", files, SPLITS, label))
 
 
 def read_label(classes: Path, instances: Path | None = None, *, things: tuple[int, ...]) -> Label:

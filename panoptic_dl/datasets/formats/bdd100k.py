@@ -10,17 +10,16 @@ in the official evaluation; as its conversion to COCO's format does, both become
 evaluation counts void pixels of a prediction in its union, panopticapi and we do not.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import open_image
-from panoptic_dl.datasets.formats.base import Export, Label, Sample
-from panoptic_dl.datasets.formats.official import official_layout, paired_files, read_table
+from panoptic_dl.datasets.formats.base import Export, Label
+from panoptic_dl.datasets.formats.official import official_layout, paired_splits, read_table
 
-FOLDERS = ("images/10k/{}", "labels/pan_seg/bitmasks/{}")
+FILES = ("images/10k/{}/*.jpg", "labels/pan_seg/bitmasks/{}/*.png")
 IGNORED, CROWD = 1, 2  # bits of G
 
 
@@ -31,11 +30,8 @@ def read(root: str | Path) -> Export:
         DatasetError: files are missing. Calling a label raises it where that is no bitmask.
     """
     layout = official_layout("BDD100K", root, "bdd100k")
-    pairs = paired_files(layout, "bdd100k", FOLDERS, {"train": "train", "val": "val"})
-    splits = {
-        split: [Sample(image, partial(read_label, bitmask)) for image, bitmask in files]
-        for split, files in pairs.items()
-    }
+    names = {"train": "train", "val": "val"}
+    splits = paired_splits(layout, "bdd100k", FILES, names, read_label)
     return Export(read_table("bdd100k"), splits)
 
 

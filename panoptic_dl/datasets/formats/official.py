@@ -1,11 +1,13 @@
 """What readers of datasets with official folders share."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.datasets.formats.base import Label, Sample
 from panoptic_dl.datasets.registry import Layout, list_files
 
 
@@ -27,34 +29,36 @@ def read_table(name: str) -> list[dict[str, Any]]:
     return table
 
 
-def paired_files(
-    layout: Layout, name: str, folders: Sequence[str], splits: Mapping[str, str]
-) -> dict[str, list[tuple[Path, ...]]]:
-    """The images of each split, each with its labels, which have its name.
+def paired_splits(
+    layout: Layout,
+    name: str,
+    files: Sequence[str],
+    splits: Mapping[str, str],
+    read: Callable[..., Label],
+) -> dict[str, list[Sample]]:
+    """The images of each split, with their labels, which have the same names.
 
     Args:
         name: of the dataset, for messages.
-        folders: of the images (.jpg) and of each kind of label (.png); {} stands for the split's.
+        files: patterns of the images and of each kind of label; {} stands for the split's folder.
         splits: names of the splits, and of their folders. Those without labels are left out.
+        read: reads the labels of an image.
 
     Raises:
         DatasetError: no split is there, or an image or label of one is missing.
     """
-    found: dict[str, list[tuple[Path, ...]]] = {}
-    there = [
-        s for s, folder in splits.items() if (layout.base / folders[1].format(folder)).is_dir()
-    ]
+    found: dict[str, list[Sample]] = {}
+    there = [s for s in splits if (layout.base / files[1].format(splits[s])).parent.is_dir()]
     for split in there or list(splits)[:1]:
-        places = [layout.base / place.format(splits[split]) for place in folders]
+        places = [layout.base / pattern.format(splits[split]) for pattern in files]
         for place in places:
-            layout.require_folder(place, how_to_get(name))
-        suffixes = [".jpg"] + [".png"] * (len(places) - 1)
-        listed = [list_files(*each) for each in zip(places, suffixes, strict=True)]
-        stems = {file.rpartition(".")[0] for files in listed for file in files}
-        for place, suffix, files in zip(places, suffixes, listed, strict=True):
-            layout.require_files({s + suffix for s in stems}, files, place, how_to_get(name))
-        found[split] = [
-            tuple(place / (stem + suffix) for place, suffix in zip(places, suffixes, strict=True))
-            for stem in sorted(stems)
-        ]
+            layout.require_folder(place.parent, how_to_get(name))
+        listed = [{Path(n).stem for n in list_files(p.parent, p.suffix)} for p in places]
+        stems = sorted(set().union(*listed))
+        for place, own in zip(places, listed, strict=True):
+            names, having = ([s + place.suffix for s in each] for each in (stems, own))
+            layout.require_files(names, having, place.parent, how_to_get(name))
+        for stem in stems:
+            image, *labels = (place.with_name(stem + place.suffix) for place in places)
+            found.setdefault(split, []).append(Sample(image, partial(read, *labels)))
     return found

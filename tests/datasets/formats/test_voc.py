@@ -70,12 +70,14 @@ def cvat(request, tmp_path):
         ):
             if name == "empty":
                 continue
-            palette[: len(colors)] = colors
             if request.param == "RGB":
                 save(tmp_path / folder / f"{name}.png", colors[label])
-            else:
-                table = palette.ravel().tolist() if request.param == "P" else None
-                save(tmp_path / folder / f"{name}.png", label, table)
+            elif request.param == "L":
+                save(tmp_path / folder / f"{name}.png", label)
+            else:  # positions in a palette are not those in labelmap.txt
+                palette[: len(colors)] = colors[::-1]
+                table = palette.ravel().tolist()
+                save(tmp_path / folder / f"{name}.png", len(colors) - 1 - label, table)
     return tmp_path, classes, objects
 
 
@@ -94,6 +96,17 @@ def test_an_export_of_cvat_has_its_own_classes(cvat):
     wanted |= {(1, 0, (objects == number).tobytes()) for number in (1, 2)}
     for sample in export.splits["default"]:
         assert segments_of(*sample.label()) == wanted
+
+
+@pytest.mark.parametrize("cvat", ["RGB", "P"], indirect=True)
+def test_black_is_void_where_no_class_has_it(cvat):
+    root, classes, objects = cvat
+    (root / "labelmap.txt").write_text(LABELMAP.replace("background:0,0,0::\n", ""))
+    ids, segments = read(root).splits["default"][0].label()
+    wanted = {(1, 0, (objects == 3).tobytes())}
+    wanted |= {(0, 0, (objects == number).tobytes()) for number in (1, 2)}
+    assert segments_of(ids, segments) == wanted
+    assert np.array_equal(ids == 0, classes == 0)
 
 
 def test_things_without_objects_are_crowds(cvat):
