@@ -16,6 +16,7 @@ import signal
 import stat
 import struct
 import sys
+import tarfile
 import zipfile
 import zlib
 from collections import Counter
@@ -43,7 +44,8 @@ class OfficialArchive:
 
     Attributes:
         name: of the file.
-        size: of the official file in bytes.
+        size: of the official file in bytes; a number of whole megabytes is an approximate one, 0
+            an unknown one.
         wanted: pattern of the members that are unpacked; a file with one such is this archive,
             whatever its name.
         remedy: what to do when it is damaged.
@@ -186,6 +188,7 @@ def _refuse_hostile(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
 
 
 BLOCK = 1 << 20  # bytes
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 JOB_MEMBERS = 64
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -216,6 +219,56 @@ def unpack(archives: Sequence[Archive], base: Path, *, num_workers: int, say: Sa
         folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         _unpack_one(archive, missing[archive.path], base, num_workers, say)
+
+
+def unpack_tar(official: OfficialArchive, places: Sequence[Path], base: Path, *, say: Say) -> None:
+    """Unpack the wanted members of a tar file, if it lies in one of the folders `places`.
+
+    It is known by its name: listing a tar file means to read all of it. Nothing but plain files
+    whose whole names are wanted is unpacked.
+
+    Raises:
+        DatasetError: as `unpack`.
+    """
+    files = (f for place in places if place.is_dir() for f in sorted(place.iterdir()))
+    path = next((file for file in files if official.has_name(file.name)), None)
+    if path is None:
+        return
+    try:
+        with tarfile.open(path) as file:
+            names = {member: member.name.removeprefix("./") for member in file if member.isfile()}
+            wanted = [m for m, name in names.items() if official.wanted.fullmatch(name)]
+            sizes: dict[Path, dict[str, int]] = {}
+            for folder in {(base / names[member]).parent for member in wanted}:
+                sizes[folder] = _clean_and_list(folder)
+            targets = {member: base / names[member] for member in wanted}
+            missing = [m for m, to in targets.items() if sizes[to.parent].get(to.name) != m.size]
+            needed: Counter[Path] = Counter()
+            for member in missing:
+                needed[targets[member].parent] += -(-member.size // 4096) * 4096
+            _check_room(needed)
+            for folder in needed:
+                folder.mkdir(parents=True, exist_ok=True)
+            with Progress(path.name, len(missing), say=say) as progress:
+                for member in missing:
+                    source = file.extractfile(member)
+                    assert source is not None  # it is a plain file
+                    with atomic_write(targets[member], sync=False) as temporary:
+                        temporary.write_bytes(source.read())
+                    progress.add(1)
+    except (tarfile.TarError, EOFError) as error:
+        size = size_text(path.stat().st_size)
+        raise DatasetError(
+            f"damaged or incomplete archive: {path}: {error} ({size} of "
+            f"{size_text(official.size)} are there). {official.remedy}"
+        ) from error
+    except OSError as error:
+        raise DatasetError(f"cannot unpack {path}: {error.strerror or error}") from error
+    if not wanted:
+        say(f"{path}: left alone, there is nothing of {official.name} in it")
+        return
+    done = f"{len(missing)} files unpacked" if missing else f"unpacked already, {len(wanted)} files"
+    say(f"{path.name}: {done}; it can be deleted")
 
 
 def _clean_and_list(folder: Path) -> dict[str, int]:
@@ -318,7 +371,11 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @one_line_errors()
 def run_command(
-    description: str, prepare: Callable[..., None], check: Callable[..., None], folder: str
+    description: str,
+    prepare: Callable[..., None],
+    check: Callable[..., None],
+    folder: str,
+    datasets: Sequence[str] = (),
 ) -> None:
     """Parse the command line, and prepare or check a dataset.
 
@@ -330,10 +387,13 @@ def run_command(
         prepare: is called with the folder and `num_workers`.
         check: is called with the folder.
         folder: name of the dataset's own folder.
+        datasets: names, one of which is then the first argument, of the command and of both.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    if datasets:
+        parser.add_argument("dataset", choices=datasets)
     parser.add_argument(
         "root", metavar="ROOT", help=f"folder that holds {folder}/ or the archives, or {folder}/"
     )
@@ -352,10 +412,11 @@ def run_command(
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
     try:
+        chosen = [arguments.dataset] if datasets else []
         if arguments.check:
-            check(arguments.root)
+            check(*chosen, arguments.root)
         else:
-            prepare(arguments.root, num_workers=arguments.workers)
+            prepare(*chosen, arguments.root, num_workers=arguments.workers)
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
@@ -403,27 +464,48 @@ def lock_folder(base: Path) -> Iterator[None]:
         release_lock(lock)
 
 
+def is_complete_png(file: Path) -> bool:
+    """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-len(PNG_END), os.SEEK_END)
+            return opened.read() == PNG_END
+    except OSError:  # not there, or shorter than that
+        return False
+
+
 def missing_folder(
-    title: str, folder: Path, officials: Sequence[OfficialArchive], how: str
+    title: str,
+    folder: Path,
+    officials: Sequence[OfficialArchive],
+    how: str,
+    places: tuple[Path, Path] | None = None,
 ) -> DatasetError:
-    """The error for a missing folder: what to download, and which downloads are unfinished."""
-    places = folder.parent, folder.parent.parent
+    """The error for a missing folder: what to download, and which downloads are unfinished.
+
+    Args:
+        places: where archives are looked for; by default the two folders above.
+    """
+    places = places or (folder.parent, folder.parent.parent)
     width = max(len(archive.name) for archive in officials)
-    table = "\n".join(
-        f"  {archive.name:<{width}}  {archive.size:>14,} bytes ({size_text(archive.size)})"
-        for archive in officials
-    )
+    table = "\n".join(f"  {a.name:<{width}}  {_official_size(a.size)}" for a in officials)
     text = (
         f"{title}: folder missing: {folder}\n"
         f"Download these archives into {places[0]} or {places[1]}:\n\n{table}\n\n"
         f"{how}\nThen run the same command again: it unpacks them."
     )
-    stems = tuple(archive.name.removesuffix(".zip") for archive in officials)
+    stems = tuple(archive.name.rpartition(".")[0] for archive in officials)
     for place in places:
         for file in sorted(place.iterdir()) if place.is_dir() else ():
             if file.name.startswith(stems) and file.name.endswith(UNFINISHED_DOWNLOADS):
                 text += f"\n(A download that is not finished: {file})"
     return DatasetError(text)
+
+
+def _official_size(size: int) -> str:
+    if size % 10**6:
+        return f"{size:>14,} bytes ({size_text(size)})"
+    return f"about {size_text(size)}" if size else "of unpublished size"
 
 
 def describe(count: int, official: int) -> str:

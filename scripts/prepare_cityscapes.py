@@ -46,13 +46,13 @@ from preparation import (
     dataset_folder,
     describe,
     find_archives,
+    is_complete_png,
     lock_folder,
     missing_folder,
     run_command,
     unpack,
 )
 
-PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 OFFICIAL_COUNTS = {"train": 2975, "val": 500, "test": 1525}  # images
 LABELED = ("train", "val")  # the labels of test in gtFine are dummies: its server keeps them
 ARCHIVES = (
@@ -165,7 +165,7 @@ def _splits(base: Path) -> list[str]:
 
 def _require_complete(files: Iterable[Path], remedy: str) -> None:
     """Raise `DatasetError` if one of the PNGs is torn."""
-    if torn := sorted(file for file in files if not _is_complete_png(file)):
+    if torn := sorted(file for file in files if not is_complete_png(file)):
         raise DatasetError(f"Cityscapes: {len(torn)} torn files, first {torn[0]}: {remedy}")
 
 
@@ -278,17 +278,7 @@ def _write_panoptic(instances: Path, folder: Path, part: Path) -> None:
 
 def _is_made(file: Path, source: Path) -> bool:
     """Whether a file is a complete PNG of the size of what it is made of."""
-    return _is_complete_png(file) and read_size(file) == read_size(source)
-
-
-def _is_complete_png(file: Path) -> bool:
-    """Whether a file ends as PNGs do; a torn one, or none at all, does not."""
-    try:
-        with file.open("rb") as opened:
-            opened.seek(-len(PNG_END), os.SEEK_END)
-            return opened.read() == PNG_END
-    except OSError:  # not there, or shorter than that
-        return False
+    return is_complete_png(file) and read_size(file) == read_size(source)
 
 
 @contextmanager

@@ -251,8 +251,11 @@ class DemoSettings(Settings, group="demo"):
         ("overlay", "side_by_side", "both"),
     )
     format: str = key("jpg", "Format of pictures; videos are mp4.", ("jpg", "png"))
-    save: str | None = key(
-        None, "Also write coco_panoptic.json and its PNGs, in COCO's format.", (None, "json")
+    save: str | list[str] | None = key(
+        None,
+        "Also write files for other programs: COCO's panoptic format, COCO's instances, a PNG of "
+        "class ids each; json: panoptic, as it was called first.",
+        (None, "panoptic", "instances", "masks", "json"),
     )
     legend: bool = key(True, "Draw the classes below pictures (never in videos).")
     labels: bool = key(True, "Draw names into the picture, with the scores of instances.")

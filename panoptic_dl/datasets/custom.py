@@ -1,4 +1,4 @@
-"""Custom datasets: classes and splits come from panoptic JSON files of either of two formats.
+"""Custom datasets: classes and splits come from panoptic JSON files of one of these formats.
 
 coco_format, COCO's panoptic format with any categories:
 
@@ -14,6 +14,13 @@ leaves them (neither polygons nor PNGs of labels, instances or train ids are nee
       gtFine/cityscapes_panoptic_<split>.json          categories, images, segments
       gtFine/cityscapes_panoptic_<split>/<file_name>   PNGs, as in COCO's panoptic format
       leftImg8bit/<split>/<city>/<image id>_leftImg8bit.png     or .jpg, .tif, ...
+
+mapillary_<version>, Mapillary Vistas, whose JSON files are those of COCO's panoptic format:
+
+    <root>/mapillary_vistas/ or <root>/, and in it for the splits training and validation
+      <split>/images/<image id>.jpg
+      <split>/v2.0/panoptic/panoptic_2020.json, <image id>.png
+      <split>/v1.2/panoptic/panoptic_2018.json, <image id>.png; or without v1.2/, as released first
 
 File names are those of the JSON file, and may have folders in them. A test split may be without
 ground truth: its JSON file has "images" alone, and the classes are those of the training split.
@@ -139,12 +146,14 @@ class _Format:
         images, labels: folders; the first that holds the first listed file is taken.
         find_images: from such a folder, the images listed and the JSON file (for messages) to the
             image files by id, relative to the folder. They need not exist.
+        help: where to learn what lies where, for messages.
     """
 
     json: tuple[str, ...]
     images: tuple[str, ...]
     labels: tuple[str, ...]
     find_images: Callable[[Path, Images, Path], dict[Any, str]]
+    help: str = LAYOUT_HELP
 
 
 def _coco_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
@@ -170,6 +179,19 @@ def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, st
         else f"<city>/{number}{CITY_SUFFIX}.*"  # is missing, and named so
         for number in listed
     }
+
+
+def _mapillary(panoptic: tuple[str, ...], file: str) -> _Format:
+    """The format of a version, with the places of its panoptic folder in that of a split."""
+    bases = ("mapillary_vistas/{split}", "{split}")
+    labels = tuple(f"{base}/{folder}" for base in bases for folder in panoptic)
+    return _Format(
+        json=tuple(f"{folder}/{file}" for folder in labels),
+        images=tuple(f"{base}/images" for base in bases),
+        labels=labels,
+        find_images=_coco_images,
+        help="`python scripts/prepare_dataset.py mapillary ROOT` says what to download",
+    )
 
 
 FORMATS = {
@@ -198,6 +220,8 @@ FORMATS = {
         labels=("gtFine/cityscapes_panoptic_{split}",),
         find_images=_cityscapes_images,
     ),
+    "mapillary_v1.2": _mapillary(("v1.2/panoptic", "panoptic"), "panoptic_2018.json"),
+    "mapillary_v2.0": _mapillary(("v2.0/panoptic",), "panoptic_2020.json"),
 }
 
 
@@ -219,9 +243,12 @@ class _Split:
             raise DatasetError(
                 f"dataset={form} needs dataset.root=FOLDER, the folder of your data; {LAYOUT_HELP}"
             )
+        name, _, version = form.partition("_v")
+        if version and form not in FORMATS:
+            raise DatasetError(f"{name} has no dataset.version=v{version}: write v1.2 or v2.0")
         self.form = FORMATS.get(form, FORMATS["coco_format"])  # as which others are imported
         self.part, self.split = part, split
-        self.layout = Layout(f"dataset={form}", str(root))
+        self.layout = Layout(f"dataset={name}", str(root))
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
         self.label_folders = self._places(labels, self.form.labels, "labels")
@@ -236,7 +263,8 @@ class _Split:
         remedy = f"dataset.root=FOLDER that holds your data; {WITHOUT_DATA}"
         self.layout.require_folder(self.layout.base, remedy)
         if not self.file.is_file():
-            others = "".join(f", nor {file.name}" for file in self.json_files[1:])
+            names = dict.fromkeys(file.name for file in self.json_files)
+            others = "".join(f", nor {name}" for name in names if name != self.file.name)
             others += near_names(self.file.parent, self.file.name)
             remedy = f"{self._remedy('json', 'FILE')};\n             {WITHOUT_DATA}"
             raise self.layout.error(f"file missing: {self.file}{others}", remedy)
@@ -329,7 +357,7 @@ class _Split:
         return (
             f"put it there, or say where it is: dataset.{self.part}_{key}={value} (relative to "
             f"dataset.root);\n             dataset.{self.part}_split=NAME takes another split than "
-            f"{self.split}; {LAYOUT_HELP}"
+            f"{self.split}; {self.form.help}"
         )
 
     def _find(

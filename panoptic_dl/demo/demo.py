@@ -1,6 +1,7 @@
 """mode=demo: pictures and videos in, drawings and panoptic files out."""
 
 import logging
+import os
 import time
 from contextlib import ExitStack, closing
 from functools import partial
@@ -15,8 +16,8 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
 from panoptic_dl.core.parallel import Progress, count_cores
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.inputs import Input, find_inputs
-from panoptic_dl.demo.outputs import ResultWriter
+from panoptic_dl.demo.inputs import Input, common_folder, find_inputs
+from panoptic_dl.demo.outputs import MASKS, ResultWriter
 from panoptic_dl.demo.pipeline import Pipeline, StageTimes
 from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
 from panoptic_dl.demo.result import BRANCHES, check_views
@@ -73,8 +74,8 @@ def demo(
         check_views(views, panoptic=panoptic)
     except DemoError as error:
         raise DemoError(f"demo.views: {error}") from None
-    if choices.save and not panoptic:
-        raise DemoError("demo.save=json writes panoptic files, which task=semantic has none of")
+    if not panoptic and choices.save not in (None, [], MASKS, [MASKS]):
+        raise DemoError("demo.save: task=semantic has no segments to save, only masks")
     found = find_inputs(inputs)
     logger.info("Model: %s", row)
     predictor = Predictor(
@@ -89,7 +90,7 @@ def demo(
     )
     results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes)
     accept()
-    run = _Run(predictor, results, choices)
+    run = _Run(predictor, results, choices, common_folder(found))
     pictures = [one for one in found if not one.is_video]
     videos = [one for one in found if one.is_video]
     logger.info("%d pictures, %d videos", len(pictures), len(videos))
@@ -125,8 +126,11 @@ def demo(
 class _Run:
     """A demo under way."""
 
-    def __init__(self, predictor: Predictor, results: ResultWriter, settings: DemoSettings) -> None:
+    def __init__(
+        self, predictor: Predictor, results: ResultWriter, settings: DemoSettings, base: Path
+    ) -> None:
         self.predictor, self.results, self.settings = predictor, results, settings
+        self.base = base  # of the inputs
         self.num_workers = settings.num_workers or min(MOST_WORKERS, count_cores())
         self.done = 0
         self.failures: list[str] = []
@@ -144,7 +148,7 @@ class _Run:
 
         def finish(one: Input, image: PreparedImage, output: NetworkOutput) -> tuple[str, ...]:
             result = self.predictor.finish(image, output)
-            self.results.write(one.name, result, str(one.source))
+            self.results.write(one.name, result, self._source(one))
             return result.notes
 
         pipeline: Pipeline[Input] = self.make_pipeline(
@@ -183,8 +187,8 @@ class _Run:
 
         def finish(number: int, image: PreparedImage, output: NetworkOutput) -> dict[str, Any]:
             result = self.predictor.finish(image, output)
-            source = f"{one.source}#{number}"
-            self.results.write_panoptic(f"{one.name}/{number:06d}", result, source)
+            source = f"{self._source(one)}#{number}"
+            self.results.write_files(f"{one.name}/{number:06d}", result, source)
             return self.results.draw(result, exact=True)
 
         def write(pictures: dict[str, Any]) -> None:
@@ -209,6 +213,12 @@ class _Run:
                 progress.add(1)
         if limit is None and (missing := reader.missing(num_read)):
             self._fail(missing)
+
+    def _source(self, one: Input) -> str:
+        """How files for other programs name an input: below the folder that holds all of them."""
+        if isinstance(one.source, int):
+            return str(one.source)
+        return Path(os.path.abspath(one.source)).relative_to(self.base).as_posix()
 
     def _fail(self, reason: str) -> None:
         self.failures.append(printable(reason, 4096))

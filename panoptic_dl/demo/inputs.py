@@ -56,6 +56,12 @@ class Input:
         return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
 
 
+def common_folder(inputs: Iterable[Input]) -> Path:
+    """The deepest folder that holds all files among the inputs."""
+    folders = [os.path.abspath(one.source.parent) for one in inputs if isinstance(one.source, Path)]
+    return Path(os.path.commonpath(folders or [os.curdir]))
+
+
 def find_inputs(given: str | int | Sequence[str | int] | None) -> list[Input]:
     """List the pictures, videos and cameras that are meant; log what is left out or renamed.
 

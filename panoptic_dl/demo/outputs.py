@@ -1,8 +1,10 @@
-"""The folder of results of mode=demo: pictures and videos by view, and panoptic files.
+"""The folder of results of mode=demo: pictures and videos by view, and files for other programs.
 
     panoptic/<name>.jpg      a picture of each input, likewise semantic/, instances/, ...
     side_by_side/<name>.jpg  the image with all views
     coco_panoptic.json, coco_panoptic/<name>.png     COCO's panoptic format
+    coco_instances.json      things in COCO's format for instances: run-length codes of their masks
+    masks/<name>.png         classes of pixels, 0..K-1, with their colors as palette; classes.json
 
 Each file is written completely or not at all. H W pixels.
 """
@@ -10,20 +12,29 @@ Each file is written completely or not at all. H W pixels.
 import json
 import threading
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.files import write_text
+from panoptic_dl.core.masks import encode_mask
+from panoptic_dl.core.run_folder import CLASSES
 from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.result import PanopticResult, encode
 from panoptic_dl.predictions.writer import name_unwritable, write_entries, write_prediction
 
 SIDE_BY_SIDE = "side_by_side"
-JSON = "coco_panoptic"
+PANOPTIC, INSTANCES, MASKS = "coco_panoptic", "coco_instances", "masks"
+SAVED = {"panoptic": PANOPTIC, "json": PANOPTIC, "instances": INSTANCES, "masks": MASKS}
+"""Files and folders by the values of `demo.save`; json is what panoptic was called first."""
+
+THING_KEYS = ("category_id", "iscrowd", "area", "bbox", "score")
 
 
 class ResultWriter:
@@ -42,12 +53,17 @@ class ResultWriter:
         self.kinds = [] if settings.layout == SIDE_BY_SIDE else list(views)
         if settings.layout != "overlay":
             self.kinds.append(SIDE_BY_SIDE)
+        given = [settings.save] if isinstance(settings.save, str) else settings.save or []
+        self.saved = list(dict.fromkeys(SAVED[kind] for kind in given))
         with name_unwritable(folder):
-            for kind in [*self.kinds, *([JSON] if settings.save else [])]:
-                (folder / kind).mkdir(parents=True, exist_ok=True)
-        self._head = f'{{"categories": {json.dumps(classes.categories())},\n"annotations": ['
-        self._entries: dict[str, list[str]] = {}
-        self._images: list[dict[str, Any]] = []
+            for kind in [*self.kinds, *self.saved]:
+                if kind != INSTANCES:
+                    (folder / kind).mkdir(parents=True, exist_ok=True)
+            if MASKS in self.saved:
+                write_text(folder / CLASSES, classes.to_json())
+        self.categories = classes.categories()
+        # Of each image its entry, its annotation for PANOPTIC and those for INSTANCES.
+        self._entries: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = []
         self._lock = threading.Lock()
 
     def draw(self, result: PanopticResult, *, exact: bool = False) -> dict[str, NDArray[np.uint8]]:
@@ -68,37 +84,77 @@ class ResultWriter:
         }
 
     def write(self, name: str, result: PanopticResult, source: str) -> None:
-        """Write the pictures of an image, `source`, and its panoptic PNG; from any thread."""
+        """Write the pictures of an image, and its other files; from any thread."""
         suffix = self.settings.format
         for kind, picture in self.draw(result).items():
             data = encode(picture, suffix)
             with write_prediction(self.folder / kind / f"{name}.{suffix}") as temporary:
                 temporary.write_bytes(data)
-        self.write_panoptic(name, result, source)
+        self.write_files(name, result, source)
 
-    def write_panoptic(self, name: str, result: PanopticResult, source: str) -> None:
-        """Write the panoptic PNG of an image, if such are wanted, and remember its segments."""
-        if not self.settings.save:
+    def write_files(self, name: str, result: PanopticResult, source: str) -> None:
+        """Write the PNGs of an image that are wanted, and remember its segments.
+
+        Args:
+            source: the "file_name" of the image.
+        """
+        if not self.saved:
             return
-        annotation, pixels = result.to_coco(name)
-        file = self.folder / JSON / annotation["file_name"]
-        with name_unwritable(file):
-            file.parent.mkdir(exist_ok=True)  # of a video's frames
-        with write_prediction(file) as temporary:
-            temporary.write_bytes(encode(pixels, "png"))
         height, width = result.semantic.shape
+        image = {"id": name, "file_name": source, "height": height, "width": width}
+        files: dict[str, bytes] = {}
+        annotation: dict[str, Any] = {}
+        things: list[dict[str, Any]] = []
+        if MASKS in self.saved:
+            files[MASKS] = _indexed_png(result)
+        if self.saved != [MASKS]:
+            annotation, pixels = result.to_coco(name)
+            if PANOPTIC in self.saved:
+                files[PANOPTIC] = encode(pixels, "png")
+        infos = annotation.get("segments_info", ()) if INSTANCES in self.saved else ()
+        for segment, info in zip(result.segments, infos, strict=False):
+            if segment.is_thing:
+                thing = {key: info[key] for key in THING_KEYS}
+                things.append(thing | {"segmentation": encode_mask(result.mask(segment))})
+        for kind, data in files.items():
+            file = self.folder / kind / f"{name}.png"
+            with name_unwritable(file):
+                file.parent.mkdir(exist_ok=True)  # of a video's frames
+            with write_prediction(file) as temporary:
+                temporary.write_bytes(data)
         with self._lock:
-            self._entries[name] = [json.dumps(annotation, allow_nan=False)]
-            self._images.append({"id": name, "file_name": source, "height": height, "width": width})
+            self._entries.append((image, annotation, things))
 
     def finish(self) -> None:
-        """Write the JSON file of all images."""
-        if self.settings.save:
-            self._images.sort(key=lambda image: image["id"])
-            frame = self._head, f'],\n"images": {json.dumps(self._images)}}}'
-            write_entries(self.folder / f"{JSON}.json", self._entries, frame)
+        """Write the JSON files of all images."""
+        entries = sorted(self._entries, key=lambda each: str(each[0]["id"]))
+        if PANOPTIC in self.saved:
+            images, annotations = [e[0] for e in entries], [e[1] for e in entries]
+            self._write_json(PANOPTIC, self.categories, images, annotations)
+        if INSTANCES in self.saved:  # whose images and things have numbers
+            images = [image | {"id": i} for i, (image, _, _) in enumerate(entries, 1)]
+            things = [{"image_id": i} | t for i, (*_, of) in enumerate(entries, 1) for t in of]
+            numbered = [{"id": number} | thing for number, thing in enumerate(things, 1)]
+            categories = [category for category in self.categories if category["isthing"]]
+            self._write_json(INSTANCES, categories, images, numbered)
+
+    def _write_json(self, name: str, categories: Any, images: Any, annotations: Any) -> None:
+        texts = {i: [json.dumps(each, allow_nan=False)] for i, each in enumerate(annotations)}
+        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
+        frame = head, f'],\n"images": {json.dumps(images)}}}'
+        write_entries(self.folder / f"{name}.json", texts, frame)
 
     def places(self) -> str:
         """Where results are, for the log."""
-        files = [*self.kinds, *([f"{JSON}.json"] if self.settings.save else [])]
-        return ", ".join(str(self.folder / file) for file in files)
+        saved = [kind if kind == MASKS else f"{kind}.json" for kind in self.saved]
+        return ", ".join(str(self.folder / file) for file in [*self.kinds, *saved])
+
+
+def _indexed_png(result: PanopticResult) -> bytes:
+    """Classes of pixels, in the colors of the classes where they are at most 256."""
+    image = Image.fromarray(result.semantic)
+    if result.semantic.dtype == np.uint8:
+        image.putpalette([value for color in result.classes.colors for value in color])
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

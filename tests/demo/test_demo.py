@@ -100,8 +100,9 @@ def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
     assert files(tmp_path / "out" / "demo") == ["semantic/z.jpg", "side_by_side/z.jpg"]
     with pytest.raises(DemoError, match=r"demo\.views: a model of the semantic task has no view"):
         run_demo(semantic_run, photos, tmp_path / "other", views=["center"])
-    with pytest.raises(DemoError, match=r"demo\.save=json writes panoptic files"):
-        run_demo(semantic_run, photos, tmp_path / "other", save="json")
+    for save in ("json", ["masks", "instances"]):
+        with pytest.raises(DemoError, match=r"demo\.save: task=semantic has no segments to save"):
+            run_demo(semantic_run, photos, tmp_path / "other", save=save)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,10 @@ def test_a_semantic_model_draws_classes(semantic_run, photos, tmp_path):
         ({"views": []}, r"demo\.views=\[\] must be null, panoptic, .* or a list of them"),
         ({"layout": "grid"}, r"demo\.layout=grid is unknown; choose overlay, side_by_side, both"),
         ({"format": "gif"}, r"demo\.format=gif"),
-        ({"save": "xml"}, r"demo\.save=xml is unknown; choose null, json"),
+        (
+            {"save": "xml"},
+            r"demo\.save=xml is unknown; choose null, panoptic, instances, masks, json",
+        ),
         ({"batch_size": 0}, r"demo\.batch_size=0"),
         ({"num_workers": 1.5}, r"demo\.num_workers=1\.5"),
         ({"max_frames": True}, r"demo\.max_frames=true"),

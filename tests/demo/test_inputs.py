@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from panoptic_dl.core import images
 from panoptic_dl.core.errors import DemoError, UnreadableImageError
-from panoptic_dl.demo.inputs import _result_names, find_inputs, read_pixels
+from panoptic_dl.demo.inputs import _result_names, common_folder, find_inputs, read_pixels
 from tests.demo.samples import scene
 
 PARTS = st.sampled_from(["a", "A", "b", "x", "x_2", "a_x", "é", "e\u0301", "..", "ﬁ", "fi", "x y"])
@@ -280,3 +280,13 @@ def test_no_bytes_raise_anything_else(tmp_path_factory, data, head):
 def test_arrays_must_be_rgb(array):
     with pytest.raises(DemoError, match="is no image"):
         read(array)
+
+
+def test_the_folder_that_holds_all_files(folder, monkeypatch):
+    assert common_folder(find_inputs(str(folder / "b.jpg"))) == folder
+    assert common_folder(find_inputs([str(folder / "in" / "c.jpeg"), 0])) == folder / "in"
+    assert common_folder(find_inputs(str(folder))) == folder
+    monkeypatch.chdir(folder / "in")
+    given = ["c.jpeg", str(folder / "b.jpg")]  # as typed: relative, and not
+    assert common_folder(find_inputs(given)) == folder
+    assert common_folder(find_inputs(0)) == Path()

@@ -137,7 +137,7 @@ def _lists(root: Path) -> dict[str, str]:
     }
 
 
-def read_mask(file: Path, table: Table, ignored: int | None, size: tuple[int, int]) -> Label:
+def read_mask(file: Path, table: Table, ignored: int | None) -> Label:
     """The segments of a mask, one a class.
 
     A palette counts as colors where the table has all of them, else by the positions in it.

@@ -21,7 +21,7 @@ def write(root, *shapes, name="a"):
 
 
 def instances(root):
-    return read(root).splits["train"][0].label(SIZE)
+    return read(root).splits["train"][0].label()
 
 
 def pixels(instance):

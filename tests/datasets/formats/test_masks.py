@@ -31,7 +31,7 @@ def classes(root, **options):
     """The name of the class of each column of the first image."""
     export = read(root, **options)
     (sample, *_) = next(iter(export.splits.values()))
-    ids, segments = sample.label(SIZE)
+    ids, segments = sample.label()
     names = {c["id"]: c["name"] for c in export.categories}
     return [names[segments[i][0]] if i else "" for i in ids[0].tolist()]
 

@@ -5,7 +5,7 @@ import yaml
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.formats.yolo import read
-from tests.datasets.formats.exports import NAMES, SIZE, draw, roboflow_yolo, ultralytics
+from tests.datasets.formats.exports import NAMES, draw, roboflow_yolo, ultralytics
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def change(root, **keys):
 
 
 def instances(export, split="train", number=0):
-    return export.splits[split][number].label(SIZE)
+    return export.splits[split][number].label()
 
 
 def test_rows_are_polygons_in_pixels_of_classes_that_count_from_0(root):

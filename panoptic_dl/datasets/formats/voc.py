@@ -1,0 +1,157 @@
+"""PASCAL VOC's segmentation, and "Segmentation mask" of CVAT, which has its layout.
+
+    <root>/VOCdevkit/VOC2012/          or what an export has in its place
+      JPEGImages/<name>.jpg
+      SegmentationClass/<name>.png     the class
+      SegmentationObject/<name>.png    another number or color for each object
+      ImageSets/Segmentation/<split>.txt     names, one a line
+      labelmap.txt                     of exports: `name:red,green,blue::`, one class a line
+
+Without labelmap.txt classes are VOC's: 0 is background, 1..20 are things. A file with colors has
+those of labelmap.txt, or else VOC's; one of numbers, positions in that table. Background is stuff,
+all others are things. A thing outside of any object is a crowd: known, but not told apart. VOC's
+border, (224, 224, 192) or 255, is void, and so is black where no class has it.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import opened_image, read_label_ids, read_panoptic_ids
+from panoptic_dl.datasets.formats.base import Export, Label, Sample
+from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
+
+BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
+LISTS = "ImageSets/Segmentation"
+WITH_IMAGES = "put them there; in CVAT, export with images"
+
+
+def recognize(root: Path, *, table: bool = False) -> str:
+    """What the folder is, in words; "" where it has not this layout, with or without a table."""
+    base = official_layout("PASCAL VOC", root, "VOCdevkit/VOC2012").base
+    if not ((base / "SegmentationClass").is_dir() and (base / LISTS).is_dir()):
+        return ""
+    words = "masks of CVAT" if table else "PASCAL VOC"
+    return words if (base / "labelmap.txt").is_file() == table else ""
+
+
+def read(root: str | Path) -> Export:
+    """Read a folder with VOC's layout.
+
+    Raises:
+        DatasetError: files are missing, or labelmap.txt is none. Calling a label raises it where
+            that has a color or number of no class.
+    """
+    layout = official_layout("PASCAL VOC", root, "VOCdevkit/VOC2012")
+    for folder in ("SegmentationClass", LISTS):
+        layout.require_folder(layout.base / folder, how_to_get("voc"))
+    layout.require_folder(layout.base / "JPEGImages", WITH_IMAGES)
+    table = layout.base / "labelmap.txt"
+    categories = read_labelmap(table) if table.is_file() else read_table("voc")
+    images = {
+        path.relative_to(layout.base / "JPEGImages").with_suffix("").as_posix(): path
+        for path in (layout.base / "JPEGImages").rglob("[!.]*.*")
+    }
+    lists = {file.stem: file for file in sorted((layout.base / LISTS).glob("[!.]*.txt"))}
+    if {"train", "val"} <= set(lists):
+        lists.pop("trainval", None)  # both of them
+    notes: list[str] = []
+    splits: dict[str, list[Sample]] = {}
+    for split, file in lists.items():
+        lines = (line.strip().strip('"') for line in file.read_text(encoding="utf-8").splitlines())
+        names = [line for line in lines if line]
+        if missing := [name for name in names if name not in images]:
+            problem = f"{len(missing)} of {len(names)} images of {file} are missing, first"
+            raise layout.error(f"{problem} JPEGImages/{missing[0]}.*", WITH_IMAGES)
+        samples = []
+        for name in names:
+            kinds = ("SegmentationClass", "SegmentationObject")
+            classes, objects = (layout.base / kind / f"{name}.png" for kind in kinds)
+            if classes.is_file():
+                found = objects if objects.is_file() else None
+                label = partial(read_label, classes, found, categories, colored=table.is_file())
+                samples.append(Sample(images[name], label))
+        if len(samples) < len(names):
+            without = len(names) - len(samples)
+            notes.append(f"{split}: {without} of {len(names)} images have no label, left out")
+        if samples:
+            splits[split] = samples
+    if not splits:
+        raise layout.error(f"no image that {LISTS}/*.txt lists has a label", how_to_get("voc"))
+    return Export(categories, splits, notes)
+
+
+def read_labelmap(file: Path) -> list[dict[str, Any]]:
+    """The categories of a labelmap.txt; their ids are positions in it.
+
+    Raises:
+        DatasetError: a line is none of that format.
+    """
+    categories: list[dict[str, Any]] = []
+    for line in map(str.strip, file.read_text(encoding="utf-8").splitlines()):
+        if line and not line.startswith("#"):
+            try:
+                name, color = line.rsplit(":", 3)[:2]
+                red, green, blue = (int(value) for value in color.split(","))
+            except ValueError as error:
+                raise DatasetError(f"{file}: {line!r} is not name:red,green,blue::") from error
+            thing, number = int(name != "background"), len(categories)
+            entry = {"id": number, "name": name, "isthing": thing, "color": [red, green, blue]}
+            categories.append(entry)
+    return categories
+
+
+def read_label(
+    classes: Path, objects: Path | None, categories: list[dict[str, Any]], *, colored: bool
+) -> Label:
+    """The segments of an image: pairs of an object and its class.
+
+    Args:
+        objects: None where objects are not told apart.
+        categories: their ids are positions.
+        colored: palettes hold the colors of classes; else they are only for people.
+
+    Raises:
+        DatasetError: the two differ in size, or a pixel is of no class.
+    """
+    numbers, by_color = _numbers(classes, colored=colored)
+    values = list(range(len(categories)))
+    if by_color:
+        values = [r | g << 8 | b << 16 for r, g, b in (c["color"] for c in categories)]
+    kind_of = {BORDER: 0, 0: 0} if by_color else {255: 0}  # 0: void, else the category's id + 1
+    kind_of |= {value: position + 1 for position, value in enumerate(values)}
+    found, inverse = np.unique(numbers, return_inverse=True)
+    if unknown := [value for value in found.tolist() if value not in kind_of]:
+        odd = [unknown[0] >> shift & 255 for shift in (0, 8, 16)] if by_color else unknown[0]
+        raise DatasetError(f"{classes} has {'color' if by_color else 'class'} {odd}, of no class")
+    kinds = np.array([kind_of[v] for v in found.tolist()])[inverse.reshape(numbers.shape)]
+    things = np.array([False, *(bool(c["isthing"]) for c in categories)])
+    owners = np.zeros(kinds.shape, np.int64)
+    if objects is not None:
+        owners, in_colors = _numbers(objects, colored=True)
+        if owners.shape != kinds.shape:
+            raise DatasetError(f"{objects} and {classes} have different sizes")
+        owners = np.where(things[kinds] & (owners != (BORDER if in_colors else 255)), owners, 0)
+    pairs, inverse = np.unique(np.where(kinds, owners << 8 | kinds, 0), return_inverse=True)
+    segments = {
+        number: (pair % 256 - 1, int(things[pair % 256] and pair < 256))
+        for number, pair in enumerate(pairs.tolist(), int(pairs[0] > 0))
+        if pair
+    }
+    return inverse.reshape(kinds.shape) + int(pairs[0] > 0), segments
+
+
+def _numbers(file: Path, *, colored: bool) -> tuple[NDArray[np.int64], bool]:
+    """Numbers (H, W) of a label, R + 256 G + 256^2 B if the second is True.
+
+    Args:
+        colored: read the colors of a palette, not the positions in it.
+    """
+    with opened_image(file) as image:
+        by_color = image.mode not in ("1", "L") and (colored or image.mode != "P")
+    numbers = read_panoptic_ids(file) if by_color else read_label_ids(file)
+    return numbers.astype(np.int64), by_color
