@@ -92,7 +92,8 @@ def read_labelmap(file: Path) -> list[dict[str, Any]]:
                 raise DatasetError(f"{file}: {line!r} is not name:red,green,blue::") from error
             thing, number = int(name != "background"), len(categories)
             entry = {"id": number, "name": name, "isthing": thing, "color": [red, green, blue]}
-            categories.append(entry)
+            if red | green << 8 | blue << 16 != BORDER:  # which Datumaro lists as "ignored"
+                categories.append(entry)
     return categories
 
 

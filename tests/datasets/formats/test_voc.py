@@ -16,9 +16,7 @@ from tests.datasets.official_folders import (
     write_voc,
 )
 
-LABELMAP = (
-    "# label:color_rgb:parts:actions\nbackground:0,0,0::\nscrew:250,50,83::\nnut M5:51,221,255::\n"
-)
+LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nscrew:250,50,83::\nnut M5:51,221,255:hand,head:\n"
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)])
 
 
@@ -96,6 +94,12 @@ def test_an_export_of_cvat_has_its_own_classes(cvat):
     wanted |= {(1, 0, (objects == number).tobytes()) for number in (1, 2)}
     for sample in export.splits["default"]:
         assert segments_of(*sample.label()) == wanted
+
+
+def test_the_border_that_datumaro_lists_is_no_class(cvat):
+    root, _, _ = cvat
+    (root / "labelmap.txt").write_text(LABELMAP + "ignored:224,224,192::\n")
+    assert [category["id"] for category in read(root).categories] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cvat", ["RGB", "P"], indirect=True)
