@@ -16,7 +16,10 @@ from tests.datasets.official_folders import (
     write_voc,
 )
 
-LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nscrew:250,50,83::\nnut M5:51,221,255:hand,head:\n"
+LABELMAP = (
+    "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
+    "screw:250,50,83::\nnut M5:51,221,255:hand,head:\n"
+)
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)])
 
 
