@@ -14,6 +14,7 @@ from pathlib import Path
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.images import read_size
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.formats import ade20k, bdd100k, voc
 from panoptic_dl.datasets.formats.base import Sample
@@ -188,7 +189,7 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
             raise _missing(dataset, base, folder)
     if name == "mapillary":
         return _check_mapillary(base, say)
-    export = READERS[name](base.parent)
+    export = READERS[name](base)
     for split, official in dataset.counts.items():
         samples = export.splits.get(split, [])
         files = [_files(sample) for sample in samples]
@@ -202,11 +203,11 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
                 f"{dataset.title}: {len(torn)} torn files, first {torn[0]}: {remedy}"
             )
         for sample in samples[:1]:
-            sample.label()
+            sample.label(read_size(sample.image))
         say(f"{split}: {describe(len(samples), official)}")
     for note in export.notes:
         say(note)
-    say(f"ready: dataset={name} dataset.root={base.parent}")
+    say(f"ready: dataset={name} dataset.root={base}")
 
 
 def _files(sample: Sample) -> tuple[dict[str, str], list[tuple[str, None]]]:

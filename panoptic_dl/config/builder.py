@@ -27,6 +27,7 @@ ALLOWED = [
     "panoptic_dl.datasets.cityscapes",
     "panoptic_dl.datasets.coco",
     "panoptic_dl.datasets.custom",
+    "panoptic_dl.datasets.importing.import_dataset",
     "panoptic_dl.datasets.toy.cityscapes",
     "panoptic_dl.datasets.toy.coco",
     "panoptic_dl.demo.demo.demo",

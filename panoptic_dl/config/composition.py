@@ -518,6 +518,10 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
         parent = re.match(r"In '([^']+)'", text)
         where = f" (in {parent[1]})" if parent and parent[1] != "config" else ""
         there = error.options or repo.get_group_options(group)  # Hydra says none of a list's
+        dataset, _, task = option.rpartition("_")
+        tasks = [o.rpartition("_")[2] for o in there if o.rpartition("_")[0] == dataset]
+        if group == "recipe" and tasks:
+            return f"dataset={dataset} is not for task={task}: choose task={' or '.join(tasks)}"
         near = difflib.get_close_matches(option, there, n=3, cutoff=0.5)
         meant = f" Did you mean: {', '.join(near)}?" if near else ""
         options = f" Options: {', '.join(there)}." if there else ""

@@ -69,7 +69,7 @@ def custom_classes(
     """The classes of a dataset: its things, then its stuff, each in the order of category ids.
 
     Args:
-        form: one of FORMATS.
+        form: one of FORMATS, or of `importing.FORMATS`.
         root: the dataset's folder.
         train_split, test_split: names of the splits. Their categories must be the same; one of the
             two may be missing.
@@ -110,7 +110,7 @@ def custom_dataset(
     """Register a split after checking that it is complete.
 
     Args:
-        form: one of FORMATS.
+        form: one of FORMATS, or of `importing.FORMATS`.
         task: "panoptic" or "semantic". Labels of both are the panoptic PNGs.
         part: "train" or "test": what the split is used for.
         classes: of the dataset.
@@ -199,6 +199,7 @@ FORMATS = {
         json=(
             "annotations/panoptic_{split}.json",
             "annotations/panoptic_{split}2017.json",
+            "annotations/{split}.json",  # of LightlyTrain
             "annotations/image_info_{split}.json",  # without ground truth
             "annotations/image_info_{split}2017.json",
         ),
@@ -208,6 +209,7 @@ FORMATS = {
             "panoptic_{split}2017",
             "annotations/panoptic_{split}",  # where COCO's archives lie
             "annotations/panoptic_{split}2017",
+            "annotations/{split}",
             ".",
         ),
         find_images=_coco_images,
@@ -242,9 +244,10 @@ class _Split:
                 f"dataset={form} needs dataset.root=FOLDER, the folder of your data; {LAYOUT_HELP}"
             )
         name, _, version = form.partition("_v")
-        if form not in FORMATS:
+        if version and form not in FORMATS:
             raise DatasetError(f"{name} has no dataset.version=v{version}: write v1.2 or v2.0")
-        self.form, self.part, self.split = FORMATS[form], part, split
+        self.form = FORMATS.get(form, FORMATS["coco_format"])  # as which others are imported
+        self.part, self.split = part, split
         self.layout = Layout(f"dataset={name}", str(root))
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
@@ -409,8 +412,7 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
         if not isinstance(annotation.get("segments_info"), list):
             raise DatasetError(
                 f"{file}: an annotation of image {number!r} has no segments_info: this is no "
-                "panoptic file. One of instances or detections is converted as in "
-                "docs/custom_dataset.md"
+                "panoptic file. Of instances or detections: dataset=coco_instances"
             )
         if type(number) not in (int, str) or number not in images:
             raise DatasetError(

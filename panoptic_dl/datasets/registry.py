@@ -97,7 +97,11 @@ class Layout:
         return Path(os.path.abspath(local_path(self.root, "dataset.root")), self.folder)
 
     def error(self, problem: str, remedy: str) -> DatasetError:
-        """What is wrong, where this was looked for, and what to do."""
+        """What is wrong, where this was looked for, and what to do; or which dataset it is."""
+        from panoptic_dl.datasets.importing import other_dataset  # which imports this module
+
+        if other := other_dataset(self.title, local_path(self.root, "dataset.root")):
+            return other
         where = f"{self.base} (dataset.root={self.root})"
         if self.folder:
             where = (

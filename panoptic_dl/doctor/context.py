@@ -16,6 +16,7 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import IGNORE_LABEL
 from panoptic_dl.core.settings import DoctorSettings
 from panoptic_dl.data.loader import accumulation
+from panoptic_dl.datasets import importing
 from panoptic_dl.datasets.categories import read_annotations
 from panoptic_dl.datasets.custom import FORMATS
 from panoptic_dl.doctor.labels import ImageReport
@@ -140,7 +141,7 @@ class CheckContext:
     @property
     def is_custom_dataset(self) -> bool:
         """Whether sizes, areas and crowds need not be listed in its files."""
-        return self.choice["dataset"] in FORMATS
+        return self.choice["dataset"] in {*FORMATS, *importing.FORMATS}
 
     @property
     def test_sizes(self) -> list[tuple[int, int]]:
@@ -186,6 +187,7 @@ class CheckResult:
         hint: what to do, a command where there is one; None where nothing is to be done.
         problems: all that is wrong, one a line, where it is more than is in `found`.
         group, name, seconds: of the check; `run_checks` sets them.
+        needs: the checks that failed, where this one was therefore not run.
     """
 
     state: State
@@ -195,6 +197,7 @@ class CheckResult:
     group: str = ""
     name: str = ""
     seconds: float = 0.0
+    needs: Sequence[str] = ()
 
 
 ok = partial(CheckResult, State.OK)
@@ -240,7 +243,7 @@ class Check:
 def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResult]:
     """Run checks in their order; of what they raise, only KeyboardInterrupt comes out."""
     results: list[CheckResult] = []
-    failed: set[str] = set()
+    failed: dict[str, list[str]] = {}  # by each check: those that are the cause
     group = ""
     for check in checks:
         if check.group != group:
@@ -248,8 +251,9 @@ def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResu
             logger.info("Checking: %s", group)
         started = time.perf_counter()
         result: CheckResult | None
-        if lacking := [name for name in check.needs if name in failed]:
-            result = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}")
+        if lacking := [cause for name in check.needs for cause in failed.get(name, ())]:
+            lacking = list(dict.fromkeys(lacking))
+            result = CheckResult(State.UNCHECKED, f"needs {', '.join(lacking)}", needs=lacking)
         else:
             try:
                 result = check.run(context)
@@ -262,7 +266,8 @@ def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResu
             result.seconds = round(time.perf_counter() - started, 3)
             results.append(result)
             if result.state in (State.FAIL, State.UNCHECKED):
-                failed.add(f"{group}: {check.name}")
+                name = f"{group}: {check.name}"
+                failed[name] = list(result.needs) or [name]
     return results
 
 

@@ -123,7 +123,12 @@ def _shown(problems: Sequence[str]) -> list[str]:
 
 
 def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
-    """A line a check under headings; below what is not green, its problems and the hint."""
+    """A line a check under headings; below what is not green, its problems and the hint.
+
+    Checks that need one that failed are one line at the end.
+    """
+    waiting = [result for result in results if result.needs]
+    results = [result for result in results if not result.needs]
     width = max((len(result.name) for result in results), default=0)
     state_width = max((len(result.state.value) for result in results), default=0)
     indent = " " * (state_width + width + 6)
@@ -139,7 +144,10 @@ def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
         lines += [f"{indent}- {visible(problem)}" for problem in _shown(result.problems)]
         if result.hint is not None:
             lines.append(f"{indent}hint: {visible(result.hint)}")
-    return "\n".join([*lines, _summary(results)])
+    if waiting:
+        causes = ", ".join(dict.fromkeys(name for result in waiting for name in result.needs))
+        lines.append(f"{len(waiting)} checks need what failed: {causes}")
+    return "\n".join([*lines, _summary([*results, *waiting])])
 
 
 def _markdown(results: Sequence[CheckResult]) -> str:

@@ -1,1 +1,1 @@
-"""Readers of what datasets and annotation tools write, one file a format."""
+"""Readers of the files of annotation tools and datasets: one module a format."""

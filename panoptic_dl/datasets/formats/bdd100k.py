@@ -23,6 +23,12 @@ FILES = ("images/10k/{}/*.jpg", "labels/pan_seg/bitmasks/{}/*.png")
 IGNORED, CROWD = 1, 2  # bits of G
 
 
+def recognize(root: Path) -> str:
+    """What the folder is, in words; "" where it is none of these."""
+    base = official_layout("", root, "bdd100k").base
+    return "BDD100K" if (base / "labels/pan_seg/bitmasks").is_dir() else ""
+
+
 def read(root: str | Path) -> Export:
     """Read the dataset in `root`.
 
@@ -35,7 +41,7 @@ def read(root: str | Path) -> Export:
     return Export(read_table("bdd100k"), splits)
 
 
-def read_label(file: Path) -> Label:
+def read_label(file: Path, size: tuple[int, int]) -> Label:
     """The segments of a bitmask.
 
     Raises:

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from panoptic_dl.datasets.toy.scene import Scene, sample_random
-from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
+from panoptic_dl.datasets.storage import map_samples, store_once
+from panoptic_dl.datasets.toy.scene import Scene, check_parameters, sample_random
 
 # Counted up whenever the pictures or labels of the same parameters change.
 VERSION = 3
@@ -84,7 +84,7 @@ def toy_cityscapes(
                 (base / "gtFine" / split / city).mkdir(parents=True)
             for index in range(count):
                 jobs.append((str(base), split, index, parameters["size"], seed, chosen))
-        draw_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
+        map_samples(_write_sample, jobs, "toy Cityscapes", num_workers)
         _convert_to_panoptic(base)
 
     parameters["classes"] = chosen

@@ -16,8 +16,8 @@ from pycocotools import mask as coco_mask
 
 from panoptic_dl.core.images import ids_to_colors
 from panoptic_dl.core.masks import encode_mask, run_lengths
-from panoptic_dl.datasets.toy.scene import Scene, draw_order, sample_random
-from panoptic_dl.datasets.toy.storage import check_parameters, draw_samples, store_once
+from panoptic_dl.datasets.storage import map_samples, store_once
+from panoptic_dl.datasets.toy.scene import Scene, check_parameters, draw_order, sample_random
 
 
 def _describe_instance(mask: np.ndarray, is_crowd: bool) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def toy_coco(
             (base / f"panoptic_{split}").mkdir()
             for index in range(count):
                 jobs.append((str(base), split, index, parameters["size"], seed))
-        samples = draw_samples(_write_sample, jobs, "toy COCO", num_workers)
+        samples = map_samples(_write_sample, jobs, "toy COCO", num_workers)
         for split in ("train2017", "val2017"):
             mine = [s for s, job in zip(samples, jobs, strict=True) if job[1] == split]
             _write_annotations(base / "annotations", split, mine)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,6 +20,22 @@ from panoptic_dl.datasets.toy import sprites
 from panoptic_dl.datasets.toy.sprites import ASSETS, Camera, Paint, draw_sprite, fill, read_sprite
 
 Item = Mapping[str, Any]
+
+
+def check_parameters(
+    version: int, num_train: int, num_val: int, size: Sequence[int], smallest: int, seed: int
+) -> dict[str, Any]:
+    """What the content of a toy depends on; `size` is (H, W), both at least `smallest` pixels.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if min(size) < smallest:
+        raise ValueError(f"size must be (H, W), both at least {smallest}, got {tuple(size)}")
+    if num_train < 1 or num_val < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
+    numbers = {"version": version, "num_train": num_train, "num_val": num_val, "seed": seed}
+    return numbers | {"size": [int(side) for side in size]}
 
 
 @cache

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.storage import store_once
 from panoptic_dl.datasets.toy import toy_cityscapes, toy_coco
-from panoptic_dl.datasets.toy.storage import store_once
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {"num_train": 7, "num_val": 2, "seed": 4}

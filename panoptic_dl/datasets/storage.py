@@ -1,4 +1,4 @@
-"""Makes a generated folder exactly once, completely or not at all.
+"""Makes a folder of generated or converted data exactly once, completely or not at all.
 
 The folder is made under another name and renamed when complete, so its name never
 stands for something half-made. A lock keeps two processes from doing the work twice; should the
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,13 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import file_lock, local_path, read_json
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 
-RECORD = "toy.json"
-
-
-def check_parameters(
-    version: int, num_train: int, num_val: int, size: Sequence[int], smallest: int, seed: int
-) -> dict[str, Any]:
-    """What the content of a toy depends on; `size` is (H, W), both at least `smallest` pixels.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-    if min(size) < smallest:
-        raise ValueError(f"size must be (H, W), both at least {smallest}, got {tuple(size)}")
-    if num_train < 1 or num_val < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, got {num_train}, {num_val}")
-    numbers = {"version": version, "num_train": num_train, "num_val": num_val, "seed": seed}
-    return numbers | {"size": [int(side) for side in size]}
-
 
 def store_once(
-    root: str, kind: str, parameters: Mapping[str, object], make: Callable[[Path], None]
+    root: str,
+    kind: str,
+    parameters: Mapping[str, object],
+    make: Callable[[Path], None],
+    record: str = "toy.json",
 ) -> Path:
     """The folder `<root>/<kind>_<hash of the parameters>`, made by `make` if it is not there.
 
@@ -51,8 +37,11 @@ def store_once(
         kind: first part of the folder's name.
         parameters: everything the content depends on, of JSON's types.
         make: fills the empty folder it is given.
+        record: name of the file, in the folder, that says what it is.
+
     Returns:
         Absolute path of the complete folder.
+
     Raises:
         DatasetError: `root` cannot be written, or files have vanished from the complete folder.
     """
@@ -69,28 +58,29 @@ def store_once(
                     for leftover in base.glob(f".{target.name}.part-*"):
                         shutil.rmtree(leftover, ignore_errors=True)
                 if not target.is_dir():
-                    _fill(target, parameters, make)
+                    _fill(target, parameters, make, record)
                     return target
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(base)):
             raise
         raise DatasetError(
-            f"toy data cannot be written to {base}: {error.strerror or error}. Choose another "
-            f"folder: PANOPTIC_DL_CACHE=/another/folder in the environment, "
-            f"dataset.root.root=/another/folder on the command line, or root=... in Python"
+            f"data cannot be written to {base}: {error.strerror or error}. Choose another folder: "
+            "PANOPTIC_DL_CACHE=/another/folder in the environment"
         ) from error
-    return _check_complete(target)
+    return _check_complete(target, record)
 
 
-def _fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path], None]) -> None:
+def _fill(
+    target: Path, parameters: Mapping[str, object], make: Callable[[Path], None], record: str
+) -> None:
     """Makes the content under a temporary name, then gives it its own."""
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
     try:
         make(part)
         # mkdtemp makes it private; a data set is for everybody who may read the root.
         part.chmod(target.parent.stat().st_mode & 0o777)
-        record = {"parameters": dict(parameters), "num_files": _count_files(part)}
-        (part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        content = {"parameters": dict(parameters), "num_files": _count_files(part)}
+        (part / record).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
         try:
             part.rename(target)
         except OSError:
@@ -101,14 +91,13 @@ def _fill(target: Path, parameters: Mapping[str, object], make: Callable[[Path],
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_complete(target: Path) -> Path:
+def _check_complete(target: Path, record: str) -> Path:
     """Returns the folder if all of its files are there, e.g. not thinned by a cleaner of /tmp."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        record = read_json(target / RECORD)
-        if _count_files(target) == record["num_files"] + 1:
+        if _count_files(target) == read_json(target / record)["num_files"] + 1:
             return target
     raise DatasetError(
-        f"files are missing from (or were added to) the toy data in {target}: delete this folder, "
+        f"files are missing from (or were added to) the data in {target}: delete this folder, "
         f"it is made anew on the next use"
     )
 
@@ -117,16 +106,16 @@ def _count_files(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
-def draw_samples(
+def map_samples(
     function: Callable[..., Any], jobs: list[tuple[Any, ...]], title: str, num_workers: int | None
 ) -> list[Any]:
     """Call `function(*job)` for every job, in `num_workers` processes; by default one per core."""
     count = min(num_workers or count_cores(), max(len(jobs) // 4, 1))
     results = parallel_map(function, jobs, count, hint="; run it again with num_workers=1")
     say = functools.partial(print, file=sys.stderr)
-    drawn = []
+    done = []
     with Progress(title, len(jobs), unit="samples", say=say) as progress, closing(results):
         for result in results:
-            drawn.append(result)
+            done.append(result)
             progress.add(1)
-    return drawn
+    return done

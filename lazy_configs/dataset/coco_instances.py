@@ -1,0 +1,11 @@
+"""Any COCO instances JSON: exports of Roboflow, CVAT, Label Studio, Datumaro, and COCO itself.
+
+    python run.py dataset=coco_instances dataset.root=FOLDER
+
+Masks become things; what none covers becomes the class background. The folder is only read:
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
+"""
+
+from ._imported import imported_data
+
+dataset = imported_data("coco_instances")

@@ -1,0 +1,11 @@
+"""LabelMe: a folder of images, each with a JSON file of shapes.
+
+    python run.py dataset=labelme dataset.root=FOLDER
+
+Shapes become things; what none covers becomes the class background. The folder is only read:
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
+"""
+
+from ._imported import imported_data
+
+dataset = imported_data("labelme")

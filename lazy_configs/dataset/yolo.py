@@ -1,0 +1,11 @@
+"""Ultralytics YOLO segmentation: the folder of a data.yaml with its images and labels.
+
+    python run.py dataset=yolo dataset.root=FOLDER
+
+Polygons become things; what none covers becomes the class background. The folder is only read:
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
+"""
+
+from ._imported import imported_data
+
+dataset = imported_data("yolo")

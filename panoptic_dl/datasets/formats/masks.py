@@ -1,0 +1,163 @@
+"""Images and one mask each: PNGs of class ids, in gray or a palette, or of colors with a table.
+
+    images/<name>.jpg, masks/<name>.png               also below, or above, train/, val/, test/
+    <split>/<name>.jpg, <split>/<name>_mask.png       Roboflow, with _classes.csv
+
+Folders and masks may have any of the usual names and endings; splits are folders, or lists of
+names: train.txt, val.txt. `class_tables.py` says how classes are named.
+"""
+
+import re
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import colors_to_ids, open_image, read_label_ids
+from panoptic_dl.datasets.formats.base import (
+    IMAGES,
+    Export,
+    Label,
+    Sample,
+    by_split,
+    list_files,
+    split_of,
+)
+from panoptic_dl.datasets.formats.class_tables import Table, classes_of_masks
+
+IMAGE_FOLDER = re.compile(r"images?|imgs?|img_dir|jpegimages|leftimg8bit|inputs?|photos", re.I)
+MASK_FOLDER = re.compile(
+    r"masks?|labels?|annotations?|annots?|ann_dir|gt(fine)?|ground_truth|targets?|seg"
+    r"|segmentations?|segmentationclass",
+    re.I,
+)
+MASK_ENDING = re.compile(r"[_-](masks?|labels?|gt|seg|ann(otation)?|(gtFine_)?labelIds|L|P)$")
+IMAGE_ENDING = re.compile(r"_(leftImg8bit|image|img)$")
+WHICH = "or say which files are masks: dataset.masks='*_suffix.png'"
+
+Files = dict[str, PurePosixPath]
+
+
+def recognize(root: Path) -> str:
+    """What the folder is, in words; "" where it is none of these."""
+    masks, images = _pair(root, None)
+    count = len(masks.keys() & images.keys())
+    return f"{count:,} images with a mask each" if 2 * count > len(images) else ""
+
+
+def read(
+    root: Path,
+    *,
+    masks: str | None = None,
+    names: str | None = None,
+    mask_ignore_label: int | None = 255,
+) -> Export:
+    """Images with their masks, all classes without instances.
+
+    Args:
+        masks: pattern of the masks' paths, where they are not found by folder or ending:
+            "gtFine/*/*_labelIds.png". What follows its last * is no part of the image's name.
+        names: file of classes; None: one in `root` that is called so, else classes are numbers.
+        mask_ignore_label: number, in masks, of pixels without a class.
+
+    Raises:
+        DatasetError: there are no pairs, a file has no other, or a table is missing.
+    """
+    of_mask, of_image = _pair(root, masks)
+    if not of_mask.keys() & of_image.keys():
+        raise DatasetError(
+            f"no images with masks below {root}: put images into images/ and masks of the same "
+            f"names into masks/, {WHICH}"
+        )
+    paths = of_image | of_mask
+    single = sorted(of_mask.keys() ^ of_image.keys())  # images to test on need no mask
+    if alone := [key for key in single if split_of(paths[key]) != "test"]:
+        file = root / paths[alone[0]]
+        what = "image" if alone[0] in of_mask else "mask"
+        raise DatasetError(
+            f"{file} has no {what} ({len(alone)} such files): add it, remove the file, {WHICH}"
+        )
+    of_mask = {key: mask for key, mask in of_mask.items() if key in of_image}
+    files = [root / mask for mask in of_mask.values()]
+    table, notes = classes_of_masks(root, files, names, mask_ignore_label)
+    categories = [{"id": n, "isthing": 0} | row for n, row in table.items()]
+    lists, samples = _lists(root), []
+    for key, mask in of_mask.items():
+        image = of_image[key]
+        label = partial(read_mask, root / mask, table, mask_ignore_label)
+        split = split_of(image) or lists.get(image.stem)
+        samples.append((split, Sample(root / image, label)))
+    return Export(categories, by_split(samples), notes)
+
+
+def _pair(root: Path, pattern: str | None) -> tuple[Files, Files]:
+    """Masks, and images, by what the paths of the two have in common."""
+    ending = PurePosixPath((pattern or "").rpartition("*")[2]).stem
+    of_mask: Files = {}
+    of_image: Files = {}
+    paths = list_files(root, (*IMAGES, ".gif"))
+    some = any(IMAGE_FOLDER.fullmatch(part) for path in paths for part in path.parts[:-1])
+    for path in paths:
+        folders = path.parts[:-1]
+        in_masks = any(map(MASK_FOLDER.fullmatch, folders))
+        is_mask = path.suffix.lower() not in (".jpg", ".jpeg") and (
+            in_masks or MASK_ENDING.search(path.stem) is not None
+        )
+        if is_mask if pattern is None else path.match(pattern):
+            stem = path.stem.removesuffix(ending) if ending else MASK_ENDING.sub("", path.stem)
+            of_mask[_key(folders, MASK_FOLDER, stem)] = path
+        elif not in_masks and (not some or any(map(IMAGE_FOLDER.fullmatch, folders))):
+            stem = IMAGE_ENDING.sub("", path.stem)
+            of_image[_key(folders, IMAGE_FOLDER, stem)] = path
+    return of_mask, of_image
+
+
+def _key(folders: tuple[str, ...], of_role: re.Pattern[str], stem: str) -> str:
+    return "/".join([*(folder for folder in folders if not of_role.fullmatch(folder)), stem])
+
+
+def _lists(root: Path) -> dict[str, str]:
+    """Splits of images by their stem, from train.txt, val.txt and test.txt."""
+    return {
+        PurePosixPath(line.split()[0]).stem: split
+        for split in ("train", "val", "test")
+        if (root / f"{split}.txt").is_file()
+        for line in (root / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
+
+
+def read_mask(file: Path, table: Table, ignored: int | None, size: tuple[int, int]) -> Label:
+    """The segments of a mask, one a class.
+
+    A palette counts as colors where the table has all of them, else by the positions in it.
+
+    Raises:
+        DatasetError: it cannot be read, or holds a number or color that is none of the classes'.
+    """
+    image = open_image(file)
+    rgb = [(n, row["color"]) for n, row in table.items() if row["color"]]
+    colors = {red + 256 * green + 65536 * blue: n for n, (red, green, blue) in rgb}
+    if colors and image.mode in ("P", "RGB", "RGBA"):
+        codes = colors_to_ids(np.asarray(image.convert("RGB")))
+        unknown = {*np.unique(codes).tolist()} - {*colors}
+        if not unknown:
+            return _label(codes, colors)
+        if image.mode != "P":
+            color = [min(unknown) >> shift & 255 for shift in (0, 8, 16)]
+            raise DatasetError(f"{file} has the color {color}, which no class of the table has")
+    numbers = read_label_ids(file)
+    if unknown := {*np.unique(numbers).tolist()} - {*table, ignored}:
+        raise DatasetError(
+            f"{file} holds {min(unknown)}, which is no class: list it in the file of names, or say "
+            f"that it means none: dataset.mask_ignore_label={min(unknown)}"
+        )
+    return _label(numbers, {number: number for number in table})
+
+
+def _label(pixels: NDArray[np.integer], categories: dict[int, int]) -> Label:
+    values, inverse = np.unique(pixels, return_inverse=True)
+    ids = np.array([categories.get(value, -1) + 1 for value in values.tolist()])
+    return ids[inverse].reshape(pixels.shape), {n + 1: (n, 0) for n in categories.values()}

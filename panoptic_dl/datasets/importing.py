@@ -1,0 +1,422 @@
+"""Datasets in the formats of annotation tools: recognized, and converted once into a cache.
+
+Whatever a reader finds becomes COCO's panoptic format, PNGs and one JSON file a split, in a folder
+of the cache; images stay where they are, and nothing is written beside them. All else of the
+project reads that. How to add a format: a module in `formats/` and its line in `FORMATS`.
+
+Shapes: H W pixels.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panoptic_dl.core.errors import DatasetError, PartError
+from panoptic_dl.core.files import local_path, near_names, write_text
+from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
+from panoptic_dl.core.masks import decode_mask, encode_segmentation, polygon_fault
+from panoptic_dl.datasets.categories import check_categories
+from panoptic_dl.datasets.formats import (
+    ade20k,
+    bdd100k,
+    coco_instances,
+    labelme,
+    masks,
+    voc,
+    yolo,
+)
+from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments
+from panoptic_dl.datasets.storage import map_samples, store_once
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of what is written; another one converts again
+RECORD, NOTES = "import.json", "notes.txt"
+MAX_NAMED = 10  # notes that are logged
+SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
+BACKGROUND = "background"
+
+FORMATS: dict[str, ModuleType] = {
+    "ade20k": ade20k,
+    "bdd100k": bdd100k,
+    "voc": voc,
+    "yolo": yolo,
+    "coco_instances": coco_instances,
+    "labelme": labelme,
+    "masks": masks,
+}
+"""Readers by the name of their dataset=, in the order in which folders are recognized."""
+
+# Datasets that need no import, by what only they have; and what cannot be read, with what to do.
+MARKS = {
+    "coco_format": ("annotations/panoptic_*.json", "COCO's panoptic format"),
+    "cityscapes_format": ("gtFine/cityscapes_panoptic_*.json", "Cityscapes' panoptic format"),
+    "cityscapes": ("cityscapes/leftImg8bit", "Cityscapes"),
+    "coco": ("coco/annotations", "COCO 2017"),
+}
+CVAT_XML = (
+    "{root} is CVAT's own XML, which is not read\n  remedy:    export as COCO 1.0 "
+    "(dataset=coco_instances) or as Segmentation mask 1.1 (dataset=voc)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What an import does where the files leave it open.
+
+    Attributes:
+        background: what no annotation covers becomes a class, "stuff", or "void".
+        stuff: names of classes that are not counted; all parts of one in an image are one segment.
+        overlap: which instance is on top: the smaller one, "area", or the later one, "order".
+            Crowds are below all.
+        crowds: "keep", or make "objects" of them: CVAT exports masks of its brush as crowds.
+        empty_images: without any annotation: "keep" or "drop".
+        val_fraction: of the training images where an export has no validation images.
+        split_seed: of their choice.
+    """
+
+    background: str = "stuff"
+    stuff: tuple[str, ...] = ()
+    overlap: str = "area"
+    crowds: str = "keep"
+    empty_images: str = "keep"
+    val_fraction: float = 0.2
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("background", ("stuff", "void")),
+            ("overlap", ("area", "order")),
+            ("crowds", ("keep", "objects")),
+            ("empty_images", ("keep", "drop")),
+        ):
+            if getattr(self, name) not in choices:
+                raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
+        if not 0 < self.val_fraction < 1:
+            raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
+
+
+def recognize(root: Path) -> tuple[str, str, str] | None:
+    """The dataset= that reads a folder, what the folder is, and the command that trains on it.
+
+    Of a folder that has one folder in it, as archives are unpacked, that one counts as well.
+    """
+    inside = (
+        [f for f in root.iterdir() if f.is_dir() and f.name[0] not in "._"] if root.is_dir() else []
+    )
+    for folder in [root, *inside] if len(inside) == 1 else [root]:
+        found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
+        found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
+        for name, words in found[:1]:
+            task = "task=semantic " if name == "masks" else ""
+            return name, words, f"python run.py {task}dataset={name} dataset.root={folder}"
+    return None
+
+
+def other_dataset(title: str, root: Path) -> DatasetError | None:
+    """An error that says what a folder is, where that is not the dataset `title`."""
+    root = Path(os.path.abspath(root))
+    found = recognize(root)
+    if found and title.casefold() not in (f"dataset={found[0]}", found[1].casefold()):
+        return DatasetError(
+            f"{title} is not what lies in {root}: {found[1]}\n  remedy:    {found[2]}"
+        )
+    if not found and (root / "annotations.xml").is_file():
+        return DatasetError(CVAT_XML.format(root=root))
+    return None
+
+
+def import_dataset(
+    *,
+    form: str,
+    root: str | None,
+    cache: str = "~/.cache/panoptic-dl",
+    train_split: str = "train",
+    test_split: str = "val",
+    reader: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> str | None:
+    """Convert two splits of a dataset, unless that was done before: for configs.
+
+    Args:
+        form: one of FORMATS.
+        root: the folder of the export; None: there is none yet.
+        cache: the converted folder lies in `imported/` of this one.
+        train_split, test_split: their names. "val" may be missing: it is drawn from "train".
+        reader: keyword arguments of the format's `read`.
+        options: fields of `ImportOptions`.
+
+    Returns:
+        The folder, in COCO's panoptic format without images; None without `root`.
+
+    Raises:
+        DatasetError: the folder is no such export, or something in it does not fit together.
+        PartError: an option is none of its choices.
+    """
+    if root is None:
+        return None
+    base = Path(os.path.abspath(local_path(root, "dataset.root")))
+    options["stuff"] = tuple(options.get("stuff", ()))
+    key = {
+        **{"form": form, "root": str(base), "train_split": train_split, "test_split": test_split},
+        **{"version": VERSION, "reader": dict(reader or {}), "options": options},
+    }
+    return _import(
+        json.dumps(key, sort_keys=True), cache, base.stat().st_mtime_ns if base.is_dir() else 0
+    )
+
+
+@lru_cache(maxsize=16)  # a config asks for the folder many times
+def _import(key: str, cache: str, state: int) -> str:
+    parameters = json.loads(key)
+    form, base = parameters["form"], Path(parameters["root"])
+    options = ImportOptions(
+        **parameters["options"] | {"stuff": tuple(parameters["options"]["stuff"])}
+    )
+    if not base.is_dir():
+        kind = "is a file: unpack it, and name the folder" if base.is_file() else "does not exist"
+        near = near_names(base.parent, base.name)
+        raise DatasetError(f"dataset={form}: dataset.root={base} {kind}{near}")
+    other = other_dataset(f"dataset={form}", base)
+    if other and not FORMATS[form].recognize(base) and not parameters["reader"].get("masks"):
+        raise other
+
+    def make(folder: Path) -> None:
+        export = FORMATS[form].read(base, **parameters["reader"])
+        wanted = list(dict.fromkeys((parameters["train_split"], parameters["test_split"])))
+        notes = convert(export, base, folder, wanted, options)
+        write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
+        for note in notes[:MAX_NAMED]:
+            logger.warning("dataset=%s: %s", form, note)
+        if len(notes) > MAX_NAMED:
+            logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, NOTES)
+
+    place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
+    return str(store_once(place, form, {**parameters, "files": _state(base)}, make, RECORD))
+
+
+def _state(root: Path) -> list[int]:
+    """Number of the files below a folder, and a hash of their names, sizes and times of change."""
+    digest, count = hashlib.sha256(), 0
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            status = os.stat(os.path.join(folder, name))
+            digest.update(
+                f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace")
+            )
+            count += 1
+    return [count, int(digest.hexdigest()[:15], 16)]
+
+
+def convert(
+    export: Export, root: Path, folder: Path, splits: Sequence[str], options: ImportOptions
+) -> list[str]:
+    """Write splits of an export in COCO's panoptic format, without images.
+
+    Args:
+        export: what a reader has found.
+        root: the images' file names are relative to it.
+        folder: gets annotations/panoptic_<split>.json and panoptic_<split>/.
+        splits: names of splits that are written.
+
+    Returns:
+        Sentences on what was left out or changed.
+
+    Raises:
+        DatasetError: a split is missing, or a sample cannot be converted; names it.
+    """
+    categories, notes = _categories(export, root, options), list(export.notes)
+    found = _with_val(export.splits, splits, options, notes)
+    used: Counter[int] = Counter()
+    (folder / "annotations").mkdir()
+    for split in splits:
+        samples = found[split]
+        ids = [s.image_id for s in samples]
+        if None in ids or len({*ids}) < len(ids) or len({*map(type, ids)}) > 1:
+            ids = [str(_relative(s.image, root).with_suffix("")) for s in samples]
+        (folder / f"panoptic_{split}").mkdir()
+        jobs = [
+            (sample, folder / f"panoptic_{split}" / f"{number:012d}.png", categories, options)
+            for number, sample in enumerate(samples)
+        ]
+        images, annotations = [], []
+        results = map_samples(_convert, jobs, f"converting {split}", None)
+        for image_id, sample, job, result in zip(ids, samples, jobs, results, strict=True):
+            (height, width), segments, of_sample = result
+            notes += of_sample
+            if segments is None:
+                continue
+            used.update(segment["category_id"] for segment in segments)
+            name = _relative(sample.image, root).as_posix()
+            images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+            annotations.append(
+                {"image_id": image_id, "file_name": job[1].name, "segments_info": segments}
+            )
+        if len(images) < len(samples):
+            count = len(samples) - len(images)
+            notes.append(f"{count} images of {split} have no annotation and are left out")
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_text(folder / "annotations" / f"panoptic_{split}.json", json.dumps(content))
+    if unused := [c["name"] for c in categories if not used[c["id"]]]:
+        notes.append(f"no segment is of {', '.join(unused)}: classes all the same")
+    return notes
+
+
+def _relative(image: Path, root: Path) -> Path:
+    return Path(os.path.relpath(image, root))
+
+
+def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict[str, Any]]:
+    """The categories of the dataset; where one is added for the background, it is the last."""
+    names = [category["name"] for category in export.categories]
+    if unknown := [name for name in options.stuff if name not in names]:
+        raise DatasetError(
+            f"dataset.stuff={unknown[0]} is none of the classes: {', '.join(map(str, names))}"
+        )
+    categories = [
+        {**c, "isthing": int(c["isthing"] and c["name"] not in options.stuff)}
+        for c in export.categories
+    ]
+    if any(c["isthing"] for c in export.categories) and options.background == "stuff":
+        if BACKGROUND in names:
+            categories[names.index(BACKGROUND)]["isthing"] = 0
+        else:
+            number = max(category["id"] for category in categories) + 1
+            categories.append({"id": number, "name": BACKGROUND, "isthing": 0})
+    return [c | {"isthing": int(c["isthing"])} for c in check_categories(categories, root)]
+
+
+def _with_val(
+    splits: Mapping[str, list[Sample]],
+    wanted: Sequence[str],
+    options: ImportOptions,
+    notes: list[str],
+) -> dict[str, list[Sample]]:
+    """The splits; "val" is drawn from "train" where it is wanted and there is none."""
+    found = dict(splits)
+    if "val" in wanted and "val" not in found and len(found.get("train", ())) > 1:
+        samples, seed = found["train"], options.split_seed
+        count = max(1, round(options.val_fraction * len(samples)))
+        chosen = {*random.Random(seed).sample(range(len(samples)), min(count, len(samples) - 1))}
+        found["val"] = [sample for i, sample in enumerate(samples) if i in chosen]
+        found["train"] = [sample for i, sample in enumerate(samples) if i not in chosen]
+        notes.append(
+            f"there is no split to validate on: {count} of {len(samples)} images are drawn for it "
+            f"(dataset.val_fraction={options.val_fraction:g} dataset.split_seed={seed})"
+        )
+    for split in wanted:
+        if not found.get(split):
+            names = ", ".join(f"{name} ({len(samples)})" for name, samples in found.items())
+            part = "train" if split == wanted[0] else "test"
+            raise DatasetError(
+                f"there is no split {split!r}; the images of each: {names or 'none'}; choose by "
+                f"dataset.{part}_split=NAME"
+            )
+    return found
+
+
+def _convert(
+    sample: Sample, png: Path, categories: Sequence[dict[str, Any]], options: ImportOptions
+) -> tuple[tuple[int, int], list[dict[str, Any]] | None, list[str]]:
+    """Write the panoptic PNG of an image: its size, its segments, and notes on what was left out.
+
+    The segments are None where the image is left out.
+    """
+    size, notes = read_size(sample.image, "image"), list[str]()
+    label = sample.label(size)
+    if not label and options.empty_images == "drop":
+        return size, None, notes
+    if isinstance(label, list):
+        ids, kinds = _paint(size, _masks(size, label, sample.image, notes), categories, options)
+    else:
+        ids, kinds = np.asarray(label[0], np.int64), label[1]
+        require_same_size(ids.shape, f"the mask of {sample.image.name}", size, str(sample.image))
+    segments = []
+    for number, area in zip(*np.unique(ids[ids > 0], return_counts=True), strict=True):
+        category, crowd = kinds.pop(int(number))
+        segments.append(
+            {"id": int(number), "category_id": category, "iscrowd": crowd, "area": int(area)}
+        )
+    if hidden := len(kinds) if isinstance(label, list) else 0:
+        notes.append(f"{sample.image}: {hidden} instances lie below others, and are left out")
+    Image.fromarray(ids_to_colors(ids)).save(png)
+    return size, segments, notes
+
+
+Masks = list[tuple[NDArray[np.bool_], Instance]]
+
+
+def _masks(
+    size: tuple[int, int], instances: list[Instance], image: Path, notes: list[str]
+) -> Masks:
+    """The masks of instances; what cannot be one is named in `notes`."""
+    found = []
+    for number, instance in enumerate(instances):
+        where = instance.where or f"{image}, instance {number}"
+        segmentation = instance.segmentation
+        if isinstance(segmentation, list):
+            faults = [polygon_fault(polygon, size) for polygon in segmentation]
+            notes += [f"{where}: {fault}; it is left out" for fault in faults if fault]
+            kept = [p for p, fault in zip(segmentation, faults, strict=True) if not fault]
+            if segmentation and not kept:
+                continue
+            segmentation = kept
+        try:
+            mask = decode_mask(encode_segmentation(segmentation, size), size)
+        except ValueError as error:
+            notes.append(f"{where}: {error}; it is left out")
+            continue
+        if mask.any():
+            found.append((mask, instance))
+        else:
+            notes.append(f"{where}: no pixel of it is inside of the image; it is left out")
+    return found
+
+
+def _paint(
+    size: tuple[int, int],
+    masks: Masks,
+    categories: Sequence[dict[str, Any]],
+    options: ImportOptions,
+) -> tuple[NDArray[np.int64], Segments]:
+    """Ids (H, W), and category and crowd flag of all that was painted, also below others."""
+    things = {category["id"] for category in categories if category["isthing"]}
+    ids = np.zeros(size, dtype=np.int64)
+    kinds: Segments = {}
+    of_stuff: dict[int, int] = {}
+
+    def new_id(category: int, crowd: int) -> int:
+        number = (len(kinds) + 1) * SPREAD % (NUM_IDS - 1) + 1
+        kinds[number] = category, crowd
+        return number
+
+    def order(painted: tuple[NDArray[np.bool_], Instance]) -> tuple[bool, int]:
+        crowd = painted[1].iscrowd and options.crowds == "keep"
+        return not crowd, -int(painted[0].sum()) if options.overlap == "area" else 0
+
+    for mask, instance in sorted(masks, key=order):
+        category = instance.category_id
+        if category in things:
+            number = new_id(category, instance.iscrowd if options.crowds == "keep" else 0)
+        else:
+            number = of_stuff.get(category) or new_id(category, 0)
+            of_stuff[category] = number
+        ids[mask] = number
+    if options.background == "stuff" and (ids == 0).any():
+        background = next(c["id"] for c in categories if c["name"] == BACKGROUND)
+        ids[ids == 0] = of_stuff.get(background) or new_id(background, 0)
+    return ids, kinds
