@@ -14,7 +14,6 @@ from pathlib import Path
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.headers import check_headers
-from panoptic_dl.core.images import read_size
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.formats import ade20k, bdd100k, voc
 from panoptic_dl.datasets.formats.base import Sample
@@ -203,7 +202,7 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
                 f"{dataset.title}: {len(torn)} torn files, first {torn[0]}: {remedy}"
             )
         for sample in samples[:1]:
-            sample.label(read_size(sample.image))
+            sample.label()
         say(f"{split}: {describe(len(samples), official)}")
     for note in export.notes:
         say(note)

@@ -15,9 +15,9 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,11 @@ MAX_NAMED = 10  # notes that are logged
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
 BACKGROUND = "background"
 
-FORMATS: dict[str, ModuleType] = {
+FORMATS: dict[str, Any] = {
     "ade20k": ade20k,
     "bdd100k": bdd100k,
     "voc": voc,
+    "cvat_masks": SimpleNamespace(read=voc.read, recognize=partial(voc.recognize, table=True)),
     "yolo": yolo,
     "coco_instances": coco_instances,
     "labelme": labelme,
@@ -66,10 +67,11 @@ MARKS = {
     "cityscapes_format": ("gtFine/cityscapes_panoptic_*.json", "Cityscapes' panoptic format"),
     "cityscapes": ("cityscapes/leftImg8bit", "Cityscapes"),
     "coco": ("coco/annotations", "COCO 2017"),
+    "mapillary": ("training/*/panoptic", "Mapillary Vistas"),
 }
 CVAT_XML = (
     "{root} is CVAT's own XML, which is not read\n  remedy:    export as COCO 1.0 "
-    "(dataset=coco_instances) or as Segmentation mask 1.1 (dataset=voc)"
+    "(dataset=coco_instances) or as Segmentation mask 1.1 (dataset=cvat_masks)"
 )
 
 
@@ -291,7 +293,7 @@ def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict
         {**c, "isthing": int(c["isthing"] and c["name"] not in options.stuff)}
         for c in export.categories
     ]
-    if any(c["isthing"] for c in export.categories) and options.background == "stuff":
+    if export.objects_only and options.background == "stuff":
         if BACKGROUND in names:
             categories[names.index(BACKGROUND)]["isthing"] = 0
         else:
@@ -337,7 +339,7 @@ def _convert(
     The segments are None where the image is left out.
     """
     size, notes = read_size(sample.image, "image"), list[str]()
-    label = sample.label(size)
+    label = sample.label()
     if not label and options.empty_images == "drop":
         return size, None, notes
     if isinstance(label, list):

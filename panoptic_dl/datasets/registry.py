@@ -100,7 +100,8 @@ class Layout:
         """What is wrong, where this was looked for, and what to do; or which dataset it is."""
         from panoptic_dl.datasets.importing import other_dataset  # which imports this module
 
-        if other := other_dataset(self.title, local_path(self.root, "dataset.root")):
+        other = other_dataset(self.title, local_path(self.root, "dataset.root"))
+        if other and not (self.folder and self.base.is_dir()):
             return other
         where = f"{self.base} (dataset.root={self.root})"
         if self.folder:

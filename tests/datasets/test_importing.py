@@ -76,7 +76,7 @@ def test_the_reader_of_custom_datasets_takes_it(tmp_path, drawn):
     root = tmp_path / "export"
     exports.roboflow_coco(root, *drawn)
     folder = imported(root, tmp_path, "coco_instances")
-    of_both = dict(form="coco_instances", root=str(folder))
+    of_both = {"form": "coco_instances", "root": str(folder)}
     classes = custom_classes(**of_both, train_split="train", test_split="val")
     assert classes.names == ("ball", "box", "background")
     assert classes.thing_ids == (0, 1)

@@ -15,22 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import read_classes, read_panoptic_ids
-from panoptic_dl.datasets.formats.base import Export, Label, Segments
+from panoptic_dl.datasets.formats.base import Export, Label
 from panoptic_dl.datasets.formats.official import official_layout, paired_splits, read_table
 
-FOLDER = "ADEChallengeData2016"
 SPLITS = {"train": "training", "val": "validation"}
 FILES = ("images/{}/*.jpg", "annotations/{}/*.png", "annotations_instance/{}/*.png")
 
 
 def recognize(root: Path) -> str:
-    """What the folder is, in words; "" where it is none of these."""
-    base = official_layout("", root, FOLDER).base
-    return "ADE20K" if any((base / "annotations" / s).is_dir() for s in SPLITS.values()) else ""
+    """What the folder is, in words; "" where it is not this dataset."""
+    place = official_layout("ADE20K", root, "ADEChallengeData2016").base
+    return "ADE20K" if (place / FILES[1].format("training")).parent.is_dir() else ""
 
 
 def read(root: str | Path, *, task: str = "panoptic") -> Export:
@@ -43,45 +41,34 @@ def read(root: str | Path, *, task: str = "panoptic") -> Export:
         DatasetError: files are missing. Calling a label raises it where numbers are not official.
     """
     categories = read_table("ade20k")
-    layout = official_layout("ADE20K", root, FOLDER)
-    if task == "semantic":
-        splits = paired_splits(layout, "ade20k", FILES[:2], SPLITS, read_semantic)
-    else:
-        things = tuple(c["id"] + 1 for c in categories if c["isthing"])
-        label = partial(read_panoptic, things=things)
-        splits = paired_splits(layout, "ade20k", FILES, SPLITS, label)
-    return Export(categories, splits)
+    files = FILES if task == "panoptic" else FILES[:2]
+    label = partial(read_label, things=tuple(c["id"] + 1 for c in categories if c["isthing"]))
+    layout = official_layout("ADE20K", root, "ADEChallengeData2016")
+    return Export(categories, paired_splits(layout, "ade20k", files, SPLITS, label))
 
 
-def read_semantic(classes: Path, size: tuple[int, int]) -> tuple[NDArray[np.int32], Segments]:
-    """A segment for each class of an image. DatasetError where a number is none of a class."""
-    ids = read_classes(classes).astype(np.int32)
-    if ids.max(initial=0) > 150:
-        raise DatasetError(f"{classes} has class {ids.max()}: those of ADE20K are 1..150")
-    return ids, {number: (number - 1, 0) for number in np.unique(ids[ids > 0]).tolist()}
-
-
-def read_panoptic(
-    classes: Path, instances: Path, size: tuple[int, int], *, things: tuple[int, ...]
-) -> Label:
-    """The stuff of an image, and the instances over it.
+def read_label(classes: Path, instances: Path | None = None, *, things: tuple[int, ...]) -> Label:
+    """The segments of an image: a class each without `instances`, else panoptic ones.
 
     Args:
         things: their numbers in `classes`, in the order of those in `instances`.
 
     Raises:
-        DatasetError: a number is none of a class, or the two differ in size.
+        DatasetError: a number is none of a class.
     """
-    ids, segments = read_semantic(classes, size)
-    red_green = read_panoptic_ids(instances).astype(np.int32) & 0xFFFF
-    if red_green.shape != ids.shape:
-        raise DatasetError(f"{instances} and {classes} have different sizes; unpack them again")
-    ids[np.isin(ids, things)] = 0
-    ids = np.where(red_green >> 8, red_green, ids)  # which is above all classes
-    for number in np.unique(ids[ids > 255]).tolist():
-        if not 1 <= number & 255 <= len(things):
-            kind = number & 255
+    ids = read_classes(classes).astype(np.int32)
+    if ids.max(initial=0) > 150:
+        raise DatasetError(f"{classes} has class {ids.max()}: those of ADE20K are 1..150")
+    if instances is not None:
+        red_green = read_panoptic_ids(instances) & 0xFFFF
+        if red_green.shape != ids.shape:
+            raise DatasetError(f"{instances} and {classes} have different sizes; unpack them again")
+        ids[np.isin(ids, things)] = 0
+        ids = np.where(red_green >> 8, red_green, ids).astype(np.int32)  # above all classes
+    segments = {}
+    for number in np.unique(ids[ids > 0]).tolist():
+        kind = number if number < 256 else number & 255
+        if number >= 256 and not 1 <= kind <= len(things):
             raise DatasetError(f"{instances} has an instance of class {kind}: 1..100 are things")
-        segments[number] = things[(number & 255) - 1] - 1, 0
-    shown = {*np.unique(ids).tolist()}
-    return ids, {number: kind for number, kind in segments.items() if number in shown}
+        segments[number] = (kind if number < 256 else things[kind - 1]) - 1, 0
+    return ids, segments

@@ -56,13 +56,13 @@ class Sample:
 
     Attributes:
         image: its file.
-        label: from the size (H, W) of the image to its `Label`; can be pickled, and is called in
-            another process. It raises `DatasetError` where the annotation does not fit the image.
+        label: returns its `Label`; can be pickled, and is called in another process. It raises
+            `DatasetError` where an annotation cannot be read or does not fit the image.
         image_id: None: the name of the file.
     """
 
     image: Path
-    label: Callable[[tuple[int, int]], Label]
+    label: Callable[[], Label]
     image_id: int | str | None = None
 
 
@@ -74,11 +74,13 @@ class Export:
         categories: "id", "name", "isthing" and, where it is known, "color" (RGB) of each.
         splits: samples by the name of their split.
         notes: what was left out or changed, in sentences.
+        objects_only: whether pixels that no annotation covers may be a class of their own.
     """
 
     categories: list[dict[str, Any]]
     splits: dict[str, list[Sample]]
     notes: list[str] = field(default_factory=list)
+    objects_only: bool = False
 
 
 def list_files(root: Path, suffixes: Sequence[str]) -> list[PurePosixPath]:

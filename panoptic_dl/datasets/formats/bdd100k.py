@@ -24,9 +24,9 @@ IGNORED, CROWD = 1, 2  # bits of G
 
 
 def recognize(root: Path) -> str:
-    """What the folder is, in words; "" where it is none of these."""
-    base = official_layout("", root, "bdd100k").base
-    return "BDD100K" if (base / "labels/pan_seg/bitmasks").is_dir() else ""
+    """What the folder is, in words; "" where it is not this dataset."""
+    place = official_layout("BDD100K", root, "bdd100k").base
+    return "BDD100K" if (place / FILES[1].format("train")).parent.is_dir() else ""
 
 
 def read(root: str | Path) -> Export:
@@ -41,7 +41,7 @@ def read(root: str | Path) -> Export:
     return Export(read_table("bdd100k"), splits)
 
 
-def read_label(file: Path, size: tuple[int, int]) -> Label:
+def read_label(file: Path) -> Label:
     """The segments of a bitmask.
 
     Raises:

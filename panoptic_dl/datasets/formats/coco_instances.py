@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import read_size
 from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
@@ -77,13 +78,13 @@ def read(root: Path) -> Export:
                 Instance(numbers[i["category_id"]], i["segmentation"], i["iscrowd"])
                 for i in content.instances[number]
             ]
-            size = image["height"], image["width"]
-            label = partial(_label, file, image["file_name"], size, instances)
+            found = find(image["file_name"], file, split)
+            label = partial(_label, found, (image["height"], image["width"]), file, instances)
             image_id: Any = number if (split, number) not in seen else None
             seen.add((split, number))
-            samples.append((split, Sample(find(image["file_name"], file, split), label, image_id)))
+            samples.append((split, Sample(found, label, image_id)))
         notes += [f"{file.relative_to(root)}: {bad}; it is left out" for bad in content.bad_masks]
-    return Export(categories, by_split(samples), notes)
+    return Export(categories, by_split(samples), notes, objects_only=True)
 
 
 def _names(file: Path, content: InstancesFile, used: set[Any]) -> list[tuple[Any, str]]:
@@ -107,11 +108,12 @@ def _split(path: Path) -> str | None:
 
 
 def _label(
-    file: Path, name: str, listed: tuple[int, int], instances: list[Instance], size: tuple[int, int]
+    image: Path, listed: tuple[int, int], file: Path, instances: list[Instance]
 ) -> list[Instance]:
-    if size != listed:
+    height, width = read_size(image, "image")
+    if (height, width) != listed:
         raise DatasetError(
-            f"sizes differ: {name} is {size[1]} x {size[0]}, listed in {file} as {listed[1]} x "
+            f"sizes differ: {image} is {width} x {height}, listed in {file} as {listed[1]} x "
             f"{listed[0]} (width x height); export again, or correct the size that is listed"
         )
     return instances

@@ -12,6 +12,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import read_json
+from panoptic_dl.core.images import read_size
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.datasets.formats.base import (
     Export,
@@ -58,14 +59,15 @@ def read(root: Path) -> Export:
     samples = []
     for path, content in files:
         image = find(content.get("imagePath") or path.with_suffix(".jpg"), root / path)
-        label = partial(_label, root / path, content["shapes"], by_label)
+        label = partial(_label, image, root / path, content["shapes"], by_label)
         samples.append((split_of(path), Sample(image, label)))
-    return Export(categories, by_split(samples), notes)
+    return Export(categories, by_split(samples), notes, objects_only=True)
 
 
 def _label(
-    file: Path, shapes: list[dict[str, Any]], ids: dict[str, int], size: tuple[int, int]
+    image: Path, file: Path, shapes: list[dict[str, Any]], ids: dict[str, int]
 ) -> list[Instance]:
+    size = read_size(image, "image")
     objects: dict[Any, Instance] = {}
     for number, shape in enumerate(shapes):
         where = f"{file}, shape {number} ({shape.get('label')!r})"

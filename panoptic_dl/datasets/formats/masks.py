@@ -42,7 +42,10 @@ Files = dict[str, PurePosixPath]
 
 def recognize(root: Path) -> str:
     """What the folder is, in words; "" where it is none of these."""
-    masks, images = _pair(root, None)
+    try:
+        masks, images = _pair(root, None)
+    except DatasetError:  # of two files of one name
+        return ""
     count = len(masks.keys() & images.keys())
     return f"{count:,} images with a mask each" if 2 * count > len(images) else ""
 
@@ -63,7 +66,7 @@ def read(
         mask_ignore_label: number, in masks, of pixels without a class.
 
     Raises:
-        DatasetError: there are no pairs, a file has no other, or a table is missing.
+        DatasetError: there are no pairs, a file has no other or several, or a table is missing.
     """
     of_mask, of_image = _pair(root, masks)
     if not of_mask.keys() & of_image.keys():
@@ -100,22 +103,27 @@ def _pair(root: Path, pattern: str | None) -> tuple[Files, Files]:
     paths = list_files(root, (*IMAGES, ".gif"))
     some = any(IMAGE_FOLDER.fullmatch(part) for path in paths for part in path.parts[:-1])
     for path in paths:
-        folders = path.parts[:-1]
-        in_masks = any(map(MASK_FOLDER.fullmatch, folders))
+        in_masks = any(map(MASK_FOLDER.fullmatch, path.parts[:-1]))
         is_mask = path.suffix.lower() not in (".jpg", ".jpeg") and (
             in_masks or MASK_ENDING.search(path.stem) is not None
         )
         if is_mask if pattern is None else path.match(pattern):
             stem = path.stem.removesuffix(ending) if ending else MASK_ENDING.sub("", path.stem)
-            of_mask[_key(folders, MASK_FOLDER, stem)] = path
-        elif not in_masks and (not some or any(map(IMAGE_FOLDER.fullmatch, folders))):
-            stem = IMAGE_ENDING.sub("", path.stem)
-            of_image[_key(folders, IMAGE_FOLDER, stem)] = path
+            files, role = of_mask, MASK_FOLDER
+        elif not in_masks and (not some or any(map(IMAGE_FOLDER.fullmatch, path.parts[:-1]))):
+            stem, files, role = IMAGE_ENDING.sub("", path.stem), of_image, IMAGE_FOLDER
+        else:
+            continue
+        folders = [part for part in path.parts[:-1] if not role.fullmatch(part)]
+        if pattern is not None:  # folders may have any names
+            folders = [split_of(path) or ""]
+        key = "/".join([*folders, stem])
+        if key in files:
+            raise DatasetError(
+                f"{root / files[key]} and {root / path} have one name: remove one, {WHICH}"
+            )
+        files[key] = path
     return of_mask, of_image
-
-
-def _key(folders: tuple[str, ...], of_role: re.Pattern[str], stem: str) -> str:
-    return "/".join([*(folder for folder in folders if not of_role.fullmatch(folder)), stem])
 
 
 def _lists(root: Path) -> dict[str, str]:
@@ -129,7 +137,7 @@ def _lists(root: Path) -> dict[str, str]:
     }
 
 
-def read_mask(file: Path, table: Table, ignored: int | None, size: tuple[int, int]) -> Label:
+def read_mask(file: Path, table: Table, ignored: int | None) -> Label:
     """The segments of a mask, one a class.
 
     A palette counts as colors where the table has all of them, else by the positions in it.

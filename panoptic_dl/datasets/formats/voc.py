@@ -33,12 +33,12 @@ LISTS = "ImageSets/Segmentation"
 WITH_IMAGES = "put them there; in CVAT, export with images"
 
 
-def recognize(root: Path) -> str:
-    """What the folder is, in words; "" where it is none of these."""
-    base = official_layout("", root, FOLDER).base
+def recognize(root: Path, *, table: bool = False) -> str:
+    """What the folder is, in words; "" where it has not this layout, with or without a table."""
+    base = official_layout("PASCAL VOC", root, FOLDER).base
     if not ((base / "SegmentationClass").is_dir() and (base / LISTS).is_dir()):
         return ""
-    return "segmentation masks of CVAT" if (base / TABLE).is_file() else "PASCAL VOC"
+    return ("PASCAL VOC", "masks of CVAT")[table] if (base / TABLE).is_file() == table else ""
 
 
 def read(root: str | Path) -> Export:
@@ -94,12 +94,7 @@ def read(root: str | Path) -> Export:
 
 
 def read_label(
-    classes: Path,
-    objects: Path | None,
-    categories: list[dict[str, Any]],
-    size: tuple[int, int],
-    *,
-    colored: bool,
+    classes: Path, objects: Path | None, categories: list[dict[str, Any]], *, colored: bool
 ) -> Label:
     """The segments of an image: pairs of an object and its class.
 

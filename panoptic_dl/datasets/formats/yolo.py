@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.images import read_size
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
     SPLITS,
@@ -68,10 +69,8 @@ def read(root: Path) -> Export:
             images = list(_images(root, file, content, key))
             if not images and split != "test":
                 raise DatasetError(f"{file}: {key}: {content[key]} has no images")
-            splits[split] = [
-                Sample(image, partial(_label, _label_file(image), ids)) for image in images
-            ]
-    return Export(categories, splits, notes)
+            splits[split] = [Sample(image, partial(_label, image, ids)) for image in images]
+    return Export(categories, splits, notes, objects_only=True)
 
 
 def _images(root: Path, file: Path, content: dict[str, Any], key: str) -> Iterator[Path]:
@@ -108,10 +107,11 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _label(file: Path, ids: dict[int, int], size: tuple[int, int]) -> list[Instance]:
+def _label(image: Path, ids: dict[int, int]) -> list[Instance]:
+    file = _label_file(image)
     if not file.is_file():
         return []
-    height, width = size
+    height, width = read_size(image, "image")
     found = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         where = f"{file}, line {number}"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.formats.ade20k import read
-from tests.datasets.official_folders import SIZE, save, segments_of, write_ade20k
+from tests.datasets.official_folders import save, segments_of, write_ade20k
 
 
 @pytest.fixture
@@ -49,14 +49,14 @@ def test_labels_are_those_of_the_published_preparation(root):
             classes = np.asarray(Image.open(base / "annotations" / folder / name))
             objects = np.asarray(Image.open(base / "annotations_instance" / folder / name))
             wanted = published(classes, objects, export.categories)
-            assert segments_of(*sample.label(SIZE)) == segments_of(*wanted)
+            assert segments_of(*sample.label()) == segments_of(*wanted)
             # Two chairs of different classes, a flag over the wall, wall and floor.
             assert sorted(kind for kind, _ in wanted[1].values()) == [0, 3, 19, 32, 149]
 
 
 def test_semantic_labels_are_the_official_classes(root):
     for sample in read(root / "ADEChallengeData2016", task="semantic").splits["val"]:
-        ids, segments = sample.label(SIZE)
+        ids, segments = sample.label()
         name = f"{sample.image.stem}.png"
         file = root / "ADEChallengeData2016" / "annotations" / "validation" / name
         np.testing.assert_array_equal(ids, np.asarray(Image.open(file)))
@@ -80,10 +80,10 @@ def test_what_is_missing_or_wrong_is_named(root, tmp_path):
     with pytest.raises(
         DatasetError, match=r"_00000001\.png has an instance of class 101: 1\.\.100"
     ):
-        read(root).splits["val"][0].label(SIZE)
+        read(root).splits["val"][0].label()
     save(label, np.zeros((24, 31, 3)))
     with pytest.raises(DatasetError, match="different sizes"):
-        read(root).splits["val"][0].label(SIZE)
+        read(root).splits["val"][0].label()
     label.unlink()
     with pytest.raises(
         DatasetError, match=r"file missing: .*ADE_valid_00000001\.png(?s:.)*python scri"
@@ -92,7 +92,7 @@ def test_what_is_missing_or_wrong_is_named(root, tmp_path):
     assert len(read(root, task="semantic").splits["val"]) == 1
     save(base / "annotations" / "validation" / "ADE_valid_00000001.png", np.full((24, 32), 151))
     with pytest.raises(DatasetError, match="has class 151: those of ADE20K are"):
-        read(root, task="semantic").splits["val"][0].label(SIZE)
+        read(root, task="semantic").splits["val"][0].label()
     with pytest.raises(
         DatasetError, match=r"folder missing: .*images(?s:.)*prepare_dataset\.py ade20k"
     ):

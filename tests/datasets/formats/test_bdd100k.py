@@ -6,7 +6,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.formats.bdd100k import read
-from tests.datasets.official_folders import SIZE, save, segments_of, write_bdd100k
+from tests.datasets.official_folders import save, segments_of, write_bdd100k
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_bitmasks_are_read_bit_by_bit(root):
         (category,) = {int(value) for value in mask[where][:, 0]}
         crowds = {bool(value & 0b11) for value in mask[where][:, 1]}  # crowd << 1 | ignored
         wanted.add((category, int(crowds == {True}), where.tobytes()))
-    assert segments_of(*sample.label(SIZE)) == wanted
-    kinds = sample.label(SIZE)[1]
+    assert segments_of(*sample.label()) == wanted
+    kinds = sample.label()[1]
     assert kinds == {7: (7, 0), 30: (30, 0), 31: (35, 0), 258: (35, 0), 33: (31, 1), 34: (35, 1)}
 
 
@@ -48,12 +48,12 @@ def test_what_is_no_bitmask_is_named(root, tmp_path):
     file = root / "bdd100k" / "labels" / "pan_seg" / "bitmasks" / "val" / f"{sample.image.stem}.png"
     save(file, np.zeros((24, 32, 3)))
     with pytest.raises(DatasetError, match="no bitmask of BDD100K: its mode is RGB, not RGBA"):
-        sample.label(SIZE)
+        sample.label()
     mask = np.zeros((24, 32, 4))
     mask[0, :2] = (31, 0, 0, 1), (35, 0, 0, 1)
     save(file, mask)
     with pytest.raises(DatasetError, match=r"segment 1 has class 35, or two classes"):
-        sample.label(SIZE)
+        sample.label()
     file.unlink()
     with pytest.raises(DatasetError, match=r"file missing: .*val"):
         read(root)

@@ -13,7 +13,6 @@ from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.datasets.formats import ade20k, bdd100k, voc
 from panoptic_dl.datasets.importing import import_dataset, recognize
 from tests.datasets.official_folders import (
-    SIZE,
     segments_of,
     write_ade20k,
     write_bdd100k,
@@ -38,9 +37,7 @@ def test_the_cache_holds_what_the_reader_gives(tmp_path, name, task):
     assert found[0] == name
     reader = {"task": task} if name == "ade20k" else {}
     cache = str(tmp_path / "cache")
-    folder = import_dataset(
-        form=name, root=str(root), cache=cache, reader=reader, background="void"
-    )
+    folder = import_dataset(form=name, root=str(root), cache=cache, reader=reader)
     export = READERS[name](root, **reader)
     splits = {"train_split": "train", "test_split": "val"}
     classes = custom_classes(form=name, root=folder, **splits)
@@ -51,7 +48,7 @@ def test_the_cache_holds_what_the_reader_gives(tmp_path, name, task):
         for sample, annotation in zip(export.splits[split], content["annotations"], strict=True):
             ids = rgb2id(np.asarray(Image.open(labels / annotation["file_name"])))
             kinds = {s["id"]: (s["category_id"], s["iscrowd"]) for s in annotation["segments_info"]}
-            assert segments_of(ids, kinds) == segments_of(*sample.label(SIZE))
+            assert segments_of(ids, kinds) == segments_of(*sample.label())
         registered = custom_dataset(
             form=name,
             task=task,

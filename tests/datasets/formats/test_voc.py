@@ -8,7 +8,6 @@ from torchvision.datasets import VOCSegmentation
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets.formats.voc import read
 from tests.datasets.official_folders import (
-    SIZE,
     photo,
     save,
     segments_of,
@@ -32,7 +31,7 @@ def test_images_and_classes_are_those_of_torchvision(tmp_path):
         theirs = VOCSegmentation(str(tmp_path), year="2012", image_set=split, download=False)
         assert [str(sample.image) for sample in samples] == theirs.images
         for sample, (_, target) in zip(samples, theirs, strict=True):
-            ids, segments = sample.label(SIZE)
+            ids, segments = sample.label()
             classes = np.array([255, *(segments[i][0] for i in range(1, len(segments) + 1))])
             np.testing.assert_array_equal(classes[ids], np.asarray(target))
 
@@ -42,7 +41,7 @@ def test_objects_of_things_are_told_apart(tmp_path):
     classes, objects = voc_labels()
     wanted = {(15, 0, (objects == number).tobytes()) for number in (1, 2)}
     wanted |= {(18, 0, (objects == 3).tobytes()), (0, 0, (classes == 0).tobytes())}
-    assert segments_of(*sample.label(SIZE)) == wanted
+    assert segments_of(*sample.label()) == wanted
 
 
 def test_the_table_is_the_official_one(tmp_path):
@@ -97,7 +96,7 @@ def test_an_export_of_cvat_has_its_own_classes(cvat):
     wanted = {(0, 0, (classes == 0).tobytes()), (2, 0, (objects == 3).tobytes())}
     wanted |= {(1, 0, (objects == number).tobytes()) for number in (1, 2)}
     for sample in export.splits["default"]:
-        assert segments_of(*sample.label(SIZE)) == wanted
+        assert segments_of(*sample.label()) == wanted
 
 
 def test_the_border_that_datumaro_lists_is_no_class(cvat):
@@ -110,7 +109,7 @@ def test_the_border_that_datumaro_lists_is_no_class(cvat):
 def test_black_is_void_where_no_class_has_it(cvat):
     root, classes, objects = cvat
     (root / "labelmap.txt").write_text(LABELMAP.replace("background:0,0,0::\n", ""))
-    ids, segments = read(root).splits["default"][0].label(SIZE)
+    ids, segments = read(root).splits["default"][0].label()
     wanted = {(1, 0, (objects == 3).tobytes())}
     wanted |= {(0, 0, (objects == number).tobytes()) for number in (1, 2)}
     assert segments_of(ids, segments) == wanted
@@ -120,7 +119,7 @@ def test_black_is_void_where_no_class_has_it(cvat):
 def test_things_without_objects_are_crowds(cvat):
     root, classes, _ = cvat
     (root / "SegmentationObject" / "b c.d.png").unlink()
-    found = segments_of(*read(root).splits["default"][1].label(SIZE))
+    found = segments_of(*read(root).splits["default"][1].label())
     assert found == {(kind, int(kind > 0), (classes == kind).tobytes()) for kind in (0, 1, 2)}
 
 
@@ -131,13 +130,13 @@ def test_what_is_wrong_is_named(tmp_path):
     file = base / "SegmentationClass" / f"{sample.image.stem}.png"
     save(file, np.full((24, 32, 3), (1, 2, 3)))
     with pytest.raises(DatasetError, match=r"has color \[1, 2, 3\], of no class"):
-        sample.label(SIZE)
+        sample.label()
     save(file, np.full((24, 32), 21))
     with pytest.raises(DatasetError, match="has class 21, of no class"):
-        sample.label(SIZE)
+        sample.label()
     save(file, np.zeros((24, 31)))
     with pytest.raises(DatasetError, match="different sizes"):
-        sample.label(SIZE)
+        sample.label()
     (base / "labelmap.txt").write_text("screw 1,2,3\n")
     with pytest.raises(DatasetError, match=r"'screw 1,2,3' has no color; write name:red,green"):
         read(root)
