@@ -188,7 +188,7 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
             raise _missing(dataset, base, folder)
     if name == "mapillary":
         return _check_mapillary(base, say)
-    export = READERS[name](base.parent)
+    export = READERS[name](base)
     for split, official in dataset.counts.items():
         samples = export.splits.get(split, [])
         files = [_files(sample) for sample in samples]
@@ -206,7 +206,7 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
         say(f"{split}: {describe(len(samples), official)}")
     for note in export.notes:
         say(note)
-    say(f"ready: dataset={name} dataset.root={base.parent}")
+    say(f"ready: dataset={name} dataset.root={base}")
 
 
 def _files(sample: Sample) -> tuple[dict[str, str], list[tuple[str, None]]]:

@@ -135,7 +135,7 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     root = Path(os.path.abspath(root))
     found = recognize(root)
     own = found and title.casefold() in (f"dataset={found[0]}", found[1].casefold())
-    if found and not (own and found[2].endswith(f"={root}")):
+    if found and not (own and (found[0] in MARKS or found[2].endswith(f"={root}"))):
         return DatasetError(
             f"{title} is not what lies in {root}: {found[1]}\n  remedy:    {found[2]}"
         )

@@ -54,7 +54,9 @@ def test_archives_become_the_dataset(tmp_path, name, run_script):
     assert files_below(target / dataset.folder) == files_below(source / dataset.folder)
     first, official = next(iter(dataset.counts.items()))
     assert f"{first}: 2 of the official {official} images: good for trials" in out
-    assert re.search(rf"ready: dataset={name} (dataset\.version=v2\.0 )?dataset.root={target}", out)
+    assert re.search(
+        rf"ready: dataset={name} (dataset\.version=v2\.0 )?dataset\.root={target}", out
+    )
     for file in target.glob("*.*"):  # as the script said they can be
         file.unlink()
     for more in ((), ("--check",)):

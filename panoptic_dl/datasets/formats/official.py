@@ -12,9 +12,10 @@ from panoptic_dl.datasets.registry import Layout, list_files
 
 
 def official_layout(title: str, root: str | Path, folder: str) -> Layout:
-    """The layout of a dataset whose `folder` lies in `root`, or is `root`."""
-    layout = Layout(title, str(root), folder)
-    return layout if layout.base.is_dir() else Layout(title, str(root))
+    """The layout of a dataset whose `folder` lies in `root`, or ends there."""
+    parts = folder.split("/")
+    tried = (Layout(title, str(root), "/".join(parts[i:])) for i in range(len(parts)))
+    return next((each for each in tried if each.base.is_dir()), Layout(title, str(root)))
 
 
 def how_to_get(name: str) -> str:

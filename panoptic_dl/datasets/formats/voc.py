@@ -23,35 +23,45 @@ from numpy.typing import NDArray
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import opened_image, read_label_ids, read_panoptic_ids
 from panoptic_dl.datasets.formats.base import SPLITS, Export, Label, Sample
+from panoptic_dl.datasets.formats.class_tables import find_table
 from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
 
 BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
+FOLDER = "VOCdevkit/VOC2012"
+TABLE = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
 WITH_IMAGES = "put them there; in CVAT, export with images"
 
 
 def recognize(root: Path, *, table: bool = False) -> str:
     """What the folder is, in words; "" where it has not this layout, with or without a table."""
-    base = official_layout("PASCAL VOC", root, "VOCdevkit/VOC2012").base
+    base = official_layout("PASCAL VOC", root, FOLDER).base
     if not ((base / "SegmentationClass").is_dir() and (base / LISTS).is_dir()):
         return ""
-    words = "masks of CVAT" if table else "PASCAL VOC"
-    return words if (base / "labelmap.txt").is_file() == table else ""
+    return ("PASCAL VOC", "masks of CVAT")[table] if (base / TABLE).is_file() == table else ""
 
 
 def read(root: str | Path) -> Export:
     """Read a folder with VOC's layout.
 
     Raises:
-        DatasetError: files are missing, or labelmap.txt is none. Calling a label raises it where
-            that has a color or number of no class.
+        DatasetError: files are missing, or labelmap.txt has a class without a color. Calling a
+            label raises it where that has a color or number of no class.
     """
-    layout = official_layout("PASCAL VOC", root, "VOCdevkit/VOC2012")
+    layout = official_layout("PASCAL VOC", root, FOLDER)
     for folder in ("SegmentationClass", LISTS):
         layout.require_folder(layout.base / folder, how_to_get("voc"))
     layout.require_folder(layout.base / "JPEGImages", WITH_IMAGES)
-    table = layout.base / "labelmap.txt"
-    categories = read_labelmap(table) if table.is_file() else read_table("voc")
+    table = layout.base / TABLE
+    categories = read_table("voc")
+    if table.is_file():
+        categories = [
+            {"id": number, "isthing": int(row["name"] != "background"), **row}
+            for number, row in find_table(layout.base, TABLE).items()
+            if row["color"] != [224, 224, 192]  # the border, which Datumaro calls "ignored"
+        ]
+    if without := [c["name"] for c in categories if not c["color"]]:
+        raise DatasetError(f"{table}: {without[0]!r} has no color; write name:red,green,blue::")
     images = {
         path.relative_to(layout.base / "JPEGImages").with_suffix("").as_posix(): path
         for path in (layout.base / "JPEGImages").rglob("[!.]*.*")
@@ -67,43 +77,21 @@ def read(root: str | Path) -> Export:
         if missing := [name for name in names if name not in images]:
             problem = f"{len(missing)} of {len(names)} images of {file} are missing, first"
             raise layout.error(f"{problem} JPEGImages/{missing[0]}.*", WITH_IMAGES)
-        samples = []
+        samples, kinds = [], ("SegmentationClass", "SegmentationObject")
         for name in names:
-            kinds = ("SegmentationClass", "SegmentationObject")
             classes, objects = (layout.base / kind / f"{name}.png" for kind in kinds)
             if classes.is_file():
                 found = objects if objects.is_file() else None
                 label = partial(read_label, classes, found, categories, colored=table.is_file())
                 samples.append(Sample(images[name], label))
-        if len(samples) < len(names):
-            without = len(names) - len(samples)
-            notes.append(f"{split}: {without} of {len(names)} images have no label, left out")
+        if unlabeled := len(names) - len(samples):
+            notes.append(f"{split}: {unlabeled} of {len(names)} images have no label, left out")
         if samples:
             name = "train" if split == "default" else split
             splits[SPLITS.get(name.lower(), name)] = samples
     if not splits:
         raise layout.error(f"no image that {LISTS}/*.txt lists has a label", how_to_get("voc"))
     return Export(categories, splits, notes)
-
-
-def read_labelmap(file: Path) -> list[dict[str, Any]]:
-    """The categories of a labelmap.txt; their ids are positions in it.
-
-    Raises:
-        DatasetError: a line is none of that format.
-    """
-    categories: list[dict[str, Any]] = []
-    for line in map(str.strip, file.read_text(encoding="utf-8").splitlines()):
-        if line and not line.startswith("#"):
-            try:
-                name, color = line.rsplit(":", 3)[:2]
-                red, green, blue = (int(value) for value in color.split(","))
-            except ValueError as error:
-                raise DatasetError(f"{file}: {line!r} is not name:red,green,blue::") from error
-            thing, number = int(name != "background"), len(categories)
-            entry = {"id": number, "name": name, "isthing": thing, "color": [red, green, blue]}
-            categories.append(entry)
-    return categories
 
 
 def read_label(
@@ -120,15 +108,15 @@ def read_label(
         DatasetError: the two differ in size, or a pixel is of no class.
     """
     numbers, by_color = _numbers(classes, colored=colored)
-    values = list(range(len(categories)))
-    if by_color:
-        values = [r | g << 8 | b << 16 for r, g, b in (c["color"] for c in categories)]
     kind_of = {BORDER: 0, 0: 0} if by_color else {255: 0}  # 0: void, else the category's id + 1
-    kind_of |= {value: position + 1 for position, value in enumerate(values)}
+    for number, category in enumerate(categories):
+        red, green, blue = category["color"] if by_color else (number, 0, 0)
+        kind_of[red | green << 8 | blue << 16] = number + 1
     found, inverse = np.unique(numbers, return_inverse=True)
     if unknown := [value for value in found.tolist() if value not in kind_of]:
-        odd = [unknown[0] >> shift & 255 for shift in (0, 8, 16)] if by_color else unknown[0]
-        raise DatasetError(f"{classes} has {'color' if by_color else 'class'} {odd}, of no class")
+        color = [unknown[0] >> shift & 255 for shift in (0, 8, 16)]
+        odd = f"color {color}" if by_color else f"class {unknown[0]}"
+        raise DatasetError(f"{classes} has {odd}, of no class")
     kinds = np.array([kind_of[v] for v in found.tolist()])[inverse.reshape(numbers.shape)]
     things = np.array([False, *(bool(c["isthing"]) for c in categories)])
     owners = np.zeros(kinds.shape, np.int64)

@@ -17,7 +17,8 @@ from tests.datasets.official_folders import (
 )
 
 LABELMAP = (
-    "# label:color_rgb:parts:actions\nbackground:0,0,0::\nscrew:250,50,83::\nnut M5:51,221,255::\n"
+    "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
+    "screw:250,50,83::\nnut M5:51,221,255:hand,head:\n"
 )
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)])
 
@@ -98,6 +99,12 @@ def test_an_export_of_cvat_has_its_own_classes(cvat):
         assert segments_of(*sample.label()) == wanted
 
 
+def test_the_border_that_datumaro_lists_is_no_class(cvat):
+    root, _, _ = cvat
+    (root / "labelmap.txt").write_text(LABELMAP + "ignored:224,224,192::\n")
+    assert [category["id"] for category in read(root).categories] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("cvat", ["RGB", "P"], indirect=True)
 def test_black_is_void_where_no_class_has_it(cvat):
     root, classes, objects = cvat
@@ -131,7 +138,7 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(DatasetError, match="different sizes"):
         sample.label()
     (base / "labelmap.txt").write_text("screw 1,2,3\n")
-    with pytest.raises(DatasetError, match=r"'screw 1,2,3' is not name:red,green,blue::"):
+    with pytest.raises(DatasetError, match=r"'screw 1,2,3' has no color; write name:red,green"):
         read(root)
     sample.image.unlink()
     (base / "labelmap.txt").unlink()
