@@ -38,7 +38,7 @@ from panoptic_dl.datasets.formats import (
     voc,
     yolo,
 )
-from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments
+from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, is_panoptic
 from panoptic_dl.datasets.storage import map_samples, store_once
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
     )
     for folder in [root, *inside] if len(inside) == 1 else [root]:
         found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
+        if any(map(is_panoptic, (folder / "annotations").glob("[!.]*.json"))):
+            found.append(("coco_format", MARKS["coco_format"][1]))  # by the names of LightlyTrain
         found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
         for name, words in found[:1]:
             task = "task=semantic " if name == "masks" else ""
@@ -132,7 +134,8 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     """An error that says what a folder is, where that is not the dataset `title`."""
     root = Path(os.path.abspath(root))
     found = recognize(root)
-    if found and title.casefold() not in (f"dataset={found[0]}", found[1].casefold()):
+    own = found and title.casefold() in (f"dataset={found[0]}", found[1].casefold())
+    if found and not (own and found[2].endswith(f"={root}")):
         return DatasetError(
             f"{title} is not what lies in {root}: {found[1]}\n  remedy:    {found[2]}"
         )

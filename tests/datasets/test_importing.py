@@ -9,6 +9,8 @@ from detectron2.data import DatasetCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets import importing
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.datasets.importing import import_dataset, recognize
 from tests.datasets.formats import exports
@@ -72,6 +74,18 @@ def test_masks_of_every_kind_are_those_that_were_drawn(tmp_path, drawn, form, wr
         assert (of_ids == table[image.semantic()]).all()
 
 
+@pytest.mark.parametrize(("form", "write"), exports.PANOPTIC.values(), ids=exports.PANOPTIC)
+def test_panoptic_exports_are_recognized_and_read_as_they_are(tmp_path, drawn, form, write):
+    write(tmp_path, *drawn)
+    assert recognize(tmp_path)[2] == f"python run.py dataset={form} dataset.root={tmp_path}"
+    classes = custom_classes(form=form, root=str(tmp_path), train_split="train", test_split="val")
+    assert classes.names == ("ball", "box", "background")
+    name = custom_dataset(
+        form=form, task="panoptic", part="train", classes=classes, root=str(tmp_path), split="train"
+    )
+    assert len(DatasetCatalog.get(name)) == len(drawn[0])
+
+
 def test_the_reader_of_custom_datasets_takes_it(tmp_path, drawn):
     root = tmp_path / "export"
     exports.roboflow_coco(root, *drawn)
@@ -86,3 +100,70 @@ def test_the_reader_of_custom_datasets_takes_it(tmp_path, drawn):
     records = DatasetCatalog.get(name)
     assert [Path(r["file_name"]).parent.name for r in records] == ["valid"] * 3
     assert all(Path(record["file_name"]).is_file() for record in records)
+
+
+def test_it_is_converted_once_until_something_changes(tmp_path, drawn, caplog):
+    root = tmp_path / "export"
+    exports.ultralytics(root, *drawn)
+    before = {file: file.stat().st_mtime_ns for file in sorted(root.rglob("*"))}
+    first = imported(root, tmp_path, "yolo")
+    assert {file: file.stat().st_mtime_ns for file in sorted(root.rglob("*"))} == before
+    importing._import.cache_clear()  # as in another process
+    assert imported(root, tmp_path, "yolo") == first
+    assert imported(root, tmp_path, "yolo", background="void") != first
+    label = root / "labels" / "train" / f"{drawn[0][0].name}.txt"
+    label.write_text(label.read_text().replace("0 ", "1 ", 1))
+    importing._import.cache_clear()
+    assert imported(root, tmp_path, "yolo") != first
+
+
+def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, caplog):
+    root = tmp_path / "export"
+    exports.labelme(root, *drawn)
+    parts = {}
+    for key in ({}, {"val_fraction": 0.5}, {"split_seed": 3}):
+        folder = imported(root, tmp_path, "labelme", **key)
+        train, val = labels(folder, "train"), labels(folder, "val")
+        assert len({*train, *val}) == 8
+        parts[str(key)] = sorted(val)
+    assert [len(part) for part in parts.values()] == [2, 4, 2]
+    assert len(set(map(str, parts.values()))) == 3
+    assert "2 of 8 images are drawn for it (dataset.val_fraction=0.2 dataset.split_seed=0)" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"background": "sky"}, "dataset.background=sky: stuff or void"),
+        ({"val_fraction": 1.0}, "dataset.val_fraction=1.0: above 0 and below 1"),
+        (
+            {"train_split": "tiny"},
+            r"no split 'tiny'; .* train \(5\), val \(3\).*train_split",
+        ),
+        ({"test_split": "tiny"}, "choose by dataset.test_split=NAME"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(tmp_path, drawn, options, message):
+    exports.ultralytics(tmp_path, *drawn)
+    with pytest.raises(ValueError, match=message):
+        imported(tmp_path, tmp_path, "yolo", **options)
+
+
+def test_another_format_is_named_with_its_command(tmp_path, drawn):
+    root = tmp_path / "export"
+    exports.ultralytics(root / "inside", *drawn)
+    command = f"python run.py dataset=yolo dataset.root={root / 'inside'}"
+    for form in ("labelme", "yolo"):  # as an archive is unpacked, one folder too high
+        with pytest.raises(DatasetError, match=f"={form} is not what lies in .*\n.*{command}"):
+            imported(root, tmp_path, form)
+    with pytest.raises(DatasetError, match=f"coco_format is not what lies in .*\n.*{command}"):
+        custom_classes(form="coco_format", root=str(root), train_split="train", test_split="val")
+    (tmp_path / "own" / "pictures").mkdir(parents=True)
+    (tmp_path / "own" / "annotations.xml").write_text("<annotations/>")
+    with pytest.raises(DatasetError, match=r"CVAT's own XML, which is not read\n.*COCO 1.0"):
+        imported(tmp_path / "own", tmp_path, "yolo")
+    for missing, message in (("x", "does not exist"), ("own/annotations.xml", "unpack it")):
+        with pytest.raises(DatasetError, match=message):
+            imported(tmp_path / missing, tmp_path, "yolo")

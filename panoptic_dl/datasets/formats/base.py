@@ -98,7 +98,12 @@ def list_files(root: Path, suffixes: Sequence[str]) -> list[PurePosixPath]:
 def has_keys(file: Path, *keys: str) -> bool:
     """Whether a JSON file seems to hold all these keys, and no panoptic labels."""
     content = file.read_bytes()
-    return all(f'"{key}"'.encode() in content for key in keys) and b'"segments_info"' not in content
+    return all(f'"{key}"'.encode() in content for key in keys) and not is_panoptic(file)
+
+
+def is_panoptic(file: Path) -> bool:
+    """Whether a JSON file seems to hold panoptic labels."""
+    return b'"segments_info"' in file.read_bytes()
 
 
 def split_of(path: PurePosixPath) -> str | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import opened_image, read_label_ids, read_panoptic_ids
-from panoptic_dl.datasets.formats.base import Export, Label, Sample
+from panoptic_dl.datasets.formats.base import SPLITS, Export, Label, Sample
 from panoptic_dl.datasets.formats.class_tables import find_table
 from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
 
@@ -87,7 +87,8 @@ def read(root: str | Path) -> Export:
         if unlabeled := len(names) - len(samples):
             notes.append(f"{split}: {unlabeled} of {len(names)} images have no label, left out")
         if samples:
-            splits[split] = samples
+            name = "train" if split == "default" else split
+            splits.setdefault(SPLITS.get(name.lower(), name), []).extend(samples)
     if not splits:
         raise layout.error(f"no image that {LISTS}/*.txt lists has a label", how_to_get("voc"))
     return Export(categories, splits, notes)

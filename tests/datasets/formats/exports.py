@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from panopticapi.utils import id2rgb
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
@@ -254,6 +255,58 @@ def _gray(numbers: np.ndarray, file: Path) -> None:
     Image.fromarray(numbers).save(file)
 
 
+def cvat_masks(root: Path, train: list[Drawn], val: list[Drawn]) -> None:
+    """Segmentation mask 1.1 of a project: PNGs of colors, labelmap.txt, a list for each subset."""
+    table = np.array([(0, 0, 0), *COLORS], np.uint8)
+    objects = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], np.uint8)
+    for subset, images in (("Train", train), ("Validation", val)):
+        for image in images:
+            save(image, root / "JPEGImages" / f"{image.name}.jpg")
+            for folder, colors in (
+                ("SegmentationClass", table[image.semantic()]),
+                ("SegmentationObject", objects[image.numbers()]),
+            ):
+                _gray(colors, root / folder / f"{image.name}.png")
+        lists = root / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{subset}.txt").write_text("".join(f"{image.name}\n" for image in images))
+    rows = zip(["background", *NAMES], table.tolist(), strict=True)
+    lines = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in rows]
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "".join(lines))
+
+
+def datumaro_panoptic(root: Path, train: list[Drawn], val: list[Drawn]) -> None:
+    """coco_panoptic: annotations/panoptic_<subset>.json and a folder of PNGs beside it."""
+    _panoptic(root, train, val, "annotations/panoptic_{}")
+
+
+def lightly_train(root: Path, train: list[Drawn], val: list[Drawn]) -> None:
+    """LightlyTrain: annotations/<split>.json and annotations/<split>/, images/<split>/."""
+    _panoptic(root, train, val, "annotations/{}")
+
+
+def _panoptic(root: Path, train: list[Drawn], val: list[Drawn], place: str) -> None:
+    for split, images in (("train", train), ("val", val)):
+        annotations = []
+        for number, image in enumerate(images):
+            save(image, root / "images" / split / f"{image.name}.jpg")
+            ids = image.numbers().astype(int) + 1  # 1: the background
+            _gray(id2rgb(ids), root / place.format(split) / f"{image.name}.png")
+            kinds = [3, *(kind + 1 for kind in image.classes)]
+            segments = [
+                {"id": i, "category_id": kinds[i - 1], "area": int((ids == i).sum()), "iscrowd": 0}
+                for i in np.unique(ids).tolist()
+            ]
+            name = f"{image.name}.png"
+            annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
+        categories = [
+            {"id": i, "name": name, "isthing": int(i < 3)}
+            for i, name in enumerate([*NAMES, "background"], 1)
+        ]
+        content = coco(images) | {"categories": categories, "annotations": annotations}
+        dump(content, root / f"{place.format(split)}.json")
+
+
 INSTANCES = {
     "Roboflow, COCO": ("coco_instances", roboflow_coco),
     "CVAT project, COCO": ("coco_instances", cvat_coco),
@@ -262,9 +315,14 @@ INSTANCES = {
     "Ultralytics": ("yolo", ultralytics),
     "Roboflow, YOLO": ("yolo", roboflow_yolo),
     "LabelMe": ("labelme", labelme),
+    "CVAT, masks": ("cvat_masks", cvat_masks),
 }
 MASKS = {
     "images and masks": ("masks", plain_masks),
     "Roboflow, masks": ("masks", roboflow_masks),
     "masks of colors": ("masks", color_masks),
+}
+PANOPTIC = {
+    "Datumaro, panoptic": ("coco_format", datumaro_panoptic),
+    "LightlyTrain": ("coco_format", lightly_train),
 }

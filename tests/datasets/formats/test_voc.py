@@ -91,11 +91,11 @@ def test_an_export_of_cvat_has_its_own_classes(cvat):
         (2, "nut M5", 1, (51, 221, 255)),
     ]
     assert export.notes == ["default: 1 of 3 images have no label, left out"]
-    images = [str(s.image.relative_to(root / "JPEGImages")) for s in export.splits["default"]]
+    images = [str(s.image.relative_to(root / "JPEGImages")) for s in export.splits["train"]]
     assert images == ["box 1/a.jpg", "b c.d.jpg"]
     wanted = {(0, 0, (classes == 0).tobytes()), (2, 0, (objects == 3).tobytes())}
     wanted |= {(1, 0, (objects == number).tobytes()) for number in (1, 2)}
-    for sample in export.splits["default"]:
+    for sample in export.splits["train"]:
         assert segments_of(*sample.label()) == wanted
 
 
@@ -109,7 +109,7 @@ def test_the_border_that_datumaro_lists_is_no_class(cvat):
 def test_black_is_void_where_no_class_has_it(cvat):
     root, classes, objects = cvat
     (root / "labelmap.txt").write_text(LABELMAP.replace("background:0,0,0::\n", ""))
-    ids, segments = read(root).splits["default"][0].label()
+    ids, segments = read(root).splits["train"][0].label()
     wanted = {(1, 0, (objects == 3).tobytes())}
     wanted |= {(0, 0, (objects == number).tobytes()) for number in (1, 2)}
     assert segments_of(ids, segments) == wanted
@@ -119,7 +119,7 @@ def test_black_is_void_where_no_class_has_it(cvat):
 def test_things_without_objects_are_crowds(cvat):
     root, classes, _ = cvat
     (root / "SegmentationObject" / "b c.d.png").unlink()
-    found = segments_of(*read(root).splits["default"][1].label())
+    found = segments_of(*read(root).splits["train"][1].label())
     assert found == {(kind, int(kind > 0), (classes == kind).tobytes()) for kind in (0, 1, 2)}
 
 
