@@ -235,7 +235,7 @@ def _check_mapillary(base: Path, say: Say) -> None:
         form
         for form, layout in FORMATS.items()
         if form.startswith("mapillary")
-        and any((base.parent / file.format(split=train)).is_file() for file in layout.json)
+        and any((base / file.format(split=train)).is_file() for file in layout.json)
     ]
     if not forms:
         raise _missing(dataset, base, "training/v1.2/panoptic/panoptic_2018.json")

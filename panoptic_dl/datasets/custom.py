@@ -45,7 +45,8 @@ from panoptic_dl.datasets.categories import (
     read_categories,
     repeated_stuff,
 )
-from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, register_once
+from panoptic_dl.datasets.formats.official import official_layout
+from panoptic_dl.datasets.registry import NO_TRUTH, Record, register_once
 
 logger = logging.getLogger(__name__)
 
@@ -181,14 +182,12 @@ def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, st
     }
 
 
-def _mapillary(panoptic: tuple[str, ...], file: str) -> _Format:
+def _mapillary(folders: tuple[str, ...], file: str) -> _Format:
     """The format of a version, with the places of its panoptic folder in that of a split."""
-    bases = ("mapillary_vistas/{split}", "{split}")
-    labels = tuple(f"{base}/{folder}" for base in bases for folder in panoptic)
     return _Format(
-        json=tuple(f"{folder}/{file}" for folder in labels),
-        images=tuple(f"{base}/images" for base in bases),
-        labels=labels,
+        json=tuple(f"{{split}}/{folder}/{file}" for folder in folders),
+        images=("{split}/images",),
+        labels=tuple(f"{{split}}/{folder}" for folder in folders),
         find_images=_coco_images,
         help="`python scripts/prepare_dataset.py mapillary ROOT` says what to download",
     )
@@ -248,7 +247,8 @@ class _Split:
             raise DatasetError(f"{name} has no dataset.version=v{version}: write v1.2 or v2.0")
         self.form = FORMATS.get(form, FORMATS["coco_format"])  # as which others are imported
         self.part, self.split = part, split
-        self.layout = Layout(f"dataset={name}", str(root))
+        folder = "mapillary_vistas" if version else ""
+        self.layout = official_layout(f"dataset={name}", root, folder)
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
         self.label_folders = self._places(labels, self.form.labels, "labels")

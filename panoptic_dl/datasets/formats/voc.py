@@ -88,7 +88,7 @@ def read(root: str | Path) -> Export:
             notes.append(f"{split}: {unlabeled} of {len(names)} images have no label, left out")
         if samples:
             name = "train" if split == "default" else split
-            splits[SPLITS.get(name.lower(), name)] = samples
+            splits.setdefault(SPLITS.get(name.lower(), name), []).extend(samples)
     if not splits:
         raise layout.error(f"no image that {LISTS}/*.txt lists has a label", how_to_get("voc"))
     return Export(categories, splits, notes)
