@@ -116,10 +116,8 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
 
     Of a folder that has one folder in it, as archives are unpacked, that one counts as well.
     """
-    inside = (
-        [f for f in root.iterdir() if f.is_dir() and f.name[0] not in "._"] if root.is_dir() else []
-    )
-    for folder in [root, *inside] if len(inside) == 1 else [root]:
+    folders = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
+    for folder in [root, *folders] if len(folders) == 1 else [root]:
         found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
         if any(map(is_panoptic, (folder / "annotations").glob("[!.]*.json"))):
             found.append(("coco_format", MARKS["coco_format"][1]))  # by the names of LightlyTrain
@@ -191,16 +189,18 @@ def _import(key: str, cache: str, state: int) -> str:
     options = ImportOptions(
         **parameters["options"] | {"stuff": tuple(parameters["options"]["stuff"])}
     )
-    if not base.is_dir():
+    reader = FORMATS[form]
+    official = base / getattr(reader, "FOLDER", "")  # whose own errors say where to get it
+    if not base.is_dir() and official == base:
         kind = "is a file: unpack it, and name the folder" if base.is_file() else "does not exist"
         near = near_names(base.parent, base.name)
         raise DatasetError(f"dataset={form}: dataset.root={base} {kind}{near}")
-    other = other_dataset(f"dataset={form}", base)
-    if other and not FORMATS[form].recognize(base) and not parameters["reader"].get("masks"):
+    known = reader.recognize(base) or parameters["reader"].get("masks")
+    if not known and (other := other_dataset(f"dataset={form}", base)):
         raise other
 
     def make(folder: Path) -> None:
-        export = FORMATS[form].read(base, **parameters["reader"])
+        export = reader.read(base, **parameters["reader"])
         wanted = list(dict.fromkeys((parameters["train_split"], parameters["test_split"])))
         notes = convert(export, base, folder, wanted, options)
         write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
@@ -210,7 +210,8 @@ def _import(key: str, cache: str, state: int) -> str:
             logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, NOTES)
 
     place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
-    return str(store_once(place, form, {**parameters, "files": _state(base)}, make, RECORD))
+    files = _state(official if official.is_dir() else base)
+    return str(store_once(place, form, {**parameters, "files": files}, make, RECORD))
 
 
 def _state(root: Path) -> list[int]:

@@ -17,6 +17,7 @@ from panoptic_dl.core.files import require_file
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import repeated_stuff
+from panoptic_dl.datasets.importing import FORMATS as IMPORTED
 from panoptic_dl.doctor.context import (
     Check,
     CheckContext,
@@ -125,7 +126,8 @@ def _check_layout(title: str, context: CheckContext) -> CheckResult:
     files = [Path(record["file_name"]) for record in split.records]
     context.splits[title] = split
     found, folder, extra = f"{split.name}: {len(files):,} images", files[0].parent, set[str]()
-    if len({file.parent for file in files}) == 1:
+    # An import may have made both splits of one folder.
+    if len({file.parent for file in files}) == 1 and context.choice["dataset"] not in IMPORTED:
         suffixes = {file.suffix for file in files}
         extra = {name for name in os.listdir(folder) if Path(name).suffix in suffixes}
         extra -= {file.name for file in files}

@@ -57,7 +57,9 @@ def option(tmp_path, monkeypatch):
 @pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
 @pytest.mark.thorough
 def test_every_option_composes_resolves_and_survives_yaml(choice):
-    cfg = compose([*choice, "run_dir=outputs/fixed"])  # not the time, which goes on meanwhile
+    only = ["task=semantic"] if "dataset=masks" in choice else []
+    choice = [word for word in choice if not (only and word.startswith("task="))]
+    cfg = compose([*choice, *only, "run_dir=outputs/fixed"])  # not the time, which goes on
     assert OmegaConf.create(OmegaConf.to_yaml(cfg)) == cfg
     assert pickle.loads(pickle.dumps(cfg)) == cfg
     OmegaConf.resolve(cfg)

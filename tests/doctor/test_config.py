@@ -70,7 +70,7 @@ def test_what_needs_a_failed_check_is_not_green(root):
     waiting = {name for name, state in odd(results).items() if state == "not checked"}
     needing = {"weights", "optimizer", "normalization", "crop", "memory", "disk", "recipe"}
     assert waiting == needing
-    assert results["memory"].found == "needs row: optimizer"
+    assert results["memory"].found == "needs row: model"
 
 
 def test_weights_of_the_row_are_loaded_and_counted(root, tmp_path):

@@ -41,4 +41,4 @@ def test_a_check_that_ends_the_program_fails_and_those_that_need_it_wait(tmp_pat
     assert [r.name for r in results] == ["first", "second", "third", "last"]
     assert [r.state.value for r in results] == ["FAIL", "not checked", "not checked", "ok"]
     assert results[0].hint == "mend it"
-    assert results[2].found == "needs a: second"
+    assert results[2].found == "needs a: first"

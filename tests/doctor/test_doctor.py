@@ -27,7 +27,7 @@ def test_a_red_row_is_exit_code_1_with_its_hint(tmp_path, capsys):
     content, rows = rows_in(tmp_path / "run")
     assert not content["healthy"]
     assert rows["steps: training"]["state"] == "not checked"
-    needed = "needs row: training loader, train data: images"
+    needed = "needs train data: images"
     assert rows["steps: training"]["found"].startswith(needed)
 
 

@@ -21,13 +21,14 @@ from panoptic_dl.core.images import read_classes, read_panoptic_ids
 from panoptic_dl.datasets.formats.base import Export, Label
 from panoptic_dl.datasets.formats.official import official_layout, paired_splits, read_table
 
+FOLDER = "ADEChallengeData2016"
 SPLITS = {"train": "training", "val": "validation"}
 FILES = ("images/{}/*.jpg", "annotations/{}/*.png", "annotations_instance/{}/*.png")
 
 
 def recognize(root: Path) -> str:
     """What the folder is, in words; "" where it is not this dataset."""
-    place = official_layout("ADE20K", root, "ADEChallengeData2016").base
+    place = official_layout("ADE20K", root, FOLDER).base
     return "ADE20K" if (place / FILES[1].format("training")).parent.is_dir() else ""
 
 
@@ -43,7 +44,7 @@ def read(root: str | Path, *, task: str = "panoptic") -> Export:
     categories = read_table("ade20k")
     files = FILES if task == "panoptic" else FILES[:2]
     label = partial(read_label, things=tuple(c["id"] + 1 for c in categories if c["isthing"]))
-    layout = official_layout("ADE20K", root, "ADEChallengeData2016")
+    layout = official_layout("ADE20K", root, FOLDER)
     return Export(categories, paired_splits(layout, "ade20k", files, SPLITS, label))
 
 

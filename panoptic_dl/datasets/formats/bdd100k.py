@@ -19,13 +19,14 @@ from panoptic_dl.core.images import open_image
 from panoptic_dl.datasets.formats.base import Export, Label
 from panoptic_dl.datasets.formats.official import official_layout, paired_splits, read_table
 
+FOLDER = "bdd100k"
 FILES = ("images/10k/{}/*.jpg", "labels/pan_seg/bitmasks/{}/*.png")
 IGNORED, CROWD = 1, 2  # bits of G
 
 
 def recognize(root: Path) -> str:
     """What the folder is, in words; "" where it is not this dataset."""
-    place = official_layout("BDD100K", root, "bdd100k").base
+    place = official_layout("BDD100K", root, FOLDER).base
     return "BDD100K" if (place / FILES[1].format("train")).parent.is_dir() else ""
 
 
@@ -35,10 +36,10 @@ def read(root: str | Path) -> Export:
     Raises:
         DatasetError: files are missing. Calling a label raises it where that is no bitmask.
     """
-    layout = official_layout("BDD100K", root, "bdd100k")
+    layout = official_layout("BDD100K", root, FOLDER)
     names = {"train": "train", "val": "val"}
-    splits = paired_splits(layout, "bdd100k", FILES, names, read_label)
-    return Export(read_table("bdd100k"), splits)
+    splits = paired_splits(layout, FOLDER, FILES, names, read_label)
+    return Export(read_table(FOLDER), splits)
 
 
 def read_label(file: Path) -> Label:

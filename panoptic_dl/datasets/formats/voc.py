@@ -26,8 +26,9 @@ from panoptic_dl.datasets.formats.base import SPLITS, Export, Label, Sample
 from panoptic_dl.datasets.formats.class_tables import find_table
 from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
 
-BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
 FOLDER = "VOCdevkit/VOC2012"
+BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
+FOLDER = FOLDER
 TABLE = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
 WITH_IMAGES = "put them there; in CVAT, export with images"
