@@ -318,7 +318,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @one_line_errors()
 def run_command(
-    description: str, prepare: Callable[..., None], check: Callable[..., None], folder: str
+    description: str,
+    prepare: Callable[..., None],
+    check: Callable[..., None],
+    folder: str,
+    *,
+    packed: bool = False,
 ) -> None:
     """Parse the command line, and prepare or check a dataset.
 
@@ -327,9 +332,10 @@ def run_command(
 
     Args:
         description: for --help.
-        prepare: is called with the folder and `num_workers`.
+        prepare: is called with the folder and `num_workers`, and with `packed=True` if asked to.
         check: is called with the folder.
         folder: name of the dataset's own folder.
+        packed: whether images can be left in their archives.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -345,6 +351,14 @@ def run_command(
         help="processes that share the work (default: usable cores, %(default)s)",
     )
     parser.add_argument("--check", action="store_true", help="change nothing: count what is there")
+    if packed:
+        parser.add_argument(
+            "--packed",
+            action="store_const",
+            const={"packed": True},
+            default={},
+            help="leave images in their archives, in which training and evaluation read them",
+        )
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error("--workers must be at least 1")
@@ -355,7 +369,9 @@ def run_command(
         if arguments.check:
             check(arguments.root)
         else:
-            prepare(arguments.root, num_workers=arguments.workers)
+            prepare(
+                arguments.root, num_workers=arguments.workers, **getattr(arguments, "packed", {})
+            )
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from detectron2.utils import comm
 
+from panoptic_dl.core.archives import file_status
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, local_path
 from panoptic_dl.core.images import (
@@ -75,7 +76,7 @@ def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
             told += [segment.get(key) for key in ("id", "category_id", "iscrowd", "area")]
         for key in ("file_name", *(key for key, _ in LABELS)) if i % apart == 0 else ():
             with suppress(KeyError, OSError):  # of a missing one, which is not counted
-                told.append(os.path.getsize(record[key]))
+                told.append(file_status(record[key])[0])
         digest.update(repr(told).encode(errors="replace"))
     return digest.hexdigest()[:16]
 
@@ -179,11 +180,10 @@ class _Known:
     def key(self, listed: Any, files: Labels) -> int:
         """A hash of the files' names and states; 0 where one is missing."""
         try:
-            states = [(os.path.abspath(f), kind, os.stat(f)) for f, kind in files]
+            states = [(os.path.abspath(f), kind, *file_status(f)) for f, kind in files]
         except (OSError, ValueError):
             return 0
-        facts = [(file, kind, s.st_size, s.st_mtime_ns) for file, kind, s in states]
-        text = repr((listed, facts)).encode(errors="surrogateescape")
+        text = repr((listed, states)).encode(errors="surrogateescape")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
     def __contains__(self, key: int) -> bool:

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import printable, read_json
 from panoptic_dl.core.settings import has_type
-from panoptic_dl.datasets.registry import file_state
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
 GUIDE = "docs/custom_dataset.md has an example"

@@ -19,6 +19,7 @@ File names are those of the JSON file, and may have folders in them. A test spli
 ground truth: its JSON file has "images" alone, and the classes are those of the training split.
 """
 
+import fnmatch
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from panoptic_dl.core.archives import files_below, is_folder, list_folder, places
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names
@@ -156,20 +158,17 @@ def _coco_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
 
 def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
     """`<city>/<image id>_leftImg8bit.<any>`: "file_name" of the official files is another."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"*{CITY_SUFFIX}.*")):
-        number = path.stem.removesuffix(CITY_SUFFIX)
+    found: dict[str, str] = {}
+    for name in fnmatch.filter(files_below(folder), f"*{CITY_SUFFIX}.*"):
+        number = Path(name).stem.removesuffix(CITY_SUFFIX)
         if number in found:
             raise DatasetError(
-                f"two files are image {number} of {file}: {found[number]} and {path}; keep one"
+                f"two files are image {number} of {file}: {folder / found[number]} and "
+                f"{folder / name}; keep one"
             )
-        found[number] = path
-    return {
-        number: str(found[str(number)].relative_to(folder))
-        if str(number) in found
-        else f"<city>/{number}{CITY_SUFFIX}.*"  # is missing, and named so
-        for number in listed
-    }
+        found[number] = name
+    # A missing one is named in a way that says so.
+    return {i: found.get(str(i), f"<city>/{i}{CITY_SUFFIX}.*") for i in listed}
 
 
 FORMATS = {
@@ -226,7 +225,8 @@ class _Split:
 
     def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
         names = [given] if given else [name.format(split=self.split) for name in usual]
-        return [self.layout.base / local_path(name, f"dataset.{self.part}_{key}") for name in names]
+        paths = [self.layout.base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
+        return paths if key == "json" else [place for path in paths for place in places(path)]
 
     def require_annotations(self) -> None:
         """Raise `DatasetError` unless the JSON file exists; name the places that were tried."""
@@ -455,7 +455,7 @@ def _existing(folder: Path, names: Iterable[str]) -> set[str]:
         by_parent.setdefault(os.path.dirname(name), []).append(name)
     found: set[str] = set()
     for parent, inside in by_parent.items():
-        if (folder / parent).is_dir():
-            listed = set(os.listdir(folder / parent))
+        if is_folder(folder / parent):
+            listed = set(list_folder(folder / parent))
             found.update(name for name in inside if os.path.basename(name) in listed)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from panoptic_dl.core.archives import file_state, is_folder, list_folder
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
 from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
@@ -65,15 +66,6 @@ def register_once(
     return name
 
 
-def file_state(source: Path) -> tuple[str, int, int]:
-    """Name, time of change and size of a file; zeros where there is none."""
-    try:
-        status = source.stat()
-    except OSError:
-        return str(source), 0, 0
-    return str(source), status.st_mtime_ns, status.st_size
-
-
 @dataclass(frozen=True)
 class Layout:
     """The folder of one dataset, and errors about what is in it.
@@ -109,7 +101,7 @@ class Layout:
 
     def require_folder(self, folder: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `folder` exists."""
-        if not folder.is_dir():
+        if not is_folder(folder):
             near = near_names(folder.parent, folder.name)  # not images/val for missing labels/val
             raise self.error(f"folder missing: {folder}{near}", remedy)
 
@@ -147,5 +139,5 @@ class Layout:
 def list_files(folder: Path, suffix: str) -> set[str]:
     """Names of the files in `folder` that end with `suffix`, without hidden ones."""
     return {
-        name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")
+        name for name in list_folder(folder) if name.endswith(suffix) and not name.startswith(".")
     }
