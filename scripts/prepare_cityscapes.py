@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -32,7 +32,7 @@ from PIL import Image
 from panoptic_dl.core.archives import is_folder
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, read_json, remove_temporary_files
-from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.images import IGNORE_LABEL, Kind, read_label_ids, read_size
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.cityscapes import (
@@ -179,17 +179,21 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
 
 def _require_headers(base: Path, split: str, suffixes: Sequence[str]) -> None:
     """Raise `DatasetError` where headers of images and their labels of these kinds have a fault."""
-    groups, files_of = [], CityscapesSplit(str(base.parent), split)
-    for image in (files_of.images / name for name in files_of.image_names()):
+    files_of = CityscapesSplit(str(base.parent), split)
+
+    def labels_of(record: Mapping[str, Any]) -> list[tuple[str, Kind]]:
+        image = Path(record["file_name"])
         name, labels = image.name.removesuffix(IMAGE), files_of.labels / image.parent.name
         files: list[tuple[str, Kind]] = []
         for suffix in suffixes:
             kind: Kind = "panoptic" if suffix == PANOPTIC else "label"
             folder = base / f"gtFine/cityscapes_panoptic_{split}" if suffix == PANOPTIC else labels
             files.append((str(folder / (name + suffix)), kind))
-        groups.append(({"file_name": str(image)}, files))
+        return files
+
+    images = [{"file_name": str(files_of.images / name)} for name in files_of.image_names()]
     try:
-        check_headers(split, groups)
+        check_records(split, images, labels_of)
     except DatasetError as error:
         raise DatasetError(
             f"Cityscapes: {error}: unpack the one that is wrong again (images are in "

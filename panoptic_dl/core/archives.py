@@ -50,28 +50,21 @@ def read_file(path: str | Path) -> bytes:
         return file.read()
 
 
-def file_status(path: str | Path) -> tuple[int, int]:
-    """Bytes and time of change (ns) of a file or folder; in an archive the latter is that one's.
+def file_state(path: str | Path) -> tuple[str, int, int]:
+    """Name, time of change (ns) and size of a file or folder; zeros where there is none.
 
-    Raises OSError where there is none.
+    The time is the archive's for what is in one, and so is the size of a folder in it.
     """
-    archive, name = _split(path)
-    if archive is None:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    size, changed = archive.status
-    return (
-        archive.member(name)[2] if name in archive.rows or not is_folder(path) else size
-    ), changed
-
-
-def file_state(path: Path) -> tuple[str, int, int]:
-    """Name, time of change and size of a file or folder; zeros where there is none."""
     try:
-        size, changed = file_status(path)
-    except OSError:
-        size, changed = 0, 0
-    return str(path), changed, size
+        archive, name = _split(path)
+        if archive is None:
+            status = os.stat(path)
+            return str(path), status.st_mtime_ns, status.st_size
+        changed, size = archive.state
+        is_file = name in archive.rows or not is_folder(path)
+        return str(path), changed, archive.member(name)[2] if is_file else size
+    except (OSError, ValueError):  # such as a name that no disk can have
+        return str(path), 0, 0
 
 
 def is_folder(path: str | Path) -> bool:
@@ -124,8 +117,8 @@ def folder_or_archived(folder: Path, name: str, *archives: Path) -> Path:
 class _Archive:
     """An open archive, and a table of its members: the row of each name, COLUMNS for each row."""
 
-    def __init__(self, path: str, status: tuple[int, int]) -> None:
-        self.path, self.status = path, status
+    def __init__(self, path: str, *state: int) -> None:
+        self.path, self.state = path, state
         try:
             self._file = open(path, "rb")  # noqa: SIM115 (lives as this object)
             with zipfile.ZipFile(self._file) as archive:
@@ -162,7 +155,7 @@ class _Archive:
             if start + packed > wanted:  # much lies behind the name
                 data, start = os.pread(file.fileno(), packed, offset + start), 0
             data = data[start : start + packed]
-            with suppress(isal_zlib.error):
+            with suppress(isal_zlib.error):  # type: ignore[arg-type]
                 if method == zipfile.ZIP_DEFLATED:
                     data = isal_zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
                 if len(data) == size and isal_zlib.crc32(data) == checksum:
@@ -188,7 +181,7 @@ def _split(path: str | Path) -> tuple[_Archive | None, str]:
             )
         status = os.stat(file)
         with _lock:
-            archive = _open(file, (status.st_size, status.st_mtime_ns))
+            archive = _open(file, status.st_mtime_ns, status.st_size)
         return archive, text[match.end() + 1 :]
     return None, ""
 

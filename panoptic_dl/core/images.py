@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from panoptic_dl.core.archives import file_status, open_file
+from panoptic_dl.core.archives import file_state, open_file
 from panoptic_dl.core.errors import DatasetError, UnreadableImageError
 
 NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
@@ -313,11 +313,8 @@ _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label o
 def _read_label(
     file: str | Path, kind: Kind, decode: Callable[[Image.Image], NDArray[Any]]
 ) -> NDArray[Any]:
-    try:
-        key = kind, str(file), *file_status(file)
-    except OSError:
-        key = None  # opening the file will raise the error
-    if key is None or getattr(_of_thread, "key", None) != key:
+    key = kind, *file_state(file)  # of a missing one, opening it will raise the error
+    if getattr(_of_thread, "key", None) != key:
         with opened_image(file) as image:
             label = decode(_upright(image, file, kind))
         label.flags.writeable = False

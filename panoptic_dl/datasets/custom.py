@@ -126,6 +126,7 @@ def custom_dataset(
     return register_once(
         f"{form}_{part}_{task}",
         sources=[files.file, *files.image_folders, *files.label_folders],
+        found=files.folders,
         load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
         **numbers,
@@ -221,6 +222,7 @@ class _Split:
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
         self.label_folders = self._places(labels, self.form.labels, "labels")
+        self.folders: dict[str, str] = {}  # those of "images" and "labels", when they are found
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
     def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
@@ -243,7 +245,7 @@ class _Split:
         if not self.has_truth:
             content = read_annotations(self.file, ("images",))
             images = listed_images(content, self.file)
-            self.image_folder, image_files = self._find(
+            image_files = self._find(
                 "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
             )
             return [self._record(image, image_files[i]) for i, image in images.items()]
@@ -257,15 +259,15 @@ class _Split:
             )
             for annotation in content["annotations"]
         }
-        self.image_folder, image_files = self._find(
+        image_files = self._find(
             "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
         )
-        self.label_folder, label_files = self._find("labels", self.label_folders, lambda f: labels)
+        label_files = self._find("labels", self.label_folders, lambda f: labels)
         records: list[Record] = []
         for annotation in content["annotations"]:
             number = annotation["image_id"]
             record = self._record(images[number], image_files[number]) | {
-                "pan_seg_file_name": str(self.label_folder / label_files[number]),
+                "pan_seg_file_name": label_files[number],
                 "segments_info": _segments(annotation, self.file, contiguous, found.thing_ids),
             }
             records.append(record)
@@ -280,8 +282,8 @@ class _Split:
         self.require_annotations()
         return self.part != "test" or has_truth(self.file)
 
-    def _record(self, image: dict[str, Any], name: str) -> Record:
-        record = {"file_name": str(self.image_folder / name), "image_id": image["id"]}
+    def _record(self, image: dict[str, Any], file: str) -> Record:
+        record = {"file_name": file, "image_id": image["id"]}
         # The loader groups images by shape, by their listed sizes without opening them.
         size = {side: image.get(side) for side in ("height", "width")}
         if all(type(value) is int and value > 0 for value in size.values()):
@@ -299,12 +301,12 @@ class _Split:
                 )
             return class_metadata(classes, semantic=semantic) | {
                 **NO_TRUTH,
-                "image_root": str(self.image_folder),
+                "image_root": self.folders["images"],
                 "json_file": str(self.file),
             }
         return class_metadata(self._classes_of_file(classes), semantic=semantic) | {
-            "image_root": str(self.image_folder),
-            "panoptic_root": str(self.label_folder),
+            "image_root": self.folders["images"],
+            "panoptic_root": self.folders["labels"],
             "panoptic_json": str(self.file),
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         }
@@ -331,15 +333,16 @@ class _Split:
 
     def _find(
         self, key: str, folders: list[Path], names_in: Callable[[Path], dict[Any, str]]
-    ) -> tuple[Path, dict[Any, str]]:
-        """The folder that holds the first file, and the names of all files in it."""
+    ) -> dict[Any, str]:
+        """The paths of all files, below the folder that holds the first one."""
         for folder in folders:
             names = names_in(folder)
             first = next(iter(names.values()))
             if _existing(folder, [first]):
                 found = _existing(folder, names.values())
                 self.layout.require_files(names.values(), found, folder, self._remedy(key))
-                return folder, names
+                self.folders[key] = str(folder)
+                return {number: str(folder / name) for number, name in names.items()}
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
         inside = (folder for folder in folders if folder != self.layout.base)

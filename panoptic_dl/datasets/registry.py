@@ -15,6 +15,7 @@ from panoptic_dl.core.archives import file_state, is_folder, list_folder
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
 from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
+from panoptic_dl.datasets.index import Records, indexed
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -28,6 +29,7 @@ def register_once(
     name: str,
     *,
     sources: Iterable[Path],
+    found: Any = None,
     load: Callable[[], list[Record]],
     metadata: Callable[[], dict[str, Any]],
     label_divisor: int = LABEL_DIVISOR,
@@ -42,25 +44,30 @@ def register_once(
     folder changes with the files that come and go), or another root names others, `load` is called
     again and the new entry replaces the old one, be it ours or one that Detectron2 registers when
     it is imported.
-    Errors of `load` pass through; the catalogs are then as they were.
+    Errors of `load` pass through; the catalogs are then as they were. Of a large dataset it is
+    called once a machine (see `indexed`): what else it finds out, it writes into `found`.
 
     Raises:
         DatasetError: `ignore_label` is a class.
     """
     numbers = {"label_divisor": label_divisor, "ignore_label": ignore_label}
-    state = *(file_state(source) for source in sources), *numbers.values()
+    sources = list(sources)
+    state = *map(file_state, sources), *numbers.values()
     if _registered.get(name) == state and name in DatasetCatalog:
         return name
-    # The loader needs the records a moment after they were checked here. Reading COCO's annotations
-    # takes many seconds, and keeping them forever a gigabyte: they are handed over once.
-    loaded = [load()]
+    # The loader needs the records a moment after they were checked here. Keeping them forever may
+    # take a gigabyte, unless they lie in an index: they are handed over once.
+    loaded = [indexed(name, sources, load, {} if found is None else found)]
+    is_shared = isinstance(loaded[0], Records)
     entries = metadata() | numbers | {"num_images": len(loaded[0])}
     require_no_class(ignore_label, len(entries["stuff_classes"]))
     _registered.pop(name, None)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    DatasetCatalog.register(name, lambda: loaded.pop() if loaded else load())
+    DatasetCatalog.register(
+        name, lambda: loaded[0] if is_shared else loaded.pop() if loaded else load()
+    )
     MetadataCatalog.get(name).set(**entries)
     _registered[name] = state
     return name

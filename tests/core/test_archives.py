@@ -14,7 +14,6 @@ from PIL import Image
 from panoptic_dl.core import archives
 from panoptic_dl.core.archives import (
     file_state,
-    file_status,
     files_below,
     folder_or_archived,
     is_folder,
@@ -46,7 +45,7 @@ def test_members_are_read_as_zipfile_reads_them(packed):
     with zipfile.ZipFile(packed) as archive:
         for name in NAMES:
             assert read_file(f"{packed}/{name}") == read_file(packed / name) == archive.read(name)
-            size, changed = file_status(packed / name)
+            _, changed, size = file_state(packed / name)
             assert (size, changed) == (len(CONTENT[name]), packed.stat().st_mtime_ns)
     assert sorted(path.name for path in packed.parent.iterdir()) == ["x.ZIP"]
 
