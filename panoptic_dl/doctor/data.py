@@ -11,11 +11,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panoptic_dl.core.archives import list_folder, read_file
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import repeated_stuff
+from panoptic_dl.datasets.registry import list_files
 from panoptic_dl.doctor.context import (
     Check,
     CheckContext,
@@ -126,7 +127,7 @@ def _check_layout(title: str, context: CheckContext) -> CheckResult:
     found, folder, extra = f"{split.name}: {len(files):,} images", files[0].parent, set[str]()
     if len({file.parent for file in files}) == 1:
         suffixes = {file.suffix for file in files}
-        extra = {name for name in list_folder(folder) if Path(name).suffix in suffixes}
+        extra = {name for name in list_files(folder, "") if Path(name).suffix in suffixes}
         extra -= {file.name for file in files}
     if not extra:
         return ok(found)
