@@ -1,15 +1,14 @@
 """Files in zip archives, read in place: `/data/train2017.zip/train2017/000000000009.jpg`.
 
 An archive is opened once a process, and its directory read once. Threads and forked processes share
-both: members are read by their offset (pread), so that there is no position to get wrong. Nothing
-is ever written; a name that leads out of an archive is a name like any other.
+both: members are read by their offset, and no position is shared. Nothing is written; a name that
+leads out of an archive is a name like any other.
 """
 
 import errno
 import os
 import re
 import struct
-import threading
 import zipfile
 import zlib
 from contextlib import suppress
@@ -27,7 +26,6 @@ from panoptic_dl.core.files import require_file
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)(?=/|$)", re.IGNORECASE)
 _COLUMNS = "header_offset", "compress_size", "file_size", "compress_type", "flag_bits", "CRC"
 _HEADER, _EXTRA = 30, 64  # bytes before the name of a member where it lies, and mostly behind it
-_lock = threading.Lock()
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -100,9 +98,10 @@ def places(folder: Path) -> list[Path]:
     archive, name = _split(place)
     if archive is None:
         return [folder]
-    parents = (parent for below in archive.below(name) for parent in Path(below).parents)
-    inside = sorted(set(parents), key=lambda parent: (len(parent.parts), parent))
-    return [place / parent for parent in inside if parent.parts[:1] != ("__MACOSX",)]
+    folders = {Path(below.rpartition("/")[0]) for below in archive.below(name)}
+    folders |= {parent for inside in folders for parent in inside.parents}
+    inside = sorted(folders, key=lambda each: (len(each.parts), each))
+    return [place / each for each in inside if each.parts[:1] != ("__MACOSX",)]
 
 
 def folder_or_archived(folder: Path, name: str, *archives: Path) -> Path:
@@ -180,9 +179,7 @@ def _split(path: str | Path) -> tuple[_Archive | None, str]:
                 "unpack it (tar -xf), or pack its files with zip -0"
             )
         status = os.stat(file)
-        with _lock:
-            archive = _open(file, status.st_mtime_ns, status.st_size)
-        return archive, text[match.end() + 1 :]
+        return _open(file, status.st_mtime_ns, status.st_size), text[match.end() + 1 :]
     return None, ""
 
 

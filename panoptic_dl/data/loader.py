@@ -141,7 +141,8 @@ class TrainLoader:
         self._mapper, self._num_images = mapper, len(records)
         self._num_workers, self._overfit_batches = num_workers, overfit_batches
         lying: list[bool | None] = []
-        self._fingerprint = fingerprint(records, lambda record: lying.append(_is_lying(record)))
+        note = (lambda record: lying.append(_is_lying(record))) if aspect_ratio_grouping else None
+        self._fingerprint = fingerprint(records, note)
         self._shapes = _shapes(lying) if aspect_ratio_grouping else None
         self.other_records = False
         self._dataset: Sequence[dict[str, Any]] = records  # shared by the workers, as it is or so:

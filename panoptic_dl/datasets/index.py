@@ -71,7 +71,8 @@ def indexed(
             that `load` is written in. If JSON files among them are small, there is no index.
         found: what else `load` finds out, which it writes there.
     """
-    states = [*map(file_state, (*sources, Path(load.__code__.co_filename)))]
+    code = getattr(load, "__code__", indexed.__code__)
+    states = [*map(file_state, (*sources, Path(code.co_filename)))]
     if sum(size for path, _, size in states if path.endswith(".json")) < SMALLEST:
         return load()
     key = hashlib.sha256(

@@ -78,6 +78,7 @@ def test_one_handle_and_one_reading_of_the_directory_serve_threads_and_forks(pac
     real = archives.zipfile.ZipFile
     monkeypatch.setattr(archives.zipfile, "ZipFile", lambda *a: made.append(a) or real(*a))
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc") else None
+    assert is_folder(packed)  # as datasets are looked at before threads and processes start
     jobs = [name for name in NAMES for _ in range(20)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda name: read_file(packed / name), jobs))
