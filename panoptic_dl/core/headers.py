@@ -75,7 +75,7 @@ def fingerprint(
         file = str(record.get("file_name"))
         told = [os.path.basename(file), record.get("height"), record.get("width")]
         for segment in record.get("segments_info", ()):
-            told += [segment.get(key) for key in ("id", "category_id", "iscrowd", "area")]
+            told += map(segment.get, ("id", "category_id", "iscrowd", "area"))
         for key in ("file_name", *(key for key, _ in LABELS)) if i % apart == 0 else ():
             if key in record and (size := file_state(record[key])[2]):  # a missing one has none
                 told.append(size)

@@ -51,8 +51,8 @@ class Records(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in self._numbers[index]]
-        start, stop = self._bounds[self._numbers[index] :][:2]
-        return json.loads(self._content[start:stop])
+        number = self._numbers[index]
+        return json.loads(self._content[self._bounds[number] : self._bounds[number + 1]])
 
 
 def indexed(
