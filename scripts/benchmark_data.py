@@ -7,6 +7,9 @@ Cityscapes; the published recipe. Or your own data, as `run.py` would train on i
 
     python scripts/benchmark_data.py dataset=coco
 
+    python scripts/benchmark_data.py --archives        the streets in folders and in zip archives
+    python scripts/benchmark_data.py --listed 118000   the start of a run with a JSON of so many
+
 Prints CPU milliseconds of each stage on one core, samples a second of 1..n loader processes, and
 bytes; draws the stages. It stops when a sample differs from Detectron2's.
 """
@@ -15,10 +18,14 @@ import argparse
 import contextlib
 import copy
 import json
+import multiprocessing
+import os
 import tempfile
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +40,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.environment import describe_device
 from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path
@@ -40,6 +48,7 @@ from panoptic_dl.core.images import colors_to_ids, ids_to_colors
 from panoptic_dl.data import mapper as mappers
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.data.sample_order import randomness_of
+from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.datasets.toy.cityscapes import ALL_CLASSES, toy_cityscapes
 from panoptic_dl.report.benchmark import draw_stage_bars
 
@@ -52,6 +61,7 @@ COLORS = {
     "other": "#9aa5b1",
 }
 STAGES = tuple(COLORS)
+ROUNDS = 3  # of which the best counts
 THINGS = 18  # added to a drawn street, which has about 12 segments
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -67,15 +77,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="drawn")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="loader processes")
+    parser.add_argument("--archives", action="store_true", help="compare folders and zip archives")
+    parser.add_argument("--listed", type=int, metavar="N", help="time starts with N listed images")
     parser.add_argument("--output", type=local_path, default=Path("outputs/benchmark_data"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="benchmark_data_") as folder:
         overrides = arguments.overrides
+        if arguments.listed:
+            print(report_starts(Path(folder), arguments.listed, arguments.workers))
+            return
         if not overrides:
             root = draw_streets(folder, arguments.images, tuple(arguments.size))
             overrides = ["dataset=cityscapes", f"dataset.root={root}"]
+        if arguments.archives:
+            print(report_archives(overrides, Path(folder), arguments.samples, arguments.workers))
+            return
         cache = f"{folder}/cache"
         found = measure(overrides, cache, arguments.samples, arguments.workers)
     result = {"machine": describe_device("cpu"), "overrides": arguments.overrides, **found}
@@ -293,6 +311,127 @@ def report(result: dict[str, Any]) -> str:
         f"{result['file_MB']:.2f} MB each, {result['cache_MB']:.2f} MB in the cache; all samples "
         f"equal\n{table}"
     )
+
+
+def report_archives(overrides: list[str], folder: Path, number: int, workers: list[int]) -> str:
+    """Markdown: samples of the same files in folders, and in archives that are made of them."""
+    config = compose(overrides)
+    records = DatasetCatalog.get(build(config.task.train_loader.dataset))[:]
+    keys = ["file_name", *label_keys(records[0])]
+    files = sorted({record[key] for record in records for key in keys})
+    places = {"folders": ""}
+    for name, method in (("zip, stored", zipfile.ZIP_STORED), ("zip", zipfile.ZIP_DEFLATED)):
+        places[name] = f"{folder}/{method}.zip/"
+        with zipfile.ZipFile(places[name][:-1], "w", method) as archive:
+            for file in files:
+                archive.write(file, file.lstrip("/"))
+    mapper = make_mapper(config, "crop_first", "")
+    best: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):  # in turn, for other programs may run beside
+        for name, place in places.items():
+            inside = [
+                {**r, **{key: place + (r[key].lstrip("/") if place else r[key]) for key in keys}}
+                for r in records
+            ]
+            started = time.thread_time()
+            for file in files:
+                read_file(place + (file.lstrip("/") if place else file))
+            found = [-1000 * (time.thread_time() - started) / len(files)]
+            stages = stage_times(mapper, inside, number)
+            found.append(-stages[STAGES[0]] - stages[STAGES[1]])
+            found += [rate(mapper, inside, count, number) for count in workers]
+            best[name] = [*map(max, best.get(name, found), found)]
+    rows = [[name, *(f"{abs(each):.1f}" for each in found)] for name, found in best.items()]
+    header = [
+        "files in",
+        "bytes, CPU ms a file",
+        "reading, CPU ms a sample",
+        *(f"samples/s, {n} workers" for n in workers),
+    ]
+    return f"{describe_device('cpu')}\n" + tabulate(rows, header, "github", disable_numparse=True)
+
+
+def report_starts(folder: Path, number: int, workers: list[int]) -> str:
+    """Markdown: seconds and memory of starts with an annotation file as large as COCO's."""
+    list_images(folder / "data", number)
+    os.environ["PANOPTIC_DL_CACHE"] = str(folder / "cache")
+    rows = []
+    for name, count in [("first", workers[0]), *(("later", count) for count in workers)]:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as pool:
+            found = pool.submit(start, str(folder / "data"), count).result()
+        rows.append([name, count, *(f"{each:,.1f}" for each in found)])
+    columns = "classes", "records", "loader", "first batch", "all, s", "peak, MB", "in use, MB"
+    table = tabulate(rows, ["start", "workers", *columns], "github", disable_numparse=True)
+    size = (folder / "data/annotations/panoptic_train.json").stat().st_size / 1e6
+    return f"{describe_device('cpu')}; {number:,} images, {size:.0f} MB of JSON\n{table}"
+
+
+def start(root: str, workers: int) -> list[float]:
+    """Seconds of the steps of a start, without headers, and MB above those of the imports."""
+    memory, resident, times = used_memory(), status("VmRSS"), [time.perf_counter()]
+    classes = custom_classes(form="coco_format", root=root, train_split="train", test_split="val")
+    times.append(time.perf_counter())
+    options: Any = {"form": "coco_format", "task": "panoptic", "part": "train", "split": "train"}
+    records = DatasetCatalog.get(custom_dataset(classes=classes, root=root, **options))
+    times.append(time.perf_counter())
+    loader = TrainLoader(records=records, mapper=dict, batch_size=8, num_workers=workers, seed=0)
+    del records
+    times.append(time.perf_counter())
+    batches = iter(loader)
+    next(batches)
+    times.append(time.perf_counter())
+    for _ in range(200):  # workers have touched what they touch
+        next(batches)
+    peak, in_use = status("VmHWM") - resident, used_memory() - memory
+    return [*np.diff(times).tolist(), times[-1] - times[0], peak, in_use]
+
+
+def status(key: str) -> float:
+    """MB of this process, from the line `key` of its status (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1e3
+
+
+def used_memory() -> float:
+    """MB of this process and its children; what they share counts once (Linux)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    files = [Path(f"/proc/{number}/smaps_rollup") for number in ("self", *children)]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+
+
+def list_images(root: Path, number: int) -> None:
+    """A dataset in coco_format with as many segments an image as COCO has; its files are empty."""
+    random = np.random.default_rng(0)
+    categories = [{"id": i, "name": f"class {i}", "isthing": int(i <= 80)} for i in range(1, 134)]
+    for split, count in (("train", number), ("val", 10)):
+        folders = root / split, root / f"panoptic_{split}"
+        for folder in (*folders, root / "annotations"):
+            folder.mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for image in range(count):
+            names = f"{image:012d}.jpg", f"{image:012d}.png"
+            for folder, name in zip(folders, names, strict=True):
+                (folder / name).touch()
+            address = f"http://images.cocodataset.org/train2017/{names[0]}"
+            entry = {"id": image, "file_name": names[0], "height": 480, "width": 640}
+            images.append(entry | {"coco_url": address, "date_captured": "2013-11-14 17:02:52"})
+            segments = [
+                {"id": number, "category_id": category, "area": area, "iscrowd": 0, "bbox": box}
+                for number, category, area, box in zip(
+                    (random.choice(256**3 - 1, 11, replace=False) + 1).tolist(),
+                    (random.permutation(133)[:11] + 1).tolist(),
+                    random.integers(20, 90_000, 11).tolist(),
+                    random.integers(0, 480, (11, 4)).tolist(),
+                    strict=True,
+                )
+            ]
+            annotations.append(
+                {"image_id": image, "file_name": names[1], "segments_info": segments}
+            )
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

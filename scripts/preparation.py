@@ -376,6 +376,7 @@ def run_command(
     check: Callable[..., None],
     folder: str,
     datasets: Sequence[str] = (),
+    packed: bool = False,
 ) -> None:
     """Parse the command line, and prepare or check a dataset.
 
@@ -384,10 +385,11 @@ def run_command(
 
     Args:
         description: for --help.
-        prepare: is called with the folder and `num_workers`.
+        prepare: is called with the folder and `num_workers`, and with `packed=True` if asked to.
         check: is called with the folder.
         folder: name of the dataset's own folder.
         datasets: names, one of which is then the first argument, of the command and of both.
+        packed: whether images can be left in their archives.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -405,6 +407,14 @@ def run_command(
         help="processes that share the work (default: usable cores, %(default)s)",
     )
     parser.add_argument("--check", action="store_true", help="change nothing: count what is there")
+    if packed:
+        parser.add_argument(
+            "--packed",
+            action="store_const",
+            const={"packed": True},
+            default={},
+            help="leave images in their archives, in which training and evaluation read them",
+        )
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error("--workers must be at least 1")
@@ -416,7 +426,8 @@ def run_command(
         if arguments.check:
             check(*chosen, arguments.root)
         else:
-            prepare(*chosen, arguments.root, num_workers=arguments.workers)
+            more = getattr(arguments, "packed", {})
+            prepare(*chosen, arguments.root, num_workers=arguments.workers, **more)
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))

@@ -1,10 +1,11 @@
 """Make Cityscapes ready: unpack its archives, make label files, count.
 
-    python scripts/prepare_cityscapes.py ROOT [--workers N] [--check]
+    python scripts/prepare_cityscapes.py ROOT [--workers N] [--check] [--packed]
 
 ROOT is the folder that holds cityscapes/ (DETECTRON2_DATASETS), or cityscapes/ itself. Put
 leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into it, packed. What exists is kept, so an
-interrupted run continues where it stopped.
+interrupted run continues where it stopped. With --packed images stay in the first of the two, where
+they are read.
 
 For every `gtFine/<split>/<city>/<id>_gtFine_labelIds.png` a `..._labelTrainIds.png` is made, as the
 official script makes it of the polygons, which are not needed; and for each `..._instanceIds.png` a
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -28,9 +29,10 @@ from cityscapesscripts.helpers.labels import id2label
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 from PIL import Image
 
+from panoptic_dl.core.archives import is_folder
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import atomic_write, read_json, remove_temporary_files
-from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.images import IGNORE_LABEL, Kind, read_label_ids, read_size
 from panoptic_dl.core.parallel import Progress, Say, parallel_map
 from panoptic_dl.datasets.cityscapes import (
@@ -77,7 +79,9 @@ for _number, _label in id2label.items():
 FOLDERS = {"leftImg8bit": ARCHIVES[0], "gtFine": ARCHIVES[1]}  # and the archives they are in
 
 
-def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
+def prepare_cityscapes(
+    root: str | Path, *, num_workers: int = 1, packed: bool = False, say: Say = print
+) -> None:
     """Unpack the archives, and make the label files that training and evaluation need.
 
     Only what is not there yet is unpacked and made; but all panoptic images of a split are made
@@ -87,6 +91,7 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
     Args:
         root: folder that holds `cityscapes/` (`DETECTRON2_DATASETS`), or that folder itself.
         num_workers: processes that share the work.
+        packed: leave images in their archive.
         say: is called with lines for people: progress and a summary of what is there.
 
     Raises:
@@ -94,7 +99,8 @@ def prepare_cityscapes(root: str | Path, *, num_workers: int = 1, say: Say = pri
             process is at work there.
     """
     base = dataset_folder(root, "cityscapes")
-    archives = find_archives([base, base.parent], ARCHIVES, say)
+    found = find_archives([base, base.parent], ARCHIVES, say)
+    archives = [archive for archive in found if not packed or archive.official == ARCHIVES[1]]
     if not archives:
         _require_folders(base)
     with lock_folder(base):
@@ -131,14 +137,16 @@ def check_cityscapes(root: str | Path, *, say: Say = print) -> None:
         _require_complete(base.glob(f"gtFine/cityscapes_panoptic_{split}/[!.]*{PANOPTIC}"), again)
         _require_headers(base, split, (LABEL_IDS, INSTANCES, TRAIN_IDS, PANOPTIC))
     for split, official in OFFICIAL_COUNTS.items():
-        count = len(list(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")))
+        count = len(CityscapesSplit(str(base.parent), split).image_names())
         note = "" if split in LABELED or not count else " (no public labels, so none are made)"
         say(f"{split}: {describe(count, official)}{note}")
     say(f"ready: dataset=cityscapes dataset.root={base.parent}")
 
 
 def _require_folders(base: Path) -> None:
-    missing = [name for name in FOLDERS if not (base / name).is_dir()]
+    split = CityscapesSplit(str(base.parent), LABELED[0])
+    there = (base / "leftImg8bit").is_dir() or is_folder(split.images), split.labels.parent.is_dir()
+    missing = [name for name, is_there in zip(FOLDERS, there, strict=True) if not is_there]
     if missing:
         officials = [FOLDERS[name] for name in missing]
         raise missing_folder(
@@ -171,17 +179,21 @@ def _require_complete(files: Iterable[Path], remedy: str) -> None:
 
 def _require_headers(base: Path, split: str, suffixes: Sequence[str]) -> None:
     """Raise `DatasetError` where headers of images and their labels of these kinds have a fault."""
-    groups = []
-    for image in sorted(base.glob(f"leftImg8bit/{split}/*/[!.]*{IMAGE}")):
-        name, labels = image.name.removesuffix(IMAGE), base / "gtFine" / split / image.parent.name
+    files_of = CityscapesSplit(str(base.parent), split)
+
+    def labels_of(record: Mapping[str, Any]) -> list[tuple[str, Kind]]:
+        image = Path(record["file_name"])
+        name, labels = image.name.removesuffix(IMAGE), files_of.labels / image.parent.name
         files: list[tuple[str, Kind]] = []
         for suffix in suffixes:
             kind: Kind = "panoptic" if suffix == PANOPTIC else "label"
             folder = base / f"gtFine/cityscapes_panoptic_{split}" if suffix == PANOPTIC else labels
             files.append((str(folder / (name + suffix)), kind))
-        groups.append(({"file_name": str(image)}, files))
+        return files
+
+    images = [{"file_name": str(files_of.images / name)} for name in files_of.image_names()]
     try:
-        check_headers(split, groups)
+        check_records(split, images, labels_of)
     except DatasetError as error:
         raise DatasetError(
             f"Cityscapes: {error}: unpack the one that is wrong again (images are in "
@@ -314,4 +326,4 @@ def _work(
 
 
 if __name__ == "__main__":
-    run_command(str(__doc__), prepare_cityscapes, check_cityscapes, "cityscapes")
+    run_command(str(__doc__), prepare_cityscapes, check_cityscapes, "cityscapes", packed=True)

@@ -1,16 +1,19 @@
 """Make COCO 2017 panoptic ready: unpack its archives, count.
 
-    python scripts/prepare_coco.py ROOT [--workers N] [--check]
+    python scripts/prepare_coco.py ROOT [--workers N] [--check] [--packed]
 
 ROOT is the folder that holds coco/ (DETECTRON2_DATASETS), or coco/ itself. Put train2017.zip,
 val2017.zip, annotations_trainval2017.zip and panoptic_annotations_trainval2017.zip into it, packed.
-What exists is kept, so an interrupted run continues where it stopped.
+What exists is kept, so an interrupted run continues where it stopped. With --packed images and
+PNGs stay in their archives, where they are read: only annotations/ is made, and in it the archives
+of PNGs, which come out of panoptic_annotations_trainval2017.zip.
 """
 
 import re
 from dataclasses import replace
 from pathlib import Path
 
+from panoptic_dl.core.archives import is_folder
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import check_records, require_own_ids
 from panoptic_dl.core.parallel import Say
@@ -56,7 +59,9 @@ NESTED = tuple(
 TRAIN_IMAGES, VAL_IMAGES, ANNOTATIONS, PANOPTIC = ARCHIVES
 
 
-def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) -> None:
+def prepare_coco(
+    root: str | Path, *, num_workers: int = 1, packed: bool = False, say: Say = print
+) -> None:
     """Unpack the archives where that is not done yet, and check that all is there.
 
     Archives are looked for in the dataset's folder and in the one that holds it. Those of the label
@@ -65,6 +70,7 @@ def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) ->
     Args:
         root: folder that holds `coco/` (`DETECTRON2_DATASETS`), or that folder itself.
         num_workers: processes that share the work.
+        packed: leave images and PNGs in their archives.
         say: is called with lines for people: progress and a summary of what is there.
 
     Raises:
@@ -75,13 +81,14 @@ def prepare_coco(root: str | Path, *, num_workers: int = 1, say: Say = print) ->
     archives = [
         _without_what_is_done(archive, base)
         for archive in find_archives([base, base.parent], ARCHIVES, say)
+        if not packed or archive.official in (ANNOTATIONS, PANOPTIC)
     ]
     if not archives and not base.is_dir():
         raise _missing(base, "train2017")
     with lock_folder(base):
         unpack(archives, base, num_workers=num_workers, say=say)
         places = [base / "annotations", base, base.parent]
-        nested = find_archives(places, NESTED, say)
+        nested = [] if packed else find_archives(places, NESTED, say)
         unpack(nested, base, num_workers=num_workers, say=say)
     check_coco(root, say=say)
 
@@ -94,14 +101,14 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
     """
     from detectron2.data import DatasetCatalog  # takes seconds: only where it is needed
 
-    from panoptic_dl.datasets.coco import coco_panoptic
+    from panoptic_dl.datasets.coco import coco_panoptic, folder_of
     from panoptic_dl.datasets.registry import list_files
     from panoptic_dl.evaluation.coco_instances import read_instances
 
     base = dataset_folder(root, "coco")
     for split in OFFICIAL_COUNTS:
         for name in (f"{split}2017", f"panoptic_{split}2017"):
-            if not (base / name).is_dir():
+            if not is_folder(folder_of(base, name)):
                 raise _missing(base, name)
     for split, official in OFFICIAL_COUNTS.items():
         name = coco_panoptic(root=str(base.parent), split=split, prefix="prepared_")
@@ -114,7 +121,7 @@ def check_coco(root: str | Path, *, say: Say = print) -> None:
             except EvaluationError as error:
                 remedy = f"put {ANNOTATIONS.name} into {base} and run this again, without --check"
                 raise DatasetError(f"{TITLE}: {error}; for all of COCO: {remedy}") from error
-        more = len(list_files(base / f"{split}2017", ".jpg")) - len(images)
+        more = len(list_files(folder_of(base, f"{split}2017"), ".jpg")) - len(images)
         note = f" ({more} more images are without labels, and unused)" if more else ""
         say(f"{split}: {describe(len(images), official)}{note}")
     say(f"ready: dataset=coco dataset.root={base.parent}")
@@ -144,4 +151,4 @@ def _missing(base: Path, name: str) -> DatasetError:
 
 
 if __name__ == "__main__":
-    run_command(str(__doc__), prepare_coco, check_coco, "coco")
+    run_command(str(__doc__), prepare_coco, check_coco, "coco", packed=True)

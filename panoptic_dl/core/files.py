@@ -54,6 +54,12 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     return Path(os.path.expanduser(text))
 
 
+def cache_folder() -> Path:
+    """Where is kept what makes later runs faster: $PANOPTIC_DL_CACHE, or ~/.cache/panoptic-dl."""
+    folder = os.environ.get("PANOPTIC_DL_CACHE") or "~/.cache/panoptic-dl"
+    return local_path(folder, "PANOPTIC_DL_CACHE")
+
+
 def ensure_home() -> None:
     """Give this process a home folder and a user name where it has none: `docker run --user 12345`.
 

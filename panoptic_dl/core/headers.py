@@ -9,17 +9,17 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_write, local_path
+from panoptic_dl.core.files import atomic_write, cache_folder
 from panoptic_dl.core.images import (
     Kind,
     read_size,
@@ -44,10 +44,9 @@ LABELS: tuple[tuple[str, Kind], ...] = (
 )
 
 
-def check_records(title: str, records: Sequence[Mapping[str, Any]], **options: Any) -> None:
-    """Look at the headers of all that training reads of a split; see `check_headers`."""
-    images = [(r, [(r[key], kind) for key, kind in LABELS if key in r]) for r in records]
-    check_headers(title, images, **options)
+def training_labels(record: Mapping[str, Any]) -> Labels:
+    """The label files that training reads of an image."""
+    return [(record[key], kind) for key, kind in LABELS if key in record]
 
 
 def require_own_ids(source: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -61,28 +60,33 @@ def require_own_ids(source: str, records: Iterable[Mapping[str, Any]]) -> None:
             )
 
 
-def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(
+    records: Sequence[Mapping[str, Any]], also: Callable[[Any], object] | None = None
+) -> str:
     """A hash of a split's images, in their order: names, sizes, segments; not where they lie.
 
     Of up to some hundred images, spread over the split, the number of bytes of their files and of
-    those of their labels counts, too.
+    those of their labels counts, too. `also` is called with each record: parsing takes time.
     """
     digest, apart = hashlib.sha256(), max(1, len(records) // SIZED_FILES)
     for i, record in enumerate(records):
+        if also is not None:
+            also(record)
         file = str(record.get("file_name"))
         told = [os.path.basename(file), record.get("height"), record.get("width")]
         for segment in record.get("segments_info", ()):
-            told += [segment.get(key) for key in ("id", "category_id", "iscrowd", "area")]
+            told += map(segment.get, ("id", "category_id", "iscrowd", "area"))
         for key in ("file_name", *(key for key, _ in LABELS)) if i % apart == 0 else ():
-            with suppress(KeyError, OSError):  # of a missing one, which is not counted
-                told.append(os.path.getsize(record[key]))
+            if key in record and (size := file_state(record[key])[2]):  # a missing one has none
+                told.append(size)
         digest.update(repr(told).encode(errors="replace"))
     return digest.hexdigest()[:16]
 
 
-def check_headers(
+def check_records(
     title: str,
-    images: Sequence[tuple[Mapping[str, Any], Labels]],
+    records: Sequence[Mapping[str, Any]],
+    labels_of: Callable[[Any], Labels] = training_labels,
     *,
     seconds: float | None = None,
     most_bad: int = 0,
@@ -94,7 +98,8 @@ def check_headers(
 
     Args:
         title: of the split, for the log.
-        images: records with "file_name" and perhaps "height" and "width", and labels.
+        records: with "file_name" and perhaps "height" and "width".
+        labels_of: the label files of a record.
         seconds: after which the rest is left out, which is said; None: all are looked at.
         most_bad: so many images with a fault are warnings.
 
@@ -103,7 +108,7 @@ def check_headers(
     """
     if not comm.is_main_process():
         return  # an error of that process ends all
-    for record, _ in images:
+    for record in records:
         seen = set[int]()
         for segment in record.get("segments_info", ()):
             if problem := segment_problem(segment, seen):
@@ -111,26 +116,26 @@ def check_headers(
                 raise DatasetError(f"{name}{problem}")
             seen.add(segment["id"])
     known, end = _Known(), None if seconds is None else time.monotonic() + seconds
-    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    check = partial(_check, known, records, labels_of)
     pool, bad, done = ThreadPoolExecutor(THREADS, "headers"), 0, 0
     try:
-        with Progress(f"{title}: headers checked", len(images)) as progress:
-            for chunk, faults in zip(chunks, pool.map(partial(_check, known), chunks), strict=True):
+        with Progress(f"{title}: headers checked", len(records)) as progress:
+            for faults in pool.map(check, range(0, len(records), CHUNK)):
                 for fault in faults:
                     bad += 1
                     if bad > most_bad:
                         raise fault
                     logger.warning("%s (dataset.max_bad_samples=%d)", fault, most_bad)
-                done += len(chunk)
-                progress.add(len(chunk))
-                if end is not None and time.monotonic() > end and done < len(images):
+                progress.add(min(CHUNK, len(records) - done))
+                done = min(done + CHUNK, len(records))
+                if end is not None and time.monotonic() > end and done < len(records):
                     logger.info(
                         "%s: after %g s the headers of %d of %d images are checked; a later run "
                         "goes on from here, mode=doctor checks all",
                         title,
                         seconds,
                         done,
-                        len(images),
+                        len(records),
                     )
                     break
     finally:
@@ -139,12 +144,15 @@ def check_headers(
 
 
 def _check(
-    known: "_Known", images: Sequence[tuple[Mapping[str, Any], Labels]]
+    known: "_Known",
+    records: Sequence[Mapping[str, Any]],
+    labels_of: Callable[[Any], Labels],
+    start: int,
 ) -> list[DatasetError]:
-    """The first fault of each image that has one."""
+    """The first fault of each image of a chunk that has one."""
     faults = []
-    for record, labels in images:
-        file = str(record["file_name"])
+    for record in records[start : start + CHUNK]:
+        file, labels = str(record["file_name"]), labels_of(record)
         sizes = record.get("height"), record.get("width")
         key = known.key(sizes, [(file, "image"), *labels])
         if key in known:
@@ -165,8 +173,7 @@ class _Known:
     """Keys of images that were found right, in this run and before; for many threads."""
 
     def __init__(self) -> None:
-        folder = os.environ.get("PANOPTIC_DL_CACHE") or "~/.cache/panoptic-dl"
-        self._file = local_path(folder, "PANOPTIC_DL_CACHE") / "headers"
+        self._file = cache_folder() / "headers"
         self._keys, self._new = self._read(), set[int]()
 
     def _read(self) -> set[int]:
@@ -177,17 +184,13 @@ class _Known:
         return set(np.frombuffer(content[: len(content) // 8 * 8], np.uint64).tolist())
 
     def key(self, listed: Any, files: Labels) -> int:
-        """A hash of the files' names and states; 0 where one is missing."""
-        try:
-            states = [(os.path.abspath(f), kind, os.stat(f)) for f, kind in files]
-        except (OSError, ValueError):
-            return 0
-        facts = [(file, kind, s.st_size, s.st_mtime_ns) for file, kind, s in states]
-        text = repr((listed, facts)).encode(errors="surrogateescape")
+        """A hash of the files' names and states."""
+        states = [(kind, *file_state(os.path.abspath(f))) for f, kind in files]
+        text = repr((listed, states)).encode(errors="surrogateescape")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
     def __contains__(self, key: int) -> bool:
-        return key in self._keys and key != 0
+        return key in self._keys
 
     def add(self, key: int) -> None:
         self._new.add(key)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from panoptic_dl.core.archives import file_state, open_file
 from panoptic_dl.core.errors import DatasetError, UnreadableImageError
-from panoptic_dl.core.files import require_file
 
 NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
 VOID_ID = 0  # id, in a panoptic PNG, of pixels without a segment
@@ -245,10 +245,9 @@ def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
 def opened_image(file: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
     try:
-        require_file(file)
-        with no_truncated_images(), open(file, "rb") as opened:
+        with no_truncated_images(), open_file(file) as opened:
             yield Image.open(opened)
-    except UnreadableImageError:
+    except DatasetError:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"cannot read {file}: {why_unreadable(error)}") from error
@@ -314,12 +313,8 @@ _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label o
 def _read_label(
     file: str | Path, kind: Kind, decode: Callable[[Image.Image], NDArray[Any]]
 ) -> NDArray[Any]:
-    try:
-        status = os.stat(file)
-        key = kind, str(file), status.st_mtime_ns, status.st_size
-    except OSError:
-        key = None  # opening the file will raise the error
-    if key is None or getattr(_of_thread, "key", None) != key:
+    key = kind, *file_state(file)  # of a missing one, opening it will raise the error
+    if getattr(_of_thread, "key", None) != key:
         with opened_image(file) as image:
             label = decode(_upright(image, file, kind))
         label.flags.writeable = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError, disk_error
 from panoptic_dl.core.files import atomic_write, file_lock, flush, local_path
 
@@ -60,12 +61,9 @@ class DecodedCache:
 
         The array may be a read-only memory map, of which only what is used is read.
         """
-        try:
-            status = os.stat(file)
-        except OSError:
-            return decode()  # whose error names the file
+        _, changed, size = file_state(file)  # zeros of a missing one, which `decode` names
         key = hashlib.sha256(f"{os.path.abspath(file)}\0{image_format}".encode()).hexdigest()[:32]
-        entry = self.folder / key[:2] / f"{key}-{status.st_size}-{status.st_mtime_ns}.npy"
+        entry = self.folder / key[:2] / f"{key}-{size}-{changed}.npy"
         try:
             pixels: NDArray[np.integer] = np.load(entry, mmap_mode="r")
             return pixels

@@ -38,7 +38,7 @@ def train_loader(*, dataset: str, **options: Any) -> "TrainLoader":
     Raises:
         ValueError: `batch_size` cannot be shared out evenly.
         DatasetError: the dataset is unknown or empty; more than `max_bad_samples` of its images
-            have a fault that `check_headers` has found in `SECONDS_FOR_HEADERS`.
+            have a fault that `check_records` has found in `SECONDS_FOR_HEADERS`.
     """
     records = _records(dataset)
     loader = TrainLoader(records=records, **options)
@@ -75,14 +75,14 @@ def count_images(*, dataset: str) -> int:
     return known or len(_records(dataset))
 
 
-def _records(dataset: str) -> list[dict[str, Any]]:
+def _records(dataset: str) -> Sequence[dict[str, Any]]:
     if dataset not in DatasetCatalog:
         near = difflib.get_close_matches(dataset, DatasetCatalog.list(), n=3)
         raise DatasetError(
             f"no dataset is registered as {dataset!r}; near: {', '.join(near) or 'none'}. "
             "Functions of panoptic_dl.datasets register and return names"
         )
-    records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
+    records: Sequence[dict[str, Any]] = DatasetCatalog.get(dataset)
     if not records:
         raise DatasetError(f"dataset {dataset!r} has no images")
     return records
@@ -140,9 +140,14 @@ class TrainLoader:
         self._seed_is_fixed = seed is not None
         self._mapper, self._num_images = mapper, len(records)
         self._num_workers, self._overfit_batches = num_workers, overfit_batches
-        self._shapes = _shapes(records) if aspect_ratio_grouping else None
-        self._fingerprint, self.other_records = fingerprint(records), False
-        self._dataset = DatasetFromList(list(records), copy=False)  # shared by the workers
+        lying: list[bool | None] = []
+        note = (lambda record: lying.append(_is_lying(record))) if aspect_ratio_grouping else None
+        self._fingerprint = fingerprint(records, note)
+        self._shapes = _shapes(lying) if aspect_ratio_grouping else None
+        self.other_records = False
+        self._dataset: Sequence[dict[str, Any]] = records  # shared by the workers, as it is or so:
+        if isinstance(records, list):
+            self._dataset = DatasetFromList(records, copy=False)
         if hasattr(mapper, "records"):
             mapper.records = self._dataset
         self.device: torch.device | None = None
@@ -300,20 +305,20 @@ class _Samples(torch.utils.data.Dataset[dict[str, Any]]):
         raise AssertionError
 
 
-def _shapes(records: Sequence[dict[str, Any]]) -> list[int]:
+def _shapes(lying: Sequence[bool | None]) -> list[int]:
     """For each image 1: landscape, or 0; one that cannot be read counts among the most."""
-    known: list[bool | None] = []
-    for record in records:
-        try:
-            if "width" in record and "height" in record:
-                height, width = record["height"], record["width"]
-            else:
-                height, width = read_size(record["file_name"])
-            known.append(width > height)
-        except DatasetError:  # the mapper will raise it again, when the image is drawn
-            known.append(None)
-    mostly = known.count(True) >= known.count(False)
-    return [int(mostly if landscape is None else landscape) for landscape in known]
+    mostly = lying.count(True) >= lying.count(False)
+    return [int(mostly if each is None else each) for each in lying]
+
+
+def _is_lying(record: dict[str, Any]) -> bool | None:
+    try:
+        if "width" in record and "height" in record:
+            return bool(record["width"] > record["height"])
+        height, width = read_size(record["file_name"])
+        return width > height
+    except DatasetError:  # the mapper will raise it again, when the image is drawn
+        return None
 
 
 def _ignore_signals(ending: Any, worker: int) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.utils.file_io import PathManager
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from panoptic_dl.core.files import require_file
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.images import (
     ORIENTING,
     ORIENTING_TEXTS,
@@ -76,9 +75,7 @@ def open_source(file: str, image_format: str, cache: DecodedCache | None = None)
         pixels = cache.get(file, image_format, lambda: _read_whole(file, image_format))
         return Source(file, image_format, pixels.shape, lambda stop: pixels)
     try:
-        require_file(file)
-        with PathManager.open(file, "rb") as opened:
-            content = opened.read()
+        content = read_file(file)
     except OSError:
         content = b""  # `read_image` will raise the error
     shape = _plain_png(content)

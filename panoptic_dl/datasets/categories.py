@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.classes import Classes, Color
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import printable, read_json
 from panoptic_dl.core.settings import has_type
-from panoptic_dl.datasets.registry import file_state
+from panoptic_dl.datasets.index import indexed
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
 GUIDE = "docs/custom_dataset.md has an example"
@@ -153,8 +154,13 @@ def _categories_of(file: Path) -> list[dict[str, Any]]:
 @lru_cache(maxsize=16)
 def _read(name: str, *state: int) -> tuple[Any, bool]:
     """The categories, not yet checked, and whether there are annotations."""
-    content = read_annotations(Path(name), ("images",))
-    return content.get("categories"), bool(content.get("annotations"))
+
+    def load() -> list[dict[str, Any]]:
+        content = read_annotations(Path(name), ("images",))
+        return [{"all": content.get("categories"), "truth": bool(content.get("annotations"))}]
+
+    (entry,) = indexed(f"categories of {name}", [Path(name)], load, {})
+    return entry["all"], entry["truth"]
 
 
 def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, Any]]:

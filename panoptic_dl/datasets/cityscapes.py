@@ -8,8 +8,9 @@
       gtFine/cityscapes_panoptic_<split>.json                               prepared
 
 with <id> = <city>_<sequence>_<frame>. The polygons of the archive are not needed, and hidden files,
-which macOS leaves beside others, are not looked at. The split "test", which the server scores,
-needs its images alone: its labels in the archive are empty.
+which macOS leaves beside others, are not looked at. A split's images that are not there are read in
+leftImg8bit_trainvaltest.zip, which lies in <root>/cityscapes or in <root>. The split "test", which
+the server scores, needs its images alone: its labels in the archive are empty.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_builtin_metadata
 
+from panoptic_dl.core.archives import folder_or_archived, is_folder, list_folder
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
@@ -95,7 +97,9 @@ class CityscapesSplit:
                 f"Cityscapes has no split {split!r}: choose from {', '.join((*SPLITS, TEST))}"
             )
         self.layout = Layout("Cityscapes", str(root), "cityscapes")
-        self.images = self.layout.base / "leftImg8bit" / split
+        inside, base = f"leftImg8bit/{split}", self.layout.base
+        archives = (place / "leftImg8bit_trainvaltest.zip" for place in (base, base.parent))
+        self.images = folder_or_archived(base / inside, inside, *archives)
         self.labels = self.layout.base / "gtFine" / split
         self.panoptic = self.layout.base / "gtFine" / f"cityscapes_panoptic_{split}"
         self.panoptic_json = self.panoptic.with_name(f"{self.panoptic.name}.json")
@@ -104,7 +108,10 @@ class CityscapesSplit:
     def sources(self) -> list[Path]:
         """The files and folders that the split consists of."""
         cities = [
-            city for top in (self.images, self.labels) if top.is_dir() for city in top.iterdir()
+            top / city
+            for top in (self.images, self.labels)
+            if is_folder(top)
+            for city in list_folder(top)
         ]
         return [self.images, self.labels, *sorted(cities), self.panoptic, self.panoptic_json]
 
@@ -126,9 +133,7 @@ class CityscapesSplit:
             raise layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
         strays = sorted(images - {name + IMAGE for name in names})
         strays += sorted(
-            entry.name
-            for entry in self.images.iterdir()
-            if not entry.is_dir() and not entry.name.startswith(".")
+            name for name in list_files(self.images, "") if not is_folder(self.images / name)
         )
         if strays:
             problem = f"not an image of Cityscapes: {self.images / strays[0]}"
@@ -141,10 +146,15 @@ class CityscapesSplit:
         layout.require_files(labeled, images, self.images, GET_IMAGES)
         return names
 
+    def image_names(self) -> list[str]:
+        """`<city>/<file>` of all images, in order; none where there is no folder of them."""
+        files = _city_files(self.images) if is_folder(self.images) else ()
+        return sorted(name for name in files if name.endswith(IMAGE))
+
     def images_alone(self) -> list[Record]:
         """Detectron2's records of images without ground truth, in the order of file names."""
         self.layout.require_folder(self.images, GET_IMAGES)
-        names = sorted(name for name in _city_files(self.images) if name.endswith(IMAGE))
+        names = self.image_names()
         if not names:
             raise self.layout.error(f"no <city>/*{IMAGE} below {self.images}", GET_IMAGES)
         return [
@@ -253,8 +263,8 @@ class CityscapesSplit:
 def _city_files(folder: Path) -> set[str]:
     """`<city>/<file>` of the files two levels below `folder`, without hidden ones."""
     return {
-        f"{city.name}/{name}"
-        for city in folder.iterdir()
-        if city.is_dir()
-        for name in list_files(city, "")
+        f"{city}/{name}"
+        for city in list_folder(folder)
+        if is_folder(folder / city)
+        for name in list_files(folder / city, "")
     }

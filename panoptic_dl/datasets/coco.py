@@ -11,6 +11,10 @@ Splits without public labels, which the server scores, are predicted: "test-dev"
       test2017/<id>.jpg
       annotations/image_info_<split>2017.json   lists the images
 
+A folder of images that is not there is read in its official archive, be that in <root>/coco or in
+<root>, and one of PNGs in panoptic_<split>2017.zip, there or in annotations/, where it is as soon
+as panoptic_annotations_trainval2017.zip is unpacked.
+
 Part of the images with an annotation file of its own is a valid dataset. `panoptic_stuff_*` folders
 are not needed: semantic labels (133 classes) are read from the panoptic PNGs.
 """
@@ -18,9 +22,9 @@ are not needed: semantic labels (133 classes) are read from the panoptic PNGs.
 import os
 from pathlib import Path
 
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
-from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from panoptic_dl.core.archives import folder_or_archived
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
@@ -66,7 +70,7 @@ def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[st
     layout = Layout("COCO 2017", str(root), "coco")
     metadata = class_metadata(coco_classes(), semantic=semantic)
     if split not in SPLITS:
-        folder = layout.base / f"{split.partition('-')[0]}2017"
+        folder = folder_of(layout.base, f"{split.partition('-')[0]}2017")
         listing = layout.base / "annotations" / f"image_info_{split}2017.json"
         return register_once(
             name,
@@ -81,8 +85,8 @@ def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[st
             **numbers,
         )
     places = {
-        "image_root": layout.base / f"{split}2017",
-        "panoptic_root": layout.base / f"panoptic_{split}2017",
+        "image_root": folder_of(layout.base, f"{split}2017"),
+        "panoptic_root": folder_of(layout.base, f"panoptic_{split}2017"),
         "panoptic_json": layout.base / "annotations" / f"panoptic_{split}2017.json",
         "json_file": layout.base / "annotations" / f"instances_{split}2017.json",
     }
@@ -97,6 +101,12 @@ def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[st
         },
         **numbers,
     )
+
+
+def folder_of(base: Path, name: str) -> Path:
+    """A folder in `<root>/coco`, or that of its name in its official archive."""
+    places = base, base.parent, base / "annotations"
+    return folder_or_archived(base / name, name, *(place / f"{name}.zip" for place in places))
 
 
 def _images(layout: Layout, folder: Path, listing: Path) -> list[Record]:
@@ -150,14 +160,25 @@ def _records(
         layout.require_files(names, list_files(labels, ".png"), labels, get_labels)
         jpegs = {os.path.splitext(name)[0] + ".jpg" for name in names}
         layout.require_files(jpegs, list_files(images, ".jpg"), images, get_images)
-        records: list[Record] = load_coco_panoptic_json(
-            str(listing), str(images), str(labels), _get_builtin_metadata("coco_panoptic_standard")
-        )
-        # The loader groups images by shape before it reads them.
-        sizes = {image["id"]: image for image in content["images"]}
-        for record in records:
-            image = sizes[record["image_id"]]
-            record |= {"height": image["height"], "width": image["width"]}
+        # As Detectron2's `load_coco_panoptic_json`, and sizes: the loader groups images by shape
+        # before it reads them.
+        classes, sizes = coco_classes(), {image["id"]: image for image in content["images"]}
+        contiguous = {category: index for index, category in enumerate(classes.category_ids)}
+        records: list[Record] = []
+        for annotation in content["annotations"]:
+            name, image = annotation["file_name"], sizes[int(annotation["image_id"])]
+            for segment in annotation["segments_info"]:
+                segment["category_id"] = contiguous[segment["category_id"]]
+                segment["isthing"] = segment["category_id"] in classes.thing_ids
+            record = {
+                "file_name": os.path.join(images, os.path.splitext(name)[0] + ".jpg"),
+                "image_id": image["id"],
+                "pan_seg_file_name": os.path.join(labels, name),
+                "segments_info": annotation["segments_info"],
+                "height": image["height"],
+                "width": image["width"],
+            }
+            records.append(record)
     except (KeyError, TypeError) as error:
         problem = f"unknown category or missing key {error} in {listing}"
         raise layout.error(problem, get_labels) from error

@@ -26,6 +26,7 @@ File names are those of the JSON file, and may have folders in them. A test spli
 ground truth: its JSON file has "images" alone, and the classes are those of the training split.
 """
 
+import fnmatch
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from panoptic_dl.core.archives import files_below, is_folder, list_folder, places
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names
@@ -132,6 +134,7 @@ def custom_dataset(
     return register_once(
         f"{form}_{part}_{task}",
         sources=[files.file, *files.image_folders, *files.label_folders],
+        found=files.folders,
         load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
         **numbers,
@@ -166,20 +169,17 @@ def _coco_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
 
 def _cityscapes_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
     """`<city>/<image id>_leftImg8bit.<any>`: "file_name" of the official files is another."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"*{CITY_SUFFIX}.*")):
-        number = path.stem.removesuffix(CITY_SUFFIX)
+    found: dict[str, str] = {}
+    for name in fnmatch.filter(files_below(folder), f"*{CITY_SUFFIX}.*"):
+        number = Path(name).stem.removesuffix(CITY_SUFFIX)
         if number in found:
             raise DatasetError(
-                f"two files are image {number} of {file}: {found[number]} and {path}; keep one"
+                f"two files are image {number} of {file}: {folder / found[number]} and "
+                f"{folder / name}; keep one"
             )
-        found[number] = path
-    return {
-        number: str(found[str(number)].relative_to(folder))
-        if str(number) in found
-        else f"<city>/{number}{CITY_SUFFIX}.*"  # is missing, and named so
-        for number in listed
-    }
+        found[number] = name
+    # A missing one is named in a way that says so.
+    return {i: found.get(str(i), f"<city>/{i}{CITY_SUFFIX}.*") for i in listed}
 
 
 def _mapillary(folders: tuple[str, ...], file: str) -> _Format:
@@ -252,11 +252,13 @@ class _Split:
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
         self.label_folders = self._places(labels, self.form.labels, "labels")
+        self.folders: dict[str, str] = {}  # those of "images" and "labels", when they are found
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
     def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
         names = [given] if given else [name.format(split=self.split) for name in usual]
-        return [self.layout.base / local_path(name, f"dataset.{self.part}_{key}") for name in names]
+        paths = [self.layout.base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
+        return paths if key == "json" else [place for path in paths for place in places(path)]
 
     def require_annotations(self) -> None:
         """Raise `DatasetError` unless the JSON file exists; name the places that were tried."""
@@ -274,7 +276,7 @@ class _Split:
         if not self.has_truth:
             content = read_annotations(self.file, ("images",))
             images = listed_images(content, self.file)
-            self.image_folder, image_files = self._find(
+            image_files = self._find(
                 "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
             )
             return [self._record(image, image_files[i]) for i, image in images.items()]
@@ -288,15 +290,15 @@ class _Split:
             )
             for annotation in content["annotations"]
         }
-        self.image_folder, image_files = self._find(
+        image_files = self._find(
             "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
         )
-        self.label_folder, label_files = self._find("labels", self.label_folders, lambda f: labels)
+        label_files = self._find("labels", self.label_folders, lambda f: labels)
         records: list[Record] = []
         for annotation in content["annotations"]:
             number = annotation["image_id"]
             record = self._record(images[number], image_files[number]) | {
-                "pan_seg_file_name": str(self.label_folder / label_files[number]),
+                "pan_seg_file_name": label_files[number],
                 "segments_info": _segments(annotation, self.file, contiguous, found.thing_ids),
             }
             records.append(record)
@@ -311,8 +313,8 @@ class _Split:
         self.require_annotations()
         return self.part != "test" or has_truth(self.file)
 
-    def _record(self, image: dict[str, Any], name: str) -> Record:
-        record = {"file_name": str(self.image_folder / name), "image_id": image["id"]}
+    def _record(self, image: dict[str, Any], file: str) -> Record:
+        record = {"file_name": file, "image_id": image["id"]}
         # The loader groups images by shape, by their listed sizes without opening them.
         size = {side: image.get(side) for side in ("height", "width")}
         if all(type(value) is int and value > 0 for value in size.values()):
@@ -330,12 +332,12 @@ class _Split:
                 )
             return class_metadata(classes, semantic=semantic) | {
                 **NO_TRUTH,
-                "image_root": str(self.image_folder),
+                "image_root": self.folders["images"],
                 "json_file": str(self.file),
             }
         return class_metadata(self._classes_of_file(classes), semantic=semantic) | {
-            "image_root": str(self.image_folder),
-            "panoptic_root": str(self.label_folder),
+            "image_root": self.folders["images"],
+            "panoptic_root": self.folders["labels"],
             "panoptic_json": str(self.file),
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         }
@@ -362,15 +364,16 @@ class _Split:
 
     def _find(
         self, key: str, folders: list[Path], names_in: Callable[[Path], dict[Any, str]]
-    ) -> tuple[Path, dict[Any, str]]:
-        """The folder that holds the first file, and the names of all files in it."""
+    ) -> dict[Any, str]:
+        """The paths of all files, below the folder that holds the first one."""
         for folder in folders:
             names = names_in(folder)
             first = next(iter(names.values()))
             if _existing(folder, [first]):
                 found = _existing(folder, names.values())
                 self.layout.require_files(names.values(), found, folder, self._remedy(key))
-                return folder, names
+                self.folders[key] = str(folder)
+                return {number: str(folder / name) for number, name in names.items()}
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
         inside = (folder for folder in folders if folder != self.layout.base)
@@ -485,7 +488,7 @@ def _existing(folder: Path, names: Iterable[str]) -> set[str]:
         by_parent.setdefault(os.path.dirname(name), []).append(name)
     found: set[str] = set()
     for parent, inside in by_parent.items():
-        if (folder / parent).is_dir():
-            listed = set(os.listdir(folder / parent))
+        if is_folder(folder / parent):
+            listed = set(list_folder(folder / parent))
             found.update(name for name in inside if os.path.basename(name) in listed)
     return found

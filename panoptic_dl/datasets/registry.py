@@ -11,9 +11,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from panoptic_dl.core.archives import file_state, is_folder, list_folder
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
 from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
+from panoptic_dl.datasets.index import Records, indexed
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -27,6 +29,7 @@ def register_once(
     name: str,
     *,
     sources: Iterable[Path],
+    found: Any = None,
     load: Callable[[], list[Record]],
     metadata: Callable[[], dict[str, Any]],
     label_divisor: int = LABEL_DIVISOR,
@@ -41,37 +44,33 @@ def register_once(
     folder changes with the files that come and go), or another root names others, `load` is called
     again and the new entry replaces the old one, be it ours or one that Detectron2 registers when
     it is imported.
-    Errors of `load` pass through; the catalogs are then as they were.
+    Errors of `load` pass through; the catalogs are then as they were. Of a large dataset it is
+    called once a machine (see `indexed`): what else it finds out, it writes into `found`.
 
     Raises:
         DatasetError: `ignore_label` is a class.
     """
     numbers = {"label_divisor": label_divisor, "ignore_label": ignore_label}
-    state = *(file_state(source) for source in sources), *numbers.values()
+    sources = list(sources)
+    state = *map(file_state, sources), *numbers.values()
     if _registered.get(name) == state and name in DatasetCatalog:
         return name
-    # The loader needs the records a moment after they were checked here. Reading COCO's annotations
-    # takes many seconds, and keeping them forever a gigabyte: they are handed over once.
-    loaded = [load()]
+    # The loader needs the records a moment after they were checked here. Keeping them forever may
+    # take a gigabyte, unless they lie in an index: they are handed over once.
+    loaded = [indexed(name, sources, load, {} if found is None else found)]
+    is_shared = isinstance(loaded[0], Records)
     entries = metadata() | numbers | {"num_images": len(loaded[0])}
     require_no_class(ignore_label, len(entries["stuff_classes"]))
     _registered.pop(name, None)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    DatasetCatalog.register(name, lambda: loaded.pop() if loaded else load())
+    DatasetCatalog.register(
+        name, lambda: loaded[0] if is_shared else loaded.pop() if loaded else load()
+    )
     MetadataCatalog.get(name).set(**entries)
     _registered[name] = state
     return name
-
-
-def file_state(source: Path) -> tuple[str, int, int]:
-    """Name, time of change and size of a file; zeros where there is none."""
-    try:
-        status = source.stat()
-    except OSError:
-        return str(source), 0, 0
-    return str(source), status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Layout:
 
     def require_folder(self, folder: Path, remedy: str) -> None:
         """Raise `DatasetError` unless `folder` exists."""
-        if not folder.is_dir():
+        if not is_folder(folder):
             near = near_names(folder.parent, folder.name)  # not images/val for missing labels/val
             raise self.error(f"folder missing: {folder}{near}", remedy)
 
@@ -152,5 +151,5 @@ class Layout:
 def list_files(folder: Path, suffix: str) -> set[str]:
     """Names of the files in `folder` that end with `suffix`, without hidden ones."""
     return {
-        name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith(".")
+        name for name in list_folder(folder) if name.endswith(suffix) and not name.startswith(".")
     }

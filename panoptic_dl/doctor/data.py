@@ -1,7 +1,6 @@
 """Checks of a dataset's splits: files, labels, categories, classes, images that are there twice."""
 
 import contextlib
-import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -12,12 +11,13 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.files import require_file
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import repeated_stuff
 from panoptic_dl.datasets.importing import FORMATS as IMPORTED
+from panoptic_dl.datasets.registry import list_files
 from panoptic_dl.doctor.context import (
     Check,
     CheckContext,
@@ -129,7 +129,7 @@ def _check_layout(title: str, context: CheckContext) -> CheckResult:
     # An import may have made both splits of one folder.
     if len({file.parent for file in files}) == 1 and context.choice["dataset"] not in IMPORTED:
         suffixes = {file.suffix for file in files}
-        extra = {name for name in os.listdir(folder) if Path(name).suffix in suffixes}
+        extra = {name for name in list_files(folder, "") if Path(name).suffix in suffixes}
         extra -= {file.name for file in files}
     if not extra:
         return ok(found)
@@ -396,8 +396,7 @@ def _check_overlap(context: CheckContext) -> CheckResult:
     namesakes = [key for key in files if names[Path(key[0]).name] > 1 and key not in digests]
     for file, title in namesakes[: context.settings.sample]:
         with contextlib.suppress(OSError):  # that it cannot be opened is another problem
-            require_file(file)
-            digests[file, title] = digest_of(Path(file).read_bytes())
+            digests[file, title] = digest_of(read_file(file))
     same: dict[bytes, list[str]] = defaultdict(list)
     for (file, title), digest in digests.items():
         same[digest].append(f"{file} ({title})")

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 from scipy.ndimage import find_objects
 
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
@@ -218,7 +218,7 @@ def _check_image(report: ImageReport) -> tuple[int, int]:
     """(H, W) of an image as training reads it."""
     file = report.file_name
     size, image = read_size(file), open_image(file)
-    report.digest, report.mode = digest_of(Path(file).read_bytes()), image.mode
+    report.digest, report.mode = digest_of(read_file(file)), image.mode
     _noting(report, "image modes", partial(read_size, file, "image"))
     turn = orientation(image)
     if turn > 1:

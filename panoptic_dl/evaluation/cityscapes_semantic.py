@@ -66,7 +66,9 @@ def find_labels(folder: str, suffix: str) -> dict[str, Path]:
     Raises:
         EvaluationError: there are none.
     """
-    files = {image_id(file.name): file for file in sorted(Path(folder).glob(f"*/*{suffix}"))}
+    files = {
+        image_id(file.name): file for file in sorted(Path(folder).glob(f"[!.]*/[!.]*{suffix}"))
+    }
     if not files:
         raise EvaluationError(f"no <city>/*{suffix} below {folder}")
     return files

@@ -137,7 +137,7 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
         return item["image_id"]
 
     def truth_files(self, record: Sample) -> Labels:
-        """The label files that `match` reads for an image of the dataset; see `check_headers`."""
+        """The label files that `match` reads for an image of the dataset; see `check_records`."""
         return ()
 
     def predicted(self, output: Output) -> Any:

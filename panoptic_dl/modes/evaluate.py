@@ -23,7 +23,7 @@ from torch import nn
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
-from panoptic_dl.core.headers import check_headers, fingerprint, require_own_ids
+from panoptic_dl.core.headers import check_records, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json
 from panoptic_dl.core.settings import EvaluationSettings
@@ -226,12 +226,10 @@ class Evaluation:
         require_own_ids(source, records)
         self.fingerprint = fingerprint(records)
         evaluators = self.evaluators.values()
-        check_headers(
+        check_records(
             self.dataset,
-            [
-                (record, list(dict.fromkeys(f for e in evaluators for f in e.truth_files(record))))
-                for record in records
-            ],
+            records,
+            lambda record: [*dict.fromkeys(f for e in evaluators for f in e.truth_files(record))],
             seconds=SECONDS_FOR_HEADERS,
         )
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from panoptic_dl.core import headers
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_headers, fingerprint, require_own_ids
+from panoptic_dl.core.headers import check_records, fingerprint, require_own_ids
 
 SIZE = (6, 8)
 
@@ -26,6 +26,11 @@ def images(tmp_path, monkeypatch):
         record = {"file_name": str(files[0]), "height": SIZE[0], "width": SIZE[1]}
         found.append((record, [(str(files[1]), "panoptic"), (str(files[2]), "label")]))
     return found
+
+
+def check_headers(title, images, **options):
+    labels = {id(record): labels for record, labels in images}
+    check_records(title, [r for r, _ in images], lambda record: labels[id(record)], **options)
 
 
 def looked_at(monkeypatch):

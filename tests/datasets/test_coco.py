@@ -15,8 +15,8 @@ def test_annotations_are_read_once_for_check_and_loader(complete, coco, monkeypa
     from panoptic_dl.datasets import coco as module
 
     calls = []
-    load = module.load_coco_panoptic_json
-    monkeypatch.setattr(module, "load_coco_panoptic_json", lambda *a: calls.append(a) or load(*a))
+    read = module.Layout.read_json
+    monkeypatch.setattr(module.Layout, "read_json", lambda *a: calls.append(a) or read(*a))
     for _ in range(3):  # loader and evaluators each ask for the name
         name = coco_panoptic(root=str(coco), split="val", prefix="once_")
     records = DatasetCatalog.get(name)

@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
@@ -17,8 +19,11 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.core.classes import load_classes
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.core.headers import check_records, fingerprint
 from panoptic_dl.core.images import SemanticLabelReader
+from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.mapper import SemanticTrainMapper
+from panoptic_dl.data.sources import open_source
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from tests.datasets.tiny_custom import CATEGORIES, JSON, classes_of, edit, register, write_own
 from tests.datasets.tiny_datasets import panoptic_mapper, write_coco
@@ -149,6 +154,73 @@ def test_places_may_be_named_inside_and_outside_the_root(tmp_path):
     records = DatasetCatalog.get(register(root, **places))
     assert len(records) == 2
     assert records[0]["file_name"].startswith(str(tmp_path / "photos"))
+
+
+def zip_folder(folder, target, inside, method):
+    """Move the files of a folder into a zip archive, below the folder `inside` of it."""
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            archive.write(file, os.path.join(inside, file.relative_to(folder)))
+        archive.writestr("__MACOSX/._x", "of a Mac")
+    shutil.rmtree(folder)
+    return target
+
+
+@pytest.mark.parametrize("inside", ["", "train2017", "deep/er"])
+@pytest.mark.parametrize("named", [True, False])
+def test_archives_are_read_as_their_folders_are(tmp_path, form, inside, named):
+    whole = write_own(tmp_path / "whole", form=form, suffix=".jpg", train=3, val=1)
+    root = tmp_path / "packed"
+    shutil.copytree(whole, root)
+    folders = {"images": "train", "labels": "panoptic_train"}
+    if form == "cityscapes_format":
+        folders = {"images": "leftImg8bit/train", "labels": "gtFine/cityscapes_panoptic_train"}
+    places = {}
+    for key, folder in folders.items():
+        archive = tmp_path / f"{key}.zip" if named else root / f"{folder}.zip"
+        method = zipfile.ZIP_STORED if key == "images" else zipfile.ZIP_DEFLATED
+        zip_folder(root / folder, archive, inside, method)
+        places |= {key: str(archive)} if named else {}
+    before = tree(tmp_path)
+    records = DatasetCatalog.get(register(root, form, **places))
+    expected = DatasetCatalog.get(register(whole, form))
+    mapper, cache = panoptic_mapper(num_classes=6), DecodedCache(str(tmp_path / "cache"), 1)
+    for record, other in zip(records, expected, strict=True):
+        assert ".zip/" in record["file_name"]
+        assert ".zip/" in record["pan_seg_file_name"]
+        sample, whole_sample = mapper(record), mapper(other)
+        for key in ("image", "sem_seg", "center", "offset"):
+            assert torch.equal(sample[key], whole_sample[key])
+        for _ in range(2):
+            pixels = open_source(record["file_name"], "RGB", cache).rows()
+            assert np.array_equal(pixels, open_source(other["file_name"], "RGB").rows())
+    check_records("train", records)
+    assert fingerprint(records) == fingerprint(expected)
+    shutil.rmtree(tmp_path / "cache")
+    assert tree(tmp_path) == before
+
+
+def tree(folder):
+    """Names and states of all files and folders."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (s.st_mtime_ns, s.st_size, s.st_ino, s.st_mode) for path, s in found.items()}
+
+
+def test_what_an_archive_lacks_is_named(tmp_path):
+    root = write_own(tmp_path, train=3, val=1)
+    (root / "train/img 1.png").unlink()
+    archive = zip_folder(root / "train", tmp_path / "mine.zip", "", zipfile.ZIP_STORED)
+    with pytest.raises(DatasetError, match=r"file missing: .*mine.zip/img 1.png \(1 of 3"):
+        register(root, images="mine.zip")
+    archive.write_bytes(archive.read_bytes()[:-50])
+    with pytest.raises(DatasetError, match=r"mine.zip is no whole zip archive"):
+        register(root, images="mine.zip")
+    archive.unlink()
+    with pytest.raises(DatasetError, match=r"folder missing: .*mine.zip"):
+        register(root, images="mine.zip")
+    (tmp_path / "mine.tar.gz").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"mine.tar.gz is a tar archive.*unpack it"):
+        register(root, images="mine.tar.gz")
 
 
 def test_images_may_lie_in_folders_of_their_own(tmp_path):

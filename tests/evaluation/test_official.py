@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -94,6 +95,27 @@ def test_the_truth_has_panoptic_quality_100(cityscapes, coco, kind):
     }
     for output, panoptic in zip(outputs, before, strict=True):  # Detectron2 adds 1 in place
         assert torch.equal(output["panoptic_seg"][0], panoptic)
+
+
+def test_labels_in_archives_are_measured_as_those_in_folders(root, coco, tmp_path):
+    source = root / "coco"
+    shutil.copytree(source / "annotations", tmp_path / "coco/annotations")
+    for name in ("val2017", "panoptic_val2017"):
+        target = tmp_path / "coco" / name
+        shutil.make_archive(str(target), "zip", source, name)
+    packed = coco_panoptic(root=str(tmp_path), split="val", prefix="packed_")
+    for evaluator in (OfficialPanopticEvaluator, StreamingPanopticEvaluator):
+        found = [
+            evaluate(evaluator(name), DatasetCatalog.get(name), truth_of(coco, COCO)[1])
+            for name in (coco, packed)
+        ]
+        assert found[0]["panoptic_seg"]["PQ"] == found[1]["panoptic_seg"]["PQ"] == 100
+    read = [
+        OfficialSemanticEvaluator(name).sem_seg_loading_fn(r["file_name"], np.int64)
+        for name in (coco, packed)
+        for r in DatasetCatalog.get(name)
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(read[:3], read[3:], strict=True))
 
 
 def test_panoptic_quality_equals_detectron2s_driver(cityscapes):

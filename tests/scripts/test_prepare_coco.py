@@ -8,7 +8,9 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import DatasetError
+from panoptic_dl.datasets.cityscapes import CityscapesSplit, cityscapes_panoptic
 from panoptic_dl.datasets.coco import coco_panoptic
 from scripts import prepare_coco as coco
 from scripts.prepare_cityscapes import prepare_cityscapes
@@ -60,7 +62,7 @@ def test_the_script_prepares_checks_and_goes_on_without_archives(packed, run_scr
     _, target = packed
     code, _, err = run_script("prepare_coco.py", target, "--check")
     assert code == 1
-    assert err.startswith(f"error: COCO 2017: folder missing: {target}/coco/train2017\n")
+    assert err.startswith(f"error: COCO 2017: folder missing: {target}/coco/panoptic_train2017\n")
     assert "panoptic_annotations_trainval2017.zip     860,725,834 bytes (861 MB)" in err
     assert not (target / "coco").exists()
     code, out, err = run_script("prepare_coco.py", target, "--workers", "2")
@@ -198,3 +200,44 @@ def test_an_unfinished_download_is_mentioned(tmp_path):
     (tmp_path / "train2017.zip.crdownload").touch()
     with pytest.raises(DatasetError, match=r"not finished: .*train2017\.zip\.crdownload"):
         prepare_coco(tmp_path, say=quiet)
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_images_and_labels_are_left_in_their_archives(packed, where, run_script):
+    source, target = packed
+    place(target, where)
+    code, out, err = run_script("prepare_coco.py", target, "--packed")
+    assert code == 0, err
+    assert "ready: dataset=coco" in out
+    assert "val: 2 of the official" in out
+    folders = {path.parent.name for path in (target / "coco").rglob("*") if path.is_file()}
+    assert folders <= {"annotations", "coco"}
+    for split, count in (("train", 3), ("val", 2)):
+        name = coco_panoptic(root=str(target), split=split, prefix=f"left_{where}_")
+        records, whole = DatasetCatalog.get(name), coco_panoptic(root=str(source), split=split)
+        assert len(records) == count
+        for record, unpacked in zip(records, DatasetCatalog.get(whole), strict=True):
+            for key in ("file_name", "pan_seg_file_name"):
+                assert ".zip/" in record[key]
+                assert ".zip/" not in unpacked[key]
+                assert read_file(record.pop(key)) == Path(unpacked.pop(key)).read_bytes()
+            assert record == unpacked
+
+
+def test_images_of_cityscapes_are_left_in_their_archive(tmp_path):
+    source, target = write_cityscapes(tmp_path / "source", train=3, val=2), tmp_path / "target"
+    target.mkdir()
+    zip_cityscapes(source, target)
+    said: list[str] = []
+    prepare_cityscapes(target, packed=True, say=said.append)
+    assert "train: 3 of the official 2975" in " ".join(said)
+    assert "ready" in said[-1]
+    whole = files_below(source / "cityscapes")
+    assert files_below(target / "cityscapes") == {
+        name: data for name, data in whole.items() if not name.startswith("leftImg8bit")
+    }
+    name = cityscapes_panoptic(root=str(target), split="val", prefix="left_")
+    for record in DatasetCatalog.get(name):
+        inside = record["file_name"].partition(".zip/")[2]
+        assert read_file(record["file_name"]) == whole[inside]
+    assert len(CityscapesSplit(str(target), "val").sources()) > 4
