@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.headers import check_headers
+from panoptic_dl.core.headers import check_records
 from panoptic_dl.core.parallel import Say
 from panoptic_dl.datasets.formats import ade20k, bdd100k, voc
 from panoptic_dl.datasets.formats.base import Sample
@@ -191,16 +191,9 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
     export = READERS[name](base)
     for split, official in dataset.counts.items():
         samples = export.splits.get(split, [])
-        files = [_files(sample) for sample in samples]
-        check_headers(split, files)
-        torn = [
-            file for _, labels in files for file, _ in labels if not is_complete_png(Path(file))
-        ]
-        if torn:
-            remedy = "delete them and run this again with the archives in place"
-            raise DatasetError(
-                f"{dataset.title}: {len(torn)} torn files, first {torn[0]}: {remedy}"
-            )
+        records = [{"file_name": str(s.image), "labels": _labels(s)} for s in samples]
+        check_records(split, records, lambda record: [(f, None) for f in record["labels"]])
+        _require_complete(dataset, [file for sample in samples for file in _labels(sample)])
         for sample in samples[:1]:
             sample.label()
         say(f"{split}: {describe(len(samples), official)}")
@@ -209,10 +202,10 @@ def check_dataset(name: str, root: str | Path, *, say: Say = print) -> None:
     say(f"ready: dataset={name} dataset.root={base}")
 
 
-def _files(sample: Sample) -> tuple[dict[str, str], list[tuple[str, None]]]:
-    """The image and the labels of a sample, which are arguments of its partial."""
-    labels = [each for each in getattr(sample.label, "args", ()) if isinstance(each, Path)]
-    return {"file_name": str(sample.image)}, [(str(file), None) for file in labels]
+def _labels(sample: Sample) -> list[str]:
+    """The files of its label, which are arguments of its partial."""
+    arguments = getattr(sample.label, "args", ())
+    return [str(each) for each in arguments if isinstance(each, Path)]
 
 
 def _require_complete(dataset: Dataset, files: Sequence[str]) -> None:
