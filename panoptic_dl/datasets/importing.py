@@ -38,7 +38,7 @@ from panoptic_dl.datasets.formats import (
     voc,
     yolo,
 )
-from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, is_panoptic
+from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, has_keys
 from panoptic_dl.datasets.storage import map_samples, store_once
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,9 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
     folders = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
     for folder in [root, *folders] if len(folders) == 1 else [root]:
         found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
-        if any(map(is_panoptic, (folder / "annotations").glob("[!.]*.json"))):
-            found.append(("coco_format", MARKS["coco_format"][1]))  # by the names of LightlyTrain
+        files = (folder / "annotations").glob("[!.]*.json")  # by the names of LightlyTrain
+        if any(has_keys(file, "segments_info") for file in files):
+            found.append(("coco_format", MARKS["coco_format"][1]))
         found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
         for name, words in found[:1]:
             task = "task=semantic " if name == "masks" else ""

@@ -96,14 +96,9 @@ def list_files(root: Path, suffixes: Sequence[str]) -> list[PurePosixPath]:
 
 
 def has_keys(file: Path, *keys: str) -> bool:
-    """Whether a JSON file seems to hold all these keys, and no panoptic labels."""
+    """Whether a JSON file seems to hold all these keys."""
     content = file.read_bytes()
-    return all(f'"{key}"'.encode() in content for key in keys) and not is_panoptic(file)
-
-
-def is_panoptic(file: Path) -> bool:
-    """Whether a JSON file seems to hold panoptic labels."""
-    return b'"segments_info"' in file.read_bytes()
+    return all(f'"{key}"'.encode() in content for key in keys)
 
 
 def split_of(path: PurePosixPath) -> str | None:
@@ -112,7 +107,7 @@ def split_of(path: PurePosixPath) -> str | None:
 
 
 def by_split(samples: Iterable[tuple[str | None, Sample]]) -> dict[str, list[Sample]]:
-    """Samples by split; those without one are to train on, unless another split is that."""
+    """Samples by split; those without one are to train on."""
     found: dict[str, list[Sample]] = defaultdict(list)
     for split, sample in samples:
         found[split or "train"].append(sample)

@@ -48,6 +48,7 @@ def find_files(root: Path) -> list[Path]:
         if path.with_suffix("") not in images  # of one image
     ]
     found = [file for file in files if has_keys(file, "images", "annotations", "categories")]
+    found = [file for file in found if not has_keys(file, "segments_info")]  # panoptic labels
     return [file for file in found if file.name.startswith("instances_")] or found
 
 
