@@ -303,7 +303,8 @@ def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict
             categories[names.index(BACKGROUND)]["isthing"] = 0
         else:
             number = max(category["id"] for category in categories) + 1
-            categories.append({"id": number, "name": BACKGROUND, "isthing": 0})
+            gray = [120, 120, 120]  # which no class gets that has no color
+            categories.append({"id": number, "name": BACKGROUND, "isthing": 0, "color": gray})
     return [c | {"isthing": int(c["isthing"])} for c in check_categories(categories, root)]
 
 

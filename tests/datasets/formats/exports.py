@@ -1,9 +1,15 @@
-"""Small exports in the exact formats of annotation tools, drawn by code: balls and boxes."""
+"""Small exports in the exact formats of annotation tools, drawn by code: balls and boxes.
+
+    python -m tests.datasets.formats.exports FOLDER
+
+writes the one of docs/custom_dataset.md: 60 images of 480 x 640 pixels, a task of CVAT.
+"""
 
 import base64
 import csv
 import io
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,27 +62,26 @@ def draw(count: int, prefix: str = "photo", seed: int = 0) -> list[Drawn]:
     """Images of three objects each, which may overlap; the third image has none."""
     random, found = np.random.default_rng(seed), []
     height, width = SIZE
+    scale = height // 60
     for number in range(count):
-        picture = Image.new("RGB", (width, height), (120, 140, 160))
+        horizon = int(random.integers(height // 4, height // 2))
+        picture = Image.new("RGB", (width, height), (190, 175, 150))
         pencil, polygons, classes = ImageDraw.Draw(picture), [], []
+        pencil.rectangle((0, horizon, width, height), (120, 90, 60))
         for index in range(0 if number == 2 else 3):
-            kind, side = index % 2, 24 - 5 * index
-            x, y = (int(random.integers(0, n - side)) for n in (width, height))
+            kind, side = index % 2, (24 - 5 * index) * scale
+            corner = [int(random.integers(0, n - side)) for n in (width, height)]
             if kind == 0:
-                turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-                points = np.stack([np.cos(turns), np.sin(turns)], 1) * side / 2 + [
-                    x + side / 2,
-                    y + side / 2,
-                ]
+                turns = np.linspace(0, 2 * np.pi, 16 * scale, endpoint=False)
+                points = (np.stack([np.cos(turns), np.sin(turns)], 1) + 1) * side / 2
             else:
-                points = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
-            polygon = [round(float(value), 3) for value in points.ravel()]
-            pencil.polygon(
-                [tuple(p) for p in points.tolist()], ((220, 60, 50), (60, 90, 220))[kind]
-            )
-            polygons.append(polygon)
+                points = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * side
+            points = points + corner
+            color = np.array(((220, 70, 50), (60, 110, 220))[kind]) + random.integers(-40, 30, 3)
+            pencil.polygon([tuple(p) for p in points.tolist()], tuple(color.tolist()))
+            polygons.append([round(float(value), 3) for value in points.ravel()])
             classes.append(kind)
-        grain = random.normal(0, 4, (height, width, 3))
+        grain = random.normal(0, 6, (height, width, 3))
         pixels = (np.asarray(picture) + grain).clip(0, 255).astype(np.uint8)
         found.append(Drawn(f"{prefix}_{number:03d}", pixels, polygons, classes))
     return found
@@ -326,3 +331,9 @@ PANOPTIC = {
     "Datumaro, panoptic": ("coco_format", datumaro_panoptic),
     "LightlyTrain": ("coco_format", lightly_train),
 }
+
+
+if __name__ == "__main__":
+    SIZE = (480, 640)
+    images = draw(60)
+    cvat_task_coco(Path(sys.argv[1]), images[:48], images[48:])
