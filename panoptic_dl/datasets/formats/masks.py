@@ -19,8 +19,8 @@ from panoptic_dl.core.images import colors_to_ids, open_image, read_label_ids
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
     Export,
-    Label,
     Sample,
+    Segments,
     by_split,
     list_files,
     split_of,
@@ -35,6 +35,7 @@ MASK_FOLDER = re.compile(
 )
 MASK_ENDING = re.compile(r"[_-](masks?|labels?|gt|seg|ann(otation)?|(gtFine_)?labelIds|L|P)$")
 IMAGE_ENDING = re.compile(r"_(leftImg8bit|image|img)$")
+BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
 WHICH = "or say which files are masks: dataset.masks='*_suffix.png'"
 
 Files = dict[str, PurePosixPath]
@@ -137,35 +138,37 @@ def _lists(root: Path) -> dict[str, str]:
     }
 
 
-def read_mask(file: Path, table: Table, ignored: int | None) -> Label:
-    """The segments of a mask, one a class.
+def read_mask(
+    file: Path, table: Table, ignored: int | None
+) -> tuple[NDArray[np.integer], Segments]:
+    """The segments of a mask, one a class; the id of a segment is its category's + 1.
 
-    A palette counts as colors where the table has all of them, else by the positions in it.
+    A palette counts as colors where the table has all of them, else by the positions in it. The
+    border of PASCAL VOC, and black where no class has it, are void.
 
     Raises:
         DatasetError: it cannot be read, or holds a number or color that is none of the classes'.
     """
-    image = open_image(file)
+    pixels: NDArray[np.integer]
+    image, by_color = open_image(file), False
     rgb = [(n, row["color"]) for n, row in table.items() if row["color"]]
-    colors = {red + 256 * green + 65536 * blue: n for n, (red, green, blue) in rgb}
-    if colors and image.mode in ("P", "RGB", "RGBA"):
-        codes = colors_to_ids(np.asarray(image.convert("RGB")))
-        unknown = {*np.unique(codes).tolist()} - {*colors}
-        if not unknown:
-            return _label(codes, colors)
-        if image.mode != "P":
+    if rgb and image.mode in ("P", "RGB", "RGBA"):
+        known = {red + 256 * green + 65536 * blue: n + 1 for n, (red, green, blue) in rgb}
+        known = {BORDER: 0, 0: 0} | known
+        pixels = colors_to_ids(np.asarray(image.convert("RGB")))
+        unknown = {*np.unique(pixels).tolist()} - {*known}
+        if unknown and image.mode != "P":
             color = [min(unknown) >> shift & 255 for shift in (0, 8, 16)]
             raise DatasetError(f"{file} has the color {color}, which no class of the table has")
-    numbers = read_label_ids(file)
-    if unknown := {*np.unique(numbers).tolist()} - {*table, ignored}:
-        raise DatasetError(
-            f"{file} holds {min(unknown)}, which is no class: list it in the file of names, or say "
-            f"that it means none: dataset.mask_ignore_label={min(unknown)}"
-        )
-    return _label(numbers, {number: number for number in table})
-
-
-def _label(pixels: NDArray[np.integer], categories: dict[int, int]) -> Label:
+        by_color = not unknown
+    if not by_color:
+        numbers = {n: n + 1 for n in table}
+        pixels, known = read_label_ids(file), numbers if ignored is None else {ignored: 0} | numbers
+        if unknown := {*np.unique(pixels).tolist()} - {*known}:
+            raise DatasetError(
+                f"{file} holds {min(unknown)}, which is no class: list it in the file of names, or "
+                f"say that it means none: dataset.mask_ignore_label={min(unknown)}"
+            )
     values, inverse = np.unique(pixels, return_inverse=True)
-    ids = np.array([categories.get(value, -1) + 1 for value in values.tolist()])
-    return ids[inverse].reshape(pixels.shape), {n + 1: (n, 0) for n in categories.values()}
+    ids = np.array([known[value] for value in values.tolist()])[inverse].reshape(pixels.shape)
+    return ids, {n + 1: (n, 0) for n in table}

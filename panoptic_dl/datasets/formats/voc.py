@@ -13,22 +13,20 @@ all others are things. A thing outside of any object is a crowd: known, but not 
 border, (224, 224, 192) or 255, is void, and so is black where no class has it.
 """
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import opened_image, read_label_ids, read_panoptic_ids
 from panoptic_dl.datasets.formats.base import SPLITS, Export, Label, Sample
-from panoptic_dl.datasets.formats.class_tables import find_table
+from panoptic_dl.datasets.formats.class_tables import Table, find_table
+from panoptic_dl.datasets.formats.masks import BORDER, read_mask
 from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
 
 FOLDER = "VOCdevkit/VOC2012"
-BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
-FOLDER = FOLDER
 TABLE = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
 WITH_IMAGES = "put them there; in CVAT, export with images"
@@ -63,6 +61,8 @@ def read(root: str | Path) -> Export:
         ]
     if without := [c["name"] for c in categories if not c["color"]]:
         raise DatasetError(f"{table}: {without[0]!r} has no color; write name:red,green,blue::")
+    rows = {c["id"]: c for c in categories}
+    things = frozenset(c["id"] for c in categories if c["isthing"])
     images = {
         path.relative_to(layout.base / "JPEGImages").with_suffix("").as_posix(): path
         for path in (layout.base / "JPEGImages").rglob("[!.]*.*")
@@ -83,7 +83,7 @@ def read(root: str | Path) -> Export:
             classes, objects = (layout.base / kind / f"{name}.png" for kind in kinds)
             if classes.is_file():
                 found = objects if objects.is_file() else None
-                label = partial(read_label, classes, found, categories, colored=table.is_file())
+                label = partial(read_label, classes, found, rows, things)
                 samples.append(Sample(images[name], label))
         if unlabeled := len(names) - len(samples):
             notes.append(f"{split}: {unlabeled} of {len(names)} images have no label, left out")
@@ -95,53 +95,31 @@ def read(root: str | Path) -> Export:
     return Export(categories, splits, notes)
 
 
-def read_label(
-    classes: Path, objects: Path | None, categories: list[dict[str, Any]], *, colored: bool
-) -> Label:
+def read_label(classes: Path, objects: Path | None, table: Table, things: Collection[int]) -> Label:
     """The segments of an image: pairs of an object and its class.
 
     Args:
         objects: None where objects are not told apart.
-        categories: their ids are positions.
-        colored: palettes hold the colors of classes; else they are only for people.
+        things: numbers of their classes in the table.
 
     Raises:
         DatasetError: the two differ in size, or a pixel is of no class.
     """
-    numbers, by_color = _numbers(classes, colored=colored)
-    kind_of = {BORDER: 0, 0: 0} if by_color else {255: 0}  # 0: void, else the category's id + 1
-    for number, category in enumerate(categories):
-        red, green, blue = category["color"] if by_color else (number, 0, 0)
-        kind_of[red | green << 8 | blue << 16] = number + 1
-    found, inverse = np.unique(numbers, return_inverse=True)
-    if unknown := [value for value in found.tolist() if value not in kind_of]:
-        color = [unknown[0] >> shift & 255 for shift in (0, 8, 16)]
-        odd = f"color {color}" if by_color else f"class {unknown[0]}"
-        raise DatasetError(f"{classes} has {odd}, of no class")
-    kinds = np.array([kind_of[v] for v in found.tolist()])[inverse.reshape(numbers.shape)]
-    things = np.array([False, *(bool(c["isthing"]) for c in categories)])
-    owners = np.zeros(kinds.shape, np.int64)
+    ids, _ = read_mask(classes, table, 255)
+    owners = np.zeros(ids.shape, np.int64)
     if objects is not None:
-        owners, in_colors = _numbers(objects, colored=True)
-        if owners.shape != kinds.shape:
+        with opened_image(objects) as image:
+            in_colors = image.mode not in ("1", "L")
+        owners = (read_panoptic_ids if in_colors else read_label_ids)(objects).astype(np.int64)
+        if owners.shape != ids.shape:
             raise DatasetError(f"{objects} and {classes} have different sizes")
-        owners = np.where(things[kinds] & (owners != (BORDER if in_colors else 255)), owners, 0)
-    pairs, inverse = np.unique(np.where(kinds, owners << 8 | kinds, 0), return_inverse=True)
+        owners[owners == (BORDER if in_colors else 255)] = 0
+        owners[~np.isin(ids, [number + 1 for number in things])] = 0
+    pairs, inverse = np.unique(np.where(ids, owners << 8 | ids, 0), return_inverse=True)
+    first = int(pairs[0] > 0)  # 0 is void
     segments = {
-        number: (pair % 256 - 1, int(things[pair % 256] and pair < 256))
-        for number, pair in enumerate(pairs.tolist(), int(pairs[0] > 0))
+        number: (pair % 256 - 1, int(pair % 256 - 1 in things and pair < 256))
+        for number, pair in enumerate(pairs.tolist(), first)
         if pair
     }
-    return inverse.reshape(kinds.shape) + int(pairs[0] > 0), segments
-
-
-def _numbers(file: Path, *, colored: bool) -> tuple[NDArray[np.int64], bool]:
-    """Numbers (H, W) of a label, R + 256 G + 256^2 B if the second is True.
-
-    Args:
-        colored: read the colors of a palette, not the positions in it.
-    """
-    with opened_image(file) as image:
-        by_color = image.mode not in ("1", "L") and (colored or image.mode != "P")
-    numbers = read_panoptic_ids(file) if by_color else read_label_ids(file)
-    return numbers.astype(np.int64), by_color
+    return inverse.reshape(ids.shape) + first, segments

@@ -129,10 +129,10 @@ def test_what_is_wrong_is_named(tmp_path):
     sample = read(root).splits["val"][0]
     file = base / "SegmentationClass" / f"{sample.image.stem}.png"
     save(file, np.full((24, 32, 3), (1, 2, 3)))
-    with pytest.raises(DatasetError, match=r"has color \[1, 2, 3\], of no class"):
+    with pytest.raises(DatasetError, match=r"has the color \[1, 2, 3\], which no class"):
         sample.label()
     save(file, np.full((24, 32), 21))
-    with pytest.raises(DatasetError, match="has class 21, of no class"):
+    with pytest.raises(DatasetError, match="holds 21, which is no class"):
         sample.label()
     save(file, np.zeros((24, 31)))
     with pytest.raises(DatasetError, match="different sizes"):
