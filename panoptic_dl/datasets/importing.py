@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class ImportOptions:
     """
 
     background: str = "stuff"
-    stuff: tuple[str, ...] = ()
+    stuff: Sequence[str] = ()
     overlap: str = "area"
     crowds: str = "keep"
     empty_images: str = "keep"
@@ -107,7 +108,7 @@ class ImportOptions:
         ):
             if getattr(self, name) not in choices:
                 raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
-        if not 0 < self.val_fraction < 1:
+        if not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
             raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
 
 
@@ -124,7 +125,8 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
         found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
         for name, words in found[:1]:
             task = "task=semantic " if name == "masks" else ""
-            return name, words, f"python run.py {task}dataset={name} dataset.root={folder}"
+            place = shlex.quote(f"dataset.root={folder}")
+            return name, words, f"python run.py {task}dataset={name} {place}"
     return None
 
 
@@ -133,12 +135,14 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     root = Path(os.path.abspath(root))
     found = recognize(root)
     own = found and title.casefold() in (f"dataset={found[0]}", found[1].casefold())
-    if found and not (own and (found[0] in MARKS or found[2].endswith(f"={root}"))):
-        return DatasetError(
-            f"{title} is not what lies in {root}: {found[1]}\n  remedy:    {found[2]}"
-        )
+    here = found and found[2].endswith(shlex.quote(f"dataset.root={root}"))
+    if found and not (own and (found[0] in MARKS or here)):
+        kind = "lies one folder deeper than" if own else "is not what lies in"
+        return DatasetError(f"{title} {kind} {root}: {found[1]}\n  remedy:    {found[2]}")
     if not found and (root / "annotations.xml").is_file():
         return DatasetError(CVAT_XML.format(root=root))
+    if root.is_file():
+        return DatasetError(f"{title}: {root} is a file: unpack it, and name the folder")
     return None
 
 
@@ -172,7 +176,8 @@ def import_dataset(
     if root is None:
         return None
     base = Path(os.path.abspath(local_path(root, "dataset.root")))
-    options["stuff"] = tuple(options.get("stuff", ()))
+    stuff = options.get("stuff", ())
+    options["stuff"] = [stuff] if isinstance(stuff, str) else [*stuff]
     key = {
         **{"form": form, "root": str(base), "train_split": train_split, "test_split": test_split},
         **{"version": VERSION, "reader": dict(reader or {}), "options": options},
@@ -186,32 +191,31 @@ def import_dataset(
 def _import(key: str, cache: str, state: int) -> str:
     parameters = json.loads(key)
     form, base = parameters["form"], Path(parameters["root"])
-    options = ImportOptions(
-        **parameters["options"] | {"stuff": tuple(parameters["options"]["stuff"])}
-    )
+    options = ImportOptions(**parameters["options"])
     reader = FORMATS[form]
     official = base / getattr(reader, "FOLDER", "")  # whose own errors say where to get it
-    if not base.is_dir() and official == base:
-        kind = "is a file: unpack it, and name the folder" if base.is_file() else "does not exist"
+    if not base.exists() and official == base:
         near = near_names(base.parent, base.name)
-        raise DatasetError(f"dataset={form}: dataset.root={base} {kind}{near}")
-    known = reader.recognize(base) or parameters["reader"].get("masks")
-    if not known and (other := other_dataset(f"dataset={form}", base)):
-        raise other
+        raise DatasetError(f"dataset={form}: dataset.root={base} does not exist{near}")
 
     def make(folder: Path) -> None:
+        known = reader.recognize(base) or parameters["reader"].get("masks")
+        if not known and (other := other_dataset(f"dataset={form}", base)):
+            raise other
         export = reader.read(base, **parameters["reader"])
         wanted = list(dict.fromkeys((parameters["train_split"], parameters["test_split"])))
         notes = convert(export, base, folder, wanted, options)
         write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
-        for note in notes[:MAX_NAMED]:
-            logger.warning("dataset=%s: %s", form, note)
-        if len(notes) > MAX_NAMED:
-            logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, NOTES)
 
     place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
     files = _state(official if official.is_dir() else base)
-    return str(store_once(place, form, {**parameters, "files": files}, make, RECORD))
+    folder = store_once(place, form, {**parameters, "files": files}, make, RECORD)
+    notes = (folder / NOTES).read_text(encoding="utf-8").splitlines()
+    for note in notes[:MAX_NAMED]:
+        logger.warning("dataset=%s: %s", form, note)
+    if len(notes) > MAX_NAMED:
+        logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, folder / NOTES)
+    return str(folder)
 
 
 def _state(root: Path) -> list[int]:
@@ -289,6 +293,8 @@ def _relative(image: Path, root: Path) -> Path:
 def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict[str, Any]]:
     """The categories of the dataset; where one is added for the background, it is the last."""
     names = [category["name"] for category in export.categories]
+    if not names:
+        raise DatasetError(f"{root} has no classes: nothing is annotated")
     if unknown := [name for name in options.stuff if name not in names]:
         raise DatasetError(
             f"dataset.stuff={unknown[0]} is none of the classes: {', '.join(map(str, names))}"

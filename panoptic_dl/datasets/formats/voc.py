@@ -13,6 +13,7 @@ all others are things. A thing outside of any object is a crowd: known, but not 
 border, (224, 224, 192) or 255, is void, and so is black where no class has it.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from panoptic_dl.datasets.formats.official import how_to_get, official_layout, r
 
 FOLDER = "VOCdevkit/VOC2012"
 BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
-FOLDER = FOLDER
 TABLE = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
 WITH_IMAGES = "put them there; in CVAT, export with images"
@@ -50,6 +50,8 @@ def read(root: str | Path) -> Export:
             label raises it where that has a color or number of no class.
     """
     layout = official_layout("PASCAL VOC", root, FOLDER)
+    if (layout.base / TABLE).is_file():
+        layout = replace(layout, title="masks of CVAT")
     for folder in ("SegmentationClass", LISTS):
         layout.require_folder(layout.base / folder, how_to_get("voc"))
     layout.require_folder(layout.base / "JPEGImages", WITH_IMAGES)
