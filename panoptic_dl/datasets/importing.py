@@ -153,6 +153,7 @@ def import_dataset(
     cache: str = "~/.cache/panoptic-dl",
     train_split: str = "train",
     test_split: str = "val",
+    classes_file: str | None = None,
     reader: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> str | None:
@@ -163,11 +164,12 @@ def import_dataset(
         root: the folder of the export; None: there is none yet.
         cache: the converted folder lies in `imported/` of this one.
         train_split, test_split: their names. "val" may be missing: it is drawn from "train".
+        classes_file: where there is one, the folder need not exist.
         reader: keyword arguments of the format's `read`.
         options: fields of `ImportOptions`.
 
     Returns:
-        The folder, in COCO's panoptic format without images; None without `root`.
+        The folder, in COCO's panoptic format without images; None where there is nothing.
 
     Raises:
         DatasetError: the folder is no such export, or something in it does not fit together.
@@ -176,6 +178,8 @@ def import_dataset(
     if root is None:
         return None
     base = Path(os.path.abspath(local_path(root, "dataset.root")))
+    if classes_file is not None and not base.exists():
+        return None
     stuff = options.get("stuff", ())
     options["stuff"] = [stuff] if isinstance(stuff, str) else [*stuff]
     key = {

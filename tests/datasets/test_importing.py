@@ -199,3 +199,10 @@ def test_what_is_not_there_is_named_and_not_the_same_command_again(tmp_path, dra
     exports.labelme(empty, [drawn[0][2]], [drawn[0][2]])
     with pytest.raises(DatasetError, match="has no classes: nothing is annotated"):
         imported(empty, tmp_path, "labelme")
+
+
+def test_classes_of_a_run_need_no_dataset(tmp_path, drawn):
+    gone = {"form": "yolo", "root": str(tmp_path / "gone")}
+    assert import_dataset(**gone, classes_file="classes.json") is None
+    with pytest.raises(DatasetError, match="gone does not exist"):
+        import_dataset(**gone)
