@@ -111,6 +111,7 @@ def test_it_is_converted_once_until_something_changes(tmp_path, drawn, caplog):
     first = imported(root, tmp_path, "yolo")
     assert {file: file.stat().st_mtime_ns for file in sorted(root.rglob("*"))} == before
     importing._import.cache_clear()  # as in another process
+    (root / ".DS_Store").touch()  # as macOS does when one looks into a folder
     assert imported(root, tmp_path, "yolo") == first
     assert imported(root, tmp_path, "yolo", background="void") != first
     label = root / "labels" / "train" / f"{drawn[0][0].name}.txt"
