@@ -14,7 +14,7 @@ import os
 import random
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -125,17 +125,23 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
 
     Of a folder that has one folder in it, as archives are unpacked, that one counts as well.
     """
-    folders = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
-    for folder in [root, *folders] if len(folders) == 1 else [root]:
-        found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
-        if any(map(is_panoptic, (folder / "annotations").glob("[!.]*.json"))):
-            found.append(("coco_format", MARKS["coco_format"][1]))  # by the names of LightlyTrain
-        found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
-        for name, words in found[:1]:
-            task = "task=semantic " if name == "masks" else ""
-            place = shlex.quote(f"dataset.root={folder}")
-            return name, words, f"python run.py {task}dataset={name} {place}"
+    inside = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
+    for name, words, folder in _recognized([root, *inside] if len(inside) == 1 else [root]):
+        task = "task=semantic " if name == "masks" else ""
+        place = shlex.quote(f"dataset.root={folder}")
+        return name, words, f"python run.py {task}dataset={name} {place}"
     return None
+
+
+def _recognized(folders: Sequence[Path]) -> Iterator[tuple[str, str, Path]]:
+    """Names, words and folders of all that fits: `masks` last, which most folders with masks do."""
+    for name, (mark, words) in MARKS.items():
+        yield from ((name, words, folder) for folder in folders if any(folder.glob(mark)))
+    for folder in folders:  # by the names of LightlyTrain
+        if any(map(is_panoptic, (folder / "annotations").glob("[!.]*.json"))):
+            yield "coco_format", MARKS["coco_format"][1], folder
+    for name, reader in FORMATS.items():
+        yield from ((name, words, f) for f in folders if (words := reader.recognize(f)))
 
 
 def other_dataset(title: str, root: Path) -> DatasetError | None:

@@ -178,6 +178,13 @@ def test_another_format_is_named_with_its_command(tmp_path, drawn):
             imported(tmp_path / missing, tmp_path, "yolo")
 
 
+def test_one_folder_too_high_masks_of_objects_are_not_taken_for_classes_alone(tmp_path, drawn):
+    exports.cvat_masks(tmp_path / "inside", *drawn)
+    assert recognize(tmp_path)[2] == (
+        f"python run.py dataset=cvat_masks dataset.root={tmp_path / 'inside'}"
+    )
+
+
 def test_the_command_is_fit_for_a_shell_and_an_archive_is_to_be_unpacked(tmp_path, drawn):
     root = tmp_path / "my data (1)"
     exports.roboflow_coco(root, *drawn)
