@@ -14,6 +14,7 @@ import inspect
 import json
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("out", type=local_path, metavar="OUT", help="must not exist")
     parser.add_argument("--dataset", metavar="NAME", help="its format, where it is not recognized")
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of dataset.*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     logging.basicConfig(format="%(message)s")
     try:
         keys = {key: yaml.safe_load(value) for key, value in (k.split("=", 1) for k in given.keys)}
@@ -48,11 +49,20 @@ def import_dataset(folder: Path, out: Path, form: str | None, keys: dict[str, An
         DatasetError: `folder` is not recognized, `out` exists, or something in the files or `keys`
             does not fit.
     """
-    from panoptic_dl.datasets.importing import FORMATS, ImportOptions, convert, recognize
+    from panoptic_dl.datasets.importing import (
+        FORMATS,
+        ImportOptions,
+        convert,
+        other_dataset,
+        recognize,
+    )
 
     if out.exists():
         raise DatasetError(f"{out} exists: name a new folder")
     found = recognize(folder)
+    title = f"dataset={found[0]}" if found else "import_dataset"
+    if form is None and (other := other_dataset(title, folder)):
+        raise other  # such as one folder deeper
     form = form or (found[0] if found else None)
     if form not in FORMATS:
         what = f"is {found[1]}, which is read as it is" if found else "is no export that is known"
@@ -64,15 +74,19 @@ def import_dataset(folder: Path, out: Path, form: str | None, keys: dict[str, An
     except TypeError as error:
         raise DatasetError(f"{form}: {error}") from error
     export = read(folder, **of_reader)
-    out.mkdir(parents=True)
     splits = [*export.splits, *({"val"} - export.splits.keys())]
-    for note in convert(export, folder, out, splits, options):
-        print(note)
-    for file in sorted((out / "annotations").iterdir()):
-        for image in json.loads(file.read_text())["images"]:
-            target = out / "images" / image["file_name"]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / image["file_name"], target)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        part = Path(temporary) / out.name  # complete, it is renamed
+        part.mkdir()
+        for note in convert(export, folder, part, splits, options):
+            print(note)
+        for file in sorted((part / "annotations").iterdir()):
+            for image in json.loads(file.read_text())["images"]:
+                target = part / "images" / image["file_name"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / image["file_name"], target)
+        part.rename(out)
     return f"ready: python run.py dataset=coco_format dataset.root={out}"
 
 

@@ -37,6 +37,7 @@ def imported_data(form, *options, **reader):
         cache="${oc.env:PANOPTIC_DL_CACHE,'~/.cache/panoptic-dl'}",
         train_split="${dataset.train_split}",
         test_split="${dataset.test_split}",
+        classes_file="${dataset.classes_file}",
         reader={k: v if str(v).startswith("$") else f"${{dataset.{k}}}" for k, v in reader.items()},
         **{key: f"${{dataset.{key}}}" for key in keys},
     )

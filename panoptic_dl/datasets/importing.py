@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import random
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError, PartError
 from panoptic_dl.core.files import local_path, near_names, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
@@ -38,7 +40,14 @@ from panoptic_dl.datasets.formats import (
     voc,
     yolo,
 )
-from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, has_keys
+from panoptic_dl.datasets.formats.base import (
+    Export,
+    Instance,
+    Sample,
+    Segments,
+    has_keys,
+    list_files,
+)
 from panoptic_dl.datasets.storage import map_samples, store_once
 
 logger = logging.getLogger(__name__)
@@ -91,7 +100,7 @@ class ImportOptions:
     """
 
     background: str = "stuff"
-    stuff: tuple[str, ...] = ()
+    stuff: Sequence[str] = ()
     overlap: str = "area"
     crowds: str = "keep"
     empty_images: str = "keep"
@@ -107,7 +116,7 @@ class ImportOptions:
         ):
             if getattr(self, name) not in choices:
                 raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
-        if not 0 < self.val_fraction < 1:
+        if not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
             raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
 
 
@@ -116,17 +125,25 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
 
     Of a folder that has one folder in it, as archives are unpacked, that one counts as well.
     """
-    folders = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
-    for folder in [root, *folders] if len(folders) == 1 else [root]:
-        found = [(n, words) for n, (mark, words) in MARKS.items() if any(folder.glob(mark))]
-        files = (folder / "annotations").glob("[!.]*.json")  # by the names of LightlyTrain
-        if any(has_keys(file, "segments_info") for file in files):
-            found.append(("coco_format", MARKS["coco_format"][1]))
-        found += [(n, words) for n, each in FORMATS.items() if (words := each.recognize(folder))]
-        for name, words in found[:1]:
-            task = "task=semantic " if name == "masks" else ""
-            return name, words, f"python run.py {task}dataset={name} dataset.root={folder}"
+    inside = [folder for folder in root.glob("[!._]*") if folder.is_dir()]
+    for name, words, folder in _recognized([root, *inside] if len(inside) == 1 else [root]):
+        task = "task=semantic " if name == "masks" else ""
+        place = shlex.quote(f"dataset.root={folder}")
+        return name, words, f"python run.py {task}dataset={name} {place}"
     return None
+
+
+def _recognized(folders: Sequence[Path]) -> Iterator[tuple[str, str, Path]]:
+    """Names, words and folders of all that fits: `masks` last, which most folders with masks do."""
+    for name, (mark, words) in MARKS.items():
+        yield from ((name, words, folder) for folder in folders if any(folder.glob(mark)))
+    for folder in folders:  # by the names of LightlyTrain
+        if any(
+            has_keys(file, "segments_info") for file in (folder / "annotations").glob("[!.]*.json")
+        ):
+            yield "coco_format", MARKS["coco_format"][1], folder
+    for name, reader in FORMATS.items():
+        yield from ((name, words, f) for f in folders if (words := reader.recognize(f)))
 
 
 def other_dataset(title: str, root: Path) -> DatasetError | None:
@@ -134,12 +151,14 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     root = Path(os.path.abspath(root))
     found = recognize(root)
     own = found and title.casefold() in (f"dataset={found[0]}", found[1].casefold())
-    if found and not (own and (found[0] in MARKS or found[2].endswith(f"={root}"))):
-        return DatasetError(
-            f"{title} is not what lies in {root}: {found[1]}\n  remedy:    {found[2]}"
-        )
+    here = found and found[2].endswith(shlex.quote(f"dataset.root={root}"))
+    if found and not (own and (found[0] in MARKS or here)):
+        kind = "lies one folder deeper than" if own else "is not what lies in"
+        return DatasetError(f"{title} {kind} {root}: {found[1]}\n  remedy:    {found[2]}")
     if not found and (root / "annotations.xml").is_file():
         return DatasetError(CVAT_XML.format(root=root))
+    if root.is_file():
+        return DatasetError(f"{title}: {root} is a file: unpack it, and name the folder")
     return None
 
 
@@ -150,6 +169,7 @@ def import_dataset(
     cache: str = "~/.cache/panoptic-dl",
     train_split: str = "train",
     test_split: str = "val",
+    classes_file: str | None = None,
     reader: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> str | None:
@@ -160,11 +180,12 @@ def import_dataset(
         root: the folder of the export; None: there is none yet.
         cache: the converted folder lies in `imported/` of this one.
         train_split, test_split: their names. "val" may be missing: it is drawn from "train".
+        classes_file: where there is one, the folder need not exist.
         reader: keyword arguments of the format's `read`.
         options: fields of `ImportOptions`.
 
     Returns:
-        The folder, in COCO's panoptic format without images; None without `root`.
+        The folder, in COCO's panoptic format without images; None where there is nothing.
 
     Raises:
         DatasetError: the folder is no such export, or something in it does not fit together.
@@ -173,7 +194,10 @@ def import_dataset(
     if root is None:
         return None
     base = Path(os.path.abspath(local_path(root, "dataset.root")))
-    options["stuff"] = tuple(options.get("stuff", ()))
+    if classes_file is not None and not base.exists():
+        return None
+    stuff = options.get("stuff", ())
+    options["stuff"] = [stuff] if isinstance(stuff, str) else [*stuff]
     key = {
         **{"form": form, "root": str(base), "train_split": train_split, "test_split": test_split},
         **{"version": VERSION, "reader": dict(reader or {}), "options": options},
@@ -187,46 +211,39 @@ def import_dataset(
 def _import(key: str, cache: str, state: int) -> str:
     parameters = json.loads(key)
     form, base = parameters["form"], Path(parameters["root"])
-    options = ImportOptions(
-        **parameters["options"] | {"stuff": tuple(parameters["options"]["stuff"])}
-    )
+    options = ImportOptions(**parameters["options"])
     reader = FORMATS[form]
     official = base / getattr(reader, "FOLDER", "")  # whose own errors say where to get it
-    if not base.is_dir() and official == base:
-        kind = "is a file: unpack it, and name the folder" if base.is_file() else "does not exist"
+    if not base.exists() and official == base:
         near = near_names(base.parent, base.name)
-        raise DatasetError(f"dataset={form}: dataset.root={base} {kind}{near}")
-    known = reader.recognize(base) or parameters["reader"].get("masks")
-    if not known and (other := other_dataset(f"dataset={form}", base)):
-        raise other
+        raise DatasetError(f"dataset={form}: dataset.root={base} does not exist{near}")
 
     def make(folder: Path) -> None:
+        known = reader.recognize(base) or parameters["reader"].get("masks")
+        if not known and (other := other_dataset(f"dataset={form}", base)):
+            raise other
         export = reader.read(base, **parameters["reader"])
         wanted = list(dict.fromkeys((parameters["train_split"], parameters["test_split"])))
         notes = convert(export, base, folder, wanted, options)
         write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
-        for note in notes[:MAX_NAMED]:
-            logger.warning("dataset=%s: %s", form, note)
-        if len(notes) > MAX_NAMED:
-            logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, NOTES)
 
     place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
     files = _state(official if official.is_dir() else base)
-    return str(store_once(place, form, {**parameters, "files": files}, make, RECORD))
+    folder = store_once(place, form, {**parameters, "files": files}, make, RECORD)
+    notes = (folder / NOTES).read_text(encoding="utf-8").splitlines()
+    for note in notes[:MAX_NAMED]:
+        logger.warning("dataset=%s: %s", form, note)
+    if len(notes) > MAX_NAMED:
+        logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, folder / NOTES)
+    return str(folder)
 
 
 def _state(root: Path) -> list[int]:
     """Number of the files below a folder, and a hash of their names, sizes and times of change."""
-    digest, count = hashlib.sha256(), 0
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            status = os.stat(os.path.join(folder, name))
-            digest.update(
-                f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace")
-            )
-            count += 1
-    return [count, int(digest.hexdigest()[:15], 16)]
+    digest, files = hashlib.sha256(), list_files(root, [""])
+    for path in files:
+        digest.update(repr(file_state(root / path)).encode(errors="replace"))
+    return [len(files), int(digest.hexdigest()[:15], 16)]
 
 
 def convert(
@@ -290,6 +307,8 @@ def _relative(image: Path, root: Path) -> Path:
 def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict[str, Any]]:
     """The categories of the dataset; where one is added for the background, it is the last."""
     names = [category["name"] for category in export.categories]
+    if not names:
+        raise DatasetError(f"{root} has no classes: nothing is annotated")
     if unknown := [name for name in options.stuff if name not in names]:
         raise DatasetError(
             f"dataset.stuff={unknown[0]} is none of the classes: {', '.join(map(str, names))}"

@@ -1,6 +1,8 @@
 """Exports of annotation tools become panoptic labels, held against pycocotools' and plain masks."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,7 @@ def test_it_is_converted_once_until_something_changes(tmp_path, drawn, caplog):
     first = imported(root, tmp_path, "yolo")
     assert {file: file.stat().st_mtime_ns for file in sorted(root.rglob("*"))} == before
     importing._import.cache_clear()  # as in another process
+    (root / ".DS_Store").touch()  # as macOS does when one looks into a folder
     assert imported(root, tmp_path, "yolo") == first
     assert imported(root, tmp_path, "yolo", background="void") != first
     label = root / "labels" / "train" / f"{drawn[0][0].name}.txt"
@@ -128,9 +131,12 @@ def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, c
         parts[str(key)] = sorted(val)
     assert [len(part) for part in parts.values()] == [2, 4, 2]
     assert len(set(map(str, parts.values()))) == 3
-    assert "2 of 8 images are drawn for it (dataset.val_fraction=0.2 dataset.split_seed=0)" in (
-        caplog.text
-    )
+    note = "2 of 8 images are drawn for it (dataset.val_fraction=0.2 dataset.split_seed=0)"
+    assert note in caplog.text
+    importing._import.cache_clear()  # as in another process, where all is converted already
+    caplog.clear()
+    imported(root, tmp_path, "labelme")
+    assert note in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -138,6 +144,8 @@ def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, c
     [
         ({"background": "sky"}, "dataset.background=sky: stuff or void"),
         ({"val_fraction": 1.0}, "dataset.val_fraction=1.0: above 0 and below 1"),
+        ({"val_fraction": "x"}, "dataset.val_fraction=x: above 0 and below 1"),
+        ({"stuff": "tree"}, "dataset.stuff=tree is none of the classes: ball, box"),
         (
             {"train_split": "tiny"},
             r"no split 'tiny'; .* train \(5\), val \(3\).*train_split",
@@ -156,7 +164,8 @@ def test_another_format_is_named_with_its_command(tmp_path, drawn):
     exports.ultralytics(root / "inside", *drawn)
     command = f"python run.py dataset=yolo dataset.root={root / 'inside'}"
     for form in ("labelme", "yolo"):  # as an archive is unpacked, one folder too high
-        with pytest.raises(DatasetError, match=f"={form} is not what lies in .*\n.*{command}"):
+        how = "lies one folder deeper than" if form == "yolo" else "is not what lies in"
+        with pytest.raises(DatasetError, match=f"={form} {how} .*\n.*{command}"):
             imported(root, tmp_path, form)
     with pytest.raises(DatasetError, match=f"coco_format is not what lies in .*\n.*{command}"):
         custom_classes(form="coco_format", root=str(root), train_split="train", test_split="val")
@@ -167,3 +176,41 @@ def test_another_format_is_named_with_its_command(tmp_path, drawn):
     for missing, message in (("x", "does not exist"), ("own/annotations.xml", "unpack it")):
         with pytest.raises(DatasetError, match=message):
             imported(tmp_path / missing, tmp_path, "yolo")
+
+
+def test_one_folder_too_high_masks_of_objects_are_not_taken_for_classes_alone(tmp_path, drawn):
+    exports.cvat_masks(tmp_path / "inside", *drawn)
+    assert recognize(tmp_path)[2] == (
+        f"python run.py dataset=cvat_masks dataset.root={tmp_path / 'inside'}"
+    )
+
+
+def test_the_command_is_fit_for_a_shell_and_an_archive_is_to_be_unpacked(tmp_path, drawn):
+    root = tmp_path / "my data (1)"
+    exports.roboflow_coco(root, *drawn)
+    command = f"python run.py dataset=coco_instances 'dataset.root={root}'"
+    assert recognize(root)[2] == command
+    with pytest.raises(DatasetError, match=re.escape(command)):
+        imported(root, tmp_path, "yolo")
+    packed = shutil.make_archive(str(tmp_path / "data"), "zip", root)
+    with pytest.raises(DatasetError, match=r"dataset=coco_format: .*data.zip is a file: unpack it"):
+        custom_classes(form="coco_format", root=packed, train_split="train", test_split="val")
+
+
+def test_what_is_not_there_is_named_and_not_the_same_command_again(tmp_path, drawn):
+    root = tmp_path / "export"
+    exports.cvat_masks(root, *drawn)
+    (root / "JPEGImages").rename(root / "elsewhere")
+    with pytest.raises(DatasetError, match=r"JPEGImages.*\n.*\n.*export with images"):
+        imported(root, tmp_path, "cvat_masks")
+    empty = tmp_path / "empty"
+    exports.labelme(empty, [drawn[0][2]], [drawn[0][2]])
+    with pytest.raises(DatasetError, match="has no classes: nothing is annotated"):
+        imported(empty, tmp_path, "labelme")
+
+
+def test_classes_of_a_run_need_no_dataset(tmp_path, drawn):
+    gone = {"form": "yolo", "root": str(tmp_path / "gone")}
+    assert import_dataset(**gone, classes_file="classes.json") is None
+    with pytest.raises(DatasetError, match="gone does not exist"):
+        import_dataset(**gone)

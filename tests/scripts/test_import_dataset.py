@@ -20,7 +20,14 @@ def test_the_copy_for_other_programs_is_a_dataset(tmp_path, run_script):
     records = DatasetCatalog.get(build(config.dataset.train.panoptic))
     assert len(records) == 4
     assert all(Path(r["file_name"]).is_relative_to(out / "images") for r in records)
+    torn = tmp_path / "torn"
+    exports.ultralytics(torn / "inside", exports.draw(4), exports.draw(2, "other"))
+    (torn / "inside" / "labels" / "val" / "other_000.txt").write_text("x")
     for words, message in (
+        ([torn, tmp_path / "x"], f"dataset=yolo lies one folder deeper than {torn}"),
+        ([torn / "inside", tmp_path / "x"], "'x' is not numbers"),
+        ([Path(__file__), tmp_path / "x"], "is a file: unpack it"),
+        ([root, tmp_path / "x", "--dataset", "labelme", "stuff=[x]"], "no JSON file of LabelMe"),
         ([root, out], f"{out} exists: name a new folder"),
         ([out, tmp_path / "x"], "is COCO's panoptic format, which is read as it is"),
         ([tmp_path / "none", tmp_path / "x"], "is no export that is known; formats are"),

@@ -14,7 +14,10 @@ from panoptic_dl.core.images import open_image, read_label_ids
 Table = dict[int, dict[str, Any]]
 """By the number that a class has in masks: its "name", and its "color" [R, G, B] or None."""
 
-NAMES = re.compile(r"_?(classes|class_dict|class_names|labels|names|labelmap|label_map|dataset)$")
+NAMES = re.compile(
+    r"_?(classes|class_dict|class_names|labels|names|labelmap|label_map|id2label|dataset)"
+    r"\.(yaml|yml|json|csv|txt)"
+)
 BINARY = {0: "background", 255: "foreground"}
 PEEK = 40  # masks that are looked at to find out what their numbers mean
 KEYS = {  # of rows, and of columns of CSV, by what they may be called
@@ -66,14 +69,15 @@ def find_table(root: Path, name: str | None = None) -> Table:
     """The classes in a file of `root`, the one called so or one with a usual name; {} without any.
 
     Raises:
-        DatasetError: the file that is called so names no classes.
+        DatasetError: that file, or classes.*, names none.
     """
-    if name is not None:
-        if table := read_table(root / name):
-            return table
-        raise DatasetError(f"{root / name} names no classes: write lines `number: name`")
-    files = sorted(file for file in root.iterdir() if NAMES.match(file.stem))
-    return next(filter(None, map(read_table, [*files, *sorted(root.glob("*/_classes.csv"))])), {})
+    files = [root / name] if name else sorted(f for f in root.iterdir() if NAMES.fullmatch(f.name))
+    if name is None:
+        files += sorted(root.glob("*/_classes.csv"))
+    table = next(filter(None, map(read_table, files)), {})
+    if meant := [f for f in files if not table and (name or "class" in f.name)]:
+        raise DatasetError(f"{meant[0]} names no classes: write lines `number: name`")
+    return table
 
 
 def read_table(file: Path) -> Table:

@@ -15,6 +15,7 @@ from panoptic_dl.core.files import read_json
 from panoptic_dl.core.images import read_size
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.datasets.formats.base import (
+    IMAGES,
     Export,
     ImageFinder,
     Instance,
@@ -50,6 +51,8 @@ def read(root: Path) -> Export:
         except ValueError as error:
             raise DatasetError(f"{root / path} is no annotation of LabelMe: {error}") from error
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+            if not all(isinstance(shape, dict) for shape in content["shapes"]):
+                raise DatasetError(f'{root / path}: its "shapes" are no list of objects')
             files.append((path, content))
     if not files:
         raise DatasetError(f'no JSON file of LabelMe, which has "shapes", below {root}')
@@ -61,6 +64,9 @@ def read(root: Path) -> Export:
         image = find(content.get("imagePath") or path.with_suffix(".jpg"), root / path)
         label = partial(_label, image, root / path, content["shapes"], by_label)
         samples.append((split_of(path), Sample(image, label)))
+    images = list_files(root, IMAGES)
+    if unlabeled := len({*images} - {s.image.relative_to(root) for _, s in samples}):
+        notes.append(f"{unlabeled} of {len(images)} images have no JSON file, and are left out")
     return Export(categories, by_split(samples), notes, objects_only=True)
 
 
@@ -90,10 +96,10 @@ def _segmentation(shape: dict[str, Any], size: tuple[int, int], where: str) -> A
     try:
         if kind == "mask":
             return _mask(shape, size)
-        if kind == "polygon":
+        if kind in ("polygon", "rotation"):  # of X-AnyLabeling, a turned rectangle
             return [[float(value) for point in points for value in point]]
         if kind == "rectangle":
-            (left, top), (right, bottom) = points
+            (left, top), (right, bottom) = points if len(points) == 2 else points[:3:2]
             return [[left, top, right, top, right, bottom, left, bottom]]
         if kind == "circle":
             (x, y), (edge_x, edge_y) = points

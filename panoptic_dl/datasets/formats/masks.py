@@ -1,6 +1,7 @@
 """Images and one mask each: PNGs of class ids, in gray or a palette, or of colors with a table.
 
     images/<name>.jpg, masks/<name>.png               also below, or above, train/, val/, test/
+    train/<name>.png, train_labels/<name>_L.png       and so on
     <split>/<name>.jpg, <split>/<name>_mask.png       Roboflow, with _classes.csv
 
 Folders and masks may have any of the usual names and endings; splits are folders, or lists of
@@ -36,6 +37,9 @@ MASK_FOLDER = re.compile(
 MASK_ENDING = re.compile(r"[_-](masks?|labels?|gt|seg|ann(otation)?|(gtFine_)?labelIds|L|P)$")
 IMAGE_ENDING = re.compile(r"_(leftImg8bit|image|img)$")
 BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
+JOINED = re.compile(
+    r"(?<![^/])(train|valid|val|test)[_-]?(images?|masks?|labels?|annot)(?![^/])", re.I
+)
 WHICH = "or say which files are masks: dataset.masks='*_suffix.png'"
 
 Files = dict[str, PurePosixPath]
@@ -73,11 +77,11 @@ def read(
     if not of_mask.keys() & of_image.keys():
         raise DatasetError(
             f"no images with masks below {root}: put images into images/ and masks of the same "
-            f"names into masks/, {WHICH}"
+            f"names, as PNG, into masks/, {WHICH}"
         )
     paths = of_image | of_mask
     single = sorted(of_mask.keys() ^ of_image.keys())  # images to test on need no mask
-    if alone := [key for key in single if split_of(paths[key]) != "test"]:
+    if alone := [key for key in single if split_of(_apart(paths[key])) != "test"]:
         file = root / paths[alone[0]]
         what = "image" if alone[0] in of_mask else "mask"
         raise DatasetError(
@@ -91,8 +95,11 @@ def read(
     for key, mask in of_mask.items():
         image = of_image[key]
         label = partial(read_mask, root / mask, table, mask_ignore_label)
-        split = split_of(image) or lists.get(image.stem)
-        samples.append((split, Sample(root / image, label)))
+        split = split_of(_apart(image)) or lists.get(image.name) or lists.get(image.stem)
+        if split or "train" not in lists.values():
+            samples.append((split, Sample(root / image, label)))
+    if others := len(of_mask) - len(samples):
+        notes.append(f"{others} of {len(of_mask)} images are in no list of names, and are left out")
     return Export(categories, by_split(samples), notes)
 
 
@@ -102,22 +109,23 @@ def _pair(root: Path, pattern: str | None) -> tuple[Files, Files]:
     of_mask: Files = {}
     of_image: Files = {}
     paths = list_files(root, (*IMAGES, ".gif"))
-    some = any(IMAGE_FOLDER.fullmatch(part) for path in paths for part in path.parts[:-1])
+    some = any(IMAGE_FOLDER.fullmatch(part) for path in paths for part in _apart(path).parts[:-1])
     for path in paths:
-        in_masks = any(map(MASK_FOLDER.fullmatch, path.parts[:-1]))
+        inside = _apart(path).parts[:-1]
+        in_masks = any(map(MASK_FOLDER.fullmatch, inside))
         is_mask = path.suffix.lower() not in (".jpg", ".jpeg") and (
             in_masks or MASK_ENDING.search(path.stem) is not None
         )
         if is_mask if pattern is None else path.match(pattern):
             stem = path.stem.removesuffix(ending) if ending else MASK_ENDING.sub("", path.stem)
             files, role = of_mask, MASK_FOLDER
-        elif not in_masks and (not some or any(map(IMAGE_FOLDER.fullmatch, path.parts[:-1]))):
+        elif not in_masks and (not some or any(map(IMAGE_FOLDER.fullmatch, inside))):
             stem, files, role = IMAGE_ENDING.sub("", path.stem), of_image, IMAGE_FOLDER
         else:
             continue
-        folders = [part for part in path.parts[:-1] if not role.fullmatch(part)]
+        folders = [part for part in inside if not role.fullmatch(part)]
         if pattern is not None:  # folders may have any names
-            folders = [split_of(path) or ""]
+            folders = [split_of(_apart(path)) or ""]
         key = "/".join([*folders, stem])
         if key in files:
             raise DatasetError(
@@ -127,14 +135,20 @@ def _pair(root: Path, pattern: str | None) -> tuple[Files, Files]:
     return of_mask, of_image
 
 
+def _apart(path: PurePosixPath) -> PurePosixPath:
+    """A path with train/masks/ for train_masks/."""
+    return PurePosixPath(JOINED.sub(r"\1/\2", str(path.parent)), path.name)
+
+
 def _lists(root: Path) -> dict[str, str]:
-    """Splits of images by their stem, from train.txt, val.txt and test.txt."""
+    """Splits of images by name, with or without suffix, from train.txt, val.txt and test.txt."""
     return {
-        PurePosixPath(line.split()[0]).stem: split
+        name: split
         for split in ("train", "val", "test")
         if (root / f"{split}.txt").is_file()
         for line in (root / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-        if line.strip()
+        for path in (line.strip(), *line.split()[:1])  # or two: the image and its mask
+        for name in (PurePosixPath(path).name, PurePosixPath(path).stem)
     }
 
 

@@ -14,6 +14,7 @@ border, (224, 224, 192) or 255, is void, and so is black where no class has it.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def read(root: str | Path) -> Export:
             label raises it where that has a color or number of no class.
     """
     layout = official_layout("PASCAL VOC", root, FOLDER)
+    if (layout.base / TABLE).is_file():
+        layout = replace(layout, title="masks of CVAT")
     for folder in ("SegmentationClass", LISTS):
         layout.require_folder(layout.base / folder, how_to_get("voc"))
     layout.require_folder(layout.base / "JPEGImages", WITH_IMAGES)

@@ -4,14 +4,15 @@
     <...>/images/<name>.jpg         any folders
     <...>/labels/<name>.txt         a line an object: class x y x y ..., from 0 to 1
 
-An image without a text file has no objects, as there. Roboflow's exports name folders one level up
-(`../train/images`), which are found as well.
+An image without a text file has no objects, as there. Folders and images that data.yaml and lists
+name where they once lay, one level up (Roboflow's `../train/images`) or on another machine, are
+found by the end of their path.
 """
 
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -61,14 +62,22 @@ def read(root: Path) -> Export:
         raise DatasetError(f"no data.yaml with train, val and names in {root}")
     content = _load(file)
     names = content["names"]
-    table = list(names.items() if isinstance(names, dict) else enumerate(names))
-    categories, (ids,), notes = merge_names([[(int(n), str(name)) for n, name in table]])
+    try:
+        table = dict(enumerate(names)) if isinstance(names, list) else names
+        categories, (ids,), notes = merge_names([[(int(n), str(v)) for n, v in table.items()]])
+    except (AttributeError, ValueError) as error:
+        raise DatasetError(f"{file}: names must be a list, or lines `number: name`") from error
     splits = {}
     for key, split in SPLITS.items():
         if content.get(key):
             images = list(_images(root, file, content, key))
             if not images and split != "test":
                 raise DatasetError(f"{file}: {key}: {content[key]} has no images")
+            if missing := [label for label in map(_label_file, images) if not label.is_file()]:
+                what = f"{len(missing)} of {len(images)} images of {split} have no text file"
+                if split == "train" and len(missing) == len(images):
+                    raise DatasetError(f"{what}, such as {missing[0]}: put the labels there")
+                notes.append(f"{what}, such as {missing[0]}: they count as empty")
             splits[split] = [Sample(image, partial(_label, image, ids)) for image in images]
     return Export(categories, splits, notes, objects_only=True)
 
@@ -78,9 +87,7 @@ def _images(root: Path, file: Path, content: dict[str, Any], key: str) -> Iterat
     listed = content[key] if isinstance(content[key], list) else [content[key]]
     base = root / str(content.get("path") or "")
     for name in map(str, listed):
-        inside = Path(*(part for part in Path(name).parts if part != ".."))
-        places = [base / name, root / name, root / inside]
-        found = next((place for place in places if place.exists()), None)
+        found = _find(name, base, root)
         if found is None and key == "test":
             continue
         if found is None:
@@ -88,14 +95,21 @@ def _images(root: Path, file: Path, content: dict[str, Any], key: str) -> Iterat
                 f"{file}: {key}: {name} is missing; it was looked for in {base} and {root}"
             )
         if found.is_dir():
-            yield from (Path(os.path.normpath(found / path)) for path in list_files(found, IMAGES))
+            yield from (found / path for path in list_files(found, IMAGES))
         else:
-            lines = found.read_text(encoding="utf-8").split("\n")
-            yield from (_listed(found, line.strip()) for line in lines if line.strip())
+            lines = filter(None, map(str.strip, _read(found).splitlines()))
+            yield from (_find(line, found.parent, root) or found.parent / line for line in lines)
 
 
-def _listed(file: Path, name: str) -> Path:
-    return Path(os.path.normpath(file.parent / name))
+def _find(name: str, base: Path, root: Path) -> Path | None:
+    """What is called `name` in `base`; else what the end of that path is in `root`."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    places = [base.joinpath(*parts), *(root.joinpath(*parts[i:]) for i in range(len(parts)))]
+    return next((Path(os.path.normpath(place)) for place in places if place.exists()), None)
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8-sig", errors="replace")
 
 
 def _label_file(image: Path) -> Path:
@@ -113,15 +127,15 @@ def _label(image: Path, ids: dict[int, int]) -> list[Instance]:
         return []
     height, width = read_size(image, "image")
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read(file).splitlines(), 1):
         where = f"{file}, line {number}"
-        try:
-            first, *values = map(float, line.split() or ["0"])
-        except ValueError as error:
-            raise DatasetError(f"{where}: {line!r:.60} is not numbers") from error
         if not line.strip():
             continue
-        if int(first) != first or int(first) not in ids:
+        try:
+            first, *values = map(float, line.split())
+        except ValueError as error:
+            raise DatasetError(f"{where}: {line!r:.60} is not numbers") from error
+        if first not in ids:
             known = f"{min(ids)}..{max(ids)}"
             raise DatasetError(f"{where}: class {first:g} is none of data.yaml's {known}")
         polygon = [value * (width, height)[i % 2] for i, value in enumerate(values)]

@@ -64,6 +64,20 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
     assert [len(i.segmentation) for i in instances(tmp_path)] == [2, 1, 1, 1]
 
 
+def test_rectangles_have_two_corners_or_four(tmp_path):
+    corners = [[10, 5], [30, 5], [30, 20], [10, 20]]
+    shapes = [("rectangle", corners[::2]), ("rectangle", corners), ("rotation", corners)]
+    write(tmp_path, *({"shape_type": kind, "points": points} for kind, points in shapes))
+    assert [i.segmentation for i in instances(tmp_path)] == [[[10, 5, 30, 5, 30, 20, 10, 20]]] * 3
+
+
+def test_images_without_a_json_file_are_counted(tmp_path):
+    write(tmp_path, {"points": [[1, 1], [9, 1], [9, 9]]})
+    assert read(tmp_path).notes == []
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
+    assert read(tmp_path).notes == ["1 of 2 images have no JSON file, and are left out"]
+
+
 def test_lines_and_points_have_no_area_and_a_torn_shape_is_named(tmp_path):
     write(tmp_path, {"shape_type": "line", "points": [[0, 0], [9, 9]]})
     (line,) = instances(tmp_path)

@@ -46,6 +46,9 @@ def classes(root, **options):
         ("img_dir/train/{}.jpg", "ann_dir/train/{}.png", {}),
         ("train/{}.jpg", "train/{}_mask.png", {}),
         ("{}.jpg", "{}_mask.png", {}),
+        ("train/{}.png", "train_labels/{}_L.png", {}),
+        ("train_images/{}.jpg", "train_masks/{}.png", {}),
+        ("train/{}.png", "trainannot/{}.png", {}),
         ("images/{}.jpg", "masks/{}_mask.png", {}),
         ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", {}),
         ("leftImg8bit/train/x/{}_leftImg8bit.png", "gtFine/train/x/{}_gtFine_labelIds.png", {}),
@@ -71,13 +74,22 @@ def test_masks_are_found_by_folder_ending_or_pattern(tmp_path, images, masks, op
 def test_splits_are_folders_or_lists(tmp_path):
     image(tmp_path, *(f"images/{name}.jpg" for name in "abcd"))
     mask(tmp_path, *(f"masks/{name}.png" for name in "abcd"))
-    (tmp_path / "train.txt").write_text("a\nimages/b.jpg\n")
     (tmp_path / "val.txt").write_text("c 1\n")
-    splits = read(tmp_path).splits
-    assert {k: [s.image.stem for s in v] for k, v in splits.items()} == {
-        "train": ["a", "b", "d"],
-        "val": ["c"],
-    }
+
+    def splits(notes):
+        export = read(tmp_path)
+        assert export.notes[1:] == notes
+        return {k: [s.image.stem for s in v] for k, v in export.splits.items()}
+
+    assert splits([]) == {"train": ["a", "b", "d"], "val": ["c"]}  # the others are to train on
+    (tmp_path / "train.txt").write_text("a\nimages/b.jpg\n")
+    note = "1 of 4 images are in no list of names, and are left out"
+    assert splits([note]) == {"train": ["a", "b"], "val": ["c"]}
+    (tmp_path / "images" / "b.jpg").rename(tmp_path / "images" / "my b.v2.jpg")
+    (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / "my b.v2.png")
+    for line in ("my b.v2", "images/my b.v2.jpg"):
+        (tmp_path / "train.txt").write_text(f"a\n{line}\n")
+        assert splits([note])["train"] == ["a", "my b.v2"]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +113,7 @@ def test_splits_are_folders_or_lists(tmp_path):
             "# label:color_rgb:parts:actions\nsky:0,0,0::\nball:9,0,0::\nbox:0,9,0::\n",
         ),
         ("names.txt", "sky\nball\nbox\n"),
+        ("id2label.json", '{"0": "sky", "1": "ball", "2": "box"}'),
     ],
 )
 def test_names_come_from_files_of_every_kind(tmp_path, file, text):
@@ -163,6 +176,10 @@ def test_what_does_not_fit_is_named(tmp_path):
     ):
         classes(tmp_path)
     assert classes(tmp_path, mask_ignore_label=2)[-1] == ""
+    for text in ("[sky, ball", "0: no\n1: yes\n2: box\n"):  # torn; and what YAML takes for false
+        (tmp_path / "classes.yaml").write_text(text)
+        with pytest.raises(DatasetError, match=r"classes.yaml names no classes: write lines"):
+            read(tmp_path)
     (tmp_path / "classes.yaml").unlink()
     with pytest.raises(DatasetError, match=r"other.yaml names no classes"):
         read(tmp_path, names="other.yaml")

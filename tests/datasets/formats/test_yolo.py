@@ -1,5 +1,7 @@
 """Ultralytics' data.yaml in its variants, and rows that are no polygons."""
 
+import re
+
 import pytest
 import yaml
 
@@ -55,9 +57,45 @@ def test_folders_may_be_named_in_every_way_of_ultralytics(root, tmp_path):
     }
 
 
+@pytest.mark.parametrize("place", ["/home/x/data", "C:\\data", "../elsewhere"])
+def test_paths_of_another_machine_are_found_by_their_end(root, place):
+    names = [sample.image.name for sample in read(root).splits["train"]]
+    slash = "\\" if "\\" in place else "/"
+    change(root, path=place, train=slash.join([place, "images", "train"]))
+    assert [s.image.name for s in read(root).splits["train"]] == names
+    lines = (slash.join([place, "images", "train", name]) for name in names)
+    (root / "list.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    change(root, train="list.txt")
+    assert len(instances(read(root))) == 3
+
+
+def test_images_without_text_files_are_counted_and_refused_where_all_are(root):
+    what = "1 of 4 images of train have no text file, such as .*labels/train/photo_002.txt"
+    (note,) = read(root).notes
+    assert re.match(f"{what}: they count as empty", note)
+    (root / "labels" / "train").rename(root / "labels" / "Train")
+    with pytest.raises(DatasetError, match=r"4 of 4 images .*photo_000.txt: put the labels"):
+        read(root)
+
+
+@pytest.mark.parametrize("names", ["ball", {"a": "ball"}, 3])
+def test_names_must_be_a_list_or_numbered(root, names):
+    change(root, names=names)
+    with pytest.raises(DatasetError, match=r"data.yaml: names must be a list, or lines"):
+        read(root)
+
+
+def test_a_text_file_may_begin_with_a_byte_order_mark(root):
+    file = root / "labels" / "train" / "photo_000.txt"
+    file.write_bytes(b"\xef\xbb\xbf1 .1 .1 .5 .1 .5 .5\r\n")
+    assert [i.category_id for i in instances(read(root))] == [1]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ("nan 0.1 0.1 0.5 0.1 0.5 0.5", "class nan is none"),
+        ("inf 0.1 0.1 0.5 0.1 0.5 0.5", "class inf is none"),
         ("0 0.1 0.1 x", r"photo_000.txt, line 1: '0 0.1 0.1 x' is not numbers"),
         ("7 0.1 0.1 0.5 0.1 0.5 0.5", r"line 1: class 7 is none of data.yaml's 0..1"),
         ("0.5 0.1 0.1 0.5 0.1 0.5 0.5", "class 0.5 is none"),
