@@ -303,21 +303,11 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
     (Cityscapes' script counts it as 0); its own IoU is NaN.
     """
 
-    def __init__(
-        self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None
-    ) -> None:
-        """Look up the dataset.
-
-        Args:
-            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
-            read_truth: returns the label of a record of the dataset: (H, W), class or ignored; by
-                default a `SemanticLabelReader`.
-        """
+    def __init__(self, dataset: str) -> None:
+        """`dataset`: in Detectron2's catalogs; metadata `stuff_classes` names all K classes."""
         records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
         metadata = MetadataCatalog.get(dataset)
-        read = read_truth or SemanticLabelReader(
-            num_classes=len(metadata.stuff_classes), ignore_label=metadata.ignore_label
-        )
+        read = SemanticLabelReader(len(metadata.stuff_classes), metadata.ignore_label)
         # Detectron2 wants a label file for each image; the image's own name is as good, for it only
         # hands it to the loading function.
         named = [{"file_name": name, "sem_seg_file_name": name} for name in records]
