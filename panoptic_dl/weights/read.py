@@ -16,33 +16,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.serialization import MAGIC_NUMBER
 
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import local_path, near_names, printable, require_file, sha256_of
-from panoptic_dl.weights.safe_pickle import MAGIC, read_pickle
+from panoptic_dl.core.parallel import size_text
+from panoptic_dl.weights.safe_pickle import read_pickle
 
 logger = logging.getLogger(__name__)
 
 # What files of PyTorch begin with: a zip archive, and before those a number that is pickled.
-TORCH = (b"PK\x03\x04", MAGIC.to_bytes(10, "little"))
+TORCH = (b"PK\x03\x04", MAGIC_NUMBER.to_bytes(10, "little"))
 SHARD = re.compile(r"-\d+-of-\d+\.|\.index\.json$|\.distcp$|mp_rank_\d+")
 # Data that many files of PyTorch hold beside the weights: options, paths, numpy's numbers. A list
 # of what is allowed: `_Ignored` stands for each, and no function of these names is called.
-IGNORED = (
-    "argparse.Namespace",
-    *(
-        f"{module}.{kind}Path"
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("Posix", "Pure")
-    ),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-)
+IGNORED = """
+    argparse.Namespace numpy.dtype numpy.ndarray numpy.core.multiarray.scalar
+    numpy._core.multiarray.scalar numpy.core.multiarray._reconstruct
+    numpy._core.multiarray._reconstruct pathlib.PosixPath pathlib._local.PosixPath
+    pathlib.PurePath pathlib._local.PurePath
+""".split()  # noqa: SIM905
 WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in, before all others
 MAX_WRAPPERS = 8  # one in the other: a file may hold itself
 MAX_TEXT = 500  # characters of a text of the provenance
@@ -92,7 +85,7 @@ class Provenance:
             for values in (self.pixel_mean, self.pixel_std)
         )
         lines = [
-            f"made of {self.source_file} ({megabytes(self.source_size)}, SHA-256 "
+            f"made of {self.source_file} ({size_text(self.source_size)}, SHA-256 "
             f"{self.source_sha256}), {self.date}, by {self.converter}",
             f"origin: {self.origin}; licence: {self.licence}",
             f"expects {self.image_format} images, pixel mean {mean}, std {std}; covers "
@@ -146,11 +139,6 @@ def _parse(value: Any, kind: Any, max_text: int) -> Any:
     return tuple(float(v) for v in value[:16])
 
 
-def megabytes(size: int) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e6:.1f} MB"
-
-
 @dataclass(frozen=True)
 class WeightsFile:
     """The contents of a weights file."""
@@ -165,7 +153,7 @@ class WeightsFile:
     def lines(self) -> list[str]:
         """For a log: what file this is and where it comes from."""
         return [
-            f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})",
+            f"{printable(str(self.path), 4096)} ({size_text(self.size)}, SHA-256 {self.sha256})",
             *(self.provenance.lines() if self.provenance else ["carries no provenance"]),
         ]
 
