@@ -143,11 +143,7 @@ def _config_dir(text: str) -> str:
 
 
 def _own_folder(text: str | Path, key: str) -> str:
-    """The absolute path of a folder of the user's own options, or the package that holds them.
-
-    Raises:
-        ValueError: there is no such folder, or it is no path.
-    """
+    """The absolute path of a folder of the user's own options, or the package that holds them."""
     if str(text).startswith("pkg://"):
         return str(text)
     folder = Path(os.path.abspath(local_path(str(text).removeprefix("file://"), key)))
@@ -285,8 +281,7 @@ class _CheckedLoader(ConfigLoaderImpl):
     ) -> tuple[DictConfig | None, list[str]]:
         """The config of the run that `weights=` names, and the words that choose its parts.
 
-        None where the command line chooses parts by itself: mode=demo, which has no others to
-        choose, compares them later.
+        None where the command line chooses parts by itself; mode=demo compares them later.
         """
         folder = run_of_weights(overrides)
         if folder is None:
@@ -309,12 +304,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         return saved, words
 
     def load_parts(self, config: DictConfig, folder: str | Path, repo: Any = None) -> None:
-        """Execute the lazy files of a saved config's choices; ValueError if one is needed.
-
-        Args:
-            folder: of the run, for the message.
-            repo: where options are looked up, if not in the folders of this loader alone.
-        """
+        """Execute the lazy files of a saved config's choices; ValueError if one is needed."""
         repo = repo or self.repository
         tree: Any = OmegaConf.to_container(config)
         for group in EXPERIMENT_PARTS:

@@ -65,12 +65,9 @@ def _local(place: Any, key: str) -> Path:
 
 
 def _make(folder: Path, key: str, *, fresh: bool = False) -> Path:
-    """Make an output folder, and try to write to it.
+    """Make an output folder, which `key` names, and try to write to it.
 
-    Args:
-        key: that names it, for the message.
-        fresh: it is named after the second in which it is made. Where it is there already, from
-            another job of that second, `-2` and so on follow the name.
+    One that is named after its second (`fresh`) gets `-2` and so on where another job has it.
     """
     try:
         name = folder.name
@@ -100,10 +97,7 @@ def _is_main_process(config: DictConfig) -> bool:
 
 
 def _shared_folder(config: DictConfig) -> Path:
-    """The output folder of a single run, which the main process makes.
-
-    SystemExit where it cannot be written to, or each process would have its own.
-    """
+    """The output folder of a single run, which the main process makes; SystemExit without one."""
     folder = _local(config.hydra.run, "run_dir")
     dated = has_time(config.hydra.run, config)
     if config.launch.requeue and dated:

@@ -121,13 +121,10 @@ def row_folder(mode: str, name: str, overrides: str) -> str:
 
 
 def _config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:
-    """SHA-256 of what a run's metrics depend on, in hexadecimal digits.
+    """SHA-256 of what a run's metrics depend on, in hexadecimal digits; perhaps but for the seed.
 
     Interpolations count as they are written: what they lead to is in the config itself, or belongs
     to the machine.
-
-    Args:
-        any_seed: runs that differ in their seed only have the same one.
     """
     left = relevant_config(OmegaConf.to_container(config, resolve=False))
     if any_seed:
@@ -217,10 +214,7 @@ def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names; lists are leaves.
-
-    What holds nothing is left out, and when a part is made (`_partial_`).
-    """
+    """Leaves by their dotted names, but for None and `_partial_`; lists are leaves."""
     if not isinstance(tree, Mapping):
         key = prefix.removesuffix(".")
         if key.endswith("_target_"):

@@ -150,8 +150,7 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _result_names(files: Sequence[Path]) -> list[str]:
     """A name for each of several different files, safe as that of a file, in their order.
 
-    `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
-    a/x.jpg and b/x.jpg do; a number where nothing else helps.
+    `x` of x.jpg, else `x_jpg` and `x_png`, else `a_x` and `b_x`; a number where nothing else helps.
     """
     stems = [file_name_text(file.stem) for file in files]
     names = list(stems)

@@ -123,10 +123,7 @@ def _shown(problems: Sequence[str]) -> list[str]:
 
 
 def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
-    """A line a check under headings; below what is not green, its problems and the hint.
-
-    Checks that need one that failed are one line at the end.
-    """
+    """A line a check under headings, its problems and hint; last, what needs one that failed."""
     waiting = [result for result in results if result.needs]
     results = [result for result in results if not result.needs]
     width = max((len(result.name) for result in results), default=0)

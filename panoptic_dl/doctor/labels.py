@@ -43,11 +43,7 @@ Found = TypeVar("Found")
 
 
 class _Problem(NamedTuple):
-    """What is wrong with a file, in words that name it; if not serious, a warning.
-
-    `kind` is a key of `data.KINDS`: the check whose problem it is. `origin`: what the wrong file is
-    among downloaded "images" and "labels" and what is "prepared", where that differs from KINDS.
-    """
+    """What is wrong with a file, in words that name it; `kind` and `origin` as in `data.KINDS`."""
 
     kind: str
     text: str
@@ -184,8 +180,7 @@ def _origin_of(
 ) -> str | None:
     """What is wrong where an image of Cityscapes and a prepared label differ in size (H, W).
 
-    The downloaded labels beside it decide: "prepared" where they are as large as the image,
-    "images" where they are as large as the prepared label. None: they are not there.
+    The downloaded label decides: it is as large as the image ("prepared"), or as that label.
     """
     file = str(record.get("sem_seg_file_name", ""))
     if not file.endswith(TRAIN_IDS):
@@ -294,9 +289,8 @@ def _check_cityscapes(
 ) -> None:
     """Note where labelIds, labelTrainIds, instanceIds and panoptic labels (H, W) disagree.
 
-    They are all drawn from the same polygons. Pixels of instanceIds below 1000 are label ids,
-    others label id * 1000 + number. A panoptic label has the same number where the label is
-    evaluated, and 0 (void) elsewhere.
+    Pixels of instanceIds below 1000 are label ids, others label id * 1000 + number. A panoptic
+    label has the same number where the label is evaluated, and 0 (void) elsewhere.
     """
     file = str(record["sem_seg_file_name"])
     if not file.endswith(TRAIN_IDS):

@@ -55,11 +55,7 @@ InstanceMatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> InstanceMatch:
-    """Compare predicted instances, whose categories are label ids, with the ground truth.
-
-    Args:
-        truth: (H, W) pixels of an instanceIds file.
-    """
+    """Compare instances, whose categories are label ids, with (H, W) pixels of instanceIds."""
     pixels, ids, sizes = _number_pixels(truth)
     found = []
     for label, score, mask, _ in predictions:
@@ -126,10 +122,8 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
     """Average precision, 0..1, of one class that is in the ground truth, at one overlap.
 
-    Args:
-        scores: (N,) of the predictions that count; only their order matters.
-        true: (N,) bool, whether each is right; others are errors.
-        num_missed: true instances without any prediction.
+    `true` (N,) says which predictions that count are right; of `scores` (N,) the order matters;
+    `num_missed` true instances have no prediction.
     """
     if not len(scores):  # all instances are missed: the script raises IndexError
         return 0.0

@@ -194,9 +194,8 @@ def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def _cityscapes_metrics(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
     """Metrics in 0..1, NaN where there is nothing to divide by.
 
-    Args:
-        counts: (L, K + 1) int64 pixels, rows true label ids, columns predicted train ids and none.
-        weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
+    `counts` are (L, K + 1) pixels, rows true label ids, columns predicted train ids and none;
+    `weighted` (rows of INSTANCE_ROWS, 2) are weighted pixels of instances, found and missed.
     """
     categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])
     results: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}

@@ -42,13 +42,10 @@ from panoptic_dl.evaluation.metrics import percentages
 
 
 class _ImageTruth(NamedTuple):
-    """The ground truth of one image.
+    """Size and annotations of one image.
 
-    Attributes:
-        size: (height, width).
-        instances: annotations in COCO's format, whose "category_id" is counted from 0 among the
-            things, in the order of the file; often there are none. As in the official script, a
-            match with one of the "id" 0 counts as none.
+    "category_id" is counted from 0 among the things, in the order of the file. As in the official
+    script, a match with one of the "id" 0 counts as none.
     """
 
     size: tuple[int, int]
@@ -136,9 +133,8 @@ def _match_detections(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare predictions of one image with the ground truth, by boxes and by masks.
 
-    Returns:
-        (N, NUM_COLUMNS) float64, one class after the other, the best first, of which 100 at most;
-        and (K, A) int64, the number of true instances that count.
+    Returns (N, NUM_COLUMNS) float64, class after class, the best first, of which 100 at most; and
+    (K, A) int64, the number of true instances that count.
     """
     true: dict[int, list[dict[str, Any]]] = defaultdict(list)
     found: dict[str, dict[int, list[dict[str, Any]]]] = {kind: defaultdict(list) for kind in KINDS}
@@ -178,12 +174,10 @@ def _match_detections(
 def _average_precisions(
     kind: str, rows: np.ndarray, num_true: np.ndarray
 ) -> tuple[dict[str, float], list[float]]:
-    """Compute the metrics of NAMES, and AP of each class, 0..1; NaN without ground truth.
+    """The metrics of NAMES, and AP of each class, 0..1; NaN without ground truth.
 
-    Args:
-        rows: (N, 1 + NUM_COLUMNS), the image first, as numbers that sort like the ids of the
-            images: of equal scores, those of the first image count first.
-        num_true: (K, A) sums over all images.
+    `rows` are (N, 1 + NUM_COLUMNS): first the image's number, which sorts as its id, for of equal
+    scores those of the first image count first. `num_true` (K, A) are sums over all images.
     """
     rows = rows[np.argsort(rows[:, 0], kind="stable"), 1:]
     entries = []

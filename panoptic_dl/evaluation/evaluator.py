@@ -208,11 +208,8 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def _require_size(
         self, image: Any, prediction: Sequence[int], label: Sequence[int], label_file: str | Path
     ) -> None:
-        """Raise unless a prediction has the size (H, W) of the label of its image.
-
-        Raises:
-            DatasetError: the label has another size than the image file.
-            EvaluationError: the prediction has.
+        """EvaluationError unless a prediction has the size (H, W) of its label; DatasetError where it
+        is the label that has another size than the image file.
         """
         if tuple(prediction) != tuple(label) and (file := self._coverage.files.get(image)):
             with suppress(UnreadableImageError):  # prediction files are scored without images

@@ -215,7 +215,7 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
 def _average_precisions(
     official: Callable[[Any, Any], np.ndarray], matches: dict[str, Any], args: Any
 ) -> np.ndarray:
-    """Average precisions (1, classes, overlaps) by the script; 0 where it raises IndexError.
+    """The script's average precisions (1, classes, overlaps); 0 where it raises IndexError.
 
     It does when all instances of a class are missed and all predictions of it are ignored.
     """

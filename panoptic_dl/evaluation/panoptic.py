@@ -155,10 +155,9 @@ def match_segments(
 def _intersections(
     true_ids: np.ndarray, ids: np.ndarray, labels: np.ndarray, found: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the pixels of each pair: rows, columns and counts of the pairs that exist.
+    """Rows (UNLISTED, VOID_ROW, T segments), columns (void, P segments) and pixels of pairs.
 
-    Rows are UNLISTED, VOID_ROW and T segments; columns void and P segments. Look-up tables over all
-    ids are cheap, for only the pages of memory that are used come into being.
+    Look-up tables over all ids are cheap: only pages of memory that are used come into being.
     """
     width = len(found) + 1
     table = np.zeros(NUM_IDS, dtype=np.int64)
@@ -473,11 +472,7 @@ def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
 
 
 def _panoptic_quality(counts: np.ndarray) -> np.ndarray:
-    """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2.
-
-    Args:
-        counts: (K, 6) int64: the sum of IoU in parts, TP, FP, FN.
-    """
+    """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2."""
     iou, tp = from_exact(counts[:, IOU]), counts[:, TP].astype(np.float64)
     segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
     with np.errstate(divide="ignore", invalid="ignore"):

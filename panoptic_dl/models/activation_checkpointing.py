@@ -59,11 +59,7 @@ def _wrap(block: nn.Module) -> None:
 
 @contextmanager
 def _buffers_unchanged(block: nn.Module) -> Iterator[None]:
-    """What is written to buffers inside goes to copies, and away with them.
-
-    Without this the second forward pass would update running statistics, and count the batch, a
-    second time: of any normalization, synchronized or not.
-    """
+    """What is written to buffers inside goes to copies, so that statistics are updated once."""
     kept = [
         (module, name, buffer)
         for module in block.modules()

@@ -149,8 +149,7 @@ def _predict(
 ) -> list[list[dict[str, Any]]]:
     """For each of `COMBINATIONS` the model's outputs for a batch: "panoptic_seg" alone.
 
-    Pixels without label keep their predicted class where semantic ground truth is used, with which
-    they join objects and vote for their class; or they have none, if `unlabelled` is "void".
+    Pixels without label keep their predicted class, or have none, if `unlabelled` is "void".
     """
     keep_unlabelled = unlabelled == "predicted"
     images = model.preprocess(batch)
@@ -172,11 +171,7 @@ def _predict(
 def _replace(
     maps: ImageMaps, truth: Any, branches: Collection[str], keep_unlabelled: bool
 ) -> ImageMaps:
-    """Replace the maps of `branches` (of `BRANCHES`) by the ground truth; `maps` is not changed.
-
-    The predicted class stays where there is no label (or becomes the number of no class), and the
-    predicted offset outside things, for pixels that the model takes for things.
-    """
+    """Replace maps of `branches` by the ground truth; what it does not say stays as predicted."""
     classes, center, offset = maps.classes, maps.center, maps.offset
     if "semantic" in branches:
         known = truth.labeled if keep_unlabelled else torch.ones_like(truth.labeled)

@@ -169,10 +169,7 @@ class _Benchmark:
 
     @torch.no_grad()
     def apply_options(self) -> dict[str, float | None] | None:
-        """Change the network as the settings want it, and compare its output before and after.
-
-        Shares of pixels whose class or panoptic id changes are 0..1; None where nothing is changed.
-        """
+        """Change the network as the settings want it, and compare its output before and after."""
         settings = self.settings
         changes = settings.channels_last or settings.compile or settings.fold_batch_norm
         if settings.precision == "fp32" and not changes:
@@ -315,10 +312,9 @@ def _timed(laps: dict[str, float], device: torch.device, stage: str) -> Iterator
 def _init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     """Set running statistics, in eval mode, to those of the activations of one forward pass.
 
-    Random weights then have activations of healthy size, on which precisions can be compared. Each
-    layer is set after the ones before it. Scale and shift of the normalizations become random
-    numbers about 1 and 0, as in a trained network; the last convolutions, which start at a
-    thousandth of the usual size, are scaled to outputs of standard deviation 1.
+    Random weights then have activations of healthy size, on which precisions can be compared.
+    Scale and shift become random numbers about 1 and 0, as in a trained network; the last
+    convolutions are scaled to outputs of standard deviation 1.
     """
     random = torch.Generator().manual_seed(0)
     predictors = {module for name, module in model.named_modules() if name.endswith("predictor")}

@@ -433,12 +433,7 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
 def _limit(
     dataset: str, loader: Iterable[Batch], limit: int
 ) -> tuple[list[Batch], list[dict[str, Any]], str]:
-    """The first batches of this process's share of a split, one image each.
-
-    Returns:
-        The batches; the records of the images of all processes, in Detectron2's format; how many
-        these are, such as "4 of 500 images".
-    """
+    """The first batches of this process's share of a split, and the records of all such images."""
     records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
     share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
     positions = sorted(itertools.chain(*comm.all_gather(share)))

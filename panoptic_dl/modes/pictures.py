@@ -206,10 +206,7 @@ class EvaluationPictures:
         self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
 
     def _draw_best_and_worst(self) -> list[Path]:
-        """Draw a sheet for each image, and join them; return the joined ones in the main process.
-
-        An image is drawn once, even where the dataset has fewer than twice the number.
-        """
+        """Draw a sheet for each image, and join them; the joined ones in the main process."""
         if not self.settings.best_and_worst:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -305,10 +302,7 @@ class EvaluationPictures:
 
 
 def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:
-    """The lowest keys in ascending order, and the highest in descending order, `count` of each.
-
-    Of fewer than 2 * count keys half are the lowest (of an odd number, the larger half).
-    """
+    """The `count` lowest keys, ascending, and highest, descending; half of all if there are fewer."""
     ordered = sorted(keys)
     num_worst = min(count, (len(ordered) + 1) // 2)
     num_best = min(count, len(ordered) - num_worst)
@@ -326,11 +320,7 @@ def _expand(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
 def _ground_truth(
     record: dict[str, Any], thing_ids: Iterable[int], ignore_label: int
 ) -> NDArray[np.int64]:
-    """The panoptic map (H, W) of a record in Detectron2's format; stuff is instance 0.
-
-    The record has `pan_seg_file_name` and `segments_info`, or `sem_seg_file_name`, of which all is
-    instance 0.
-    """
+    """The panoptic map (H, W) of a record; stuff, and all of semantic labels, is instance 0."""
     if "pan_seg_file_name" not in record:
         classes = read_classes(record["sem_seg_file_name"]).astype(np.int64)
         return np.where(classes == ignore_label, VOID_LABEL, classes * DIVISOR)

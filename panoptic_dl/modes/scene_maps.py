@@ -197,10 +197,7 @@ def _smooth_noise(
 
 
 def _paint(maps: SceneMaps, num_classes: int, seed: int) -> np.ndarray:
-    """(H, W, 3) uint8: a color for each class, shaded by the offsets, with grain as cameras have.
-
-    The grain matters: without it a PNG is decoded in a fraction of the time of a photograph's.
-    """
+    """(H, W, 3) uint8: a color a class, shaded by offsets, with grain for PNGs to take time."""
     random = np.random.default_rng(seed)
     colors = random.integers(30, 226, (num_classes, 3))[maps.sem_seg[0].numpy()].astype(np.float32)
     shade = (maps.offset.sum(0).numpy() / 8).clip(-30, 30)[..., None]

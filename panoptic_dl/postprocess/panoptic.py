@@ -195,10 +195,7 @@ def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
 
 
 def _window_max(values: Tensor, size: int, dim: int) -> Tensor:
-    """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
-
-    Maxima of two neighbors make those of four, eight, ...: log2(size) passes instead of `size`.
-    """
+    """Maximum over `size` values around each one along `dim` of (H, W), in log2(size) passes."""
     margin = [0, 0, 0, 0]  # left, right, top, bottom
     margin[2 - 2 * dim] = margin[3 - 2 * dim] = size // 2
     values = F.pad(values, margin, value=float("-inf"))

@@ -182,10 +182,7 @@ def _find_json(folder: Path, kind: str) -> Path | None:
 
 
 def _kind_of(file: Path) -> str | None:
-    """The kind of the predictions in a JSON file, from the keys of its entries; None: it has none.
-
-    It is not parsed here: what is large is parsed once, and errors in it are its reader's.
-    """
+    """The kind of the predictions in a JSON file, by its keys: it is parsed once, by its reader."""
     try:
         require_file(file)
         content = file.read_bytes()

@@ -113,14 +113,7 @@ def _check_seeds(seeds: Any, others: Sequence[str], is_table: bool) -> None:
 
 
 def _folder(config: DictConfig, job: Sequence[str], number: int, left_out: set[Any]) -> str:
-    """The folder that Hydra will give a row: `hydra.sweep.subdir`, whatever that is made of.
-
-    Args:
-        config: of the row, but for its leaves, which are set here.
-        job: its overrides.
-        number: among the rows.
-        left_out: keys that `override_dirname` does without.
-    """
+    """The folder that Hydra will give a row: `hydra.sweep.subdir`, with the row's leaves set."""
     parsed = OverridesParser.create().parse_overrides(list(job))
     with read_write(config), open_dict(config):
         for each in parsed:

@@ -164,11 +164,7 @@ class RunCheckpoints:
         write_text(self.folder / NEWEST, name)
 
     def _link(self, source: str, name: str, entry: dict[str, Any]) -> None:
-        """Give the contents of `source` a second name; on most disks that takes no room.
-
-        Args:
-            entry: of both in the manifest.
-        """
+        """Give the contents of `source` a second name, and both this entry in the manifest."""
         with atomic_write(self.folder / name, sync=False) as temporary:
             try:
                 os.link(self.folder / source, temporary)
@@ -307,10 +303,7 @@ class RunCheckpoints:
             self._record(self.newest, start - 1, sha256_of(self.folder / self.newest))
 
     def _newest_complete(self) -> tuple[str, State]:
-        """Read the newest complete checkpoint; newer, torn ones are left out.
-
-        Files are read on the CPU, and nothing in them is executed.
-        """
+        """Read the newest complete checkpoint, on the CPU; newer, torn ones are left out."""
         files = self._manifest()
         torn: list[str] = []
 

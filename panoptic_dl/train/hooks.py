@@ -294,10 +294,7 @@ class MetricsWriter(HookBase):
         self._written = iteration
 
     def _speed_and_memory(self, iteration: int) -> dict[str, float]:
-        """Images a second over the steps since the last line, MiB of this process and its GPU.
-
-        The time between steps, such as that of evaluations and checkpoints, is not counted.
-        """
+        """Images a second of the steps since the last line, without what lies between, and MiB."""
         found = {"host_memory_MiB": host_memory()}
         times = self.trainer.storage.histories().get("time")
         if times is not None:

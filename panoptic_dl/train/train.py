@@ -328,11 +328,7 @@ def _start(
     iterations: int,
     load_weights: Callable[[], None],
 ) -> int:
-    """Load a checkpoint, or the weights to start from; return the iteration to start with.
-
-    Args:
-        resume: None: start anew, whatever is there.
-    """
+    """Load a checkpoint, or the weights to start from; return the iteration to start with."""
     exist = bool(comm.all_gather(checkpoints.names())[0])
     if exist and resume is False:
         raise ValueError(

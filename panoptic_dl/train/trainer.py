@@ -171,11 +171,7 @@ class Trainer(SimpleTrainer):
         return batches, sums, waited
 
     def _check_parameters(self, loss: Tensor) -> None:
-        """Called by every process in the first forward pass.
-
-        Raises:
-            ValueError: parameters take no part in the loss, in some process.
-        """
+        """Called by every process first: ValueError where parameters take no part in the loss."""
         self._is_checked = True
         model = cast(nn.Module, getattr(self.model, "module", self.model))
         used = _parameters_of(loss)
@@ -192,9 +188,8 @@ class Trainer(SimpleTrainer):
     def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
         """For each process, whether its step may be made; one that may not spoils that of all.
 
-        In fp16 gradients overflow now and then: the scaler leaves such steps out by itself. Without
-        a scaler, and for more than `MAX_OVERFLOWS` steps in a row, an overflow counts as a loss
-        that is not finite.
+        In fp16 gradients overflow now and then, and the scaler leaves such steps out. Without one, or
+        more than `MAX_OVERFLOWS` times in a row, that counts as a loss that is not finite.
         """
         finite = [all(math.isfinite(process[name]) for name in losses) for process in metrics]
         overflow = all(finite) and not math.isfinite(metrics[0]["grad_norm"])
@@ -223,16 +218,7 @@ class Trainer(SimpleTrainer):
     def _leave_out(
         self, metrics: list[dict[str, float]], finite: list[bool], batches: Batches
     ) -> None:
-        """Record a step that is not finite, before a weight changes.
-
-        Args:
-            metrics: of each process.
-            finite: which processes' metrics are finite.
-            batches: micro-batches of this process.
-
-        Raises:
-            FloatingPointError: in every process, when the run is to stop.
-        """
+        """Record a step that is not finite; raise FloatingPointError where it ends the run."""
         samples = [] if finite[comm.get_rank()] else self._samples_to_blame(batches)
         files = [(sample.get("file_name"), sample) for sample in samples]
         images = comm.all_gather(
@@ -279,8 +265,7 @@ class Trainer(SimpleTrainer):
     def _samples_to_blame(self, batches: Batches) -> list[dict[str, Any]]:
         """The samples whose loss is not finite alone; all when no single one is to blame.
 
-        With batch statistics one image spoils its whole batch: normalization layers use their
-        running statistics here. Those that the step has spoiled are reset, not to spoil all.
+        Normalization layers use their running statistics: one image would spoil its whole batch.
         """
         model = cast(nn.Module, getattr(self.model, "module", self.model))
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -298,11 +283,7 @@ class Trainer(SimpleTrainer):
         return found or samples
 
     def _record_bad_samples(self, bad_samples: dict[str, str]) -> None:
-        """Add those of a step; called by every process with its own.
-
-        Raises:
-            ValueError: in every process, when there are more than `loader.max_bad_samples`.
-        """
+        """Add those of a step, in every process; ValueError when there are too many."""
         new: dict[str, str] = {}
         for of_process in comm.all_gather(bad_samples):
             new |= {
@@ -392,10 +373,8 @@ def _ddp_errors() -> Iterator[None]:
 
 
 def _unsynchronized_buffers(model: nn.Module) -> list[Tensor]:
-    """Buffers that differ between processes after a step: those of the main one are kept.
-
-    Such are the statistics of plain batch normalization. DistributedDataParallel does this before
-    a forward pass, which is too late for evaluations and averages of the weights.
+    """Buffers that differ between processes after a step (plain batch normalization's): the main
+    one's are kept. DistributedDataParallel does it before a forward pass, too late to evaluate.
     """
     return [
         buffer

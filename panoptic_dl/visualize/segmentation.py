@@ -127,11 +127,7 @@ class SegmentDrawer:
         caption: str | None,
         only: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        """
-        Args:
-            labels: (S,) panoptic labels of the segments.
-            only: (H, W) mask of what is tinted; None: all.
-        """
+        """`labels` (S,) are those of the segments; `only` (H, W) masks what is tinted."""
         colors = np.zeros((len(labels), 3), np.uint8)
         for row, label in enumerate(labels.tolist()):
             if label >= 0:  # the class's color, in a shade of its own for each instance
@@ -256,18 +252,12 @@ def _place_labels(
     wanted: Sequence[tuple[int, tuple[int, int]]],
     taken: Sequence[tuple[Place, tuple[int, int]]] = (),
 ) -> list[Place | None]:
-    """Find places for labels, the first ones first.
-
-    A label goes where its segment is widest among the places that are free; if none is, above or
-    below the segment.
+    """(top, left) of each label in its segment, or else above or below it; None where no room is.
 
     Args:
         index: (H, W) segments, from 0.
-        wanted: the segment of each label and its extent (height, width) in pixels.
+        wanted: the segment of each label, the first ones first, and its (height, width) in pixels.
         taken: places and extents of what is in the picture already.
-
-    Returns:
-        (top, left) of each label, or None where there is no room.
     """
     height, width = index.shape
     step = -(-max(height, width) // LONGEST_SIDE)

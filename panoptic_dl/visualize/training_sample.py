@@ -57,7 +57,6 @@ def _panels(
         sample: "image" (3, H, W) uint8 and "sem_seg" (H, W); of the panoptic task also
             "sem_seg_weights" (H, W), "center" (H, W), "center_weights" (1, H, W), "offset"
             (2, H, W) in pixels, y before x, "offset_weights" (1, H, W).
-        classes: of the labels.
         ignore_label: of pixels without a label.
         image_format: channel order of the image, RGB or BGR.
     """

@@ -343,14 +343,8 @@ def _check_pixels(
 ) -> None:
     """Compare the images that a file expects with those of the run.
 
-    Args:
-        model: its `pixel_mean` and `pixel_std`, a number per channel, are compared.
-        statistics: those that an old Detectron2 saved among the tensors.
-        image_format: channel order of the run's images, RGB or BGR.
-
-    Raises:
-        WeightsError: the file expects another channel order. Other statistics are a loud warning,
-            for a network can be trained on from them.
+    Other statistics (of an old Detectron2's tensors, or the provenance) are a loud warning, for a
+    network can be trained on from them; another channel order is a WeightsError.
     """
     if file.provenance:
         statistics = {name: getattr(file.provenance, name) for name in STATISTICS}
@@ -390,12 +384,7 @@ def _load(
     part: str = "",
     classifier: Mapping[str, Tensor] | None = None,
 ) -> Coverage:
-    """Load a module, or raise and change nothing.
-
-    Args:
-        part: the name of the module in its model, where it is not the model.
-        classifier: tensors in place of the file's.
-    """
+    """Load a module, or raise and change nothing; `part` is its name, of a part of the model."""
     own, prefix, rest = module.state_dict(), None, part
     with _naming(file):
         if part and part != "backbone":  # of which files have the bare names, too

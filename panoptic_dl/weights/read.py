@@ -100,10 +100,7 @@ class Provenance:
 
 
 def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
-    """Read what `plain` or `header` stored; None where that is no provenance of ours.
-
-    The content is that of a file, and not to be trusted: texts lose control characters and length.
-    """
+    """What `plain` or `header` stored, if it is ours; foreign text becomes printable and short."""
     if "converter" not in stored or "source_sha256" not in stored:
         return None
     values: dict[str, Any] = {}
@@ -217,10 +214,7 @@ def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
 
 
 def _flatten(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A state dict as it is; of dicts in dicts the tensors, by joined names.
-
-    An optimizer's dict is left out, and one that is there several times is read once.
-    """
+    """A state dict as it is; of dicts in dicts the tensors, by joined names, but an optimizer's."""
     if any(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
     flat: dict[Any, Any] = {}

@@ -151,10 +151,9 @@ def _refuse(instruction: str, _: Any) -> NoReturn:
 
 
 class _Unpickler(_Base):
-    """Python's own unpickler in Python, not the one in C, so that instructions can be replaced.
+    """Python's own unpickler in Python, whose instructions can be replaced.
 
-    Tuples become lists, which have no hash: the hash of a tuple of tuples of tuples takes time
-    without a bound, or all of the stack.
+    Tuples become lists: a hash of tuples in tuples takes time without a bound, or all of the stack.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -194,9 +193,8 @@ class _Unpickler(_Base):
 class _Converter:
     """Makes plain containers and tensors of what an unpickler has made.
 
-    A file can name one part of it a thousand times. So each value, and each byte of a tensor,
-    counts, and there may be as many as the file has bytes. A description that comes several times,
-    as of tied weights, is one tensor and counts once.
+    A file can name one part of it a thousand times: each value, and each byte of a tensor, counts,
+    up to the bytes of the file. A description that comes again, as of tied weights, is one tensor.
     """
 
     def __init__(self, size: int) -> None:

@@ -15,10 +15,7 @@ Norm = str | Callable[[int], nn.Module] | None
 
 
 def _group_norm(num_channels: int) -> nn.GroupNorm:
-    """Group normalization (Wu & He 2018) with 32 groups, or the most that divide 32 and C.
-
-    Detectron2's "GN" raises for widths such as 48 or 728.
-    """
+    """Group normalization (Wu & He 2018), at most 32 groups: Detectron2's raises for 48 or 728."""
     return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
 
 
