@@ -208,8 +208,9 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def _require_size(
         self, image: Any, prediction: Sequence[int], label: Sequence[int], label_file: str | Path
     ) -> None:
-        """EvaluationError unless a prediction has the size (H, W) of its label; DatasetError where it
-        is the label that has another size than the image file.
+        """Compare the size (H, W) of a prediction with that of its label: EvaluationError.
+
+        DatasetError where it is the label that has another size than the image file.
         """
         if tuple(prediction) != tuple(label) and (file := self._coverage.files.get(image)):
             with suppress(UnreadableImageError):  # prediction files are scored without images

@@ -302,7 +302,7 @@ class EvaluationPictures:
 
 
 def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:
-    """The `count` lowest keys, ascending, and highest, descending; half of all if there are fewer."""
+    """The `count` lowest keys, ascending, and highest, descending; of too few, half each."""
     ordered = sorted(keys)
     num_worst = min(count, (len(ordered) + 1) // 2)
     num_best = min(count, len(ordered) - num_worst)

@@ -188,8 +188,8 @@ class Trainer(SimpleTrainer):
     def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
         """For each process, whether its step may be made; one that may not spoils that of all.
 
-        In fp16 gradients overflow now and then, and the scaler leaves such steps out. Without one, or
-        more than `MAX_OVERFLOWS` times in a row, that counts as a loss that is not finite.
+        In fp16 gradients overflow now and then, and the scaler leaves such steps out. Without a
+        scaler, or for more than `MAX_OVERFLOWS` in a row, that counts as a loss that is not finite.
         """
         finite = [all(math.isfinite(process[name]) for name in losses) for process in metrics]
         overflow = all(finite) and not math.isfinite(metrics[0]["grad_norm"])
