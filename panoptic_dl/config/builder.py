@@ -201,12 +201,7 @@ def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
 
     A recipe with epochs and without iterations, as for custom datasets, gets its length, and a
     warm-up of at most a tenth of that, from the number of training images; a run that goes on keeps
-    what it was begun with.
-
-    Args:
-        config: of the job, not yet resolved; it is changed.
-        mode: only trainings, and the doctor, need a length.
-        folder: of the run.
+    what it was begun with. `config` is changed, before it is resolved.
 
     Returns:
         The arithmetic, for the log.

@@ -157,14 +157,12 @@ def compose(overrides: Sequence[str] = (), config_dirs: Folders = ()) -> DictCon
     """Return the config that `python run.py <overrides>` would run with.
 
     Args:
-        overrides: as on the command line, such as `["backbone=hrnet48",
-            "dataset.crop_size=[512,512]"]`.
+        overrides: as on the command line: `["backbone=hrnet48", "dataset.crop_size=[512,512]"]`.
         config_dirs: folders of your own options, or one, as `--config-dir` names one; packages are
             `pkg://my_package.conf`.
 
-    Raises:
-        ConfigError: an override, or a file that it chooses, names an unknown key, group or option,
-            or gives a value of the wrong kind.
+    Raises ConfigError: an override, or a file that it chooses, names an unknown key, group or
+    option, or gives a value of the wrong kind.
     """
     config = loader(config_dirs).load_configuration(
         "config", list(overrides), RunMode.RUN, from_shell=False
@@ -186,12 +184,7 @@ def open_run(folder: str | Path, config_dirs: Folders = ()) -> DictConfig:
     `compose` would find them, and executed as it would; nothing in the folder itself is, and no
     path in it is followed. So a run folder of a stranger allows nothing.
 
-    Args:
-        folder: of a run.
-        config_dirs: see `compose`.
-
-    Raises:
-        ValueError: see `saved_config`; or a part of the run is in none of these folders.
+    Raises ValueError: see `saved_config`; or a part of the run is in none of these folders.
     """
     config = saved_config(folder)
     loader(config_dirs).load_parts(config, folder)

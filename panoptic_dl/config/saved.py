@@ -94,14 +94,7 @@ def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) 
     """Take the parts of a run's config, so that nobody repeats them.
 
     Leaves that are overridden, such as `dataset.center_threshold=0.3`, hold for the run's parts.
-
-    Args:
-        config: as composed; it is changed.
-        saved: the run's.
-        overrides: what stood on the command line.
-
-    Raises:
-        ValueError: other parts are asked for.
+    `config` is changed; ValueError where other parts are asked for.
     """
     chosen = {text.partition("=")[0] for text in overrides}
     for group in EXPERIMENT_PARTS:

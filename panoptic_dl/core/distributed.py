@@ -84,16 +84,10 @@ def from_exact(parts: np.ndarray) -> np.ndarray:
 
 
 def in_main_process(work: Callable[[], None], what: str) -> None:
-    """Call `work` in the main process; return in all of them when it is done.
+    """Call `work` in the main process; return in all, which must call this, when it is done.
 
-    Every process must call this.
-
-    Args:
-        work: what to do.
-        what: for the error in the other processes: "cannot <what>".
-
-    Raises:
-        EvaluationError: in the others, when it failed; in the main one, whatever it raised.
+    Raises EvaluationError "cannot <what>" in the others, when it failed; in the main one, whatever
+    it raised.
     """
     failure: Exception | None = None
     if comm.is_main_process():

@@ -110,11 +110,8 @@ class RunState:
     def begin(self, facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> None:
         """Take the folder for an attempt; one that was killed before is closed.
 
-        The record of a training stays where another mode works.
-
-        Args:
-            facts: see `panoptic_dl.config.run_identity.identity`.
-            texts: files of `.hydra` by name; none in processes that record nothing.
+        The record of a training stays where another mode works. `facts` are those of
+        `panoptic_dl.config.run_identity.identity`, `texts` files of `.hydra` by name.
 
         Raises:
             ValueError: another process works here.

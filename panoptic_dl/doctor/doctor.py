@@ -36,17 +36,14 @@ def run_doctor(
     Called by every process of the run: the main one runs the checks, all take the steps.
 
     Args:
-        device: `cuda` or `cpu`.
-        parts: functions that build the experiment's parts.
         settings: fields of `DoctorSettings`.
-        others: the other fields of `CheckContext`.
+        parts, others: the other fields of `CheckContext`.
 
     Returns:
         `metrics`: how many checks are red, and how many yellow; `rows`, for JSON. {} but in the
         main process.
 
-    Raises:
-        SystemExit: with 1, where a check is red; everything is printed and saved then.
+    Raises SystemExit with 1, where a check is red; everything is printed and saved then.
     """
     context = CheckContext(
         device=device,

@@ -55,19 +55,11 @@ class _ImageTruth(NamedTuple):
 def read_instances(
     dataset: str, records: Sequence[Mapping[str, Any]]
 ) -> dict[Any, _ImageTruth] | None:
-    """Read the instances file of a dataset: ground truth by the id of the image.
+    """Ground truth by the id of the image, from a dataset's instances file; None where it has none.
 
-    Args:
-        dataset: of Detectron2's catalogs.
-        records: its images.
-
-    Returns:
-        None where the dataset has no such file.
-
-    Raises:
-        EvaluationError: the file cannot be read, an entry is not as in COCO's format for object
-            detection, two annotations have the same id, or its categories, its images or their
-            sizes are not those of the dataset.
+    Raises EvaluationError: the file cannot be read, an entry is not as in COCO's format for object
+    detection, two annotations have the same id, or its categories, its images or their sizes are
+    not those of the dataset.
     """
     metadata = MetadataCatalog.get(dataset)
     file, categories = metadata.get("json_file"), metadata.thing_dataset_id_to_contiguous_id

@@ -30,14 +30,10 @@ from panoptic_dl.launch.signals import notify_submitit
 
 
 def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
-    """Call `work(device, *args)` in every process of the run.
+    """Call `work(device, *args)` in every process of the run; `settings` are those of `launch`.
 
     Signals that stop training are passed on to processes that are started here, once. When this
     process is killed they end.
-
-    Args:
-        work: its first argument is the process's `torch.device` by name.
-        settings: fields of `LaunchSettings`.
 
     Returns:
         What `work` returned when a single process ran here, else None.

@@ -63,18 +63,12 @@ def benchmark(
     of random weights has no instances.
 
     Args:
-        device: `cuda` or `cpu`.
-        model: `PanopticDeepLab` or `DeepLabV3Plus`.
         scenes: images on disk, and the maps of a trained network for them.
         mapper: from a dataset record to the model's input.
         weights: optional, for speed does not depend on them.
-        name: in tables.
         settings: fields of `BenchmarkSettings`.
-        image_format: channel order of the images, RGB or BGR.
-        loggers: by their names; see `Loggers`.
 
-    Raises:
-        ValueError: options that cannot be, or that this machine does not have.
+    Raises ValueError for options that cannot be, or that this machine does not have.
     """
     chosen = BenchmarkSettings(**settings)
     place = torch.device(device)

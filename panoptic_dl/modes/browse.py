@@ -37,19 +37,14 @@ def browse(
     Pictures that an earlier call left there are deleted.
 
     Args:
-        device: not used; nothing is computed.
         loader: batches of one sample, without end, in the order of training.
-        classes: names and colors of the labels.
         ignore_label: of pixels without a label.
-        image_format: channel order of the images, RGB or BGR.
         count: how many samples.
 
     Returns:
         `metrics` (the number of pictures) and `files`.
 
-    Raises:
-        ValueError: several processes; a label is none of the classes.
-        OSError: a picture cannot be written.
+    Raises ValueError for several processes, or a label that is none of the classes.
     """
     if comm.get_world_size() > 1:
         raise ValueError("mode=browse draws in one process: drop launch.num_gpus and the like")

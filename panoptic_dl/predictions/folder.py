@@ -47,16 +47,14 @@ def prediction_writers(
     """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
 
     Args:
-        dataset: the name of a dataset in Detectron2's catalogs whose metadata has `gt_dir`
-            (Cityscapes) or `panoptic_json` or `json_file` (COCO).
+        dataset: see `look_up`.
         kinds: one or several of "panoptic", "instances" and "semantic"; outputs need
             "panoptic_seg", may have "instances", need "sem_seg".
         folder: made when an evaluation begins. What an earlier one has written for this dataset is
             replaced then; other files below `<folder>/<kind>` are an error.
         records: of the images that will be predicted, for a trial; None: all of the dataset.
 
-    Raises:
-        ValueError: a kind is unknown, or the dataset has no such ground truth.
+    Raises ValueError: a kind is unknown, or the dataset has no such ground truth.
     """
     wanted = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
     predicted = look_up(dataset, records) if wanted else None
@@ -101,17 +99,12 @@ class PredictionFolder:
     """
 
     def __init__(self, dataset: str, folder: str | Path, kinds: Collection[str] = KINDS) -> None:
-        """Look for predictions, and read JSON files.
+        """Look for predictions of a dataset, and read JSON files.
 
-        Args:
-            dataset: that they are of; see `prediction_writers`. One of the semantic task takes
-                "semantic" only.
-            folder: that holds `<kind>/`, or the files themselves.
-            kinds: that are looked for.
+        `folder` holds `<kind>/`, or the files themselves. A dataset of the semantic task takes
+        "semantic" only.
 
-        Raises:
-            EvaluationError: there is nothing, or several files that could be meant; a JSON file
-                is torn.
+        Raises EvaluationError: there is nothing, or several files could be meant; one is torn.
         """
         self._dataset = predicted = look_up(dataset)
         root = local_path(folder, "predictions")

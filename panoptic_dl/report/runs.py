@@ -126,12 +126,7 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
     """A run from an object with the keys of run.json, and those of its `git`.
 
     Predictions from files are no row of an experiment: the network that made them is not known.
-
-    Args:
-        others: fields of the run that the object lacks, or has otherwise.
-
-    Raises:
-        ValueError: a value is of the wrong kind; the message says which.
+    `others` are fields that the object lacks, or has otherwise. ValueError names a wrong value.
     """
     seed, choices = fields.number("seed"), fields.object("choices").data
     texts = ("name", "status", "command", "config_hash", "family", "revision", "published_note")

@@ -36,13 +36,11 @@ MAX_METRICS = 5  # columns of the table
 def rows(sweep: Path) -> list[dict[str, Any]]:
     """The rows of a sweep's folder, in the order of its plan; then those that it does not list.
 
-    Returns:
-        "folder" (its name), "status", "error" (the first line, of one that failed), "log" (the
-        file to look into then), "iteration" (the last one done) and "iterations" (both None where
-        none is known), "metrics" in percent, "wall_seconds" of all "attempts" (their number).
+    Each has "folder" (its name), "status", "error" (the first line, of one that failed), "log" (the
+    file to look into then), "iteration" (the last one done) and "iterations" (both None where none
+    is known), "metrics" in percent, "wall_seconds" of all "attempts" (their number).
 
-    Raises:
-        ValueError: there is no sweep.
+    Raises ValueError: there is no sweep.
     """
     if not sweep.is_dir():
         raise ValueError(f"{sweep} is no folder; name that of a sweep, such as outputs/sweeps/NAME")

@@ -56,14 +56,10 @@ class SearchSpace:
     def parse(cls, overrides: Sequence[str], config_loader: Any = None) -> "SearchSpace":
         """Separate what is searched from what is fixed; the last one of a key counts.
 
-        Args:
-            overrides: `key=a,b`, `key=range(1,9)`, `key=interval(0,1)` and
-                `key=tag(log,interval(1,9))` are searched; `int(interval(1,9))` gives whole numbers.
-            config_loader: Hydra's, for `glob(...)`.
+        `key=a,b`, `key=range(1,9)`, `key=interval(0,1)`, `key=tag(log,interval(1,9))` are searched;
+        `int(interval(1,9))` gives whole numbers. Hydra's loader is for `glob(...)`.
 
-        Raises:
-            ValueError: nothing is searched, or an interval is impossible; the message names the
-                key.
+        Raises ValueError: nothing is searched, or an interval is impossible; names the key.
         """
         fixed: dict[str, str] = {}
         searched: dict[str, Any] = {}
@@ -176,17 +172,12 @@ class Study:
 
     Args:
         folder: holds `journal.jsonl`; only this process works in it.
-        space: what is searched.
-        config: what else the metrics of trials depend on. A search goes on only
-            with the same space, config and direction.
-        direction: `maximize` or `minimize`.
-        sampler: `tpe` or `random`.
-        startup: trials that are drawn at random before `tpe` looks at results.
-        seed: None: a random one.
+        config: what else the metrics of trials depend on. A search goes on only with the same
+            space, config and direction.
+        direction, sampler, startup, seed: see `optuna_sweeper.Search`.
         first: values by key of the first trial; keys that are missing are drawn.
 
-    Raises:
-        ValueError: the folder holds another search, or its journal is damaged.
+    Raises ValueError: the folder holds another search, or its journal is damaged.
     """
 
     def __init__(

@@ -121,10 +121,7 @@ class RunCheckpoints:
         """Write the state after an iteration, once; called by all processes.
 
         The main process writes and the others wait: the first that ends has the launcher end all.
-
-        Args:
-            final: link it as `model_final`, too.
-            must: raise errors whatever `on_error` is, for the run is about to end.
+        `final` links it as `model_final`, too; `must` raises whatever `on_error` is.
 
         Raises:
             FloatingPointError: a weight is infinite or not a number; nothing is written.

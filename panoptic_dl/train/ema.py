@@ -144,10 +144,7 @@ def evaluate_both(
 ) -> dict[str, Any]:
     """Evaluate the weights, then their moving average, whose results go to `run_dir/ema`.
 
-    Args:
-        evaluation: called as `evaluation(model, folder, source=...)` in every process.
-        average: of the model's weights; None: only the raw ones are evaluated.
-        iterations: done so far, for the record.
+    `evaluation` is called as `evaluation(model, folder, source=...)` in every process.
 
     Returns:
         Results of the raw weights; their `metrics` have those of the average too, as `ema/PQ`.

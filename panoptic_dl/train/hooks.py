@@ -233,16 +233,13 @@ class MetricsWriter(HookBase):
         loggers: Loggers,
         device: torch.device,
     ) -> None:
-        """
+        """Of `settings`: `iterations`, `batch_size`, `log_period`. Raises OSError.
+
         Args:
-            settings: `iterations`, `batch_size` and `log_period`.
-            start: first iteration to come; lines of it or later ones, from an attempt that was
-                ended and goes on from a checkpoint, are dropped.
+            start: first iteration to come; lines of it or later ones, from an attempt that goes on
+                from a checkpoint, are dropped.
             on_error: a full disk stops the run | continue.
             device: whose memory is recorded; of this process.
-
-        Raises:
-            OSError: the files cannot be written.
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device

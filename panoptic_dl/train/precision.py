@@ -56,10 +56,7 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
     """Apply the settings to how `model` trains, in place; on its device, before it is wrapped.
 
     Only the training mode is compiled: evaluation meets images of many sizes, each of which would
-    be compiled anew.
-
-    Raises:
-        ValueError: the machine cannot compile.
+    be compiled anew. Raises ValueError where the machine cannot compile.
     """
     if settings.activation_checkpointing:
         blocks = recompute_activations(model.get_submodule("backbone"))

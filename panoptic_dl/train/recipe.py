@@ -98,14 +98,9 @@ def find_differences(
 
 
 def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> int | None:
-    """The number of images that a batch normalization of `model` takes mean and variance of.
+    """The least number of images that a batch normalization takes mean and variance of, or None.
 
-    Args:
-        images: of one forward pass of one process.
-        num_processes: over which synchronized layers combine their statistics.
-
-    Returns:
-        The smallest number of all layers; None where none normalizes over the batch.
+    `images` are those of one forward pass of one process; synchronized layers combine processes.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:

@@ -91,25 +91,18 @@ def train(
     checkpoint is read again.
 
     Args:
-        device: `cuda` or `cpu`.
         loader: endless micro-batches of this process, in Detectron2's input format.
         optimizer, schedule: make them for the model, and for the optimizer.
         evaluation: called as `evaluation(model, folder, source=...)`, such as an `Evaluation`;
             its `metric_names`, if it has any, are what `checkpoint["best"]` may be.
-        weights: file to start from; a whole model or a backbone.
+        weights, weights_match: what to start from, see `panoptic_dl.weights.load.load_to_train`.
         resume: True continues from the newest complete checkpoint in `run_dir`; `auto` does if
             there is one.
-        run_dir: gets checkpoints, metrics.json, results, pictures and the files of loggers.
-        settings: fields of `TrainSettings`.
-        checkpoint: fields of `CheckpointSettings`.
-        recipe: fields of `Recipe`, with which the run is compared.
+        settings, checkpoint, recipe: fields of `TrainSettings`, `CheckpointSettings`, `Recipe`.
         choice: options of the run, by group, which are compared with the recipe's.
         resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
-        weights_match: what of the weights is taken; see `panoptic_dl.weights.load.load_to_train`.
-        image_format: channel order of the images, RGB or BGR.
         classes: of the dataset, for `run_dir/classes.json`.
-        loggers: by their names; see `Loggers`.
         find_unused_parameters: allow parameters that take no part in the loss.
 
     Returns:
@@ -251,13 +244,10 @@ def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
 def check_best(
     best: str | None, evaluation: Any, ema: float | None, name: str = "checkpoint.best"
 ) -> None:
-    """Raise ValueError where a setting is no metric that the evaluation will have.
+    """Raise ValueError where the setting `name` is no metric that the evaluation will have.
 
-    Args:
-        best: the metric's name; None: the first of the evaluation.
-        name: of the setting.
-        evaluation: has `metric_names`, else any metric is taken.
-        ema: `train.ema`, with which there are the metrics of the average, too.
+    `evaluation` has `metric_names`, else any metric is taken; with `ema` there are those of the
+    average, too. None is the first metric.
     """
     names = list(getattr(evaluation, "metric_names", METRIC_NAMES))
     if not names:
@@ -280,14 +270,11 @@ def make_schedule(
 ) -> Any:
     """Make a schedule, and those that it chains (`SequentialLR`, `ChainedScheduler`), and check it.
 
-    Args:
-        schedule: called with `optimizer=`; the functions in a list that it calls `schedulers`, too.
-        settings: `iterations` and `eval_period`.
-        best: the metric of `checkpoint.best`, which a `ReduceLROnPlateau` gets.
+    `schedule` is called with `optimizer=`; the functions in a list that it calls `schedulers`, too.
+    `best` is the metric of `checkpoint.best`, which a `ReduceLROnPlateau` gets.
 
-    Raises:
-        ValueError: it cannot be made, ends before training, never gets the metric that it waits
-            for, or takes that for better which is worse.
+    Raises ValueError: it cannot be made, ends before training, never gets the metric that it waits
+    for, or takes that for better which is worse.
     """
     made = _with_chained(schedule, optimizer)
     for name in ("max_iters", "total_steps"):
