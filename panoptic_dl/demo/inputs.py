@@ -38,15 +38,10 @@ AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
 @dataclass(frozen=True)
 class Input:
-    """One picture, video or camera.
+    """One picture, video or camera."""
 
-    Attributes:
-        source: a file, or the number of a camera.
-        name: of its results, without a suffix; no two inputs share one.
-    """
-
-    source: Path | int
-    name: str
+    source: Path | int  # a file, or the number of a camera
+    name: str  # of its results, without a suffix; no two inputs share one
 
     @property
     def is_video(self) -> bool:

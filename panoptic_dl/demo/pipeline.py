@@ -60,26 +60,15 @@ class StageTimes:
 
 @dataclass(kw_only=True)
 class Pipeline(Generic[Item]):
-    """Turns items into results; to be run once.
+    """Turns items into results; to be run once."""
 
-    Attributes:
-        read: from an item to an input of the network, None where a stream has ended; in
-            `num_readers` threads.
-        network: from several inputs to the output of each.
-        finish: from (item, input, output) to a result; in `num_workers` threads.
-        write: if given, takes the results in their order, in a thread of its own.
-        num_readers: 1 where items must be read in their order.
-        batch_size: images that the network gets at once.
-        times: where the seconds of the stages are added.
-    """
-
-    read: Callable[[Item], Any]
-    network: Callable[[Sequence[Any]], Sequence[Any]]
-    finish: Callable[[Item, Any, Any], Any]
-    write: Callable[[Any], Any] | None = None
-    num_readers: int
-    num_workers: int
-    batch_size: int = 1
+    read: Callable[[Item], Any]  # to the network's input; None where a stream has ended
+    network: Callable[[Sequence[Any]], Sequence[Any]]  # from several inputs to all outputs
+    finish: Callable[[Item, Any, Any], Any]  # from (item, input, output) to a result
+    write: Callable[[Any], Any] | None = None  # takes results in their order, in a thread
+    num_readers: int  # threads; 1 where items must be read in their order
+    num_workers: int  # threads that finish
+    batch_size: int = 1  # images that the network gets at once
     times: StageTimes = field(default_factory=StageTimes)
 
     def __post_init__(self) -> None:

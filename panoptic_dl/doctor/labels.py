@@ -53,24 +53,15 @@ class _Problem(NamedTuple):
 
 @dataclass
 class ImageReport:
-    """What was found in the files of one image.
-
-    Attributes:
-        file_name: of the image.
-        digest: of the file's bytes; two images with one digest are the same.
-        mode: Pillow's name for the kind of its pixels.
-        size: (H, W) of the image as training reads it.
-        unchecked: kinds of problems that were not looked for, and the kind of problem why.
-        classes: pixels of each class in its semantic label, if that is a file.
-    """
+    """What was found in the files of one image."""
 
     file_name: str
     problems: list[_Problem] = field(default_factory=list)
-    digest: bytes | None = None
-    mode: str = ""
-    size: tuple[int, int] | None = None
-    unchecked: dict[str, str] = field(default_factory=dict)
-    classes: Counter[int] = field(default_factory=Counter)
+    digest: bytes | None = None  # of the file's bytes; two images with one are the same
+    mode: str = ""  # Pillow's name for the kind of its pixels
+    size: tuple[int, int] | None = None  # (H, W) of the image as training reads it
+    unchecked: dict[str, str] = field(default_factory=dict)  # kind of problem, and the kind why
+    classes: Counter[int] = field(default_factory=Counter)  # pixels of each in the semantic label
 
     def add(self, kind: str, text: str, *, serious: bool = True, origin: str | None = None) -> None:
         self.problems.append(_Problem(kind, text, serious, origin))

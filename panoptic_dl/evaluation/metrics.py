@@ -21,22 +21,13 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that tables and loggers show.
+    """A number that tables and loggers show."""
 
-    Attributes:
-        name: of its column.
-        results: task and key under which evaluators return it; the first that exists counts.
-        published: whether the tables of published metrics have a column for it, and loggers its
-            best and last value.
-        unit: "%" stands for a number in 0..100, which is checked; anything else is not.
-        higher_is_better: how `model_best` and the loggers' best value are chosen.
-    """
-
-    name: str
-    results: tuple[tuple[str, str], ...]
-    published: bool = False
-    unit: str = "%"
-    higher_is_better: bool = True
+    name: str  # of its column
+    results: tuple[tuple[str, str], ...]  # task and key in results; the first that exists counts
+    published: bool = False  # a column of published tables; loggers show its best and last value
+    unit: str = "%"  # "%" stands for a number in 0..100, which is checked; anything else is not
+    higher_is_better: bool = True  # how `model_best` and the loggers' best value are chosen
 
 
 METRICS = (
@@ -65,20 +56,16 @@ CLASS_CHARTS = (("panoptic_seg", "PQ", ("SQ", "RQ")), ("sem_seg", "IoU", ()))
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A class that measures.
+    """A class that measures, `target` below `panoptic_dl.evaluation`.
 
-    Attributes:
-        name: its key in the config, `dataset.evaluators.streaming.TASK.NAME`.
-        target: the class, as `module.Class` below `panoptic_dl.evaluation`.
-        runs_on: `DATASET.TASK`; DATASET is a name that a lazy file of a dataset passes to
-            `evaluator_configs`, TASK is panoptic or semantic.
-        official: a class that must return the same numbers, by the code of the dataset's authors.
+    `runs_on` are `DATASET.TASK`; DATASET is a name that a lazy file of a dataset passes to
+    `evaluator_configs`, TASK is panoptic or semantic.
     """
 
-    name: str
+    name: str  # its key in the config, `dataset.evaluators.streaming.TASK.NAME`
     target: str
     runs_on: tuple[str, ...]
-    official: str | None = None
+    official: str | None = None  # returns the same numbers, by the code of the dataset's authors
 
 
 EVALUATORS = (

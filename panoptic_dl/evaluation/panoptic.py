@@ -46,29 +46,16 @@ UNLISTED, VOID_ROW, FIRST_SEGMENT = range(3)  # rows of the table of intersectio
 
 @dataclass(frozen=True)
 class SegmentMatches:
-    """The comparison of one image.
+    """The comparison of one image; categories and ids are int64."""
 
-    Attributes:
-        categories: (M,) int64, of the matched segments, the true positives.
-        ious: (M,) float64 in (0.5, 1], of the matched segments.
-        pairs: (M, 2) int64, true and predicted id of the matched segments.
-        false_positives: int64, category of each predicted segment that is an error.
-        false_positive_ids: int64, their ids.
-        false_negatives: int64, category of each true segment that was missed.
-        wrong_areas: true ids whose area in the JSON file is not what the map holds; an id of the
-            map that is not listed has the listed area 0.
-        confusions: (K, K + 1) int64, pixels of each true class where each class is predicted, the
-            last column none; without void, pixels of unlisted ids, and crowds.
-    """
-
-    categories: np.ndarray
-    ious: np.ndarray
-    pairs: np.ndarray
-    false_positives: np.ndarray
-    false_positive_ids: np.ndarray
-    false_negatives: np.ndarray
-    wrong_areas: list[int]
-    confusions: np.ndarray
+    categories: np.ndarray  # (M,) of the matched segments, the true positives
+    ious: np.ndarray  # (M,) float64 in (0.5, 1], of the matched segments
+    pairs: np.ndarray  # (M, 2) true and predicted id of the matched segments
+    false_positives: np.ndarray  # category of each predicted segment that is an error
+    false_positive_ids: np.ndarray  # their ids
+    false_negatives: np.ndarray  # category of each true segment that was missed
+    wrong_areas: list[int]  # true ids with another area in the JSON file, unlisted ids
+    confusions: np.ndarray  # (K, K + 1) pixels by true and predicted class or none, without crowds
 
 
 def match_segments(

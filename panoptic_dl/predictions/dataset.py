@@ -42,27 +42,16 @@ written.
 
 @dataclass(frozen=True)
 class PredictedDataset:
-    """A dataset as prediction files see it.
+    """A dataset as prediction files see it."""
 
-    Attributes:
-        name: in Detectron2's catalogs.
-        is_cityscapes: whether files are those of Cityscapes' scripts; else those of COCO.
-        split: "val2017", "val", for names of files.
-        images: stem of the file names of each image, by the image's id (`image_of`).
-        dataset_ids: dataset id of each contiguous category.
-        things: contiguous categories with instances; None for a dataset of the semantic task.
-        instance_ids: dataset id of each class of "instances".
-        label_divisor: of panoptic maps.
-    """
-
-    name: str
-    is_cityscapes: bool
-    split: str
-    images: Mapping[Hashable, str]
-    dataset_ids: Mapping[int, int]
-    things: frozenset[int] | None
-    instance_ids: Mapping[int, int]
-    label_divisor: int
+    name: str  # in Detectron2's catalogs
+    is_cityscapes: bool  # files are those of Cityscapes' scripts; else those of COCO
+    split: str  # "val2017", "val", for names of files
+    images: Mapping[Hashable, str]  # stem of the file names, by the image's id (`image_of`)
+    dataset_ids: Mapping[int, int]  # of each contiguous category
+    things: frozenset[int] | None  # contiguous categories; None: of the semantic task
+    instance_ids: Mapping[int, int]  # dataset id of each class of "instances"
+    label_divisor: int  # of panoptic maps
 
     @property
     def contiguous_ids(self) -> dict[int, int]:

@@ -38,22 +38,14 @@ Entries = list[dict[Any, list[str]]]
 
 
 class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
-    """A writer of one kind of predictions.
+    """A writer of one kind of predictions for the images of `dataset`, all below `folder`.
 
-    Attributes:
-        image_name: of the file of each image, in which {} is its stem; None: the format has none.
-        json_names: of the JSON files, in which {} is the split.
-        json_frame: what stands around their entries.
-        dataset: whose images are predicted.
-        folder: where all files of the kind lie.
-        image_files: the file of each image.
-        json_files: the files of `json_names`.
-        folders: that are made.
+    `image_files` and `json_files` are the files of these names; `folders` are made.
     """
 
-    image_name: str | None = None
-    json_names: Sequence[str] = ()
-    json_frame = ("[", "]")
+    image_name: str | None = None  # of each image's file, in which {} is its stem; None: none
+    json_names: Sequence[str] = ()  # of the JSON files, in which {} is the split
+    json_frame = ("[", "]")  # what stands around their entries
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
         """Set the names; nothing is read or written before `reset`.

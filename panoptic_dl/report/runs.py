@@ -237,7 +237,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_benchmark(file: Path, run: Run) -> dict[str, Any]:
-    """What mode=benchmark measured of an experiment, as `Collected` has it."""
+    """What mode=benchmark measured of an experiment; peaks in MiB, `device_MiB` NaN on the CPU."""
     fields = Fields(read_json_object(file), file.name)
     return {
         "row": run.row,
@@ -254,21 +254,12 @@ def _read_benchmark(file: Path, run: Run) -> dict[str, Any]:
 
 @dataclass
 class Collected:
-    """All that was found below the folders.
-
-    Attributes:
-        unreadable: label and reason.
-        planned: label and overrides of a sweep's rows that were not started.
-        failed: label and reason of rows that failed before they had a run.json.
-        benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "network"
-            (`Run.network`), "parameters", "GMACs" of an image, "machine", "size" (of images, in
-            pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and "host_MiB".
-    """
+    """All that was found below the folders, by labels; for `benchmarks` see `_read_benchmark`."""
 
     runs: list[Run] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # and why
+    planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)  # not started
+    failed: list[tuple[str, str]] = field(default_factory=list)  # without run.json
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager

@@ -43,14 +43,11 @@ STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
 class SearchSpace:
     """Overrides that all trials share, and the keys whose values are searched.
 
-    Attributes:
-        fixed: overrides as they stand on a command line.
-        searched: Optuna's distribution of each key. Choices are kept as they are spelled on a
-            command line, so that they may be lists or options of a group.
+    Choices are kept as they are spelled on a command line: they may be lists or options of a group.
     """
 
-    fixed: tuple[str, ...]
-    searched: Mapping[str, Any]
+    fixed: tuple[str, ...]  # as they stand on a command line
+    searched: Mapping[str, Any]  # Optuna's distribution of each key
 
     @classmethod
     def parse(cls, overrides: Sequence[str], config_loader: Any = None) -> "SearchSpace":

@@ -360,23 +360,15 @@ class EvalHook(HookBase):
 
     So a signal may end an evaluation at once; the resumed run makes up for it. `model_best` is the
     checkpoint with the best metric so far.
-
-    Attributes:
-        evaluate: from the iterations done to results, with `metrics`; {} but on the main process.
-        schedule: gets the metric of `checkpoint.best`.
-        early_stop: gets its own.
-        writer: of the main process.
-        settings: `eval_period` and `eval_at_end`.
-        results: of the last evaluation; {} but on the main process.
     """
 
-    evaluate: Callable[[int], dict[str, Any]]
+    evaluate: Callable[[int], dict[str, Any]]  # of iterations done; {} but on the main process
     checkpoints: RunCheckpoints
     stop: StopRequest
-    schedule: ScheduleHook
-    early_stop: EarlyStop
-    writer: MetricsWriter | None
-    settings: TrainSettings
+    schedule: ScheduleHook  # gets the metric of `checkpoint.best`
+    early_stop: EarlyStop  # gets its own
+    writer: MetricsWriter | None  # of the main process
+    settings: TrainSettings  # `eval_period` and `eval_at_end`
     results: dict[str, Any] = field(default_factory=dict, init=False)
 
     def before_train(self) -> None:

@@ -36,24 +36,15 @@ Place = tuple[int, int]
 
 @dataclass(kw_only=True, eq=False)
 class SegmentDrawer:
-    """Draws maps of one set of classes.
-
-    Attributes:
-        names, colors: of the K classes; RGB, 0..255.
-        thing_ids: classes with instances.
-        label_divisor: of panoptic maps.
-        opacity: of the tint, 0..1.
-        labels: whether segments are named.
-        text_scale: of letters, for pictures that will be shown smaller.
-    """
+    """Draws maps of one set of K classes."""
 
     names: Sequence[str]
-    colors: Any
-    thing_ids: Collection[int]
-    label_divisor: int
-    opacity: float = 0.55
-    labels: bool = True
-    text_scale: float = 1.0
+    colors: Any  # RGB, 0..255
+    thing_ids: Collection[int]  # classes with instances
+    label_divisor: int  # of panoptic maps
+    opacity: float = 0.55  # of the tint, 0..1
+    labels: bool = True  # whether segments are named
+    text_scale: float = 1.0  # of letters, for pictures that will be shown smaller
 
     def __post_init__(self) -> None:
         self.names = [name.split("-merged")[0] for name in self.names]
@@ -187,17 +178,11 @@ def _draw_outlines(
 
 @dataclass(frozen=True)
 class SegmentTable:
-    """The segments of a map of labels: colors and areas come from it, never from masks.
+    """The segments of a map of labels: colors and areas come from it, never from masks."""
 
-    Attributes:
-        ids: (S,) the labels that occur, ascending.
-        index: (H, W) the place of each pixel's label in `ids`; uint8 where that is enough.
-        areas: (S,) in pixels.
-    """
-
-    ids: NDArray[np.int64]
-    index: NDArray[np.integer]
-    areas: NDArray[np.int64]
+    ids: NDArray[np.int64]  # (S,) the labels that occur, ascending
+    index: NDArray[np.integer]  # (H, W) the place of each pixel's label in `ids`; uint8 if it fits
+    areas: NDArray[np.int64]  # (S,) in pixels
 
     @classmethod
     def of(cls, labels: NDArray[np.integer]) -> "SegmentTable":
