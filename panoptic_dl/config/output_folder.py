@@ -126,12 +126,7 @@ def is_recorded(config: DictConfig, job: Any) -> bool:
 
 
 def config_texts(config: DictConfig, job: Any) -> dict[str, str]:
-    """What `.hydra` records of a start: files by name; {} in processes that record nothing.
-
-    Args:
-        config: as composed.
-        job: the job's `hydra` node.
-    """
+    """What `.hydra` records of a start: files by name; {} in processes that record nothing."""
     if not _is_main_process(config):
         return {}
     parts = {"config": config, "hydra": OmegaConf.create({"hydra": job})}

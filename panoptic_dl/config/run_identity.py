@@ -189,10 +189,9 @@ def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
-    """What a training that goes on has otherwise than the attempt before, as a table for its log.
+    """What a training that goes on has otherwise than before, as a table for its log.
 
-    Raises:
-        ValueError: metrics depend on it, and `resume_changed` does not allow that.
+    ValueError if metrics depend on it, and `resume_changed` does not allow that.
     """
     if not config.resume or not any(folder.glob("model_*.pth")):
         return []
@@ -237,11 +236,7 @@ def resolved_value(config: DictConfig, key: str) -> Any:
 
 
 def resolve(config: DictConfig, run_dir: Path) -> str:
-    """Fix the run's folder and the time in names, for all processes; return the config in YAML.
-
-    Raises:
-        ValueError: an interpolation fails; the message is one line.
-    """
+    """Fix the run's folder and time for all processes; return the config in YAML, or ValueError."""
     config.run_dir = str(run_dir)
     try:
         OmegaConf.resolve(config)

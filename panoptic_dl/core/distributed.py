@@ -86,8 +86,7 @@ def from_exact(parts: np.ndarray) -> np.ndarray:
 def in_main_process(work: Callable[[], None], what: str) -> None:
     """Call `work` in the main process; return in all, which must call this, when it is done.
 
-    Raises EvaluationError "cannot <what>" in the others, when it failed; in the main one, whatever
-    it raised.
+    If it fails, the others raise EvaluationError "cannot <what>", the main one what it raised.
     """
     failure: Exception | None = None
     if comm.is_main_process():

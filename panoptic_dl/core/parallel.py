@@ -213,12 +213,7 @@ def _call(function: Callable[..., Any], *job: Any) -> Any:
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:
-    """End this process with its parent; called in a thread.
-
-    Args:
-        parent: its process.
-        seconds: that this one has after SIGTERM to save and to end; 0: it ends at once.
-    """
+    """End this process with its parent, in a thread, after SIGTERM and so many seconds to save."""
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     if seconds:

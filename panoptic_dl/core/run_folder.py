@@ -172,11 +172,7 @@ class RunState:
                 self._write_texts()
 
     def accept(self) -> None:
-        """Let this start be the run's, for its checks have passed.
-
-        Raises:
-            OSError: the config, without which the run is of no use, cannot be written.
-        """
+        """Let this start be the run's, for its checks have passed; OSError if it cannot be kept."""
         if self._texts:
             if not self.writes and (self.folder / CONFIG).exists():
                 self._place /= f"{datetime.now():{TIME}}"
@@ -388,12 +384,7 @@ def write_sweep(folder: Path, experiments: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_sweep(folder: Path) -> tuple[str, dict[str, Sequence[str]]]:
-    """The name of a sweep, and what `write_sweep` has written.
-
-    Raises:
-        ValueError: `sweep.json` is damaged; the message is for people.
-        OSError: it cannot be opened.
-    """
+    """The name of a sweep, and what `write_sweep` has written; ValueError if it is damaged."""
     plan = Fields(read_json_object(folder / SWEEP), SWEEP)
     rows = plan.objects("rows")
     found = {row.text("folder", required=True): row.texts("overrides") for row in rows}
@@ -466,12 +457,7 @@ def image_format_of(folder: Path) -> str | None:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file `path`, or the checkpoint of the run folder `path`, which is logged.
-
-    Raises:
-        WeightsError: there is no such file or folder, or the folder has no checkpoint; the message
-            lists those that are there.
-    """
+    """The weights file `path`, or a run folder's checkpoint; WeightsError lists what is there."""
     path = local_path(path, "weights")
     if path.is_file():
         return path

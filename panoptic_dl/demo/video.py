@@ -27,11 +27,7 @@ class VideoReader:
     """
 
     def __init__(self, source: Path | int) -> None:
-        """Open it, and decode the first frame.
-
-        Raises:
-            DemoError: there is no such file or camera, or nothing in it can be decoded.
-        """
+        """Open it, and decode the first frame; DemoError if there is none."""
         self.notes: list[str] = []
         is_camera = isinstance(source, int)
         self._name = f"camera {source}" if is_camera else str(source)
@@ -96,11 +92,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Add a frame (H, W, 3) RGB; an odd last row or column is left out, for the codec.
-
-        Raises:
-            DemoError: it cannot be encoded.
-        """
+        """Add a frame (H, W, 3) RGB; an odd last row or column is left out, for the codec."""
         height, width = (side - side % 2 for side in frame.shape[:2])
         if self._writer is None:
             if not height or not width:
@@ -119,8 +111,7 @@ class VideoWriter:
     def close(self, *, keep: bool = True) -> None:
         """End the file and give it its name; without `keep`, or without frames, remove it.
 
-        Raises:
-            DemoError: frames are missing: OpenCV itself does not notice a full disk.
+        DemoError if frames are missing: OpenCV itself does not notice a full disk.
         """
         if self._writer is not None:
             self._writer.release()

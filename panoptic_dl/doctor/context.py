@@ -179,9 +179,7 @@ def from_problems(
 ) -> CheckResult:
     """Red where there are failures, yellow where there are only warnings, else green.
 
-    Args:
-        right: what is found where nothing is wrong.
-        wrong: what the problems are, after their number: "images cannot be read".
+    `right` is found where nothing is wrong; `wrong` follows the number: "images cannot be read".
     """
     problems = [*failures, *warnings]
     if not problems:

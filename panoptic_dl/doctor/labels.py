@@ -77,27 +77,21 @@ class ImageReport:
 
 
 def check_files(
-    record: Mapping[str, Any],
-    size: tuple[int, int] | None,
-    *,
-    num_classes: int,
-    ignore_label: int = IGNORE_LABEL,
-    is_cityscapes: bool = False,
+    record: Mapping[str, Any], size: tuple[int, int] | None, **of_split: Any
 ) -> ImageReport:
     """Open all files of an image and compare them; never raises.
 
     Args:
         record: of Detectron2's catalog.
         size: (H, W) in the dataset's JSON file, if it is there.
-        num_classes: of the dataset.
-        ignore_label: of pixels without a class in semantic labels.
-        is_cityscapes: whether the official label files lie next to the semantic labels.
+        of_split: `num_classes`, `ignore_label` of pixels without a class, and `is_cityscapes`,
+            whether the official label files lie next to the semantic labels.
     """
     report = ImageReport(str(record.get("file_name")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
         try:
-            _check_files(report, record, size, num_classes, ignore_label, is_cityscapes)
+            _check_files(report, record, size, **of_split)
         except Exception as error:  # such as a record without keys
             report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
     return report
@@ -108,8 +102,8 @@ def _check_files(
     record: Mapping[str, Any],
     listed: tuple[int, int] | None,
     num_classes: int,
-    ignore_label: int,
-    is_cityscapes: bool,
+    ignore_label: int = IGNORE_LABEL,
+    is_cityscapes: bool = False,
 ) -> None:
     image = report.size = _noting(report, "images", partial(_check_image, report))
     if image is None:

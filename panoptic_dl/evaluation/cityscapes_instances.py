@@ -155,11 +155,7 @@ class StreamingCityscapesInstanceEvaluator(
     tasks = ("segm",)
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`, and the name of
-                each class in `thing_classes`.
-        """
+        """`dataset`: in Detectron2's catalogs; its metadata has `gt_dir` and `thing_classes`."""
         metadata = MetadataCatalog.get(dataset)
         self._label_ids = [name2label[name].id for name in metadata.thing_classes]
         self._files = find_labels(metadata.gt_dir, "_gtFine_instanceIds.png")

@@ -61,11 +61,7 @@ SemanticMatch = tuple[np.ndarray, np.ndarray]
 
 
 def find_labels(folder: str, suffix: str) -> dict[str, Path]:
-    """Files `<city>/<image id><suffix>` below a split's folder, by image id.
-
-    Raises:
-        EvaluationError: there are none.
-    """
+    """Files `<city>/<image id><suffix>` below a split's folder, by image id; or EvaluationError."""
     files = {image_id(file.name): file for file in sorted(Path(folder).glob(f"*/*{suffix}"))}
     if not files:
         raise EvaluationError(f"no <city>/*{suffix} below {folder}")

@@ -57,9 +57,8 @@ def read_instances(
 ) -> dict[Any, _ImageTruth] | None:
     """Ground truth by the id of the image, from a dataset's instances file; None where it has none.
 
-    Raises EvaluationError: the file cannot be read, an entry is not as in COCO's format for object
-    detection, two annotations have the same id, or its categories, its images or their sizes are
-    not those of the dataset.
+    EvaluationError where it is not in COCO's format for object detection, has an id twice, or
+    other categories, images or sizes than the dataset.
     """
     metadata = MetadataCatalog.get(dataset)
     file, categories = metadata.get("json_file"), metadata.thing_dataset_id_to_contiguous_id
@@ -308,12 +307,7 @@ class StreamingCOCOInstanceEvaluator(
 
 
 def panoptic_instances(record: dict[str, Any], things: Container[int]) -> _ImageTruth:
-    """Read the things of a panoptic label.
-
-    Args:
-        record: of an image of a panoptic dataset, in Detectron2's format.
-        things: categories of things.
-    """
+    """Read the things, of these categories, of the panoptic label of a record."""
     ids = read_panoptic_ids(record["pan_seg_file_name"])
     instances = []
     for segment in record["segments_info"]:

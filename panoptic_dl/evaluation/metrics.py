@@ -65,7 +65,7 @@ class Evaluator:
     name: str  # its key in the config, `dataset.evaluators.streaming.TASK.NAME`
     target: str
     runs_on: tuple[str, ...]
-    official: str | None = None  # returns the same numbers, by the code of the dataset's authors
+    official: str  # returns the same numbers, by the code of the dataset's authors
 
 
 EVALUATORS = (
@@ -103,15 +103,10 @@ EVALUATORS = (
 
 
 def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return `dataset.evaluators` of a lazy file: by streaming or official, task and name.
-
-    Args:
-        dataset: as in `Evaluator.runs_on`: cityscapes, coco, or custom.
-    """
+    """Return `dataset.evaluators` of a lazy file: by streaming or official, task and name."""
     configs: dict[str, dict[str, dict[str, Any]]] = {"streaming": {}, "official": {}}
     for task in ("panoptic", "semantic"):
-        streaming = configs["streaming"].setdefault(task, {})
-        official = configs["official"].setdefault(task, {})
+        streaming, official = (configs[kind].setdefault(task, {}) for kind in configs)
         for entry in EVALUATORS:
             if f"{dataset}.{task}" not in entry.runs_on:
                 continue
@@ -119,9 +114,7 @@ def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
             # ones, which read all of it, only where they are asked for.
             node = {"dataset": f"${{dataset.test.{task}}}", "_partial_": True}
             streaming[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.target}", **node}
-            if entry.official:
-                target = f"panoptic_dl.evaluation.{entry.official}"
-                official[entry.name] = {"_target_": target, **node}
+            official[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.official}", **node}
     return configs
 
 
@@ -157,11 +150,7 @@ def headline_names(tasks: Iterable[str]) -> list[str]:
 
 
 def is_better(name: str, value: float, best: float) -> bool:
-    """Whether `value` is better than `best`.
-
-    Args:
-        name: of a metric, perhaps with a prefix such as `ema/`; of others the higher is better.
-    """
+    """Whether a metric's value is better than `best`; its name may have a prefix, as `ema/`."""
     name = name.rpartition("/")[2]
     lower_is_better = any(m.name == name and not m.higher_is_better for m in METRICS)
     return value < best if lower_is_better else value > best

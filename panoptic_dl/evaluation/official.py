@@ -86,11 +86,7 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
         super().process(inputs, copies)
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results of all processes; None but in the main process.
-
-        Raises:
-            EvaluationError: the ground truth contradicts itself.
-        """
+        """Compute the results of all processes; None but in the main process."""
         comm.synchronize()
         gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -239,11 +235,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs. Where its metadata has no
-                `json_file`, one is made of all panoptic labels.
-        """
+        """A panoptic dataset; without `json_file` in its metadata one is made of its labels."""
         panoptic = MetadataCatalog.get(dataset)
         # Panoptic metadata name things and stuff; here the names must be those of things.
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
@@ -322,8 +314,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "sem_seg" of each output; classes become scores, 1 for the class and 0 for others.
 
-        Raises:
-            EvaluationError: a pixel has no class.
+        EvaluationError where a pixel has no class.
         """
         for item, output in zip(inputs, outputs, strict=True):
             scores = output["sem_seg"]

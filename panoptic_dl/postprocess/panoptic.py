@@ -249,11 +249,7 @@ def detectron2_segmentations(
     offsets: Sequence[Tensor],
     **arguments: Any,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Detectron2's own function, image after image: what benchmarks compare with.
-
-    Args:
-        arguments: the others of `get_panoptic_segmentations`, by name.
-    """
+    """Detectron2's own function, image after image: what benchmarks compare with."""
     with warnings.catch_warnings():
         # It calls meshgrid the old way.
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

@@ -162,10 +162,9 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
 
 
 def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
-    """The file that `name` in `source` means, relative to the folder `base`.
+    """The file that `name` in `source` means, relative to `base`.
 
-    Raises:
-        EvaluationError: it lies outside `root`; a downloaded file must not make us read any other.
+    EvaluationError outside of `root`: a downloaded file must not make us read any other.
     """
     file = Path(os.path.normpath(base.absolute() / name))
     if os.path.isabs(name) or not file.is_relative_to(os.path.normpath(root.absolute())):
@@ -177,11 +176,7 @@ def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
 
 
 def read_predictions(file: Path) -> Any:
-    """Read a JSON file of predictions.
-
-    Raises:
-        EvaluationError: it cannot be read, or is none.
-    """
+    """Read a JSON file of predictions; EvaluationError if it cannot be read, or is none."""
     try:
         return read_json(file)
     except (OSError, ValueError) as error:
@@ -191,11 +186,7 @@ def read_predictions(file: Path) -> Any:
 def require_entries(
     file: Path, content: Any, types: Mapping[str, tuple[type, ...]]
 ) -> list[dict[str, Any]]:
-    """Return the content of a JSON file if it is a list of objects with these keys and types.
-
-    Raises:
-        EvaluationError: it is not.
-    """
+    """The content of a JSON file; EvaluationError unless it is a list of objects of these types."""
     if not isinstance(content, list):
         raise EvaluationError(
             f"{file} holds no list of predictions: is it an annotation file? {READ_AGAIN}"

@@ -48,11 +48,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     json_frame = ("[", "]")  # what stands around their entries
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """Set the names; nothing is read or written before `reset`.
-
-        Raises:
-            EvaluationError: two images would have one file.
-        """
+        """Set the names only; EvaluationError where two images would have one file."""
         self.dataset, self.folder = dataset, folder
         self.image_files: dict[Hashable, Path] = {}
         if self.image_name is not None:
@@ -77,11 +73,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         return file in self._own_files
 
     def reset(self) -> None:
-        """Begin an evaluation: clear the folder. All processes must call this.
-
-        Raises:
-            EvaluationError: in all of them, when a file in the folder is not the writer's.
-        """
+        """Begin an evaluation, in all processes: `clear` the folder."""
         self._coverage.reset()
         self._num_given[0] = 0
         in_main_process(self.clear, f"save predictions in {self.folder}")
@@ -90,8 +82,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     def clear(self) -> None:
         """Remove the files of an earlier evaluation, in this process, and make the folders.
 
-        Raises:
-            EvaluationError: a file in the folder is not the writer's; then none is removed.
+        EvaluationError, and nothing is removed, where a file is not the writer's.
         """
         for file in self.own_files():
             with name_unwritable(file):
@@ -192,12 +183,7 @@ Formats = dict[str, tuple[Callable[..., Reader], type[PredictionWriter]]]
 def write_entries(
     file: Path, entries: Mapping[Any, Sequence[str]], frame: Sequence[str] = ("[", "]")
 ) -> None:
-    """Write a JSON file of entries, one a line, sorted by image.
-
-    Args:
-        entries: of each image, as JSON.
-        frame: what stands before and after all of them.
-    """
+    """Write a JSON file of each image's entries (JSON), a line each, sorted, in this frame."""
     texts = [text for image in sorted(entries) for text in entries[image]]
     lines = "".join(f"\n{text}," for text in texts).removesuffix(",")
     with write_prediction(file) as temporary:

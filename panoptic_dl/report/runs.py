@@ -151,12 +151,7 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
 
 
 def read_run(folder: Path, label: str) -> Run:
-    """Read `run.json`, and `results.json` and the resolved config where they are.
-
-    Raises:
-        ValueError: `run.json` is damaged or of another format; the message says which.
-        OSError: it cannot be opened.
-    """
+    """Read `run.json` (ValueError if it is damaged), `results.json`, the resolved config."""
     data = run_folder.read_run(folder)
     fields = Fields({**Fields(data, RUN).object("git").data, **data}, RUN)
     remarks: list[str] = []
@@ -277,8 +272,7 @@ class Collected:
 def collect(folders: Sequence[Path]) -> Collected:
     """Read every run below `folders`, each once; what cannot be read is listed with the reason.
 
-    Raises:
-        ValueError: a folder does not exist, or none of them holds anything of a run.
+    ValueError if a folder does not exist, or none of them holds anything of a run.
     """
     found = Collected()
     seen: set[str] = set()

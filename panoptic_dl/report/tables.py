@@ -78,11 +78,7 @@ class _PublishedRow:
 
 
 def published_rows() -> list[_PublishedRow]:
-    """All rows with published metrics, in the order of the published tables.
-
-    Raises:
-        ValueError: an experiment cannot be read; the message names the file.
-    """
+    """All rows with published metrics, in the order of their tables; ValueError names a file."""
     rows = []
     for file in sorted((CONF / "experiment").glob("*.yaml")):
         experiment = _read(file)

@@ -141,11 +141,7 @@ def _run_row(text: bytes, connection: Connection, parent: int) -> None:
 
 
 class SlurmLauncher(Launcher):
-    """`hydra/launcher=slurm`: every row as a SLURM job, by submitit.
-
-    Args:
-        settings: those of `hydra/launcher=submitit_slurm`.
-    """
+    """`hydra/launcher=slurm`: each row a SLURM job, with the settings of `submitit_slurm`."""
 
     def __init__(self, **settings: Any) -> None:
         from hydra_plugins.hydra_submitit_launcher import submitit_launcher

@@ -270,11 +270,7 @@ class Study:
             self.study.tell(number, result)
 
     def save(self) -> bool:
-        """Write search.json, sweep.json (for the sweep's status) and best.yaml.
-
-        Returns:
-            Whether a trial has finished.
-        """
+        """Write search.json, sweep.json and best.yaml; return whether a trial has finished."""
         record = self._record()
         write_text(self.folder / "search.json", json.dumps(record, indent=2) + "\n")
         write_sweep(self.folder, {each["folder"]: each["overrides"] for each in record["trials"]})

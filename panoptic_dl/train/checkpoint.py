@@ -89,11 +89,7 @@ class RunCheckpoints:
     _torn: Sequence[str] = field(default=(), init=False)  # files that were left out
 
     def check_room(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Say at the start whether the disk has room for the checkpoints that will be kept.
-
-        Raises:
-            OSError: there is none for a single one, which would end the run.
-        """
+        """Say whether the disk has room for the checkpoints to be kept; OSError if not for one."""
         if not comm.is_main_process():
             return
         copies = 2 if "betas" in optimizer.defaults else bool(optimizer.defaults.get("momentum"))
@@ -249,10 +245,7 @@ class RunCheckpoints:
     def restore(self) -> int:
         """Load the newest complete checkpoint into all parts; return its iteration.
 
-        Nothing in the folder changes; see `tidy`.
-
-        Raises:
-            ValueError: there is none, or its parameters are not the model's.
+        Nothing in the folder changes, see `tidy`. ValueError: there is none, or it does not fit.
         """
         state: State = {}
         if comm.is_main_process():
@@ -284,11 +277,7 @@ class RunCheckpoints:
         return int(state["iteration"])
 
     def tidy(self, start: int) -> None:
-        """Clear up what attempts before have left, once this one is accepted; in the main process.
-
-        Args:
-            start: the iteration that follows the checkpoint that was restored.
-        """
+        """Clear up what attempts before have left, once this one, from `start` on, is accepted."""
         remove_temporary_files(self.folder)
         if self._torn:
             for old in self.folder.glob("model_*.pth.torn"):  # large; keep the last attempt's

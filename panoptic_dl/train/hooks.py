@@ -82,11 +82,7 @@ class ScheduleHook(hooks.LRScheduler):
         return {"made": self._made, "state": state, "metrics": list(self._metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the schedule's state; that of the optimizer has been loaded.
-
-        Raises:
-            ValueError: the run was made with an optimizer of another kind.
-        """
+        """Load the schedule's state, after the optimizer's; ValueError for one of another kind."""
         made = state_dict.get("made", {})  # earlier versions kept `last_epoch`
         kind = made.get("optimizer", self._made["optimizer"])
         if kind != self._made["optimizer"]:

@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
-    """Raise ValueError for a precision that is unknown, or that the device does not have.
-
-    Args:
-        key: of the config, for the message.
-    """
+    """Raise ValueError, with the key, for a precision that is unknown or not of the device."""
     if precision not in PRECISIONS:
         raise ValueError(f"{key}={precision} is unknown; choose {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision in ("tf32", "fp16"):

@@ -102,11 +102,8 @@ def train(
         choice: options of the run, by group, which are compared with the recipe's.
         resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
-        classes: of the dataset, for `run_dir/classes.json`.
-        find_unused_parameters: allow parameters that take no part in the loss.
 
-    Returns:
-        The last evaluation's results, on the main process; {} elsewhere.
+    Returns the last evaluation's results, on the main process; {} elsewhere.
 
     Raises:
         ValueError: settings that cannot be; nothing to resume, or a run that would be overwritten.
@@ -129,8 +126,6 @@ def train(
         options, saving = replace(options, eval_at_end=True), replace(saving, period=half)
         evaluation = partial(evaluation, limit=FAST_IMAGES)
         folder, loggers = folder / FAST_FOLDER, None
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
     check_precision("train.precision", options.precision, place)
 
     model.to(place)

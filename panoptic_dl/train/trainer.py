@@ -81,12 +81,7 @@ class Trainer(SimpleTrainer):
         run_dir: Path,
         find_unused_parameters: bool = False,
     ) -> None:
-        """
-        Args:
-            model: returns a dict of losses; perhaps inside DistributedDataParallel.
-            settings: `precision`, `clip_norm`, `on_nonfinite` and `max_nonfinite_skips`.
-            find_unused_parameters: allow parameters that take no part in the loss.
-        """
+        """`model` returns a dict of losses, perhaps inside DistributedDataParallel."""
         super().__init__(model, loader, optimizer)
         self.loader, self.settings = loader, settings
         self.device = loader.device = device
@@ -329,11 +324,7 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint.
-
-        Raises:
-            ValueError: it is of an optimizer of another kind, or of other parameters.
-        """
+        """Load the state of a checkpoint; ValueError if it is of another optimizer."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
         TrainerBase.load_state_dict(self, state_dict)  # whose schedule belongs to the optimizer
         self.overflows = state_dict["overflows"]

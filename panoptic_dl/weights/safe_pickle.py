@@ -117,11 +117,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what a `.pkl` holds: plain values, and tensors on the CPU for its arrays.
-
-    Raises:
-        WeightsError: the file is damaged, or asks for more than arrays and plain values.
-    """
+    """Plain values and CPU tensors of a `.pkl`; WeightsError if it is damaged or asks for more."""
     data = path.read_bytes()
     try:
         stream = io.BytesIO(data)
