@@ -116,12 +116,8 @@ def build(node: Any, **runtime: Any) -> Any:
     `{_later_: node}` one without arguments that builds `node` anew whenever it is called. Lists and
     dicts arrive in constructors as plain `list` and `dict`, never as OmegaConf containers.
 
-    Raises:
-        TargetError: a target is unknown or outside the allow-list (see `allow`). Of a node marked
-            `_later_`, when its function is called.
-        omegaconf.errors.InterpolationResolutionError: an interpolation fails.
-        PartError: a value is missing, or a class or function refuses its arguments; the message
-            names it. What those of this project raise is passed on.
+    TargetError: a target is unknown or outside the allow-list (see `allow`). PartError: a value is
+    missing, or a class or function of others refuses its arguments.
     """
     if isinstance(node, (DictConfig, ListConfig)):
         try:

@@ -137,12 +137,7 @@ def config_texts(config: DictConfig, job: Any) -> dict[str, str]:
 def check_requeue(config: DictConfig, job: Any) -> None:
     """Refuse `launch.requeue=true` where the command, started again, would not go on.
 
-    Args:
-        config: not yet resolved.
-        job: the job's `hydra` node.
-
-    Raises:
-        ValueError: with the override that is missing.
+    `config` is not yet resolved, `job` its `hydra` node. ValueError has the missing override.
     """
     if not config.launch.requeue:
         return

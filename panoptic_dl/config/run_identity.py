@@ -54,10 +54,8 @@ PLACES = (
 def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
     """The part of `run.json` that is known before a run begins.
 
-    Args:
-        config: of the job, not yet resolved: what does not matter is taken out before copies of
-            it are made.
-        hydra: the job's `hydra` node.
+    `config` is not yet resolved, `hydra` its node: what does not matter is taken out before copies
+    of it are made.
     """
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     mode = str(hydra.runtime.choices.get("mode"))
@@ -157,10 +155,7 @@ def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Keys that metrics depend on and that the run in `folder` had otherwise: its value, and ours.
 
     What the config takes from another key is not compared, for that key is, unless the run had set
-    it by itself. Names that have moved since the run are the same.
-
-    Raises:
-        ValueError: the run has left no config, or a torn one.
+    it by itself. Names that have moved are the same. ValueError for a config that is not there.
     """
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))

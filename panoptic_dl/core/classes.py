@@ -139,13 +139,9 @@ def record_classes(classes: Classes, run_dir: Path) -> None:
 
 
 def require_classes(classes: Classes, weights: str) -> None:
-    """Require that weights of a run predict the classes of the dataset that they are evaluated on.
+    """Require that weights, a file or run folder, predict the classes of the evaluated dataset.
 
-    Args:
-        weights: a file or a run folder; without the run's `classes.json` nothing is checked.
-
-    Raises:
-        ValueError: class ids mean other classes, or `classes.json` is damaged.
+    Without the run's `classes.json` nothing is checked. ValueError: class ids mean others.
     """
     theirs = classes_of_weights(weights)
     differs = theirs and classes.difference(theirs)

@@ -32,15 +32,10 @@ class InstancesFile:
 
 
 def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
-    """Read a file in COCO's instances format.
+    """Read a file in COCO's instances format; with `boxes`, as COCO's script needs it.
 
     2.0 is read as 2, which tables of pandas and Matlab make of it, and null as what is not there.
-
-    Args:
-        boxes: each annotation must have "area", "bbox" and "iscrowd", as COCO's script needs.
-
-    Raises:
-        DatasetError: the file cannot be read, or an entry is not as in that format; names it.
+    DatasetError names an entry that is not as in that format.
     """
 
     def wrong(what: str) -> DatasetError:

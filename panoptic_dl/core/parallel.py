@@ -193,7 +193,7 @@ def _begin_worker(parent: int, ending: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_END))
     signal.signal(END_JOB, _end_job)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_JOB])
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
 
 
 def _end_job(number: int, frame: FrameType | None) -> None:
@@ -213,13 +213,17 @@ def _call(function: Callable[..., Any], *job: Any) -> Any:
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:
-    """End this process with its parent, in a thread, after SIGTERM and so many seconds to save."""
-    while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    if seconds:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(seconds)
-    os._exit(1)
+    """End this process when its parent has, after SIGTERM and so many seconds to save, if any."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if seconds:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -483,9 +483,7 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     """A run folder's checkpoint: `name`, or else the final one, or else the newest.
 
     A final one that is older than the newest is of a run that was made longer: it is not taken.
-
-    Raises:
-        WeightsError: it is not there.
+    WeightsError where there is none.
     """
     there = (
         ", ".join(sorted(printable(p.name) for p in folder.glob("*.pth"))) or "no .pth file at all"

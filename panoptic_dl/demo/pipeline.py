@@ -71,11 +71,6 @@ class Pipeline(Generic[Item]):
     batch_size: int = 1  # images that the network gets at once
     times: StageTimes = field(default_factory=StageTimes)
 
-    def __post_init__(self) -> None:
-        self._readers = ThreadPoolExecutor(self.num_readers, "read")
-        self._workers = ThreadPoolExecutor(self.num_workers, "draw")
-        self._writer = ThreadPoolExecutor(1, "write")
-
     def run(self, items: Iterable[Item]) -> Generator[tuple[Item, Any], None, None]:
         """All items with their results, in their order, as they come.
 
@@ -83,23 +78,23 @@ class Pipeline(Generic[Item]):
         run. When this ends early, by an error or Ctrl-C, what is being drawn and written is
         finished first, and nothing else is begun.
         """
-        try:
-            yield from self._run(iter(items))
-        finally:
-            for pool in (self._readers, self._workers, self._writer):
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Any]]:
-        reading: deque[tuple[Item, Future[Any]]] = deque()
+        threads = {"read": self.num_readers, "draw": self.num_workers, "write": 1}
+        pools = [ThreadPoolExecutor(number, name) for name, number in threads.items()]
+        self._readers, self._workers, self._writer = pools
+        waiting, reading = iter(items), deque[tuple[Item, Future[Any]]]()
         finishing: deque[tuple[Item, Future[Any]]] = deque()
-        while batch := self._read_batch(items, reading):
-            finishing += self._start_to_finish(batch)
-            while finishing and (
-                len(finishing) > self.num_workers + self.batch_size or finishing[0][1].done()
-            ):
+        try:
+            while batch := self._read_batch(waiting, reading):
+                finishing += self._start_to_finish(batch)
+                while finishing and (
+                    len(finishing) > self.num_workers + self.batch_size or finishing[0][1].done()
+                ):
+                    yield self._wait(*finishing.popleft())
+            while finishing:
                 yield self._wait(*finishing.popleft())
-        while finishing:
-            yield self._wait(*finishing.popleft())
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_batch(
         self, items: Iterator[Item], reading: deque[tuple[Item, Future[Any]]]

@@ -275,15 +275,11 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     NumPy and Pillow release Python's lock where the time goes. One job is one image with all its
     evaluators, so that a label which two of them need is decoded once. Results do not depend on the
-    number of threads: counts are updated by the calling thread, in the order of the images. At most
-    `num_threads` + 1 images wait, and are kept in memory; then `process` waits too. An error of an
-    image is raised by the next call.
+    number of threads (0: none): counts are updated by the calling thread, in the order of the
+    images. At most `num_threads` + 1 images wait in memory. An error is raised by the next call.
 
-    Attributes:
-        evaluators: their results are merged; no two may report the same task.
-        num_threads: 0 matches within `process`.
-        on_image: called with each input, its prediction and its quality in 0..1, by the calling
-            thread, in order; quality is that of the first evaluator which knows one.
+    `on_image` gets each input, its prediction and its quality in 0..1, of the first evaluator that
+    knows one, in order, in the calling thread.
     """
 
     evaluators: Sequence[StreamingEvaluator[Any, Any]]

@@ -264,16 +264,14 @@ def number_segments(
     """Turn ids into (H, W) int64 of category * divisor + instance, -1 where void.
 
     Ids that are such a number + 1, as Detectron2 and this package write them, keep their instance;
-    others are counted in the order of the list, things from 1 and stuff from 0.
+    others are counted in the order of the list, things from 1 and stuff from 0. Where a category
+    has too many segments for `label_divisor`, the divisor is the least that has room.
 
     Args:
         ids: (H, W), 0 where void.
         categories: category 0..K-1 of each id.
-        things: categories of things.
-        label_divisor: the divisor, or, where a category has too many segments for it, the least.
 
-    Raises:
-        EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG.
+    EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG.
     """
     outside = [i for i in (int(ids.min()), int(ids.max()), *categories) if not 0 <= i < NUM_IDS]
     if outside or 0 in categories:
@@ -329,14 +327,10 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
     tasks = ("panoptic_seg",)
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs. Its categories, those of
-                `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1 together, and
-                `stuff_classes` must name all of them.
+        """A panoptic dataset of Detectron2's catalogs.
 
-        Raises:
-            EvaluationError: they are not, a record has another category, or there is no truth.
+        Its categories, those of `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1
+        together, and `stuff_classes` must name all of them; else EvaluationError.
         """
         metadata = MetadataCatalog.get(dataset)
         if not metadata.get("has_truth", True):

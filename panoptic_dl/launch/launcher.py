@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -180,8 +179,7 @@ class _Pickled:
 def _unpickle(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
     """Unpickle the function in a new process, and end this one some time after its parent."""
     # On Linux, PyTorch has the system send SIGINT before: training saves and ends.
-    watching = threading.Thread(target=end_with, args=(parent, seconds), daemon=True)
-    watching.start()
+    end_with(parent, seconds)
     work: Callable[..., Any] = cloudpickle.loads(function)
 
     def work_and_leave(*args: Any) -> None:

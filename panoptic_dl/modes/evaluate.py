@@ -397,10 +397,7 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
 def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[DatasetEvaluator]) -> None:
     """Give all `batches` of this process to a model, and its outputs to evaluators.
 
-    Args:
-        model: a module, which is put in evaluation mode meanwhile; or a function of a batch.
-        batches: have a length, of images.
-        evaluators: each gets every batch and its outputs.
+    A model that is a module is put in evaluation mode meanwhile.
     """
     size = comm.get_world_size()
     progress = Progress(

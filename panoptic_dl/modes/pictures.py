@@ -74,12 +74,9 @@ class EvaluationPictures:
     """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
     def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """
-        Args:
-            dataset: name in Detectron2's catalogs; ground truth is read from its records.
-            folder: of the run; `predictions.png` and `pictures/` go there, where those of an
-                earlier evaluation are deleted. Processes on several machines must share it.
-            settings: how many images are drawn, and whether charts are.
+        """`predictions.png` and `pictures/` go to `folder`, where old ones are deleted.
+
+        Processes on several machines must share it.
         """
         self.dataset, self.settings = dataset, settings
         self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
@@ -114,12 +111,9 @@ class EvaluationPictures:
         self._kept: dict[Key, tuple[bytes, tuple[int, ...]]] = {}
 
     def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """Keep the prediction of an image if it is to be drawn.
+        """Keep the prediction of an image (of `StreamingEvaluator.as_output`) if it is to be drawn.
 
-        Args:
-            item: "file_name" is used.
-            output: of `StreamingEvaluator.as_output`.
-            quality: of the image, 0..1: its PQ, or mIoU; NaN is neither among the best nor worst.
+        Its quality, 0..1, is its PQ, or mIoU; NaN is neither among the best nor worst.
         """
         if not self._records:
             return
@@ -139,14 +133,10 @@ class EvaluationPictures:
         self._kept[key] = _compress(self._prediction(output))
 
     def draw(self, results: Results, evaluators: Evaluators) -> Details:
-        """Draw the pictures; every process must call this.
+        """Draw the pictures; every process must call this. The main one returns what loggers show.
 
-        Args:
-            results: of all evaluators; used in the main process.
-            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
-
-        Returns:
-            What loggers show, in the main process; of the best and worst images only the sheets.
+        Of the evaluators the `confusions` are drawn, those of the semantic one if there is one; of
+        the best and worst images loggers get only the sheets.
         """
         files = self._draw_best_and_worst()
         if self._rows:

@@ -85,9 +85,7 @@ class PredictedDataset:
 
         Exact ids come first. Exporters also write the number 139 as "139", "000000000139" or 139.0,
         and a number for a text; Detectron2's semantic files name the image's file and no id.
-
-        Raises:
-            EvaluationError: the id fits two images.
+        EvaluationError where the id fits two images.
         """
         given = entry.get("image_id")
         if given in self.images:
@@ -112,15 +110,10 @@ def _as_number(image: Hashable) -> Hashable:
 
 
 def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) -> PredictedDataset:
-    """Look up a dataset of Detectron2's catalogs.
+    """Look up a dataset of Detectron2's catalogs, or those of its images that are predicted.
 
-    Args:
-        dataset: one whose metadata has `gt_dir` (Cityscapes), `panoptic_json` or `json_file` (COCO,
-            and custom datasets in its format).
-        records: those of its images that are predicted; None: all.
-
-    Raises:
-        EvaluationError: its metadata has none of them.
+    EvaluationError unless its metadata has `gt_dir` (Cityscapes), `panoptic_json` or `json_file`
+    (COCO, and custom datasets in its format).
     """
     metadata = MetadataCatalog.get(dataset)
     things = metadata.get("thing_dataset_id_to_contiguous_id")
@@ -207,12 +200,8 @@ def entries_by_image(
 ) -> dict[Hashable, list[dict[str, Any]]]:
     """Entries of a JSON file by image; those of images that the dataset lacks are warned of.
 
-    Args:
-        content: of the file.
-        types: of what its entries must have besides their image.
-
-    Raises:
-        EvaluationError: it is no list of such entries, or none is of an image of the dataset.
+    `types` are those of what entries have besides their image. EvaluationError for what is no list
+    of such entries, or has none of the dataset's images.
     """
     found: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
     unknown = set()

@@ -76,10 +76,7 @@ def prediction_writers(
 def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
     """Remove what an earlier evaluation has saved of other kinds, which is another model's.
 
-    Call this in one process, with the arguments of `prediction_writers`.
-
-    Raises:
-        EvaluationError: a folder of another kind has files that are not ours.
+    In one process; EvaluationError where a folder of another kind has files that are not ours.
     """
     if look_up(dataset).things is None:
         return  # of the semantic task: there is but one kind
@@ -91,11 +88,8 @@ def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
 class PredictionFolder:
     """Called with a model's input, returns what the model would: predictions from files.
 
-    The files are those that `prediction_writers` write, or others of the same formats (see the
-    module for their names). JSON files are read once, pictures and texts when their image comes.
-
-    Attributes:
-        kinds: the kinds found, of "panoptic", "instances" and "semantic".
+    JSON files are read once, pictures and texts when their image comes. `kinds` are those found,
+    of "panoptic", "instances" and "semantic".
     """
 
     def __init__(self, dataset: str, folder: str | Path, kinds: Collection[str] = KINDS) -> None:

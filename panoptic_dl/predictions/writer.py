@@ -141,14 +141,9 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
             texts[image] = [json.dumps(entry, allow_nan=False) for entry in each]
 
     def evaluate(self) -> dict[str, Any]:
-        """Finish the files. All processes must call this.
+        """Finish the files, and measure nothing. All processes must call this.
 
-        Returns:
-            An empty dictionary, because nothing is measured.
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction, or the first process
-                cannot write.
+        EvaluationError in all of them, when an image has no prediction, or the first cannot write.
         """
         seen, given = sum_over_processes(self._coverage.seen, self._num_given)  # waits for all
         self._coverage.require_all(seen)

@@ -93,11 +93,7 @@ class SearchSpace:
     def own_values(self, config: DictConfig) -> dict[str, Any]:
         """The values that a config has already, of those keys where the search may draw them.
 
-        Args:
-            config: composed with the fixed overrides, `hydra` included.
-
-        Raises:
-            ValueError: a key that holds whole numbers is searched for fractions.
+        `config` has the fixed overrides and `hydra`. ValueError for fractions of a whole number.
         """
         choices = {**OmegaConf.select(config, "hydra.runtime.choices", default={})}
         found = {}

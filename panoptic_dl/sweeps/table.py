@@ -135,10 +135,7 @@ class Finished(NamedTuple):
 def isolate_failures(job: Any) -> Iterator[None]:
     """In a sweep, let an error end its experiment only, and note it there in `failed.txt`.
 
-    Ctrl-C and the signals that stop a run end the whole sweep.
-
-    Args:
-        job: the `hydra` node of the job; outside of sweeps nothing is done.
+    Ctrl-C and the signals that stop a run end the whole sweep. `job` is the job's `hydra` node.
     """
     if job.mode != RunMode.MULTIRUN:
         yield

@@ -183,10 +183,8 @@ class RunCheckpoints:
     def note_metrics(self, metrics: dict[str, float], split: Mapping[str, Any]) -> None:
         """Record the metrics of the newest checkpoint; link it as `model_best` if it is.
 
-        Until the manifest has them, the evaluation counts as not made, and is repeated.
-
-        Args:
-            split: what was measured (`SPLIT`); metrics of another one are not compared.
+        Until the manifest has them, the evaluation counts as not made, and is repeated. Those of
+        another split (`SPLIT`) are not compared.
         """
         if not comm.is_main_process() or self.newest is None or not metrics:
             return

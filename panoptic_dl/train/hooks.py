@@ -130,10 +130,8 @@ class StoppedEarly(BaseException):  # no Exception, which Detectron2 would log a
 class EarlyStop(HookBase):
     """Counts the evaluations since the best one; the count is in checkpoints.
 
-    Args:
-        metric: as `checkpoint.best` names one; None: the same one.
-        patience: evaluations in a row without a better metric, which end the training; None: it is
-            never ended.
+    `patience` evaluations in a row without a better `metric` (None: that of `checkpoint.best`) end
+    the training.
     """
 
     def __init__(self, metric: str | None = None, patience: int | None = None) -> None:

@@ -56,10 +56,7 @@ def find_differences(
 ) -> list[_Difference]:
     """All differences between a run and its recipe, those that change results most first.
 
-    Args:
-        optimizer: with the base learning rate of the run.
-        accumulate: forward passes of each process for one step.
-        choice: options of the run, by group; where one is not known, it is the recipe's.
+    `optimizer` has the base rate; `accumulate` passes make a step; `choice` are options by group.
     """
     lr, processes = optimizer.defaults["lr"], comm.get_world_size()
     share = settings.batch_size // processes // accumulate

@@ -160,9 +160,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
     Parameters may lie in `model` or `state_dict`, also one in the other, next to an optimizer's
     state and the like; otherwise in dicts of any names, which become the beginning of theirs.
-
-    Raises:
-        WeightsError: the file is missing, damaged, without parameters, or asks for code.
+    WeightsError: the file is missing, damaged, without parameters, or asks for code.
     """
     path = local_path(path, "weights")
     if not path.is_file():
