@@ -233,8 +233,8 @@ class StreamingCOCOInstanceEvaluator(
     def __init__(self, dataset: str) -> None:
         """A panoptic dataset of Detectron2's catalogs; its things must be 0..K-1.
 
-        Where its metadata has `json_file`, that must list the dataset's images and no others; else the
-        ground truth are the things of the panoptic labels. EvaluationError if it does not fit.
+        Where its metadata has `json_file`, that must list the dataset's images and no others; else
+        the ground truth are the things of the panoptic labels. EvaluationError if it does not fit.
         """
         metadata = MetadataCatalog.get(dataset)
         categories = metadata.thing_dataset_id_to_contiguous_id
