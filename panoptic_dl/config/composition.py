@@ -71,10 +71,7 @@ class ConfigError(ConfigCompositionException, ValueError):
 
 
 def register() -> None:
-    """Make Hydra read lazy configs and settings, and check them. Idempotent.
-
-    Call it before `hydra.main`.
-    """
+    """Make Hydra read and check lazy configs and settings, before `hydra.main`. Idempotent."""
     setup_globals()  # Hydra's own resolvers
     Plugins.instance().register(LazySearchPath)
     for source in (ConfigFolder, ConfigPackage):

@@ -48,10 +48,7 @@ def shows_bars() -> bool:
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds.
-
-    Used as a context manager, it closes the bar at the end.
-    """
+    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(
         self,

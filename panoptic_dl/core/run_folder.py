@@ -93,10 +93,7 @@ class RunState:
     """
 
     def __init__(self, run_dir: str, *, writes: bool) -> None:
-        """
-        Args:
-            writes: whether this process writes `run.json`; only one of a run does.
-        """
+        """`writes`: whether this process writes `run.json`; only one of a run does."""
         self.folder, self.writes = Path(run_dir), writes
         self.waits = _holds_run(self.folder)
         self.remarks: list[str] = []

@@ -89,10 +89,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`.
-        """
+        """`dataset`: in Detectron2's catalogs; its metadata has `gt_dir`."""
         folder = MetadataCatalog.get(dataset).gt_dir
         self._files = find_labels(folder, "_gtFine_labelIds.png")
         self._coverage = Coverage(self._files, folder)

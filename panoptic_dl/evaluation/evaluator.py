@@ -110,14 +110,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
     `evaluate` returns results by task in the main process and None in the others; it raises
     `EvaluationError` in all of them when an image has no prediction.
-
-    Attributes:
-        needs: the entry of a model's output that is evaluated.
-        tasks: under which `evaluate` returns results; (): not known before.
     """
 
-    needs: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str]  # the entry of a model's output that is evaluated
+    tasks: ClassVar[tuple[str, ...]] = ()  # of the results; (): not known before
     _coverage: Coverage
 
     def image_of(self, item: Sample) -> Any:

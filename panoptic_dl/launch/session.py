@@ -166,11 +166,7 @@ def accept() -> None:
 def call_mode(
     config: Any, device: str, mode: Callable[[], dict[str, Any]], state: RunState | None = None
 ) -> dict[str, Any]:
-    """Call a mode's function in each process of a run, in a `session`, and note its metrics.
-
-    Args:
-        state: of the start; while it waits, the lines for log.txt do, too.
-    """
+    """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
     global _on_acceptance
     run_dir, requeue = config.run_dir, config.launch.requeue
     state = state or RunState(run_dir, writes=False)

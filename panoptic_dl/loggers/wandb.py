@@ -391,9 +391,7 @@ def _last_step(files: Sequence[Path]) -> int:
 
 
 def _repair(files: Sequence[Path]) -> None:
-    """Cut off the record that a kill has torn, at which `wandb sync` gives up, in files that nobody
-    writes any more; remove a file without a complete record of the run.
-    """
+    """Cut off a torn record, where `wandb sync` gives up; remove files without one of a run."""
     for file in files:
         records = list(_read_records(file))
         if all(message.WhichOneof("record_type") != "run" for _, message in records):

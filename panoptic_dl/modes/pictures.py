@@ -74,10 +74,7 @@ class EvaluationPictures:
     """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
     def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """`predictions.png` and `pictures/` go to `folder`, where old ones are deleted.
-
-        Processes on several machines must share it.
-        """
+        """Pictures go to `folder`, which all processes share, in the place of old ones."""
         self.dataset, self.settings = dataset, settings
         self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
         metadata = MetadataCatalog.get(dataset)

@@ -141,10 +141,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
             texts[image] = [json.dumps(entry, allow_nan=False) for entry in each]
 
     def evaluate(self) -> dict[str, Any]:
-        """Finish the files, and measure nothing. All processes must call this.
-
-        EvaluationError in all of them, when an image has no prediction, or the first cannot write.
-        """
+        """Finish the files, in all processes; EvaluationError in all where an image is missing."""
         seen, given = sum_over_processes(self._coverage.seen, self._num_given)  # waits for all
         self._coverage.require_all(seen)
         if not given[0] and comm.is_main_process():

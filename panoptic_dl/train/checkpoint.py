@@ -73,19 +73,13 @@ class RunCheckpoints:
     iteration (see `Trainer`), or of the position in the data stream. Whatever interrupts the
     writing, power cuts and full disks included, the files from before stay as they are, and a new
     one is recognized as complete or torn.
-
-    Attributes:
-        parts: objects with a state, by their names in the file; `model` is not inside
-            DistributedDataParallel, so that names stay plain.
-        loggers: get every checkpoint, and which is the best.
-        newest: file of the state in memory, until the next step.
     """
 
     folder: Path
     settings: CheckpointSettings
-    parts: Mapping[str, Any]
-    loggers: Loggers
-    newest: str | None = field(default=None, init=False)
+    parts: Mapping[str, Any]  # with a state, by their names in the file; `model` without its DDP
+    loggers: Loggers  # get every checkpoint, and which is the best
+    newest: str | None = field(default=None, init=False)  # of the state in memory
     _torn: Sequence[str] = field(default=(), init=False)  # files that were left out
 
     def check_room(self, model: nn.Module, optimizer: Optimizer) -> None:

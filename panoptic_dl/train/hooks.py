@@ -47,10 +47,7 @@ class ScheduleHook(hooks.LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
-        """
-        Raises:
-            ValueError: a checkpoint cannot hold the state of the schedule or of the optimizer.
-        """
+        """ValueError where a checkpoint cannot hold the state of the schedule or the optimizer."""
         super().__init__(optimizer, schedule)
         self.waits_for_metric = isinstance(schedule, ReduceLROnPlateau)
         self._metrics: list[float] = []  # that the schedule was given

@@ -95,10 +95,7 @@ def find_differences(
 
 
 def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> int | None:
-    """The least number of images that a batch normalization takes mean and variance of, or None.
-
-    `images` are those of one forward pass of one process; synchronized layers combine processes.
-    """
+    """The least number of images (of a pass of a process) that batch statistics are of, or None."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return None

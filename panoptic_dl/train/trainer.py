@@ -63,10 +63,6 @@ class Trainer(SimpleTrainer):
     `run_dir/bad_samples.json` lists images that could not be read and were replaced by others.
     `run_dir/nonfinite.jsonl` has a line for each process with a loss or gradient that is not
     finite: iteration, metrics, and the images to blame.
-
-    Attributes:
-        agreed_signal: number of a signal that some process received before this step, or 0.
-        skipped: whether the last step left the weights as they were.
     """
 
     def __init__(
@@ -90,8 +86,8 @@ class Trainer(SimpleTrainer):
         self.stop, self.run_dir = stop, run_dir
         self._is_checked = find_unused_parameters
         self._own_buffers = _unsynchronized_buffers(model) if comm.get_world_size() > 1 else []
-        self.agreed_signal = 0
-        self.skipped = False
+        self.agreed_signal = 0  # that some process received before this step
+        self.skipped = False  # whether the last step left the weights as they were
         self.overflows = 0  # steps in a row whose gradients were not finite in fp16
         self.skips = 0  # steps that were left out, in all attempts of the run
         self.bad_samples: dict[str, str] = {}  # errors by file, of all processes and attempts

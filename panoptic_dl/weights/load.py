@@ -301,7 +301,7 @@ def _read(model: nn.Module, path: str | Path, image_format: str) -> WeightsFile:
         logger.info("    %s", line)
     if not file.provenance and (order := image_format_of(place.parent)) not in (None, image_format):
         raise _other_order(file, str(order), image_format)
-    _check_pixels(model, file, find_statistics(file.tensors), image_format)
+    _check_pixels(model, file, image_format)
     return file
 
 
@@ -321,17 +321,13 @@ def _naming(file: WeightsFile) -> Iterator[None]:
         raise WeightsError(f"weights={file.path}: {error}") from None
 
 
-def _check_pixels(
-    model: nn.Module,
-    file: WeightsFile,
-    statistics: Mapping[str, tuple[float, ...]],
-    image_format: str,
-) -> None:
+def _check_pixels(model: nn.Module, file: WeightsFile, image_format: str) -> None:
     """Compare the images that a file expects with those of the run.
 
     Other statistics (of an old Detectron2's tensors, or the provenance) are a loud warning, for a
     network can be trained on from them; another channel order is a WeightsError.
     """
+    statistics = find_statistics(file.tensors)
     if file.provenance:
         statistics = {name: getattr(file.provenance, name) for name in STATISTICS}
         expected = file.provenance.image_format
