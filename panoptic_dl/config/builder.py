@@ -197,7 +197,8 @@ def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
 
     A recipe with epochs and without iterations, as for custom datasets, gets its length, and a
     warm-up of at most a tenth of that, from the number of training images; a run that goes on keeps
-    what it was begun with. `config` is changed, before it is resolved.
+    what it was begun with. `config` is changed, before it is resolved; modes other than train and
+    doctor need no length.
 
     Returns:
         The arithmetic, for the log.

@@ -141,6 +141,7 @@ def parallel_map(
     end by themselves.
 
     Args:
+        function: can be pickled.
         num_workers: processes; 1 works in this one. Forked on Linux.
         hint: what to do when a worker was killed, for the message of the DatasetError.
         chunk: jobs that a worker is given at a time.

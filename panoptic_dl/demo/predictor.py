@@ -306,6 +306,7 @@ def _labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np
     """A map of labels at (height, width): the label of the nearest pixel.
 
     Corners of squares of 2 x 2 and more are rounded, by the median of the labels around each pixel.
+    Lines keep their width; a segment of a single pixel may vanish.
     """
     if labels.shape == size:
         return labels

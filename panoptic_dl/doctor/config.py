@@ -158,7 +158,11 @@ def _check_classes(context: CheckContext) -> CheckResult:
 
 
 def _check_crop(context: CheckContext) -> CheckResult:
-    """Which window image pooling has: one of the crop's size, which slides over test images."""
+    """Which window image pooling has, in training and in tests; metrics depend on it.
+
+    Detectron2 pools over windows of the crop's size, and refuses images whose features are no
+    multiple of it. Here the window slides over any size.
+    """
     height, width = crop = tuple(context.sizes["crop_size"])
     modules = context.part("model").modules()
     windows = [module.kernel_size for module in modules if isinstance(module, ClampedAvgPool2d)]

@@ -43,7 +43,10 @@ Found = TypeVar("Found")
 
 
 class _Problem(NamedTuple):
-    """What is wrong with a file, in words that name it; `kind` and `origin` as in `data.KINDS`."""
+    """What is wrong with a file, in words that name it; if not serious, a warning.
+
+    `kind` is a key of `data.KINDS`; `origin` says what the wrong file is, where KINDS is not right.
+    """
 
     kind: str
     text: str

@@ -22,7 +22,6 @@ from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_label_ids
@@ -204,7 +203,7 @@ class StreamingCityscapesInstanceEvaluator(
             not in the ground truth has NaN and does not count in the mean, whatever was predicted.
         """
         (missed, num_true), num_images = self._sum(self._missed, self._num_true)
-        rows = concatenate_over_processes(np.concatenate(self._rows))
+        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
         if not comm.is_main_process():
             return None
         table = _precision_table(rows, missed, num_true)

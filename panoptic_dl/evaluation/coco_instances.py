@@ -25,7 +25,6 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
@@ -290,7 +289,7 @@ class StreamingCOCOInstanceEvaluator(
             NaN where there is nothing to find; elsewhere no predictions are an AP of 0.
         """
         (num_true,), num_images = self._sum(self._num_true)
-        rows = concatenate_over_processes(np.concatenate(self._rows))
+        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
         if not comm.is_main_process():
             return None
         results = {}

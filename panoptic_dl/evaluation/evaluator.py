@@ -141,7 +141,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
     @abstractmethod
     def match(self, prediction: Prediction) -> Match:
-        """Read the ground truth of an image and compare; must not change the evaluator."""
+        """Read the ground truth of an image and compare; EvaluationError if they do not fit.
+
+        It may run in any thread, and must not change the evaluator.
+        """
 
     @abstractmethod
     def update(self, match: Match) -> None:

@@ -65,7 +65,7 @@ class Evaluator:
     name: str  # its key in the config, `dataset.evaluators.streaming.TASK.NAME`
     target: str
     runs_on: tuple[str, ...]
-    official: str  # returns the same numbers, by the code of the dataset's authors
+    official: str | None = None  # returns the same numbers, by the code of the dataset's authors
 
 
 EVALUATORS = (
@@ -114,7 +114,9 @@ def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
             # ones, which read all of it, only where they are asked for.
             node = {"dataset": f"${{dataset.test.{task}}}", "_partial_": True}
             streaming[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.target}", **node}
-            official[entry.name] = {"_target_": f"panoptic_dl.evaluation.{entry.official}", **node}
+            if entry.official:
+                target = f"panoptic_dl.evaluation.{entry.official}"
+                official[entry.name] = {"_target_": target, **node}
     return configs
 
 

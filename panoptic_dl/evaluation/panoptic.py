@@ -453,7 +453,7 @@ def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
 
 
 def _panoptic_quality(counts: np.ndarray) -> np.ndarray:
-    """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2."""
+    """PQ, SQ, RQ of classes, (K, 3) in 0..1, of (K, 6) counts; NaN without any. Equations 1, 2."""
     iou, tp = from_exact(counts[:, IOU]), counts[:, TP].astype(np.float64)
     segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -99,8 +99,9 @@ def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -
     """End this process as `exit_status` says if an error comes out of the `with` block.
 
     An error that a user can act on becomes one message on stderr, with the traceback in
-    `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do. In the
-    process that starts the run, `ends`, the state is given status and error.
+    `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do. While
+    the state waits, a run's folder is left as it is. In the process that starts the run, `ends`,
+    the state is given status and error.
     """
     folder = Path(run_dir)
     try:

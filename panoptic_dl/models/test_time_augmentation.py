@@ -69,7 +69,10 @@ class TestTimeAugmentation(nn.Module):
         return outputs
 
     def _predict(self, sample: Sample, scale: float, mirror: bool) -> tuple[Tensor, ...]:
-        """Probabilities (K, H, W) and, of things, heatmap (1, H, W) and offset (2, H, W)."""
+        """Probabilities (K, H, W) and, of things, heatmap (1, H, W) and offset (2, H, W).
+
+        Offsets are in the pixels that the model's own would be in at scale 1.
+        """
         image = sample["image"]
         size = tuple(max(1, round(scale * side)) for side in image.shape[-2:])
         if size != image.shape[-2:]:

@@ -163,7 +163,10 @@ class _Benchmark:
 
     @torch.no_grad()
     def apply_options(self) -> dict[str, float | None] | None:
-        """Change the network as the settings want it, and compare its output before and after."""
+        """Change the network as the settings want it, and compare its output before and after.
+
+        Shares of pixels whose class or panoptic id changes are 0..1; None where nothing is changed.
+        """
         settings = self.settings
         changes = settings.channels_last or settings.compile or settings.fold_batch_norm
         if settings.precision == "fp32" and not changes:

@@ -21,7 +21,6 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.images import (
     VOID_LABEL,
     read_classes,
@@ -74,7 +73,10 @@ class EvaluationPictures:
     """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
     def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """Pictures go to `folder`, which all processes share, in the place of old ones."""
+        """`predictions.png` and `pictures/` go to `folder`, a run's, where older ones are deleted.
+
+        Processes on several machines must share it.
+        """
         self.dataset, self.settings = dataset, settings
         self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
         metadata = MetadataCatalog.get(dataset)
@@ -198,7 +200,7 @@ class EvaluationPictures:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
         own = np.array(self._keys, np.float64).reshape(-1, 2)
-        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
+        everyone = np.concatenate(comm.all_gather(own))  # also waits until the old files are gone
         keys = [(float(quality), int(index)) for quality, index in everyone]
         parts: dict[str, list[Path]] = {"worst": [], "best": []}
         chosen = _worst_and_best(keys, self.settings.best_and_worst)

@@ -180,7 +180,10 @@ class _EndedEarly(Exception):
 
 
 class _Job:
-    """The task of a search: SystemExit, which would end it, is an error unless of a signal."""
+    """The task of a search: SystemExit, which would end the search, becomes an error.
+
+    One that was caused by Ctrl-C or SIGTERM goes on to end the search, where it can.
+    """
 
     def __init__(self, task: TaskFunction) -> None:
         self.task, self.process = task, os.getpid()
