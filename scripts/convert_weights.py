@@ -25,9 +25,10 @@ from panoptic_dl.config import ConfigError, TargetError, build, compose, options
 from panoptic_dl.config.composition import add_config_dir
 from panoptic_dl.core.errors import PartError, WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable
+from panoptic_dl.core.parallel import size_text
 from panoptic_dl.weights.load import Coverage, compare
 from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
-from panoptic_dl.weights.read import Provenance, WeightsFile, megabytes, read_weights
+from panoptic_dl.weights.read import Provenance, WeightsFile, read_weights
 from panoptic_dl.weights.write import write_weights
 
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise WeightsError(f"{file.path}: {error}") from None
     coverage = found.coverage
     print(
-        f"{printable(str(file.path), 4096)}: {megabytes(file.size)}, SHA-256 {file.sha256}\n"
+        f"{printable(str(file.path), 4096)}: {size_text(file.size)}, SHA-256 {file.sha256}\n"
         f"backbone: {found.name}, {coverage.num_values:,} values"
         + (f", behind '{printable(found.prefix)}'" if found.prefix else "")
     )

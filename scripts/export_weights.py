@@ -27,6 +27,7 @@ from panoptic_dl.config import allow, build
 from panoptic_dl.config.composition import add_config_dir, open_run
 from panoptic_dl.core.errors import WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable, read_json_object, sha256_of
+from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import (
     AVERAGE,
     BEST,
@@ -41,7 +42,6 @@ from panoptic_dl.weights.read import (
     MAX_METRICS,
     Provenance,
     WeightsFile,
-    megabytes,
     read_weights,
 )
 from panoptic_dl.weights.write import write_weights
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         **published,
     )
-    before, after = (megabytes(path.stat().st_size) for path in (checkpoint, file))
+    before, after = (size_text(path.stat().st_size) for path in (checkpoint, file))
     print(f"{checkpoint.name} ({before}) -> {file} ({after})")
     print("read again and loaded into the model of the run's config: every value is the same")
 

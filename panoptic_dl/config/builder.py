@@ -116,12 +116,8 @@ def build(node: Any, **runtime: Any) -> Any:
     `{_later_: node}` one without arguments that builds `node` anew whenever it is called. Lists and
     dicts arrive in constructors as plain `list` and `dict`, never as OmegaConf containers.
 
-    Raises:
-        TargetError: a target is unknown or outside the allow-list (see `allow`). Of a node marked
-            `_later_`, when its function is called.
-        omegaconf.errors.InterpolationResolutionError: an interpolation fails.
-        PartError: a value is missing, or a class or function refuses its arguments; the message
-            names it. What those of this project raise is passed on.
+    TargetError: a target is unknown or outside the allow-list (see `allow`). PartError: a value is
+    missing, or a class or function of others refuses its arguments.
     """
     if isinstance(node, (DictConfig, ListConfig)):
         try:
@@ -201,12 +197,8 @@ def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
 
     A recipe with epochs and without iterations, as for custom datasets, gets its length, and a
     warm-up of at most a tenth of that, from the number of training images; a run that goes on keeps
-    what it was begun with.
-
-    Args:
-        config: of the job, not yet resolved; it is changed.
-        mode: only trainings, and the doctor, need a length.
-        folder: of the run.
+    what it was begun with. `config` is changed, before it is resolved; modes other than train and
+    doctor need no length.
 
     Returns:
         The arithmetic, for the log.

@@ -71,10 +71,7 @@ class ConfigError(ConfigCompositionException, ValueError):
 
 
 def register() -> None:
-    """Make Hydra read lazy configs and settings, and check them. Idempotent.
-
-    Call it before `hydra.main`.
-    """
+    """Make Hydra read and check lazy configs and settings, before `hydra.main`. Idempotent."""
     setup_globals()  # Hydra's own resolvers
     Plugins.instance().register(LazySearchPath)
     for source in (ConfigFolder, ConfigPackage):
@@ -143,11 +140,7 @@ def _config_dir(text: str) -> str:
 
 
 def _own_folder(text: str | Path, key: str) -> str:
-    """The absolute path of a folder of the user's own options, or the package that holds them.
-
-    Raises:
-        ValueError: there is no such folder, or it is no path.
-    """
+    """The absolute path of a folder of the user's own options, or the package that holds them."""
     if str(text).startswith("pkg://"):
         return str(text)
     folder = Path(os.path.abspath(local_path(str(text).removeprefix("file://"), key)))
@@ -161,14 +154,12 @@ def compose(overrides: Sequence[str] = (), config_dirs: Folders = ()) -> DictCon
     """Return the config that `python run.py <overrides>` would run with.
 
     Args:
-        overrides: as on the command line, such as `["backbone=hrnet48",
-            "dataset.crop_size=[512,512]"]`.
+        overrides: as on the command line: `["backbone=hrnet48", "dataset.crop_size=[512,512]"]`.
         config_dirs: folders of your own options, or one, as `--config-dir` names one; packages are
             `pkg://my_package.conf`.
 
-    Raises:
-        ConfigError: an override, or a file that it chooses, names an unknown key, group or option,
-            or gives a value of the wrong kind.
+    Raises ConfigError: an override, or a file that it chooses, names an unknown key, group or
+    option, or gives a value of the wrong kind.
     """
     config = loader(config_dirs).load_configuration(
         "config", list(overrides), RunMode.RUN, from_shell=False
@@ -190,12 +181,7 @@ def open_run(folder: str | Path, config_dirs: Folders = ()) -> DictConfig:
     `compose` would find them, and executed as it would; nothing in the folder itself is, and no
     path in it is followed. So a run folder of a stranger allows nothing.
 
-    Args:
-        folder: of a run.
-        config_dirs: see `compose`.
-
-    Raises:
-        ValueError: see `saved_config`; or a part of the run is in none of these folders.
+    Raises ValueError: see `saved_config`; or a part of the run is in none of these folders.
     """
     config = saved_config(folder)
     loader(config_dirs).load_parts(config, folder)
@@ -285,8 +271,7 @@ class _CheckedLoader(ConfigLoaderImpl):
     ) -> tuple[DictConfig | None, list[str]]:
         """The config of the run that `weights=` names, and the words that choose its parts.
 
-        None where the command line chooses parts by itself: mode=demo, which has no others to
-        choose, compares them later.
+        None where the command line chooses parts by itself; mode=demo compares them later.
         """
         folder = run_of_weights(overrides)
         if folder is None:
@@ -309,12 +294,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         return saved, words
 
     def load_parts(self, config: DictConfig, folder: str | Path, repo: Any = None) -> None:
-        """Execute the lazy files of a saved config's choices; ValueError if one is needed.
-
-        Args:
-            folder: of the run, for the message.
-            repo: where options are looked up, if not in the folders of this loader alone.
-        """
+        """Execute the lazy files of a saved config's choices; ValueError if one is needed."""
         repo = repo or self.repository
         tree: Any = OmegaConf.to_container(config)
         for group in EXPERIMENT_PARTS:

@@ -107,11 +107,7 @@ class LazySearchPath(SearchPathPlugin):
 
 @cache  # a sweep composes a config for each of its rows
 def _load(file: Path, modified: int, name: str) -> dict[str, Any]:
-    """Return the variable `name` of a lazy file, and those of its companions that it defines.
-
-    The trees are plain dicts, lists and scalars; every callable is replaced by its dotted name, and
-    interpolations stay text.
-    """
+    """The variable `name` of a lazy file, and those of its companions, as plain trees."""
     from detectron2.config import LazyConfig
 
     original_import = builtins.__import__  # LazyConfig.load does not restore it when a file fails

@@ -65,12 +65,9 @@ def _local(place: Any, key: str) -> Path:
 
 
 def _make(folder: Path, key: str, *, fresh: bool = False) -> Path:
-    """Make an output folder, and try to write to it.
+    """Make an output folder, which `key` names, and try to write to it.
 
-    Args:
-        key: that names it, for the message.
-        fresh: it is named after the second in which it is made. Where it is there already, from
-            another job of that second, `-2` and so on follow the name.
+    One that is named after its second (`fresh`) gets `-2` and so on where another job has it.
     """
     try:
         name = folder.name
@@ -100,10 +97,7 @@ def _is_main_process(config: DictConfig) -> bool:
 
 
 def _shared_folder(config: DictConfig) -> Path:
-    """The output folder of a single run, which the main process makes.
-
-    SystemExit where it cannot be written to, or each process would have its own.
-    """
+    """The output folder of a single run, which the main process makes; SystemExit without one."""
     folder = _local(config.hydra.run, "run_dir")
     dated = has_time(config.hydra.run, config)
     if config.launch.requeue and dated:
@@ -132,12 +126,7 @@ def is_recorded(config: DictConfig, job: Any) -> bool:
 
 
 def config_texts(config: DictConfig, job: Any) -> dict[str, str]:
-    """What `.hydra` records of a start: files by name; {} in processes that record nothing.
-
-    Args:
-        config: as composed.
-        job: the job's `hydra` node.
-    """
+    """What `.hydra` records of a start: files by name; {} in processes that record nothing."""
     if not _is_main_process(config):
         return {}
     parts = {"config": config, "hydra": OmegaConf.create({"hydra": job})}
@@ -148,12 +137,7 @@ def config_texts(config: DictConfig, job: Any) -> dict[str, str]:
 def check_requeue(config: DictConfig, job: Any) -> None:
     """Refuse `launch.requeue=true` where the command, started again, would not go on.
 
-    Args:
-        config: not yet resolved.
-        job: the job's `hydra` node.
-
-    Raises:
-        ValueError: with the override that is missing.
+    `config` is not yet resolved, `job` its `hydra` node. ValueError has the missing override.
     """
     if not config.launch.requeue:
         return

@@ -54,10 +54,8 @@ PLACES = (
 def identity(config: DictConfig, hydra: Any) -> dict[str, Any]:
     """The part of `run.json` that is known before a run begins.
 
-    Args:
-        config: of the job, not yet resolved: what does not matter is taken out before copies of
-            it are made.
-        hydra: the job's `hydra` node.
+    `config` is not yet resolved, `hydra` its node: what does not matter is taken out before copies
+    of it are made.
     """
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     mode = str(hydra.runtime.choices.get("mode"))
@@ -121,13 +119,10 @@ def row_folder(mode: str, name: str, overrides: str) -> str:
 
 
 def _config_hash(config: DictConfig, mode: str, *, any_seed: bool = False) -> str:
-    """SHA-256 of what a run's metrics depend on, in hexadecimal digits.
+    """SHA-256 of what a run's metrics depend on, in hexadecimal digits; perhaps but for the seed.
 
     Interpolations count as they are written: what they lead to is in the config itself, or belongs
     to the machine.
-
-    Args:
-        any_seed: runs that differ in their seed only have the same one.
     """
     left = relevant_config(OmegaConf.to_container(config, resolve=False))
     if any_seed:
@@ -160,10 +155,7 @@ def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Keys that metrics depend on and that the run in `folder` had otherwise: its value, and ours.
 
     What the config takes from another key is not compared, for that key is, unless the run had set
-    it by itself. Names that have moved since the run are the same.
-
-    Raises:
-        ValueError: the run has left no config, or a torn one.
+    it by itself. Names that have moved are the same. ValueError for a config that is not there.
     """
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
@@ -192,10 +184,9 @@ def differences(config: DictConfig, folder: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
-    """What a training that goes on has otherwise than the attempt before, as a table for its log.
+    """What a training that goes on has otherwise than before, as a table for its log.
 
-    Raises:
-        ValueError: metrics depend on it, and `resume_changed` does not allow that.
+    ValueError if metrics depend on it, and `resume_changed` does not allow that.
     """
     if not config.resume or not any(folder.glob("model_*.pth")):
         return []
@@ -217,10 +208,7 @@ def changes_on_resume(config: DictConfig, folder: Path) -> list[str]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names; lists are leaves.
-
-    What holds nothing is left out, and when a part is made (`_partial_`).
-    """
+    """Leaves by their dotted names, but for None and `_partial_`; lists are leaves."""
     if not isinstance(tree, Mapping):
         key = prefix.removesuffix(".")
         if key.endswith("_target_"):
@@ -243,11 +231,7 @@ def resolved_value(config: DictConfig, key: str) -> Any:
 
 
 def resolve(config: DictConfig, run_dir: Path) -> str:
-    """Fix the run's folder and the time in names, for all processes; return the config in YAML.
-
-    Raises:
-        ValueError: an interpolation fails; the message is one line.
-    """
+    """Fix the run's folder and time for all processes; return the config in YAML, or ValueError."""
     config.run_dir = str(run_dir)
     try:
         OmegaConf.resolve(config)

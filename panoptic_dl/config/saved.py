@@ -19,15 +19,10 @@ REOPENING = ("demo", "eval", "analyze")  # modes that take a trained model
 
 
 def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig:
-    """Read a run's config, unresolved; reading it runs nothing.
+    """Read a run's config, unresolved; reading it runs nothing. ValueError names a damaged file.
 
-    Args:
-        folder: of the run.
-        with_classes: where the run has left its classes, put them in the place of what would read
-            the dataset, so that a model can be built where its dataset is not.
-
-    Raises:
-        ValueError: there is none, or it is damaged; the message names the file.
+    `with_classes` puts the run's classes in the place of what would read the dataset, so that a
+    model can be built where its dataset is not.
     """
     folder = local_path(folder, "run")
     file = folder / CONFIG
@@ -94,14 +89,7 @@ def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) 
     """Take the parts of a run's config, so that nobody repeats them.
 
     Leaves that are overridden, such as `dataset.center_threshold=0.3`, hold for the run's parts.
-
-    Args:
-        config: as composed; it is changed.
-        saved: the run's.
-        overrides: what stood on the command line.
-
-    Raises:
-        ValueError: other parts are asked for.
+    `config` is changed; ValueError where other parts are asked for.
     """
     chosen = {text.partition("=")[0] for text in overrides}
     for group in EXPERIMENT_PARTS:

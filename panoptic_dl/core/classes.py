@@ -95,11 +95,7 @@ class Classes:
 
 
 def load_classes(file: Path) -> Classes:
-    """Read what `Classes.to_json` made, such as the `classes.json` of a run.
-
-    Raises:
-        ValueError: it is missing or torn, or no such file; names it.
-    """
+    """Read what `Classes.to_json` made; ValueError names a file that is missing or damaged."""
     try:
         content = read_json(file)
         names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
@@ -129,12 +125,7 @@ def thing_ids(classes: Classes) -> list[int]:
 
 
 def record_classes(classes: Classes, run_dir: Path) -> None:
-    """Write `classes.json` of a run, or require that a resumed run has the same classes.
-
-    Raises:
-        ValueError: it has others, or its file is damaged.
-        OSError: the file cannot be written.
-    """
+    """Write `classes.json` of a run; ValueError if that run was started with other classes."""
     file = run_dir / CLASSES
     if file.is_file():
         differs = classes.difference(load_classes(file))
@@ -148,13 +139,9 @@ def record_classes(classes: Classes, run_dir: Path) -> None:
 
 
 def require_classes(classes: Classes, weights: str) -> None:
-    """Require that weights of a run predict the classes of the dataset that they are evaluated on.
+    """Require that weights, a file or run folder, predict the classes of the evaluated dataset.
 
-    Args:
-        weights: a file or a run folder; without the run's `classes.json` nothing is checked.
-
-    Raises:
-        ValueError: class ids mean other classes, or `classes.json` is damaged.
+    Without the run's `classes.json` nothing is checked. ValueError: class ids mean others.
     """
     theirs = classes_of_weights(weights)
     differs = theirs and classes.difference(theirs)
@@ -167,11 +154,7 @@ def require_classes(classes: Classes, weights: str) -> None:
 
 
 def classes_of_weights(weights: str | Path) -> Classes | None:
-    """The classes of a run's weights, a file or its folder; None without its `classes.json`.
-
-    Raises:
-        ValueError: `classes.json` is damaged.
-    """
+    """The classes of a run's weights, a file or folder; None without, ValueError if damaged."""
     place = local_path(weights, "weights")
     file = (place if place.is_dir() else place.parent) / CLASSES
     return load_classes(file) if file.is_file() else None

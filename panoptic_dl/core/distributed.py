@@ -1,4 +1,4 @@
-"""What the processes of a run send each other: tensors, no pickled objects."""
+"""What the processes of a run send each other: sums, exact ones of floats, metrics of a step."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,28 +25,6 @@ def sum_over_processes(*counts: np.ndarray) -> list[np.ndarray]:
     return [
         part.reshape(array.shape) for part, array in zip(np.split(flat, ends), counts, strict=True)
     ]
-
-
-def concatenate_over_processes(rows: np.ndarray) -> np.ndarray:
-    """Put the rows (N, C) of all processes under each other, in the order of their ranks.
-
-    Every process must call this; N may differ between them, C and the type may not. Each gets all
-    rows.
-    """
-    world_size = comm.get_world_size()
-    if world_size == 1:
-        return rows
-    numbers = np.zeros(world_size, dtype=np.int64)
-    numbers[comm.get_rank()] = len(rows)
-    (numbers,) = sum_over_processes(numbers)
-    padded = np.zeros((int(numbers.max()), *rows.shape[1:]), dtype=rows.dtype)
-    padded[: len(rows)] = rows
-    mine = torch.from_numpy(padded).to(_device())
-    everyone: list[Tensor] = [torch.empty_like(mine) for _ in range(world_size)]
-    distributed.all_gather(everyone, mine)
-    return np.concatenate(
-        [part.cpu().numpy()[:number] for part, number in zip(everyone, numbers, strict=True)]
-    )
 
 
 def _device() -> torch.device:
@@ -84,16 +62,9 @@ def from_exact(parts: np.ndarray) -> np.ndarray:
 
 
 def in_main_process(work: Callable[[], None], what: str) -> None:
-    """Call `work` in the main process; return in all of them when it is done.
+    """Call `work` in the main process; return in all, which must call this, when it is done.
 
-    Every process must call this.
-
-    Args:
-        work: what to do.
-        what: for the error in the other processes: "cannot <what>".
-
-    Raises:
-        EvaluationError: in the others, when it failed; in the main one, whatever it raised.
+    If it fails, the others raise EvaluationError "cannot <what>", the main one what it raised.
     """
     failure: Exception | None = None
     if comm.is_main_process():

@@ -62,11 +62,7 @@ def measured_on(device: str) -> dict[str, Any]:
 
 
 def git(*commands: str) -> list[str]:
-    """The outputs of git commands in the checkout that this file is in.
-
-    Raises:
-        ValueError: there is none, no git, or git refuses: in its own words, which name the cure.
-    """
+    """The outputs of git commands in this checkout; ValueError if git refuses, in its own words."""
     folder = Path(__file__).resolve().parents[2]
     # Not the repository that the folder lies in, nor the one whose hook has started this.
     around = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "LC_ALL": "C"}

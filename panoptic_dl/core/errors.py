@@ -163,10 +163,7 @@ def message_for_user(error: Exception) -> str | None:
 
 
 def _lost_process(error: BaseException, trace: Sequence[str]) -> str | None:
-    """What a user reads where a loader process was killed, or may not open enough files.
-
-    PyTorch raises that wherever the main process is: others may have wrapped it.
-    """
+    """What a user reads where a loader process was killed, or may not open enough files."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)

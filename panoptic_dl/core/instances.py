@@ -19,33 +19,23 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger file
 
 @dataclass(frozen=True)
 class InstancesFile:
-    """What is in a file in COCO's instances format.
+    """What is in a file in COCO's instances format; ids, "height" and "width" are whole numbers.
 
-    Attributes:
-        images, categories: entries of the file by id; ids, "height" and "width" are whole numbers.
-        instances: for each image, in the order of the file, annotations with "id", "category_id",
-            "iscrowd" 0 or 1, and as "segmentation" a compressed run-length code; "area" and "bbox"
-            where they were asked for.
-        bad_masks: polygons and annotations that cannot be masks and are therefore not among the
-            instances, in words that name them.
+    Instances of an image, in the order of the file, have "id", "category_id", "iscrowd" 0 or 1,
+    and as "segmentation" a compressed run-length code; "area" and "bbox" if they were asked for.
     """
 
-    images: dict[Hashable, dict[str, Any]]
-    categories: dict[Hashable, dict[str, Any]]
-    instances: dict[Hashable, list[dict[str, Any]]]
-    bad_masks: list[str] = field(default_factory=list)
+    images: dict[Hashable, dict[str, Any]]  # entries of the file by id
+    categories: dict[Hashable, dict[str, Any]]  # likewise
+    instances: dict[Hashable, list[dict[str, Any]]]  # by the image's id
+    bad_masks: list[str] = field(default_factory=list)  # in words: no masks, and so no instances
 
 
 def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
-    """Read a file in COCO's instances format.
+    """Read a file in COCO's instances format; with `boxes`, as COCO's script needs it.
 
     2.0 is read as 2, which tables of pandas and Matlab make of it, and null as what is not there.
-
-    Args:
-        boxes: each annotation must have "area", "bbox" and "iscrowd", as COCO's script needs.
-
-    Raises:
-        DatasetError: the file cannot be read, or an entry is not as in that format; names it.
+    DatasetError names an entry that is not as in that format.
     """
 
     def wrong(what: str) -> DatasetError:

@@ -21,15 +21,10 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_mask(code: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read a code, compressed or as a list of counts: (H, W) bool.
+    """Read what JSON holds, a code, compressed or as a list of counts: (H, W) bool.
 
-    Args:
-        code: what JSON holds.
-        size: (height, width) as it must be.
-
-    Raises:
-        ValueError: it is no run-length code, is of another size, or does not end where the mask
-            ends.
+    ValueError: it is no run-length code, is not of `size` (height, width), or does not end where
+    the mask ends.
     """
     runs = _runs(code, size)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
@@ -38,12 +33,8 @@ def decode_mask(code: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def encode_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
     """The compressed code of an annotation's "segmentation": polygons, or a code of either kind.
 
-    Args:
-        segmentation: what JSON holds; polygons without a `polygon_fault`.
-        size: (height, width) of the image.
-
-    Raises:
-        ValueError: it is neither, or cannot be a mask of that image; says why.
+    Polygons have no `polygon_fault`, `size` is (height, width). ValueError says why it cannot be a
+    mask of that image.
     """
     if not segmentation:
         raise ValueError("it has a box and no mask, and the pixels are needed")
@@ -113,10 +104,8 @@ def _runs(code: Any, size: tuple[int, int]) -> list[int]:
 def run_lengths(counts: str) -> list[int]:
     """Pixels of each run of a compressed code, from groups of five bits, lowest first.
 
-    From the fourth run on they are differences to the run two before.
-
-    Raises:
-        ValueError: it has a character that no code has, or ends within a number.
+    From the fourth run on they are differences to the run two before. ValueError for a character
+    that no code has, or an end within a number.
     """
     runs: list[int] = []
     value = shift = 0

@@ -48,10 +48,7 @@ def shows_bars() -> bool:
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds.
-
-    Used as a context manager, it closes the bar at the end.
-    """
+    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(
         self,
@@ -146,11 +143,8 @@ def parallel_map(
     Args:
         function: can be pickled.
         num_workers: processes; 1 works in this one. Forked on Linux.
-        hint: what to do when a worker was killed, for the message.
+        hint: what to do when a worker was killed, for the message of the DatasetError.
         chunk: jobs that a worker is given at a time.
-
-    Raises:
-        DatasetError: a worker was killed.
     """
     num_workers = min(num_workers, len(jobs))
     if num_workers <= 1:
@@ -197,7 +191,7 @@ def _begin_worker(parent: int, ending: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_END))
     signal.signal(END_JOB, _end_job)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_JOB])
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
 
 
 def _end_job(number: int, frame: FrameType | None) -> None:
@@ -217,18 +211,17 @@ def _call(function: Callable[..., Any], *job: Any) -> Any:
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:
-    """End this process with its parent; called in a thread.
+    """End this process when its parent has, after SIGTERM and so many seconds to save, if any."""
 
-    Args:
-        parent: its process.
-        seconds: that this one has after SIGTERM to save and to end; 0: it ends at once.
-    """
-    while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    if seconds:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(seconds)
-    os._exit(1)
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if seconds:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -93,10 +93,7 @@ class RunState:
     """
 
     def __init__(self, run_dir: str, *, writes: bool) -> None:
-        """
-        Args:
-            writes: whether this process writes `run.json`; only one of a run does.
-        """
+        """`writes`: whether this process writes `run.json`; only one of a run does."""
         self.folder, self.writes = Path(run_dir), writes
         self.waits = _holds_run(self.folder)
         self.remarks: list[str] = []
@@ -110,11 +107,8 @@ class RunState:
     def begin(self, facts: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> None:
         """Take the folder for an attempt; one that was killed before is closed.
 
-        The record of a training stays where another mode works.
-
-        Args:
-            facts: see `panoptic_dl.config.run_identity.identity`.
-            texts: files of `.hydra` by name; none in processes that record nothing.
+        The record of a training stays where another mode works. `facts` are those of
+        `panoptic_dl.config.run_identity.identity`, `texts` files of `.hydra` by name.
 
         Raises:
             ValueError: another process works here.
@@ -175,11 +169,7 @@ class RunState:
                 self._write_texts()
 
     def accept(self) -> None:
-        """Let this start be the run's, for its checks have passed.
-
-        Raises:
-            OSError: the config, without which the run is of no use, cannot be written.
-        """
+        """Let this start be the run's, for its checks have passed; OSError if it cannot be kept."""
         if self._texts:
             if not self.writes and (self.folder / CONFIG).exists():
                 self._place /= f"{datetime.now():{TIME}}"
@@ -391,12 +381,7 @@ def write_sweep(folder: Path, experiments: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_sweep(folder: Path) -> tuple[str, dict[str, Sequence[str]]]:
-    """The name of a sweep, and what `write_sweep` has written.
-
-    Raises:
-        ValueError: `sweep.json` is damaged; the message is for people.
-        OSError: it cannot be opened.
-    """
+    """The name of a sweep, and what `write_sweep` has written; ValueError if it is damaged."""
     plan = Fields(read_json_object(folder / SWEEP), SWEEP)
     rows = plan.objects("rows")
     found = {row.text("folder", required=True): row.texts("overrides") for row in rows}
@@ -469,12 +454,7 @@ def image_format_of(folder: Path) -> str | None:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file `path`, or the checkpoint of the run folder `path`, which is logged.
-
-    Raises:
-        WeightsError: there is no such file or folder, or the folder has no checkpoint; the message
-            lists those that are there.
-    """
+    """The weights file `path`, or a run folder's checkpoint; WeightsError lists what is there."""
     path = local_path(path, "weights")
     if path.is_file():
         return path
@@ -500,9 +480,7 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     """A run folder's checkpoint: `name`, or else the final one, or else the newest.
 
     A final one that is older than the newest is of a run that was made longer: it is not taken.
-
-    Raises:
-        WeightsError: it is not there.
+    WeightsError where there is none.
     """
     there = (
         ", ".join(sorted(printable(p.name) for p in folder.glob("*.pth"))) or "no .pth file at all"

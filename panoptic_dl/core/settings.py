@@ -299,13 +299,7 @@ OTHERS: dict[str, tuple[Any, Mapping[str, Any]]] = {
 
 
 def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
-    """Raise ValueError for a value of a key that has a wrong type or range.
-
-    Args:
-        name: of the key.
-        hint: its type.
-        metadata: of a field that `key` has made.
-    """
+    """Raise ValueError for a value of a key of type `hint` that has a wrong type or range."""
     choices = metadata["choices"]
     if not (has_type(value, hint) and _is_within(value, metadata["limits"])):
         raise ValueError(f"{name}={as_yaml(value)} must be {_values(hint, metadata)}")

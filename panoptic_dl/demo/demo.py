@@ -44,20 +44,14 @@ def demo(
     row: str,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Predict and draw each input; results appear in `run_dir`/demo as they come.
+    """Predict and draw each input (see `find_inputs`); results come into `run_dir`/demo one by one.
 
     Args:
-        device: `cuda` or `cpu`.
-        model: `PanopticDeepLab` or `DeepLabV3Plus`.
-        mapper: its test mapper.
-        classes: names and colors.
-        weights: a file or run folder that covers all of the model.
-        inputs: see `find_inputs`.
+        mapper: the model's test mapper.
         row: the combination of parts, for the log.
         settings: fields of `DemoSettings`.
 
-    Raises:
-        DemoError: a setting cannot be; at the end, some inputs could not be read, by name.
+    Raises DemoError for a setting that cannot be; at the end, for inputs that could not be read.
     """
     if comm.get_world_size() > 1:
         raise DemoError("mode=demo runs in one process: drop launch.num_gpus and the like")

@@ -38,15 +38,10 @@ AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
 @dataclass(frozen=True)
 class Input:
-    """One picture, video or camera.
+    """One picture, video or camera."""
 
-    Attributes:
-        source: a file, or the number of a camera.
-        name: of its results, without a suffix; no two inputs share one.
-    """
-
-    source: Path | int
-    name: str
+    source: Path | int  # a file, or the number of a camera
+    name: str  # of its results, without a suffix; no two inputs share one
 
     @property
     def is_video(self) -> bool:
@@ -150,8 +145,7 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _result_names(files: Sequence[Path]) -> list[str]:
     """A name for each of several different files, safe as that of a file, in their order.
 
-    `x` for x.jpg; `x_jpg` and `x_png` where x.jpg and x.png come together; `a_x` and `b_x` where
-    a/x.jpg and b/x.jpg do; a number where nothing else helps.
+    `x` of x.jpg, else `x_jpg` and `x_png`, else `a_x` and `b_x`; a number where nothing else helps.
     """
     stems = [file_name_text(file.stem) for file in files]
     names = list(stems)

@@ -60,32 +60,16 @@ class StageTimes:
 
 @dataclass(kw_only=True)
 class Pipeline(Generic[Item]):
-    """Turns items into results; to be run once.
+    """Turns items into results; to be run once."""
 
-    Attributes:
-        read: from an item to an input of the network, None where a stream has ended; in
-            `num_readers` threads.
-        network: from several inputs to the output of each.
-        finish: from (item, input, output) to a result; in `num_workers` threads.
-        write: if given, takes the results in their order, in a thread of its own.
-        num_readers: 1 where items must be read in their order.
-        batch_size: images that the network gets at once.
-        times: where the seconds of the stages are added.
-    """
-
-    read: Callable[[Item], Any]
-    network: Callable[[Sequence[Any]], Sequence[Any]]
-    finish: Callable[[Item, Any, Any], Any]
-    write: Callable[[Any], Any] | None = None
-    num_readers: int
-    num_workers: int
-    batch_size: int = 1
+    read: Callable[[Item], Any]  # to the network's input; None where a stream has ended
+    network: Callable[[Sequence[Any]], Sequence[Any]]  # from several inputs to all outputs
+    finish: Callable[[Item, Any, Any], Any]  # from (item, input, output) to a result
+    write: Callable[[Any], Any] | None = None  # takes results in their order, in a thread
+    num_readers: int  # threads; 1 where items must be read in their order
+    num_workers: int  # threads that finish
+    batch_size: int = 1  # images that the network gets at once
     times: StageTimes = field(default_factory=StageTimes)
-
-    def __post_init__(self) -> None:
-        self._readers = ThreadPoolExecutor(self.num_readers, "read")
-        self._workers = ThreadPoolExecutor(self.num_workers, "draw")
-        self._writer = ThreadPoolExecutor(1, "write")
 
     def run(self, items: Iterable[Item]) -> Generator[tuple[Item, Any], None, None]:
         """All items with their results, in their order, as they come.
@@ -94,23 +78,23 @@ class Pipeline(Generic[Item]):
         run. When this ends early, by an error or Ctrl-C, what is being drawn and written is
         finished first, and nothing else is begun.
         """
-        try:
-            yield from self._run(iter(items))
-        finally:
-            for pool in (self._readers, self._workers, self._writer):
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Any]]:
-        reading: deque[tuple[Item, Future[Any]]] = deque()
+        threads = {"read": self.num_readers, "draw": self.num_workers, "write": 1}
+        pools = [ThreadPoolExecutor(number, name) for name, number in threads.items()]
+        self._readers, self._workers, self._writer = pools
+        waiting, reading = iter(items), deque[tuple[Item, Future[Any]]]()
         finishing: deque[tuple[Item, Future[Any]]] = deque()
-        while batch := self._read_batch(items, reading):
-            finishing += self._start_to_finish(batch)
-            while finishing and (
-                len(finishing) > self.num_workers + self.batch_size or finishing[0][1].done()
-            ):
+        try:
+            while batch := self._read_batch(waiting, reading):
+                finishing += self._start_to_finish(batch)
+                while finishing and (
+                    len(finishing) > self.num_workers + self.batch_size or finishing[0][1].done()
+                ):
+                    yield self._wait(*finishing.popleft())
+            while finishing:
                 yield self._wait(*finishing.popleft())
-        while finishing:
-            yield self._wait(*finishing.popleft())
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_batch(
         self, items: Iterator[Item], reading: deque[tuple[Item, Future[Any]]]

@@ -293,10 +293,7 @@ def _find_device(name: str | None) -> torch.device:
 
 
 class _AtLeastOnePixel(T.AugInput):
-    """An image on its way through a test resize, which may not leave less than one pixel.
-
-    Detectron2 rounds a side of 20 x 3000 pixels at the size of 256 to nothing, and fails.
-    """
+    """An image in a test resize: Detectron2 rounds 20 x 3000 pixels at the size of 256 to none."""
 
     def transform(self, tfm: T.Transform) -> None:
         """Resize to at least one pixel."""
@@ -308,8 +305,8 @@ class _AtLeastOnePixel(T.AugInput):
 def _labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
     """A map of labels at (height, width): the label of the nearest pixel.
 
-    Where that makes squares of 2 x 2 and more, their corners are rounded, by the median of the
-    labels around each pixel. Lines keep their width; a segment of a single pixel may vanish.
+    Corners of squares of 2 x 2 and more are rounded, by the median of the labels around each pixel.
+    Lines keep their width; a segment of a single pixel may vanish.
     """
     if labels.shape == size:
         return labels

@@ -18,21 +18,11 @@ TORN = 0.02  # share of the announced frames that may be missing: some formats o
 
 
 class VideoReader:
-    """Frames of a video file or a camera, one after the other.
-
-    Attributes:
-        fps: frames a second, as the source says.
-        total: frames that it announces; None: it does not know.
-        notes: for the log.
-    """
+    """Frames of a video file or a camera, one after the other."""
 
     def __init__(self, source: Path | int) -> None:
-        """Open it, and decode the first frame.
-
-        Raises:
-            DemoError: there is no such file or camera, or nothing in it can be decoded.
-        """
-        self.notes: list[str] = []
+        """Open it, and decode the first frame; DemoError if there is none."""
+        self.notes: list[str] = []  # for the log
         is_camera = isinstance(source, int)
         self._name = f"camera {source}" if is_camera else str(source)
         if isinstance(source, Path) and not source.is_file():
@@ -51,11 +41,11 @@ class VideoReader:
             )
         self._first: NDArray[np.uint8] | None = first
         self.size = first.shape[:2]
-        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))  # frames a second
         if not 0.1 <= self.fps <= 1000:
             self.notes.append(f"does not say its frame rate: {FPS:g} a second are taken")
             self.fps = FPS
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # None: it does not know
         self.total = int(count) if 1 <= count < math.inf and not is_camera else None
 
     def read(self) -> NDArray[np.uint8] | None:
@@ -96,11 +86,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Add a frame (H, W, 3) RGB; an odd last row or column is left out, for the codec.
-
-        Raises:
-            DemoError: it cannot be encoded.
-        """
+        """Add a frame (H, W, 3) RGB; an odd last row or column is left out, for the codec."""
         height, width = (side - side % 2 for side in frame.shape[:2])
         if self._writer is None:
             if not height or not width:
@@ -119,8 +105,7 @@ class VideoWriter:
     def close(self, *, keep: bool = True) -> None:
         """End the file and give it its name; without `keep`, or without frames, remove it.
 
-        Raises:
-            DemoError: frames are missing: OpenCV itself does not notice a full disk.
+        DemoError if frames are missing: OpenCV itself does not notice a full disk.
         """
         if self._writer is not None:
             self._writer.release()

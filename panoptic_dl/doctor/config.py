@@ -158,10 +158,10 @@ def _check_classes(context: CheckContext) -> CheckResult:
 
 
 def _check_crop(context: CheckContext) -> CheckResult:
-    """Which window image pooling has, in training and in tests.
+    """Which window image pooling has, in training and in tests; metrics depend on it.
 
-    Detectron2 pools over windows of the crop's size and refuses images whose features are not a
-    multiple of it. Here the window slides over any size, but metrics depend on the crop.
+    Detectron2 pools over windows of the crop's size, and refuses images whose features are no
+    multiple of it. Here the window slides over any size.
     """
     height, width = crop = tuple(context.sizes["crop_size"])
     modules = context.part("model").modules()

@@ -32,20 +32,13 @@ UNEXPECTED_HINT = "log.txt in the run's folder has the whole error: please repor
 
 @dataclass
 class Split:
-    """Records and metadata of a split, from Detectron2's catalogs.
+    """Records and metadata of a split, from Detectron2's catalogs."""
 
-    Attributes:
-        title: "train" or "val".
-        name: in Detectron2's catalogs.
-        records: of the images; categories of segments are contiguous ids.
-        reports: of the images that were opened.
-    """
-
-    title: str
-    name: str
-    records: list[dict[str, Any]]
+    title: str  # "train" or "val"
+    name: str  # in Detectron2's catalogs
+    records: list[dict[str, Any]]  # of the images; categories of segments are contiguous ids
     metadata: dict[str, Any]
-    reports: list[ImageReport] = field(default_factory=list)
+    reports: list[ImageReport] = field(default_factory=list)  # of the images that were opened
 
     @property
     def has_truth(self) -> bool:
@@ -93,28 +86,12 @@ class Split:
 
 @dataclass
 class CheckContext:
-    """The experiment as composed, and what checks have found out about it.
+    """The experiment as composed, and what checks have found out about it."""
 
-    Attributes:
-        device: `cuda` or `cpu`.
-        parts: functions that build the experiment's parts, by name: see conf/mode/doctor.yaml.
-        choice: names of the chosen parts, "backbone", "head", "dataset", "task", and of the
-            groups in `recipe["choices"]`.
-        sizes: "crop_size" [H, W], "min_size_test", "max_size_test", "size_divisibility" in pixels.
-        train, checkpoint, recipe: those groups of the config.
-        top_k: a model finds fewer objects in an image.
-        launch_refused: why the processes that `launch` asks for could not start.
-        find_unused_parameters: whether some may take no part in the loss.
-        weights, weights_match: file or run folder to start from, and what of it.
-        pretrained: the file that the recipe starts from, for whoever gives no weights.
-        splits: "train" and "val", as far as they could be registered.
-        process_group: of processes that may wait for days; None: there is one process.
-    """
-
-    device: str
-    parts: Mapping[str, Callable[[], Any]]
-    choice: Mapping[str, str]
-    sizes: Mapping[str, Any]
+    device: str  # `cuda` or `cpu`
+    parts: Mapping[str, Callable[[], Any]]  # build the parts, by name; see conf/mode/doctor.yaml
+    choice: Mapping[str, str]  # options of parts and of groups in `recipe`
+    sizes: Mapping[str, Any]  # crop_size [H, W], test sizes, divisibility, in pixels
     train: dict[str, Any]
     checkpoint: dict[str, Any]
     recipe: Mapping[str, Any]
@@ -122,14 +99,14 @@ class CheckContext:
     run_dir: str
     ignore_label: int = IGNORE_LABEL
     image_format: str = "RGB"
-    top_k: int = 200
-    launch_refused: str | None = None
-    find_unused_parameters: bool = False
-    weights: str | None = None
+    top_k: int = 200  # a model finds fewer objects in an image
+    launch_refused: str | None = None  # why the processes of `launch` could not start
+    find_unused_parameters: bool = False  # may some take no part in the loss?
+    weights: str | None = None  # file or run folder to start from, and what of it
     weights_match: str = "strict"
-    pretrained: Mapping[str, Any] | None = None
-    splits: dict[str, Split] = field(default_factory=dict)
-    process_group: Any = None
+    pretrained: Mapping[str, Any] | None = None  # what the recipe starts from
+    splits: dict[str, Split] = field(default_factory=dict)  # those that are registered
+    process_group: Any = None  # may wait for days; None: one process
     _built: dict[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> Any:
@@ -180,24 +157,16 @@ class State(str, Enum):
 
 @dataclass
 class CheckResult:
-    """A line of the table.
-
-    Attributes:
-        found: what there is, in one line.
-        hint: what to do, a command where there is one; None where nothing is to be done.
-        problems: all that is wrong, one a line, where it is more than is in `found`.
-        group, name, seconds: of the check; `run_checks` sets them.
-        needs: the checks that failed, where this one was therefore not run.
-    """
+    """A line of the table; `run_checks` sets its group, name and seconds, those of the check."""
 
     state: State
-    found: str
-    hint: str | None = None
-    problems: Sequence[str] = ()
+    found: str  # what there is, in one line
+    hint: str | None = None  # what to do; None where nothing is to be done
+    problems: Sequence[str] = ()  # all that is wrong, one a line, if it is more
     group: str = ""
     name: str = ""
     seconds: float = 0.0
-    needs: Sequence[str] = ()
+    needs: Sequence[str] = ()  # checks that failed, so that this one was not run
 
 
 ok = partial(CheckResult, State.OK)
@@ -210,9 +179,7 @@ def from_problems(
 ) -> CheckResult:
     """Red where there are failures, yellow where there are only warnings, else green.
 
-    Args:
-        right: what is found where nothing is wrong.
-        wrong: what the problems are, after their number: "images cannot be read".
+    `right` is found where nothing is wrong; `wrong` follows the number: "images cannot be read".
     """
     problems = [*failures, *warnings]
     if not problems:
@@ -223,21 +190,13 @@ def from_problems(
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and its line of the table.
-
-    Attributes:
-        group: the heading of the line.
-        name: of the line.
-        run: may raise any error; None: there is nothing of this kind to check.
-        needs: "group: name" of checks without which this one cannot be run.
-        hint: what to do when `run` raises, unless the error has a remedy.
-    """
+    """A check, and its line of the table below the heading `group`."""
 
     group: str
     name: str
-    run: Callable[[CheckContext], CheckResult | None]
-    needs: Sequence[str] = ()
-    hint: str = UNEXPECTED_HINT
+    run: Callable[[CheckContext], CheckResult | None]  # None: nothing of the kind; may raise
+    needs: Sequence[str] = ()  # "group: name" of checks that must not fail before
+    hint: str = UNEXPECTED_HINT  # what to do when `run` raises
 
 
 def run_checks(checks: Iterable[Check], context: CheckContext) -> list[CheckResult]:

@@ -140,12 +140,7 @@ def _check_layout(title: str, context: CheckContext) -> CheckResult:
 
 
 def _open_files(split: Split, sample: int | None, workers: int) -> list[ImageReport]:
-    """Check the files of a split's images, in its order.
-
-    Args:
-        sample: so many, always the same ones; None: all.
-        workers: processes; 1 works in this one.
-    """
+    """Check the files of a split's images, or of `sample` of them, always the same ones."""
     records = split.records
     if sample is not None and sample < len(records):
         chosen = random.Random(0).sample(range(len(records)), sample)
@@ -235,10 +230,7 @@ def _check_json(title: str, context: CheckContext) -> CheckResult | None:
 
 
 def _json_problems(split: Split, custom: bool) -> Iterator[tuple[str, bool]]:
-    """What is wrong in the panoptic JSON file, and whether it is serious.
-
-    Sizes, areas and crowds of a custom dataset need not be listed.
-    """
+    """What is wrong in the panoptic JSON file (custom ones may list less), and if it is serious."""
     images, entries, categories = (
         split.content[key] for key in ("images", "annotations", "categories")
     )

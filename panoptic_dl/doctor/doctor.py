@@ -36,17 +36,14 @@ def run_doctor(
     Called by every process of the run: the main one runs the checks, all take the steps.
 
     Args:
-        device: `cuda` or `cpu`.
-        parts: functions that build the experiment's parts.
         settings: fields of `DoctorSettings`.
-        others: the other fields of `CheckContext`.
+        parts, others: the other fields of `CheckContext`.
 
     Returns:
         `metrics`: how many checks are red, and how many yellow; `rows`, for JSON. {} but in the
         main process.
 
-    Raises:
-        SystemExit: with 1, where a check is red; everything is printed and saved then.
+    Raises SystemExit with 1, where a check is red; everything is printed and saved then.
     """
     context = CheckContext(
         device=device,
@@ -123,10 +120,7 @@ def _shown(problems: Sequence[str]) -> list[str]:
 
 
 def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
-    """A line a check under headings; below what is not green, its problems and the hint.
-
-    Checks that need one that failed are one line at the end.
-    """
+    """A line a check under headings, its problems and hint; last, what needs one that failed."""
     waiting = [result for result in results if result.needs]
     results = [result for result in results if not result.needs]
     width = max((len(result.name) for result in results), default=0)

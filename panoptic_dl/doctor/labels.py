@@ -45,8 +45,7 @@ Found = TypeVar("Found")
 class _Problem(NamedTuple):
     """What is wrong with a file, in words that name it; if not serious, a warning.
 
-    `kind` is a key of `data.KINDS`: the check whose problem it is. `origin`: what the wrong file is
-    among downloaded "images" and "labels" and what is "prepared", where that differs from KINDS.
+    `kind` is a key of `data.KINDS`; `origin` says what the wrong file is, where KINDS is not right.
     """
 
     kind: str
@@ -57,24 +56,15 @@ class _Problem(NamedTuple):
 
 @dataclass
 class ImageReport:
-    """What was found in the files of one image.
-
-    Attributes:
-        file_name: of the image.
-        digest: of the file's bytes; two images with one digest are the same.
-        mode: Pillow's name for the kind of its pixels.
-        size: (H, W) of the image as training reads it.
-        unchecked: kinds of problems that were not looked for, and the kind of problem why.
-        classes: pixels of each class in its semantic label, if that is a file.
-    """
+    """What was found in the files of one image."""
 
     file_name: str
     problems: list[_Problem] = field(default_factory=list)
-    digest: bytes | None = None
-    mode: str = ""
-    size: tuple[int, int] | None = None
-    unchecked: dict[str, str] = field(default_factory=dict)
-    classes: Counter[int] = field(default_factory=Counter)
+    digest: bytes | None = None  # of the file's bytes; two images with one are the same
+    mode: str = ""  # Pillow's name for the kind of its pixels
+    size: tuple[int, int] | None = None  # (H, W) of the image as training reads it
+    unchecked: dict[str, str] = field(default_factory=dict)  # kind of problem, and the kind why
+    classes: Counter[int] = field(default_factory=Counter)  # pixels of each in the semantic label
 
     def add(self, kind: str, text: str, *, serious: bool = True, origin: str | None = None) -> None:
         self.problems.append(_Problem(kind, text, serious, origin))
@@ -90,27 +80,21 @@ class ImageReport:
 
 
 def check_files(
-    record: Mapping[str, Any],
-    size: tuple[int, int] | None,
-    *,
-    num_classes: int,
-    ignore_label: int = IGNORE_LABEL,
-    is_cityscapes: bool = False,
+    record: Mapping[str, Any], size: tuple[int, int] | None, **of_split: Any
 ) -> ImageReport:
     """Open all files of an image and compare them; never raises.
 
     Args:
         record: of Detectron2's catalog.
         size: (H, W) in the dataset's JSON file, if it is there.
-        num_classes: of the dataset.
-        ignore_label: of pixels without a class in semantic labels.
-        is_cityscapes: whether the official label files lie next to the semantic labels.
+        of_split: `num_classes`, `ignore_label` of pixels without a class, and `is_cityscapes`,
+            whether the official label files lie next to the semantic labels.
     """
     report = ImageReport(str(record.get("file_name")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, and of odd EXIF entries
         try:
-            _check_files(report, record, size, num_classes, ignore_label, is_cityscapes)
+            _check_files(report, record, size, **of_split)
         except Exception as error:  # such as a record without keys
             report.add("images", f"{report.file_name}: {type(error).__name__}: {error}")
     return report
@@ -121,8 +105,8 @@ def _check_files(
     record: Mapping[str, Any],
     listed: tuple[int, int] | None,
     num_classes: int,
-    ignore_label: int,
-    is_cityscapes: bool,
+    ignore_label: int = IGNORE_LABEL,
+    is_cityscapes: bool = False,
 ) -> None:
     image = report.size = _noting(report, "images", partial(_check_image, report))
     if image is None:
@@ -184,8 +168,7 @@ def _origin_of(
 ) -> str | None:
     """What is wrong where an image of Cityscapes and a prepared label differ in size (H, W).
 
-    The downloaded labels beside it decide: "prepared" where they are as large as the image,
-    "images" where they are as large as the prepared label. None: they are not there.
+    The downloaded label decides: it is as large as the image ("prepared"), or as that label.
     """
     file = str(record.get("sem_seg_file_name", ""))
     if not file.endswith(TRAIN_IDS):
@@ -294,9 +277,8 @@ def _check_cityscapes(
 ) -> None:
     """Note where labelIds, labelTrainIds, instanceIds and panoptic labels (H, W) disagree.
 
-    They are all drawn from the same polygons. Pixels of instanceIds below 1000 are label ids,
-    others label id * 1000 + number. A panoptic label has the same number where the label is
-    evaluated, and 0 (void) elsewhere.
+    Pixels of instanceIds below 1000 are label ids, others label id * 1000 + number. A panoptic
+    label has the same number where the label is evaluated, and 0 (void) elsewhere.
     """
     file = str(record["sem_seg_file_name"])
     if not file.endswith(TRAIN_IDS):

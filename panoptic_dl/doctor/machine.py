@@ -184,10 +184,8 @@ def check_memory(context: CheckContext) -> CheckResult:
 def _estimate_step(context: CheckContext) -> tuple[float, float]:
     """Bytes of a training step in one process: fixed ones, and those of each image of a pass.
 
-    Fixed are weights, gradients, what the optimizer keeps, a moving average, weights in half
-    precision. What autograd keeps for the backward pass is counted on two small batches: tensors
-    once however often they are kept, parameters and buffers not at all; with activation
-    checkpointing only what the backbone's blocks are given, and the inside of the largest.
+    What autograd keeps is counted on two small batches, tensors once however often they are kept;
+    with activation checkpointing what the blocks are given, and the inside of the largest.
     """
     model = copy.deepcopy(context.part("model")).train()  # batch norm changes its statistics
     weights, device = _num_bytes(model.parameters()), next(model.parameters()).device.type

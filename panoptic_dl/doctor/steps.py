@@ -67,10 +67,7 @@ def follow(context: CheckContext) -> None:
 
 
 def _train(context: CheckContext) -> CheckResult | None:
-    """Steps of the experiment's trainer and loader: finite losses, and a checkpoint.
-
-    Called by all processes; None but in the main one.
-    """
+    """Two steps in all processes: finite losses, and a checkpoint; None but in the main one."""
     folder = Path(context.run_dir, FOLDER)
     if comm.is_main_process():
         shutil.rmtree(folder, ignore_errors=True)

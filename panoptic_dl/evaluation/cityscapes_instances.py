@@ -22,7 +22,6 @@ from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_label_ids
@@ -55,11 +54,7 @@ InstanceMatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> InstanceMatch:
-    """Compare predicted instances, whose categories are label ids, with the ground truth.
-
-    Args:
-        truth: (H, W) pixels of an instanceIds file.
-    """
+    """Compare instances, whose categories are label ids, with (H, W) pixels of instanceIds."""
     pixels, ids, sizes = _number_pixels(truth)
     found = []
     for label, score, mask, _ in predictions:
@@ -126,10 +121,8 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:
     """Average precision, 0..1, of one class that is in the ground truth, at one overlap.
 
-    Args:
-        scores: (N,) of the predictions that count; only their order matters.
-        true: (N,) bool, whether each is right; others are errors.
-        num_missed: true instances without any prediction.
+    `true` (N,) says which predictions that count are right; of `scores` (N,) the order matters;
+    `num_missed` true instances have no prediction.
     """
     if not len(scores):  # all instances are missed: the script raises IndexError
         return 0.0
@@ -161,11 +154,7 @@ class StreamingCityscapesInstanceEvaluator(
     tasks = ("segm",)
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`, and the name of
-                each class in `thing_classes`.
-        """
+        """`dataset`: in Detectron2's catalogs; its metadata has `gt_dir` and `thing_classes`."""
         metadata = MetadataCatalog.get(dataset)
         self._label_ids = [name2label[name].id for name in metadata.thing_classes]
         self._files = find_labels(metadata.gt_dir, "_gtFine_instanceIds.png")
@@ -214,7 +203,7 @@ class StreamingCityscapesInstanceEvaluator(
             not in the ground truth has NaN and does not count in the mean, whatever was predicted.
         """
         (missed, num_true), num_images = self._sum(self._missed, self._num_true)
-        rows = concatenate_over_processes(np.concatenate(self._rows))
+        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
         if not comm.is_main_process():
             return None
         table = _precision_table(rows, missed, num_true)

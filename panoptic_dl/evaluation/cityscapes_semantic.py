@@ -61,14 +61,9 @@ SemanticMatch = tuple[np.ndarray, np.ndarray]
 
 
 def find_labels(folder: str, suffix: str) -> dict[str, Path]:
-    """Files `<city>/<image id><suffix>` below a split's folder, by image id.
-
-    Raises:
-        EvaluationError: there are none.
-    """
-    files = {
-        image_id(file.name): file for file in sorted(Path(folder).glob(f"[!.]*/[!.]*{suffix}"))
-    }
+    """Files `<city>/<image id><suffix>` below a split's folder, by image id; or EvaluationError."""
+    paths = sorted(Path(folder).glob(f"[!.]*/[!.]*{suffix}"))
+    files = {image_id(file.name): file for file in paths}
     if not files:
         raise EvaluationError(f"no <city>/*{suffix} below {folder}")
     return files
@@ -95,10 +90,7 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a dataset of Detectron2's catalogs whose metadata has `gt_dir`.
-        """
+        """`dataset`: in Detectron2's catalogs; its metadata has `gt_dir`."""
         folder = MetadataCatalog.get(dataset).gt_dir
         self._files = find_labels(folder, "_gtFine_labelIds.png")
         self._coverage = Coverage(self._files, folder)
@@ -196,9 +188,8 @@ def _weigh_instances(numbers: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def _cityscapes_metrics(counts: np.ndarray, weighted: np.ndarray) -> dict[str, float]:
     """Metrics in 0..1, NaN where there is nothing to divide by.
 
-    Args:
-        counts: (L, K + 1) int64 pixels, rows true label ids, columns predicted train ids and none.
-        weighted: (rows of INSTANCE_ROWS, 2) weighted pixels of instances, found and missed.
+    `counts` are (L, K + 1) pixels, rows true label ids, columns predicted train ids and none;
+    `weighted` (rows of INSTANCE_ROWS, 2) are weighted pixels of instances, found and missed.
     """
     categories = np.array([LABELS[i].category for i in range(NUM_LABELS)])
     results: dict[str, dict[str, float]] = {"IoU": {}, "iIoU": {}, "IoU_sup": {}, "iIoU_sup": {}}

@@ -25,7 +25,6 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
@@ -42,13 +41,10 @@ from panoptic_dl.evaluation.metrics import percentages
 
 
 class _ImageTruth(NamedTuple):
-    """The ground truth of one image.
+    """Size and annotations of one image.
 
-    Attributes:
-        size: (height, width).
-        instances: annotations in COCO's format, whose "category_id" is counted from 0 among the
-            things, in the order of the file; often there are none. As in the official script, a
-            match with one of the "id" 0 counts as none.
+    "category_id" is counted from 0 among the things, in the order of the file. As in the official
+    script, a match with one of the "id" 0 counts as none.
     """
 
     size: tuple[int, int]
@@ -58,19 +54,10 @@ class _ImageTruth(NamedTuple):
 def read_instances(
     dataset: str, records: Sequence[Mapping[str, Any]]
 ) -> dict[Any, _ImageTruth] | None:
-    """Read the instances file of a dataset: ground truth by the id of the image.
+    """Ground truth by the id of the image, from a dataset's instances file; None where it has none.
 
-    Args:
-        dataset: of Detectron2's catalogs.
-        records: its images.
-
-    Returns:
-        None where the dataset has no such file.
-
-    Raises:
-        EvaluationError: the file cannot be read, an entry is not as in COCO's format for object
-            detection, two annotations have the same id, or its categories, its images or their
-            sizes are not those of the dataset.
+    EvaluationError where it is not in COCO's format for object detection, has an id twice, or
+    other categories, images or sizes than the dataset.
     """
     metadata = MetadataCatalog.get(dataset)
     file, categories = metadata.get("json_file"), metadata.thing_dataset_id_to_contiguous_id
@@ -136,9 +123,8 @@ def _match_detections(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare predictions of one image with the ground truth, by boxes and by masks.
 
-    Returns:
-        (N, NUM_COLUMNS) float64, one class after the other, the best first, of which 100 at most;
-        and (K, A) int64, the number of true instances that count.
+    Returns (N, NUM_COLUMNS) float64, class after class, the best first, of which 100 at most; and
+    (K, A) int64, the number of true instances that count.
     """
     true: dict[int, list[dict[str, Any]]] = defaultdict(list)
     found: dict[str, dict[int, list[dict[str, Any]]]] = {kind: defaultdict(list) for kind in KINDS}
@@ -178,12 +164,10 @@ def _match_detections(
 def _average_precisions(
     kind: str, rows: np.ndarray, num_true: np.ndarray
 ) -> tuple[dict[str, float], list[float]]:
-    """Compute the metrics of NAMES, and AP of each class, 0..1; NaN without ground truth.
+    """The metrics of NAMES, and AP of each class, 0..1; NaN without ground truth.
 
-    Args:
-        rows: (N, 1 + NUM_COLUMNS), the image first, as numbers that sort like the ids of the
-            images: of equal scores, those of the first image count first.
-        num_true: (K, A) sums over all images.
+    `rows` are (N, 1 + NUM_COLUMNS): first the image's number, which sorts as its id, for of equal
+    scores those of the first image count first. `num_true` (K, A) are sums over all images.
     """
     rows = rows[np.argsort(rows[:, 0], kind="stable"), 1:]
     entries = []
@@ -246,14 +230,10 @@ class StreamingCOCOInstanceEvaluator(
     tasks = KINDS
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs; its things must be 0..K-1. Where
-                its metadata has `json_file`, that must list the images of the dataset and no
-                others; else the ground truth are the things of the panoptic labels.
+        """A panoptic dataset of Detectron2's catalogs; its things must be 0..K-1.
 
-        Raises:
-            EvaluationError: they are not; the file does not, or cannot be read.
+        Where its metadata has `json_file`, that must list the dataset's images and no others; else
+        the ground truth are the things of the panoptic labels. EvaluationError if it does not fit.
         """
         metadata = MetadataCatalog.get(dataset)
         categories = metadata.thing_dataset_id_to_contiguous_id
@@ -309,7 +289,7 @@ class StreamingCOCOInstanceEvaluator(
             NaN where there is nothing to find; elsewhere no predictions are an AP of 0.
         """
         (num_true,), num_images = self._sum(self._num_true)
-        rows = concatenate_over_processes(np.concatenate(self._rows))
+        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
         if not comm.is_main_process():
             return None
         results = {}
@@ -322,12 +302,7 @@ class StreamingCOCOInstanceEvaluator(
 
 
 def panoptic_instances(record: dict[str, Any], things: Container[int]) -> _ImageTruth:
-    """Read the things of a panoptic label.
-
-    Args:
-        record: of an image of a panoptic dataset, in Detectron2's format.
-        things: categories of things.
-    """
+    """Read the things, of these categories, of the panoptic label of a record."""
     ids = read_panoptic_ids(record["pan_seg_file_name"])
     instances = []
     for segment in record["segments_info"]:

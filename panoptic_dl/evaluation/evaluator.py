@@ -39,11 +39,7 @@ class Coverage:
     """Which images of a split have been evaluated: each must be, once, by one of the processes."""
 
     def __init__(self, images: Iterable[Hashable], source: str) -> None:
-        """
-        Args:
-            images: ids or files of the images with ground truth, in any order.
-            source: where their ground truth is listed, for error messages.
-        """
+        """`images`: ids or files with ground truth, in any order, that `source` lists."""
         self._images = sorted(images, key=str)  # the same order in every process
         self._positions = {image: position for position, image in enumerate(self._images)}
         self._source = source
@@ -72,11 +68,7 @@ class Coverage:
         return np.zeros_like(self._seen) if self._failed else self._seen
 
     def add(self, image: Hashable, file: str | None = None) -> None:
-        """Count an image, and remember its file, if it is known.
-
-        Raises:
-            EvaluationError: it has no ground truth, or has been counted before.
-        """
+        """Count an image; EvaluationError if it has no ground truth, or has been counted before."""
         if image not in self._positions:
             raise EvaluationError(
                 f"no ground truth for image {image} in {self._source}: the images that are "
@@ -89,11 +81,7 @@ class Coverage:
         self.files[image] = file
 
     def require_all(self, seen: np.ndarray) -> int:
-        """Return the number of evaluated images; `seen` is the sum over all processes.
-
-        Raises:
-            EvaluationError: an image has no prediction, or more than one.
-        """
+        """The number of evaluated images; EvaluationError unless each was, once, by one process."""
         missing, repeated = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
         num_seen = len(seen) - len(missing)
         if self._limit is not None:
@@ -122,14 +110,10 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
     `evaluate` returns results by task in the main process and None in the others; it raises
     `EvaluationError` in all of them when an image has no prediction.
-
-    Attributes:
-        needs: the entry of a model's output that is evaluated.
-        tasks: under which `evaluate` returns results; (): not known before.
     """
 
-    needs: ClassVar[str]
-    tasks: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str]  # the entry of a model's output that is evaluated
+    tasks: ClassVar[tuple[str, ...]] = ()  # of the results; (): not known before
     _coverage: Coverage
 
     def image_of(self, item: Sample) -> Any:
@@ -141,22 +125,15 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
         return ()
 
     def predicted(self, output: Output) -> Any:
-        """Copy what `match` needs to the CPU.
+        """Copy what `match` needs to the CPU; EvaluationError if it does not fit the dataset.
 
         Maps must be copies: the model may reuse its memory, and Detectron2's evaluators write to
         them. Masks of instances, which are large, need not be.
-
-        Raises:
-            EvaluationError: the prediction does not fit the dataset.
         """
         raise NotImplementedError
 
     def extract(self, item: Sample, output: Output) -> Any:
-        """Count the image as evaluated; return `image_of` the input, `predicted` of the output.
-
-        Raises:
-            EvaluationError: the image has no ground truth or comes again; see `predicted`.
-        """
+        """Count the image as evaluated; return `image_of` the input, `predicted` of the output."""
         image = self.image_of(item)
         self._coverage.add(image, item.get("file_name"))
         with errors_name(f"image {image}"):
@@ -164,10 +141,9 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
 
     @abstractmethod
     def match(self, prediction: Prediction) -> Match:
-        """Read the ground truth of an image and compare; must not change the evaluator.
+        """Read the ground truth of an image and compare; EvaluationError if they do not fit.
 
-        Raises:
-            EvaluationError: the ground truth cannot be read, or does not fit the prediction.
+        It may run in any thread, and must not change the evaluator.
         """
 
     @abstractmethod
@@ -208,11 +184,9 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def _require_size(
         self, image: Any, prediction: Sequence[int], label: Sequence[int], label_file: str | Path
     ) -> None:
-        """Raise unless a prediction has the size (H, W) of the label of its image.
+        """Compare the size (H, W) of a prediction with that of its label: EvaluationError.
 
-        Raises:
-            DatasetError: the label has another size than the image file.
-            EvaluationError: the prediction has.
+        DatasetError where it is the label that has another size than the image file.
         """
         if tuple(prediction) != tuple(label) and (file := self._coverage.files.get(image)):
             with suppress(UnreadableImageError):  # prediction files are scored without images
@@ -300,15 +274,11 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     NumPy and Pillow release Python's lock where the time goes. One job is one image with all its
     evaluators, so that a label which two of them need is decoded once. Results do not depend on the
-    number of threads: counts are updated by the calling thread, in the order of the images. At most
-    `num_threads` + 1 images wait, and are kept in memory; then `process` waits too. An error of an
-    image is raised by the next call.
+    number of threads (0: none): counts are updated by the calling thread, in the order of the
+    images. At most `num_threads` + 1 images wait in memory. An error is raised by the next call.
 
-    Attributes:
-        evaluators: their results are merged; no two may report the same task.
-        num_threads: 0 matches within `process`.
-        on_image: called with each input, its prediction and its quality in 0..1, by the calling
-            thread, in order; quality is that of the first evaluator which knows one.
+    `on_image` gets each input, its prediction and its quality in 0..1, of the first evaluator that
+    knows one, in order, in the calling thread.
     """
 
     evaluators: Sequence[StreamingEvaluator[Any, Any]]
@@ -348,11 +318,7 @@ class ThreadedEvaluator(DatasetEvaluator):
                     self._finish_first()
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
-        """Wait for all images, then return the results of all evaluators; None but in rank 0.
-
-        Raises:
-            EvaluationError: what an evaluator refuses, or a task that two of them report.
-        """
+        """Wait for all images, then return the results of all evaluators; None but in rank 0."""
         try:
             with self._failing():
                 while self._waiting:

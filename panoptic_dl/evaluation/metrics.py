@@ -21,22 +21,13 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that tables and loggers show.
+    """A number that tables and loggers show."""
 
-    Attributes:
-        name: of its column.
-        results: task and key under which evaluators return it; the first that exists counts.
-        published: whether the tables of published metrics have a column for it, and loggers its
-            best and last value.
-        unit: "%" stands for a number in 0..100, which is checked; anything else is not.
-        higher_is_better: how `model_best` and the loggers' best value are chosen.
-    """
-
-    name: str
-    results: tuple[tuple[str, str], ...]
-    published: bool = False
-    unit: str = "%"
-    higher_is_better: bool = True
+    name: str  # of its column
+    results: tuple[tuple[str, str], ...]  # task and key in results; the first that exists counts
+    published: bool = False  # a column of published tables; loggers show its best and last value
+    unit: str = "%"  # "%" stands for a number in 0..100, which is checked; anything else is not
+    higher_is_better: bool = True  # how `model_best` and the loggers' best value are chosen
 
 
 METRICS = (
@@ -65,20 +56,16 @@ CLASS_CHARTS = (("panoptic_seg", "PQ", ("SQ", "RQ")), ("sem_seg", "IoU", ()))
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A class that measures.
+    """A class that measures, `target` below `panoptic_dl.evaluation`.
 
-    Attributes:
-        name: its key in the config, `dataset.evaluators.streaming.TASK.NAME`.
-        target: the class, as `module.Class` below `panoptic_dl.evaluation`.
-        runs_on: `DATASET.TASK`; DATASET is a name that a lazy file of a dataset passes to
-            `evaluator_configs`, TASK is panoptic or semantic.
-        official: a class that must return the same numbers, by the code of the dataset's authors.
+    `runs_on` are `DATASET.TASK`; DATASET is a name that a lazy file of a dataset passes to
+    `evaluator_configs`, TASK is panoptic or semantic.
     """
 
-    name: str
+    name: str  # its key in the config, `dataset.evaluators.streaming.TASK.NAME`
     target: str
     runs_on: tuple[str, ...]
-    official: str | None = None
+    official: str | None = None  # returns the same numbers, by the code of the dataset's authors
 
 
 EVALUATORS = (
@@ -116,15 +103,10 @@ EVALUATORS = (
 
 
 def evaluator_configs(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return `dataset.evaluators` of a lazy file: by streaming or official, task and name.
-
-    Args:
-        dataset: as in `Evaluator.runs_on`: cityscapes, coco, or custom.
-    """
+    """Return `dataset.evaluators` of a lazy file: by streaming or official, task and name."""
     configs: dict[str, dict[str, dict[str, Any]]] = {"streaming": {}, "official": {}}
     for task in ("panoptic", "semantic"):
-        streaming = configs["streaming"].setdefault(task, {})
-        official = configs["official"].setdefault(task, {})
+        streaming, official = (configs[kind].setdefault(task, {}) for kind in configs)
         for entry in EVALUATORS:
             if f"{dataset}.{task}" not in entry.runs_on:
                 continue
@@ -170,11 +152,7 @@ def headline_names(tasks: Iterable[str]) -> list[str]:
 
 
 def is_better(name: str, value: float, best: float) -> bool:
-    """Whether `value` is better than `best`.
-
-    Args:
-        name: of a metric, perhaps with a prefix such as `ema/`; of others the higher is better.
-    """
+    """Whether a metric's value is better than `best`; its name may have a prefix, as `ema/`."""
     name = name.rpartition("/")[2]
     lower_is_better = any(m.name == name and not m.higher_is_better for m in METRICS)
     return value < best if lower_is_better else value > best

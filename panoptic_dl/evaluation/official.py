@@ -68,7 +68,14 @@ _details.setLevel(logging.WARNING)
 TaskResults = dict[str, dict[str, float]]
 
 
-class OfficialPanopticEvaluator(COCOPanopticEvaluator):
+class _OfDataset:
+    """An evaluator of Detectron2 that is made of nothing but a `dataset` of its catalogs."""
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(dataset)  # type: ignore[call-arg]
+
+
+class OfficialPanopticEvaluator(_OfDataset, COCOPanopticEvaluator):
     """PQ, SQ and RQ over all classes, things (`_th`) and stuff (`_st`), in percent.
 
     The measure and the averages are panopticapi's. Its driver is replaced, because it divides by
@@ -77,20 +84,13 @@ class OfficialPanopticEvaluator(COCOPanopticEvaluator):
     model's own output.
     """
 
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)
-
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take "panoptic_seg" of each output: (H, W) ids and, or None, the list of segments."""
         copies = [{"panoptic_seg": copy.deepcopy(output["panoptic_seg"])} for output in outputs]
         super().process(inputs, copies)
 
     def evaluate(self) -> TaskResults | None:
-        """Compute the results of all processes; None but in the main process.
-
-        Raises:
-            EvaluationError: the ground truth contradicts itself.
-        """
+        """Compute the results of all processes; None but in the main process."""
         comm.synchronize()
         gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -162,15 +162,12 @@ def _run_script(evaluate: Callable[[], TaskResults | None]) -> TaskResults | Non
     return results
 
 
-class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
+class OfficialCityscapesSemanticEvaluator(_OfDataset, CityscapesSemSegEvaluator):
     """Intersection over union, `sem_seg.IoU` (the mIoU of papers), iIoU and those of categories.
 
     Outputs need "sem_seg" at the size of the image file: (K, H, W) scores of train ids, or (H, W)
     train ids, of which all others than 0..18 mean that the pixel has none.
     """
-
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Write label ids for the script; `unlabeled` where a pixel has no class.
@@ -190,14 +187,11 @@ class OfficialCityscapesSemanticEvaluator(CityscapesSemSegEvaluator):
         return _run_script(super().evaluate)
 
 
-class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
+class OfficialCityscapesInstanceEvaluator(_OfDataset, CityscapesInstanceEvaluator):
     """Average precision of masks, `segm.AP` and `segm.AP50`.
 
     Outputs may have "instances" with `pred_masks` (N, H, W), `pred_classes` (train ids), `scores`.
     """
-
-    def __init__(self, dataset: str) -> None:
-        super().__init__(dataset)
 
     def evaluate(self) -> TaskResults | None:
         average = partial(_average_precisions, instance_script.evaluateMatches)
@@ -215,7 +209,7 @@ class OfficialCityscapesInstanceEvaluator(CityscapesInstanceEvaluator):
 def _average_precisions(
     official: Callable[[Any, Any], np.ndarray], matches: dict[str, Any], args: Any
 ) -> np.ndarray:
-    """Average precisions (1, classes, overlaps) by the script; 0 where it raises IndexError.
+    """The script's average precisions (1, classes, overlaps); 0 where it raises IndexError.
 
     It does when all instances of a class are missed and all predictions of it are ignored.
     """
@@ -239,11 +233,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs. Where its metadata has no
-                `json_file`, one is made of all panoptic labels.
-        """
+        """A panoptic dataset; without `json_file` in its metadata one is made of its labels."""
         panoptic = MetadataCatalog.get(dataset)
         # Panoptic metadata name things and stuff; here the names must be those of things.
         things = sorted(panoptic.thing_dataset_id_to_contiguous_id.values())
@@ -303,21 +293,11 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
     (Cityscapes' script counts it as 0); its own IoU is NaN.
     """
 
-    def __init__(
-        self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None
-    ) -> None:
-        """Look up the dataset.
-
-        Args:
-            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
-            read_truth: returns the label of a record of the dataset: (H, W), class or ignored; by
-                default a `SemanticLabelReader`.
-        """
+    def __init__(self, dataset: str) -> None:
+        """`dataset`: in Detectron2's catalogs; metadata `stuff_classes` names all K classes."""
         records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
         metadata = MetadataCatalog.get(dataset)
-        read = read_truth or SemanticLabelReader(
-            num_classes=len(metadata.stuff_classes), ignore_label=metadata.ignore_label
-        )
+        read = SemanticLabelReader(len(metadata.stuff_classes), metadata.ignore_label)
         # Detectron2 wants a label file for each image; the image's own name is as good, for it only
         # hands it to the loading function.
         named = [{"file_name": name, "sem_seg_file_name": name} for name in records]
@@ -330,11 +310,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
         self._compute_boundary_iou = False  # a second metric that nobody asked for, and slow
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take "sem_seg" of each output; classes become scores, 1 for the class and 0 for others.
-
-        Raises:
-            EvaluationError: a pixel has no class.
-        """
+        """Take "sem_seg", scores or classes, of outputs; EvaluationError where a pixel has none."""
         for item, output in zip(inputs, outputs, strict=True):
             scores = output["sem_seg"]
             if scores.ndim == 2:
@@ -381,39 +357,29 @@ def _as_coco(dataset: str) -> dict[str, Any]:
 
 
 class _Pair(NamedTuple):
-    """One number as our evaluators and the official ones return it."""
+    """One number as our evaluators and the official ones return it, in percent."""
 
     task: str
     name: str
     own: float
     official: float
-
-    @property
-    def difference(self) -> float:
-        """Own minus official; 0 when both are undefined, NaN when one is."""
-        if math.isnan(self.own) and math.isnan(self.official):
-            return 0.0
-        return self.own - self.official
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both agree within rounding: 1e-12 of counts and ratios, 1e-9 of AP."""
-        return abs(self.difference) <= (1e-7 if self.task in ("bbox", "segm") else 1e-10)  # percent
+    difference: float  # 0 when both are undefined, NaN when one is
+    agrees: bool  # within rounding: 1e-12 of counts and ratios, 1e-9 of AP
 
 
 def pair_up(own: Results, official: Results) -> list[_Pair]:
-    """Pair all numbers that both have, in the order of the official ones.
-
-    Raises:
-        EvaluationError: an official task or none of its numbers is among our own.
-    """
+    """All numbers that both have, in the official order; EvaluationError if a task has none."""
     pairs = []
     for task, numbers in official.items():
         ours = own.get(task, {})
         shared = [name for name in numbers if name in ours]
         if not shared:
             raise EvaluationError(f"the official evaluators report {task}, ours do not")
-        pairs += [_Pair(task, name, float(ours[name]), float(numbers[name])) for name in shared]
+        rounding = 1e-7 if task in ("bbox", "segm") else 1e-10  # percent
+        for name in shared:
+            mine, theirs = float(ours[name]), float(numbers[name])
+            difference = 0.0 if math.isnan(mine) and math.isnan(theirs) else mine - theirs
+            pairs.append(_Pair(task, name, mine, theirs, difference, abs(difference) <= rounding))
     return pairs
 
 

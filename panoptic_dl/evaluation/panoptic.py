@@ -46,29 +46,16 @@ UNLISTED, VOID_ROW, FIRST_SEGMENT = range(3)  # rows of the table of intersectio
 
 @dataclass(frozen=True)
 class SegmentMatches:
-    """The comparison of one image.
+    """The comparison of one image; categories and ids are int64."""
 
-    Attributes:
-        categories: (M,) int64, of the matched segments, the true positives.
-        ious: (M,) float64 in (0.5, 1], of the matched segments.
-        pairs: (M, 2) int64, true and predicted id of the matched segments.
-        false_positives: int64, category of each predicted segment that is an error.
-        false_positive_ids: int64, their ids.
-        false_negatives: int64, category of each true segment that was missed.
-        wrong_areas: true ids whose area in the JSON file is not what the map holds; an id of the
-            map that is not listed has the listed area 0.
-        confusions: (K, K + 1) int64, pixels of each true class where each class is predicted, the
-            last column none; without void, pixels of unlisted ids, and crowds.
-    """
-
-    categories: np.ndarray
-    ious: np.ndarray
-    pairs: np.ndarray
-    false_positives: np.ndarray
-    false_positive_ids: np.ndarray
-    false_negatives: np.ndarray
-    wrong_areas: list[int]
-    confusions: np.ndarray
+    categories: np.ndarray  # (M,) of the matched segments, the true positives
+    ious: np.ndarray  # (M,) float64 in (0.5, 1], of the matched segments
+    pairs: np.ndarray  # (M, 2) true and predicted id of the matched segments
+    false_positives: np.ndarray  # category of each predicted segment that is an error
+    false_positive_ids: np.ndarray  # their ids
+    false_negatives: np.ndarray  # category of each true segment that was missed
+    wrong_areas: list[int]  # true ids with another area in the JSON file, unlisted ids
+    confusions: np.ndarray  # (K, K + 1) pixels by true and predicted class or none, without crowds
 
 
 def match_segments(
@@ -155,10 +142,9 @@ def match_segments(
 def _intersections(
     true_ids: np.ndarray, ids: np.ndarray, labels: np.ndarray, found: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the pixels of each pair: rows, columns and counts of the pairs that exist.
+    """Rows (UNLISTED, VOID_ROW, T segments), columns (void, P segments) and pixels of pairs.
 
-    Rows are UNLISTED, VOID_ROW and T segments; columns void and P segments. Look-up tables over all
-    ids are cheap, for only the pages of memory that are used come into being.
+    Look-up tables over all ids are cheap: only pages of memory that are used come into being.
     """
     width = len(found) + 1
     table = np.zeros(NUM_IDS, dtype=np.int64)
@@ -278,16 +264,14 @@ def number_segments(
     """Turn ids into (H, W) int64 of category * divisor + instance, -1 where void.
 
     Ids that are such a number + 1, as Detectron2 and this package write them, keep their instance;
-    others are counted in the order of the list, things from 1 and stuff from 0.
+    others are counted in the order of the list, things from 1 and stuff from 0. Where a category
+    has too many segments for `label_divisor`, the divisor is the least that has room.
 
     Args:
         ids: (H, W), 0 where void.
         categories: category 0..K-1 of each id.
-        things: categories of things.
-        label_divisor: the divisor, or, where a category has too many segments for it, the least.
 
-    Raises:
-        EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG.
+    EvaluationError: an id is in the map or the list alone, or none of a panoptic PNG.
     """
     outside = [i for i in (int(ids.min()), int(ids.max()), *categories) if not 0 <= i < NUM_IDS]
     if outside or 0 in categories:
@@ -343,14 +327,10 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
     tasks = ("panoptic_seg",)
 
     def __init__(self, dataset: str) -> None:
-        """
-        Args:
-            dataset: a panoptic dataset of Detectron2's catalogs. Its categories, those of
-                `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1 together, and
-                `stuff_classes` must name all of them.
+        """A panoptic dataset of Detectron2's catalogs.
 
-        Raises:
-            EvaluationError: they are not, a record has another category, or there is no truth.
+        Its categories, those of `thing_dataset_id_to_contiguous_id` and of stuff, must be 0..K-1
+        together, and `stuff_classes` must name all of them; else EvaluationError.
         """
         metadata = MetadataCatalog.get(dataset)
         if not metadata.get("has_truth", True):
@@ -473,11 +453,7 @@ def _count_segments(matches: SegmentMatches, num_classes: int) -> np.ndarray:
 
 
 def _panoptic_quality(counts: np.ndarray) -> np.ndarray:
-    """PQ, SQ and RQ of each class, (K, 3) in 0..1, NaN without any segment; equation 1 and 2.
-
-    Args:
-        counts: (K, 6) int64: the sum of IoU in parts, TP, FP, FN.
-    """
+    """PQ, SQ, RQ of classes, (K, 3) in 0..1, of (K, 6) counts; NaN without any. Equations 1, 2."""
     iou, tp = from_exact(counts[:, IOU]), counts[:, TP].astype(np.float64)
     segments = tp + 0.5 * counts[:, FP] + 0.5 * counts[:, FN]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,7 +7,6 @@ it as 0, see `cityscapes_semantic`. A class that is neither predicted nor true c
 Shapes: K classes, H W pixels.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,21 +40,11 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
     needs = "sem_seg"
     tasks = ("sem_seg",)
 
-    def __init__(
-        self, dataset: str, read_truth: Callable[[dict[str, Any]], np.ndarray] | None = None
-    ) -> None:
-        """
-        Args:
-            dataset: a name in Detectron2's catalogs; metadata `stuff_classes` names all K classes.
-            read_truth: returns the label of a record of the dataset: (H, W), class or ignored; by
-                default a `SemanticLabelReader`.
-        """
+    def __init__(self, dataset: str) -> None:
+        """`dataset`: in Detectron2's catalogs; metadata `stuff_classes` names all K classes."""
         metadata = MetadataCatalog.get(dataset)
         self.names = list(metadata.stuff_classes)
-        self._ignore_label = metadata.ignore_label
-        self._read_truth = read_truth or SemanticLabelReader(
-            num_classes=len(self.names), ignore_label=self._ignore_label
-        )
+        self._read_truth = SemanticLabelReader(len(self.names), metadata.ignore_label)
         self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset)}
         self._coverage = Coverage(self._records, dataset)
         self.reset()
@@ -86,9 +75,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         with errors_name(f"image {image}"):
             file = record.get("sem_seg_file_name") or record.get("pan_seg_file_name", "its label")
             self._require_size(image, classes.shape, truth.shape, file)
-            if self._ignore_label != num_classes and (truth == num_classes).any():
-                raise EvaluationError(f"unknown label with id {num_classes}")
-            truth[truth == self._ignore_label] = num_classes
+            truth[truth == self._read_truth.ignore_label] = num_classes
             return count_confusions(truth, classes, num_classes + 1, num_classes + 1)
 
     def update(self, match: Any) -> None:

@@ -40,16 +40,8 @@ def give_out_gpus(environment: MutableMapping[str, str] = os.environ) -> None:
 def take_gpus(wanted: int | None, environment: MutableMapping[str, str] = os.environ) -> list[str]:
     """In a job of a sweep, take GPUs that no other job has; wait until there are enough.
 
-    Call it before CUDA starts: the process then sees these GPUs only.
-
-    Args:
-        wanted: how many; None: one if there is one.
-
-    Returns:
-        Their names; none where GPUs are not given out.
-
-    Raises:
-        ValueError: more than the machine has.
+    Call it before CUDA starts: the process then sees these GPUs only. Returns their names, none
+    where GPUs are not given out; ValueError for more than the machine has.
     """
     if GIVEN_OUT not in environment:
         return []

@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,14 +29,10 @@ from panoptic_dl.launch.signals import notify_submitit
 
 
 def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
-    """Call `work(device, *args)` in every process of the run.
+    """Call `work(device, *args)` in every process of the run; `settings` are those of `launch`.
 
     Signals that stop training are passed on to processes that are started here, once. When this
     process is killed they end.
-
-    Args:
-        work: its first argument is the process's `torch.device` by name.
-        settings: fields of `LaunchSettings`.
 
     Returns:
         What `work` returned when a single process ran here, else None.
@@ -184,8 +179,7 @@ class _Pickled:
 def _unpickle(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
     """Unpickle the function in a new process, and end this one some time after its parent."""
     # On Linux, PyTorch has the system send SIGINT before: training saves and ends.
-    watching = threading.Thread(target=end_with, args=(parent, seconds), daemon=True)
-    watching.start()
+    end_with(parent, seconds)
     work: Callable[..., Any] = cloudpickle.loads(function)
 
     def work_and_leave(*args: Any) -> None:

@@ -99,11 +99,9 @@ def session(run_dir: str, state: RunState | None = None, *, ends: bool = True) -
     """End this process as `exit_status` says if an error comes out of the `with` block.
 
     An error that a user can act on becomes one message on stderr, with the traceback in
-    `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do.
-
-    Args:
-        state: of the start. While it waits, a run's folder is left as it is.
-        ends: give it the status and the error's first line: in the process that starts the run.
+    `run_dir/error.txt`. Of a fault of the program the traceback is printed, and what to do. While
+    the state waits, a run's folder is left as it is. In the process that starts the run, `ends`,
+    the state is given status and error.
     """
     folder = Path(run_dir)
     try:
@@ -169,11 +167,7 @@ def accept() -> None:
 def call_mode(
     config: Any, device: str, mode: Callable[[], dict[str, Any]], state: RunState | None = None
 ) -> dict[str, Any]:
-    """Call a mode's function in each process of a run, in a `session`, and note its metrics.
-
-    Args:
-        state: of the start; while it waits, the lines for log.txt do, too.
-    """
+    """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
     global _on_acceptance
     run_dir, requeue = config.run_dir, config.launch.requeue
     state = state or RunState(run_dir, writes=False)

@@ -104,13 +104,7 @@ class Loggers:
     """
 
     def __init__(self, loggers: Mapping[str, Logger] | None) -> None:
-        """
-        Args:
-            loggers: by their names in the config.
-
-        Raises:
-            ValueError: one is no logger.
-        """
+        """`loggers` by their names in the config; ValueError where one is no logger."""
         for name, each in (loggers or {}).items():
             if not isinstance(each, Logger):
                 raise ValueError(

@@ -391,11 +391,7 @@ def _last_step(files: Sequence[Path]) -> int:
 
 
 def _repair(files: Sequence[Path]) -> None:
-    """Cut off the record that a kill has torn, in the files of a run that nobody writes any more.
-
-    `wandb sync` gives up at a torn record, and does not send the files of the attempts after it.
-    A file without a complete record of the run is removed.
-    """
+    """Cut off a torn record, where `wandb sync` gives up; remove files without one of a run."""
     for file in files:
         records = list(_read_records(file))
         if all(message.WhichOneof("record_type") != "run" for _, message in records):
@@ -449,11 +445,7 @@ def _returns(call: Callable[[], Any], timeout: float) -> bool:
 
 
 def _kill_service() -> None:
-    """Kill wandb's process; what it has written stays, and nothing waits for it any longer.
-
-    Only children of this process, on Linux. wandb can start another one, for the next run of a
-    sweep.
-    """
+    """Kill wandb's process, a child of this one; the next run of a sweep can start another."""
     for file in Path("/proc/self/task").glob("*/children"):
         for number in file.read_text().split():
             with contextlib.suppress(OSError):

@@ -17,17 +17,13 @@ CONTRACT = "recomputable_blocks"
 
 
 def recompute_activations(backbone: nn.Module) -> int:
-    """Let every block that `backbone.recomputable_blocks` lists keep only its input, in training.
+    """Let every block that `backbone.recomputable_blocks` lists keep only its input; their number.
 
     The contract of that property: a list of modules below the backbone, none inside another, each
     called once in a forward pass, which do not write to their input. Names of parameters and
     buffers stay as they are. Call it once, before anything wraps the model.
 
-    Returns:
-        The number of blocks.
-
-    Raises:
-        ValueError: the backbone lists none.
+    Raises ValueError: the backbone lists none.
     """
     blocks: list[nn.Module] = list(getattr(backbone, CONTRACT, ()))
     if not blocks:
@@ -59,11 +55,7 @@ def _wrap(block: nn.Module) -> None:
 
 @contextmanager
 def _buffers_unchanged(block: nn.Module) -> Iterator[None]:
-    """What is written to buffers inside goes to copies, and away with them.
-
-    Without this the second forward pass would update running statistics, and count the batch, a
-    second time: of any normalization, synchronized or not.
-    """
+    """What is written to buffers inside goes to copies, so that statistics are updated once."""
     kept = [
         (module, name, buffer)
         for module in block.modules()

@@ -172,23 +172,16 @@ def _decoder_arguments(
     """Check the decoder's arguments; return them as Detectron2's `DeepLabV3PlusHead` takes them.
 
     Args:
-        input_shape: the backbone's `output_shape()`.
-        in_features: names of the features used; the head orders them fine to coarse. None: the
-            last one of each stride.
-        project_channels: channels that each feature but the coarsest is projected to, fine to
-            coarse. None: `projection` at stride 4, twice as many at 8, and so on.
-        aspp_dilations: three dilation rates of the ASPP. None: 6, 12 and 18 at stride 16, half of
-            them at 32, and so on.
-        projection: 32 in Panoptic-DeepLab, 48 in DeepLabV3+, as published.
+        in_features: fine to coarse, whatever their order here. None: the last one of each stride.
+        project_channels: of each feature but the coarsest, fine to coarse. None: `projection` (32
+            in Panoptic-DeepLab, 48 in DeepLabV3+) at stride 4, twice as many at 8, and so on.
+        aspp_dilations: three. None: 6, 12 and 18 at stride 16, half of them at 32, and so on.
         train_size: (height, width) of the training crop in pixels, the window of the image pooling;
             None pools globally.
         decoder_dim: channels after every fusion.
-        aspp_channels, aspp_dropout: output channels and dropout rate of the ASPP.
-        common_stride: stride of the predictions before they are upsampled to the image; that of the
-            finest feature.
+        common_stride: of the predictions before they are upsampled; that of the finest feature.
         norm: a name that Detectron2's `get_norm` knows, or a function from channels to a layer.
-        use_depthwise_separable_conv: "dsconv" instead of "conv" (see the recipes): ASPP, decoder
-            and heads except center.
+        use_depthwise_separable_conv: "dsconv": ASPP, decoder and heads except center.
     """
     if in_features is None:
         in_features = [*{shape.stride: name for name, shape in input_shape.items()}.values()]
@@ -256,9 +249,8 @@ class ClampedAvgPool2d(nn.Module):
 def _accept_any_size(head: nn.Module) -> nn.Module:
     """Let every ASPP below `head` take any feature size, in place; no parameter changes.
 
-    In training its image pooling (Chen et al. 2017, section 3.3) spans the crop. At other
-    sizes Detectron2 pools with windows of the crop's size, and raises unless the feature is a
-    multiple of the window. Here the window is cut to the feature instead.
+    Detectron2 pools with windows of the training crop's size, and raises unless the feature is a
+    multiple of it. Here the window is cut to the feature.
     """
     for aspp in head.modules():
         if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
@@ -306,16 +298,11 @@ def _choose_loss(
 
 
 class _WeightedCrossEntropy(nn.Module):
-    """Mean cross entropy, or focal loss, of the labeled pixels, each multiplied by its weight.
+    """Mean cross entropy (gamma 0) or focal loss of the labeled pixels, each times its weight.
 
     Same call as Detectron2's `DeepLabCE`. Without weights of pixels it equals
-    `nn.CrossEntropyLoss(weight, ignore_index=ignore_value)`, except that a batch without labels
-    gives 0 instead of nan.
-
-    Args:
-        ignore_value: label of pixels that do not count.
-        gamma: exponent of the focal loss; 0: cross entropy.
-        class_weights: (K,), or None; no part of the state.
+    `nn.CrossEntropyLoss(class_weights, ignore_index=ignore_value)`, except that a batch without
+    labels gives 0 instead of nan. `class_weights` (K,) are no part of the state.
     """
 
     class_weights: Tensor | None
@@ -342,8 +329,8 @@ class _WeightedCrossEntropy(nn.Module):
 class _DiceLoss(nn.Module):
     """Mean of 1 - Dice over the classes that the labels of a batch have (Milletari et al. 2016).
 
-    Dice = 2 sum(p t) / (sum(p) + sum(t)) of probabilities and targets over all labeled pixels, each
-    multiplied by its weight. Same call as `_WeightedCrossEntropy`, with the same arguments.
+    Dice = 2 sum(p t) / (sum(p) + sum(t)) over all labeled pixels, each times its weight. Arguments
+    and call are those of `_WeightedCrossEntropy`.
     """
 
     class_weights: Tensor | None

@@ -58,26 +58,18 @@ def analyze(
     eight times. Prints a table; saves `analysis.json` and `analysis.png` in `run_dir`.
 
     Args:
-        device: `cuda` or `cpu`.
-        model: `PanopticDeepLab`.
-        dataset: its name in Detectron2's catalogs.
-        loader: batches of samples of the whole split with "truth", see
-            `panoptic_dl.data.mapper`; of several processes each has its share.
+        loader: batches of samples of the whole split with "truth", see `panoptic_dl.data.mapper`;
+            of several processes each has its share.
         make_evaluator: makes an evaluator of panoptic quality, one for each combination.
-        weights: a file with all of the model.
         predictions, looks: of `mode=eval`; must be None, and one scale without flip.
-        name: of the run, in the picture.
         unlabelled: what pixels without label are where semantic ground truth is used, "predicted"
             or "void".
-        image_format: channel order of the loader's images, RGB or BGR.
 
     Returns:
         On the main process: `metrics` (PQ of the model, then of each combination, in percent) and
         what `analysis.json` has; {} elsewhere.
 
-    Raises:
-        ValueError: predictions or several scales are given; no weights are named, or they do
-            not fit the model; the model has no such branches; `unlabelled` is unknown.
+    Raises ValueError for arguments that do not go together, and for weights that do not fit.
     """
     if not isinstance(model, PanopticDeepLab):
         raise ValueError(
@@ -149,8 +141,7 @@ def _predict(
 ) -> list[list[dict[str, Any]]]:
     """For each of `COMBINATIONS` the model's outputs for a batch: "panoptic_seg" alone.
 
-    Pixels without label keep their predicted class where semantic ground truth is used, with which
-    they join objects and vote for their class; or they have none, if `unlabelled` is "void".
+    Pixels without label keep their predicted class, or have none, if `unlabelled` is "void".
     """
     keep_unlabelled = unlabelled == "predicted"
     images = model.preprocess(batch)
@@ -172,11 +163,7 @@ def _predict(
 def _replace(
     maps: ImageMaps, truth: Any, branches: Collection[str], keep_unlabelled: bool
 ) -> ImageMaps:
-    """Replace the maps of `branches` (of `BRANCHES`) by the ground truth; `maps` is not changed.
-
-    The predicted class stays where there is no label (or becomes the number of no class), and the
-    predicted offset outside things, for pixels that the model takes for things.
-    """
+    """Replace maps of `branches` by the ground truth; what it does not say stays as predicted."""
     classes, center, offset = maps.classes, maps.center, maps.offset
     if "semantic" in branches:
         known = truth.labeled if keep_unlabelled else torch.ones_like(truth.labeled)

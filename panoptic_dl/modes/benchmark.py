@@ -63,18 +63,12 @@ def benchmark(
     of random weights has no instances.
 
     Args:
-        device: `cuda` or `cpu`.
-        model: `PanopticDeepLab` or `DeepLabV3Plus`.
         scenes: images on disk, and the maps of a trained network for them.
         mapper: from a dataset record to the model's input.
         weights: optional, for speed does not depend on them.
-        name: in tables.
         settings: fields of `BenchmarkSettings`.
-        image_format: channel order of the images, RGB or BGR.
-        loggers: by their names; see `Loggers`.
 
-    Raises:
-        ValueError: options that cannot be, or that this machine does not have.
+    Raises ValueError for options that cannot be, or that this machine does not have.
     """
     chosen = BenchmarkSettings(**settings)
     place = torch.device(device)
@@ -315,10 +309,9 @@ def _timed(laps: dict[str, float], device: torch.device, stage: str) -> Iterator
 def _init_statistics(model: nn.Module, run: Callable[[], Any]) -> None:
     """Set running statistics, in eval mode, to those of the activations of one forward pass.
 
-    Random weights then have activations of healthy size, on which precisions can be compared. Each
-    layer is set after the ones before it. Scale and shift of the normalizations become random
-    numbers about 1 and 0, as in a trained network; the last convolutions, which start at a
-    thousandth of the usual size, are scaled to outputs of standard deviation 1.
+    Random weights then have activations of healthy size, on which precisions can be compared.
+    Scale and shift become random numbers about 1 and 0, as in a trained network; the last
+    convolutions are scaled to outputs of standard deviation 1.
     """
     random = torch.Generator().manual_seed(0)
     predictors = {module for name, module in model.named_modules() if name.endswith("predictor")}

@@ -73,13 +73,10 @@ def evaluate(
     Args:
         predictions: folder of files in the formats of the servers, which are evaluated instead of a
             network; a kind without files is left out.
-        image_format: channel order of the loader's images, RGB or BGR.
         classes: of the dataset; weights of a run must be of the same classes.
-        loggers: by their names; see `Loggers`.
 
     Raises:
-        ValueError: neither weights nor predictions are named, or both; weights do not fit the
-            model or the classes.
+        ValueError: neither weights nor predictions are named, or both; weights do not fit.
         EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
@@ -178,21 +175,16 @@ class Evaluation:
         published_row: str | None = None,
         row: str | None = None,
     ) -> None:
-        """
+        """Make the evaluators; ValueError for settings that cannot be.
+
         Args:
-            dataset: its name in Detectron2's catalogs.
             loader: one image at a time, in Detectron2's input format.
             evaluators: make the evaluators, by name; their results are merged. None is made for a
                 dataset without ground truth (metadata `has_truth`): its predictions can be saved.
             settings: fields of `EvaluationSettings`.
-            official: make the official evaluators of the same metrics, by the same names, where
-                settings want them.
-            published: metrics to be printed beneath the run's own, in percent.
-            published_note: what to know when the two are compared.
-            published_row: the combination of parts that published metrics belong to; None: any.
-            row: the combination that is evaluated.
-
-        Raises ValueError for settings that cannot be.
+            official: make the official evaluators of the same metrics, by the same names.
+            published, published_note: metrics in percent to compare with, and what to know of them.
+            published_row, row: the combination of parts that they belong to (None: any), and ours.
         """
         self.dataset = dataset
         self.loader = loader
@@ -259,28 +251,23 @@ class Evaluation:
         source: Mapping[str, Any] | None = None,
         limit: int | None = None,
     ) -> dict[str, Any]:
-        """Evaluate `model`; called by every process of the run.
+        """Evaluate `model`, from a batch to Detectron2's outputs; called by every process.
 
         Writes `results.json`, `results.csv`, `results.md` and pictures into `folder`.
 
         Args:
-            model: from a batch to Detectron2's outputs.
-            folder: of the run.
             batches: instead of those of the loader.
             entries: of the model's output that are measured; by default all that can be.
             source: what is measured, such as a file of weights, for the record.
-            limit: only so many images, over all processes, one for each at least, to see that
-                everything works; the files written are marked as no result. Official evaluators,
-                which need the whole split, are left out.
+            limit: only so many images, over all processes, one for each at least, as a trial; the
+                files written are marked as no result, official evaluators are left out.
 
         Returns:
-            On the main process: `metrics` (the published columns, in percent; NaN where a metric
-            is undefined), `results` (all that the evaluators return), `num_images`, `records` (a
-            fingerprint of them), `details` (for
-            loggers); {} elsewhere, and without ground truth.
+            On the main process: `metrics` (the published columns, in percent; NaN where a metric is
+            undefined), `results` (all that the evaluators return), `num_images`, `records` (a
+            fingerprint of them), `details` (for loggers); {} elsewhere, and without ground truth.
 
-        Raises:
-            EvaluationError: what the evaluators refuse, or official metrics that differ from ours.
+        Raises EvaluationError: what evaluators refuse, or official metrics that differ from ours.
         """
         settings = self.settings
         if settings.test_time_augmentation and isinstance(model, nn.Module):
@@ -408,10 +395,7 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
 def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[DatasetEvaluator]) -> None:
     """Give all `batches` of this process to a model, and its outputs to evaluators.
 
-    Args:
-        model: a module, which is put in evaluation mode meanwhile; or a function of a batch.
-        batches: have a length, of images.
-        evaluators: each gets every batch and its outputs.
+    A model that is a module is put in evaluation mode meanwhile.
     """
     size = comm.get_world_size()
     progress = Progress(
@@ -431,12 +415,7 @@ def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[Dataset
 def _limit(
     dataset: str, loader: Iterable[Batch], limit: int
 ) -> tuple[list[Batch], list[dict[str, Any]], str]:
-    """The first batches of this process's share of a split, one image each.
-
-    Returns:
-        The batches; the records of the images of all processes, in Detectron2's format; how many
-        these are, such as "4 of 500 images".
-    """
+    """The first batches of this process's share of a split, and the records of all such images."""
     records: list[dict[str, Any]] = DatasetCatalog.get(dataset)
     share = list(InferenceSampler(len(records)))[: -(-limit // comm.get_world_size())]
     positions = sorted(itertools.chain(*comm.all_gather(share)))

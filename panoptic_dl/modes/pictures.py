@@ -21,7 +21,6 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.images import (
     VOID_LABEL,
     read_classes,
@@ -74,12 +73,9 @@ class EvaluationPictures:
     """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
     def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """
-        Args:
-            dataset: name in Detectron2's catalogs; ground truth is read from its records.
-            folder: of the run; `predictions.png` and `pictures/` go there, where those of an
-                earlier evaluation are deleted. Processes on several machines must share it.
-            settings: how many images are drawn, and whether charts are.
+        """`predictions.png` and `pictures/` go to `folder`, a run's, where older ones are deleted.
+
+        Processes on several machines must share it.
         """
         self.dataset, self.settings = dataset, settings
         self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
@@ -114,12 +110,9 @@ class EvaluationPictures:
         self._kept: dict[Key, tuple[bytes, tuple[int, ...]]] = {}
 
     def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
-        """Keep the prediction of an image if it is to be drawn.
+        """Keep the prediction of an image (of `StreamingEvaluator.as_output`) if it is to be drawn.
 
-        Args:
-            item: "file_name" is used.
-            output: of `StreamingEvaluator.as_output`.
-            quality: of the image, 0..1: its PQ, or mIoU; NaN is neither among the best nor worst.
+        Its quality, 0..1, is its PQ, or mIoU; NaN is neither among the best nor worst.
         """
         if not self._records:
             return
@@ -139,14 +132,10 @@ class EvaluationPictures:
         self._kept[key] = _compress(self._prediction(output))
 
     def draw(self, results: Results, evaluators: Evaluators) -> Details:
-        """Draw the pictures; every process must call this.
+        """Draw the pictures; every process must call this. The main one returns what loggers show.
 
-        Args:
-            results: of all evaluators; used in the main process.
-            evaluators: their `confusions` are drawn, those of the semantic one if there is one.
-
-        Returns:
-            What loggers show, in the main process; of the best and worst images only the sheets.
+        Of the evaluators the `confusions` are drawn, those of the semantic one if there is one; of
+        the best and worst images loggers get only the sheets.
         """
         files = self._draw_best_and_worst()
         if self._rows:
@@ -206,15 +195,12 @@ class EvaluationPictures:
         self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
 
     def _draw_best_and_worst(self) -> list[Path]:
-        """Draw a sheet for each image, and join them; return the joined ones in the main process.
-
-        An image is drawn once, even where the dataset has fewer than twice the number.
-        """
+        """Draw a sheet for each image, and join them; the joined ones in the main process."""
         if not self.settings.best_and_worst:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
         own = np.array(self._keys, np.float64).reshape(-1, 2)
-        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
+        everyone = np.concatenate(comm.all_gather(own))  # also waits until the old files are gone
         keys = [(float(quality), int(index)) for quality, index in everyone]
         parts: dict[str, list[Path]] = {"worst": [], "best": []}
         chosen = _worst_and_best(keys, self.settings.best_and_worst)
@@ -305,10 +291,7 @@ class EvaluationPictures:
 
 
 def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:
-    """The lowest keys in ascending order, and the highest in descending order, `count` of each.
-
-    Of fewer than 2 * count keys half are the lowest (of an odd number, the larger half).
-    """
+    """The `count` lowest keys, ascending, and highest, descending; of too few, half each."""
     ordered = sorted(keys)
     num_worst = min(count, (len(ordered) + 1) // 2)
     num_best = min(count, len(ordered) - num_worst)
@@ -326,11 +309,7 @@ def _expand(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
 def _ground_truth(
     record: dict[str, Any], thing_ids: Iterable[int], ignore_label: int
 ) -> NDArray[np.int64]:
-    """The panoptic map (H, W) of a record in Detectron2's format; stuff is instance 0.
-
-    The record has `pan_seg_file_name` and `segments_info`, or `sem_seg_file_name`, of which all is
-    instance 0.
-    """
+    """The panoptic map (H, W) of a record; stuff, and all of semantic labels, is instance 0."""
     if "pan_seg_file_name" not in record:
         classes = read_classes(record["sem_seg_file_name"]).astype(np.int64)
         return np.where(classes == ignore_label, VOID_LABEL, classes * DIVISOR)

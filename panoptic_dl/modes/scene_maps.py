@@ -39,7 +39,7 @@ class BenchmarkScenes:
     """Scenes of one size: files to read and decode, and the maps of a trained network for them.
 
     Args:
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, at least 32.
         num_scenes: how many different ones there are.
         num_things: things drawn in each; about six of seven have a center of their own.
         num_classes, thing_ids: contiguous category ids; the first eight that are no things are the
@@ -47,9 +47,6 @@ class BenchmarkScenes:
         sigma: of the peaks of the heatmap, in pixels.
         file_format: `png` or `jpg`, as the dataset has its images.
         seed: of the scenes.
-
-    Raises:
-        ValueError: of a size that makes no scene.
     """
 
     def __init__(
@@ -64,8 +61,6 @@ class BenchmarkScenes:
         file_format: str,
         seed: int | None = 0,
     ) -> None:
-        if len(size) != 2 or min(size) < 32:
-            raise ValueError(f"benchmark.image_size={list(size)} must be [H, W], both at least 32")
         self.size = height, width = int(size[0]), int(size[1])
         self.num_scenes, first_seed = num_scenes, seed or 0
         stuff = [i for i in range(num_classes) if i not in thing_ids]
@@ -197,10 +192,7 @@ def _smooth_noise(
 
 
 def _paint(maps: SceneMaps, num_classes: int, seed: int) -> np.ndarray:
-    """(H, W, 3) uint8: a color for each class, shaded by the offsets, with grain as cameras have.
-
-    The grain matters: without it a PNG is decoded in a fraction of the time of a photograph's.
-    """
+    """(H, W, 3) uint8: a color a class, shaded by offsets, with grain for PNGs to take time."""
     random = np.random.default_rng(seed)
     colors = random.integers(30, 226, (num_classes, 3))[maps.sem_seg[0].numpy()].astype(np.float32)
     shade = (maps.offset.sum(0).numpy() / 8).clip(-30, 30)[..., None]

@@ -181,10 +181,9 @@ def _on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def count_from_zero(labels: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
-    """(n,) int64 labels as places in a list of ids, (n,), and that list, (C,), ascending.
+    """(n,) int64 labels in these limits as places in a list of ids, and that list (C,), ascending.
 
-    Args:
-        lowest, highest: of the labels. Ids between them that do not occur may be in the list.
+    Ids that do not occur may be in the list.
     """
     if highest - lowest > WIDEST_TABLE:
         ids, places = torch.unique(labels, return_inverse=True)

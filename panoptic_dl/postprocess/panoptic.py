@@ -195,10 +195,7 @@ def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
 
 
 def _window_max(values: Tensor, size: int, dim: int) -> Tensor:
-    """The maximum over the `size` values around each one along `dim` of an (H, W) tensor.
-
-    Maxima of two neighbors make those of four, eight, ...: log2(size) passes instead of `size`.
-    """
+    """Maximum over `size` values around each one along `dim` of (H, W), in log2(size) passes."""
     margin = [0, 0, 0, 0]  # left, right, top, bottom
     margin[2 - 2 * dim] = margin[3 - 2 * dim] = size // 2
     values = F.pad(values, margin, value=float("-inf"))
@@ -252,11 +249,7 @@ def detectron2_segmentations(
     offsets: Sequence[Tensor],
     **arguments: Any,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Detectron2's own function, image after image: what benchmarks compare with.
-
-    Args:
-        arguments: the others of `get_panoptic_segmentations`, by name.
-    """
+    """Detectron2's own function, image after image: what benchmarks compare with."""
     with warnings.catch_warnings():
         # It calls meshgrid the old way.
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

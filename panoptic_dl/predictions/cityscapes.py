@@ -48,13 +48,9 @@ FilesByImage = Mapping[Hashable, Sequence[Path]]
 
 
 def _instance_reader(dataset: PredictedDataset, root: Path, files: FilesByImage) -> Reader:
-    """Read texts that name masks, their label ids and confidences.
+    """Read texts that name masks below `root`, their label ids and confidences.
 
     Predictions of labels that are not evaluated (a caravan) do not count, as in the script.
-
-    Args:
-        root: the folder that must hold all masks.
-        files: the texts.
     """
     train_ids = {label: index for index, label in dataset.instance_ids.items()}
     has_warned = False
@@ -99,10 +95,9 @@ def _instance_reader(dataset: PredictedDataset, root: Path, files: FilesByImage)
 
 
 def _semantic_reader(dataset: PredictedDataset, root: Path, files: FilesByImage) -> Reader:
-    """Read pictures of label ids.
+    """Read pictures of label ids; a label that is not evaluated is no class.
 
-    A label that is not evaluated is no class. Cityscapes' script has one exception, which is warned
-    of: in iIoU_sup only, a caravan or trailer is a wrong pixel of the category vehicle.
+    In one place the script differs: in iIoU_sup a caravan or trailer is a wrong pixel of vehicle.
     """
     train_ids = np.full(max(LABELS) + 1, -1, dtype=np.int64)
     for label in EVALUATED:

@@ -45,10 +45,9 @@ DETECTION_TYPES = MASK_TYPES | {"score": NUMBER}
 def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the detections of a JSON file.
 
-    Their boxes are those of its "bbox"; else those of the file of the same name in `boxes/`, which
-    the writer makes; else boxes around the masks. Areas of instances are those of the
-    masks, also where a "bbox" is there, as in Detectron2; pycocotools' loadRes then takes those of
-    boxes, which changes the mask AP of small, medium and large instances.
+    Boxes are those of "bbox", or of the file of the same name in `boxes/` (the writer's), or around
+    the masks. Areas are those of the masks, as in Detectron2; pycocotools' loadRes takes those of
+    boxes where there are any, which changes the mask AP of small, medium and large instances.
     """
     classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
     detections = entries_by_image(dataset, file, read_predictions(file), DETECTION_TYPES)
@@ -174,10 +173,7 @@ class _InstanceWriter(PredictionWriter):
 
 
 class _SemanticWriter(PredictionWriter):
-    """Writes masks of classes.
-
-    Where an image has no class anywhere, an empty mask of the first one says that it was seen.
-    """
+    """Writes masks of classes; an empty mask of the first one says that an image was seen."""
 
     needs = "sem_seg"
     json_names = (f"stuff_{{}}{RESULTS}",)

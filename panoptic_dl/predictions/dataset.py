@@ -42,27 +42,16 @@ written.
 
 @dataclass(frozen=True)
 class PredictedDataset:
-    """A dataset as prediction files see it.
+    """A dataset as prediction files see it."""
 
-    Attributes:
-        name: in Detectron2's catalogs.
-        is_cityscapes: whether files are those of Cityscapes' scripts; else those of COCO.
-        split: "val2017", "val", for names of files.
-        images: stem of the file names of each image, by the image's id (`image_of`).
-        dataset_ids: dataset id of each contiguous category.
-        things: contiguous categories with instances; None for a dataset of the semantic task.
-        instance_ids: dataset id of each class of "instances".
-        label_divisor: of panoptic maps.
-    """
-
-    name: str
-    is_cityscapes: bool
-    split: str
-    images: Mapping[Hashable, str]
-    dataset_ids: Mapping[int, int]
-    things: frozenset[int] | None
-    instance_ids: Mapping[int, int]
-    label_divisor: int
+    name: str  # in Detectron2's catalogs
+    is_cityscapes: bool  # files are those of Cityscapes' scripts; else those of COCO
+    split: str  # "val2017", "val", for names of files
+    images: Mapping[Hashable, str]  # stem of the file names, by the image's id (`image_of`)
+    dataset_ids: Mapping[int, int]  # of each contiguous category
+    things: frozenset[int] | None  # contiguous categories; None: of the semantic task
+    instance_ids: Mapping[int, int]  # dataset id of each class of "instances"
+    label_divisor: int  # of panoptic maps
 
     @property
     def contiguous_ids(self) -> dict[int, int]:
@@ -96,9 +85,7 @@ class PredictedDataset:
 
         Exact ids come first. Exporters also write the number 139 as "139", "000000000139" or 139.0,
         and a number for a text; Detectron2's semantic files name the image's file and no id.
-
-        Raises:
-            EvaluationError: the id fits two images.
+        EvaluationError where the id fits two images.
         """
         given = entry.get("image_id")
         if given in self.images:
@@ -123,15 +110,10 @@ def _as_number(image: Hashable) -> Hashable:
 
 
 def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) -> PredictedDataset:
-    """Look up a dataset of Detectron2's catalogs.
+    """Look up a dataset of Detectron2's catalogs, or those of its images that are predicted.
 
-    Args:
-        dataset: one whose metadata has `gt_dir` (Cityscapes), `panoptic_json` or `json_file` (COCO,
-            and custom datasets in its format).
-        records: those of its images that are predicted; None: all.
-
-    Raises:
-        EvaluationError: its metadata has none of them.
+    EvaluationError unless its metadata has `gt_dir` (Cityscapes), `panoptic_json` or `json_file`
+    (COCO, and custom datasets in its format).
     """
     metadata = MetadataCatalog.get(dataset)
     things = metadata.get("thing_dataset_id_to_contiguous_id")
@@ -173,10 +155,9 @@ def look_up(dataset: str, records: Sequence[Mapping[str, Any]] | None = None) ->
 
 
 def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
-    """The file that `name` in `source` means, relative to the folder `base`.
+    """The file that `name` in `source` means, relative to `base`.
 
-    Raises:
-        EvaluationError: it lies outside `root`; a downloaded file must not make us read any other.
+    EvaluationError outside of `root`: a downloaded file must not make us read any other.
     """
     file = Path(os.path.normpath(base.absolute() / name))
     if os.path.isabs(name) or not file.is_relative_to(os.path.normpath(root.absolute())):
@@ -188,11 +169,7 @@ def path_inside(root: Path, base: Path, name: str, source: Path) -> Path:
 
 
 def read_predictions(file: Path) -> Any:
-    """Read a JSON file of predictions.
-
-    Raises:
-        EvaluationError: it cannot be read, or is none.
-    """
+    """Read a JSON file of predictions; EvaluationError if it cannot be read, or is none."""
     try:
         return read_json(file)
     except (OSError, ValueError) as error:
@@ -202,11 +179,7 @@ def read_predictions(file: Path) -> Any:
 def require_entries(
     file: Path, content: Any, types: Mapping[str, tuple[type, ...]]
 ) -> list[dict[str, Any]]:
-    """Return the content of a JSON file if it is a list of objects with these keys and types.
-
-    Raises:
-        EvaluationError: it is not.
-    """
+    """The content of a JSON file; EvaluationError unless it is a list of objects of these types."""
     if not isinstance(content, list):
         raise EvaluationError(
             f"{file} holds no list of predictions: is it an annotation file? {READ_AGAIN}"
@@ -227,12 +200,8 @@ def entries_by_image(
 ) -> dict[Hashable, list[dict[str, Any]]]:
     """Entries of a JSON file by image; those of images that the dataset lacks are warned of.
 
-    Args:
-        content: of the file.
-        types: of what its entries must have besides their image.
-
-    Raises:
-        EvaluationError: it is no list of such entries, or none is of an image of the dataset.
+    `types` are those of what entries have besides their image. EvaluationError for what is no list
+    of such entries, or has none of the dataset's images.
     """
     found: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
     unknown = set()

@@ -47,16 +47,14 @@ def prediction_writers(
     """Make an evaluator for each kind, which measures nothing and writes `<folder>/<kind>/`.
 
     Args:
-        dataset: the name of a dataset in Detectron2's catalogs whose metadata has `gt_dir`
-            (Cityscapes) or `panoptic_json` or `json_file` (COCO).
+        dataset: see `look_up`.
         kinds: one or several of "panoptic", "instances" and "semantic"; outputs need
             "panoptic_seg", may have "instances", need "sem_seg".
         folder: made when an evaluation begins. What an earlier one has written for this dataset is
             replaced then; other files below `<folder>/<kind>` are an error.
         records: of the images that will be predicted, for a trial; None: all of the dataset.
 
-    Raises:
-        ValueError: a kind is unknown, or the dataset has no such ground truth.
+    Raises ValueError: a kind is unknown, or the dataset has no such ground truth.
     """
     wanted = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
     predicted = look_up(dataset, records) if wanted else None
@@ -78,10 +76,7 @@ def prediction_writers(
 def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
     """Remove what an earlier evaluation has saved of other kinds, which is another model's.
 
-    Call this in one process, with the arguments of `prediction_writers`.
-
-    Raises:
-        EvaluationError: a folder of another kind has files that are not ours.
+    In one process; EvaluationError where a folder of another kind has files that are not ours.
     """
     if look_up(dataset).things is None:
         return  # of the semantic task: there is but one kind
@@ -93,25 +88,17 @@ def clear_other_kinds(dataset: str, kinds: Sequence[str], folder: Path) -> None:
 class PredictionFolder:
     """Called with a model's input, returns what the model would: predictions from files.
 
-    The files are those that `prediction_writers` write, or others of the same formats (see the
-    module for their names). JSON files are read once, pictures and texts when their image comes.
-
-    Attributes:
-        kinds: the kinds found, of "panoptic", "instances" and "semantic".
+    JSON files are read once, pictures and texts when their image comes. `kinds` are those found,
+    of "panoptic", "instances" and "semantic".
     """
 
     def __init__(self, dataset: str, folder: str | Path, kinds: Collection[str] = KINDS) -> None:
-        """Look for predictions, and read JSON files.
+        """Look for predictions of a dataset, and read JSON files.
 
-        Args:
-            dataset: that they are of; see `prediction_writers`. One of the semantic task takes
-                "semantic" only.
-            folder: that holds `<kind>/`, or the files themselves.
-            kinds: that are looked for.
+        `folder` holds `<kind>/`, or the files themselves. A dataset of the semantic task takes
+        "semantic" only.
 
-        Raises:
-            EvaluationError: there is nothing, or several files that could be meant; a JSON file
-                is torn.
+        Raises EvaluationError: there is nothing, or several files could be meant; one is torn.
         """
         self._dataset = predicted = look_up(dataset)
         root = local_path(folder, "predictions")
@@ -182,10 +169,7 @@ def _find_json(folder: Path, kind: str) -> Path | None:
 
 
 def _kind_of(file: Path) -> str | None:
-    """The kind of the predictions in a JSON file, from the keys of its entries; None: it has none.
-
-    It is not parsed here: what is large is parsed once, and errors in it are its reader's.
-    """
+    """The kind of the predictions in a JSON file, by its keys: it is parsed once, by its reader."""
     try:
         require_file(file)
         content = file.read_bytes()

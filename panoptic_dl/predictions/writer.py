@@ -38,29 +38,17 @@ Entries = list[dict[Any, list[str]]]
 
 
 class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
-    """A writer of one kind of predictions.
+    """A writer of one kind of predictions for the images of `dataset`, all below `folder`.
 
-    Attributes:
-        image_name: of the file of each image, in which {} is its stem; None: the format has none.
-        json_names: of the JSON files, in which {} is the split.
-        json_frame: what stands around their entries.
-        dataset: whose images are predicted.
-        folder: where all files of the kind lie.
-        image_files: the file of each image.
-        json_files: the files of `json_names`.
-        folders: that are made.
+    `image_files` and `json_files` are the files of these names; `folders` are made.
     """
 
-    image_name: str | None = None
-    json_names: Sequence[str] = ()
-    json_frame = ("[", "]")
+    image_name: str | None = None  # of each image's file, in which {} is its stem; None: none
+    json_names: Sequence[str] = ()  # of the JSON files, in which {} is the split
+    json_frame = ("[", "]")  # what stands around their entries
 
     def __init__(self, dataset: PredictedDataset, folder: Path) -> None:
-        """Set the names; nothing is read or written before `reset`.
-
-        Raises:
-            EvaluationError: two images would have one file.
-        """
+        """Set the names only; EvaluationError where two images would have one file."""
         self.dataset, self.folder = dataset, folder
         self.image_files: dict[Hashable, Path] = {}
         if self.image_name is not None:
@@ -85,11 +73,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
         return file in self._own_files
 
     def reset(self) -> None:
-        """Begin an evaluation: clear the folder. All processes must call this.
-
-        Raises:
-            EvaluationError: in all of them, when a file in the folder is not the writer's.
-        """
+        """Begin an evaluation, in all processes: `clear` the folder."""
         self._coverage.reset()
         self._num_given[0] = 0
         in_main_process(self.clear, f"save predictions in {self.folder}")
@@ -98,8 +82,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     def clear(self) -> None:
         """Remove the files of an earlier evaluation, in this process, and make the folders.
 
-        Raises:
-            EvaluationError: a file in the folder is not the writer's; then none is removed.
+        EvaluationError, and nothing is removed, where a file is not the writer's.
         """
         for file in self.own_files():
             with name_unwritable(file):
@@ -158,15 +141,7 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
             texts[image] = [json.dumps(entry, allow_nan=False) for entry in each]
 
     def evaluate(self) -> dict[str, Any]:
-        """Finish the files. All processes must call this.
-
-        Returns:
-            An empty dictionary, because nothing is measured.
-
-        Raises:
-            EvaluationError: in all processes, when an image has no prediction, or the first process
-                cannot write.
-        """
+        """Finish the files, in all processes; EvaluationError in all where an image is missing."""
         seen, given = sum_over_processes(self._coverage.seen, self._num_given)  # waits for all
         self._coverage.require_all(seen)
         if not given[0] and comm.is_main_process():
@@ -200,12 +175,7 @@ Formats = dict[str, tuple[Callable[..., Reader], type[PredictionWriter]]]
 def write_entries(
     file: Path, entries: Mapping[Any, Sequence[str]], frame: Sequence[str] = ("[", "]")
 ) -> None:
-    """Write a JSON file of entries, one a line, sorted by image.
-
-    Args:
-        entries: of each image, as JSON.
-        frame: what stands before and after all of them.
-    """
+    """Write a JSON file of each image's entries (JSON), a line each, sorted, in this frame."""
     texts = [text for image in sorted(entries) for text in entries[image]]
     lines = "".join(f"\n{text}," for text in texts).removesuffix(",")
     with write_prediction(file) as temporary:

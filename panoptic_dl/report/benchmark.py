@@ -176,13 +176,7 @@ def draw_stage_bars(
     xlabel: str,
     file: Path,
 ) -> None:
-    """Write a PNG.
-
-    Args:
-        rows: a label, milliseconds by stage, and the total that is written after the bar.
-        colors: of all stages, in their order.
-        xlabel: what is measured, and on which machine.
-    """
+    """Write a PNG of rows: a label, milliseconds by stage (as colors), the total after the bar."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 1.7 + 0.62 * len(rows)), dpi=130, layout="constrained")

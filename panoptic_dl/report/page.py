@@ -56,9 +56,7 @@ def make_report(
 ) -> tuple[str, list[Path], list[str]]:
     """Write report.md, .csv, .tex and .html of all runs below `folders` into `out`.
 
-    Args:
-        made: date and time to print.
-        options: of `build_tables`.
+    `made` is the date and time to print; `options` are those of `build_tables`.
 
     Returns:
         The Markdown, the files, and notes on what was left out or could not be read.

@@ -33,11 +33,9 @@ Series = tuple[str, int, Sequence[tuple[float, float, str]]]
 def learning_curves(
     tables: Sequence[Table], curves: Mapping[str, Curves], points: int
 ) -> list[dict[str, Any]]:
-    """Charts of each table with a run that trained: "title", "legend" and "charts".
+    """Of each table with a run that trained: "title", "legend" and "charts".
 
-    Args:
-        curves: by the labels of runs.
-        points: most of a line; longer ones are thinned.
+    `curves` are those of runs by label; a line has at most about so many points.
     """
     found = []
     for table in tables:
@@ -68,11 +66,7 @@ def learning_curves(
 def speeds(
     tables: Sequence[Table], curves: Mapping[str, Curves], benchmarks: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Of each table with a run or a benchmark: "title", "costs", "benchmarks" and "charts".
-
-    Args:
-        benchmarks: see `panoptic_dl.report.runs.Collected`.
-    """
+    """Of each table with a run or a benchmark: "title", "costs", "benchmarks" and "charts"."""
     found = []
     for table in tables:
         rows = {line.row for line in table.lines}
@@ -168,19 +162,14 @@ def _axis(
     values: Sequence[float], room: float, pixels: tuple[int, int], about: int
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     """A function from values to pixels, and the pixels and texts of about so many ticks."""
-    (low, high), (start, end) = _limits(values, room), pixels
+    (low, high), (start, end) = (min(values), max(values)), pixels
+    space = (high - low) * room or abs(high) * 0.1 or 1.0
+    low, high = low - space, high + space  # never the same
 
     def place(value: float) -> float:
         return round(start + (value - low) / (high - low) * (end - start), 1)
 
     return place, [(place(tick), _tick_text(tick)) for tick in _ticks(low, high, about)]
-
-
-def _limits(values: Sequence[float], room: float) -> tuple[float, float]:
-    """The least and the greatest with a little room, never the same."""
-    low, high = min(values), max(values)
-    space = (high - low) * room or abs(high) * 0.1 or 1.0
-    return low - space, high + space
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:

@@ -22,25 +22,16 @@ TITLES = {
 }
 
 
-def headline_table(
-    metrics: Mapping[str, float], published: Mapping[str, float] | None = None, name: str = "own"
-) -> str:
-    """The metrics in a row `name`, in percent; with `published`, those and differences below."""
-    rows = [[name, *map(as_text, metrics.values())]]
-    if published:
-        theirs = [as_text(published[name]) if name in published else "" for name in metrics]
-        differences = [
-            as_difference(value - published[name]) if name in published else ""
-            for name, value in metrics.items()
-        ]
-        rows += [["published", *theirs], ["difference", *differences]]
-    return markdown_table(["", *map(metric_name, metrics)], rows)
-
-
 def summary_table(summary: Mapping[str, Any]) -> str:
-    """`headline_table` of a summary, see `results_markdown`: figures of files are nobody's own."""
+    """Metrics of a summary in percent, published ones and differences; of files: nobody's own."""
+    metrics, published = summary["metrics"], summary["published"] or {}
     name = "files" if "predictions" in summary["measured"] else "own"
-    return headline_table(summary["metrics"], summary["published"], name)
+    rows = [[name, *map(as_text, metrics.values())]]
+    theirs = {n: as_text(published[n]) for n in metrics if n in published}
+    gaps = {n: as_difference(metrics[n] - published[n]) for n in theirs}
+    for title, texts in (("published", theirs), ("difference", gaps)) if published else ():
+        rows.append([title, *(texts.get(n, "") for n in metrics)])
+    return markdown_table(["", *map(metric_name, metrics)], rows)
 
 
 def comparison_of_weights(rows: Mapping[str, Mapping[str, float]]) -> str:

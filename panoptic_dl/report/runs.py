@@ -126,12 +126,7 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
     """A run from an object with the keys of run.json, and those of its `git`.
 
     Predictions from files are no row of an experiment: the network that made them is not known.
-
-    Args:
-        others: fields of the run that the object lacks, or has otherwise.
-
-    Raises:
-        ValueError: a value is of the wrong kind; the message says which.
+    `others` are fields that the object lacks, or has otherwise. ValueError names a wrong value.
     """
     seed, choices = fields.number("seed"), fields.object("choices").data
     texts = ("name", "status", "command", "config_hash", "family", "revision", "published_note")
@@ -156,12 +151,7 @@ def run_from_record(fields: Fields, **others: Any) -> Run:
 
 
 def read_run(folder: Path, label: str) -> Run:
-    """Read `run.json`, and `results.json` and the resolved config where they are.
-
-    Raises:
-        ValueError: `run.json` is damaged or of another format; the message says which.
-        OSError: it cannot be opened.
-    """
+    """Read `run.json` (ValueError if it is damaged), `results.json`, the resolved config."""
     data = run_folder.read_run(folder)
     fields = Fields({**Fields(data, RUN).object("git").data, **data}, RUN)
     remarks: list[str] = []
@@ -242,7 +232,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_benchmark(file: Path, run: Run) -> dict[str, Any]:
-    """What mode=benchmark measured of an experiment, as `Collected` has it."""
+    """What mode=benchmark measured of an experiment; peaks in MiB, `device_MiB` NaN on the CPU."""
     fields = Fields(read_json_object(file), file.name)
     return {
         "row": run.row,
@@ -259,21 +249,12 @@ def _read_benchmark(file: Path, run: Run) -> dict[str, Any]:
 
 @dataclass
 class Collected:
-    """All that was found below the folders.
-
-    Attributes:
-        unreadable: label and reason.
-        planned: label and overrides of a sweep's rows that were not started.
-        failed: label and reason of rows that failed before they had a run.json.
-        benchmarks: of finished runs of mode=benchmark: "row" (the experiment), "network"
-            (`Run.network`), "parameters", "GMACs" of an image, "machine", "size" (of images, in
-            pixels), "images_per_s", peaks "device_MiB" (NaN on the CPU) and "host_MiB".
-    """
+    """All that was found below the folders, by labels; for `benchmarks` see `_read_benchmark`."""
 
     runs: list[Run] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # and why
+    planned: list[tuple[str, Sequence[str]]] = field(default_factory=list)  # not started
+    failed: list[tuple[str, str]] = field(default_factory=list)  # without run.json
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
@@ -291,8 +272,7 @@ class Collected:
 def collect(folders: Sequence[Path]) -> Collected:
     """Read every run below `folders`, each once; what cannot be read is listed with the reason.
 
-    Raises:
-        ValueError: a folder does not exist, or none of them holds anything of a run.
+    ValueError if a folder does not exist, or none of them holds anything of a run.
     """
     found = Collected()
     seen: set[str] = set()

@@ -22,11 +22,7 @@ Record = Mapping[str, Any]
 
 
 def report_search(folder: Path) -> str:
-    """Write search.md and, once a trial has finished, search.png; return text for the console.
-
-    Args:
-        folder: of a search, with its `search.json`.
-    """
+    """Write search.md and, once a trial has finished, search.png; return text for the console."""
     record = read_json_object(folder / "search.json")
     trials = record["trials"]
     if record["best"] is None:

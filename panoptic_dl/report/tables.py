@@ -78,11 +78,7 @@ class _PublishedRow:
 
 
 def published_rows() -> list[_PublishedRow]:
-    """All rows with published metrics, in the order of the published tables.
-
-    Raises:
-        ValueError: an experiment cannot be read; the message names the file.
-    """
+    """All rows with published metrics, in the order of their tables; ValueError names a file."""
     rows = []
     for file in sorted((CONF / "experiment").glob("*.yaml")):
         experiment = _read(file)
@@ -303,13 +299,10 @@ def build_tables(
 ) -> list[Table]:
     """One for each dataset and task of one's own, then the published tables.
 
-    Args:
-        benchmarks: see `panoptic_dl.report.runs.Collected`; they give the `COSTS` of rows.
-        all_published: also rows of the published tables that were not run.
-        columns: the beginnings of the names of those that are wanted, such as PQ, params; (): all.
+    `benchmarks`, see `panoptic_dl.report.runs.Collected`, give the `COSTS` of rows; `columns` are
+    beginnings of names, such as PQ, params; `all_published` has rows that were not run, too.
 
-    Raises:
-        ValueError: an experiment with published metrics cannot be read; a column is unknown.
+    Raises ValueError: an experiment with published metrics cannot be read; a column is unknown.
     """
     for column in columns:
         if not any(name.startswith(column) for name in (*PUBLISHED, *COSTS)):

@@ -52,11 +52,7 @@ def short_names(names: Sequence[str], separator: str) -> dict[str, str]:
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[object]], align: str = ""
 ) -> str:
-    """A table in which no cell of foreign text tears a row.
-
-    Args:
-        align: `l`, `c` or `r` for each column; by default the first one is on the left.
-    """
+    """A table in which no foreign text tears a row; `align` has `l`, `c` or `r` a column."""
     columns = [ALIGNMENTS[each] for each in align or "l" + "r" * (len(headings) - 1)]
     cells = [[table_cell(cell) for cell in row] for row in rows]
     return tabulate(cells, headings, "github", colalign=columns, disable_numparse=True)

@@ -5,7 +5,6 @@ A row ends as it would alone: one that is killed fails alone, and signals to the
 
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import fields
 from multiprocessing import get_context
@@ -39,10 +38,8 @@ from panoptic_dl.sweeps.table import note_failure
 class ProcessLauncher(Launcher):
     """`hydra/launcher=local` and `joblib`: every row in a process of its own, `n_jobs` at a time.
 
-    The rows share out the GPUs of the machine, see `panoptic_dl.launch.gpus`.
-
-    Args:
-        n_jobs: rows at a time; -1: as many as there are CPU cores; null: all.
+    The rows share out the machine's GPUs, see `panoptic_dl.launch.gpus`. With -1 there are as many
+    rows at a time as CPU cores; null: all.
     """
 
     def __init__(self, n_jobs: int | None = None) -> None:
@@ -123,8 +120,7 @@ def _note(launcher: Any, overrides: Sequence[str], number: int, line: str) -> No
 
 def _run_row(text: bytes, connection: Connection, parent: int) -> None:
     """In a process of its own: run a row and send its `JobReturn`."""
-    watching = threading.Thread(target=end_with, args=(parent, ORPHANS_LIVE), daemon=True)
-    watching.start()
+    end_with(parent, ORPHANS_LIVE)
     launcher, overrides, number, singletons = cloudpickle.loads(text)
     Singleton.set_state(singletons)
     setup_globals()
@@ -141,11 +137,7 @@ def _run_row(text: bytes, connection: Connection, parent: int) -> None:
 
 
 class SlurmLauncher(Launcher):
-    """`hydra/launcher=slurm`: every row as a SLURM job, by submitit.
-
-    Args:
-        settings: those of `hydra/launcher=submitit_slurm`.
-    """
+    """`hydra/launcher=slurm`: each row a SLURM job, with the settings of `submitit_slurm`."""
 
     def __init__(self, **settings: Any) -> None:
         from hydra_plugins.hydra_submitit_launcher import submitit_launcher

@@ -180,7 +180,7 @@ class _EndedEarly(Exception):
 
 
 class _Job:
-    """The task function of a search: SystemExit, which would end the search, becomes an error.
+    """The task of a search: SystemExit, which would end the search, becomes an error.
 
     One that was caused by Ctrl-C or SIGTERM goes on to end the search, where it can.
     """

@@ -24,7 +24,7 @@ from panoptic_dl.core.run_folder import (
     read_state,
     read_sweep,
 )
-from panoptic_dl.report.text import markdown_table
+from panoptic_dl.report.text import duration, markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,11 @@ MAX_METRICS = 5  # columns of the table
 def rows(sweep: Path) -> list[dict[str, Any]]:
     """The rows of a sweep's folder, in the order of its plan; then those that it does not list.
 
-    Returns:
-        "folder" (its name), "status", "error" (the first line, of one that failed), "log" (the
-        file to look into then), "iteration" (the last one done) and "iterations" (both None where
-        none is known), "metrics" in percent, "wall_seconds" of all "attempts" (their number).
+    Each has "folder" (its name), "status", "error" (the first line, of one that failed), "log" (the
+    file to look into then), "iteration" (the last one done) and "iterations" (both None where none
+    is known), "metrics" in percent, "wall_seconds" of all "attempts" (their number).
 
-    Raises:
-        ValueError: there is no sweep.
+    Raises ValueError: there is no sweep.
     """
     if not sweep.is_dir():
         raise ValueError(f"{sweep} is no folder; name that of a sweep, such as outputs/sweeps/NAME")
@@ -97,7 +95,8 @@ def status_text(found: Sequence[Mapping[str, Any]]) -> str:
         done = "" if row["iteration"] is None else f"{row['iteration']}/{row['iterations']}"
         values = [row["metrics"].get(name) for name in metrics]
         shown = ["" if x is None or not math.isfinite(x) else f"{x:.1f}" for x in values]
-        lines.append([row["folder"], row["status"], done, *shown, _time(row["wall_seconds"])])
+        time = duration(row["wall_seconds"]) if row["wall_seconds"] else ""
+        lines.append([row["folder"], row["status"], done, *shown, time])
     headings = ["row", "status", "iterations", *metrics, "time"]
     text = [markdown_table(headings, lines, "ll" + "r" * (len(headings) - 2))]
     statuses = [row["status"] for row in found]
@@ -110,22 +109,12 @@ def status_text(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text)
 
 
-def _time(seconds: float) -> str:
-    """Hours, minutes and seconds, "26:01:11"."""
-    if not seconds or not math.isfinite(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 def conclude(
     sweep: Path, planned: Collection[str] | None = None, again: str = "The same command"
 ) -> tuple[str | None, bool]:
     """What to print at the end of a sweep, and whether none of its rows has failed.
 
-    Args:
-        planned: the rows of its command; None: all in the folder. It may hold rows of others.
-        again: which command goes on with them.
+    `planned` are the rows of its command, `again` is the one that goes on with them.
     """
     try:
         found = rows(sweep)

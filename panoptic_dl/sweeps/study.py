@@ -43,27 +43,20 @@ STATES = {"COMPLETE": "finished", "FAIL": "failed", "RUNNING": "unfinished"}
 class SearchSpace:
     """Overrides that all trials share, and the keys whose values are searched.
 
-    Attributes:
-        fixed: overrides as they stand on a command line.
-        searched: Optuna's distribution of each key. Choices are kept as they are spelled on a
-            command line, so that they may be lists or options of a group.
+    Choices are kept as they are spelled on a command line: they may be lists or options of a group.
     """
 
-    fixed: tuple[str, ...]
-    searched: Mapping[str, Any]
+    fixed: tuple[str, ...]  # as they stand on a command line
+    searched: Mapping[str, Any]  # Optuna's distribution of each key
 
     @classmethod
     def parse(cls, overrides: Sequence[str], config_loader: Any = None) -> "SearchSpace":
         """Separate what is searched from what is fixed; the last one of a key counts.
 
-        Args:
-            overrides: `key=a,b`, `key=range(1,9)`, `key=interval(0,1)` and
-                `key=tag(log,interval(1,9))` are searched; `int(interval(1,9))` gives whole numbers.
-            config_loader: Hydra's, for `glob(...)`.
+        `key=a,b`, `key=range(1,9)`, `key=interval(0,1)`, `key=tag(log,interval(1,9))` are searched;
+        `int(interval(1,9))` gives whole numbers. Hydra's loader is for `glob(...)`.
 
-        Raises:
-            ValueError: nothing is searched, or an interval is impossible; the message names the
-                key.
+        Raises ValueError: nothing is searched, or an interval is impossible; names the key.
         """
         fixed: dict[str, str] = {}
         searched: dict[str, Any] = {}
@@ -100,11 +93,7 @@ class SearchSpace:
     def own_values(self, config: DictConfig) -> dict[str, Any]:
         """The values that a config has already, of those keys where the search may draw them.
 
-        Args:
-            config: composed with the fixed overrides, `hydra` included.
-
-        Raises:
-            ValueError: a key that holds whole numbers is searched for fractions.
+        `config` has the fixed overrides and `hydra`. ValueError for fractions of a whole number.
         """
         choices = {**OmegaConf.select(config, "hydra.runtime.choices", default={})}
         found = {}
@@ -176,17 +165,12 @@ class Study:
 
     Args:
         folder: holds `journal.jsonl`; only this process works in it.
-        space: what is searched.
-        config: what else the metrics of trials depend on. A search goes on only
-            with the same space, config and direction.
-        direction: `maximize` or `minimize`.
-        sampler: `tpe` or `random`.
-        startup: trials that are drawn at random before `tpe` looks at results.
-        seed: None: a random one.
+        config: what else the metrics of trials depend on. A search goes on only with the same
+            space, config and direction.
+        direction, sampler, startup, seed: see `optuna_sweeper.Search`.
         first: values by key of the first trial; keys that are missing are drawn.
 
-    Raises:
-        ValueError: the folder holds another search, or its journal is damaged.
+    Raises ValueError: the folder holds another search, or its journal is damaged.
     """
 
     def __init__(
@@ -282,11 +266,7 @@ class Study:
             self.study.tell(number, result)
 
     def save(self) -> bool:
-        """Write search.json, sweep.json (for the sweep's status) and best.yaml.
-
-        Returns:
-            Whether a trial has finished.
-        """
+        """Write search.json, sweep.json and best.yaml; return whether a trial has finished."""
         record = self._record()
         write_text(self.folder / "search.json", json.dumps(record, indent=2) + "\n")
         write_sweep(self.folder, {each["folder"]: each["overrides"] for each in record["trials"]})

@@ -46,16 +46,10 @@ def plan_sweep(config: DictConfig) -> dict[str, list[str]] | None:
 
     The config is changed: `backbone=hrnet48` on the command line replaces the column `backbone` of
     a table, `sweep.seeds` repeats every row, and Hydra names the folders as they are named here.
+    None for other sweepers, which decide as they go.
 
-    Args:
-        config: the sweep's own, `hydra` included.
-
-    Returns:
-        None for other sweepers, which decide as they go.
-
-    Raises:
-        SweepError: two rows are the same, rows have different tables or seeds to repeat, or seeds
-            are given twice, are none, or are for another sweeper.
+    Raises SweepError: two rows are the same, rows have different tables or seeds to repeat, or
+    seeds are given twice, are none, or are for another sweeper.
     """
     sweeper, overrides = config.hydra.sweeper, config.hydra.overrides
     task: Any = OmegaConf.to_container(overrides.task, resolve=False)
@@ -113,14 +107,7 @@ def _check_seeds(seeds: Any, others: Sequence[str], is_table: bool) -> None:
 
 
 def _folder(config: DictConfig, job: Sequence[str], number: int, left_out: set[Any]) -> str:
-    """The folder that Hydra will give a row: `hydra.sweep.subdir`, whatever that is made of.
-
-    Args:
-        config: of the row, but for its leaves, which are set here.
-        job: its overrides.
-        number: among the rows.
-        left_out: keys that `override_dirname` does without.
-    """
+    """The folder that Hydra will give a row: `hydra.sweep.subdir`, with the row's leaves set."""
     parsed = OverridesParser.create().parse_overrides(list(job))
     with read_write(config), open_dict(config):
         for each in parsed:
@@ -148,10 +135,7 @@ class Finished(NamedTuple):
 def isolate_failures(job: Any) -> Iterator[None]:
     """In a sweep, let an error end its experiment only, and note it there in `failed.txt`.
 
-    Ctrl-C and the signals that stop a run end the whole sweep.
-
-    Args:
-        job: the `hydra` node of the job; outside of sweeps nothing is done.
+    Ctrl-C and the signals that stop a run end the whole sweep. `job` is the job's `hydra` node.
     """
     if job.mode != RunMode.MULTIRUN:
         yield
@@ -183,15 +167,10 @@ def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> F
     """In a sweep, find out whether a training is finished; else set `config.resume` to continue it.
 
     Args:
-        config: of the job, not yet resolved.
-        job: its `hydra` node.
+        config: of the job, not yet resolved; `job` is its `hydra` node.
         facts: see `panoptic_dl.config.run_identity.identity`.
 
-    Returns:
-        None for what is to be run.
-
-    Raises:
-        ValueError: the folder holds this experiment with other numbers.
+    Returns None for what is to be run; raises ValueError for a folder with other numbers.
     """
     if job.mode != RunMode.MULTIRUN or facts["mode"] != "train":
         return None

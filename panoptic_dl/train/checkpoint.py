@@ -73,27 +73,17 @@ class RunCheckpoints:
     iteration (see `Trainer`), or of the position in the data stream. Whatever interrupts the
     writing, power cuts and full disks included, the files from before stay as they are, and a new
     one is recognized as complete or torn.
-
-    Attributes:
-        parts: objects with a state, by their names in the file; `model` is not inside
-            DistributedDataParallel, so that names stay plain.
-        loggers: get every checkpoint, and which is the best.
-        newest: file of the state in memory, until the next step.
     """
 
     folder: Path
     settings: CheckpointSettings
-    parts: Mapping[str, Any]
-    loggers: Loggers
-    newest: str | None = field(default=None, init=False)
+    parts: Mapping[str, Any]  # with a state, by their names in the file; `model` without its DDP
+    loggers: Loggers  # get every checkpoint, and which is the best
+    newest: str | None = field(default=None, init=False)  # of the state in memory
     _torn: Sequence[str] = field(default=(), init=False)  # files that were left out
 
     def check_room(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Say at the start whether the disk has room for the checkpoints that will be kept.
-
-        Raises:
-            OSError: there is none for a single one, which would end the run.
-        """
+        """Say whether the disk has room for the checkpoints to be kept; OSError if not for one."""
         if not comm.is_main_process():
             return
         copies = 2 if "betas" in optimizer.defaults else bool(optimizer.defaults.get("momentum"))
@@ -121,10 +111,7 @@ class RunCheckpoints:
         """Write the state after an iteration, once; called by all processes.
 
         The main process writes and the others wait: the first that ends has the launcher end all.
-
-        Args:
-            final: link it as `model_final`, too.
-            must: raise errors whatever `on_error` is, for the run is about to end.
+        `final` links it as `model_final`, too; `must` raises whatever `on_error` is.
 
         Raises:
             FloatingPointError: a weight is infinite or not a number; nothing is written.
@@ -164,11 +151,7 @@ class RunCheckpoints:
         write_text(self.folder / NEWEST, name)
 
     def _link(self, source: str, name: str, entry: dict[str, Any]) -> None:
-        """Give the contents of `source` a second name; on most disks that takes no room.
-
-        Args:
-            entry: of both in the manifest.
-        """
+        """Give the contents of `source` a second name, and both this entry in the manifest."""
         with atomic_write(self.folder / name, sync=False) as temporary:
             try:
                 os.link(self.folder / source, temporary)
@@ -194,10 +177,8 @@ class RunCheckpoints:
     def note_metrics(self, metrics: dict[str, float], split: Mapping[str, Any]) -> None:
         """Record the metrics of the newest checkpoint; link it as `model_best` if it is.
 
-        Until the manifest has them, the evaluation counts as not made, and is repeated.
-
-        Args:
-            split: what was measured (`SPLIT`); metrics of another one are not compared.
+        Until the manifest has them, the evaluation counts as not made, and is repeated. Those of
+        another split (`SPLIT`) are not compared.
         """
         if not comm.is_main_process() or self.newest is None or not metrics:
             return
@@ -256,10 +237,7 @@ class RunCheckpoints:
     def restore(self) -> int:
         """Load the newest complete checkpoint into all parts; return its iteration.
 
-        Nothing in the folder changes; see `tidy`.
-
-        Raises:
-            ValueError: there is none, or its parameters are not the model's.
+        Nothing in the folder changes, see `tidy`. ValueError: there is none, or it does not fit.
         """
         state: State = {}
         if comm.is_main_process():
@@ -291,11 +269,7 @@ class RunCheckpoints:
         return int(state["iteration"])
 
     def tidy(self, start: int) -> None:
-        """Clear up what attempts before have left, once this one is accepted; in the main process.
-
-        Args:
-            start: the iteration that follows the checkpoint that was restored.
-        """
+        """Clear up what attempts before have left, once this one, from `start` on, is accepted."""
         remove_temporary_files(self.folder)
         if self._torn:
             for old in self.folder.glob("model_*.pth.torn"):  # large; keep the last attempt's
@@ -307,10 +281,7 @@ class RunCheckpoints:
             self._record(self.newest, start - 1, sha256_of(self.folder / self.newest))
 
     def _newest_complete(self) -> tuple[str, State]:
-        """Read the newest complete checkpoint; newer, torn ones are left out.
-
-        Files are read on the CPU, and nothing in them is executed.
-        """
+        """Read the newest complete checkpoint, on the CPU; newer, torn ones are left out."""
         files = self._manifest()
         torn: list[str] = []
 

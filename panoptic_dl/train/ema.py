@@ -35,12 +35,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """
-        Args:
-            model: its weights are averaged, from those of `begin` on.
-            decay: weight of the average at each step, in (0, 1); 0.9999 remembers about 10,000
-                steps.
-        """
+        """`decay`: the average's weight at each step, in (0, 1); 0.9999 remembers 10,000 steps."""
         self.model, self.decay = model, decay
         self.num_updates = 0
         # By weight, whose hash is its identity: one that two names share is averaged once.
@@ -96,11 +91,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's average.
-
-        Raises:
-            ValueError: it is of other weights than this model has.
-        """
+        """Go on from a checkpoint's average; ValueError if it is of other weights."""
         own, saved = self.weights(), state["model"]
         if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
             raise ValueError("its averaged weights (train.ema) are those of another model")
@@ -109,11 +100,7 @@ class WeightAverage:
         self.num_updates = int(state["num_updates"])
 
     def save(self, run_dir: Path) -> None:
-        """Write the average as a weights file, atomically, for `mode=eval weights=FILE`.
-
-        Raises:
-            OSError: the disk is full; a file of that name from before is untouched.
-        """
+        """Write the average as a weights file, atomically; OSError leaves the one from before."""
         with writing("the averaged weights", run_dir / AVERAGE, "stop"):
             save_state(run_dir / AVERAGE, {"model": self.weights()})
         logger.info("Saved the moving average of the weights: %s", run_dir / AVERAGE)
@@ -144,10 +131,7 @@ def evaluate_both(
 ) -> dict[str, Any]:
     """Evaluate the weights, then their moving average, whose results go to `run_dir/ema`.
 
-    Args:
-        evaluation: called as `evaluation(model, folder, source=...)` in every process.
-        average: of the model's weights; None: only the raw ones are evaluated.
-        iterations: done so far, for the record.
+    `evaluation` is called as `evaluation(model, folder, source=...)` in every process.
 
     Returns:
         Results of the raw weights; their `metrics` have those of the average too, as `ema/PQ`.

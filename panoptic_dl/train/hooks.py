@@ -47,10 +47,7 @@ class ScheduleHook(hooks.LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
-        """
-        Raises:
-            ValueError: a checkpoint cannot hold the state of the schedule or of the optimizer.
-        """
+        """ValueError where a checkpoint cannot hold the state of the schedule or the optimizer."""
         super().__init__(optimizer, schedule)
         self.waits_for_metric = isinstance(schedule, ReduceLROnPlateau)
         self._metrics: list[float] = []  # that the schedule was given
@@ -82,11 +79,7 @@ class ScheduleHook(hooks.LRScheduler):
         return {"made": self._made, "state": state, "metrics": list(self._metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the schedule's state; that of the optimizer has been loaded.
-
-        Raises:
-            ValueError: the run was made with an optimizer of another kind.
-        """
+        """Load the schedule's state, after the optimizer's; ValueError for one of another kind."""
         made = state_dict.get("made", {})  # earlier versions kept `last_epoch`
         kind = made.get("optimizer", self._made["optimizer"])
         if kind != self._made["optimizer"]:
@@ -134,10 +127,8 @@ class StoppedEarly(BaseException):  # no Exception, which Detectron2 would log a
 class EarlyStop(HookBase):
     """Counts the evaluations since the best one; the count is in checkpoints.
 
-    Args:
-        metric: as `checkpoint.best` names one; None: the same one.
-        patience: evaluations in a row without a better metric, which end the training; None: it is
-            never ended.
+    `patience` evaluations in a row without a better `metric` (None: that of `checkpoint.best`) end
+    the training.
     """
 
     def __init__(self, metric: str | None = None, patience: int | None = None) -> None:
@@ -233,16 +224,13 @@ class MetricsWriter(HookBase):
         loggers: Loggers,
         device: torch.device,
     ) -> None:
-        """
+        """Of `settings`: `iterations`, `batch_size`, `log_period`. Raises OSError.
+
         Args:
-            settings: `iterations`, `batch_size` and `log_period`.
-            start: first iteration to come; lines of it or later ones, from an attempt that was
-                ended and goes on from a checkpoint, are dropped.
+            start: first iteration to come; lines of it or later ones, from an attempt that goes on
+                from a checkpoint, are dropped.
             on_error: a full disk stops the run | continue.
             device: whose memory is recorded; of this process.
-
-        Raises:
-            OSError: the files cannot be written.
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device
@@ -294,10 +282,7 @@ class MetricsWriter(HookBase):
         self._written = iteration
 
     def _speed_and_memory(self, iteration: int) -> dict[str, float]:
-        """Images a second over the steps since the last line, MiB of this process and its GPU.
-
-        The time between steps, such as that of evaluations and checkpoints, is not counted.
-        """
+        """Images a second of the steps since the last line, without what lies between, and MiB."""
         found = {"host_memory_MiB": host_memory()}
         times = self.trainer.storage.histories().get("time")
         if times is not None:
@@ -366,23 +351,15 @@ class EvalHook(HookBase):
 
     So a signal may end an evaluation at once; the resumed run makes up for it. `model_best` is the
     checkpoint with the best metric so far.
-
-    Attributes:
-        evaluate: from the iterations done to results, with `metrics`; {} but on the main process.
-        schedule: gets the metric of `checkpoint.best`.
-        early_stop: gets its own.
-        writer: of the main process.
-        settings: `eval_period` and `eval_at_end`.
-        results: of the last evaluation; {} but on the main process.
     """
 
-    evaluate: Callable[[int], dict[str, Any]]
+    evaluate: Callable[[int], dict[str, Any]]  # of iterations done; {} but on the main process
     checkpoints: RunCheckpoints
     stop: StopRequest
-    schedule: ScheduleHook
-    early_stop: EarlyStop
-    writer: MetricsWriter | None
-    settings: TrainSettings
+    schedule: ScheduleHook  # gets the metric of `checkpoint.best`
+    early_stop: EarlyStop  # gets its own
+    writer: MetricsWriter | None  # of the main process
+    settings: TrainSettings  # `eval_period` and `eval_at_end`
     results: dict[str, Any] = field(default_factory=dict, init=False)
 
     def before_train(self) -> None:

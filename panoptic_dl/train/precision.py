@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
-    """Raise ValueError for a precision that is unknown, or that the device does not have.
-
-    Args:
-        key: of the config, for the message.
-    """
+    """Raise ValueError, with the key, for a precision that is unknown or not of the device."""
     if precision not in PRECISIONS:
         raise ValueError(f"{key}={precision} is unknown; choose {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision in ("tf32", "fp16"):
@@ -56,10 +52,7 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
     """Apply the settings to how `model` trains, in place; on its device, before it is wrapped.
 
     Only the training mode is compiled: evaluation meets images of many sizes, each of which would
-    be compiled anew.
-
-    Raises:
-        ValueError: the machine cannot compile.
+    be compiled anew. Raises ValueError where the machine cannot compile.
     """
     if settings.activation_checkpointing:
         blocks = recompute_activations(model.get_submodule("backbone"))

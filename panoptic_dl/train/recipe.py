@@ -56,10 +56,7 @@ def find_differences(
 ) -> list[_Difference]:
     """All differences between a run and its recipe, those that change results most first.
 
-    Args:
-        optimizer: with the base learning rate of the run.
-        accumulate: forward passes of each process for one step.
-        choice: options of the run, by group; where one is not known, it is the recipe's.
+    `optimizer` has the base rate; `accumulate` passes make a step; `choice` are options by group.
     """
     lr, processes = optimizer.defaults["lr"], comm.get_world_size()
     share = settings.batch_size // processes // accumulate
@@ -98,15 +95,7 @@ def find_differences(
 
 
 def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> int | None:
-    """The number of images that a batch normalization of `model` takes mean and variance of.
-
-    Args:
-        images: of one forward pass of one process.
-        num_processes: over which synchronized layers combine their statistics.
-
-    Returns:
-        The smallest number of all layers; None where none normalizes over the batch.
-    """
+    """The least number of images (of a pass of a process) that batch statistics are of, or None."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return None

@@ -91,29 +91,19 @@ def train(
     checkpoint is read again.
 
     Args:
-        device: `cuda` or `cpu`.
         loader: endless micro-batches of this process, in Detectron2's input format.
         optimizer, schedule: make them for the model, and for the optimizer.
         evaluation: called as `evaluation(model, folder, source=...)`, such as an `Evaluation`;
             its `metric_names`, if it has any, are what `checkpoint["best"]` may be.
-        weights: file to start from; a whole model or a backbone.
+        weights, weights_match: what to start from, see `panoptic_dl.weights.load.load_to_train`.
         resume: True continues from the newest complete checkpoint in `run_dir`; `auto` does if
             there is one.
-        run_dir: gets checkpoints, metrics.json, results, pictures and the files of loggers.
-        settings: fields of `TrainSettings`.
-        checkpoint: fields of `CheckpointSettings`.
-        recipe: fields of `Recipe`, with which the run is compared.
+        settings, checkpoint, recipe: fields of `TrainSettings`, `CheckpointSettings`, `Recipe`.
         choice: options of the run, by group, which are compared with the recipe's.
         resume_changed: continue on other images than the checkpoint was trained on.
         pretrained: the file that the recipe starts from, where no weights are given.
-        weights_match: what of the weights is taken; see `panoptic_dl.weights.load.load_to_train`.
-        image_format: channel order of the images, RGB or BGR.
-        classes: of the dataset, for `run_dir/classes.json`.
-        loggers: by their names; see `Loggers`.
-        find_unused_parameters: allow parameters that take no part in the loss.
 
-    Returns:
-        The last evaluation's results, on the main process; {} elsewhere.
+    Returns the last evaluation's results, on the main process; {} elsewhere.
 
     Raises:
         ValueError: settings that cannot be; nothing to resume, or a run that would be overwritten.
@@ -136,8 +126,6 @@ def train(
         options, saving = replace(options, eval_at_end=True), replace(saving, period=half)
         evaluation = partial(evaluation, limit=FAST_IMAGES)
         folder, loggers = folder / FAST_FOLDER, None
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume={resume} is unknown; choose true, false or auto")
     check_precision("train.precision", options.precision, place)
 
     model.to(place)
@@ -251,13 +239,10 @@ def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
 def check_best(
     best: str | None, evaluation: Any, ema: float | None, name: str = "checkpoint.best"
 ) -> None:
-    """Raise ValueError where a setting is no metric that the evaluation will have.
+    """Raise ValueError where the setting `name` is no metric that the evaluation will have.
 
-    Args:
-        best: the metric's name; None: the first of the evaluation.
-        name: of the setting.
-        evaluation: has `metric_names`, else any metric is taken.
-        ema: `train.ema`, with which there are the metrics of the average, too.
+    `evaluation` has `metric_names`, else any metric is taken; with `ema` there are those of the
+    average, too. None is the first metric.
     """
     names = list(getattr(evaluation, "metric_names", METRIC_NAMES))
     if not names:
@@ -280,14 +265,11 @@ def make_schedule(
 ) -> Any:
     """Make a schedule, and those that it chains (`SequentialLR`, `ChainedScheduler`), and check it.
 
-    Args:
-        schedule: called with `optimizer=`; the functions in a list that it calls `schedulers`, too.
-        settings: `iterations` and `eval_period`.
-        best: the metric of `checkpoint.best`, which a `ReduceLROnPlateau` gets.
+    `schedule` is called with `optimizer=`; the functions in a list that it calls `schedulers`, too.
+    `best` is the metric of `checkpoint.best`, which a `ReduceLROnPlateau` gets.
 
-    Raises:
-        ValueError: it cannot be made, ends before training, never gets the metric that it waits
-            for, or takes that for better which is worse.
+    Raises ValueError: it cannot be made, ends before training, never gets the metric that it waits
+    for, or takes that for better which is worse.
     """
     made = _with_chained(schedule, optimizer)
     for name in ("max_iters", "total_steps"):
@@ -328,11 +310,7 @@ def _start(
     iterations: int,
     load_weights: Callable[[], None],
 ) -> int:
-    """Load a checkpoint, or the weights to start from; return the iteration to start with.
-
-    Args:
-        resume: None: start anew, whatever is there.
-    """
+    """Load a checkpoint, or the weights to start from; return the iteration to start with."""
     exist = bool(comm.all_gather(checkpoints.names())[0])
     if exist and resume is False:
         raise ValueError(

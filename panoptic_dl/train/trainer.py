@@ -63,10 +63,6 @@ class Trainer(SimpleTrainer):
     `run_dir/bad_samples.json` lists images that could not be read and were replaced by others.
     `run_dir/nonfinite.jsonl` has a line for each process with a loss or gradient that is not
     finite: iteration, metrics, and the images to blame.
-
-    Attributes:
-        agreed_signal: number of a signal that some process received before this step, or 0.
-        skipped: whether the last step left the weights as they were.
     """
 
     def __init__(
@@ -81,12 +77,7 @@ class Trainer(SimpleTrainer):
         run_dir: Path,
         find_unused_parameters: bool = False,
     ) -> None:
-        """
-        Args:
-            model: returns a dict of losses; perhaps inside DistributedDataParallel.
-            settings: `precision`, `clip_norm`, `on_nonfinite` and `max_nonfinite_skips`.
-            find_unused_parameters: allow parameters that take no part in the loss.
-        """
+        """`model` returns a dict of losses, perhaps inside DistributedDataParallel."""
         super().__init__(model, loader, optimizer)
         self.loader, self.settings = loader, settings
         self.device = loader.device = device
@@ -95,8 +86,8 @@ class Trainer(SimpleTrainer):
         self.stop, self.run_dir = stop, run_dir
         self._is_checked = find_unused_parameters
         self._own_buffers = _unsynchronized_buffers(model) if comm.get_world_size() > 1 else []
-        self.agreed_signal = 0
-        self.skipped = False
+        self.agreed_signal = 0  # that some process received before this step
+        self.skipped = False  # whether the last step left the weights as they were
         self.overflows = 0  # steps in a row whose gradients were not finite in fp16
         self.skips = 0  # steps that were left out, in all attempts of the run
         self.bad_samples: dict[str, str] = {}  # errors by file, of all processes and attempts
@@ -171,11 +162,7 @@ class Trainer(SimpleTrainer):
         return batches, sums, waited
 
     def _check_parameters(self, loss: Tensor) -> None:
-        """Called by every process in the first forward pass.
-
-        Raises:
-            ValueError: parameters take no part in the loss, in some process.
-        """
+        """Called by every process first: ValueError where parameters take no part in the loss."""
         self._is_checked = True
         model = cast(nn.Module, getattr(self.model, "module", self.model))
         used = _parameters_of(loss)
@@ -192,9 +179,8 @@ class Trainer(SimpleTrainer):
     def _check_finite(self, metrics: list[dict[str, float]], losses: list[str]) -> list[bool]:
         """For each process, whether its step may be made; one that may not spoils that of all.
 
-        In fp16 gradients overflow now and then: the scaler leaves such steps out by itself. Without
-        a scaler, and for more than `MAX_OVERFLOWS` steps in a row, an overflow counts as a loss
-        that is not finite.
+        In fp16 gradients overflow now and then, and the scaler leaves such steps out. Without a
+        scaler, or for more than `MAX_OVERFLOWS` in a row, that counts as a loss that is not finite.
         """
         finite = [all(math.isfinite(process[name]) for name in losses) for process in metrics]
         overflow = all(finite) and not math.isfinite(metrics[0]["grad_norm"])
@@ -223,16 +209,7 @@ class Trainer(SimpleTrainer):
     def _leave_out(
         self, metrics: list[dict[str, float]], finite: list[bool], batches: Batches
     ) -> None:
-        """Record a step that is not finite, before a weight changes.
-
-        Args:
-            metrics: of each process.
-            finite: which processes' metrics are finite.
-            batches: micro-batches of this process.
-
-        Raises:
-            FloatingPointError: in every process, when the run is to stop.
-        """
+        """Record a step that is not finite; raise FloatingPointError where it ends the run."""
         samples = [] if finite[comm.get_rank()] else self._samples_to_blame(batches)
         files = [(sample.get("file_name"), sample) for sample in samples]
         images = comm.all_gather(
@@ -279,8 +256,7 @@ class Trainer(SimpleTrainer):
     def _samples_to_blame(self, batches: Batches) -> list[dict[str, Any]]:
         """The samples whose loss is not finite alone; all when no single one is to blame.
 
-        With batch statistics one image spoils its whole batch: normalization layers use their
-        running statistics here. Those that the step has spoiled are reset, not to spoil all.
+        Normalization layers use their running statistics: one image would spoil its whole batch.
         """
         model = cast(nn.Module, getattr(self.model, "module", self.model))
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -298,11 +274,7 @@ class Trainer(SimpleTrainer):
         return found or samples
 
     def _record_bad_samples(self, bad_samples: dict[str, str]) -> None:
-        """Add those of a step; called by every process with its own.
-
-        Raises:
-            ValueError: in every process, when there are more than `loader.max_bad_samples`.
-        """
+        """Add those of a step, in every process; ValueError when there are too many."""
         new: dict[str, str] = {}
         for of_process in comm.all_gather(bad_samples):
             new |= {
@@ -348,11 +320,7 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint.
-
-        Raises:
-            ValueError: it is of an optimizer of another kind, or of other parameters.
-        """
+        """Load the state of a checkpoint; ValueError if it is of another optimizer."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
         TrainerBase.load_state_dict(self, state_dict)  # whose schedule belongs to the optimizer
         self.overflows = state_dict["overflows"]
@@ -392,10 +360,8 @@ def _ddp_errors() -> Iterator[None]:
 
 
 def _unsynchronized_buffers(model: nn.Module) -> list[Tensor]:
-    """Buffers that differ between processes after a step: those of the main one are kept.
-
-    Such are the statistics of plain batch normalization. DistributedDataParallel does this before
-    a forward pass, which is too late for evaluations and averages of the weights.
+    """Buffers that differ between processes after a step (plain batch normalization's): the main
+    one's are kept. DistributedDataParallel does it before a forward pass, too late to evaluate.
     """
     return [
         buffer

@@ -36,24 +36,15 @@ Place = tuple[int, int]
 
 @dataclass(kw_only=True, eq=False)
 class SegmentDrawer:
-    """Draws maps of one set of classes.
-
-    Attributes:
-        names, colors: of the K classes; RGB, 0..255.
-        thing_ids: classes with instances.
-        label_divisor: of panoptic maps.
-        opacity: of the tint, 0..1.
-        labels: whether segments are named.
-        text_scale: of letters, for pictures that will be shown smaller.
-    """
+    """Draws maps of one set of K classes."""
 
     names: Sequence[str]
-    colors: Any
-    thing_ids: Collection[int]
-    label_divisor: int
-    opacity: float = 0.55
-    labels: bool = True
-    text_scale: float = 1.0
+    colors: Any  # RGB, 0..255
+    thing_ids: Collection[int]  # classes with instances
+    label_divisor: int  # of panoptic maps
+    opacity: float = 0.55  # of the tint, 0..1
+    labels: bool = True  # whether segments are named
+    text_scale: float = 1.0  # of letters, for pictures that will be shown smaller
 
     def __post_init__(self) -> None:
         self.names = [name.split("-merged")[0] for name in self.names]
@@ -127,11 +118,7 @@ class SegmentDrawer:
         caption: str | None,
         only: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        """
-        Args:
-            labels: (S,) panoptic labels of the segments.
-            only: (H, W) mask of what is tinted; None: all.
-        """
+        """`labels` (S,) are those of the segments; `only` (H, W) masks what is tinted."""
         colors = np.zeros((len(labels), 3), np.uint8)
         for row, label in enumerate(labels.tolist()):
             if label >= 0:  # the class's color, in a shade of its own for each instance
@@ -191,17 +178,11 @@ def _draw_outlines(
 
 @dataclass(frozen=True)
 class SegmentTable:
-    """The segments of a map of labels: colors and areas come from it, never from masks.
+    """The segments of a map of labels: colors and areas come from it, never from masks."""
 
-    Attributes:
-        ids: (S,) the labels that occur, ascending.
-        index: (H, W) the place of each pixel's label in `ids`; uint8 where that is enough.
-        areas: (S,) in pixels.
-    """
-
-    ids: NDArray[np.int64]
-    index: NDArray[np.integer]
-    areas: NDArray[np.int64]
+    ids: NDArray[np.int64]  # (S,) the labels that occur, ascending
+    index: NDArray[np.integer]  # (H, W) the place of each pixel's label in `ids`; uint8 if it fits
+    areas: NDArray[np.int64]  # (S,) in pixels
 
     @classmethod
     def of(cls, labels: NDArray[np.integer]) -> "SegmentTable":
@@ -256,18 +237,12 @@ def _place_labels(
     wanted: Sequence[tuple[int, tuple[int, int]]],
     taken: Sequence[tuple[Place, tuple[int, int]]] = (),
 ) -> list[Place | None]:
-    """Find places for labels, the first ones first.
-
-    A label goes where its segment is widest among the places that are free; if none is, above or
-    below the segment.
+    """(top, left) of each label in its segment, or else above or below it; None where no room is.
 
     Args:
         index: (H, W) segments, from 0.
-        wanted: the segment of each label and its extent (height, width) in pixels.
+        wanted: the segment of each label, the first ones first, and its (height, width) in pixels.
         taken: places and extents of what is in the picture already.
-
-    Returns:
-        (top, left) of each label, or None where there is no room.
     """
     height, width = index.shape
     step = -(-max(height, width) // LONGEST_SIDE)

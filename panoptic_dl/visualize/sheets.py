@@ -165,12 +165,7 @@ def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -
 def with_legend(
     picture: NDArray[np.uint8], entries: Sequence[tuple[str, Color]], size: int | None = None
 ) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) with a legend below it.
-
-    Args:
-        entries: names and colors; without any, the picture itself is returned.
-        size: of letters in pixels; None: what suits the picture.
-    """
+    """A picture (H, W, 3) with names and colors below it, if any; letters of `size` pixels."""
     if not entries:
         return picture
     height, width = picture.shape[:2]

@@ -38,15 +38,10 @@ logger = logging.getLogger(__name__)
 def load_model(model: nn.Module, path: str | Path, image_format: str = "RGB") -> "Coverage":
     """Load every parameter and buffer of `model` from a file, or from a run folder of ours.
 
-    Args:
-        image_format: channel order of the images that the run feeds, RGB or BGR.
+    `image_format` is the channel order of the images that the run feeds, RGB or BGR.
 
-    Returns:
-        How the file's tensors and the model agree.
-
-    Raises:
-        WeightsError: a name is missing or unexpected, or a shape differs; the message lists them.
-            Or the file cannot be read, or is for another channel order.
+    Raises WeightsError: a name is missing or unexpected, or a shape differs; the message lists
+    them. Or the file cannot be read, or is for another channel order.
     """
     return _load(model, _read(model, path, image_format))
 
@@ -64,7 +59,7 @@ def load_to_train(
     names that its `convert_names` gives the file's tensors.
 
     Args:
-        image_format: as for `load_model`.
+        image_format: channel order of the images that the run feeds, RGB or BGR.
         match: what has to be in the file.
             "strict": all of the model; or all of its backbone, and then a classifier or a decoder
             beside it is left out, and logged.
@@ -72,10 +67,6 @@ def load_to_train(
             same name are the file's, the others stay as they are.
             The name of a module of the model, such as "backbone": all of that; the rest of the file
             is left out.
-        classes: of the model.
-
-    Returns:
-        How the file's tensors and the model, or its part, agree.
 
     Raises:
         ValueError: `match` is neither, and no module.
@@ -161,19 +152,14 @@ def start_from(
     match: str = "strict",
     classes: Classes | None = None,
 ) -> Path | None:
-    """Load what training starts from; without any weights, log what that means.
+    """Load what training starts from, and return that file; without any, log what that means.
 
     A backbone that has `pretrained` set, and is given no weights, fetches its own.
 
     Args:
-        weights: file or run folder, of the model or its backbone.
+        weights, image_format, match, classes: see `load_to_train`.
         expected: what the recipe starts from: `file`, the name of the pre-trained file, and
             `source`, where it comes from. None: training from random weights is as it should be.
-        image_format: channel order of the run's images, RGB or BGR.
-        match, classes: see `load_to_train`.
-
-    Returns:
-        The file that was loaded, if any.
 
     Raises:
         ValueError: `match` is wrong, or there are no weights to be matched.
@@ -315,7 +301,7 @@ def _read(model: nn.Module, path: str | Path, image_format: str) -> WeightsFile:
         logger.info("    %s", line)
     if not file.provenance and (order := image_format_of(place.parent)) not in (None, image_format):
         raise _other_order(file, str(order), image_format)
-    _check_pixels(model, file, find_statistics(file.tensors), image_format)
+    _check_pixels(model, file, image_format)
     return file
 
 
@@ -335,23 +321,13 @@ def _naming(file: WeightsFile) -> Iterator[None]:
         raise WeightsError(f"weights={file.path}: {error}") from None
 
 
-def _check_pixels(
-    model: nn.Module,
-    file: WeightsFile,
-    statistics: Mapping[str, tuple[float, ...]],
-    image_format: str,
-) -> None:
+def _check_pixels(model: nn.Module, file: WeightsFile, image_format: str) -> None:
     """Compare the images that a file expects with those of the run.
 
-    Args:
-        model: its `pixel_mean` and `pixel_std`, a number per channel, are compared.
-        statistics: those that an old Detectron2 saved among the tensors.
-        image_format: channel order of the run's images, RGB or BGR.
-
-    Raises:
-        WeightsError: the file expects another channel order. Other statistics are a loud warning,
-            for a network can be trained on from them.
+    Other statistics (of an old Detectron2's tensors, or the provenance) are a loud warning, for a
+    network can be trained on from them; another channel order is a WeightsError.
     """
+    statistics = find_statistics(file.tensors)
     if file.provenance:
         statistics = {name: getattr(file.provenance, name) for name in STATISTICS}
         expected = file.provenance.image_format
@@ -390,12 +366,7 @@ def _load(
     part: str = "",
     classifier: Mapping[str, Tensor] | None = None,
 ) -> Coverage:
-    """Load a module, or raise and change nothing.
-
-    Args:
-        part: the name of the module in its model, where it is not the model.
-        classifier: tensors in place of the file's.
-    """
+    """Load a module, or raise and change nothing; `part` is its name, of a part of the model."""
     own, prefix, rest = module.state_dict(), None, part
     with _naming(file):
         if part and part != "backbone":  # of which files have the bare names, too

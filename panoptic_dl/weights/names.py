@@ -51,18 +51,11 @@ MAX_DEPTH = 64  # modules in modules that are looked at: a hostile name may have
 
 @dataclass(frozen=True)
 class Fit:
-    """The part of a file that is a network's.
+    """The part of a file that is a network's."""
 
-    Attributes:
-        prefix: what stands in front of the network's names in the file.
-        tensors: by the network's names. With a name that the network lacks: those inside of its own
-            layers, which make the file one of another architecture.
-        left_out: parts of the file that are none of the network -> number of tensors.
-    """
-
-    prefix: str
-    tensors: dict[str, Tensor]
-    left_out: dict[str, int]
+    prefix: str  # what stands in front of the network's names in the file
+    tensors: dict[str, Tensor]  # by the network's names, and unknown ones inside of its layers
+    left_out: dict[str, int]  # parts of the file that are none of the network -> number of tensors
 
 
 def fit(

@@ -16,33 +16,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.serialization import MAGIC_NUMBER
 
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import local_path, near_names, printable, require_file, sha256_of
-from panoptic_dl.weights.safe_pickle import MAGIC, read_pickle
+from panoptic_dl.core.parallel import size_text
+from panoptic_dl.weights.safe_pickle import read_pickle
 
 logger = logging.getLogger(__name__)
 
 # What files of PyTorch begin with: a zip archive, and before those a number that is pickled.
-TORCH = (b"PK\x03\x04", MAGIC.to_bytes(10, "little"))
+TORCH = (b"PK\x03\x04", MAGIC_NUMBER.to_bytes(10, "little"))
 SHARD = re.compile(r"-\d+-of-\d+\.|\.index\.json$|\.distcp$|mp_rank_\d+")
 # Data that many files of PyTorch hold beside the weights: options, paths, numpy's numbers. A list
 # of what is allowed: `_Ignored` stands for each, and no function of these names is called.
-IGNORED = (
-    "argparse.Namespace",
-    *(
-        f"{module}.{kind}Path"
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("Posix", "Pure")
-    ),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-)
+IGNORED = """
+    argparse.Namespace numpy.dtype numpy.ndarray numpy.core.multiarray.scalar
+    numpy._core.multiarray.scalar numpy.core.multiarray._reconstruct
+    numpy._core.multiarray._reconstruct pathlib.PosixPath pathlib._local.PosixPath
+    pathlib.PurePath pathlib._local.PurePath
+""".split()  # noqa: SIM905
 WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in, before all others
 MAX_WRAPPERS = 8  # one in the other: a file may hold itself
 MAX_TEXT = 500  # characters of a text of the provenance
@@ -92,7 +85,7 @@ class Provenance:
             for values in (self.pixel_mean, self.pixel_std)
         )
         lines = [
-            f"made of {self.source_file} ({megabytes(self.source_size)}, SHA-256 "
+            f"made of {self.source_file} ({size_text(self.source_size)}, SHA-256 "
             f"{self.source_sha256}), {self.date}, by {self.converter}",
             f"origin: {self.origin}; licence: {self.licence}",
             f"expects {self.image_format} images, pixel mean {mean}, std {std}; covers "
@@ -107,10 +100,7 @@ class Provenance:
 
 
 def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
-    """Read what `plain` or `header` stored; None where that is no provenance of ours.
-
-    The content is that of a file, and not to be trusted: texts lose control characters and length.
-    """
+    """What `plain` or `header` stored, if it is ours; foreign text becomes printable and short."""
     if "converter" not in stored or "source_sha256" not in stored:
         return None
     values: dict[str, Any] = {}
@@ -146,11 +136,6 @@ def _parse(value: Any, kind: Any, max_text: int) -> Any:
     return tuple(float(v) for v in value[:16])
 
 
-def megabytes(size: int) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e6:.1f} MB"
-
-
 @dataclass(frozen=True)
 class WeightsFile:
     """The contents of a weights file."""
@@ -165,7 +150,7 @@ class WeightsFile:
     def lines(self) -> list[str]:
         """For a log: what file this is and where it comes from."""
         return [
-            f"{printable(str(self.path), 4096)} ({megabytes(self.size)}, SHA-256 {self.sha256})",
+            f"{printable(str(self.path), 4096)} ({size_text(self.size)}, SHA-256 {self.sha256})",
             *(self.provenance.lines() if self.provenance else ["carries no provenance"]),
         ]
 
@@ -175,9 +160,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
     Parameters may lie in `model` or `state_dict`, also one in the other, next to an optimizer's
     state and the like; otherwise in dicts of any names, which become the beginning of theirs.
-
-    Raises:
-        WeightsError: the file is missing, damaged, without parameters, or asks for code.
+    WeightsError: the file is missing, damaged, without parameters, or asks for code.
     """
     path = local_path(path, "weights")
     if not path.is_file():
@@ -229,10 +212,7 @@ def _unwrap(content: Any) -> tuple[dict[Any, Any], dict[str, Any]]:
 
 
 def _flatten(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A state dict as it is; of dicts in dicts the tensors, by joined names.
-
-    An optimizer's dict is left out, and one that is there several times is read once.
-    """
+    """A state dict as it is; of dicts in dicts the tensors, by joined names, but an optimizer's."""
     if any(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
     flat: dict[Any, Any] = {}

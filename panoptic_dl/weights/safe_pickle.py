@@ -31,13 +31,12 @@ INSTRUCTIONS = """
     UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
     EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
-    GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID
+    GLOBAL STACK_GLOBAL REDUCE BUILD
 """.split()  # noqa: SIM905
 # Numbers only: dtypes of objects, text, records and dates are not weights.
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 MAX_DIMENSIONS = 8
 SLACK = 1 << 16  # values and bytes that a file may hold beyond its own size
-MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch's format before zip archives
 
 
 class _Dict(dict):  # type: ignore[type-arg]
@@ -81,7 +80,7 @@ class _Array:
 class _Tensor:
     """In place of `torch.Tensor`; not checked yet."""
 
-    storage: Any  # bytes: a file in torch's old format
+    storage: Any  # bytes, see `_read_storage`
     offset: Any
     size: Any
     stride: Any
@@ -115,32 +114,14 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
             data, dtype, shape, order == "F"
         ),
     }
-for _name, _dtype in {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-}.items():
-    for _module in ("torch", "torch.cuda"):
-        NAMES[_module, f"{_name}Storage"] = _dtype
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what a `.pkl` holds: plain values, and tensors on the CPU for its arrays.
-
-    Raises:
-        WeightsError: the file is damaged, or asks for more than arrays and plain values.
-    """
+    """Plain values and CPU tensors of a `.pkl`; WeightsError if it is damaged or asks for more."""
     data = path.read_bytes()
     try:
         stream = io.BytesIO(data)
-        content = _load(stream)
+        content = _Unpickler(stream, encoding="latin1").load()
         if rest := len(data) - stream.tell():
             raise WeightsError(f"{rest} bytes follow its end")
         return _Converter(len(data)).convert(content)
@@ -166,20 +147,15 @@ def _refuse(instruction: str, _: Any) -> NoReturn:
 
 
 class _Unpickler(_Base):
-    """Python's own unpickler in Python, not the one in C, so that instructions can be replaced.
+    """Python's own unpickler in Python, whose instructions can be replaced.
 
-    Tuples become lists, which have no hash: the hash of a tuple of tuples of tuples takes time
-    without a bound, or all of the stack.
+    Tuples become lists: a hash of tuples in tuples takes time without a bound, or all of the stack.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in NAMES:
             raise WeightsError(f"it asks for {printable(f'{module}.{name}', 80)}")
         return NAMES[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        """["storage", dtype, key, device, number of values, None] of a torch storage."""
-        return pid
 
     def load_tuple(self) -> None:
         items = self.pop_mark()
@@ -210,16 +186,11 @@ class _Unpickler(_Base):
     }
 
 
-def _load(stream: io.BytesIO) -> Any:
-    return _Unpickler(stream, encoding="latin1").load()
-
-
 class _Converter:
     """Makes plain containers and tensors of what an unpickler has made.
 
-    A file can name one part of it a thousand times. So each value, and each byte of a tensor,
-    counts, and there may be as many as the file has bytes. A description that comes several times,
-    as of tied weights, is one tensor and counts once.
+    A file can name one part of it a thousand times: each value, and each byte of a tensor, counts,
+    up to the bytes of the file. A description that comes again, as of tied weights, is one tensor.
     """
 
     def __init__(self, size: int) -> None:
@@ -283,25 +254,12 @@ class _Converter:
 
 
 def _read_storage(data: bytes) -> Tensor:
-    """(N,): the numbers of a storage as torch's `_legacy_save` writes it.
-
-    Not read by torch, which makes room for as many numbers as are claimed, and opens
-    compressed archives.
-    """
-    stream = io.BytesIO(data)
-    magic, version, _system, described, _keys = (_load(stream) for _ in range(5))
-    if magic != MAGIC or version != VERSION:
-        raise WeightsError("it holds a tensor in another form than torch's old one")
-    _, dtype, _, _, count, view = described
-    if not isinstance(dtype, torch.dtype) or view is not None:
-        raise WeightsError("a tensor in it is described in an unknown form")
-    claimed = int.from_bytes(stream.read(8), "little", signed=True)
-    raw = stream.read()
-    if claimed != count or len(raw) != count * dtype.itemsize:
-        raise WeightsError(
-            f"it holds a torn tensor: {len(raw)} bytes for {printable(claimed)} values"
-        )
-    return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    """(N,): the numbers of a storage, a file of torch's old format inside of the pickle."""
+    try:
+        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.tensor([], dtype=storage.dtype).set_(storage.untyped())
+    except Exception as error:  # whose message advises to run what is in the file
+        raise WeightsError("it holds a tensor that is torn, or that asks for code") from error
 
 
 def _bytes(data: Any) -> bytes:

@@ -26,15 +26,10 @@ def write_weights(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a file that `read_weights` and, with these names, Detectron2 read.
+    """Write a file that `read_weights` and, with these names, Detectron2 read; `overwrite` one.
 
     It is written under a temporary name, flushed to disk, read again, compared with what was to be
-    written, and renamed.
-
-    Args:
-        path: its ending decides the kind: .safetensors, .pth, or the .pkl of Detectron2.
-        tensors: by the names that the model has, such as `backbone.conv1.weight`.
-        overwrite: replace a file that is there.
+    written, and renamed. Its ending decides the kind: .safetensors, .pth, or Detectron2's .pkl.
 
     Raises:
         WeightsError: the file cannot be of this kind, is there already, or a tensor has a type that

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from panoptic_dl.config import build, compose
 from panoptic_dl.config.builder import MOVED, find_target
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.core.run_folder import as_json
 from panoptic_dl.datasets.coco import coco_panoptic, coco_semantic
 from panoptic_dl.evaluation import metrics
@@ -227,13 +226,9 @@ def test_metrics_of_toy_cityscapes_are_the_official_ones():
 def compare_coco(root: str, prefix: str, num_images: int) -> None:
     name = coco_panoptic(root=root, split="val", prefix=prefix)
     labels = coco_semantic(root=root, split="val", prefix=prefix)
-    reader = SemanticLabelReader(num_classes=133)
     pairs = [
         (StreamingPanopticEvaluator(name), OfficialPanopticEvaluator(name)),
-        (
-            StreamingSemanticEvaluator(labels, reader),
-            OfficialSemanticEvaluator(labels, read_truth=reader),
-        ),
+        (StreamingSemanticEvaluator(labels), OfficialSemanticEvaluator(labels)),
     ]
     records = DatasetCatalog.get(name)
     assert len(records) == num_images

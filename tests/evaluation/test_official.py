@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
+from PIL import Image
 
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.images import SemanticLabelReader
@@ -267,9 +268,7 @@ def test_the_truth_has_box_and_mask_ap_100_on_coco(coco):
 
 def test_semantic_iou_from_panoptic_labels(root):
     name = coco_semantic(root=str(root), split="val", prefix="official_")
-    evaluator = OfficialSemanticEvaluator(
-        dataset=name, read_truth=SemanticLabelReader(num_classes=133)
-    )
+    evaluator = OfficialSemanticEvaluator(name)
     records, outputs = truth_of(name, COCO)
     assert headline(evaluate(evaluator, records, outputs)) == {"mIoU": 100.0}
     figures = evaluate(evaluator, records, nothing(outputs))["sem_seg"]
@@ -394,19 +393,20 @@ def test_label_ids():
 
 
 @pytest.fixture
-def classes_and_evaluator():
-    records = [{"file_name": "a.png"}, {"file_name": "b.png"}]
+def classes_and_evaluator(tmp_path):
+    records = [
+        {"file_name": name, "sem_seg_file_name": str(tmp_path / name)}
+        for name in ("a.png", "b.png")
+    ]
     DatasetCatalog.register("class_maps", lambda: records)
     MetadataCatalog.get("class_maps").set(stuff_classes=list("abcd"), ignore_label=9)
     draw = np.random.default_rng(0)
     truth = {record["file_name"]: draw.integers(0, 4, (6, 7)) for record in records}
     truth["a.png"][0] = 9
+    for name, label in truth.items():
+        Image.fromarray(label.astype(np.uint8)).save(tmp_path / name)
     classes = torch.from_numpy(draw.integers(0, 4, (2, 6, 7)))
-    yield (
-        records,
-        classes,
-        OfficialSemanticEvaluator("class_maps", lambda record: truth[record["file_name"]]),
-    )
+    yield records, classes, OfficialSemanticEvaluator("class_maps")
     DatasetCatalog.remove("class_maps")
     MetadataCatalog.remove("class_maps")
 

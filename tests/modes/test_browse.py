@@ -8,9 +8,9 @@ import pytest
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.visualize.training_sample import _panels, save_sample
+from panoptic_dl.modes.browse import _panels, save_sample
 from run import work
-from tests.visualize.training_samples import by_start, sample_of
+from tests.modes.training_samples import by_start, sample_of
 
 pytestmark = pytest.mark.thorough
 

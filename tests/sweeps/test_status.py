@@ -38,7 +38,7 @@ def test_every_status_is_shown(tmp_path):
     assert "2 finished, 1 failed, 1 stopped, 1 killed, 1 waiting" in text
     assert f"bad: no such file\n    {tmp_path}/bad/log.txt" in text
     assert "12.3" in text
-    assert "1:01:11" in text
+    assert "1 h 01 min" in text
 
 
 def test_an_experiment_is_running_as_long_as_its_process_lives(tmp_path):

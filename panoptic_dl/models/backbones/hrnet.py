@@ -92,12 +92,7 @@ class _Bottleneck(nn.Module):
 
 
 class _HighResolutionModule(nn.Module):
-    """Residual blocks on every branch, then each branch receives the sum of all branches.
-
-    Args:
-        channels: channels of the branches, fine to coarse, each of half the size of the one before.
-        num_blocks: residual blocks on every branch.
-    """
+    """Residual blocks on every branch, fine to coarse; each receives the sum of all branches."""
 
     def __init__(self, channels: Sequence[int], num_blocks: int, norm: Norm):
         super().__init__()

@@ -15,10 +15,7 @@ Norm = str | Callable[[int], nn.Module] | None
 
 
 def _group_norm(num_channels: int) -> nn.GroupNorm:
-    """Group normalization (Wu & He 2018) with 32 groups, or the most that divide 32 and C.
-
-    Detectron2's "GN" raises for widths such as 48 or 728.
-    """
+    """Group normalization (Wu & He 2018), at most 32 groups: Detectron2's raises for 48 or 728."""
     return nn.GroupNorm(math.gcd(32, num_channels), num_channels)
 
 
@@ -69,6 +66,17 @@ def init_weights(backbone: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def check_features(out_features: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
+    """Return names of features; ValueError for one that is not available, or for none."""
+    names, there = tuple(out_features), tuple(available)
+    unknown = [name for name in names if name not in there]
+    if unknown or not names:
+        raise ValueError(
+            f"out_features={names} names {unknown or 'nothing'}: this backbone has {there}"
+        )
+    return names
+
+
 def select_features(
     backbone: Backbone, out_features: Iterable[str], available: Mapping[str, ShapeSpec]
 ) -> None:
@@ -76,13 +84,7 @@ def select_features(
 
     Raises ValueError if a name is not in `available`, or if there is none.
     """
-    names = tuple(out_features)
-    unknown = [name for name in names if name not in available]
-    if unknown or not names:
-        raise ValueError(
-            f"out_features={names} names {unknown or 'nothing'}: "
-            f"this backbone has {tuple(available)}"
-        )
+    names = check_features(out_features, available)
     backbone._out_features = [name for name in available if name in names]
     backbone._out_feature_channels = {name: available[name].channels for name in available}
     backbone._out_feature_strides = {name: available[name].stride for name in available}

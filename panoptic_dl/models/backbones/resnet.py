@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import ResNet
 from detectron2.projects.deeplab.resnet import build_resnet_deeplab_backbone
 
-from panoptic_dl.models.backbones.layers import build_norm
+from panoptic_dl.models.backbones.layers import build_norm, check_features
 
 FEATURES = ("res2", "res3", "res4", "res5")
 DILATIONS = {32: (1, 1), 16: (1, 2), 8: (2, 4)}  # of res4 and res5, by output stride
@@ -41,12 +41,7 @@ def deeplab_resnet(
     Raises ValueError for an unknown feature, norm, depth or stride.
     """
     build_norm(norm, 32)  # raises
-    unknown = [name for name in out_features if name not in FEATURES]
-    if unknown or not out_features:
-        raise ValueError(
-            f"out_features={tuple(out_features)} names {unknown or 'nothing'}: this backbone has "
-            f"{FEATURES}"
-        )
+    check_features(out_features, FEATURES)
     if depth not in (50, 101, 152) or output_stride not in DILATIONS:
         raise ValueError("choose depth 50, 101 or 152, and output_stride 8, 16 or 32")
     res4_dilation, res5_dilation = DILATIONS[output_stride]

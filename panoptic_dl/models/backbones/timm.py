@@ -249,11 +249,7 @@ class TimmBackbone(Backbone):
             return tensors
 
     def fetch_pretrained(self) -> Path:
-        """The file of timm's weights, in the cache of `huggingface_hub`, or fetched there now.
-
-        Raises:
-            WeightsError: timm has none, or it cannot be fetched.
-        """
+        """The file of timm's weights, cached or fetched now; WeightsError if there is none."""
         cfg = self.encoder.pretrained_cfg
         repository = cfg.get("hf_hub_id")
         if not repository:
@@ -289,11 +285,7 @@ class _Given(Backbone):
 
 
 def _create(name: str, options: Mapping[str, Any]) -> Any:
-    """Make timm's network, for images of any size where it can.
-
-    Raises:
-        PartError: it has no network of this name, or none with features and these options.
-    """
+    """Make timm's network, for images of any size where it can; PartError if there is none."""
     architecture, _, tag = name.partition(".")
     with_weights = timm.list_pretrained()
     if not timm.is_model(architecture) or (tag and name not in with_weights):

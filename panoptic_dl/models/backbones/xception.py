@@ -35,10 +35,8 @@ NUM_MIDDLE_BLOCKS = 16
 
 
 class _SeparableConv(nn.Module):
-    """3x3 depthwise and 1x1 pointwise convolution, each followed by normalization.
-
-    ReLU comes once before both (`relu_first`, entry and middle flow) or after each of the two (last
-    block).
+    """3x3 depthwise and 1x1 pointwise convolution, each with normalization; ReLU before both, or
+    after each of them (last block).
     """
 
     def __init__(
@@ -83,12 +81,7 @@ class _SeparableConv(nn.Module):
 
 
 class _XceptionBlock(nn.Module):
-    """Three separable convolutions, the last one strided, and a skip path.
-
-    Args:
-        channels: channels of the input and after each of the three.
-        skip: "conv" (1x1 convolution), "sum" (identity) or "none".
-    """
+    """Separable convolutions through four `channels`, the last strided, and a skip path."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import torch
 
-from panoptic_dl.visualize.training_sample import _panels
+from panoptic_dl.modes.browse import _panels
 
 
 def by_start(sample, classes, ignore_label=255, image_format="RGB"):

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.visualize.training_sample import save_sample
-from tests.visualize.training_samples import by_start, sample_of
+from panoptic_dl.modes.browse import save_sample
+from tests.modes.training_samples import by_start, sample_of
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 
