@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is written; another one converts again
 RECORD, NOTES = "import.json", "notes.txt"
-MAX_NAMED = 10  # notes that are logged
+MAX_NAMED = 10  # kinds of notes that are logged
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
 BACKGROUND = "background"
 
@@ -228,11 +228,12 @@ def _import(key: str, cache: str, state: int) -> str:
     place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
     files = _state(official if official.is_dir() else base)
     folder = store_once(place, form, {**parameters, "files": files}, make, RECORD)
-    notes = (folder / NOTES).read_text(encoding="utf-8").splitlines()
-    for note in notes[:MAX_NAMED]:
-        logger.warning("dataset=%s: %s", form, note)
-    if len(notes) > MAX_NAMED:
-        logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, folder / NOTES)
+    kinds = defaultdict(list)  # what is said of the place before it
+    for note in (folder / NOTES).read_text(encoding="utf-8").splitlines():
+        kinds[note.rpartition(": ")[2]].append(note)
+    for first, *others in [*kinds.values()][:MAX_NAMED]:
+        more = f" ({len(others)} more such, in {folder / NOTES})" if others else ""
+        logger.warning("dataset=%s: %s%s", form, first, more)
     return str(folder)
 
 
@@ -293,6 +294,9 @@ def convert(
             notes.append(f"{count} images of {split} have no annotation and are left out")
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_text(folder / "annotations" / f"panoptic_{split}.json", json.dumps(content))
+    of_objects = [c["id"] for c in categories if c["name"] != BACKGROUND]
+    if export.objects_only and not any(used[number] for number in of_objects):
+        raise DatasetError(f"no object in {root} has a mask: export masks or polygons, not boxes")
     if unused := [c["name"] for c in categories if not used[c["id"]]]:
         notes.append(f"no segment is of {', '.join(unused)}: classes all the same")
     return notes

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,38 @@ def test_classes_of_a_run_need_no_dataset(tmp_path, drawn):
     assert import_dataset(**gone, classes_file="classes.json") is None
     with pytest.raises(DatasetError, match="gone does not exist"):
         import_dataset(**gone)
+
+
+def test_what_is_left_out_is_counted_by_kind_and_boxes_alone_are_refused(tmp_path, drawn, caplog):
+    root = tmp_path / "export"
+    exports.ultralytics(root, *drawn)
+    files = sorted((root / "labels").rglob("*.txt"))
+    for file in files:
+        file.write_text(file.read_text() + "0 0.5 0.5 0.1 0.1\n")
+    folder = imported(root, tmp_path, "yolo")
+    more = f"it is left out ({len(files) - 1} more such, in {folder / 'notes.txt'})"
+    assert len([r for r in caplog.records if "has a box and no mask" in r.getMessage()]) == 1
+    assert more in caplog.text
+    for file in files:
+        file.write_text("0 0.5 0.5 0.1 0.1\n")
+    importing._import.cache_clear()
+    with pytest.raises(DatasetError, match=r"no object in .* has a mask: export masks or polygons"):
+        imported(root, tmp_path, "yolo")
+
+
+def test_names_are_the_same_in_every_form_of_unicode_and_images_listed_twice_are_counted(
+    tmp_path, caplog
+):
+    images = exports.draw(3)
+    images[0].name = unicodedata.normalize("NFC", "B\u00e4ume")
+    exports.cvat_task_coco(tmp_path / "export", images, [])
+    (file,) = (tmp_path / "export").rglob("B*.jpg")
+    file.rename(file.with_name(unicodedata.normalize("NFD", file.name)))
+    folder = imported(tmp_path / "export", tmp_path, "coco_instances", test_split="train")
+    assert len(labels(folder, "train")) == 3
+    (listed,) = (tmp_path / "export").rglob("*.json")
+    (listed.parent / "copy.json").write_bytes(listed.read_bytes())
+    listed.rename(listed.parent / "annotations.json")
+    importing._import.cache_clear()
+    imported(tmp_path / "export", tmp_path, "coco_instances", test_split="train")
+    assert "3 images are listed more than once" in caplog.text
