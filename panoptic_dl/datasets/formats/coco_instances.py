@@ -85,7 +85,7 @@ def read(root: Path) -> Export:
             samples.append((split, Sample(found, label, image_id)))
         notes += [f"{file.relative_to(root)}: {bad}; it is left out" for bad in content.bad_masks]
     if twice := len(samples) - len({(split, sample.image) for split, sample in samples}):
-        notes.append(f"{twice} images are listed more than once, and each time count as one")
+        notes.append(f"{twice} images are listed again, and count again")
     return Export(categories, by_split(samples), notes, objects_only=True)
 
 
