@@ -108,7 +108,7 @@ class ImportOptions:
         ):
             if getattr(self, name) not in choices:
                 raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
-        if not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
+        if not 0 < self.val_fraction < 1:
             raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
 
 
@@ -148,7 +148,7 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     if not found and (root / "annotations.xml").is_file():
         return DatasetError(CVAT_XML.format(root=root))
     if root.is_file():
-        return DatasetError(f"{title}: {root} is a file: unpack it, and name the folder")
+        return DatasetError(f"{title}: {root} is a file: unpack an archive, and name its folder")
     return None
 
 
@@ -186,8 +186,7 @@ def import_dataset(
     base = Path(os.path.abspath(local_path(root, "dataset.root")))
     if classes_file is not None and not base.exists():
         return None
-    stuff = options.get("stuff", ())
-    options["stuff"] = [stuff] if isinstance(stuff, str) else [*stuff]
+    options["stuff"] = list(options.get("stuff", ()))
     key = {
         **{"form": form, "root": str(base), "train_split": train_split, "test_split": test_split},
         **{"version": VERSION, "reader": dict(reader or {}), "options": options},
