@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.config import compose
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets import importing
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
@@ -249,3 +250,8 @@ def test_names_are_the_same_in_every_form_of_unicode_and_images_listed_twice_are
     importing._import.cache_clear()
     imported(tmp_path / "export", tmp_path, "coco_instances", test_split="train")
     assert "3 images are listed again" in caplog.text
+
+
+def test_keys_of_coco_format_that_an_import_does_not_read_are_unknown():
+    with pytest.raises(ValueError, match=r"Unknown key 'dataset.train_images'"):
+        compose(["dataset=yolo", "dataset.root=x", "dataset.train_images=y"])
