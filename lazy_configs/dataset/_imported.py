@@ -19,16 +19,14 @@ SPLITTING = dict(
 )
 
 
-def imported_data(form, *options, **reader):
-    """Entries of `dataset` for data in the format `form`.
+def use_import(dataset, form, *options, **reader):
+    """Give `dataset` the entries for data in the format `form`.
 
     Args:
         options: dicts of keys of `ImportOptions`.
         reader: keys of the format's own.
     """
     data = custom_data(form)
-    for key in ("json", "images", "labels"):
-        del data[f"train_{key}"], data[f"test_{key}"]
     keys = {key: value for each in options for key, value in each.items()}
     data |= {**keys, **{k: v for k, v in reader.items() if not str(v).startswith("$")}}
     data["imported"] = L(import_dataset)(
@@ -47,4 +45,7 @@ def imported_data(form, *options, **reader):
             task.json = task.labels = None
     data["classes"].root = "${dataset.imported}"
     data["classes"].train_json = data["classes"].test_json = None
-    return data
+    dataset.update(data)
+    for key in ("json", "images", "labels"):  # which are found in the export
+        for part in ("train", "test"):
+            dataset.pop(f"{part}_{key}")

@@ -8,10 +8,10 @@ Prepare: `python scripts/prepare_dataset.py ade20k $DETECTRON2_DATASETS` says wh
 unpacks it and counts. Panoptic labels are made at the first run, below $PANOPTIC_DL_CACHE.
 """
 
-from ._imported import imported_data
+from ._imported import use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("ade20k", task="${choice.task}"))
+use_import(dataset, "ade20k", task="${choice.task}")
 dataset.root = "${oc.env:DETECTRON2_DATASETS,datasets}"  # holds ADEChallengeData2016/, or is that
 # Mask2Former's sizes for panoptic segmentation; conf/recipe/ade20k_semantic.yaml has others.
 dataset.crop_size = (640, 640)

@@ -6,10 +6,10 @@ Prepare: `python scripts/prepare_dataset.py bdd100k $DETECTRON2_DATASETS` says w
 unpacks it and counts. Panoptic labels are made at the first run, below $PANOPTIC_DL_CACHE.
 """
 
-from ._imported import imported_data
+from ._imported import use_import
 from .cityscapes import dataset
 
-dataset.update(imported_data("bdd100k"))
+use_import(dataset, "bdd100k")
 dataset.root = "${oc.env:DETECTRON2_DATASETS,datasets}"  # holds bdd100k/, or is that
 dataset.min_sizes = (360, 450, 540, 630, 720, 900, 1080, 1260, 1440)
 dataset.max_size = 2560

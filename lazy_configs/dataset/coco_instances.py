@@ -6,7 +6,7 @@ Masks become things; what none covers becomes the class background. The folder i
 panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
 """
 
-from ._imported import OPTIONS, SPLITTING, imported_data
+from ._imported import OPTIONS, SPLITTING, use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("coco_instances", OPTIONS, SPLITTING))
+use_import(dataset, "coco_instances", OPTIONS, SPLITTING)

@@ -6,7 +6,7 @@ The label background is stuff, all others are things. The folder is only read: p
 made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
 """
 
-from ._imported import SPLITTING, imported_data
+from ._imported import SPLITTING, use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("cvat_masks", SPLITTING))
+use_import(dataset, "cvat_masks", SPLITTING)

@@ -6,7 +6,7 @@ Shapes become things; what none covers becomes the class background. The folder 
 panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
 """
 
-from ._imported import OPTIONS, SPLITTING, imported_data
+from ._imported import OPTIONS, SPLITTING, use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("labelme", OPTIONS, SPLITTING))
+use_import(dataset, "labelme", OPTIONS, SPLITTING)

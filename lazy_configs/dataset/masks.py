@@ -6,15 +6,14 @@ Masks have classes and no instances: for the semantic task. The folder is only r
 once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
 """
 
-from ._imported import SPLITTING, imported_data
+from ._imported import SPLITTING, use_import
 from .coco_format import dataset
 
-dataset.update(
-    imported_data(
-        "masks",
-        SPLITTING,
-        masks=None,  # pattern of the masks' paths, "gt/*_mask.png", where they are not found
-        names=None,  # file of classes, where it is not called classes.yaml, labelmap.txt, ...
-        mask_ignore_label=255,  # number, in masks, of pixels without a class
-    )
+use_import(
+    dataset,
+    "masks",
+    SPLITTING,
+    masks=None,  # pattern of the masks' paths, "gt/*_mask.png", where they are not found
+    names=None,  # file of classes, where it is not called classes.yaml, labelmap.txt, ...
+    mask_ignore_label=255,  # number, in masks, of pixels without a class
 )

@@ -7,10 +7,10 @@ Prepare: `python scripts/prepare_dataset.py voc $DETECTRON2_DATASETS` says what 
 it and counts. Panoptic labels are made at the first run, below $PANOPTIC_DL_CACHE.
 """
 
-from ._imported import imported_data
+from ._imported import use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("voc"))
+use_import(dataset, "voc")
 dataset.root = "${oc.env:DETECTRON2_DATASETS,datasets}"  # holds VOCdevkit/VOC2012/, or is that
 # DeepLab's crop and scales (0.5 to 2), around a test size of 512.
 dataset.crop_size = (512, 512)

@@ -6,7 +6,7 @@ Polygons become things; what none covers becomes the class background. The folde
 panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
 """
 
-from ._imported import OPTIONS, SPLITTING, imported_data
+from ._imported import OPTIONS, SPLITTING, use_import
 from .coco_format import dataset
 
-dataset.update(imported_data("yolo", OPTIONS, SPLITTING))
+use_import(dataset, "yolo", OPTIONS, SPLITTING)

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError, PartError
 from panoptic_dl.core.files import local_path, near_names, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
@@ -40,21 +39,14 @@ from panoptic_dl.datasets.formats import (
     voc,
     yolo,
 )
-from panoptic_dl.datasets.formats.base import (
-    Export,
-    Instance,
-    Sample,
-    Segments,
-    has_keys,
-    list_files,
-)
+from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, has_keys
 from panoptic_dl.datasets.storage import map_samples, store_once
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is written; another one converts again
 RECORD, NOTES = "import.json", "notes.txt"
-MAX_NAMED = 10  # notes that are logged
+MAX_NAMED = 10  # kinds of notes that are logged
 SPREAD = 0x9E3779  # has no factor in common with NUM_IDS - 1: ids differ, and so do colors
 BACKGROUND = "background"
 
@@ -116,7 +108,7 @@ class ImportOptions:
         ):
             if getattr(self, name) not in choices:
                 raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
-        if not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
+        if not 0 < self.val_fraction < 1:
             raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
 
 
@@ -158,7 +150,7 @@ def other_dataset(title: str, root: Path) -> DatasetError | None:
     if not found and (root / "annotations.xml").is_file():
         return DatasetError(CVAT_XML.format(root=root))
     if root.is_file():
-        return DatasetError(f"{title}: {root} is a file: unpack it, and name the folder")
+        return DatasetError(f"{title}: {root} is a file: unpack an archive, and name its folder")
     return None
 
 
@@ -196,8 +188,7 @@ def import_dataset(
     base = Path(os.path.abspath(local_path(root, "dataset.root")))
     if classes_file is not None and not base.exists():
         return None
-    stuff = options.get("stuff", ())
-    options["stuff"] = [stuff] if isinstance(stuff, str) else [*stuff]
+    options["stuff"] = list(options.get("stuff", ()))
     key = {
         **{"form": form, "root": str(base), "train_split": train_split, "test_split": test_split},
         **{"version": VERSION, "reader": dict(reader or {}), "options": options},
@@ -230,20 +221,27 @@ def _import(key: str, cache: str, state: int) -> str:
     place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
     files = _state(official if official.is_dir() else base)
     folder = store_once(place, form, {**parameters, "files": files}, make, RECORD)
-    notes = (folder / NOTES).read_text(encoding="utf-8").splitlines()
-    for note in notes[:MAX_NAMED]:
-        logger.warning("dataset=%s: %s", form, note)
-    if len(notes) > MAX_NAMED:
-        logger.warning("and %d more, in %s", len(notes) - MAX_NAMED, folder / NOTES)
+    kinds = defaultdict(list)  # what is said of the place before it
+    for note in (folder / NOTES).read_text(encoding="utf-8").splitlines():
+        kinds[note.rpartition(": ")[2]].append(note)
+    for first, *others in [*kinds.values()][:MAX_NAMED]:
+        more = f" ({len(others)} more such, in {folder / NOTES})" if others else ""
+        logger.warning("dataset=%s: %s%s", form, first, more)
     return str(folder)
 
 
 def _state(root: Path) -> list[int]:
     """Number of the files below a folder, and a hash of their names, sizes and times of change."""
-    digest, files = hashlib.sha256(), list_files(root, [""])
-    for path in files:
-        digest.update(repr(file_state(root / path)).encode(errors="replace"))
-    return [len(files), int(digest.hexdigest()[:15], 16)]
+    digest, count = hashlib.sha256(), 0
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(name for name in files if not name.startswith(".")):
+            status = os.stat(os.path.join(folder, name))
+            digest.update(
+                f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace")
+            )
+            count += 1
+    return [count, int(digest.hexdigest()[:15], 16)]
 
 
 def convert(
@@ -295,6 +293,9 @@ def convert(
             notes.append(f"{count} images of {split} have no annotation and are left out")
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_text(folder / "annotations" / f"panoptic_{split}.json", json.dumps(content))
+    of_objects = [c["id"] for c in categories if c["name"] != BACKGROUND]
+    if export.objects_only and not any(used[number] for number in of_objects):
+        raise DatasetError(f"no object in {root} has a mask: export masks or polygons, not boxes")
     if unused := [c["name"] for c in categories if not used[c["id"]]]:
         notes.append(f"no segment is of {', '.join(unused)}: classes all the same")
     return notes

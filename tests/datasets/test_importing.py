@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from panoptic_dl.config import compose
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets import importing
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
@@ -144,8 +146,7 @@ def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, c
     [
         ({"background": "sky"}, "dataset.background=sky: stuff or void"),
         ({"val_fraction": 1.0}, "dataset.val_fraction=1.0: above 0 and below 1"),
-        ({"val_fraction": "x"}, "dataset.val_fraction=x: above 0 and below 1"),
-        ({"stuff": "tree"}, "dataset.stuff=tree is none of the classes: ball, box"),
+        ({"stuff": ["tree"]}, "dataset.stuff=tree is none of the classes: ball, box"),
         (
             {"train_split": "tiny"},
             r"no split 'tiny'; .* train \(5\), val \(3\).*train_split",
@@ -173,7 +174,7 @@ def test_another_format_is_named_with_its_command(tmp_path, drawn):
     (tmp_path / "own" / "annotations.xml").write_text("<annotations/>")
     with pytest.raises(DatasetError, match=r"CVAT's own XML, which is not read\n.*COCO 1.0"):
         imported(tmp_path / "own", tmp_path, "yolo")
-    for missing, message in (("x", "does not exist"), ("own/annotations.xml", "unpack it")):
+    for missing, message in (("x", "does not exist"), ("own/annotations.xml", "unpack")):
         with pytest.raises(DatasetError, match=message):
             imported(tmp_path / missing, tmp_path, "yolo")
 
@@ -193,7 +194,7 @@ def test_the_command_is_fit_for_a_shell_and_an_archive_is_to_be_unpacked(tmp_pat
     with pytest.raises(DatasetError, match=re.escape(command)):
         imported(root, tmp_path, "yolo")
     packed = shutil.make_archive(str(tmp_path / "data"), "zip", root)
-    with pytest.raises(DatasetError, match=r"dataset=coco_format: .*data.zip is a file: unpack it"):
+    with pytest.raises(DatasetError, match=r"dataset=coco_format: .*data.zip is a file: unpack"):
         custom_classes(form="coco_format", root=packed, train_split="train", test_split="val")
 
 
@@ -214,3 +215,43 @@ def test_classes_of_a_run_need_no_dataset(tmp_path, drawn):
     assert import_dataset(**gone, classes_file="classes.json") is None
     with pytest.raises(DatasetError, match="gone does not exist"):
         import_dataset(**gone)
+
+
+def test_what_is_left_out_is_counted_by_kind_and_boxes_alone_are_refused(tmp_path, drawn, caplog):
+    root = tmp_path / "export"
+    exports.ultralytics(root, *drawn)
+    files = sorted((root / "labels").rglob("*.txt"))
+    for file in files:
+        file.write_text(file.read_text() + "0 0.5 0.5 0.1 0.1\n")
+    folder = imported(root, tmp_path, "yolo")
+    more = f"it is left out ({len(files) - 1} more such, in {folder / 'notes.txt'})"
+    assert len([r for r in caplog.records if "has a box and no mask" in r.getMessage()]) == 1
+    assert more in caplog.text
+    for file in files:
+        file.write_text("0 0.5 0.5 0.1 0.1\n")
+    importing._import.cache_clear()
+    with pytest.raises(DatasetError, match=r"no object in .* has a mask: export masks or polygons"):
+        imported(root, tmp_path, "yolo")
+
+
+def test_names_are_the_same_in_every_form_of_unicode_and_images_listed_twice_are_counted(
+    tmp_path, caplog
+):
+    images = exports.draw(3)
+    images[0].name = unicodedata.normalize("NFC", "B\u00e4ume")
+    exports.cvat_task_coco(tmp_path / "export", images, [])
+    (file,) = (tmp_path / "export").rglob("B*.jpg")
+    file.rename(file.with_name(unicodedata.normalize("NFD", file.name)))
+    folder = imported(tmp_path / "export", tmp_path, "coco_instances", test_split="train")
+    assert len(labels(folder, "train")) == 3
+    (listed,) = (tmp_path / "export").rglob("*.json")
+    (listed.parent / "copy.json").write_bytes(listed.read_bytes())
+    listed.rename(listed.parent / "annotations.json")
+    importing._import.cache_clear()
+    imported(tmp_path / "export", tmp_path, "coco_instances", test_split="train")
+    assert "3 images are listed again" in caplog.text
+
+
+def test_keys_of_coco_format_that_an_import_does_not_read_are_unknown():
+    with pytest.raises(ValueError, match=r"Unknown key 'dataset.train_images'"):
+        compose(["dataset=yolo", "dataset.root=x", "dataset.train_images=y"])

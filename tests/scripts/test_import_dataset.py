@@ -26,7 +26,7 @@ def test_the_copy_for_other_programs_is_a_dataset(tmp_path, run_script):
     for words, message in (
         ([torn, tmp_path / "x"], f"dataset=yolo lies one folder deeper than {torn}"),
         ([torn / "inside", tmp_path / "x"], "'x' is not numbers"),
-        ([Path(__file__), tmp_path / "x"], "is a file: unpack it"),
+        ([Path(__file__), tmp_path / "x"], "is a file: unpack"),
         ([root, tmp_path / "x", "--dataset", "labelme", "stuff=[x]"], "no JSON file of LabelMe"),
         ([root, out], f"{out} exists: name a new folder"),
         ([out, tmp_path / "x"], "is COCO's panoptic format, which is read as it is"),

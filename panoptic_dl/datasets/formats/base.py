@@ -7,6 +7,7 @@ Shapes: H W pixels of the image, turned upright.
 """
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import near_names
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+JPEG = (".jpg", ".jpeg", ".jfif", ".mpo")
+IMAGES = (*JPEG, ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2")
 SPLITS = {  # what tools call them
     **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
@@ -125,7 +127,7 @@ class ImageFinder:
         self.root = root
         self.by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in list_files(root, IMAGES):
-            self.by_name[path.name].append(path)
+            self.by_name[_composed(path.name)].append(path)
 
     def __call__(self, name: Any, file: Path, split: str | None = None) -> Path:
         """The image that `file` calls `name`: nearest to that path and to the file, of that split.
@@ -141,7 +143,7 @@ class ImageFinder:
             same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(wanted.parts))
             return same, path.parent == beside, split in (split_of(path), None)
 
-        found = sorted(self.by_name.get(wanted.name, ()), key=fit, reverse=True)
+        found = sorted(self.by_name.get(_composed(wanted.name), ()), key=fit, reverse=True)
         if not found:
             near = near_names(self.root, str(wanted), deep=True)
             raise DatasetError(
@@ -154,6 +156,10 @@ class ImageFinder:
                 f"{self.root}; keep one, or give them different names"
             )
         return self.root / found[0]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # macOS writes letters with accents in two parts
 
 
 def merge_names(

@@ -5,6 +5,7 @@ annotations/instances_<split>.json    COCO, CVAT, Datumaro; images below images/
 result.json                           Label Studio; images below images/
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def read(root: Path) -> Export:
             seen.add((split, number))
             samples.append((split, Sample(found, label, image_id)))
         notes += [f"{file.relative_to(root)}: {bad}; it is left out" for bad in content.bad_masks]
+    if twice := len(samples) - len({(split, sample.image) for split, sample in samples}):
+        notes.append(f"{twice} images are listed again, and count again")
     return Export(categories, by_split(samples), notes, objects_only=True)
 
 
@@ -100,12 +103,12 @@ def _names(file: Path, content: InstancesFile, used: set[Any]) -> list[tuple[Any
 
 
 def _split(path: Path) -> str | None:
-    """Of a JSON file: its folder's, else what its name says."""
-    stem = path.stem.removeprefix("instances_").removesuffix("2017").removesuffix("2014")
-    named = SPLITS.get(stem.lower())
-    if named or (path.stem.startswith("instances_") and stem.lower() != "default"):
-        return named or stem
-    return split_of(path)  # type: ignore[arg-type]
+    """Of a JSON file: what a word of its name says, or else its folder."""
+    words = re.findall("[a-z]+", path.stem.lower())
+    named = next((SPLITS[word] for word in words if word in SPLITS), None)
+    if named is None and path.stem.startswith("instances_") and words[-1] != "default":
+        return path.stem.removeprefix("instances_")
+    return named or split_of(path)  # type: ignore[arg-type]
 
 
 def _label(

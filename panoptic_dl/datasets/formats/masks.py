@@ -19,6 +19,7 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import colors_to_ids, open_image, read_label_ids
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
+    JPEG,
     Export,
     Sample,
     Segments,
@@ -108,12 +109,12 @@ def _pair(root: Path, pattern: str | None) -> tuple[Files, Files]:
     ending = PurePosixPath((pattern or "").rpartition("*")[2]).stem
     of_mask: Files = {}
     of_image: Files = {}
-    paths = list_files(root, (*IMAGES, ".gif"))
+    paths = list_files(root, IMAGES)
     some = any(IMAGE_FOLDER.fullmatch(part) for path in paths for part in _apart(path).parts[:-1])
     for path in paths:
         inside = _apart(path).parts[:-1]
         in_masks = any(map(MASK_FOLDER.fullmatch, inside))
-        is_mask = path.suffix.lower() not in (".jpg", ".jpeg") and (
+        is_mask = path.suffix.lower() not in JPEG and (
             in_masks or MASK_ENDING.search(path.stem) is not None
         )
         if is_mask if pattern is None else path.match(pattern):

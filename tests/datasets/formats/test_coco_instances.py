@@ -247,3 +247,30 @@ def test_a_class_without_instances_is_kept_and_named(tmp_path):
     notes, written, _ = converted(tmp_path, content)
     assert written["categories"][-1]["name"] == "bus"
     assert "no segment is of bus: classes all the same" in notes
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [
+        ("annotations/instances_Train.json", "train"),
+        ("annotations/instances_train2017.json", "train"),
+        ("annotations/instances_val_2.json", "val"),
+        ("annotations/coco_val.json", "val"),
+        ("valid_annotations.json", "val"),
+        ("annotations/instances_minival.json", "minival"),
+        ("annotations/instances_default.json", "train"),
+        ("valid/_annotations.coco.json", "val"),
+        ("valid/instances.json", "val"),
+        ("result.json", "train"),
+    ],
+)
+def test_the_name_of_a_file_or_its_folder_says_which_split_it_is(tmp_path, file, split):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 4}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [],
+    }
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content))
+    assert list(read(tmp_path).splits) == [split]
