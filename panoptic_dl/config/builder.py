@@ -198,14 +198,10 @@ def set_iterations(config: DictConfig, mode: str, folder: Path) -> list[str]:
     A recipe with epochs and without iterations, as for custom datasets, gets its length, and a
     warm-up of at most a tenth of that, from the number of training images; a run that goes on keeps
     what it was begun with. `config` is changed, before it is resolved; modes other than train and
-    doctor need no length.
+    doctor need no length. Returns the arithmetic, for the log.
 
-    Returns:
-        The arithmetic, for the log.
-
-    Raises:
-        ValueError: both epochs and iterations are given.
-        DatasetError: the dataset cannot be read.
+    Raises ValueError: both epochs and iterations are given; DatasetError: the dataset cannot be
+    read.
     """
     train, recipe = config.train, config.recipe_record
     epochs, given = train.epochs, not OmegaConf.is_interpolation(train, "iterations")

@@ -1,4 +1,4 @@
-"""What the processes of a run send each other: sums, exact ones of floats, metrics of a step."""
+"""What the processes of a run send each other: sums, rows, metrics of a step."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,6 +25,17 @@ def sum_over_processes(*counts: np.ndarray) -> list[np.ndarray]:
     return [
         part.reshape(array.shape) for part, array in zip(np.split(flat, ends), counts, strict=True)
     ]
+
+
+def concatenate_over_processes(rows: np.ndarray) -> np.ndarray:
+    """Put the rows (N, C) of all processes under each other, in the order of their ranks.
+
+    Every process must call this; N may differ between them. Each gets all rows.
+    """
+    everyone = [rows] * comm.get_world_size()
+    if len(everyone) > 1:
+        distributed.all_gather_object(everyone, rows)
+    return np.concatenate(everyone)
 
 
 def _device() -> torch.device:

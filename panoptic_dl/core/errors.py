@@ -71,9 +71,8 @@ class PartError(ValueError):
 def make_part(part: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call a class or function that a config names.
 
-    Raises:
-        PartError: it was not written for this project, such as an optimizer of PyTorch or a user's
-            backbone, and raised any error; the message names it and its keys.
+    PartError: it was not written for this project, such as an optimizer of PyTorch or a user's
+    backbone, and raised any error; the message names it and its keys.
     """
     function, keys = part, keywords
     if isinstance(part, partial):

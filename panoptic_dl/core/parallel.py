@@ -59,13 +59,9 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         say: Say | None = None,
         shown: bool = True,
     ) -> None:
-        """
-        Args:
-            title: what is done, such as "evaluated".
-            total: how much is to come, in `unit`; None if unknown.
-            unit: "B" counts bytes.
-            say: gets the lines; None: the log.
-            shown: false in all processes of a run but one.
+        """Count to `total` `unit`s, None if unknown ("B": bytes); `title` is such as "evaluated".
+
+        `say` gets the lines; None: the log. `shown` is false in all processes of a run but one.
         """
         self.title, self.total, self.unit, self.shown = title, total, unit, shown
         self.done = 0

@@ -110,9 +110,7 @@ class RunState:
         The record of a training stays where another mode works. `facts` are those of
         `panoptic_dl.config.run_identity.identity`, `texts` files of `.hydra` by name.
 
-        Raises:
-            ValueError: another process works here.
-            OSError: the config cannot be written.
+        Raises ValueError: another process works here; OSError: the config cannot be written.
         """
         if not (self.writes or texts):
             return
@@ -243,9 +241,7 @@ def note(folder: Path, **facts: Any) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """Read `run.json`. One without an end or a process is "killed", or failed as its sweep noted.
 
-    Raises:
-        ValueError: it is damaged or of another format; the message is for people.
-        OSError: it cannot be opened.
+    Raises ValueError, for people: it is damaged or of another format; OSError.
     """
     data = read_json_object(folder / RUN)
     if data.get("format") != FORMAT:

@@ -46,10 +46,8 @@ def demo(
 ) -> dict[str, Any]:
     """Predict and draw each input (see `find_inputs`); results come into `run_dir`/demo one by one.
 
-    Args:
-        mapper: the model's test mapper.
-        row: the combination of parts, for the log.
-        settings: fields of `DemoSettings`.
+    `mapper` is the model's test mapper, `row` the combination of parts, for the log; `settings`
+    are fields of `DemoSettings`.
 
     Raises DemoError for a setting that cannot be; at the end, for inputs that could not be read.
     """

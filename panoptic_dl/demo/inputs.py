@@ -61,10 +61,8 @@ def find_inputs(given: str | int | Sequence[str | int] | None) -> list[Input]:
     """List the pictures, videos and cameras that are meant; log what is left out or renamed.
 
     A folder stands for the pictures and videos in it and below it, but for hidden ones; a pattern
-    (`*`, `?`, `[ab]`, `**`) for all that it matches. A file given twice is taken once.
-
-    Raises:
-        DemoError: nothing is given or found; the message says what was looked for.
+    (`*`, `?`, `[ab]`, `**`) for all that it matches. A file given twice is taken once. DemoError:
+    nothing is given or found; the message says what was looked for.
     """
     if given is None:
         raise DemoError(
@@ -179,16 +177,10 @@ def _key(name: str) -> str:
 
 
 def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """An image as training and evaluation read it, upright and with three channels.
+    """An image as training and evaluation read it, upright, (H, W, 3) RGB uint8.
 
-    Args:
-        image: (H, W, 3) RGB uint8, a PIL image, or the path of a picture.
-
-    Returns:
-        (H, W, 3) RGB uint8; and what was left out of it, in words: mostly nothing.
-
-    Raises:
-        DemoError: it is none that `core/images` reads, in the words of that.
+    It is such an array, a PIL image, or the path of a picture. Also returns what was left out of
+    it, in words: mostly nothing. DemoError: it is none that `core/images` reads, in its words.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

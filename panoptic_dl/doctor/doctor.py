@@ -34,16 +34,10 @@ def run_doctor(
     """Check everything about an experiment, print the table, save it in `run_dir`.
 
     Called by every process of the run: the main one runs the checks, all take the steps.
+    `settings` are fields of `DoctorSettings`, `parts` and `others` the others of `CheckContext`.
 
-    Args:
-        settings: fields of `DoctorSettings`.
-        parts, others: the other fields of `CheckContext`.
-
-    Returns:
-        `metrics`: how many checks are red, and how many yellow; `rows`, for JSON. {} but in the
-        main process.
-
-    Raises SystemExit with 1, where a check is red; everything is printed and saved then.
+    Returns `metrics`, how many checks are red and yellow, and `rows`, for JSON; {} but in the main
+    process. Raises SystemExit with 1, where a check is red; everything is printed and saved then.
     """
     context = CheckContext(
         device=device,

@@ -82,13 +82,10 @@ class ImageReport:
 def check_files(
     record: Mapping[str, Any], size: tuple[int, int] | None, **of_split: Any
 ) -> ImageReport:
-    """Open all files of an image and compare them; never raises.
+    """Open all files of an image, a record of Detectron2's catalog, and compare them; never raises.
 
-    Args:
-        record: of Detectron2's catalog.
-        size: (H, W) in the dataset's JSON file, if it is there.
-        of_split: `num_classes`, `ignore_label` of pixels without a class, and `is_cityscapes`,
-            whether the official label files lie next to the semantic labels.
+    `size` is (H, W) in the dataset's JSON file. `of_split`: `num_classes`, `ignore_label` of pixels
+    without a class, and `is_cityscapes`: its label files lie next to the semantic labels.
     """
     report = ImageReport(str(record.get("file_name")))
     with warnings.catch_warnings():

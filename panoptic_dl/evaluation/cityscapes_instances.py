@@ -22,6 +22,7 @@ from cityscapesscripts.helpers.labels import name2label
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_label_ids
@@ -196,14 +197,12 @@ class StreamingCityscapesInstanceEvaluator(
         self._num_true += num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the results of all processes.
+        """Results of all processes: "segm" with AP, AP50, AP-<class>, AP50-<class>, num_images.
 
-        Returns:
-            "segm": AP, AP50, AP-<class>, AP50-<class>, and the number of images. A class that is
-            not in the ground truth has NaN and does not count in the mean, whatever was predicted.
+        A class that is not in the ground truth has NaN and does not count, whatever was predicted.
         """
         (missed, num_true), num_images = self._sum(self._missed, self._num_true)
-        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
+        rows = concatenate_over_processes(np.concatenate(self._rows))
         if not comm.is_main_process():
             return None
         table = _precision_table(rows, missed, num_true)

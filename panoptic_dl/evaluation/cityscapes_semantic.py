@@ -132,12 +132,10 @@ class StreamingCityscapesSemanticEvaluator(StreamingSemanticEvaluator):
         return _cityscapes_metrics(match[0], np.zeros((len(INSTANCE_ROWS), 2)))["IoU"]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the results of all processes.
+        """Results of all processes, "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, and num_images.
 
-        Returns:
-            "sem_seg": IoU, iIoU, IoU_sup, iIoU_sup, those of each class and category, as
-            IoU-<class> and IoU_sup-<category>; fwIoU, mACC and pACC of `semantic_metrics`, which
-            the script does not print; and the number of images.
+        Also those of each class and category, IoU-<class> and IoU_sup-<category>; and fwIoU, mACC
+        and pACC of `semantic_metrics`, which the script does not print.
         """
         (counts, instances), num_images = self._sum(self._counts, self._instances)
         if not comm.is_main_process():

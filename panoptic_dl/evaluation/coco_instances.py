@@ -25,6 +25,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval, Params
 
+from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
@@ -282,14 +283,12 @@ class StreamingCOCOInstanceEvaluator(
         self._num_true += num_true
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the results of all processes.
+        """Results of all processes, "bbox" and "segm": AP, AP50, AP75, APs, APm, APl, AP-<class>.
 
-        Returns:
-            "bbox" and "segm": AP, AP50, AP75, APs, APm, APl, AP-<class>, and the number of images.
-            NaN where there is nothing to find; elsewhere no predictions are an AP of 0.
+        And num_images. NaN where there is nothing to find; elsewhere no predictions are an AP of 0.
         """
         (num_true,), num_images = self._sum(self._num_true)
-        rows = np.concatenate(comm.all_gather(np.concatenate(self._rows)))
+        rows = concatenate_over_processes(np.concatenate(self._rows))
         if not comm.is_main_process():
             return None
         results = {}

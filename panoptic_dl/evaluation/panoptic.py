@@ -411,11 +411,10 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         return {"panoptic_seg": (torch.from_numpy(labels), None), "label_divisor": divisor}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the results of all processes.
+        """Results of all processes, "panoptic_seg": PQ, SQ, RQ, PQ_th, ..., PQ-<class>, ...
 
-        Returns:
-            "panoptic_seg": PQ, SQ, RQ, PQ_th, ..., PQ-<class>, ..., and the number of images and of
-            true segments whose area in the JSON file is wrong (and was not used).
+        And the number of images, and of true segments whose area in the JSON file is wrong (and was
+        not used).
         """
         (counts, confusions, wrong_areas), num_images = self._sum(
             self._counts, self._confusions, self._num_wrong_areas

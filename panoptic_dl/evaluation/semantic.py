@@ -90,10 +90,8 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         return {"sem_seg": torch.from_numpy(prediction[1])}
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compute the results of all processes.
-
-        Returns:
-            "sem_seg": mIoU, fwIoU, IoU-<class>, mACC, pACC, ACC-<class>, and the number of images.
+        """Results of all processes, "sem_seg": mIoU, fwIoU, mACC, pACC, num_images, IoU-<class> and
+        ACC-<class>.
         """
         (counts,), num_images = self._sum(self._counts)
         if not comm.is_main_process():

@@ -32,15 +32,11 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """Call `work(device, *args)` in every process of the run; `settings` are those of `launch`.
 
     Signals that stop training are passed on to processes that are started here, once. When this
-    process is killed they end.
+    process is killed they end. Returns what `work` returned where one process ran here, else None.
 
-    Returns:
-        What `work` returned when a single process ran here, else None.
-
-    Raises:
-        ValueError: a number or address that cannot be, or more GPUs than the machine has.
-        ProcessExitedException: a process that was started here failed, after its message.
-        KeyboardInterrupt: a signal ended processes that had nothing to save.
+    Raises ValueError: a number or address that cannot be, or more GPUs than the machine has;
+    ProcessExitedException: a process that was started here failed, after its message;
+    KeyboardInterrupt: a signal ended processes that had nothing to save.
     """
     numbers = LaunchSettings(**settings)
     num_machines, machine_rank = numbers.num_machines, numbers.machine_rank

@@ -229,10 +229,7 @@ def _decoder_arguments(
 class ClampedAvgPool2d(nn.Module):
     """Mean over a window that slides with stride 1 and is never larger than the input.
 
-    For inputs at least as large as the window, `nn.AvgPool2d(kernel_size, stride=1)` bit for bit.
-
-    Args:
-        kernel_size: (height, width) of the window in feature pixels.
+    For inputs at least as large as `kernel_size`, (height, width), `nn.AvgPool2d` bit for bit.
     """
 
     def __init__(self, kernel_size: tuple[int, int]):
@@ -247,10 +244,9 @@ class ClampedAvgPool2d(nn.Module):
 
 
 def _accept_any_size(head: nn.Module) -> nn.Module:
-    """Let every ASPP below `head` take any feature size, in place; no parameter changes.
+    """Let every ASPP below `head` take any feature size, in place, by cutting the window to it.
 
-    Detectron2 pools with windows of the training crop's size, and raises unless the feature is a
-    multiple of it. Here the window is cut to the feature.
+    Detectron2 raises unless the feature is a multiple of the training crop's size.
     """
     for aspp in head.modules():
         if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:

@@ -60,13 +60,8 @@ def benchmark(
     """Time each stage of inference on drawn scenes; print a table, save JSON and a picture.
 
     The network gets images; post-processing gets maps as of a trained network, because the output
-    of random weights has no instances.
-
-    Args:
-        scenes: images on disk, and the maps of a trained network for them.
-        mapper: from a dataset record to the model's input.
-        weights: optional, for speed does not depend on them.
-        settings: fields of `BenchmarkSettings`.
+    of random weights has no instances. Speed does not depend on `weights`. `settings` are fields
+    of `BenchmarkSettings`.
 
     Raises ValueError for options that cannot be, or that this machine does not have.
     """

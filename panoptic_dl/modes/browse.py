@@ -45,17 +45,10 @@ def browse(
     run_dir: str,
     count: int,
 ) -> dict[str, Any]:
-    """Draw the first training samples, one picture each: `run_dir/browse/<number>_<name>.png`.
+    """Draw the first `count` training samples: `run_dir/browse/<number>_<name>.png` each.
 
-    Pictures that an earlier call left there are deleted.
-
-    Args:
-        loader: batches of one sample, without end, in the order of training.
-        ignore_label: of pixels without a label.
-        count: how many samples.
-
-    Returns:
-        `metrics` (the number of pictures) and `files`.
+    Pictures that an earlier call left there are deleted. `loader` gives batches of one sample,
+    without end, in the order of training. Returns `metrics` (the number of pictures) and `files`.
 
     Raises ValueError for several processes, or a label that is none of the classes.
     """
@@ -84,13 +77,10 @@ def browse(
 def save_sample(
     sample: dict[str, Any], file: Path, classes: Classes, *, ignore_label: int, image_format: str
 ) -> None:
-    """Write a PNG of a sample's panels, with a caption and the colors of its largest classes.
+    """Write a PNG of a sample's `_panels`, with a caption and the colors of its largest classes.
 
-    Args:
-        sample: of the training mappers; see `_panels`. "file_name", "height" and "width" are those
-            of the image's file.
-        file: its folder is made when missing.
-        classes, ignore_label, image_format: see `_panels`.
+    The sample is of the training mappers; "file_name", "height" and "width" are those of the
+    image's file.
     """
     pictures = _panels(sample, classes, ignore_label=ignore_label, image_format=image_format)
     columns = min(COLUMNS, len(pictures))

@@ -70,14 +70,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Load `weights` completely, evaluate, print the table and save the results in `run_dir`.
 
-    Args:
-        predictions: folder of files in the formats of the servers, which are evaluated instead of a
-            network; a kind without files is left out.
-        classes: of the dataset; weights of a run must be of the same classes.
+    `predictions`, a folder of files in the formats of the servers, is evaluated instead of a
+    network; a kind without files is left out. Weights of a run must be of the same `classes`.
 
-    Raises:
-        ValueError: neither weights nor predictions are named, or both; weights do not fit.
-        EvaluationError: a prediction is missing or damaged.
+    Raises ValueError: neither weights nor predictions are named, or both; weights do not fit.
+    EvaluationError: a prediction is missing or damaged.
     """
     folder, listening = Path(run_dir), Loggers(loggers)
     if weights is not None and predictions is not None:

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
+from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.images import (
     VOID_LABEL,
     read_classes,
@@ -200,7 +201,7 @@ class EvaluationPictures:
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
         own = np.array(self._keys, np.float64).reshape(-1, 2)
-        everyone = np.concatenate(comm.all_gather(own))  # also waits until the old files are gone
+        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
         keys = [(float(quality), int(index)) for quality, index in everyone]
         parts: dict[str, list[Path]] = {"worst": [], "best": []}
         chosen = _worst_and_best(keys, self.settings.best_and_worst)

@@ -103,9 +103,8 @@ def scene_maps(
 ) -> SceneMaps:
     """A scene of `size` (H, W) with `num_things` things, as far as none is hidden behind others.
 
-    Args:
-        thing_ids, stuff_ids: contiguous category ids that occur; there is some stuff.
-        sigma: of the peaks of the heatmap in pixels, as in training.
+    `thing_ids` and `stuff_ids` are contiguous category ids that occur; there is some stuff. `sigma`
+    is that of the peaks of the heatmap in pixels, as in training.
     """
     random = np.random.default_rng(seed)
     height, width = size

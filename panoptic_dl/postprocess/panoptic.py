@@ -181,14 +181,10 @@ def _segment(
 
 
 def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
-    """Return where a center may be: (H, W) bool.
+    """Where a center of a heatmap (H, W) may be: (H, W) bool.
 
-    A peak is above `threshold`, above 0, and the largest value of the window around it; a plateau
-    has as many peaks as pixels. Windows that hold a NaN have none.
-
-    Args:
-        heatmap: (H, W) floating point.
-        nms_kernel: side of the window in pixels, odd.
+    A peak is above `threshold`, above 0, and the largest value of the window around it, whose side
+    is `nms_kernel` pixels, odd. A plateau has as many peaks as pixels; windows with a NaN have none.
     """
     largest = _window_max(_window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
     return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)

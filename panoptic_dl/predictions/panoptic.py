@@ -97,13 +97,10 @@ def _categories(dataset: PredictedDataset, file: Path, entry: Mapping[str, Any])
 def picture_ids(
     panoptic: np.ndarray, num_classes: int, label_divisor: int
 ) -> tuple[np.ndarray, dict[int, int]]:
-    """The ids of a PNG: values of the map + 1, or counted where three bytes do not hold those.
+    """The ids of a PNG, (H, W) int64, 0 where void; and the id of each value, ascending.
 
-    Args:
-        panoptic: (H, W) of category * label_divisor + instance, -1 where void.
-
-    Returns:
-        (H, W) int64 ids, 0 where void; and the id of each value of the map, ascending.
+    Values + 1 of the map (H, W), category * label_divisor + instance, -1 where void; or counted
+    where three bytes do not hold those.
     """
     ids, found = shifted_labels(panoptic, num_classes, label_divisor)
     numbers = found

@@ -108,9 +108,8 @@ class PredictionWriter(StreamingEvaluator[tuple[Any, Any], Written]):
     def predicted(self, output: dict[str, Any]) -> Any:
         """Copy to the CPU what is written; no instances where the output has none.
 
-        Returns:
-            A panoptic map (see `predicted_panoptic`), classes of pixels (see `predicted_labels`),
-            or detections whose category is the id in the dataset.
+        A panoptic map (see `predicted_panoptic`), classes of pixels (see `predicted_labels`), or
+        detections whose category is the id in the dataset.
         """
         if self._entries is None:
             raise EvaluationError(f"call reset() first: it makes {self.folder} ready")

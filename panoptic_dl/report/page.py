@@ -56,14 +56,11 @@ def make_report(
 ) -> tuple[str, list[Path], list[str]]:
     """Write report.md, .csv, .tex and .html of all runs below `folders` into `out`.
 
-    `made` is the date and time to print; `options` are those of `build_tables`.
+    `made` is the date and time to print; `options` are those of `build_tables`. Returns the
+    Markdown, the files, and notes on what was left out or could not be read.
 
-    Returns:
-        The Markdown, the files, and notes on what was left out or could not be read.
-
-    Raises:
-        ValueError: there are no runs, or too many for a page (the other files are written then).
-        OSError: a file cannot be written; the one from before is as it was.
+    Raises ValueError: there are no runs, or too many for a page (the other files are written
+    then); OSError: a file cannot be written; the one from before is as it was.
     """
     collected = collect(folders)
     tables = build_tables(collected.runs, collected.benchmarks, **options)

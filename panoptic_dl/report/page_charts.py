@@ -119,9 +119,8 @@ def _speed_charts(
 def chart(title: str, series: Sequence[Series], x_name: str = "") -> dict[str, Any]:
     """What templates/charts.html draws: lines, with dots where points have texts.
 
-    Args:
-        x_name: is written below; the points of such a chart, one of each series, have its label,
-            and those than which no other is better in both x and y are joined.
+    `x_name` is written below; the points of such a chart, one of each series, have its label, and
+    those than which no other is better in both x and y are joined.
     """
     points = [point for *_, line in series for point in line]
     x_room, y_room = (0.25, 0.25) if x_name else (0.0, 0.04)

@@ -106,9 +106,8 @@ def class_tables(results: Mapping[str, Mapping[str, Any]]) -> list[_ClassTable]:
 def results_markdown(summary: Mapping[str, Any]) -> str:
     """The headline, notes and all classes of one evaluation.
 
-    Args:
-        summary: "dataset", "num_images", "measured", "metrics", "published", "published_note",
-            "results"; "no_result", why they are none, of a trial.
+    `summary` has "dataset", "num_images", "measured", "metrics", "published", "published_note",
+    "results"; and "no_result", why they are none, of a trial.
     """
     measured = ", ".join(f"{key}={value}" for key, value in summary["measured"].items())
     parts = [

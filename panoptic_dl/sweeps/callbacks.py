@@ -66,9 +66,8 @@ class Sweep(Callback):
 class AfterSweep(Callback):
     """Call functions with the folder of a sweep when all its jobs are done; print their texts.
 
-    Args:
-        functions: dotted names that configs may call (see `panoptic_dl.config.builder.allow`), from
-            a `Path` to text or None.
+    `functions` are dotted names that configs may call (`panoptic_dl.config.builder.allow`), from a
+    `Path` to text or None.
     """
 
     def __init__(self, functions: list[str]) -> None:

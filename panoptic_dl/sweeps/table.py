@@ -166,10 +166,7 @@ def isolate_failures(job: Any) -> Iterator[None]:
 def resume_in_sweep(config: DictConfig, job: Any, facts: Mapping[str, Any]) -> Finished | None:
     """In a sweep, find out whether a training is finished; else set `config.resume` to continue it.
 
-    Args:
-        config: of the job, not yet resolved; `job` is its `hydra` node.
-        facts: see `panoptic_dl.config.run_identity.identity`.
-
+    `config`, not yet resolved, is that of the job, `job` its `hydra` node, `facts` its `identity`.
     Returns None for what is to be run; raises ValueError for a folder with other numbers.
     """
     if job.mode != RunMode.MULTIRUN or facts["mode"] != "train":

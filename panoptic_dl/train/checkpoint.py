@@ -111,11 +111,9 @@ class RunCheckpoints:
         """Write the state after an iteration, once; called by all processes.
 
         The main process writes and the others wait: the first that ends has the launcher end all.
-        `final` links it as `model_final`, too; `must` raises whatever `on_error` is.
+        `final` links it as `model_final`, too; `must` raises whatever `on_error` is: OSError.
 
-        Raises:
-            FloatingPointError: a weight is infinite or not a number; nothing is written.
-            OSError: it cannot be written.
+        Raises FloatingPointError, and writes nothing, when a weight is infinite or not a number.
         """
         if comm.is_main_process():
             name = f"model_{iteration:07d}.pth"

@@ -131,11 +131,9 @@ def evaluate_both(
 ) -> dict[str, Any]:
     """Evaluate the weights, then their moving average, whose results go to `run_dir/ema`.
 
-    `evaluation` is called as `evaluation(model, folder, source=...)` in every process.
-
-    Returns:
-        Results of the raw weights; their `metrics` have those of the average too, as `ema/PQ`.
-        {} where `evaluation` returns that (all processes but the main one).
+    `evaluation` is called as `evaluation(model, folder, source=...)` in every process. Returns the
+    results of the raw weights, whose `metrics` have those of the average too, as `ema/PQ`; {}
+    where `evaluation` returns that (all processes but the main one).
     """
     source: dict[str, Any] = {"iteration": iterations}
     results = evaluation(model, run_dir, source=source)

@@ -224,13 +224,10 @@ class MetricsWriter(HookBase):
         loggers: Loggers,
         device: torch.device,
     ) -> None:
-        """Of `settings`: `iterations`, `batch_size`, `log_period`. Raises OSError.
+        """`start` is the first iteration to come: lines of it or later ones are dropped.
 
-        Args:
-            start: first iteration to come; lines of it or later ones, from an attempt that goes on
-                from a checkpoint, are dropped.
-            on_error: a full disk stops the run | continue.
-            device: whose memory is recorded; of this process.
+        On a full disk, `on_error`, stop | continue. `device`, whose memory is recorded, is this
+        process's. Raises OSError.
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device

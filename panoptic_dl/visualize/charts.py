@@ -37,7 +37,6 @@ def draw_class_bars(
     Args:
         values: percentage of each class; NaN where the ground truth lacks it: such classes have no
             bar, but are named, and do not count in the mean that the dashed line shows.
-        file: its folder is made when missing.
         title: above it all; the mean is written behind it.
         measure: what the values are, as "PQ".
         things: names of the classes with instances, which have another color; None: no colors.
@@ -136,11 +135,7 @@ def draw_confusions(
     Of more than `MOST_ROWS` classes those with the most wrong pixels, true or predicted, are shown,
     in the order of their ids; a column sums what was predicted of all others.
 
-    Args:
-        counts: (K, K + 1) pixels: rows true, columns predicted, the last column none.
-        names: K names of classes.
-        file: its folder is made when missing.
-        title: above it all.
+    `counts` (K, K + 1) are pixels: rows true, columns predicted, the last column none.
     """
     names = [_short(name) for name in names]
     shown = _worst_classes(counts, MOST_ROWS)

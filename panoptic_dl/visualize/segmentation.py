@@ -239,10 +239,8 @@ def _place_labels(
 ) -> list[Place | None]:
     """(top, left) of each label in its segment, or else above or below it; None where no room is.
 
-    Args:
-        index: (H, W) segments, from 0.
-        wanted: the segment of each label, the first ones first, and its (height, width) in pixels.
-        taken: places and extents of what is in the picture already.
+    `index` has the segments (H, W), from 0; `wanted` the segment of each label, the first ones
+    first, and its (height, width) in pixels; `taken` what is in the picture already, so too.
     """
     height, width = index.shape
     step = -(-max(height, width) // LONGEST_SIDE)

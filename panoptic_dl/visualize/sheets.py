@@ -84,12 +84,9 @@ def save_sheet(
 
 
 def join_sheets(files: Sequence[Path], file: Path) -> None:
-    """Put the rows of several sheets below the head of the first, in one PNG.
+    """Put the rows of sheets of `save_sheet` below the head of the first, in one PNG.
 
-    Args:
-        files: at least one; written by `save_sheet` with the same headings, cell width, title and
-            legend.
-        file: the PNG to write.
+    There is at least one, all with the same headings, cell width, title and legend.
     """
     sheets = []
     for source in files:
@@ -196,11 +193,10 @@ def make_sample(
     prediction: NDArray[np.int64],
     label_divisor: int,
 ) -> Sample:
-    """Shrink an image and its panoptic maps (H, W) to a longer side of at most `SAMPLE_SIDE`.
+    """Shrink an image and its maps (H, W) to a longer side of at most `SAMPLE_SIDE`.
 
-    Args:
-        ground_truth, prediction: category * label_divisor + instance; negative: void. They may be
-            of another size than the image and come out in the image's.
+    The maps hold category * label_divisor + instance; negative: void. They may be of another size
+    than the image and come out in the image's.
     """
     height, width = image.shape[:2]
     scale = min(1.0, SAMPLE_SIDE / max(height, width))
@@ -224,10 +220,8 @@ def save_gallery(
 ) -> None:
     """Write `<name>_image.jpg`, `<name>_truth.jpg` and `<name>_prediction.jpg` of each row.
 
-    Args:
-        names: of the images, such as the stems of their files; one that comes again gets a number.
-        rows: an image, its ground truth and its prediction.
-        folder: made when missing; pictures of an earlier evaluation are deleted.
+    A name that comes again gets a number. `folder` is made when missing; pictures of an earlier
+    evaluation are deleted.
     """
     clear_gallery(folder)
     folder.mkdir(parents=True, exist_ok=True)

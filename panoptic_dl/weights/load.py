@@ -152,18 +152,14 @@ def start_from(
     match: str = "strict",
     classes: Classes | None = None,
 ) -> Path | None:
-    """Load what training starts from, and return that file; without any, log what that means.
+    """Load what training starts from (see `load_to_train`), and return that file.
 
-    A backbone that has `pretrained` set, and is given no weights, fetches its own.
+    Without any, log what that means: `expected` is what the recipe starts from, `file`, the name
+    of the pre-trained file, and `source`, where it comes from; None: random weights are as it
+    should be. A backbone that has `pretrained` set, and is given no weights, fetches its own.
 
-    Args:
-        weights, image_format, match, classes: see `load_to_train`.
-        expected: what the recipe starts from: `file`, the name of the pre-trained file, and
-            `source`, where it comes from. None: training from random weights is as it should be.
-
-    Raises:
-        ValueError: `match` is wrong, or there are no weights to be matched.
-        WeightsError: the weights do not fit, or cannot be read or fetched.
+    Raises ValueError: `match` is wrong, or there are no weights to be matched; WeightsError: the
+    weights do not fit, or cannot be read or fetched.
     """
     backbone: Any = getattr(model, "backbone", model)
     if weights is None and getattr(backbone, "pretrained", False):

@@ -28,13 +28,11 @@ def write_weights(
 ) -> None:
     """Write a file that `read_weights` and, with these names, Detectron2 read; `overwrite` one.
 
-    It is written under a temporary name, flushed to disk, read again, compared with what was to be
-    written, and renamed. Its ending decides the kind: .safetensors, .pth, or Detectron2's .pkl.
+    It is written under a temporary name, flushed, read again, compared and renamed. Its ending
+    decides the kind: .safetensors, .pth, or Detectron2's .pkl.
 
-    Raises:
-        WeightsError: the file cannot be of this kind, is there already, or a tensor has a type that
-            the kind cannot hold.
-        OSError: the disk is full or may not be written; nothing is left behind.
+    Raises WeightsError: there is such a file, or the kind is none or cannot hold a tensor's type;
+    OSError: the disk is full or may not be written; nothing is left behind.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:

@@ -17,7 +17,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference
 from detectron2.utils import comm
 from PIL import Image
 
-from panoptic_dl.core.distributed import sum_over_processes
+from panoptic_dl.core.distributed import concatenate_over_processes, sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.data.loader import test_loader as make_test_loader
 from panoptic_dl.data.mapper import TestMapper
@@ -197,6 +197,8 @@ def share(rank: int, folder: Path, world_size: int) -> None:
         )
     (total,) = sum_over_processes(np.full((2, 3), rank + 1, dtype=np.int64))
     assert total.tolist() == [[world_size * (world_size + 1) // 2] * 3] * 2
+    rows = concatenate_over_processes(np.full((2 * rank, 2), rank + 0.1))
+    assert rows[:, 1].tolist() == [r + 0.1 for r in range(world_size) for _ in range(2 * r)]
     seen = measure(folder, world_size, rank)
     (folder / f"seen_{world_size}_{rank}.json").write_text(json.dumps(seen))
     if world_size > 1:

@@ -20,11 +20,9 @@ def _group_norm(num_channels: int) -> nn.GroupNorm:
 
 
 def build_norm(norm: Norm, num_channels: int) -> nn.Module:
-    """Return the normalization layer for `num_channels` channels; the identity for "" or None.
+    """The normalization layer for `num_channels` channels; the identity for "" or None.
 
-    "GN" is `_group_norm`.
-
-    Raises ValueError for a name that Detectron2's `get_norm` does not know.
+    "GN" is `_group_norm`. Raises ValueError for a name that Detectron2's `get_norm` does not know.
     """
     if norm == "GN":
         return _group_norm(num_channels)
@@ -93,10 +91,7 @@ def select_features(
 def freeze_stages(backbone: nn.Module, stages: Sequence[Sequence[str]], freeze_at: int) -> None:
     """Freeze the first `freeze_at` stages, as Detectron2 does: 1 is the stem, 2 also res2, ...
 
-    Args:
-        stages: names of the modules of each.
-
-    Raises ValueError if there are fewer stages.
+    `stages` are the names of the modules of each; ValueError if there are fewer.
     """
     if freeze_at not in range(len(stages) + 1):
         raise ValueError(
