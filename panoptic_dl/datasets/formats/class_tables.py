@@ -1,4 +1,4 @@
-"""Files that name the classes of masks: YAML, JSON, CSV or text, as tools and people write them."""
+"""Classes of masks: files that name them (YAML, JSON, CSV, text), and masks read by that table."""
 
 import csv
 import re
@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import open_image, read_label_ids
+from panoptic_dl.core.images import colors_to_ids, open_image, read_label_ids
+from panoptic_dl.datasets.formats.base import Segments
 
 Table = dict[int, dict[str, Any]]
 """By the number that a class has in masks: its "name", and its "color" [R, G, B] or None."""
@@ -19,6 +21,7 @@ NAMES = re.compile(
     r"\.(yaml|yml|json|csv|txt)"
 )
 BINARY = {0: "background", 255: "foreground"}
+BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
 PEEK = 40  # masks that are looked at to find out what their numbers mean
 KEYS = {  # of rows, and of columns of CSV, by what they may be called
     "id": ("id", "pixel value", "value", "index", "label_id", "png_index"),
@@ -124,3 +127,39 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             "color": None if None in color or "" in color else [int(value) for value in color],
         }
     return table
+
+
+def read_mask(
+    file: Path, table: Table, ignored: int | None
+) -> tuple[NDArray[np.integer], Segments]:
+    """The segments of a mask, one a class; the id of a segment is its category's + 1.
+
+    A palette counts as colors where the table has all of them, else by the positions in it. The
+    border of PASCAL VOC, and black where no class has it, are void.
+
+    Raises:
+        DatasetError: it cannot be read, or holds a number or color that is none of the classes'.
+    """
+    pixels: NDArray[np.integer]
+    image, by_color = open_image(file), False
+    rgb = [(n, row["color"]) for n, row in table.items() if row["color"]]
+    if rgb and image.mode in ("P", "RGB", "RGBA"):
+        known = {red + 256 * green + 65536 * blue: n + 1 for n, (red, green, blue) in rgb}
+        known = {BORDER: 0, 0: 0} | known
+        pixels = colors_to_ids(np.asarray(image.convert("RGB")))
+        unknown = {*np.unique(pixels).tolist()} - {*known}
+        if unknown and image.mode != "P":
+            color = [min(unknown) >> shift & 255 for shift in (0, 8, 16)]
+            raise DatasetError(f"{file} has the color {color}, which no class of the table has")
+        by_color = not unknown
+    if not by_color:
+        numbers = {n: n + 1 for n in table}
+        pixels, known = read_label_ids(file), numbers if ignored is None else {ignored: 0} | numbers
+        if unknown := {*np.unique(pixels).tolist()} - {*known}:
+            raise DatasetError(
+                f"{file} holds {min(unknown)}, which is no class: list it in the file of names, or "
+                f"say that it means none: dataset.mask_ignore_label={min(unknown)}"
+            )
+    values, inverse = np.unique(pixels, return_inverse=True)
+    ids = np.array([known[value] for value in values.tolist()])[inverse].reshape(pixels.shape)
+    return ids, {n + 1: (n, 0) for n in table}

@@ -12,22 +12,17 @@ import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import colors_to_ids, open_image, read_label_ids
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
     JPEG,
     Export,
     Sample,
-    Segments,
     by_split,
     list_files,
     split_of,
 )
-from panoptic_dl.datasets.formats.class_tables import Table, classes_of_masks
+from panoptic_dl.datasets.formats.class_tables import classes_of_masks, read_mask
 
 IMAGE_FOLDER = re.compile(r"images?|imgs?|img_dir|jpegimages|leftimg8bit|inputs?|photos", re.I)
 MASK_FOLDER = re.compile(
@@ -37,7 +32,6 @@ MASK_FOLDER = re.compile(
 )
 MASK_ENDING = re.compile(r"[_-](masks?|labels?|gt|seg|ann(otation)?|(gtFine_)?labelIds|L|P)$")
 IMAGE_ENDING = re.compile(r"_(leftImg8bit|image|img)$")
-BORDER = 224 | 224 << 8 | 192 << 16  # the color of VOC's border; its number is 255
 JOINED = re.compile(
     r"(?<![^/])(train|valid|val|test)[_-]?(images?|masks?|labels?|annot)(?![^/])", re.I
 )
@@ -151,39 +145,3 @@ def _lists(root: Path) -> dict[str, str]:
         for path in (line.strip(), *line.split()[:1])  # or two: the image and its mask
         for name in (PurePosixPath(path).name, PurePosixPath(path).stem)
     }
-
-
-def read_mask(
-    file: Path, table: Table, ignored: int | None
-) -> tuple[NDArray[np.integer], Segments]:
-    """The segments of a mask, one a class; the id of a segment is its category's + 1.
-
-    A palette counts as colors where the table has all of them, else by the positions in it. The
-    border of PASCAL VOC, and black where no class has it, are void.
-
-    Raises:
-        DatasetError: it cannot be read, or holds a number or color that is none of the classes'.
-    """
-    pixels: NDArray[np.integer]
-    image, by_color = open_image(file), False
-    rgb = [(n, row["color"]) for n, row in table.items() if row["color"]]
-    if rgb and image.mode in ("P", "RGB", "RGBA"):
-        known = {red + 256 * green + 65536 * blue: n + 1 for n, (red, green, blue) in rgb}
-        known = {BORDER: 0, 0: 0} | known
-        pixels = colors_to_ids(np.asarray(image.convert("RGB")))
-        unknown = {*np.unique(pixels).tolist()} - {*known}
-        if unknown and image.mode != "P":
-            color = [min(unknown) >> shift & 255 for shift in (0, 8, 16)]
-            raise DatasetError(f"{file} has the color {color}, which no class of the table has")
-        by_color = not unknown
-    if not by_color:
-        numbers = {n: n + 1 for n in table}
-        pixels, known = read_label_ids(file), numbers if ignored is None else {ignored: 0} | numbers
-        if unknown := {*np.unique(pixels).tolist()} - {*known}:
-            raise DatasetError(
-                f"{file} holds {min(unknown)}, which is no class: list it in the file of names, or "
-                f"say that it means none: dataset.mask_ignore_label={min(unknown)}"
-            )
-    values, inverse = np.unique(pixels, return_inverse=True)
-    ids = np.array([known[value] for value in values.tolist()])[inverse].reshape(pixels.shape)
-    return ids, {n + 1: (n, 0) for n in table}
