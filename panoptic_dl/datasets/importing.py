@@ -227,6 +227,8 @@ def _import(key: str, cache: str, state: int) -> str:
     for first, *others in [*kinds.values()][:MAX_NAMED]:
         more = f" ({len(others)} more such, in {folder / NOTES})" if others else ""
         logger.warning("dataset=%s: %s%s", form, first, more)
+    if len(kinds) > MAX_NAMED:
+        logger.warning("and %d more kinds, in %s", len(kinds) - MAX_NAMED, folder / NOTES)
     return str(folder)
 
 
