@@ -184,7 +184,7 @@ def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
     """Where a center of a heatmap (H, W) may be: (H, W) bool.
 
     A peak is above `threshold`, above 0, and the largest value of the window around it, whose side
-    is `nms_kernel` pixels, odd. A plateau has as many peaks as pixels; a window with NaN has none.
+    is `nms_kernel` pixels, odd. A plateau has as many peaks as pixels, windows with a NaN none.
     """
     largest = _window_max(_window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
     return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
