@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.images import read_size
+from panoptic_dl.core.images import read_size, require_listed_size
 from panoptic_dl.core.instances import InstancesFile, read_instances_file
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
@@ -81,7 +81,7 @@ def read(root: Path) -> Export:
                 for i in content.instances[number]
             ]
             found = find(image["file_name"], file, split)
-            label = partial(_label, found, (image["height"], image["width"]), file, instances)
+            label = partial(_label, found, (image["height"], image["width"]), instances)
             image_id: Any = number if (split, number) not in seen else None
             seen.add((split, number))
             samples.append((split, Sample(found, label, image_id)))
@@ -111,13 +111,7 @@ def _split(path: Path) -> str | None:
     return named or split_of(path)  # type: ignore[arg-type]
 
 
-def _label(
-    image: Path, listed: tuple[int, int], file: Path, instances: list[Instance]
-) -> list[Instance]:
-    height, width = read_size(image, "image")
-    if (height, width) != listed:
-        raise DatasetError(
-            f"sizes differ: {image} is {width} x {height}, listed in {file} as {listed[1]} x "
-            f"{listed[0]} (width x height); export again, or correct the size that is listed"
-        )
+def _label(image: Path, listed: tuple[int, int], instances: list[Instance]) -> list[Instance]:
+    record = {"file_name": str(image), "height": listed[0], "width": listed[1]}
+    require_listed_size(record, read_size(image, "image"))
     return instances
