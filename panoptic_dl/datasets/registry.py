@@ -109,6 +109,11 @@ class Layout:
                 "(by default the folder that the environment variable DETECTRON2_DATASETS names, "
                 "else ./datasets)"
             )
+            if not self.base.is_dir() and any(self.base.parent.glob("[!.]*")):
+                remedy += (
+                    f"\n             your own data in {self.base.parent}? Unpack it; none of the "
+                    "formats in docs/custom_dataset.md was recognized there"
+                )
         return DatasetError(f"{self.title}: {problem}\n  looked in: {where}\n  remedy:    {remedy}")
 
     def require_folder(self, folder: Path, remedy: str) -> None:
