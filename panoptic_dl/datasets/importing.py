@@ -304,7 +304,10 @@ def convert(
 
 
 def _relative(image: Path, root: Path) -> Path:
-    return Path(os.path.relpath(image, root))
+    found = Path(os.path.relpath(image, root))
+    if found.parts[0] == "..":
+        raise DatasetError(f"{image} is outside of dataset.root={root}: put both into one folder")
+    return found
 
 
 def _categories(export: Export, root: Path, options: ImportOptions) -> list[dict[str, Any]]:

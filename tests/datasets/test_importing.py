@@ -267,3 +267,12 @@ def test_a_folder_that_nothing_recognizes_is_said_to_be_one(tmp_path):
         DatasetError, match=r"own data in .*\? Unpack it; none of the"
     ):
         CityscapesSplit(str(tmp_path), "train").require_files()
+
+
+def test_images_outside_of_the_folder_are_named(tmp_path, drawn):
+    exports.ultralytics(tmp_path / "data", *drawn)
+    text = (tmp_path / "data" / "data.yaml").read_text()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "data.yaml").write_text(text.replace("path: .", f"path: {tmp_path}/data"))
+    with pytest.raises(DatasetError, match=r"photo_000.jpg is outside of dataset.root=.*conf: put"):
+        imported(tmp_path / "conf", tmp_path, "yolo")
