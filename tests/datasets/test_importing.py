@@ -263,9 +263,7 @@ def test_a_folder_that_nothing_recognizes_is_said_to_be_one(tmp_path):
         CityscapesSplit(str(tmp_path), "train").require_files()
     assert "your own data" not in str(caught.value)  # there is nothing yet
     (tmp_path / "export.zip").write_bytes(b"PK")
-    with pytest.raises(
-        DatasetError, match=r"own data in .*\? Unpack it; none of the"
-    ):
+    with pytest.raises(DatasetError, match=r"own data in .*\? Unpack it; none of the"):
         CityscapesSplit(str(tmp_path), "train").require_files()
 
 
