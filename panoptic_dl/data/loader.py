@@ -324,11 +324,8 @@ def _is_lying(record: dict[str, Any]) -> bool | None:
 def _ignore_signals(ending: Any, worker: int) -> None:
     """Let a worker outlive Ctrl-C and the signals of job managers, SIGTERM for a while.
 
-    Terminals and job managers signal all processes of a run. The training process reacts by
-    finishing its step, for which it needs its workers.
-
-    Args:
-        ending: a value shared with the training process, 1 when SIGTERM comes from that.
+    They go to all processes of a run, and the training process needs its workers to finish its
+    step. `ending` is shared with it, and 1 when SIGTERM comes from that.
     """
     os.setpgid(0, 0)  # Ctrl-C reaches the terminal's own group only
     for number in (signal.SIGUSR1, signal.SIGUSR2):

@@ -123,11 +123,9 @@ def _plain_png(content: bytes) -> tuple[int, int, int] | None:
 def _first_rows(
     content: bytes, shape: tuple[int, int, int], num_rows: int
 ) -> NDArray[np.uint8] | None:
-    """Decode rows 0..num_rows-1 of a PNG whose shape `_plain_png` has found.
+    """Decode rows 0..num_rows-1 of a PNG of this shape: (num_rows, W, 3) RGB or (num_rows, W) gray.
 
-    Returns:
-        (num_rows, W, 3) RGB or (num_rows, W) gray; None where the file is damaged as far as these
-        rows go: Pillow will raise the error.
+    None where the file is damaged as far as these rows go: Pillow will raise the error.
     """
     height, width, channels = shape
     num_rows = min(num_rows, height)

@@ -231,12 +231,7 @@ LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like o
 
 
 def _distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
-    """Choose RGB colors one after another, each the farthest (CIELAB) from all before it.
-
-    Args:
-        number: how many, at most 300.
-        taken: colors that are in use already.
-    """
+    """At most 300 RGB colors, each the farthest (CIELAB) from all before it, and those in use."""
     candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
     lab = _lab(candidates)
     readable = (lab[:, 0] > LIGHTNESS[0]) & (lab[:, 0] < LIGHTNESS[1])

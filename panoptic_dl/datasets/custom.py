@@ -143,21 +143,15 @@ def custom_dataset(
 
 @dataclass(frozen=True)
 class _Format:
-    """Where the files of a split lie below `dataset.root`, unless the config names other places.
+    """Where the files of a split lie below `dataset.root`, unless the config names other places."""
 
-    Attributes:
-        json: files; the first that exists is taken. {split} is replaced by the name.
-        images, labels: folders; the first that holds the first listed file is taken.
-        find_images: from such a folder, the images listed and the JSON file (for messages) to the
-            image files by id, relative to the folder. They need not exist.
-        help: where to learn what lies where, for messages.
-    """
-
-    json: tuple[str, ...]
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
+    json: tuple[str, ...]  # the first that exists is taken; {split} is replaced by the name
+    images: tuple[str, ...]  # folders; the first that holds the first listed file is taken
+    labels: tuple[str, ...]  # likewise
+    # From such a folder, the images listed and the JSON file (for messages) to the image files by
+    # id, relative to the folder. They need not exist.
     find_images: Callable[[Path, Images, Path], dict[Any, str]]
-    help: str = LAYOUT_HELP
+    help: str = LAYOUT_HELP  # where to learn what lies where
 
 
 def _coco_images(folder: Path, listed: Images, file: Path) -> dict[Any, str]:
@@ -465,12 +459,8 @@ def _segments(
 
 
 def _inside(name: Any, where: str) -> str:
-    """A relative file name, in its shortest form.
-
-    Raises:
-        DatasetError: it is none, or leads out of the folder that it is relative to: a file of
-            annotations that was downloaded must not choose what is read.
-    """
+    """A relative file name, in its shortest form; DatasetError if it leads out of its folder: a
+    file of annotations that was downloaded must not choose what is read."""
     if not isinstance(name, str) or not name:
         raise DatasetError(f"{where} is {name!r}; write the name of the file; {GUIDE}")
     shortest = os.path.normpath(name)

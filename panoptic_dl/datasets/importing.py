@@ -218,7 +218,7 @@ def _import(key: str, cache: str, state: int) -> str:
         notes = convert(export, base, folder, wanted, options)
         write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
 
-    place = str(local_path(cache, "dataset.imported.cache").expanduser() / "imported")
+    place = str(local_path(cache, "dataset.imported.cache") / "imported")
     files = _state(official if official.is_dir() else base)
     folder = store_once(place, form, {**parameters, "files": files}, make, RECORD)
     kinds = defaultdict(list)  # what is said of the place before it

@@ -31,12 +31,13 @@ INSTRUCTIONS = """
     UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
     EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
-    GLOBAL STACK_GLOBAL REDUCE BUILD
+    GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID
 """.split()  # noqa: SIM905
 # Numbers only: dtypes of objects, text, records and dates are not weights.
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 MAX_DIMENSIONS = 8
 SLACK = 1 << 16  # values and bytes that a file may hold beyond its own size
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch's format before zip archives
 
 
 class _Dict(dict):  # type: ignore[type-arg]
@@ -80,7 +81,7 @@ class _Array:
 class _Tensor:
     """In place of `torch.Tensor`; not checked yet."""
 
-    storage: Any  # bytes, see `_read_storage`
+    storage: Any  # bytes: a file in torch's old format
     offset: Any
     size: Any
     stride: Any
@@ -114,6 +115,20 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
             data, dtype, shape, order == "F"
         ),
     }
+for _name, _dtype in {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}.items():
+    for _module in ("torch", "torch.cuda"):
+        NAMES[_module, f"{_name}Storage"] = _dtype
 
 
 def read_pickle(path: Path) -> Any:
@@ -121,7 +136,7 @@ def read_pickle(path: Path) -> Any:
     data = path.read_bytes()
     try:
         stream = io.BytesIO(data)
-        content = _Unpickler(stream, encoding="latin1").load()
+        content = _load(stream)
         if rest := len(data) - stream.tell():
             raise WeightsError(f"{rest} bytes follow its end")
         return _Converter(len(data)).convert(content)
@@ -157,6 +172,10 @@ class _Unpickler(_Base):
             raise WeightsError(f"it asks for {printable(f'{module}.{name}', 80)}")
         return NAMES[module, name]
 
+    def persistent_load(self, pid: Any) -> Any:
+        """["storage", dtype, key, device, number of values, None] of a torch storage."""
+        return pid
+
     def load_tuple(self) -> None:
         items = self.pop_mark()
         self.append(items)
@@ -184,6 +203,10 @@ class _Unpickler(_Base):
         pickle.BYTEARRAY8[0]: _Base.load_binbytes8,  # its own makes room for what is claimed
         pickle.BUILD[0]: load_build,
     }
+
+
+def _load(stream: io.BytesIO) -> Any:
+    return _Unpickler(stream, encoding="latin1").load()
 
 
 class _Converter:
@@ -254,12 +277,25 @@ class _Converter:
 
 
 def _read_storage(data: bytes) -> Tensor:
-    """(N,): the numbers of a storage, a file of torch's old format inside of the pickle."""
-    try:
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return torch.tensor([], dtype=storage.dtype).set_(storage.untyped())
-    except Exception as error:  # whose message advises to run what is in the file
-        raise WeightsError("it holds a tensor that is torn, or that asks for code") from error
+    """(N,): the numbers of a storage as torch's `_legacy_save` writes it.
+
+    Not read by torch, which makes room for as many numbers as are claimed, and opens
+    compressed archives.
+    """
+    stream = io.BytesIO(data)
+    magic, version, _system, described, _keys = (_load(stream) for _ in range(5))
+    if magic != MAGIC or version != VERSION:
+        raise WeightsError("it holds a tensor in another form than torch's old one")
+    _, dtype, _, _, count, view = described
+    if not isinstance(dtype, torch.dtype) or view is not None:
+        raise WeightsError("a tensor in it is described in an unknown form")
+    claimed = int.from_bytes(stream.read(8), "little", signed=True)
+    raw = stream.read()
+    if claimed != count or len(raw) != count * dtype.itemsize:
+        raise WeightsError(
+            f"it holds a torn tensor: {len(raw)} bytes for {printable(claimed)} values"
+        )
+    return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 
 
 def _bytes(data: Any) -> bytes:

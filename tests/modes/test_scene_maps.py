@@ -64,11 +64,6 @@ def test_images_are_read_by_the_real_mapper(file_format):
     assert torch.equal(made.maps(0).offset, made.maps(2).offset)
 
 
-def test_an_impossible_size_is_refused():
-    with pytest.raises(ValueError, match=r"benchmark.image_size=\[16, 64\]"):
-        scenes(size=(16, 64))
-
-
 @pytest.mark.parametrize("things", [(), (0, 1, 2)])
 def test_things_or_stuff_alone_make_a_scene(things):
     made = scenes(num_classes=3, thing_ids=things)

@@ -136,7 +136,6 @@ REFUSED = {
 
 
 REASONS = {
-    "in a tensor": "a tensor that is torn, or that asks for code",
     "behind the end": "bytes follow its end",
     "array of objects": "dtype O8 .*and not of numbers",
     "INST": "instruction INST",

@@ -115,13 +115,7 @@ def _write_sample(
 
 
 def _write_labels(folder: Path, stem: str, annotation: dict[str, Any]) -> None:
-    """Writes polygons.json and what the official functions make of it.
-
-    Args:
-        folder: the city's folder in gtFine.
-        stem: "<city>_<sequence>_<frame>".
-        annotation: imgHeight, imgWidth, objects, as in polygons.json.
-    """
+    """Writes polygons.json and what the official functions make of it into a city's folder."""
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
     from cityscapesscripts.preparation.json2labelImg import createLabelImage

@@ -134,19 +134,13 @@ Gate = tuple[int, float, int]
 
 @dataclass
 class _Stencil:
-    """Polygons of a sprite before chance and light.
+    """Polygons of a sprite before chance and light."""
 
-    Attributes:
-        points: float (K, N, 3) in meters, in the sprite's own frame.
-        paint: color or palette, factor on it, plane, whether solid.
-        gates: choices it depends on: (which, of how many or with what probability, option).
-        chance: probability of each of the polygons.
-    """
-
-    points: np.ndarray
-    paint: tuple[str, float, str, bool]
+    points: np.ndarray  # float (K, N, 3) in meters, in the sprite's own frame
+    paint: tuple[str, float, str, bool]  # color or palette, factor on it, plane, whether solid
+    # Choices it depends on: (which, of how many or with what probability, option).
     gates: tuple[Gate, ...]
-    chance: float
+    chance: float  # of each of the polygons
 
 
 @cache
