@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -325,6 +324,8 @@ def _read_label(
 
 def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The ids, R + 256 G + 256^2 B, of colors (H, W, 3): `panopticapi.utils.rgb2id`, faster."""
+    import cv2  # which panoptic_dl.runtime does without
+
     if not colors.size:  # which OpenCV refuses
         return np.zeros(colors.shape[:2], np.uint32)
     four_bytes = cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2RGBA)

@@ -45,7 +45,6 @@ RESOLVED = ".hydra/resolved.yaml"  # with all interpolations resolved
 LOG = "log.txt"
 METRICS = "metrics.json"  # one line of JSON per logged iteration or evaluation
 RESULTS = "results.json"  # of an evaluation
-CLASSES = "classes.json"  # that the model predicts
 FINAL, BEST, AVERAGE = "model_final.pth", "model_best.pth", "model_ema.pth"
 NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
 MANIFEST = "checkpoints.json"  # what is known of each checkpoint

@@ -1,0 +1,1 @@
+"""Exported models without PyTorch: numpy, Pillow and onnxruntime are all that is imported."""
