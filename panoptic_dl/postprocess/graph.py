@@ -5,7 +5,8 @@ host for no numbers, so that `torch.export` can follow it and each step is a sta
 ONNX. Panoptic ids are equal to the last tie wherever the maps are: distances are rounded as
 Detectron2 rounds them.
 
-Shapes: N images, K classes, H W pixels, R `top_k` places for centers, P thing pixels of the batch.
+Shapes: N images, K classes, H W pixels, R `top_k` places for centers, P thing pixels of images with
+centers, in the whole batch.
 """
 
 from collections.abc import Collection
@@ -54,17 +55,18 @@ def segment(
     classes = torch.arange(num_classes)
     is_thing_class = torch.isin(classes, torch.tensor(sorted(thing_ids), dtype=torch.int64))
 
-    pixels = is_thing_class[labels].nonzero().squeeze(1)  # (P,), numbered through the batch
+    centers, num_centers = _find_centers(center[:, 0], threshold, nms_kernel, top_k)
+    in_group = is_thing_class[semantic].flatten(1) & (num_centers > 0).unsqueeze(1)
+    pixels = in_group.flatten().nonzero().squeeze(1)  # (P,), numbered through the batch
     image, place = _divide(pixels, area)
     row, column = _divide(place, width)
-    centers, num_centers = _find_centers(center[:, 0], threshold, nms_kernel, top_k)
     y = row + offset[:, 0].flatten()[pixels]
     x = column + offset[:, 1].flatten()[pixels]
     group = image * top_k + _nearest_centers(y, x, image, centers, num_centers.max())
-    in_group = (num_centers > 0)[image]  # an image without centers has no groups
 
+    ones = torch.ones_like(pixels)
     votes = torch.zeros(num_images * top_k * num_classes, dtype=torch.int64)
-    votes = votes.scatter_add(0, group * num_classes + labels[pixels], in_group.long())
+    votes = votes.scatter_add(0, group * num_classes + labels[pixels], ones)
     votes = votes.view(num_images, top_k, num_classes)
     majority = votes.argmax(dim=2)  # (N, R), of equal numbers the smallest class
     exists = votes.amax(dim=2) > 0
@@ -78,14 +80,13 @@ def segment(
     areas = areas.scatter_add(0, slots, torch.ones_like(slots)).view(num_images, num_classes)
     is_stuff = ~is_thing_class & (areas >= stuff_area)
     panoptic = torch.where(is_stuff, classes * label_divisor, -1).flatten()[slots]
-    of_things = torch.where(in_group, ids.flatten()[group], -1)
-    panoptic = panoptic.scatter(0, pixels, of_things).view(num_images, height, width)
+    panoptic = panoptic.scatter(0, pixels, ids.flatten()[group]).view(semantic.shape)
 
     logits = sem_seg.transpose(0, 1).flatten(1)[:, pixels]  # (K, P)
     wanted = majority.flatten()[group].unsqueeze(0)
     probability = logits.softmax(dim=0).gather(0, wanted).squeeze(0).double()
     sums = torch.zeros(num_images * top_k, dtype=torch.int64)
-    count = sums.scatter_add(0, group, in_group.long()).clamp(min=1)
+    count = sums.scatter_add(0, group, ones).clamp(min=1)
     total = sums.double().scatter_add(0, group, probability)
     mean_row = (sums.scatter_add(0, group, row).float() / count.float()).long()
     mean_column = (sums.scatter_add(0, group, column).float() / count.float()).long()
