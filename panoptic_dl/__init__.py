@@ -7,7 +7,7 @@ from panoptic_dl.core.files import ensure_home
 
 if TYPE_CHECKING:
     from panoptic_dl.demo.predictor import Predictor
-    from panoptic_dl.demo.result import PanopticResult
+    from panoptic_dl.runtime.result import PanopticResult
 
 __all__ = ["PanopticResult", "Predictor"]
 
@@ -17,13 +17,13 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor` and `PanopticResult`, which import torch, when somebody asks for them."""
+    """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
     if name == "Predictor":
         from panoptic_dl.demo.predictor import Predictor
 
         return Predictor
     if name == "PanopticResult":
-        from panoptic_dl.demo.result import PanopticResult
+        from panoptic_dl.runtime.result import PanopticResult
 
         return PanopticResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -448,6 +448,11 @@ def image_format_of(folder: Path) -> str | None:
     return order if order in ("RGB", "BGR") else None
 
 
+def is_exported(weights: str | Path | None) -> bool:
+    """Whether `weights=` names an ONNX file of mode=export."""
+    return weights is not None and Path(weights).suffix.lower() == ".onnx"
+
+
 def find_weights(path: str | Path) -> Path:
     """The weights file `path`, or a run folder's checkpoint; WeightsError lists what is there."""
     path = local_path(path, "weights")
