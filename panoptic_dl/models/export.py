@@ -40,7 +40,7 @@ class ExportedModel(nn.Module):
         self.postprocess, self.dtype = postprocess, dtype
         for part in model.children():  # not its buffers, the statistics of pixels
             part.to(dtype)
-        if self.is_panoptic:
+        if isinstance(model, PanopticDeepLab):
             model.predict_semantic = True  # the network's logits are those of full size
 
     def forward(

@@ -84,7 +84,7 @@ def export(
     accept()
     file = Path(run_dir, FILES[chosen.format])
     file.parent.mkdir(parents=True, exist_ok=True)
-    cases = _cases(model, mapper.image_format, metadata) if chosen.check else {}
+    cases = _cases(model, mapper.image_format, metadata) if chosen.check else []
     with torch.no_grad(), atomic_write(file) as temporary:
         program = _trace(_graph(model, mapper.image_format, chosen), metadata)
         _write(program, temporary, chosen.format, metadata)
@@ -171,7 +171,7 @@ def _trace(graph: ExportedModel, metadata: ExportMetadata) -> ExportedProgram:
     shapes = {name: dims if name == "images" else None for name in inputs}
     try:
         # Oblivious: sizes of 1 are like all others, and the graph holds for them, too.
-        with symbolic_shapes.patch(backed_size_oblivious=True):
+        with symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             return torch.export.export(graph, (), inputs, dynamic_shapes=shapes)
     except Exception as error:  # of torch's tracer, of many kinds
         logger.debug("torch.export failed", exc_info=True)
@@ -222,7 +222,7 @@ def _cases(
     """Inputs of several sizes, and what PyTorch makes of them: the model as mode=eval calls it."""
     random = torch.Generator().manual_seed(0)
     stride, resize, cases = metadata.stride, metadata.resize, list[Any]()
-    shapes = [(8 * stride, 12 * stride, 0, 1.0), (6 * stride, 5 * stride, 3, 1.5)]
+    shapes: list[Any] = [(8 * stride, 12 * stride, 0, 1.0), (6 * stride, 5 * stride, 3, 1.5)]
     if resize:  # the test size, which may be larger than the crops that training saw
         sides = resize["short"], min(resize["longest"], 2 * resize["short"])
         shapes.append((*(-(-side // stride) * stride for side in sides), 1, 1.0))
