@@ -25,7 +25,7 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.headers import check_records, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
-from panoptic_dl.core.run_folder import RESULTS, as_json
+from panoptic_dl.core.run_folder import RESULTS, as_json, is_exported
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline, headline_names

@@ -72,7 +72,7 @@ def export(
     source = find_weights(weights)
     load_model(model.eval(), source, mapper.image_format)
     metadata = _describe(model, mapper, classes, chosen)
-    provenance = {
+    provenance: dict[str, Any] = {
         "run": name,
         "weights": source.name,
         "sha256": sha256_of(source),
@@ -80,6 +80,8 @@ def export(
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if results := _results_of(source):
+        provenance["results"] = results
     metadata.provenance.update(provenance)
     accept()
     file = Path(run_dir, FILES[chosen.format])
@@ -92,6 +94,17 @@ def export(
     size = size_text(file.stat().st_size)
     logger.info("Saved %s (%s): %s of opset %d", file, size, chosen.format, chosen.opset)
     return {"metrics": differences}
+
+
+def _results_of(checkpoint: Path) -> dict[str, Any] | None:
+    """Dataset and metrics of the evaluation that a run has made of its checkpoint, if it has."""
+    file = checkpoint.with_name(RESULTS)
+    if not file.is_file():
+        return None
+    found = read_json_object(file)
+    if found["measured"].get("iteration") != iteration_of(checkpoint) + 1:
+        return None
+    return {"dataset": found["dataset"], "metrics": found["metrics"]}
 
 
 def require_extra(extra: str, *modules: str) -> None:
