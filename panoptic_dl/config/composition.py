@@ -285,7 +285,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         if folder is None:
             return None, []
         chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
-        alone = any(f"mode={mode}" in overrides for mode in WITHOUT_DATASET)
+        alone = any(f"mode={mode}" in overrides for mode in (*WITHOUT_DATASET, "benchmark"))
         if not alone and chosen & {*EXPERIMENT_PARTS, "experiment"}:
             return None, []
         saved = saved_config(folder, with_classes=alone)

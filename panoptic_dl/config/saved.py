@@ -76,13 +76,17 @@ def own_folder(folder: str | Path) -> str | None:
 def run_of_weights(overrides: Sequence[str]) -> Path | None:
     """The run whose model a command line wants: `weights=` of it, or of a file in it."""
     given = {text.partition("=")[0]: text for text in overrides}
-    if given.get("mode") not in {f"mode={mode}" for mode in REOPENING} or "weights" not in given:
+    mode = given.get("mode", "").partition("=")[2]
+    if mode not in (*REOPENING, *RUNNING_EXPORTED) or "weights" not in given:
         return None
     with contextlib.suppress(HydraException):  # which composing says in one line
         value = OverridesParser.create().parse_override(given["weights"]).value()
         if isinstance(value, str) and "${" not in value:
             weights = local_path(value, "weights")
-            if is_exported(weights) and given["mode"] == "mode=demo":  # it has all inside
+            exported = is_exported(weights)
+            # mode=demo finds all inside of an exported file; of other files mode=benchmark takes
+            # the weights alone.
+            if (exported and mode == "demo") or (not exported and mode == "benchmark"):
                 return None
             folder = weights if weights.is_dir() else weights.parent
             return folder if (folder / CONFIG).is_file() else None
