@@ -9,6 +9,7 @@ build that is there already stays. Standard library only: `make setup` calls thi
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -30,11 +31,11 @@ def main():
 def installer(uv=None):
     """A command that goes before `install`: pip of this environment, of another one, or uv."""
     if uv is None and importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return [sys.executable, "-m", "pip", "--quiet"]
     if uv := uv or shutil.which("uv"):
         return [uv, "--quiet", "pip"]
     if pip := shutil.which("pip") or shutil.which("pip3"):
-        return [pip]
+        return [pip, "--quiet"]
     raise SystemExit(
         "error: there is no pip and no uv: `python -m ensurepip` brings pip, on Debian or Ubuntu "
         "after `sudo apt-get install python3-venv`"
@@ -58,7 +59,8 @@ def install(command):
     if command[-2:] == ["--quiet", "pip"]:
         words += ["--python", sys.executable]
     # Outside of any project, whose settings of uv would count.
-    done = subprocess.run([*command, *words], cwd=site.anchor)
+    quiet = {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([*command, *words], cwd=site.anchor, env=os.environ | quiet)
     if done.returncode:
         raise SystemExit(
             f"error: Detectron2 is not installed: {command[0]} failed (exit {done.returncode}), "

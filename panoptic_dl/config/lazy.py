@@ -67,9 +67,9 @@ class _WithLazyFiles(ConfigSource):
             tree = _load(file, file.stat().st_mtime_ns, group)
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
             cure = ""
-            if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
-                cure = f": {import_advice(error)}"
-            elif isinstance(error, ModuleNotFoundError):
+            if isinstance(error, ModuleNotFoundError):
+                if error.name == "detectron2":
+                    raise ConfigCompositionException(f"{error}: {import_advice(error)}") from error
                 cure = f": install what has {error.name}, or name its folder, PYTHONPATH=FOLDER"
             raise ConfigCompositionException(
                 f"{file}: {type(error).__name__}: {error}{cure}"
