@@ -8,7 +8,7 @@ from panoptic_dl.core.files import ensure_home
 
 if TYPE_CHECKING:
     from panoptic_dl.demo.predictor import Predictor
-    from panoptic_dl.demo.result import PanopticResult
+    from panoptic_dl.runtime.result import PanopticResult
 
 __all__ = ["PanopticResult", "Predictor"]
 
@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor` and `PanopticResult`, which import torch, when somebody asks for them."""
+    """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
     try:
         if name == "__version__":
             from panoptic_dl.core.environment import version
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
             return Predictor
         if name == "PanopticResult":
-            from panoptic_dl.demo.result import PanopticResult
+            from panoptic_dl.runtime.result import PanopticResult
 
             return PanopticResult
     except ModuleNotFoundError as error:

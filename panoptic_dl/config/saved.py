@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from panoptic_dl.core.classes import load_classes
+from panoptic_dl.core.classes import CLASSES, load_classes
 from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.run_folder import CLASSES, CONFIG
+from panoptic_dl.core.run_folder import CONFIG
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from isal import isal_zlib
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import require_file
+
+try:
+    from isal import isal_zlib
+except ImportError:  # panoptic_dl.runtime does without
+    isal_zlib = zlib  # type: ignore[misc]
 
 _SUFFIX = re.compile(r"\.(zip|tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2|txz)(?=/|$)", re.IGNORECASE)
 _COLUMNS = "header_offset", "compress_size", "file_size", "compress_type", "flag_bits", "CRC"

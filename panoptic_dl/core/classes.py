@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_dl.core.files import local_path, read_json, write_text
-from panoptic_dl.core.run_folder import CLASSES
 from panoptic_dl.core.settings import has_type
+
+CLASSES = "classes.json"  # of a run: those that its model predicts
 
 Color = tuple[int, int, int]  # RGB, 0..255
 
@@ -97,21 +98,29 @@ class Classes:
 def load_classes(file: Path) -> Classes:
     """Read what `Classes.to_json` made; ValueError names a file that is missing or damaged."""
     try:
-        content = read_json(file)
-        names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
-        ids = content.get("category_ids", [])
-        if not (names and has_type(names, list[str]) and has_type([*things, *ids], list[int])):
-            raise ValueError("there are no names, one is no text, or an id no number")
-        if not all(has_type(c, list[int]) and 0 <= min(c) <= max(c) < 256 for c in colors):
-            raise ValueError("a color is not [red, green, blue] of 0..255")
-        rgb = tuple((r, g, b) for r, g, b in colors)
-        return Classes(tuple(names), rgb, tuple(things), tuple(ids))
+        return parse_classes(read_json(file))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} does not describe classes ({error}): name the classes.json of a run"
         ) from error
+
+
+def parse_classes(content: Any) -> Classes:
+    """The classes of an object as `Classes.to_json` has it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    names, colors, things = (content[key] for key in ("names", "colors", "thing_ids"))
+    ids = content.get("category_ids", [])
+    if not (names and has_type(names, list[str]) and has_type([*things, *ids], list[int])):
+        raise ValueError("there are no names, one is no text, or an id no number")
+    if not all(has_type(c, list[int]) and 0 <= min(c) <= max(c) < 256 for c in colors):
+        raise ValueError("a color is not [red, green, blue] of 0..255")
+    rgb = tuple((r, g, b) for r, g, b in colors)
+    return Classes(tuple(names), rgb, tuple(things), tuple(ids))
 
 
 def count_classes(classes: Classes) -> int:

@@ -216,6 +216,17 @@ def disk_error(error: OSError, file: Path | None = None) -> str:
     return ". ".join(filter(None, (error.strerror or str(error), cure)))
 
 
+@contextlib.contextmanager
+def name_unwritable(file: Path) -> Iterator[None]:
+    """Turn an OSError into an EvaluationError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationError(
+            f"cannot write {file}: {disk_error(error, file)}; or save predictions in another folder"
+        ) from error
+
+
 class SteadyFile(io.FileIO):
     """A file whose writes raise no OSError: what it cannot take is dropped, which is said once."""
 

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from panoptic_dl.core.archives import file_state, open_file
-from panoptic_dl.core.errors import DatasetError, UnreadableImageError
+from panoptic_dl.core.errors import DatasetError, EvaluationError, UnreadableImageError
 
 NUM_IDS = 256**3  # ids that a pixel of a panoptic PNG can have: R + 256 G + 256^2 B
 VOID_ID = 0  # id, in a panoptic PNG, of pixels without a segment
@@ -325,6 +324,8 @@ def _read_label(
 
 def colors_to_ids(colors: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The ids, R + 256 G + 256^2 B, of colors (H, W, 3): `panopticapi.utils.rgb2id`, faster."""
+    import cv2  # which panoptic_dl.runtime does without
+
     if not colors.size:  # which OpenCV refuses
         return np.zeros(colors.shape[:2], np.uint32)
     four_bytes = cv2.cvtColor(np.ascontiguousarray(colors), cv2.COLOR_RGB2RGBA)
@@ -337,6 +338,47 @@ def ids_to_colors(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     """The colors (H, W, 3) of ids (H, W): `panopticapi.utils.id2rgb`, faster."""
     four_bytes = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8)
     return four_bytes.reshape(*ids.shape, 4)[:, :, :3].copy()
+
+
+def picture_ids(
+    panoptic: np.ndarray, num_classes: int, label_divisor: int
+) -> tuple[np.ndarray, dict[int, int]]:
+    """The ids of a PNG, (H, W) int64, 0 where void; and the id of each value, ascending.
+
+    Values + 1 of the map (H, W), category * label_divisor + instance, -1 where void; or counted
+    where three bytes do not hold those.
+    """
+    ids, found = shifted_labels(panoptic, num_classes, label_divisor)
+    numbers = found
+    if len(found) and found[-1] >= NUM_IDS:
+        ids = np.where(ids == 0, 0, np.searchsorted(found, ids) + 1)
+        numbers = np.arange(1, len(found) + 1)
+    return ids, dict(zip((found - 1).tolist(), numbers.tolist(), strict=True))
+
+
+def shifted_labels(
+    panoptic: np.ndarray, num_classes: int, label_divisor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add 1 to a panoptic map, so that void is 0; also return the other values, ascending.
+
+    Args:
+        panoptic: (H, W) of category * label_divisor + instance, -1 where void.
+
+    Raises:
+        EvaluationError: a value is neither.
+    """
+    lowest, highest = int(panoptic.min()), int(panoptic.max())
+    if lowest < -1 or highest >= num_classes * label_divisor:
+        raise EvaluationError(
+            f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
+            f"one of {num_classes} classes * {label_divisor} + instance"
+        )
+    labels = panoptic.astype(np.int64, copy=False) + 1
+    if highest < NUM_IDS:
+        found = np.flatnonzero(np.bincount(labels.reshape(-1)))
+    else:
+        found = np.unique(labels)  # a table would take gigabytes
+    return labels, found[found > 0]
 
 
 def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDArray[np.uint16]:

@@ -45,7 +45,6 @@ RESOLVED = ".hydra/resolved.yaml"  # with all interpolations resolved
 LOG = "log.txt"
 METRICS = "metrics.json"  # one line of JSON per logged iteration or evaluation
 RESULTS = "results.json"  # of an evaluation
-CLASSES = "classes.json"  # that the model predicts
 FINAL, BEST, AVERAGE = "model_final.pth", "model_best.pth", "model_ema.pth"
 NEWEST = "last_checkpoint"  # a text file with the newest checkpoint's name
 MANIFEST = "checkpoints.json"  # what is known of each checkpoint
@@ -447,6 +446,11 @@ def image_format_of(folder: Path) -> str | None:
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return None
     return order if order in ("RGB", "BGR") else None
+
+
+def is_exported(weights: str | Path | None) -> bool:
+    """Whether `weights=` names an ONNX file of mode=export."""
+    return weights is not None and Path(weights).suffix.lower() == ".onnx"
 
 
 def find_weights(path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import count
@@ -15,15 +16,18 @@ from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import printable
 from panoptic_dl.core.parallel import Progress, count_cores
+from panoptic_dl.core.run_folder import is_exported
 from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.inputs import Input, common_folder, find_inputs
 from panoptic_dl.demo.outputs import MASKS, ResultWriter
 from panoptic_dl.demo.pipeline import Pipeline, StageTimes
-from panoptic_dl.demo.predictor import NetworkOutput, Predictor, PreparedImage
-from panoptic_dl.demo.result import BRANCHES, check_views
+from panoptic_dl.demo.predictor import Predictor
 from panoptic_dl.demo.video import SUFFIX, VideoReader, VideoWriter
 from panoptic_dl.launch.session import accept
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
+from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+from panoptic_dl.runtime.result import BRANCHES, check_views
+from panoptic_dl.runtime.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +39,9 @@ MOST_WORKERS = 8  # by default, as many threads read as draw and write
 def demo(
     *,
     device: str,
-    model: Any,
-    mapper: Any,
-    classes: Classes,
+    model: Callable[[], Any],
+    mapper: Callable[[], Any],
+    classes: Callable[[], Classes],
     weights: str | None,
     inputs: Any,
     run_dir: str,
@@ -46,8 +50,9 @@ def demo(
 ) -> dict[str, Any]:
     """Predict and draw each input (see `find_inputs`); results come into `run_dir`/demo one by one.
 
-    `mapper` is the model's test mapper, `row` the combination of parts, for the log; `settings`
-    are fields of `DemoSettings`.
+    `model`, its test `mapper` and `classes` are made when they are called, which an exported file
+    does not need; `row` is the combination of parts, for the log; `settings` are fields of
+    `DemoSettings`.
 
     Raises DemoError for a setting that cannot be; at the end, for inputs that could not be read.
     """
@@ -55,11 +60,18 @@ def demo(
         raise DemoError("mode=demo runs in one process: drop launch.num_gpus and the like")
     if weights is None:
         raise DemoError(
-            "mode=demo needs weights=: the output folder of a run, whose config is used, or a file "
-            "(.safetensors, .pth, .pkl) with the experiment= or parts that it was trained with"
+            "mode=demo needs weights=: the output folder of a run, whose config is used, a file "
+            "(.safetensors, .pth, .pkl) with the experiment= or parts that it was trained with, or "
+            "the .onnx file of mode=export"
         )
     choices = DemoSettings(**settings)
-    panoptic = isinstance(model, PanopticDeepLab)
+    predictor: BasePredictor
+    if is_exported(weights):
+        predictor = _open_exported(weights, choices, device)
+        panoptic, classes_of = predictor.is_panoptic, predictor.classes
+    else:
+        network, classes_of = model(), classes()
+        panoptic = isinstance(network, PanopticDeepLab)
     views = choices.views or ("panoptic" if panoptic else "semantic")
     views = [views] if isinstance(views, str) else list(views)
     try:
@@ -69,18 +81,19 @@ def demo(
     if not panoptic and choices.save not in (None, [], MASKS, [MASKS]):
         raise DemoError("demo.save: task=semantic has no segments to save, only masks")
     found = find_inputs(inputs)
-    logger.info("Model: %s", row)
-    predictor = Predictor(
-        model,
-        mapper,
-        classes,
-        weights=weights,
-        device=device,
-        precision=choices.precision,
-        maps=choices.maps,
-        branches=bool(set(views) & set(BRANCHES)),
-    )
-    results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes)
+    if not is_exported(weights):
+        logger.info("Model: %s", row)
+        predictor = Predictor(
+            network,
+            mapper(),
+            classes_of,
+            weights=weights,
+            device=device,
+            precision=choices.precision,
+            maps=choices.maps,
+            branches=bool(set(views) & set(BRANCHES)),
+        )
+    results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes_of)
     accept()
     run = _Run(predictor, results, choices, common_folder(found))
     pictures = [one for one in found if not one.is_video]
@@ -115,11 +128,31 @@ def demo(
     return {"metrics": {"images/s": rate, "images": run.done}}
 
 
+def _open_exported(weights: str, choices: DemoSettings, device: str) -> Session:
+    """The session of an exported file, of which precision and outputs are what they are."""
+    if choices.precision != "fp32":
+        raise DemoError(
+            f"demo.precision={choices.precision}: {weights} has the precision that it was exported "
+            "with; leave demo.precision out, or export the model with export.precision=fp16"
+        )
+    views = [choices.views] if isinstance(choices.views, str) else choices.views or ()
+    if missing := [view for view in views if view in BRANCHES]:
+        raise DemoError(
+            f"demo.views: an exported file does not tell centers and offsets, so that {missing[0]} "
+            "cannot be drawn; take the run that it was exported from"
+        )
+    providers = ["CPUExecutionProvider"] if device == "cpu" else None
+    session = Session(weights, providers=providers, maps=choices.maps)
+    made_of = printable(session.metadata.provenance.get("run"))
+    logger.info("Model: %s, exported from %s", session, made_of)
+    return session
+
+
 class _Run:
     """A demo under way."""
 
     def __init__(
-        self, predictor: Predictor, results: ResultWriter, settings: DemoSettings, base: Path
+        self, predictor: BasePredictor, results: ResultWriter, settings: DemoSettings, base: Path
     ) -> None:
         self.predictor, self.results, self.settings = predictor, results, settings
         self.base = base  # of the inputs

@@ -1,7 +1,4 @@
-"""What `input=` means: files, folders, patterns, videos, cameras; names of results; read pictures.
-
-H W pixels.
-"""
+"""What `input=` means: files, folders, patterns, videos, cameras; names of results."""
 
 import glob
 import logging
@@ -10,16 +7,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from panoptic_dl.core.errors import DemoError, UnreadableImageError
+from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import file_name_text, local_path, near_names, printable
-from panoptic_dl.core.images import opened_image, upright_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +23,6 @@ _SUFFIXES_OF_PICTURES = (
 _SUFFIXES_OF_VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ogv .3gp .mts .m2ts"
 PICTURES, VIDEOS = _SUFFIXES_OF_PICTURES.split(), _SUFFIXES_OF_VIDEOS.split()
 KNOWN = {*PICTURES, *VIDEOS}
-
-AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -174,35 +163,3 @@ def _result_names(files: Sequence[Path]) -> list[str]:
 def _key(name: str) -> str:
     """What disks may take for the same name has the same key."""
     return unicodedata.normalize("NFKC", name).casefold()
-
-
-def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """An image as training and evaluation read it, upright, (H, W, 3) RGB uint8.
-
-    It is such an array, a PIL image, or the path of a picture. Also returns what was left out of
-    it, in words: mostly nothing. DemoError: it is none that `core/images` reads, in its words.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise DemoError(
-                f"an array of shape {image.shape} and type {image.dtype} is no image: give "
-                "(H, W, 3) RGB uint8, or a PIL image or a path"
-            )
-        return np.ascontiguousarray(image), ()
-    try:
-        if isinstance(image, Image.Image):
-            return np.array(upright_rgb(image, "the image")), ()
-        if not isinstance(image, (str, PathLike)):
-            raise DemoError(
-                f"a {type(image).__name__} is no image: give a (H, W, 3) RGB uint8 array, a PIL "
-                "image, a path, or a list of them"
-            )
-        file = local_path(image, "image")
-        with opened_image(file) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            pixels = np.array(upright_rgb(opened, file))
-    except UnreadableImageError as error:
-        raise DemoError(str(error)) from error
-    if frames == 1 or opened.format == "MPO":  # there the others are previews of the first
-        return pixels, ()
-    return pixels, (f"the first of {frames} frames or pages is taken",)

@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.classes import Classes
-from panoptic_dl.core.errors import DemoError
+from panoptic_dl.core.classes import CLASSES, Classes
+from panoptic_dl.core.errors import DemoError, name_unwritable
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.masks import encode_mask
-from panoptic_dl.core.run_folder import CLASSES
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.result import PanopticResult, encode
-from panoptic_dl.predictions.writer import name_unwritable, write_entries, write_prediction
+from panoptic_dl.predictions.writer import write_entries, write_prediction
+from panoptic_dl.runtime.result import PanopticResult, encode
 
 SIDE_BY_SIDE = "side_by_side"
 PANOPTIC, INSTANCES, MASKS = "coco_panoptic", "coco_instances", "masks"

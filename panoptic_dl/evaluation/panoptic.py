@@ -35,7 +35,13 @@ from detectron2.utils import comm
 from panoptic_dl.core.distributed import EXACT_PARTS, from_exact, to_exact
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
-from panoptic_dl.core.images import NUM_IDS, VOID_ID, read_panoptic_ids, segment_numbers
+from panoptic_dl.core.images import (
+    NUM_IDS,
+    VOID_ID,
+    read_panoptic_ids,
+    segment_numbers,
+    shifted_labels,
+)
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, errors_name, require_size
 from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
@@ -179,31 +185,6 @@ def _wrong_areas(
     if true_areas[UNLISTED]:
         wrong += sorted(set(np.unique(true_ids).tolist()) - set(segments) - {0})
     return wrong
-
-
-def shifted_labels(
-    panoptic: np.ndarray, num_classes: int, label_divisor: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Add 1 to a panoptic map, so that void is 0; also return the other values, ascending.
-
-    Args:
-        panoptic: (H, W) of category * label_divisor + instance, -1 where void.
-
-    Raises:
-        EvaluationError: a value is neither.
-    """
-    lowest, highest = int(panoptic.min()), int(panoptic.max())
-    if lowest < -1 or highest >= num_classes * label_divisor:
-        raise EvaluationError(
-            f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
-            f"one of {num_classes} classes * {label_divisor} + instance"
-        )
-    labels = panoptic.astype(np.int64, copy=False) + 1
-    if highest < NUM_IDS:
-        found = np.flatnonzero(np.bincount(labels.reshape(-1)))
-    else:
-        found = np.unique(labels)  # a table would take gigabytes
-    return labels, found[found > 0]
 
 
 class PanopticMap(NamedTuple):

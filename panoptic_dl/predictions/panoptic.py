@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_panoptic_ids
+from panoptic_dl.core.images import ids_to_colors, picture_ids, read_panoptic_ids
 from panoptic_dl.evaluation.evaluator import errors_name, require_size
-from panoptic_dl.evaluation.panoptic import PanopticMap, number_segments, shifted_labels
+from panoptic_dl.evaluation.panoptic import PanopticMap, number_segments
 from panoptic_dl.predictions.dataset import (
     PredictedDataset,
     Reader,
@@ -92,22 +92,6 @@ def _categories(dataset: PredictedDataset, file: Path, entry: Mapping[str, Any])
             raise EvaluationError(f"{where} has the unknown category {category}: {dataset.hint}")
         categories[segment_id] = contiguous_ids[category]
     return categories
-
-
-def picture_ids(
-    panoptic: np.ndarray, num_classes: int, label_divisor: int
-) -> tuple[np.ndarray, dict[int, int]]:
-    """The ids of a PNG, (H, W) int64, 0 where void; and the id of each value, ascending.
-
-    Values + 1 of the map (H, W), category * label_divisor + instance, -1 where void; or counted
-    where three bytes do not hold those.
-    """
-    ids, found = shifted_labels(panoptic, num_classes, label_divisor)
-    numbers = found
-    if len(found) and found[-1] >= NUM_IDS:
-        ids = np.where(ids == 0, 0, np.searchsorted(found, ids) + 1)
-        numbers = np.arange(1, len(found) + 1)
-    return ids, dict(zip((found - 1).tolist(), numbers.tolist(), strict=True))
 
 
 class _Writer(PredictionWriter):

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from panoptic_dl.core.distributed import in_main_process, sum_over_processes
-from panoptic_dl.core.errors import EvaluationError, disk_error
+from panoptic_dl.core.errors import EvaluationError, name_unwritable
 from panoptic_dl.core.files import atomic_write, temporary_of
 from panoptic_dl.evaluation.evaluator import Coverage, StreamingEvaluator, predicted_instances
 from panoptic_dl.evaluation.panoptic import predicted_panoptic
@@ -179,17 +179,6 @@ def write_entries(
     lines = "".join(f"\n{text}," for text in texts).removesuffix(",")
     with write_prediction(file) as temporary:
         temporary.write_text(f"{frame[0]}{lines}\n{frame[1]}\n", encoding="utf-8")
-
-
-@contextmanager
-def name_unwritable(file: Path) -> Iterator[None]:
-    """Turn an OSError into an EvaluationError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise EvaluationError(
-            f"cannot write {file}: {disk_error(error, file)}; or save predictions in another folder"
-        ) from error
 
 
 @contextmanager

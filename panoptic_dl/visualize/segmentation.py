@@ -8,12 +8,12 @@ H W pixels, K classes, S segments.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from PIL import Image
 
 from panoptic_dl.visualize.style import (
     Color,
@@ -25,10 +25,11 @@ from panoptic_dl.visualize.style import (
     text_size,
 )
 
-WIDEST_TABLE = 1 << 22  # labels up to here are counted, larger ones sorted
 LONGEST_SIDE = 512  # of the map that is searched for room
 LEAST_SCORE = 0.05  # of instances that are named; weaker ones are specks without a meaning
 GAP = 1  # pixels between two text boxes
+ROWS = 64  # that are blended at once: the processor's cache holds them
+STRAIGHT, DIAGONAL = 62587, 89738  # lengths of steps between pixels, in 65,536ths of a pixel
 
 Place = tuple[int, int]
 """(top, left) in pixels."""
@@ -90,9 +91,9 @@ class SegmentDrawer:
         """The same of things alone; all else is without color."""
         table = SegmentTable.of(panoptic)
         things = table.mask_of(self.are_things(table.ids))
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        plain = np.repeat((70 + gray * np.float32(0.55)).astype(np.uint8)[..., None], 3, axis=2)
-        cv2.copyTo(image, things, plain)
+        gray = Image.fromarray(image).convert("L").point([int(70 + 0.55 * x) for x in range(256)])
+        plain = np.array(gray.convert("RGB"))
+        _paste(image, things, plain)
         return self._draw(plain, table, table.ids, scores or {}, caption, only=things)
 
     def are_things(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -125,12 +126,10 @@ class SegmentDrawer:
                 category, instance = divmod(label, self.label_divisor)
                 color = self.colors[category]
                 colors[row] = instance_color(color, instance) if instance else color
-        tint = table.paint(colors)
-        blended = cv2.addWeighted(image, 1 - self.opacity, tint, self.opacity, 0)
-        tinted = np.asarray(blended, np.uint8)
+        tinted = _blend(image, table.paint(colors), self.opacity)
         things = self.are_things(labels)
         if only is not None:
-            tinted = np.asarray(cv2.copyTo(tinted, only, image), np.uint8)
+            _paste(image, ~only, tinted)
         _draw_outlines(tinted, table, things, stuff=only is None)
         size = round(text_size(image.shape) * self.text_scale)
         boxes = place_caption(image.shape, caption, round(size * 1.2))
@@ -161,19 +160,48 @@ class SegmentDrawer:
         return draw_text_boxes(tinted, boxes)
 
 
+def _blend(image: NDArray[np.uint8], tint: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+    """An image (H, W, 3) below a tint of it, which has an opacity of 0..1."""
+    blended = np.empty_like(image)
+    for start in range(0, len(image), ROWS):
+        rows = slice(start, start + ROWS)
+        part = image[rows] * np.float32(1 - opacity)
+        part += tint[rows] * np.float32(opacity)
+        blended[rows] = np.rint(part)
+    return blended
+
+
+def _paste(source: NDArray[np.uint8], mask: NDArray[np.uint8], picture: NDArray[np.uint8]) -> None:
+    """Copy the pixels of `source` (H, W, 3) where a mask (H, W) is not 0. Changes `picture`."""
+    pixels = "V3"  # a pixel's three bytes at once
+    source = np.ascontiguousarray(source)
+    np.copyto(picture.view(pixels), source.view(pixels), where=mask[..., None] > 0)
+
+
 def _draw_outlines(
     picture: NDArray[np.uint8], table: "SegmentTable", things: NDArray[np.bool_], *, stuff: bool
 ) -> None:
     """Bright lines around things; faint ones between stuff, if wanted. Changes `picture`."""
     width = line_width(picture.shape)
     edges = table.edges(width)
-    near = cv2.dilate(table.mask_of(things), np.ones((2 * width + 1,) * 2, np.uint8))
-    white = np.full_like(picture, 255)
-    around = cv2.bitwise_and(edges, near)
-    cv2.copyTo(cv2.addWeighted(picture, 0.2, white, 0.8, 0), around, picture)
-    if stuff:
-        between = cv2.bitwise_and(edges, cv2.bitwise_not(near))
-        cv2.copyTo(cv2.addWeighted(picture, 0.6, white, 0.4, 0), between, picture)
+    near = _dilate(table.mask_of(things), 2 * width + 1)
+    pixels = picture.reshape(-1, 3)
+    for mask, opacity in ((edges & near, 0.8), (edges & ~near, 0.4 if stuff else 0.0)):
+        line = np.flatnonzero(mask > 0) if opacity else ()
+        whiter = np.rint(np.arange(256) * (1 - opacity) + 255 * opacity).astype(np.uint8)
+        pixels[line] = whiter[pixels[line]]
+
+
+def _dilate(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A mask (H, W) that also has the pixels in a square of this side around each of its own."""
+    for _ in range(2):  # columns, then rows
+        grown = mask.copy(order="K")
+        for shift in range(1, side // 2 + 1):
+            grown[shift:] |= mask[:-shift]
+            if shift < side - side // 2:
+                grown[:-shift] |= mask[shift:]
+        mask = grown.T
+    return mask
 
 
 @dataclass(frozen=True)
@@ -187,40 +215,28 @@ class SegmentTable:
     @classmethod
     def of(cls, labels: NDArray[np.integer]) -> "SegmentTable":
         """Of a map (H, W) of labels from -1, which mostly means void."""
-        highest = int(labels.max(initial=-1))
-        if highest >= WIDEST_TABLE:
-            ids, index, areas = np.unique(labels, return_inverse=True, return_counts=True)
-            index = index.reshape(labels.shape)
-        else:
-            slots = labels + 1
-            counts = np.bincount(slots.reshape(-1), minlength=1)
-            found = np.flatnonzero(counts)
-            ids, areas = found - 1, counts[found]
-            table = np.zeros(len(counts), np.uint16)
-            table[found] = np.arange(len(found))
-            index = table[slots]
-        return cls(ids, index.astype(np.uint8 if len(ids) <= 256 else np.uint16), areas)
+        starts, values = _runs(labels)
+        ids, segments = np.unique(values, return_inverse=True)
+        lengths = np.diff(starts, append=labels.size)
+        areas = np.bincount(segments, lengths, len(ids)).astype(np.int64)
+        segments = segments.astype(np.uint8 if len(ids) <= 256 else np.uint16)
+        return cls(ids.astype(np.int64), np.repeat(segments, lengths).reshape(labels.shape), areas)
 
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """(x0, y0, x1, y1) of each segment in pixels, right and bottom exclusive."""
-        found = find_objects(self.index.astype(np.int32) + 1, max_label=len(self.ids))
-        return [(x.start, y.start, x.stop, y.stop) for y, x in found]
+        return [tuple(box) for box in _boxes(self.index, len(self.ids)).tolist()]
 
     def paint(self, colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) of the colors (S, 3) of the segments."""
-        if self.index.dtype == np.uint8:
-            table = np.zeros((1, 256, 3), np.uint8)
-            table[0, : len(colors)] = colors
-            return np.asarray(cv2.LUT(cv2.merge([self.index] * 3), table), np.uint8)
-        return colors[self.index]
+        if self.index.dtype == np.uint8:  # Pillow is twice as fast
+            image = Image.fromarray(self.index)
+            image.putpalette(colors.tobytes())
+            return np.asarray(image.convert("RGB"))
+        return colors.take(self.index, axis=0)
 
     def mask_of(self, wanted: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """(H, W) mask, 255 where the segment (of (S,) bool) is wanted, else 0."""
-        if self.index.dtype == np.uint8:
-            table = np.zeros(256, np.uint8)
-            table[: len(wanted)] = wanted * np.uint8(255)
-            return np.asarray(cv2.LUT(self.index, table), np.uint8)
-        return (wanted * np.uint8(255))[self.index]
+        return (wanted * np.uint8(255)).take(self.index)
 
     def edges(self, thickness: int = 1) -> NDArray[np.uint8]:
         """(H, W) mask, 255 on lines of `thickness` pixels between segments, else 0."""
@@ -228,8 +244,32 @@ class SegmentTable:
         edge = np.zeros(index.shape, np.uint8)
         edge[1:] |= index[1:] != index[:-1]
         edge[:, 1:] |= index[:, 1:] != index[:, :-1]
-        square = np.ones((thickness, thickness), np.uint8)
-        return np.asarray(cv2.dilate(edge * np.uint8(255), square), np.uint8)
+        return _dilate(edge * np.uint8(255), thickness)
+
+
+def _runs(labels: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.integer]]:
+    """Where runs of one label begin in the rows of a map (H, W), counted in pixels; their labels.
+
+    There are far fewer of them than of pixels.
+    """
+    begins = np.ones(labels.shape, bool)
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    return starts, labels.reshape(-1)[starts]
+
+
+def _boxes(index: NDArray[np.integer], number: int) -> NDArray[np.int64]:
+    """(S, 4) x0, y0, x1, y1 of each of so many segments of (H, W); zeros of one without pixels."""
+    starts, segments = _runs(index)
+    y, left = np.divmod(starts, index.shape[1])
+    right = left + np.diff(starts, append=index.size)
+    boxes = np.zeros((number, 4), np.int64)
+    boxes[segments, 0] = index.shape[1]
+    np.minimum.at(boxes[:, 0], segments, left)
+    np.maximum.at(boxes[:, 2], segments, right)
+    boxes[segments[::-1], 1] = y[::-1]  # rows ascend, and the last one that is written stays
+    boxes[segments, 3] = y + 1
+    return boxes
 
 
 def _place_labels(
@@ -248,7 +288,7 @@ def _place_labels(
     if not small.size:
         small, step = index, 1
     room = _distance_to_edges(small)
-    windows = find_objects(small.astype(np.int32) + 1)
+    windows = _boxes(small, max([int(small.max()), *(row for row, _ in wanted)]) + 1).tolist()
     boxes = [(top, left, top + h, left + w) for (top, left), (h, w) in taken]
 
     def free(
@@ -264,13 +304,14 @@ def _place_labels(
 
     places: list[Place | None] = []
     for segment, (high, wide) in wanted:
-        window = windows[segment] if segment < len(windows) else None
+        x0, y0, x1, y1 = windows[segment]
         places.append(None)
-        if window is None or high > height or wide > width:
+        if x0 == x1 or high > height or wide > width:
             continue
+        window = slice(y0, y1), slice(x0, x1)
         # Centers of pixels of the segment, in the picture's pixels.
-        ys = np.arange(window[0].start, window[0].stop) * step + step // 2
-        xs = np.arange(window[1].start, window[1].stop) * step + step // 2
+        ys = np.arange(y0, y1) * step + step // 2
+        xs = np.arange(x0, x1) * step + step // 2
         # A center near the border of the picture moves in until the box is inside.
         tops = np.clip(ys - high // 2, 0, height - high)
         lefts = np.clip(xs - wide // 2, 0, width - wide)
@@ -289,11 +330,23 @@ def _place_labels(
 
 
 def _distance_to_edges(index: NDArray[np.integer]) -> NDArray[np.float32]:
-    """(H, W) of how far each pixel is from another segment, or from the border of the picture."""
-    inner = np.zeros((index.shape[0] + 2, index.shape[1] + 2), np.uint8)
-    inside = inner[1:-1, 1:-1]
-    inside[:] = 1
-    inside[1:] &= index[1:] == index[:-1]
-    inside[:, 1:] &= index[:, 1:] == index[:, :-1]
-    distance = cv2.distanceTransform(inner, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    return distance + 0.5  # segments of a line's width have room, too
+    """(H, W) of how far each pixel is from another segment, or from the border of the picture.
+
+    The length of the shortest way in steps to neighbors (Borgefors, "Distance transformations in
+    digital images", 1986), as `cv2.distanceTransform` with `DIST_L2` and a 3 x 3 mask has it.
+    """
+    padded = np.zeros((index.shape[0] + 2, index.shape[1] + 2), np.int32)
+    inside = padded[1:-1, 1:-1]
+    inside[:] = 1 << 30
+    inside[1:] *= index[1:] == index[:-1]
+    inside[:, 1:] *= index[:, 1:] == index[:, :-1]
+    along = np.arange(padded.shape[1], dtype=np.int32) * STRAIGHT
+    for _ in range(2):  # from above and the left, then from below and the right
+        for above, row in pairwise(padded):
+            steps = np.minimum(above[:-2], above[2:]) + DIAGONAL
+            np.minimum(steps, above[1:-1] + STRAIGHT, out=steps)
+            np.minimum(row[1:-1], steps, out=row[1:-1])
+            np.minimum.accumulate(row - along, out=row)
+            row += along
+        padded = padded[::-1, ::-1]
+    return padded[1:-1, 1:-1] / np.float32(65536) + np.float32(0.5)  # lines have room, too

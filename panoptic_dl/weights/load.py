@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from panoptic_dl.core.classes import Classes, classes_of_weights
+from panoptic_dl.core.classes import CLASSES, Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import PROGRAM, printable
-from panoptic_dl.core.run_folder import CLASSES, find_weights, image_format_of
+from panoptic_dl.core.run_folder import find_weights, image_format_of
 from panoptic_dl.weights.names import (
     BACKBONE,
     COUNTER,

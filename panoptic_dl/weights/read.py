@@ -21,6 +21,7 @@ from torch.serialization import MAGIC_NUMBER
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import local_path, near_names, printable, require_file, sha256_of
 from panoptic_dl.core.parallel import size_text
+from panoptic_dl.core.run_folder import is_exported
 from panoptic_dl.weights.safe_pickle import read_pickle
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,11 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file{near}")
+    if is_exported(path):
+        raise WeightsError(
+            f"weights={path} is an exported file, which mode=demo, mode=eval and mode=benchmark "
+            "run, and panoptic_dl.runtime.Session; here take the run or file it was exported from"
+        )
     if SHARD.search(path.name):
         raise WeightsError(
             f"weights={path} is a part of a checkpoint in several files: put the weights into one "

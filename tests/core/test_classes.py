@@ -7,8 +7,8 @@ import pytest
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
 from panoptic_dl.config import build, compose
+from panoptic_dl.core.classes import CLASSES as FILE
 from panoptic_dl.core.classes import Classes, load_classes, record_classes, require_classes
-from panoptic_dl.core.run_folder import CLASSES as FILE
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "coco", "toy_cityscapes", "toy_coco"])

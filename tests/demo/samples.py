@@ -51,16 +51,16 @@ def make_video(file, frames=12, size=(48, 64), fps=12.5, code="mp4v"):
     return file
 
 
-def run_demo(run, inputs, run_dir, **settings):
+def run_demo(run, inputs, run_dir, *, weights=None, **settings):
     """What mode=demo calls, with the parts of a run."""
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = {"num_workers": 2, **settings}
     return demo(
         device="cpu",
-        model=build(run.config.task.model),
-        mapper=build(run.config.task.evaluation.loader.mapper),
-        classes=build(run.config.dataset.classes),
-        weights=str(run.folder),
+        model=lambda: build(run.config.task.model),
+        mapper=lambda: build(run.config.task.evaluation.loader.mapper),
+        classes=lambda: build(run.config.dataset.classes),
+        weights=str(run.folder if weights is None else weights),
         inputs=inputs if isinstance(inputs, (list, int, type(None))) else str(inputs),
         run_dir=str(run_dir),
         row="a_row",

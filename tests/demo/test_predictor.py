@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import DemoError, WeightsError
-from panoptic_dl.demo.predictor import _labels_at
 from panoptic_dl.modes.evaluate import predict
 from panoptic_dl.weights.load import load_model
 from tests.demo.samples import ROW, scene
@@ -206,31 +203,6 @@ def test_classes_of_the_run_take_the_place_of_the_datasets(panoptic_run, tmp_pat
     (run / "classes.json").write_text(json.dumps(classes))
     with pytest.raises(WeightsError):  # the model has one class more than the weights
         Predictor.from_run(run)
-
-
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 60), st.integers(1, 60), st.data())
-def test_labels_come_from_their_neighbourhood(height, width, new_height, new_width, data):
-    values = data.draw(
-        st.lists(st.integers(-1, 5), min_size=height * width, max_size=height * width)
-    )
-    labels = np.array(values, np.int32).reshape(height, width)
-    resized = _labels_at(labels, (new_height, new_width))
-    assert resized.dtype == labels.dtype
-    assert resized.shape == (new_height, new_width)
-    assert set(np.unique(resized)) <= set(np.unique(labels))
-    if labels.shape == (new_height, new_width):
-        assert np.array_equal(resized, labels)
-
-
-def test_lines_and_sides_keep_their_places_when_labels_are_enlarged():
-    labels = np.zeros((8, 8), np.int32)
-    labels[:, 3] = 7
-    labels[5:] = 2
-    for factor in (2, 3, 4, 6):
-        large = _labels_at(labels, (8 * factor, 8 * factor))
-        assert (large[: 4 * factor, 3 * factor : 4 * factor] == 7).all()
-        assert (large[5 * factor :] == 2).all()
-        assert (large[: 4 * factor, : 3 * factor] == 0).all()
 
 
 def test_the_lines_of_python_run(panoptic_run, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from panoptic_dl import Predictor
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.result import _in_cells
+from panoptic_dl.runtime.result import _in_cells
 from panoptic_dl.visualize.segmentation import SegmentTable
 from tests.demo.samples import scene
 

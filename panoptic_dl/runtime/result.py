@@ -3,6 +3,7 @@
 H W pixels of the image, K classes.
 """
 
+import io
 import json
 import math
 from collections import Counter
@@ -11,17 +12,14 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.core.errors import DemoError
-from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.images import ids_to_colors
-from panoptic_dl.predictions.panoptic import picture_ids
-from panoptic_dl.predictions.writer import name_unwritable, write_prediction
-from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
+from panoptic_dl.core.errors import DemoError, name_unwritable
+from panoptic_dl.core.files import atomic_write, local_path, printable
+from panoptic_dl.core.images import ids_to_colors, picture_ids
 from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
 from panoptic_dl.visualize.sheets import with_legend
 from panoptic_dl.visualize.style import PAPER, Color, draw_text_boxes, place_caption, text_size
@@ -98,7 +96,8 @@ class PanopticResult:
         picture: NDArray[Any] = self.draw()
         scale = NOTEBOOK_SIDE / max(picture.shape)
         if scale < 1:
-            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
+            picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
         return encode(picture, "png")
 
     @property
@@ -176,7 +175,7 @@ class PanopticResult:
         for target, data in written.items():
             with name_unwritable(target.parent):
                 target.parent.mkdir(parents=True, exist_ok=True)
-            with write_prediction(target) as temporary:
+            with name_unwritable(target), atomic_write(target, sync=False) as temporary:
                 temporary.write_bytes(data)
 
     def draw(
@@ -235,17 +234,18 @@ class PanopticResult:
 
 def encode(picture: NDArray[np.uint8], kind: str) -> bytes:
     """The bytes of a file, `jpg` or `png`, of (H, W, 3) RGB."""
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if kind != "png":  # with colors at full size, because thin lines would lose theirs
-        options = [cv2.IMWRITE_JPEG_QUALITY, 90]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, data = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    if not done:
+    buffer, image = io.BytesIO(), Image.fromarray(picture)
+    if kind == "png":
+        image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    try:  # with colors at full size, because thin lines would lose theirs
+        image.save(buffer, "JPEG", quality=90, subsampling="4:4:4")
+    except OSError as error:  # JPEGs have at most 65,535 pixels a side
         raise DemoError(
             f"a picture of {picture.shape[1]} x {picture.shape[0]} cannot be written "
             f"as {kind}: choose demo.format=png"
-        )
-    return data.tobytes()
+        ) from error
+    return buffer.getvalue()
 
 
 def check_views(views: Sequence[str], *, panoptic: bool) -> None:
@@ -309,6 +309,8 @@ def _draw_view(
             f"the view {view!r} needs the branches of the network, which were not kept: "
             "Predictor.from_run(..., branches=True)"
         )
+    from panoptic_dl.visualize.overlays import draw_centers, draw_offsets  # they need OpenCV
+
     if view == "center":
         return _captioned(draw_centers(result.image, result.center), caption)
     table = SegmentTable.of(panoptic)

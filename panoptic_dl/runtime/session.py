@@ -1,0 +1,170 @@
+"""`Session`: an exported model as a function of images, run by onnxruntime.
+
+H W pixels of an image, h w of the network's input.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from panoptic_dl.core.errors import DemoError, WeightsError
+from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
+from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first ones that are there
+ERRORS_ONLY = 3  # severity of what onnxruntime writes to stderr
+
+
+class Session(BasePredictor):
+    """A model that mode=export wrote: images of any size and mode in, `PanopticResult`s out.
+
+    `session(image)` is what `Predictor(...)(image)` is for the same model, without PyTorch and
+    Detectron2. Any number of threads may call one session. It can be pickled, by the path of its
+    file, and so be sent to other processes.
+
+    Attributes:
+        path: of the file.
+        metadata: what the file says of itself.
+        providers: of onnxruntime that run it, the preferred first.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        maps: str = "image",
+    ) -> None:
+        """
+        Args:
+            path: of the ONNX file.
+            providers: of onnxruntime, such as ["CPUExecutionProvider"]; None: CUDA where it is
+                there, else the CPU.
+            threads: of an operator on the CPU; None: one per core.
+            maps: "image" or "network", see `Predictor`.
+
+        Raises:
+            WeightsError: (a ValueError) there is no such file, it is none of mode=export or has no
+                post-processing inside, or onnxruntime is not installed.
+            DemoError: (a ValueError) a provider is not there.
+        """
+        self.path = local_path(path).absolute()
+        self._options: dict[str, Any] = {"providers": providers, "threads": threads, "maps": maps}
+        self._session = _open(self.path, providers, threads)
+        text = self._session.get_modelmeta().custom_metadata_map.get(PROPERTY)
+        self.metadata = found = ExportMetadata.from_json(text, self.path)
+        if not found.postprocess:
+            raise WeightsError(
+                f"{self.path} has no post-processing inside, and is for programs that bring their "
+                "own: export the model with export.postprocess=true"
+            )
+        super().__init__(found.classes, found.label_divisor, found.task == "panoptic", maps)
+        self.providers: list[str] = self._session.get_providers()
+        self._inputs = [each.name for each in self._session.get_inputs()]
+        self._outputs = [each.name for each in self._session.get_outputs()]
+
+    def __repr__(self) -> str:
+        return f"Session({self.path.name}, {len(self.classes)} classes, {self.providers[0]})"
+
+    def __reduce__(self) -> tuple[Callable[..., "Session"], tuple[Any, ...]]:
+        return partial(type(self), **self._options), (self.path,)
+
+    def _resize(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        facts, notes = self.metadata, tuple[str, ...]()
+        size = height, width = pixels.shape[:2]
+        if facts.resize is not None:
+            size = resized_size(height, width, facts.resize["short"], facts.resize["longest"])
+        most = facts.height or size[0], facts.width or size[1]
+        if size[0] > most[0] or size[1] > most[1]:
+            scale = min(most[0] / size[0], most[1] / size[1])
+            notes = (
+                f"shown to the network at {100 * scale:.3g} % of the test size: {self.path.name} "
+                f"takes at most {most[0]} x {most[1]} pixels",
+            )
+            size = _rounded(scale * size[0], scale * size[1])
+        if size != (height, width):
+            image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+        return pixels, notes
+
+    def _run(self, batch: Sequence[PreparedImage]) -> list[NetworkOutput]:
+        facts, outputs = self.metadata, list[NetworkOutput]()
+        height, width = batch[0].resized.shape[1:]
+        high = facts.height or -(-height // facts.stride) * facts.stride
+        wide = facts.width or -(-width // facts.stride) * facts.stride
+        number = facts.batch or len(batch)
+        for start in range(0, len(batch), number):
+            images = [image.resized for image in batch[start : start + number]]
+            padded = np.zeros((number, 3, high, wide), np.uint8)
+            padded[: len(images), :, :height, :width] = images
+            padded[len(images) :] = padded[:1]  # to fill a batch of a fixed size
+            feeds = {
+                "images": padded,
+                "image_size": np.array([height, width], np.int64),
+                "output_size": np.array(batch[0].map_size, np.int64),
+            }
+            arrays = self._session.run(None, {name: feeds[name] for name in self._inputs})
+            found = dict(zip(self._outputs, arrays, strict=True))
+            semantic = found["semantic"]
+            if semantic.dtype != np.uint8:
+                semantic = semantic.astype(np.uint16)
+            for row in range(len(images)):
+                outputs.append(NetworkOutput(semantic[row]))
+                if self.is_panoptic:
+                    scores = found["scores"][row][found["thing_ids"][row] >= 0]
+                    outputs[-1] = NetworkOutput(semantic[row], found["panoptic"][row], scores)
+        return outputs
+
+
+def resized_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+    """(h, w) of an image after Detectron2's `ResizeShortestEdge`, in its order of roundings."""
+    if height < width:
+        h, w = short * 1.0, short * 1.0 / height * width
+    else:
+        h, w = short * 1.0 / width * height, short * 1.0
+    if max(h, w) > longest:
+        scale = longest * 1.0 / max(h, w)
+        h, w = h * scale, w * scale
+    return _rounded(h, w)
+
+
+def _rounded(height: float, width: float) -> tuple[int, int]:
+    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
+
+
+def _open(file: Any, providers: Sequence[str] | None, threads: int | None) -> Any:
+    """An `onnxruntime.InferenceSession` of a file."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise WeightsError(
+            f"{file} needs onnxruntime ({error}): pip install 'panoptic-dl[runtime]'"
+        ) from error
+    if not file.is_file():
+        near = near_names(file.parent, file.name)
+        raise WeightsError(f"{file}: there is no such file{near}")
+    there = onnxruntime.get_available_providers()
+    wanted = [name for name in PROVIDERS if name in there] if providers is None else providers
+    missing = [name for name in wanted if name not in there]
+    if missing or not wanted:
+        raise DemoError(
+            f"providers: this onnxruntime has no {missing[0] if missing else 'empty list'}, but "
+            f"{', '.join(there)}"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(str(file), options, list(wanted))
+    except Exception as error:  # onnxruntime has a dozen kinds without a common base
+        raise WeightsError(
+            f"{file} is no ONNX file that onnxruntime {onnxruntime.__version__} can run "
+            f"({printable(str(error), 300)}): export the model again with mode=export"
+        ) from error
