@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from panoptic_dl.core.classes import CLASSES, load_classes
 from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.run_folder import CONFIG
+from panoptic_dl.core.run_folder import config_file
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
@@ -25,7 +25,7 @@ def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig
     model can be built where its dataset is not.
     """
     folder = local_path(folder, "run")
-    file = folder / CONFIG
+    file = config_file(folder)
     if not file.is_file():
         raise ValueError(
             f"{folder} is no run folder of ours: {file} is missing; name one such as "
@@ -81,7 +81,7 @@ def run_of_weights(overrides: Sequence[str]) -> Path | None:
         if isinstance(value, str) and "${" not in value:
             weights = local_path(value, "weights")
             folder = weights if weights.is_dir() else weights.parent
-            return folder if (folder / CONFIG).is_file() else None
+            return folder if config_file(folder).is_file() else None
     return None
 
 
