@@ -42,7 +42,13 @@ from omegaconf.errors import OmegaConfBaseException
 from panoptic_dl.config.builder import TargetError, find_target
 from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
-from panoptic_dl.config.saved import own_folder, run_of_weights, saved_config, with_parts
+from panoptic_dl.config.saved import (
+    check_exported,
+    own_folder,
+    run_of_weights,
+    saved_config,
+    with_parts,
+)
 from panoptic_dl.core.environment import version
 from panoptic_dl.core.errors import message_for_user, one_line, one_line_errors
 from panoptic_dl.core.files import PROGRAM, ROOT, local_path, near_names, printable
@@ -243,6 +249,7 @@ class _CheckedLoader(ConfigLoaderImpl):
             if saved is not None:
                 _forget(words, config)
                 with_parts(config, saved, overrides)
+            check_exported(config, overrides)
             _check_ranges(config)
         except HydraException as error:
             firsts = _first_options(overrides) if run_mode == RunMode.MULTIRUN else {}
