@@ -43,6 +43,7 @@ from panoptic_dl.config.builder import TargetError, find_target
 from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.config.saved import (
+    WITHOUT_DATASET,
     check_exported,
     own_folder,
     run_of_weights,
@@ -282,16 +283,16 @@ class _CheckedLoader(ConfigLoaderImpl):
     ) -> tuple[DictConfig | None, list[str]]:
         """The config of the run that `weights=` names, and the words that choose its parts.
 
-        None where the command line chooses parts by itself; mode=demo compares them later.
+        None where the command line chooses parts by itself; `WITHOUT_DATASET` compares them later.
         """
         folder = run_of_weights(overrides)
         if folder is None:
             return None, []
         chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
-        is_demo = "mode=demo" in overrides
-        if not is_demo and chosen & {*EXPERIMENT_PARTS, "experiment"}:
+        alone = any(f"mode={mode}" in overrides for mode in WITHOUT_DATASET)
+        if not alone and chosen & {*EXPERIMENT_PARTS, "experiment"}:
             return None, []
-        saved = saved_config(folder, with_classes=is_demo)
+        saved = saved_config(folder, with_classes=alone)
         _, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides)
         self.load_parts(saved, folder, repo)
         if "experiment" in chosen:

@@ -27,7 +27,7 @@ LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 NO_PART = (
     *("run_dir", "sweep_dir", "resume", "resume_changed", "launch", "logger", "sweep", "name"),
     *("published", "published_note", "published_row", "choice", "mode", "benchmark", "browse"),
-    *("demo", "doctor", "input", "train.num_workers", "train.log_period"),
+    *("demo", "doctor", "export", "input", "train.num_workers", "train.log_period"),
     *("train.activation_checkpointing", "train.max_nonfinite_skips", "checkpoint.period"),
     *("checkpoint.kept", "checkpoint.on_error", "dataset.root.root", "dataset.cache.folder"),
     *("dataset.cache.max_gb", "recipe_record.choices"),

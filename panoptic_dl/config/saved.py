@@ -15,7 +15,8 @@ from panoptic_dl.core.run_folder import config_file, is_exported
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
-REOPENING = ("demo", "eval", "analyze")  # modes that take a trained model
+WITHOUT_DATASET = ("demo", "export")  # modes that need the model and its classes alone
+REOPENING = (*WITHOUT_DATASET, "eval", "analyze")  # modes that take a trained model
 RUNNING_EXPORTED = ("demo", "eval", "benchmark")  # those that take an exported file
 
 

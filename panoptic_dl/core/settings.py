@@ -275,6 +275,27 @@ class DemoSettings(Settings, group="demo"):
 
 
 @dataclass(frozen=True)
+class ExportSettings(Settings, group="export"):
+    """`export.*`."""
+
+    format: str = key(
+        "onnx",
+        "model.onnx; model.pt2 of torch.export; or model.pt2 of AOTInductor, compiled for machines "
+        "such as this one.",
+        ("onnx", "pt2", "aotinductor"),
+    )
+    postprocess: bool = key(True, "End in labels and scores; false: in the maps of the heads.")
+    height: int | None = key(
+        None, "Of the input, a multiple of the model's stride; null: any.", least=1
+    )
+    width: int | None = key(None, "As `height`.", least=1)
+    batch: int | None = key(None, "Images of the input; null: any number.", least=1)
+    precision: str = key("fp32", "Arithmetic of the network.", ("fp32", "fp16"))
+    opset: int = key(18, "Version of ONNX's operators.", least=18, most=23)
+    check: bool = key(True, "Run the file on several sizes and compare it with PyTorch.")
+
+
+@dataclass(frozen=True)
 class DoctorSettings(Settings, group="doctor"):
     """`doctor.*`."""
 

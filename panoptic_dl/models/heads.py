@@ -239,6 +239,12 @@ class ClampedAvgPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, max(1, H - height + 1), max(1, W - width + 1))."""
         height, width = self.kernel_size
+        if torch.compiler.is_exporting():  # a graph for all sizes needs a window of one size
+            rows: Any = torch.sym_min(height, x.shape[-2])
+            columns: Any = torch.sym_min(width, x.shape[-1])
+            padded = F.pad(x, (0, width - columns, 0, height - rows))
+            share: Any = height * width / (rows * columns)
+            return F.avg_pool2d(padded, (height, width), stride=1).mul(share)
         window = (min(height, x.shape[-2]), min(width, x.shape[-1]))
         return F.avg_pool2d(x, window, stride=1)
 
