@@ -1,9 +1,7 @@
 """mode=export: every network as a file, and what the mode refuses."""
 
-import json
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
