@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from panoptic_dl.core.classes import CLASSES, load_classes
 from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.run_folder import CONFIG, is_exported
+from panoptic_dl.core.run_folder import config_file, is_exported
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
@@ -27,7 +27,7 @@ def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig
     model can be built where its dataset is not.
     """
     folder = local_path(folder, "run")
-    file = folder / CONFIG
+    file = config_file(folder)
     if not file.is_file():
         raise ValueError(
             f"{folder} is no run folder of ours: {file} is missing; name one such as "
@@ -92,7 +92,7 @@ def run_of_weights(overrides: Sequence[str]) -> Path | None:
             # An exported file has inside what mode=demo takes; mode=benchmark takes the parts of
             # its run, and of other files the weights alone.
             modes = {*REOPENING, "benchmark"} - {"demo"} if is_exported(weights) else REOPENING
-            return folder if mode in modes and (folder / CONFIG).is_file() else None
+            return folder if mode in modes and config_file(folder).is_file() else None
     return None
 
 

@@ -37,7 +37,7 @@ from typing import Any
 from panoptic_dl.core.archives import files_below, is_folder, list_folder, places
 from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import local_path, near_names
+from panoptic_dl.core.files import local_path, near_names, script_command
 from panoptic_dl.core.images import segment_problem
 from panoptic_dl.datasets.categories import (
     GUIDE,
@@ -183,7 +183,7 @@ def _mapillary(folders: tuple[str, ...], file: str) -> _Format:
         images=("{split}/images",),
         labels=tuple(f"{{split}}/{folder}" for folder in folders),
         find_images=_coco_images,
-        help="`python scripts/prepare_dataset.py mapillary ROOT` says what to download",
+        help=f"`{script_command('prepare_dataset')} mapillary ROOT` says what to download",
     )
 
 

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import script_command
 from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import repeated_stuff
@@ -54,7 +55,7 @@ HINTS = {
     ("cityscapes", "prepared"): (
         "rm -r {root}/cityscapes/gtFine/cityscapes_panoptic_{split}* "
         "{root}/cityscapes/gtFine/{split}/*/*_labelTrainIds.png; "
-        "python scripts/prepare_cityscapes.py {root}"
+        f"{script_command('prepare_cityscapes')} {{root}}"
     ),
     ("coco", "images"): "unzip -o {split}2017.zip -d {root}/coco (of cocodataset.org)",
     ("coco", "labels"): (
