@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import EvaluationError
+from panoptic_dl.core.files import script_command
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
 from panoptic_dl.datasets.categories import read_categories, repeated_stuff
 from panoptic_dl.datasets.custom import annotated_images, read_segments

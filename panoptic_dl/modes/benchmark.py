@@ -299,8 +299,8 @@ def _compare_engines(
     PyTorch has the weights that the file was made of, where they are still in their place.
     """
     metadata, model, (height, width) = Session(file).metadata, run.model, run.scenes.size
-    source = read_config(file.parent).get("weights")
-    same = source is not None and Path(source).exists()
+    source = read_config(file.parent).get("weights") or ""
+    same = Path(source).exists() and source != ""
     if same and sha256_of(find_weights(source)) == metadata.provenance.get("sha256"):
         load_model(model, source, image_format)
     else:

@@ -46,7 +46,7 @@ from panoptic_dl.report.results import (
     results_markdown,
     summary_table,
 )
-from panoptic_dl.runtime.predictor import NetworkOutput, PreparedImage
+from panoptic_dl.runtime.prediction import NetworkOutput, PreparedImage
 from panoptic_dl.runtime.session import Session
 from panoptic_dl.train.precision import float32
 from panoptic_dl.weights.load import load_model
