@@ -3,6 +3,7 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from panoptic_dl.core.errors import import_advice
 from panoptic_dl.core.files import ensure_home
 
 if TYPE_CHECKING:
@@ -18,12 +19,19 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 
 def __getattr__(name: str) -> Any:
     """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
-    if name == "Predictor":
-        from panoptic_dl.demo.predictor import Predictor
+    try:
+        if name == "__version__":
+            from panoptic_dl.core.environment import version
 
-        return Predictor
-    if name == "PanopticResult":
-        from panoptic_dl.runtime.result import PanopticResult
+            return version("panoptic-dl")
+        if name == "Predictor":
+            from panoptic_dl.demo.predictor import Predictor
 
-        return PanopticResult
+            return Predictor
+        if name == "PanopticResult":
+            from panoptic_dl.runtime.result import PanopticResult
+
+            return PanopticResult
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: {import_advice(error)}", name=error.name) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

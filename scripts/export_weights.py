@@ -1,10 +1,12 @@
 """Make of a run the file that one would publish: no optimizer state, named by experiment and hash.
 
     python scripts/export_weights.py RUN [--to FOLDER] [--checkpoint model_best.pth] [--ema]
+    python scripts/export_weights.py RUN --hub FOLDER [--push USER/NAME]
 
 RUN is an output folder. Taken is model_best.pth of a run with checkpoint.best or train.early_stop,
 else model_final.pth, else the newest checkpoint. The file is loaded into the model of the run's
-saved config, and every value compared, before it gets its name.
+saved config, and every value compared, before it gets its name. --hub makes a folder to be shared,
+with the config and a model card; --push uploads it to the Hugging Face hub.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from hub_folder import check_folder, push, write_folder
 from panoptic_dl.config import allow, build
 from panoptic_dl.config.composition import add_config_dir, open_run
 from panoptic_dl.core.errors import WeightsError, one_line_errors
@@ -58,6 +61,9 @@ def main() -> None:
     )
     parser.add_argument("run", metavar="RUN", type=local_path)
     parser.add_argument("--to", metavar="FOLDER", type=local_path, help="default: RUN itself")
+    parser.add_argument("--hub", metavar="FOLDER", type=local_path, help="make a folder to share")
+    parser.add_argument("--push", metavar="USER/NAME", help="upload it; HF_TOKEN has your token")
+    parser.add_argument("--private", action="store_true", help="--push: make a private repository")
     parser.add_argument("--checkpoint", metavar="NAME", help="a .pth file in RUN")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
     parser.add_argument("--licence", default="not stated", help="kept in the file, as you state it")
@@ -70,11 +76,18 @@ def main() -> None:
     )
     add_config_dir(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    run(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.push and not arguments.hub:
+        parser.error("--push uploads the folder that --hub FOLDER makes: name both")
+    if arguments.hub and arguments.to:
+        parser.error("--hub is a folder of its own: leave out --to")
+    run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.run
+    if arguments.hub:
+        check_folder(arguments.hub, overwrite=arguments.overwrite)
     allow(*arguments.allow)
     config, published = read_config(folder, arguments.config_dir)
     best = OmegaConf.select(config, "checkpoint.best") or config.get("train", {}).get("early_stop")
@@ -86,15 +99,20 @@ def run(arguments: argparse.Namespace) -> None:
     file = export(
         checkpoint,
         model,
-        arguments.to or folder,
+        arguments.hub or arguments.to or folder,
         ema=arguments.ema,
         licence=arguments.licence,
         overwrite=arguments.overwrite,
         **published,
     )
     before, after = (size_text(path.stat().st_size) for path in (checkpoint, file))
+    if arguments.hub:
+        name = arguments.push or arguments.hub.absolute().name
+        file = write_folder(arguments.hub, file, config, folder, name)
     print(f"{checkpoint.name} ({before}) -> {file} ({after})")
     print("read again and loaded into the model of the run's config: every value is the same")
+    if arguments.push:
+        push(arguments.hub, arguments.push, private=arguments.private)
 
 
 def read_config(

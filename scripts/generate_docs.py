@@ -26,6 +26,7 @@ PACKAGES = (
     "weights",
     "train",
     "modes",
+    "runtime",
     "demo",
     "doctor",
     "loggers",
@@ -38,7 +39,7 @@ CHOICES = ("optimizer", "schedule", "loss", "augmentation")  # groups of conf/ t
 
 def module_tree() -> str:
     """A line for every package and module: its name and the first sentence of its docstring."""
-    lines = []
+    lines = [_line(name, ROOT / "panoptic_dl" / name) for name in ("__main__.py", "run.py")]
     for package in PACKAGES:
         folder = ROOT / "panoptic_dl" / package
         lines.append(_line(f"{package}/", folder / "__init__.py"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.lock", "requirements-detectron2.lock", "requirements-uv.lock")
+SCRIPTS = ("setup", "setup_detectron2")
 OLDEST, NEWEST = (3, 10), (3, 13)
 
 IMPORT_ALL = """
@@ -33,7 +34,7 @@ def say(text):
 def fingerprint():
     """Hash of everything that decides what gets installed."""
     digest = hashlib.sha256(sys.version.encode())
-    for name in (*LOCKS, "pyproject.toml", "scripts/setup.py"):
+    for name in (*LOCKS, "pyproject.toml", "setup.py", *map("scripts/{}.py".format, SCRIPTS)):
         digest.update((ROOT / name).read_bytes())
     digest.update(str(ROOT).encode())  # the editable install points here
     return digest.hexdigest()
@@ -93,43 +94,6 @@ def pip_command(folder):
     )
 
 
-def detectron2_origin(python):
-    """Where the environment's Detectron2 comes from: '', 'official build' or 'sal-detectron2'."""
-    code = (
-        "import importlib.util as u, importlib.metadata as m\n"
-        "names = {d.metadata['Name'].lower() for d in m.distributions()}\n"
-        "found = u.find_spec('detectron2') is not None\n"
-        "sal = names & {'sal-detectron2', 'sal_detectron2'}\n"
-        "print('' if not found else 'sal-detectron2' if sal else 'official build')"
-    )
-    done = subprocess.run([str(python), "-c", code], stdout=subprocess.PIPE, check=True)
-    return done.stdout.decode().strip()
-
-
-def install_detectron2(uv, python):
-    """Unpack the pinned wheel's Python part; an official build that is already there stays."""
-    origin = detectron2_origin(python)
-    if origin == "official build":
-        say("keeping the Detectron2 that is already installed")
-        return
-    say("installing Detectron2 (Python part of sal-detectron2 0.7.2; nothing is compiled)")
-    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    site = Path(subprocess.check_output([str(python), "-c", code]).decode().strip())
-    unpacked = site / "_detectron2_unpacked"
-    shutil.rmtree(str(unpacked), ignore_errors=True)
-    # The wheel is tagged for CPython 3.10 because of one compiled file, which is left out below.
-    lock = ROOT / "requirements-detectron2.lock"
-    install = ["pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python]
-    run(*uv, *install, "--target", unpacked, "--python-version", "3.10")
-    for compiled in (unpacked / "detectron2").glob("_C.*"):
-        compiled.unlink()
-    # The package last: alone it would pass for an official build after an interruption.
-    for part in (*unpacked.glob("sal_detectron2-*.dist-info"), unpacked / "detectron2"):
-        shutil.rmtree(str(site / part.name), ignore_errors=True)
-        part.rename(site / part.name)
-    shutil.rmtree(str(unpacked))
-
-
 def main():
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         raise SystemExit(
@@ -157,7 +121,7 @@ def main():
     # Outside the project, whose overrides made the lock and would loosen it here.
     install = ["pip", "install", "--no-deps", "--require-hashes", "-r", lock, "--python", python]
     run(*uv, *install, cwd=folder.anchor)
-    install_detectron2(uv, python)
+    run(python, ROOT / "scripts" / "setup_detectron2.py", "--uv", uv[0])
     say("installing panoptic-dl itself, editable")
     editable = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
     run(*uv, "pip", "install", *editable, "--python", python)

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from panoptic_dl.config import compose, composition
 from panoptic_dl.config.builder import set_iterations
 from panoptic_dl.launch.session import session
-from run import main, work
-from run import run as run_job
+from panoptic_dl.run import job, work
+from panoptic_dl.run import run as run_job
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -90,7 +90,7 @@ def multirun(
     words = ["hydra.mode=MULTIRUN", "hydra/hydra_logging=none", *map(str, overrides)]
     with hydra.initialize_config_dir(str(conf or composition.CONF), version_base="1.3"):
         program = GlobalHydra.instance().hydra
-        return program.multirun("config", task or main.__wrapped__, words, False)
+        return program.multirun("config", task or job, words, False)
 
 
 def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
-KNOW_HYDRA = ("config", "sweeps")
+KNOW_HYDRA = ("config", "sweeps", "run")
 
 
 def read_arrows():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from panoptic_dl.config import compose
-from run import work
+from panoptic_dl.run import work
 
 ROOT = Path(__file__).parents[1]
 PLACES = [

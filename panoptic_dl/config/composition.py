@@ -49,8 +49,9 @@ from panoptic_dl.config.saved import (
     saved_config,
     with_parts,
 )
+from panoptic_dl.core.environment import version
 from panoptic_dl.core.errors import message_for_user, one_line, one_line_errors
-from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.core.files import PROGRAM, ROOT, local_path, near_names, printable
 from panoptic_dl.core.images import require_no_class
 from panoptic_dl.core.run_folder import read_state
 from panoptic_dl.core.settings import (
@@ -67,7 +68,7 @@ from panoptic_dl.core.settings import (
     type_of,
 )
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = ROOT / "conf"
 Folders = str | Path | Sequence[str | Path]
 _ABSENT = object()
 
@@ -97,6 +98,7 @@ def register() -> None:
     for function in (experiment_name, row_folder):
         OmegaConf.register_new_resolver(function.__name__, function, replace=True)
     OmegaConf.register_new_resolver("settings", _help, replace=True)
+    OmegaConf.register_new_resolver("program", lambda: PROGRAM, replace=True)
 
 
 def _help() -> str:
@@ -124,6 +126,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.error = refuse  # type: ignore[method-assign]
     types = {"config_dir": _config_dir, "overrides": quoted}  # Hydra's grammar has no bare ~
     for action in parser._actions:
+        if action.dest == "version":
+            action.version = f"panoptic-dl {version('panoptic-dl')}"  # type: ignore[attr-defined]
         action.type = types.get(action.dest, action.type)
     return parser
 
@@ -283,7 +287,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         if folder is None:
             return None, []
         chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
-        alone = any(f"mode={mode}" in overrides for mode in WITHOUT_DATASET)
+        alone = any(f"mode={mode}" in overrides for mode in (*WITHOUT_DATASET, "benchmark"))
         if not alone and chosen & {*EXPERIMENT_PARTS, "experiment"}:
             return None, []
         saved = saved_config(folder, with_classes=alone)
@@ -494,7 +498,7 @@ def _explain(error: Exception, overrides: Sequence[str], tree: Mapping[str, Any]
     if several is not None:
         key, values = several.groups()
         return (
-            f"{key}={values} are several values, for a sweep: python run.py -m ...; a list is "
+            f"{key}={values} are several values, for a sweep: {PROGRAM} -m ...; a list is "
             f"{key}=[{values}], and one text is {key}=\\'{values}\\'"
         )
     if re.search(r"Could not (?:find|load) 'hydra/launcher/submitit_(?:local|slurm)'", text):

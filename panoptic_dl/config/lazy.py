@@ -24,7 +24,10 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, SCMode
 
-ROOT = Path(__file__).parents[2] / "lazy_configs"
+from panoptic_dl.core.errors import import_advice
+from panoptic_dl.core.files import ROOT
+
+LAZY_CONFIGS = ROOT / "lazy_configs"
 
 # What a group's option settles besides the variable of the group's name: the features that heads
 # read, the statistics of its pixels and, if there is one, the file of its pre-trained weights come
@@ -65,6 +68,8 @@ class _WithLazyFiles(ConfigSource):
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
             cure = ""
             if isinstance(error, ModuleNotFoundError):
+                if error.name == "detectron2":
+                    raise ConfigCompositionException(f"{error}: {import_advice(error)}") from error
                 cure = f": install what has {error.name}, or name its folder, PYTHONPATH=FOLDER"
             raise ConfigCompositionException(
                 f"{file}: {type(error).__name__}: {error}{cure}"
@@ -102,7 +107,7 @@ class LazySearchPath(SearchPathPlugin):
     """Search `lazy_configs/` after `conf/`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="lazy_configs", path=f"file://{ROOT}")
+        search_path.append(provider="lazy_configs", path=f"file://{LAZY_CONFIGS}")
 
 
 @cache  # a sweep composes a config for each of its rows

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_dl.core.errors import one_line
-from panoptic_dl.core.files import local_path
+from panoptic_dl.core.files import PROGRAM, local_path
 
 REQUEUE_NEEDS_FOLDER = (
     "launch.requeue=true starts the same command again, which must find its folder: name one "
@@ -45,7 +45,7 @@ class CheckOutputFolder(Callback):
         if _under_torchrun() or (config.launch.num_machines > 1 and not by_slurm):
             raise SystemExit(
                 "error: torchrun and launch.machine_rank start one run, not a sweep. SLURM starts "
-                "sweeps on several machines: python run.py -m hydra/launcher=slurm launch=slurm "
+                f"sweeps on several machines: {PROGRAM} -m hydra/launcher=slurm launch=slurm "
                 "launch.num_machines=N ...; on one machine leave torchrun out"
             )
         folder = str(_make(_local(config.hydra.sweep, "sweep_dir"), "sweep_dir"))

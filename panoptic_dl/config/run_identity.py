@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from panoptic_dl.config.builder import current_name
 from panoptic_dl.core.errors import one_line
+from panoptic_dl.core.files import PROGRAM
 from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.core.settings import experiment_name
 
@@ -102,7 +103,7 @@ def command(overrides: Sequence[str], *, search: bool = False) -> str:
             continue
         words.append(f"{key}={Path(value).name}" if value.startswith(("/", "~")) else override)
     table = [word for word in words if word.startswith("sweep=")]
-    return shlex.join(["python", "run.py", *(["-m"] if table else []), *words])
+    return shlex.join([*PROGRAM.split(), *(["-m"] if table else []), *words])
 
 
 def row_folder(mode: str, name: str, overrides: str) -> str:

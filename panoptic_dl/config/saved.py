@@ -1,7 +1,7 @@
 """The config that a run has left in its folder, ready to build the run's model from."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from panoptic_dl.core.classes import CLASSES, load_classes
 from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.run_folder import CONFIG
+from panoptic_dl.core.run_folder import config_file, is_exported
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
 WITHOUT_DATASET = ("demo", "export")  # modes that need the model and its classes alone
 REOPENING = (*WITHOUT_DATASET, "eval", "analyze")  # modes that take a trained model
+RUNNING_EXPORTED = ("demo", "eval", "benchmark")  # those that take an exported file
 
 
 def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig:
@@ -26,7 +27,7 @@ def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig
     model can be built where its dataset is not.
     """
     folder = local_path(folder, "run")
-    file = folder / CONFIG
+    file = config_file(folder)
     if not file.is_file():
         raise ValueError(
             f"{folder} is no run folder of ours: {file} is missing; name one such as "
@@ -73,17 +74,41 @@ def own_folder(folder: str | Path) -> str | None:
 
 
 def run_of_weights(overrides: Sequence[str]) -> Path | None:
-    """The run whose model a command line wants: `weights=` of it, or of a file in it."""
+    """The run whose model a command line wants: `weights=` of it, or of a file in it.
+
+    ValueError: an exported file for a mode that runs none, or parts beside one in mode=demo.
+    """
     given = {text.partition("=")[0]: text for text in overrides}
-    if given.get("mode") not in {f"mode={mode}" for mode in REOPENING} or "weights" not in given:
+    mode = given.get("mode", "mode=train").partition("=")[2]
+    if "weights" not in given:
         return None
     with contextlib.suppress(HydraException):  # which composing says in one line
         value = OverridesParser.create().parse_override(given["weights"]).value()
         if isinstance(value, str) and "${" not in value:
             weights = local_path(value, "weights")
+            if is_exported(weights):
+                _check_exported(weights, mode, given)
             folder = weights if weights.is_dir() else weights.parent
-            return folder if (folder / CONFIG).is_file() else None
+            # An exported file has inside what mode=demo takes; mode=benchmark takes the parts of
+            # its run, and of other files the weights alone.
+            modes = {*REOPENING, "benchmark"} - {"demo"} if is_exported(weights) else REOPENING
+            return folder if mode in modes and config_file(folder).is_file() else None
     return None
+
+
+def _check_exported(weights: Path, mode: str, given: Mapping[str, str]) -> None:
+    """Raise ValueError where a command line cannot be about an exported file."""
+    if mode not in RUNNING_EXPORTED:
+        raise ValueError(
+            f"weights={weights} is an exported file, which mode={mode} does not take, but mode="
+            f"{', '.join(RUNNING_EXPORTED)}: name the run or file that it was exported from"
+        )
+    for key, text in given.items() if mode == "demo" else ():
+        if key.lstrip("+~").partition(".")[0] in (*PARTS, "experiment"):
+            raise ValueError(
+                f"{text}: weights={weights} is an exported file, which has its parts and their "
+                "numbers inside: leave that out, or give it to mode=export"
+            )
 
 
 def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) -> None:

@@ -15,13 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from panoptic_dl.core.files import visible
+from panoptic_dl.core.files import PACKAGE, ROOT, visible
 
-PACKAGE = Path(__file__).resolve().parents[1]
-OURS = tuple(
-    f"{PACKAGE.with_name(name)}{end}"
-    for name, end in ((PACKAGE.name, os.sep), ("scripts", os.sep), ("run.py", ""))
-)
+OURS = (f"{PACKAGE}{os.sep}", f"{ROOT / 'scripts'}{os.sep}", f"{ROOT / 'run.py'}")
 INSTALLED = (os.path.realpath(sysconfig.get_path("stdlib")), "<")  # "<frozen ...>"
 FAULT = "This is a fault of panoptic-dl. Please report it as an issue of its repository, with "
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -138,7 +134,7 @@ def message_for_user(error: Exception) -> str | None:
     if isinstance(error, FloatingPointError):
         return text
     if isinstance(error, ImportError):
-        return f"{text}; optional packages: pip install 'panoptic-dl[search,launchers,timm,wandb]'"
+        return f"{text}; {import_advice(error)}"
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # of PyTorch
         return f"memory ran out: take fewer images at once, train.images_per_gpu=1 ({kind}: {text})"
     if isinstance(error, RuntimeError) and re.search(LOST, f"{kind}: {text}"):
@@ -149,16 +145,28 @@ def message_for_user(error: Exception) -> str | None:
     frames = _FRAME.findall("".join(trace) + (remote if '  File "' in remote else ""))
     for i, (file, line, function, code) in enumerate(reversed(frames)):
         real = file if file.startswith("<") else os.path.realpath(file)
-        is_installed = real.startswith(INSTALLED) or "site-packages" in real
+        is_ours = real.startswith(OURS)
+        is_installed = not is_ours and (real.startswith(INSTALLED) or "site-packages" in real)
         if isinstance(error, ValueError) and (
             module == PACKAGE.name or (i == 0 and not is_installed and code.startswith("raise "))
         ):
             return text
-        if real.startswith(OURS):
+        if is_ours:
             break
         if not is_installed:
             return f"{kind}: {text}\nin {function}, {real}, line {line}, not of panoptic-dl"
     return None
+
+
+def import_advice(error: ImportError) -> str:
+    """How to get what could not be imported."""
+    if (error.name or "").partition(".")[0] == "detectron2":
+        return (
+            "`panoptic-dl setup-detectron2` installs Detectron2, which PyPI does not have under "
+            "its name; an official build does as well"
+        )
+    extras = "search,launchers,timm,wandb,export,serve,hub"
+    return f"optional packages: pip install 'panoptic-dl[{extras}]'"
 
 
 def _lost_process(error: BaseException, trace: Sequence[str]) -> str | None:

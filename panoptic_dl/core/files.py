@@ -24,6 +24,11 @@ from typing import Any, BinaryIO, cast
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).resolve().parents[1]
+# Of conf/, lazy_configs/ and scripts/: the checkout, or the package itself, where a wheel has them.
+ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+PROGRAM = "panoptic-dl" if ROOT == PACKAGE else "python run.py"  # as people start it
+
 LOCK = ".lock"  # held while a process trains in a folder
 RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
 MAX_BYTES = 32 << 20  # JSON and YAML files of a run have some KiB
@@ -52,6 +57,13 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
             "is there, or mount it, and give its path"
         )
     return Path(os.path.expanduser(text))
+
+
+def script_command(name: str) -> str:
+    """What people type for `scripts/<name>.py`."""
+    if ROOT == PACKAGE:
+        return f"{PROGRAM} {name.replace('_', '-')}"
+    return f"python scripts/{name}.py"
 
 
 def cache_folder() -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from panoptic_dl.core.classes import CLASSES
 from panoptic_dl.core.environment import git
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import (
@@ -33,6 +34,7 @@ from panoptic_dl.core.files import (
     read_json_object,
     read_text,
     release_lock,
+    sha256_of,
     write_text,
 )
 from panoptic_dl.core.settings import describe_type, has_type
@@ -52,8 +54,12 @@ ERROR = "error.txt"  # the traceback of what ended the last attempt
 FAILED = "failed.txt"  # in a row of a sweep that ended without a word of its own: its error
 REFUSED = "refused.txt"  # in a sweep's folder: finished rows that its last command was refused
 SWEEP = "sweep.json"
+# A model that is shared: a folder of its weights, the config to build it from, and classes.json.
+SHARED = "panoptic_dl.json"  # the SHA-256 of these files
+SHARED_CONFIG, SHARED_WEIGHTS = "config.yaml", "model.safetensors"
 
 FORMAT = 1  # of run.json
+SHARED_FORMAT = 1  # of panoptic_dl.json
 TIME = "%Y-%m-%d_%H-%M-%S.%f"  # name of a folder with the config of an earlier attempt
 STATUSES = ("running", "finished", "stopped", "failed")
 
@@ -439,6 +445,33 @@ def read_config(folder: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def config_file(folder: Path) -> Path:
+    """The config of a run's folder, or of a shared model's, whose files are checked."""
+    if not (folder / SHARED).is_file():
+        return folder / CONFIG
+    _shared_file(folder, CLASSES)
+    return _shared_file(folder, SHARED_CONFIG)
+
+
+def _shared_file(folder: Path, name: str) -> Path:
+    """A file of a shared model; WeightsError unless it is the one that was shared."""
+    again = "export or download the model again"
+    try:
+        manifest = Fields(read_json_object(folder / SHARED), SHARED)
+        if manifest.number("format") != SHARED_FORMAT:
+            raise ValueError(f"its format is not {SHARED_FORMAT}, which this version reads")
+        sha256 = manifest.object("files").text(name, required=True)
+    except ValueError as error:
+        raise WeightsError(f"{folder / SHARED} is damaged ({error}); {again}") from error
+    if not (folder / name).is_file():
+        raise WeightsError(f"{folder / name} is missing; {again}")
+    if sha256_of(folder / name) != sha256:
+        raise WeightsError(
+            f"{folder / name} is not the file that was shared: {SHARED} has another hash; {again}"
+        )
+    return folder / name
+
+
 def image_format_of(folder: Path) -> str | None:
     """Channel order of the images of a run, RGB or BGR; None where its config does not tell."""
     try:
@@ -463,7 +496,7 @@ def find_weights(path: str | Path) -> Path:
         raise WeightsError(f"weights={path}: there is no such file or folder{near}")
     chosen = find_checkpoint(path)
     done = f", iteration {step:.0f}" if (step := _iteration(chosen)) >= 0 else ""
-    logger.info("weights=%s is a run folder: taking %s%s", path, printable(chosen.name), done)
+    logger.info("weights=%s is a folder: taking %s%s", path, printable(chosen.name), done)
     return chosen
 
 
@@ -479,8 +512,8 @@ def _iteration(checkpoint: Path) -> float:
 def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     """A run folder's checkpoint: `name`, or else the final one, or else the newest.
 
-    A final one that is older than the newest is of a run that was made longer: it is not taken.
-    WeightsError where there is none.
+    A final one that is older than the newest is of a run that was made longer: it is not taken. Of
+    a shared model it is its weights. WeightsError where there is none.
     """
     there = (
         ", ".join(sorted(printable(p.name) for p in folder.glob("*.pth"))) or "no .pth file at all"
@@ -489,6 +522,8 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
         if Path(name).name != name or not (folder / name).is_file():
             raise WeightsError(f"{folder} has no checkpoint {name}; it has {there}")
         return folder / name
+    if (folder / SHARED).is_file():
+        return _shared_file(folder, SHARED_WEIGHTS)
     tag, final = folder / NEWEST, folder / FINAL
     newest = tag.read_text(errors="replace").strip() if tag.is_file() else ""
     # The tag is a name in the folder; anything else, such as ../x, is damage.

@@ -141,7 +141,7 @@ class LaunchSettings(Settings, group="launch"):
         1, "Processes of a machine without GPUs, which train together over gloo.", least=1
     )
     num_machines: int = key(
-        1, "Machines; start run.py on each, with its machine_rank and the same run_dir.", least=1
+        1, "Machines; start the run on each, with its machine_rank and the same run_dir.", least=1
     )
     machine_rank: int = key(0, "Rank of this machine; 0 is the one that dist_url names.", least=0)
     dist_url: str = key(

@@ -20,6 +20,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, _get_bu
 
 from panoptic_dl.core.archives import folder_or_archived, is_folder, list_folder
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.files import script_command
 from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
@@ -31,7 +32,7 @@ PANOPTIC = "_gtFine_panoptic.png"
 
 PREPARE = (
     "from cityscapes-dataset.com into it, packed as it is,\n"
-    "             then run: python scripts/prepare_cityscapes.py FOLDER-THAT-HOLDS-cityscapes"
+    f"             then run: {script_command('prepare_cityscapes')} FOLDER-THAT-HOLDS-cityscapes"
 )
 GET_IMAGES = f"download leftImg8bit_trainvaltest.zip (11.6 GB) {PREPARE}"
 GET_LABELS = f"download gtFine_trainvaltest.zip (253 MB) {PREPARE}"
@@ -103,7 +104,7 @@ class CityscapesSplit:
         self.labels = self.layout.base / "gtFine" / split
         self.panoptic = self.layout.base / "gtFine" / f"cityscapes_panoptic_{split}"
         self.panoptic_json = self.panoptic.with_name(f"{self.panoptic.name}.json")
-        self.prepare = f"run `python scripts/prepare_cityscapes.py {root}`"
+        self.prepare = f"run `{script_command('prepare_cityscapes')} {root}`"
 
     def sources(self) -> list[Path]:
         """The files and folders that the split consists of."""

@@ -26,6 +26,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from panoptic_dl.core.archives import folder_or_archived
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.files import script_command
 from panoptic_dl.datasets.categories import class_metadata
 from panoptic_dl.datasets.registry import NO_TRUTH, Layout, Record, list_files, register_once
 
@@ -140,8 +141,8 @@ def _records(
 ) -> list[Record]:
     """Check the layout and return Detectron2's records, with the sizes of images."""
     get_images, get_instances, get_labels = (
-        f"put {archive} into {layout.base} and run `python scripts/prepare_coco.py {layout.root}`, "
-        "which says where to download it"
+        f"put {archive} into {layout.base} and run "
+        f"`{script_command('prepare_coco')} {layout.root}`, which says where to download it"
         for archive in (
             f"{split}2017.zip",
             "annotations_trainval2017.zip",

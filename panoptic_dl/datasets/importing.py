@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError, PartError
-from panoptic_dl.core.files import local_path, near_names, write_text
+from panoptic_dl.core.files import PROGRAM, local_path, near_names, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
 from panoptic_dl.core.masks import decode_mask, encode_segmentation, polygon_fault
 from panoptic_dl.datasets.categories import check_categories
@@ -121,7 +121,7 @@ def recognize(root: Path) -> tuple[str, str, str] | None:
     for name, words, folder in _recognized([root, *inside] if len(inside) == 1 else [root]):
         task = "task=semantic " if name == "masks" else ""
         place = shlex.quote(f"dataset.root={folder}")
-        return name, words, f"python run.py {task}dataset={name} {place}"
+        return name, words, f"{PROGRAM} {task}dataset={name} {place}"
     return None
 
 

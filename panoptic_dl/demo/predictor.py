@@ -23,9 +23,10 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import LABEL_DIVISOR
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 from panoptic_dl.runtime.result import PanopticResult
 from panoptic_dl.train.precision import arithmetic, check_precision
+from panoptic_dl.weights.hub import find_model
 from panoptic_dl.weights.load import load_model
 
 
@@ -71,6 +72,22 @@ class Predictor(BasePredictor):
             device=device,
             **options,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> "Predictor":
+        """A shared model: a folder that `export_weights.py --hub` made, or its repository.
+
+        Args:
+            source: the folder, or "user/name" on the Hugging Face hub.
+            revision: of the repository, best a commit's hash; see `find_model`.
+            options: `device`, `config_dirs` and all others of `from_run`, but `weights`.
+
+        Raises:
+            ValueError: there is no such model, a file of it has changed, or it does not fit.
+        """
+        return cls.from_run(find_model(source, revision), **options)
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.errors import STOPPING
+from panoptic_dl.core.files import PROGRAM
 from panoptic_dl.core.parallel import (
     ORPHANS_LIVE,
     count_cores,
@@ -61,7 +62,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     if device == "cpu" and there > 0:  # Detectron2 would choose NCCL
         raise ValueError(
             "several CPU processes cannot train together where GPUs are visible; hide them: "
-            "CUDA_VISIBLE_DEVICES= python run.py ..."
+            f"CUDA_VISIBLE_DEVICES= {PROGRAM} ..."
         )
     if machine_rank == 0 and url != "auto":
         _check_port(url)
@@ -163,7 +164,7 @@ def _share_of_threads(processes: int) -> Iterator[None]:
 
 
 class _Pickled:
-    """A function pickled by value: jobs of joblib and submitit find those of run.py by no name."""
+    """A function pickled by value: it may be one of the program itself, of no module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function

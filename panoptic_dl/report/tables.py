@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
+from panoptic_dl.core.files import ROOT
 from panoptic_dl.core.settings import EXPERIMENT_PARTS, experiment_name
 from panoptic_dl.evaluation.metrics import PUBLISHED
 from panoptic_dl.report.runs import Group, Run, Spread, group_runs
 from panoptic_dl.report.text import metric_name
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = ROOT / "conf"
 VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published metrics were measured on
 NAMES = {
     "xception65": "Xception-65",

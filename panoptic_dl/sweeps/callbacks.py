@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from panoptic_dl.config.builder import find_target
 from panoptic_dl.config.output_folder import has_time
 from panoptic_dl.core.errors import one_line_errors
-from panoptic_dl.core.files import file_lock
+from panoptic_dl.core.files import PROGRAM, file_lock
 from panoptic_dl.core.run_folder import REFUSED, read_sweep, write_sweep
 from panoptic_dl.sweeps.status import conclude
 from panoptic_dl.sweeps.table import plan_sweep
@@ -30,7 +30,7 @@ class Sweep(Callback):
         chosen = config.hydra.runtime.choices.get("sweep")
         if chosen or config.sweep.seeds is not None:
             what = f"sweep={chosen} is a table" if chosen else "sweep.seeds repeats rows"
-            raise SystemExit(f"error: {what}, for sweeps: python run.py -m ...")
+            raise SystemExit(f"error: {what}, for sweeps: {PROGRAM} -m ...")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if str(config.hydra.launcher._target_).endswith(".SlurmLauncher") and not which("srun"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from panoptic_dl.core.classes import CLASSES, Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import printable
+from panoptic_dl.core.files import PROGRAM, printable
 from panoptic_dl.core.run_folder import find_weights, image_format_of
 from panoptic_dl.weights.names import (
     BACKBONE,
@@ -183,7 +183,7 @@ def start_from(
         f"The published metrics start from {expected['file']} (ImageNet),",
         f"which comes from {expected['source']}.",
         "Without it expect metrics well below the published ones. To use it:",
-        f"    python run.py ... weights={expected['file']}",
+        f"    {PROGRAM} ... weights={expected['file']}",
         "=" * 78,
     ):
         logger.warning(line)

@@ -11,7 +11,7 @@ from panoptic_dl.data.mapper import TruthMapper
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.modes.analyze import COMBINATIONS
 from panoptic_dl.postprocess.semantic import upsample
-from run import work
+from panoptic_dl.run import work
 from tests.evaluation.model_outputs import REAL
 from tests.modes.small_runs import small_coco
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from panoptic_dl.config import compose
 from panoptic_dl.modes.benchmark import STAGES
-from run import work
+from panoptic_dl.run import work
 from tests.modes.small_runs import BENCHMARK
 
 pytestmark = pytest.mark.thorough

@@ -9,7 +9,7 @@ import pytest
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.modes.browse import _panels, save_sample
-from run import work
+from panoptic_dl.run import work
 from tests.modes.training_samples import by_start, sample_of
 
 pytestmark = pytest.mark.thorough

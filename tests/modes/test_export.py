@@ -1,9 +1,7 @@
 """mode=export: every network as a file, and what the mode refuses."""
 
-import json
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.modes.benchmark import _init_statistics
 from panoptic_dl.modes.export import _cases, _compare, _describe, _graph, _trace, _write
-from run import work
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(file.stem for file in ROOT.glob("conf/experiment/*_*_*_*conv.yaml"))

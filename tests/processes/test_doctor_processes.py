@@ -6,7 +6,7 @@ import pytest
 
 from panoptic_dl.config import compose
 from panoptic_dl.launch.launcher import launch
-from run import work
+from panoptic_dl.run import work
 from tests.runs import SMALL, command_line
 
 

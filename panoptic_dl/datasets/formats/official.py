@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.files import script_command
 from panoptic_dl.datasets.formats.base import Label, Sample
 from panoptic_dl.datasets.registry import Layout, list_files
 
@@ -20,7 +21,8 @@ def official_layout(title: str, root: str | Path, folder: str) -> Layout:
 
 def how_to_get(name: str) -> str:
     """The remedy for missing files of the dataset `name`."""
-    return f"`python scripts/prepare_dataset.py {name} ROOT` says what to download and unpacks it"
+    command = script_command("prepare_dataset")
+    return f"`{command} {name} ROOT` says what to download and unpacks it"
 
 
 def read_table(name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,83 @@
+"""Shared models: a folder that `export_weights.py --hub` made, or such a repository of the hub."""
+
+import logging
+import re
+from os import PathLike
+from pathlib import Path
+
+from panoptic_dl.core.classes import CLASSES
+from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.core.files import local_path, near_names, printable
+from panoptic_dl.core.run_folder import SHARED, SHARED_CONFIG, SHARED_WEIGHTS
+
+logger = logging.getLogger(__name__)
+
+FILES = (SHARED, SHARED_CONFIG, CLASSES, SHARED_WEIGHTS)  # all that is downloaded
+NEEDS_HUB = "needs huggingface_hub: pip install 'panoptic-dl[hub]'"
+
+
+def find_model(source: str | PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a shared model; a repository is downloaded into huggingface_hub's cache.
+
+    Nothing but `FILES` is downloaded, and nothing is executed or unpickled. What reads the files
+    checks their hashes.
+
+    Args:
+        source: a folder, or "user/name" of a repository of models.
+        revision: of the repository: a commit's hash, which always names the same files, a tag or a
+            branch. Without it the default branch is taken, and its commit is logged.
+
+    Raises:
+        WeightsError: there is no such folder, repository or revision, or it holds no shared model;
+            huggingface_hub is missing, or cannot reach the hub.
+    """
+    folder = local_path(source, "source")
+    if folder.is_dir():
+        if revision is not None:
+            raise WeightsError(f"{folder} is a folder; revision= is of a repository")
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        folder = _download(str(source), revision)
+    else:
+        near = near_names(folder.parent, folder.name)
+        raise WeightsError(f'there is no folder {folder}{near}; a repository is "user/name"')
+    if not (folder / SHARED).is_file():
+        raise WeightsError(
+            f"{source} has no {SHARED}, so that it is no model that export_weights.py --hub has "
+            "made; of a run's folder: Predictor.from_run"
+        )
+    return folder
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import constants, errors, snapshot_download
+    except ImportError as error:
+        raise WeightsError(
+            f'there is no folder {name}, and a repository "{name}" {NEEDS_HUB}'
+        ) from error
+    hub = constants.ENDPOINT
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"{name} asks for its terms to be accepted: do so at {hub}/{name}, and give your token "
+            "as HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"there is no folder {name}, and no repository {name} at {hub}, or it is private: its "
+            "owner's token is given as HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(
+            f"{name} has no revision {revision}, see {hub}/{name}/commits"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        why = printable(str(error.__cause__ or error).strip().partition("\n")[0])
+        raise WeightsError(
+            f"{name} cannot be had from {hub} and is not complete in the cache ({why}); on a "
+            "machine without network give a folder of it"
+        ) from error
+    if revision != folder.name:
+        logger.warning('%s is at revision="%s"; name it to get the same again', name, folder.name)
+    return folder
