@@ -14,7 +14,7 @@ RUN if ! command -v python3 > /dev/null; then \
       && rm -rf /var/lib/apt/lists/*; \
     fi \
     && useradd --create-home --uid 10001 user
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
 
 FROM base AS server
