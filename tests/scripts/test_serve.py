@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,14 +35,17 @@ def running(session, **limits):
     app = serve.create_app(session, "tiny.onnx", argparse.Namespace(**LIMITS | limits))
     options = {"headers": [*serve.HEADERS.items()], "server_header": False, "log_level": "critical"}
     server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        getattr(session, "go_on", threading.Event()).set()
+        server.should_exit = True
+        thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +68,18 @@ class Blocked:
 
     def __call__(self, image):
         self.begun.release()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(20)
         return self.session(image)
 
 
-def ask(port, path="/predict", body=None, headers=(), method=None):
+def ask(port, path="/predict", body=None, headers=None):
     """The answer: its status, headers and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+    sent = {
+        **(headers or {}),
+        "connection": "close",
+    }  # as urllib has it: nothing is read after the answer
+    connection.request("GET" if body is None else "POST", path, body, sent)
     answer = connection.getresponse()
     content = answer.read()
     connection.close()
@@ -133,6 +141,19 @@ def test_json_is_coco_panoptic_and_exact(port, session, kind):
     runs = np.array(content["runs"]).reshape(-1, 2)
     assert np.array_equal(np.repeat(*runs.T), ids.ravel())
     assert (runs[1:, 0] != runs[:-1, 0]).all()
+
+
+def test_void_is_the_id_0(session):
+    def sees_void(image):
+        result = session(image)
+        panoptic = np.where(np.arange(64) < 5, -1, result.panoptic)
+        return replace(result, panoptic=panoptic)
+
+    sees_void.classes = session.classes
+    with running(sees_void) as port:
+        runs = json.loads(ask(port, body=PHOTO).body)["runs"]
+    assert runs[:2] == [0, 5]
+    assert sum(runs[1::2]) == 40 * 64
 
 
 def test_pictures_are_those_of_the_result(port, session):
@@ -215,7 +236,9 @@ def test_page_and_server_are_250_lines():
 
 
 def in_threads(function, many):
-    threads = [threading.Thread(target=function, args=(number,)) for number in range(many)]
+    threads = [
+        threading.Thread(target=function, args=(number,), daemon=True) for number in range(many)
+    ]
     for thread in threads:
         thread.start()
     return threads
