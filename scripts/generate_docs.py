@@ -26,6 +26,7 @@ PACKAGES = (
     "weights",
     "train",
     "modes",
+    "runtime",
     "demo",
     "doctor",
     "loggers",

@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from panoptic_dl.core.classes import CLASSES, load_classes
 from panoptic_dl.core.files import local_path, printable
-from panoptic_dl.core.run_folder import CONFIG
+from panoptic_dl.core.run_folder import CONFIG, is_exported
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
 PARTS = (*EXPERIMENT_PARTS, "decoder", "pixels", "choice")
 WITHOUT_DATASET = ("demo", "export")  # modes that need the model and its classes alone
 REOPENING = (*WITHOUT_DATASET, "eval", "analyze")  # modes that take a trained model
+RUNNING_EXPORTED = ("demo", "eval", "benchmark")  # those that take an exported file
 
 
 def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig:
@@ -81,9 +82,32 @@ def run_of_weights(overrides: Sequence[str]) -> Path | None:
         value = OverridesParser.create().parse_override(given["weights"]).value()
         if isinstance(value, str) and "${" not in value:
             weights = local_path(value, "weights")
+            if is_exported(weights) and given["mode"] == "mode=demo":  # it has all inside
+                return None
             folder = weights if weights.is_dir() else weights.parent
             return folder if (folder / CONFIG).is_file() else None
     return None
+
+
+def check_exported(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise ValueError where `weights=` is an exported file, and the command cannot be about one.
+
+    The mode does not run such files, or mode=demo is told of parts or numbers, which are inside.
+    """
+    weights, mode = config.get("weights"), config.hydra.runtime.choices.get("mode")
+    if not is_exported(weights):
+        return
+    if mode not in RUNNING_EXPORTED:
+        raise ValueError(
+            f"weights={weights} is an exported file, which mode={mode} does not take, but mode="
+            f"{', '.join(RUNNING_EXPORTED)}: name the run or file that it was exported from"
+        )
+    for text in overrides if mode == "demo" else ():
+        if text.partition("=")[0].lstrip("+~").partition(".")[0] in (*PARTS, "experiment"):
+            raise ValueError(
+                f"{text}: weights={weights} is an exported file, which has its parts and their "
+                "numbers inside: leave that out, or give it to mode=export"
+            )
 
 
 def with_parts(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) -> None:

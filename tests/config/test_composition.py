@@ -516,7 +516,8 @@ def test_modes_take_the_parts_of_the_run_that_weights_names(own, tmp_path, mode)
     config = compose(words, [own])
     assert dict(config.choice) == dict(compose(["experiment=mine"], [own]).choice)
     assert config.dataset.nms_kernel == 5
-    assert config.mode.model.backbone.width == 6
+    model = config.mode.model
+    assert (model._later_ if mode == "demo" else model).backbone.width == 6
     config = loader([own]).load_configuration("config", words, RunMode.RUN)
     assert OmegaConf.to_container(config.hydra.overrides.task) == words
     assert config.hydra.runtime.choices.backbone == "plain"

@@ -31,16 +31,16 @@ def test_the_parts_of_the_run_are_taken(run):
     for weights in (run, run / "model_final.pth"):
         config = demo_config(f"weights={weights}", "input=x")
         assert dict(config.choice) == dict(compose(ROW).choice)
-        assert config.mode.model == compose(ROW).task.model
-        assert len(build(config.mode.classes)) == 133
+        assert config.mode.model._later_ == compose(ROW).task.model
+        assert len(build(config.mode.classes)()) == 133
         assert config.mode.row == "toy_coco_panoptic_hrnet_tiny_dsconv"
         assert config.input == "x"
 
 
 def test_leaves_hold_for_the_parts_of_the_run(run):
     config = demo_config(f"weights={run}", "dataset.center_threshold=0.5", "pixels.mean=[1,2,3]")
-    assert config.mode.model.center_threshold == 0.5
-    assert list(config.mode.model.pixel_mean) == [1, 2, 3]
+    assert config.mode.model._later_.center_threshold == 0.5
+    assert list(config.mode.model._later_.pixel_mean) == [1, 2, 3]
     assert config.dataset.nms_kernel == 17  # of toy_coco
 
 

@@ -5,27 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.runtime.metadata import FORMAT, ExportMetadata
-
-METADATA = ExportMetadata(
-    task="panoptic",
-    postprocess=True,
-    classes=Classes(("Straße", "car"), ((1, 2, 3), (255, 0, 9)), (1,), (7, 26)),
-    label_divisor=1000,
-    stride=32,
-    batch=None,
-    height=64,
-    width=None,
-    resize={"short": 64, "longest": 128},
-    precision="fp32",
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57],
-    parameters={"stuff_area": 2048},
-    provenance={"run": "outputs/mine"},
-    opset=18,
-)
+from tests.runtime.samples import METADATA
 
 
 def test_what_is_written_is_read():
@@ -55,7 +37,7 @@ def changed(**facts):
         (changed(classes=None), "damaged"),
         (changed(stride=0), "stride is 0, not a number of at least 1"),
         (changed(width=-64), "width is -64"),
-        (changed(height=65), "height is 65, no multiple of 32"),
+        (changed(height=65), "height is 65, no multiple of 16"),
         (changed(resize={"short": 3}), "there is no 'longest'"),
         (changed(resize={"short": 3, "longest": 1.5}), "resize.longest is 1.5"),
         (changed(batch="many"), "batch is many, not a whole number or null"),
