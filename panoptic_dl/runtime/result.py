@@ -240,7 +240,7 @@ def encode(picture: NDArray[np.uint8], kind: str) -> bytes:
         return buffer.getvalue()
     try:  # with colors at full size, because thin lines would lose theirs
         image.save(buffer, "JPEG", quality=90, subsampling="4:4:4")
-    except OSError as error:  # JPEGs have at most 65,535 pixels a side
+    except OSError as error:  # JPEGs have at most 65,500 pixels a side
         raise DemoError(
             f"a picture of {picture.shape[1]} x {picture.shape[0]} cannot be written "
             f"as {kind}: choose demo.format=png"
