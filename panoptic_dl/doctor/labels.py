@@ -60,7 +60,6 @@ class ImageReport:
     problems: list[_Problem] = field(default_factory=list)
     digest: bytes | None = None  # of the file's bytes; two images with one are the same
     mode: str = ""  # Pillow's name for the kind of its pixels
-    size: tuple[int, int] | None = None  # (H, W) of the image as training reads it
     unchecked: dict[str, str] = field(default_factory=dict)  # kind of problem, and the kind why
     classes: Counter[int] = field(default_factory=Counter)  # pixels of each in the semantic label
 
@@ -103,7 +102,7 @@ def _check_files(
     ignore_label: int = IGNORE_LABEL,
     is_cityscapes: bool = False,
 ) -> None:
-    image = report.size = _noting(report, "images", partial(_check_image, report))
+    image = _noting(report, "images", partial(_check_image, report))
     if image is None:
         report.skip("images", "image modes", "orientation", "sizes")
     elif listed:
