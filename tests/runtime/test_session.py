@@ -133,6 +133,7 @@ def test_a_fixed_batch_is_filled_and_what_it_adds_is_dropped(session, tmp_path, 
     fed = watch(fixed, monkeypatch)
     results = fixed(images)
     assert [feeds["images"].shape[0] for feeds in fed] == [3, 3]
+    assert np.array_equal(fed[1]["images"][2], fed[1]["images"][0])
     for image, result in zip(images, results, strict=True):
         assert np.array_equal(result.panoptic, session(image).panoptic)
 
