@@ -38,6 +38,8 @@ RUNTIME = """
 import sys
 from pathlib import Path
 from panoptic_dl.runtime import Session
+import panoptic_dl
+assert panoptic_dl.__version__
 result = Session("model.onnx")("photograph.png")
 print(len(result.classes), result.panoptic.shape, result.draw().shape[1:])
 heavy = {"torch", "detectron2", "cv2", "scipy", "hydra", "omegaconf", "yaml"} & sys.modules.keys()
