@@ -44,7 +44,6 @@ from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.config.saved import (
     WITHOUT_DATASET,
-    check_exported,
     own_folder,
     run_of_weights,
     saved_config,
@@ -250,7 +249,6 @@ class _CheckedLoader(ConfigLoaderImpl):
             if saved is not None:
                 _forget(words, config)
                 with_parts(config, saved, overrides)
-            check_exported(config, overrides)
             _check_ranges(config)
         except HydraException as error:
             firsts = _first_options(overrides) if run_mode == RunMode.MULTIRUN else {}
@@ -289,7 +287,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         if folder is None:
             return None, []
         chosen = {text.partition("=")[0] for text in overrides if is_choice(text)}
-        alone = any(f"mode={mode}" in overrides for mode in WITHOUT_DATASET)
+        alone = any(f"mode={mode}" in overrides for mode in (*WITHOUT_DATASET, "benchmark"))
         if not alone and chosen & {*EXPERIMENT_PARTS, "experiment"}:
             return None, []
         saved = saved_config(folder, with_classes=alone)

@@ -1,7 +1,7 @@
 """The config that a run has left in its folder, ready to build the run's model from."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,36 +74,37 @@ def own_folder(folder: str | Path) -> str | None:
 
 
 def run_of_weights(overrides: Sequence[str]) -> Path | None:
-    """The run whose model a command line wants: `weights=` of it, or of a file in it."""
+    """The run whose model a command line wants: `weights=` of it, or of a file in it.
+
+    ValueError: an exported file for a mode that runs none, or parts beside one in mode=demo.
+    """
     given = {text.partition("=")[0]: text for text in overrides}
-    if given.get("mode") not in {f"mode={mode}" for mode in REOPENING} or "weights" not in given:
+    mode = given.get("mode", "mode=train").partition("=")[2]
+    if "weights" not in given:
         return None
     with contextlib.suppress(HydraException):  # which composing says in one line
         value = OverridesParser.create().parse_override(given["weights"]).value()
         if isinstance(value, str) and "${" not in value:
             weights = local_path(value, "weights")
-            if is_exported(weights) and given["mode"] == "mode=demo":  # it has all inside
-                return None
+            if is_exported(weights):
+                _check_exported(weights, mode, given)
             folder = weights if weights.is_dir() else weights.parent
-            return folder if config_file(folder).is_file() else None
+            # An exported file has inside what mode=demo takes; mode=benchmark takes the parts of
+            # its run, and of other files the weights alone.
+            modes = {*REOPENING, "benchmark"} - {"demo"} if is_exported(weights) else REOPENING
+            return folder if mode in modes and config_file(folder).is_file() else None
     return None
 
 
-def check_exported(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise ValueError where `weights=` is an exported file, and the command cannot be about one.
-
-    The mode does not run such files, or mode=demo is told of parts or numbers, which are inside.
-    """
-    weights, mode = config.get("weights"), config.hydra.runtime.choices.get("mode")
-    if not is_exported(weights):
-        return
+def _check_exported(weights: Path, mode: str, given: Mapping[str, str]) -> None:
+    """Raise ValueError where a command line cannot be about an exported file."""
     if mode not in RUNNING_EXPORTED:
         raise ValueError(
             f"weights={weights} is an exported file, which mode={mode} does not take, but mode="
             f"{', '.join(RUNNING_EXPORTED)}: name the run or file that it was exported from"
         )
-    for text in overrides if mode == "demo" else ():
-        if text.partition("=")[0].lstrip("+~").partition(".")[0] in (*PARTS, "experiment"):
+    for key, text in given.items() if mode == "demo" else ():
+        if key.lstrip("+~").partition(".")[0] in (*PARTS, "experiment"):
             raise ValueError(
                 f"{text}: weights={weights} is an exported file, which has its parts and their "
                 "numbers inside: leave that out, or give it to mode=export"

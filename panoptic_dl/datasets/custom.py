@@ -276,7 +276,7 @@ class _Split:
             return [self._record(image, image_files[i]) for i, image in images.items()]
         found, content = self._classes_of_file(classes), read_annotations(self.file)
         contiguous = {category: index for index, category in enumerate(found.category_ids)}
-        images = _annotated_images(content, self.file)
+        images = annotated_images(content, self.file)
         where = f'{self.file}: "file_name" of the annotation of image'
         labels = {
             annotation["image_id"]: _inside(
@@ -293,7 +293,7 @@ class _Split:
             number = annotation["image_id"]
             record = self._record(images[number], image_files[number]) | {
                 "pan_seg_file_name": label_files[number],
-                "segments_info": _segments(annotation, self.file, contiguous, found.thing_ids),
+                "segments_info": read_segments(annotation, self.file, contiguous, found.thing_ids),
             }
             records.append(record)
         repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
@@ -400,7 +400,7 @@ def listed_images(content: Mapping[str, Any], file: Path) -> dict[Any, dict[str,
     return images
 
 
-def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
+def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
     """The entries of images that have an annotation, by id."""
     images = listed_images(content, file)
     annotated: dict[Any, dict[str, Any]] = {}
@@ -433,7 +433,7 @@ def _annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str
     return annotated
 
 
-def _segments(
+def read_segments(
     annotation: dict[str, Any], file: Path, contiguous: Mapping[int, int], things: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The segments of an annotation, with contiguous categories."""

@@ -25,7 +25,7 @@ from panoptic_dl.demo.predictor import Predictor
 from panoptic_dl.demo.video import SUFFIX, VideoReader, VideoWriter
 from panoptic_dl.launch.session import accept
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 from panoptic_dl.runtime.result import BRANCHES, check_views
 from panoptic_dl.runtime.session import Session
 
@@ -66,11 +66,12 @@ def demo(
         )
     choices = DemoSettings(**settings)
     predictor: BasePredictor
-    if is_exported(weights):
-        predictor = _open_exported(weights, choices, device)
-        panoptic, classes_of = predictor.is_panoptic, predictor.classes
+    if exported := is_exported(weights):
+        providers = ["CPUExecutionProvider"] if device == "cpu" else None
+        predictor = Session(weights, providers=providers, maps=choices.maps)
+        panoptic, row = predictor.is_panoptic, f"{predictor}"
     else:
-        network, classes_of = model(), classes()
+        network = model()
         panoptic = isinstance(network, PanopticDeepLab)
     views = choices.views or ("panoptic" if panoptic else "semantic")
     views = [views] if isinstance(views, str) else list(views)
@@ -80,20 +81,27 @@ def demo(
         raise DemoError(f"demo.views: {error}") from None
     if not panoptic and choices.save not in (None, [], MASKS, [MASKS]):
         raise DemoError("demo.save: task=semantic has no segments to save, only masks")
+    branches = bool(set(views) & set(BRANCHES))
+    if exported and (branches or choices.precision != "fp32"):
+        raise DemoError(
+            f"{weights} has the precision that it was exported with, and tells no centers and "
+            f"offsets: leave out demo.precision and the views {' and '.join(BRANCHES)}, or take "
+            "the run that it was exported from"
+        )
     found = find_inputs(inputs)
-    if not is_exported(weights):
-        logger.info("Model: %s", row)
+    logger.info("Model: %s", row)
+    if not exported:
         predictor = Predictor(
             network,
             mapper(),
-            classes_of,
+            classes(),
             weights=weights,
             device=device,
             precision=choices.precision,
             maps=choices.maps,
-            branches=bool(set(views) & set(BRANCHES)),
+            branches=branches,
         )
-    results = ResultWriter(Path(run_dir, FOLDER), choices, views, classes_of)
+    results = ResultWriter(Path(run_dir, FOLDER), choices, views, predictor.classes)
     accept()
     run = _Run(predictor, results, choices, common_folder(found))
     pictures = [one for one in found if not one.is_video]
@@ -126,26 +134,6 @@ def demo(
             f"{len(run.failures)} of {len(found)} inputs failed, the others are done:\n{listed}"
         )
     return {"metrics": {"images/s": rate, "images": run.done}}
-
-
-def _open_exported(weights: str, choices: DemoSettings, device: str) -> Session:
-    """The session of an exported file, of which precision and outputs are what they are."""
-    if choices.precision != "fp32":
-        raise DemoError(
-            f"demo.precision={choices.precision}: {weights} has the precision that it was exported "
-            "with; leave demo.precision out, or export the model with export.precision=fp16"
-        )
-    views = [choices.views] if isinstance(choices.views, str) else choices.views or ()
-    if missing := [view for view in views if view in BRANCHES]:
-        raise DemoError(
-            f"demo.views: an exported file does not tell centers and offsets, so that {missing[0]} "
-            "cannot be drawn; take the run that it was exported from"
-        )
-    providers = ["CPUExecutionProvider"] if device == "cpu" else None
-    session = Session(weights, providers=providers, maps=choices.maps)
-    made_of = printable(session.metadata.provenance.get("run"))
-    logger.info("Model: %s, exported from %s", session, made_of)
-    return session
 
 
 class _Run:

@@ -23,7 +23,7 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import LABEL_DIVISOR
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
-from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 from panoptic_dl.runtime.result import PanopticResult
 from panoptic_dl.train.precision import arithmetic, check_precision
 from panoptic_dl.weights.hub import find_model

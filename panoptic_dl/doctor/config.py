@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from typing import Any
 
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -158,11 +157,7 @@ def _check_classes(context: CheckContext) -> CheckResult:
 
 
 def _check_crop(context: CheckContext) -> CheckResult:
-    """Which window image pooling has, in training and in tests; metrics depend on it.
-
-    Detectron2 pools over windows of the crop's size, and refuses images whose features are no
-    multiple of it. Here the window slides over any size.
-    """
+    """Which window image pooling has; metrics depend on it."""
     height, width = crop = tuple(context.sizes["crop_size"])
     modules = context.part("model").modules()
     windows = [module.kernel_size for module in modules if isinstance(module, ClampedAvgPool2d)]
@@ -170,24 +165,7 @@ def _check_crop(context: CheckContext) -> CheckResult:
         return ok(f"crop {height} x {width}; the heads pool globally")
     window = max(windows)
     padded = tuple(math.ceil(side / PADDING) * PADDING for side in crop)
-    stride = max(1, padded[0] // window[0])
-    found = f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}; "
-    multiple = context.sizes["size_divisibility"] or PADDING
-    features: Counter[tuple[int, ...]] = Counter()
-    for size in context.test_sizes:
-        resized = ResizeShortestEdge.get_output_shape(
-            *size, context.sizes["min_size_test"], context.sizes["max_size_test"]
-        )
-        features[tuple(math.ceil(side / multiple) * multiple // stride for side in resized)] += 1
-    if features:
-        ((usual, count),) = features.most_common(1)
-        share = "" if len(features) == 1 else f"{count:,} of {sum(features.values()):,} "
-        fits = "no multiple of it (Detectron2 would stop; here it slides)"
-        if all(f % w == 0 for f, w in zip(usual, window, strict=True)):
-            fits = "a multiple of it"
-        found += f"{share}test images are {usual[0]} x {usual[1]} there, {fits}"
-    else:
-        found += "sizes of test images are not known"
+    found = f"crop {height} x {width}, image pooling over {window[0]} x {window[1]}"
     best = PUBLISHED_CROPS.get(context.choice["dataset"], crop)
     if best != crop:
         found += f"; the published crop is {best[0]} x {best[1]}"

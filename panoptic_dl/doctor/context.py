@@ -91,7 +91,7 @@ class CheckContext:
     device: str  # `cuda` or `cpu`
     parts: Mapping[str, Callable[[], Any]]  # build the parts, by name; see conf/mode/doctor.yaml
     choice: Mapping[str, str]  # options of parts and of groups in `recipe`
-    sizes: Mapping[str, Any]  # crop_size [H, W], test sizes, divisibility, in pixels
+    sizes: Mapping[str, Any]  # crop_size [H, W] and divisibility, in pixels
     train: dict[str, Any]
     checkpoint: dict[str, Any]
     recipe: Mapping[str, Any]
@@ -119,17 +119,6 @@ class CheckContext:
     def is_custom_dataset(self) -> bool:
         """Whether sizes, areas and crowds need not be listed in its files."""
         return self.choice["dataset"] in {*FORMATS, *importing.FORMATS}
-
-    @property
-    def test_sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the images of "val": as listed, else of those that were opened."""
-        if "val" not in self.splits:
-            return []
-        split = self.splits["val"]
-        listed = [
-            (r["height"], r["width"]) for r in split.records if {"height", "width"} <= r.keys()
-        ]
-        return listed or [report.size for report in split.reports if report.size]
 
     @property
     def num_processes(self) -> int:

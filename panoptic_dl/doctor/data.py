@@ -3,7 +3,7 @@
 import contextlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import script_command
-from panoptic_dl.core.images import NUM_IDS
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map
-from panoptic_dl.datasets.categories import repeated_stuff
+from panoptic_dl.datasets.categories import read_categories, repeated_stuff
+from panoptic_dl.datasets.custom import annotated_images, read_segments
 from panoptic_dl.datasets.importing import FORMATS as IMPORTED
 from panoptic_dl.datasets.registry import list_files
 from panoptic_dl.doctor.context import (
@@ -74,13 +74,12 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "labels": ("prepared", "complete RGB PNG files", "panoptic labels are none"),
     "label ids": ("prepared", "those of segments_info", "ids are in one of PNG and JSON only"),
     "areas": ("prepared", "those of the pixels", "areas in the JSON file are wrong"),
-    "boxes": ("prepared", "those of the pixels", "boxes in the JSON file are wrong"),
     "semantic labels": ("prepared", "complete, all ids in range", "semantic labels are wrong"),
     "agreement": ("prepared", "all labels of an image agree", "labels disagree with others"),
 }
 IN_HEADERS = ("images", "image modes", "orientation", "sizes", "labels", "semantic labels")
 """Kinds that loaders and evaluations find by themselves, by `core.headers`, as "agreement" may."""
-OF_PANOPTIC = ("labels", "label ids", "areas", "boxes")
+OF_PANOPTIC = ("labels", "label ids", "areas")
 
 
 def checks() -> list[Check]:
@@ -211,87 +210,46 @@ def _unchecked(split: Split, kind: str, failures: Sequence[Any] = ()) -> CheckRe
 
 
 def _check_json(title: str, context: CheckContext) -> CheckResult | None:
-    """The panoptic JSON file, if there is one: ids, sizes, categories, crowds."""
+    """The panoptic JSON file, if there is one; its readers raise what is wrong in it.
+
+    Official files list areas and crowds, which custom ones need not.
+    """
     split = context.splits[title]
     if split.panoptic_json is None:
         return None
-    problems = list(_json_problems(split, context.is_custom_dataset))
-    entries, categories = split.content["annotations"], split.content["categories"]
-    segments = [segment for entry in entries for segment in entry.get("segments_info", ())]
-    things = sum(bool(category.get("isthing")) for category in categories)
-    return from_problems(
-        f"{len(entries):,} images with {len(segments):,} segments, "
-        f"{sum(segment.get('iscrowd') == 1 for segment in segments):,} of them crowds; {things} "
-        f"things and {len(categories) - things} stuff classes, as in the catalog",
-        f"problems in {split.panoptic_json}",
-        _hint_for(context, title, "prepared"),
-        [f"{split.panoptic_json}: {text}" for text, serious in problems if serious],
-        [f"{split.panoptic_json}: {text}" for text, serious in problems if not serious],
-    )
-
-
-def _json_problems(split: Split, custom: bool) -> Iterator[tuple[str, bool]]:
-    """What is wrong in the panoptic JSON file (custom ones may list less), and if it is serious."""
-    images, entries, categories = (
-        split.content[key] for key in ("images", "annotations", "categories")
-    )
-    image_ids = [image.get("id") for image in images]
-    annotated = [entry.get("image_id") for entry in entries]
-    for what, values in (
-        ("image id", image_ids),
-        ("annotation of image", annotated),
-        ("annotation with label file", [entry.get("file_name") for entry in entries]),
-        ("category id", [category.get("id") for category in categories]),
-    ):
-        for value, count in _repeated(values):
-            yield f"{count} times the {what} {value}", True
-    listed, used = set(image_ids), set(annotated)
-    for image in images:
-        if not custom and not {"height", "width"} <= image.keys():
-            yield f"image {image.get('id')} has no height or width", True
-        if image.get("id") not in used:
-            yield f"image {image.get('id')} has no annotation: it is not used", False
-
+    file, content = Path(split.panoptic_json), split.content
+    hint = _hint_for(context, title, "prepared")
+    classes, images = read_categories([file]), annotated_images(content, file)
     things = split.metadata.get("thing_dataset_id_to_contiguous_id") or {}
-
-    def describe(name: Any, thing: bool) -> str:
-        return f"{name} ({'thing' if thing else 'stuff'})" if things else str(name)
-
-    is_thing = {category.get("id"): bool(category.get("isthing")) for category in categories}
-    in_file = {c.get("id"): describe(c.get("name"), bool(c.get("isthing"))) for c in categories}
-    in_dataset = {
-        number: describe(split.class_names[category], number in things)
-        for number, category in split.contiguous.items()
-    }
-    for number in {**in_file, **in_dataset}:
-        here, there = (table.get(number, "missing") for table in (in_file, in_dataset))
-        if here != there:
-            yield f"category {number} is {here}, but {there} in the dataset", True
-
-    needed = ("id", "category_id") if custom else ("id", "category_id", "area", "iscrowd")
-    for entry in entries:
-        if entry.get("image_id") not in listed:
-            yield f"an annotation is of image {entry.get('image_id')}, which is not listed", True
-        segments = entry.get("segments_info", ())
-        for value, count in _repeated(segment.get("id") for segment in segments):
-            yield f"{count} segments of {entry.get('file_name')} have the id {value}", True
-        for segment in segments:
-            name = f"segment {segment.get('id')} of {entry.get('file_name')}"
-            category, crowd = segment.get("category_id"), segment.get("iscrowd", 0)
+    here = {c["id"]: (c["name"], things and c["isthing"]) for c in classes.categories()}
+    there = {n: (split.class_names[c], things and n in things) for n, c in split.contiguous.items()}
+    for number in here | there:
+        if (own := here.get(number)) != (wanted := there.get(number)):
+            return fail(f"{file}: category {number} is {own}, in the dataset {wanted}", hint)
+    contiguous = {category: index for index, category in enumerate(classes.category_ids)}
+    needed = () if context.is_custom_dataset else ("area", "iscrowd")
+    segments: list[dict[str, Any]] = []
+    for annotation in content["annotations"]:
+        segments += read_segments(annotation, file, contiguous, classes.thing_ids)
+        for segment in annotation["segments_info"]:
             if missing := [key for key in needed if key not in segment]:
-                yield f"{name} has no {', '.join(missing)}", True
-            elif type(segment["id"]) is not int or not 0 < segment["id"] < NUM_IDS:
-                yield f"{name}: ids are whole numbers from 1 (0 is void) to {NUM_IDS - 1}", True
-            if category not in is_thing:
-                yield f"{name} has the unknown category {category}", True
-            if crowd not in (0, 1):
-                yield f"{name} has iscrowd {crowd!r}, not 0 or 1", True
-            elif crowd and not is_thing.get(category, True):
-                yield f"{name} is a crowd of stuff: it is not measured", False
-
-
-def _repeated(values: Iterable[Any]) -> list[tuple[Hashable, int]]:
-    return [(value, count) for value, count in Counter(values).items() if count > 1]
+                name = f"segment {segment['id']} of {annotation['file_name']}"
+                return fail(f"{file}: {name} has no {', '.join(missing)}", hint)
+    crowds = [segment for segment in segments if segment["iscrowd"]]
+    stuff = len(classes) - len(classes.thing_ids)
+    odd = [
+        f"segment {s['id']}, a crowd of stuff, is not measured" for s in crowds if not s["isthing"]
+    ]
+    unused = [image["id"] for image in content["images"] if image["id"] not in images]
+    odd += [f"image {number} has no annotation: it is not used" for number in unused]
+    return from_problems(
+        f"{len(images):,} images with {len(segments):,} segments, {len(crowds):,} of them crowds; "
+        f"{len(classes.thing_ids)} things and {stuff} stuff classes, as in the catalog",
+        f"problems in {file}",
+        hint,
+        [],
+        [f"{file}: {text}" for text in odd],
+    )
 
 
 def _check_classes(title: str, context: CheckContext) -> CheckResult | None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
-from scipy.ndimage import find_objects
 
 from panoptic_dl.core.archives import read_file
 from panoptic_dl.core.errors import DatasetError
@@ -35,8 +34,7 @@ from panoptic_dl.core.images import (
     segment_numbers,
 )
 
-OF_SEGMENTS = ("label ids", "areas", "boxes")  # kinds that need the pixels of segments
-BOX_TOLERANCE = 2  # pixels: scripts disagree about the last pixel
+OF_SEGMENTS = ("label ids", "areas")  # kinds that need the pixels of segments
 TRAIN_IDS = "_gtFine_labelTrainIds.png"
 
 Found = TypeVar("Found")
@@ -62,7 +60,6 @@ class ImageReport:
     problems: list[_Problem] = field(default_factory=list)
     digest: bytes | None = None  # of the file's bytes; two images with one are the same
     mode: str = ""  # Pillow's name for the kind of its pixels
-    size: tuple[int, int] | None = None  # (H, W) of the image as training reads it
     unchecked: dict[str, str] = field(default_factory=dict)  # kind of problem, and the kind why
     classes: Counter[int] = field(default_factory=Counter)  # pixels of each in the semantic label
 
@@ -105,7 +102,7 @@ def _check_files(
     ignore_label: int = IGNORE_LABEL,
     is_cityscapes: bool = False,
 ) -> None:
-    image = report.size = _noting(report, "images", partial(_check_image, report))
+    image = _noting(report, "images", partial(_check_image, report))
     if image is None:
         report.skip("images", "image modes", "orientation", "sizes")
     elif listed:
@@ -213,7 +210,7 @@ def _check_image(report: ImageReport) -> tuple[int, int]:
 def _compare_with_segments(
     report: ImageReport, label: np.ndarray, record: Mapping[str, Any]
 ) -> None:
-    """Note ids that a label (H, W) or segments_info lacks, and areas and boxes that are wrong."""
+    """Note ids that a label (H, W) or segments_info lacks, and areas that are wrong."""
     file, infos = record["pan_seg_file_name"], record.get("segments_info", ())
     infos = {info["id"]: info for info in infos if "id" in info}
     ids = [number for number in infos if type(number) is int]
@@ -227,29 +224,11 @@ def _compare_with_segments(
             report.add("label ids", f"{file}: segment {number} of segments_info has no pixel")
     if report.has("label ids"):
         return  # areas would be wrong for the same reason
-    for number, (rows, columns) in zip(ids, find_objects(numbers.astype(np.int32)), strict=True):
-        info, area, name = infos[number], areas[number], f"{file}: segment {number}"
-        if info.get("area", area) != area:
-            text = f"{name} has area {info['area']} in the JSON file, but {area} pixels"
+    for number, area in areas.items():
+        listed = infos[number].get("area", area)
+        if listed != area:
+            text = f"{file}: segment {number} has area {listed} in the JSON file, but {area} pixels"
             report.add("areas", text)
-        box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-        if info.get("bbox") and not _is_near(info["bbox"], box):
-            report.add(
-                "boxes",
-                f"{name} has bbox {info['bbox']} in the JSON file, but its pixels {box} (left, "
-                "top, width, height)",
-                serious=False,
-            )
-
-
-def _is_near(bbox: Any, box: Sequence[int]) -> bool:
-    """Whether all sides of two boxes (left, top, width, height) are close together."""
-    try:
-        left, top, width, height = np.transpose([np.array(bbox, float), box])
-    except (TypeError, ValueError):
-        return False
-    differences = np.diff([left, top, left + width, top + height])
-    return bool(np.abs(differences).max() <= BOX_TOLERANCE)
 
 
 def _compare(

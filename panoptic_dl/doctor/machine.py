@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 from detectron2.layers import NaiveSyncBatchNorm
 from packaging.requirements import Requirement
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from panoptic_dl.core.environment import describe_device, version
@@ -27,7 +25,7 @@ from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
-from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS
+from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS, checkpoint_bytes, optimizer_copies
 from panoptic_dl.train.precision import autocast, check_precision
 
 SHOWN_PACKAGES = ("torch", "numpy", "hydra-core")
@@ -119,12 +117,9 @@ def check_shared_memory(context: CheckContext) -> CheckResult | None:
 
 def check_disk(context: CheckContext) -> CheckResult:
     """The free room of run_dir against the checkpoints that will be kept in it."""
-    model: nn.Module = context.part("model")
-    weights = _num_bytes(model.state_dict().values())
-    trained = _num_bytes(p for p in model.parameters() if p.requires_grad)
-    size = weights * (1 + bool(context.train["ema"])) + trained * _optimizer_share(
-        context.part("optimizer")
-    )
+    model = context.part("model")
+    optimizer = context.part("optimizer")(model)
+    size = checkpoint_bytes(model, optimizer, ema=bool(context.train["ema"]))
     count = context.checkpoint["kept"] + EXTRA_CHECKPOINTS
     needed = count * size + LOG_BYTES
     free = shutil.disk_usage(context.run_dir).free
@@ -137,20 +132,6 @@ def check_disk(context: CheckContext) -> CheckResult:
     if 2 * needed > free:
         return warn(found, "make room, or choose another run_dir: other runs write, too")
     return ok(found)
-
-
-def _optimizer_share(optimizer: Callable[[nn.Module], Optimizer]) -> float:
-    """Bytes that an optimizer keeps for each byte of parameters: measured on a tiny layer."""
-    layer = nn.Linear(64, 64)
-    tried = optimizer(layer)
-    layer(torch.zeros(1, 64)).sum().backward()
-    tried.step()
-    kept = sum(_num_bytes(state.values()) for state in tried.state.values())
-    return kept / _num_bytes(layer.parameters())
-
-
-def _num_bytes(values: Iterable[Any]) -> int:
-    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
 
 
 def check_memory(context: CheckContext) -> CheckResult:
@@ -188,7 +169,10 @@ def _estimate_step(context: CheckContext) -> tuple[float, float]:
     with activation checkpointing what the blocks are given, and the inside of the largest.
     """
     model = copy.deepcopy(context.part("model")).train()  # batch norm changes its statistics
-    weights, device = _num_bytes(model.parameters()), next(model.parameters()).device.type
+    weights, device = (
+        sum(p.nbytes for p in model.parameters()),
+        next(model.parameters()).device.type,
+    )
     if hasattr(model, "size_divisibility"):  # images are padded as little as possible
         model.size_divisibility = padding_multiple(model.backbone)
     for layer in model.modules():
@@ -207,7 +191,7 @@ def _estimate_step(context: CheckContext) -> tuple[float, float]:
     per_pixel = (large - small) / (pixels[1] - pixels[0])
     fixed = max(0.0, small - per_pixel * pixels[0])
     per_pixel += (NUM_GRADIENTS * max(sizes[1]) + block) / pixels[1]
-    copies = 2 + _optimizer_share(context.part("optimizer")) + bool(context.train["ema"])
+    copies = 2 + optimizer_copies(context.part("optimizer")(model)) + bool(context.train["ema"])
     copies += context.num_processes > 1  # gradients on their way to other processes
     fixed += weights * copies + (CUDA_CONTEXT if context.device == "cuda" else 0)
     multiple = context.sizes["size_divisibility"] or 32

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,13 +27,16 @@ from panoptic_dl.core.environment import (
     peak_memory,
     reset_peak_memory,
 )
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import local_path, sha256_of, write_text
+from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.models.batch_norm import fold_batch_norms
+from panoptic_dl.modes.export import Engine, engines, fit_inputs
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
-from panoptic_dl.report.benchmark import benchmark_text, draw_stages, summarize
+from panoptic_dl.report.benchmark import benchmark_text, draw_stages, engines_text, summarize
+from panoptic_dl.runtime.session import Session
 from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
@@ -61,7 +65,8 @@ def benchmark(
 
     The network gets images; post-processing gets maps as of a trained network, because the output
     of random weights has no instances. Speed does not depend on `weights`. `settings` are fields
-    of `BenchmarkSettings`.
+    of `BenchmarkSettings`. Where `weights` are an exported file, the programs that can run it are
+    timed beside PyTorch.
 
     Raises ValueError for options that cannot be, or that this machine does not have.
     """
@@ -72,6 +77,8 @@ def benchmark(
         raise ValueError("mode=benchmark measures one process: drop launch.num_gpus and the like")
     model.to(place).eval()
     run = _Benchmark(model, scenes, mapper, chosen, place)
+    if weights is not None and is_exported(weights):
+        return _compare_engines(run, local_path(weights, "weights"), image_format, Path(run_dir))
     if weights is not None:
         load_model(model, weights, image_format)
     else:
@@ -282,6 +289,63 @@ class _Benchmark:
         found[0] = found[0][:, :, ::stride, ::stride].contiguous()
         assert found[0].shape == maps[0].shape
         return tuple(found)
+
+
+def _compare_engines(
+    run: _Benchmark, file: Path, image_format: str, run_dir: Path
+) -> dict[str, Any]:
+    """Time an exported file from pixels to labels, in each program that runs it and in PyTorch.
+
+    PyTorch has the weights that the file was made of, where they are still in their place.
+    """
+    metadata, model, (height, width) = Session(file).metadata, run.model, run.scenes.size
+    source = read_config(file.parent).get("weights") or ""
+    same = Path(source).exists() and source != ""
+    if same and sha256_of(find_weights(source)) == metadata.provenance.get("sha256"):
+        load_model(model, source, image_format)
+    else:
+        same = False
+        logger.warning("The weights that %s was made of are not here: PyTorch's are random", file)
+        _init_statistics(model, lambda: model.network(run.images[:1]))
+    batches = [run.load(number) for number in range(run.scenes.num_scenes)]
+    feeds = [fit_inputs(samples, image_format, metadata) for samples in batches]
+    name = "panoptic" if run.panoptic else "semantic"
+
+    def by_torch(network: Callable[[Tensor], Maps], number: int) -> NDArray[Any]:
+        images = model.preprocess(batches[number])
+        found = model.postprocess(network(images.tensor), images.image_sizes, batches[number])
+        maps = [f["panoptic_seg"][0] if run.panoptic else f["sem_seg"].argmax(0) for f in found]
+        return torch.stack(maps).numpy()
+
+    def by_engine(compute: Engine, number: int) -> NDArray[Any]:
+        return compute(feeds[number])[name]
+
+    programs = {
+        "PyTorch": partial(by_torch, model.network),
+        "PyTorch, compiled": partial(by_torch, torch.compile(model.network)),
+        **{program: partial(by_engine, compute) for program, compute in engines(file).items()},
+    }
+    labels, rows = dict[str, NDArray[Any]](), dict[str, dict[str, float]]()
+    for program, predict in programs.items():
+        times = []
+        with torch.no_grad(), arithmetic("fp32", run.device):
+            for iteration in range(run.warmup + run.iterations):
+                started = time.perf_counter()
+                labels[program] = predict(iteration % len(batches))
+                times.append(1000 * (time.perf_counter() - started))
+        rows[program] = summarize(times[run.warmup :], run.settings.batch_size)
+        if same:
+            rows[program]["other labels"] = float((labels[program] != labels["PyTorch"]).mean())
+    result = {
+        "machine": describe_device("cpu"),
+        "image_size": [height, width],
+        "file": file.name,
+        "programs": rows,
+    }
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "benchmark.json", json.dumps(result, indent=2) + "\n")
+    logger.info("%s: %d x %d pixels, fp32\n%s", file, height, width, engines_text(result))
+    return {"metrics": {f"{program} ms": row["p50"] for program, row in rows.items()}, **result}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
@@ -25,7 +26,7 @@ from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, write_text
 from panoptic_dl.core.headers import check_records, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
-from panoptic_dl.core.run_folder import RESULTS, as_json
+from panoptic_dl.core.run_folder import RESULTS, as_json, is_exported
 from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline, headline_names
@@ -34,16 +35,19 @@ from panoptic_dl.launch.session import accept
 from panoptic_dl.loggers.base import Details, Logger, Loggers, Run
 from panoptic_dl.models.test_time_augmentation import TestTimeAugmentation
 from panoptic_dl.modes.pictures import EvaluationPictures
-from panoptic_dl.predictions.dataset import OUTPUT_KEYS
+from panoptic_dl.predictions.dataset import OUTPUT_KEYS, make_instances
 from panoptic_dl.predictions.folder import PredictionFolder, clear_other_kinds, prediction_writers
 from panoptic_dl.report.results import (
     class_tables,
+    comparison_of_weights,
     comparison_table,
     notes,
     results_csv,
     results_markdown,
     summary_table,
 )
+from panoptic_dl.runtime.prediction import NetworkOutput, PreparedImage
+from panoptic_dl.runtime.session import Session
 from panoptic_dl.train.precision import float32
 from panoptic_dl.weights.load import load_model
 
@@ -87,14 +91,19 @@ def evaluate(
     if not evaluation.has_truth:
         _require_no_figures(evaluation, predictions)
     evaluation.check_folder(folder)
-    if weights is not None:
+    measure: Callable[[], dict[str, Any]]
+    if weights is not None and is_exported(weights):
+        run, measure = (
+            Run(folder, "eval"),
+            _of_export(evaluation, weights, image_format, classes, folder),
+        )
+    elif weights is not None:
         load_model(model, weights, image_format)
         if classes is not None:
             require_classes(classes, weights)
         model.to(device)
         run = Run(folder, "eval", model=model)
-        source = {"weights": weights}
-        measure: Callable[[], dict[str, Any]] = partial(evaluation, model, folder, source=source)
+        measure = partial(evaluation, model, folder, source={"weights": weights})
     else:
         run, measure = Run(folder, "eval"), _of_files(evaluation, str(predictions), folder)
     accept()
@@ -154,6 +163,75 @@ def _of_files(
         entries={OUTPUT_KEYS[kind] for kind in files.kinds},
         source={"predictions": predictions},
     )
+
+
+def _of_export(
+    evaluation: "Evaluation",
+    weights: str,
+    image_format: str,
+    classes: Classes | None,
+    run_dir: Path,
+) -> Callable[[], dict[str, Any]]:
+    if evaluation.settings.test_time_augmentation:
+        raise ValueError(
+            "evaluation.scales and evaluation.flip are not in an exported file: leave them out, or "
+            "evaluate the run's own weights"
+        )
+    session = Session(weights)
+    if classes is not None and (differs := classes.difference(session.classes)):
+        raise ValueError(f"the dataset has other classes than weights={weights}: {differs}")
+    entries = {"sem_seg"} | ({"panoptic_seg", "instances"} if session.is_panoptic else set())
+    if missing := evaluation.outputs - entries:
+        raise ValueError(f"weights={weights} is of task=semantic and has no {min(missing)}")
+
+    def measure() -> dict[str, Any]:
+        source = {"weights": weights}
+        summary = evaluation(SessionModel(session, image_format), run_dir, source=source)
+        before = session.metadata.provenance.get("results") or {}
+        if summary and before.get("dataset") == evaluation.dataset:
+            rows = {"exported": summary["metrics"], "its checkpoint": before["metrics"]}
+            logger.info("Beside the weights it was made of\n%s", comparison_of_weights(rows))
+        return summary
+
+    return measure
+
+
+class SessionModel:
+    """An exported file in the place of a model: Detectron2's inputs, and outputs for evaluators.
+
+    "sem_seg" are (H, W) classes, "panoptic_seg" and "instances" as of `PanopticDeepLab`.
+    """
+
+    def __init__(self, session: Session, image_format: str) -> None:
+        self.session, self.is_bgr = session, image_format == "BGR"
+
+    def __call__(self, batch: Batch) -> Batch:
+        return [
+            self._entries(output)
+            for output in self.session.predict([self._prepare(sample) for sample in batch])
+        ]
+
+    def _prepare(self, sample: dict[str, Any]) -> PreparedImage:
+        pixels = sample["image"].flip(0) if self.is_bgr else sample["image"]
+        size = int(sample["height"]), int(sample["width"])
+        return PreparedImage(np.empty((0, 0, 3), np.uint8), (), pixels.numpy(), size)
+
+    def _entries(self, output: NetworkOutput) -> dict[str, Any]:
+        entries: dict[str, Any] = {"sem_seg": torch.from_numpy(output.semantic.astype(np.int64))}
+        if output.panoptic is None:
+            return entries
+        entries["panoptic_seg"] = torch.from_numpy(output.panoptic).long(), None
+        ids = np.unique(output.panoptic)
+        categories = ids // self.session.label_divisor
+        is_thing = (ids >= 0) & np.isin(categories, self.session.classes.thing_ids)
+        assert output.scores is not None
+        entries["instances"] = make_instances(
+            [output.panoptic == i for i in ids[is_thing]],
+            categories[is_thing].tolist(),
+            output.scores.tolist(),
+            output.panoptic.shape,
+        )
+        return entries
 
 
 class Evaluation:

@@ -23,9 +23,9 @@ from torch.fx.experimental import _config as symbolic_shapes
 
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.environment import version
-from panoptic_dl.core.files import atomic_write, sha256_of
+from panoptic_dl.core.files import atomic_write, read_json_object, sha256_of
 from panoptic_dl.core.parallel import size_text
-from panoptic_dl.core.run_folder import find_weights
+from panoptic_dl.core.run_folder import MANIFEST, find_weights
 from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.launch.session import accept
 from panoptic_dl.models.export import ExportedModel
@@ -69,16 +69,23 @@ def export(
         raise ValueError("mode=export needs weights=: the output folder of a run, or a file")
     if chosen.format == "onnx":
         require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    if chosen.format == "aotinductor" and None in (chosen.batch, chosen.height, chosen.width):
+        raise ValueError(  # with any size, those of torch 2.15 compute something else
+            "export.format=aotinductor is compiled for one size: give export.batch=, "
+            "export.height= and export.width="
+        )
     source = find_weights(weights)
+    sha256 = sha256_of(source)
     load_model(model.eval(), source, mapper.image_format)
     metadata = _describe(model, mapper, classes, chosen)
-    provenance = {
+    provenance: dict[str, Any] = {
         "run": name,
         "weights": source.name,
-        "sha256": sha256_of(source),
+        "sha256": sha256,
         "panoptic_dl": version("panoptic-dl"),
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "results": _results_of(source, sha256),
     }
     metadata.provenance.update(provenance)
     accept()
@@ -89,9 +96,17 @@ def export(
         program = _trace(_graph(model, mapper.image_format, chosen), metadata)
         _write(program, temporary, chosen.format, metadata)
         differences = _compare(temporary, chosen.format, metadata, cases)
-    size = size_text(file.stat().st_size)
-    logger.info("Saved %s (%s): %s of opset %d", file, size, chosen.format, chosen.opset)
-    return {"metrics": differences}
+    logger.info("Saved %s, %s", file, size_text(file.stat().st_size))
+    return {"metrics": {**differences, "MB": file.stat().st_size / 1e6}}
+
+
+def _results_of(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
+    """Dataset and metrics of the evaluation that its run has made of a checkpoint, if it has."""
+    manifest = checkpoint.with_name(MANIFEST)
+    for entry in read_json_object(manifest)["files"].values() if manifest.is_file() else ():
+        if entry.get("sha256") == sha256 and "figures" in entry:
+            return {"dataset": entry["split"]["dataset"], "metrics": entry["figures"]}
+    return None
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -176,11 +191,9 @@ def _trace(graph: ExportedModel, metadata: ExportMetadata) -> ExportedProgram:
     except Exception as error:  # of torch's tracer, of many kinds
         logger.debug("torch.export failed", exc_info=True)
         reason = str(error).strip().partition("\n")[0][:300]
-        cure = f"export.height={8 * stride} export.width={12 * stride}"
-        raise ValueError(
-            f"torch.export cannot follow this network{f' for any size: try {cure}' * bool(dims)} "
-            f"({reason}); its tensors may not decide which operations come next"
-        ) from error
+        cure = f"export.batch=1 export.height={8 * stride} export.width={12 * stride}"
+        fix = f"; fix what may be of any size: {cure}" if dims else ""
+        raise ValueError(f"torch.export cannot follow this network{fix} ({reason})") from error
 
 
 def _write(program: ExportedProgram, file: Path, kind: str, metadata: ExportMetadata) -> None:
@@ -304,11 +317,52 @@ def _compare(
 
 
 def _difference(name: str, got: NDArray[Any], expected: NDArray[Any]) -> float:
-    if name in ("panoptic", "semantic"):
+    if name == "semantic":
         return float((got != expected).mean())
+    if name == "panoptic":
+        return 1 - min(_shared(got, expected), _shared(expected, got))
     if name == "scores":
         return float(np.abs(got[:, : expected.shape[1]] - expected).max(initial=0))
     return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def _shared(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Share of pixels in which each segment of `one` is the segment of `other` that it mostly is.
+
+    Numbers do not count: where one instance is lost, all after it have others.
+    """
+    number, total = 0, 0
+    for a, b in zip(one, other, strict=True):
+        pairs, counts = np.unique(np.stack((a, b)).reshape(2, -1), axis=1, return_counts=True)
+        total += counts.sum()
+        order = np.lexsort((counts, pairs[0]))
+        last = np.append(np.diff(pairs[0][order]) != 0, True)  # the largest part of each segment
+        number += counts[order][last].sum()
+    return float(number / total)
+
+
+def fit_inputs(
+    samples: list[dict[str, Any]], image_format: str, metadata: ExportMetadata
+) -> dict[str, Tensor]:
+    """The inputs of a file for images of one size, with labels of that size.
+
+    ValueError: they are larger than the file takes, or not as many.
+    """
+    images = torch.stack([sample["image"] for sample in samples])
+    images = images.flip(1) if image_format == "BGR" else images
+    size = images.shape[2:]
+    wanted = [
+        fixed or -(-side // metadata.stride) * metadata.stride
+        for fixed, side in zip((metadata.height, metadata.width), size, strict=True)
+    ]
+    rows, columns = (most - side for most, side in zip(wanted, size, strict=True))
+    if min(rows, columns) < 0 or metadata.batch not in (None, len(samples)):
+        raise ValueError(
+            f"{len(samples)} images of {size[0]} x {size[1]} pixels: the file takes "
+            f"{metadata.batch or 'any number'} of at most {wanted[0]} x {wanted[1]}"
+        )
+    inputs = {"images": F.pad(images, (0, columns, 0, rows)), "image_size": torch.tensor(size)}
+    return inputs | ({"output_size": inputs["image_size"]} if metadata.postprocess else {})
 
 
 def engines(file: Path, kind: str = "onnx") -> dict[str, Engine]:

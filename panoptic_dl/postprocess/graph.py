@@ -88,8 +88,8 @@ def segment(
     sums = torch.zeros(num_images * top_k, dtype=torch.int64)
     count = sums.scatter_add(0, group, ones).clamp(min=1)
     total = sums.double().scatter_add(0, group, probability)
-    mean_row = (sums.scatter_add(0, group, row).float() / count.float()).long()
-    mean_column = (sums.scatter_add(0, group, column).float() / count.float()).long()
+    mean_row = sums.scatter_add(0, group, row) // count
+    mean_column = sums.scatter_add(0, group, column) // count
     middle = (mean_row * width + mean_column).view(num_images, top_k)
     scores = (total / count).float().view(num_images, top_k) * center.flatten(1).gather(1, middle)
 

@@ -58,6 +58,22 @@ def benchmark_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def engines_text(result: Mapping[str, Any]) -> str:
+    """The programs that run an exported file, one a line, beside PyTorch."""
+    first = next(iter(result["programs"].values()))
+    rows = [
+        [
+            program,
+            *(f"{times[column]:.2f}" for column in ("p50", "p90", "images_per_s")),
+            f"{first['p50'] / times['p50']:.2f}",
+            f"{100 * times['other labels']:.4f} %" if "other labels" in times else "",
+        ]
+        for program, times in result["programs"].items()
+    ]
+    headings = ["program", "p50 ms", "p90 ms", "images/s", "times as fast", "other labels"]
+    return f"{result['machine']}\n{markdown_table(headings, rows)}"
+
+
 def _combined_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Several results, one a line: medians of the stages."""
     stages = [s for s in (*COLORS, "total") if any(s in r["stages"] for r in results)]

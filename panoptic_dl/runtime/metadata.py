@@ -11,7 +11,8 @@ from panoptic_dl.core.settings import describe_type, has_type
 
 PROPERTY = "panoptic_dl"  # of the ONNX file's metadata
 FORMAT = 1
-TASKS, PRECISIONS = ("panoptic", "semantic"), ("fp32", "fp16")
+CHOICES = {"task": ("panoptic", "semantic"), "precision": ("fp32", "fp16")}
+RESIZE = ("short", "longest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class ExportMetadata:
         provenance: of what run, weights and versions, on what date; for information.
         opset: of ONNX.
         format: version of these facts, and of the names of inputs and outputs.
+
+    Raises:
+        ValueError: an attribute is not what it is said to be here.
     """
 
     task: str
@@ -52,6 +56,22 @@ class ExportMetadata:
     opset: int
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not has_type(value, hint) or value not in CHOICES.get(name, (value,)):
+                wanted = " or ".join(CHOICES[name]) if name in CHOICES else describe_type(hint)
+                raise ValueError(f"{name} is {printable(value)}, not {wanted}")
+        sides = [side for side in (self.height, self.width) if side is not None]
+        resize = () if self.resize is None else map(self.resize.__getitem__, RESIZE)
+        for number in (self.label_divisor, self.stride, self.batch or 1, *sides, *resize):
+            if (
+                not has_type(number, int)
+                or number < 1
+                or (number in sides and number % self.stride)
+            ):
+                raise ValueError(f"a size is {printable(number)}, with a stride of {self.stride}")
+
     def to_json(self) -> str:
         """As `from_json` reads it: an object of the attributes, plain ASCII."""
         return json.dumps({**asdict(self), "classes": json.loads(self.classes.to_json())})
@@ -68,43 +88,18 @@ class ExportMetadata:
             raise WeightsError(f"{file} has no panoptic_dl metadata: export it with mode=export")
         try:
             record = parse_json(text, "the JSON")
-            if not isinstance(record, dict):
-                raise ValueError("it is no object")
-            if record.get("format") != FORMAT:
-                found = printable(record.get("format"))
-                raise WeightsError(
-                    f"{file} is of version {found} of the format of exported files, and this "
-                    f"panoptic-dl reads version {FORMAT}: export the model again with mode=export, "
-                    "or take the version of panoptic-dl that wrote the file"
-                )
-            facts = {each.name: record[each.name] for each in fields(cls)}
-            facts["classes"] = parse_classes(facts["classes"])
-            _check(facts, get_type_hints(cls))
-        except WeightsError:
-            raise
+            version = record["format"]
+            if version == FORMAT:
+                facts = {each.name: record[each.name] for each in fields(cls)}
+                return cls(**facts | {"classes": parse_classes(facts["classes"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else printable(str(error))
+            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise WeightsError(
-                f"{file} has damaged panoptic_dl metadata ({what}): export the model again with "
-                "mode=export"
+                f"{file} has damaged panoptic_dl metadata ({printable(what, 200)}): export the "
+                "model again with mode=export"
             ) from error
-        return cls(**facts)
-
-
-def _check(facts: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Raise ValueError unless each fact is what its attribute is said to be."""
-    for name, value in facts.items():
-        if name != "classes" and not has_type(value, hints[name]):
-            raise ValueError(f"{name} is {printable(value)}, not {describe_type(hints[name])}")
-    for name, allowed in (("task", TASKS), ("precision", PRECISIONS)):
-        if facts[name] not in allowed:
-            raise ValueError(f"{name} is {printable(facts[name])}, not {' or '.join(allowed)}")
-    sizes = {name: facts[name] for name in ("label_divisor", "stride", "batch", "height", "width")}
-    if facts["resize"] is not None:
-        sizes |= {f"resize.{name}": facts["resize"][name] for name in ("short", "longest")}
-    for name, value in sizes.items():
-        if value is not None and not (has_type(value, int) and value > 0):
-            raise ValueError(f"{name} is {printable(value)}, not a number of at least 1")
-    for name in ("height", "width"):
-        if (facts[name] or 0) % facts["stride"]:
-            raise ValueError(f"{name} is {facts[name]}, no multiple of {facts['stride']}")
+        raise WeightsError(
+            f"{file} is of version {printable(version)} of the format of exported files, and this "
+            f"panoptic-dl reads version {FORMAT}: export the model again with mode=export, or take "
+            "the version of panoptic-dl that wrote the file"
+        )

@@ -15,7 +15,7 @@ from PIL import Image
 from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.core.files import local_path, near_names, printable
 from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
-from panoptic_dl.runtime.predictor import BasePredictor, NetworkOutput, PreparedImage
+from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first ones that are there
 ERRORS_ONLY = 3  # severity of what onnxruntime writes to stderr
@@ -71,7 +71,8 @@ class Session(BasePredictor):
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def __repr__(self) -> str:
-        return f"Session({self.path.name}, {len(self.classes)} classes, {self.providers[0]})"
+        facts = self.path.name, f"{len(self.classes)} classes", self.providers[0]
+        return f"Session({', '.join(facts)})"
 
     def __reduce__(self) -> tuple[Callable[..., "Session"], tuple[Any, ...]]:
         return partial(type(self), **self._options), (self.path,)

@@ -65,6 +65,18 @@ def writing(what: str, file: Path, on_error: str) -> Iterator[None]:
         log_first_n(logging.ERROR, message, key="message")
 
 
+def optimizer_copies(optimizer: Optimizer) -> int:
+    """How many tensors SGD, Adam and their like keep of each parameter."""
+    return 2 if "betas" in optimizer.defaults else int(bool(optimizer.defaults.get("momentum")))
+
+
+def checkpoint_bytes(model: nn.Module, optimizer: Optimizer, *, ema: bool) -> int:
+    """The size of a checkpoint, perhaps with an average of the weights."""
+    weights = sum(t.nbytes for t in model.state_dict().values())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    return weights * (1 + ema) + trained * optimizer_copies(optimizer)
+
+
 @dataclass(eq=False)
 class RunCheckpoints:
     """The checkpoints of a run; every process has this object, the main one writes.
@@ -86,9 +98,7 @@ class RunCheckpoints:
         """Say whether the disk has room for the checkpoints to be kept; OSError if not for one."""
         if not comm.is_main_process():
             return
-        copies = 2 if "betas" in optimizer.defaults else bool(optimizer.defaults.get("momentum"))
-        size = sum(t.nbytes for t in model.state_dict().values()) * (1 + ("ema" in self.parts))
-        size += copies * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        size = checkpoint_bytes(model, optimizer, ema="ema" in self.parts)
         there = [os.stat(self.folder / name) for name in self.names()]
         room = shutil.disk_usage(self.folder).free
         room += sum({each.st_ino: each.st_size for each in there}.values())

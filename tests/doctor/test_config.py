@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from panoptic_dl.config import build
-from panoptic_dl.doctor import config
 from tests.doctor.contexts import odd, row_context, rows_of
 
 pytestmark = pytest.mark.thorough
@@ -49,20 +48,6 @@ def test_what_does_not_fit_is_said(root, overrides, row, state, said):
     assert said in " ".join([result.found, *result.problems, result.hint])
     others = {name for name, s in odd(results).items() if s == "FAIL"} - {row}
     assert not others
-
-
-def test_sizes_of_test_images_are_those_of_the_files(root):
-    context = row_context(root)
-    assert "sizes of test images are not known" in rows_of(context)["crop"].found  # none opened
-    record = dict(context.splits["val"].records[0])
-    for sizes, said in (
-        ([(40, 80), (40, 80)], "test images are 2 x 4 there"),
-        ([(40, 80), (80, 40), (40, 80)], "2 of 3 test images are 2 x 4 there"),
-    ):
-        context.splits["val"].records[:] = [
-            record | {"height": height, "width": width} for height, width in sizes
-        ]
-        assert said in config._check_crop(context).found
 
 
 def test_what_needs_a_failed_check_is_not_green(root):

@@ -94,7 +94,7 @@ def test_the_archive_of_the_file_of_wrong_size_is_named(copied, pattern, archive
     waiting = {name for name, row in rows.items() if row.state.value == "not checked"}
     hidden = {
         "labelTrainIds": {"semantic labels", "agreement"},
-        "panoptic": {"label ids", "areas", "boxes", "agreement"},
+        "panoptic": {"label ids", "areas", "agreement"},
     }
     behind = next((kinds for kind, kinds in hidden.items() if kind in file.name), set())
     assert waiting == {
@@ -269,6 +269,6 @@ def test_a_killed_process_is_an_error_with_a_hint(split, monkeypatch):
 def test_rows_of_a_scan_that_failed_are_not_green(tmp_path, monkeypatch):
     monkeypatch.setattr("panoptic_dl.doctor.data._open_files", lambda *a, **k: 1 / 0)
     rows = results_of(data.checks(), dataset_context(write_healthy(tmp_path, "coco"), "coco"))
-    for name in ("sizes", "labels", "label ids", "areas", "boxes", "image modes", "orientation"):
+    for name in ("sizes", "labels", "label ids", "areas", "image modes", "orientation"):
         assert rows[f"train data: {name}"].state.value == "not checked", name
     assert rows["train data: images"].found == "ZeroDivisionError: division by zero"

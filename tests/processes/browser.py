@@ -62,10 +62,11 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, file: Path) -> None:
-        """Load a file of this machine and wait until it is there."""
+    def open(self, place: Path | str) -> None:
+        """Load a file of this machine, or an address, and wait until it is there."""
         self.events.clear()
-        self("Page.navigate", url=file.resolve().as_uri())
+        url = place if isinstance(place, str) else place.resolve().as_uri()
+        self("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 

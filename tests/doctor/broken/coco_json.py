@@ -15,18 +15,6 @@ def area_wrong(root):
     return f"{label_of(root)}: segment 70001 has area 9999"
 
 
-@fault("coco", "train data: boxes", "warn")
-def box_wrong(root):
-    coco_json(root, lambda content: segment_of(content).update(bbox=[0, 0, 1, 1]))
-    return f"{label_of(root)}: segment 70001"
-
-
-@fault("coco", "train data: boxes", "warn")
-def box_that_is_none(root):
-    coco_json(root, lambda content: segment_of(content).update(bbox="large"))
-    return f"{label_of(root)}: segment 70001"
-
-
 @fault("coco", "train data: JSON file")
 def area_missing(root):
     return coco_json(root, lambda content: segment_of(content).pop("area"))

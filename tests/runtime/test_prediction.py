@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from panoptic_dl.core import images
 from panoptic_dl.core.errors import DemoError, UnreadableImageError
-from panoptic_dl.runtime.predictor import _labels_at, read_pixels
+from panoptic_dl.runtime.prediction import _labels_at, read_pixels
 from tests.demo.samples import scene
 
 RGB = scene(24, 40)

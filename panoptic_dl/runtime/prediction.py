@@ -48,11 +48,7 @@ class NetworkOutput:
 
 
 class BasePredictor(ABC):
-    """A model that takes images as they are; a subclass resizes them, and runs the network.
-
-    `predictor(image)` gives a `PanopticResult`, `predictor([image, ...])` a list of them. Any
-    number of threads may call one predictor.
-    """
+    """A model that takes images as they are; a subclass resizes them, and runs the network."""
 
     def __init__(self, classes: Classes, label_divisor: int, is_panoptic: bool, maps: str) -> None:
         """See `Predictor`; `is_panoptic`: or else of the semantic task."""
