@@ -1,6 +1,7 @@
 """Panoptic-DeepLab and DeepLabV3+ experiments on Detectron2, composed by Hydra."""
 
 import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from panoptic_dl.core.errors import import_advice
@@ -19,11 +20,9 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 
 def __getattr__(name: str) -> Any:
     """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
+    if name == "__version__":
+        return metadata.version("panoptic-dl")
     try:
-        if name == "__version__":
-            from panoptic_dl.core.environment import version
-
-            return version("panoptic-dl")
         if name == "Predictor":
             from panoptic_dl.demo.predictor import Predictor
 
