@@ -1,5 +1,6 @@
 """Panoptic-DeepLab and DeepLabV3+ experiments on Detectron2, composed by Hydra."""
 
+import os
 import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PanopticResult", "Predictor"]
 
 ensure_home()
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or onnxruntime reports its use to its maker
 # Detectron2 does this while it is imported; nothing a user could act on.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 
