@@ -1,7 +1,6 @@
 """mode=train: settings, model, optimizer, schedule, trainer, hooks, run."""
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -337,8 +336,7 @@ def _start(
 class WarmupSchedule(LRScheduler):
     """Warm-up, then the factor of a scheduler of fvcore, as in Detectron2's `LRMultiplier`.
 
-    `LRMultiplier` fails after the last iteration with some of them, and its state does not tell
-    them apart, so that a run that goes on could not see that its schedule was changed.
+    `LRMultiplier` fails after the last iteration with some of them.
 
     Args:
         multiplier: of the base rates, by the share of the training that is done.
@@ -372,12 +370,6 @@ class WarmupSchedule(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         factor = self._factor(min(self.last_epoch, self.max_iters - 1) / self.max_iters)
         return [rate * factor for rate in self.base_lrs]
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = json.dumps(self._factor, default=lambda part: [type(part).__name__, vars(part)])
-        return {name: getattr(self, name) for name in ("base_lrs", "last_epoch", "max_iters")} | {
-            "parts": parts
-        }
 
 
 def build_optimizer(
