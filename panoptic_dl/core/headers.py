@@ -130,12 +130,8 @@ def check_records(
                 done = min(done + CHUNK, len(records))
                 if end is not None and time.monotonic() > end and done < len(records):
                     logger.info(
-                        "%s: after %g s the headers of %d of %d images are checked; a later run "
-                        "goes on from here, mode=doctor checks all",
-                        title,
-                        seconds,
-                        done,
-                        len(records),
+                        f"{title}: after {seconds:g} s the headers of {done} of {len(records)} "
+                        "images are checked; a later run goes on from here, mode=doctor checks all"
                     )
                     break
     finally:

@@ -424,11 +424,8 @@ def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str,
         annotated[number] = images[number]
     if without := [number for number in images if number not in annotated]:
         logger.warning(
-            "%s: %d of its %d images have no annotation and are left out, such as %r",
-            file,
-            len(without),
-            len(images),
-            without[0],
+            f"{file}: {len(without)} of its {len(images)} images have no annotation and are left "
+            f"out, such as {without[0]!r}"
         )
     return annotated
 

@@ -414,9 +414,8 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
                 results[f"{name}-{class_name}"] = value
         if wrong_areas[0]:
             logger.warning(
-                "%d true segments have another area in the JSON file than in the PNG files; the "
-                "pixels were counted, but prepare the dataset again",
-                wrong_areas[0],
+                f"{wrong_areas[0]} true segments have another area in the JSON file than in the "
+                "PNG files; the pixels were counted, but prepare the dataset again"
             )
         extra = {"num_images": num_images, "num_wrong_areas": int(wrong_areas[0])}
         return {"panoptic_seg": percentages(results) | extra}

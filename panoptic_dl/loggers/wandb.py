@@ -198,9 +198,8 @@ class WandbLogger(Logger):
                 logger.info("W&B: offline; send it with `%s`", self._sync)
             else:
                 logger.warning(
-                    "W&B: %s. The run is kept offline; send it later with `wandb login` and `%s`",
-                    reason,
-                    self._sync,
+                    f"W&B: {reason}. The run is kept offline; send it later with `wandb login` and "
+                    f"`{self._sync}`"
                 )
         self._describe(run)
         for line in run.history:

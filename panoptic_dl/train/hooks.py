@@ -288,11 +288,8 @@ class CheckpointHook(HookBase):
         elif number:
             self.checkpoints.save(self.trainer.iter, must=True)
             logger.warning(
-                "Stopped by %s after iteration %d of %d; continue with the same command and: %s",
-                signal.Signals(number).name,
-                done,
-                last,
-                how_to_continue(self.checkpoints.folder),
+                f"Stopped by {signal.Signals(number).name} after iteration {done} of {last}; "
+                f"continue with the same command and: {how_to_continue(self.checkpoints.folder)}"
             )
             raise Interrupted(number)
         elif done % self.period == 0:
@@ -347,11 +344,9 @@ class EvalHook(HookBase):
         if self.early_stop.is_over:
             self.checkpoints.save(done - 1, final=True, must=True)
             logger.warning(
-                "Stopped after iteration %d of %d: %d evaluations in a row have not become better "
-                "(train.early_stop)",
-                done,
-                self.trainer.max_iter,
-                self.early_stop.patience,
+                f"Stopped after iteration {done} of {self.trainer.max_iter}: "
+                f"{self.early_stop.patience} evaluations in a row have not become better "
+                "(train.early_stop)"
             )
             raise StoppedEarly
 

@@ -358,10 +358,8 @@ class WarmupSchedule(LRScheduler):
         length = min(warmup_iters / max_iters, 1.0)
         if length == 1:
             logger.warning(
-                "schedule.warmup_iters=%d takes all of the %d iterations: the rate never gets to "
-                "optimizer.lr",
-                warmup_iters,
-                max_iters,
+                f"schedule.warmup_iters={warmup_iters} takes all of the {max_iters} iterations: "
+                "the rate never gets to optimizer.lr"
             )
         self._factor = WarmupParamScheduler(multiplier, warmup_factor, length, warmup_method)
         self.max_iters = max_iters
