@@ -24,7 +24,7 @@ from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
 from panoptic_dl.core.files import folder_lock, sha256_of
 from panoptic_dl.core.run_folder import note
-from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, check_value, key
+from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, require_value
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.session import accept
 from panoptic_dl.launch.signals import StopRequest
@@ -225,7 +225,7 @@ def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
         return EarlyStop()
     if not {"patience"} <= options.keys() <= {"metric", "patience"}:
         raise ValueError(f"train.early_stop={options} must be such as {{metric: PQ, patience: 5}}")
-    check_value("train.early_stop.patience", options["patience"], int, key(0, "", least=1).metadata)
+    require_value("train.early_stop.patience", options["patience"], int, least=1)
     if not settings.eval_period:
         raise ValueError(
             "train.early_stop waits for evaluations during training: set train.eval_period, the "
@@ -408,7 +408,7 @@ def build_optimizer(
         raise ValueError(f"optimizer.lr_factor={lr_factor} must be such as {{backbone: 0.1}}")
     parts = sorted((lr_factor or {}).items(), key=lambda part: len(part[0]))
     for part, factor in parts:
-        check_value(f"optimizer.lr_factor.{part}", factor, float, key(0, "", least=0).metadata)
+        require_value(f"optimizer.lr_factor.{part}", factor, float, least=0)
         if not any(f"{name}.".startswith(f"{part}.") for name, _ in model.named_parameters()):
             there = ", ".join(name for name, _ in model.named_children())
             raise ValueError(f"optimizer.lr_factor: the model has no {part}; its parts are {there}")
@@ -456,7 +456,7 @@ def _layer_factors(model: nn.Module, decay: float | None) -> dict[str, float]:
     """The factor of each parameter of the model's encoder of timm; {} without `layer_decay`."""
     if decay is None:
         return {}
-    check_value("optimizer.layer_decay", decay, float, key(0, "", above=0, most=1).metadata)
+    require_value("optimizer.layer_decay", decay, float, above=0, most=1)
     for name, module in model.named_modules():
         if hasattr(module, "group_matcher"):
             from timm.models import group_parameters  # an extra, which is there
