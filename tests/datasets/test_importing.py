@@ -145,7 +145,7 @@ def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"background": "sky"}, "dataset.background=sky: stuff or void"),
+        ({"background": "sky"}, "dataset.background=sky is unknown; choose stuff, void"),
         ({"val_fraction": 1.0}, "dataset.val_fraction=1.0 must be a number, above 0 and below 1"),
         ({"stuff": ["tree"]}, "dataset.stuff=tree is none of the classes: ball, box"),
         (
