@@ -65,8 +65,7 @@ class DecodedCache:
         key = hashlib.sha256(f"{os.path.abspath(file)}\0{image_format}".encode()).hexdigest()[:32]
         entry = self.folder / key[:2] / f"{key}-{size}-{changed}.npy"
         try:
-            pixels: NDArray[np.integer] = np.load(entry, mmap_mode="r")
-            return pixels
+            return np.load(entry, mmap_mode="r")
         except FileNotFoundError:
             pass
         except Exception:  # damaged, in one of the many ways of headers: it is made anew

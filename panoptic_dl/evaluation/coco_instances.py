@@ -240,10 +240,7 @@ class StreamingCOCOInstanceEvaluator(
         categories = metadata.thing_dataset_id_to_contiguous_id
         self._things = sorted(categories.values())
         self.names = [metadata.thing_classes[index] for index in self._things]
-        if self._things != list(range(len(categories))):
-            raise EvaluationError(
-                f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
-            )
+        assert self._things == [*range(len(categories))], "things come first, as in COCO"
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
         self._file = file = metadata.get("json_file")

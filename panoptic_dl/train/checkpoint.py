@@ -223,8 +223,7 @@ class RunCheckpoints:
     def _manifest(self) -> dict[str, Any]:
         """The entries of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
         try:
-            files: dict[str, Any] = read_json(self.folder / MANIFEST)["files"]
-            return files
+            return read_json(self.folder / MANIFEST)["files"]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
