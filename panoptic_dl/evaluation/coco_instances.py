@@ -29,8 +29,7 @@ from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
-from panoptic_dl.core.instances import read_instances_file
-from panoptic_dl.core.masks import encode_mask
+from panoptic_dl.core.masks import encode_mask, read_instances_file
 from panoptic_dl.evaluation.evaluator import (
     Coverage,
     Detection,
