@@ -3,7 +3,7 @@
 Shapes: H W pixels.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,8 @@ def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
             raise wrong(f'its "{key}" are no list of objects')
     if not content["images"]:
         raise wrong("no images are listed")
-    images = _by_id(content["images"], "image", wrong)
-    categories = _by_id(content["categories"], "category", wrong)
+    images = entries_by_id(content["images"], "image", wrong)
+    categories = entries_by_id(content["categories"], "category", wrong)
     for number, image in images.items():
         for key in ("height", "width"):
             image[key] = side = _whole(image.get(key))
@@ -222,7 +222,10 @@ def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
     return found
 
 
-def _by_id(entries: list[dict[str, Any]], kind: str, wrong: Any) -> dict[Hashable, dict[str, Any]]:
+def entries_by_id(
+    entries: list[dict[str, Any]], kind: str, wrong: Callable[[str], DatasetError]
+) -> dict[Hashable, dict[str, Any]]:
+    """Entries of a `kind` ("image", say) by their ids; `wrong` makes the error of one without."""
     found: dict[Hashable, dict[str, Any]] = {}
     for entry in entries:
         number = _whole(entry.get("id"))
