@@ -5,7 +5,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-INSIDE = ("conf/**/*.yaml", "lazy_configs/**/*.py", "scripts/*.py", "requirements-detectron2.lock")
+INSIDE = (
+    *("conf/**/*.yaml", "lazy_configs/**/*.py", "scripts/*.py", "scripts/*.html"),
+    "requirements-detectron2.lock",
+)
 # They make this checkout, or work in it.
 LEFT_OUT = {
     *("setup", "generate_docs", "publish_docs", "chaos", "benchmark_backbones"),

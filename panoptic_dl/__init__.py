@@ -1,6 +1,8 @@
 """Panoptic-DeepLab and DeepLabV3+ experiments on Detectron2, composed by Hydra."""
 
+import os
 import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from panoptic_dl.core.errors import import_advice
@@ -13,17 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["PanopticResult", "Predictor"]
 
 ensure_home()
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or onnxruntime reports its use to its maker
 # Detectron2 does this while it is imported; nothing a user could act on.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
 
 
 def __getattr__(name: str) -> Any:
     """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
+    if name == "__version__":
+        return metadata.version("panoptic-dl")
     try:
-        if name == "__version__":
-            from panoptic_dl.core.environment import version
-
-            return version("panoptic-dl")
         if name == "Predictor":
             from panoptic_dl.demo.predictor import Predictor
 

@@ -39,7 +39,7 @@ def run(config: DictConfig, job: Any) -> float | None:
             state.remarks += changes_on_resume(config, state.folder)
         state.write_resolved(resolve(config, state.folder))
         results = start(work, config, tuple(builder.ALLOWED), state)
-    return next(iter(results["metrics"].values())) if results else None
+    return next(iter(results["metrics"].values()), None) if results else None
 
 
 def job(config: DictConfig) -> float | None:

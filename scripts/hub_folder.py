@@ -76,7 +76,7 @@ def shared_config(config: DictConfig) -> dict[str, Any]:
     """The parts of a run, and what they take from elsewhere in its config, as plain containers.
 
     Interpolations stay: a resolved `${oc.env:...}` would publish a variable of whoever exports.
-    Paths of this machine become `???`, a value that has to be given.
+    Of paths from the root the last part is left, as in a run's command.
     """
     tree: Any = OmegaConf.to_container(config, resolve=False)
     kept = {part: tree.pop(part) for part in PARTS}
@@ -90,7 +90,8 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_paths(item) for item in value]
-    return "???" if isinstance(value, str) and value.startswith(("/", "~")) else value
+    is_path = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if is_path else value
 
 
 def model_card(

@@ -33,7 +33,7 @@ def test_the_example_backbone_runs(tmp_path, monkeypatch, task):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "my_models", None)  # forgotten again after the test
     del sys.modules["my_models"]
-    monkeypatch.setattr("panoptic_dl.config.lazy.ROOT", lazy)
+    monkeypatch.setattr("panoptic_dl.config.lazy.LAZY_CONFIGS", lazy)
     monkeypatch.setattr("panoptic_dl.config.builder.ALLOWED", ["panoptic_dl.models"])
     cfg = compose(["backbone=plain", "dataset=toy_cityscapes", f"task={task}", "backbone.width=8"])
     assert cfg.name == f"toy_cityscapes_{task}_plain_conv"

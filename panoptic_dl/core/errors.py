@@ -166,7 +166,7 @@ def import_advice(error: ImportError) -> str:
             "its name; an official build does as well"
         )
     extras = "search,launchers,timm,wandb,export,serve,hub"
-    return f"optional packages: pip install 'panoptic-dl[{extras}]'"
+    return f"all packages, also optional ones: pip install 'panoptic-dl[{extras}]'"
 
 
 def _lost_process(error: BaseException, trace: Sequence[str]) -> str | None:

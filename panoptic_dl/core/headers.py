@@ -130,12 +130,8 @@ def check_records(
                 done = min(done + CHUNK, len(records))
                 if end is not None and time.monotonic() > end and done < len(records):
                     logger.info(
-                        "%s: after %g s the headers of %d of %d images are checked; a later run "
-                        "goes on from here, mode=doctor checks all",
-                        title,
-                        seconds,
-                        done,
-                        len(records),
+                        f"{title}: after {seconds:g} s the headers of {done} of {len(records)} "
+                        "images are checked; a later run goes on from here, mode=doctor checks all"
                     )
                     break
     finally:
@@ -155,7 +151,7 @@ def _check(
         file, labels = str(record["file_name"]), labels_of(record)
         sizes = record.get("height"), record.get("width")
         key = known.key(sizes, [(file, "image"), *labels])
-        if key in known:
+        if key in known.keys:
             continue
         try:
             size = read_size(file, "image")
@@ -165,7 +161,7 @@ def _check(
         except DatasetError as error:
             faults.append(error)
         else:
-            known.add(key)
+            known.new.add(key)
     return faults
 
 
@@ -174,7 +170,7 @@ class _Known:
 
     def __init__(self) -> None:
         self._file = cache_folder() / "headers"
-        self._keys, self._new = self._read(), set[int]()
+        self.keys, self.new = self._read(), set[int]()
 
     def _read(self) -> set[int]:
         try:
@@ -189,19 +185,13 @@ class _Known:
         text = repr((listed, states)).encode(errors="surrogateescape")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
-    def __contains__(self, key: int) -> bool:
-        return key in self._keys
-
-    def add(self, key: int) -> None:
-        self._new.add(key)
-
     def save(self) -> None:
         """Add the new keys to the file; a disk that takes none only costs time."""
-        if not self._new:
+        if not self.new:
             return
-        keys = self._read() | self._new  # other runs may have added theirs
+        keys = self._read() | self.new  # other runs may have added theirs
         if len(keys) > MOST_KNOWN:
-            keys = self._new
+            keys = self.new
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file, sync=False) as temporary:

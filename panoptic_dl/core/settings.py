@@ -329,6 +329,13 @@ def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -
             raise ValueError(f"{name}={as_yaml(each)} is unknown; choose {_listed(choices)}")
 
 
+def require_value(
+    name: str, value: Any, hint: Any, choices: Sequence[Any] = (), **limits: float
+) -> None:
+    """`check_value` for a key that belongs to no class of settings; see `key`."""
+    check_value(name, value, hint, key(None, "", choices, **limits).metadata)
+
+
 def defaults(group: str) -> dict[str, Any]:
     """The default of each key of a group; interpolations are text."""
     return {each.name: each.metadata["default"] for each in fields(GROUPS[group])}  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError, disk_error
 from panoptic_dl.core.files import atomic_write, file_lock, flush, local_path
+from panoptic_dl.core.settings import require_value
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ class DecodedCache:
         max_gb: gigabytes (10^9 bytes) that all its files together may take.
 
     Raises:
-        DatasetError: the folder has no name, or cannot be made or written to, or `max_gb` is not
-            positive.
+        DatasetError: the folder has no name, or cannot be made or written to.
+        ValueError: `max_gb` is not positive.
     """
 
     def __init__(self, folder: str, max_gb: float) -> None:
@@ -46,8 +47,7 @@ class DecodedCache:
         self.folder = local_path(folder, "dataset.cache.folder").absolute()
         self.max_bytes = int(max_gb * 1e9)
         self._accepts_files = True
-        if self.max_bytes <= 0:
-            raise DatasetError(f"dataset.cache.max_gb={max_gb} must be above 0")
+        require_value("dataset.cache.max_gb", max_gb, float, above=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._reserve(0)
@@ -65,8 +65,7 @@ class DecodedCache:
         key = hashlib.sha256(f"{os.path.abspath(file)}\0{image_format}".encode()).hexdigest()[:32]
         entry = self.folder / key[:2] / f"{key}-{size}-{changed}.npy"
         try:
-            pixels: NDArray[np.integer] = np.load(entry, mmap_mode="r")
-            return pixels
+            return np.load(entry, mmap_mode="r")
         except FileNotFoundError:
             pass
         except Exception:  # damaged, in one of the many ways of headers: it is made anew

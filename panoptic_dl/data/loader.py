@@ -55,10 +55,9 @@ def test_loader(
         DatasetError: the dataset is unknown or empty.
     """
     records = _records(dataset)
-    loader: torch.utils.data.DataLoader[Batch] = build_detection_test_loader(
+    return build_detection_test_loader(
         records, mapper=mapper, sampler=InferenceSampler(len(records)), num_workers=num_workers
     )
-    return loader
 
 
 # Not a test, whatever pytest thinks of its name.

@@ -18,7 +18,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch import Tensor
 
-from panoptic_dl.core.errors import DatasetError, PartError
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import (
     IGNORE_LABEL,
     SemanticLabelReader,
@@ -27,6 +27,7 @@ from panoptic_dl.core.images import (
     require_same_size,
     segment_numbers,
 )
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.data.augment import Augment, Augmentations
 from panoptic_dl.data.cache import DecodedCache
 from panoptic_dl.data.sources import IDS, Source, open_source
@@ -59,9 +60,8 @@ class CopyPaste:
 
     def __post_init__(self) -> None:
         for name in ("probability", "share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise PartError(f"augmentation.copy_paste.{name}={value}: 0 to 1")
+            key = f"augmentation.copy_paste.{name}"
+            require_value(key, getattr(self, name), float, least=0, most=1)
 
     def __call__(
         self, sample: Augmented, other: Augmented, thing_ids: Collection[int]

@@ -9,7 +9,6 @@ Shapes: H W pixels.
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import cv2
 import numpy as np
@@ -145,8 +144,7 @@ def _first_rows(
         for name, body in ((b"IHDR", header), (b"IDAT", _stored(rows)), (b"IEND", b""))
     )
     mode = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-    image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), mode)
-    return image
+    return cv2.imdecode(np.frombuffer(stored, np.uint8), mode)  # type: ignore[return-value]
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -251,5 +251,4 @@ def _distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
 def _lab(colors: NDArray[np.integer]) -> NDArray[np.float32]:
     """CIELAB (N, 3) of RGB (N, 3) in 0..255; rounded, so that no machine chooses otherwise."""
     scaled = (colors[None] / 255).astype(np.float32)
-    lab: NDArray[np.float32] = cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)
-    return lab
+    return cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)

@@ -70,37 +70,24 @@ def coco_semantic(*, root: str, split: str, prefix: str = "", **numbers: int) ->
 def _register(name: str, root: str, split: str, semantic: bool, numbers: dict[str, int]) -> str:
     layout = Layout("COCO 2017", str(root), "coco")
     metadata = class_metadata(coco_classes(), semantic=semantic)
-    if split not in SPLITS:
-        folder = folder_of(layout.base, f"{split.partition('-')[0]}2017")
-        listing = layout.base / "annotations" / f"image_info_{split}2017.json"
-        return register_once(
-            name,
-            sources=[folder, listing],
-            load=lambda: _images(layout, folder, listing),
-            metadata=lambda: {
-                **metadata,
-                **NO_TRUTH,
-                "image_root": str(folder),
-                "json_file": str(listing),
-            },
-            **numbers,
-        )
-    places = {
-        "image_root": folder_of(layout.base, f"{split}2017"),
-        "panoptic_root": folder_of(layout.base, f"panoptic_{split}2017"),
-        "panoptic_json": layout.base / "annotations" / f"panoptic_{split}2017.json",
-        "json_file": layout.base / "annotations" / f"instances_{split}2017.json",
-    }
+    has_truth, listings = split in SPLITS, layout.base / "annotations"
+    places = {"image_root": folder_of(layout.base, f"{split.partition('-')[0]}2017")}
+    if has_truth:
+        metadata["evaluator_type"] = "sem_seg" if semantic else "coco_panoptic_seg"
+        places["panoptic_root"] = folder_of(layout.base, f"panoptic_{split}2017")
+        places["panoptic_json"] = listings / f"panoptic_{split}2017.json"
+        places["json_file"] = listings / f"instances_{split}2017.json"
+    else:
+        metadata |= NO_TRUTH
+        places["json_file"] = listings / f"image_info_{split}2017.json"
+    metadata |= {key: str(place) for key, place in places.items()}
+
+    def load() -> list[Record]:
+        files = [*places.values()]
+        return _records(layout, split, *files) if has_truth else _images(layout, *files)
+
     return register_once(
-        name,
-        sources=places.values(),
-        load=lambda: _records(layout, split, *places.values()),
-        metadata=lambda: {
-            **metadata,
-            **{key: str(place) for key, place in places.items()},
-            "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
-        },
-        **numbers,
+        name, sources=places.values(), load=load, metadata=lambda: metadata, **numbers
     )
 
 

@@ -39,6 +39,7 @@ from panoptic_dl.core.classes import Classes, load_classes
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, script_command
 from panoptic_dl.core.images import segment_problem
+from panoptic_dl.core.masks import entries_by_id
 from panoptic_dl.datasets.categories import (
     GUIDE,
     class_metadata,
@@ -385,16 +386,9 @@ def listed_images(content: Mapping[str, Any], file: Path) -> dict[Any, dict[str,
     Raises:
         DatasetError: an image has no id, or that of another one; names `file`.
     """
-    images: dict[Any, dict[str, Any]] = {}
-    for image in content["images"]:
-        number = image.get("id")
-        if type(number) not in (int, str):
-            raise DatasetError(
-                f'{file}: image {str(image)[:80]} needs an "id", a number or text; {GUIDE}'
-            )
-        if number in images:
-            raise DatasetError(f"{file} lists image {number!r} twice; give each image its own id")
-        images[number] = image
+    images = entries_by_id(
+        content["images"], "image", lambda what: DatasetError(f"{file}: {what}; {GUIDE}")
+    )
     if len(set(map(type, images))) > 1:
         raise DatasetError(f"{file}: some image ids are numbers and some texts; write one kind")
     return images
@@ -424,11 +418,8 @@ def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str,
         annotated[number] = images[number]
     if without := [number for number in images if number not in annotated]:
         logger.warning(
-            "%s: %d of its %d images have no annotation and are left out, such as %r",
-            file,
-            len(without),
-            len(images),
-            without[0],
+            f"{file}: {len(without)} of its {len(images)} images have no annotation and are left "
+            f"out, such as {without[0]!r}"
         )
     return annotated
 

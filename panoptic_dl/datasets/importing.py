@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.errors import DatasetError, PartError
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import PROGRAM, local_path, near_names, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
 from panoptic_dl.core.masks import decode_mask, encode_segmentation, polygon_fault
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.datasets.categories import check_categories
 from panoptic_dl.datasets.formats import (
     ade20k,
@@ -100,16 +101,11 @@ class ImportOptions:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("background", ("stuff", "void")),
-            ("overlap", ("area", "order")),
-            ("crowds", ("keep", "objects")),
-            ("empty_images", ("keep", "drop")),
-        ):
-            if getattr(self, name) not in choices:
-                raise PartError(f"dataset.{name}={getattr(self, name)}: {' or '.join(choices)}")
-        if not 0 < self.val_fraction < 1:
-            raise PartError(f"dataset.val_fraction={self.val_fraction}: above 0 and below 1")
+        require_value("dataset.background", self.background, str, ("stuff", "void"))
+        require_value("dataset.overlap", self.overlap, str, ("area", "order"))
+        require_value("dataset.crowds", self.crowds, str, ("keep", "objects"))
+        require_value("dataset.empty_images", self.empty_images, str, ("keep", "drop"))
+        require_value("dataset.val_fraction", self.val_fraction, float, above=0, below=1)
 
 
 def recognize(root: Path) -> tuple[str, str, str] | None:
@@ -181,7 +177,7 @@ def import_dataset(
 
     Raises:
         DatasetError: the folder is no such export, or something in it does not fit together.
-        PartError: an option is none of its choices.
+        ValueError: an option is none of its choices.
     """
     if root is None:
         return None

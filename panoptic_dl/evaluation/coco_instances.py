@@ -29,8 +29,7 @@ from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.errors import DatasetError, EvaluationError
 from panoptic_dl.core.headers import Labels
 from panoptic_dl.core.images import read_panoptic_ids
-from panoptic_dl.core.instances import read_instances_file
-from panoptic_dl.core.masks import encode_mask
+from panoptic_dl.core.masks import encode_mask, read_instances_file
 from panoptic_dl.evaluation.evaluator import (
     Coverage,
     Detection,
@@ -240,10 +239,7 @@ class StreamingCOCOInstanceEvaluator(
         categories = metadata.thing_dataset_id_to_contiguous_id
         self._things = sorted(categories.values())
         self.names = [metadata.thing_classes[index] for index in self._things]
-        if self._things != list(range(len(categories))):
-            raise EvaluationError(
-                f"the things of {dataset} are not 0..{len(categories) - 1}, as box and mask AP need"
-            )
+        assert self._things == [*range(len(categories))], "things come first, as in COCO"
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
         self._file = file = metadata.get("json_file")

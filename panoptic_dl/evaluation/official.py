@@ -281,8 +281,7 @@ class OfficialCOCOInstanceEvaluator(COCOEvaluator):
             coco_eval.evaluate()
             coco_eval.accumulate()
             coco_eval.summarize()
-        results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        return results
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
 class OfficialSemanticEvaluator(SemSegEvaluator):
@@ -332,8 +331,7 @@ class OfficialSemanticEvaluator(SemSegEvaluator):
 
     def evaluate(self) -> TaskResults | None:
         with np.errstate(divide="ignore", invalid="ignore"):  # labels that are void everywhere
-            results: TaskResults | None = super().evaluate()
-        return results
+            return super().evaluate()
 
 
 def _as_coco(dataset: str) -> dict[str, Any]:

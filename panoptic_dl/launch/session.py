@@ -225,13 +225,11 @@ def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) 
     seed_all_rng(None if seed is None else seed + rank)
     if rank > 0:
         return log
+    place = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    processes = f"{comm.get_world_size()} process{'es' * (comm.get_world_size() > 1)}"
     logging.getLogger("panoptic_dl").info(
-        "Running on %s (%d process%s, %d CPU threads each); everything goes to %s",
-        torch.cuda.get_device_name() if device == "cuda" else "the CPU",
-        comm.get_world_size(),
-        "es" if comm.get_world_size() > 1 else "",
-        torch.get_num_threads(),
-        os.path.relpath(run_dir),
+        f"Running on {place} ({processes}, {torch.get_num_threads()} CPU threads each); everything "
+        f"goes to {os.path.relpath(run_dir)}"
     )
     for remark in remarks:
         logging.getLogger("panoptic_dl").warning(remark)

@@ -125,11 +125,10 @@ def _requeue_job() -> None:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
         logger.info("Queued again: `%s`", " ".join(command))
     except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip()
         logger.warning(
-            "SLURM did not queue the job again: `%s`: %s. Everything is saved: submit the same "
-            "command yourself (and allow it with `sbatch --requeue`)",
-            " ".join(command),
-            str(getattr(error, "stderr", None) or error).strip(),
+            f"SLURM did not queue the job again: `{' '.join(command)}`: {said}. Everything is "
+            "saved: submit the same command yourself (and allow it with `sbatch --requeue`)"
         )
 
 

@@ -133,12 +133,10 @@ class Loggers:
                 getattr(each, method)(*arguments, **options)
             except Exception as error:
                 del self._loggers[name]
+                said = f"{type(error).__name__}: {str(error)[:500]}"
                 logger.warning(
-                    "logger=%s failed and is left out from here on; the run and metrics.json go "
-                    "on (%s: %s)",
-                    name,
-                    type(error).__name__,
-                    str(error)[:500],
+                    f"logger={name} failed and is left out from here on; the run and metrics.json "
+                    f"go on ({said})"
                 )
                 logger.debug("The traceback", exc_info=True)
                 with contextlib.suppress(Exception):  # it may still close what is open

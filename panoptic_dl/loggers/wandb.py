@@ -27,6 +27,7 @@ from torch import nn
 
 from panoptic_dl.core.files import read_json, write_text
 from panoptic_dl.core.run_folder import read_config, read_state
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, PUBLISHED, is_better
 from panoptic_dl.loggers.base import Confusions, Details, Logger, Metrics, Run, is_evaluation
 from panoptic_dl.report.results import class_tables
@@ -39,7 +40,7 @@ except ImportError:  # an extra
 
 logger = logging.getLogger(__name__)
 
-MODES = ("online", "offline", "disabled")
+MODES = (None, "online", "offline", "disabled")
 LOG_CHECKPOINTS = ("none", "best", "all")
 LINE, MEDIA, ARTIFACT = 30.0, 120.0, 600.0  # seconds to wait for one
 UNFINISHED = 10.0  # seconds to wait for uploads of a run that was stopped or failed
@@ -83,17 +84,10 @@ class WandbLogger(Logger):
         """
         if wandb is None:
             raise ValueError("logger=wandb needs an extra: pip install 'panoptic-dl[wandb]'")
-        for key, value, known in (
-            ("log_checkpoints", log_checkpoints, LOG_CHECKPOINTS),
-            ("mode", MODES[0] if mode is None else mode, MODES),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f"logger.wandb.{key}={value} is unknown; choose one of {', '.join(known)}"
-                )
-        for key, seconds in (("init", init_timeout), ("finish", finish_timeout)):
-            if seconds <= 0:
-                raise ValueError(f"logger.wandb.{key}_timeout={seconds} must be above 0")
+        require_value("logger.wandb.log_checkpoints", log_checkpoints, str, LOG_CHECKPOINTS)
+        require_value("logger.wandb.mode", mode, str | None, MODES)
+        require_value("logger.wandb.init_timeout", init_timeout, float, above=0)
+        require_value("logger.wandb.finish_timeout", finish_timeout, float, above=0)
         self._names = {"project": project, "entity": entity, "name": name}
         self._mode, self._group, self._tags = mode, group, list(tags)
         self._pictures, self._log_checkpoints = pictures, log_checkpoints
@@ -198,9 +192,8 @@ class WandbLogger(Logger):
                 logger.info("W&B: offline; send it with `%s`", self._sync)
             else:
                 logger.warning(
-                    "W&B: %s. The run is kept offline; send it later with `wandb login` and `%s`",
-                    reason,
-                    self._sync,
+                    f"W&B: {reason}. The run is kept offline; send it later with `wandb login` and "
+                    f"`{self._sync}`"
                 )
         self._describe(run)
         for line in run.history:

@@ -25,7 +25,7 @@ from detectron2.projects.panoptic_deeplab.panoptic_seg import (
 from torch import Tensor, nn
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.core.settings import check_value, key
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.models.backbones.layers import Norm, head_norm
 
 # Models pad images to multiples of this (or of a multiple of it), so a crop is at least this coarse
@@ -145,7 +145,7 @@ def class_weights(classes: Classes, weights: Mapping[str, float] | None) -> list
         raise ValueError(f"class_weights={weights} must be such as {{{classes.names[0]}: 3}}")
     given = dict(weights or {})
     for name, weight in given.items():
-        check_value(f"class_weights.{name}", weight, float, key(0, "", least=0).metadata)
+        require_value(f"class_weights.{name}", weight, float, least=0)
     if strangers := given.keys() - {*classes.names}:
         raise ValueError(
             f"class_weights: there is no class {', '.join(sorted(strangers))}; the classes are "
@@ -278,12 +278,9 @@ def _choose_loss(
 
     Raises ValueError for a loss that is none, and for numbers that do not fit.
     """
-    if loss_type not in LOSSES:
-        raise ValueError(f"loss_type={loss_type} is unknown; choose {', '.join(LOSSES)}")
-    if not 0 < loss_top_k <= 1:
-        raise ValueError(f"loss_top_k={loss_top_k}: a share of the pixels, in (0, 1]")
-    if focal_gamma < 1:
-        raise ValueError(f"focal_gamma={focal_gamma} must be at least 1")
+    require_value("loss_type", loss_type, str, LOSSES)
+    require_value("loss_top_k", loss_top_k, float, above=0, most=1)
+    require_value("focal_gamma", focal_gamma, float, least=1)
     weights = None
     if class_weights is not None:
         weights = torch.tensor([*class_weights], dtype=torch.float32)

@@ -36,8 +36,8 @@ from panoptic_dl.weights.load import load_model
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "aotinductor": "model.pt2"}
 LARGEST = 8192  # pixels a side that a graph of any size takes
 MOST = 64  # images of a batch, likewise
-# Share of labels, and differences of scores and of maps (relative to the largest value of a map),
-# that may change: other programs add in another order, and fp16 rounds.
+# Share of labels and differences of maps, relative to the largest value, that may change: other
+# programs add in another order, and fp16 rounds. Scores are sums of many pixels, ten times as far.
 BOUNDS = {"fp32": 1e-3, "fp16": 0.05}
 Arrays = dict[str, NDArray[Any]]
 Engine = Callable[[Mapping[str, Tensor]], Arrays]
@@ -307,7 +307,11 @@ def _compare(
                 largest[key] = max(largest.get(key, 0.0), value)
     table = tabulate(rows, ["engine", "images", *names], floatfmt=".2g")
     logger.info("Differences to PyTorch (shares of labels, values of others):\n%s", table)
-    beyond = [f"{key} {value:.3g}" for key, value in largest.items() if not value <= bound]
+    beyond = [
+        f"{key} {value:.3g}"
+        for key, value in largest.items()
+        if not value <= bound * (10 if key.endswith("scores") else 1)
+    ]
     if beyond:
         raise ValueError(
             f"the exported model differs from PyTorch by more than {bound:g}: {', '.join(beyond)}; "

@@ -196,5 +196,4 @@ def _paint(maps: SceneMaps, num_classes: int, seed: int) -> np.ndarray:
     colors = random.integers(30, 226, (num_classes, 3))[maps.sem_seg[0].numpy()].astype(np.float32)
     shade = (maps.offset.sum(0).numpy() / 8).clip(-30, 30)[..., None]
     grain = random.normal(0, 4, colors.shape).astype(np.float32)
-    painted: np.ndarray = (colors + shade + grain).clip(0, 255).astype(np.uint8)
-    return painted
+    return (colors + shade + grain).clip(0, 255).astype(np.uint8)

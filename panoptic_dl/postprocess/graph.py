@@ -53,7 +53,7 @@ def segment(
     semantic = sem_seg.argmax(dim=1)
     labels = semantic.flatten()
     classes = torch.arange(num_classes)
-    is_thing_class = torch.isin(classes, torch.tensor(sorted(thing_ids), dtype=torch.int64))
+    is_thing_class = torch.tensor([each in thing_ids for each in range(num_classes)])
 
     centers, num_centers = _find_centers(center[:, 0], threshold, nms_kernel, top_k)
     in_group = is_thing_class[semantic].flatten(1) & (num_centers > 0).unsqueeze(1)

@@ -57,14 +57,9 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
             f'{file} holds boxes and no masks ("segmentation"): name the file with the masks'
         )
     boxes = _read_boxes(dataset, file, detections)
-    logger.info(
-        "%s: %d detections in %d of %d images; boxes are %s",
-        file,
-        len(every),
-        len(detections),
-        len(dataset.images),
-        "around the masks" if boxes is None else "those of the file",
-    )
+    those = "around the masks" if boxes is None else "those of the file"
+    found = f"{len(every)} detections in {len(detections)} of {len(dataset.images)} images"
+    logger.info(f"{file}: {found}; boxes are {those}")
 
     def read(image: Hashable, size: tuple[int, int]) -> Instances:
         entries = detections.get(image, [])

@@ -228,11 +228,8 @@ def entries_by_image(
                 "predictions of this split"
             )
         logger.warning(
-            "%s has predictions for %d images that are not in %s, such as %r; they are left out",
-            file,
-            len(unknown),
-            dataset.name,
-            example,
+            f"{file} has predictions for {len(unknown)} images that are not in {dataset.name}, "
+            f"such as {example!r}; they are left out"
         )
     return dict(found)
 

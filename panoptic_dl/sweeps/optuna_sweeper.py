@@ -24,6 +24,7 @@ from panoptic_dl.core.errors import STOPPING, one_line_errors
 from panoptic_dl.core.files import folder_lock
 from panoptic_dl.core.parallel import count_cores, handling, interrupt
 from panoptic_dl.core.run_folder import STOPPED, ExitCode, failure
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.sweeps.study import LOCK, SearchSpace, Study, folder_name
 
 
@@ -60,20 +61,14 @@ class Search(Sweeper):
         params: DictConfig | None = None,
         report: str | None = None,
     ) -> None:
-        def is_whole(value: Any, least: int) -> bool:
-            return type(value) is int and value >= least
-
-        whole = "a whole number from 1 on"
-        for name, value, is_right, wanted in (
-            ("n_trials", n_trials, is_whole(n_trials, 1), whole),
-            ("n_jobs", n_jobs, n_jobs == -1 or is_whole(n_jobs, 1), whole),
-            ("startup", startup, is_whole(startup, 1), whole),
-            ("direction", direction, direction in ("maximize", "minimize"), "maximize or minimize"),
-            ("sampler", sampler, sampler in ("tpe", "random"), "tpe or random"),
-            ("seed", seed, seed is None or is_whole(seed, 0), "a whole number from 0 on, or null"),
-        ):
-            if not is_right:
-                raise SystemExit(f"error: hydra.sweeper.{name}={value}: {wanted}")
+        with one_line_errors():
+            require_value("hydra.sweeper.n_trials", n_trials, int, least=1)
+            require_value("hydra.sweeper.startup", startup, int, least=1)
+            require_value("hydra.sweeper.direction", direction, str, ("maximize", "minimize"))
+            require_value("hydra.sweeper.sampler", sampler, str, ("tpe", "random"))
+            require_value("hydra.sweeper.seed", seed, int | None, least=0)
+            if n_jobs != -1:
+                require_value("hydra.sweeper.n_jobs", n_jobs, int, least=1)
         self.n_trials, self.n_jobs = n_trials, n_jobs if n_jobs > 0 else count_cores()
         self.draws: dict[str, Any] = {"direction": direction, "sampler": sampler}
         self.draws |= {"startup": startup, "seed": seed}

@@ -202,11 +202,10 @@ class RunCheckpoints:
             best = before.get("figures", {}).get(name)
             if before.get("split", split) != split:
                 best = None
+                others = ", ".join(map(str, before["split"].values()))
                 logger.warning(
-                    "%s was chosen on other validation images (%s), so %s takes its place",
-                    BEST,
-                    ", ".join(map(str, before["split"].values())),
-                    self.newest,
+                    f"{BEST} was chosen on other validation images ({others}), so {self.newest} "
+                    "takes its place"
                 )
             # NaN, a metric that is not defined, is better than nothing and worse than any other.
             is_best = best is None or best != best or is_better(name, metrics[name], best)
@@ -224,15 +223,13 @@ class RunCheckpoints:
     def _manifest(self) -> dict[str, Any]:
         """The entries of the files, {name: {iteration, bytes, sha256, saved, figures}}."""
         try:
-            files: dict[str, Any] = read_json(self.folder / MANIFEST)["files"]
-            return files
+            return read_json(self.folder / MANIFEST)["files"]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
+            file = self.folder / MANIFEST
             logger.warning(
-                "%s cannot be read (%s); checkpoints are verified by reading them",
-                self.folder / MANIFEST,
-                error,
+                f"{file} cannot be read ({error}); checkpoints are verified by reading them"
             )
             return {}
 

@@ -2,7 +2,6 @@
 
 import copy
 import datetime
-import io
 import json
 import logging
 import os
@@ -18,7 +17,6 @@ import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
@@ -40,65 +38,35 @@ class ScheduleHook(hooks.LRScheduler):
     """Steps the schedule and logs the learning rate.
 
     A schedule is stepped after every iteration; `ReduceLROnPlateau` after every evaluation, with
-    the metric that `checkpoint.best` names. A resumed run goes on with the states of optimizer and
-    schedule. Where the config makes either of them in another way than before (a longer run,
-    another rate), options are those of the config, and the new schedule is stepped to where it
-    would be now.
+    the metric that `checkpoint.best` names. A resumed run has the options of the config, which may
+    be others than before (a longer run, another rate): the new schedule is stepped to where it
+    would be now, and to the last bit where nothing was changed.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
-        """ValueError where a checkpoint cannot hold the state of the schedule or the optimizer."""
         super().__init__(optimizer, schedule)
         self.waits_for_metric = isinstance(schedule, ReduceLROnPlateau)
         self._metrics: list[float] = []  # that the schedule was given
-        self._is_behind = False
         # What the config makes, before the first step.
-        self._made = {
-            "optimizer": type(optimizer).__name__,
-            "options": [
-                {key: value for key, value in group.items() if key != "params"}
-                for group in optimizer.param_groups
-            ],
-            "schedule": type(schedule).__name__,
-            "state": schedule.state_dict(),
-        }
-        try:  # read as a checkpoint is; a copy, which steps do not change
-            file = io.BytesIO()
-            torch.save(self._made, file)
-            file.seek(0)
-            self._made = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever the state of a user's class raises
-            raise ValueError(
-                f"a checkpoint cannot hold the state of {type(optimizer).__name__} and "
-                f"{type(schedule).__name__} (optimizer, schedule): state_dict() must return "
-                f"numbers, text, tensors, and lists and dicts of them. {str(error)[:300]}"
-            ) from error
+        self._options = copy.deepcopy([{**g, "params": None} for g in optimizer.param_groups])
 
     def state_dict(self) -> dict[str, Any]:
-        state = self.scheduler.state_dict()
-        return {"made": self._made, "state": state, "metrics": list(self._metrics)}
+        kind = type(self.scheduler.optimizer).__name__
+        return {"optimizer": kind, "metrics": list(self._metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the schedule's state, after the optimizer's; ValueError for one of another kind."""
-        made = state_dict.get("made", {})  # earlier versions kept `last_epoch`
-        kind = made.get("optimizer", self._made["optimizer"])
-        if kind != self._made["optimizer"]:
+        """Called after the optimizer's; ValueError where that was of another kind."""
+        optimizer = self.scheduler.optimizer
+        own = type(optimizer).__name__
+        kind = state_dict.get("made", state_dict).get("optimizer", own)  # of earlier versions
+        if kind != own:
             raise ValueError(f"it is of an optimizer of another kind, {kind}")
         self._metrics = list(state_dict.get("metrics", ()))
-        self._is_behind = not _same(made, self._made)
-        if not self._is_behind:
-            self.scheduler.load_state_dict(state_dict["state"])
-            return
-        for group, options in zip(
-            self.scheduler.optimizer.param_groups, self._made["options"], strict=True
-        ):
-            group |= copy.deepcopy(options)
+        for group, options in zip(optimizer.param_groups, self._options, strict=True):
+            group |= copy.deepcopy(options) | {"params": group["params"]}
 
     def before_train(self) -> None:
         super().before_train()
-        if not self._is_behind:
-            return
-        self._is_behind = False
         with warnings.catch_warnings():  # the optimizer has made these steps, before
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             for metric in self._metrics if self.waits_for_metric else ():
@@ -152,17 +120,6 @@ class EarlyStop(HookBase):
                 if before != before or is_better(name, value, before):  # NaN is never better
                     best = i
             self.is_over = len(self._metrics) - 1 - best >= self.patience
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether nested plain values are equal, tensors to the last bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return bool(a == b)
 
 
 class _Console:
@@ -331,11 +288,8 @@ class CheckpointHook(HookBase):
         elif number:
             self.checkpoints.save(self.trainer.iter, must=True)
             logger.warning(
-                "Stopped by %s after iteration %d of %d; continue with the same command and: %s",
-                signal.Signals(number).name,
-                done,
-                last,
-                how_to_continue(self.checkpoints.folder),
+                f"Stopped by {signal.Signals(number).name} after iteration {done} of {last}; "
+                f"continue with the same command and: {how_to_continue(self.checkpoints.folder)}"
             )
             raise Interrupted(number)
         elif done % self.period == 0:
@@ -390,11 +344,9 @@ class EvalHook(HookBase):
         if self.early_stop.is_over:
             self.checkpoints.save(done - 1, final=True, must=True)
             logger.warning(
-                "Stopped after iteration %d of %d: %d evaluations in a row have not become better "
-                "(train.early_stop)",
-                done,
-                self.trainer.max_iter,
-                self.early_stop.patience,
+                f"Stopped after iteration {done} of {self.trainer.max_iter}: "
+                f"{self.early_stop.patience} evaluations in a row have not become better "
+                "(train.early_stop)"
             )
             raise StoppedEarly
 

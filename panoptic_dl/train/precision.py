@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from panoptic_dl.core.settings import PRECISIONS, TrainSettings
+from panoptic_dl.core.settings import PRECISIONS, TrainSettings, require_value
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 
 logger = logging.getLogger(__name__)
@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
     """Raise ValueError, with the key, for a precision that is unknown or not of the device."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{key}={precision} is unknown; choose {', '.join(PRECISIONS)}")
+    require_value(key, precision, str, PRECISIONS)
     if device.type == "cpu" and precision in ("tf32", "fp16"):
         raise ValueError(f"{key}={precision} needs a GPU; on the CPU choose fp32 or bf16")
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 
-from panoptic_dl.core.settings import TrainSettings
+from panoptic_dl.core.settings import TrainSettings, require_value
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "lr"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise ValueError(f"recipe_record.{name}={value} must be a positive number")
+            require_value(f"recipe_record.{name}", getattr(self, name), float, above=0)
 
 
 class _Difference(NamedTuple):

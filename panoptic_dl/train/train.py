@@ -1,7 +1,6 @@
 """mode=train: settings, model, optimizer, schedule, trainer, hooks, run."""
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import make_part
 from panoptic_dl.core.files import folder_lock, sha256_of
 from panoptic_dl.core.run_folder import note
-from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, check_value, key
+from panoptic_dl.core.settings import CheckpointSettings, TrainSettings, require_value
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, is_better
 from panoptic_dl.launch.session import accept
 from panoptic_dl.launch.signals import StopRequest
@@ -226,7 +225,7 @@ def make_early_stop(settings: TrainSettings, evaluation: Any) -> EarlyStop:
         return EarlyStop()
     if not {"patience"} <= options.keys() <= {"metric", "patience"}:
         raise ValueError(f"train.early_stop={options} must be such as {{metric: PQ, patience: 5}}")
-    check_value("train.early_stop.patience", options["patience"], int, key(0, "", least=1).metadata)
+    require_value("train.early_stop.patience", options["patience"], int, least=1)
     if not settings.eval_period:
         raise ValueError(
             "train.early_stop waits for evaluations during training: set train.eval_period, the "
@@ -337,8 +336,7 @@ def _start(
 class WarmupSchedule(LRScheduler):
     """Warm-up, then the factor of a scheduler of fvcore, as in Detectron2's `LRMultiplier`.
 
-    `LRMultiplier` fails after the last iteration with some of them, and its state does not tell
-    them apart, so that a run that goes on could not see that its schedule was changed.
+    `LRMultiplier` fails after the last iteration with some of them.
 
     Args:
         multiplier: of the base rates, by the share of the training that is done.
@@ -360,10 +358,8 @@ class WarmupSchedule(LRScheduler):
         length = min(warmup_iters / max_iters, 1.0)
         if length == 1:
             logger.warning(
-                "schedule.warmup_iters=%d takes all of the %d iterations: the rate never gets to "
-                "optimizer.lr",
-                warmup_iters,
-                max_iters,
+                f"schedule.warmup_iters={warmup_iters} takes all of the {max_iters} iterations: "
+                "the rate never gets to optimizer.lr"
             )
         self._factor = WarmupParamScheduler(multiplier, warmup_factor, length, warmup_method)
         self.max_iters = max_iters
@@ -372,12 +368,6 @@ class WarmupSchedule(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         factor = self._factor(min(self.last_epoch, self.max_iters - 1) / self.max_iters)
         return [rate * factor for rate in self.base_lrs]
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = json.dumps(self._factor, default=lambda part: [type(part).__name__, vars(part)])
-        return {name: getattr(self, name) for name in ("base_lrs", "last_epoch", "max_iters")} | {
-            "parts": parts
-        }
 
 
 def build_optimizer(
@@ -418,7 +408,7 @@ def build_optimizer(
         raise ValueError(f"optimizer.lr_factor={lr_factor} must be such as {{backbone: 0.1}}")
     parts = sorted((lr_factor or {}).items(), key=lambda part: len(part[0]))
     for part, factor in parts:
-        check_value(f"optimizer.lr_factor.{part}", factor, float, key(0, "", least=0).metadata)
+        require_value(f"optimizer.lr_factor.{part}", factor, float, least=0)
         if not any(f"{name}.".startswith(f"{part}.") for name, _ in model.named_parameters()):
             there = ", ".join(name for name, _ in model.named_children())
             raise ValueError(f"optimizer.lr_factor: the model has no {part}; its parts are {there}")
@@ -466,7 +456,7 @@ def _layer_factors(model: nn.Module, decay: float | None) -> dict[str, float]:
     """The factor of each parameter of the model's encoder of timm; {} without `layer_decay`."""
     if decay is None:
         return {}
-    check_value("optimizer.layer_decay", decay, float, key(0, "", above=0, most=1).metadata)
+    require_value("optimizer.layer_decay", decay, float, above=0, most=1)
     for name, module in model.named_modules():
         if hasattr(module, "group_matcher"):
             from timm.models import group_parameters  # an extra, which is there

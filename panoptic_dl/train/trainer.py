@@ -287,11 +287,8 @@ class Trainer(SimpleTrainer):
         self._write(BAD_SAMPLES_FILE, json.dumps(self.bad_samples, indent=1) + "\n", "w")
         for file, error in new.items():
             logger.warning(
-                "Another image stands in for %s (bad image %d of at most %d): %s",
-                file,
-                known,
-                limit,
-                error,
+                f"Another image stands in for {file} (bad image {known} of at most {limit}): "
+                f"{error}"
             )
         if known > limit:
             raise ValueError(

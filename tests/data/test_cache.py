@@ -148,7 +148,7 @@ def test_a_cache_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match=r"dataset\.cache\.folder=.*file: "):
         DecodedCache(str(tmp_path / "file"), 1)
-    with pytest.raises(DatasetError, match=r"dataset\.cache\.max_gb=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"dataset\.cache\.max_gb=0 must be a number, above 0"):
         DecodedCache(str(tmp_path / "cache"), 0)
     with pytest.raises(DatasetError, match=r"dataset\.cache\.folder is empty: .* null"):
         decoded_cache("", 100)

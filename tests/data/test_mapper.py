@@ -16,7 +16,7 @@ from detectron2.projects.panoptic_deeplab.target_generator import PanopticDeepLa
 from panopticapi.utils import id2rgb, rgb2id
 from PIL import Image, ImageFile
 
-from panoptic_dl.core.errors import DatasetError, PartError
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import SemanticLabelReader
 from panoptic_dl.data.loader import TrainLoader
 from panoptic_dl.data.mapper import (
@@ -460,7 +460,7 @@ def test_a_sample_without_pasted_things_is_the_usual_one(tmp_path):
 
 
 def test_copy_paste_that_cannot_be_is_refused():
-    with pytest.raises(PartError, match=r"copy_paste\.share=2: 0 to 1"):
+    with pytest.raises(ValueError, match=r"copy_paste\.share=2 must be a number, at least 0"):
         CopyPaste(share=2)
     with pytest.raises(ValueError, match="it needs task=panoptic"):
         SemanticTrainMapper(augmentations=[], num_classes=2, copy_paste=CopyPaste())

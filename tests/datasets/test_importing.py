@@ -145,8 +145,8 @@ def test_a_split_to_validate_on_is_drawn_by_fraction_and_seed(tmp_path, drawn, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"background": "sky"}, "dataset.background=sky: stuff or void"),
-        ({"val_fraction": 1.0}, "dataset.val_fraction=1.0: above 0 and below 1"),
+        ({"background": "sky"}, "dataset.background=sky is unknown; choose stuff, void"),
+        ({"val_fraction": 1.0}, "dataset.val_fraction=1.0 must be a number, above 0 and below 1"),
         ({"stuff": ["tree"]}, "dataset.stuff=tree is none of the classes: ball, box"),
         (
             {"train_split": "tiny"},

@@ -116,7 +116,10 @@ def test_an_unknown_loss_is_refused(name):
     [
         ({"class_weights": [1.0, 2.0]}, "class_weights must be 3 numbers, at least 0"),
         ({"class_weights": [1.0, 2.0, -1.0]}, "class_weights must be 3 numbers, at least 0"),
-        ({"loss_type": "focal", "focal_gamma": 0.5}, "focal_gamma=0.5 must be at least 1"),
+        (
+            {"loss_type": "focal", "focal_gamma": 0.5},
+            "focal_gamma=0.5 must be a number, at least 1",
+        ),
     ],
 )
 def test_weights_that_cannot_be_are_refused(name, change, message):

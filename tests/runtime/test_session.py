@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from panoptic_dl import Predictor
+from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.runtime import PanopticResult, Session
 from panoptic_dl.runtime.session import resized_size
@@ -131,6 +133,7 @@ def test_a_fixed_batch_is_filled_and_what_it_adds_is_dropped(session, tmp_path, 
     fed = watch(fixed, monkeypatch)
     results = fixed(images)
     assert [feeds["images"].shape[0] for feeds in fed] == [3, 3]
+    assert np.array_equal(fed[1]["images"][2], fed[1]["images"][0])
     for image, result in zip(images, results, strict=True):
         assert np.array_equal(result.panoptic, session(image).panoptic)
 
@@ -228,6 +231,26 @@ def test_files_that_cannot_be_are_one_error(exported, tmp_path, monkeypatch):
 def test_wrong_images_are_refused_as_by_predictor(session, image):
     with pytest.raises(DemoError, match="is no image: give"):
         session(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_results_are_those_of_predictor(request, tmp_path, task):
+    run = request.getfixturevalue(f"{task}_run").folder
+    # Of random weights many centers are as good as others: one is enough to number them anew.
+    words = [f"weights={run}", f"run_dir={tmp_path}", "dataset.center_threshold=0.9"]
+    build(compose(["mode=export", *words, "export.check=false"]).mode, device="cpu")
+    session, predictor = Session(tmp_path / "model.onnx"), Predictor.from_run(run, device="cpu")
+    if task == "panoptic":
+        predictor.model.center_threshold = 0.9
+    for size in [(64, 128), (1, 1), (500, 1), (31, 33), (20, 3000), (300, 200)]:
+        image = scene(*size)
+        expected, result = predictor(image), session(image)
+        assert (result.semantic == expected.semantic).mean() > 0.9999
+        assert result.semantic.dtype == expected.semantic.dtype
+        if task == "panoptic":
+            assert (result.panoptic == expected.panoptic).mean() > 0.999
+            assert [s.name for s in result.segments] == [s.name for s in expected.segments]
 
 
 ALONE = """

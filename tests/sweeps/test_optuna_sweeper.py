@@ -127,7 +127,7 @@ def test_another_search_in_the_folder_is_refused(search, found, capsys):
     [
         (["part.b=interval(1,9)"], "'part.b=int(interval(1,9))' searches those"),
         (["part.c=interval(0,1)"], "Unknown key 'part.c'"),
-        (["kind=x,y", "hydra.sweeper.n_jobs=0"], "n_jobs=0: a whole number from 1 on"),
+        (["kind=x,y", "hydra.sweeper.n_jobs=0"], "n_jobs=0 must be a whole number, at least 1"),
     ],
 )
 def test_what_cannot_be_searched(search, found, space, message, capsys):
@@ -139,10 +139,10 @@ def test_what_cannot_be_searched(search, found, space, message, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seed": -1}, "seed=-1: a whole number from 0 on, or null"),
-        ({"sampler": "best"}, "sampler=best: tpe or random"),
-        ({"direction": "up"}, "direction=up: maximize or minimize"),
-        ({"n_trials": 0}, "n_trials=0: a whole number from 1 on"),
+        ({"seed": -1}, "seed=-1 must be a whole number, at least 0, or null"),
+        ({"sampler": "best"}, "sampler=best is unknown; choose tpe, random"),
+        ({"direction": "up"}, "direction=up is unknown; choose maximize, minimize"),
+        ({"n_trials": 0}, "n_trials=0 must be a whole number, at least 1"),
     ],
 )
 def test_what_the_sweeper_refuses(wrong, message):

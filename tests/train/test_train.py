@@ -64,13 +64,17 @@ def test_a_schedule_that_cannot_be_is_refused(tmp_path, schedule, options, messa
         run_training(tmp_path, schedule=made, best="mIoU", eval_period=int(not options))
 
 
-def test_a_schedule_whose_state_no_checkpoint_can_hold_is_refused(tmp_path):
+def test_a_schedule_whose_state_no_checkpoint_can_hold_resumes(tmp_path):
     class Opaque(torch.optim.lr_scheduler.ConstantLR):
         def state_dict(self):
             return {"factor": Path("x")}
 
-    with pytest.raises(ValueError, match=r"cannot hold the state of .*Opaque"):
-        run_training(tmp_path, schedule=Opaque)
+    for folder, lengths in ((tmp_path / "whole", [9]), (tmp_path / "parts", [3, 9])):
+        for iterations in lengths:
+            run_training(folder, iterations=iterations, resume="auto", schedule=Opaque)
+    whole, parts = (metrics(tmp_path / name) for name in ("whole", "parts"))
+    assert [x["lr"] for x in whole] == [x["lr"] for x in parts]
+    assert len({x["lr"] for x in whole}) == 2
 
 
 def test_a_resumed_run_can_be_longer_and_follows_the_longer_schedule(tmp_path):

@@ -95,7 +95,7 @@ def test_modes_take_a_shared_folder_as_they_take_a_run(shared):
 def test_nothing_of_the_machine_is_in_it(run, shared):
     text = (shared / "config.yaml").read_text()
     config = OmegaConf.create(text)
-    assert OmegaConf.is_missing(config.dataset, "root")
+    assert config.dataset.root == "data"
     for path in shared.glob("*.[!s]*"):
         assert "/home/me" not in path.read_text()
         assert str(run.parent) not in path.read_text()

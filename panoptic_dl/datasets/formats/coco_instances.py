@@ -12,7 +12,7 @@ from typing import Any
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import read_size, require_listed_size
-from panoptic_dl.core.instances import InstancesFile, read_instances_file
+from panoptic_dl.core.masks import InstancesFile, read_instances_file
 from panoptic_dl.datasets.formats.base import (
     IMAGES,
     SPLITS,

@@ -28,8 +28,7 @@ def how_to_get(name: str) -> str:
 def read_table(name: str) -> list[dict[str, Any]]:
     """The categories of a dataset, by the official definition, in the order of their ids."""
     file = resources.files("panoptic_dl.datasets") / "assets" / f"{name}.json"
-    table: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return table
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def paired_splits(

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from panoptic_dl.core.errors import PartError, WeightsError
+from panoptic_dl.core.settings import require_value
 from panoptic_dl.models.backbones.layers import freeze, select_features
 
 try:
@@ -105,10 +106,8 @@ class TimmBackbone(Backbone):
         out_features: Sequence[str] | None = None,
     ):
         super().__init__()
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate={drop_path_rate}: a probability, in [0, 1)")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)} for timm's {name}")
+        require_value("backbone.drop_path_rate", drop_path_rate, float, least=0, below=1)
+        require_value("backbone.norm", norm, str, [*NORMS])
         self.name, self.pretrained, self.pyramid = str(name or ""), pretrained, None
         options: dict[str, Any] = {"output_stride": output_stride} if output_stride else {}
         if drop_path_rate:
