@@ -20,7 +20,7 @@ from panoptic_dl.core.settings import (
 from scripts.generate_docs import settings_page
 
 ROOT = Path(__file__).parents[2]
-MODES = {"benchmark", "browse", "demo", "doctor"}
+MODES = {"benchmark", "browse", "demo", "doctor", "export"}
 
 
 @pytest.mark.parametrize("group", GROUPS)
