@@ -4,7 +4,7 @@ What is wrong with a sample is named. Shapes: N batch, C channels, H W pixels of
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ class SegmentationModel(nn.Module):
         size_divisibility: see `padding_multiple`.
     """
 
-    targets: ClassVar[Sequence[str]]  # what training needs of a sample
     pixel_mean: Tensor
     pixel_std: Tensor
     backbone: Backbone
@@ -71,17 +70,15 @@ class SegmentationModel(nn.Module):
                 "image": (C, h, w) in the units of `pixel_mean`, of any size; sizes may differ
                     in a batch;
                 "height", "width": size of the prediction, by default that of the image;
-                in training the `targets` of the class, of the image's size.
+                in training the targets of the class, of the image's size.
 
         Returns:
             In training {name: scalar loss}; otherwise one dict per image.
 
-        Raises ValueError naming the image and the key if an input is missing or has the wrong
-        shape.
+        Raises ValueError naming an image of the wrong shape.
         """
         images = self.preprocess(batched_inputs)
         if self.training:
-            check_targets(batched_inputs, self.targets)
             return self.compute_losses(self.backbone(images.tensor), batched_inputs, images)
         return self.postprocess(self.network(images.tensor), images.image_sizes, batched_inputs)
 
@@ -148,12 +145,8 @@ def _coarsest_stride(backbone: Backbone) -> int:
 
 
 def _check_images(samples: Sequence[Sample], num_channels: int) -> None:
-    """Raise ValueError unless every sample has an image (`num_channels`, H, W) with pixels."""
-    if not samples:
-        raise ValueError("the batch is empty: pass a list with at least one dict")
+    """Raise ValueError unless every image is (`num_channels`, H, W) with pixels."""
     for index, sample in enumerate(samples):
-        if "image" not in sample:
-            raise ValueError(f'{_name(index, sample)} has no "image", only {sorted(sample)}')
         shape = tuple(sample["image"].shape)
         if len(shape) != 3 or shape[0] != num_channels:
             raise ValueError(
@@ -165,24 +158,6 @@ def _check_images(samples: Sequence[Sample], num_channels: int) -> None:
                 f"{_name(index, sample)} is {shape[1]} x {shape[2]} pixels: leave it out, or "
                 "enlarge it; was a long strip resized to nothing?"
             )
-
-
-def check_targets(samples: Sequence[Sample], keys: Sequence[str]) -> None:
-    """Raise ValueError unless every sample has every one of `keys`, of the size of its image."""
-    for index, sample in enumerate(samples):
-        missing = [key for key in keys if key not in sample]
-        if missing:
-            raise ValueError(
-                f"{_name(index, sample)} has no {', '.join(missing)}: training needs "
-                f"{', '.join(keys)} (for predictions call eval() on the model)"
-            )
-        size = tuple(sample["image"].shape[-2:])
-        for key in keys:
-            if tuple(sample[key].shape[-2:]) != size:
-                raise ValueError(
-                    f"{_name(index, sample)} is {size[0]} x {size[1]} pixels, but its {key} has "
-                    f"shape {tuple(sample[key].shape)}: make the targets from the same crop"
-                )
 
 
 def stack_targets(

@@ -27,7 +27,6 @@ class DeepLabV3Plus(SegmentationModel):
         pixel_mean, pixel_std: see `SegmentationModel`.
     """
 
-    targets = ("sem_seg",)
     sem_seg_head: Any
 
     def __init__(

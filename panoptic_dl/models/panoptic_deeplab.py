@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from panoptic_dl.core.images import VOID_LABEL
-from panoptic_dl.models.batch import Sample, SegmentationModel, check_targets, stack_targets
+from panoptic_dl.models.batch import Sample, SegmentationModel, stack_targets
 from panoptic_dl.postprocess import get_panoptic_segmentations, instances_from_panoptic
 from panoptic_dl.postprocess.semantic import argmax_classes, argmax_upsampled, resize, upsample
 
@@ -59,7 +59,6 @@ class PanopticDeepLab(SegmentationModel):
     Raises ValueError for numbers that make no model.
     """
 
-    targets = ("sem_seg", "center", "center_weights", "offset", "offset_weights")
     sem_seg_head: Any
     ins_embed_head: Any
     # Can be replaced by a function of the same arguments, as mode=benchmark does to measure
@@ -116,7 +115,6 @@ class PanopticDeepLab(SegmentationModel):
         sem_seg = stack_targets(batched_inputs, "sem_seg", images, fill=unlabelled)
         sem_seg_weights = None
         if any("sem_seg_weights" in sample for sample in batched_inputs):
-            check_targets(batched_inputs, ["sem_seg_weights"])
             sem_seg_weights = stack_targets(batched_inputs, "sem_seg_weights", images)
         _, losses = self.sem_seg_head(features, sem_seg, sem_seg_weights)
         _, _, center_losses, offset_losses = self.ins_embed_head(

@@ -32,11 +32,11 @@ from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.models.batch_norm import fold_batch_norms
-from panoptic_dl.modes.export import Engine, engines, fit_inputs
+from panoptic_dl.modes.export import Engine, engines
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, engines_text, summarize
-from panoptic_dl.runtime.session import Session
+from panoptic_dl.runtime.session import Session, graph_inputs
 from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
@@ -308,7 +308,11 @@ def _compare_engines(
         logger.warning("The weights that %s was made of are not here: PyTorch's are random", file)
         _init_statistics(model, lambda: model.network(run.images[:1]))
     batches = [run.load(number) for number in range(run.scenes.num_scenes)]
-    feeds = [fit_inputs(samples, image_format, metadata) for samples in batches]
+    feeds = []
+    for samples in batches:
+        images = torch.stack([sample["image"] for sample in samples])
+        rgb = (images.flip(1) if image_format == "BGR" else images).numpy()
+        feeds.append(graph_inputs(metadata, rgb, rgb.shape[2:]))
     name = "panoptic" if run.panoptic else "semantic"
 
     def by_torch(network: Callable[[Tensor], Maps], number: int) -> NDArray[Any]:

@@ -4,7 +4,7 @@ Shapes: N images, H W pixels of the padded images, h w of the images, height wid
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,7 @@ from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.launch.session import accept
 from panoptic_dl.models.export import ExportedModel
 from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
+from panoptic_dl.runtime.session import graph_inputs
 from panoptic_dl.train.precision import compile_errors
 from panoptic_dl.weights.load import load_model
 
@@ -40,7 +41,7 @@ MOST = 64  # images of a batch, likewise
 # programs add in another order, and fp16 rounds. Scores are sums of many pixels, ten times as far.
 BOUNDS = {"fp32": 1e-3, "fp16": 0.05}
 Arrays = dict[str, NDArray[Any]]
-Engine = Callable[[Mapping[str, Tensor]], Arrays]
+Engine = Callable[[Arrays], Arrays]
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def export(
     file.parent.mkdir(parents=True, exist_ok=True)
     cases = _cases(model, mapper.image_format, metadata) if chosen.check else []
     with torch.no_grad(), atomic_write(file) as temporary:
-        program = _trace(_graph(model, mapper.image_format, chosen), metadata)
+        program = _trace(model, mapper.image_format, metadata)
         _write(program, temporary, chosen.format, metadata)
         differences = _compare(temporary, chosen.format, metadata, cases)
     logger.info("Saved %s, %s", file, size_text(file.stat().st_size))
@@ -162,17 +163,11 @@ def _describe(
     )
 
 
-def _graph(model: Any, image_format: str, settings: ExportSettings) -> ExportedModel:
-    return ExportedModel(
-        model,
-        image_format,
-        postprocess=settings.postprocess,
-        dtype=torch.float16 if settings.precision == "fp16" else torch.float32,
-    )
-
-
-def _trace(graph: ExportedModel, metadata: ExportMetadata) -> ExportedProgram:
+def _trace(model: Any, image_format: str, metadata: ExportMetadata) -> ExportedProgram:
     """The graph of a model by `torch.export`: one for all sizes that are not fixed."""
+    dtype = torch.float16 if metadata.precision == "fp16" else torch.float32
+    postprocess = metadata.postprocess
+    graph = ExportedModel(model, image_format, postprocess=postprocess, dtype=dtype)
     stride = metadata.stride
     batch, height, width = metadata.batch or 2, metadata.height, metadata.width
     images = torch.zeros((batch, 3, height or 4 * stride, width or 6 * stride), dtype=torch.uint8)
@@ -181,7 +176,7 @@ def _trace(graph: ExportedModel, metadata: ExportMetadata) -> ExportedProgram:
     for axis, side in ((2, "height"), (3, "width")):
         if getattr(metadata, side) is None:
             dims[axis] = stride * Dim(f"{side}_in_strides", min=1, max=LARGEST // stride)
-    if metadata.postprocess:
+    if postprocess:
         inputs["output_size"] = torch.tensor([50, 75])
     shapes = {name: dims if name == "images" else None for name in inputs}
     try:
@@ -229,9 +224,7 @@ def _outputs(metadata: ExportMetadata) -> list[str]:
     return ["sem_seg", "center", "offset"] if panoptic else ["sem_seg"]
 
 
-def _cases(
-    model: Any, image_format: str, metadata: ExportMetadata
-) -> list[tuple[dict[str, Tensor], Arrays]]:
+def _cases(model: Any, image_format: str, metadata: ExportMetadata) -> list[tuple[Arrays, Arrays]]:
     """Inputs of several sizes, and what PyTorch makes of them: the model as mode=eval calls it."""
     random = torch.Generator().manual_seed(0)
     stride, resize, cases = metadata.stride, metadata.resize, list[Any]()
@@ -243,22 +236,12 @@ def _cases(
         height, width = metadata.height or rows, metadata.width or columns
         number = metadata.batch or max(1, 2 - len(cases))
         coarse = torch.rand((number, 3, -(-height // 8), -(-width // 8)), generator=random) * 255
-        images = F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255).byte()
         size = height - cut, width - cut
-        wanted = round(size[0] * factor), round(size[1] * factor)
-        inputs = {"images": images, "image_size": torch.tensor(size)}
-        if metadata.postprocess:
-            inputs["output_size"] = torch.tensor(wanted)
-        samples = [
-            {
-                "image": (image.flip(0) if image_format == "BGR" else image)[
-                    :, : size[0], : size[1]
-                ],
-                "height": wanted[0],
-                "width": wanted[1],
-            }
-            for image in (images.flip(1) if image_format == "BGR" else images)
-        ]
+        images = F.interpolate(coarse, size, mode="bicubic").clamp(0, 255).byte()
+        high, wide = round(size[0] * factor), round(size[1] * factor)
+        inputs = graph_inputs(metadata, images.numpy(), (high, wide))
+        ordered = images.flip(1) if image_format == "BGR" else images
+        samples = [{"image": image, "height": high, "width": wide} for image in ordered]
         with torch.no_grad():
             cases.append((inputs, _reference(model, samples, metadata)))
     return cases
@@ -280,10 +263,7 @@ def _reference(model: Any, samples: list[dict[str, Any]], metadata: ExportMetada
 
 
 def _compare(
-    file: Path,
-    kind: str,
-    metadata: ExportMetadata,
-    cases: list[tuple[dict[str, Tensor], Arrays]],
+    file: Path, kind: str, metadata: ExportMetadata, cases: list[tuple[Arrays, Arrays]]
 ) -> dict[str, float]:
     """Log how a file's output differs from PyTorch's, by engine and output; the largest of each.
 
@@ -345,30 +325,6 @@ def _shared(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(number / total)
 
 
-def fit_inputs(
-    samples: list[dict[str, Any]], image_format: str, metadata: ExportMetadata
-) -> dict[str, Tensor]:
-    """The inputs of a file for images of one size, with labels of that size.
-
-    ValueError: they are larger than the file takes, or not as many.
-    """
-    images = torch.stack([sample["image"] for sample in samples])
-    images = images.flip(1) if image_format == "BGR" else images
-    size = images.shape[2:]
-    wanted = [
-        fixed or -(-side // metadata.stride) * metadata.stride
-        for fixed, side in zip((metadata.height, metadata.width), size, strict=True)
-    ]
-    rows, columns = (most - side for most, side in zip(wanted, size, strict=True))
-    if min(rows, columns) < 0 or metadata.batch not in (None, len(samples)):
-        raise ValueError(
-            f"{len(samples)} images of {size[0]} x {size[1]} pixels: the file takes "
-            f"{metadata.batch or 'any number'} of at most {wanted[0]} x {wanted[1]}"
-        )
-    inputs = {"images": F.pad(images, (0, columns, 0, rows)), "image_size": torch.tensor(size)}
-    return inputs | ({"output_size": inputs["image_size"]} if metadata.postprocess else {})
-
-
 def engines(file: Path, kind: str = "onnx") -> dict[str, Engine]:
     """The programs that can run an exported file on this machine's CPU, by name."""
     if kind == "pt2":
@@ -382,7 +338,11 @@ def engines(file: Path, kind: str = "onnx") -> dict[str, Engine]:
 
 
 def _of_torch(run: Callable[..., dict[str, Tensor]]) -> Engine:
-    return lambda inputs: {name: each.numpy() for name, each in run(**inputs).items()}
+    def compute(inputs: Arrays) -> Arrays:
+        found = run(**{name: torch.from_numpy(each) for name, each in inputs.items()})
+        return {name: each.numpy() for name, each in found.items()}
+
+    return compute
 
 
 def _onnxruntime(file: Path) -> Engine:
@@ -390,21 +350,11 @@ def _onnxruntime(file: Path) -> Engine:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Mapping[str, Tensor]) -> Arrays:
-        arrays = {name: each.numpy() for name, each in inputs.items()}
-        return dict(zip(names, session.run(names, arrays), strict=True))
-
-    return run
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _openvino(file: Path) -> Engine:
     import openvino
 
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(inputs: Mapping[str, Tensor]) -> Arrays:
-        found = compiled({name: each.numpy() for name, each in inputs.items()})
-        return {output.any_name: array for output, array in found.items()}
-
-    return run
+    return lambda inputs: {each.any_name: array for each, array in compiled(inputs).items()}

@@ -1,7 +1,7 @@
 """The pictures of an evaluation: first, best and worst images, bars of classes, confusions.
 
-Each process keeps the predictions of its best and worst images, compressed. At the end the
-processes exchange qualities, agree on the best and worst of all, and each draws its own.
+Each process keeps the predictions of its best and worst images, compressed. At the end the main
+one gathers them, and draws the best and worst of all.
 
 Shapes: H W pixels, K classes. Panoptic maps hold category * DIVISOR + instance; -1 is void.
 """
@@ -21,7 +21,6 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.core.distributed import concatenate_over_processes
 from panoptic_dl.core.images import (
     VOID_LABEL,
     read_classes,
@@ -49,9 +48,7 @@ from panoptic_dl.visualize.sheets import (
     GALLERY_KINDS,
     Sample,
     clear_gallery,
-    file_stem,
     fit,
-    join_sheets,
     make_sample,
     resize_map,
     save_gallery,
@@ -74,10 +71,7 @@ class EvaluationPictures:
     """Keeps what is to be drawn of an evaluation, and draws it at its end."""
 
     def __init__(self, dataset: str, folder: Path, settings: EvaluationSettings) -> None:
-        """`predictions.png` and `pictures/` go to `folder`, a run's, where older ones are deleted.
-
-        Processes on several machines must share it.
-        """
+        """`predictions.png` and `pictures/` go to `folder`, a run's; older ones are deleted."""
         self.dataset, self.settings = dataset, settings
         self.folder, self.sheet = folder / "pictures", folder / "predictions.png"
         metadata = MetadataCatalog.get(dataset)
@@ -196,33 +190,38 @@ class EvaluationPictures:
         self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
 
     def _draw_best_and_worst(self) -> list[Path]:
-        """Draw a sheet for each image, and join them; the joined ones in the main process."""
+        """Draw a sheet of each; in the main process."""
         if not self.settings.best_and_worst:
             return []
-        self.folder.mkdir(parents=True, exist_ok=True)
-        own = np.array(self._keys, np.float64).reshape(-1, 2)
-        everyone = concatenate_over_processes(own)  # also waits until the old files are gone
-        keys = [(float(quality), int(index)) for quality, index in everyone]
-        parts: dict[str, list[Path]] = {"worst": [], "best": []}
-        chosen = _worst_and_best(keys, self.settings.best_and_worst)
-        for (kind, files), ranked in zip(parts.items(), chosen, strict=True):
-            for rank, key in enumerate(ranked, 1):
-                name = Path(self._records[key[1]]["file_name"]).stem
-                files.append(self.folder / f"{kind}-{rank}-{file_stem(name)}.png")
-                if key in self._kept:
-                    self._draw_errors(key, f"{kind} {rank}:  {name}", files[-1])
-        comm.synchronize()
+        kept: dict[Key, Any] = {}
+        for of_process in comm.gather(self._kept):  # nothing in other processes
+            kept |= of_process
         sheets = []
-        for kind, files in parts.items():
-            if files and comm.is_main_process():
+        chosen = _worst_and_best(kept, self.settings.best_and_worst)
+        for kind, keys in zip(("worst", "best"), chosen, strict=True):
+            rows, captions = [], []
+            for rank, (quality, index) in enumerate(keys, 1):
+                row, words = self._draw_errors(self._records[index], _expand(*kept[quality, index]))
+                rows.append(row)
+                name = f"{kind} {rank}:  {Path(self._records[index]['file_name']).stem}"
+                captions.append(f"{name}  ·  {self._metric} {100 * quality:.1f}  ·  {words}")
+            if rows:
                 sheets.append(self.folder / f"{kind}.png")
-                join_sheets(files, sheets[-1])
+                save_sheet(
+                    rows,
+                    (*GALLERY_KINDS, "errors"),
+                    sheets[-1],
+                    captions=captions,
+                    title=self.dataset,
+                    legend=error_legend(PANOPTIC_KINDS if self._metric == "PQ" else SEMANTIC_KINDS),
+                    cell_width=CELL_WIDTH,
+                )
         return sheets
 
-    def _draw_errors(self, key: Key, caption: str, file: Path) -> None:
-        """Draw an image as image | truth | prediction | errors, with the errors in words."""
-        quality, index = key
-        record, prediction = self._records[index], _expand(*self._kept[key])
+    def _draw_errors(
+        self, record: dict[str, Any], prediction: NDArray[np.int64]
+    ) -> tuple[list[NDArray[np.uint8]], str]:
+        """An image as image | truth | prediction | errors, and the errors in words."""
         truth = _ground_truth(record, self.things, self.ignore_label)
         if self._metric == "PQ":
             names: Sequence[str] = PANOPTIC_KINDS
@@ -238,15 +237,7 @@ class EvaluationPictures:
         # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
         # be one pixel wide, are painted in full and then averaged.
         maps = [self.drawer.panoptic(small, resize_map(each, size)) for each in (truth, prediction)]
-        save_sheet(
-            [[small, *maps, draw_errors(np.asarray(image), kinds, names)]],
-            (*GALLERY_KINDS, "errors"),
-            file,
-            captions=[f"{caption}  ·  {self._metric} {100 * quality:.1f}  ·  {words}"],
-            title=self.dataset,
-            legend=error_legend(names),
-            cell_width=CELL_WIDTH,
-        )
+        return [small, *maps, draw_errors(np.asarray(image), kinds, names)], words
 
     def _panoptic_errors(
         self, record: dict[str, Any], prediction: NDArray[np.int64]

@@ -35,7 +35,6 @@ def get_panoptic_segmentation(
     threshold: float = 0.1,
     nms_kernel: int = 7,
     top_k: int | None = 200,
-    foreground_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Group thing pixels around centers, give each group its most frequent class, add stuff.
 
@@ -56,8 +55,6 @@ def get_panoptic_segmentation(
         nms_kernel: side in pixels (odd) of the window in which only the largest value is a center.
         top_k: only centers above the `top_k`-th largest value count; None, or more than there are
             centers: all.
-        foreground_mask: (1, H, W), 1 where things are (or bool); by default where the category id
-            is a thing's.
 
     Half precision gives what the same values give in single precision.
 
@@ -66,13 +63,12 @@ def get_panoptic_segmentation(
         row by row.
 
     Raises:
-        ValueError: shapes or types that do not fit; an even `nms_kernel`, `top_k` below 1.
+        ValueError: ids do not fit into the type of `sem_seg`.
     """
     return get_panoptic_segmentations(
         [sem_seg],
         [center_heatmap],
         [offsets],
-        foreground_masks=None if foreground_mask is None else [foreground_mask],
         thing_ids=thing_ids,
         label_divisor=label_divisor,
         stuff_area=stuff_area,
@@ -87,8 +83,6 @@ def get_panoptic_segmentations(
     sem_segs: Sequence[Tensor] | Tensor,
     center_heatmaps: Sequence[Tensor] | Tensor,
     offsets: Sequence[Tensor] | Tensor,
-    *,
-    foreground_masks: Sequence[Tensor] | Tensor | None = None,
     **arguments: Any,
 ) -> list[tuple[Tensor, Tensor]]:
     """`get_panoptic_segmentation` of several images, which may differ in size.
@@ -96,12 +90,11 @@ def get_panoptic_segmentations(
     On a GPU it waits for the device as often as for a single image.
 
     Args:
-        sem_segs, center_heatmaps, offsets, foreground_masks: sequences of what that function takes,
-            or batches with a leading dimension.
+        sem_segs, center_heatmaps, offsets: sequences of what that function takes, or batches with a
+            leading dimension.
         arguments: its others, by name.
     """
-    masks = [None] * len(sem_segs) if foreground_masks is None else foreground_masks
-    maps = zip(sem_segs, center_heatmaps, offsets, masks, strict=True)
+    maps = zip(sem_segs, center_heatmaps, offsets, strict=True)
     return run_all([_segment(*of_image, **arguments) for of_image in maps])
 
 
@@ -109,7 +102,6 @@ def _segment(
     sem_seg: Tensor,
     heatmap: Tensor,
     offset: Tensor,
-    foreground: Tensor | None,
     *,
     thing_ids: Collection[int],
     label_divisor: int,
@@ -120,11 +112,6 @@ def _segment(
     top_k: int | None = 200,
 ) -> Coroutine[tuple[Tensor, Tensor]]:
     """Segment one image; a coroutine, see `grouping`."""
-    if nms_kernel < 1 or nms_kernel % 2 == 0:
-        raise ValueError(f"nms_kernel={nms_kernel} must be odd, so that a window has a middle")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1, or None for all centers")
-    _check_maps(sem_seg, heatmap, offset, foreground)
     things = frozenset(int(category) for category in thing_ids)
     height, width = sem_seg.shape[1:]
     heatmap = heatmap[0]
@@ -133,16 +120,11 @@ def _segment(
     if offset.dtype not in (torch.float32, torch.float64):
         offset = offset.float()
     labels = sem_seg.reshape(-1).long()
-    is_thing = member(labels, things) if foreground is None else foreground.reshape(-1) == 1
+    is_thing = member(labels, things)
     peaks = find_peaks(heatmap, threshold, nms_kernel).flatten()
-    binary = is_thing.new_ones(())
-    if foreground is not None:
-        binary = ((foreground == 0) | (foreground == 1)).all()
-    num_peaks, num_pixels, lowest, highest, is_binary = yield torch.stack(
-        (peaks.sum(), is_thing.sum(), *labels.aminmax(), binary.long())
+    num_peaks, num_pixels, lowest, highest = yield torch.stack(
+        (peaks.sum(), is_thing.sum(), *labels.aminmax())
     )
-    if not is_binary:
-        raise ValueError("foreground_mask must hold 0 and 1 only")
     limits, smallest = torch.iinfo(sem_seg.dtype), lowest * label_divisor
     largest = highest * label_divisor + num_peaks
     if smallest < limits.min or largest > limits.max:
@@ -216,27 +198,6 @@ def _number_groups(votes: Tensor, ids: Tensor, label_divisor: int) -> Tensor:
     )
     number = members.cumsum(dim=0).gather(1, majority)
     return (ids.index_select(0, majority.squeeze(1)) * label_divisor).add_(number.squeeze(1))
-
-
-def _check_maps(
-    sem_seg: Tensor, heatmap: Tensor, offset: Tensor, foreground: Tensor | None
-) -> None:
-    shape = tuple(sem_seg.shape)
-    if len(shape) != 3 or shape[0] != 1 or not sem_seg.numel():
-        raise ValueError(f"sem_seg has shape {shape}: expected (1, H, W) category ids")
-    if sem_seg.is_floating_point() or sem_seg.dtype == torch.bool:
-        raise ValueError(f"sem_seg is {sem_seg.dtype}: expected integer category ids")
-    expected = {"center_heatmap": (heatmap, shape), "offsets": (offset, (2, *shape[1:]))}
-    for name, (values, wanted) in expected.items():
-        if tuple(values.shape) != wanted or not values.is_floating_point():
-            raise ValueError(
-                f"{name} is {values.dtype} of shape {tuple(values.shape)}: expected floating point "
-                f"of shape {wanted}, like sem_seg"
-            )
-    if foreground is not None and tuple(foreground.shape) != shape:
-        raise ValueError(
-            f"foreground_mask has shape {tuple(foreground.shape)}: expected {shape}, like sem_seg"
-        )
 
 
 def detectron2_segmentations(

@@ -96,21 +96,10 @@ class Session(BasePredictor):
         return pixels, notes
 
     def _run(self, batch: Sequence[PreparedImage]) -> list[NetworkOutput]:
-        facts, outputs = self.metadata, list[NetworkOutput]()
-        height, width = batch[0].resized.shape[1:]
-        high = facts.height or -(-height // facts.stride) * facts.stride
-        wide = facts.width or -(-width // facts.stride) * facts.stride
-        number = facts.batch or len(batch)
+        outputs, number = list[NetworkOutput](), self.metadata.batch or len(batch)
         for start in range(0, len(batch), number):
-            images = [image.resized for image in batch[start : start + number]]
-            padded = np.zeros((number, 3, high, wide), np.uint8)
-            padded[: len(images), :, :height, :width] = images
-            padded[len(images) :] = padded[:1]  # to fill a batch of a fixed size
-            feeds = {
-                "images": padded,
-                "image_size": np.array([height, width], np.int64),
-                "output_size": np.array(batch[0].map_size, np.int64),
-            }
+            images = np.stack([image.resized for image in batch[start : start + number]])
+            feeds = graph_inputs(self.metadata, images, batch[0].map_size)
             arrays = self._session.run(None, {name: feeds[name] for name in self._inputs})
             found = dict(zip(self._outputs, arrays, strict=True))
             semantic = found["semantic"]
@@ -122,6 +111,29 @@ class Session(BasePredictor):
                     scores = found["scores"][row][found["thing_ids"][row] >= 0]
                     outputs[-1] = NetworkOutput(semantic[row], found["panoptic"][row], scores)
         return outputs
+
+
+def graph_inputs(
+    facts: ExportMetadata, images: NDArray[np.uint8], output_size: tuple[int, int]
+) -> dict[str, NDArray[Any]]:
+    """What a graph takes of (N, 3, h, w) RGB images: padded, and a batch of fixed size filled.
+
+    ValueError: they are larger than the file takes, or more.
+    """
+    number, _, height, width = images.shape
+    high = facts.height or -(-height // facts.stride) * facts.stride
+    wide = facts.width or -(-width // facts.stride) * facts.stride
+    most = facts.batch or number
+    if number > most or height > high or width > wide:
+        raise ValueError(
+            f"{number} images of {height} x {width} pixels: the file takes "
+            f"{facts.batch or 'any number'} of at most {high} x {wide}"
+        )
+    padded = np.zeros((most, 3, high, wide), np.uint8)
+    padded[:number, :, :height, :width] = images
+    padded[number:] = padded[:1]
+    inputs = {"images": padded, "image_size": np.array([height, width], np.int64)}
+    return inputs | ({"output_size": np.array(output_size)} if facts.postprocess else {})
 
 
 def resized_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:

@@ -83,26 +83,6 @@ def save_sheet(
     sheet.save(file)
 
 
-def join_sheets(files: Sequence[Path], file: Path) -> None:
-    """Put the rows of sheets of `save_sheet` below the head of the first, in one PNG.
-
-    There is at least one, all with the same headings, cell width, title and legend.
-    """
-    sheets = []
-    for source in files:
-        with Image.open(source) as image:
-            sheets.append(image.convert("RGB"))
-    head = 2 * LINE
-    height = head + sum(sheet.height - head for sheet in sheets)
-    joined = Image.new("RGB", (sheets[0].width, height), PAPER)
-    joined.paste(sheets[0])
-    y = sheets[0].height
-    for sheet in sheets[1:]:
-        joined.paste(sheet.crop((0, head, sheet.width, sheet.height)), (0, y))
-        y += sheet.height - head
-    joined.save(file)
-
-
 def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     """The (width, height) in pixels at which a picture (H, W, ...) fills a cell; or its height."""
     high, wide = shape[:2]

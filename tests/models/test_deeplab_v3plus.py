@@ -31,11 +31,6 @@ def test_equals_detectron2(model, training):
         assert ours[1]["sem_seg"].shape == (NUM_CLASSES, 101, 99)
 
 
-def test_a_missing_target_is_named(model):
-    with pytest.raises(ValueError, match="image 0 of the batch has no sem_seg: training needs"):
-        model.train()([{"image": make_sample(32, 32)["image"]}])
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_a_wrong_image_is_described(model, training):
     with pytest.raises(ValueError, match=r"shape \(4, 64, 64\): expected \(3, H, W\)"):

@@ -12,7 +12,7 @@ from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.modes.benchmark import _init_statistics
-from panoptic_dl.modes.export import _cases, _compare, _describe, _graph, _shared, _trace, _write
+from panoptic_dl.modes.export import _cases, _compare, _describe, _shared, _trace, _write
 from tests.modes.small_runs import small_coco
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def compare_random(tmp_path, *overrides, **settings):
         _init_statistics(model, lambda: model.network(images))
         cases = _cases(model, mapper.image_format, metadata)[:2]  # not of the published size
         file = tmp_path / "model.onnx"
-        _write(_trace(_graph(model, mapper.image_format, chosen), metadata), file, "onnx", metadata)
+        _write(_trace(model, mapper.image_format, metadata), file, "onnx", metadata)
         return _compare(file, "onnx", metadata, cases)
 
 

@@ -166,20 +166,6 @@ def test_class_ids_far_apart():
     assert 5_000_001_001 in panoptic
 
 
-def test_foreground_masks():
-    sem_seg, heatmap, offsets = random_maps(30, 34, seed=6, num_centers=9)
-    generator = torch.Generator().manual_seed(1)
-    for mask in (
-        torch.rand((1, 30, 34), generator=generator) < 0.5,
-        (torch.rand((1, 30, 34), generator=generator) < 0.8).long(),
-        (torch.rand((1, 30, 34), generator=generator) < 0.2).float(),
-        torch.zeros(1, 30, 34, dtype=torch.bool),
-        torch.ones(1, 30, 34, dtype=torch.uint8),
-    ):
-        assert_equal_to_reference(sem_seg, heatmap, offsets, foreground_mask=mask)
-        assert_equal_to_reference(sem_seg, heatmap * 0, offsets, foreground_mask=mask)
-
-
 def test_views_of_other_tensors():
     sem_seg, heatmap, offsets = random_maps(30, 34, seed=7)
     turned = [maps.transpose(1, 2) for maps in (sem_seg, heatmap, offsets.flip(0))]
@@ -246,32 +232,9 @@ def test_top_k_above_the_number_of_pixels_keeps_every_centre():
 MAPS = random_maps(8, 10, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"nms_kernel": 4}, "nms_kernel=4 must be odd"),
-        ({"nms_kernel": 0}, "nms_kernel=0 must be odd"),
-        ({"top_k": 0}, "top_k=0 must be at least 1"),
-        ({"sem_seg": MAPS[0][0]}, r"sem_seg has shape \(8, 10\)"),
-        ({"sem_seg": MAPS[0].float()}, "expected integer category ids"),
-        ({"sem_seg": MAPS[0][:, :0]}, "sem_seg has shape"),
-        ({"sem_seg": MAPS[0].to(torch.uint8)}, "do not fit into torch.uint8"),
-        ({"center_heatmap": MAPS[1][:, :5]}, r"center_heatmap .* of shape \(1, 8, 10\)"),
-        ({"center_heatmap": MAPS[1].long()}, "center_heatmap is torch.int64"),
-        ({"offsets": MAPS[1]}, r"offsets .* of shape \(2, 8, 10\)"),
-        ({"foreground_mask": MAPS[0][0]}, "foreground_mask has shape"),
-        ({"foreground_mask": MAPS[0]}, "foreground_mask must hold 0 and 1 only"),
-    ],
-)
-def test_bad_input_is_named(changes, message):
-    maps = dict(zip(("sem_seg", "center_heatmap", "offsets"), MAPS, strict=True))
-    with pytest.raises(ValueError, match=message):
-        get_panoptic_segmentation(**maps | ARGUMENTS | changes)
-
-
-def test_even_windows_raise_in_detectron2_too():
-    with pytest.raises((RuntimeError, IndexError)):
-        reference(*MAPS, **ARGUMENTS | {"nms_kernel": 4})
+def test_ids_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"do not fit into torch.uint8"):
+        get_panoptic_segmentation(MAPS[0].to(torch.uint8), *MAPS[1:], **ARGUMENTS)
 
 
 def several():
@@ -295,12 +258,11 @@ def test_images_of_several_sizes_at_once():
 
 def test_batched_tensors():
     images = [random_maps(20, 24, seed=seed) for seed in range(3)]
-    masks = torch.stack([torch.ones(1, 20, 24)] * 3)
     batch = [torch.stack(maps) for maps in zip(*images, strict=True)]
     for (panoptic, _), maps in zip(
-        get_panoptic_segmentations(*batch, **ARGUMENTS, foreground_masks=masks), images, strict=True
+        get_panoptic_segmentations(*batch, **ARGUMENTS), images, strict=True
     ):
-        expected = reference(*maps, **ARGUMENTS, foreground_mask=masks[0])
+        expected = reference(*maps, **ARGUMENTS)
         assert torch.equal(panoptic, expected[0])
 
 

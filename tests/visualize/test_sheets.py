@@ -10,7 +10,6 @@ from panoptic_dl.visualize.sheets import (
     SAMPLE_SIDE,
     _legend_strip,
     fit,
-    join_sheets,
     make_sample,
     save_gallery,
     save_sheet,
@@ -18,33 +17,6 @@ from panoptic_dl.visualize.sheets import (
 )
 
 DIVISOR = 1000
-
-
-def sheet(tmp_path, name, height):
-    rows = [[np.full((height, 40, 3), height, np.uint8)] * 2]
-    file = tmp_path / "new" / f"{name}.png"
-    legend = [("right", (0, 200, 0)), ("wrong", (200, 0, 0))]
-    save_sheet(
-        rows,
-        ("x", "y"),
-        file,
-        captions=["a caption"],
-        title="t",
-        legend=legend,
-        cell_width=80,
-    )
-    return file
-
-
-def test_sheets_join_below_one_head(tmp_path):
-    files = [sheet(tmp_path, "a", 30), sheet(tmp_path, "b", 90)]
-    join_sheets(files, tmp_path / "joined.png")
-    first, second, joined = (
-        np.asarray(Image.open(file)) for file in (*files, tmp_path / "joined.png")
-    )
-    assert first.shape == (68 + 34 + 60 + 8, 2 * 88 + 8, 3)
-    assert second.shape == (68 + 34 + 160 + 8, 2 * 88 + 8, 3)
-    assert (joined == np.concatenate([first, second[68:]])).all()
 
 
 @pytest.mark.parametrize("height", [30, 40, 60, 80])
