@@ -75,13 +75,13 @@ def custom_classes(
     Args:
         form: one of FORMATS, or of `importing.FORMATS`.
         root: the dataset's folder.
-        train_split, test_split: names of the splits. Their categories must be the same; one of the
-            two may be missing.
+        train_split, test_split: names of the splits. The classes are those of training, or of test
+            where there is no training; `custom_dataset` refuses a split that has others.
         train_json, test_json: their JSON files, where they lie elsewhere.
         classes_file: None, or the `classes.json` of a run, which needs no dataset.
 
     Raises:
-        DatasetError: a file is missing or torn, its categories make no classes, or two differ.
+        DatasetError: a file is missing or torn, or its categories make no classes.
     """
     if classes_file is not None:
         try:
@@ -90,12 +90,9 @@ def custom_classes(
             raise DatasetError(f"dataset.classes_file: {error}") from error
     train = _Split(form, "train", train_split, root, json=train_json)
     test = _Split(form, "test", test_split, root, json=test_json)
-    files = [split.file for split in (train, test) if split.file.is_file()]
-    if not files:
-        train.require_annotations()
-    if len(files) > 1 and not has_truth(test.file):
-        files.remove(test.file)
-    return read_categories(files)
+    split = test if test.file.is_file() and not train.file.is_file() else train
+    split.require_annotations()
+    return read_categories(split.file)
 
 
 def custom_dataset(
@@ -340,7 +337,7 @@ class _Split:
     def _classes_of_file(self, classes: Classes) -> Classes:
         """The classes of the JSON file, in the colors of the dataset."""
         self.require_annotations()
-        found = read_categories([self.file])
+        found = read_categories(self.file)
         difference = found.difference(classes)
         if difference:
             raise self.layout.error(

@@ -321,6 +321,21 @@ def test_a_test_split_alone_has_the_same_classes(root, form):
     assert len(DatasetCatalog.get(register(root, form, part="test"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda categories: categories.pop(), "5 classes, not 6"),
+        (lambda categories: categories[0].update(name="belt"), "'belt', not 'Förderband'"),
+        (lambda categories: categories[0].update(isthing=1), "class .* is .*, not '"),
+    ],
+)
+def test_a_split_of_other_classes_is_refused(root, form, change, difference):
+    file = edit(root, lambda content: change(content["categories"]), form, "val")
+    with pytest.raises(DatasetError, match=difference) as caught:
+        register(root, form, part="test")
+    assert f"{file} has other categories than dataset.classes" in str(caught.value)
+
+
 def test_classes_of_a_run_need_no_dataset_and_must_be_those_of_one(root, form, tmp_path):
     classes = classes_of(root, form)
     file = tmp_path / "classes.json"
