@@ -27,7 +27,6 @@ ground truth: its JSON file has "images" alone, and the classes are those of the
 """
 
 import fnmatch
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,8 +49,6 @@ from panoptic_dl.datasets.categories import (
 )
 from panoptic_dl.datasets.formats.official import official_layout
 from panoptic_dl.datasets.registry import NO_TRUTH, Record, register_once
-
-logger = logging.getLogger(__name__)
 
 LAYOUT_HELP = "docs/custom_dataset.md says what lies where"
 WITHOUT_DATA = "for a trained model without its dataset: dataset.classes_file=RUN/classes.json"
@@ -132,7 +129,7 @@ def custom_dataset(
     return register_once(
         f"{form}_{part}_{task}",
         sources=[files.file, *files.image_folders, *files.label_folders],
-        found=files.folders,
+        found=files.found,
         load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
         **numbers,
@@ -244,7 +241,8 @@ class _Split:
         self.json_files = self._places(json, self.form.json, "json")
         self.image_folders = self._places(images, self.form.images, "images")
         self.label_folders = self._places(labels, self.form.labels, "labels")
-        self.folders: dict[str, str] = {}  # those of "images" and "labels", when they are found
+        # Folders of "images" and "labels", and "warnings", when they are found.
+        self.found: dict[str, Any] = {}
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
     def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
@@ -294,9 +292,11 @@ class _Split:
                 "segments_info": read_segments(annotation, self.file, contiguous, found.thing_ids),
             }
             records.append(record)
-        repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
-        if repeated:
-            logger.warning("%s: %s", self.file, repeated)
+        warnings = [repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""]
+        if left_out := len(content["images"]) - len(records):
+            number = f"{left_out} of its {len(content['images'])} images"
+            warnings.append(f"{number} have no annotation and are left out")
+        self.found["warnings"] = [f"{self.file}: {text}" for text in warnings if text]
         return records
 
     @property
@@ -324,12 +324,12 @@ class _Split:
                 )
             return class_metadata(classes, semantic=semantic) | {
                 **NO_TRUTH,
-                "image_root": self.folders["images"],
+                "image_root": self.found["images"],
                 "json_file": str(self.file),
             }
         return class_metadata(self._classes_of_file(classes), semantic=semantic) | {
-            "image_root": self.folders["images"],
-            "panoptic_root": self.folders["labels"],
+            "image_root": self.found["images"],
+            "panoptic_root": self.found["labels"],
             "panoptic_json": str(self.file),
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         }
@@ -364,7 +364,7 @@ class _Split:
             if _existing(folder, [first]):
                 found = _existing(folder, names.values())
                 self.layout.require_files(names.values(), found, folder, self._remedy(key))
-                self.folders[key] = str(folder)
+                self.found[key] = str(folder)
                 return {number: str(folder / name) for number, name in names.items()}
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
@@ -413,11 +413,6 @@ def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str,
                 "one"
             )
         annotated[number] = images[number]
-    if without := [number for number in images if number not in annotated]:
-        logger.warning(
-            f"{file}: {len(without)} of its {len(images)} images have no annotation and are left "
-            f"out, such as {without[0]!r}"
-        )
     return annotated
 
 
