@@ -222,10 +222,7 @@ class _Split:
         part: str,
         split: str,
         root: str | None,
-        *,
-        json: str | None = None,
-        images: str | None = None,
-        labels: str | None = None,
+        **given: str | None,
     ) -> None:
         if root is None:
             raise DatasetError(
@@ -238,14 +235,15 @@ class _Split:
         self.part, self.split = part, split
         folder = "mapillary_vistas" if version else ""
         self.layout = official_layout(f"dataset={name}", root, folder)
-        self.json_files = self._places(json, self.form.json, "json")
-        self.image_folders = self._places(images, self.form.images, "images")
-        self.label_folders = self._places(labels, self.form.labels, "labels")
+        self.json_files, self.image_folders, self.label_folders = (
+            self._places(key, given.get(key)) for key in ("json", "images", "labels")
+        )
         # Folders of "images" and "labels", and "warnings", when they are found.
         self.found: dict[str, Any] = {}
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
-    def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
+    def _places(self, key: str, given: str | None) -> list[Path]:
+        usual = getattr(self.form, key)
         names = [given] if given else [name.format(split=self.split) for name in usual]
         paths = [self.layout.base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
         return paths if key == "json" else [place for path in paths for place in places(path)]
@@ -265,33 +263,24 @@ class _Split:
         """Check the split and return Detectron2's records."""
         if not self.has_truth:
             content = read_annotations(self.file, ("images",))
-            images = listed_images(content, self.file)
-            image_files = self._find(
-                "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
-            )
-            return [self._record(image, image_files[i]) for i, image in images.items()]
+            return list(self._image_records(listed_images(content, self.file)).values())
         found, content = self._classes_of_file(classes), read_annotations(self.file)
         contiguous = {category: index for index, category in enumerate(found.category_ids)}
-        images = annotated_images(content, self.file)
+        of_images = self._image_records(annotated_images(content, self.file))
         where = f'{self.file}: "file_name" of the annotation of image'
         labels = {
-            annotation["image_id"]: _inside(
-                annotation.get("file_name"), f"{where} {annotation['image_id']!r}"
-            )
-            for annotation in content["annotations"]
+            number: _inside(annotation.get("file_name"), f"{where} {number!r}")
+            for number, annotation in zip(of_images, content["annotations"], strict=True)
         }
-        image_files = self._find(
-            "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
-        )
-        label_files = self._find("labels", self.label_folders, lambda f: labels)
-        records: list[Record] = []
-        for annotation in content["annotations"]:
-            number = annotation["image_id"]
-            record = self._record(images[number], image_files[number]) | {
-                "pan_seg_file_name": label_files[number],
+        files = self._find("labels", self.label_folders, lambda folder: labels)
+        records = [
+            of_images[number]
+            | {
+                "pan_seg_file_name": files[number],
                 "segments_info": read_segments(annotation, self.file, contiguous, found.thing_ids),
             }
-            records.append(record)
+            for number, annotation in zip(of_images, content["annotations"], strict=True)
+        ]
         warnings = [repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""]
         if left_out := len(content["images"]) - len(records):
             number = f"{left_out} of its {len(content['images'])} images"
@@ -305,13 +294,19 @@ class _Split:
         self.require_annotations()
         return self.part != "test" or has_truth(self.file)
 
-    def _record(self, image: dict[str, Any], file: str) -> Record:
-        record = {"file_name": file, "image_id": image["id"]}
-        # The loader groups images by shape, by their listed sizes without opening them.
-        size = {side: image.get(side) for side in ("height", "width")}
-        if all(type(value) is int and value > 0 for value in size.values()):
-            record |= size
-        return record
+    def _image_records(self, images: Images) -> dict[Any, Record]:
+        """Records of images, by id, without their labels."""
+        files = self._find(
+            "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
+        )
+        records = {}
+        for number, image in images.items():
+            records[number] = {"file_name": files[number], "image_id": number}
+            # The loader groups images by shape, by their listed sizes without opening them.
+            size = {side: image.get(side) for side in ("height", "width")}
+            if all(type(value) is int and value > 0 for value in size.values()):
+                records[number] |= size
+        return records
 
     def metadata(self, classes: Classes, *, semantic: bool) -> dict[str, Any]:
         """For Detectron2's catalog; call `load` before."""
@@ -397,21 +392,18 @@ def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str,
     annotated: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
         number = annotation.get("image_id")
+        problem = ""
         if not isinstance(annotation.get("segments_info"), list):
-            raise DatasetError(
-                f"{file}: an annotation of image {number!r} has no segments_info: this is no "
-                "panoptic file. Of instances or detections: dataset=coco_instances"
+            problem = (
+                "has no segments_info: this is no panoptic file. Of instances or detections: "
+                "dataset=coco_instances"
             )
-        if type(number) not in (int, str) or number not in images:
-            raise DatasetError(
-                f'{file}: an annotation is of image {number!r}, which is not among its "images"; '
-                "list that image or remove the annotation"
-            )
-        if number in annotated:
-            raise DatasetError(
-                f"{file} has two annotations of image {number!r}; put all segments of an image in "
-                "one"
-            )
+        elif type(number) not in (int, str) or number not in images:
+            problem = 'is not among its "images"; list that image or remove the annotation'
+        elif number in annotated:
+            problem = "is the second one; put all segments of an image in one"
+        if problem:
+            raise DatasetError(f"{file}: an annotation of image {number!r} {problem}")
         annotated[number] = images[number]
     return annotated
 
@@ -444,12 +436,11 @@ def read_segments(
 def _inside(name: Any, where: str) -> str:
     """A relative file name, in its shortest form; DatasetError if it leads out of its folder: a
     file of annotations that was downloaded must not choose what is read."""
-    if not isinstance(name, str) or not name:
-        raise DatasetError(f"{where} is {name!r}; write the name of the file; {GUIDE}")
-    shortest = os.path.normpath(name)
-    if os.path.isabs(name) or PurePath(shortest).parts[:1] == ("..",):
+    shortest = os.path.normpath(name) if isinstance(name, str) and name else ".."
+    if os.path.isabs(shortest) or PurePath(shortest).parts[:1] == ("..",):
         raise DatasetError(
-            f"{where} is {name!r}; write it relative to the folder of these files, and inside it"
+            f"{where} is {name!r}; write it relative to the folder of these files, and inside it; "
+            f"{GUIDE}"
         )
     return shortest
 

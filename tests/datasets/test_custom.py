@@ -363,9 +363,9 @@ def set_in(key, index=0, /, **entries):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["images"].pop(0), r"an annotation is of image .*, which is not among its"),
+        (lambda c: c["images"].pop(0), r"an annotation of image .* is not among its"),
         (lambda c: c["images"].append(c["images"][0]), r"lists image .* twice"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), r"has two annotations of image"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), r"annotation .* is the second one"),
         (set_in("images", id=None), r"needs an \"id\", a number or text"),
         (set_in("images", id=1.5), r"needs an \"id\", a number or text"),
         (
