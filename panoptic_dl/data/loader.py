@@ -16,6 +16,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.headers import check_records, fingerprint
@@ -343,20 +344,16 @@ def _prefetch_to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator
 
     def start(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copies):
-            moved = _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+            moved = tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), batch)
             return moved, copies.record_event()
 
     def finish(started: tuple[Batch, torch.cuda.Event]) -> Batch:
         batch, copied = started
         current = torch.cuda.current_stream(device)
         current.wait_event(copied)  # of this batch, not of the one that is being copied
-
-        def use_here(tensor: Tensor) -> Tensor:
-            # The allocator must not give the memory away before this stream is done with it.
-            tensor.record_stream(current)
-            return tensor
-
-        return _map_tensors(batch, use_here)
+        # The allocator must not give the memory away before this stream is done with it.
+        tree_map_only(Tensor, lambda tensor: tensor.record_stream(current), batch)
+        return batch
 
     return _prefetch(batches, start, finish)
 
@@ -378,13 +375,3 @@ def _prefetch(
         yield from map(finish, started)
         raise
     yield from map(finish, started)
-
-
-def _map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return [
-        {
-            key: change(value) if isinstance(value, Tensor) else value
-            for key, value in sample.items()
-        }
-        for sample in batch
-    ]

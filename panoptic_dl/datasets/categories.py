@@ -43,27 +43,23 @@ def class_metadata(classes: Classes, *, semantic: bool = False) -> dict[str, Any
     return found
 
 
-def read_categories(files: Sequence[Path]) -> Classes:
-    """The classes that panoptic JSON files have in common.
+def read_categories(file: Path) -> Classes:
+    """The classes of a panoptic JSON file, which is read again when it has changed.
 
-    Args:
-        files: at least one; all must list the same ids, with the same names and "isthing". Colors
-            are those of the first file that has them.
+    Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
 
     Raises:
-        DatasetError: a file cannot be read, its categories make no classes, or two files disagree.
+        DatasetError: the file cannot be read, or its categories make no classes.
     """
-    tables = [{c["id"]: c for c in _categories_of(file)} for file in files]
-    table = tables[0]
-    for file, other in zip(files[1:], tables[1:], strict=True):
-        _require_same(files[0], table, file, other)
-    ids = sorted(table, key=lambda category: (not table[category]["isthing"], category))
-    colors: dict[int, Color] = {}
-    for other in reversed(tables):
-        colors |= {c["id"]: c["color"] for c in other.values() if c["color"] is not None}
-    without = [category for category in ids if category not in colors]
-    colors |= zip(without, _distinct_colors(len(without), list(colors.values())), strict=True)
-    return Classes.of_categories([table[i] | {"color": colors[i]} for i in ids])
+    listed, _ = _read(*file_state(file))
+    _require_lists({"categories": listed}, ("categories",), file)
+    categories = check_categories(listed, file)
+    categories.sort(key=lambda category: (not category["isthing"], category["id"]))
+    without = [category for category in categories if category["color"] is None]
+    given = [category["color"] for category in categories if category["color"] is not None]
+    for category, color in zip(without, _distinct_colors(len(without), given), strict=True):
+        category["color"] = color
+    return Classes.of_categories(categories)
 
 
 def read_annotations(
@@ -141,16 +137,6 @@ def repeated_stuff(
     )
 
 
-def _categories_of(file: Path) -> list[dict[str, Any]]:
-    """Checked categories of a file, read again when it has changed.
-
-    Annotations may be hundreds of megabytes, and many parts of a config ask for the classes.
-    """
-    categories, _ = _read(*file_state(file))
-    _require_lists({"categories": categories}, ("categories",), file)
-    return check_categories(categories, file)
-
-
 @lru_cache(maxsize=16)
 def _read(name: str, *state: int) -> tuple[Any, bool]:
     """The categories, not yet checked, and whether there are annotations."""
@@ -172,27 +158,17 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
     checked: list[dict[str, Any]] = []
     for category in categories:
         number, name, thing, color = map(category.get, ("id", "name", "isthing", "color"))
-        problem = ""
-        if type(number) is not int or number < 0:
-            problem = f'"id" must be a whole number from 0; {GUIDE}'
-        elif not isinstance(name, str) or not name.strip():
-            problem = f'"name" must be a text; {GUIDE}'
-        elif printable(name, len(name)) != name:
-            problem = '"name" has control characters, or half an emoji; write it without them'
-        elif thing not in (0, 1):
-            problem = (
-                f'"isthing" is {thing!r}; write 1 if its objects are told apart and counted (a '
-                f"car), 0 if not (the sky); {GUIDE}"
-            )
-        elif color is not None and not (
-            has_type(color, list[int]) and len(color) == 3 and 0 <= min(color) <= max(color) < 256
+        is_text = isinstance(name, str) and name.strip() and printable(name, len(name)) == name
+        is_rgb = has_type(color, list[int]) and len(color) == 3 and {*color} <= {*range(256)}
+        for key, fits, wanted in (
+            ("id", type(number) is int and number >= 0, "a whole number from 0"),
+            ("name", is_text, "a text without control characters and halves of emojis"),
+            ("isthing", thing in (0, 1), "1 if objects are told apart (cars), 0 if not (the sky)"),
+            ("color", color is None or is_rgb, "[red, green, blue] of 0..255, or left out"),
         ):
-            problem = (
-                f'"color" is {color!r}, not [red, green, blue] of 0..255; correct it, or leave it '
-                "out"
-            )
-        if problem:
-            raise DatasetError(f"{file}: category {number!r} ({name!r}): {problem}")
+            if not fits:
+                value = f'category {number!r} ({name!r}): "{key}" is {category.get(key)!r}'
+                raise DatasetError(f"{file}: {value}; it must be {wanted}; {GUIDE}")
         rgb = color and tuple(color)
         checked.append({"id": number, "name": name, "isthing": bool(thing), "color": rgb})
     for key, remedy in (("id", "give each its own"), ("name", "rename one, or make them one")):
@@ -206,24 +182,6 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
             f"{MAX_CLASSES} can be told apart: merge some"
         )
     return checked
-
-
-def _require_same(
-    first: Path, table: dict[int, dict[str, Any]], second: Path, other: dict[int, dict[str, Any]]
-) -> None:
-    remedy = "list all categories, the same ones, in both files"
-    for category in sorted(set(table) ^ set(other)):
-        has, lacks = (first, second) if category in table else (second, first)
-        name = (table.get(category) or other[category])["name"]
-        raise DatasetError(f"category {category} ({name!r}) is in {has}, not in {lacks}: {remedy}")
-    for category in sorted(table):
-        for key in ("name", "isthing"):
-            if table[category][key] != other[category][key]:
-                raise DatasetError(
-                    f'category {category} has another "{key}" in {second} '
-                    f"({other[category][key]!r}) than in {first} ({table[category][key]!r}): "
-                    f"{remedy}"
-                )
 
 
 STEPS = np.arange(40, 241, 25)  # of each channel; strong colors hide the picture below

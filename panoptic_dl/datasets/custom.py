@@ -27,7 +27,6 @@ ground truth: its JSON file has "images" alone, and the classes are those of the
 """
 
 import fnmatch
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,8 +50,6 @@ from panoptic_dl.datasets.categories import (
 from panoptic_dl.datasets.formats.official import official_layout
 from panoptic_dl.datasets.registry import NO_TRUTH, Record, register_once
 
-logger = logging.getLogger(__name__)
-
 LAYOUT_HELP = "docs/custom_dataset.md says what lies where"
 WITHOUT_DATA = "for a trained model without its dataset: dataset.classes_file=RUN/classes.json"
 CITY_SUFFIX = "_leftImg8bit"
@@ -75,13 +72,13 @@ def custom_classes(
     Args:
         form: one of FORMATS, or of `importing.FORMATS`.
         root: the dataset's folder.
-        train_split, test_split: names of the splits. Their categories must be the same; one of the
-            two may be missing.
+        train_split, test_split: names of the splits. The classes are those of training, or of test
+            where there is no training; `custom_dataset` refuses a split that has others.
         train_json, test_json: their JSON files, where they lie elsewhere.
         classes_file: None, or the `classes.json` of a run, which needs no dataset.
 
     Raises:
-        DatasetError: a file is missing or torn, its categories make no classes, or two differ.
+        DatasetError: a file is missing or torn, or its categories make no classes.
     """
     if classes_file is not None:
         try:
@@ -90,12 +87,9 @@ def custom_classes(
             raise DatasetError(f"dataset.classes_file: {error}") from error
     train = _Split(form, "train", train_split, root, json=train_json)
     test = _Split(form, "test", test_split, root, json=test_json)
-    files = [split.file for split in (train, test) if split.file.is_file()]
-    if not files:
-        train.require_annotations()
-    if len(files) > 1 and not has_truth(test.file):
-        files.remove(test.file)
-    return read_categories(files)
+    split = test if test.file.is_file() and not train.file.is_file() else train
+    split.require_annotations()
+    return read_categories(split.file)
 
 
 def custom_dataset(
@@ -135,7 +129,7 @@ def custom_dataset(
     return register_once(
         f"{form}_{part}_{task}",
         sources=[files.file, *files.image_folders, *files.label_folders],
-        found=files.folders,
+        found=files.found,
         load=lambda: files.load(classes, panoptic=task == "panoptic"),
         metadata=lambda: files.metadata(classes, semantic=task == "semantic"),
         **numbers,
@@ -228,10 +222,7 @@ class _Split:
         part: str,
         split: str,
         root: str | None,
-        *,
-        json: str | None = None,
-        images: str | None = None,
-        labels: str | None = None,
+        **given: str | None,
     ) -> None:
         if root is None:
             raise DatasetError(
@@ -244,13 +235,15 @@ class _Split:
         self.part, self.split = part, split
         folder = "mapillary_vistas" if version else ""
         self.layout = official_layout(f"dataset={name}", root, folder)
-        self.json_files = self._places(json, self.form.json, "json")
-        self.image_folders = self._places(images, self.form.images, "images")
-        self.label_folders = self._places(labels, self.form.labels, "labels")
-        self.folders: dict[str, str] = {}  # those of "images" and "labels", when they are found
+        self.json_files, self.image_folders, self.label_folders = (
+            self._places(key, given.get(key)) for key in ("json", "images", "labels")
+        )
+        # Folders of "images" and "labels", and "warnings", when they are found.
+        self.found: dict[str, Any] = {}
         self.file = next((file for file in self.json_files if file.is_file()), self.json_files[0])
 
-    def _places(self, given: str | None, usual: tuple[str, ...], key: str) -> list[Path]:
+    def _places(self, key: str, given: str | None) -> list[Path]:
+        usual = getattr(self.form, key)
         names = [given] if given else [name.format(split=self.split) for name in usual]
         paths = [self.layout.base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
         return paths if key == "json" else [place for path in paths for place in places(path)]
@@ -270,36 +263,29 @@ class _Split:
         """Check the split and return Detectron2's records."""
         if not self.has_truth:
             content = read_annotations(self.file, ("images",))
-            images = listed_images(content, self.file)
-            image_files = self._find(
-                "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
-            )
-            return [self._record(image, image_files[i]) for i, image in images.items()]
+            return list(self._image_records(listed_images(content, self.file)).values())
         found, content = self._classes_of_file(classes), read_annotations(self.file)
         contiguous = {category: index for index, category in enumerate(found.category_ids)}
-        images = annotated_images(content, self.file)
+        of_images = self._image_records(annotated_images(content, self.file))
         where = f'{self.file}: "file_name" of the annotation of image'
         labels = {
-            annotation["image_id"]: _inside(
-                annotation.get("file_name"), f"{where} {annotation['image_id']!r}"
-            )
-            for annotation in content["annotations"]
+            number: _inside(annotation.get("file_name"), f"{where} {number!r}")
+            for number, annotation in zip(of_images, content["annotations"], strict=True)
         }
-        image_files = self._find(
-            "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
-        )
-        label_files = self._find("labels", self.label_folders, lambda f: labels)
-        records: list[Record] = []
-        for annotation in content["annotations"]:
-            number = annotation["image_id"]
-            record = self._record(images[number], image_files[number]) | {
-                "pan_seg_file_name": label_files[number],
+        files = self._find("labels", self.label_folders, lambda folder: labels)
+        records = [
+            of_images[number]
+            | {
+                "pan_seg_file_name": files[number],
                 "segments_info": read_segments(annotation, self.file, contiguous, found.thing_ids),
             }
-            records.append(record)
-        repeated = repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""
-        if repeated:
-            logger.warning("%s: %s", self.file, repeated)
+            for number, annotation in zip(of_images, content["annotations"], strict=True)
+        ]
+        warnings = [repeated_stuff(records, classes.names, classes.thing_ids) if panoptic else ""]
+        if left_out := len(content["images"]) - len(records):
+            number = f"{left_out} of its {len(content['images'])} images"
+            warnings.append(f"{number} have no annotation and are left out")
+        self.found["warnings"] = [f"{self.file}: {text}" for text in warnings if text]
         return records
 
     @property
@@ -308,13 +294,19 @@ class _Split:
         self.require_annotations()
         return self.part != "test" or has_truth(self.file)
 
-    def _record(self, image: dict[str, Any], file: str) -> Record:
-        record = {"file_name": file, "image_id": image["id"]}
-        # The loader groups images by shape, by their listed sizes without opening them.
-        size = {side: image.get(side) for side in ("height", "width")}
-        if all(type(value) is int and value > 0 for value in size.values()):
-            record |= size
-        return record
+    def _image_records(self, images: Images) -> dict[Any, Record]:
+        """Records of images, by id, without their labels."""
+        files = self._find(
+            "images", self.image_folders, lambda f: self.form.find_images(f, images, self.file)
+        )
+        records = {}
+        for number, image in images.items():
+            records[number] = {"file_name": files[number], "image_id": number}
+            # The loader groups images by shape, by their listed sizes without opening them.
+            size = {side: image.get(side) for side in ("height", "width")}
+            if all(type(value) is int and value > 0 for value in size.values()):
+                records[number] |= size
+        return records
 
     def metadata(self, classes: Classes, *, semantic: bool) -> dict[str, Any]:
         """For Detectron2's catalog; call `load` before."""
@@ -327,12 +319,12 @@ class _Split:
                 )
             return class_metadata(classes, semantic=semantic) | {
                 **NO_TRUTH,
-                "image_root": self.folders["images"],
+                "image_root": self.found["images"],
                 "json_file": str(self.file),
             }
         return class_metadata(self._classes_of_file(classes), semantic=semantic) | {
-            "image_root": self.folders["images"],
-            "panoptic_root": self.folders["labels"],
+            "image_root": self.found["images"],
+            "panoptic_root": self.found["labels"],
             "panoptic_json": str(self.file),
             "evaluator_type": "sem_seg" if semantic else "coco_panoptic_seg",
         }
@@ -340,7 +332,7 @@ class _Split:
     def _classes_of_file(self, classes: Classes) -> Classes:
         """The classes of the JSON file, in the colors of the dataset."""
         self.require_annotations()
-        found = read_categories([self.file])
+        found = read_categories(self.file)
         difference = found.difference(classes)
         if difference:
             raise self.layout.error(
@@ -367,7 +359,7 @@ class _Split:
             if _existing(folder, [first]):
                 found = _existing(folder, names.values())
                 self.layout.require_files(names.values(), found, folder, self._remedy(key))
-                self.folders[key] = str(folder)
+                self.found[key] = str(folder)
                 return {number: str(folder / name) for number, name in names.items()}
         if len(folders) == 1:
             self.layout.require_folder(folders[0], self._remedy(key))
@@ -400,27 +392,19 @@ def annotated_images(content: dict[str, Any], file: Path) -> dict[Any, dict[str,
     annotated: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
         number = annotation.get("image_id")
+        problem = ""
         if not isinstance(annotation.get("segments_info"), list):
-            raise DatasetError(
-                f"{file}: an annotation of image {number!r} has no segments_info: this is no "
-                "panoptic file. Of instances or detections: dataset=coco_instances"
+            problem = (
+                "has no segments_info: this is no panoptic file. Of instances or detections: "
+                "dataset=coco_instances"
             )
-        if type(number) not in (int, str) or number not in images:
-            raise DatasetError(
-                f'{file}: an annotation is of image {number!r}, which is not among its "images"; '
-                "list that image or remove the annotation"
-            )
-        if number in annotated:
-            raise DatasetError(
-                f"{file} has two annotations of image {number!r}; put all segments of an image in "
-                "one"
-            )
+        elif type(number) not in (int, str) or number not in images:
+            problem = 'is not among its "images"; list that image or remove the annotation'
+        elif number in annotated:
+            problem = "is the second one; put all segments of an image in one"
+        if problem:
+            raise DatasetError(f"{file}: an annotation of image {number!r} {problem}")
         annotated[number] = images[number]
-    if without := [number for number in images if number not in annotated]:
-        logger.warning(
-            f"{file}: {len(without)} of its {len(images)} images have no annotation and are left "
-            f"out, such as {without[0]!r}"
-        )
     return annotated
 
 
@@ -452,12 +436,11 @@ def read_segments(
 def _inside(name: Any, where: str) -> str:
     """A relative file name, in its shortest form; DatasetError if it leads out of its folder: a
     file of annotations that was downloaded must not choose what is read."""
-    if not isinstance(name, str) or not name:
-        raise DatasetError(f"{where} is {name!r}; write the name of the file; {GUIDE}")
-    shortest = os.path.normpath(name)
-    if os.path.isabs(name) or PurePath(shortest).parts[:1] == ("..",):
+    shortest = os.path.normpath(name) if isinstance(name, str) and name else ".."
+    if os.path.isabs(shortest) or PurePath(shortest).parts[:1] == ("..",):
         raise DatasetError(
-            f"{where} is {name!r}; write it relative to the folder of these files, and inside it"
+            f"{where} is {name!r}; write it relative to the folder of these files, and inside it; "
+            f"{GUIDE}"
         )
     return shortest
 

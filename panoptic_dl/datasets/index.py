@@ -11,8 +11,8 @@ import logging
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,11 @@ def indexed(
     name: str,
     sources: Sequence[Path],
     load: Callable[[], list[dict[str, Any]]],
-    found: dict[str, str],
+    found: dict[str, Any],
 ) -> Sequence[dict[str, Any]]:
     """What `load` returns, from an index if there is one of the same files; else one is made.
 
-    Warnings of `load` are said again. Without a place for the index `load` is called each time.
+    Without a place for the index `load` is called each time.
 
     Args:
         name: of what is loaded.
@@ -88,12 +88,8 @@ def indexed(
             logger.debug("no index can be made: %s", error)
         records = _read(file, states)  # which another process may just have made
         if records is None:
-            with _noted_warnings() as warnings:
-                loaded = load()
-            return _write(file, loaded, states=states, found=found, warnings=warnings)
+            return _write(file, load(), states=states, found=found)
     found.update(records.facts["found"])
-    for origin, text in records.facts["warnings"]:
-        logging.getLogger(origin).warning("%s", text)
     return records
 
 
@@ -121,16 +117,3 @@ def _write(file: Path, loaded: list[dict[str, Any]], **facts: Any) -> Sequence[d
     except (OSError, TypeError, ValueError) as error:  # such as values that JSON has not
         logger.debug("%s cannot be written: %s", file, error)
         return loaded
-
-
-@contextmanager
-def _noted_warnings() -> Iterator[list[tuple[str, str]]]:
-    """Logger and text of the warnings that are said meanwhile."""
-    noted: list[tuple[str, str]] = []
-    package, handler = logging.getLogger("panoptic_dl"), logging.Handler(logging.WARNING)
-    handler.emit = lambda r: noted.append((r.name, r.getMessage()))  # type: ignore[assignment]
-    package.addHandler(handler)
-    try:
-        yield noted
-    finally:
-        package.removeHandler(handler)

@@ -3,6 +3,7 @@
 How to add one: docs/architecture.md.
 """
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
 from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
 from panoptic_dl.datasets.index import Records, indexed
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]  # one image, in Detectron2's dataset format
 
@@ -45,7 +48,8 @@ def register_once(
     again and the new entry replaces the old one, be it ours or one that Detectron2 registers when
     it is imported.
     Errors of `load` pass through; the catalogs are then as they were. Of a large dataset it is
-    called once a machine (see `indexed`): what else it finds out, it writes into `found`.
+    called once a machine (see `indexed`): what else it finds out, it writes into `found`, whose
+    "warnings" are logged each time.
 
     Raises:
         DatasetError: `ignore_label` is a class.
@@ -57,7 +61,10 @@ def register_once(
         return name
     # The loader needs the records a moment after they were checked here. Keeping them forever may
     # take a gigabyte, unless they lie in an index: they are handed over once.
-    loaded = [indexed(name, sources, load, {} if found is None else found)]
+    found = {} if found is None else found
+    loaded = [indexed(name, sources, load, found)]
+    for warning in found.get("warnings", ()):
+        logger.warning(warning)
     is_shared = isinstance(loaded[0], Records)
     entries = metadata() | numbers | {"num_images": len(loaded[0])}
     require_no_class(ignore_label, len(entries["stuff_classes"]))
@@ -109,11 +116,6 @@ class Layout:
                 "(by default the folder that the environment variable DETECTRON2_DATASETS names, "
                 "else ./datasets)"
             )
-            if not self.base.is_dir() and any(self.base.parent.glob("[!.]*")):
-                remedy += (
-                    f"\n             your own data in {self.base.parent}? Unpack it; none of the "
-                    "formats in docs/custom_dataset.md was recognized there"
-                )
         return DatasetError(f"{self.title}: {problem}\n  looked in: {where}\n  remedy:    {remedy}")
 
     def require_folder(self, folder: Path, remedy: str) -> None:

@@ -219,7 +219,7 @@ def _check_json(title: str, context: CheckContext) -> CheckResult | None:
         return None
     file, content = Path(split.panoptic_json), split.content
     hint = _hint_for(context, title, "prepared")
-    classes, images = read_categories([file]), annotated_images(content, file)
+    classes, images = read_categories(file), annotated_images(content, file)
     things = split.metadata.get("thing_dataset_id_to_contiguous_id") or {}
     here = {c["id"]: (c["name"], things and c["isthing"]) for c in classes.categories()}
     there = {n: (split.class_names[c], things and n in things) for n, c in split.contiguous.items()}

@@ -274,7 +274,7 @@ def test_images_without_annotation_are_left_out_aloud(root, form, caplog):
     edit(root, lambda c: c["annotations"].pop(0), form)
     with caplog.at_level(logging.WARNING):
         assert len(DatasetCatalog.get(register(root, form))) == 2
-    assert "1 of its 3 images have no annotation and are left out, such as" in caplog.text
+    assert "1 of its 3 images have no annotation and are left out" in caplog.text
 
 
 def test_changed_files_are_looked_at_again(tmp_path):
@@ -321,6 +321,21 @@ def test_a_test_split_alone_has_the_same_classes(root, form):
     assert len(DatasetCatalog.get(register(root, form, part="test"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda categories: categories.pop(), "5 classes, not 6"),
+        (lambda categories: categories[0].update(name="belt"), "'belt', not 'Förderband'"),
+        (lambda categories: categories[0].update(isthing=1), "class .* is .*, not '"),
+    ],
+)
+def test_a_split_of_other_classes_is_refused(root, form, change, difference):
+    file = edit(root, lambda content: change(content["categories"]), form, "val")
+    with pytest.raises(DatasetError, match=difference) as caught:
+        register(root, form, part="test")
+    assert f"{file} has other categories than dataset.classes" in str(caught.value)
+
+
 def test_classes_of_a_run_need_no_dataset_and_must_be_those_of_one(root, form, tmp_path):
     classes = classes_of(root, form)
     file = tmp_path / "classes.json"
@@ -348,9 +363,9 @@ def set_in(key, index=0, /, **entries):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["images"].pop(0), r"an annotation is of image .*, which is not among its"),
+        (lambda c: c["images"].pop(0), r"an annotation of image .* is not among its"),
         (lambda c: c["images"].append(c["images"][0]), r"lists image .* twice"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), r"has two annotations of image"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), r"annotation .* is the second one"),
         (set_in("images", id=None), r"needs an \"id\", a number or text"),
         (set_in("images", id=1.5), r"needs an \"id\", a number or text"),
         (

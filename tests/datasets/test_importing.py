@@ -15,7 +15,6 @@ from PIL import Image
 from panoptic_dl.config import compose
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.datasets import importing
-from panoptic_dl.datasets.cityscapes import CityscapesSplit
 from panoptic_dl.datasets.custom import custom_classes, custom_dataset
 from panoptic_dl.datasets.importing import import_dataset, recognize
 from tests.datasets.formats import exports
@@ -256,15 +255,6 @@ def test_names_are_the_same_in_every_form_of_unicode_and_images_listed_twice_are
 def test_keys_of_coco_format_that_an_import_does_not_read_are_unknown():
     with pytest.raises(ValueError, match=r"Unknown key 'dataset.train_images'"):
         compose(["dataset=yolo", "dataset.root=x", "dataset.train_images=y"])
-
-
-def test_a_folder_that_nothing_recognizes_is_said_to_be_one(tmp_path):
-    with pytest.raises(DatasetError) as caught:
-        CityscapesSplit(str(tmp_path), "train").require_files()
-    assert "your own data" not in str(caught.value)  # there is nothing yet
-    (tmp_path / "export.zip").write_bytes(b"PK")
-    with pytest.raises(DatasetError, match=r"own data in .*\? Unpack it; none of the"):
-        CityscapesSplit(str(tmp_path), "train").require_files()
 
 
 def test_images_outside_of_the_folder_are_named(tmp_path, drawn):

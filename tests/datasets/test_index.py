@@ -62,7 +62,7 @@ def test_later_processes_read_no_json_and_find_the_same(root, reads, monkeypatch
     assert type(plain) is list
     monkeypatch.setattr(index, "SMALLEST", 0)
     said = []
-    for expected in (["panoptic_train.json", "panoptic_val.json"], []):
+    for expected in (["panoptic_train.json"], []):
         caplog.clear()
         del reads[:]
         records, metadata = fresh(root)
@@ -193,4 +193,4 @@ def test_processes_that_start_together_read_it_once(root, tmp_path):
         found = list(pool.map(read_in_process, [root] * 4, [log] * 4))
     assert all(each == found[0] for each in found)
     # Once for the categories, once for the records.
-    assert sorted(log.read_text().split()) == ["panoptic_train.json"] * 2 + ["panoptic_val.json"]
+    assert sorted(log.read_text().split()) == ["panoptic_train.json"] * 2

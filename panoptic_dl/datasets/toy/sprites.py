@@ -21,9 +21,6 @@ from xml.etree.ElementTree import Element
 import cv2
 import numpy as np
 
-from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import near_names
-
 ASSETS = Path(__file__).parent / "assets"
 Color = tuple[int, int, int]
 _PASSED_ON = {"fill", "stroke", "stroke-width", "class", "data-plane", "data-shade", "data-decal"}
@@ -146,23 +143,17 @@ class _Stencil:
 @cache
 def read_sprite(name: str) -> tuple[dict[str, str], list[tuple[str, list[_Stencil]]]]:
     """The attributes of `assets/<name>.svg`, and its parts: label and stencils."""
-    file, parts = ASSETS / f"{name}.svg", []
-    try:
-        root = ElementTree.parse(file).getroot()
-        for group in root:
-            stencils: list[_Stencil] = []
-            for new in _read_shapes(group, {"data-plane": "front 0"}, np.zeros((1, 2)), ()):
-                last = stencils[-1] if stencils else new
-                same = (last.paint, last.gates, last.chance, new.chance)
-                if stencils and same == (new.paint, new.gates, 1, 1):  # fewer are quicker
-                    last.points = _stack([*last.points, *new.points])
-                else:
-                    stencils.append(new)
-            parts.append((group.get("data-label", ""), stencils))
-    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
-        near = "" if file.exists() else near_names(ASSETS, file.name)
-        hint = f"{file.with_name('README.md')} says what a sprite may hold"
-        raise DatasetError(f"cannot read sprite {file}: {error}{near}; {hint}") from error
+    root, parts = ElementTree.parse(ASSETS / f"{name}.svg").getroot(), []
+    for group in root:
+        stencils: list[_Stencil] = []
+        for new in _read_shapes(group, {"data-plane": "front 0"}, np.zeros((1, 2)), ()):
+            last = stencils[-1] if stencils else new
+            same = (last.paint, last.gates, last.chance, new.chance)
+            if stencils and same == (new.paint, new.gates, 1, 1):  # fewer are quicker
+                last.points = _stack([*last.points, *new.points])
+            else:
+                stencils.append(new)
+        parts.append((group.get("data-label", ""), stencils))
     return dict(root.attrib), parts
 
 
@@ -194,14 +185,11 @@ def _read_shapes(
         return
     style = {**above, **own}
     hollow = style.get("fill") == "none"
-    try:
-        flat = _outlines(tag, own, float(style["stroke-width"]) if hollow else 0.0)
-        color = style.get("class") or style["stroke" if hollow else "fill"]
-        shade, solid = float(style.get("data-shade", 1)), "data-decal" not in style
-        origin, across, down = _read_plane(style["data-plane"])
-        chance = float(own.get("data-chance", 1))
-    except (LookupError, ValueError) as error:
-        raise ValueError(f"<{tag}> with {style}: {error!r}") from error
+    flat = _outlines(tag, own, float(style["stroke-width"]) if hollow else 0.0)
+    color = style.get("class") or style["stroke" if hollow else "fill"]
+    shade, solid = float(style.get("data-shade", 1)), "data-decal" not in style
+    origin, across, down = _read_plane(style["data-plane"])
+    chance = float(own.get("data-chance", 1))
     points = _stack([outline + offset for offset in offsets for outline in flat])
     points = (origin + points[..., :1] * across + points[..., 1:] * down) / 100
     yield _Stencil(points, (color, shade, style["data-plane"], solid), gates, chance)
@@ -259,8 +247,6 @@ def _brightness(plane: str, sun_side: float, along: bool) -> float:
 @lru_cache(maxsize=4096)
 def _shade(color: str, factor: float) -> Color:
     """RGB of "#rrggbb" times a factor."""
-    if not re.fullmatch("#[0-9a-fA-F]{6}", color):
-        raise DatasetError(f"{color!r} is neither '#rrggbb' nor one of `colors` in layouts.yaml")
     red, green, blue = (min(round(int(color[k : k + 2], 16) * factor), 255) for k in (1, 3, 5))
     return red, green, blue
 

@@ -230,7 +230,6 @@ def test_scenes_have_what_makes_segmentation_hard() -> None:
     [
         ({"size": (32, 64)}, "size"),
         ({"num_val": 0}, "num_val"),
-        ({"classes": ("road", "dragon")}, "dragon"),
     ],
 )
 def test_parameters_out_of_range(tmp_path: Path, change: dict, message: str) -> None:

@@ -62,13 +62,6 @@ def json_of_fewer_images(root):
     return cityscapes_json(root, lambda content: content["annotations"].pop())
 
 
-@fault("cityscapes", "train data: layout")
-def file_of_somebody_else(root):
-    stranger = root / "cityscapes" / "leftImg8bit" / "train" / "bonn" / "notes.txt"
-    stranger.write_text("mine")
-    return str(stranger)
-
-
 @fault("cityscapes", "train data: images")
 def street_truncated(root):
     return halve(root / "cityscapes" / STREET)
