@@ -44,7 +44,7 @@ def save_sheet(
         file: its folder is made when missing.
         captions: none, or one line above each row.
         title: at the top on the left.
-        legend: at the top on the right: names and colors, the first ones that there is room for.
+        legend: names and colors, below it all.
         cell_width: in pixels, which pictures fill; see `fit`.
     """
     scaled: list[list[Image.Image]] = []
@@ -55,7 +55,7 @@ def save_sheet(
             how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
             scaled[-1].append(Image.fromarray(picture).resize(size, how))
     columns = len(rows[0])
-    head = LINE * (2 if title or legend else 1)
+    head = LINE * (2 if title else 1)
     above = [
         LINE * (bool(captions) + (i > 0 and len(headings) > columns)) for i in range(len(rows))
     ]
@@ -64,7 +64,6 @@ def save_sheet(
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
-    _write_legend(draw, legend, left=GAP + text_width(title, 20), right=width - GAP)
     y = head
     for index, images in enumerate(scaled):
         if captions:
@@ -80,7 +79,7 @@ def save_sheet(
             sheet.paste(image, (x, y))
         y += images[0].height + GAP
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    Image.fromarray(with_legend(np.asarray(sheet), legend, 18)).save(file)
 
 
 def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
@@ -88,22 +87,6 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     high, wide = shape[:2]
     scale = min(width / wide, HIGHEST * width / high)
     return max(1, round(wide * scale)), max(1, round(high * scale))
-
-
-def _write_legend(
-    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, Color]], left: float, right: float
-) -> None:
-    """Colored squares, each before its name: as many as there is room for, up to `right`."""
-    side, margin, gap = 18, 7, 26
-    ends = np.cumsum([gap + side + margin + text_width(name, 18) for name, _ in legend])
-    x = right
-    for name, color in reversed(legend[: int(np.sum(ends <= right - left))]):
-        x -= text_width(name, 18)
-        draw.text((x, LINE / 2), name, font=font(18), anchor="lm", fill=INK)
-        x -= side + margin
-        box = (x, (LINE - side) / 2, x + side, (LINE + side) / 2)
-        draw.rectangle(box, fill=color, outline=FAINT)
-        x -= gap
 
 
 def _shorten(text: str, size: int, width: float) -> str:
