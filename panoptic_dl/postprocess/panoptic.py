@@ -15,7 +15,6 @@ from torch import Tensor
 from panoptic_dl.postprocess.grouping import (
     Coroutine,
     coordinates,
-    count_from_zero,
     histogram,
     indices,
     member,
@@ -40,7 +39,7 @@ def get_panoptic_segmentation(
 
     Equals Detectron2's function of this name in every pixel and center, ties included, and leaves
     its inputs as they are. On a GPU it waits for the device twice, once more if there are `top_k`
-    centers, and again if category ids span more than 4096.
+    centers. Tables have a place for each id from the lowest to the highest category.
 
     Args:
         sem_seg: (1, H, W) integer category ids.
@@ -143,7 +142,8 @@ def _segment(
         places = places.index_select(0, indices(keep, num_kept))
     centers = coordinates(places, width)
 
-    slots, ids = count_from_zero(labels, lowest, highest)
+    ids = torch.arange(lowest, highest + 1, device=labels.device)
+    slots = labels - lowest if lowest else labels
     areas = histogram(slots, len(ids))
     if len(centers):
         pixels = indices(is_thing, num_pixels)
