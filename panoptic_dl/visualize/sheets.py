@@ -4,7 +4,6 @@ H W pixels. Pictures are (H, W, 3) RGB, 0..255.
 """
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from panoptic_dl.core.files import file_name_text
 from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_size, text_width
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
@@ -22,7 +22,6 @@ NARROWEST = 240  # pixels that a picture with a legend is filled up to, for name
 GALLERY_KINDS = ("image", "truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
-LONGEST_NAME = 120  # letters: file systems allow 255 bytes
 SAMPLE_SIDE = 1024  # pixels of a sample's longer side
 
 
@@ -190,7 +189,7 @@ def save_gallery(
     folder.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for name, row in zip(names, rows, strict=True):
-        stem = wanted = file_stem(name)
+        stem = wanted = file_name_text(name)
         number = 1
         while wanted in taken:
             number += 1
@@ -209,8 +208,3 @@ def clear_gallery(folder: Path) -> None:
             file.unlink()
     with contextlib.suppress(OSError):  # not there, or not empty
         folder.rmdir()
-
-
-def file_stem(name: str) -> str:
-    """A name as part of that of a file, on any system; of long ones the end."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-LONGEST_NAME:]
