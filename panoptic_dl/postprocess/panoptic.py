@@ -64,18 +64,9 @@ def get_panoptic_segmentation(
     Raises:
         ValueError: ids do not fit into the type of `sem_seg`.
     """
-    return get_panoptic_segmentations(
-        [sem_seg],
-        [center_heatmap],
-        [offsets],
-        thing_ids=thing_ids,
-        label_divisor=label_divisor,
-        stuff_area=stuff_area,
-        void_label=void_label,
-        threshold=threshold,
-        nms_kernel=nms_kernel,
-        top_k=top_k,
-    )[0]
+    maps = sem_seg, center_heatmap, offsets
+    numbers = label_divisor, stuff_area, void_label, threshold, nms_kernel, top_k
+    return run_all([_segment(*maps, thing_ids, *numbers)])[0]
 
 
 def get_panoptic_segmentations(
@@ -101,7 +92,6 @@ def _segment(
     sem_seg: Tensor,
     heatmap: Tensor,
     offset: Tensor,
-    *,
     thing_ids: Collection[int],
     label_divisor: int,
     stuff_area: int,
