@@ -51,15 +51,15 @@ def test_best_and_worst_in_order_and_nothing_else_is_kept(tmp_path):
 def test_old_pictures_go_and_those_of_others_stay(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name in ("worst-9-old.png", "best.png", "worst.txt", "bestiary.png"):
+    for name in ("worst-9.png", "best.png", "worst.txt", "bestiary.png"):
         (folder / name).write_text("old")
     dataset = make_dataset(tmp_path)
     pictures = best_and_worst(dataset, 2, tmp_path)
     offer_all(pictures, [4, 6])  # one of them has no quality
     assert [sheet.name for sheet in pictures.draw({}, []).pictures] == ["worst.png"]
-    assert names(folder) == ["bestiary.png", "worst.png", "worst.txt"]
+    assert names(folder) == ["bestiary.png", "worst-9.png", "worst.png", "worst.txt"]
     assert best_and_worst(dataset, 2, tmp_path).draw({}, []).pictures == []
-    assert names(folder) == ["bestiary.png", "worst.txt"]
+    assert names(folder) == ["bestiary.png", "worst-9.png", "worst.txt"]
 
 
 def test_none_are_wanted(tmp_path):
