@@ -65,8 +65,8 @@ def get_panoptic_segmentation(
         ValueError: ids do not fit into the type of `sem_seg`.
     """
     maps = sem_seg, center_heatmap, offsets
-    numbers = label_divisor, stuff_area, void_label, threshold, nms_kernel, top_k
-    return run_all([_segment(*maps, thing_ids, *numbers)])[0]
+    ids = label_divisor, stuff_area, void_label
+    return run_all([_segment(*maps, thing_ids, *ids, threshold, nms_kernel, top_k)])[0]
 
 
 def get_panoptic_segmentations(

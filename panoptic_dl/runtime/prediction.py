@@ -19,6 +19,7 @@ from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import opened_image, upright_rgb
 from panoptic_dl.runtime.result import PanopticResult, Segment
 from panoptic_dl.visualize.segmentation import SegmentTable
+from panoptic_dl.visualize.sheets import resize_map
 
 MAP_SIZES = ("image", "network")
 
@@ -180,10 +181,4 @@ def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
 def _labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
     """A map of labels at (height, width): the label of the nearest pixel."""
-    if labels.shape == size:
-        return labels
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
-        for old, new in zip(labels.shape, size, strict=True)
-    )
-    return labels[rows[:, None], columns]
+    return labels if labels.shape == size else resize_map(labels, size[::-1]).astype(labels.dtype)
