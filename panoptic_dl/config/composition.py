@@ -44,7 +44,6 @@ from panoptic_dl.config.lazy import ConfigFolder, ConfigPackage, LazySearchPath
 from panoptic_dl.config.run_identity import resolved_value, row_folder
 from panoptic_dl.config.saved import (
     WITHOUT_DATASET,
-    own_folder,
     run_of_weights,
     saved_config,
     with_parts,
@@ -317,9 +316,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             except TargetError as error:
                 raise ValueError(
                     f"{folder} has {group}={printable(option)}, which is no option in "
-                    f"{_folders(repo)}: name the folder that has it, --config-dir "
-                    f"{own_folder(folder) or 'FOLDER'} (in Python: config_dirs=[...]), if you "
-                    "trust what is in there"
+                    f"{_folders(repo)}: name the folder that has it, --config-dir FOLDER (in "
+                    "Python: config_dirs=[...]), if you trust what is in there"
                 ) from error
 
     def _process_config_searchpath(

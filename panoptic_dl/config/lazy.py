@@ -39,7 +39,8 @@ class _WithLazyFiles(ConfigSource):
     """A folder of configs in which <group>/<name>.py is an option of a group, as <name>.yaml is."""
 
     def _folder(self) -> Path | None:
-        raise NotImplementedError
+        place = resources.files(self.path) if self.scheme() == "pkg" else Path(self.path)
+        return place if isinstance(place, Path) else None  # else it is in an archive
 
     def _file(self, config_path: str) -> Path | None:
         """The lazy file of an option, if there is one; not of a config outside of the groups."""
@@ -86,16 +87,9 @@ class _WithLazyFiles(ConfigSource):
 class ConfigFolder(_WithLazyFiles, FileConfigSource):
     """Serves a folder to Hydra: `conf/`, `lazy_configs/`, and those of the user's own."""
 
-    def _folder(self) -> Path:
-        return Path(self.path)
-
 
 class ConfigPackage(_WithLazyFiles, ImportlibResourcesConfigSource):
     """Serves `pkg://package.conf` to Hydra."""
-
-    def _folder(self) -> Path | None:
-        place = resources.files(self.path)
-        return place if isinstance(place, Path) else None  # else it is in an archive
 
 
 # Hydra, which registers its own again in a job of joblib, tells classes apart by this name.

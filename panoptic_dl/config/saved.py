@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from panoptic_dl.core.classes import CLASSES, load_classes
-from panoptic_dl.core.files import local_path, printable
+from panoptic_dl.core.files import local_path
 from panoptic_dl.core.run_folder import config_file, is_exported
 from panoptic_dl.core.settings import EXPERIMENT_PARTS
 
@@ -61,16 +61,6 @@ def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig
             '{"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]], "thing_ids": [1]}'
         )
     return cast(DictConfig, config)
-
-
-def own_folder(folder: str | Path) -> str | None:
-    """The folder of the user's own options that a run was started with, for messages."""
-    with contextlib.suppress(Exception):  # of PyYAML and OmegaConf, on damaged files
-        record: Any = OmegaConf.load(local_path(folder) / ".hydra" / "hydra.yaml")
-        for source in record.hydra.runtime.config_sources:
-            if source.provider == "command-line" or "searchpath" in source.provider:
-                return printable(source.path)
-    return None
 
 
 def run_of_weights(overrides: Sequence[str]) -> Path | None:

@@ -86,9 +86,8 @@ class ResultWriter:
         """Write the pictures of an image, and its other files; from any thread."""
         suffix = self.settings.format
         for kind, picture in self.draw(result).items():
-            data = encode(picture, suffix)
-            with write_prediction(self.folder / kind / f"{name}.{suffix}") as temporary:
-                temporary.write_bytes(data)
+            file = self.folder / kind / f"{name}.{suffix}"
+            write_prediction(file, encode(picture, suffix))
         self.write_files(name, result, source)
 
     def write_files(self, name: str, result: PanopticResult, source: str) -> None:
@@ -119,8 +118,7 @@ class ResultWriter:
             file = self.folder / kind / f"{name}.png"
             with name_unwritable(file):
                 file.parent.mkdir(exist_ok=True)  # of a video's frames
-            with write_prediction(file) as temporary:
-                temporary.write_bytes(data)
+            write_prediction(file, data)
         with self._lock:
             self._entries.append((image, annotation, things))
 

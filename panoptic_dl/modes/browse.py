@@ -16,11 +16,12 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from panoptic_dl.core.classes import Classes
+from panoptic_dl.core.files import file_name_text
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.launch.session import accept
 from panoptic_dl.train.trainer import Loader
 from panoptic_dl.visualize.overlays import draw_centers, draw_offsets
-from panoptic_dl.visualize.sheets import file_stem, save_sheet
+from panoptic_dl.visualize.sheets import save_sheet
 from panoptic_dl.visualize.style import Color
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def browse(
         for number, sample in enumerate(itertools.islice(samples, count)):
             for bad, error in loader.take_bad_samples().items():
                 logger.warning("%s stands in for %s: %s", sample["file_name"], bad, error)
-            file = folder / f"{number:04d}_{file_stem(Path(sample['file_name']).stem)}.png"
+            file = folder / f"{number:04d}_{file_name_text(Path(sample['file_name']).stem)}.png"
             save_sample(sample, file, classes, ignore_label=ignore_label, image_format=image_format)
             files.append(str(file))
             progress.add(1)

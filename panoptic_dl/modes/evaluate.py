@@ -91,12 +91,10 @@ def evaluate(
     if not evaluation.has_truth:
         _require_no_figures(evaluation, predictions)
     evaluation.check_folder(folder)
+    run = Run(folder, "eval")
     measure: Callable[[], dict[str, Any]]
     if weights is not None and is_exported(weights):
-        run, measure = (
-            Run(folder, "eval"),
-            _of_export(evaluation, weights, image_format, classes, folder),
-        )
+        measure = _of_export(evaluation, weights, image_format, classes, folder)
     elif weights is not None:
         load_model(model, weights, image_format)
         if classes is not None:
@@ -105,7 +103,7 @@ def evaluate(
         run = Run(folder, "eval", model=model)
         measure = partial(evaluation, model, folder, source={"weights": weights})
     else:
-        run, measure = Run(folder, "eval"), _of_files(evaluation, str(predictions), folder)
+        measure = _of_files(evaluation, str(predictions), folder)
     accept()
     with listening:
         listening.start(run)
@@ -139,10 +137,8 @@ def _of_files(
         )
     measured = {kind for kind, entry in OUTPUT_KEYS.items() if entry in evaluation.outputs}
     files = PredictionFolder(evaluation.dataset, predictions, measured)
-    target, source = (
-        (run_dir / "predictions").resolve(),
-        local_path(predictions, "predictions").resolve(),
-    )
+    source = local_path(predictions, "predictions").resolve()
+    target = (run_dir / "predictions").resolve()
     if evaluation.settings.kinds and (target == source or source in target.parents):
         raise ValueError(
             f"evaluation.save would replace the predictions in {predictions} that are to be "
@@ -206,10 +202,8 @@ class SessionModel:
         self.session, self.is_bgr = session, image_format == "BGR"
 
     def __call__(self, batch: Batch) -> Batch:
-        return [
-            self._entries(output)
-            for output in self.session.predict([self._prepare(sample) for sample in batch])
-        ]
+        images = [self._prepare(sample) for sample in batch]
+        return [self._entries(output) for output in self.session.predict(images)]
 
     def _prepare(self, sample: dict[str, Any]) -> PreparedImage:
         pixels = sample["image"].flip(0) if self.is_bgr else sample["image"]

@@ -7,7 +7,6 @@ Shapes: H W pixels, K classes. Panoptic maps hold category * DIVISOR + instance;
 """
 
 import math
-import re
 import zlib
 from bisect import insort
 from collections import Counter
@@ -57,9 +56,9 @@ from panoptic_dl.visualize.sheets import (
 from panoptic_dl.visualize.style import class_colors
 
 CELL_WIDTH = 640  # pixels
-BEST_OR_WORST = re.compile(r"(worst|best)(-\d+-.*)?\.png")
 CONFUSIONS = "confusions.png"
-CHARTS = (CONFUSIONS, *(f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS))
+CHARTS = [f"{metric.lower()}_by_class.png" for _, metric, _ in CLASS_CHARTS]
+PICTURES = ("worst.png", "best.png", CONFUSIONS, *CHARTS)
 
 DIVISOR = 2**16  # more than segments in an image, see `segment_numbers`
 
@@ -87,11 +86,8 @@ class EvaluationPictures:
         self._num_first = 0
         if comm.is_main_process():
             self._num_first = settings.picture_count
-            for old in (self.sheet, *(self.folder / name for name in CHARTS)):
+            for old in (self.sheet, *(self.folder / name for name in PICTURES)):
                 old.unlink(missing_ok=True)
-            for old in self.folder.glob("*.png"):
-                if BEST_OR_WORST.fullmatch(old.name):
-                    old.unlink()
             clear_gallery(self.folder / "gallery")
         wanted = self._num_first or settings.best_and_worst
         listed = DatasetCatalog.get(dataset) if wanted else []  # COCO's take seconds to read

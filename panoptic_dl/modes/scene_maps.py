@@ -169,14 +169,11 @@ def _boxes(
 def _add_peak(
     heatmap: NDArray[np.float32], center: tuple[float, float], sigma: float, height: float
 ) -> None:
-    reach = int(3 * sigma) + 1
-    y, x = round(center[0]), round(center[1])
-    rows = slice(max(y - reach, 0), y + reach + 1)
-    columns = slice(max(x - reach, 0), x + reach + 1)
-    window = heatmap[rows, columns]
-    down = np.arange(rows.start, rows.start + window.shape[0])[:, None] - center[0]
-    right = np.arange(columns.start, columns.start + window.shape[1])[None] - center[1]
-    np.maximum(window, height * np.exp(-(down**2 + right**2) / (2 * sigma**2)), out=window)
+    down, right = (
+        np.exp(-((np.arange(size) - middle) ** 2) / (2 * sigma**2)).astype(np.float32)
+        for size, middle in zip(heatmap.shape, center, strict=True)
+    )
+    np.maximum(heatmap, np.outer(height * down, right), out=heatmap)
 
 
 def _smooth_noise(

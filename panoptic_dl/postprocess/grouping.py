@@ -159,17 +159,12 @@ def run_all(coroutines: Sequence[Coroutine[Result]]) -> list[Result]:
 
 # Operations on maps of integers that never make the host wait for a GPU.
 
-# Numbers that span more than this are looked up and counted by sorting instead of a table.
-WIDEST_TABLE = 4096
-
 
 def member(values: Tensor, members: frozenset[int]) -> Tensor:
     """Whether each of (n,) int64 values is one of `members`: (n,) bool."""
     if not members:
         return torch.zeros_like(values, dtype=torch.bool)
     before, after = min(members) - 1, max(members) + 1
-    if after - before > WIDEST_TABLE:
-        return torch.isin(values, _on_device(tuple(sorted(members)), values.device))
     table = _on_device(tuple(i in members for i in range(before, after + 1)), values.device)
     return table.index_select(0, values.clamp(before, after).sub_(before))
 
@@ -178,18 +173,6 @@ def member(values: Tensor, members: frozenset[int]) -> Tensor:
 def _on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
     """A tensor that is copied to a GPU, and waited for, once."""
     return torch.tensor(values, device=device)
-
-
-def count_from_zero(labels: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
-    """(n,) int64 labels in these limits as places in a list of ids, and that list (C,), ascending.
-
-    Ids that do not occur may be in the list.
-    """
-    if highest - lowest > WIDEST_TABLE:
-        ids, places = torch.unique(labels, return_inverse=True)
-        return places, ids
-    ids = torch.arange(lowest, highest + 1, device=labels.device)
-    return (labels - lowest if lowest else labels), ids
 
 
 def histogram(values: Tensor, bins: int) -> Tensor:

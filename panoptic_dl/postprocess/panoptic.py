@@ -15,7 +15,6 @@ from torch import Tensor
 from panoptic_dl.postprocess.grouping import (
     Coroutine,
     coordinates,
-    count_from_zero,
     histogram,
     indices,
     member,
@@ -40,7 +39,7 @@ def get_panoptic_segmentation(
 
     Equals Detectron2's function of this name in every pixel and center, ties included, and leaves
     its inputs as they are. On a GPU it waits for the device twice, once more if there are `top_k`
-    centers, and again if category ids span more than 4096.
+    centers. Tables have a place for each id from the lowest to the highest category.
 
     Args:
         sem_seg: (1, H, W) integer category ids.
@@ -65,18 +64,9 @@ def get_panoptic_segmentation(
     Raises:
         ValueError: ids do not fit into the type of `sem_seg`.
     """
-    return get_panoptic_segmentations(
-        [sem_seg],
-        [center_heatmap],
-        [offsets],
-        thing_ids=thing_ids,
-        label_divisor=label_divisor,
-        stuff_area=stuff_area,
-        void_label=void_label,
-        threshold=threshold,
-        nms_kernel=nms_kernel,
-        top_k=top_k,
-    )[0]
+    maps = sem_seg, center_heatmap, offsets
+    ids = label_divisor, stuff_area, void_label
+    return run_all([_segment(*maps, thing_ids, *ids, threshold, nms_kernel, top_k)])[0]
 
 
 def get_panoptic_segmentations(
@@ -102,7 +92,6 @@ def _segment(
     sem_seg: Tensor,
     heatmap: Tensor,
     offset: Tensor,
-    *,
     thing_ids: Collection[int],
     label_divisor: int,
     stuff_area: int,
@@ -143,7 +132,8 @@ def _segment(
         places = places.index_select(0, indices(keep, num_kept))
     centers = coordinates(places, width)
 
-    slots, ids = count_from_zero(labels, lowest, highest)
+    ids = torch.arange(lowest, highest + 1, device=labels.device)
+    slots = labels - lowest if lowest else labels
     areas = histogram(slots, len(ids))
     if len(centers):
         pixels = indices(is_thing, num_pixels)

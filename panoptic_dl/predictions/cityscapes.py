@@ -185,8 +185,7 @@ class _InstanceWriter(PredictionWriter):
             name = f"{MASK_FOLDER}/{image}_{number:04d}.png"
             write_png(self.folder / name, detection.mask.astype(np.uint8) * 255)
             lines.append(f"{name} {detection.category} {detection.score!r}\n")
-        with write_prediction(self.image_files[image]) as temporary:
-            temporary.write_text("".join(lines))
+        write_prediction(self.image_files[image], "".join(lines).encode())
         return image, ()
 
 

@@ -11,8 +11,7 @@ other file, because the official scripts would find that too, and then removes n
 
 import json
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -177,20 +176,17 @@ def write_entries(
     """Write a JSON file of each image's entries (JSON), a line each, sorted, in this frame."""
     texts = [text for image in sorted(entries) for text in entries[image]]
     lines = "".join(f"\n{text}," for text in texts).removesuffix(",")
-    with write_prediction(file) as temporary:
-        temporary.write_text(f"{frame[0]}{lines}\n{frame[1]}\n", encoding="utf-8")
+    write_prediction(file, f"{frame[0]}{lines}\n{frame[1]}\n".encode())
 
 
-@contextmanager
-def write_prediction(file: Path) -> Iterator[Path]:
-    """`atomic_write` for one of many files; EvaluationError if the disk refuses it."""
+def write_prediction(file: Path, data: bytes) -> None:
+    """Write one of many files, atomically; EvaluationError if the disk refuses it."""
     with name_unwritable(file), atomic_write(file, sync=False) as temporary:
-        yield temporary
+        temporary.write_bytes(data)
 
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write an image, (H, W) or (H, W, 3) uint8; EvaluationError if the disk refuses it."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    with write_prediction(file) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_prediction(file, buffer.getvalue())

@@ -19,9 +19,9 @@ from panoptic_dl.core.files import local_path
 from panoptic_dl.core.images import opened_image, upright_rgb
 from panoptic_dl.runtime.result import PanopticResult, Segment
 from panoptic_dl.visualize.segmentation import SegmentTable
+from panoptic_dl.visualize.sheets import resize_map
 
 MAP_SIZES = ("image", "network")
-LARGEST_FACTOR = 16  # of enlarged labels whose corners are rounded; beyond, squares stay visible
 
 AnImage = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 
@@ -180,28 +180,5 @@ def read_pixels(image: AnImage) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
 
 def _labels_at(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
-    """A map of labels at (height, width): the label of the nearest pixel.
-
-    Corners of squares of 2 x 2 and more are rounded, by the median of the labels around each pixel.
-    Lines keep their width; a segment of a single pixel may vanish.
-    """
-    if labels.shape == size:
-        return labels
-    factor = min(new / old for old, new in zip(labels.shape, size, strict=True))
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp).clip(0, old - 1)
-        for old, new in zip(labels.shape, size, strict=True)
-    )
-    labels = labels[rows[:, None], columns]
-    # In a square of this side a line of `factor` pixels has the majority.
-    side = 2 * min(int(factor), LARGEST_FACTOR) - 1
-    if side < 3:
-        return labels
-    try:
-        import cv2
-    except ImportError:
-        raise DemoError("maps=network needs OpenCV: pip install opencv-python-headless") from None
-    table = SegmentTable.of(labels.astype(np.int32))
-    # OpenCV has small windows alone for more than 256 labels.
-    index = cv2.medianBlur(table.index, side if table.index.dtype == np.uint8 else min(side, 5))
-    return table.ids[index].astype(labels.dtype)
+    """A map of labels at (height, width): the label of the nearest pixel."""
+    return labels if labels.shape == size else resize_map(labels, size[::-1]).astype(labels.dtype)

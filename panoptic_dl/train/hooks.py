@@ -19,11 +19,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from panoptic_dl.core.environment import host_memory, peak_host_memory
 from panoptic_dl.core.files import parse_json, write_text
-from panoptic_dl.core.parallel import shows_bars
 from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.evaluation.metrics import is_better
@@ -125,13 +123,11 @@ class EarlyStop(HookBase):
 class _Console:
     """Prints losses, learning rate, seconds per iteration, data time, memory and time left.
 
-    Losses and times are medians over the iterations since the last line. On a terminal a bar is
-    redrawn in place, elsewhere lines are logged.
+    Losses and times are medians over the iterations since the last line.
     """
 
     def __init__(self, max_iter: int, period: int) -> None:
         self.max_iter, self.period = max_iter, period
-        self.bar: tqdm | None = None
         self.last: tuple[int, float] | None = None  # iterations done, and when
 
     def write(self, storage: EventStorage) -> None:
@@ -153,14 +149,7 @@ class _Console:
         self.last = (done, now)
         gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() / 2**20
         parts.append(f"memory {gpu or peak_host_memory():.0f} MiB")
-        if shows_bars():
-            self.bar = self.bar or tqdm(
-                total=self.max_iter, initial=done, unit="it", dynamic_ncols=True
-            )
-            self.bar.n = done
-            self.bar.set_postfix_str("  ".join(parts))
-        else:
-            logger.info("iteration %d/%d  %s", done, self.max_iter, "  ".join(parts))
+        logger.info("iteration %d/%d  %s", done, self.max_iter, "  ".join(parts))
 
 
 class MetricsWriter(HookBase):
@@ -205,8 +194,6 @@ class MetricsWriter(HookBase):
 
     def after_train(self) -> None:
         """Write the last step's metrics, when training ended between two lines."""
-        if self._console.bar is not None:
-            self._console.bar.close()
         self.on_error = "continue"  # must not hide the error that ended training
         # Of the last whole step: an error may have ended the one after it, whose line is not there.
         _, last = self.trainer.storage.latest().get("total_loss", (None, self._written))

@@ -4,7 +4,6 @@ H W pixels. Pictures are (H, W, 3) RGB, 0..255.
 """
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from panoptic_dl.core.files import file_name_text
 from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_size, text_width
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
@@ -22,7 +22,6 @@ NARROWEST = 240  # pixels that a picture with a legend is filled up to, for name
 GALLERY_KINDS = ("image", "truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
-LONGEST_NAME = 120  # letters: file systems allow 255 bytes
 SAMPLE_SIDE = 1024  # pixels of a sample's longer side
 
 
@@ -44,7 +43,7 @@ def save_sheet(
         file: its folder is made when missing.
         captions: none, or one line above each row.
         title: at the top on the left.
-        legend: at the top on the right: names and colors, the first ones that there is room for.
+        legend: names and colors, below it all.
         cell_width: in pixels, which pictures fill; see `fit`.
     """
     scaled: list[list[Image.Image]] = []
@@ -55,7 +54,7 @@ def save_sheet(
             how = Image.Resampling.NEAREST if picture.shape[1] < size[0] else Image.Resampling.BOX
             scaled[-1].append(Image.fromarray(picture).resize(size, how))
     columns = len(rows[0])
-    head = LINE * (2 if title or legend else 1)
+    head = LINE * (2 if title else 1)
     above = [
         LINE * (bool(captions) + (i > 0 and len(headings) > columns)) for i in range(len(rows))
     ]
@@ -64,7 +63,6 @@ def save_sheet(
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, LINE / 2), title, font=font(20), anchor="lm", fill=INK)
-    _write_legend(draw, legend, left=GAP + text_width(title, 20), right=width - GAP)
     y = head
     for index, images in enumerate(scaled):
         if captions:
@@ -80,7 +78,7 @@ def save_sheet(
             sheet.paste(image, (x, y))
         y += images[0].height + GAP
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    Image.fromarray(with_legend(np.asarray(sheet), legend, 18)).save(file)
 
 
 def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
@@ -88,22 +86,6 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     high, wide = shape[:2]
     scale = min(width / wide, HIGHEST * width / high)
     return max(1, round(wide * scale)), max(1, round(high * scale))
-
-
-def _write_legend(
-    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, Color]], left: float, right: float
-) -> None:
-    """Colored squares, each before its name: as many as there is room for, up to `right`."""
-    side, margin, gap = 18, 7, 26
-    ends = np.cumsum([gap + side + margin + text_width(name, 18) for name, _ in legend])
-    x = right
-    for name, color in reversed(legend[: int(np.sum(ends <= right - left))]):
-        x -= text_width(name, 18)
-        draw.text((x, LINE / 2), name, font=font(18), anchor="lm", fill=INK)
-        x -= side + margin
-        box = (x, (LINE - side) / 2, x + side, (LINE + side) / 2)
-        draw.rectangle(box, fill=color, outline=FAINT)
-        x -= gap
 
 
 def _shorten(text: str, size: int, width: float) -> str:
@@ -207,7 +189,7 @@ def save_gallery(
     folder.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for name, row in zip(names, rows, strict=True):
-        stem = wanted = file_stem(name)
+        stem = wanted = file_name_text(name)
         number = 1
         while wanted in taken:
             number += 1
@@ -226,8 +208,3 @@ def clear_gallery(folder: Path) -> None:
             file.unlink()
     with contextlib.suppress(OSError):  # not there, or not empty
         folder.rmdir()
-
-
-def file_stem(name: str) -> str:
-    """A name as part of that of a file, on any system; of long ones the end."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-LONGEST_NAME:]

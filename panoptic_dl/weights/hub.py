@@ -58,19 +58,10 @@ def _download(name: str, revision: str | None) -> Path:
     hub = constants.ENDPOINT
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except errors.GatedRepoError as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise WeightsError(
-            f"{name} asks for its terms to be accepted: do so at {hub}/{name}, and give your token "
-            "as HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise WeightsError(
-            f"there is no folder {name}, and no repository {name} at {hub}, or it is private: its "
-            "owner's token is given as HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(
-            f"{name} has no revision {revision}, see {hub}/{name}/commits"
+            f"there is no folder {name}, and no repository {name} at {hub} with revision "
+            f"{revision or 'main'} that may be read without a token: one is given as HF_TOKEN"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         why = printable(str(error.__cause__ or error).strip().partition("\n")[0])

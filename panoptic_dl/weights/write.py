@@ -1,4 +1,4 @@
-"""Write `.safetensors`, `.pth` and `.pkl` with their provenance, and read each again to be sure."""
+"""Write `.safetensors`, `.pth` and `.pkl` with their provenance."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from torch import Tensor
 from panoptic_dl.core.errors import WeightsError, disk_error
 from panoptic_dl.core.files import atomic_write, flush, printable
 from panoptic_dl.weights.names import KNOWN_DTYPES
-from panoptic_dl.weights.read import Provenance, read_weights
+from panoptic_dl.weights.read import Provenance
 
 SUFFIXES = (".safetensors", ".pth", ".pkl")
 
@@ -28,8 +28,8 @@ def write_weights(
 ) -> None:
     """Write a file that `read_weights` and, with these names, Detectron2 read; `overwrite` one.
 
-    It is written under a temporary name, flushed, read again, compared and renamed. Its ending
-    decides the kind: .safetensors, .pth, or Detectron2's .pkl.
+    It is written under a temporary name, flushed and renamed. Its ending decides the kind:
+    .safetensors, .pth, or Detectron2's .pkl.
 
     Raises WeightsError: there is such a file, or the kind is none or cannot hold a tensor's type;
     OSError: the disk is full or may not be written; nothing is left behind.
@@ -58,22 +58,9 @@ def write_weights(
             _write(temporary, plain, provenance)
             temporary.chmod(rights)  # safetensors makes files that only their owner may read
             flush(temporary)
-            _verify(temporary, plain)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by kind of file
         why = disk_error(error, Path(path)) if isinstance(error, OSError) else error
         raise OSError(f"cannot write {path}, no part of it is left: {why}") from error
-
-
-def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise OSError unless a file that was written holds these tensors."""
-    again = read_weights(path).tensors
-    same = again.keys() == tensors.keys() and all(
-        again[name].dtype == tensor.dtype
-        and torch.equal(again[name].nan_to_num(), tensor.nan_to_num())
-        for name, tensor in tensors.items()
-    )
-    if not same:
-        raise OSError(f"{path} does not hold what was written; write it to another disk")
 
 
 def _write(path: Path, tensors: dict[str, Tensor], provenance: Provenance) -> None:

@@ -56,17 +56,18 @@ def test_a_sheet_has_a_row_for_each_image(tmp_path):
         assert sheet.size == (3 * 88 + 8, 34 + (40 + 8) + (160 + 8))
 
 
-def test_each_picture_can_have_a_heading_and_legends_end_where_there_is_no_room(tmp_path):
+def test_each_picture_can_have_a_heading_and_legends_are_below(tmp_path):
     pictures = [np.full((40, 80, 3), 9, np.uint8)] * 3
-    legend = [("short", (200, 0, 0)), ("long " * 30, (0, 200, 0))]
+    legend = [("short", (200, 0, 0)), ("longer", (0, 200, 0))]
     files = tmp_path / "own.png", tmp_path / "columns.png"
     for file, headings in zip(files, ("xyz", "xy"), strict=True):
         save_sheet([pictures[:2], pictures[2:]], headings, file, legend=legend, cell_width=80)
     own, columns = (np.asarray(Image.open(file)) for file in files)
-    assert (own.shape, columns.shape) == ((198, 184, 3), (164, 184, 3))
-    assert (own[68 + 48 : 68 + 48 + 34].min(axis=-1) < 100).any()
-    assert (own == (200, 0, 0)).all(axis=-1).any()
-    assert not (own == (0, 200, 0)).all(axis=-1).any()
+    assert len(own) == len(columns) + 34
+    assert (own[34 + 48 : 34 + 48 + 34].min(axis=-1) < 100).any()
+    for color in ((200, 0, 0), (0, 200, 0)):
+        assert (own[164:] == color).all(axis=-1).any()
+        assert not (own[:164] == color).all(axis=-1).any()
 
 
 def test_a_gallery_has_each_picture_once_and_none_of_an_earlier_evaluation(tmp_path):

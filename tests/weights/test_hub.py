@@ -247,7 +247,8 @@ def test_pushed_and_fetched_again(shared, tmp_path):
         found, log = lines(FETCH, *names, "me/bare", "-")
         assert found[:2] == [commit, commit]
         assert log.count(f'me/model is at revision="{commit}"') == 1
-        assert found[2].startswith("error: me/model has no revision v9")
+        assert found[2].startswith("error: there is no folder me/model, and no repository me/model")
+        assert "with revision v9" in found[2]
         assert found[3].startswith("error: there is no folder me/other, and no repository me/other")
         assert found[4].startswith("error: me/bare has no panoptic_dl.json")
         assert sorted(hub.fetched) == sorted(FILES)

@@ -9,7 +9,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.weights import write
 from panoptic_dl.weights.load import load_model
 from panoptic_dl.weights.read import read_weights
 from panoptic_dl.weights.write import SUFFIXES, write_weights
@@ -101,25 +100,6 @@ def test_what_was_there_is_whole_until_the_new_file_takes_its_name(tmp_path, mon
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(OSError, match="cannot write"):
-        write_weights(file, Tiny().state_dict(), provenance(), overwrite=True)
-    assert file.read_text() == "precious"
-    assert os.listdir(tmp_path) == [file.name]
-
-
-@pytest.mark.parametrize("kind", SUFFIXES)
-@pytest.mark.parametrize("change", ["value", "type", "name"])
-def test_a_disk_that_does_not_keep_what_it_is_given(tmp_path, monkeypatch, kind, change):
-    changes = {
-        "value": lambda state: state | {"head.bias": state["head.bias"] + 1},
-        "type": lambda state: state | {"head.bias": state["head.bias"].double()},
-        "name": lambda state: {n: v for n, v in state.items() if n != "head.bias"},
-    }
-    file, real = tmp_path / f"w{kind}", write._write
-    file.write_text("precious")
-    monkeypatch.setattr(
-        write, "_write", lambda path, state, said: real(path, changes[change](state), said)
-    )
-    with pytest.raises(OSError, match="does not hold what was written"):
         write_weights(file, Tiny().state_dict(), provenance(), overwrite=True)
     assert file.read_text() == "precious"
     assert os.listdir(tmp_path) == [file.name]
