@@ -260,14 +260,11 @@ def accumulation(
     share = batch_size // num_processes
     divisor = accumulate or min(images_per_gpu or share, share)
     if share % divisor:
-        how = f"in train.accumulate={accumulate} equal parts"
-        if accumulate is None:
-            how = f"train.images_per_gpu={images_per_gpu} at a time"
-        divisors = [str(d) for d in range(1, share + 1) if share % d == 0]
-        choices = " or ".join(filter(None, (", ".join(divisors[:-1]), divisors[-1])))
+        given = f"images_per_gpu={images_per_gpu}" if images_per_gpu else f"accumulate={accumulate}"
+        divisors = ", ".join(str(d) for d in range(1, share + 1) if share % d == 0)
         raise ValueError(
-            f"the {share} images of a process (train.batch_size={batch_size}, {num_processes} "
-            f"processes) cannot be taken {how}: choose {choices}"
+            f"train.{given} does not divide the {share} images of a process "
+            f"(train.batch_size={batch_size}, {num_processes} processes): choose one of {divisors}"
         )
     return accumulate or share // divisor
 

@@ -366,10 +366,10 @@ def test_the_global_batch_is_kept(batch_size, num_processes, images_per_gpu, acc
     ("numbers", "message"),
     [
         ((32, 1, 4, 8), "say the same"),
-        ((32, 1, 3, None), r"images_per_gpu=3 at a time: choose 1, 2, 4, 8, 16 or 32"),
-        ((32, 2, None, 3), r"accumulate=3 equal parts: choose 1, 2, 4, 8 or 16"),
+        ((32, 1, 3, None), r"images_per_gpu=3 does not .*: choose one of 1, 2, 4, 8, 16, 32"),
+        ((32, 2, None, 3), r"accumulate=3 does not .*: choose one of 1, 2, 4, 8, 16"),
         ((3, 2, None, None), "a batch of 3 images cannot be shared evenly.*fits is 4"),
-        ((2, 1, None, 4), r"choose 1 or 2"),
+        ((2, 1, None, 4), r"choose one of 1, 2"),
     ],
 )
 def test_what_cannot_be_is_said_with_what_can(numbers, message):

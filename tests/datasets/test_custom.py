@@ -365,7 +365,10 @@ def set_in(key, index=0, /, **entries):
     [
         (lambda c: c["images"].pop(0), r"an annotation of image .* is not among its"),
         (lambda c: c["images"].append(c["images"][0]), r"lists image .* twice"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), r"annotation .* is the second one"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            r"is the second one; put all",
+        ),
         (set_in("images", id=None), r"needs an \"id\", a number or text"),
         (set_in("images", id=1.5), r"needs an \"id\", a number or text"),
         (

@@ -78,18 +78,14 @@ class Camera:
 
     def see(self, paints: list[Paint], place: np.ndarray, scale: np.ndarray) -> list[Paint]:
         """What stands at a place (3,) in meters, `scale` (3,) times larger, in pixels."""
-        joint = np.concatenate([paint.polygons.reshape(-1, 3) for paint in paints]) * scale + place
-        if joint[:, 2].min() >= self.near:  # all at once is quicker
-            ends = np.cumsum([paint.polygons.size // 3 for paint in paints])
-            parts = zip(np.split(self.project(joint), ends[:-1]), paints, strict=True)
-            seen = [part.reshape(*paint.polygons.shape[:2], 2) for part, paint in parts]
-        else:
-            seen = [self.project(self._cut_near(p.polygons * scale + place)) for p in paints]
+        seen = [self.project(self._cut_near(paint.polygons * scale + place)) for paint in paints]
         pairs = zip(paints, seen, strict=True)
         return [replace(paint, polygons=polygons) for paint, polygons in pairs if len(polygons)]
 
     def _cut_near(self, polygons: np.ndarray) -> np.ndarray:
         """What of polygons (K, N, 3) is not too near: (K, N, 3), of other K and N."""
+        if polygons[..., 2].min() >= self.near:
+            return polygons
         kept = []
         for polygon in polygons:
             far = polygon[:, 2] >= self.near
