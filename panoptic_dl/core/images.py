@@ -244,7 +244,8 @@ def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
 def opened_image(file: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
     try:
-        with no_truncated_images(), open_file(file) as opened:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # else a truncated image is gray at its end
+        with open_file(file) as opened:
             yield Image.open(opened)
     except DatasetError:
         raise
@@ -278,32 +279,6 @@ def why_unreadable(error: Exception) -> str:
     if "cannot identify image file" in text:
         text = "no image that Pillow knows"
     return f"truncated or damaged: {text}"
-
-
-_lock = threading.Lock()
-_readers = 0  # threads inside `no_truncated_images`
-_flag_outside = False
-
-
-@contextmanager
-def no_truncated_images() -> Iterator[None]:
-    """Let Pillow raise OSError on a truncated image, whatever LOAD_TRUNCATED_IMAGES is outside.
-
-    The flag is global: the first of several threads clears it, the last one restores it.
-    """
-    global _readers, _flag_outside
-    with _lock:
-        if not _readers:
-            _flag_outside = ImageFile.LOAD_TRUNCATED_IMAGES
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _readers -= 1
-            if not _readers:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _flag_outside
 
 
 _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label of the last label
