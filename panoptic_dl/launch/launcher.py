@@ -1,12 +1,12 @@
 """Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
-import contextlib
 import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import cloudpickle
 import torch
@@ -72,7 +72,9 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
             file=sys.stderr,
             flush=True,
         )
-    with passing_signals_on() as received, _share_of_threads(processes):
+    # With more threads than cores processes are far slower.
+    threads = {"OMP_NUM_THREADS": str(max(1, count_cores() // processes))}
+    with passing_signals_on() as received, patch.dict(os.environ, threads | {**os.environ}):
         try:
             spawn(
                 _Pickled(work),
@@ -148,19 +150,6 @@ def _join_torchrun(
         return work(device, *args)
     finally:
         distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _share_of_threads(processes: int) -> Iterator[None]:
-    """Let processes started inside share the cores: with more threads they are far slower."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, count_cores() // processes))
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
 
 
 class _Pickled:
