@@ -241,8 +241,9 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     NumPy and Pillow release Python's lock where the time goes. One job is one image with all its
     evaluators, so that a label which two of them need is decoded once. Results do not depend on the
-    number of threads (0: none): counts are updated by the calling thread, in the order of the
-    images. At most `num_threads` + 1 images wait in memory. An error is raised by the next call.
+    number of threads (0: the network waits for one): counts are updated by the calling thread, in
+    the order of the images. At most `num_threads` + 1 images wait in memory. An error is raised by
+    the next call.
 
     `on_image` gets each input, its prediction and its quality in 0..1, of the first evaluator that
     knows one, in order, in the calling thread.
@@ -267,16 +268,12 @@ class ThreadedEvaluator(DatasetEvaluator):
         """Extract predictions; returns before they are matched, unless too many are waiting."""
         for item, output in zip(inputs, outputs, strict=True):
             predictions = [each.extract(item, output) for each in self.evaluators]
-            if self.num_threads and self._pool is None:
+            if self._pool is None:
                 # glibc makes one memory arena a thread, which keeps what its images took.
                 with suppress(OSError, AttributeError, TypeError):  # another C library
                     ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-                self._pool = ThreadPoolExecutor(self.num_threads, "evaluation")
-            if self._pool is not None:
-                job = self._pool.submit(self._match, predictions)
-            else:
-                job = Future()
-                job.set_result(self._match(predictions))
+                self._pool = ThreadPoolExecutor(max(1, self.num_threads), "evaluation")
+            job = self._pool.submit(self._match, predictions)
             self._waiting.append((item, predictions, job))
             while len(self._waiting) > self.num_threads or (
                 self._waiting and self._waiting[0][2].done()
