@@ -30,7 +30,6 @@ PROGRAM = "panoptic-dl" if ROOT == PACKAGE else "python run.py"  # as people sta
 
 LOCK = ".lock"  # held while a process trains in a folder
 RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
-MAX_BYTES = 32 << 20  # JSON and YAML files of a run have some KiB
 _URL = re.compile(r"\w[\w+.-]+:/")  # Path("s3://a") is s3:/a; one letter is a drive of Windows
 _TEMPORARY = re.compile(r"\.unfinished\.\d+\.(.+)")
 
@@ -222,15 +221,15 @@ def near_names(folder: str | Path, name: str, *, deep: bool = False) -> str:
         in the folder; "" without any.
     """
     wanted = PurePosixPath(name.replace("\\", "/"))
-    found: list[tuple[int, str]] = []
+    found: list[tuple[bool, str]] = []
     for place, folders, files in os.walk(folder):
         for each in (*folders, *files):
             path = PurePosixPath(os.path.relpath(os.path.join(place, each), folder))
             if _alike(path.stem) == _alike(wanted.stem) and str(path) != name:
-                different = _alike(path.suffix) != _alike(wanted.suffix)
-                different += _alike(str(path.parent)) != _alike(str(wanted.parent))
-                if different < 2:
-                    found.append((different, str(path)))
+                other_suffix = _alike(path.suffix) != _alike(wanted.suffix)
+                other_folder = _alike(str(path.parent)) != _alike(str(wanted.parent))
+                if not (other_suffix and other_folder):
+                    found.append((other_suffix or other_folder, str(path)))
         if not deep:
             break
     if found:
@@ -368,13 +367,6 @@ def require_file(path: str | Path) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, and has to be a file", str(path))
 
 
-def check_size(file: Path) -> None:
-    """Raise ValueError for a file that no run has left: above 32 MiB, or a pipe and the like."""
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
-        raise ValueError(f"{file.name} is no file of a run, or has more than {MAX_BYTES:,} bytes")
-
-
 def read_json(file: Path) -> Any:
     """Read a JSON file.
 
@@ -415,10 +407,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """Read the JSON object that a run has left; its texts can be encoded again.
 
     Raises:
-        ValueError: it is no complete JSON file, no object, or has more than 32 MiB.
+        ValueError: it is no complete JSON file, or no object.
         OSError: it cannot be opened.
     """
-    check_size(file)
     data = read_json(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")

@@ -87,7 +87,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def line(self, seconds: float) -> str:
         """The line to show after so many seconds: a bar's text without the bar."""
-        text = tqdm.format_meter(self.done, self.total, seconds, 0, self.title, **self._form)
+        text = tqdm.format_meter(self.done, self.total or 0, seconds, 0, self.title, **self._form)
         return " ".join(text.split())
 
     def __exit__(self, *error: object) -> None:
