@@ -59,7 +59,6 @@ FORBIDDEN: dict[str, dict[str, str]] = {
     "builtins.exec": {},
     "builtins.compile": {},
     "cloudpickle": {
-        "panoptic_dl/launch/launcher.py": "from a process to one that it starts",
         "panoptic_dl/sweeps/launchers.py": "between a sweep and the processes of its rows",
     },
     **{

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,8 @@ class Classes:
         ]
 
     def to_json(self) -> str:
-        """As `load_classes` reads them: an object of the attributes.
-
-        One line a class, plain ASCII.
-        """
-        lists = {
-            key: ",\n  ".join(json.dumps(value) for value in values)
-            for key, values in (("names", self.names), ("colors", self.colors))
-        }
-        lines = [f'"{key}": [\n  {values}\n]' for key, values in lists.items()]
-        lines += [f'"{k}": {json.dumps(getattr(self, k))}' for k in ("thing_ids", "category_ids")]
-        return "{\n" + ",\n".join(lines) + "\n}\n"
+        """As `load_classes` reads them: an object of the attributes, plain ASCII."""
+        return json.dumps(asdict(self)) + "\n"
 
     def difference(self, other: "Classes") -> str | None:
         """Describe the first difference to `other` in names and things; None if there is none."""

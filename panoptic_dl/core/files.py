@@ -11,7 +11,6 @@ import math
 import os
 import pwd
 import re
-import socket
 import stat
 import tempfile
 import threading
@@ -31,7 +30,6 @@ PROGRAM = "panoptic-dl" if ROOT == PACKAGE else "python run.py"  # as people sta
 
 LOCK = ".lock"  # held while a process trains in a folder
 RUN_LOCK = ".run.lock"  # held as long as the process that started a run lives
-MAX_BYTES = 32 << 20  # JSON and YAML files of a run have some KiB
 _URL = re.compile(r"\w[\w+.-]+:/")  # Path("s3://a") is s3:/a; one letter is a drive of Windows
 _TEMPORARY = re.compile(r"\.unfinished\.\d+\.(.+)")
 
@@ -218,25 +216,27 @@ def near_names(folder: str | Path, name: str, *, deep: bool = False) -> str:
         deep: look into the folders in it, too.
 
     Returns:
-        What has the same name but for case, extension, Unicode form or the folder that it lies in,
-        and what differs: "; there is img/a.JPG (another folder)". Else, unless it is `deep`, the
-        most similar names in the folder; "" without any.
+        What has the same name but for case, Unicode form, and either the extension or the folder
+        that it lies in: "; there is img/a.JPG". Else, unless it is `deep`, the most similar names
+        in the folder; "" without any.
     """
     wanted = PurePosixPath(name.replace("\\", "/"))
-    found: list[tuple[int, str, str]] = []
+    found: list[tuple[bool, str]] = []
     for place, folders, files in os.walk(folder):
         for each in (*folders, *files):
             path = PurePosixPath(os.path.relpath(os.path.join(place, each), folder))
             if _alike(path.stem) == _alike(wanted.stem) and str(path) != name:
-                differences = _differences(wanted, path)
-                if not {"another folder", "another extension"} <= set(differences):
-                    found.append((len(differences), str(path), ", ".join(differences)))
+                other_suffix = _alike(path.suffix) != _alike(wanted.suffix)
+                other_folder = _alike(str(path.parent)) != _alike(str(wanted.parent))
+                if not (other_suffix and other_folder):
+                    found.append((other_suffix or other_folder, str(path)))
         if not deep:
             break
     if found:
-        _, path_there, how = min(found)
-        how = how or "with slashes, not backslashes"
-        return f"; there is {Path(folder) / path_there} ({how})"
+        _, there = min(found)
+        looks_same = unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", name)
+        how = " (another Unicode form: NFC or NFD)" if looks_same else ""
+        return f"; there is {Path(folder) / there}{how}"
     similar: list[str] = []
     if not deep and os.path.isdir(folder):  # names of a dataset's images all resemble each other
         others = [each for each in os.listdir(folder) if each != name]
@@ -246,20 +246,6 @@ def near_names(folder: str | Path, name: str, *, deep: bool = False) -> str:
 
 def _alike(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _differences(wanted: PurePosixPath, found: PurePosixPath) -> list[str]:
-    """In what a path that was found differs from the one that is wanted."""
-    texts = str(wanted), str(found)
-    composed = [unicodedata.normalize("NFC", text) for text in texts]
-    alike = [PurePosixPath(text.casefold()) for text in composed]
-    facts = {
-        "another folder": alike[0].parent != alike[1].parent,
-        "another extension": alike[0].suffix != alike[1].suffix,
-        "upper or lower case": alike[0] == alike[1] and composed[0] != composed[1],
-        "another Unicode form: NFC or NFD": composed[0] == composed[1] and texts[0] != texts[1],
-    }
-    return [difference for difference, holds in facts.items() if holds]
 
 
 _locks: set[int] = set()  # descriptors of the locks that this process holds
@@ -312,9 +298,9 @@ def release_lock(descriptor: int | None, remove: Path | None = None) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool = False) -> Iterator[int | None]:
-    """`acquire_lock` inside a `with` block; gives its descriptor, or None."""
-    descriptor = acquire_lock(path, wait=wait)
+def file_lock(path: Path) -> Iterator[int | None]:
+    """Wait for a lock, and hold it inside a `with` block; gives its descriptor, or None."""
+    descriptor = acquire_lock(path, wait=True)
     try:
         yield descriptor
     finally:
@@ -349,7 +335,7 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         key: config key that names the folder, for the message.
 
     Raises:
-        ValueError: another process holds the lock; the message names it.
+        ValueError: another process holds the lock.
         OSError: the folder cannot be written to.
     """
     path = folder / name
@@ -361,28 +347,16 @@ def folder_lock(folder: Path, name: str = LOCK, key: str = "run_dir") -> Iterato
         except BlockingIOError:
             time.sleep(seconds)
     else:
-        holder = path.read_text(errors="replace").strip() or "another process"
         raise ValueError(
-            f"{folder} is in use by {holder}: wait for that run, end it, or name another {key}"
+            f"{folder} is in use by another process: wait for that run, end it, or name another "
+            f"{key}"
         )
-    before = b""
+    if lock is None:
+        logger.warning("This disk has no locks: never start two runs in %s", folder)
     try:
-        if lock is None:
-            logger.warning("This disk has no locks: never start two runs in %s", folder)
-        else:
-            before = os.pread(lock, 1000, 0)
-            _replace(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        if lock is not None:  # a start that is refused leaves all as it was
-            _replace(lock, before)
         release_lock(lock, remove=path if is_new else None)
-
-
-def _replace(file: int, content: bytes) -> None:
-    with suppress(OSError):  # a full disk; the lock holds all the same
-        os.ftruncate(file, 0)
-        os.pwrite(file, content, 0)
 
 
 def require_file(path: str | Path) -> None:
@@ -391,13 +365,6 @@ def require_file(path: str | Path) -> None:
     kind = kinds.get(stat.filemode(os.stat(path).st_mode)[0])
     if kind is not None:
         raise OSError(errno.EINVAL, f"it is {kind}, and has to be a file", str(path))
-
-
-def check_size(file: Path) -> None:
-    """Raise ValueError for a file that no run has left: above 32 MiB, or a pipe and the like."""
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
-        raise ValueError(f"{file.name} is no file of a run, or has more than {MAX_BYTES:,} bytes")
 
 
 def read_json(file: Path) -> Any:
@@ -440,10 +407,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """Read the JSON object that a run has left; its texts can be encoded again.
 
     Raises:
-        ValueError: it is no complete JSON file, no object, or has more than 32 MiB.
+        ValueError: it is no complete JSON file, or no object.
         OSError: it cannot be opened.
     """
-    check_size(file)
     data = read_json(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file.name} holds a {type(data).__name__} in place of an object")

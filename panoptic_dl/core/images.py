@@ -7,13 +7,13 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from panoptic_dl.core.archives import file_state, open_file
 from panoptic_dl.core.errors import DatasetError, EvaluationError, UnreadableImageError
@@ -130,15 +130,6 @@ def open_image(file: str | Path) -> ImageFile.ImageFile:
 
 ORIENTATION = 274  # tag of EXIF: how a camera was held; 1: upright
 ROTATED = (5, 6, 7, 8)  # values that swap height and width
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Chunks by which Pillow would turn a PNG, or show another one.
 ORIENTING = (b"eXIf", b"acTL")
 ORIENTING_TEXTS = (b"Raw profile type", b"XML:com.adobe.xmp", b"xmp")
@@ -168,7 +159,7 @@ def orientation(image: Image.Image) -> int:
         turn = exif.get(ORIENTATION, 1)
     except Exception:  # damaged EXIF, which Detectron2 ignores as well
         return 1
-    return turn if turn in _TURNS else 1
+    return turn if turn in range(1, 9) else 1
 
 
 def _has_late_metadata(image: ImageFile.ImageFile) -> bool:
@@ -186,8 +177,9 @@ def _upright(image: Image.Image, name: object, kind: Kind) -> Image.Image:
     """Decode an opened image of a kind, and turn it."""
     _require_mode(image, name, kind)
     image.load()
-    turn = orientation(image)
-    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+    with suppress(Exception):  # damaged EXIF, which Detectron2 ignores as well
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _require_mode(image: Image.Image, name: object, kind: Kind) -> None:
@@ -244,12 +236,11 @@ def _numbers_of(image: Image.Image, file: str | Path) -> NDArray[np.integer]:
 def opened_image(file: str | Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; what Pillow raises meanwhile becomes an error that names the file."""
     try:
-        with no_truncated_images(), open_file(file) as opened:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # else a truncated image is gray at its end
+        with open_file(file) as opened:
             yield Image.open(opened)
     except DatasetError:
         raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"cannot read {file}: {why_unreadable(error)}") from error
     except Exception as error:  # Pillow's decoders raise nearly all kinds on damaged files
         raise UnreadableImageError(
             f"cannot read {file} ({why_unreadable(error)}); fetch or prepare this file again"
@@ -278,32 +269,6 @@ def why_unreadable(error: Exception) -> str:
     if "cannot identify image file" in text:
         text = "no image that Pillow knows"
     return f"truncated or damaged: {text}"
-
-
-_lock = threading.Lock()
-_readers = 0  # threads inside `no_truncated_images`
-_flag_outside = False
-
-
-@contextmanager
-def no_truncated_images() -> Iterator[None]:
-    """Let Pillow raise OSError on a truncated image, whatever LOAD_TRUNCATED_IMAGES is outside.
-
-    The flag is global: the first of several threads clears it, the last one restores it.
-    """
-    global _readers, _flag_outside
-    with _lock:
-        if not _readers:
-            _flag_outside = ImageFile.LOAD_TRUNCATED_IMAGES
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _readers -= 1
-            if not _readers:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _flag_outside
 
 
 _of_thread = threading.local()  # .table of `segment_numbers`; .key and .label of the last label
@@ -451,9 +416,6 @@ class SemanticLabelReader:
     """
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
-        if not 0 < num_classes <= 255:
-            raise ValueError(f"labels are 8 bit: {num_classes=} does not fit")
-        require_no_class(ignore_label, num_classes)
         self.num_classes = num_classes
         self.ignore_label = ignore_label
 
@@ -532,14 +494,7 @@ def require_listed_size(record: dict[str, Any], shape: tuple[int, ...]) -> None:
     """
     file = record["file_name"]
     listed = record.setdefault("height", shape[0]), record.setdefault("width", shape[1])
-    if listed != shape[:2]:
-        remedy = 'correct "width" and "height" there, or fetch the image again'
-        if _is_turned(file) and listed == shape[1::-1]:
-            remedy = "its EXIF orientation turns the image: list the size of the turned one"
-        raise DatasetError(
-            f"sizes differ: {file} is {shape[1]} x {shape[0]}, listed in the JSON file as "
-            f"{listed[1]} x {listed[0]} (width x height); {remedy}"
-        )
+    require_same_size(listed, "its entry in the JSON file", shape, file)
 
 
 def require_same_size(
@@ -547,17 +502,11 @@ def require_same_size(
 ) -> None:
     """Raise `DatasetError` unless the shapes (H, W, ...) of a label and its image agree."""
     if label[:2] != image[:2]:
-        remedy = "make the label anew at the size of its image, without blending ids"
-        if _is_turned(image_file) and label[:2] == image[1::-1]:
-            remedy = (
-                "the EXIF orientation of the image turns it: turn the label as well, or remove it"
-            )
+        remedy = "correct the one that is wrong (a label without blending ids)"
+        with opened_image(image_file) as opened:
+            if label[:2] == image[1::-1] and orientation(opened) in ROTATED:
+                remedy = "the image is turned by its EXIF orientation: turn the other as well"
         raise DatasetError(
             f"sizes differ: {label_file} is {label[1]} x {label[0]}, "
             f"{image_file} is {image[1]} x {image[0]} (width x height); {remedy}"
         )
-
-
-def _is_turned(file: str) -> bool:
-    with opened_image(file) as image:
-        return orientation(image) in ROTATED

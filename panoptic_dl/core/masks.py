@@ -19,6 +19,7 @@ from panoptic_dl.core.files import read_json
 OFFSET = 48  # of the characters of compressed codes
 MORE, SIGN = 0x20, 0x10
 FAR = 10  # widths or heights: pycocotools takes memory for each pixel of an edge, also outside
+DAMAGED = "a mask has a damaged run-length code"
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger files
 
 
@@ -88,24 +89,13 @@ def _runs(code: Any, size: tuple[int, int]) -> list[int]:
             f"a mask is {listed}, the image {size} (height, width): masks must have the size of "
             "the image file"
         )
-    problem = "its counts do not add up to the mask"
-    runs: list[int] = []
     if isinstance(counts, str):
-        try:
-            runs, problem = run_lengths(counts), "it ends too early"
-        except ValueError as error:
-            problem = str(error)
-    elif not isinstance(counts, list):
-        problem = "its counts are no text"
-    elif odd := [count for count in counts if type(count) not in (int, float) or count % 1]:
-        problem = f"it has {odd[0]!r:.40} in place of a whole number of pixels"
+        runs = run_lengths(counts)
     else:
-        runs = [int(count) for count in counts]
-    total = size[0] * size[1]
-    if min(runs, default=-1) < 0 or sum(runs) != total:
-        if isinstance(counts, str) and sum(runs) > total:
-            problem = "it is longer than the mask"
-        raise ValueError(f"a mask has a damaged run-length code: {problem}")
+        runs = [_whole(count) for count in counts] if isinstance(counts, list) else []
+    is_code = all(type(run) is int and run >= 0 for run in runs)
+    if not is_code or sum(runs) != size[0] * size[1]:
+        raise ValueError(f"{DAMAGED}: its counts do not add up to the mask")
     return runs
 
 
@@ -120,7 +110,7 @@ def run_lengths(counts: str) -> list[int]:
     for character in counts:
         group = ord(character) - OFFSET
         if not 0 <= group < 2 * MORE or shift > 60:
-            raise ValueError(f"it has the character {character!r}, which no code has there")
+            raise ValueError(f"{DAMAGED}: {character!r} is a character that no code has there")
         value |= (group & 0x1F) << shift
         shift += 5
         if not group & MORE:
@@ -129,7 +119,7 @@ def run_lengths(counts: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     if shift:
-        raise ValueError("it ends too early")
+        raise ValueError(f"{DAMAGED}: it ends too early")
     return runs
 
 

@@ -1,7 +1,6 @@
 """Long loops: jobs shared between processes, progress, and the number of CPU cores."""
 
 import contextlib
-import datetime
 import logging
 import os
 import signal
@@ -23,7 +22,6 @@ from panoptic_dl.core.errors import STOPPING, DatasetError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-END_JOB = signal.SIGUSR1  # asks a worker to leave its job
 SECONDS_TO_END = 2  # before SIGTERM kills a worker
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
@@ -63,11 +61,13 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
         `say` gets the lines; None: the log. `shown` is false in all processes of a run but one.
         """
-        self.title, self.total, self.unit, self.shown = title, total, unit, shown
+        self.title, self.total, self.shown = title, total, shown
         self.done = 0
         self._say = say or partial(logger.info, "%s")
         self._start = self._last = time.perf_counter()
         self._bar: tqdm | None = None
+        is_size = unit == "B"
+        self._form: Any = {"unit": unit if is_size else f" {unit}", "unit_scale": is_size}
 
     def add(self, number: int) -> None:
         """Count `number` more as done."""
@@ -76,14 +76,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             return
         if self._bar is None and shows_bars():
             # Only now: a bar has a thread, and a loop may fork its workers before this.
-            scale = self.unit == "B"
-            self._bar = tqdm(
-                total=self.total,
-                desc=self.title,
-                unit=self.unit if scale else f" {self.unit}",
-                unit_scale=scale,
-                dynamic_ncols=True,
-            )
+            self._bar = tqdm(total=self.total, desc=self.title, dynamic_ncols=True, **self._form)
         if self._bar is not None:
             self._bar.update(number)
             return
@@ -93,20 +86,9 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._say(self.line(now - self._start))
 
     def line(self, seconds: float) -> str:
-        """The line to show after so many seconds."""
-        rate = self.done / max(seconds, 1e-9)
-        text = f"{self.title}: {self._amount(self.done)}"
-        if self.total is not None:
-            text += f" of {self._amount(self.total)}"
-        if self.unit != "B":
-            text += f" {self.unit}, {rate:.3g} {self.unit}/s"
-        if self.total is not None and self.done < self.total:
-            left = (self.total - self.done) / max(rate, 1e-9)
-            text += f", {datetime.timedelta(seconds=round(left))} left"
-        return text
-
-    def _amount(self, number: int) -> str:
-        return size_text(number) if self.unit == "B" else str(number)
+        """The line to show after so many seconds: a bar's text without the bar."""
+        text = tqdm.format_meter(self.done, self.total or 0, seconds, 0, self.title, **self._form)
+        return " ".join(text.split())
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
@@ -132,12 +114,12 @@ def parallel_map(
     """Call `function(*job)` for each of the jobs and yield the results, in the order of the jobs.
 
     Workers ignore Ctrl-C, which a terminal sends to all processes of a command. When the loop over
-    the results ends early (an error, Ctrl-C), jobs under way get a SystemExit, clean up, and are
-    waited for; `contextlib.closing` makes that certain. When this process is killed, its workers
-    end by themselves.
+    the results ends early (an error, Ctrl-C), jobs under way are finished and waited for;
+    `contextlib.closing` makes that certain. When this process is killed, its workers end by
+    themselves.
 
     Args:
-        function: can be pickled.
+        function: can be pickled; a call takes seconds at most.
         num_workers: processes; 1 works in this one. Forked on Linux.
         hint: what to do when a worker was killed, for the message of the DatasetError.
         chunk: jobs that a worker is given at a time.
@@ -147,18 +129,11 @@ def parallel_map(
         yield from (function(*job) for job in jobs)
         return
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    ending = context.RawValue("b", 0)
     with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(), ending)
+        num_workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
     ) as pool:
         try:
-            call, columns = partial(_call, function), zip(*jobs, strict=True)
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [END_JOB])  # until workers heed it
-            try:
-                results = pool.map(call, *columns, chunksize=chunk)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            yield from results
+            yield from pool.map(function, *zip(*jobs, strict=True), chunksize=chunk)
         except BrokenProcessPool as error:
             raise DatasetError(
                 f"one of {num_workers} processes was killed, mostly because memory ran out{hint}"
@@ -166,44 +141,16 @@ def parallel_map(
         except BaseException:
             # A second Ctrl-C must not leave workers behind, which end in a moment.
             with handling([signal.SIGINT], signal.SIG_IGN):
-                ending.value = 1
-                for worker in list(pool._processes):
-                    with contextlib.suppress(ProcessLookupError):  # killed in this moment
-                        os.kill(worker, END_JOB)
                 pool.shutdown(cancel_futures=True)
             raise
 
 
-_ending: Any = None  # in a worker: a value that all share, 1 when the loop was left early
-_in_job = False
-
-
-def _begin_worker(parent: int, ending: Any) -> None:
-    global _ending
-    _ending = ending
-    for number in (signal.SIGINT, signal.SIGHUP):
+def _begin_worker(parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # From the pool when another worker died; or sent to all, and this one is soon asked to end.
+    # From the pool when another worker died; or sent to all, and the job under way is finished.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_END))
-    signal.signal(END_JOB, _end_job)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [END_JOB])
     end_with(parent)
-
-
-def _end_job(number: int, frame: FrameType | None) -> None:
-    if _in_job and _ending.value:  # others may send this signal too
-        sys.exit(1)
-
-
-def _call(function: Callable[..., Any], *job: Any) -> Any:
-    global _in_job
-    try:
-        _in_job = True
-        if _ending.value:  # given out before the loop was left
-            sys.exit(1)
-        return function(*job)
-    finally:
-        _in_job = False
 
 
 def end_with(parent: int, seconds: float = 0.0) -> None:

@@ -112,7 +112,7 @@ class DecodedCache:
     def _reserve(self, size: int) -> bool:
         """Add a number of bytes, which may be negative, to those in use; False: no room is left."""
         file = self.folder / "bytes_used"
-        with file_lock(file, wait=True):
+        with file_lock(file):
             text = file.read_text().strip()
             used = int(text) if text.isdigit() else self._measure()
             if used + size > self.max_bytes and size > 0:

@@ -83,7 +83,7 @@ def indexed(
         try:
             if _read(file, states) is None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(file_lock(file.with_suffix(".lock"), wait=True))
+                stack.enter_context(file_lock(file.with_suffix(".lock")))
         except OSError as error:
             logger.debug("no index can be made: %s", error)
         records = _read(file, states)  # which another process may just have made

@@ -52,7 +52,7 @@ def store_once(
     try:
         base.mkdir(parents=True, exist_ok=True)
         if not target.is_dir():
-            with file_lock(base / f".{target.name}.lock", wait=True) as lock:
+            with file_lock(base / f".{target.name}.lock") as lock:
                 if lock is not None:
                     # Nobody else works on this one: what lies there an interrupted run has left.
                     for leftover in base.glob(f".{target.name}.part-*"):

@@ -36,6 +36,7 @@ from panoptic_dl.evaluation.evaluator import (
     StreamingEvaluator,
     errors_name,
     predicted_instances,
+    require_size,
 )
 from panoptic_dl.evaluation.metrics import percentages
 
@@ -242,7 +243,7 @@ class StreamingCOCOInstanceEvaluator(
         assert self._things == [*range(len(categories))], "things come first, as in COCO"
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._numbers = {image: number for number, image in enumerate(sorted(self._records))}
-        self._file = file = metadata.get("json_file")
+        file = metadata.get("json_file")
         self._instances = read_instances(dataset, list(self._records.values()))
         self._coverage = Coverage(self._records, file or dataset)
         self.reset()
@@ -267,8 +268,7 @@ class StreamingCOCOInstanceEvaluator(
             else:
                 truth = self._instances[image]
             for detection in detections:
-                file = self._file or record["pan_seg_file_name"]
-                self._require_size(image, detection.mask.shape, truth.size, file)
+                require_size(detection.mask.shape, truth.size)
             rows, num_true = _match_detections(truth, detections, len(self.names))
         return self._numbers[image], rows, num_true
 

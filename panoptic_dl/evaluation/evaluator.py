@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,9 +22,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BitMasks
 
 from panoptic_dl.core.distributed import sum_over_processes
-from panoptic_dl.core.errors import EvaluationError, UnreadableImageError
+from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
-from panoptic_dl.core.images import read_size, require_same_size
 
 Prediction = TypeVar("Prediction")
 Match = TypeVar("Match")
@@ -49,25 +47,15 @@ class Coverage:
 
     def reset(self) -> None:
         """Forget what has been evaluated."""
-        self._seen = np.zeros(len(self._images), dtype=np.int64)
-        self.files: dict[Hashable, str | None] = {}
-        self._failed = False  # then no image counts as evaluated
+        # How often this process has evaluated each image.
+        self.seen = np.zeros(len(self._images), dtype=np.int64)
         self._limit: int | None = None
 
     def limit(self, number: int) -> None:
         """Until `reset`, expect any `number` of the images instead of all of them."""
         self._limit = number
 
-    def fail(self) -> None:
-        """Until `reset`, count no image as evaluated, because one could not be."""
-        self._failed = True
-
-    @property
-    def seen(self) -> np.ndarray:
-        """How often this process has evaluated each image, (number of images,) int64."""
-        return np.zeros_like(self._seen) if self._failed else self._seen
-
-    def add(self, image: Hashable, file: str | None = None) -> None:
+    def add(self, image: Hashable) -> None:
         """Count an image; EvaluationError if it has no ground truth, or has been counted before."""
         if image not in self._positions:
             raise EvaluationError(
@@ -75,10 +63,9 @@ class Coverage:
                 "evaluated must be those of the dataset that the evaluator was made for"
             )
         position = self._positions[image]
-        if self._seen[position]:
+        if self.seen[position]:
             raise EvaluationError(f"image {image} of {self._source} was evaluated twice")
-        self._seen[position] = 1
-        self.files[image] = file
+        self.seen[position] = 1
 
     def require_all(self, seen: np.ndarray) -> int:
         """The number of evaluated images; EvaluationError unless each was, once, by one process."""
@@ -135,7 +122,7 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def extract(self, item: Sample, output: Output) -> Any:
         """Count the image as evaluated; return `image_of` the input, `predicted` of the output."""
         image = self.image_of(item)
-        self._coverage.add(image, item.get("file_name"))
+        self._coverage.add(image)
         with errors_name(f"image {image}"):
             return image, self.predicted(output)
 
@@ -161,15 +148,7 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
     def process(self, inputs: list[Sample], outputs: list[Output]) -> None:
         """Extract, match and update each image."""
         for item, output in zip(inputs, outputs, strict=True):
-            try:
-                self.update(self.match(self.extract(item, output)))
-            except BaseException:
-                self.fail()
-                raise
-
-    def fail(self) -> None:
-        """Refuse to evaluate before `reset`, because an image was extracted but not counted."""
-        self._coverage.fail()
+            self.update(self.match(self.extract(item, output)))
 
     def limit(self, number: int) -> None:
         """Until `reset`, evaluate `number` images only: a trial, which gives no results."""
@@ -180,18 +159,6 @@ class StreamingEvaluator(DatasetEvaluator, Generic[Prediction, Match]):
         if value is None:
             raise EvaluationError(f'the model\'s output has no "{self.needs}"')
         return value
-
-    def _require_size(
-        self, image: Any, prediction: Sequence[int], label: Sequence[int], label_file: str | Path
-    ) -> None:
-        """Compare the size (H, W) of a prediction with that of its label: EvaluationError.
-
-        DatasetError where it is the label that has another size than the image file.
-        """
-        if tuple(prediction) != tuple(label) and (file := self._coverage.files.get(image)):
-            with suppress(UnreadableImageError):  # prediction files are scored without images
-                require_same_size(tuple(label), str(label_file), read_size(file), file)
-        require_size(prediction, label)
 
     def _sum(self, *counts: np.ndarray) -> tuple[list[np.ndarray], int]:
         """Sum int64 counts over all processes; return the sums and the number of images."""
@@ -274,8 +241,9 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     NumPy and Pillow release Python's lock where the time goes. One job is one image with all its
     evaluators, so that a label which two of them need is decoded once. Results do not depend on the
-    number of threads (0: none): counts are updated by the calling thread, in the order of the
-    images. At most `num_threads` + 1 images wait in memory. An error is raised by the next call.
+    number of threads (0: the network waits for one): counts are updated by the calling thread, in
+    the order of the images. At most `num_threads` + 1 images wait in memory. An error is raised by
+    the next call.
 
     `on_image` gets each input, its prediction and its quality in 0..1, of the first evaluator that
     knows one, in order, in the calling thread.
@@ -298,31 +266,25 @@ class ThreadedEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[Sample], outputs: list[Output]) -> None:
         """Extract predictions; returns before they are matched, unless too many are waiting."""
-        with self._failing():
-            for item, output in zip(inputs, outputs, strict=True):
-                predictions = [each.extract(item, output) for each in self.evaluators]
-                if self.num_threads and self._pool is None:
-                    # glibc makes one memory arena a thread, which keeps what its images took.
-                    with suppress(OSError, AttributeError, TypeError):  # another C library
-                        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-                    self._pool = ThreadPoolExecutor(self.num_threads, "evaluation")
-                if self._pool is not None:
-                    job = self._pool.submit(self._match, predictions)
-                else:
-                    job = Future()
-                    job.set_result(self._match(predictions))
-                self._waiting.append((item, predictions, job))
-                while len(self._waiting) > self.num_threads or (
-                    self._waiting and self._waiting[0][2].done()
-                ):
-                    self._finish_first()
+        for item, output in zip(inputs, outputs, strict=True):
+            predictions = [each.extract(item, output) for each in self.evaluators]
+            if self._pool is None:
+                # glibc makes one memory arena a thread, which keeps what its images took.
+                with suppress(OSError, AttributeError, TypeError):  # another C library
+                    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+                self._pool = ThreadPoolExecutor(max(1, self.num_threads), "evaluation")
+            job = self._pool.submit(self._match, predictions)
+            self._waiting.append((item, predictions, job))
+            while len(self._waiting) > self.num_threads or (
+                self._waiting and self._waiting[0][2].done()
+            ):
+                self._finish_first()
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
         """Wait for all images, then return the results of all evaluators; None but in rank 0."""
         try:
-            with self._failing():
-                while self._waiting:
-                    self._finish_first()
+            while self._waiting:
+                self._finish_first()
         finally:
             self.close()
         results: dict[str, dict[str, Any]] = {}
@@ -339,16 +301,6 @@ class ThreadedEvaluator(DatasetEvaluator):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Let all evaluators fail when one does."""
-        try:
-            yield
-        except BaseException:
-            for evaluator in self.evaluators:
-                evaluator.fail()
-            raise
 
     def _match(self, predictions: list[Any]) -> list[Any]:
         pairs = zip(self.evaluators, predictions, strict=True)

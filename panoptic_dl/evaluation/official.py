@@ -24,7 +24,6 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
@@ -47,7 +46,7 @@ from detectron2.evaluation import (
 )
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from panopticapi.evaluation import PQStat, pq_compute_single_core
+from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -100,7 +99,6 @@ class OfficialPanopticEvaluator(_OfDataset, COCOPanopticEvaluator):
         truth = read_json(Path(self._metadata.panoptic_json))
         categories = {category["id"]: category for category in truth["categories"]}
         pairs = []
-        statistics = PQStat()
         with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
             for number, annotation in enumerate(truth["annotations"]):
                 _complete(annotation, truth_folder)
@@ -109,22 +107,10 @@ class OfficialPanopticEvaluator(_OfDataset, COCOPanopticEvaluator):
                 name = f"{number}.png"
                 Path(folder, name).write_bytes(prediction["png_string"])
                 pairs.append((annotation, prediction | {"file_name": name}))
-            # On as many threads as torch uses: NumPy and Pillow release Python's lock.
-            num_threads = max(1, min(torch.get_num_threads(), 8, len(pairs)))
-
-            def compare(thread: int) -> PQStat:
-                share = pairs[thread::num_threads]
-                return pq_compute_single_core(0, share, truth_folder, folder, categories)
-
             # Its own reader knows neither palettes nor orientations.
             reader = SimpleNamespace(open=lambda file: ids_to_colors(read_panoptic_ids(file)))
-            with (
-                patch("panopticapi.evaluation.Image", reader),
-                redirect_stdout(StringIO()),
-                ThreadPoolExecutor(num_threads) as pool,
-            ):
-                for of_share in pool.map(compare, range(num_threads)):
-                    statistics += of_share
+            with patch("panopticapi.evaluation.Image", reader), redirect_stdout(StringIO()):
+                statistics = pq_compute_single_core(0, pairs, truth_folder, folder, categories)
         averages: dict[str, float] = {}
         for suffix, things in (("", None), ("_th", True), ("_st", False)):
             try:

@@ -66,7 +66,7 @@ def _wait_for(number: int, there: Sequence[str]) -> dict[str, int | None]:
     queue = folder / "line"
     if is_locked(queue):
         _print("waiting for the jobs that asked for GPUs before")
-    with file_lock(queue, wait=True):
+    with file_lock(queue):
         for attempt in itertools.count():
             for name in there:
                 if name not in taken and len(taken) < number:

@@ -1,14 +1,13 @@
 """Start a run's processes: one, one per GPU, several on the CPU, or join those of torchrun."""
 
-import contextlib
 import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
-import cloudpickle
 import torch
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
@@ -72,15 +71,17 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
             file=sys.stderr,
             flush=True,
         )
-    with passing_signals_on() as received, _share_of_threads(processes):
+    # With more threads than cores processes are far slower.
+    threads = {"OMP_NUM_THREADS": str(max(1, count_cores() // processes))}
+    with passing_signals_on() as received, patch.dict(os.environ, threads | {**os.environ}):
         try:
             spawn(
-                _Pickled(work),
+                _work_in_child,
                 processes,
                 num_machines=num_machines,
                 machine_rank=machine_rank,
                 dist_url=url,
-                args=(device, *args),
+                args=(work, os.getpid(), ORPHANS_LIVE, device, *args),
             )
         except ProcessExitedException as error:
             if received and numbers.requeue and error.exit_code == ExitCode.SAVED:
@@ -150,39 +151,11 @@ def _join_torchrun(
         distributed.destroy_process_group()
 
 
-@contextlib.contextmanager
-def _share_of_threads(processes: int) -> Iterator[None]:
-    """Let processes started inside share the cores: with more threads they are far slower."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, count_cores() // processes))
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-
-
-class _Pickled:
-    """A function pickled by value: it may be one of the program itself, of no module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (cloudpickle.dumps(self.function), os.getpid(), ORPHANS_LIVE)
-
-
-def _unpickle(function: bytes, parent: int, seconds: float) -> Callable[..., Any]:
-    """Unpickle the function in a new process, and end this one some time after its parent."""
+def _work_in_child(work: Callable[..., Any], parent: int, seconds: float, *args: Any) -> None:
+    """Call `work(*args)` in a new process, which ends some time after its parent at the latest."""
     # On Linux, PyTorch has the system send SIGINT before: training saves and ends.
     end_with(parent, seconds)
-    work: Callable[..., Any] = cloudpickle.loads(function)
-
-    def work_and_leave(*args: Any) -> None:
-        work(*args)
-        # A process that ends while gloo's threads run, or while others talk to it, aborts at times.
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    return work_and_leave
+    work(*args)
+    # A process that ends while gloo's threads run, or while others talk to it, aborts at times.
+    distributed.barrier()
+    distributed.destroy_process_group()

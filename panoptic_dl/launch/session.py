@@ -20,7 +20,6 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from panoptic_dl.core.environment import describe, git, measured_on
@@ -220,8 +219,6 @@ def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) 
         logging.getLogger(name).addHandler(log)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
-    # Of large images that are read all the same.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     seed_all_rng(None if seed is None else seed + rank)
     if rank > 0:
         return log

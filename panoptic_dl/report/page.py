@@ -19,7 +19,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from panoptic_dl.core.files import write_text
-from panoptic_dl.core.images import no_truncated_images
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS
 from panoptic_dl.report.formats import (
@@ -283,7 +282,7 @@ def _example(
 
 def _address(file: Path, detail: _Detail) -> tuple[str, tuple[int, int]]:
     """A picture as a `data:` address, and its (width, height)."""
-    with no_truncated_images(), Image.open(file, formats=["JPEG"]) as picture:
+    with Image.open(file, formats=["JPEG"]) as picture:
         small = picture.convert("RGB")
     small.thumbnail((detail.longest, detail.longest), Image.Resampling.LANCZOS)
     data = io.BytesIO()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from panoptic_dl.core import run_folder
-from panoptic_dl.core.files import check_size, parse_json, read_json_object, visible
+from panoptic_dl.core.files import parse_json, read_json_object, require_file, visible
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
 
 try:
@@ -201,7 +201,7 @@ def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
 
 def _read_settings(file: Path) -> dict[str, str]:
     """Flatten a resolved config: dotted key of each leaf, and its value as JSON text."""
-    check_size(file)
+    require_file(file)
     try:
         with file.open(encoding="utf-8") as opened:
             tree = SafeLoader(opened).get_single_data()

@@ -44,7 +44,7 @@ class Sweep(Callback):
             if rows is not None:
                 self.rows = rows
                 folder = Path(config.hydra.sweep.dir)
-                with file_lock(folder, wait=True):
+                with file_lock(folder):
                     (folder / REFUSED).unlink(missing_ok=True)
                     listed: dict[str, Sequence[str]] = {}
                     with suppress(OSError, ValueError):  # rows of other commands stay

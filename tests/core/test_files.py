@@ -120,11 +120,11 @@ def test_a_disk_that_does_not_keep_what_it_is_given(tmp_path, monkeypatch):
     assert torch.equal(torch.load(tmp_path / "a.pth")["x"], torch.ones(3))
 
 
-def test_a_lock_keeps_others_out_and_names_its_holder(tmp_path):
+def test_a_lock_keeps_others_out(tmp_path):
     with folder_lock(tmp_path):
         assert is_locked(tmp_path / ".lock")
         with (
-            pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*run_dir"),
+            pytest.raises(ValueError, match=r"in use by another process.*run_dir"),
             folder_lock(tmp_path),
         ):
             pass
@@ -244,13 +244,11 @@ def test_near_names_of_what_is_missing(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("Model.PTH", "run.pth", "in/deep.pth"):
         (tmp_path / name).touch()
-    assert near_names(tmp_path, "model.pth") == (
-        f"; there is {tmp_path / 'Model.PTH'} (upper or lower case)"
-    )
-    assert near_names(tmp_path, "In").endswith("/in (upper or lower case)")
+    assert near_names(tmp_path, "model.pth") == f"; there is {tmp_path / 'Model.PTH'}"
+    assert near_names(tmp_path, "In").endswith("/in")
     assert near_names(tmp_path, "runs.pth") == f"; in {tmp_path} there is run.pth"
     assert near_names(tmp_path, "deep.pth") == ""
-    assert near_names(tmp_path, "deep.pth", deep=True).endswith("in/deep.pth (another folder)")
+    assert near_names(tmp_path, "deep.pth", deep=True).endswith("in/deep.pth")
     # A label of the same number elsewhere is no image.
     assert near_names(tmp_path, "deep.jpg", deep=True) == ""
     assert near_names(tmp_path, "runs.pth", deep=True) == ""

@@ -57,7 +57,7 @@ def test_right_files_are_looked_at_once(images, monkeypatch):
     label = images[150][1][0][0]
     os.utime(label, ns=(1, 1))
     images[7][0]["height"] = 9  # an entry that was edited
-    with pytest.raises(DatasetError, match="listed"):
+    with pytest.raises(DatasetError, match="its entry"):
         check_headers("val", images)
     assert {images[7][0]["file_name"], label} >= {file for file in files if "panoptic" in file}
 

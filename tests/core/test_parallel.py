@@ -52,36 +52,22 @@ def test_a_worker_that_is_killed_is_an_error_with_a_hint():
         list(parallel_map(die, [(i,) for i in range(9)], 2))
 
 
-def test_what_is_not_wanted_any_more_is_stopped(tmp_path):
+def test_what_is_not_wanted_any_more_is_not_begun(tmp_path):
     start = time.monotonic()
-    jobs = [(0.0, tmp_path / "a")] + [(60.0, tmp_path / f"{i}") for i in range(5)]
+    jobs = [(0.0, tmp_path / "a")] + [(0.3, tmp_path / f"{i}") for i in range(200)]
     with contextlib.closing(parallel_map(long, jobs, 2)) as results:
         next(results)
     assert time.monotonic() - start < 20
     assert not list(tmp_path.iterdir())
-
-
-def returns_late(seconds):
-    """It is asked to end when it is done, as far as its process can tell."""
-    with contextlib.suppress(SystemExit):
-        time.sleep(seconds)
-
-
-def test_a_job_that_ends_as_it_is_stopped_holds_nobody_up():
-    start = time.monotonic()
-    with contextlib.closing(parallel_map(returns_late, [(0.0,), (60.0,)], 2)) as results:
-        next(results)
-        time.sleep(0.1)  # until the other worker waits for jobs
-    assert time.monotonic() - start < 20
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
     ("total", "line"),
     [
-        (500, "evaluated: 120 of 500 images, 2 images/s, 0:03:10 left"),
-        (120, "evaluated: 120 of 120 images, 2 images/s"),
-        (None, "evaluated: 120 images, 2 images/s"),
+        (500, "evaluated: 24% 120/500 [01:00<03:10, 2.00 images/s]"),
+        (120, "evaluated: 100% 120/120 [01:00<00:00, 2.00 images/s]"),
+        (None, "evaluated: 120 images [01:00, 2.00 images/s]"),
     ],
 )
 def test_a_line_has_rate_and_time_left(total, line):
@@ -94,9 +80,9 @@ def test_a_line_counts_bytes():
     lines = []
     progress = Progress("a.zip", 10_000_000_000, unit="B", say=lines.append)
     progress.done = 2_500_000_000
-    assert progress.line(30.0) == "a.zip: 2.5 GB of 10 GB, 0:01:30 left"
+    assert progress.line(30.0) == "a.zip: 25% 2.50G/10.0G [00:30<01:30, 83.3MB/s]"
     progress.add(7_500_000_000)
-    assert lines == ["a.zip: 10 GB of 10 GB"]
+    assert lines[0].startswith("a.zip: 100% 10.0G/10.0G")
     assert [size_text(n) for n in (0, 999, 1000, 999_600, 11_592_327_197)] == [
         "0 bytes",
         "999 bytes",
@@ -114,8 +100,8 @@ def test_lines_come_by_time_and_at_the_end(monkeypatch, caplog, shown):
     with Progress("evaluated", 6, shown=shown) as progress:
         for _ in range(6):
             progress.add(1)
-    done = [record.getMessage().split()[1] for record in caplog.records]
-    assert done == (["3", "6"] if shown else [])
+    done = [record.getMessage().split()[2] for record in caplog.records]
+    assert done == (["3/6", "6/6"] if shown else [])
 
 
 def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch):

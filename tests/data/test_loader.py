@@ -276,7 +276,7 @@ def test_sizes_that_are_wrong_and_images_too_large_count_as_bad(tmp_path, monkey
     samples = [batch[0] for batch in itertools.islice(loader, 6)]
     assert {sample["image_id"] for sample in samples} == {0}
     errors = loader.take_bad_samples()
-    assert "listed in the JSON file as 20 x 30" in errors[str(tmp_path / "image1.png")]
+    assert "its entry in the JSON file is 20 x 30" in errors[str(tmp_path / "image1.png")]
     assert "more than 1,000 pixels" in errors[str(tmp_path / "image2.png")]
 
 

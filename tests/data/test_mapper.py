@@ -205,7 +205,6 @@ def test_a_truncated_image_is_named(record, kind, allow_truncated, size, monkeyp
         file.truncate(size)
     with pytest.raises(DatasetError, match=f"cannot read {record['file_name']}.*truncated"):
         mappers()[kind](record)
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is allow_truncated
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "semantic"])

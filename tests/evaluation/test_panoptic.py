@@ -644,20 +644,12 @@ def test_more_than_a_thousand_objects_of_a_class_are_scored(tmp_path):
     assert results["PQ"] == pytest.approx(100 * 1188 / (1188 + 0.5 * 12))
 
 
-@pytest.mark.parametrize("size", [(18, 14), (9, 7)])  # width, height
-def test_a_size_that_is_wrong_is_told_of_the_label_or_of_the_prediction(two, tmp_path, size):
+def test_a_size_that_is_wrong_is_told(two):
     records, outputs, evaluator = two
-    image = str(tmp_path / "image.png")
-    Image.new("RGB", (18, 14)).save(image)
-    label = Image.open(records[0]["pan_seg_file_name"])
-    label.resize(size).save(records[0]["pan_seg_file_name"])
-    if size == (18, 14):
-        outputs[0]["panoptic_seg"] = (torch.zeros(7, 9, dtype=torch.int64), None)
-        message = r"image 0: the prediction is \(7, 9\), the ground truth \(14, 18\)"
-    else:
-        message = rf"{records[0]['pan_seg_file_name']} is 9 x 7, {image} is 18 x 14"
-    with pytest.raises(ValueError, match=message):
-        evaluator.process([records[0] | {"file_name": image}], outputs[:1])
+    outputs[0]["panoptic_seg"] = (torch.zeros(7, 9, dtype=torch.int64), None)
+    message = r"image 0: the prediction is \(7, 9\), the ground truth \(14, 18\)"
+    with pytest.raises(EvaluationError, match=message):
+        evaluator.process(records[:1], outputs[:1])
 
 
 def test_a_segment_with_the_id_of_void_is_an_error():
@@ -688,7 +680,6 @@ def test_torn_labels_are_refused_whatever_pillow_was_told(two, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(EvaluationError, match=f"cannot read {file}"):
         evaluator.process(records[:1], outputs[:1])
-    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_an_unknown_id_of_the_dataset_is_refused(two):

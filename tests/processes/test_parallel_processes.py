@@ -15,7 +15,7 @@ from preparation import run_command
 from panoptic_dl.core.parallel import parallel_map
 from tests.core.long_job import long
 def prepare(root, num_workers):
-    list(parallel_map(long, [(60.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
+    list(parallel_map(long, [(4.0, Path(root, "under way")), (0.0, Path(root, "b"))], 2))
 run_command("", prepare, prepare, "")
 """
 
