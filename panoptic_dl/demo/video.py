@@ -102,14 +102,17 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
-    def close(self, *, keep: bool = True) -> None:
-        """End the file and give it its name; without `keep`, or without frames, remove it.
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the file and give it its name; after an error, or without frames, remove it.
 
         DemoError if frames are missing: OpenCV itself does not notice a full disk.
         """
         if self._writer is not None:
             self._writer.release()
-            self._writer = None
+        keep = kind is None or issubclass(kind, KeyboardInterrupt)  # Ctrl-C is a good end
         if keep and self.frames and self._count() == self.frames:
             self._temporary.replace(self.file)
             return
@@ -126,10 +129,3 @@ class VideoWriter:
             return count if capture.read()[0] else 0
         finally:
             capture.release()
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Ctrl-C is a good end; an error is none.
-        self.close(keep=kind is None or issubclass(kind, KeyboardInterrupt))

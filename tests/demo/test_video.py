@@ -77,7 +77,7 @@ def test_a_full_disk_is_an_error_although_opencv_says_nothing(tmp_path):
     writer._writer.release()
     temporary.write_bytes(temporary.read_bytes()[:200])
     with pytest.raises(DemoError, match=r"a\.mp4: not all frames .* is the disk full"):
-        writer.close()
+        writer.__exit__(None)
     assert list(tmp_path.iterdir()) == []
 
 
