@@ -123,6 +123,7 @@ def test_evaluation_of_the_file_is_that_of_the_weights(trained, exported, tmp_pa
         (["export.format=pt2", "export.postprocess=false"], "model.pt2"),
         (["task=semantic", "export.batch=1", "export.height=64", "export.width=96"], "model.onnx"),
         (["export.precision=fp16", "export.postprocess=false"], "model.onnx"),
+        (["dataset.image_format=BGR"], "model.onnx"),
     ],
 )
 def test_other_files(trained, tmp_path, settings, name):
