@@ -18,7 +18,8 @@ def sum_over_processes(*counts: np.ndarray) -> list[np.ndarray]:
     assert all(array.dtype == np.int64 for array in counts), "floats would depend on the order"
     flat = np.concatenate([array.reshape(-1) for array in counts])
     if comm.get_world_size() > 1:
-        tensor = torch.from_numpy(flat).to(_device())
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        tensor = torch.from_numpy(flat).to(device)
         distributed.all_reduce(tensor)
         flat = tensor.cpu().numpy()
     ends = np.cumsum([array.size for array in counts])[:-1]
@@ -32,14 +33,7 @@ def concatenate_over_processes(rows: np.ndarray) -> np.ndarray:
 
     Every process must call this; N may differ between them. Each gets all rows.
     """
-    everyone = [rows] * comm.get_world_size()
-    if len(everyone) > 1:
-        distributed.all_gather_object(everyone, rows)
-    return np.concatenate(everyone)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+    return np.concatenate(comm.all_gather(rows))
 
 
 EXACT_PARTS = 3  # integers for a float

@@ -277,14 +277,6 @@ def begin_program() -> None:
 
 def one_line(error: object) -> str:
     """A message of Hydra or OmegaConf without what follows it: links, search paths, types."""
-    text = str(error)
-    unset = re.search(r"Environment variable '(\w+)' not found", text)
-    if unset is not None:
-        key = re.search(r"full_key: (\S+)", text)
-        return (
-            f"{key[1] + ': ' if key else ''}the environment variable {unset[1]} is not set: export "
-            f"{unset[1]}=..., or give a default, ${{oc.env:{unset[1]},DEFAULT}}"
-        )
-    lines = [line.strip() for line in text.partition("Config search path:")[0].splitlines()]
+    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines()]
     skipped = ("See https://hydra.cc", "object_type=", "reference_type=")
     return " ".join(line for line in lines if line and not line.startswith(skipped))

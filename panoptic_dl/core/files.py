@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import math
 import os
 import pwd
 import re
@@ -388,19 +387,13 @@ def parse_json(content: str | bytes, name: str) -> Any:
     """Parse JSON; `name` is that of its file, or of the file that it is a line of.
 
     Raises:
-        ValueError: it is torn, nested too deeply, or has a number that is none to Python: 1e400.
+        ValueError: it is torn, or nested too deeply.
     """
     try:
-        return json.loads(content, parse_float=_finite)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         what = f"is no whole JSON file ({error})" if content else "is empty"
         raise ValueError(f"{name} {what}") from None
-
-
-def _finite(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise ValueError(f"the number {printable(text, 20)} is too large")
-    return number
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

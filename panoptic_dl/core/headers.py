@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from detectron2.utils import comm
 
 from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.core.files import atomic_write, cache_folder
+from panoptic_dl.core.files import cache_folder
 from panoptic_dl.core.images import (
     Kind,
     read_size,
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 THREADS = 16  # most of which wait for the disk
 SIZED_FILES = 200  # of a fingerprint
 CHUNK = 64  # images that a thread is given at a time
-MOST_KNOWN = 4_000_000  # images that are remembered, 8 bytes each
 
 Labels = Sequence[tuple[str, Kind | None]]
 """Label files of an image, and whose reader will read them (see `read_size`)."""
@@ -187,14 +187,8 @@ class _Known:
 
     def save(self) -> None:
         """Add the new keys to the file; a disk that takes none only costs time."""
-        if not self.new:
-            return
-        keys = self._read() | self.new  # other runs may have added theirs
-        if len(keys) > MOST_KNOWN:
-            keys = self.new
-        try:
+        with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._file, sync=False) as temporary:
-                np.fromiter(keys, np.uint64, len(keys)).tofile(temporary)
-        except OSError as error:
-            logger.debug("%s cannot be written: %s", self._file, error)
+            with self._file.open("ab") as file:
+                file.truncate(file.tell() // 8 * 8)  # of a write that was torn
+                file.write(np.fromiter(self.new, np.uint64).tobytes())

@@ -24,7 +24,6 @@ VOID_LABEL = -1  # in panoptic maps of models (class * label_divisor + instance)
 LABEL_DIVISOR = 1000  # of panoptic maps, unless the config says otherwise
 IGNORE_LABEL = 255  # in semantic labels, which have 8 bits: pixels without a class
 
-
 Kind = Literal["image", "panoptic", "label"]
 
 # Of images that are read well; those of twice as many pixels are refused.
@@ -357,11 +356,8 @@ def segment_numbers(ids: NDArray[np.integer], segment_ids: Sequence[int]) -> NDA
         segment_ids: no two the same. Ids that no pixel can have are ignored.
 
     Raises:
-        ValueError: an id occurs twice, or there are more than 65,535.
+        ValueError: there are more than 65,535.
     """
-    if len(set(segment_ids)) != len(segment_ids):
-        twice = next(i for n, i in enumerate(segment_ids) if i in segment_ids[:n])
-        raise ValueError(f"two segments have the id {twice}")
     if len(segment_ids) >= 2**16:
         raise ValueError(f"{len(segment_ids)} segments in an image; 65535 are the most")
     table = getattr(_of_thread, "table", None)
@@ -480,11 +476,7 @@ class SemanticLabelReader:
         return classes
 
     def _numbers(self, ids: NDArray[np.integer], record: Mapping[str, Any]) -> NDArray[np.uint16]:
-        try:
-            return segment_numbers(ids, [segment["id"] for segment in record["segments_info"]])
-        except ValueError as error:
-            file = record["pan_seg_file_name"]
-            raise DatasetError(f"{file}: {error} in segments_info of the JSON file") from error
+        return segment_numbers(ids, [segment["id"] for segment in record["segments_info"]])
 
 
 def require_listed_size(record: dict[str, Any], shape: tuple[int, ...]) -> None:

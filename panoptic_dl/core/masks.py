@@ -59,12 +59,9 @@ def encode_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, A
 
 def polygon_fault(polygon: Any, size: tuple[int, int]) -> str:
     """Why something is no polygon [x, y, x, y, ...] in an image of (height, width); "" if it is."""
-    if not isinstance(polygon, list):
-        return f"a polygon is {polygon!r:.40}; write a list of polygons, [[x, y, x, y, ...], ...]"
-    if odd := [value for value in polygon if type(value) not in (int, float)]:
-        return f"a polygon has {odd[0]!r:.40} in place of a number"
-    if len(polygon) < 6 or len(polygon) % 2:
-        return f"a polygon has {len(polygon)} numbers, not x and y of three points or more"
+    numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
+    if not numbers or len(polygon) < 6 or len(polygon) % 2:
+        return f"a polygon is {polygon!r:.40}, not [x, y, x, y, ...] of three points or more"
     for start, side in ((0, size[1]), (1, size[0])):
         for value in polygon[start::2]:
             if not -FAR * side <= value <= (FAR + 1) * side:  # NaN neither
@@ -202,12 +199,10 @@ def read_instances_file(file: Path, *, boxes: bool = False) -> InstancesFile:
             continue
         if boxes:
             instance |= {key: annotation.get(key) for key in ("area", "bbox")}
-            box = instance["bbox"]
-            for key, value in (("iscrowd", crowd), ("area", instance["area"])):
-                if not _is_number(value):
-                    raise DatasetError(f'{file}: {where}: "{key}" is {value!r:.40}, no number')
-            if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-                raise DatasetError(f'{file}: {where}: "bbox" is {box!r:.40}, not four numbers')
+            box = instance["bbox"] if isinstance(instance["bbox"], list) else []
+            if len(box) != 4 or not all(map(_is_number, (crowd, instance["area"], *box))):
+                what = '"iscrowd" and "area" must be numbers, "bbox" four of them'
+                raise DatasetError(f"{file}: {where}: {what}")
         found.instances[of].append(instance)
     return found
 

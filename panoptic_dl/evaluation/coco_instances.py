@@ -38,7 +38,7 @@ from panoptic_dl.evaluation.evaluator import (
     predicted_instances,
     require_size,
 )
-from panoptic_dl.evaluation.metrics import percentages
+from panoptic_dl.evaluation.metrics import nan_mean, percentages
 
 
 class _ImageTruth(NamedTuple):
@@ -57,8 +57,8 @@ def read_instances(
 ) -> dict[Any, _ImageTruth] | None:
     """Ground truth by the id of the image, from a dataset's instances file; None where it has none.
 
-    EvaluationError where it is not in COCO's format for object detection, has an id twice, or
-    other categories, images or sizes than the dataset.
+    EvaluationError where it is not in COCO's format for object detection, or has other categories,
+    images or sizes than the dataset.
     """
     metadata = MetadataCatalog.get(dataset)
     file, categories = metadata.get("json_file"), metadata.thing_dataset_id_to_contiguous_id
@@ -76,17 +76,10 @@ def read_instances(
         raise EvaluationError(
             f"the categories of {file} are not those of the dataset: {unknown} is in {where} alone"
         )
-    seen = set()
     images: dict[Any, _ImageTruth] = {}
     for number, image in content.images.items():
         images[number] = _ImageTruth((image["height"], image["width"]), content.instances[number])
         for instance in content.instances[number]:
-            if type(instance["id"]) is not int or instance["id"] in seen:
-                raise EvaluationError(
-                    f"{file} has an annotation of image {number} with the id {instance['id']!r}: "
-                    "give each its own whole number"
-                )
-            seen.add(instance["id"])
             instance["category_id"] = categories[instance["category_id"]]
     own = {record["image_id"]: record for record in records}
     if odd := sorted(own.keys() ^ images.keys(), key=str):
@@ -191,16 +184,12 @@ def _average_precisions(
     with redirect_stdout(StringIO()):  # it prints
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0]  # (O, recalls, K, A), -1 without ground truth
+    precision[precision == -1] = np.nan
     of_50, of_75 = precision[0], precision[5]  # of OVERLAPS
     parts = [precision[..., 0], of_50[..., 0], of_75[..., 0]]
     parts += [precision[..., area] for area in (1, 2, 3)]
-    metrics = {name: _mean(part) for name, part in zip(NAMES, parts, strict=True)}
-    return metrics, [_mean(precision[:, :, category, 0]) for category in range(len(num_true))]
-
-
-def _mean(precision: np.ndarray) -> float:
-    there = precision[precision > -1]
-    return float(there.mean()) if there.size else float("nan")
+    metrics = {name: nan_mean(part) for name, part in zip(NAMES, parts, strict=True)}
+    return metrics, [nan_mean(precision[:, :, category, 0]) for category in range(len(num_true))]
 
 
 def _match_class(

@@ -71,17 +71,11 @@ class Coverage:
         """The number of evaluated images; EvaluationError unless each was, once, by one process."""
         missing, repeated = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
         num_seen = len(seen) - len(missing)
-        if self._limit is not None:
-            if num_seen != self._limit:
-                raise EvaluationError(
-                    f"{num_seen} predictions for the {self._limit} images of {self._source} in a "
-                    "trial: all of them must be evaluated"
-                )
-        elif len(missing):
+        wanted = len(seen) if self._limit is None else self._limit
+        if num_seen != wanted:
             raise EvaluationError(
-                f"no prediction for image {self._images[missing[0]]} of {self._source} "
-                f"({num_seen} predictions for {len(seen)} images): the whole split must "
-                "be evaluated"
+                f"no prediction for image {self._images[seen.argmin()]} of {self._source} "
+                f"({num_seen} predictions for {wanted} images): the whole split must be evaluated"
             )
         if len(repeated):
             raise EvaluationError(
@@ -228,9 +222,8 @@ def predicted_instances(
                 f"a predicted instance has class {category}, outside the classes "
                 f"0..{len(categories) - 1}"
             )
-        if not np.isfinite(score) or not np.isfinite(box).all():
-            what = "box" if np.isfinite(score) else "score"
-            raise EvaluationError(f"the {what} of a predicted instance is not finite")
+        if not np.isfinite([score, *box]).all():
+            raise EvaluationError("the score or the box of a predicted instance is not finite")
         found.append(Detection(categories[category], score, mask, box))
     return found
 

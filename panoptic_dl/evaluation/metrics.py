@@ -38,12 +38,10 @@ METRICS = (
     Metric("AP", (("segm", "AP"),), published=True),  # masks, of a dataset without box_AP
     Metric("box_AP", (("bbox", "AP"),), published=True),
     Metric("mask_AP", (("segm", "AP"),), published=True),
-    Metric("PQ_th", (("panoptic_seg", "PQ_th"),)),
-    Metric("SQ_th", (("panoptic_seg", "SQ_th"),)),
-    Metric("RQ_th", (("panoptic_seg", "RQ_th"),)),
-    Metric("PQ_st", (("panoptic_seg", "PQ_st"),)),
-    Metric("SQ_st", (("panoptic_seg", "SQ_st"),)),
-    Metric("RQ_st", (("panoptic_seg", "RQ_st"),)),
+    *(
+        Metric(name, (("panoptic_seg", name),))
+        for name in ("PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st")
+    ),
 )
 """In the order of the columns; those of things end in `_th`, those of stuff in `_st`."""
 

@@ -258,10 +258,7 @@ def number_segments(
     if outside or 0 in categories:
         number = outside[0] if outside else 0
         raise EvaluationError(f"segment {number} is outside 1..{NUM_IDS - 1}; 0 is void")
-    try:
-        numbers = segment_numbers(ids, list(categories))
-    except ValueError as error:  # more segments than 16 bits count
-        raise EvaluationError(str(error)) from error
+    numbers = segment_numbers(ids, list(categories))
     listed = np.bincount(numbers.reshape(-1), minlength=len(categories) + 1)[1:] > 0
     unlisted = ids[(numbers == 0) & (ids != 0)]
     if unlisted.size or not listed.all():

@@ -15,7 +15,7 @@ import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
-from panoptic_dl.core.files import acquire_lock, file_lock, is_locked
+from panoptic_dl.core.files import acquire_lock, file_lock
 
 GIVEN_OUT = "PANOPTIC_DL_GPUS"  # names as in CUDA_VISIBLE_DEVICES, set by the sweep
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -63,21 +63,16 @@ def _wait_for(number: int, there: Sequence[str]) -> dict[str, int | None]:
     """Lock `number` GPUs, one job at a time, so that none waits for those of another for ever."""
     folder = _lock_folder()
     taken: dict[str, int | None] = {}
-    queue = folder / "line"
-    if is_locked(queue):
-        _print("waiting for the jobs that asked for GPUs before")
-    with file_lock(queue):
-        for attempt in itertools.count():
+    print(f"GPUs: waiting for {number} of {len(there)}", file=sys.stderr, flush=True)
+    with file_lock(folder / "line"):
+        while len(taken) < number:
             for name in there:
                 if name not in taken and len(taken) < number:
                     with contextlib.suppress(BlockingIOError):
                         taken[name] = acquire_lock(folder / name.replace("/", "_"))
-            if len(taken) == number:
-                break
-            if attempt == 0:
-                _print(f"waiting for {number - len(taken)} of {len(there)}")
-            time.sleep(0.5)
-    _print(f"this job has taken {', '.join(taken)}")
+            if len(taken) < number:
+                time.sleep(0.5)
+    print(f"GPUs: this job has taken {', '.join(taken)}", file=sys.stderr, flush=True)
     return taken
 
 
@@ -89,8 +84,3 @@ def _lock_folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ValueError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
     return folder
-
-
-def _print(text: str) -> None:
-    """On stderr: the job's log is not open yet."""
-    print(f"GPUs: {text}", file=sys.stderr, flush=True)

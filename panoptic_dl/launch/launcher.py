@@ -66,11 +66,7 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     if machine_rank == 0 and url != "auto":
         _check_port(url)
     if num_machines > 1:
-        print(
-            f"Machine {machine_rank} of 0 to {num_machines - 1} waits for the others at {url}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"Machine {machine_rank} waits for the others at {url}", file=sys.stderr, flush=True)
     # With more threads than cores processes are far slower.
     threads = {"OMP_NUM_THREADS": str(max(1, count_cores() // processes))}
     with passing_signals_on() as received, patch.dict(os.environ, threads | {**os.environ}):

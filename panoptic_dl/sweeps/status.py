@@ -83,7 +83,7 @@ def _last_iteration(metrics: Path) -> int | None:
     try:
         lines = read_text(metrics).splitlines()
         return max(int(parse_json(line, METRICS)["iteration"]) for line in lines[-3:]) + 1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -102,5 +102,5 @@ def test_a_url_is_no_output_folder(text, tmp_path, monkeypatch):
 
 
 def test_a_variable_that_is_not_set_is_named():
-    with pytest.raises(SystemExit, match="the environment variable NOT_SET is not set"):
+    with pytest.raises(SystemExit, match="Environment variable 'NOT_SET' not found"):
         CheckOutputFolder().on_run_start(compose_with_hydra("run_dir=${oc.env:NOT_SET}"))

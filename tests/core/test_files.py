@@ -186,7 +186,7 @@ def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     assert "has no locks" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[1e400]", "[-1e999]"])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_a_damaged_json_file_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json is (empty|no whole JSON file)"):

@@ -56,9 +56,7 @@ def test_ids_that_no_pixel_can_have_match_none():
     assert numbers.tolist() == [[4, 3, 0]]
 
 
-def test_an_id_that_comes_twice_is_refused():
-    with pytest.raises(ValueError, match="two segments have the id 7"):
-        segment_numbers(np.zeros((2, 2), np.uint32), [3, 7, 9, 7])
+def test_more_segments_than_16_bits_count_are_refused():
     with pytest.raises(ValueError, match="65536 segments in an image"):
         segment_numbers(np.zeros((2, 2), np.uint32), list(range(2**16)))
 

@@ -78,11 +78,11 @@ def test_polygons_are_filled_as_pycocotools_fills_them():
 @pytest.mark.parametrize(
     ("polygon", "fault"),
     [
-        (5, "write a list of polygons"),
-        ([1, 2, 3, 4], "4 numbers"),
-        ([1, 2, 3, 4, 5, 6, 7], "7 numbers"),
-        ([1, 2, 3, "4", 5, 6], "'4' in place of a number"),
-        ([1, 2, 3, True, 5, 6], "True in place of a number"),
+        (5, "is 5, not"),
+        ([1, 2, 3, 4], "three points or more"),
+        ([1, 2, 3, 4, 5, 6, 7], "three points or more"),
+        ([1, 2, 3, "4", 5, 6], "'4', 5, 6], not"),
+        ([1, 2, 3, True, 5, 6], "True, 5, 6], not"),
         ([1, 2, 3, float("nan"), 5, 6], "coordinate nan, far outside"),
         ([1, 2, 3, 4, float("inf"), 6], "coordinate inf, far outside"),
         ([1, 2, 3, 4, 10**400, 6], "far outside of an image of 9 x 4"),

@@ -59,7 +59,7 @@ def test_an_image_of_a_bombs_size_is_named(tmp_path):
     file = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(file)
     report = check_files({"file_name": str(file)}, None, num_classes=3)
-    assert f"cannot read {file}: it has more than 178,956,970 pixels" in report.problems[0].text
+    assert f"cannot read {file} (it has more than 178,956,970 pixels" in report.problems[0].text
 
 
 def test_files_that_are_read_well_are_no_problem_however_they_are_stored(tmp_path):

@@ -242,7 +242,7 @@ def test_coverage_of_a_trial_counts_and_forgets():
     coverage = Coverage(range(5), "a list")
     coverage.limit(2)
     coverage.add(1)
-    with pytest.raises(EvaluationError, match="1 predictions for the 2 images"):
+    with pytest.raises(EvaluationError, match="1 predictions for 2 images"):
         coverage.require_all(coverage.seen)
     coverage.add(4)
     assert coverage.require_all(coverage.seen) == 2

@@ -90,7 +90,7 @@ def test_a_run_and_nothing_else(panoptic_run, tmp_path, capfd):
     output = "".join(capfd.readouterr())
     assert "error: 1 of 4 inputs failed" in output
     assert "Model: toy_cityscapes_panoptic_hrnet_tiny_conv" in output
-    assert "drawn: 4 of 4 images" in output
+    assert "drawn: 100% 4/4" in output
     assert "images/s" in output
     assert "bottleneck:" in output
     assert "Results of" in output  # which inputs have other names

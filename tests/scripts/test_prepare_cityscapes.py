@@ -222,7 +222,7 @@ def test_a_damaged_file_is_named(downloaded, suffix, num_workers):
 def test_the_script_says_what_it_does_and_fails_with_one_line(downloaded, run_script):
     code, out, err = run_script("prepare_cityscapes.py", downloaded, "--workers", "1")
     assert code == 0, err
-    assert "train: labelTrainIds: 3 of 3" in out
+    assert "train: labelTrainIds: 100% 3/3" in out
     (downloaded / "nothing").mkdir()
     for place, message in (
         ("nothing", "error: Cityscapes: folder missing: "),

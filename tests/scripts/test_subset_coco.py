@@ -47,7 +47,7 @@ def test_a_part_is_ready(coco, tmp_path, run_script):
                 lambda c: c["annotations"][0].update(area=None),
             ),
             [],
-            '"area" is None, no number',
+            '"iscrowd" and "area" must be numbers',
         ),
         (
             lambda base: write_deep_png(base / "panoptic_train2017/000000000101.png"),

@@ -140,7 +140,7 @@ def test_the_background_is_a_class_of_its_own(tmp_path):
         (lambda c: c["images"][1].update(width="4"), {}, "image 'b' has the \"width\" '4'"),
         (lambda c: c["images"][1].update(width=4.5), {}, "image 'b' has the \"width\" 4.5"),
         (lambda c: c["images"][1].update(width=10**9), {}, "image 'b' is 1000000000 x 5 pixels"),
-        (lambda c: c["images"][1].update(width=3), {}, "b.jpg is 4 x 5, listed in .* as 3 x 5"),
+        (lambda c: c["images"][1].update(width=3), {}, "its entry in .* is 3 x 5, .*jpg is 4 x 5"),
         (lambda c: c["categories"][1].update(id=3), {}, "lists category 3 twice"),
         (lambda c: c["categories"][1].update(name=" "), {}, 'category 8 needs a "name"'),
         (lambda c: c["annotations"][0].update(category_id="3"), {}, "1 is of category '3', which"),
@@ -178,12 +178,12 @@ def test_bad_masks_are_left_out_counted_and_named(tmp_path):
     content["annotations"][2]["segmentation"].append([50, 20, 55, 25])  # a stray click
     cut = run_lengths(0, 0, 2, 2, compressed=True)
     bad = {
-        "2 numbers, not x and y": [[1, 2]],
-        "write a list of polygons": [1, 2, 3, 4],
+        "a polygon is [1, 2], not": [[1, 2]],
+        "a polygon is 1, not": [1, 2, 3, 4],
         "a box and no mask": None,
         "far outside of an image": [[0, 0, 2e8, 0, 9, 9]],
         "a mask is (40, 60), the image (5, 4)": {"size": [40, 60], "counts": [1]},
-        "it ends too early": cut | {"size": [5, 4], "counts": cut["counts"][:-2]},
+        "a damaged run-length code": cut | {"size": [5, 4], "counts": cut["counts"][:-2]},
         "neither polygons nor": 7,
         "no pixel of it is inside": box(8, 8, 9, 9),
     }
@@ -195,7 +195,7 @@ def test_bad_masks_are_left_out_counted_and_named(tmp_path):
     assert np.array_equal(ids, expected)  # the object with the stray click is whole
     assert written["annotations"][1]["segments_info"] == []
     text = "\n".join(notes)
-    assert "annotation 3 of image 'a': a polygon has 4 numbers" in text
+    assert "annotation 3 of image 'a': a polygon is [50, 20, 55, 25]" in text
     assert [what for what in bad if what not in text] == []
     assert text.count("left out") == len(bad) + 4 + 1  # [1, 2, 3, 4] are four; one is hidden
 
