@@ -479,10 +479,14 @@ def is_exported(weights: str | Path | None) -> bool:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file `path`, or a run folder's checkpoint; WeightsError lists what is there."""
+    """The weights file `path`, or a run folder's checkpoint; WeightsError lists what is there.
+
+    Of a shared model the file is checked, by whichever of both it is named.
+    """
     path = local_path(path, "weights")
     if path.is_file():
-        return path
+        shared = path.name == SHARED_WEIGHTS and (path.parent / SHARED).is_file()
+        return _shared_file(path.parent, path.name) if shared else path
     if not path.is_dir():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file or folder{near}")

@@ -130,8 +130,12 @@ def test_a_licence_of_one_s_own_is_other(run, export, tmp_path):
 def test_a_changed_or_missing_file_is_refused(shared, name):
     content = (shared / name).read_bytes()
     (shared / name).write_bytes(content[:-1] + b" ")
-    with pytest.raises(WeightsError, match=f"{name} is not the file that was shared"):
+    said = f"{name} is not the file that was shared"
+    with pytest.raises(WeightsError, match=said):
         Predictor.from_pretrained(shared)
+    if name == "model.safetensors":  # named by itself, as `weights=` may
+        with pytest.raises(WeightsError, match=said):
+            find_weights(shared / name)
     (shared / name).unlink()
     with pytest.raises(WeightsError, match=f"{name} is missing"):
         Predictor.from_pretrained(shared)
