@@ -66,7 +66,8 @@ def saved_config(folder: str | Path, *, with_classes: bool = True) -> DictConfig
 def run_of_weights(overrides: Sequence[str]) -> Path | None:
     """The run whose model a command line wants: `weights=` of it, or of a file in it.
 
-    ValueError: an exported file for a mode that runs none, or parts beside one in mode=demo.
+    ValueError: an exported file for a mode that runs none, parts beside one in mode=demo, or none
+    for mode=benchmark of one that lies in no run's folder.
     """
     given = {text.partition("=")[0]: text for text in overrides}
     mode = given.get("mode", "mode=train").partition("=")[2]
@@ -79,11 +80,27 @@ def run_of_weights(overrides: Sequence[str]) -> Path | None:
             if is_exported(weights):
                 _check_exported(weights, mode, given)
             folder = weights if weights.is_dir() else weights.parent
+            there = config_file(folder).is_file()
+            if mode == "benchmark" and is_exported(weights) and weights.is_file() and not there:
+                _require_parts(weights, given)
             # An exported file has inside what mode=demo takes; mode=benchmark takes the parts of
             # its run, and of other files the weights alone.
             modes = {*REOPENING, "benchmark"} - {"demo"} if is_exported(weights) else REOPENING
-            return folder if mode in modes and config_file(folder).is_file() else None
+            return folder if mode in modes and there else None
     return None
+
+
+def _require_parts(weights: Path, given: Mapping[str, str]) -> None:
+    """Raise ValueError unless a command line says of what network an exported file is.
+
+    The default one would be timed in its place.
+    """
+    if not {"experiment", "backbone"} & given.keys():
+        raise ValueError(
+            f"weights={weights} lies in no run's folder, which would tell the network that PyTorch "
+            "is to be timed with: give experiment=, or backbone=, head=, dataset= and task=, as it "
+            "was trained, or name the file where mode=export has written it"
+        )
 
 
 def _check_exported(weights: Path, mode: str, given: Mapping[str, str]) -> None:

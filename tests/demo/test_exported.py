@@ -84,6 +84,12 @@ def test_other_modes_do_not_take_it(exported, mode):
         compose([f"mode={mode}", f"weights={exported}"])
 
 
+def test_no_other_network_is_timed_beside_a_file_that_was_moved(exported):
+    with pytest.raises(ValueError, match=r"lies in no run's folder.*give experiment="):
+        compose(["mode=benchmark", f"weights={exported}"])
+    compose(["mode=benchmark", f"weights={exported}", "backbone=hrnet48"])
+
+
 def test_the_reader_of_weights_says_who_takes_it(exported, tmp_path):
     with pytest.raises(WeightsError, match="is an exported file, which mode=demo"):
         read_weights(exported)
