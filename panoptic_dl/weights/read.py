@@ -172,6 +172,12 @@ def read_weights(path: str | Path) -> WeightsFile:
             f"weights={path} is an exported file, which mode=demo, mode=eval and mode=benchmark "
             "run, and panoptic_dl.runtime.Session; here take the run or file it was exported from"
         )
+    if path.suffix.lower() == ".pt2":
+        raise WeightsError(
+            f"weights={path} is a graph of torch.export, which torch.export.load reads, or torch."
+            "_inductor.aoti_load_package where it is compiled; here take the run or file it was "
+            "exported from, or for mode=demo, mode=eval and mode=benchmark export.format=onnx"
+        )
     if SHARD.search(path.name):
         raise WeightsError(
             f"weights={path} is a part of a checkpoint in several files: put the weights into one "
