@@ -18,6 +18,8 @@ from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
 from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first ones that are there
+INPUTS = ("images", "image_size", "output_size")
+OUTPUTS = ("semantic", "panoptic", "thing_ids", "scores")  # the first alone of task=semantic
 ERRORS_ONLY = 3  # severity of what onnxruntime writes to stderr
 
 
@@ -53,7 +55,7 @@ class Session(BasePredictor):
         Raises:
             WeightsError: (a ValueError) there is no such file, it is none of mode=export or has no
                 post-processing inside, or onnxruntime is not installed.
-            DemoError: (a ValueError) a provider is not there.
+            DemoError: (a ValueError) a provider is not there, or `threads` is no such number.
         """
         self.path = local_path(path).absolute()
         self._options: dict[str, Any] = {"providers": providers, "threads": threads, "maps": maps}
@@ -69,6 +71,14 @@ class Session(BasePredictor):
         self.providers: list[str] = self._session.get_providers()
         self._inputs = [each.name for each in self._session.get_inputs()]
         self._outputs = [each.name for each in self._session.get_outputs()]
+        outputs = OUTPUTS if self.is_panoptic else OUTPUTS[:1]
+        if not {*self._inputs} <= {*INPUTS} or not {*outputs} <= {*self._outputs}:
+            raise WeightsError(
+                f"{self.path} is another graph than its panoptic_dl metadata say: it takes "
+                f"{printable(', '.join(self._inputs), 100)} and gives "
+                f"{printable(', '.join(self._outputs), 100)}: export the model again with "
+                "mode=export"
+            )
 
     def __repr__(self) -> str:
         facts = self.path.name, f"{len(self.classes)} classes", self.providers[0]
@@ -171,6 +181,8 @@ def _open(file: Any, providers: Sequence[str] | None, threads: int | None) -> An
             f"providers: this onnxruntime has no {missing[0] if missing else 'empty list'}, but "
             f"{', '.join(there)}"
         )
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise DemoError(f"threads={threads}: give a whole number from 1, or None for one per core")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads or 0

@@ -196,6 +196,9 @@ def test_providers_and_threads(exported):
         Session(exported, providers=["TPUExecutionProvider"])
     with pytest.raises(DemoError, match="no empty list"):
         Session(exported, providers=[])
+    for threads in (0, -1, "2"):
+        with pytest.raises(DemoError, match=f"threads={threads}: give a whole number from 1"):
+            Session(exported, threads=threads)
 
 
 def one_error(path, match):
@@ -220,6 +223,8 @@ def test_files_that_cannot_be_are_one_error(exported, tmp_path, monkeypatch):
     one_error(write_exported(tmp_path / "c.onnx", text="{"), "damaged panoptic_dl metadata")
     raw = write_exported(tmp_path / "d.onnx", postprocess=False)
     one_error(raw, "has no post-processing inside.*export.postprocess=true")
+    other = write_exported(tmp_path / "e.onnx", task="semantic", text=METADATA.to_json())
+    one_error(other, "is another graph than its panoptic_dl metadata say")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     one_error(exported, r"needs onnxruntime .*: pip install 'panoptic-dl\[runtime\]'")
 
