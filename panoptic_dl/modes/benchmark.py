@@ -66,18 +66,19 @@ def benchmark(
     The network gets images; post-processing gets maps as of a trained network, because the output
     of random weights has no instances. Speed does not depend on `weights`. `settings` are fields
     of `BenchmarkSettings`. Where `weights` are an exported file, the programs that can run it are
-    timed beside PyTorch.
+    timed beside PyTorch, on the CPU.
 
     Raises ValueError for options that cannot be, or that this machine does not have.
     """
     chosen = BenchmarkSettings(**settings)
-    place = torch.device(device)
+    exported = weights is not None and is_exported(weights)
+    place = torch.device("cpu" if exported else device)
     check_precision("benchmark.precision", chosen.precision, place)
     if comm.get_world_size() > 1:
         raise ValueError("mode=benchmark measures one process: drop launch.num_gpus and the like")
     model.to(place).eval()
     run = _Benchmark(model, scenes, mapper, chosen, place)
-    if weights is not None and is_exported(weights):
+    if weights is not None and exported:
         return _compare_engines(run, local_path(weights, "weights"), image_format, Path(run_dir))
     if weights is not None:
         load_model(model, weights, image_format)
@@ -297,8 +298,23 @@ def _compare_engines(
     """Time an exported file from pixels to labels, in each program that runs it and in PyTorch.
 
     PyTorch has the weights that the file was made of, where they are still in their place.
+    ValueError: the file is of another task or batch, or `benchmark.*` changes PyTorch alone.
     """
     metadata, model, (height, width) = Session(file).metadata, run.model, run.scenes.size
+    if metadata.batch not in (None, run.settings.batch_size):
+        raise ValueError(
+            f"{file} takes {metadata.batch} images at once: set benchmark.batch_size="
+            f"{metadata.batch}"
+        )
+    if metadata.task != ("panoptic" if run.panoptic else "semantic"):
+        raise ValueError(f"{file} is of task={metadata.task}, and the network to compare is not")
+    usual = BenchmarkSettings(image_size=run.settings.image_size)
+    for name in ("network_only", "precision", "channels_last", "compile", "fold_batch_norm"):
+        if getattr(run.settings, name) != getattr(usual, name):
+            raise ValueError(
+                f"benchmark.{name} is of PyTorch's network alone, and {file} is compared with it "
+                "as it is: leave that out"
+            )
     source = read_config(file.parent).get("weights") or ""
     same = Path(source).exists() and source != ""
     if same and sha256_of(find_weights(source)) == metadata.provenance.get("sha256"):

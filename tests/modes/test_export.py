@@ -13,7 +13,8 @@ from panoptic_dl.core.classes import Classes
 from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.modes.benchmark import _init_statistics
 from panoptic_dl.modes.export import _cases, _compare, _describe, _shared, _trace, _write
-from tests.modes.small_runs import small_coco
+from tests.modes.small_runs import BENCHMARK, small_coco
+from tests.runtime.samples import write_exported
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(file.stem for file in ROOT.glob("conf/experiment/*_*_*_*conv.yaml"))
@@ -197,3 +198,19 @@ def test_benchmark_of_a_file(trained, exported, tmp_path):
     assert list(programs) == ["PyTorch", "PyTorch, compiled", "onnxruntime", "OpenVINO"]
     assert all(times["p50"] > 0 for times in programs.values())
     assert json.loads((tmp_path / "benchmark.json").read_text())["programs"] == programs
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "message"),
+    [
+        ({"batch": 2}, [], "takes 2 images at once: set benchmark.batch_size=2"),
+        ({"task": "semantic"}, [], "is of task=semantic, and the network to compare is not"),
+        ({"height": 32, "width": 64}, [], "64 x 96 pixels: the file takes any number of at most"),
+        ({}, ["benchmark.precision=bf16"], r"benchmark\.precision is of PyTorch's network alone"),
+        ({}, ["benchmark.fold_batch_norm=true"], r"benchmark\.fold_batch_norm is of PyTorch's"),
+    ],
+)
+def test_what_cannot_be_timed_beside_a_file(tmp_path, facts, words, message):
+    file = write_exported(tmp_path / "model.onnx", **facts)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, *BENCHMARK, *words, f"weights={file}")
