@@ -137,7 +137,8 @@ def graph_inputs(
     if number > most or height > high or width > wide:
         raise ValueError(
             f"{number} images of {height} x {width} pixels: the file takes "
-            f"{facts.batch or 'any number'} of at most {high} x {wide}"
+            f"{facts.batch or 'any number'} of at most {high} x {wide}; one that takes any is "
+            "exported without export.batch=, export.height= and export.width="
         )
     padded = np.zeros((most, 3, high, wide), np.uint8)
     padded[:number, :, :height, :width] = images
