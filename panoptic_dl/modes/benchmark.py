@@ -27,6 +27,7 @@ from panoptic_dl.core.environment import (
     peak_memory,
     reset_peak_memory,
 )
+from panoptic_dl.core.errors import WeightsError, one_line
 from panoptic_dl.core.files import local_path, sha256_of, write_text
 from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
 from panoptic_dl.core.settings import BenchmarkSettings
@@ -315,12 +316,12 @@ def _compare_engines(
                 f"benchmark.{name} is of PyTorch's network alone, and {file} is compared with it "
                 "as it is: leave that out"
             )
-    source = read_config(file.parent).get("weights") or ""
-    same = Path(source).exists() and source != ""
-    if same and sha256_of(find_weights(source)) == metadata.provenance.get("sha256"):
+    source, same = read_config(file.parent).get("weights") or "", False
+    with contextlib.suppress(WeightsError):  # a run's folder without its checkpoint
+        same = sha256_of(find_weights(source)) == metadata.provenance.get("sha256")
+    if same:
         load_model(model, source, image_format)
     else:
-        same = False
         logger.warning("The weights that %s was made of are not here: PyTorch's are random", file)
         _init_statistics(model, lambda: model.network(run.images[:1]))
     batches = [run.load(number) for number in range(run.scenes.num_scenes)]
@@ -348,11 +349,15 @@ def _compare_engines(
     labels, rows = dict[str, NDArray[Any]](), dict[str, dict[str, float]]()
     for program, predict in programs.items():
         times = []
-        with torch.no_grad(), arithmetic("fp32", run.device):
-            for iteration in range(run.warmup + run.iterations):
-                started = time.perf_counter()
-                labels[program] = predict(iteration % len(batches))
-                times.append(1000 * (time.perf_counter() - started))
+        try:
+            with torch.no_grad(), arithmetic("fp32", run.device):
+                for iteration in range(run.warmup + run.iterations):
+                    started = time.perf_counter()
+                    labels[program] = predict(iteration % len(batches))
+                    times.append(1000 * (time.perf_counter() - started))
+        except torch._dynamo.exc.TorchDynamoException as error:  # such as without a C++ compiler
+            logger.warning("%s is left out: %s", program, one_line(str(error))[:300])
+            continue
         rows[program] = summarize(times[run.warmup :], run.settings.batch_size)
         if same:
             rows[program]["other labels"] = float((labels[program] != labels["PyTorch"]).mean())

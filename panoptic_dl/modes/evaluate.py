@@ -187,6 +187,9 @@ def _of_export(
         if summary and before.get("dataset") == evaluation.dataset:
             rows = {"exported": summary["metrics"], "its checkpoint": before["metrics"]}
             logger.info("Beside the weights it was made of\n%s", comparison_of_weights(rows))
+            shared = summary["metrics"].keys() & before["metrics"].keys()
+            gaps = [abs(summary["metrics"][n] - before["metrics"][n]) for n in shared]
+            logger.info("Largest difference: %.4f", max(gaps, default=0.0))
         return summary
 
     return measure
