@@ -13,6 +13,8 @@ from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.run_folder import RunState
 from panoptic_dl.sweeps.table import isolate_failures, resume_in_sweep
 
+composition.register()  # also in processes of a run, which import this to find `work`
+
 
 def work(device: str, config: DictConfig, allowed: tuple[str, ...], state: Any = None) -> dict:
     """What each process of the run does; `allowed` is what lazy files allowed when composing."""
@@ -50,5 +52,4 @@ def job(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Run what the command line says."""
-    composition.register()
     hydra.main(version_base="1.3", config_path=str(composition.CONF), config_name="config")(job)()

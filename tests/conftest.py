@@ -21,6 +21,11 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of processes first: they fork, which PyTorch allows before its first backward only."""
+    items.sort(key=lambda item: "processes" not in item.path.parts)
+
+
 def pytest_collection_finish():
     """What is imported stays: a quarter of a composition's time went into looking at it again."""
     gc.freeze()

@@ -33,7 +33,10 @@ def concatenate_over_processes(rows: np.ndarray) -> np.ndarray:
 
     Every process must call this; N may differ between them. Each gets all rows.
     """
-    return np.concatenate(comm.all_gather(rows))
+    everyone = [rows] * comm.get_world_size()
+    if len(everyone) > 1:  # Detectron2's all_gather keeps the first group of the process
+        distributed.all_gather_object(everyone, rows)
+    return np.concatenate(everyone)
 
 
 EXACT_PARTS = 3  # integers for a float

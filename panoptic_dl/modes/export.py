@@ -357,4 +357,6 @@ def _openvino(file: Path) -> Engine:
     import openvino
 
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda inputs: {each.any_name: array for each, array in compiled(inputs).items()}
+    return lambda inputs: {  # where a cast falls away an output has several names
+        name: array for output, array in compiled(inputs).items() for name in output.names
+    }

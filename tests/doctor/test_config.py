@@ -24,7 +24,7 @@ def test_a_healthy_row_is_green(root, task):
     [
         (["train.batch_size=1"], "normalization", "FAIL", "norm=GN"),
         (["train.images_per_gpu=2"], "normalization", "warn", "norm=GN"),
-        (["train.images_per_gpu=3"], "batch", "FAIL", "choose 1, 2 or 4"),
+        (["train.images_per_gpu=3"], "batch", "FAIL", "choose one of 1, 2, 4"),
         (["dataset.num_classes=20"], "classes", "FAIL", "dataset.num_classes=20"),
         (["dataset.thing_ids=[11,12]"], "classes", "FAIL", "dataset.thing_ids"),
         (["head.norm=NoSuchNorm"], "model", "FAIL", "norm='NoSuchNorm' is unknown"),

@@ -170,7 +170,7 @@ def test_a_best_figure_that_is_none_is_an_error(tmp_path):
         ({"max_nonfinite_skips": -1}, "train.max_nonfinite_skips=-1"),
         ({"on_error": "ignore"}, "checkpoint.on_error=ignore"),
         ({"kept": 0}, "checkpoint.kept=0"),
-        ({"accumulate": 3}, "choose 1, 2, 4 or 8"),
+        ({"accumulate": 3}, "choose one of 1, 2, 4, 8"),
         ({"overfit_batches": -1}, "train.overfit_batches=-1"),
     ],
 )

@@ -4,11 +4,10 @@ Detectron2's own builder makes them; parameter names are those of its R-52.pkl a
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import ResNet
-from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.projects.deeplab.resnet import build_resnet_deeplab_backbone
 
 from panoptic_dl.models.backbones.layers import build_norm, check_features
@@ -46,20 +45,27 @@ def deeplab_resnet(
     if depth not in (50, 101, 152) or output_stride not in DILATIONS:
         raise ValueError("choose depth 50, 101 or 152, and output_stride 8, 16 or 32")
     res4_dilation, res5_dilation = DILATIONS[output_stride]
-    config = get_cfg()
-    add_deeplab_config(config)
-    config.MODEL.BACKBONE.FREEZE_AT = freeze_at
-    config.MODEL.RESNETS.update(
+    resnets = SimpleNamespace(
         DEPTH=depth,
         NORM=norm,
         OUT_FEATURES=sorted(out_features),
         RES4_DILATION=res4_dilation,
         RES5_DILATION=res5_dilation,
         RES5_MULTI_GRID=res5_multi_grid,
+        STEM_TYPE="deeplab",
         STEM_OUT_CHANNELS=128,
         STRIDE_IN_1X1=False,
+        RES2_OUT_CHANNELS=256,
+        NUM_GROUPS=1,
+        WIDTH_PER_GROUP=64,
+        DEFORM_ON_PER_STAGE=[False] * 4,
+        DEFORM_MODULATED=False,
+        DEFORM_NUM_GROUPS=1,
     )
-    backbone: ResNet = build_resnet_deeplab_backbone(config, ShapeSpec(channels=3))
+    model = SimpleNamespace(BACKBONE=SimpleNamespace(FREEZE_AT=freeze_at), RESNETS=resnets)
+    backbone: ResNet = build_resnet_deeplab_backbone(
+        SimpleNamespace(MODEL=model), ShapeSpec(channels=3)
+    )
     # For `train.activation_checkpointing`
     backbone.recomputable_blocks = [block for stage in backbone.stages for block in stage]
     return backbone
