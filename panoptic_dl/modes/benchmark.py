@@ -318,7 +318,8 @@ def _compare_engines(
             )
     source, same = read_config(file.parent).get("weights") or "", False
     with contextlib.suppress(WeightsError):  # a run's folder without its checkpoint
-        same = sha256_of(find_weights(source)) == metadata.provenance.get("sha256")
+        sha256 = metadata.provenance.get("sha256")
+        same = source != "" and sha256_of(find_weights(source)) == sha256
     if same:
         load_model(model, source, image_format)
     else:
