@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -185,11 +186,15 @@ def _of_export(
         summary = evaluation(SessionModel(session, image_format), run_dir, source=source)
         before = session.metadata.provenance.get("results") or {}
         if summary and before.get("dataset") == evaluation.dataset:
-            rows = {"exported": summary["metrics"], "its checkpoint": before["metrics"]}
+            undefined = dict.fromkeys(summary["metrics"], math.nan)  # null in the file
+            known = {n: value for n, value in before["metrics"].items() if value is not None}
+            rows = {"exported": summary["metrics"], "its checkpoint": undefined | known}
             logger.info("Beside the weights it was made of\n%s", comparison_of_weights(rows))
-            shared = summary["metrics"].keys() & before["metrics"].keys()
-            gaps = [abs(summary["metrics"][n] - before["metrics"][n]) for n in shared]
-            logger.info("Largest difference: %.4f", max(gaps, default=0.0))
+            gaps = [
+                abs(summary["metrics"][n] - known[n]) for n in summary["metrics"].keys() & known
+            ]
+            largest = max((gap for gap in gaps if not math.isnan(gap)), default=0.0)
+            logger.info("Largest difference: %.4f", largest)
         return summary
 
     return measure
