@@ -39,8 +39,13 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def log_is_heard(monkeypatch):
-    """Runs inside a test process keep their log to themselves; later tests listen to it again."""
-    monkeypatch.setattr(logging.getLogger("panoptic_dl"), "propagate", True)
+    """Runs inside a test process keep their log to themselves; later tests listen to it again.
+
+    The handlers that a run has left behind write to a stream that pytest has closed since.
+    """
+    logger = logging.getLogger("panoptic_dl")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
 
 
 @pytest.fixture(scope="session")

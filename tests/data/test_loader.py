@@ -336,7 +336,8 @@ def test_loader_processes_end_at_once_when_training_ends_by_an_error(dataset):
         next(iter(loader))
     for worker in multiprocessing.active_children():
         worker.join(5)
-        assert worker.exitcode == 0
+        # A worker that has not yet run its first line when SIGTERM comes dies of it.
+        assert worker.exitcode in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
