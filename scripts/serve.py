@@ -139,8 +139,9 @@ def main() -> None:
     for name, (default, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} [{default}]")
     given = parser.parse_args()
-    if min(given.workers, given.timeout, given.queue + 1, given.port + 1, 65536 - given.port) < 1:
-        raise DemoError("--workers and --timeout are at least 1, --queue 0, and --port 0..65535")
+    least = min(given.workers, given.timeout, given.max_bytes, given.max_pixels, given.queue + 1)
+    if least < 1 or not 0 <= given.port < 65536:
+        raise DemoError("--queue is at least 0, --port 0..65535, all other numbers at least 1")
     if not (session := Session(given.model, threads=given.threads)).is_panoptic:
         raise DemoError(f"{given.model} is of task=semantic, which finds no segments to be served")
     app = create_app(session, given.model.name, given)
