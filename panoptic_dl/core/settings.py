@@ -72,7 +72,10 @@ class TrainSettings(Settings, group="train"):
     )
     num_workers: int = key(10, "Loader processes per training process.", least=0)
     precision: str = key(
-        "fp32", "Arithmetic of the network: fp32 is strict; fp16 scales the loss.", PRECISIONS
+        "tf32",
+        "Arithmetic of the network: tf32 is fp32 whose convolutions round to TF32 on GPUs that "
+        "have it, as in Detectron2; fp32 is strict; fp16 scales the loss.",
+        PRECISIONS,
     )
     channels_last: bool = key(False, "Memory format of weights and activations.")
     compile: bool = key(

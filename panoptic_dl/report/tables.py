@@ -214,11 +214,11 @@ def _training_differences(run: Run, row: _PublishedRow) -> Sequence[str]:
     """The differences to the published training that make the tolerance wide."""
     if run.mode == "eval":
         return ["weights of unknown training"]
-    wanted = {"iterations": row.iterations, "batch_size": row.batch_size, "precision": "fp32"}
+    wanted = {"iterations": row.iterations, "batch_size": row.batch_size, "precision": "tf32"}
     found = []
     for name, value in wanted.items():
         own = run.train.get(name) or "unknown"
-        if own != value:
+        if own != value and (own, value) != ("fp32", "tf32"):
             own, of = (f"{x:,}" if isinstance(x, int) else x for x in (own, value))
             found.append(f"{metric_name(name)} {own}, published {of}")
     if LEARNING_RATE in run.overridden:

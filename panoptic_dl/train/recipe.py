@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Recipe:
     """The published or intended training: `recipe_record` of the config.
 
-    In fp32, with batch normalization over the whole batch, without averages or clipping.
+    In fp32 or tf32, with batch normalization over the whole batch, without averages or clipping.
     """
 
     iterations: int
@@ -69,6 +69,7 @@ def find_differences(
     images = batch if batch_norm_images is None else batch_norm_images
     statistics = f"{'noisier' if images < batch else 'steadier'} statistics"
     seen, seen_here = batch * recipe.iterations, settings.batch_size * settings.iterations
+    precision = "tf32" if settings.precision == "fp32" else settings.precision  # both are right
     rows: list[tuple[str, object, object, str | None]] = [
         ("train.batch_size", batch, settings.batch_size, effect_of_batch),
         ("optimizer.lr", recipe.lr, lr, effect_of_lr),
@@ -80,7 +81,7 @@ def find_differences(
             for group, option in recipe.choices.items()
             if option is not None
         ),
-        ("train.precision", "fp32", settings.precision, "coarser arithmetic"),
+        ("train.precision", "tf32", precision, "coarser arithmetic"),
         ("train.clip_norm", None, settings.clip_norm, "large gradients are shortened"),
         ("train.ema", None, settings.ema, None),
         ("forward passes a step", 1, accumulate, None),

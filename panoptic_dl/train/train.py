@@ -135,6 +135,7 @@ def train(
         model,
         device_ids=ids,
         broadcast_buffers=False,  # the trainer does, after a step
+        gradient_as_bucket_view=True,  # no second copy of the gradients
         find_unused_parameters=find_unused_parameters,
     )
     if options.auto_scale_lr:
