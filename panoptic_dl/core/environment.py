@@ -5,9 +5,11 @@
 
 import contextlib
 import ctypes
+import glob
 import importlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -24,6 +26,11 @@ PACKAGES = (
     "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "panopticapi-lite",
     "cityscapesScripts", "pycocotools", "fvcore", "pillow", "opencv-python-headless", "wandb",
 )  # fmt: skip
+
+TORCH_CURE = (
+    "Update the driver (CUDA 13 needs 580), or take torch 2.14 for CUDA 12.6, for drivers from 525 "
+    "and cards from compute capability 5.0 on: docs/install.md"
+)
 
 
 def describe() -> str:
@@ -42,6 +49,51 @@ def describe() -> str:
     datasets = os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets")
     lines.append(("DETECTRON2_DATASETS", datasets))
     return "\n".join(f"{name:24}{value}" for name, value in lines)
+
+
+def check_gpus(number: int) -> None:
+    """Raise ValueError, with the cure, where this PyTorch cannot use the first GPUs of the machine.
+
+    That a GPU is there, and is counted, does not mean that its driver and kind are supported.
+    """
+    import torch
+
+    if not number or not torch.version.cuda:
+        return
+    here = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
+    try:
+        torch.cuda.init()
+        found = [(torch.cuda.get_device_capability(i), i) for i in range(number)]
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).partition("\n")[0]
+        raise ValueError(f"{here}, which cannot use the GPUs: {line}. {TORCH_CURE}") from None
+    built = [name.partition("_") for name in torch.cuda.get_arch_list()]
+    kinds = [(kind, int(re.sub(r"\D", "", version))) for kind, _, version in built]
+    for (major, minor), index in found:
+        own = 10 * major + minor  # code for sm_80 runs on 8.0 to 8.9, compute_80 from 8.0 on
+        if not any(n <= own and (kind == "compute" or n // 10 == major) for kind, n in kinds):
+            raise ValueError(
+                f"GPU {index} ({torch.cuda.get_device_name(index)}) has compute capability "
+                f"{major}.{minor}, and {here} and {', '.join(torch.cuda.get_arch_list())}. "
+                + (TORCH_CURE if own < min(n for _, n in kinds) else "Take a newer torch")
+            )
+
+
+def gpus_unused(device: str, processes: int) -> str | None:
+    """Why, where nobody has said how many, GPUs of this machine are not used by a run; or None."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if device == "cuda":
+        more = f"{processes} of {there} GPUs is used: launch.num_gpus={there} trains on all"
+        return more if processes == 1 < there else None
+    if there or "CUDA_VISIBLE_DEVICES" in os.environ or not glob.glob("/dev/nvidia[0-9]*"):
+        return None
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    return (
+        f"this machine has GPUs, but torch {torch.__version__}, which {built}, sees none. "
+        f"`nvidia-smi` shows whether the driver works. {TORCH_CURE}"
+    )
 
 
 def describe_device(device: str) -> str:

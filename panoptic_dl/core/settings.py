@@ -150,6 +150,9 @@ class LaunchSettings(Settings, group="launch"):
     dist_url: str = key(
         "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
+    timeout_minutes: int = key(
+        30, "How long processes and machines wait for each other before the run fails.", least=1
+    )
     find_unused_parameters: bool = key(
         False, "Allow parameters that take no part in the loss, of all steps or of some."
     )

@@ -16,9 +16,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
-from torch import nn
+from torch import distributed, nn
 from torch._utils import ExceptionWrapper
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
@@ -477,6 +477,60 @@ def test_a_killed_loader_process_is_named_whatever_it_interrupted(
     said = ended(tmp_path, capsys, action)
     assert re.match(rf"\nerror: a loader process died, .*{message}", said)
     assert "Traceback" not in said
+
+
+IN_A_CHILD = """
+
+-- Process 0 terminated with the following error:
+Traceback (most recent call last):
+  File "/site-packages/torch/distributed/distributed_c10d.py", line 5082, in barrier
+    work = group.barrier(opts=opts)
+           ^^^^^^^^^^^^^^^^^^^^^^^^
+torch.distributed.DistBackendError: NCCL error in: x.cpp:77, unhandled system error
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            r"memory ran out: .*train\.images_per_gpu=1, .*train\.activation_checkpointing=true, "
+            r".*train\.precision=bf16 \(OutOfMemoryError: CUDA out",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory ran out: take fewer"),
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available"),
+            r"this torch does not fit the GPU or its driver: docs/install\.md",
+        ),
+        (RuntimeError("The NVIDIA driver on your system is too old"), "this torch does not fit"),
+        (
+            torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+            r"the GPU has failed; resume=true goes on.*Xid.*\(AcceleratorError: CUDA error: unc",
+        ),
+        (distributed.DistBackendError("NCCL error: Duplicate GPU"), ".*cannot reach.*NCCL_DEBUG"),
+        (
+            ProcessRaisedException(IN_A_CHILD, 0, 1),
+            r"the processes of the run cannot reach each other: NCCL_DEBUG=INFO before the command "
+            r"says more \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
+        ),
+    ],
+)
+def test_errors_of_devices_are_one_message_with_what_to_do(tmp_path, capsys, error, message):
+    with pytest.raises(SystemExit) as stop:
+        attempt(tmp_path, raising(error))
+    assert stop.value.code == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert re.match(f"\nerror: {message}", said), said
+    assert "fault of panoptic-dl" not in said
+    assert "Traceback" in (tmp_path / ERROR).read_text()
+    assert re.match(message, state_of(tmp_path)["error"])
+
+
+def test_an_index_that_is_out_of_range_on_a_gpu_is_no_failure_of_the_gpu():
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    assert message_for_user(error) is None
 
 
 def test_too_few_open_files_are_named(tmp_path, capsys):
