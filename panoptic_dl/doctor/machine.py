@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.layers import NaiveSyncBatchNorm
 from packaging.requirements import Requirement
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -25,6 +24,7 @@ from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
 from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS, checkpoint_bytes, optimizer_copies
 from panoptic_dl.train.precision import autocast, check_precision
 
@@ -181,7 +181,7 @@ def _estimate_step(context: CheckContext) -> tuple[float, float]:
     if hasattr(model, "size_divisibility"):  # images are padded as little as possible
         model.size_divisibility = padding_multiple(model.backbone)
     for layer in model.modules():
-        if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
+        if isinstance(layer, SYNCHRONIZED):
             layer.eval()  # it would wait for the other processes; it keeps as much
     recompute = context.train["activation_checkpointing"]
     sizes = []

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 
 from panoptic_dl.core.settings import TrainSettings, require_value
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> i
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return None
-    synchronized = all(isinstance(m, (nn.SyncBatchNorm, NaiveSyncBatchNorm)) for m in layers)
+    synchronized = all(isinstance(m, SYNCHRONIZED) for m in layers)
     return images * (num_processes if synchronized else 1)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from panoptic_dl.core.distributed import gather_metrics
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import StopRequest
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
 from panoptic_dl.train.precision import autocast
 
 MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
@@ -363,6 +364,6 @@ def _unsynchronized_buffers(model: nn.Module) -> list[Tensor]:
     return [
         buffer
         for module in model.modules()
-        if not isinstance(module, nn.SyncBatchNorm | NaiveSyncBatchNorm | FrozenBatchNorm2d)
+        if not isinstance(module, (*SYNCHRONIZED, FrozenBatchNorm2d))
         for buffer in module.buffers(recurse=False)
     ]
