@@ -32,17 +32,22 @@ from panoptic_dl.core.files import local_path, sha256_of, write_text
 from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
 from panoptic_dl.core.settings import BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
-from panoptic_dl.models.batch_norm import fold_batch_norms
 from panoptic_dl.modes.export import Engine, engines
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import benchmark_text, draw_stages, engines_text, summarize
 from panoptic_dl.runtime.session import Session, graph_inputs
+from panoptic_dl.train.inference import (
+    AUTO,
+    FOLDED_SIDE,
+    accelerate,
+    fold_exactly,
+    plain_precision,
+)
 from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
-FOLDED_SIDE = 128  # pixels of the image on which folding is checked
 Maps = tuple[Tensor, ...]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -178,7 +183,8 @@ class _Benchmark:
         with arithmetic("fp32", self.device):
             before = tuple(maps.clone() for maps in self.network(self.images))
         if settings.fold_batch_norm:
-            self.fold_exactly()
+            example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE]
+            fold_exactly("benchmark.fold_batch_norm=true", self.model, example)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
             self.network = lambda images: self.model.network(
@@ -208,21 +214,6 @@ class _Benchmark:
             "changed_classes": (logits.argmax(1) != changed.argmax(1)).float().mean().item(),
             "changed_panoptic": share,
         }
-
-    def fold_exactly(self) -> None:
-        """Fold batch norm in double precision, where any change but rounding would show."""
-        example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE].double()
-        self.model.double()
-        before = self.network(example)
-        fold_batch_norms(self.model, lambda: self.network(example))
-        for maps, folded in zip(before, self.network(example), strict=True):
-            difference = (maps - folded).abs().max().item()
-            if not difference <= 1e-9 * maps.abs().max().item():
-                raise ValueError(
-                    f"benchmark.fold_batch_norm=true changes outputs by {difference:.3g} in double "
-                    "precision: it is not exact for this network, leave it out"
-                )
-        self.model.float()
 
     def time_stages(self) -> dict[str, list[float]]:
         """Milliseconds of every iteration by stage, and in `total`."""
@@ -333,17 +324,24 @@ def _compare_engines(
         feeds.append(graph_inputs(metadata, rgb, rgb.shape[2:]))
     name = "panoptic" if run.panoptic else "semantic"
 
-    def by_torch(network: Callable[[Tensor], Maps], number: int) -> NDArray[Any]:
+    def by_torch(
+        network: Callable[[Tensor], Maps], number: int, precision: str = "fp32"
+    ) -> NDArray[Any]:
         images = model.preprocess(batches[number])
-        found = model.postprocess(network(images.tensor), images.image_sizes, batches[number])
-        maps = [f["panoptic_seg"][0] if run.panoptic else f["sem_seg"].argmax(0) for f in found]
-        return torch.stack(maps).numpy()
+        with arithmetic(precision, run.device):
+            maps = network(images.tensor)
+        found = model.postprocess(maps, images.image_sizes, batches[number])
+        each = [f["panoptic_seg"][0] if run.panoptic else f["sem_seg"].argmax(0) for f in found]
+        return torch.stack(each).numpy()
 
     def by_engine(compute: Engine, number: int) -> NDArray[Any]:
         return compute(feeds[number])[name]
 
+    plain = plain_precision("precision", AUTO, run.device)
+    fast = accelerate(model, plain, run.device).network
     programs = {
         "PyTorch": partial(by_torch, model.network),
+        "PyTorch, precision=auto": partial(by_torch, fast, precision=plain),
         "PyTorch, compiled": partial(by_torch, torch.compile(model.network)),
         **{program: partial(by_engine, compute) for program, compute in engines(file).items()},
     }
@@ -351,7 +349,7 @@ def _compare_engines(
     for program, predict in programs.items():
         times = []
         try:
-            with torch.no_grad(), arithmetic("fp32", run.device):
+            with torch.no_grad():
                 for iteration in range(run.warmup + run.iterations):
                     started = time.perf_counter()
                     labels[program] = predict(iteration % len(batches))
