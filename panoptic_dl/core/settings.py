@@ -174,7 +174,7 @@ class EvaluationSettings(Settings, group="evaluation"):
         2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
     )
     precision: str = key(
-        "fp32",
+        "tf32",
         "Arithmetic of the network; auto: the fastest way to run it on this machine that is exact "
         "enough.",
         INFERENCE_PRECISIONS,
@@ -280,7 +280,7 @@ class DemoSettings(Settings, group="demo"):
         ("image", "network"),
     )
     precision: str = key(
-        "fp32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
+        "tf32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
     )
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
     num_workers: int | None = key(
