@@ -79,8 +79,11 @@ class TrainSettings(Settings, group="train"):
         PRECISIONS,
     )
     channels_last: bool = key(False, "Memory format of weights and activations.")
-    compile: bool = key(
-        False, "`torch.compile` of backbone and heads; evaluation runs them uncompiled."
+    compile: bool | str = key(
+        False,
+        "`torch.compile` of backbone and heads; evaluation runs them uncompiled. A mode of it: "
+        "default (as true), reduce-overhead (CUDA graphs), max-autotune.",
+        (False, True, "default", "reduce-overhead", "max-autotune"),
     )
     activation_checkpointing: bool = key(
         False, "Compute activations of the backbone's blocks twice, which needs less memory."

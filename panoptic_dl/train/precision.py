@@ -89,11 +89,23 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
         with compile_errors("train.compile"):
             example = torch.ones(8, device=next(model.parameters()).device)
             torch.compile(lambda x: 2 * x + 1)(example)
-        _compile_in_training(model.get_submodule("backbone"), "forward")
+        mode = settings.compile if isinstance(settings.compile, str) else None
+        _compile_in_training(model.get_submodule("backbone"), "forward", mode)
         for head in model.children():  # of Detectron2's heads all but upsampling and losses
             if callable(getattr(head, "layers", None)):
-                _compile_in_training(head, "layers")
+                _compile_in_training(head, "layers", mode)
         logger.info("torch.compile: the first steps take longer")
+
+
+@contextlib.contextmanager
+def fixed_sizes() -> Iterator[None]:
+    """cuDNN tries its algorithms inside, once for every size of inputs, and takes the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager
@@ -109,9 +121,9 @@ def training_arithmetic(settings: TrainSettings) -> Iterator[None]:
             torch.compiler.reset()
 
 
-def _compile_in_training(owner: nn.Module, method: str) -> None:
+def _compile_in_training(owner: nn.Module, method: str, mode: str | None) -> None:
     plain: Callable[..., Any] = getattr(owner, method)
-    fast: Callable[..., Any] = torch.compile(plain)
+    fast: Callable[..., Any] = torch.compile(plain, mode=mode)
 
     def chosen(*inputs: Any) -> Any:
         return fast(*inputs) if owner.training else plain(*inputs)

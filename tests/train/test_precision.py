@@ -153,7 +153,7 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
     calls = []
     real = torch.compile
 
-    def counted(function):
+    def counted(function, mode=None):
         fast = real(function, backend=backend)
 
         def call(*inputs):
@@ -192,7 +192,7 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
 
 
 def test_a_machine_that_cannot_compile_says_so_at_once(tmp_path, monkeypatch):
-    def broken(function):
+    def broken(function, mode=None):
         raise RuntimeError("no compiler in sight")
 
     monkeypatch.setattr(torch, "compile", broken)
@@ -200,11 +200,16 @@ def test_a_machine_that_cannot_compile_says_so_at_once(tmp_path, monkeypatch):
         run_training(tmp_path, compile=True)
 
 
-def test_the_heads_of_detectron2_are_compiled_too(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+@pytest.mark.parametrize(
+    ("compile", "mode"), [(True, None), ("default", "default"), ("reduce-overhead",) * 2]
+)
+def test_the_heads_of_detectron2_are_compiled_too(monkeypatch, compile, mode):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None: modes.append(mode) or f)
     model = build_panoptic()
     names = list(model.state_dict())
-    prepare_training(model, train_settings(compile=True))
+    prepare_training(model, train_settings(compile=compile))
+    assert modes == [None, *[mode] * 3]  # the trial, backbone, heads
     assert list(model.state_dict()) == names
     assert "chosen" in model.backbone.forward.__name__
     assert "chosen" in model.sem_seg_head.layers.__name__
