@@ -238,9 +238,16 @@ class BenchmarkSettings(Settings, group="benchmark"):
     )
     precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
     channels_last: bool = key(False, "Memory format of weights and activations.")
-    compile: bool = key(False, "`torch.compile` of the network.")
+    compile: bool | str = key(
+        False,
+        "`torch.compile` of the network, and its mode; true: default.",
+        (False, True, "default", "reduce-overhead", "max-autotune"),
+    )
     fold_batch_norm: bool = key(
         False, "Fold batch norm into the convolutions before; refused where it is not exact."
+    )
+    autotune: bool = key(
+        False, "Try settings of the network on this machine, and name the fastest exact enough."
     )
 
 
