@@ -34,6 +34,7 @@ from panoptic_dl.core.errors import (
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
+from panoptic_dl.launch import launcher
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -627,7 +628,7 @@ def test_output_that_takes_nothing_ends_nothing(capfd):
     assert len(said.splitlines()) == 2
 
 
-def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
+def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start(monkeypatch):
     mode = {"launch_refused": None}
     config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": 64}})
     start = partial(session_module.start, lambda device, config, allowed: config.mode)
@@ -635,6 +636,15 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
     del config.mode.launch_refused
     with pytest.raises(ValueError, match=r"launch\.num_gpus=64"):
         start(config, ())
+
+    def refuse(number):
+        if number:
+            raise ValueError("a V100")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launcher, "check_gpus", refuse)
+    config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": None}})
+    assert start(config, ()).launch_refused == "a V100"
 
 
 def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):
