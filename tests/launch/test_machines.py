@@ -106,6 +106,8 @@ def test_a_failure_reaches_every_machine_with_its_exit_code(url):
         error = lost(machine)
         assert "lost: machine 1 (" in str(error)
         assert exit_status(error) == ("failed", ExitCode.DIVERGED)
+    ending.join(0.3)
+    assert ending.is_alive()  # until machine 0 has ended
     end_of(first, error)
     ending.join(5)
     assert not ending.is_alive()
