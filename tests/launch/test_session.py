@@ -514,7 +514,7 @@ ncclSystemError: System call (e.g. socket, malloc) or external library call fail
         (
             ProcessRaisedException(IN_A_CHILD, 0, 1),
             r"the processes of the run cannot reach each other: NCCL_DEBUG=INFO before the command "
-            r"says more \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
+            r"says more.* \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
         ),
     ],
 )
@@ -538,6 +538,28 @@ def test_too_few_open_files_are_named(tmp_path, capsys):
     for error in (OSError(24, "Too many open files"), RuntimeError("received 0 items of ancdata")):
         said = ended(tmp_path, capsys, raising(error))
         assert re.match(r"\nerror: a process may have \d+ files open.*ulimit -n", said)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "strategy"),
+    [
+        (1024, 4096, 4096, "file_system"),  # a descriptor for each tensor would not do
+        (1024, 2**20, session_module.OPEN_FILES, None),
+        (1024, -1, session_module.OPEN_FILES, None),
+        (2**20, 2**20, None, None),
+        (-1, -1, None, None),
+    ],
+)
+def test_the_limit_of_open_files_is_raised(monkeypatch, soft, hard, wanted, strategy):
+    limits, chosen = [], []
+    monkeypatch.setattr(session_module.resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(
+        session_module.resource, "setrlimit", lambda kind, pair: limits.append(pair)
+    )
+    monkeypatch.setattr(torch.multiprocessing, "set_sharing_strategy", chosen.append)
+    session_module._allow_open_files()
+    assert limits == ([] if wanted is None else [(wanted, hard)])
+    assert chosen == ([] if strategy is None else [strategy])
 
 
 def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_path, capsys):
