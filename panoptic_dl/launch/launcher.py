@@ -15,15 +15,13 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessContext, ProcessExitedException, start_processes
 
-from panoptic_dl.core.environment import check_gpus
+from panoptic_dl.core.environment import check_gpus, gpus_unused
 from panoptic_dl.core.errors import STOPPING
 from panoptic_dl.core.parallel import ORPHANS_LIVE, count_cores, end_with, passing_signals_on
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
-from panoptic_dl.launch.machines import GRACE, LostMachine, Machines
+from panoptic_dl.launch.machines import GRACE, GRACE_OF_SAVED, LostMachine, Machines
 from panoptic_dl.launch.signals import notify_submitit
-
-GRACE_OF_SAVED = 30.0  # seconds for processes that a signal has stopped: they save
 
 
 def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
@@ -44,9 +42,10 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     there = torch.cuda.device_count()
     wanted = min(1, there) if numbers.num_gpus is None else numbers.num_gpus
     if wanted > there:
+        why = gpus_unused("cpu", 1)  # a driver that does not work
         raise ValueError(
             f"launch.num_gpus={wanted}, but this machine has {there}. "
-            f"Choose launch.num_gpus={there}" + (" (the CPU)" if there == 0 else "")
+            f"Choose launch.num_gpus={there}{'' if there else ' (the CPU)'}{f'. {why}' * bool(why)}"
         )
     check_gpus(wanted)
     device = "cuda" if wanted else "cpu"

@@ -18,7 +18,7 @@ from panoptic_dl.core.errors import LOST_PROCESS
 from panoptic_dl.core.run_folder import ExitCode, Requeued
 
 GRACE = 5.0  # seconds that the processes of a run have to end by themselves when one has failed
-GRACE_OF_SAVED = 90.0  # when one was asked to: all are, and the job may be queued again
+GRACE_OF_SAVED = 60.0  # when one was asked to: all are, save, and may queue the job again
 HEAD_START = 2.0  # of machine 0, which keeps the record: SLURM kills the others when one has ended
 KEEP_ALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # 10 seconds; on Linux
 DONE = "0 done"

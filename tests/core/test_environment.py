@@ -124,6 +124,8 @@ def test_gpus_that_a_run_does_not_use_are_named(gpu, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(environment.glob, "glob", lambda pattern: ["/dev/nvidia0"])
     assert "for CUDA 13.2 sees none of" in environment.gpus_unused("cpu", 1)
+    with pytest.raises(ValueError, match=r"machine has 0.*\(the CPU\)\. torch .* sees none of"):
+        launch(print, num_gpus=8)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "without CUDA sees none of" in environment.gpus_unused("cpu", 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
