@@ -28,8 +28,8 @@ PACKAGES = (
 )  # fmt: skip
 
 TORCH_CURE = (
-    "Update the driver (CUDA 13 needs 580), or take torch 2.14 for CUDA 12.6, for drivers from 525 "
-    "and cards from compute capability 5.0 on: docs/install.md"
+    "Update the driver that `nvidia-smi` names (CUDA 13 needs 580), or take torch 2.14 for CUDA "
+    "12.6, for drivers from 525 and cards from compute capability 5.0 on: docs/install.md"
 )
 
 
@@ -54,46 +54,42 @@ def describe() -> str:
 def check_gpus(number: int) -> None:
     """Raise ValueError, with the cure, where this PyTorch cannot use the first GPUs of the machine.
 
-    That a GPU is there, and is counted, does not mean that its driver and kind are supported.
+    NVML counts GPUs whose driver or kind the runtime refuses.
     """
     import torch
 
     if not number or not torch.version.cuda:
         return
-    here = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
+    here = f"torch {torch.__version__} for CUDA {torch.version.cuda}"
     try:
         torch.cuda.init()
-        found = [(torch.cuda.get_device_capability(i), i) for i in range(number)]
+        found = [torch.cuda.get_device_capability(index) for index in range(number)]
     except (RuntimeError, AssertionError) as error:
         line = str(error).partition("\n")[0]
-        raise ValueError(f"{here}, which cannot use the GPUs: {line}. {TORCH_CURE}") from None
+        raise ValueError(f"{here} cannot use the GPUs: {line}. {TORCH_CURE}") from None
     built = [name.partition("_") for name in torch.cuda.get_arch_list()]
-    kinds = [(kind, int(re.sub(r"\D", "", version))) for kind, _, version in built]
-    for (major, minor), index in found:
+    versions = [(kind, int(re.sub(r"\D", "", version))) for kind, _, version in built]
+    for index, (major, minor) in enumerate(found):
         own = 10 * major + minor  # code for sm_80 runs on 8.0 to 8.9, compute_80 from 8.0 on
-        if not any(n <= own and (kind == "compute" or n // 10 == major) for kind, n in kinds):
+        if not any(n <= own and (kind == "compute" or n // 10 == major) for kind, n in versions):
+            cure = TORCH_CURE if own < min(n for _, n in versions) else "Take a newer torch"
             raise ValueError(
                 f"GPU {index} ({torch.cuda.get_device_name(index)}) has compute capability "
-                f"{major}.{minor}, and {here} and {', '.join(torch.cuda.get_arch_list())}. "
-                + (TORCH_CURE if own < min(n for _, n in kinds) else "Take a newer torch")
+                f"{major}.{minor}; {here} has {', '.join(torch.cuda.get_arch_list())}. {cure}"
             )
 
 
 def gpus_unused(device: str, processes: int) -> str | None:
-    """Why, where nobody has said how many, GPUs of this machine are not used by a run; or None."""
+    """Which GPUs a run leaves unused for which nobody has said how many to take; None: none."""
     import torch
 
     there = torch.cuda.device_count()
-    if device == "cuda":
-        more = f"{processes} of {there} GPUs is used: launch.num_gpus={there} trains on all"
-        return more if processes == 1 < there else None
+    if device == "cuda" and processes == 1 < there:
+        return f"1 of {there} GPUs is used: launch.num_gpus={there} trains on all"
     if there or "CUDA_VISIBLE_DEVICES" in os.environ or not glob.glob("/dev/nvidia[0-9]*"):
         return None
-    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
-    return (
-        f"this machine has GPUs, but torch {torch.__version__}, which {built}, sees none. "
-        f"`nvidia-smi` shows whether the driver works. {TORCH_CURE}"
-    )
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return f"torch {torch.__version__} {built} sees none of this machine's GPUs. {TORCH_CURE}"
 
 
 def describe_device(device: str) -> str:

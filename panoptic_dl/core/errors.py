@@ -40,7 +40,8 @@ DEVICE_ERRORS = {
     r"no kernel image|[Dd]river (version|on your)|NVIDIA driver|unsupported display driver": "this "
     "torch does not fit the GPU or its driver: docs/install.md names the one to take",
     "NCCL|Dist(Backend|Network|Store)Error": "the processes of the run cannot reach each other: "
-    "NCCL_DEBUG=INFO before the command says more",
+    "NCCL_DEBUG=INFO before the command says more. Often NCCL_SOCKET_IFNAME must name the network "
+    "between machines, or /dev/shm is small (docker run --shm-size=8g)",
     "AcceleratorError|CUDA error|CUDNN_STATUS|CUBLAS_STATUS": "the GPU has failed; resume=true "
     "goes on. If it happens again, `dmesg | grep Xid` tells whether the card is damaged, and "
     "CUDA_LAUNCH_BLOCKING=1 which operation it is",
@@ -214,7 +215,11 @@ def how_it_ended(code: int) -> str:
     """How a process ended that left no word, from its exit code in Python's way: -9 is SIGKILL."""
     if code >= 0:
         return f"ended with exit code {code}"
-    causes = {"SIGKILL": "memory ran out", "SIGBUS": "/dev/shm is full", "SIGSEGV": "a bug"}
+    causes = {
+        "SIGKILL": "memory ran out",
+        "SIGBUS": "/dev/shm is full (docker run --shm-size=8g)",
+        "SIGSEGV": "a bug",
+    }
     name = signal.Signals(-code).name
     return f"was ended by {name}" + (f": mostly {causes[name]}" if name in causes else "")
 

@@ -90,7 +90,7 @@ def check_loader_processes(context: CheckContext) -> CheckResult:
     found = f"{workers} loader processes"
     if context.num_processes > 1:
         found += f" for each of {context.num_processes} training processes"
-    found += f" (as many again while it evaluates), {cores} cores"
+    found += f", as many again while it evaluates, {cores} cores"
     return warn(found, f"train.num_workers={share}") if workers > share else ok(found)
 
 

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Any
 from unittest.mock import patch
 
@@ -14,15 +15,13 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessContext, ProcessExitedException, start_processes
 
-from panoptic_dl.core.environment import check_gpus
+from panoptic_dl.core.environment import check_gpus, gpus_unused
 from panoptic_dl.core.errors import STOPPING
 from panoptic_dl.core.parallel import ORPHANS_LIVE, count_cores, end_with, passing_signals_on
 from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import LaunchSettings
-from panoptic_dl.launch.machines import GRACE, LostMachine, Machines
+from panoptic_dl.launch.machines import GRACE, GRACE_OF_SAVED, LostMachine, Machines
 from panoptic_dl.launch.signals import notify_submitit
-
-GRACE_OF_STOPPED = 30.0  # seconds for processes that a signal has stopped: they save
 
 
 def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
@@ -43,9 +42,10 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     there = torch.cuda.device_count()
     wanted = min(1, there) if numbers.num_gpus is None else numbers.num_gpus
     if wanted > there:
+        why = gpus_unused("cpu", 1)  # a driver that does not work
         raise ValueError(
             f"launch.num_gpus={wanted}, but this machine has {there}. "
-            f"Choose launch.num_gpus={there}" + (" (the CPU)" if there == 0 else "")
+            f"Choose launch.num_gpus={there}{'' if there else ' (the CPU)'}{f'. {why}' * bool(why)}"
         )
     check_gpus(wanted)
     device = "cuda" if wanted else "cpu"
@@ -71,7 +71,10 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         own = (os.getpid(), ORPHANS_LIVE, first, processes, place, device, work, *args)
         context = start_processes(_work_in_child, own, processes, join=False)
         try:
-            while not context.join(0.5, GRACE_OF_STOPPED if received else GRACE):
+            while context.sentinels:
+                wait([*context.sentinels], 0.5)
+                saved = received or any(p.exitcode == ExitCode.SAVED for p in context.processes)
+                context.join(0, GRACE_OF_SAVED if saved else GRACE)
                 machines.check()
         except LostMachine:
             _end(context)
@@ -133,17 +136,15 @@ def _check_starter(num_machines: int) -> None:
     )
     if tasks > max(nodes, num_machines):
         raise ValueError(
-            f"srun has started {tasks} processes on {nodes} machine(s), and each would be a run of "
-            "its own: `srun --ntasks-per-node=1 --kill-on-bad-exit=1 ... launch=slurm`, for a run "
-            "starts one process per GPU itself (alone in a shell of srun: unset "
-            "SLURM_STEP_NUM_TASKS)"
+            f"srun has started {tasks} processes on {nodes} machine(s), each a run of its own: "
+            "`srun --ntasks-per-node=1 --kill-on-bad-exit=1 ... launch=slurm`, as a run starts one "
+            "process per GPU itself (in a shell that srun started: unset SLURM_STEP_NUM_TASKS)"
         )
     if world > num_machines and "RANK" in os.environ:
         raise ValueError(
-            f"WORLD_SIZE={world} and RANK are set, as in a PyTorchJob of Kubeflow, but nothing has "
-            "joined these processes: add launch.num_machines=$WORLD_SIZE "
-            "launch.machine_rank=$RANK launch.dist_url=tcp://$MASTER_ADDR:$MASTER_PORT and "
-            "run_dir=FOLDER, or start with torchrun (alone: unset WORLD_SIZE)"
+            f"WORLD_SIZE={world} and RANK are set, as in Kubeflow's PyTorchJob: each process would "
+            "be a run of its own. Add launch.num_machines=$WORLD_SIZE launch.machine_rank=$RANK "
+            "launch.dist_url=tcp://$MASTER_ADDR:$MASTER_PORT, or start with torchrun"
         )
 
 

@@ -15,10 +15,10 @@ from collections.abc import Collection
 from typing import Any
 
 from panoptic_dl.core.errors import LOST_PROCESS
-from panoptic_dl.core.run_folder import ExitCode
+from panoptic_dl.core.run_folder import ExitCode, Requeued
 
 GRACE = 5.0  # seconds that the processes of a run have to end by themselves when one has failed
-GRACE_OF_SAVED = 90.0  # when one was asked to: all are, and the job may be queued again
+GRACE_OF_SAVED = 60.0  # when one was asked to: all are, save, and may queue the job again
 HEAD_START = 2.0  # of machine 0, which keeps the record: SLURM kills the others when one has ended
 KEEP_ALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # 10 seconds; on Linux
 DONE = "0 done"
@@ -43,16 +43,14 @@ class Machines:
         self._rank, self._url, self._minutes = rank, url, minutes
         self._names: dict[socket.socket, str] = {}  # of the others
         self._lost: tuple[float, LostMachine] | None = None  # since when it counts
-        self._silent: set[socket.socket] = set()  # those that have not said how they end
-        if number == 1:
-            return
-        host, _, port = url.removeprefix("tcp://").rpartition(":")
-        print(f"Machine {rank} waits for the others at {url}", file=sys.stderr, flush=True)
-        if rank == 0:
-            self._gather(int(port), number, processes)
-        else:
-            self._join(host.strip("[]"), int(port), processes)
-        self._silent = set(self._names)
+        if number > 1:
+            print(f"Machine {rank} waits for the others at {url}", file=sys.stderr, flush=True)
+            host, _, port = url.removeprefix("tcp://").rpartition(":")
+            if rank == 0:
+                self._gather(int(port), number, processes)
+            else:
+                self._join(host.strip("[]"), int(port), processes)
+        self._silent = set(self._names)  # those that have not said how they end
         for peer in self._names:
             peer.settimeout(None)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -81,37 +79,32 @@ class Machines:
                     self._names[peer] = f"machine {rank} ({name})"
         ranks, counts = (list(each) for each in zip(*sorted(there), strict=True))
         fault = ""
-        if len(ranks) < number:
+        if ranks != [*range(number)] or len(set(counts)) > 1:
             fault = (
-                f"of {number} machines only {ranks} came within {self._minutes} minutes "
-                "(launch.timeout_minutes): start the others, or see why they have ended"
+                f"of {number} machines came {ranks}, with {counts} processes, within "
+                f"{self._minutes} minutes (launch.timeout_minutes): each needs its own "
+                "launch.machine_rank, and all the same launch.num_gpus"
             )
-        elif ranks != [*range(number)]:
-            fault = f"{number} machines came as {ranks}: each needs its own launch.machine_rank"
-        elif len(set(counts)) > 1:
-            fault = f"machines have {counts} processes: all need the same launch.num_gpus"
-        for peer in self._names:
-            peer.sendall(f"{fault or 'go'}\n".encode())
+        self._tell(fault or "go", self._names)
         if fault:
             raise ValueError(fault)
 
     def _join(self, host: str, port: int, processes: int) -> None:
-        deadline, peer = time.monotonic() + 60 * self._minutes, None
-        while peer is None:
+        deadline, answer = time.monotonic() + 60 * self._minutes, "machine 0 has ended"
+        while not self._names:
             try:
                 peer = socket.create_connection((host, port), timeout=5)
+                self._names[peer] = f"machine 0 ({host})"
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise ValueError(f"machine 0 is not at {self._url}: {error}") from None
                 time.sleep(0.5)
-        self._names[peer] = f"machine 0 ({host})"
-        peer.settimeout(max(5.0, deadline + 5 - time.monotonic()))
-        answer = ""
+        peer.settimeout(60 * self._minutes)
         with contextlib.suppress(OSError):
             peer.sendall(f"{self._rank} {processes} {socket.gethostname()}".encode())
-            answer = peer.recv(500).decode().strip()
+            answer = peer.recv(500).decode().strip() or answer
         if answer != "go":
-            raise ValueError(answer or f"machine 0 at {self._url} has ended")
+            raise ValueError(answer)
 
     def check(self) -> None:
         """Raise LostMachine if one is lost; where it was stopped on request, after a while."""
@@ -142,6 +135,8 @@ class Machines:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Tell the others how this machine has ended."""
         code = max(1, getattr(error, "exit_code", 1)) if error else 0
+        if isinstance(error, Requeued):
+            code = ExitCode.SAVED
         said = f"machine {self._rank} ({socket.gethostname()}) has ended with exit code {code}: "
         said = f"{code} {said}its own message says why" if error else DONE
         if isinstance(error, LostMachine):

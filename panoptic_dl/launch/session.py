@@ -202,7 +202,7 @@ def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:
         if "launch_refused" not in config.mode:
             raise
         config.mode.launch_refused = str(error)
-        return launch(work, config, *more, num_gpus=None)
+        return launch(work, config, *more, num_gpus=0)
 
 
 def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) -> MemoryHandler:

@@ -101,7 +101,7 @@ def test_cards_that_this_torch_is_built_for(gpu, capability):
 def test_cards_that_it_is_not_built_for_are_named_with_the_torch_to_take(gpu, capability, cure):
     gpu(capability)
     number = ".".join(map(str, capability))
-    with pytest.raises(ValueError, match=rf"GPU 0 \(Tesla\) has .* {number}, .*sm_75.*{cure}"):
+    with pytest.raises(ValueError, match=rf"GPU 0 \(Tesla\) has .* {number}; .*sm_75.*{cure}"):
         environment.check_gpus(1)
     environment.check_gpus(0)
 
@@ -123,9 +123,11 @@ def test_gpus_that_a_run_does_not_use_are_named(gpu, monkeypatch):
     gpu(count=0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(environment.glob, "glob", lambda pattern: ["/dev/nvidia0"])
-    assert "CUDA 13.2, sees none. `nvidia-smi`" in environment.gpus_unused("cpu", 1)
+    assert "for CUDA 13.2 sees none of" in environment.gpus_unused("cpu", 1)
+    with pytest.raises(ValueError, match=r"machine has 0.*\(the CPU\)\. torch .* sees none of"):
+        launch(print, num_gpus=8)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "has no CUDA, sees none" in environment.gpus_unused("cpu", 1)
+    assert "without CUDA sees none of" in environment.gpus_unused("cpu", 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert environment.gpus_unused("cpu", 1) is None
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

@@ -34,6 +34,7 @@ from panoptic_dl.core.errors import (
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
+from panoptic_dl.launch import launcher
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -513,7 +514,7 @@ ncclSystemError: System call (e.g. socket, malloc) or external library call fail
         (
             ProcessRaisedException(IN_A_CHILD, 0, 1),
             r"the processes of the run cannot reach each other: NCCL_DEBUG=INFO before the command "
-            r"says more \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
+            r"says more.* \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
         ),
     ],
 )
@@ -537,6 +538,28 @@ def test_too_few_open_files_are_named(tmp_path, capsys):
     for error in (OSError(24, "Too many open files"), RuntimeError("received 0 items of ancdata")):
         said = ended(tmp_path, capsys, raising(error))
         assert re.match(r"\nerror: a process may have \d+ files open.*ulimit -n", said)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "strategy"),
+    [
+        (1024, 4096, 4096, "file_system"),  # a descriptor for each tensor would not do
+        (1024, 2**20, session_module.OPEN_FILES, None),
+        (1024, -1, session_module.OPEN_FILES, None),
+        (2**20, 2**20, None, None),
+        (-1, -1, None, None),
+    ],
+)
+def test_the_limit_of_open_files_is_raised(monkeypatch, soft, hard, wanted, strategy):
+    limits, chosen = [], []
+    monkeypatch.setattr(session_module.resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(
+        session_module.resource, "setrlimit", lambda kind, pair: limits.append(pair)
+    )
+    monkeypatch.setattr(torch.multiprocessing, "set_sharing_strategy", chosen.append)
+    session_module._allow_open_files()
+    assert limits == ([] if wanted is None else [(wanted, hard)])
+    assert chosen == ([] if strategy is None else [strategy])
 
 
 def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_path, capsys):
@@ -627,7 +650,7 @@ def test_output_that_takes_nothing_ends_nothing(capfd):
     assert len(said.splitlines()) == 2
 
 
-def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
+def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start(monkeypatch):
     mode = {"launch_refused": None}
     config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": 64}})
     start = partial(session_module.start, lambda device, config, allowed: config.mode)
@@ -635,6 +658,15 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
     del config.mode.launch_refused
     with pytest.raises(ValueError, match=r"launch\.num_gpus=64"):
         start(config, ())
+
+    def refuse(number):
+        if number:
+            raise ValueError("a V100")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launcher, "check_gpus", refuse)
+    config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": None}})
+    assert start(config, ()).launch_refused == "a V100"
 
 
 def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):
