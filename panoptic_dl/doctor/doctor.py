@@ -16,7 +16,6 @@ from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.doctor import config, data, steps
 from panoptic_dl.doctor.context import CheckContext, CheckResult, State, run_checks
-from panoptic_dl.report.text import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "doctor.json", json.dumps(content, indent=2) + "\n")
-        write_text(folder / "doctor.md", f"# {title}\n\n{_markdown(results)}")
+        write_text(folder / "doctor.md", f"# {title}\n\n```\n{_text(results)}\n```\n")
         logger.info("%s; saved %s and .md", title, folder / "doctor.json")
     except OSError as error:
         logger.error("The table cannot be saved in %s: %s", folder, error)
@@ -136,18 +135,3 @@ def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
         causes = ", ".join(dict.fromkeys(name for result in waiting for name in result.needs))
         lines.append(f"{len(waiting)} checks need what failed: {causes}")
     return "\n".join([*lines, _summary([*results, *waiting])])
-
-
-def _markdown(results: Sequence[CheckResult]) -> str:
-    """One table, and lists of what is wrong below it."""
-    cells = []
-    for result in results:
-        name, state = f"{result.group}: {result.name}", result.state.value
-        row = [name, f"**{state}**" if result.state is State.FAIL else state]
-        cells.append([*row, result.found, result.hint or ""])
-    parts = [markdown_table(["check", "", "found", "hint"], cells, "llll")]
-    for result in results:
-        if result.problems:
-            parts.append(f"## {result.group}: {result.name}")
-            parts.append("\n".join(f"- `{problem}`" for problem in _shown(result.problems)))
-    return "\n\n".join(parts) + "\n"
