@@ -10,6 +10,7 @@ from typing import Any
 
 from panoptic_dl.report.runs import Curves, Run, thinned
 from panoptic_dl.report.tables import Table, find_benchmark
+from panoptic_dl.report.text import metric_name
 
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26  # pixels around the plot
@@ -18,13 +19,6 @@ LETTER = 6.0  # pixels of a letter, about
 
 MAIN_METRICS = ("PQ", "mIoU")  # of evaluations during training
 LOSSES = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset")
-TITLES = {
-    "total_loss": "total loss",
-    "loss_sem_seg": "semantic loss",
-    "loss_center": "center loss",
-    "loss_offset": "offset loss",
-    "lr": "learning rate",
-}
 
 # Label, index of the color, and points: x, y and the text of a dot, "" for none.
 Series = tuple[str, int, Sequence[tuple[float, float, str]]]
@@ -54,7 +48,7 @@ def learning_curves(
                     for x, y in thinned(own.get(name, ()), points)
                 ]
                 series += [(run, index, line)] if line else []
-            title = f"{name} in percent" if evaluated else TITLES.get(name, name)
+            title = f"{name} in percent" if evaluated else metric_name(name)
             if series:
                 charts.append((title, chart(f"{title} over iterations", series)))
         if runs:
@@ -147,20 +141,16 @@ def chart(title: str, series: Sequence[Series], x_name: str = "") -> dict[str, A
     )
     front = " ".join(f"{x_axis(x):g},{y_axis(y):g}" for x, y in best)
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT}
-    axes = {
-        "bottom": bottom,
-        "x_ticks": x_ticks,
-        "y_ticks": y_ticks,
-        "x_name": x_name,
-        "front": front,
-    }
-    return {"title": title, "series": drawn, **size, **axes}
+    axes = {"bottom": bottom, "x_ticks": x_ticks, "y_ticks": y_ticks, "x_name": x_name}
+    return {"title": title, "series": drawn, "front": front, **size, **axes}
 
 
 def _axis(
     values: Sequence[float], room: float, pixels: tuple[int, int], about: int
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     """A function from values to pixels, and the pixels and texts of about so many ticks."""
+    from matplotlib.ticker import MaxNLocator
+
     (low, high), (start, end) = (min(values), max(values)), pixels
     space = (high - low) * room or abs(high) * 0.1 or 1.0
     low, high = low - space, high + space  # never the same
@@ -168,30 +158,8 @@ def _axis(
     def place(value: float) -> float:
         return round(start + (value - low) / (high - low) * (end - start), 1)
 
-    return place, [(place(tick), _tick_text(tick)) for tick in _ticks(low, high, about)]
-
-
-def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within the limits: multiples of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def _tick_text(value: float) -> str:
-    """ "0", "0.25", "20k", "1.5M", "1e-5": as short as it can be."""
-    size = abs(value)
-    if size < 1e-12:
-        return "0"
-    if size < 9.9e-3:
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if size >= unit:
-            return f"{value / unit:.4g}{name}"
-    return f"{value:.4g}"
+    ticks = MaxNLocator(about, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return place, [(place(tick), f"{tick:,.6g}") for tick in ticks if low <= tick <= high]
 
 
 def _series_class(index: int) -> str:
