@@ -45,9 +45,9 @@ DETECTION_TYPES = MASK_TYPES | {"score": NUMBER}
 def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
     """Read the detections of a JSON file.
 
-    Boxes are those of "bbox", or of the file of the same name in `boxes/` (the writer's), or around
-    the masks. Areas are those of the masks, as in Detectron2; pycocotools' loadRes takes those of
-    boxes where there are any, which changes the mask AP of small, medium and large instances.
+    Boxes are those of "bbox", or around the masks, as those of our models are. Areas are those of
+    the masks, as in Detectron2; pycocotools' loadRes takes those of boxes where there are any,
+    which changes the mask AP of small, medium and large instances.
     """
     classes = {dataset_id: index for index, dataset_id in dataset.instance_ids.items()}
     detections = entries_by_image(dataset, file, read_predictions(file), DETECTION_TYPES)
@@ -56,7 +56,7 @@ def _instance_reader(dataset: PredictedDataset, file: Path) -> Reader:
         raise EvaluationError(
             f'{file} holds boxes and no masks ("segmentation"): name the file with the masks'
         )
-    boxes = _read_boxes(dataset, file, detections)
+    boxes = _read_boxes(file, detections)
     those = "around the masks" if boxes is None else "those of the file"
     found = f"{len(every)} detections in {len(detections)} of {len(dataset.images)} images"
     logger.info(f"{file}: {found}; boxes are {those}")
@@ -123,31 +123,19 @@ def _decode(file: Path, entry: dict[str, Any], size: tuple[int, int]) -> np.ndar
 
 
 def _read_boxes(
-    dataset: PredictedDataset, file: Path, detections: Mapping[Hashable, Entries]
+    file: Path, detections: Mapping[Hashable, Entries]
 ) -> dict[Hashable, list[list[float]]] | None:
-    """Boxes of the detections of each image, from their "bbox" or from our own file; or None."""
-    source, entries = file, detections
-    if not any("bbox" in entry for each in entries.values() for entry in each):
-        source = file.parent / "boxes" / file.name
-        if not source.is_file() or not entries:
-            return None
-        entries = entries_by_image(dataset, source, read_predictions(source), DETECTION_TYPES)
-        of_boxes, of_masks = (
-            [(image, e["category_id"], e["score"]) for image, of in each.items() for e in of]
-            for each in (entries, detections)
-        )
-        if of_boxes != of_masks:
-            raise EvaluationError(
-                f"{source} has other detections than {file}: remove it, or save both again"
-            )
-    for image, each in entries.items():
+    """Boxes of the detections of each image, from their "bbox"; None where they have none."""
+    if not any("bbox" in entry for each in detections.values() for entry in each):
+        return None
+    for image, each in detections.items():
         for box in (entry.get("bbox") for entry in each):
             numbers = box if isinstance(box, list) else []
             if [type(n) in NUMBER and math.isfinite(n) for n in numbers] != [True] * 4:
                 raise EvaluationError(
-                    f'{source}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
+                    f'{file}: a "bbox" in image {image} is {box}, not [left, top, width, height]'
                 )
-    return {image: [entry["bbox"] for entry in each] for image, each in entries.items()}
+    return {image: [entry["bbox"] for entry in each] for image, each in detections.items()}
 
 
 class _InstanceWriter(PredictionWriter):
