@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from panoptic_dl.report.formats import load_template
-from panoptic_dl.report.page_charts import _axis, chart
+from panoptic_dl.report.page import _axis, chart
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 
