@@ -438,7 +438,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / RESOLVED).exists():
         return {}
     try:
-        config = yaml.load(read_text(folder / RESOLVED), SafeLoader)
+        config = SafeLoader(read_text(folder / RESOLVED)).get_single_data()
         if not isinstance(config, dict):
             raise ValueError("it holds no config")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
