@@ -5,6 +5,7 @@ H W pixels of the image, K classes.
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -306,7 +307,13 @@ def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.ui
 def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Pictures of one size in rows: little of the sheet is empty, and its sides suit a screen."""
     height, width = cells[0].shape[:2]
-    columns = min(len(cells), max(1, round((WIDE * len(cells) * height / width) ** 0.5)))
+
+    def badness(columns: int) -> float:
+        rows = -(-len(cells) // columns)
+        empty = 1 - len(cells) / (rows * columns)
+        return abs(math.log(columns * width / (rows * height) / WIDE)) + 4 * empty
+
+    columns = min(range(1, len(cells) + 1), key=badness)
     gap = max(2, round((height * width) ** 0.5 / 120))
     high, wide = height + gap, width + gap
     sheet = np.empty((-(-len(cells) // columns) * high - gap, columns * wide - gap, 3), np.uint8)
