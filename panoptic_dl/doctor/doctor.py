@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,18 +83,7 @@ def _report(results: list[CheckResult], context: CheckContext) -> dict[str, Any]
     print(_text(results, in_color=True), flush=True)
     folder, name = Path(context.run_dir), experiment_name(context.choice)
     counts = Counter(result.state for result in results)
-    rows = [
-        {
-            "group": result.group,
-            "name": result.name,
-            "state": result.state.value,
-            "found": result.found,
-            "cure": result.hint,
-            "problems": list(result.problems),
-            "seconds": result.seconds,
-        }
-        for result in results
-    ]
+    rows = [asdict(result) for result in results]
     content = {
         "row": name,
         "sample": context.settings.sample,
