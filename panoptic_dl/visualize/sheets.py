@@ -66,8 +66,7 @@ def save_sheet(
     y = head
     for index, images in enumerate(scaled):
         if captions:
-            text = _shorten(captions[index], 18, width - 2 * GAP)
-            draw.text((GAP, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
+            draw.text((GAP, y + LINE / 2), captions[index], font=font(18), anchor="lm", fill=INK)
         y += above[index]
         for column, heading in enumerate(headings[index * columns : (index + 1) * columns]):
             x = GAP + column * (cell_width + GAP) + cell_width / 2
@@ -86,16 +85,6 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     high, wide = shape[:2]
     scale = min(width / wide, HIGHEST * width / high)
     return max(1, round(wide * scale)), max(1, round(high * scale))
-
-
-def _shorten(text: str, size: int, width: float) -> str:
-    """The text, cut at a word when it is wider than `width` pixels."""
-    if text_width(text, size) <= width:
-        return text
-    words = text.split(" ")
-    while len(words) > 1 and text_width(" ".join(words) + " ...", size) > width:
-        words.pop()
-    return " ".join(words) + " ..."
 
 
 def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path, capfd):
     red = {title for title, row in rows.items() if row["state"] == "FAIL"}
     assert red == {"set-up: device", "train data: layout", "val data: layout"}
     assert "launch.num_gpus=64, but this machine has" in rows["set-up: device"]["found"]
-    assert "prepare_coco.py" in rows["train data: layout"]["cure"]
+    assert "prepare_coco.py" in rows["train data: layout"]["hint"]
     assert f"{tmp_path}/nowhere" in rows["train data: layout"]["found"]
 
 
