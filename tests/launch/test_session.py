@@ -514,7 +514,7 @@ ncclSystemError: System call (e.g. socket, malloc) or external library call fail
         (
             ProcessRaisedException(IN_A_CHILD, 0, 1),
             r"the processes of the run cannot reach each other: NCCL_DEBUG=INFO before the command "
-            r"says more.* \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL error",
+            r"says more.* \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL",
         ),
     ],
 )
