@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from panoptic_dl.core.files import file_name_text
 from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_size, text_width
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
-GAP = 8
+GAP, LETTER = 8, 11  # and the width of a letter of a caption, about
 HIGHEST = 2  # times their width are cells: strips are narrower
 NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
 GALLERY_KINDS = ("image", "truth", "prediction")
@@ -66,7 +67,8 @@ def save_sheet(
     y = head
     for index, images in enumerate(scaled):
         if captions:
-            draw.text((GAP, y + LINE / 2), captions[index], font=font(18), anchor="lm", fill=INK)
+            text = shorten(captions[index], (width - 2 * GAP) // LETTER, placeholder=" ...")
+            draw.text((GAP, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
         y += above[index]
         for column, heading in enumerate(headings[index * columns : (index + 1) * columns]):
             x = GAP + column * (cell_width + GAP) + cell_width / 2
