@@ -337,7 +337,7 @@ def shifted_labels(
             f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
             f"one of {num_classes} classes * {label_divisor} + instance"
         )
-    labels = panoptic.astype(np.int64, copy=False) + 1
+    labels = np.add(panoptic, 1, dtype=np.int64)
     if highest < NUM_IDS:
         found = np.flatnonzero(np.bincount(labels.reshape(-1)))
     else:

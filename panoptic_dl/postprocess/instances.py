@@ -47,7 +47,8 @@ def instances_from_panoptic(
         `Instances` of size (H, W), M may be 0: pred_classes (M,) int64; pred_masks (M, H, W) bool;
         pred_boxes (x0, y0, x1, y1) in pixels, right and bottom exclusive; scores (M,): mean
         probability of the class in the mask times the heatmap at the mask's mean coordinate, cut to
-        rounded pixels (so not limited to 1).
+        rounded pixels (so not limited to 1); panoptic_ids (M,): `panoptic` has them where the mask
+        is true.
     """
     height, width = panoptic.shape
     begins = torch.ones((height, width), dtype=torch.bool, device=panoptic.device)
@@ -93,6 +94,7 @@ def instances_from_panoptic(
         pred_masks=masks,
         pred_boxes=Boxes(boxes.float()),
         scores=probability * center[0, places[:, 0], places[:, 1]],
+        panoptic_ids=ids,
     )
 
 

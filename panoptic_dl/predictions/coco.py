@@ -156,10 +156,10 @@ class _InstanceWriter(PredictionWriter):
     def match(self, prediction: tuple[Any, list[Detection]]) -> Written:
         image, detections = prediction
         masks, boxes = [], []
-        for category, score, mask, box in detections:
-            left, top, right, bottom = box.tolist()
-            common = {"image_id": image, "category_id": category, "score": score}
-            masks.append(common | {"segmentation": encode_mask(mask)})
+        for each in detections:
+            left, top, right, bottom = each.box.tolist()
+            common = {"image_id": image, "category_id": each.category, "score": each.score}
+            masks.append(common | {"segmentation": encode_mask(each.mask)})
             boxes.append(common | {"bbox": [left, top, right - left, bottom - top]})
         return image, (masks, boxes)
 
