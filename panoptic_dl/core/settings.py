@@ -17,7 +17,7 @@ GROUPS: dict[str, type["Settings"]] = {}  # by the name of the group
 
 EXPERIMENT_PARTS = ("dataset", "task", "backbone", "head")  # in the order of an experiment's name
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-INFERENCE = (*PRECISIONS, "auto")  # precisions of a network that does not train
+INFERENCE_PRECISIONS = (*PRECISIONS, "auto")
 
 
 def key(default: Any, meaning: str, choices: Sequence[Any] = (), **limits: float) -> Any:
@@ -168,7 +168,10 @@ class EvaluationSettings(Settings, group="evaluation"):
         2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
     )
     precision: str = key(
-        "fp32", "Arithmetic of the network; auto: the fastest exact enough here.", INFERENCE
+        "fp32",
+        "Arithmetic of the network; auto: the fastest way to run it on this machine that is exact "
+        "enough.",
+        INFERENCE_PRECISIONS,
     )
     scales: list[float] = key(
         [1.0], "Scales of the test image; outputs are averaged, as with flip.", above=0
@@ -277,7 +280,9 @@ class DemoSettings(Settings, group="demo"):
         "photographs much larger or smaller than the test size.",
         ("image", "network"),
     )
-    precision: str = key("fp32", "Arithmetic, as `evaluation.precision`.", INFERENCE)
+    precision: str = key(
+        "fp32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
+    )
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
     num_workers: int | None = key(
         None, "Threads that read, and that draw; null: one per core, at most 8.", least=1
