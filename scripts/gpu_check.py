@@ -173,7 +173,7 @@ class Check:
     def result(self, stage: Stage) -> Path:
         folder = self.work / stage.name
         folder.mkdir(exist_ok=True)
-        return folder / ("autotune.json" if "run.py" in stage.command else "result.json")
+        return folder / ("benchmark.json" if "run.py" in stage.command else "result.json")
 
     def note(self, stage: Stage, status: str, seconds: float) -> dict[str, Any]:
         """Append a stage's line, with what it has measured before it ended."""
@@ -212,8 +212,8 @@ def environment(device: str) -> dict[str, Any]:
     for module in pkgutil.walk_packages(panoptic_dl.__path__, "panoptic_dl."):
         try:
             importlib.import_module(module.name)
-        except ImportError as error:
-            missing[module.name] = str(error)
+        except Exception as error:  # such as of an extra that is not installed
+            missing[module.name] = str(error)[:200]
     facts: dict[str, Any] = {"missing": missing, "versions": describe().splitlines()}
     if device == "cuda":
         query = "--query-gpu=name,driver_version,memory.total,power.limit"
@@ -247,8 +247,9 @@ def run_py(folder: Path, device: str, *words: str, **options: Any) -> "subproces
 
 def toy(device: str) -> tuple[str, ...]:
     """The words of a short training."""
-    small = ("train.batch_size=2", "train.num_workers=0", "train.iterations=12")
-    return (*TOY, *(("train.iterations=60",) if device == "cuda" else small))
+    if device == "cuda":
+        return (*TOY, "train.num_workers=10", "train.iterations=150")
+    return (*TOY, "train.batch_size=2", "train.num_workers=0", "train.iterations=12")
 
 
 def evaluation(device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from panoptic_dl.core.errors import one_line_errors
 from panoptic_dl.core.files import local_path, write_text
-from panoptic_dl.report.benchmark import autotune_text
+from panoptic_dl.report.benchmark import combined_table
 from panoptic_dl.report.text import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -51,10 +51,10 @@ def speed(stages: Results) -> str:
     ]
     parts.append(markdown_table(["stage", "ended", "seconds", "found"], rows, "llrl"))
     for name, line in stages.items():
-        result = line.get("result") or {}
-        if name.startswith("inference_") and result.get("rows"):
-            parts.append(autotune_text(result))
-        elif name.startswith("postprocess") and result.get("rows"):
+        result: Any = line.get("result")
+        if name.startswith("inference_") and result:
+            parts.append(combined_table(result))
+        elif name.startswith("postprocess") and result:
             parts.append(_table(result["rows"]))
     return "\n\n".join(parts)
 

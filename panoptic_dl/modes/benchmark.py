@@ -7,12 +7,10 @@ import contextlib
 import copy
 import json
 import logging
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,32 +32,26 @@ from panoptic_dl.core.environment import (
 from panoptic_dl.core.errors import WeightsError, one_line
 from panoptic_dl.core.files import local_path, sha256_of, write_text
 from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
-from panoptic_dl.core.settings import PRECISIONS, BenchmarkSettings
+from panoptic_dl.core.settings import PRECISIONS, BenchmarkSettings, as_yaml
 from panoptic_dl.loggers.base import Logger, Loggers, Run
 from panoptic_dl.modes.export import Engine, engines
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
 from panoptic_dl.report.benchmark import (
-    autotune_text,
     benchmark_text,
+    combine_benchmarks,
     draw_stages,
     engines_text,
     summarize,
 )
 from panoptic_dl.runtime.session import Session, graph_inputs
-from panoptic_dl.train.inference import (
-    AUTO,
-    FOLDED_SIDE,
-    accelerate,
-    fold_exactly,
-    plain_precision,
-)
+from panoptic_dl.train import inference
 from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
-AUTOTUNE_SECONDS = 20.0  # in which the network is timed in one setting
-TOLERANCE = 0.005  # share of pixels, 0..1, that may get another class than in fp32
+TOLERANCE = 0.005  # share of pixels, 0..1, that may get another class in the fastest setting
+NO_EFFECT = {"changed_classes": 0.0}
 Maps = tuple[Tensor, ...]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -95,6 +87,10 @@ def benchmark(
     check_precision("benchmark.precision", chosen.precision, place)
     if comm.get_world_size() > 1:
         raise ValueError("mode=benchmark measures one process: drop launch.num_gpus and the like")
+    if chosen.autotune and not exported:
+        same: dict[str, Any] = {"device": device, "scenes": scenes, "mapper": mapper}
+        same |= {"weights": weights, "name": name, "image_format": image_format}
+        return _autotune(partial(benchmark, **same), model, chosen, Path(run_dir))
     model.to(place).eval()
     run = _Benchmark(model, scenes, mapper, chosen, place)
     if weights is not None and exported:
@@ -103,8 +99,6 @@ def benchmark(
         load_model(model, weights, image_format)
     else:
         _init_statistics(model, lambda: model.network(run.images[:1]))
-    if chosen.autotune:
-        return _autotune(run, name, weights, Path(run_dir))
     macs = run.count_macs()
     difference = run.apply_options()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -198,8 +192,9 @@ class _Benchmark:
         with arithmetic("fp32", self.device):
             before = tuple(maps.clone() for maps in self.network(self.images))
         if settings.fold_batch_norm:
-            example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE]
-            fold_exactly("benchmark.fold_batch_norm=true", self.model, example)
+            side = inference.FOLDED_SIDE
+            example = self.images[:1, :, :side, :side]
+            inference.fold_exactly("benchmark.fold_batch_norm=true", self.model, example)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
             self.network = lambda images: self.model.network(
@@ -231,13 +226,10 @@ class _Benchmark:
             "changed_panoptic": share,
         }
 
-    def time_stages(self, seconds: float = math.inf) -> dict[str, list[float]]:
-        """Milliseconds of iterations by stage, and in `total`; none is begun after `seconds`."""
+    def time_stages(self) -> dict[str, list[float]]:
+        """Milliseconds of every iteration by stage, and in `total`."""
         times: dict[str, list[float]] = {}
-        started = time.monotonic()
         for iteration in range(self.warmup + self.iterations):
-            if times and time.monotonic() - started > seconds:
-                break
             laps: dict[str, float] = {}
             self.run_stages(iteration, partial(_timed, laps, self.device))
             laps["total"] = sum(laps.values())
@@ -303,53 +295,50 @@ class _Benchmark:
         return tuple(found)
 
 
-def _autotune(run: _Benchmark, name: str, weights: str | None, run_dir: Path) -> dict[str, Any]:
-    """Time the network in one setting after the other; log a table, and the fastest's overrides.
+def _autotune(
+    measure: Callable[..., dict[str, Any]], model: Any, chosen: BenchmarkSettings, run_dir: Path
+) -> dict[str, Any]:
+    """Measure the network in one setting after the other, each into a folder of `run_dir`.
 
-    Compiled is only what is the fastest without. A setting that this machine does not have is left
-    out; autotune.json is written anew after each.
+    Compiled is only what is the fastest without. Logs one table, and the overrides of the fastest;
+    a setting that this machine does not have is left out.
     """
-    on_gpu, rows = run.device.type == "cuda", list[dict[str, Any]]()
-    result: dict[str, Any] = {
-        "name": name,
-        "machine": describe_device(str(run.device)),
-        "image_size": list(run.scenes.size),
-        "weights": weights,
-        "tolerance": TOLERANCE,
-        "rows": rows,
-        "fastest": None,
-    }
+    device = torch.device(measure.keywords["device"])  # type: ignore[attr-defined]
+    on_gpu, results = device.type == "cuda", list[dict[str, Any]]()
+    few = {"network_only": True, "iterations": chosen.iterations or (50 if on_gpu else 2)}
 
     def attempt(**changes: Any) -> None:
+        settings, folder = {**asdict(chosen), **few, **changes}, run_dir / f"{len(results):02}"
+        settings["autotune"] = False
         try:
-            check_precision("benchmark.precision", changes["precision"], run.device)
-            settings = replace(run.settings, network_only=True, **changes)
-            model = copy.deepcopy(run.model)
-            trial = _Benchmark(model, run.scenes, run.mapper, settings, run.device)
-            effect = trial.apply_options() or {}
-            times = trial.time_stages(AUTOTUNE_SECONDS)["network"]
+            result = measure(model=copy.deepcopy(model), settings=settings, run_dir=str(folder))
         except (ValueError, RuntimeError) as error:
+            if not results:
+                raise
             logger.warning("%s is left out: %s", changes, one_line(str(error))[:300])
             return
-        rows.append({"settings": changes, "ms": statistics.median(times), "effect": effect})
-        exact = [r for r in rows if r["effect"].get("changed_classes", 0.0) <= TOLERANCE]
-        result["fastest"] = min(exact, key=lambda row: row["ms"])["settings"] if exact else None
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / "autotune.json", json.dumps(result, indent=2) + "\n")
+        results.append({**result, "changes": changes})
+        logger.info("%s", combine_benchmarks(run_dir))
 
-    here = PRECISIONS if on_gpu else ("fp32", plain_precision("", AUTO, run.device))
+    def fastest() -> dict[str, Any]:
+        exact = [r for r in results if (r["effect"] or NO_EFFECT)["changed_classes"] <= TOLERANCE]
+        return min(exact, key=lambda result: result["stages"]["network"]["p50"])
+
+    here = PRECISIONS if on_gpu else ("fp32", inference.plain_precision("", "auto", device))
     for precision in dict.fromkeys(here):
         attempt(precision=precision)
         attempt(precision=precision, fold_batch_norm=True)
         attempt(precision=precision, fold_batch_norm=True, channels_last=True)
-    uncompiled = result["fastest"] or {"precision": "fp32"}
+    uncompiled = fastest()["changes"]
     for mode in ("default", "reduce-overhead") if on_gpu else ("default",):
         attempt(**uncompiled, compile=mode)
-    if not rows:
-        raise ValueError("benchmark.autotune=true: no setting runs on this machine; see above")
-    logger.info("%s", autotune_text(result))
-    logger.info("Saved %s", run_dir / "autotune.json")
-    return {"metrics": {"network ms": min(row["ms"] for row in rows)}, **result}
+    best = fastest()
+    logger.info(
+        "Fastest with at most %g %% other classes: %s",
+        100 * TOLERANCE,
+        " ".join(f"benchmark.{name}={as_yaml(value)}" for name, value in best["changes"].items()),
+    )
+    return best
 
 
 def _compare_engines(
@@ -369,14 +358,8 @@ def _compare_engines(
     if metadata.task != ("panoptic" if run.panoptic else "semantic"):
         raise ValueError(f"{file} is of task={metadata.task}, and the network to compare is not")
     usual = BenchmarkSettings(image_size=run.settings.image_size)
-    for name in (
-        "network_only",
-        "precision",
-        "channels_last",
-        "compile",
-        "fold_batch_norm",
-        "autotune",
-    ):
+    of_torch = "network_only precision channels_last compile fold_batch_norm autotune"
+    for name in of_torch.split():
         if getattr(run.settings, name) != getattr(usual, name):
             raise ValueError(
                 f"benchmark.{name} is of PyTorch's network alone, and {file} is compared with it "
@@ -412,8 +395,8 @@ def _compare_engines(
     def by_engine(compute: Engine, number: int) -> NDArray[Any]:
         return compute(feeds[number])[name]
 
-    plain = plain_precision("precision", AUTO, run.device)
-    fast = accelerate(model, plain, run.device).network
+    plain = inference.plain_precision("precision", "auto", run.device)
+    fast = inference.accelerate(model, plain, run.device).network
     programs = {
         "PyTorch": partial(by_torch, model.network),
         "PyTorch, precision=auto": partial(by_torch, fast, precision=plain),

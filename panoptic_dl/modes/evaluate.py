@@ -93,8 +93,7 @@ def evaluate(
     precision, exported = evaluation.settings.precision, is_exported(weights or "")
     if (weights is None or exported) and precision != EvaluationSettings().precision:
         raise ValueError(
-            f"evaluation.precision={precision} is of a network in PyTorch: leave it out with "
-            "predictions=FOLDER and with an exported file"
+            f"evaluation.precision={precision} is of a network in PyTorch, not of files"
         )
     if not evaluation.has_truth:
         _require_no_figures(evaluation, predictions)

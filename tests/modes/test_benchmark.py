@@ -151,33 +151,33 @@ def test_the_fastest_setting_is_looked_for(tmp_path, monkeypatch, compiles):
         return network
 
     monkeypatch.setattr(torch, "compile", compile)
-    result = run(tmp_path, "benchmark.autotune=true")
+    best = run(tmp_path, "benchmark.autotune=true")
     assert modes == ["default"]
-    assert json.loads((tmp_path / "autotune.json").read_text())["rows"] == result["rows"]
-    settings = [row["settings"] for row in result["rows"]]
-    plain = {"precision": "fp32"}
-    folded = {**plain, "fold_batch_norm": True}
-    assert settings[:3] == [plain, folded, {**folded, "channels_last": True}]
-    assert len(settings) == 3 + compiles
-    assert not compiles or settings[3]["compile"] == "default"
-    fastest = min(result["rows"], key=lambda row: row["ms"])
-    assert result["fastest"] == fastest["settings"]
-    assert result["metrics"]["network ms"] == fastest["ms"]
+    results = json.loads((tmp_path / "benchmark.json").read_text())
+    tried = [
+        [result["settings"][name] for name in ("fold_batch_norm", "channels_last", "compile")]
+        for result in results
+    ]
+    plain = [[False, False, False], [True, False, False], [True, True, False]]
+    assert tried[:3] == plain
+    assert len(tried) == 3 + compiles
+    assert not compiles or (tried[3][2] == "default" and tried[3][:2] in [t[:2] for t in plain])
+    times = [result["stages"]["network"]["p50"] for result in results]
+    assert best["stages"]["network"]["p50"] == min(times)
     log = (tmp_path / "log.txt").read_text()
-    assert "| precision=fp32 fold_batch_norm=true channels_last=true " in log
-    assert "0.5 % other classes (of random weights" in log
+    names = {"fold_batch_norm": "true", "channels_last": "true", "compile": "default"}
+    words = [f"benchmark.{n}={names[n]}" for n in names if best["settings"][n]]
+    assert " ".join(["other classes: benchmark.precision=fp32", *words]) in log
     assert ("no compiler" in log) != compiles
 
 
 def test_a_setting_that_changes_too_much_is_not_named(tmp_path, monkeypatch):
     from panoptic_dl.modes import benchmark
 
-    monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
+    monkeypatch.setattr(benchmark, "TOLERANCE", -1e-9)
+    monkeypatch.setattr(benchmark, "NO_EFFECT", {"changed_classes": -1.0})
     monkeypatch.setattr(torch, "compile", lambda network, mode=None: network)
-    assert run(tmp_path, "benchmark.autotune=true")["fastest"] is None
-    assert "classes (of random weights, whose classes are close calls): none" in (
-        (tmp_path / "log.txt").read_text()
-    )
+    assert run(tmp_path, "benchmark.autotune=true")["changes"] == {"precision": "fp32"}
 
 
 def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):

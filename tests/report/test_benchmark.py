@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.report.benchmark import (
-    _combined_table,
     benchmark_text,
     combine_benchmarks,
+    combined_table,
     summarize,
 )
 
@@ -66,8 +66,8 @@ def test_a_result_names_its_circumstances():
 
 def test_tables_leave_out_stages_that_nothing_has():
     stages = {k: v for k, v in result()["stages"].items() if k != "post-processing"}
-    assert "post-processing" not in _combined_table([result(stages=stages)])
-    both = _combined_table([result(stages=stages), result("other")])
+    assert "post-processing" not in combined_table([result(stages=stages)])
+    both = combined_table([result(stages=stages), result("other")])
     assert "post-processing ms" in both
     assert "output against" not in both
 
@@ -77,7 +77,7 @@ def test_rows_of_a_sweep_say_what_differs():
     for size, batch, things in (([64, 96], 1, 50), ([64, 96], 2, 50), ([128, 96], 1, 5)):
         settings = result()["settings"] | {"batch_size": batch, "num_things": things}
         rows.append(result(image_size=size, settings=settings))
-    lines = _combined_table(rows).splitlines()[2:]
+    lines = combined_table(rows).splitlines()[2:]
     options = [line.split("|")[2].strip() for line in lines]
     assert options == [
         "fp32, 64 x 96 pixels",
