@@ -25,7 +25,7 @@ from panoptic_dl.core.errors import DemoError, name_unwritable
 from panoptic_dl.core.files import write_text
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.predictions.writer import write_entries, write_prediction
+from panoptic_dl.predictions.writer import write_prediction
 from panoptic_dl.runtime.result import PanopticResult, encode
 
 SIDE_BY_SIDE = "side_by_side"
@@ -132,10 +132,9 @@ class ResultWriter:
             self._write_json(INSTANCES, categories, images, numbered)
 
     def _write_json(self, name: str, categories: Any, images: Any, annotations: Any) -> None:
-        texts = {i: [json.dumps(each, allow_nan=False)] for i, each in enumerate(annotations)}
-        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
-        frame = head, f'],\n"images": {json.dumps(images)}}}'
-        write_entries(self.folder / f"{name}.json", texts, frame)
+        content = {"categories": categories, "annotations": annotations, "images": images}
+        data = json.dumps(content, allow_nan=False).encode()
+        write_prediction(self.folder / f"{name}.json", data)
 
     def places(self) -> str:
         """Where results are, for the log."""
