@@ -1,13 +1,21 @@
-"""What `input=` means: files, folders, patterns, videos, cameras; names of results."""
+"""What `input=` means: files, folders, patterns, videos, cameras; names of results.
+
+Videos and cameras are read frame by frame, through OpenCV. H W pixels.
+"""
 
 import glob
 import logging
+import math
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import file_name_text, local_path, near_names, printable
@@ -160,3 +168,65 @@ def _result_names(files: Sequence[Path]) -> list[str]:
 def _key(name: str) -> str:
     """What disks may take for the same name has the same key."""
     return unicodedata.normalize("NFKC", name).casefold()
+
+
+FPS = 25.0  # of sources that do not say
+TORN = 0.02  # share of the announced frames that may be missing: some formats only guess
+
+
+class VideoReader:
+    """Frames of a video file or a camera, one after the other."""
+
+    def __init__(self, source: Path | int) -> None:
+        """Open it, and decode the first frame; DemoError if there is none."""
+        self.notes: list[str] = []  # for the log
+        is_camera = isinstance(source, int)
+        self._name = f"camera {source}" if is_camera else str(source)
+        if isinstance(source, Path) and not source.is_file():
+            raise DemoError(f"{source}: there is no such file")
+        cv2.setLogLevel(0)  # its errors name lines of OpenCV
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and FFmpeg's do no better
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        first = self._decode()
+        if first is None:
+            self._capture.release()
+            if isinstance(source, int):
+                raise DemoError(f"there is no camera {source}, or another program uses it")
+            raise DemoError(
+                f"{source}: OpenCV can decode no frame of it (damaged, cut off, or an unknown "
+                f"codec); `ffmpeg -i {source.name} -c:v libx264 new.mp4` may help"
+            )
+        self._first: NDArray[np.uint8] | None = first
+        self.size = first.shape[:2]
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))  # frames a second
+        if not 0.1 <= self.fps <= 1000:
+            self.notes.append(f"does not say its frame rate: {FPS:g} a second are taken")
+            self.fps = FPS
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # None: it does not know
+        self.total = int(count) if 1 <= count < math.inf and not is_camera else None
+
+    def read(self) -> NDArray[np.uint8] | None:
+        """The next frame, (H, W, 3) RGB uint8 of one size for all; None at the end."""
+        frame, self._first = self._decode() if self._first is None else self._first, None
+        if frame is not None and frame.shape[:2] != self.size:
+            raise DemoError(
+                f"{self._name} changes its size from {self.size[1]} x {self.size[0]} to "
+                f"{frame.shape[1]} x {frame.shape[0]}: cut it into two videos"
+            )
+        return frame
+
+    def _decode(self) -> NDArray[np.uint8] | None:
+        done, frame = self._capture.read()
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if done else None  # type: ignore[return-value]
+
+    def missing(self, read: int) -> str | None:
+        """Why a video that ended after so many frames is not complete; None if it is."""
+        if self.total is None or self.total - read <= max(1, TORN * self.total):
+            return None
+        return (
+            f"{self._name} ends after {read} of {self.total} frames: it is cut off or damaged; "
+            "what there is was drawn"
+        )
+
+    def close(self) -> None:
+        self._capture.release()

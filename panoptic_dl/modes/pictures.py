@@ -8,7 +8,6 @@ Shapes: H W pixels, K classes. Panoptic maps hold category * DIVISOR + instance;
 
 import math
 import zlib
-from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -94,8 +93,8 @@ class EvaluationPictures:
         self._rows: list[list[NDArray[np.uint8]]] = []  # the first images, by GALLERY_KINDS
         self._samples: list[Sample] = []  # the same images, for loggers
         self._metric = "PQ"
-        self._keys: list[Key] = []  # of the worst and the best images so far, ascending
-        # Panoptic maps of a street take some 100 KB compressed instead of 8 MB.
+        # Of the worst and the best images so far. Panoptic maps of a street take some 100 KB
+        # compressed instead of 8 MB.
         self._kept: dict[Key, tuple[bytes, tuple[int, ...]]] = {}
 
     def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
@@ -111,13 +110,12 @@ class EvaluationPictures:
             self._draw_first(self._records[index], self._prediction(output))
         if math.isnan(quality):
             return
-        key = float(quality), index
-        insort(self._keys, key)
-        if len(self._keys) > 2 * self.settings.best_and_worst:
-            middle = self._keys.pop(self.settings.best_and_worst)
-            if middle == key:
+        key, number = (float(quality), index), self.settings.best_and_worst
+        keys = sorted([*self._kept, key])
+        if len(keys) > 2 * number:
+            if keys[number] == key:
                 return
-            del self._kept[middle]
+            del self._kept[keys[number]]
         self._kept[key] = _compress(self._prediction(output))
 
     def draw(self, results: Results, evaluators: Evaluators) -> Details:

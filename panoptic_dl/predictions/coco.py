@@ -32,15 +32,18 @@ from panoptic_dl.evaluation.evaluator import Detection, errors_name, require_siz
 from panoptic_dl.evaluation.panoptic import PanopticMap, number_segments
 from panoptic_dl.predictions.dataset import (
     NUMBER,
+    Formats,
     PredictedDataset,
+    PredictionWriter,
     Reader,
+    Written,
     entries_by_image,
     make_instances,
     path_inside,
     read_predictions,
     require_entries,
+    write_png,
 )
-from panoptic_dl.predictions.writer import Formats, PredictionWriter, Written, write_png
 
 logger = logging.getLogger(__name__)
 

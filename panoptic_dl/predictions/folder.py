@@ -27,8 +27,14 @@ from panoptic_dl.core.files import local_path, near_names, require_file
 from panoptic_dl.core.images import read_size
 from panoptic_dl.predictions import cityscapes, coco
 from panoptic_dl.predictions.cityscapes import FilesByImage
-from panoptic_dl.predictions.dataset import KINDS, OUTPUT_KEYS, PredictedDataset, Reader, look_up
-from panoptic_dl.predictions.writer import PredictionWriter
+from panoptic_dl.predictions.dataset import (
+    KINDS,
+    OUTPUT_KEYS,
+    PredictedDataset,
+    PredictionWriter,
+    Reader,
+    look_up,
+)
 
 CITYSCAPES = coco.PANOPTIC | cityscapes.FORMATS
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files

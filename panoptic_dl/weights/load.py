@@ -326,17 +326,8 @@ def _check_pixels(model: nn.Module, file: WeightsFile, image_format: str) -> Non
     statistics = find_statistics(file.tensors)
     if file.provenance:
         statistics = {name: getattr(file.provenance, name) for name in STATISTICS}
-        expected = file.provenance.image_format
-        if expected not in ("RGB", "BGR"):
-            logger.warning(
-                "weights=%s says that it expects %s images, which is neither RGB nor BGR: this is "
-                "ignored, and the run feeds %s",
-                file.path,
-                printable(expected),
-                image_format,
-            )
-        elif expected != image_format:
-            raise _other_order(file, expected, image_format)
+        if file.provenance.image_format != image_format:
+            raise _other_order(file, file.provenance.image_format, image_format)
     for name, theirs in statistics.items():
         own = getattr(model, name, None)
         if own is None:

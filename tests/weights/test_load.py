@@ -348,11 +348,11 @@ def test_a_run_of_another_channel_order_is_refused(tmp_path, given):
     load_model(Tiny(), tmp_path / given)
 
 
-def test_an_unknown_channel_order_is_ignored_and_said(tmp_path, caplog):
+def test_an_unknown_channel_order_is_another_one(tmp_path):
     file = tmp_path / "w.safetensors"
     write_weights(file, Tiny().state_dict(), provenance(image_format="GBR"))
-    load_model(Tiny(), file)
-    assert "neither RGB nor BGR" in caplog.text
+    with pytest.raises(WeightsError, match="expects GBR images"):
+        load_model(Tiny(), file)
 
 
 def test_whole_numbers_in_the_place_of_real_ones_are_refused(tmp_path):
