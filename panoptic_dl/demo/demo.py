@@ -90,7 +90,7 @@ def demo(
     if not panoptic and choices.save not in (None, [], MASKS, [MASKS]):
         raise DemoError("demo.save: task=semantic has no segments to save, only masks")
     branches = bool(set(views) & set(BRANCHES))
-    if exported and (branches or choices.precision != "fp32"):
+    if exported and (branches or choices.precision not in ("fp32", "tf32")):
         raise DemoError(
             f"{weights} has the precision that it was exported with, and tells no centers and "
             f"offsets: leave out demo.precision and the views {' and '.join(BRANCHES)}, or take "
