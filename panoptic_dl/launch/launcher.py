@@ -62,27 +62,23 @@ def launch(work: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     # With more threads than cores processes are far slower.
     threads = {"OMP_NUM_THREADS": str(max(1, count_cores() // processes))}
     place |= {"init_method": url, "world_size": processes * num_machines}
-    with (
-        Machines(url, machine_rank, num_machines, processes, numbers.timeout_minutes) as machines,
-        passing_signals_on() as received,
-        patch.dict(os.environ, threads | {**os.environ}),
-    ):
-        first = machine_rank * processes
-        own = (os.getpid(), ORPHANS_LIVE, first, processes, place, device, work, *args)
-        context = start_processes(_work_in_child, own, processes, join=False)
+    own = (os.getpid(), ORPHANS_LIVE, machine_rank * processes, processes, place, device, work)
+    with Machines(url, machine_rank, num_machines, processes, numbers.timeout_minutes) as machines:
         try:
-            while context.sentinels:
-                wait([*context.sentinels], 0.5)
-                saved = received or any(p.exitcode == ExitCode.SAVED for p in context.processes)
-                context.join(0, GRACE_OF_SAVED if saved else GRACE)
-                machines.check()
+            with passing_signals_on() as received, patch.dict(os.environ, threads | {**os.environ}):
+                context = start_processes(_work_in_child, own + args, processes, join=False)
+                while context.sentinels:
+                    wait([*context.sentinels], 0.5)
+                    saved = any(each.exitcode == ExitCode.SAVED for each in context.processes)
+                    context.join(0, GRACE_OF_SAVED if received or saved else GRACE)
+                    machines.check()
         except LostMachine:
             _end(context)
             raise
         except ProcessExitedException as error:
             machines.check()  # another one has failed before
             if received and numbers.requeue and error.exit_code == ExitCode.SAVED:
-                notify_submitit(received[0])
+                notify_submitit(received[0])  # its handler is there again
             if error.exit_code < 0 and (received or -error.exit_code in STOPPING):
                 raise KeyboardInterrupt from None
             raise

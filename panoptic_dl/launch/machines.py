@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from panoptic_dl.core.errors import LOST_PROCESS
+from panoptic_dl.core.errors import LOST_PROCESS, how_it_ended
 from panoptic_dl.core.run_folder import ExitCode, Requeued
 
 GRACE = 5.0  # seconds that the processes of a run have to end by themselves when one has failed
@@ -137,8 +137,9 @@ class Machines:
         code = max(1, getattr(error, "exit_code", 1)) if error else 0
         if isinstance(error, Requeued):
             code = ExitCode.SAVED
-        said = f"machine {self._rank} ({socket.gethostname()}) has ended with exit code {code}: "
-        said = f"{code} {said}its own message says why" if error else DONE
+        how = how_it_ended(getattr(error, "exit_code", code))
+        name = f"machine {self._rank} ({socket.gethostname()})"
+        said = f"{code} {name}: a process {how}; its own message says why" if error else DONE
         if isinstance(error, LostMachine):
             said = f"{code} {error.reason}"
         self._tell(said, self._names)
