@@ -8,6 +8,7 @@ import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from panoptic_dl.launch.signals import Interrupted
@@ -328,3 +329,22 @@ def test_optimizers_on_a_gpu_are_fused_where_they_can_be():
     assert made("cuda", kind=torch.optim.NAdam) is None
     assert made("cuda", foreach=True) is None
     assert made("cpu") is None
+
+
+def test_the_host_reads_nothing_else_of_a_queued_step(tmp_path):
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "_unique2"):
+                waits.append(func)
+            return func(*args, **kwargs or {})
+
+    def counted(trainer):
+        with Count():
+            real(trainer)
+
+    waits = []
+    real = trainer_module.Trainer.run_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "run_step", counted)
+        run_queued(tmp_path / "queued", clip_norm=0.1, accumulate=2, ema=0.9)
+        assert not waits
