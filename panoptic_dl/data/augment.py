@@ -191,7 +191,7 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
 
 
 def _resized(
-    pixels: NDArray[np.uint8], rows: _Part, columns: _Part, order: tuple[int, int]
+    pixels: NDArray[np.integer], rows: _Part, columns: _Part, order: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """What is kept of the parts of both axes, resized one after the other."""
     part = Image.fromarray(np.ascontiguousarray(pixels))
