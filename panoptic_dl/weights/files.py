@@ -176,8 +176,8 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise WeightsError(f"weights={path}: there is no such file{near}")
     if is_exported(path) or path.suffix.lower() == ".pt2":
         raise WeightsError(
-            f"weights={path} is an exported file: mode=demo, mode=eval and mode=benchmark run .onnx "
-            "as panoptic_dl.runtime.Session does; torch.export.load and torch._inductor."
+            f"weights={path} is an exported file: mode=demo, mode=eval and mode=benchmark run "
+            ".onnx, as panoptic_dl.runtime.Session does; torch.export.load and torch._inductor."
             "aoti_load_package read .pt2. Here take the run or file it was exported from"
         )
     if SHARD.search(path.name):
