@@ -21,17 +21,19 @@ from typing import Any
 
 import torch
 from detectron2.utils import comm
+from markupsafe import Markup
 from termcolor import colored
 from torch import distributed
 
 from panoptic_dl.core.environment import peak_memory, reset_peak_memory
-from panoptic_dl.core.files import visible, write_text
+from panoptic_dl.core.files import write_text
 from panoptic_dl.core.run_folder import METRICS, ExitCode
 from panoptic_dl.core.settings import DoctorSettings, experiment_name
 from panoptic_dl.doctor import config, data
 from panoptic_dl.doctor.context import Check, CheckContext, CheckResult, State, fail, ok, run_checks
 from panoptic_dl.doctor.machine import amount
 from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.report.formats import load_template
 from panoptic_dl.train.train import train
 
 logger = logging.getLogger(__name__)
@@ -110,37 +112,26 @@ def _summary(results: Sequence[CheckResult]) -> str:
     return ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
 
 
-def _shown(problems: Sequence[str]) -> list[str]:
-    """The first problems, and how many more there are."""
-    shown = list(problems[:MAX_PROBLEMS])
-    if len(problems) > MAX_PROBLEMS:
-        shown.append(f"and {len(problems) - MAX_PROBLEMS:,} more in doctor.json")
-    return shown
-
-
 def _text(results: Sequence[CheckResult], *, in_color: bool = False) -> str:
     """A line a check under headings, its problems and hint; last, what needs one that failed."""
-    waiting = [result for result in results if result.needs]
-    results = [result for result in results if not result.needs]
-    width = max((len(result.name) for result in results), default=0)
-    state_width = max((len(result.state.value) for result in results), default=0)
-    indent = " " * (state_width + width + 6)
-    lines, group = [], ""
-    for result in results:
-        if result.group != group:
-            group = result.group
-            lines.append(group)
+    shown = [result for result in results if not result.needs]
+    width = max((len(result.name) for result in shown), default=0)
+    state_width = max((len(result.state.value) for result in shown), default=0)
+
+    def state_of(result: CheckResult) -> str:
         state = result.state.value.ljust(state_width)
-        if in_color:  # where NO_COLOR, TERM and the terminal allow it
-            state = colored(state, COLORS[result.state])
-        lines.append(f"  {state}  {result.name.ljust(width)}  {visible(result.found)}")
-        lines += [f"{indent}- {visible(problem)}" for problem in _shown(result.problems)]
-        if result.hint is not None:
-            lines.append(f"{indent}hint: {visible(result.hint)}")
-    if waiting:
-        causes = ", ".join(dict.fromkeys(name for result in waiting for name in result.needs))
-        lines.append(f"{len(waiting)} checks need what failed: {causes}")
-    return "\n".join([*lines, _summary([*results, *waiting])])
+        # In color where NO_COLOR, TERM and the terminal allow it.
+        return Markup(colored(state, COLORS[result.state])) if in_color else state
+
+    return load_template("doctor.txt").render(
+        results=shown,
+        waiting=[result for result in results if result.needs],
+        summary=_summary(results),
+        state_of=state_of,
+        width=width,
+        indent=" " * (state_width + width + 6),
+        most=MAX_PROBLEMS,
+    )
 
 
 NUM_STEPS = 2

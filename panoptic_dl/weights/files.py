@@ -174,16 +174,11 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file{near}")
-    if is_exported(path):
+    if is_exported(path) or path.suffix.lower() == ".pt2":
         raise WeightsError(
-            f"weights={path} is an exported file, which mode=demo, mode=eval and mode=benchmark "
-            "run, and panoptic_dl.runtime.Session; here take the run or file it was exported from"
-        )
-    if path.suffix.lower() == ".pt2":
-        raise WeightsError(
-            f"weights={path} is a graph of torch.export, which torch.export.load reads, or torch."
-            "_inductor.aoti_load_package where it is compiled; here take the run or file it was "
-            "exported from, or for mode=demo, mode=eval and mode=benchmark export.format=onnx"
+            f"weights={path} is an exported file: mode=demo, mode=eval and mode=benchmark run "
+            ".onnx, as panoptic_dl.runtime.Session does; torch.export.load and torch._inductor."
+            "aoti_load_package read .pt2. Here take the run or file it was exported from"
         )
     if SHARD.search(path.name):
         raise WeightsError(
