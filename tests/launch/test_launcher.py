@@ -1,12 +1,16 @@
 """Numbers that cannot be are refused."""
 
+import os
 import re
+import signal
 import socket
 from datetime import timedelta
 
 import pytest
 from torch import distributed
+from torch.multiprocessing import ProcessExitedException
 
+from panoptic_dl.core.run_folder import ExitCode, Requeued
 from panoptic_dl.launch import launcher
 from panoptic_dl.launch.launcher import _meeting_point, launch
 from tests.processes.launched import note
@@ -117,3 +121,29 @@ def test_a_group_is_taken_down_only_after_success(tmp_path, monkeypatch, fails):
         assert launch(work, num_gpus=0, timeout_minutes=7) == "done"
         assert len(calls) == 1
     assert made == [(("gloo",), {"timeout": timedelta(minutes=7)})]
+
+
+def test_submitit_queues_a_job_of_several_processes_again(monkeypatch):
+    """Its own handler does so, which the launcher's stands in for while the processes work."""
+
+    class Stopped:
+        sentinels, processes = (0,), ()
+
+        def join(self, timeout, grace_period):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            raise ProcessExitedException("", 0, 1, ExitCode.SAVED)
+
+    def requeue(number, frame):
+        raise SystemExit(-1)
+
+    requeue.__module__ = "submitit.core.job_environment"
+    monkeypatch.setattr(launcher, "start_processes", lambda *_, **__: Stopped())
+    monkeypatch.setattr(launcher, "wait", lambda sentinels, timeout: [])
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(Requeued):
+            launch(note, num_gpus=0, num_cpu_processes=2, requeue=True)
+        with pytest.raises(ProcessExitedException):
+            launch(note, num_gpus=0, num_cpu_processes=2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
