@@ -25,7 +25,7 @@ PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's defaul
 # Bytes a pixel of a training sample: image 3, classes 8, and of the panoptic task weights 4,
 # heatmap 4 and 4, offsets 8 and 4.
 SAMPLE_BYTES = {"panoptic": 35, "semantic": 11}
-MARGIN = 1.1  # for workspaces and fragmentation
+MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of the estimate: docs/doctor.md
 UNCOUNTED_HINT = "watch the peak of two steps (row: steps) against the memory that is there"
 
 
