@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-CONTRACT = "recomputable_blocks"
-
 
 def recompute_activations(backbone: nn.Module) -> int:
     """Let every block that `backbone.recomputable_blocks` lists keep only its input; their number.
@@ -25,12 +23,12 @@ def recompute_activations(backbone: nn.Module) -> int:
 
     Raises ValueError: the backbone lists none.
     """
-    blocks: list[nn.Module] = list(getattr(backbone, CONTRACT, ()))
+    blocks: list[nn.Module] = list(getattr(backbone, "recomputable_blocks", ()))
     if not blocks:
         raise ValueError(
             f"train.activation_checkpointing=true needs to know the blocks of a backbone: give "
-            f"{type(backbone).__name__} a property `{CONTRACT}` that lists its stages or residual "
-            "blocks (modules), or leave it false"
+            f"{type(backbone).__name__} a property `recomputable_blocks` that lists its stages or "
+            "residual blocks (modules), or leave it false"
         )
     for block in blocks:
         _wrap(block)

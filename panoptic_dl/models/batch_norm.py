@@ -180,37 +180,22 @@ SYNCHRONIZED = (SyncBatchNorm, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
 def convert_sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.SyncBatchNorm` by a class that runs in this process group, in place.
+    """Let every `nn.SyncBatchNorm` be of a class that runs in this process group, in place.
 
     In one process that is `nn.BatchNorm2d`, where there is nothing to synchronize, else
-    `SyncBatchNorm`. Parameters and buffers stay the same objects under the same names. Call it
-    before an optimizer or DistributedDataParallel sees the model, and after the process group
-    exists.
+    `SyncBatchNorm`. Call it before DistributedDataParallel sees the model, and after the process
+    group exists.
     """
-    modules = model.named_modules()
-    names = [name for name, module in modules if isinstance(module, nn.SyncBatchNorm)]
-    if not names:
-        return model
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
     num_processes = comm.get_world_size()
-    chosen: type[nn.Module] = SyncBatchNorm if num_processes > 1 else nn.BatchNorm2d
+    chosen: type[nn.Module] = SyncBatchNorm
     reason = f"{num_processes} processes"
     if num_processes == 1:
-        reason = "one process, nothing to synchronize"
-    logger.info("SyncBN: %d layers use %s (%s)", len(names), chosen.__name__, reason)
-    for name in names:
-        layer: Any = model.get_submodule(name)
-        with torch.device("meta"):
-            copy = chosen(
-                layer.num_features,
-                eps=layer.eps,
-                momentum=layer.momentum,
-                affine=layer.affine,
-                track_running_stats=layer.track_running_stats,
-            )
-        copy._parameters.update(layer._parameters)
-        copy._buffers.update(layer._buffers)
-        copy._modules.update(layer._modules)
-        model.set_submodule(name, copy.train(layer.training))
+        chosen, reason = nn.BatchNorm2d, "one process, nothing to synchronize"
+    for layer in layers:
+        layer.__class__ = chosen  # whose attributes are the same
+    if layers:
+        logger.info("SyncBN: %d layers use %s (%s)", len(layers), chosen.__name__, reason)
     return model
 
 

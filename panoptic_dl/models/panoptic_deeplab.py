@@ -170,8 +170,6 @@ class PanopticDeepLab(SegmentationModel):
         """
         height = int(sample.get("height", image_size[0]))
         width = int(sample.get("width", image_size[1]))
-        # float: coordinates of large images do not fit into half precision
-        sem_seg, center, offset = sem_seg.float(), center.float(), offset.float()
         stride = None if self.needs_logits else self.sem_seg_head.common_stride
         if stride and image_size == (height, width):
             logits = None

@@ -65,13 +65,12 @@ class WeightAverage:
     def update(self) -> None:
         """Add the current weights to the average."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        pairs = [*zip(self._means, self._raws, strict=True)]
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        # Counters of batches: the newest is the right one.
-        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-        means, raws = ([pair[i] for pair in floats] for i in (0, 1))
-        get_ema_multi_avg_fn(decay)(means, raws, self.num_updates)  # type: ignore[arg-type]
-        copy_all([mean for mean, _ in counters], [raw for _, raw in counters])
+        means, raws = (
+            [[x for x in each if x.is_floating_point() == floating] for floating in (True, False)]
+            for each in (self._means, self._raws)
+        )
+        get_ema_multi_avg_fn(decay)(means[0], raws[0], self.num_updates)  # type: ignore[arg-type]
+        copy_all(means[1], raws[1])  # counters of batches: the newest is the right one
         self.num_updates += 1
 
     @contextmanager

@@ -452,14 +452,10 @@ def build_optimizer(
                 group["weight_decay"] = weight_decay_norm
         groups = reduce_param_groups(groups)
     on_gpu = all(p.is_cuda for group in groups for p in group["params"])
-    if on_gpu and "fused" in signature(optimizer).parameters and not _is_chosen(optimizer):
+    chosen = {"fused", "foreach", "capturable"} & getattr(optimizer, "keywords", {}).keys()
+    if on_gpu and not chosen and "fused" in signature(optimizer).parameters:
         return make_part(optimizer, groups, lr=lr, fused=True)  # few kernels, which can skip a step
     return make_part(optimizer, groups, lr=lr)
-
-
-def _is_chosen(optimizer: Callable[..., Optimizer]) -> bool:
-    """Whether the config says how the optimizer steps."""
-    return bool({"fused", "foreach", "capturable"} & getattr(optimizer, "keywords", {}).keys())
 
 
 def _layer_factors(model: nn.Module, decay: float | None) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The training step: precision, accumulation, clipping, losses that are not finite."""
 
 import json
+import traceback
 from functools import partial
 
 import pytest
@@ -335,7 +336,9 @@ def test_the_host_reads_nothing_else_of_a_queued_step(tmp_path):
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "_unique2"):
-                waits.append(func)
+                files = [frame.filename for frame in traceback.extract_stack()]
+                if not any("dataloader" in file for file in files):  # of the host alone
+                    waits.append(files)
             return func(*args, **kwargs or {})
 
     def counted(trainer):
@@ -346,5 +349,5 @@ def test_the_host_reads_nothing_else_of_a_queued_step(tmp_path):
     real = trainer_module.Trainer.run_step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module.Trainer, "run_step", counted)
-        run_queued(tmp_path / "queued", clip_norm=0.1, accumulate=2, ema=0.9)
-        assert not waits
+        run_queued(tmp_path, clip_norm=0.1, accumulate=2, ema=0.9)
+    assert not waits
