@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-quick test-slow test-gpu check format results docs lock environment clean
+.PHONY: help setup run test test-quick test-slow test-gpu check format results gpu-report docs lock environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,8 @@ test-quick: setup ## The tests that take no seconds and start no processes, to b
 test-slow: setup ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-gpu: setup ## The tests that need an NVIDIA GPU
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+test-gpu: ## The tests that need an NVIDIA GPU; without .venv by PYTHON, and without a network
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu $(ARGS)
 
 check: setup ## Lint, formatting, types, import directions
 	@$(BIN)/ruff check .
@@ -40,6 +40,9 @@ format: setup ## Format the code and mend what ruff can mend
 
 results: setup ## Make docs/results.md anew; ARGS="FOLDER..." adds the runs below folders
 	@$(BIN)/python scripts/publish_docs.py $(ARGS)
+
+gpu-report: setup ## Tables of docs/ from a GPU: ARGS=DIR of scripts/gpu_check.py
+	@$(BIN)/python scripts/gpu_report.py $(ARGS)
 
 docs: setup ## Make the parts of docs/ anew that come from the code: settings, the tree of modules
 	@$(BIN)/python scripts/generate_docs.py

@@ -396,15 +396,6 @@ def segment_problem(segment: Mapping[str, Any], others: Collection[int]) -> str:
     return ""
 
 
-def require_no_class(ignore_label: int, num_classes: int) -> None:
-    """Raise `DatasetError` unless `ignore_label` is a number of 8 bits behind the classes."""
-    if not num_classes <= ignore_label <= 255:
-        raise DatasetError(
-            f"dataset.ignore_label={ignore_label} must be a number that no class has: "
-            f"{num_classes}..255 for the classes 0..{num_classes - 1}"
-        )
-
-
 class SemanticLabelReader:
     """Reads the semantic label of a record: its own file, else made from the panoptic PNG.
 

@@ -17,6 +17,7 @@ GROUPS: dict[str, type["Settings"]] = {}  # by the name of the group
 
 EXPERIMENT_PARTS = ("dataset", "task", "backbone", "head")  # in the order of an experiment's name
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+INFERENCE_PRECISIONS = (*PRECISIONS, "auto")
 
 
 def key(default: Any, meaning: str, choices: Sequence[Any] = (), **limits: float) -> Any:
@@ -72,11 +73,17 @@ class TrainSettings(Settings, group="train"):
     )
     num_workers: int = key(10, "Loader processes per training process.", least=0)
     precision: str = key(
-        "fp32", "Arithmetic of the network: fp32 is strict; fp16 scales the loss.", PRECISIONS
+        "tf32",
+        "Arithmetic of the network: tf32 is fp32 whose convolutions round to TF32 on GPUs that "
+        "have it, as in Detectron2; fp32 is strict; fp16 scales the loss.",
+        PRECISIONS,
     )
     channels_last: bool = key(False, "Memory format of weights and activations.")
-    compile: bool = key(
-        False, "`torch.compile` of backbone and heads; evaluation runs them uncompiled."
+    compile: bool | str = key(
+        False,
+        "`torch.compile` of backbone and heads; evaluation runs them uncompiled. A mode of it: "
+        "default (as true), reduce-overhead (CUDA graphs), max-autotune.",
+        (False, True, "default", "reduce-overhead", "max-autotune"),
     )
     activation_checkpointing: bool = key(
         False, "Compute activations of the backbone's blocks twice, which needs less memory."
@@ -147,6 +154,9 @@ class LaunchSettings(Settings, group="launch"):
     dist_url: str = key(
         "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
+    timeout_minutes: int = key(
+        30, "How long processes and machines wait for each other before the run fails.", least=1
+    )
     find_unused_parameters: bool = key(
         False, "Allow parameters that take no part in the loss, of all steps or of some."
     )
@@ -165,6 +175,12 @@ class EvaluationSettings(Settings, group="evaluation"):
     )
     num_threads: int = key(
         2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
+    )
+    precision: str = key(
+        "tf32",
+        "Arithmetic of the network; auto: the fastest way to run it on this machine that is exact "
+        "enough.",
+        INFERENCE_PRECISIONS,
     )
     scales: list[float] = key(
         [1.0], "Scales of the test image; outputs are averaged, as with flip.", above=0
@@ -222,9 +238,16 @@ class BenchmarkSettings(Settings, group="benchmark"):
     )
     precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
     channels_last: bool = key(False, "Memory format of weights and activations.")
-    compile: bool = key(False, "`torch.compile` of the network.")
+    compile: bool | str = key(
+        False,
+        "`torch.compile` of the network, and its mode; true: default.",
+        (False, True, "default", "reduce-overhead", "max-autotune"),
+    )
     fold_batch_norm: bool = key(
         False, "Fold batch norm into the convolutions before; refused where it is not exact."
+    )
+    autotune: bool = key(
+        False, "Try settings of the network on this machine, and name the fastest exact enough."
     )
 
 
@@ -266,7 +289,9 @@ class DemoSettings(Settings, group="demo"):
         "photographs much larger or smaller than the test size.",
         ("image", "network"),
     )
-    precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
+    precision: str = key(
+        "tf32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
+    )
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
     num_workers: int | None = key(
         None, "Threads that read, and that draw; null: one per core, at most 8.", least=1

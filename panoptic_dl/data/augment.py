@@ -179,11 +179,11 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
     if 2 * rows.size * columns.size < new[0] * new[1]:  # else little is saved
         order = _order_of_passes((plan.rows.old, plan.columns.old), new)
     if order is None:
-        whole = Image.fromarray(np.ascontiguousarray(image.rows(plan.rows.old)))
+        whole = Image.fromarray(np.ascontiguousarray(image.rows()))
         resized = whole.resize((new[1], new[0]), Image.Resampling.BILINEAR)
         crop = slice(plan.rows.start, plan.rows.stop), slice(plan.columns.start, plan.columns.stop)
         return _flipped(np.asarray(resized)[crop], plan.flips)
-    pixels = image.rows(rows.last)[rows.first : rows.last, columns.first : columns.last]
+    pixels = image.rows(rows.first, rows.last)[:, columns.first : columns.last]
     part = Image.fromarray(np.ascontiguousarray(pixels))
     for axis in order:
         width, height = part.size
@@ -218,8 +218,9 @@ def _augment_label(label: Source, plan: _Plan) -> NDArray[np.integer]:
     rows, columns = (
         _nearest(axis.old, axis.new)[axis.start : axis.stop] for axis in (plan.rows, plan.columns)
     )
-    pixels = label.rows(int(rows[-1]) + 1)
-    return _flipped(pixels[rows].take(columns, axis=1), plan.flips)
+    first = int(rows[0])
+    pixels = label.rows(first, int(rows[-1]) + 1)
+    return _flipped(pixels[rows - first].take(columns, axis=1), plan.flips)
 
 
 def _flipped(pixels: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:

@@ -202,7 +202,7 @@ class _Run:
             result = self.predictor.finish(image, output)
             source = f"{self._source(one)}#{number}"
             self.results.write_files(f"{one.name}/{number:06d}", result, source)
-            return self.results.draw(result, exact=True)
+            return self.results.draw(result, legend=False)
 
         def write(pictures: dict[str, Any]) -> None:
             for kind, picture in pictures.items():

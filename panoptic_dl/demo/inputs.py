@@ -4,7 +4,7 @@ import glob
 import logging
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from panoptic_dl.core.files import file_name_text, local_path, near_names, print
 
 logger = logging.getLogger(__name__)
 
-MOST_FOLDERS = 5  # in the name of a result
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga "
@@ -132,32 +131,30 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _result_names(files: Sequence[Path]) -> list[str]:
     """A name for each of several different files, safe as that of a file, in their order.
 
-    `x` of x.jpg, else `x_jpg` and `x_png`, else `a_x` and `b_x`; a number where nothing else helps.
+    `x` of x.jpg; where another one has that, `a_x` with the folders that not all lie in; then
+    `a_x_jpg`; a number where nothing else helps.
     """
-    stems = [file_name_text(file.stem) for file in files]
-    names = list(stems)
-    spellings = [[file.name.replace(".", "_") for file in files]]
-    for depth in range(1, MOST_FOLDERS + 1):
-        folders = [[part for part in f.parts[-depth - 1 : -1] if part.strip("/.\\")] for f in files]
-        spellings.append(["_".join([*p, f.stem]) for p, f in zip(folders, files, strict=True)])
-    for spelling in spellings:  # those that share a name get longer ones, where these differ
-        longer = [file_name_text(name) for name in spelling]
-        groups = defaultdict(list)
-        for i, name in enumerate(names):
-            groups[_key(name)].append(i)
-        for members in groups.values():
-            if len({_key(longer[i]) for i in members}) > 1:
-                for i in members:
-                    names[i] = longer[i]
-    # Number those that still share a name; an input keeps its own before others get it.
-    final, taken = list(names), set[str]()
-    for i in sorted(range(len(names)), key=lambda i: names[i] != stems[i]):
+    places = [os.path.abspath(file) for file in files]
+    base = os.path.commonpath([os.path.dirname(place) for place in places] or [os.curdir])
+    inside = [Path(os.path.relpath(place, base)) for place in places]
+    spellings = [
+        [file.stem for file in files],
+        ["_".join(path.with_suffix("").parts) for path in inside],
+        ["_".join(path.parts).replace(".", "_") for path in inside],
+    ]
+    safe = [[file_name_text(name) for name in spelling] for spelling in spellings]
+    counts = [Counter(map(_key, spelling)) for spelling in safe]
+    found, taken = list[str](), set[str]()
+    for names in zip(*safe, strict=True):
+        alone = (n for n, count in zip(names, counts, strict=True) if count[_key(n)] == 1)
+        name = wanted = next(alone, names[-1])
         number = 1
-        while _key(final[i]) in taken:
+        while _key(name) in taken or (number > 1 and any(_key(name) in each for each in counts)):
             number += 1
-            final[i] = f"{names[i]}_{number}"
-        taken.add(_key(final[i]))
-    return final
+            name = f"{wanted}_{number}"
+        taken.add(_key(name))
+        found.append(name)
+    return found
 
 
 def _key(name: str) -> str:

@@ -65,19 +65,15 @@ class ResultWriter:
         self._entries: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = []
         self._lock = threading.Lock()
 
-    def draw(self, result: PanopticResult, *, exact: bool = False) -> dict[str, NDArray[np.uint8]]:
-        """The pictures of a result by kind.
-
-        With `exact`, as for videos, an overlay has the size of the image: no legend, never larger.
-        """
+    def draw(self, result: PanopticResult, *, legend: bool) -> dict[str, NDArray[np.uint8]]:
+        """The pictures of a result by kind; without a legend an overlay has the image's size."""
         return {
             kind: result.draw(
                 self.views if kind == SIDE_BY_SIDE else kind,
                 layout=SIDE_BY_SIDE if kind == SIDE_BY_SIDE else "overlay",
-                legend=self.settings.legend and not exact,
+                legend=legend,
                 labels=self.settings.labels,
                 opacity=self.settings.opacity,
-                enlarge=not exact,
             )
             for kind in self.kinds
         }
@@ -85,7 +81,7 @@ class ResultWriter:
     def write(self, name: str, result: PanopticResult, source: str) -> None:
         """Write the pictures of an image, and its other files; from any thread."""
         suffix = self.settings.format
-        for kind, picture in self.draw(result).items():
+        for kind, picture in self.draw(result, legend=self.settings.legend).items():
             file = self.folder / kind / f"{name}.{suffix}"
             write_prediction(file, encode(picture, suffix))
         self.write_files(name, result, source)

@@ -25,7 +25,8 @@ from panoptic_dl.core.images import LABEL_DIVISOR
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 from panoptic_dl.runtime.result import PanopticResult
-from panoptic_dl.train.precision import arithmetic, check_precision
+from panoptic_dl.train.inference import AUTO, accelerate, plain_precision
+from panoptic_dl.train.precision import arithmetic
 from panoptic_dl.weights.hub import find_model
 from panoptic_dl.weights.load import load_model
 
@@ -97,7 +98,7 @@ class Predictor(BasePredictor):
         *,
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str = "tf32",
         maps: str = "image",
         branches: bool = False,
     ) -> None:
@@ -108,7 +109,8 @@ class Predictor(BasePredictor):
             classes: names and colors.
             weights: a file or run folder that covers all of the model; None: it has its own.
             device: "cuda", "cuda:1", "cpu"; None: a GPU if there is one.
-            precision: of the network, "fp32", "tf32", "bf16" or "fp16".
+            precision: of the network, "fp32", "tf32", "bf16" or "fp16"; "auto": a copy of it that
+                computes nearly the same in less time, see docs/speed.md.
             maps: "image": pixels are grouped at the size of the image, as mode=eval does it.
                 "network": at the size that the network sees, for which the model's numbers are
                 made, and labels are brought to the image's size. That is for images much larger or
@@ -122,16 +124,17 @@ class Predictor(BasePredictor):
         divisor = int(getattr(model, "label_divisor", LABEL_DIVISOR))
         super().__init__(classes, divisor, isinstance(model, PanopticDeepLab), maps)
         self.device = _find_device(device)
-        check_precision("precision", precision, self.device)
+        self._precision = plain_precision("precision", precision, self.device)
         if branches and not self.is_panoptic:
             raise DemoError("branches: a model of the semantic task has no centers and offsets")
         if weights is not None:
             load_model(model, str(weights), mapper.image_format)
         if self.is_panoptic:
             model.predict_semantic = model.predict_instances = True
-        self.model = model.to(self.device).eval()
+        model = model.to(self.device).eval()
+        fast = precision == AUTO
+        self.model = accelerate(model, self._precision, self.device) if fast else model
         self.mapper, self.branches = mapper, branches
-        self._precision = precision
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

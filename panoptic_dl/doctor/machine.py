@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.layers import NaiveSyncBatchNorm
 from packaging.requirements import Requirement
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from panoptic_dl.core.environment import describe_device, version
+from panoptic_dl.core.environment import describe_device, gpus_unused, version
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
 from panoptic_dl.models.activation_checkpointing import CONTRACT
 from panoptic_dl.models.batch import padding_multiple
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
 from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS, checkpoint_bytes, optimizer_copies
 from panoptic_dl.train.precision import autocast, check_precision
 
@@ -36,6 +36,7 @@ PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's defaul
 # Bytes a pixel of a training sample: image 3, classes 8, and of the panoptic task weights 4,
 # heatmap 4 and 4, offsets 8 and 4.
 SAMPLE_BYTES = {"panoptic": 35, "semantic": 11}
+TEST_IMAGE_BYTES = 3 * 1024 * 2048  # of an image to evaluate, as large as those of Cityscapes
 MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of the estimate: docs/doctor.md
 CUDA_CONTEXT = 0.6 * GIB  # with the libraries' workspaces
 NUM_IMAGES = 2  # of a small batch
@@ -73,6 +74,8 @@ def check_device(context: CheckContext) -> CheckResult:
     found = describe_device(context.device)
     if context.num_processes > 1:
         found = f"{context.num_processes} processes, each on: {found}"
+    if unused := gpus_unused(context.device, context.num_processes):
+        return warn(f"{found}; {unused}", "see docs/install.md and docs/long_runs.md")
     if device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available():
         found += "; no GPU"
     if device.type == "cpu" and torch.cuda.device_count() > 0:
@@ -87,7 +90,7 @@ def check_loader_processes(context: CheckContext) -> CheckResult:
     found = f"{workers} loader processes"
     if context.num_processes > 1:
         found += f" for each of {context.num_processes} training processes"
-    found += f", {cores} cores"
+    found += f", as many again while it evaluates, {cores} cores"
     return warn(found, f"train.num_workers={share}") if workers > share else ok(found)
 
 
@@ -103,7 +106,9 @@ def check_shared_memory(context: CheckContext) -> CheckResult | None:
         return None
     height, width = context.sizes["crop_size"]
     sample = height * width * SAMPLE_BYTES.get(context.choice["task"], SAMPLE_BYTES["panoptic"])
-    needed = PREFETCHED * workers * context.num_processes * context.images_per_pass * sample
+    # Batches of training wait while an evaluation has as many loader processes of its own.
+    both = context.images_per_pass * sample + TEST_IMAGE_BYTES
+    needed = PREFETCHED * workers * context.num_processes * both
     free = shutil.disk_usage(SHARED_MEMORY).free
     found = f"{SHARED_MEMORY} has {amount(free)} free, batches that wait take {amount(needed)}"
     if needed <= free:
@@ -176,7 +181,7 @@ def _estimate_step(context: CheckContext) -> tuple[float, float]:
     if hasattr(model, "size_divisibility"):  # images are padded as little as possible
         model.size_divisibility = padding_multiple(model.backbone)
     for layer in model.modules():
-        if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
+        if isinstance(layer, SYNCHRONIZED):
             layer.eval()  # it would wait for the other processes; it keeps as much
     recompute = context.train["activation_checkpointing"]
     sizes = []

@@ -4,11 +4,15 @@ Legend: N batch, K classes, H W pixels.
 """
 
 import contextlib
+import copy
 import json
 import logging
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,19 +34,32 @@ from panoptic_dl.core.environment import (
 from panoptic_dl.core.errors import WeightsError, one_line
 from panoptic_dl.core.files import local_path, sha256_of, write_text
 from panoptic_dl.core.run_folder import find_weights, is_exported, read_config
-from panoptic_dl.core.settings import BenchmarkSettings
+from panoptic_dl.core.settings import PRECISIONS, BenchmarkSettings
 from panoptic_dl.loggers.base import Logger, Loggers, Run
-from panoptic_dl.models.batch_norm import fold_batch_norms
 from panoptic_dl.modes.export import Engine, engines
 from panoptic_dl.modes.scene_maps import BenchmarkScenes
 from panoptic_dl.postprocess.panoptic import detectron2_segmentations
-from panoptic_dl.report.benchmark import benchmark_text, draw_stages, engines_text, summarize
+from panoptic_dl.report.benchmark import (
+    autotune_text,
+    benchmark_text,
+    draw_stages,
+    engines_text,
+    summarize,
+)
 from panoptic_dl.runtime.session import Session, graph_inputs
+from panoptic_dl.train.inference import (
+    AUTO,
+    FOLDED_SIDE,
+    accelerate,
+    fold_exactly,
+    plain_precision,
+)
 from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
-FOLDED_SIDE = 128  # pixels of the image on which folding is checked
+AUTOTUNE_SECONDS = 20.0  # in which the network is timed in one setting
+TOLERANCE = 0.005  # share of pixels, 0..1, that may get another class than in fp32
 Maps = tuple[Tensor, ...]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -66,7 +83,8 @@ def benchmark(
 
     The network gets images; post-processing gets maps as of a trained network, because the output
     of random weights has no instances. Speed does not depend on `weights`. `settings` are fields
-    of `BenchmarkSettings`. Where `weights` are an exported file, the programs that can run it are
+    of `BenchmarkSettings`; with `autotune` several are tried, of the network alone. Where `weights`
+    are an exported file, the programs that can run it are
     timed beside PyTorch, on the CPU.
 
     Raises ValueError for options that cannot be, or that this machine does not have.
@@ -85,6 +103,8 @@ def benchmark(
         load_model(model, weights, image_format)
     else:
         _init_statistics(model, lambda: model.network(run.images[:1]))
+    if chosen.autotune:
+        return _autotune(run, name, weights, Path(run_dir))
     macs = run.count_macs()
     difference = run.apply_options()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -178,7 +198,8 @@ class _Benchmark:
         with arithmetic("fp32", self.device):
             before = tuple(maps.clone() for maps in self.network(self.images))
         if settings.fold_batch_norm:
-            self.fold_exactly()
+            example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE]
+            fold_exactly("benchmark.fold_batch_norm=true", self.model, example)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
             self.network = lambda images: self.model.network(
@@ -186,8 +207,9 @@ class _Benchmark:
             )
         with arithmetic(settings.precision, self.device):
             if settings.compile:
+                mode = None if settings.compile is True else settings.compile
                 with compile_errors("benchmark.compile"):
-                    self.network = torch.compile(self.network)
+                    self.network = torch.compile(self.network, mode=mode)
                     self.network(self.images)
             after = self.network(self.images)
         share = None
@@ -209,25 +231,13 @@ class _Benchmark:
             "changed_panoptic": share,
         }
 
-    def fold_exactly(self) -> None:
-        """Fold batch norm in double precision, where any change but rounding would show."""
-        example = self.images[:1, :, :FOLDED_SIDE, :FOLDED_SIDE].double()
-        self.model.double()
-        before = self.network(example)
-        fold_batch_norms(self.model, lambda: self.network(example))
-        for maps, folded in zip(before, self.network(example), strict=True):
-            difference = (maps - folded).abs().max().item()
-            if not difference <= 1e-9 * maps.abs().max().item():
-                raise ValueError(
-                    f"benchmark.fold_batch_norm=true changes outputs by {difference:.3g} in double "
-                    "precision: it is not exact for this network, leave it out"
-                )
-        self.model.float()
-
-    def time_stages(self) -> dict[str, list[float]]:
-        """Milliseconds of every iteration by stage, and in `total`."""
+    def time_stages(self, seconds: float = math.inf) -> dict[str, list[float]]:
+        """Milliseconds of iterations by stage, and in `total`; none is begun after `seconds`."""
         times: dict[str, list[float]] = {}
+        started = time.monotonic()
         for iteration in range(self.warmup + self.iterations):
+            if times and time.monotonic() - started > seconds:
+                break
             laps: dict[str, float] = {}
             self.run_stages(iteration, partial(_timed, laps, self.device))
             laps["total"] = sum(laps.values())
@@ -293,6 +303,55 @@ class _Benchmark:
         return tuple(found)
 
 
+def _autotune(run: _Benchmark, name: str, weights: str | None, run_dir: Path) -> dict[str, Any]:
+    """Time the network in one setting after the other; log a table, and the fastest's overrides.
+
+    Compiled is only what is the fastest without. A setting that this machine does not have is left
+    out; autotune.json is written anew after each.
+    """
+    on_gpu, rows = run.device.type == "cuda", list[dict[str, Any]]()
+    result: dict[str, Any] = {
+        "name": name,
+        "machine": describe_device(str(run.device)),
+        "image_size": list(run.scenes.size),
+        "weights": weights,
+        "tolerance": TOLERANCE,
+        "rows": rows,
+        "fastest": None,
+    }
+
+    def attempt(**changes: Any) -> None:
+        try:
+            check_precision("benchmark.precision", changes["precision"], run.device)
+            settings = replace(run.settings, network_only=True, **changes)
+            model = copy.deepcopy(run.model)
+            trial = _Benchmark(model, run.scenes, run.mapper, settings, run.device)
+            effect = trial.apply_options() or {}
+            times = trial.time_stages(AUTOTUNE_SECONDS)["network"]
+        except (ValueError, RuntimeError) as error:
+            logger.warning("%s is left out: %s", changes, one_line(str(error))[:300])
+            return
+        rows.append({"settings": changes, "ms": statistics.median(times), "effect": effect})
+        exact = [r for r in rows if r["effect"].get("changed_classes", 0.0) <= TOLERANCE]
+        result["fastest"] = min(exact, key=lambda row: row["ms"])["settings"] if exact else None
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(run_dir / "autotune.json", json.dumps(result, indent=2) + "\n")
+
+    here = PRECISIONS if on_gpu else ("fp32", plain_precision("", AUTO, run.device))
+    for precision in dict.fromkeys(here):
+        attempt(precision=precision)
+        attempt(precision=precision, fold_batch_norm=True)
+        attempt(precision=precision, fold_batch_norm=True, channels_last=True)
+    uncompiled = result["fastest"] or {"precision": "fp32"}
+    for mode in ("default", "reduce-overhead") if on_gpu else ("default",):
+        attempt(**uncompiled, compile=mode)
+    if not rows:
+        raise ValueError("benchmark.autotune=true: no setting runs on this machine; see above")
+    logger.info("%s", autotune_text(result))
+    logger.info("Saved %s", run_dir / "autotune.json")
+    return {"metrics": {"network ms": min(row["ms"] for row in rows)}, **result}
+
+
 def _compare_engines(
     run: _Benchmark, file: Path, image_format: str, run_dir: Path
 ) -> dict[str, Any]:
@@ -310,7 +369,14 @@ def _compare_engines(
     if metadata.task != ("panoptic" if run.panoptic else "semantic"):
         raise ValueError(f"{file} is of task={metadata.task}, and the network to compare is not")
     usual = BenchmarkSettings(image_size=run.settings.image_size)
-    for name in ("network_only", "precision", "channels_last", "compile", "fold_batch_norm"):
+    for name in (
+        "network_only",
+        "precision",
+        "channels_last",
+        "compile",
+        "fold_batch_norm",
+        "autotune",
+    ):
         if getattr(run.settings, name) != getattr(usual, name):
             raise ValueError(
                 f"benchmark.{name} is of PyTorch's network alone, and {file} is compared with it "
@@ -333,17 +399,24 @@ def _compare_engines(
         feeds.append(graph_inputs(metadata, rgb, rgb.shape[2:]))
     name = "panoptic" if run.panoptic else "semantic"
 
-    def by_torch(network: Callable[[Tensor], Maps], number: int) -> NDArray[Any]:
+    def by_torch(
+        network: Callable[[Tensor], Maps], number: int, precision: str = "fp32"
+    ) -> NDArray[Any]:
         images = model.preprocess(batches[number])
-        found = model.postprocess(network(images.tensor), images.image_sizes, batches[number])
-        maps = [f["panoptic_seg"][0] if run.panoptic else f["sem_seg"].argmax(0) for f in found]
-        return torch.stack(maps).numpy()
+        with arithmetic(precision, run.device):
+            maps = network(images.tensor)
+        found = model.postprocess(maps, images.image_sizes, batches[number])
+        each = [f["panoptic_seg"][0] if run.panoptic else f["sem_seg"].argmax(0) for f in found]
+        return torch.stack(each).numpy()
 
     def by_engine(compute: Engine, number: int) -> NDArray[Any]:
         return compute(feeds[number])[name]
 
+    plain = plain_precision("precision", AUTO, run.device)
+    fast = accelerate(model, plain, run.device).network
     programs = {
         "PyTorch": partial(by_torch, model.network),
+        "PyTorch, precision=auto": partial(by_torch, fast, precision=plain),
         "PyTorch, compiled": partial(by_torch, torch.compile(model.network)),
         **{program: partial(by_engine, compute) for program, compute in engines(file).items()},
     }
@@ -351,7 +424,7 @@ def _compare_engines(
     for program, predict in programs.items():
         times = []
         try:
-            with torch.no_grad(), arithmetic("fp32", run.device):
+            with torch.no_grad():
                 for iteration in range(run.warmup + run.iterations):
                     started = time.perf_counter()
                     labels[program] = predict(iteration % len(batches))

@@ -49,7 +49,8 @@ from panoptic_dl.report.results import (
 )
 from panoptic_dl.runtime.prediction import NetworkOutput, PreparedImage
 from panoptic_dl.runtime.session import Session
-from panoptic_dl.train.precision import float32
+from panoptic_dl.train.inference import AUTO, accelerate, plain_precision
+from panoptic_dl.train.precision import arithmetic
 from panoptic_dl.weights.load import load_model
 
 Batch = list[dict[str, Any]]
@@ -89,12 +90,18 @@ def evaluate(
             "mode=eval needs weights=FILE (.safetensors, .pth or .pkl) or a run folder, such as "
             "weights=outputs/NAME/TIME/model_final.pth, or predictions=FOLDER to score files"
         )
+    precision, exported = evaluation.settings.precision, is_exported(weights or "")
+    if (weights is None or exported) and precision != EvaluationSettings().precision:
+        raise ValueError(
+            f"evaluation.precision={precision} is of a network in PyTorch: leave it out with "
+            "predictions=FOLDER and with an exported file"
+        )
     if not evaluation.has_truth:
         _require_no_figures(evaluation, predictions)
     evaluation.check_folder(folder)
     run = Run(folder, "eval")
     measure: Callable[[], dict[str, Any]]
-    if weights is not None and is_exported(weights):
+    if weights is not None and exported:
         measure = _of_export(evaluation, weights, image_format, classes, folder)
     elif weights is not None:
         load_model(model, weights, image_format)
@@ -102,7 +109,12 @@ def evaluate(
             require_classes(classes, weights)
         model.to(device)
         run = Run(folder, "eval", model=model)
-        measure = partial(evaluation, model, folder, source={"weights": weights})
+        source = {"weights": weights}
+        plain = plain_precision("evaluation.precision", precision, torch.device(device))
+        if precision == AUTO:
+            model = accelerate(model.eval(), plain, torch.device(device))
+            source["precision"] = f"auto ({plain})"
+        measure = partial(evaluation, model, folder, source=source)
     else:
         measure = _of_files(evaluation, str(predictions), folder)
     accept()
@@ -347,6 +359,9 @@ class Evaluation:
         Raises EvaluationError: what evaluators refuse, or official metrics that differ from ours.
         """
         settings = self.settings
+        weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        device = torch.device("cpu") if weights is None else weights.device
+        precision = plain_precision("evaluation.precision", settings.precision, device)
         if settings.test_time_augmentation and isinstance(model, nn.Module):
             model = TestTimeAugmentation(model, scales=settings.scales, flip=settings.flip)
         names = [n for n, e in self.evaluators.items() if entries is None or e.needs in entries]
@@ -376,7 +391,7 @@ class Evaluation:
             for stream in streaming:
                 stream.limit(len(records))
         try:
-            with float32(tf32=False):  # whatever precision a model is trained in
+            with arithmetic(precision, device):  # whatever precision a model is trained in
                 predict(model, batches, [evaluators])
             results = threaded.evaluate() or {}
         finally:

@@ -11,7 +11,7 @@ import numpy as np
 
 from panoptic_dl.core.files import read_json_object, write_text
 from panoptic_dl.core.run_folder import read_sweep
-from panoptic_dl.core.settings import BenchmarkSettings
+from panoptic_dl.core.settings import BenchmarkSettings, as_yaml
 from panoptic_dl.report.text import markdown_table
 from panoptic_dl.visualize.charts import BLUE, GRID, RED, YELLOW
 
@@ -72,6 +72,33 @@ def engines_text(result: Mapping[str, Any]) -> str:
     ]
     headings = ["program", "p50 ms", "p90 ms", "images/s", "times as fast", "other labels"]
     return f"{result['machine']}\n{markdown_table(headings, rows)}"
+
+
+def autotune_text(result: Mapping[str, Any]) -> str:
+    """The settings that `benchmark.autotune` has tried, one a line, and the fastest's overrides."""
+
+    def overrides(settings: Mapping[str, Any]) -> str:
+        return " ".join(f"benchmark.{name}={as_yaml(value)}" for name, value in settings.items())
+
+    first = result["rows"][0]["ms"]
+    rows = [
+        [
+            overrides(row["settings"]).replace("benchmark.", ""),
+            f"{row['ms']:.2f}",
+            f"{first / row['ms']:.2f}",
+            f"{100 * row['effect'].get('changed_classes', 0.0):.3g} %",
+        ]
+        for row in result["rows"]
+    ]
+    headings = ["setting", "network ms", "times as fast", "other classes"]
+    best, random = result["fastest"], " (of random weights, whose classes are close calls)"
+    lines = [
+        f"{result['name']}: {_size(result)} pixels; {result['machine']}",
+        markdown_table(headings, rows, "lrrr"),
+        f"fastest with at most {100 * result['tolerance']:.3g} % other classes"
+        f"{'' if result['weights'] else random}: {overrides(best) if best else 'none'}",
+    ]
+    return "\n".join(lines)
 
 
 def _combined_table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from panoptic_dl.core.classes import CLASSES, Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import PROGRAM, printable
 from panoptic_dl.core.run_folder import find_weights, image_format_of
+from panoptic_dl.weights.files import WeightsFile, read_weights
 from panoptic_dl.weights.names import (
     BACKBONE,
     COUNTER,
@@ -27,7 +28,6 @@ from panoptic_dl.weights.names import (
     is_compatible,
     not_finite,
 )
-from panoptic_dl.weights.read import WeightsFile, read_weights
 
 MAX_NAMES = 20  # of classes in a line of the log
 CLASSIFIER = "sem_seg_head.predictor."  # the only parameters that depend on the number of classes

@@ -10,7 +10,7 @@ from PIL import Image
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.runtime import Session
-from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.files import read_weights
 from tests.demo.samples import files, make_video
 from tests.runtime.samples import write_exported
 

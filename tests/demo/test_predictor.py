@@ -167,6 +167,15 @@ def test_from_run_takes_the_weights_that_are_named(panoptic_run, tmp_path):
         Predictor.from_run(run, weights="w.pth")
 
 
+def test_the_precision_of_this_machine(panoptic_run, predictor):
+    auto = Predictor.from_run(panoptic_run.folder, device="cpu", precision="auto")
+    assert not any("BatchNorm" in type(module).__name__ for module in auto.model.modules())
+    for each in (scene(64, 128), scene(80, 200, 3)):
+        other, same = auto(each), predictor(each)
+        assert (other.panoptic == same.panoptic).mean() > 0.99
+        assert (other.semantic == same.semantic).mean() > 0.99
+
+
 def test_settings_that_cannot_be_are_refused(panoptic_run, tmp_path):
     with pytest.raises(DemoError, match="maps=huge"):
         Predictor.from_run(panoptic_run.folder, maps="huge")

@@ -140,6 +140,46 @@ def test_the_effect_of_options_is_measured(tmp_path, options, largest):
     assert 0 <= effect["changed_panoptic"] <= 1
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_fastest_setting_is_looked_for(tmp_path, monkeypatch, compiles):
+    modes = []
+
+    def compile(network, mode=None):
+        modes.append(mode)
+        if not compiles:
+            raise RuntimeError("no compiler")
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile)
+    result = run(tmp_path, "benchmark.autotune=true")
+    assert modes == ["default"]
+    assert json.loads((tmp_path / "autotune.json").read_text())["rows"] == result["rows"]
+    settings = [row["settings"] for row in result["rows"]]
+    plain = {"precision": "fp32"}
+    folded = {**plain, "fold_batch_norm": True}
+    assert settings[:3] == [plain, folded, {**folded, "channels_last": True}]
+    assert len(settings) == 3 + compiles
+    assert not compiles or settings[3]["compile"] == "default"
+    fastest = min(result["rows"], key=lambda row: row["ms"])
+    assert result["fastest"] == fastest["settings"]
+    assert result["metrics"]["network ms"] == fastest["ms"]
+    log = (tmp_path / "log.txt").read_text()
+    assert "| precision=fp32 fold_batch_norm=true channels_last=true " in log
+    assert "0.5 % other classes (of random weights" in log
+    assert ("no compiler" in log) != compiles
+
+
+def test_a_setting_that_changes_too_much_is_not_named(tmp_path, monkeypatch):
+    from panoptic_dl.modes import benchmark
+
+    monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
+    monkeypatch.setattr(torch, "compile", lambda network, mode=None: network)
+    assert run(tmp_path, "benchmark.autotune=true")["fastest"] is None
+    assert "classes (of random weights, whose classes are close calls): none" in (
+        (tmp_path / "log.txt").read_text()
+    )
+
+
 def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
     from panoptic_dl.models import batch_norm as fold
 
@@ -157,7 +197,7 @@ def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.precision=tf32", "tf32 needs a GPU"),
+        ("benchmark.precision=fp16", "fp16 needs a GPU"),
         ("task=semantic benchmark.postprocess=reference", "task=semantic has none"),
         ("weights=/nowhere.pth", "weights=/nowhere.pth"),
     ],

@@ -26,11 +26,13 @@ from panoptic_dl.evaluation import official as official_code
 from panoptic_dl.evaluation.official import OfficialPanopticEvaluator
 from panoptic_dl.evaluation.panoptic import StreamingPanopticEvaluator
 from panoptic_dl.modes.evaluate import evaluate
+from panoptic_dl.run import work
 from panoptic_dl.train.train import check_best
 from tests.datasets.tiny_custom import JSON, write_own
 from tests.datasets.tiny_datasets import write_cityscapes, write_coco
 from tests.evaluation.model_outputs import REAL, err
 from tests.modes.erring_model import SIZES, Erring, saved
+from tests.modes.small_runs import small_coco
 from tests.predictions import official
 
 pytestmark = pytest.mark.thorough
@@ -457,6 +459,28 @@ def test_files_are_not_looked_at_several_times(tmp_path, config):
     cfg = config("toy_coco", "evaluation.flip=true")
     with pytest.raises(ValueError, match="leave them out with predictions=FOLDER"):
         score(build(cfg.task.evaluation), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["predictions", "weights"])
+def test_files_have_the_precision_that_they_were_made_in(tmp_path, config, source):
+    cfg = config("toy_coco", "evaluation.precision=auto")
+    weights = {"weights": str(tmp_path / "model.onnx")} if source == "weights" else {}
+    with pytest.raises(ValueError, match=r"evaluation\.precision=auto is of a network in PyTorch"):
+        score(build(cfg.task.evaluation), None if weights else tmp_path, tmp_path, **weights)
+
+
+def test_the_precision_of_this_machine(tmp_path):
+    drawn = ["evaluation.charts=false", "evaluation.best_and_worst=0"]
+    command = [*small_coco(tmp_path / "coco"), "mode=eval", *drawn]
+    metrics = {}
+    for precision in ("fp32", "auto"):
+        (tmp_path / precision).mkdir()
+        words = [f"evaluation.precision={precision}", f"run_dir={tmp_path / precision}"]
+        metrics[precision] = work("cpu", compose([*command, *words]), ())["metrics"]
+    assert metrics["auto"] == pytest.approx(metrics["fp32"], abs=0.1, nan_ok=True)
+    measured = saved(tmp_path / "auto")["measured"]
+    assert measured["precision"] in ("auto (fp32)", "auto (bf16)")
+    assert "precision" not in saved(tmp_path / "fp32")["measured"]
 
 
 @pytest.mark.parametrize(

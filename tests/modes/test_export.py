@@ -195,7 +195,8 @@ def test_benchmark_of_a_file(trained, exported, tmp_path):
         "benchmark.num_scenes=1",
     )
     programs = result["programs"]
-    assert list(programs) == ["PyTorch", "PyTorch, compiled", "onnxruntime", "OpenVINO"]
+    expected = ["PyTorch", "PyTorch, precision=auto", "PyTorch, compiled"]
+    assert list(programs) == [*expected, "onnxruntime", "OpenVINO"]
     assert all(times["p50"] > 0 for times in programs.values())
     assert json.loads((tmp_path / "benchmark.json").read_text())["programs"] == programs
 

@@ -15,10 +15,9 @@ from panoptic_dl.config import compose
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.run_folder import find_checkpoint
+from panoptic_dl.weights.files import SUFFIXES, read_weights, write_weights
 from panoptic_dl.weights.load import compare, load_model, load_to_train, start_from
 from panoptic_dl.weights.names import KNOWN_DTYPES, find_statistics, fit
-from panoptic_dl.weights.read import read_weights
-from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.golden import golden
 from tests.models.golden_rows import ROWS, build_model, load_shapes
 from tests.train.tiny_run import TinyModel, run_training
