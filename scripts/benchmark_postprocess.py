@@ -2,6 +2,7 @@
 
     python scripts/benchmark_postprocess.py                # 1024 x 2048, Cityscapes' classes
     python scripts/benchmark_postprocess.py --dataset coco # 480 x 640, COCO's classes
+    python scripts/benchmark_postprocess.py --contended    # with two busy processes beside
 
 Two comparisons for each scene: `get_panoptic_segmentation` alone, and all that follows the network
 (classes from logits, the panoptic map, instances with scores). Ratios are Detectron2 / ours.
@@ -9,6 +10,7 @@ Two comparisons for each scene: `get_panoptic_segmentation` alone, and all that 
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 import warnings
@@ -207,6 +209,11 @@ def compare(data: dict[str, Any], count: int, arguments: argparse.Namespace) -> 
     return rows
 
 
+def _spin() -> None:
+    while True:
+        pass
+
+
 def _crowd(count: int, data: dict[str, Any], kinds: dict[str, Any], seed: int) -> SceneMaps:
     """A scene with at least `count` centers: some things hide others, and some peaks merge."""
     num_things = count
@@ -231,11 +238,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed runs of ours; the median")
     parser.add_argument("--reference-repeats", type=int, default=1)
     parser.add_argument("--ours-only", action="store_true", help="without Detectron2")
+    parser.add_argument(
+        "--contended", action="store_true", help="with two busy processes beside both sides"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--json", type=local_path, metavar="FILE", help="write the figures there too"
     )
     arguments = parser.parse_args()
+    if arguments.contended:
+        for _ in range(2):  # they end with this process
+            multiprocessing.get_context("fork").Process(target=_spin, daemon=True).start()
     torch.set_num_threads(arguments.threads)
     data = dict(DATASETS[arguments.dataset])
     data["size"] = tuple(arguments.size or data["size"])
@@ -244,7 +257,8 @@ def main() -> None:
     compare(data | {"size": (64, 96)}, 3, small)  # first calls start threads and load kernels
     rows = [row for count in arguments.centers for row in compare(data, count, arguments)]
     machine = describe_device(arguments.device)
-    print(f"{machine}; {data['size'][0]} x {data['size'][1]} pixels, {data['num_classes']} classes")
+    size = f"{data['size'][0]} x {data['size'][1]} pixels, {data['num_classes']} classes"
+    print(f"{machine}; {size}{'; two busy processes beside' if arguments.contended else ''}")
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g"))
     if arguments.json:
         text = json.dumps({"machine": machine, "size": data["size"], "rows": rows}, indent=2)

@@ -56,7 +56,8 @@ class TestTimeAugmentation(nn.Module):
         outputs: list[dict[str, Any]] = []
         for sample in batched_inputs:
             height, width = sample["image"].shape[-2:]
-            sample = {"height": height, "width": width} | sample
+            image = sample["image"].to(self.model.device)  # views are made there
+            sample = {"height": height, "width": width} | sample | {"image": image}
             views = [self._predict(sample, scale, mirror) for scale, mirror in self.views]
             probabilities, *rest = (torch.stack(maps).mean(0) for maps in zip(*views, strict=True))
             logits = probabilities.clamp_(min=LEAST).log_()

@@ -372,6 +372,8 @@ class Evaluation:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         pictures = EvaluationPictures(self.dataset, folder, settings)
         saved, records, no_result = folder / "predictions", None, None
+        if hasattr(self.loader, "device"):
+            self.loader.device = device
         batches = self.loader if batches is None else batches
         if limit is not None:
             batches, records, number = _limit(self.dataset, self.loader, limit)

@@ -133,9 +133,10 @@ def _sum_probabilities(logits: Tensor, owner: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _exp_(values: Tensor) -> Tensor:
-    """The exponential, in place; of single precision on a CPU by OpenCV, several times as fast."""
+    """The exponential, maybe in place; in single precision on a CPU by OpenCV, which is faster."""
     if values.is_cuda or values.dtype != torch.float32:
         return values.exp_()
+    values = values.contiguous()
     flat = values.view(len(values), -1).numpy()
     cv2.exp(flat, flat)
     return values

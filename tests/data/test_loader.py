@@ -473,6 +473,29 @@ def test_where_the_stream_is_counts_batches_that_were_taken(monkeypatch):
     assert taken == expected
 
 
+def test_batches_of_an_evaluation_are_moved_ahead_too(monkeypatch):
+    name = "images_that_are_moved_ahead"
+    DatasetCatalog.register(name, lambda: [{"id": number} for number in range(5)])
+    moved = []
+
+    def prefetch(batches, device):
+        assert batches._pin_memory or not torch.accelerator.is_available()
+        moved.append(device)
+        return batches
+
+    monkeypatch.setattr("panoptic_dl.data.loader._prefetch_to_gpu", prefetch)
+    try:
+        batches = make_test_loader(dataset=name, mapper=dict, num_workers=0)
+        expected = [[{"id": number}] for number in range(5)]
+        assert list(batches) == expected
+        assert moved == []
+        batches.device = torch.device("cuda")
+        assert list(batches) == expected
+        assert moved == [torch.device("cuda")]
+    finally:
+        DatasetCatalog.remove(name)
+
+
 def without_pinning(kind):
     def make(*arguments, pin_memory, **options):
         assert pin_memory

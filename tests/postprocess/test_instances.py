@@ -164,3 +164,6 @@ def test_logits_may_be_a_view_of_a_padded_batch():
     whole = instances_from_panoptic(panoptic, padded[:, :20, :24].clone(), heatmap, **options)
     assert torch.equal(view.scores, whole.scores)
     assert len(view) > 0
+    turned = padded.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # classes side by side
+    again = instances_from_panoptic(panoptic, turned[:, :20, :24], heatmap, **options)
+    torch.testing.assert_close(again.scores, whole.scores)
