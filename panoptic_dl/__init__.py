@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from panoptic_dl.core.errors import import_advice
@@ -23,6 +22,8 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=Futur
 def __getattr__(name: str) -> Any:
     """`Predictor`, which imports torch, and `PanopticResult`, when somebody asks for them."""
     if name == "__version__":
+        from importlib import metadata
+
         return metadata.version("panoptic-dl")
     try:
         if name == "Predictor":

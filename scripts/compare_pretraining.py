@@ -28,7 +28,7 @@ from torchvision.models import mobilenet_v2
 from panoptic_dl.core.errors import WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, read_json
 from panoptic_dl.visualize.charts import BLUE, GRID, YELLOW
-from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.files import read_weights
 from subset_coco import subset
 
 ROOT = Path(__file__).parents[1]

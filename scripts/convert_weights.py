@@ -26,10 +26,9 @@ from panoptic_dl.config.composition import add_config_dir
 from panoptic_dl.core.errors import PartError, WeightsError, one_line_errors
 from panoptic_dl.core.files import local_path, printable
 from panoptic_dl.core.parallel import size_text
+from panoptic_dl.weights.files import Provenance, WeightsFile, read_weights, write_weights
 from panoptic_dl.weights.load import Coverage, compare
 from panoptic_dl.weights.names import BACKBONE, STATISTICS, find_statistics, fit, not_finite
-from panoptic_dl.weights.read import Provenance, WeightsFile, read_weights
-from panoptic_dl.weights.write import write_weights
 
 
 @one_line_errors()

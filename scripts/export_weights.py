@@ -40,14 +40,14 @@ from panoptic_dl.core.run_folder import (
     Fields,
     find_checkpoint,
 )
-from panoptic_dl.weights.load import compare, load_model
-from panoptic_dl.weights.read import (
-    MAX_METRICS,
+from panoptic_dl.weights.files import (
+    MAX_TEXT,
     Provenance,
     WeightsFile,
     read_weights,
+    write_weights,
 )
-from panoptic_dl.weights.write import write_weights
+from panoptic_dl.weights.load import compare, load_model
 
 CHOICES = ("dataset", "task", "backbone", "head")
 AVERAGE_RESULTS = f"ema/{RESULTS}"
@@ -318,7 +318,7 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
         for name, value in metrics.items()
         if math.isfinite(value) and not name.startswith("ema/")
     }
-    while len(text := json.dumps(kept)) > MAX_METRICS:
+    while len(text := json.dumps(kept)) > MAX_TEXT:
         kept.popitem()
     return text if kept else ""
 

@@ -366,15 +366,18 @@ FUNCTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 
 def main() -> None:
+    sys.path.insert(0, str(ROOT))  # it need not be installed
+    from panoptic_dl.core.files import local_path
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--out", type=local_path, required=True, help="folder of the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--stages", nargs="+", help="only these")
     parser.add_argument("--stage", choices=FUNCTIONS, help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=local_path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
         text = json.dumps(FUNCTIONS[options.stage](options.device), indent=2)

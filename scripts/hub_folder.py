@@ -23,8 +23,8 @@ from panoptic_dl.core.run_folder import (
     SHARED_WEIGHTS,
     read_state,
 )
+from panoptic_dl.weights.files import Provenance, read_weights
 from panoptic_dl.weights.hub import FILES, NEEDS_HUB
-from panoptic_dl.weights.read import Provenance, read_weights
 
 CARD = "README.md"
 MODELS = {"panoptic": "Panoptic-DeepLab", "semantic": "DeepLabV3+"}

@@ -13,7 +13,6 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,6 +39,7 @@ POLICY = "default-src 'sha256-{}' 'sha256-{}'; connect-src 'self'; img-src data:
 POLICY += "form-action 'none'; frame-ancestors 'none'"  # the page runs what is in it, and no more
 HEADERS = {"content-security-policy": POLICY.format(*HASHES), "x-content-type-options": "nosniff"}
 FORMATS = {"json": "application/json", "png": "image/png", "overlay": "image/png"}
+FROM_1 = ("workers", "timeout", "max_bytes", "max_pixels")
 DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow's others are not tried
 NUMBERS = {
     "port": (8000, "0: any that is free"),
@@ -88,7 +88,7 @@ def create_app(session: Session, model: str, limits: argparse.Namespace) -> Star
                     async for _ in stream:
                         pass
 
-    async def error(_: Request, error: Any) -> Response:  # others than these are logged, too
+    async def error(_: Request, error: Exception) -> Response:  # others than these are logged, too
         text = getattr(error, "detail", "the server failed: its log says why")
         status, headers = getattr(error, "status_code", 500), getattr(error, "headers", None)
         return JSONResponse({"error": text}, status, headers)
@@ -139,13 +139,13 @@ def main() -> None:
     for name, (default, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} [{default}]")
     given = parser.parse_args()
-    if min(given.workers, given.timeout, given.queue + 1, given.port + 1, 65536 - given.port) < 1:
-        raise DemoError("--workers and --timeout are at least 1, --queue 0, and --port 0..65535")
+    if min(given.queue + 1, given.port + 1, 65536 - given.port, *map(vars(given).get, FROM_1)) < 1:
+        raise DemoError("--queue is at least 0, --port 0..65535, all other numbers at least 1")
     if not (session := Session(given.model, threads=given.threads)).is_panoptic:
         raise DemoError(f"{given.model} is of task=semantic, which finds no segments to be served")
     app = create_app(session, given.model.name, given)
-    quiet: Any = {"access_log": False, "server_header": False, "headers": [*HEADERS.items()]}
-    uvicorn.run(app, host=given.host, port=given.port, **quiet)
+    options = {"host": given.host, "port": given.port, "access_log": False, "server_header": False}
+    uvicorn.run(app, headers=[*HEADERS.items()], **options)
 
 
 if __name__ == "__main__":

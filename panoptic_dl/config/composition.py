@@ -48,10 +48,10 @@ from panoptic_dl.config.saved import (
     saved_config,
     with_parts,
 )
+from panoptic_dl.core.classes import require_no_class
 from panoptic_dl.core.environment import version
 from panoptic_dl.core.errors import message_for_user, one_line, one_line_errors
 from panoptic_dl.core.files import PROGRAM, ROOT, local_path, near_names, printable
-from panoptic_dl.core.images import require_no_class
 from panoptic_dl.core.run_folder import read_state
 from panoptic_dl.core.settings import (
     EXPERIMENT_PARTS,
@@ -210,6 +210,24 @@ class _CheckedLoader(ConfigLoaderImpl):
     was one, added them. `_options` has the options of each group whose files have been merged.
     `_repo` finds options, in the folders of the user's own, too.
     """
+
+    def __init__(self, config_search_path: Any) -> None:
+        super().__init__(config_search_path)
+        self._searched: dict[tuple[str | None, ...], Any] = {}  # by config and overrides
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """Hydra's, which copies all that it has read for each of the groups that `--help` lists."""
+        words = (config_name, *(overrides or ()))
+        if words not in self._searched:
+            _, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides or [])
+            self._searched[words] = repo
+        return list(self._searched[words].get_group_options(group_name, results_filter))
 
     def load_configuration(
         self,

@@ -1,12 +1,17 @@
 """Lazy files in every folder of configs: <group>/<name>.py is option <name> of <group>.
 
-A lazy file is executed when its option is chosen, and becomes a tree that YAML can hold. Detectron2
-and torch are imported only then: tab completion and `--help` list files and take no seconds.
+A lazy file is executed when its option is chosen, and becomes a tree that YAML can hold. Executing
+it imports Detectron2 and torch, which takes seconds; so the trees of files that import nothing but
+these and this package are kept in `$PANOPTIC_DL_CACHE/lazy`, until any of the sources changes.
 """
 
 # mypy: disable-error-code="safe-super"
 
+import ast
 import builtins
+import contextlib
+import hashlib
+import json
 from dataclasses import is_dataclass
 from functools import cache, partial
 from importlib import resources
@@ -25,7 +30,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, SCMode
 
 from panoptic_dl.core.errors import import_advice
-from panoptic_dl.core.files import ROOT
+from panoptic_dl.core.files import PACKAGE, ROOT, cache_folder, write_text
 
 LAZY_CONFIGS = ROOT / "lazy_configs"
 
@@ -33,6 +38,9 @@ LAZY_CONFIGS = ROOT / "lazy_configs"
 # read, the statistics of its pixels and, if there is one, the file of its pre-trained weights come
 # with a backbone. They land at the root of the config.
 COMPANIONS = {"backbone": ("decoder", "pixels", "pretrained")}
+
+# Lazy files that import others may read anything, such as the environment: they are not kept.
+KEPT_IMPORTS = ("detectron2", "panoptic_dl", "torch")
 
 
 class _WithLazyFiles(ConfigSource):
@@ -65,7 +73,7 @@ class _WithLazyFiles(ConfigSource):
             return super().load_config(config_path)
         group = config_path.rpartition("/")[0]
         try:
-            tree = _load(file, file.stat().st_mtime_ns, group)
+            tree = _trees(file, file.stat().st_mtime_ns, group)
         except Exception as error:  # a lazy file is Python: whatever it raises, say which file
             cure = ""
             if isinstance(error, ModuleNotFoundError):
@@ -105,7 +113,64 @@ class LazySearchPath(SearchPathPlugin):
 
 
 @cache  # a sweep composes a config for each of its rows
-def _load(file: Path, modified: int, name: str) -> dict[str, Any]:
+def _trees(file: Path, modified: int, name: str) -> dict[str, Any]:
+    """`_load`, or what it returned in an earlier process for the same sources."""
+    place = hashlib.sha256(f"{file} {name}".encode()).hexdigest()
+    kept = cache_folder() / "lazy" / f"{place}.json"
+    try:
+        sources = _sources(file)
+    except (OSError, SyntaxError, ValueError):  # executing it says what is wrong
+        sources = None
+    if sources is None:
+        return _load(file, name)
+    digest = hashlib.sha256(_package_digest())
+    for source in sorted(sources):
+        digest.update(b"%d " % source.stat().st_size + source.read_bytes())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(kept.read_text())
+        if record["sources"] == digest.hexdigest():
+            return dict(record["trees"])
+    trees = _load(file, name)
+    text = json.dumps({"sources": digest.hexdigest(), "trees": trees})
+    if json.loads(text)["trees"] == trees:  # keys of JSON are text
+        with contextlib.suppress(OSError):  # without room it is executed again
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, text)
+    return trees
+
+
+def _sources(file: Path) -> set[Path] | None:
+    """A lazy file and those that it imports; None where its tree may depend on anything else."""
+    found: set[Path] = set()
+    unread = [file]
+    while unread:
+        source = unread.pop()
+        found.add(source)
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}"]
+                if node.level:
+                    place = names[0].replace(".", "/") + ".py"
+                    unread += {source.parents[node.level - 1] / place} - found
+                    continue
+            for name in names:
+                # What it may call is noted while it is executed.
+                is_allow = name.startswith("panoptic_dl.config")
+                if is_allow or name.partition(".")[0] not in KEPT_IMPORTS:
+                    return None
+    return found
+
+
+@cache
+def _package_digest() -> bytes:
+    digest = hashlib.sha256()
+    for file in sorted(Path(PACKAGE).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.digest()
+
+
+def _load(file: Path, name: str) -> dict[str, Any]:
     """The variable `name` of a lazy file, and those of its companions, as plain trees."""
     from detectron2.config import LazyConfig
 

@@ -37,7 +37,7 @@ NEW_KEYS = (
     *("recipe_record.warmup_iters", "recipe_record.epochs", "dataset.test_split"),
     *("weights_match", "backbone.freeze_at"),
 )
-IN_EVALUATION = ("scales", "flip")  # the rest is printed, drawn and saved besides
+IN_EVALUATION = ("scales", "flip", "precision")  # the rest is printed, drawn and saved besides
 # What a training that goes on may change: its length, its hardware, when it is evaluated; weights
 # are in its checkpoint, and the records of the dataset are compared by themselves.
 FREE = (

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, read_json, write_text
 from panoptic_dl.core.settings import has_type
 
@@ -158,3 +159,12 @@ def classes_of_weights(weights: str | Path) -> Classes | None:
     place = local_path(weights, "weights")
     file = (place if place.is_dir() else place.parent) / CLASSES
     return load_classes(file) if file.is_file() else None
+
+
+def require_no_class(ignore_label: int, num_classes: int) -> None:
+    """Raise `DatasetError` unless `ignore_label` is a number of 8 bits behind the classes."""
+    if not num_classes <= ignore_label <= 255:
+        raise DatasetError(
+            f"dataset.ignore_label={ignore_label} must be a number that no class has: "
+            f"{num_classes}..255 for the classes 0..{num_classes - 1}"
+        )

@@ -87,25 +87,25 @@ def in_main_process(work: Callable[[], None], what: str) -> None:
         raise EvaluationError(f"the main process cannot {what}: its own message says why")
 
 
-def gather_metrics(
-    tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
-) -> list[dict[str, float]]:
-    """Return every process's metrics, in the order of their ranks; the same list in each process.
+def gather_metrics(tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> Tensor:
+    """Return every process's metrics, (processes, metrics) float64; the same in each process.
+
+    They are on the device of the tensors, for which the host does not wait.
 
     Args:
         tensors: scalars, detached, on the device that the processes communicate with.
         numbers: metrics of the host. Names and their order are the same in all processes.
     """
     device = next(iter(tensors.values())).device
+    of_host = torch.tensor(list(numbers.values()), dtype=torch.float64)
     own = torch.cat(
         [
             torch.stack([value.double() for value in tensors.values()]),
-            torch.tensor(list(numbers.values()), dtype=torch.float64).to(device),
+            of_host.to(device, non_blocking=True),
         ]
     )
     rows = [own]
     if comm.get_world_size() > 1:
         rows = [torch.empty_like(own) for _ in range(comm.get_world_size())]
         distributed.all_gather(rows, own)
-    names = [*tensors, *numbers]
-    return [dict(zip(names, row, strict=True)) for row in torch.stack(rows).tolist()]
+    return torch.stack(rows)

@@ -5,9 +5,11 @@
 
 import contextlib
 import ctypes
+import glob
 import importlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -24,6 +26,11 @@ PACKAGES = (
     "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "panopticapi-lite",
     "cityscapesScripts", "pycocotools", "fvcore", "pillow", "opencv-python-headless", "wandb",
 )  # fmt: skip
+
+TORCH_CURE = (
+    "Update the driver that `nvidia-smi` names (CUDA 13 needs 580), or take torch 2.14 for CUDA "
+    "12.6, for drivers from 525 and cards from compute capability 5.0 on: docs/install.md"
+)
 
 
 def describe() -> str:
@@ -42,6 +49,47 @@ def describe() -> str:
     datasets = os.environ.get("DETECTRON2_DATASETS", "not set: ./datasets")
     lines.append(("DETECTRON2_DATASETS", datasets))
     return "\n".join(f"{name:24}{value}" for name, value in lines)
+
+
+def check_gpus(number: int) -> None:
+    """Raise ValueError, with the cure, where this PyTorch cannot use the first GPUs of the machine.
+
+    NVML counts GPUs whose driver or kind the runtime refuses.
+    """
+    import torch
+
+    if not number or not torch.version.cuda:
+        return
+    here = f"torch {torch.__version__} for CUDA {torch.version.cuda}"
+    try:
+        torch.cuda.init()
+        found = [torch.cuda.get_device_capability(index) for index in range(number)]
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).partition("\n")[0]
+        raise ValueError(f"{here} cannot use the GPUs: {line}. {TORCH_CURE}") from None
+    built = [name.partition("_") for name in torch.cuda.get_arch_list()]
+    versions = [(kind, int(re.sub(r"\D", "", version))) for kind, _, version in built]
+    for index, (major, minor) in enumerate(found):
+        own = 10 * major + minor  # code for sm_80 runs on 8.0 to 8.9, compute_80 from 8.0 on
+        if not any(n <= own and (kind == "compute" or n // 10 == major) for kind, n in versions):
+            cure = TORCH_CURE if own < min(n for _, n in versions) else "Take a newer torch"
+            raise ValueError(
+                f"GPU {index} ({torch.cuda.get_device_name(index)}) has compute capability "
+                f"{major}.{minor}; {here} has {', '.join(torch.cuda.get_arch_list())}. {cure}"
+            )
+
+
+def gpus_unused(device: str, processes: int) -> str | None:
+    """Which GPUs a run leaves unused for which nobody has said how many to take; None: none."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if device == "cuda" and processes == 1 < there:
+        return f"1 of {there} GPUs is used: launch.num_gpus={there} trains on all"
+    if there or "CUDA_VISIBLE_DEVICES" in os.environ or not glob.glob("/dev/nvidia[0-9]*"):
+        return None
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return f"torch {torch.__version__} {built} sees none of this machine's GPUs. {TORCH_CURE}"
 
 
 def describe_device(device: str) -> str:

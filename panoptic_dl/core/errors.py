@@ -32,6 +32,20 @@ CURES = {
     errno.ENAMETOOLONG: "That disk takes shorter names",
 }
 FEW_INODES = 4
+# What a message of PyTorch about a device means, and what to do.
+DEVICE_ERRORS = {
+    r"out of memory|OutOfMemoryError|MemoryError|ALLOC_FAILED": "memory ran out: take fewer images "
+    "at once, train.images_per_gpu=1, compute activations again, train.activation_checkpointing="
+    "true, or train.precision=bf16",
+    r"no kernel image|[Dd]river (version|on your)|NVIDIA driver|unsupported display driver": "this "
+    "torch does not fit the GPU or its driver: docs/install.md names the one to take",
+    "NCCL|Dist(Backend|Network|Store)Error": "the processes of the run cannot reach each other: "
+    "NCCL_DEBUG=INFO before the command says more. Often NCCL_SOCKET_IFNAME must name the network "
+    "between machines, or /dev/shm is small (docker run --shm-size=8g)",
+    "AcceleratorError|CUDA error|CUDNN_STATUS|CUBLAS_STATUS": "the GPU has failed; resume=true "
+    "goes on. If it happens again, `dmesg | grep Xid` tells whether the card is damaged, and "
+    "CUDA_LAUNCH_BLOCKING=1 which operation it is",
+}
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.*))?', re.MULTILINE)
 
 
@@ -121,6 +135,8 @@ def message_for_user(error: Exception) -> str | None:
     remote = text if REMOTE in text else str(error.__cause__ or "")
     if text.startswith("Caught ") and REMOTE in text:
         text = text.rpartition(f"{kind}: ")[2].strip()
+    if kind == "ProcessRaisedException":  # in a process that could not begin: its own message
+        text = text.rpartition("\n    ")[2].partition("\n")[2].strip()
     if lost := _lost_process(error, trace):
         return lost
     if isinstance(error, OSError):
@@ -135,13 +151,15 @@ def message_for_user(error: Exception) -> str | None:
         return text
     if isinstance(error, ImportError):
         return f"{text}; {import_advice(error)}"
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # of PyTorch
-        return f"memory ran out: take fewer images at once, train.images_per_gpu=1 ({kind}: {text})"
     if isinstance(error, RuntimeError) and re.search(LOST, f"{kind}: {text}"):
         from detectron2.utils import comm  # slow, and not needed for the errors of scripts
 
         if comm.get_world_size() > 1:
             return f"{LOST_PROCESS}; its own message says why, or the last one ({kind}: {text})"
+    if isinstance(error, RuntimeError | MemoryError) or kind == "ProcessRaisedException":
+        for pattern, cure in DEVICE_ERRORS.items():
+            if re.search(pattern, f"{kind}: {text}") and "device-side assert" not in text:
+                return f"{cure} ({kind}: {text})"
     frames = _FRAME.findall("".join(trace) + (remote if '  File "' in remote else ""))
     for i, (file, line, function, code) in enumerate(reversed(frames)):
         real = file if file.startswith("<") else os.path.realpath(file)
@@ -197,7 +215,11 @@ def how_it_ended(code: int) -> str:
     """How a process ended that left no word, from its exit code in Python's way: -9 is SIGKILL."""
     if code >= 0:
         return f"ended with exit code {code}"
-    causes = {"SIGKILL": "memory ran out", "SIGBUS": "/dev/shm is full", "SIGSEGV": "a bug"}
+    causes = {
+        "SIGKILL": "memory ran out",
+        "SIGBUS": "/dev/shm is full (docker run --shm-size=8g)",
+        "SIGSEGV": "a bug",
+    }
     name = signal.Signals(-code).name
     return f"was ended by {name}" + (f": mostly {causes[name]}" if name in causes else "")
 

@@ -15,10 +15,11 @@ import tempfile
 import threading
 import time
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 logger = logging.getLogger(__name__)
 
@@ -165,36 +166,18 @@ def save_state(target: Path, state: dict[str, Any]) -> str:
 
     with atomic_write(target) as temporary:
         with temporary.open("wb") as file:
-            hashing = _Hashing(file)
             try:
-                torch.save(state, cast(BinaryIO, hashing))
-            except RuntimeError:  # of torch, which hides the error of a full disk
-                if hashing.error is not None:
-                    raise hashing.error from None
+                torch.save(state, file)
+            except RuntimeError as error:  # of torch, which hides the error of a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
                 raise
         flush(temporary)
-        if sha256_of(temporary) != hashing.sha256.hexdigest():
-            raise OSError("what was written does not read back")
-    return hashing.sha256.hexdigest()
-
-
-class _Hashing:
-    """A file whose contents are hashed while they are written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
+        # torch writes a checksum of each part
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(temporary) as archive:
+            if archive.testzip() is None:
+                return sha256_of(temporary)
+        raise OSError("what was written does not read back")
 
 
 def sha256_of(path: Path) -> str:

@@ -337,7 +337,7 @@ def shifted_labels(
             f"predicted panoptic id {lowest if lowest < -1 else highest} is neither void (-1) nor "
             f"one of {num_classes} classes * {label_divisor} + instance"
         )
-    labels = panoptic.astype(np.int64, copy=False) + 1
+    labels = np.add(panoptic, 1, dtype=np.int64)
     if highest < NUM_IDS:
         found = np.flatnonzero(np.bincount(labels.reshape(-1)))
     else:
@@ -394,15 +394,6 @@ def segment_problem(segment: Mapping[str, Any], others: Collection[int]) -> str:
     if area is not None and not (type(area) in (int, float) and area >= 0):
         return f': "area" is {area!r}; write a number of pixels, or leave it out'
     return ""
-
-
-def require_no_class(ignore_label: int, num_classes: int) -> None:
-    """Raise `DatasetError` unless `ignore_label` is a number of 8 bits behind the classes."""
-    if not num_classes <= ignore_label <= 255:
-        raise DatasetError(
-            f"dataset.ignore_label={ignore_label} must be a number that no class has: "
-            f"{num_classes}..255 for the classes 0..{num_classes - 1}"
-        )
 
 
 class SemanticLabelReader:

@@ -39,6 +39,11 @@ from panoptic_dl.core.files import (
 )
 from panoptic_dl.core.settings import describe_type, has_type
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"
@@ -186,23 +191,17 @@ class RunState:
 
     def _write_texts(self) -> None:
         """Write all, or none; another config, of an attempt before, is kept by its time."""
-        config, old = self._place / Path(CONFIG).name, None
-        try:
-            self._place.mkdir(parents=True, exist_ok=True)
+        config = self._place / Path(CONFIG).name
+        self._place.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as files:  # which renames them when all are written
+            for name, text in self._texts.items():
+                temporary = files.enter_context(atomic_write(self._place / name))
+                temporary.write_text(text, encoding="utf-8")
             if config.is_file() and config.read_bytes() != self._texts[config.name].encode():
                 old = self._place / f"{datetime.fromtimestamp(config.stat().st_mtime):{TIME}}"
                 old.mkdir(exist_ok=True)
                 for file in self._place.glob("*.yaml"):
                     shutil.copy2(file, old)
-            with contextlib.ExitStack() as files:  # which renames them when all are written
-                for name, text in self._texts.items():
-                    temporary = files.enter_context(atomic_write(self._place / name))
-                    temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
-            problem = error.strerror or str(error)
-            raise OSError(error.errno, f"cannot be written: {problem}", str(config)) from error
 
     def note(self, **facts: Any) -> None:
         """Add what only the main process knows: its environment, its metrics."""
@@ -432,9 +431,20 @@ class Fields:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of the last attempt, see `RunState.write_resolved`; {} without."""
-    file = folder / RESOLVED
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """The resolved config of the last attempt, see `RunState.write_resolved`; {} without.
+
+    Raises ValueError: it is damaged; OSError.
+    """
+    if not (folder / RESOLVED).exists():
+        return {}
+    try:
+        config = SafeLoader(read_text(folder / RESOLVED)).get_single_data()
+        if not isinstance(config, dict):
+            raise ValueError("it holds no config")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"{Path(RESOLVED).name} is no whole YAML file ({first})") from error
+    return config
 
 
 def config_file(folder: Path) -> Path:
@@ -468,7 +478,7 @@ def image_format_of(folder: Path) -> str | None:
     """Channel order of the images of a run, RGB or BGR; None where its config does not tell."""
     try:
         order = read_config(folder)["dataset"]["image_format"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return order if order in ("RGB", "BGR") else None
 

@@ -73,11 +73,17 @@ class TrainSettings(Settings, group="train"):
     )
     num_workers: int = key(10, "Loader processes per training process.", least=0)
     precision: str = key(
-        "fp32", "Arithmetic of the network: fp32 is strict; fp16 scales the loss.", PRECISIONS
+        "tf32",
+        "Arithmetic of the network: tf32 is fp32 whose convolutions round to TF32 on GPUs that "
+        "have it, as in Detectron2; fp32 is strict; fp16 scales the loss.",
+        PRECISIONS,
     )
     channels_last: bool = key(False, "Memory format of weights and activations.")
-    compile: bool = key(
-        False, "`torch.compile` of backbone and heads; evaluation runs them uncompiled."
+    compile: bool | str = key(
+        False,
+        "`torch.compile` of backbone and heads; evaluation runs them uncompiled. A mode of it: "
+        "default (as true), reduce-overhead (CUDA graphs), max-autotune.",
+        (False, True, "default", "reduce-overhead", "max-autotune"),
     )
     activation_checkpointing: bool = key(
         False, "Compute activations of the backbone's blocks twice, which needs less memory."
@@ -148,6 +154,9 @@ class LaunchSettings(Settings, group="launch"):
     dist_url: str = key(
         "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
+    timeout_minutes: int = key(
+        30, "How long processes and machines wait for each other before the run fails.", least=1
+    )
     find_unused_parameters: bool = key(
         False, "Allow parameters that take no part in the loss, of all steps or of some."
     )
@@ -168,7 +177,7 @@ class EvaluationSettings(Settings, group="evaluation"):
         2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
     )
     precision: str = key(
-        "fp32",
+        "tf32",
         "Arithmetic of the network; auto: the fastest way to run it on this machine that is exact "
         "enough.",
         INFERENCE_PRECISIONS,
@@ -281,7 +290,7 @@ class DemoSettings(Settings, group="demo"):
         ("image", "network"),
     )
     precision: str = key(
-        "fp32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
+        "tf32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
     )
     batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
     num_workers: int | None = key(

@@ -33,6 +33,9 @@ SHAPE_ONLY = (  # whose random choice depends on the size of the image, not on p
     T.NoOpTransform,
 )
 
+WORTH_A_PART = 0.9  # of an enlarged image: where more is kept, all of it is resized
+ROWS_SEEN = 16  # of noise, by which orders of passes differ
+
 Augmentations = Sequence[T.Augmentation | T.Transform]
 
 
@@ -176,14 +179,21 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
     rows, columns = _part(plan.rows), _part(plan.columns)
     new = plan.rows.new, plan.columns.new
     order = None
-    if 2 * rows.size * columns.size < new[0] * new[1]:  # else little is saved
+    if rows.size * columns.size < WORTH_A_PART * new[0] * new[1]:
         order = _order_of_passes((plan.rows.old, plan.columns.old), new)
     if order is None:
-        whole = Image.fromarray(np.ascontiguousarray(image.rows(plan.rows.old)))
+        whole = Image.fromarray(np.ascontiguousarray(image.rows()))
         resized = whole.resize((new[1], new[0]), Image.Resampling.BILINEAR)
         crop = slice(plan.rows.start, plan.rows.stop), slice(plan.columns.start, plan.columns.stop)
         return _flipped(np.asarray(resized)[crop], plan.flips)
-    pixels = image.rows(rows.last)[rows.first : rows.last, columns.first : columns.last]
+    pixels = image.rows(rows.first, rows.last)[:, columns.first : columns.last]
+    return _flipped(_resized(pixels, rows, columns, order), plan.flips)
+
+
+def _resized(
+    pixels: NDArray[np.integer], rows: _Part, columns: _Part, order: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """What is kept of the parts of both axes, resized one after the other."""
     part = Image.fromarray(np.ascontiguousarray(pixels))
     for axis in order:
         width, height = part.size
@@ -192,24 +202,24 @@ def _augment_image(image: Source, plan: _Plan) -> NDArray[np.uint8]:
         else:
             size, box = (columns.size, height), (columns.box[0], 0, columns.box[1], height)
         part = part.resize(size, Image.Resampling.BILINEAR, box)
-    return _flipped(np.asarray(part)[rows.crop, columns.crop], plan.flips)
+    return np.asarray(part)[rows.crop, columns.crop]
 
 
 @lru_cache(maxsize=4096)
 def _order_of_passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int] | None:
     """The axes in the order in which Pillow resizes (H, W); between the two it rounds to 8 bits.
 
-    Asked of Pillow itself, with noise: the rule differs between versions. None: it is done in some
-    other way.
+    Asked of Pillow itself, with noise, of which the first rows tell: the rule differs between
+    versions. None: it is done in some other way.
     """
-    noise = np.random.default_rng(0).integers(0, 256, old, dtype=np.uint8)
-    image = Image.fromarray(noise)
-    (height, width), bilinear = new, Image.Resampling.BILINEAR
-    whole = image.resize((width, height), bilinear)
-    between = {0: (image.width, height), 1: (width, image.height)}
+    noise = np.resize(np.random.default_rng(0).integers(0, 256, 65_537, dtype=np.uint8), old)
+    whole = Image.fromarray(noise).resize((new[1], new[0]), Image.Resampling.BILINEAR)
+    seen = min(new[0], ROWS_SEEN)
+    rows, columns = _part(_Axis(old[0], new[0], 0, seen)), _part(_Axis(old[1], new[1], 0, new[1]))
     for order in ((1, 0), (0, 1)):
-        two = image.resize(between[order[0]], bilinear).resize((width, height), bilinear)
-        if two == whole:
+        if np.array_equal(
+            _resized(noise[: rows.last], rows, columns, order), np.asarray(whole)[:seen]
+        ):
             return order
     return None
 
@@ -218,8 +228,9 @@ def _augment_label(label: Source, plan: _Plan) -> NDArray[np.integer]:
     rows, columns = (
         _nearest(axis.old, axis.new)[axis.start : axis.stop] for axis in (plan.rows, plan.columns)
     )
-    pixels = label.rows(int(rows[-1]) + 1)
-    return _flipped(pixels[rows].take(columns, axis=1), plan.flips)
+    first = int(rows[0])
+    pixels = label.rows(first, int(rows[-1]) + 1)
+    return _flipped(pixels[rows - first].take(columns, axis=1), plan.flips)
 
 
 def _flipped(pixels: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:

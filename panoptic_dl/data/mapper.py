@@ -246,7 +246,8 @@ class SemanticTrainMapper(TrainMapper):
         if panoptic:
             ids = label
             label = Source(
-                ids.file, "L", ids.shape, lambda stop: self.spec.to_semantic(ids.rows(stop), record)
+                *(ids.file, "L", ids.shape),
+                lambda *rows: self.spec.to_semantic(ids.rows(*rows), record),
             )
         for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info"):
             sample.pop(key, None)

@@ -1,14 +1,15 @@
 """What Panoptic-DeepLab learns from a panoptic label (Cheng et al., CVPR 2020, section 3.3).
 
-Equal to Detectron2's `PanopticDeepLabTargetGenerator` in every number, from one pass over the
-pixels where that one compares all of them with each segment's id, up to five times.
+Equal to Detectron2's `PanopticDeepLabTargetGenerator` in every number. That one compares all pixels
+with each segment's id, up to five times; here a row is a few runs of equal ids, and sums and maps
+come from those.
 
-Shapes: H W pixels, S segments.
+Shapes: H W pixels, R runs.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,8 +62,8 @@ class PanopticTargets:
             (1, H, W), "offset" (2, H, W) in pixels, y before x, "offset_weights" (1, H, W), all
             float32, and "center_points" [[y, x], ...] of the things that are seen.
         """
-        numbers = segment_numbers(ids, [segment["id"] for segment in segments])
-        areas, rows, columns = _moments(numbers, len(segments) + 1)
+        runs = _Runs.of(ids, [segment["id"] for segment in segments])
+        areas, rows, columns = runs.moments(len(segments) + 1)
         # By number; 0 is none of the segments. In 8 bits, as in Detectron2.
         semantic = np.full(len(segments) + 1, self.ignore_label, np.uint8)
         weights = np.ones(len(segments) + 1, np.uint8)
@@ -87,14 +88,18 @@ class PanopticTargets:
             center = rows[number] / areas[number], columns[number] / areas[number]
             centers[:, number] = center
             points.append(list(center))
+
+        def mapped(values: NDArray[np.uint8], dtype: type) -> torch.Tensor:
+            return torch.from_numpy(runs.map(values.astype(dtype)[runs.numbers]))
+
         return {
-            "sem_seg": torch.from_numpy(semantic.astype(np.int64)[numbers]),
-            "center": torch.from_numpy(self._heatmap(numbers.shape, points)),
+            "sem_seg": mapped(semantic, np.int64),
+            "center": torch.from_numpy(self._heatmap(ids.shape, points)),
             "center_points": points,
-            "offset": torch.from_numpy(_offsets(numbers, is_thing, centers)),
-            "sem_seg_weights": torch.from_numpy(weights.astype(np.float32)[numbers]),
-            "center_weights": torch.from_numpy(in_center.astype(np.float32)[numbers][None]),
-            "offset_weights": torch.from_numpy(in_offset.astype(np.float32)[numbers][None]),
+            "offset": torch.from_numpy(runs.offsets(is_thing, centers)),
+            "sem_seg_weights": mapped(weights, np.float32),
+            "center_weights": mapped(in_center, np.float32)[None],
+            "offset_weights": mapped(in_offset, np.float32)[None],
         }
 
     def _heatmap(
@@ -114,31 +119,42 @@ class PanopticTargets:
         return heatmap
 
 
-def _moments(
-    numbers: NDArray[np.integer], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """For each number below `count`: its pixels, and the sums of their rows and columns."""
-    height, width = numbers.shape
-    wide = numbers.astype(np.intp)
-    by_row = np.bincount(
-        (wide + count * np.arange(height)[:, None]).ravel(), minlength=count * height
-    ).reshape(height, count)
-    by_column = np.bincount(
-        (wide + count * np.arange(width)).ravel(), minlength=count * width
-    ).reshape(width, count)
-    return by_row.sum(0), np.arange(height) @ by_row, np.arange(width) @ by_column
+class _Runs(NamedTuple):
+    """Neighbors in a row of a label that belong to one segment; row by row, all pixels (H, W)."""
 
+    shape: tuple[int, ...]
+    numbers: NDArray[np.uint16]  # (R,) 1 + position of the run's segment; 0: none of them
+    rows: NDArray[np.int64]  # (R,)
+    columns: NDArray[np.int64]  # (R,) of the first pixel
+    lengths: NDArray[np.int64]  # (R,)
 
-def _offsets(
-    numbers: NDArray[np.integer], is_thing: NDArray[np.bool_], centers: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """From each pixel of a thing to its center, (2, H, W) (y, x); 0 elsewhere."""
-    height, width = numbers.shape
-    offset = np.zeros((2, height, width), np.float32)
-    pixels = np.flatnonzero(is_thing[numbers])
-    owners = numbers.ravel()[pixels]
-    y, x = np.divmod(pixels, width)
-    for axis, coordinates in enumerate((y, x)):
-        away = centers[axis].astype(OFFSET_DTYPE)[owners] - coordinates.astype(np.float32)
-        offset[axis].ravel()[pixels] = away
-    return offset
+    @classmethod
+    def of(cls, ids: NDArray[np.integer], segment_ids: Sequence[int]) -> "_Runs":
+        is_first = np.ones(ids.shape, bool)
+        np.not_equal(ids[:, 1:], ids[:, :-1], out=is_first[:, 1:])
+        first = np.flatnonzero(is_first)
+        rows, columns = np.divmod(first, ids.shape[1])
+        numbers = segment_numbers(ids[rows, columns], segment_ids)
+        return cls(ids.shape, numbers, rows, columns, np.diff(first, append=ids.size))
+
+    def map(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(H, W) of `values`, (R,)."""
+        return np.repeat(values, self.lengths).reshape(self.shape)
+
+    def moments(self, count: int) -> list[NDArray[Any]]:
+        """For each number below `count`: its pixels, and the sums of their rows and columns."""
+        twice = (2 * self.columns + self.lengths - 1) * self.lengths
+        sums = self.lengths, self.rows * self.lengths, twice // 2
+        return [np.bincount(self.numbers, each, minlength=count) for each in sums]
+
+    def offsets(
+        self, is_thing: NDArray[np.bool_], centers: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """From each pixel of a thing to its center, (2, H, W) (y, x); 0 elsewhere."""
+        found, here = is_thing[self.numbers], centers[:, self.numbers].astype(OFFSET_DTYPE)
+        offset = np.empty((2, *self.shape), np.float32)
+        offset[0] = self.map(np.where(found, here[0] - self.rows.astype(np.float32), 0))
+        columns = np.arange(self.shape[1], dtype=np.float32)
+        np.subtract(self.map(here[1]), columns, out=offset[1], casting="same_kind")
+        np.copyto(offset[1], 0, where=self.map(~found))
+        return offset

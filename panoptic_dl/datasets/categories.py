@@ -10,9 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.classes import Classes, Color
@@ -185,28 +183,19 @@ def check_categories(categories: Sequence[Any], file: Path) -> list[dict[str, An
 
 
 STEPS = np.arange(40, 241, 25)  # of each channel; strong colors hide the picture below
-LIGHTNESS = (30, 88)  # 0..100: neither like void, which is darkened, nor like outlines
+LIGHTNESS = (90, 210)  # mean of channels: neither like void, which is darkened, nor like outlines
 
 
 def _distinct_colors(number: int, taken: Sequence[Color] = ()) -> list[Color]:
-    """At most 300 RGB colors, each the farthest (CIELAB) from all before it, and those in use."""
+    """At most 300 RGB colors, each the farthest from all before it, and those in use."""
     candidates = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(-1, 3)
-    lab = _lab(candidates)
-    readable = (lab[:, 0] > LIGHTNESS[0]) & (lab[:, 0] < LIGHTNESS[1])
-    candidates, lab = candidates[readable], lab[readable]
+    means = candidates.mean(1)
+    candidates = candidates[(means > LIGHTNESS[0]) & (means < LIGHTNESS[1])]
     distance = np.full(len(candidates), np.inf)
-    for color in _lab(np.array([(128, 128, 128), *taken])):  # no class is gray
-        distance = np.minimum(distance, ((lab - color) ** 2).sum(1))
-    chosen: list[Color] = []
-    for _ in range(number):
-        best = int(distance.argmax())
-        red, green, blue = candidates[best].tolist()
-        chosen.append((red, green, blue))
-        distance = np.minimum(distance, ((lab - lab[best]) ** 2).sum(1))
-    return chosen
-
-
-def _lab(colors: NDArray[np.integer]) -> NDArray[np.float32]:
-    """CIELAB (N, 3) of RGB (N, 3) in 0..255; rounded, so that no machine chooses otherwise."""
-    scaled = (colors[None] / 255).astype(np.float32)
-    return cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB)[0].round(2)
+    colors: list[Color] = [(128, 128, 128), *taken]  # no class is gray
+    for place, color in enumerate(colors):  # which grows meanwhile
+        distance = np.minimum(distance, ((candidates - color) ** 2).sum(1))
+        if len(taken) <= place < len(taken) + number:
+            red, green, blue = candidates[distance.argmax()].tolist()
+            colors.append((red, green, blue))
+    return colors[len(taken) + 1 :]

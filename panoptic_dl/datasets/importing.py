@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from panoptic_dl.core.archives import file_state
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import PROGRAM, local_path, near_names, write_text
 from panoptic_dl.core.images import NUM_IDS, ids_to_colors, read_size, require_same_size
@@ -40,7 +41,14 @@ from panoptic_dl.datasets.formats import (
     voc,
     yolo,
 )
-from panoptic_dl.datasets.formats.base import Export, Instance, Sample, Segments, has_keys
+from panoptic_dl.datasets.formats.base import (
+    Export,
+    Instance,
+    Sample,
+    Segments,
+    has_keys,
+    list_files,
+)
 from panoptic_dl.datasets.storage import map_samples, store_once
 
 logger = logging.getLogger(__name__)
@@ -230,16 +238,9 @@ def _import(key: str, cache: str, state: int) -> str:
 
 def _state(root: Path) -> list[int]:
     """Number of the files below a folder, and a hash of their names, sizes and times of change."""
-    digest, count = hashlib.sha256(), 0
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(name for name in files if not name.startswith(".")):
-            status = os.stat(os.path.join(folder, name))
-            digest.update(
-                f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace")
-            )
-            count += 1
-    return [count, int(digest.hexdigest()[:15], 16)]
+    states = [file_state(root / path) for path in list_files(root, [""])]
+    digest = hashlib.sha256(repr(states).encode(errors="replace")).hexdigest()
+    return [len(states), int(digest[:15], 16)]
 
 
 def convert(

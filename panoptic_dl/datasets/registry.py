@@ -13,9 +13,10 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_dl.core.archives import file_state, is_folder, list_folder
+from panoptic_dl.core.classes import require_no_class
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.files import local_path, near_names, read_json
-from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR, require_no_class
+from panoptic_dl.core.images import IGNORE_LABEL, LABEL_DIVISOR
 from panoptic_dl.datasets.index import Records, indexed
 
 logger = logging.getLogger(__name__)

@@ -1,20 +1,27 @@
-"""What `input=` means: files, folders, patterns, videos, cameras; names of results."""
+"""What `input=` means: files, folders, patterns, videos, cameras; names of results.
+
+Videos and cameras are read frame by frame, through OpenCV. H W pixels.
+"""
 
 import glob
 import logging
+import math
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.files import file_name_text, local_path, near_names, printable
 
 logger = logging.getLogger(__name__)
 
-MOST_FOLDERS = 5  # in the name of a result
 # Those that cannot be read here are among them: they are named, and not passed over in silence.
 _SUFFIXES_OF_PICTURES = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga "
@@ -132,34 +139,94 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _result_names(files: Sequence[Path]) -> list[str]:
     """A name for each of several different files, safe as that of a file, in their order.
 
-    `x` of x.jpg, else `x_jpg` and `x_png`, else `a_x` and `b_x`; a number where nothing else helps.
+    `x` of x.jpg; where another one has that, `a_x` with the folders that not all lie in; then
+    `a_x_jpg`; a number where nothing else helps.
     """
-    stems = [file_name_text(file.stem) for file in files]
-    names = list(stems)
-    spellings = [[file.name.replace(".", "_") for file in files]]
-    for depth in range(1, MOST_FOLDERS + 1):
-        folders = [[part for part in f.parts[-depth - 1 : -1] if part.strip("/.\\")] for f in files]
-        spellings.append(["_".join([*p, f.stem]) for p, f in zip(folders, files, strict=True)])
-    for spelling in spellings:  # those that share a name get longer ones, where these differ
-        longer = [file_name_text(name) for name in spelling]
-        groups = defaultdict(list)
-        for i, name in enumerate(names):
-            groups[_key(name)].append(i)
-        for members in groups.values():
-            if len({_key(longer[i]) for i in members}) > 1:
-                for i in members:
-                    names[i] = longer[i]
-    # Number those that still share a name; an input keeps its own before others get it.
-    final, taken = list(names), set[str]()
-    for i in sorted(range(len(names)), key=lambda i: names[i] != stems[i]):
+    places = [os.path.abspath(file) for file in files]
+    base = os.path.commonpath([os.path.dirname(place) for place in places] or [os.curdir])
+    inside = [Path(os.path.relpath(place, base)) for place in places]
+    spellings = [
+        [file.stem for file in files],
+        ["_".join(path.with_suffix("").parts) for path in inside],
+        ["_".join(path.parts).replace(".", "_") for path in inside],
+    ]
+    safe = [[file_name_text(name) for name in spelling] for spelling in spellings]
+    counts = [Counter(map(_key, spelling)) for spelling in safe]
+    found, taken = list[str](), set[str]()
+    for names in zip(*safe, strict=True):
+        alone = (n for n, count in zip(names, counts, strict=True) if count[_key(n)] == 1)
+        name = wanted = next(alone, names[-1])
         number = 1
-        while _key(final[i]) in taken:
+        while _key(name) in taken or (number > 1 and any(_key(name) in each for each in counts)):
             number += 1
-            final[i] = f"{names[i]}_{number}"
-        taken.add(_key(final[i]))
-    return final
+            name = f"{wanted}_{number}"
+        taken.add(_key(name))
+        found.append(name)
+    return found
 
 
 def _key(name: str) -> str:
     """What disks may take for the same name has the same key."""
     return unicodedata.normalize("NFKC", name).casefold()
+
+
+FPS = 25.0  # of sources that do not say
+TORN = 0.02  # share of the announced frames that may be missing: some formats only guess
+
+
+class VideoReader:
+    """Frames of a video file or a camera, one after the other."""
+
+    def __init__(self, source: Path | int) -> None:
+        """Open it, and decode the first frame; DemoError if there is none."""
+        self.notes: list[str] = []  # for the log
+        is_camera = isinstance(source, int)
+        self._name = f"camera {source}" if is_camera else str(source)
+        if isinstance(source, Path) and not source.is_file():
+            raise DemoError(f"{source}: there is no such file")
+        cv2.setLogLevel(0)  # its errors name lines of OpenCV
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and FFmpeg's do no better
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        first = self._decode()
+        if first is None:
+            self._capture.release()
+            if isinstance(source, int):
+                raise DemoError(f"there is no camera {source}, or another program uses it")
+            raise DemoError(
+                f"{source}: OpenCV can decode no frame of it (damaged, cut off, or an unknown "
+                f"codec); `ffmpeg -i {source.name} -c:v libx264 new.mp4` may help"
+            )
+        self._first: NDArray[np.uint8] | None = first
+        self.size = first.shape[:2]
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))  # frames a second
+        if not 0.1 <= self.fps <= 1000:
+            self.notes.append(f"does not say its frame rate: {FPS:g} a second are taken")
+            self.fps = FPS
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # None: it does not know
+        self.total = int(count) if 1 <= count < math.inf and not is_camera else None
+
+    def read(self) -> NDArray[np.uint8] | None:
+        """The next frame, (H, W, 3) RGB uint8 of one size for all; None at the end."""
+        frame, self._first = self._decode() if self._first is None else self._first, None
+        if frame is not None and frame.shape[:2] != self.size:
+            raise DemoError(
+                f"{self._name} changes its size from {self.size[1]} x {self.size[0]} to "
+                f"{frame.shape[1]} x {frame.shape[0]}: cut it into two videos"
+            )
+        return frame
+
+    def _decode(self) -> NDArray[np.uint8] | None:
+        done, frame = self._capture.read()
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if done else None  # type: ignore[return-value]
+
+    def missing(self, read: int) -> str | None:
+        """Why a video that ended after so many frames is not complete; None if it is."""
+        if self.total is None or self.total - read <= max(1, TORN * self.total):
+            return None
+        return (
+            f"{self._name} ends after {read} of {self.total} frames: it is cut off or damaged; "
+            "what there is was drawn"
+        )
+
+    def close(self) -> None:
+        self._capture.release()

@@ -16,16 +16,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from panoptic_dl.core.classes import CLASSES, Classes
 from panoptic_dl.core.errors import DemoError, name_unwritable
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import temporary_path, write_text
 from panoptic_dl.core.masks import encode_mask
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.predictions.writer import write_entries, write_prediction
+from panoptic_dl.predictions.dataset import write_prediction
 from panoptic_dl.runtime.result import PanopticResult, encode
 
 SIDE_BY_SIDE = "side_by_side"
@@ -65,19 +66,15 @@ class ResultWriter:
         self._entries: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = []
         self._lock = threading.Lock()
 
-    def draw(self, result: PanopticResult, *, exact: bool = False) -> dict[str, NDArray[np.uint8]]:
-        """The pictures of a result by kind.
-
-        With `exact`, as for videos, an overlay has the size of the image: no legend, never larger.
-        """
+    def draw(self, result: PanopticResult, *, legend: bool) -> dict[str, NDArray[np.uint8]]:
+        """The pictures of a result by kind; without a legend an overlay has the image's size."""
         return {
             kind: result.draw(
                 self.views if kind == SIDE_BY_SIDE else kind,
                 layout=SIDE_BY_SIDE if kind == SIDE_BY_SIDE else "overlay",
-                legend=self.settings.legend and not exact,
+                legend=legend,
                 labels=self.settings.labels,
                 opacity=self.settings.opacity,
-                enlarge=not exact,
             )
             for kind in self.kinds
         }
@@ -85,7 +82,7 @@ class ResultWriter:
     def write(self, name: str, result: PanopticResult, source: str) -> None:
         """Write the pictures of an image, and its other files; from any thread."""
         suffix = self.settings.format
-        for kind, picture in self.draw(result).items():
+        for kind, picture in self.draw(result, legend=self.settings.legend).items():
             file = self.folder / kind / f"{name}.{suffix}"
             write_prediction(file, encode(picture, suffix))
         self.write_files(name, result, source)
@@ -136,10 +133,9 @@ class ResultWriter:
             self._write_json(INSTANCES, categories, images, numbered)
 
     def _write_json(self, name: str, categories: Any, images: Any, annotations: Any) -> None:
-        texts = {i: [json.dumps(each, allow_nan=False)] for i, each in enumerate(annotations)}
-        head = f'{{"categories": {json.dumps(categories)},\n"annotations": ['
-        frame = head, f'],\n"images": {json.dumps(images)}}}'
-        write_entries(self.folder / f"{name}.json", texts, frame)
+        content = {"categories": categories, "annotations": annotations, "images": images}
+        data = json.dumps(content, allow_nan=False).encode()
+        write_prediction(self.folder / f"{name}.json", data)
 
     def places(self) -> str:
         """Where results are, for the log."""
@@ -155,3 +151,63 @@ def _indexed_png(result: PanopticResult) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+SUFFIX = ".mp4"
+CODEC = "mp4v"  # MPEG-4: what OpenCV's own build can write without further programs
+
+
+class VideoWriter:
+    """A video that takes its name when it is complete, or was stopped in good order."""
+
+    def __init__(self, file: Path, fps: float) -> None:
+        """`file` has the suffix `SUFFIX`, and its folder is there; `fps`: frames per second."""
+        self.file, self.fps = file, fps
+        self.frames = 0
+        self._temporary = temporary_path(file)
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Add a frame (H, W, 3) RGB; an odd last row or column is left out, for the codec."""
+        height, width = (side - side % 2 for side in frame.shape[:2])
+        if self._writer is None:
+            if not height or not width:
+                raise DemoError(f"{self.file}: a video needs at least 2 x 2 pixels")
+            code = cv2.VideoWriter.fourcc(*CODEC)
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self.fps, (width, height))
+            if not self._writer.isOpened():
+                raise DemoError(
+                    f"{self.file}: OpenCV cannot write {width} x {height} pixels as {CODEC}: is "
+                    "the disk full, or may it not be written? install opencv-python-headless again"
+                )
+        picture = np.ascontiguousarray(frame[:height, :width])
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the file and give it its name; after an error, or without frames, remove it.
+
+        DemoError if frames are missing: OpenCV itself does not notice a full disk.
+        """
+        if self._writer is not None:
+            self._writer.release()
+        keep = kind is None or issubclass(kind, KeyboardInterrupt)  # Ctrl-C is a good end
+        if keep and self.frames and self._count() == self.frames:
+            self._temporary.replace(self.file)
+            return
+        self._temporary.unlink(missing_ok=True)
+        if keep and self.frames:
+            raise DemoError(f"{self.file}: not all frames could be written: is the disk full?")
+
+    def _count(self) -> int:
+        """Frames that the file's index lists, if the last of them is there."""
+        capture = cv2.VideoCapture(str(self._temporary))
+        try:
+            count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+            capture.set(cv2.CAP_PROP_POS_FRAMES, max(0, count - 1))
+            return count if capture.read()[0] else 0
+        finally:
+            capture.release()

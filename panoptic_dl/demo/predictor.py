@@ -98,7 +98,7 @@ class Predictor(BasePredictor):
         *,
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str = "tf32",
         maps: str = "image",
         branches: bool = False,
     ) -> None:

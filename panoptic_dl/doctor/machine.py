@@ -1,32 +1,21 @@
-"""Checks of the machine: packages, devices, memory, shared memory, disk.
-
-The memory of a training step is counted on small batches, not tried: what autograd keeps of a
-forward pass grows with the pixels, and is counted for two sizes. Shapes: N images, H W pixels.
-"""
+"""Checks of the machine: packages, devices, memory, shared memory, disk."""
 
 import contextlib
-import copy
-import math
 import os
 import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
-from detectron2.layers import NaiveSyncBatchNorm
 from packaging.requirements import Requirement
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from panoptic_dl.core.environment import describe_device, version
+from panoptic_dl.core.environment import describe_device, gpus_unused, version
 from panoptic_dl.core.parallel import count_cores
 from panoptic_dl.doctor.context import CheckContext, CheckResult, fail, from_problems, ok, warn
-from panoptic_dl.models.activation_checkpointing import CONTRACT
-from panoptic_dl.models.batch import padding_multiple
-from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS, checkpoint_bytes, optimizer_copies
-from panoptic_dl.train.precision import autocast, check_precision
+from panoptic_dl.doctor.memory import estimate_step
+from panoptic_dl.train.checkpoint import EXTRA_CHECKPOINTS, checkpoint_bytes
+from panoptic_dl.train.precision import check_precision
 
 SHOWN_PACKAGES = ("torch", "numpy", "hydra-core")
 GIB = 2**30
@@ -36,11 +25,9 @@ PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's defaul
 # Bytes a pixel of a training sample: image 3, classes 8, and of the panoptic task weights 4,
 # heatmap 4 and 4, offsets 8 and 4.
 SAMPLE_BYTES = {"panoptic": 35, "semantic": 11}
+TEST_IMAGE_BYTES = 3 * 1024 * 2048  # of an image to evaluate, as large as those of Cityscapes
 MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of the estimate: docs/doctor.md
-CUDA_CONTEXT = 0.6 * GIB  # with the libraries' workspaces
-NUM_IMAGES = 2  # of a small batch
-SIDES = (64, 128)  # of the images of two small batches: a difference is what grows with the pixels
-NUM_GRADIENTS = 2  # of the largest tensors, alive at the same time
+UNCOUNTED_HINT = "watch the peak of two steps (row: steps) against the memory that is there"
 
 
 def check_packages(context: CheckContext) -> CheckResult:
@@ -73,6 +60,8 @@ def check_device(context: CheckContext) -> CheckResult:
     found = describe_device(context.device)
     if context.num_processes > 1:
         found = f"{context.num_processes} processes, each on: {found}"
+    if unused := gpus_unused(context.device, context.num_processes):
+        return warn(f"{found}; {unused}", "see docs/install.md and docs/long_runs.md")
     if device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available():
         found += "; no GPU"
     if device.type == "cpu" and torch.cuda.device_count() > 0:
@@ -87,7 +76,7 @@ def check_loader_processes(context: CheckContext) -> CheckResult:
     found = f"{workers} loader processes"
     if context.num_processes > 1:
         found += f" for each of {context.num_processes} training processes"
-    found += f", {cores} cores"
+    found += f", as many again while it evaluates, {cores} cores"
     return warn(found, f"train.num_workers={share}") if workers > share else ok(found)
 
 
@@ -103,7 +92,9 @@ def check_shared_memory(context: CheckContext) -> CheckResult | None:
         return None
     height, width = context.sizes["crop_size"]
     sample = height * width * SAMPLE_BYTES.get(context.choice["task"], SAMPLE_BYTES["panoptic"])
-    needed = PREFETCHED * workers * context.num_processes * context.images_per_pass * sample
+    # Batches of training wait while an evaluation has as many loader processes of its own.
+    both = context.images_per_pass * sample + TEST_IMAGE_BYTES
+    needed = PREFETCHED * workers * context.num_processes * both
     free = shutil.disk_usage(SHARED_MEMORY).free
     found = f"{SHARED_MEMORY} has {amount(free)} free, batches that wait take {amount(needed)}"
     if needed <= free:
@@ -137,7 +128,10 @@ def check_disk(context: CheckContext) -> CheckResult:
 def check_memory(context: CheckContext) -> CheckResult:
     """A step's weights, gradients and activations fit into the device's memory."""
     images = context.images_per_pass
-    fixed, per_image = _estimate_step(context)
+    try:
+        fixed, per_image = estimate_step(context)
+    except (RuntimeError, NotImplementedError) as error:  # such as a model that looks at its data
+        return warn(f"cannot be counted for this model: {str(error)[:200]}", UNCOUNTED_HINT)
     there = _available(context.device)
     share = there if context.device == "cuda" else there / context.num_processes
     total = fixed + images * per_image
@@ -162,43 +156,6 @@ def check_memory(context: CheckContext) -> CheckResult:
     return warn(f"{found}: it is tight", hint)
 
 
-def _estimate_step(context: CheckContext) -> tuple[float, float]:
-    """Bytes of a training step in one process: fixed ones, and those of each image of a pass.
-
-    What autograd keeps is counted on two small batches, tensors once however often they are kept;
-    with activation checkpointing what the blocks are given, and the inside of the largest.
-    """
-    model = copy.deepcopy(context.part("model")).train()  # batch norm changes its statistics
-    weights, device = (
-        sum(p.nbytes for p in model.parameters()),
-        next(model.parameters()).device.type,
-    )
-    if hasattr(model, "size_divisibility"):  # images are padded as little as possible
-        model.size_divisibility = padding_multiple(model.backbone)
-    for layer in model.modules():
-        if isinstance(layer, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
-            layer.eval()  # it would wait for the other processes; it keeps as much
-    recompute = context.train["activation_checkpointing"]
-    sizes = []
-    precision = context.train["precision"].replace("fp16", "bf16")  # both are as long
-    with autocast(precision, torch.device(device)):
-        for side in SIDES:
-            sample = _sample(side, context.part("num_classes"), context.ignore_label)
-            kept, block = _sizes_kept(model, [sample] * NUM_IMAGES, recompute)
-            sizes.append(kept)
-    pixels = [NUM_IMAGES * side**2 for side in SIDES]
-    small, large = map(sum, sizes)
-    per_pixel = (large - small) / (pixels[1] - pixels[0])
-    fixed = max(0.0, small - per_pixel * pixels[0])
-    per_pixel += (NUM_GRADIENTS * max(sizes[1]) + block) / pixels[1]
-    copies = 2 + optimizer_copies(context.part("optimizer")(model)) + bool(context.train["ema"])
-    copies += context.num_processes > 1  # gradients on their way to other processes
-    fixed += weights * copies + (CUDA_CONTEXT if context.device == "cuda" else 0)
-    multiple = context.sizes["size_divisibility"] or 32
-    height, width = (math.ceil(side / multiple) * multiple for side in context.sizes["crop_size"])
-    return fixed, per_pixel * height * width
-
-
 def _available(device: str) -> float:
     """Free bytes of a GPU, or of the host: what its container may use, if it is in one."""
     if torch.device(device).type == "cuda":
@@ -216,63 +173,3 @@ def _available(device: str) -> float:
             base = Path("/sys/fs/cgroup")
             free.append(int((base / limit).read_text()) - int((base / used).read_text()))
     return min(free)
-
-
-def _sizes_kept(
-    model: nn.Module, batch: list[dict[str, Any]], recompute: bool
-) -> tuple[list[int], int]:
-    """Bytes of each storage that is kept of a forward pass, and of the largest block's inside."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-    inside: list[dict[int, Tensor]] = []  # of each block: what it computes again
-    current = kept
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in own:
-            current[address] = tensor
-        return tensor
-
-    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        nonlocal current
-        for value in tree_leaves(inputs):
-            if isinstance(value, Tensor):
-                keep(value)
-        current = {}
-        inside.append(current)
-
-    def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        nonlocal current
-        current = kept
-
-    blocks = getattr(model.get_submodule("backbone"), CONTRACT, ()) if recompute else ()
-    with contextlib.ExitStack() as stack:
-        for block in blocks:
-            stack.callback(block.register_forward_pre_hook(enter).remove)
-            stack.callback(block.register_forward_hook(leave).remove)
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        losses = model(batch)
-    sizes, *block_sizes = (
-        [tensor.untyped_storage().nbytes() for tensor in tensors.values()]
-        for tensors in (kept, *inside)
-    )
-    del losses  # until here it kept all of them alive: no address was used twice
-    return sizes, max(map(sum, block_sizes), default=0)
-
-
-def _sample(side: int, num_classes: int, ignore_label: int) -> dict[str, Any]:
-    """A square image of noise with the targets of both tasks."""
-    random = torch.Generator().manual_seed(0)
-    classes = torch.randint(num_classes, (side, side), generator=random)
-    classes[0, 0] = ignore_label
-    return {
-        "image": torch.randint(256, (3, side, side), generator=random).to(torch.uint8),
-        "height": side,
-        "width": side,
-        "sem_seg": classes,
-        "sem_seg_weights": torch.ones(side, side),
-        "center": torch.rand(side, side, generator=random),
-        "center_weights": torch.ones(1, side, side),
-        "offset": torch.ones(2, side, side),
-        "offset_weights": torch.ones(1, side, side),
-    }

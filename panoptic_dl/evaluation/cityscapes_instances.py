@@ -58,15 +58,20 @@ def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> Instanc
     """Compare instances, whose categories are label ids, with (H, W) pixels of instanceIds."""
     pixels, ids, sizes = _number_pixels(truth)
     found = []
-    for label, score, mask, _ in predictions:
-        require_size(mask.shape, truth.shape, "a predicted mask")
-        inside = pixels[np.flatnonzero(mask)]
-        if label in CLASSES and len(inside):
+    for detection in predictions:
+        require_size(detection.pixels.shape, truth.shape, "a predicted mask")
+        if detection.category not in CLASSES:
+            continue
+        mask = detection.mask
+        rows = np.flatnonzero(mask.any(axis=1))
+        if len(rows):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)  # few of the image's
+            inside = pixels[part].reshape(-1)[np.flatnonzero(mask[part])]
             counts = np.bincount(inside, minlength=FIRST_INSTANCE + len(ids))
-            found.append((CLASSES.index(label), score, counts))
-    classes = np.array([row[0] for row in found], dtype=np.int64)
-    scores = np.array([row[1] for row in found], dtype=np.float64)
-    common = np.array([row[2] for row in found], dtype=np.int64)
+            found.append((CLASSES.index(detection.category), detection.score, counts))
+    classes = np.array([each[0] for each in found], dtype=np.int64)
+    scores = np.array([each[1] for each in found], dtype=np.float64)
+    common = np.array([each[2] for each in found], dtype=np.int64)
     common = common.reshape(len(found), FIRST_INSTANCE + len(ids))
     areas = common.sum(axis=1)
 
@@ -102,7 +107,7 @@ def _match_instances(truth: np.ndarray, predictions: list[Detection]) -> Instanc
 
 
 def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(H*W,) OTHER, IGNORED or FIRST_INSTANCE + i; ids (T,) and sizes (T,) of what CLASSES have."""
+    """(H, W) OTHER, IGNORED or FIRST_INSTANCE + i; ids (T,) and sizes (T,) of what CLASSES have."""
     numbers = truth.reshape(-1)
     if numbers.min() < 0:
         raise EvaluationError(f"unknown label with id {numbers.min()}")
@@ -116,7 +121,7 @@ def _number_pixels(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     table = np.full(len(counts), OTHER, dtype=np.int32)
     table[[n for n in found.tolist() if n in LABELS and LABELS[n].ignoreInEval]] = IGNORED
     table[ids] = FIRST_INSTANCE + np.arange(len(ids))
-    return table[numbers], ids, counts[ids]
+    return table[truth], ids, counts[ids]
 
 
 def _average_precision(scores: np.ndarray, true: np.ndarray, num_missed: int) -> float:

@@ -125,9 +125,10 @@ def _match_detections(
     for instance in truth.instances:
         # A new one, because `evaluateImg` writes into it.
         true[instance["category_id"]].append(instance | {"ignore": instance["iscrowd"]})
-    for number, (category, score, mask, box) in enumerate(detections, start=1):
+    for number, detection in enumerate(detections, start=1):
+        category, score, _, box, _ = detection
         corner, sides = box[:2].tolist(), (box[2:] - box[:2]).tolist()
-        code = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+        code = mask_util.encode(np.asfortranarray(detection.mask, dtype=np.uint8))
         result = {"id": number, "score": score}
         found["bbox"][category].append(
             result | {"bbox": corner + sides, "area": sides[0] * sides[1]}
@@ -257,7 +258,7 @@ class StreamingCOCOInstanceEvaluator(
             else:
                 truth = self._instances[image]
             for detection in detections:
-                require_size(detection.mask.shape, truth.size)
+                require_size(detection.pixels.shape, truth.size)
             rows, num_true = _match_detections(truth, detections, len(self.names))
         return self._numbers[image], rows, num_true
 

@@ -24,6 +24,7 @@ from detectron2.structures import BitMasks
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
+from panoptic_dl.postprocess.strips import waits
 
 Prediction = TypeVar("Prediction")
 Match = TypeVar("Match")
@@ -188,8 +189,14 @@ class Detection(NamedTuple):
 
     category: int
     score: float
-    mask: np.ndarray  # (H, W) bool
+    pixels: np.ndarray  # (H, W), the mask, bool, or a map of ids
     box: np.ndarray  # (4,) float32: x0, y0, x1, y1 in pixels, right and bottom exclusive
+    number: int | None = None  # the id whose pixels are the mask, in a map
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool."""
+        return self.pixels if self.number is None else self.pixels == self.number
 
 
 def predicted_instances(
@@ -197,9 +204,11 @@ def predicted_instances(
 ) -> list[Detection]:
     """The "instances" of a model's output, copied from the GPU; none where it has none.
 
+    Of masks that are segments of the output's panoptic map, the map alone is copied.
+
     Args:
         output: "instances" has `pred_masks` (N, H, W), `pred_classes`, `scores` and, maybe,
-            `pred_boxes`, which are else those of the masks.
+            `pred_boxes`, which are else those of the masks, and `panoptic_ids` of "panoptic_seg".
         categories: of the detections, by the class of the instances.
 
     Raises:
@@ -214,9 +223,16 @@ def predicted_instances(
         masks = masks.to(torch.uint8) > 0  # as Detectron2: below 1 is outside
     has_boxes = instances.has("pred_boxes")
     boxes = instances.pred_boxes if has_boxes else BitMasks(masks).get_bounding_boxes()
-    rows = zip(classes, scores, masks.cpu().numpy(), boxes.tensor.cpu().numpy().copy(), strict=True)
+    numbers: list[int | None] = [None] * len(classes)
+    if waits(masks) and instances.has("panoptic_ids"):
+        numbers = instances.panoptic_ids.tolist()
+        panoptic = output["panoptic_seg"][0].to(torch.int32).cpu().numpy()
+        pixels = [panoptic] * len(classes)
+    else:
+        pixels = list(masks.cpu().numpy())
+    rows = zip(classes, scores, pixels, boxes.tensor.cpu().numpy().copy(), numbers, strict=True)
     found = []
-    for category, score, mask, box in rows:
+    for category, score, image, box, number in rows:
         if not 0 <= category < len(categories):
             raise EvaluationError(
                 f"a predicted instance has class {category}, outside the classes "
@@ -224,7 +240,7 @@ def predicted_instances(
             )
         if not np.isfinite([score, *box]).all():
             raise EvaluationError("the score or the box of a predicted instance is not finite")
-        found.append(Detection(categories[category], score, mask, box))
+        found.append(Detection(categories[category], score, image, box, number))
     return found
 
 

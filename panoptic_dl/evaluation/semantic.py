@@ -64,7 +64,7 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         return [(record["pan_seg_file_name"], "panoptic")]
 
     def predicted(self, output: dict[str, Any]) -> np.ndarray:
-        return predicted_labels(self._required(output), len(self.names))
+        return predicted_labels(self._required(output), len(self.names), output.get("classes"))
 
     def match(self, prediction: SemanticPrediction) -> Any:
         """Count the confusions of one image, (K+1, K+1)."""
@@ -98,29 +98,32 @@ class StreamingSemanticEvaluator(StreamingEvaluator[SemanticPrediction, Any]):
         return {"sem_seg": results | {"num_images": num_images}}
 
 
-def predicted_labels(scores: Tensor, num_classes: int) -> np.ndarray:
+def predicted_labels(scores: Tensor, num_classes: int, classes: Tensor | None = None) -> np.ndarray:
     """Classes of the highest scores, (H, W) int16, the first of equal ones; K where there is none.
 
     Args:
         scores: (K, H, W), on any device; or classes themselves, (H, W) integers, of which all that
             are outside 0..K-1 mean that the pixel has none.
         num_classes: K.
+        classes: (H, W) int64 of the highest scores, where the model has found them.
 
     Raises:
         EvaluationError: there are not as many scores as classes, or one is not a number.
     """
     if scores.ndim == 2 and not scores.is_floating_point():
-        classes = scores.cpu().numpy().astype(np.int64)
-        classes[(classes < 0) | (classes >= num_classes)] = num_classes
-        return classes.astype(np.int16)
+        given = scores.cpu().numpy().astype(np.int64)
+        given[(given < 0) | (given >= num_classes)] = num_classes
+        return given.astype(np.int16)
     if scores.ndim != 3 or len(scores) != num_classes:
         raise EvaluationError(
             f"sem_seg is {tuple(scores.shape)}, not ({num_classes}, height, width): one score for "
             "each class of the dataset, nor classes of (height, width)"
         )
-    if torch.isnan(scores.max()):
+    if classes is None:
+        classes = argmax_classes(scores)
+    if scores.gather(0, classes.unsqueeze(0)).isnan().any():  # for argmax, NaN is the highest
         raise EvaluationError("a score of sem_seg is not a number: the network has diverged")
-    return argmax_classes(scores).to(torch.int16).cpu().numpy()
+    return classes.to(torch.int16).cpu().numpy()
 
 
 def count_confusions(
@@ -139,12 +142,14 @@ def count_confusions(
         EvaluationError: sizes differ, or a true class is outside.
     """
     require_size(predicted.shape, truth.shape)
-    truth = truth.reshape(-1).astype(np.int64, copy=False)
+    truth = truth.reshape(-1)
     if truth.size and not (truth.min() >= 0 and truth.max() < num_true):
         unknown = truth[(truth < 0) | (truth >= num_true)].min()
         raise EvaluationError(f"unknown label with id {unknown}, outside 0..{num_true - 1}")
-    pairs = truth * num_predicted
-    pairs += predicted.reshape(-1)
+    # The smaller the numbers, the faster.
+    pairs = truth.astype(np.uint16 if num_true * num_predicted < 2**16 else np.int64)
+    pairs *= num_predicted
+    pairs += predicted.reshape(-1).astype(pairs.dtype)
     return np.bincount(pairs, minlength=num_true * num_predicted).reshape(num_true, num_predicted)
 
 

@@ -22,7 +22,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from panoptic_dl.core.environment import describe, git, measured_on
+from panoptic_dl.core.environment import describe, git, gpus_unused, measured_on
 from panoptic_dl.core.errors import (
     FAULT,
     LOST_PROCESS,
@@ -48,6 +48,7 @@ from panoptic_dl.core.run_folder import (
 )
 from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
+from panoptic_dl.launch.machines import LostMachine
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
 OPEN_FILES = 65536  # of a process, where the system allows it
@@ -63,6 +64,7 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
     | Interrupted: stopped by a signal, all is saved | stopped | 75 |
     | KeyboardInterrupt: stopped, nothing was saved | stopped | 130 |
     | SystemExit, ProcessExitedException of a process that was started | by its code | its code |
+    | LostMachine: another machine has ended | by its code | its code |
     | the latter of one that a signal has killed | failed | 1, one message |
     | others, which are faults of the program | failed | 1, a traceback |
     """
@@ -73,8 +75,8 @@ def exit_status(error: BaseException | None) -> tuple[str, int]:
         return "stopped", ExitCode.SAVED if saved else ExitCode.INTERRUPTED
     if isinstance(error, FloatingPointError):
         return "failed", ExitCode.DIVERGED
-    if isinstance(error, SystemExit | ProcessExitedException):
-        code = error.exit_code if isinstance(error, ProcessExitedException) else error.code
+    if isinstance(error, SystemExit | ProcessExitedException | LostMachine):
+        code = error.code if isinstance(error, SystemExit) else error.exit_code
         if isinstance(error, Requeued) or code in STOPPED:
             return "stopped", code  # type: ignore[return-value]
         number = code if isinstance(code, int) else int(code is not None)
@@ -171,7 +173,10 @@ def call_mode(
     run_dir, requeue = config.run_dir, config.launch.requeue
     state = state or RunState(run_dir, writes=False)
     with interruptible(), session(run_dir, state, ends=False), requeue_when_stopped(requeue):
-        log = _begin(run_dir, config.seed, device, state.remarks)
+        unused = [gpus_unused(device, comm.get_world_size())] * (
+            config.launch.get("num_gpus") is None
+        )
+        log = _begin(run_dir, config.seed, device, [*state.remarks, *filter(None, unused)])
         _on_acceptance = partial(_accept, device, state, log)
         if not state.waits:
             accept()
@@ -197,7 +202,7 @@ def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:
         if "launch_refused" not in config.mode:
             raise
         config.mode.launch_refused = str(error)
-        return launch(work, config, *more, num_gpus=None)
+        return launch(work, config, *more, num_gpus=0)
 
 
 def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) -> MemoryHandler:

@@ -3,6 +3,7 @@
 What is wrong with a sample is named. Shapes: N batch, C channels, H W pixels of the padded batch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,12 +95,18 @@ class SegmentationModel(nn.Module):
         _check_images(samples, num_channels=len(self.pixel_mean))
         mean, std, backbone = self.pixel_mean, self.pixel_std, self.backbone
         images = [(sample["image"].to(mean.device) - mean) / std for sample in samples]
-        constraints = {**backbone.padding_constraints, "size_divisibility": self.size_divisibility}
-        stacked = ImageList.from_tensors(images, padding_constraints=constraints)
-        num, _, height, width = stacked.tensor.shape
-        if self.training and num == 1 and max(height, width) <= _coarsest_stride(backbone):
-            stacked.tensor = F.pad(stacked.tensor, (0, width))
-        return stacked
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        square = backbone.padding_constraints.get("square_size", 0)
+        height, width = (
+            math.ceil((square or max(sides)) / self.size_divisibility) * self.size_divisibility
+            for sides in zip(*sizes, strict=True)
+        )
+        batch = images[0].new_zeros(len(images), len(mean), height, width)
+        for padded, image in zip(batch, images, strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = image
+        if self.training and len(images) == 1 and max(height, width) <= _coarsest_stride(backbone):
+            batch = F.pad(batch, (0, width))
+        return ImageList(batch, sizes)
 
     def compute_losses(
         self, features: dict[str, Tensor], batched_inputs: list[Sample], images: ImageList

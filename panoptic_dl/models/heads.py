@@ -11,11 +11,12 @@ Shapes: N batch, C channels, K classes, H W pixels, of the feature or of the ima
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import ASPP, ShapeSpec
+from detectron2.layers import ASPP, Conv2d, ShapeSpec
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 from detectron2.projects.deeplab.loss import DeepLabCE
 from detectron2.projects.panoptic_deeplab.panoptic_seg import (
@@ -74,7 +75,7 @@ def semantic_branch(
         ignore_value=ignore_value,
     )
     _choose_loss(head, loss_type, loss_top_k, focal_gamma, class_weights, num_classes)
-    return _accept_any_size(head)
+    return _finish(head)
 
 
 def instance_branch(
@@ -94,13 +95,13 @@ def instance_branch(
         center_loss_weight: factor of `loss_center` (mean squared error of the heatmap).
         offset_loss_weight: factor of `loss_offset` (L1 in pixels).
     """
-    head = PanopticDeepLabInsEmbedHead(
+    head = InstanceHead(
         **_decoder_arguments(input_shape, decoder_dim=decoder_dim, projection=32, **decoder),
         head_channels=head_channels,
         center_loss_weight=center_loss_weight,
         offset_loss_weight=offset_loss_weight,
     )
-    return _accept_any_size(head)
+    return _finish(head)
 
 
 def semantic_head(
@@ -133,7 +134,51 @@ def semantic_head(
         ignore_value=ignore_value,
     )
     _choose_loss(head, loss_type, loss_top_k, focal_gamma, class_weights, num_classes)
-    return _accept_any_size(head)
+    return _finish(head)
+
+
+class InstanceHead(PanopticDeepLabInsEmbedHead):
+    """Detectron2's, with losses of the same value for which the host does not wait."""
+
+    def center_losses(
+        self, predictions: Tensor, targets: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """(N, 1, h, w) heatmaps at the head's stride; targets and weights (N, 1, H, W)."""
+        losses = self.center_loss(_upsample(predictions, self.common_stride), targets)
+        return {"loss_center": _weighted_mean(losses, weights) * self.center_loss_weight}
+
+    def offset_losses(
+        self, predictions: Tensor, targets: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """(N, 2, h, w) offsets in strides; targets (N, 2, H, W) in pixels, weights (N, 1, H, W)."""
+        offsets = _upsample(predictions, self.common_stride) * self.common_stride
+        losses = self.offset_loss(offsets, targets)
+        return {"loss_offset": _weighted_mean(losses, weights) * self.offset_loss_weight}
+
+
+def _upsample(maps: Tensor, stride: int) -> Tensor:
+    return F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """The sum of weighted losses over that of the weights; 0 where all weights are 0."""
+    total = weights.sum()
+    return (losses * weights).sum() / total.where(total > 0, 1.0)
+
+
+class Float32Conv2d(Conv2d):
+    """Detectron2's convolution, in single precision whatever the autocast.
+
+    Of the last layers. bfloat16 has 8 significant bits: an offset of 900 pixels, as the 225 strides
+    that are predicted, would be a multiple of 4 pixels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        half = torch.is_autocast_enabled(device)  # without, exported graphs stay as they are
+        with torch.autocast(device, enabled=False) if half else nullcontext():
+            output: Tensor = super().forward(x.to(self.weight.dtype))
+        return output.float()
 
 
 def class_weights(classes: Classes, weights: Mapping[str, float] | None) -> list[float]:
@@ -249,11 +294,15 @@ class ClampedAvgPool2d(nn.Module):
         return F.avg_pool2d(x, window, stride=1)
 
 
-def _accept_any_size(head: nn.Module) -> nn.Module:
-    """Let every ASPP below `head` take any feature size, in place, by cutting the window to it.
+def _finish(head: Any) -> Any:
+    """Let `head` predict in single precision and take any feature size, in place.
 
-    Detectron2 raises unless the feature is a multiple of the training crop's size.
+    Every ASPP cuts its window to the feature; Detectron2 raises unless the feature is a multiple of
+    the training crop's size.
     """
+    for name, layer in head.named_children():
+        if name.endswith("predictor"):
+            layer.__class__ = Float32Conv2d  # its weights were drawn already
     for aspp in head.modules():
         if isinstance(aspp, ASPP) and aspp.pool_kernel_size is not None:
             pooling = aspp.convs[-1]
@@ -344,12 +393,12 @@ class _DiceLoss(nn.Module):
         labeled = labels != self.ignore_value
         scale = labeled if weights is None else labeled * weights
         found = logits.float().softmax(1) * scale[:, None]
-        of_pixel = found.gather(1, (labels * labeled)[:, None])[:, 0]  # of its own class
+        classes = labels * labeled  # pixels without a label add 0
+        of_pixel = found.gather(1, classes[:, None])[:, 0]  # of its own class
         count = logits.shape[1]
 
         def by_class(values: Tensor) -> Tensor:
-            sums = values.new_zeros(count)
-            return sums.index_add(0, labels[labeled], values[labeled])
+            return values.new_zeros(count).index_add(0, classes.flatten(), values.flatten())
 
         targets = by_class(scale.to(found.dtype))
         dice = 2 * by_class(of_pixel) / (found.sum((0, 2, 3)) + targets).clamp(min=1e-6)

@@ -33,6 +33,7 @@ class PanopticDeepLab(SegmentationModel):
     (2, h, w) in pixels (y, x), "offset_weights" (1, h, w), and takes "sem_seg_weights" (h, w); the
     losses are "loss_sem_seg", "loss_center", "loss_offset". The output has
         "sem_seg": (K, height, width) logits, perhaps a view of the padded batch;
+        "classes": (height, width) int64, of the largest logits;
         "panoptic_seg": (map, None), where map is (height, width) int64 of
             category * label_divisor + instance, -1 where void;
         "instances": `Instances`, perhaps none (see `instances_from_panoptic`).
@@ -206,7 +207,7 @@ class PanopticDeepLab(SegmentationModel):
         for maps, (panoptic, _) in zip(images, segmentations, strict=True):
             output: dict[str, Any] = {"panoptic_seg": (panoptic[0], None)}
             if self.predict_semantic:
-                output["sem_seg"] = maps.logits
+                output |= {"sem_seg": maps.logits, "classes": maps.classes}
             if self.predict_instances:
                 assert maps.logits is not None
                 output["instances"] = instances_from_panoptic(

@@ -29,8 +29,7 @@ from panoptic_dl.core.run_folder import MANIFEST, find_weights
 from panoptic_dl.core.settings import ExportSettings
 from panoptic_dl.launch.session import accept
 from panoptic_dl.models.export import ExportedModel
-from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
-from panoptic_dl.runtime.session import graph_inputs
+from panoptic_dl.runtime.session import PROPERTY, ExportMetadata, graph_inputs
 from panoptic_dl.train.precision import compile_errors
 from panoptic_dl.weights.load import load_model
 

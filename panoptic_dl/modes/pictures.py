@@ -8,7 +8,6 @@ Shapes: H W pixels, K classes. Panoptic maps hold category * DIVISOR + instance;
 
 import math
 import zlib
-from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,10 +36,9 @@ from panoptic_dl.evaluation.error_map import (
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
 from panoptic_dl.evaluation.panoptic import match_segments
-from panoptic_dl.evaluation.semantic import count_confusions
 from panoptic_dl.loggers.base import Confusions, Details
 from panoptic_dl.report.results import class_metrics
-from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions, worst_pairs
+from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions
 from panoptic_dl.visualize.overlays import draw_errors, error_legend
 from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheets import (
@@ -53,7 +51,6 @@ from panoptic_dl.visualize.sheets import (
     save_gallery,
     save_sheet,
 )
-from panoptic_dl.visualize.style import class_colors
 
 CELL_WIDTH = 640  # pixels
 CONFUSIONS = "confusions.png"
@@ -79,7 +76,7 @@ class EvaluationPictures:
         self.ignore_label = metadata.ignore_label
         self.drawer = SegmentDrawer(
             names=self.names,
-            colors=class_colors(metadata, len(self.names)),
+            colors=metadata.stuff_colors,
             thing_ids=self.things,
             label_divisor=DIVISOR,
         )
@@ -96,8 +93,8 @@ class EvaluationPictures:
         self._rows: list[list[NDArray[np.uint8]]] = []  # the first images, by GALLERY_KINDS
         self._samples: list[Sample] = []  # the same images, for loggers
         self._metric = "PQ"
-        self._keys: list[Key] = []  # of the worst and the best images so far, ascending
-        # Panoptic maps of a street take some 100 KB compressed instead of 8 MB.
+        # Of the worst and the best images so far. Panoptic maps of a street take some 100 KB
+        # compressed instead of 8 MB.
         self._kept: dict[Key, tuple[bytes, tuple[int, ...]]] = {}
 
     def on_image(self, item: dict[str, Any], output: dict[str, Any], quality: float) -> None:
@@ -113,13 +110,12 @@ class EvaluationPictures:
             self._draw_first(self._records[index], self._prediction(output))
         if math.isnan(quality):
             return
-        key = float(quality), index
-        insort(self._keys, key)
-        if len(self._keys) > 2 * self.settings.best_and_worst:
-            middle = self._keys.pop(self.settings.best_and_worst)
-            if middle == key:
+        key, number = (float(quality), index), self.settings.best_and_worst
+        keys = sorted([*self._kept, key])
+        if len(keys) > 2 * number:
+            if keys[number] == key:
                 return
-            del self._kept[middle]
+            del self._kept[keys[number]]
         self._kept[key] = _compress(self._prediction(output))
 
     def draw(self, results: Results, evaluators: Evaluators) -> Details:
@@ -225,7 +221,10 @@ class EvaluationPictures:
         else:
             names = SEMANTIC_KINDS
             true, predicted = truth // DIVISOR, prediction // DIVISOR
-            kinds, words = semantic_error_map(true, predicted), self._confusions(true, predicted)
+            kinds = semantic_error_map(true, predicted)
+            labeled = true >= 0
+            share = (true == predicted)[labeled].mean() if labeled.any() else 0.0
+            words = f"{100 * share:.1f} % of pixels right"
             truth = np.where(true < 0, VOID_LABEL, true * DIVISOR)  # no instances
         image = Image.fromarray(read_image(record["file_name"], "RGB"))
         size = fit(prediction.shape, CELL_WIDTH)
@@ -260,22 +259,6 @@ class EvaluationPictures:
         counts = Counter(int(category) for category in categories)
         ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return ", ".join(f"{number} {self.drawer.names[category]}" for category, number in ordered)
-
-    def _confusions(self, truth: NDArray[np.int64], prediction: NDArray[np.int64]) -> str:
-        """The share of pixels that are right, and the most frequent confusions of classes."""
-        number = len(self.names)
-        true, predicted = (np.where(each < 0, number, each) for each in (truth, prediction))
-        counts = count_confusions(true, predicted, number + 1, number + 1)[:-1]
-        total = max(1, int(counts.sum()))
-        words = f"{100 * np.trace(counts) / total:.1f} % of pixels right"
-        names = [*self.drawer.names, "nothing"]
-        shares = {pair: 100 * counts[pair] / total for pair in worst_pairs(counts, 4)}
-        mistakes = [
-            f"{names[row]} as {names[column]} {share:.1f} %"
-            for (row, column), share in shares.items()
-            if share >= 0.05  # less would be printed as zero
-        ]
-        return f"{words}  ·  wrong: {', '.join(mistakes)}" if mistakes else words
 
 
 def _worst_and_best(keys: Iterable[Key], count: int) -> tuple[list[Key], list[Key]]:

@@ -21,8 +21,11 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from panoptic_dl.postprocess.strips import in_strips, waits
 
 Result = TypeVar("Result")
 # Yields tensors (n,) int64 on the device, receives their values, returns a result.
@@ -33,64 +36,76 @@ CELL = 8  # pixels
 TABLE = {"cpu": 1 << 18, "cuda": 1 << 21}
 
 
-def nearest_centers(points: Tensor, centers: Tensor, size: tuple[int, int]) -> Coroutine[Tensor]:
-    """Number of the nearest center of each point, (N,) int64; of equally near ones the first.
+def nearest_centers(
+    offset: Tensor, top: int, wanted: Tensor, centers: Tensor, cells: Tensor
+) -> Coroutine[Tensor]:
+    """Number of the nearest center of wanted pixels, (H, W) int32; of equally near ones the first.
 
     Args:
-        points: (2, N) float32 or float64, (y, x) in pixels: a pixel plus its offset. They may lie
-            outside the image and need not be finite.
+        offset: (2, H, W) float32 or float64 (y, x) in pixels, to be added to a pixel's place. Where
+            that leads may lie outside the image and need not be finite.
+        top: row of the image where these rows begin.
+        wanted: (H, W) bool; the result means nothing elsewhere.
         centers: (K, 2) int64, (y, x) in pixels, K at least 1.
-        size: (H, W) of the image.
+        cells: of `nearest_of_cells`.
 
     A coroutine: yields one number that it needs on the host.
     """
-    if len(centers) == 1:
-        return torch.zeros_like(points[0], dtype=torch.int64)
-    inside, cell = _locate(points, size)
-    table, sure = _nearest_of_cells(centers, size)
-    nearest = table.index_select(0, cell)
-    unsure = sure.index_select(0, cell).logical_and_(inside).logical_not_()
-    # All centers are equally far, at infinity or NaN: the first counts.
-    finite = points.isfinite().all(dim=0)
-    nearest.mul_(finite)
-    unsure.logical_and_(finite)
-    (num_unsure,) = yield unsure.sum().view(1)
+    height, width = wanted.shape
+    y = offset[0] + torch.arange(top, top + height, device=offset.device).unsqueeze(1)
+    x = offset[1] + torch.arange(width, device=offset.device)
+    cell = _cell(y, cells.shape[0]).mul_(cells.shape[1]).add_(_cell(x, cells.shape[1]))
+    nearest = cells.flatten().index_select(0, cell.flatten())
+    unsure = (nearest == len(centers)).logical_and_(wanted.flatten())
+    (num_unsure,) = yield count(unsure)
     if num_unsure:
         rest = indices(unsure, num_unsure)
-        nearest[rest] = _nearest_by_distance(points.index_select(1, rest), centers)
-    return nearest
+        points = torch.stack((y.flatten().index_select(0, rest), x.flatten().index_select(0, rest)))
+        finite = points.isfinite().all(dim=0)
+        found = _nearest_by_distance(points.masked_fill_(~finite, 0), centers)
+        # Else all centers are equally far, at infinity or NaN: the first counts.
+        nearest[rest] = found.mul_(finite).int()
+    return nearest.view(height, width)
 
 
-def _locate(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Whether each point is in the image, (N,) bool, and the number of its cell, (N,) int64."""
-    height, width = size
-    y, x = points
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    row, column = (points / CELL).nan_to_num_(0, 0, 0).long()
-    row.clamp_(0, _cells(height) - 1)
-    column.clamp_(0, _cells(width) - 1)
-    return inside, row.mul_(_cells(width)).add_(column)
+def _cell(place: Tensor, num_cells: int) -> Tensor:
+    """Number of the cell of each coordinate, int32; 0 and the last are outside of the image."""
+    return place.add(CELL).mul_(1 / CELL).clamp_(0, num_cells - 1).nan_to_num_(0).int()
 
 
-def _cells(length: int) -> int:
-    return -(-length // CELL)
+def nearest_of_cells(centers: Tensor, size: tuple[int, int]) -> Tensor:
+    """The center that is nearest in the whole cell, (rows + 2, columns + 2) int32; K where none is.
 
+    The first and last row and column are outside of the image. A single center is the nearest of
+    everything.
+    """
+    num, device = len(centers), centers.device
+    rows, columns = (-(-length // CELL) for length in size)
+    cells = torch.full((rows + 2, columns + 2), int(num > 1), dtype=torch.int32, device=device)
+    if num == 1:
+        return cells
+    cells.fill_(num)
+    middles = (torch.arange(n, device=device) * CELL + CELL // 2 for n in (rows, columns))
+    # Squared distances, whole numbers, with the number of the center as the last digit.
+    dy, dx = (
+        (middle - of_all.unsqueeze(1)).double().square_().mul_(num)
+        for middle, of_all in zip(middles, centers.unbind(1), strict=True)
+    )
+    dy += torch.arange(num, device=device).unsqueeze(1)
 
-def _nearest_of_cells(centers: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """For each cell: the center nearest to its middle, and whether it is so in the whole cell."""
-    rows, columns = _cells(size[0]), _cells(size[1])
-    y, x = ((torch.arange(n, device=centers.device) + 0.5) * CELL for n in (rows, columns))
-    dy, dx = y - centers[:, :1], x - centers[:, 1:]  # (K, rows), (K, columns)
-    nearest, sure = [], []
-    for part in _shares(rows, columns * len(centers), centers.device):
-        distance = torch.hypot(dy[:, part, None], dx[:, None, :]).flatten(1)  # (K, cells)
-        first, number = distance.min(dim=0)
-        distance.scatter_(0, number.unsqueeze(0), float("inf"))
+    def fill(part: slice) -> None:
+        digits = dy[:, part, None] + dx[:, None, :]  # (K, rows, columns)
+        first = digits.amin(dim=0)
+        second = digits.masked_fill_(digits == first, torch.inf).amin(dim=0)
+        number = first.remainder(num)
+        ahead = (second / num).sqrt_() - ((first - number) / num).sqrt_()
         # A point is at most half a diagonal from the middle, which can bring the second that much
         # nearer and take the first that much farther; 0.1 pixels are more than rounding costs.
-        sure.append(distance.amin(dim=0) - first > CELL * 2**0.5 + 0.1)
-        nearest.append(number)
-    return torch.cat(nearest), torch.cat(sure)
+        number.masked_fill_(ahead <= CELL * 2**0.5 + 0.1, num)
+        cells[part.start + 1 : part.stop + 1, 1:-1] = number
+
+    in_strips(fill, rows, 4 * num * columns, device)
+    return cells
 
 
 def _nearest_by_distance(points: Tensor, centers: Tensor) -> Tensor:
@@ -113,7 +128,7 @@ def _nearest_by_distance(points: Tensor, centers: Tensor) -> Tensor:
 
 def _settle_ties(points: Tensor, centers: Tensor, nearest: Tensor, tie: Tensor) -> Tensor:
     """`nearest` (N,), with Detectron2's arithmetic where `tie` (N,) is true."""
-    if points.is_cuda:  # all of these few points: to ask whether there are ties would wait
+    if waits(points):  # all of these few points: to ask whether there are ties would wait
         return torch.where(tie, _nearest_by_reference(points, centers), nearest)
     if bool(tie.any()):
         nearest[tie] = _nearest_by_reference(points[:, tie], centers)
@@ -182,9 +197,18 @@ def histogram(values: Tensor, bins: int) -> Tensor:
     return torch.bincount(values, minlength=bins)
 
 
-def indices(mask: Tensor, count: int) -> Tensor:
-    """The places of the `count` true values of a mask (n,), ascending: (count,) int64."""
-    return torch.nonzero_static(mask, size=count).flatten()
+def count(mask: Tensor) -> Tensor:
+    """The number of true values of a mask: (1,) int64."""
+    if waits(mask):
+        return mask.sum().view(1)
+    return torch.tensor([np.count_nonzero(mask.numpy())])
+
+
+def indices(mask: Tensor, number: int) -> Tensor:
+    """The places of the `number` true values of a mask (n,), ascending: (number,) int64."""
+    if waits(mask):
+        return torch.nonzero_static(mask, size=number).flatten()
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def coordinates(places: Tensor, width: int) -> Tensor:

@@ -15,12 +15,16 @@ from torch import Tensor
 from panoptic_dl.postprocess.grouping import (
     Coroutine,
     coordinates,
+    count,
     histogram,
     indices,
     member,
     nearest_centers,
+    nearest_of_cells,
     run_all,
 )
+from panoptic_dl.postprocess.semantic import ARRAYS
+from panoptic_dl.postprocess.strips import in_strips, waits
 
 
 def get_panoptic_segmentation(
@@ -108,58 +112,86 @@ def _segment(
         heatmap = heatmap.float()
     if offset.dtype not in (torch.float32, torch.float64):
         offset = offset.float()
-    labels = sem_seg.reshape(-1).long()
-    is_thing = member(labels, things)
-    peaks = find_peaks(heatmap, threshold, nms_kernel).flatten()
-    num_peaks, num_pixels, lowest, highest = yield torch.stack(
-        (peaks.sum(), is_thing.sum(), *labels.aminmax())
+    labels, device = sem_seg[0], sem_seg.device
+    peaks = torch.empty((height, width), dtype=torch.bool, device=device)
+
+    def survey(rows: slice) -> Tensor:
+        peaks[rows] = find_peaks(heatmap, threshold, nms_kernel, rows)
+        return torch.stack(labels[rows].aminmax())
+
+    limits = torch.stack(in_strips(survey, height, ARRAYS * width, device)).long()
+    num_peaks, lowest, highest = yield torch.cat(
+        (count(peaks), limits[:, :1].amin(dim=0), limits[:, 1:].amax(dim=0))
     )
-    limits, smallest = torch.iinfo(sem_seg.dtype), lowest * label_divisor
+    type_limits, smallest = torch.iinfo(sem_seg.dtype), lowest * label_divisor
     largest = highest * label_divisor + num_peaks
-    if smallest < limits.min or largest > limits.max:
+    if smallest < type_limits.min or largest > type_limits.max:
         raise ValueError(
             f"panoptic ids from {smallest} to {largest} do not fit into {sem_seg.dtype}: pass "
             "sem_seg as int64"
         )
 
-    places = indices(peaks, num_peaks)
+    places = indices(peaks.flatten(), num_peaks)
     if top_k is not None and num_peaks >= top_k:
         # The comparison is exclusive, as in Detectron2: fewer than `top_k` remain, and of equal
         # scores that straddle the limit none.
         scores = heatmap.reshape(-1).index_select(0, places)
         keep = scores > scores.topk(top_k).values[-1]
-        (num_kept,) = yield keep.sum().view(1)
+        (num_kept,) = yield count(keep)
         places = places.index_select(0, indices(keep, num_kept))
     centers = coordinates(places, width)
 
-    ids = torch.arange(lowest, highest + 1, device=labels.device)
-    slots = labels - lowest if lowest else labels
-    areas = histogram(slots, len(ids))
-    if len(centers):
-        pixels = indices(is_thing, num_pixels)
-        points = coordinates(pixels, width).T + offset.flatten(1).index_select(1, pixels)
-        groups = yield from nearest_centers(points, centers, (height, width))
-        votes = histogram(
-            groups * len(ids) + slots.index_select(0, pixels), len(centers) * len(ids)
-        ).view(len(centers), len(ids))
-        areas = areas - votes.sum(dim=0)
-    stuff = ~member(ids, things) & (areas >= stuff_area)
-    panoptic = torch.where(stuff, ids * label_divisor, void_label).index_select(0, slots)
-    if len(centers):
-        values = _number_groups(votes, ids, label_divisor)
-        panoptic.scatter_(0, pixels, values.index_select(0, groups))
-    panoptic = panoptic.view(1, height, width).to(sem_seg.dtype)
+    # Of each pixel one code: its class, and its center, or K for those that have none.
+    ids = torch.arange(lowest, highest + 1, device=device)
+    is_thing, num_centers, num_classes = member(ids, things), len(centers), len(ids)
+    cells = nearest_of_cells(centers, (height, width)) if num_centers else None
+    codes = torch.empty((height, width), dtype=torch.int32, device=device)
+
+    def assign(rows: slice) -> Coroutine[None]:
+        codes[rows] = labels[rows] - lowest
+        if cells is not None:
+            wanted = is_thing.index_select(0, codes[rows].flatten()).view(-1, width)
+            groups = yield from nearest_centers(offset[:, rows], rows.start, wanted, centers, cells)
+            codes[rows] += groups.masked_fill_(~wanted, num_centers).mul_(num_classes)
+
+    if waits(labels):
+        yield from assign(slice(0, height))
+    else:
+        in_strips(lambda rows: run_all([assign(rows)]), height, ARRAYS * width, device)
+    areas = histogram(codes.flatten(), (num_centers + 1) * num_classes)
+    votes, areas = areas.view(num_centers + 1, num_classes).split((num_centers, 1))
+    stuff = ~is_thing & (areas[0] >= stuff_area)
+    values = torch.where(stuff, ids * label_divisor, void_label).unsqueeze(0)
+    if num_centers:
+        numbered = _number_groups(votes, ids, label_divisor).unsqueeze(1)
+        values = torch.cat((numbered.expand(votes.shape), values))
+    values = values.flatten().to(sem_seg.dtype)
+    panoptic = torch.empty((1, height, width), dtype=sem_seg.dtype, device=device)
+
+    def look_up(rows: slice) -> None:
+        panoptic[0, rows] = values.index_select(0, codes[rows].flatten()).view(-1, width)
+
+    in_strips(look_up, height, ARRAYS * width, device)
     return panoptic, centers.unsqueeze(0)
 
 
-def find_peaks(heatmap: Tensor, threshold: float, nms_kernel: int) -> Tensor:
-    """Where a center of a heatmap (H, W) may be: (H, W) bool.
+def find_peaks(
+    heatmap: Tensor, threshold: float, nms_kernel: int, rows: slice | None = None
+) -> Tensor:
+    """Where a center of a heatmap (H, W) may be: (H, W) bool, or these rows of it.
 
     A peak is above `threshold`, above 0, and the largest value of the window around it, whose side
     is `nms_kernel` pixels, odd. A plateau has as many peaks as pixels, windows with a NaN none.
     """
-    largest = _window_max(_window_max(heatmap, nms_kernel, dim=0), nms_kernel, dim=1)
-    return (heatmap == largest) & (heatmap > threshold) & (heatmap > 0)
+    rows = rows or slice(0, len(heatmap))
+    values = heatmap[rows]
+    above = (values > threshold).logical_and_(values > 0)
+    if not waits(heatmap) and not above.numpy().any():
+        return above
+    first = max(rows.start - nms_kernel // 2, 0)
+    largest = _window_max(heatmap[first : rows.stop + nms_kernel // 2], nms_kernel, dim=0)
+    largest = _window_max(largest[rows.start - first :][: len(values)], nms_kernel, dim=1)
+    return above.logical_and_(values == largest)
 
 
 def _window_max(values: Tensor, size: int, dim: int) -> Tensor:

@@ -1,7 +1,7 @@
 """From class logits to maps at the size of the output, with no pass over memory that can be saved.
 
 `torch.argmax` over 19 x 1024 x 2048 logits takes longer on a CPU than all other post-processing.
-`argmax_classes` goes through the classes instead, a few image rows at a time, which stay in the
+`argmax_classes` goes through the classes instead, a strip of rows at a time, which stays in the
 cache, and returns the same in a fraction of the time.
 
 Shapes: K classes, C channels; h w pixels at the network's stride, H W pixels of the image.
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROWS = 32  # of an image, whose logits of one class fit into the cache
-STRIDE_ROWS = 16  # at the network's stride, that are upsampled at once
+from panoptic_dl.postprocess.strips import in_strips
+
+ARRAYS = 8  # of a row's length, that are in the cache at once
 
 
 def resize(maps: Tensor, image_size: tuple[int, int], height: int, width: int) -> Tensor:
@@ -41,9 +42,17 @@ def upsample(maps: Tensor, stride: int) -> Tensor:
 def argmax_classes(logits: Tensor) -> Tensor:
     """The first class with the largest logit, as `argmax` has it: (K, H, W) -> (H, W) int64."""
     if logits.device.type == "cpu" and logits.dtype == torch.float32 and 1 < len(logits) <= 256:
-        classes = _argmax_by_class(logits.detach().numpy())
-        if classes is not None:
-            return torch.from_numpy(classes).long()
+        values, (height, width) = logits.detach().numpy(), logits.shape[1:]
+        classes = torch.empty((height, width), dtype=torch.int64)
+
+        def argmax_of_rows(rows: slice) -> bool:
+            found = _argmax_by_class(values[:, rows])
+            if found is not None:
+                classes[rows] = torch.from_numpy(found)
+            return found is not None
+
+        if all(in_strips(argmax_of_rows, height, ARRAYS * width, logits.device)):
+            return classes
     return logits.max(dim=0).indices
 
 
@@ -53,29 +62,26 @@ def argmax_upsampled(logits: Tensor, stride: int) -> Tensor:
     Equals `argmax_classes(upsample(logits, stride))` without its K * H * W numbers: a few rows at a
     time, each time with one more on either side, which the bilinear weights reach.
     """
-    num_rows = logits.shape[1]
-    strips = []
-    for start in range(0, num_rows, STRIDE_ROWS):
-        stop = min(start + STRIDE_ROWS, num_rows)
-        first, last = max(start - 1, 0), min(stop + 1, num_rows)
+    num_classes, num_rows, num_columns = logits.shape
+
+    def argmax_of_rows(rows: slice) -> Tensor:
+        first, last = max(rows.start - 1, 0), min(rows.stop + 1, num_rows)
         fine = upsample(logits[:, first:last], stride)
-        skip = (start - first) * stride
-        strips.append(argmax_classes(fine[:, skip : skip + (stop - start) * stride]))
-    return torch.cat(strips)
+        skip = (rows.start - first) * stride
+        return argmax_classes(fine[:, skip : skip + (rows.stop - rows.start) * stride])
+
+    row_entries = num_classes * num_columns * stride  # a part of them: a strip is upsampled whole
+    return torch.cat(in_strips(argmax_of_rows, num_rows, row_entries, logits.device))
 
 
 def _argmax_by_class(logits: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     """(K, H, W) -> (H, W); None when a logit is NaN, which has no order."""
     classes = np.zeros(logits.shape[1:], dtype=np.uint8)
-    for top in range(0, logits.shape[1], ROWS):
-        part, chosen = logits[:, top : top + ROWS], classes[top : top + ROWS]
-        best = part[0].copy()
-        higher = np.empty(best.shape, dtype=bool)
-        for index in range(1, len(part)):
-            np.greater(part[index], best, out=higher)
-            np.maximum(part[index], best, out=best)
-            # Classes come in rising order, so that the largest that was higher is the latest.
-            np.maximum(chosen, higher.view(np.uint8) * np.uint8(index), out=chosen)
-        if np.isnan(best).any():
-            return None
-    return classes
+    best = logits[0].copy()
+    higher = np.empty(best.shape, dtype=bool)
+    for index in range(1, len(logits)):
+        np.greater(logits[index], best, out=higher)
+        np.maximum(logits[index], best, out=best)
+        # Classes come in rising order, so that the largest that was higher is the latest.
+        np.maximum(classes, higher.view(np.uint8) * np.uint8(index), out=classes)
+    return None if np.isnan(best).any() else classes

@@ -26,15 +26,13 @@ from panoptic_dl.evaluation.cityscapes_semantic import EVALUATED, LABELS, to_lab
 from panoptic_dl.evaluation.evaluator import Detection, require_size
 from panoptic_dl.predictions.dataset import (
     READ_AGAIN,
+    Formats,
     PredictedDataset,
+    PredictionWriter,
     Reader,
+    Written,
     make_instances,
     path_inside,
-)
-from panoptic_dl.predictions.writer import (
-    Formats,
-    PredictionWriter,
-    Written,
     write_png,
     write_prediction,
 )

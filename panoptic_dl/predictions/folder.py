@@ -25,13 +25,18 @@ from typing import Any
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.files import local_path, near_names, require_file
 from panoptic_dl.core.images import read_size
-from panoptic_dl.predictions import cityscapes, coco, panoptic
+from panoptic_dl.predictions import cityscapes, coco
 from panoptic_dl.predictions.cityscapes import FilesByImage
-from panoptic_dl.predictions.dataset import KINDS, OUTPUT_KEYS, PredictedDataset, Reader, look_up
-from panoptic_dl.predictions.writer import PredictionWriter
+from panoptic_dl.predictions.dataset import (
+    KINDS,
+    OUTPUT_KEYS,
+    PredictedDataset,
+    PredictionWriter,
+    Reader,
+    look_up,
+)
 
-COCO = panoptic.FORMATS | coco.FORMATS
-CITYSCAPES = panoptic.FORMATS | cityscapes.FORMATS
+CITYSCAPES = coco.PANOPTIC | cityscapes.FORMATS
 SUFFIXES = {"instances": ".txt", "semantic": ".png"}  # of Cityscapes' files
 BOXES = "boxes"  # of instances, without their masks
 FOLDERS = {kind: (kind,) for kind in KINDS} | {"instances": ("instances", "instance")}
@@ -68,7 +73,7 @@ def prediction_writers(
                 f"cannot save {kind} of {dataset}, a dataset of the semantic task: save semantic, "
                 "or choose task=panoptic"
             )
-        formats = CITYSCAPES if predicted.is_cityscapes else COCO
+        formats = CITYSCAPES if predicted.is_cityscapes else coco.FORMATS
         writers.append(formats[kind][1](predicted, Path(folder) / kind))
     return writers
 
@@ -147,7 +152,7 @@ def _make_reader(dataset: PredictedDataset, folder: Path, kind: str) -> Reader |
         root, files = _find_city_files(dataset, folder, kind)
         return CITYSCAPES[kind][0](dataset, root, files) if files else None
     file = _find_json(folder, kind)
-    return COCO[kind][0](dataset, file) if file else None
+    return coco.FORMATS[kind][0](dataset, file) if file else None
 
 
 def _find_json(folder: Path, kind: str) -> Path | None:
@@ -209,7 +214,7 @@ def _find_city_files(
                 found[file.suffix][image[0]].append(file)
     if kind == "semantic" and root == folder:
         result = _find_json(folder, "panoptic")
-        if found[".txt"] or (result is not None and panoptic.picture_folder(result) == folder):
+        if found[".txt"] or (result is not None and coco.picture_folder(result) == folder):
             return root, {}  # the PNGs are masks of instances, or panoptic
     return root, found[SUFFIXES[kind]]
 

@@ -54,24 +54,14 @@ def line_texts(line: Line, table: Table) -> list[str]:
 
 def report_markdown(tables: Sequence[Table], collected: Collected) -> str:
     """The whole report."""
-    parts = ["# Report", "Figures are percentages; ± is the standard deviation over n seeds."]
-    for published, head in (
-        (False, ["## Own runs", "Nobody published metrics for these; the best are bold."]),
-        (True, ["## Own and published metrics", f"Verdicts: {STATED}"]),
-    ):
-        texts = [table_markdown(table) for table in tables if table.published == published]
-        parts += head + texts if texts else []
     failed = [(run.label, run.error or "?") for run in collected.runs if run.status == "failed"]
-    failed += collected.failed
-    planned = [(label, "") for label, _ in collected.planned]
-    lists = {"Failed": failed, "Not started": planned, "Unreadable": collected.unreadable}
-    for title, items in lists.items():
-        lines = []
-        for label, reason in items:
-            code = visible(" ".join(label.replace("`", "'").split()))
-            lines.append(f"* `{code}`" + (f": {markdown_text(reason)}" if reason else ""))
-        parts += [f"## {title}", "\n".join(lines)] if lines else []
-    return "\n\n".join(parts) + "\n"
+    lists = {
+        "Failed": failed + collected.failed,
+        "Not started": [(label, "") for label, _ in collected.planned],
+        "Unreadable": collected.unreadable,
+    }
+    functions = {"table_markdown": table_markdown, "markdown_text": markdown_text}
+    return load_template("report.md").render(tables=tables, lists=lists, stated=STATED, **functions)
 
 
 def table_markdown(table: Table, runs: bool = True) -> str:

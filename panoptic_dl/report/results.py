@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any
 
 from panoptic_dl.core.files import csv_text, markdown_text
+from panoptic_dl.report.formats import load_template
 from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
 
 TITLES = {
@@ -109,17 +110,12 @@ def results_markdown(summary: Mapping[str, Any]) -> str:
     `summary` has "dataset", "num_images", "measured", "metrics", "published", "published_note",
     "results"; and "no_result", why they are none, of a trial.
     """
-    measured = ", ".join(f"{key}={value}" for key, value in summary["measured"].items())
-    parts = [
-        f"# {summary['no_result']}" if summary.get("no_result") else "",
-        f"# {summary['dataset']}: {summary['num_images']} images",
-        summary_table(summary),
-        f"Measured: {measured}",
-        *(f"Note: {note}" for note in notes(summary)),
-    ]
-    for table in class_tables(summary["results"]):
-        parts += [f"## {table.title}", table.text()]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return load_template("results.md").render(
+        summary=summary,
+        table=summary_table(summary),
+        notes=notes(summary),
+        class_tables=class_tables(summary["results"]),
+    )
 
 
 def results_csv(summary: Mapping[str, Any]) -> str:

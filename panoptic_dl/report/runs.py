@@ -12,16 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from panoptic_dl.core import run_folder
-from panoptic_dl.core.files import parse_json, read_json_object, require_file, visible
+from panoptic_dl.core.files import parse_json, read_json_object, visible
 from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
-
-try:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast
-except ImportError:
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
 MOMENT = "%Y-%m-%d %H:%M %Z"
@@ -176,7 +169,7 @@ def read_run(folder: Path, label: str) -> Run:
         when=max(signs, default=""),
         attempts=len(attempts),
         results=results,
-        settings=_read_optional(folder / RESOLVED, _read_settings, remarks),
+        settings=_read_optional(folder / RESOLVED, lambda _: _read_settings(folder), remarks),
         remarks=remarks,
     )
 
@@ -190,33 +183,19 @@ def _in_utc(when: str) -> str:
 
 def _read_optional(file: Path, read: Any, remarks: list[str]) -> Any:
     """Another file of the run; {} where it is missing, or damaged, which is remarked."""
-    if not file.exists():
-        return {}
     try:
         return read(file)
-    except (ValueError, OSError) as error:
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError, RecursionError) as error:
         remarks.append(str(error) if file.name in str(error) else f"{file.name}: {error}")
         return {}
 
 
-def _read_settings(file: Path) -> dict[str, str]:
-    """Flatten a resolved config: dotted key of each leaf, and its value as JSON text."""
-    require_file(file)
-    try:
-        with file.open(encoding="utf-8") as opened:
-            tree = SafeLoader(opened).get_single_data()
-        if not isinstance(tree, dict):
-            raise ValueError(f"{file.name} holds no config")
-        # A few lines with aliases can be endless.
-        found = list(islice(_leaves(tree, ""), MAX_SETTINGS + 1))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"{file.name} is no whole YAML file ({first})") from error
-    if len(found) > MAX_SETTINGS:
-        raise ValueError(
-            f"{file.name} has more than {MAX_SETTINGS:,} values: it is no config of ours"
-        )
-    return dict(found)
+def _read_settings(folder: Path) -> dict[str, str]:
+    """The resolved config, flat: dotted key of each leaf, and its value as JSON text."""
+    # A few lines with aliases can be endless.
+    return dict(islice(_leaves(run_folder.read_config(folder), ""), MAX_SETTINGS))
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:

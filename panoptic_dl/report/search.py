@@ -11,6 +11,7 @@ from typing import Any
 
 from panoptic_dl.core.files import read_json_object, write_text
 from panoptic_dl.core.run_folder import RESULTS
+from panoptic_dl.report.formats import load_template
 from panoptic_dl.report.text import markdown_table, short_names
 from panoptic_dl.visualize.charts import BLUE, GRID, REMARK, TEXT, YELLOW
 
@@ -40,7 +41,8 @@ def report_search(folder: Path) -> str:
     results = read_json_object(file) if file.is_file() else {}
     metric = next(iter(results.get("metrics", {})), "metric")  # the first one, such as PQ
     _draw_search(record, folder / "search.png", metric)
-    head = _head(record, best, metric)
+    facts = {"record": record, "best": best, "metric": metric, "names": _short_keys(record)}
+    head = load_template("search_head.md").render(facts)
     sign = -1 if record["direction"] == "maximize" else 1
     ranked = sorted(  # the best first, those without a value last
         trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0), t["number"])
@@ -62,25 +64,6 @@ def _short_keys(record: Record) -> dict[str, str]:
     keys = list(record["space"])
     shortened = short_names([key.lstrip("+") for key in keys], ".")
     return dict(zip(keys, shortened.values(), strict=True))
-
-
-def _head(record: Record, best: Mapping[str, Any], metric: str) -> str:
-    states = [trial["state"] for trial in record["trials"]]
-    counts = ", ".join(
-        f"{states.count(s)} {s}" for s in ("finished", "failed", "unfinished") if s in states
-    )
-    lines = [
-        f"{len(states)} trials: {counts}.",
-        f"Best {metric}: {best['value']:.2f}, trial {best['number']}.",
-    ]
-    first = record["trials"][0]
-    if record["starts_with_own"] and first["value"] is not None and first is not best:
-        lines[1] += f" The config's own values, trial 0: {first['value']:.2f}."
-    if record["importance"]:
-        names = _short_keys(record)
-        shares = ", ".join(f"{names[k]} {100 * s:.0f} %" for k, s in record["importance"].items())
-        lines.append(f"What moved it (PED-ANOVA, a hint with few trials): {shares}.")
-    return "\n".join([*lines, f"To run it again: `{best['command']}`"])
 
 
 def _table(trials: list[dict[str, Any]], metric: str, record: Record) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -31,7 +31,6 @@ CAPTIONS = {"center": "centers", "offset": "offsets to centers"}
 SHEET_TEXT = 1.35  # size of letters in a sheet of several cells, which is seen from farther away
 WIDE = 1.5  # width of a sheet to its height that is aimed at
 NOTEBOOK_SIDE = 1600  # pixels; a cell is narrower, and the notebook is a file
-SHORTEST = 256  # pixels of the longer side below which pictures are enlarged
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,6 @@ class PanopticResult:
         legend: bool = True,
         labels: bool = True,
         opacity: float = 0.55,
-        enlarge: bool = True,
     ) -> NDArray[np.uint8]:
         """A picture of it, RGB uint8.
 
@@ -198,8 +196,6 @@ class PanopticResult:
             legend: name the classes below.
             labels: name segments, with scores.
             opacity: of colors over the image, 0..1.
-            enlarge: enlarge pictures of fewer than 256 pixels a side by a whole number, for labels
-                to fit.
 
         Raises:
             ValueError: a view that is unknown, or that the result does not have.
@@ -213,7 +209,6 @@ class PanopticResult:
                 f"layout={layout} with views={chosen}: overlay takes one view, side_by_side any"
             )
         check_views(chosen, panoptic=self.panoptic is not None)
-        result = _enlarged(self) if enlarge else self
         drawer = SegmentDrawer(
             names=self.classes.names,
             colors=self.classes.colors,
@@ -223,12 +218,12 @@ class PanopticResult:
             labels=labels,
             text_scale=SHEET_TEXT if side_by_side else 1.0,
         )
-        entries = _legend_of(result, chosen, drawer) if legend else []
+        entries = _legend_of(self, chosen, drawer) if legend else []
         if not side_by_side:
-            return with_legend(_draw_view(result, chosen[0], drawer, None), entries)
-        cells = [_captioned(result.image, "image")]
-        cells += [_draw_view(result, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
-        size = round(text_size(result.image.shape) * SHEET_TEXT)
+            return with_legend(_draw_view(self, chosen[0], drawer, None), entries)
+        cells = [_captioned(self.image, "image")]
+        cells += [_draw_view(self, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
+        size = round(text_size(self.image.shape) * SHEET_TEXT)
         return with_legend(_in_cells(cells), entries, size)
 
 
@@ -262,20 +257,6 @@ def check_views(views: Sequence[str], *, panoptic: bool) -> None:
         )
     if len(set(views)) < len(views):
         raise DemoError(f"views {', '.join(views)}: name each once")
-
-
-def _enlarged(result: PanopticResult) -> PanopticResult:
-    """A result whose longer side has at least 256 pixels: pixels become squares."""
-    factor = -(-SHORTEST // max(result.image.shape[:2]))
-    if factor <= 1:
-        return result
-
-    def grow(maps: Any, rows: int = -2) -> Any:
-        return None if maps is None else maps.repeat(factor, rows).repeat(factor, rows + 1)
-
-    names = ("semantic", "panoptic", "center", "offset")
-    grown = {name: grow(getattr(result, name)) for name in names}
-    return replace(result, image=grow(result.image, 0), **grown)
 
 
 def _legend_of(

@@ -6,7 +6,7 @@ without which a short run's average would still be its random beginning.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,16 @@ FOLDER = "ema"  # of the average's results in the run's folder; prefix of its me
 logger = logging.getLogger(__name__)
 
 
+@torch.no_grad()
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """`copy_` of each pair, on a GPU in a few kernels for all."""
+    for floating in (True, False):
+        pairs = zip(targets, sources, strict=True)
+        alike = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+        if alike:
+            torch._foreach_copy_([to for to, _ in alike], [of for _, of in alike])
+
+
 class WeightAverage:
     """The average of a model's parameters and running statistics, under the model's names.
 
@@ -40,29 +50,28 @@ class WeightAverage:
         self.num_updates = 0
         # By weight, whose hash is its identity: one that two names share is averaged once.
         self._averages = {raw: raw.detach().clone() for raw in self._named().values()}
+        self._raws = [raw.detach() for raw in self._averages]
+        self._means = list(self._averages.values())
 
     def _named(self) -> dict[str, Tensor]:
         state = self.model.state_dict(keep_vars=True)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
-    @torch.no_grad()
     def begin(self) -> None:
         """Set the average to the current weights, before the first step."""
-        for raw, mean in self._averages.items():
-            mean.copy_(raw)
+        copy_all(self._means, self._raws)
 
     @torch.no_grad()
     def update(self) -> None:
         """Add the current weights to the average."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        means, raws = [], []
-        for raw, mean in self._averages.items():
-            if raw.is_floating_point():
-                means.append(mean)
-                raws.append(raw.detach())
-            else:  # counters of batches: the newest is the right one
-                mean.copy_(raw)
+        pairs = [*zip(self._means, self._raws, strict=True)]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        # Counters of batches: the newest is the right one.
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        means, raws = ([pair[i] for pair in floats] for i in (0, 1))
         get_ema_multi_avg_fn(decay)(means, raws, self.num_updates)  # type: ignore[arg-type]
+        copy_all([mean for mean, _ in counters], [raw for _, raw in counters])
         self.num_updates += 1
 
     @contextmanager
@@ -76,10 +85,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for raw, mean in self._averages.items():
-            kept = raw.detach().clone()
-            raw.copy_(mean)
-            mean.copy_(kept)
+        kept = [raw.clone() for raw in self._raws]
+        copy_all(self._raws, self._means)
+        copy_all(self._means, kept)
 
     def weights(self) -> dict[str, Tensor]:
         """The average, by the names that the model's own state_dict has."""

@@ -215,7 +215,7 @@ class MetricsWriter(HookBase):
 
     def _write_step(self) -> None:
         latest = self.trainer.storage.latest()
-        iteration = max(at for _, at in latest.values())
+        _, iteration = latest["total_loss"]
         metrics = {name: value for name, (value, at) in latest.items() if at == iteration}
         metrics |= self._speed_and_memory(iteration)
         self._write(iteration, metrics)
@@ -269,6 +269,8 @@ class CheckpointHook(HookBase):
 
     def after_step(self) -> None:
         done, last = self.trainer.iter + 1, self.trainer.max_iter
+        if done % self.period == 0:
+            self.trainer.settle()
         number = self.trainer.agreed_signal
         if done == last:  # after which nothing is lost by going on
             self.checkpoints.save(self.trainer.iter, final=True, must=True)
@@ -323,6 +325,7 @@ class EvalHook(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done < self.trainer.max_iter and self._is_due(done):
+            self.trainer.settle()
             self.checkpoints.save(self.trainer.iter)
             self._evaluate(done)
             self._stop_early(done)

@@ -1,12 +1,11 @@
 """Arithmetic and memory layout of networks: precision, channels-last, torch.compile.
 
-None of these changes a name in checkpoints. Evaluations compute in strict float32, whatever the
-model is trained in.
+None of these changes a name in checkpoints.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,26 +18,53 @@ logger = logging.getLogger(__name__)
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
-    """Raise ValueError, with the key, for a precision that is unknown or not of the device."""
+    """Raise ValueError, with the key, for a precision that is unknown or not of the device.
+
+    "tf32" is of every device: one without TensorFloat-32 computes it as fp32.
+    """
     require_value(key, precision, str, PRECISIONS)
-    if device.type == "cpu" and precision in ("tf32", "fp16"):
-        raise ValueError(f"{key}={precision} needs a GPU; on the CPU choose fp32 or bf16")
+    if device.type == "cpu" and precision == "fp16":
+        raise ValueError(f"{key}=fp16 needs a GPU; on the CPU choose fp32 or bf16")
+    if device.type == "cuda" and precision in ("bf16", "fp16"):
+        major, minor = torch.cuda.get_device_capability(device)
+        needed, other = {"bf16": (8, "fp16"), "fp16": (7, "fp32")}[precision]
+        if major < needed:
+            raise ValueError(
+                f"{key}={precision}: {torch.cuda.get_device_name(device)} (compute capability "
+                f"{major}.{minor}) has no arithmetic of its own for it; choose {other} or tf32"
+            )
 
 
 @contextlib.contextmanager
 def float32(*, tf32: bool) -> Iterator[None]:
-    """Matrix products and convolutions inside round their inputs to 10 bits of mantissa, or not.
+    """Convolutions inside may round their inputs to 10 bits of mantissa on a GPU, or may not.
 
-    PyTorch itself lets convolutions do so. The process's settings are restored afterwards, also
-    after an error: the next job of a sweep must not inherit them.
+    That they may, and matrix products may not, is the default of PyTorch and thereby of Detectron2,
+    which leaves it alone. The process's settings are restored afterwards, also after an error: the
+    next job of a sweep must not inherit them.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    backends: Any = torch.backends
+    cudnn, matmul, mkldnn = backends.cudnn, backends.cuda.matmul, backends.mkldnn
+    wanted = dict.fromkeys((cudnn.conv, cudnn.rnn), "tf32" if tf32 else "ieee")
+    wanted |= dict.fromkeys((matmul, mkldnn.conv, mkldnn.matmul), "ieee")
+    before = {op: op.fp32_precision for op in wanted}
+    flags = {}  # of the older API, which cannot be read while they contradict the newer one
+    for owner, flag in ((cudnn, tf32), (matmul, False)):
+        with contextlib.suppress(RuntimeError):
+            flags[owner], owner.allow_tf32 = owner.allow_tf32, flag
     try:
+        _set_precisions(wanted)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for owner, flag in flags.items():
+            owner.allow_tf32 = flag
+        _set_precisions(before)
+
+
+def _set_precisions(wanted: Mapping[Any, str]) -> None:
+    for op, precision in wanted.items():
+        if op.fp32_precision != precision:  # else it may follow a more general setting
+            op.fp32_precision = precision
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -63,11 +89,23 @@ def prepare_training(model: nn.Module, settings: TrainSettings) -> None:
         with compile_errors("train.compile"):
             example = torch.ones(8, device=next(model.parameters()).device)
             torch.compile(lambda x: 2 * x + 1)(example)
-        _compile_in_training(model.get_submodule("backbone"), "forward")
+        mode = settings.compile if isinstance(settings.compile, str) else None
+        _compile_in_training(model.get_submodule("backbone"), "forward", mode)
         for head in model.children():  # of Detectron2's heads all but upsampling and losses
             if callable(getattr(head, "layers", None)):
-                _compile_in_training(head, "layers")
+                _compile_in_training(head, "layers", mode)
         logger.info("torch.compile: the first steps take longer")
+
+
+@contextlib.contextmanager
+def fixed_sizes() -> Iterator[None]:
+    """cuDNN tries its algorithms inside, once for every size of inputs, and takes the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager
@@ -83,9 +121,9 @@ def training_arithmetic(settings: TrainSettings) -> Iterator[None]:
             torch.compiler.reset()
 
 
-def _compile_in_training(owner: nn.Module, method: str) -> None:
+def _compile_in_training(owner: nn.Module, method: str, mode: str | None) -> None:
     plain: Callable[..., Any] = getattr(owner, method)
-    fast: Callable[..., Any] = torch.compile(plain)
+    fast: Callable[..., Any] = torch.compile(plain, mode=mode)
 
     def chosen(*inputs: Any) -> Any:
         return fast(*inputs) if owner.training else plain(*inputs)

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 
 from panoptic_dl.core.settings import TrainSettings, require_value
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Recipe:
     """The published or intended training: `recipe_record` of the config.
 
-    In fp32, with batch normalization over the whole batch, without averages or clipping.
+    In fp32 or tf32, with batch normalization over the whole batch, without averages or clipping.
     """
 
     iterations: int
@@ -69,6 +69,7 @@ def find_differences(
     images = batch if batch_norm_images is None else batch_norm_images
     statistics = f"{'noisier' if images < batch else 'steadier'} statistics"
     seen, seen_here = batch * recipe.iterations, settings.batch_size * settings.iterations
+    precision = "tf32" if settings.precision == "fp32" else settings.precision  # both are right
     rows: list[tuple[str, object, object, str | None]] = [
         ("train.batch_size", batch, settings.batch_size, effect_of_batch),
         ("optimizer.lr", recipe.lr, lr, effect_of_lr),
@@ -80,7 +81,7 @@ def find_differences(
             for group, option in recipe.choices.items()
             if option is not None
         ),
-        ("train.precision", "fp32", settings.precision, "coarser arithmetic"),
+        ("train.precision", "tf32", precision, "coarser arithmetic"),
         ("train.clip_norm", None, settings.clip_norm, "large gradients are shortened"),
         ("train.ema", None, settings.ema, None),
         ("forward passes a step", 1, accumulate, None),
@@ -97,7 +98,7 @@ def images_of_statistics(model: nn.Module, images: int, num_processes: int) -> i
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return None
-    synchronized = all(isinstance(m, (nn.SyncBatchNorm, NaiveSyncBatchNorm)) for m in layers)
+    synchronized = all(isinstance(m, SYNCHRONIZED) for m in layers)
     return images * (num_processes if synchronized else 1)
 
 

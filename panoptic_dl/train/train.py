@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +136,7 @@ def train(
         model,
         device_ids=ids,
         broadcast_buffers=False,  # the trainer does, after a step
+        gradient_as_bucket_view=True,  # no second copy of the gradients
         find_unused_parameters=find_unused_parameters,
     )
     if options.auto_scale_lr:
@@ -449,7 +451,15 @@ def build_optimizer(
             if id(group["params"][0]) in norms:
                 group["weight_decay"] = weight_decay_norm
         groups = reduce_param_groups(groups)
+    on_gpu = all(p.is_cuda for group in groups for p in group["params"])
+    if on_gpu and "fused" in signature(optimizer).parameters and not _is_chosen(optimizer):
+        return make_part(optimizer, groups, lr=lr, fused=True)  # few kernels, which can skip a step
     return make_part(optimizer, groups, lr=lr)
+
+
+def _is_chosen(optimizer: Callable[..., Optimizer]) -> bool:
+    """Whether the config says how the optimizer steps."""
+    return bool({"fused", "foreach", "capturable"} & getattr(optimizer, "keywords", {}).keys())
 
 
 def _layer_factors(model: nn.Module, decay: float | None) -> dict[str, float]:

@@ -1,6 +1,9 @@
 """One training step: micro-batches, gradients, an exchange between processes, the optimizer.
 
 A step whose losses or gradients are not finite is recorded, and ends the run or is left out.
+
+On a GPU the host does not wait for a step before it queues the next one, where the optimizer can
+leave a step out by itself: the metrics of a step are read while the device works on the next one.
 """
 
 import contextlib
@@ -10,7 +13,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,7 +22,7 @@ import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,11 +32,14 @@ from torch.optim import Optimizer
 from panoptic_dl.core.distributed import gather_metrics
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.launch.signals import StopRequest
-from panoptic_dl.train.precision import autocast
+from panoptic_dl.models.batch_norm import SYNCHRONIZED
+from panoptic_dl.train.ema import copy_all
+from panoptic_dl.train.precision import autocast, fixed_sizes
 
 MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it was
 BAD_SAMPLES_FILE = "bad_samples.json"
 NONFINITE_FILE = "nonfinite.jsonl"
+QUEUED_DEVICES = ("cuda",)  # on which steps are queued
 Batches = list[list[dict[str, Any]]]
 
 logger = logging.getLogger(__name__)
@@ -53,12 +60,26 @@ class Loader(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass
+class _Step:
+    """A step whose metrics the host has not read yet."""
+
+    iteration: int
+    names: list[str]  # of the metrics
+    losses: list[str]  # names of those that are losses
+    metrics: Tensor  # (processes, metrics) on the host, perhaps on their way
+    copied: torch.cuda.Event | None  # after which they are there
+    batches: Batches
+    bad_samples: dict[str, str]
+
+
 class Trainer(SimpleTrainer):
     """Detectron2's trainer with mixed precision, accumulated gradients, and steps that agree.
 
     Whatever is random in a step depends on (seed, iteration, rank) alone, so a resumed run draws
     what an uninterrupted one draws. After the gradients, one collective gives every process the
-    losses of all, whether one is not finite, and whether a signal came: they act alike.
+    losses of all, whether one is not finite, and whether a signal came: they act alike. Where steps
+    are queued, they act on it one step later, or when `settle` is called.
 
     `run_dir/bad_samples.json` lists images that could not be read and were replaced by others.
     `run_dir/nonfinite.jsonl` has a line for each process with a loss or gradient that is not
@@ -85,6 +106,13 @@ class Trainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.stop, self.run_dir = stop, run_dir
         self._is_checked = find_unused_parameters
+        self._is_queued = (
+            device.type in QUEUED_DEVICES
+            and settings.on_nonfinite == "stop"
+            and not fp16  # whose overflows are left out, too
+            and getattr(optimizer, "_step_supports_amp_scaling", False)
+        )
+        self._pending: _Step | None = None
         self._own_buffers = _unsynchronized_buffers(model) if comm.get_world_size() > 1 else []
         self.agreed_signal = 0  # that some process received before this step
         self.skipped = False  # whether the last step left the weights as they were
@@ -105,37 +133,69 @@ class Trainer(SimpleTrainer):
         self._seed_step()
         skips = self.settings.on_nonfinite == "skip"
         # What a forward pass changes: the statistics of normalization layers.
-        buffers = [buffer.clone() for buffer in self.model.buffers()] if skips else []
+        buffers = [torch.empty_like(buffer) for buffer in self.model.buffers()] if skips else []
+        if skips:
+            copy_all(buffers, [*self.model.buffers()])
         self.optimizer.zero_grad()
-        batches, losses, data_time = self._accumulate_gradients()
+        with fixed_sizes():
+            batches, losses, data_time = self._accumulate_gradients()
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         bad_samples = self.loader.take_bad_samples()
-        metrics = gather_metrics(
-            losses | {"grad_norm": norm},
-            {"data_time": data_time, "signal": self.stop.signal, "bad": len(bad_samples)},
-        )
-        self.agreed_signal = int(max(process["signal"] for process in metrics))
-        if any(process["bad"] for process in metrics):
-            self._record_bad_samples(bad_samples)
-        self._log_metrics(metrics, list(losses))
-        finite = self._check_finite(metrics, list(losses))
-        if all(finite):
-            if (clip := self.settings.clip_norm) is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
-            self.grad_scaler.step(self.optimizer)
-        else:
-            if skips:
-                with torch.no_grad():
-                    for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                        buffer.copy_(before)
-            self._leave_out(metrics, finite, batches)
+        tensors = losses | {"grad_norm": norm}
+        numbers = {"data_time": data_time, "signal": self.stop.signal, "bad": len(bad_samples)}
+        metrics = gather_metrics(tensors, numbers)
+        on_host, copied = metrics.to("cpu", non_blocking=True), None
+        if metrics.is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
+        self.settle()  # the step before, ere the weights change again
+        names = [*tensors, *numbers]
+        self._pending = _Step(self.iter, names, [*losses], on_host, copied, batches, bad_samples)
+        done = self.iter + 1
+        if self._is_queued:
+            finite = metrics[:, : len(tensors)].isfinite().all()
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self._change_weights(norm)
+            is_due = done % self.settings.log_period == 0 or done >= self.settings.iterations
+            if is_due or self.agreed_signal:
+                self.settle()
+        elif self.settle(buffers):
+            self._change_weights(norm)
         self.grad_scaler.update()
         sent = [distributed.broadcast(each, 0, async_op=True) for each in self._own_buffers]
         for work in filter(None, sent):
             work.wait()
+
+    def _change_weights(self, norm: Tensor) -> None:
+        if (clip := self.settings.clip_norm) is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), clip, norm)
+        self.grad_scaler.step(self.optimizer)
+
+    def settle(self, buffers: Sequence[Tensor] = ()) -> bool:
+        """Act on the metrics of the last step, if that is not done yet; whether it is to be made.
+
+        All processes call it at the same place, before what they save or decide. `buffers` are what
+        the model's were before the step. Raises FloatingPointError where the step ends the run.
+        """
+        step, self._pending = self._pending, None
+        if step is None:
+            return True
+        if step.copied is not None:
+            step.copied.synchronize()
+        metrics = [dict(zip(step.names, row, strict=True)) for row in step.metrics.tolist()]
+        self.agreed_signal = int(max(process["signal"] for process in metrics))
+        if any(process["bad"] for process in metrics):
+            self._record_bad_samples(step.bad_samples)
+        self._log_metrics(metrics, step)
+        finite = self._check_finite(metrics, step.losses)
+        if not all(finite):
+            if buffers:
+                copy_all([*self.model.buffers()], buffers)
+            self._leave_out(metrics, finite, step)
+        return all(finite)
 
     def _accumulate_gradients(self) -> tuple[list[Any], dict[str, Tensor], float]:
         """Sum a step's gradients; return its micro-batches, mean losses, seconds of waiting."""
@@ -148,6 +208,8 @@ class Trainer(SimpleTrainer):
             batches.append(next(self._data_loader_iter))
             waited += time.perf_counter() - started
             # Gradients are exchanged once a step, with those of the last micro-batch.
+            if self.settings.compile:
+                torch.compiler.cudagraph_mark_step_begin()
             delayed = part < parts - 1 and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if delayed else contextlib.nullcontext():
                 with autocast(self.settings.precision, self.device), _ddp_errors():
@@ -197,20 +259,21 @@ class Trainer(SimpleTrainer):
         np.random.seed(state)  # noqa: NPY002
         random.seed(state.tobytes())
 
-    def _log_metrics(self, metrics: list[dict[str, float]], losses: list[str]) -> None:
+    def _log_metrics(self, metrics: list[dict[str, float]], step: _Step) -> None:
         """Losses are means over the processes, the time of waiting is that of the slowest."""
-        means = {n: sum(process[n] for process in metrics) / len(metrics) for n in losses}
-        self.storage.put_scalar("data_time", max(process["data_time"] for process in metrics))
-        self.storage.put_scalar("grad_norm", metrics[0]["grad_norm"])
-        self.storage.put_scalar("total_loss", sum(means.values()))
+        means = {n: sum(process[n] for process in metrics) / len(metrics) for n in step.losses}
+        logged = {
+            "data_time": max(process["data_time"] for process in metrics),
+            "grad_norm": metrics[0]["grad_norm"],
+            "total_loss": sum(means.values()),
+        }
         if len(means) > 1:
-            self.storage.put_scalars(**means)
+            logged |= means
+        self.storage.put_scalars(cur_iter=step.iteration, **logged)
 
-    def _leave_out(
-        self, metrics: list[dict[str, float]], finite: list[bool], batches: Batches
-    ) -> None:
+    def _leave_out(self, metrics: list[dict[str, float]], finite: list[bool], step: _Step) -> None:
         """Record a step that is not finite; raise FloatingPointError where it ends the run."""
-        samples = [] if finite[comm.get_rank()] else self._samples_to_blame(batches)
+        samples = [] if finite[comm.get_rank()] else self._samples_to_blame(step.batches)
         files = [(sample.get("file_name"), sample) for sample in samples]
         images = comm.all_gather(
             [{"image_id": s.get("image_id", file), "file_name": file} for file, s in files]
@@ -218,7 +281,7 @@ class Trainer(SimpleTrainer):
         skips, most = self.settings.on_nonfinite == "skip", self.settings.max_nonfinite_skips
         lines = [
             {
-                "iteration": self.iter,
+                "iteration": step.iteration,
                 "process": process,
                 "skipped": skips and self.skips < most,
                 "figures": {name: repr(value) for name, value in metrics[process].items()},
@@ -236,7 +299,7 @@ class Trainer(SimpleTrainer):
             if name.startswith("loss") or name == "grad_norm"
         }
         what = (
-            f"a loss or gradient is not finite at iteration={self.iter}: "
+            f"a loss or gradient is not finite at iteration={step.iteration}: "
             + ", ".join(f"{name} {value:.4g}" for name, value in means.items())
             + f". Images: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
             + f"; all are in {self.run_dir / NONFINITE_FILE}"
@@ -318,6 +381,9 @@ class Trainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of a checkpoint; ValueError if it is of another optimizer."""
+        defaults = self.optimizer.defaults
+        for group in state_dict["optimizer"]["param_groups"] if "fused" in defaults else ():
+            group["fused"] = defaults["fused"]  # of this run: then counters lie on the device
         self.optimizer.load_state_dict(state_dict["optimizer"])
         TrainerBase.load_state_dict(self, state_dict)  # whose schedule belongs to the optimizer
         self.overflows = state_dict["overflows"]
@@ -363,6 +429,6 @@ def _unsynchronized_buffers(model: nn.Module) -> list[Tensor]:
     return [
         buffer
         for module in model.modules()
-        if not isinstance(module, nn.SyncBatchNorm | NaiveSyncBatchNorm | FrozenBatchNorm2d)
+        if not isinstance(module, (*SYNCHRONIZED, FrozenBatchNorm2d))
         for buffer in module.buffers(recurse=False)
     ]

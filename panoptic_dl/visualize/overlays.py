@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from panoptic_dl.visualize.style import Color, line_width
+from panoptic_dl.visualize.style import Color
 
 # Kind of pixel: its name in legends, the tint and its opacity. The tints are those of Okabe and
 # Ito, which color-blind people can tell apart. What is right is hardly tinted, what does not count
@@ -63,8 +63,7 @@ def draw_offsets(
 ) -> NDArray[np.uint8]:
     """Draw the offset from each pixel of a thing to its center as a color.
 
-    The hue is the direction; saturation grows with the length. A wheel in the corner, if there is
-    room, shows which color is which direction.
+    The hue is the direction; saturation grows with the length.
 
     Args:
         offset: (2, H, W) (y, x) in pixels.
@@ -77,7 +76,6 @@ def draw_offsets(
         length = np.hypot(y, x)
         farthest = max(float(np.percentile(length, 98)), 1e-6)
         picture[inside] = _wheel_colors(y, x, length / farthest)
-    _add_wheel(picture)
     return picture
 
 
@@ -95,21 +93,3 @@ def _wheel_colors(
     hsv[:, 0, 1] = 40 + 215 * np.clip(strength, 0, 1)
     hsv[:, 0, 2] = 245
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)[:, 0]
-
-
-def _add_wheel(picture: NDArray[np.uint8]) -> None:
-    """Draw directions and their colors at the top right, if the picture is large enough."""
-    height, width = picture.shape[:2]
-    radius = min(height, width) // 11
-    if radius < 10:
-        return
-    grid = np.arange(-radius, radius + 1)
-    y, x = (part.ravel().astype(np.float32) for part in np.meshgrid(grid, grid, indexing="ij"))
-    length = np.hypot(y, x)
-    colors = _wheel_colors(y, x, length / radius).reshape(len(grid), len(grid), 3)
-    disc = (length <= radius).reshape(len(grid), len(grid))
-    margin = radius // 2
-    top, left = margin, width - margin - len(grid)  # things are more often below
-    picture[top : top + len(grid), left : left + len(grid)][disc] = colors[disc]
-    middle, white = (left + radius, top + radius), (255, 255, 255)
-    cv2.circle(picture, middle, radius, white, line_width(picture.shape), cv2.LINE_AA)

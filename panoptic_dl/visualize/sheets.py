@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from panoptic_dl.core.files import file_name_text
 from panoptic_dl.visualize.style import FAINT, INK, PAPER, Color, font, text_size, text_width
 
 LINE = 34  # height of headings, of a caption, of the title and legend, in pixels
-GAP = 8
+GAP, LETTER = 8, 11  # and the width of a letter of a caption, about
 HIGHEST = 2  # times their width are cells: strips are narrower
 NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
 GALLERY_KINDS = ("image", "truth", "prediction")
@@ -66,7 +67,7 @@ def save_sheet(
     y = head
     for index, images in enumerate(scaled):
         if captions:
-            text = _shorten(captions[index], 18, width - 2 * GAP)
+            text = shorten(captions[index], (width - 2 * GAP) // LETTER, placeholder=" ...")
             draw.text((GAP, y + LINE / 2), text, font=font(18), anchor="lm", fill=INK)
         y += above[index]
         for column, heading in enumerate(headings[index * columns : (index + 1) * columns]):
@@ -86,16 +87,6 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     high, wide = shape[:2]
     scale = min(width / wide, HIGHEST * width / high)
     return max(1, round(wide * scale)), max(1, round(high * scale))
-
-
-def _shorten(text: str, size: int, width: float) -> str:
-    """The text, cut at a word when it is wider than `width` pixels."""
-    if text_width(text, size) <= width:
-        return text
-    words = text.split(" ")
-    while len(words) > 1 and text_width(" ".join(words) + " ...", size) > width:
-        words.pop()
-    return " ".join(words) + " ..."
 
 
 def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:

@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,21 +20,6 @@ GOLDEN_RATIO = 0.618033988749895  # its multiples, modulo 1, are far apart
 SMALLEST_TEXT = 10  # pixels of a letter that can be read
 
 _of_thread = threading.local()
-
-
-def class_colors(metadata: Any, num_classes: int) -> NDArray[np.uint8]:
-    """The color of every contiguous class id, (K, 3).
-
-    The dataset's own colors where its Detectron2 metadata has them for all classes, else hues that
-    are far apart for neighboring ids.
-    """
-    for key in ("stuff_colors", "thing_colors"):
-        colors = metadata.get(key, None)
-        if colors is not None and len(colors) == num_classes:
-            return np.asarray(colors, np.uint8)
-    hues = [(i * GOLDEN_RATIO) % 1.0 for i in range(num_classes)]
-    rgb = [colorsys.hsv_to_rgb(h, 0.65, 0.95 - 0.3 * (i % 2)) for i, h in enumerate(hues)]
-    return (np.asarray(rgb) * 255).round().astype(np.uint8)
 
 
 def instance_color(color: NDArray[np.uint8], instance: int) -> NDArray[np.uint8]:

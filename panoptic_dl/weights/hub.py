@@ -58,16 +58,13 @@ def _download(name: str, revision: str | None) -> Path:
     hub = constants.ENDPOINT
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+        why = printable(str(cause or error).strip().partition("\n")[0])
         raise WeightsError(
-            f"there is no folder {name}, and no repository {name} at {hub} with revision "
-            f"{revision or 'main'} that may be read without a token: one is given as HF_TOKEN"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        why = printable(str(error.__cause__ or error).strip().partition("\n")[0])
-        raise WeightsError(
-            f"{name} cannot be had from {hub} and is not complete in the cache ({why}); on a "
-            "machine without network give a folder of it"
+            f"there is no folder {name}, and {name} with revision {revision or 'main'} cannot be "
+            f"had from {hub} and is not complete in the cache ({why}); HF_TOKEN gives a token, and "
+            "on a machine without network a folder of it will do"
         ) from error
     if revision != folder.name:
         logger.warning('%s is at revision="%s"; name it to get the same again', name, folder.name)

@@ -16,6 +16,7 @@ from panoptic_dl.core.classes import CLASSES, Classes, classes_of_weights
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import PROGRAM, printable
 from panoptic_dl.core.run_folder import find_weights, image_format_of
+from panoptic_dl.weights.files import WeightsFile, read_weights
 from panoptic_dl.weights.names import (
     BACKBONE,
     COUNTER,
@@ -27,7 +28,6 @@ from panoptic_dl.weights.names import (
     is_compatible,
     not_finite,
 )
-from panoptic_dl.weights.read import WeightsFile, read_weights
 
 MAX_NAMES = 20  # of classes in a line of the log
 CLASSIFIER = "sem_seg_head.predictor."  # the only parameters that depend on the number of classes
@@ -326,17 +326,8 @@ def _check_pixels(model: nn.Module, file: WeightsFile, image_format: str) -> Non
     statistics = find_statistics(file.tensors)
     if file.provenance:
         statistics = {name: getattr(file.provenance, name) for name in STATISTICS}
-        expected = file.provenance.image_format
-        if expected not in ("RGB", "BGR"):
-            logger.warning(
-                "weights=%s says that it expects %s images, which is neither RGB nor BGR: this is "
-                "ignored, and the run feeds %s",
-                file.path,
-                printable(expected),
-                image_format,
-            )
-        elif expected != image_format:
-            raise _other_order(file, expected, image_format)
+        if file.provenance.image_format != image_format:
+            raise _other_order(file, file.provenance.image_format, image_format)
     for name, theirs in statistics.items():
         own = getattr(model, name, None)
         if own is None:

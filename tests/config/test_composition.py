@@ -416,7 +416,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "ALLOWED", list(builder.ALLOWED))
     yield conf
     sys.modules.pop("own_backbone", None)
-    lazy._load.cache_clear()
+    lazy._trees.cache_clear()
 
 
 WAYS = ["config_dirs", "one", "packages", "searchpath", "relative", "package"]
@@ -475,7 +475,7 @@ def saved(own, folder):
 def test_a_run_is_opened_with_the_lazy_files_of_the_user(own, tmp_path):
     run = saved(own, tmp_path / "run")
     builder.ALLOWED.remove("own_backbone")
-    lazy._load.cache_clear()
+    lazy._trees.cache_clear()
     config = open_run(run, [own])
     assert build(config.task.model.backbone).width == 4
 
@@ -489,7 +489,7 @@ def test_an_option_that_changes_another_has_a_name_of_its_own(own, tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     OmegaConf.save(config, tmp_path / "run" / ".hydra" / "config.yaml")
     builder.ALLOWED.remove("own_backbone")
-    lazy._load.cache_clear()
+    lazy._trees.cache_clear()
     assert build(open_run(tmp_path / "run", [own]).task.model.backbone).width == 16
 
 

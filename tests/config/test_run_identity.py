@@ -139,7 +139,7 @@ def test_the_facts_of_a_run():
             "augmentation": "published",
         },
     }
-    assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "fp32"}
+    assert facts["train"] == {"iterations": 500, "batch_size": 8, "precision": "tf32"}
     assert facts["config_hash"] == hashed("seed=3")
     assert "${" not in OmegaConf.to_yaml(config, resolve=True)
 

@@ -8,7 +8,14 @@ from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.classes import CLASSES as FILE
-from panoptic_dl.core.classes import Classes, load_classes, record_classes, require_classes
+from panoptic_dl.core.classes import (
+    Classes,
+    load_classes,
+    record_classes,
+    require_classes,
+    require_no_class,
+)
+from panoptic_dl.core.errors import DatasetError
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "coco", "toy_cityscapes", "toy_coco"])
@@ -105,3 +112,12 @@ def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ValueError, match=r"classes\.json does not describe classes"):
         load_classes(tmp_path / FILE)
+
+
+@pytest.mark.parametrize(("ignored", "fits"), [(0, False), (18, False), (19, True), (256, False)])
+def test_an_ignored_label_that_is_a_class_is_refused(ignored, fits):
+    if fits:
+        require_no_class(ignored, 19)
+    else:
+        with pytest.raises(DatasetError, match=f"dataset.ignore_label={ignored} must be .*19..255"):
+            require_no_class(ignored, 19)

@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,18 +83,16 @@ def test_a_full_disk_is_its_own_error_and_no_other(tmp_path, monkeypatch):
     """PyTorch hides the one in an error of its own, and others may come in the meantime."""
 
     def save(state, file):
-        if state:
-            with suppress(OSError):
-                file.write(b"x" * 100_000)
         raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
 
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
-        save_state(tmp_path / "a.pth", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", save)
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            save_state(tmp_path / "a.pth", {})
     monkeypatch.setattr(files, "temporary_path", lambda target: Path("/dev/full"))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(OSError, match=r"No space left on device: '.*/a\.pth'"):
-        save_state(tmp_path / "a.pth", {"a": 1})
+        save_state(tmp_path / "a.pth", {"a": torch.zeros(100_000)})
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
@@ -114,9 +111,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_a_disk_that_does_not_keep_what_it_is_given(tmp_path, monkeypatch):
     sha256 = save_state(tmp_path / "a.pth", {"x": torch.ones(3)})
     assert sha256 == files.sha256_of(tmp_path / "a.pth")
-    monkeypatch.setattr(files, "sha256_of", lambda path: "another")
-    with pytest.raises(OSError, match="does not read back"):
-        save_state(tmp_path / "a.pth", {"x": torch.zeros(3)})
+    for change in (
+        lambda data: data.replace(b"\0\0\x80\x3f", b"\0\0\0\0"),
+        lambda data: data[:100],
+    ):
+        flush = lambda path, of=change: path.write_bytes(of(path.read_bytes()))  # noqa: E731
+        monkeypatch.setattr(files, "flush", flush)
+        with pytest.raises(OSError, match="does not read back"):
+            save_state(tmp_path / "a.pth", {"x": torch.ones(3)})
     assert torch.equal(torch.load(tmp_path / "a.pth")["x"], torch.ones(3))
 
 

@@ -27,7 +27,6 @@ from panoptic_dl.core.images import (
     read_panoptic_ids,
     read_size,
     require_listed_size,
-    require_no_class,
     require_same_size,
     segment_numbers,
 )
@@ -307,15 +306,6 @@ def test_labels_are_read_as_they_are_stored(tmp_path):
     numbers = (ids % 65536).astype(np.uint16)
     Image.fromarray(numbers).save(tmp_path / "numbers.png")
     assert np.array_equal(read_label_ids(tmp_path / "numbers.png"), numbers)
-
-
-@pytest.mark.parametrize(("ignored", "fits"), [(0, False), (18, False), (19, True), (256, False)])
-def test_an_ignored_label_that_is_a_class_is_refused(ignored, fits):
-    if fits:
-        require_no_class(ignored, 19)
-    else:
-        with pytest.raises(DatasetError, match=f"dataset.ignore_label={ignored} must be .*19..255"):
-            require_no_class(ignored, 19)
 
 
 def test_a_label_is_read_again_when_its_file_has_changed(tmp_path):

@@ -56,7 +56,7 @@ def test_sources_are_the_same_with_and_without(cache, image, kind):
     for _ in range(2):
         source = open_source(image, kind, cache)
         assert source.shape == expected.shape
-        assert np.array_equal(source.rows(20), expected.rows(20))
+        assert np.array_equal(source.rows(0, 20), expected.rows(0, 20))
 
 
 def test_kinds_of_a_file_are_kept_apart(cache, image):
@@ -67,21 +67,21 @@ def test_kinds_of_a_file_are_kept_apart(cache, image):
 
 
 def test_a_changed_file_is_decoded_anew_and_the_old_one_goes(cache, image):
-    before = open_source(image, "RGB", cache).rows(20).copy()
+    before = open_source(image, "RGB", cache).rows(0, 20).copy()
     os.utime(image, ns=(1, 1))  # as large as before, at another time
-    assert np.array_equal(open_source(image, "RGB", cache).rows(20), before)
+    assert np.array_equal(open_source(image, "RGB", cache).rows(0, 20), before)
     assert len(files(cache)) == 1
     write(image, seed=1)
-    after = open_source(image, "RGB", cache).rows(20)
+    after = open_source(image, "RGB", cache).rows(0, 20)
     assert not np.array_equal(before, after)
-    assert np.array_equal(after, open_source(image, "RGB").rows(20))
+    assert np.array_equal(after, open_source(image, "RGB").rows(0, 20))
     assert len(files(cache)) == 1
     assert used(cache) == files(cache)[0].stat().st_size
 
 
 def test_a_file_of_another_size_is_decoded_anew_whatever_its_time(cache, image):
     os.utime(image, ns=(1, 1))
-    before = open_source(image, "RGB", cache).rows(20).copy()
+    before = open_source(image, "RGB", cache).rows(0, 20).copy()
     with open(image, "ab") as file:  # readers of PNG mind no bytes behind its end
         file.write(b"more")
     os.utime(image, ns=(1, 1))
@@ -94,8 +94,8 @@ def test_the_limit_is_kept_and_said_once(tmp_path, caplog):
     cache = DecodedCache(str(tmp_path / "cache"), 5000 / 1e9)  # two of 1928 bytes
     for number in range(5):
         file = write(tmp_path / f"{number}.png", number)
-        expected = open_source(file, "RGB").rows(20)
-        assert np.array_equal(open_source(file, "RGB", cache).rows(20), expected)
+        expected = open_source(file, "RGB").rows(0, 20)
+        assert np.array_equal(open_source(file, "RGB", cache).rows(0, 20), expected)
     assert len(files(cache)) == 2
     assert used(cache) <= 5000
     assert [r.message for r in caplog.records] == [
@@ -110,10 +110,10 @@ def test_the_limit_is_kept_and_said_once(tmp_path, caplog):
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 def test_a_damaged_entry_is_made_anew(cache, image, damage):
-    expected = open_source(image, "RGB", cache).rows(20).copy()
+    expected = open_source(image, "RGB", cache).rows(0, 20).copy()
     (entry,) = files(cache)
     entry.write_bytes(entry.read_bytes()[:-100] if damage is None else damage)
-    assert np.array_equal(open_source(image, "RGB", cache).rows(20), expected)
+    assert np.array_equal(open_source(image, "RGB", cache).rows(0, 20), expected)
     assert np.array_equal(cache.get(image, "RGB", never), expected)
 
 
@@ -121,7 +121,7 @@ def test_an_entry_is_never_unpickled(cache, image):
     open_source(image, "RGB", cache)
     (entry,) = files(cache)
     np.save(entry, np.array([print], dtype=object), allow_pickle=True)
-    assert open_source(image, "RGB", cache).rows(20).dtype == np.uint8
+    assert open_source(image, "RGB", cache).rows(0, 20).dtype == np.uint8
 
 
 def test_a_full_disk_ends_caching_not_training(cache, image, monkeypatch, caplog):
@@ -130,9 +130,9 @@ def test_a_full_disk_ends_caching_not_training(cache, image, monkeypatch, caplog
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module.np, "save", full)
-    expected = open_source(image, "RGB").rows(20)
+    expected = open_source(image, "RGB").rows(0, 20)
     for _ in range(2):
-        assert np.array_equal(open_source(image, "RGB", cache).rows(20), expected)
+        assert np.array_equal(open_source(image, "RGB", cache).rows(0, 20), expected)
     assert files(cache) == []
     assert used(cache) == 0
     (record,) = caplog.records

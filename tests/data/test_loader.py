@@ -63,6 +63,31 @@ def test_a_seed_decides_order_and_augmentation(dataset, num_workers):
     assert not same(one, first(dataset, num_workers=num_workers, seed=4))
 
 
+def test_a_sample_takes_one_descriptor(dataset):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    def mapped(record):
+        maps = torch.full((40, 60), record["image_id"]), torch.rand(2, 40, 60), torch.ones(3).bool()
+        return {
+            "image_id": record["image_id"],
+            "number": torch.tensor(2.5),
+            **dict(zip("abc", maps, strict=True)),
+        }
+
+    loader = train_loader(dataset=dataset, mapper=mapped, batch_size=4, num_workers=1, seed=3)
+    batches = iter(loader)
+    kept, before = [next(batches)], descriptors()
+    kept += itertools.islice(batches, 5)
+    assert descriptors() - before <= 5 * 4 + 4  # those that are on their way
+    for sample in itertools.chain(*kept):
+        assert torch.equal(sample["a"], torch.full((40, 60), sample["image_id"]))
+        assert sample["b"].shape == (2, 40, 60)
+        assert 0 <= sample["b"].min() < sample["b"].max() <= 1
+        assert sample["c"].tolist() == [True] * 3
+        assert sample["number"] == 2.5
+
+
 def test_the_global_random_numbers_are_left_alone(dataset):
     np.random.seed(0)  # noqa: NPY002
     expected = np.random.rand()  # noqa: NPY002

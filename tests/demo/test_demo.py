@@ -11,7 +11,7 @@ from panoptic_dl import PanopticResult, Predictor
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.settings import DemoSettings
-from panoptic_dl.demo.video import VideoReader
+from panoptic_dl.demo.inputs import VideoReader
 from tests.demo.samples import files, make_video, run_demo
 
 

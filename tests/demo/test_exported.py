@@ -10,7 +10,7 @@ from PIL import Image
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.errors import DemoError, WeightsError
 from panoptic_dl.runtime import Session
-from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.files import read_weights
 from tests.demo.samples import files, make_video
 from tests.runtime.samples import write_exported
 
@@ -91,10 +91,10 @@ def test_no_other_network_is_timed_beside_a_file_that_was_moved(exported):
 
 
 def test_the_reader_of_weights_says_who_takes_it(exported, tmp_path):
-    with pytest.raises(WeightsError, match="is an exported file, which mode=demo"):
+    with pytest.raises(WeightsError, match="is an exported file: mode=demo"):
         read_weights(exported)
     (tmp_path / "model.pt2").write_bytes(b"PK")
-    with pytest.raises(WeightsError, match=r"which torch\.export\.load reads"):
+    with pytest.raises(WeightsError, match=r"torch\.export\.load and"):
         read_weights(tmp_path / "model.pt2")
     with pytest.raises(WeightsError, match=r"none\.onnx: there is no such file"):
         run(tmp_path / "none.onnx", "x.png", tmp_path / "out")

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.pipeline import Pipeline
+from panoptic_dl.demo.demo import Pipeline
 
 
 def stages(read=lambda i: i, finish=lambda i, read, said: said, **options):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from panoptic_dl.core.errors import DemoError
-from panoptic_dl.demo.video import VideoReader, VideoWriter
+from panoptic_dl.demo.inputs import VideoReader
+from panoptic_dl.demo.outputs import VideoWriter
 from tests.demo.samples import make_video
 
 

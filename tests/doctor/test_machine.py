@@ -37,7 +37,7 @@ def test_packages_of_other_versions(root, monkeypatch):
 
 
 def test_memory_that_is_not_there(root, monkeypatch):
-    fixed, per_image = machine._estimate_step(context := row_context(root))
+    fixed, per_image = machine.estimate_step(context := row_context(root))
     needed = fixed + 4 * per_image
     monkeypatch.setattr(machine, "_available", lambda device: 3 * needed)
     assert rows_of(context)["memory"].state.value == "ok"

@@ -30,7 +30,7 @@ def test_a_toy_row_is_healthy_and_takes_its_steps(tmp_path, toy, capsys, dataset
     assert not list(tmp_path.glob("*.pth"))
     table = (tmp_path / "doctor.md").read_text()
     assert table.startswith(f"# {content['row']}: ")
-    assert "| steps: training " in table
+    assert "  ok    training " in table
 
 
 def test_a_loss_that_is_not_finite_is_a_red_row(tmp_path, toy):

@@ -16,9 +16,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
-from torch import nn
+from torch import distributed, nn
 from torch._utils import ExceptionWrapper
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from panoptic_dl.config import build
 from panoptic_dl.core import run_folder
@@ -34,6 +34,7 @@ from panoptic_dl.core.errors import (
 from panoptic_dl.core.files import RUN_LOCK, is_locked, local_path, release_lock, temporary_path
 from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import ERROR, ExitCode, Requeued, RunState, read_run
+from panoptic_dl.launch import launcher
 from panoptic_dl.launch import session as session_module
 from panoptic_dl.launch.session import session
 from panoptic_dl.launch.signals import Interrupted
@@ -479,10 +480,86 @@ def test_a_killed_loader_process_is_named_whatever_it_interrupted(
     assert "Traceback" not in said
 
 
+IN_A_CHILD = """
+
+-- Process 0 terminated with the following error:
+Traceback (most recent call last):
+  File "/site-packages/torch/distributed/distributed_c10d.py", line 5082, in barrier
+    work = group.barrier(opts=opts)
+           ^^^^^^^^^^^^^^^^^^^^^^^^
+torch.distributed.DistBackendError: NCCL error in: x.cpp:77, unhandled system error
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            r"memory ran out: .*train\.images_per_gpu=1, .*train\.activation_checkpointing=true, "
+            r".*train\.precision=bf16 \(OutOfMemoryError: CUDA out",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory ran out: take fewer"),
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available"),
+            r"this torch does not fit the GPU or its driver: docs/install\.md",
+        ),
+        (RuntimeError("The NVIDIA driver on your system is too old"), "this torch does not fit"),
+        (
+            torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+            r"the GPU has failed; resume=true goes on.*Xid.*\(AcceleratorError: CUDA error: unc",
+        ),
+        (distributed.DistBackendError("NCCL error: Duplicate GPU"), ".*cannot reach.*NCCL_DEBUG"),
+        (
+            ProcessRaisedException(IN_A_CHILD, 0, 1),
+            r"the processes of the run cannot reach each other: NCCL_DEBUG=INFO before the command "
+            r"says more.* \(ProcessRaisedException: torch\.distributed\.DistBackendError: NCCL",
+        ),
+    ],
+)
+def test_errors_of_devices_are_one_message_with_what_to_do(tmp_path, capsys, error, message):
+    with pytest.raises(SystemExit) as stop:
+        attempt(tmp_path, raising(error))
+    assert stop.value.code == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert re.match(f"\nerror: {message}", said), said
+    assert "fault of panoptic-dl" not in said
+    assert "Traceback" in (tmp_path / ERROR).read_text()
+    assert re.match(message, state_of(tmp_path)["error"])
+
+
+def test_an_index_that_is_out_of_range_on_a_gpu_is_no_failure_of_the_gpu():
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    assert message_for_user(error) is None
+
+
 def test_too_few_open_files_are_named(tmp_path, capsys):
     for error in (OSError(24, "Too many open files"), RuntimeError("received 0 items of ancdata")):
         said = ended(tmp_path, capsys, raising(error))
         assert re.match(r"\nerror: a process may have \d+ files open.*ulimit -n", said)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "strategy"),
+    [
+        (1024, 4096, 4096, "file_system"),  # a descriptor for each tensor would not do
+        (1024, 2**20, session_module.OPEN_FILES, None),
+        (1024, -1, session_module.OPEN_FILES, None),
+        (2**20, 2**20, None, None),
+        (-1, -1, None, None),
+    ],
+)
+def test_the_limit_of_open_files_is_raised(monkeypatch, soft, hard, wanted, strategy):
+    limits, chosen = [], []
+    monkeypatch.setattr(session_module.resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(
+        session_module.resource, "setrlimit", lambda kind, pair: limits.append(pair)
+    )
+    monkeypatch.setattr(torch.multiprocessing, "set_sharing_strategy", chosen.append)
+    session_module._allow_open_files()
+    assert limits == ([] if wanted is None else [(wanted, hard)])
+    assert chosen == ([] if strategy is None else [strategy])
 
 
 def test_a_killed_process_of_several_is_one_message_and_a_code_of_the_table(tmp_path, capsys):
@@ -573,7 +650,7 @@ def test_output_that_takes_nothing_ends_nothing(capfd):
     assert len(said.splitlines()) == 2
 
 
-def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
+def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start(monkeypatch):
     mode = {"launch_refused": None}
     config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": 64}})
     start = partial(session_module.start, lambda device, config, allowed: config.mode)
@@ -581,6 +658,15 @@ def test_a_mode_that_examines_gets_to_know_why_processes_cannot_start():
     del config.mode.launch_refused
     with pytest.raises(ValueError, match=r"launch\.num_gpus=64"):
         start(config, ())
+
+    def refuse(number):
+        if number:
+            raise ValueError("a V100")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launcher, "check_gpus", refuse)
+    config = OmegaConf.create({"mode": mode, "launch": {"num_gpus": None}})
+    assert start(config, ()).launch_refused == "a V100"
 
 
 def test_a_second_training_leaves_the_folder_of_the_first_alone(tmp_path, capsys):

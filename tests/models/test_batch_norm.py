@@ -11,6 +11,7 @@ from panoptic_dl.models import batch_norm as normalization
 from panoptic_dl.models.backbones.layers import head_norm
 from panoptic_dl.models.batch_norm import (
     NORMS,
+    SyncBatchNorm,
     convert_sync_batch_norm,
     fold_batch_norms,
 )
@@ -55,10 +56,12 @@ def test_conversion_keeps_names_values_settings_and_objects():
     assert all(after[name] is before[name] for name in before)
 
 
-def test_several_gpus_keep_sync_batch_norm(monkeypatch):
+def test_several_processes_share_statistics(monkeypatch):
+    names = list(build_panoptic().state_dict())
     monkeypatch.setattr(normalization.comm, "get_world_size", lambda: 8)
-    monkeypatch.setattr(normalization.dist, "get_backend", lambda: "nccl")
-    assert norm_classes(build_panoptic()) == {nn.SyncBatchNorm}
+    model = build_panoptic()
+    assert norm_classes(model) == {SyncBatchNorm}
+    assert list(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("build", [build_panoptic, build_semantic])

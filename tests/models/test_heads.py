@@ -1,12 +1,14 @@
 """Heads: arguments that fit or are refused, pooling for images of any size, losses."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ASPP, ShapeSpec
 from detectron2.projects.deeplab.loss import DeepLabCE
+from detectron2.projects.panoptic_deeplab.panoptic_seg import PanopticDeepLabInsEmbedHead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -18,8 +20,8 @@ from panoptic_dl.core.classes import Classes
 from panoptic_dl.models import instance_branch, semantic_branch, semantic_head
 from panoptic_dl.models.heads import (
     ClampedAvgPool2d,
-    _accept_any_size,
     _DiceLoss,
+    _finish,
     _WeightedCrossEntropy,
     class_weights,
 )
@@ -287,7 +289,7 @@ def test_published_sizes_are_unchanged_bit_for_bit(kernel, size, separable):
         pool_kernel_size=kernel,
         use_depthwise_separable_conv=separable,
     )
-    ours = _accept_any_size(nn.Sequential(copy.deepcopy(reference)))[0]
+    ours = _finish(nn.Sequential(copy.deepcopy(reference)))[0]
     assert list(ours.state_dict()) == list(reference.state_dict())
     x = torch.randn(2, 8, *size)
     results = []
@@ -305,10 +307,70 @@ def test_detectron2_still_refuses_other_sizes():
     x = torch.randn(1, 8, 5, 3)
     with pytest.raises(ValueError, match="pool_kernel_size"):
         aspp(x)
-    assert _accept_any_size(nn.Sequential(aspp))(x).shape == (1, 4, 5, 3)
+    assert _finish(nn.Sequential(aspp))(x).shape == (1, 4, 5, 3)
 
 
 def test_global_pooling_is_left_alone():
     aspp = ASPP(8, 4, [3, 6, 9], norm="", activation=F.relu)
-    _accept_any_size(nn.Sequential(aspp))
+    _finish(nn.Sequential(aspp))
     assert isinstance(aspp.convs[-1][0], nn.AdaptiveAvgPool2d)
+
+
+def features(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(
+            2, shape.channels, 64 // shape.stride, 96 // shape.stride, generator=generator
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def test_predictions_are_float32_in_any_autocast_and_offsets_keep_parts_of_pixels(factory):
+    """bfloat16 would make offsets of 900 pixels multiples of 4."""
+    head = factory().eval()
+    if hasattr(head, "offset_predictor"):
+        head.offset_predictor.bias.data.fill_(225.3)  # in strides of 4 pixels
+        head.offset_predictor.weight.data.normal_(std=0.01)
+    inputs = features()
+    with torch.no_grad():
+        plain = head(inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert head.layers({n: f.clone() for n, f in inputs.items()})[0].dtype == torch.float32
+            half = head(inputs)
+    for ours, exact in zip(half, plain, strict=True):
+        if isinstance(exact, torch.Tensor):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, exact, rtol=0, atol=0.05)
+    if hasattr(head, "offset_predictor"):
+        offsets = half[1]
+        assert offsets.min() > 890
+        steps = offsets.diff(dim=-1).abs()
+        assert 0 < steps[steps > 0].median() < 0.5
+
+
+def detectron2s(head, name, *arguments):
+    """The losses of the head's class in Detectron2."""
+    return getattr(PanopticDeepLabInsEmbedHead, name)(head, *arguments)
+
+
+@pytest.mark.parametrize("labeled", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("half", [False, True])
+def test_instance_losses_are_those_of_detectron2_to_the_last_bit(labeled, half):
+    head = FACTORIES["instance_branch"]()
+    generator = torch.Generator().manual_seed(1)
+    for name, channels in (("center_losses", 1), ("offset_losses", 2)):
+        predicted = torch.randn(2, channels, 8, 12, generator=generator)
+        targets = 9 * torch.randn(2, channels, 32, 48, generator=generator)
+        weights = (torch.rand(2, 1, 32, 48, generator=generator) < labeled).float() * 0.25
+        found, gradients = [], []
+        for losses in (getattr(head, name), partial(detectron2s, head, name)):
+            leaf = predicted.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                (loss,) = losses(leaf, targets, weights).values()
+            loss.backward()
+            found.append(loss)
+            gradients.append(leaf.grad)
+        assert torch.equal(*found)
+        assert torch.equal(*gradients)
+        assert (found[0] > 0) == (labeled > 0)

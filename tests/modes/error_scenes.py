@@ -52,6 +52,7 @@ def make_dataset(folder: Path, number: int = NUM_IMAGES) -> str:
     DatasetCatalog.register(dataset, lambda: records[::-1])
     MetadataCatalog.get(dataset).set(
         stuff_classes=list("abcdef"),
+        stuff_colors=[(40 * index, 90, 200) for index in range(6)],
         thing_dataset_id_to_contiguous_id={1: 1, 3: 3, 5: 5},
         ignore_label=255,
     )

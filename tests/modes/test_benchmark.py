@@ -197,7 +197,7 @@ def test_folding_that_is_not_exact_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.precision=tf32", "tf32 needs a GPU"),
+        ("benchmark.precision=fp16", "fp16 needs a GPU"),
         ("task=semantic benchmark.postprocess=reference", "task=semantic has none"),
         ("weights=/nowhere.pth", "weights=/nowhere.pth"),
     ],

@@ -76,7 +76,7 @@ def test_semantic_predictions(tmp_path):
 
     pictures = best_and_worst(make_dataset(tmp_path), 1, tmp_path)
     offer_all(pictures, range(NUM_IMAGES), output)
-    kept = _expand(*pictures._kept[pictures._keys[0]])
+    kept = _expand(*pictures._kept[min(pictures._kept)])
     assert (kept // pictures_module.DIVISOR == panoptic_scene(7).panoptic // DIVISOR).all()
     assert len(pictures.draw({}, []).pictures) == 2
 
@@ -144,6 +144,7 @@ def errors_of(record, tmp_path, monkeypatch):
     DatasetCatalog.register(dataset, lambda: [record])
     MetadataCatalog.get(dataset).set(
         stuff_classes=["road-merged", "car", "bus"],
+        stuff_colors=[(128, 64, 128), (0, 0, 142), (0, 60, 100)],
         thing_dataset_id_to_contiguous_id={1: 1, 2: 2},
         ignore_label=255,
     )
@@ -198,7 +199,7 @@ def expected_errors(kinds, names):
             semantic(-1, BUS + 1),
             ("right", "wrong", "wrong"),
             SEMANTIC_KINDS,
-            "50.0 % of pixels right  ·  wrong: car as bus 25.0 %, car as nothing 25.0 %",
+            "50.0 % of pixels right",
         ),
         (
             panoptic(CAR + 1, CAR + 2),
@@ -252,7 +253,7 @@ def test_they_are_those_of_all_images_sorted(tmp_path, monkeypatch, count, numbe
         ordered = sorted(keys)
         expected = ordered if number <= 2 * count else ordered[:count] + ordered[number - count :]
         if count:
-            assert pictures._keys == sorted(pictures._kept) == expected
+            assert sorted(pictures._kept) == expected
         worst, best = _worst_and_best(expected, count)
         assert (worst, best) == _worst_and_best(keys, count)
         assert worst == ordered[: len(worst)]

@@ -129,6 +129,32 @@ def test_void_stuff_and_nothing_make_no_instances():
     assert ours.pred_classes.dtype == torch.int64
 
 
+def test_what_a_gpu_would_do_is_the_same(monkeypatch):
+    from panoptic_dl.postprocess import grouping, instances
+
+    sem_seg, heatmap, offsets = random_maps(60, 70, seed=3, num_centers=9)
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn((NUM_CLASSES, 60, 70), generator=generator)
+    logits.scatter_add_(0, sem_seg, torch.full((1, 60, 70), 3.0))
+    for module in (grouping, instances):
+        monkeypatch.setattr(module, "waits", lambda tensor: True)
+    assert len(assert_same(logits, heatmap, offsets)) > 2
+
+
+def test_what_is_not_a_number_stays_in_its_instance():
+    panoptic = torch.full((4, 6), -1)
+    panoptic[:, :2], panoptic[:, 4:] = 3001, 4001
+    logits = torch.zeros(NUM_CLASSES, 4, 6)
+    logits[:, 1, :3] = float("nan")
+    logits[2, 2, 5], logits[4, 3, 5] = 1000, -float("inf")
+    ours = instances_from_panoptic(
+        panoptic, logits, torch.ones(1, 4, 6), thing_ids={3, 4}, label_divisor=1000
+    )
+    expected = logits.softmax(dim=0)[4, :, 4:].mean()
+    assert ours.scores.isnan().tolist() == [True, False]
+    torch.testing.assert_close(ours.scores[1], expected)
+
+
 def test_logits_may_be_a_view_of_a_padded_batch():
     _, heatmap, offsets = random_maps(20, 24, seed=3)
     padded = torch.randn(NUM_CLASSES, 32, 40)

@@ -104,8 +104,8 @@ def write_image(file, seed):
 def read_all(folder, names, wrong):
     cache = DecodedCache(folder, 1)
     for name in names:
-        seen = open_source(name, "RGB", cache).rows(20)
-        if not np.array_equal(seen, open_source(name, "RGB").rows(20)):
+        seen = open_source(name, "RGB", cache).rows(0, 20)
+        if not np.array_equal(seen, open_source(name, "RGB").rows(0, 20)):
             wrong.put(name)
 
 

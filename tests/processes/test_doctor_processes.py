@@ -27,7 +27,7 @@ def test_a_missing_dataset_and_gpus_that_are_not_there(tmp_path, capfd):
     red = {title for title, row in rows.items() if row["state"] == "FAIL"}
     assert red == {"set-up: device", "train data: layout", "val data: layout"}
     assert "launch.num_gpus=64, but this machine has" in rows["set-up: device"]["found"]
-    assert "prepare_coco.py" in rows["train data: layout"]["cure"]
+    assert "prepare_coco.py" in rows["train data: layout"]["hint"]
     assert f"{tmp_path}/nowhere" in rows["train data: layout"]["found"]
 
 
@@ -42,6 +42,6 @@ def test_two_processes_make_one_table(tmp_path, toy, capfd):
     assert capfd.readouterr().out.splitlines().count("set-up") == 1  # the table's, not the log's
     rows = rows_in(tmp_path)
     assert rows["row: batch"]["found"] == "4 images = 2 processes x 1 pass x 2"
-    assert "NaiveSyncBatchNorm, statistics over 4 images" in rows["row: normalization"]["found"]
+    assert "SyncBatchNorm, statistics over 4 images" in rows["row: normalization"]["found"]
     assert rows["steps: training"]["state"] == "ok"
     assert rows["steps: evaluation"]["found"].startswith("2 images: ")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from panoptic_dl.weights.read import read_weights
+from panoptic_dl.weights.files import read_weights
 
 TREE = b"}K\x01" + b"2\x86" * 60  # POP-free doubling: a tuple of two of the last, sixty times
 DEEP = b")" + b"\x85" * 1_000_000

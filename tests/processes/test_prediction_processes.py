@@ -10,9 +10,8 @@ import torch.distributed
 import torch.multiprocessing
 
 from panoptic_dl.core.errors import EvaluationError
-from panoptic_dl.predictions.dataset import KINDS
+from panoptic_dl.predictions.dataset import KINDS, PredictionWriter
 from panoptic_dl.predictions.folder import prediction_writers
-from panoptic_dl.predictions.writer import PredictionWriter
 from tests.predictions.datasets import coco_scenes, files_below, save, streets
 
 SHARES = [[5, 0, 3], [4, 1, 2]]

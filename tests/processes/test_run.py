@@ -28,7 +28,7 @@ def test_two_processes_train_evaluate_and_agree_on_the_figures(tmp_path, toy):
     assert f"(2 processes, {share} CPU threads each)" in (tmp_path / "log.txt").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["num_images"] == 2
-    assert "layers use NaiveSyncBatchNorm" in (tmp_path / "log.txt").read_text()
+    assert "layers use SyncBatchNorm (2 processes)" in (tmp_path / "log.txt").read_text()
     # The processes hold the same weights: what the file says is what either evaluates to.
     again = in_process(
         tmp_path / "eval",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.report.formats import line_texts, report_latex
-from panoptic_dl.report.page_charts import speeds
+from panoptic_dl.report.page import speeds
 from panoptic_dl.report.runs import Curves, Group, collect, read_run
 from panoptic_dl.report.tables import (
     CONF,

@@ -6,7 +6,7 @@ import onnx
 from onnx import parser
 
 from panoptic_dl.core.classes import Classes
-from panoptic_dl.runtime.metadata import PROPERTY, ExportMetadata
+from panoptic_dl.runtime.session import PROPERTY, ExportMetadata
 
 COLORS = ((128, 64, 128), (70, 130, 180), (220, 20, 60))
 METADATA = ExportMetadata(

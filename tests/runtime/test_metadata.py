@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.runtime.metadata import FORMAT, ExportMetadata
+from panoptic_dl.runtime.session import FORMAT, ExportMetadata
 from tests.runtime.samples import METADATA
 
 

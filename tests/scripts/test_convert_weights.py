@@ -14,8 +14,8 @@ from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.files import sha256_of
 from panoptic_dl.models.backbones import HRNet
 from panoptic_dl.models.backbones.timm import TimmBackbone
+from panoptic_dl.weights.files import read_weights
 from panoptic_dl.weights.load import load_to_train
-from panoptic_dl.weights.read import read_weights
 from scripts import convert_weights
 from scripts.convert_weights import find_any_backbone, find_backbone
 from tests.models.golden_rows import ROWS, load_shapes

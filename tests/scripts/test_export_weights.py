@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from panoptic_dl.config import build, compose
 from panoptic_dl.core.files import sha256_of
+from panoptic_dl.weights.files import MAX_TEXT, _read_provenance, read_weights
 from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.read import MAX_METRICS, _read_provenance, read_weights
 from scripts import export_weights
 from scripts.export_weights import metrics_of_average, metrics_of_checkpoint, read_revision
 from tests.weights.tiny_weights import provenance
@@ -232,7 +232,7 @@ def test_long_figures_stay_json_when_they_are_read(tmp_path):
         json.dumps({"files": {"a.pth": {"sha256": "a", "figures": many}}})
     )
     text = metrics_of_checkpoint(tmp_path, "a.pth", "a")
-    assert 3000 < len(text) <= MAX_METRICS
+    assert 3000 < len(text) <= MAX_TEXT
     said = _read_provenance(provenance(metrics=text).header())
     assert said
     assert json.loads(said.metrics).items() <= many.items()

@@ -326,10 +326,11 @@ def test_health_names_the_model_its_classes_and_limits(port, session):
     [
         (["nowhere.onnx"], "nowhere.onnx: there is no such file"),
         (["{semantic}"], "is of task=semantic, which finds no segments"),
-        (["{tiny}", "--workers=0"], "--workers and --timeout are at least 1"),
+        (["{tiny}", "--workers=0"], "all other numbers at least 1"),
         (["{tiny}", "--threads=-1"], "threads=-1: give a whole number from 1"),
-        (["{tiny}", "--timeout=0"], "--workers and --timeout are at least 1"),
-        (["{tiny}", "--queue=-1"], "--queue 0"),
+        (["{tiny}", "--timeout=0"], "all other numbers at least 1"),
+        (["{tiny}", "--max-bytes=0"], "all other numbers at least 1"),
+        (["{tiny}", "--queue=-1"], "--queue is at least 0"),
         (["{tiny}", "--port=65536"], "--port 0..65535"),
     ],
 )

@@ -13,8 +13,10 @@ from tests.models.tiny_models import build_panoptic, make_sample
 from tests.train.tiny_run import (
     RECORDS,
     TinyModel,
+    losses,
     metrics,
     run_training,
+    same,
     state,
     tiny_sample,
     train_settings,
@@ -22,27 +24,61 @@ from tests.train.tiny_run import (
 
 pytestmark = pytest.mark.thorough
 
-FLAGS = torch.backends.cuda.matmul, torch.backends.cudnn
+STRICT, ROUNDED = ("ieee",) * 5, ("tf32", "tf32", "ieee", "ieee", "ieee")
 
 
 def flags():
-    return tuple(backend.allow_tf32 for backend in FLAGS)
+    """Of convolutions, recurrent layers and matrix products on a GPU; of both on the CPU."""
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    operators = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.conv, mkldnn.matmul)
+    return tuple(operator.fp32_precision for operator in operators)
 
 
+@pytest.fixture
+def used_before(request):
+    """What a user may have set before, by the older or the newer API; all is taken back."""
+    operators = (torch.backends, torch.backends.cudnn, torch.backends.cudnn.conv)
+    operators += (torch.backends.cudnn.rnn, torch.backends.cuda.matmul, torch.backends.mkldnn)
+    operators += (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
+    before = [(operator, operator.fp32_precision) for operator in operators]
+    if request.param == "older":
+        torch.set_float32_matmul_precision("high")
+    elif request.param == "newer":
+        torch.backends.fp32_precision = "tf32"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision
+    elif request.param == "mixed":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    if request.param == "older":
+        torch.set_float32_matmul_precision("highest")
+    for operator, precision in before:
+        operator.fp32_precision = precision
+
+
+@pytest.mark.parametrize("used_before", ["nothing", "older", "newer", "mixed"], indirect=True)
 @pytest.mark.parametrize("tf32", [True, False])
-def test_float32_is_said_and_taken_back_also_after_an_error(tf32):
+def test_float32_is_said_and_taken_back_also_after_an_error(tf32, used_before):
     before = flags()
     with pytest.raises(KeyError), float32(tf32=tf32):  # noqa: PT012
-        assert flags() == (tf32, tf32)
+        assert flags() == (ROUNDED if tf32 else STRICT)
         raise KeyError
     assert flags() == before
 
 
-@pytest.mark.parametrize(("precision", "wanted"), [("tf32", True), ("fp32", False)])
+def test_libraries_that_read_the_older_flags_still_can():
+    """As PyTorch's compiler does, and `torch.backends.cudnn.flags`."""
+    for tf32 in (True, False):
+        with float32(tf32=tf32):
+            assert torch.backends.cudnn.allow_tf32 == tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("tf32", ROUNDED), ("fp32", STRICT)])
 def test_training_sets_float32_and_the_next_job_does_not_inherit_it(precision, wanted):
     before = flags()
     with training_arithmetic(train_settings(precision=precision)):
-        assert flags() == (wanted, wanted)
+        assert flags() == wanted
     assert flags() == before
 
 
@@ -56,22 +92,41 @@ def test_fp32_is_strict_while_training_and_everything_is_as_before_afterwards(tm
 
     before = flags()
     run_training(tmp_path, model=Watching(), iterations=2)
-    assert seen == [(False, False)] * 2
+    assert seen == [STRICT] * 2
     assert flags() == before
 
 
 @pytest.mark.parametrize(
     ("precision", "message"),
-    [("fp8", "train.precision=fp8 is unknown"), ("tf32", "needs a GPU"), ("fp16", "needs a GPU")],
+    [("fp8", "train.precision=fp8 is unknown"), ("fp16", "needs a GPU")],
 )
-def test_what_the_device_cannot_is_said(tmp_path, precision, message):
+def test_what_the_cpu_cannot_is_said(tmp_path, precision, message):
     with pytest.raises(ValueError, match=message):
         run_training(tmp_path, precision=precision)
-    check_precision("train.precision", "tf32", torch.device("cuda"))
+
+
+def test_what_a_gpu_cannot_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    place = torch.device("cuda")
+    for capability, refused in (((6, 1), ("bf16", "fp16")), ((7, 5), ("bf16",)), ((8, 0), ())):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        for precision in ("fp32", "tf32", "bf16", "fp16"):
+            if precision in refused:
+                with pytest.raises(ValueError, match=rf"x={precision}: Tesla T4 \(.*; choose"):
+                    check_precision("x", precision, place)
+            else:
+                check_precision("x", precision, place)
+
+
+def test_tf32_is_fp32_on_the_cpu(tmp_path):
+    for precision in ("tf32", "fp32"):
+        run_training(tmp_path / precision, precision=precision)
+    assert losses(tmp_path / "tf32") == losses(tmp_path / "fp32")
+    assert same(state(tmp_path / "tf32")["model"], state(tmp_path / "fp32")["model"])
 
 
 def test_channels_last_reaches_the_activations_and_changes_losses_by_rounding_only():
-    def losses(channels_last):
+    def losses_of(channels_last):
         torch.manual_seed(0)
         model = build_panoptic().train()
         prepare_training(model, train_settings(channels_last=channels_last))
@@ -85,8 +140,8 @@ def test_channels_last_reaches_the_activations_and_changes_losses_by_rounding_on
         found = model([make_sample(64, 64)])
         return formats, list(model.state_dict()), found
 
-    plain_formats, plain_names, plain = losses(False)
-    formats, names, found = losses(True)
+    plain_formats, plain_names, plain = losses_of(False)
+    formats, names, found = losses_of(True)
     assert (plain_formats, formats) == ([False], [True])
     assert names == plain_names
     for name, value in plain.items():
@@ -98,7 +153,7 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
     calls = []
     real = torch.compile
 
-    def counted(function):
+    def counted(function, mode=None):
         fast = real(function, backend=backend)
 
         def call(*inputs):
@@ -132,12 +187,12 @@ def test_a_compiled_run_trains_the_same_and_evaluates_uncompiled(tmp_path, monke
     assert list(plain) == list(fast)
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
-    losses = [[line["total_loss"] for line in metrics(tmp_path / n)] for n in ("plain", "fast")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [[line["total_loss"] for line in metrics(tmp_path / n)] for n in ("plain", "fast")]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_machine_that_cannot_compile_says_so_at_once(tmp_path, monkeypatch):
-    def broken(function):
+    def broken(function, mode=None):
         raise RuntimeError("no compiler in sight")
 
     monkeypatch.setattr(torch, "compile", broken)
@@ -145,11 +200,16 @@ def test_a_machine_that_cannot_compile_says_so_at_once(tmp_path, monkeypatch):
         run_training(tmp_path, compile=True)
 
 
-def test_the_heads_of_detectron2_are_compiled_too(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+@pytest.mark.parametrize(
+    ("compile", "mode"), [(True, None), ("default", "default"), ("reduce-overhead",) * 2]
+)
+def test_the_heads_of_detectron2_are_compiled_too(monkeypatch, compile, mode):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None: modes.append(mode) or f)
     model = build_panoptic()
     names = list(model.state_dict())
-    prepare_training(model, train_settings(compile=True))
+    prepare_training(model, train_settings(compile=compile))
+    assert modes == [None, *[mode] * 3]  # the trial, backbone, heads
     assert list(model.state_dict()) == names
     assert "chosen" in model.backbone.forward.__name__
     assert "chosen" in model.sem_seg_head.layers.__name__

@@ -10,6 +10,7 @@ from torch import nn
 
 from panoptic_dl.config import compose
 from panoptic_dl.data.loader import accumulation
+from panoptic_dl.models.batch_norm import SyncBatchNorm
 from panoptic_dl.train.recipe import (
     Recipe,
     find_differences,
@@ -78,7 +79,7 @@ def test_images_of_statistics():
     def model(*layers):
         return nn.Sequential(*layers)
 
-    synchronised = model(NaiveSyncBatchNorm(2), nn.SyncBatchNorm(2))
+    synchronised = model(SyncBatchNorm(2), nn.SyncBatchNorm(2), NaiveSyncBatchNorm(2))
     assert images_of_statistics(synchronised, 4, 8) == 32
     assert images_of_statistics(model(nn.BatchNorm2d(2), NaiveSyncBatchNorm(2)), 4, 8) == 4
     assert images_of_statistics(model(nn.GroupNorm(1, 2)), 4, 8) is None

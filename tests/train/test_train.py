@@ -164,7 +164,6 @@ def test_a_best_figure_that_is_none_is_an_error(tmp_path):
         ({"iterations": 0}, "train.iterations=0"),
         ({"log_period": 0}, "train.log_period=0"),
         ({"iterations": 10.0}, "whole number"),
-        ({"precision": "tf32"}, "needs a GPU"),
         ({"clip_norm": 0.0}, "train.clip_norm=0.0"),
         ({"on_nonfinite": "ignore"}, "train.on_nonfinite=ignore"),
         ({"max_nonfinite_skips": -1}, "train.max_nonfinite_skips=-1"),

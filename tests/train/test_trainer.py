@@ -1,15 +1,22 @@
 """The training step: precision, accumulation, clipping, losses that are not finite."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from panoptic_dl.launch.signals import Interrupted
+from panoptic_dl.train import trainer as trainer_module
+from panoptic_dl.train.train import build_optimizer
 from tests.train.tiny_run import (
     Partly,
+    Stopping,
     TinyModel,
     losses,
     metrics,
@@ -221,3 +228,123 @@ def test_blocks_that_are_computed_again_take_part(tmp_path):
 
     for Again.reentrant in (False, True):
         run_training(tmp_path / str(Again.reentrant), model=Again(), iterations=1)
+
+
+def fused(model):
+    """An optimizer that leaves out a step by itself."""
+    return build_optimizer(
+        model,
+        optimizer=partial(torch.optim.Adam, fused=True),
+        lr=0.05,
+        weight_decay=0.0,
+        weight_decay_norm=0.0,
+        weight_decay_bias=0.0,
+    )
+
+
+def run_queued(run_dir, **changes):
+    """As on a GPU: the metrics of a step are read after the next one's gradients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "QUEUED_DEVICES", ("cpu",))
+        return run_training(run_dir, optimizer=fused, **changes)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "accumulate": 2, "ema": 0.9}])
+def test_queued_steps_are_the_same_steps(tmp_path, options):
+    read = {}
+    real = trainer_module.Trainer.settle
+
+    def counted(trainer, buffers=()):
+        if trainer._pending is not None:
+            read.setdefault(trainer._pending.iteration, trainer.iter)
+        return real(trainer, buffers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "settle", counted)
+        run_queued(tmp_path / "queued", iterations=7, log_period=3, **options)
+    # Late, but for the lines of metrics.json, the checkpoints and the last step.
+    assert read == {0: 1, 1: 1, 2: 2, 3: 3, 4: 5, 5: 5, 6: 6}
+    run_training(tmp_path / "read", iterations=7, log_period=3, optimizer=fused, **options)
+    assert losses(tmp_path / "queued") == losses(tmp_path / "read")
+    assert same(state(tmp_path / "queued"), state(tmp_path / "read"))
+
+
+@pytest.mark.parametrize("period", [2, 4, 100])
+def test_a_queued_step_that_is_not_finite_changes_nothing_and_is_never_saved(tmp_path, period):
+    schedule = partial(WarmupPolyLR, max_iters=6, warmup_iters=2)
+    run_training(tmp_path / "before", iterations=3, optimizer=fused, schedule=schedule)
+    model = TinyModel()
+    model.fail_at = 4
+    with pytest.raises(FloatingPointError, match=r"iteration=3: .*loss_fit nan"):
+        run_queued(tmp_path / "bad", model=model, log_period=100, period=period)
+    weights = state(tmp_path / "before")["model"]
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
+    assert {path.name for path in (tmp_path / "bad").glob("*.pth")} <= {"model_0000001.pth"}
+    (line,) = lines(tmp_path / "bad")
+    assert (line["iteration"], line["skipped"]) == (3, False)
+    assert metrics(tmp_path / "bad")[-1]["iteration"] == 3
+
+
+def test_the_image_of_a_queued_step_is_named(tmp_path):
+    with pytest.raises(FloatingPointError, match="Images: 11;"):
+        run_queued(tmp_path, model=TinyModel(poison=(11,)), log_period=100)
+
+
+def test_a_signal_in_a_queued_step_loses_nothing(tmp_path):
+    run_queued(tmp_path / "whole", iterations=8, log_period=100)
+    options = {"iterations": 8, "log_period": 100, "period": 100}
+    with pytest.raises(Interrupted):
+        run_queued(tmp_path / "parts", model=Stopping(call=3), **options)
+    assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000003.pth"
+    run_queued(tmp_path / "parts", resume=True, **options)
+    whole, parts = (state(tmp_path / name)["model"] for name in ("whole", "parts"))
+    assert same(whole, parts)
+
+
+def test_checkpoints_of_other_kinds_of_steps_go_on(tmp_path):
+    """A run of before, or of the CPU, goes on with fused steps, and the other way round."""
+    plain = lambda model: torch.optim.Adam(model.parameters(), lr=0.05)  # noqa: E731
+    fast = lambda model: torch.optim.Adam(model.parameters(), lr=0.05, fused=True)  # noqa: E731
+    for name, first, then in (("a", plain, fast), ("b", fast, plain)):
+        run_training(tmp_path / name, iterations=3, optimizer=first)
+        run_training(tmp_path / name, iterations=6, optimizer=then, resume=True)
+        (group,) = state(tmp_path / name)["trainer"]["optimizer"]["param_groups"]
+        assert group["fused"] == (True if then is fast else None)
+
+
+def test_optimizers_on_a_gpu_are_fused_where_they_can_be():
+    def made(device, **options):
+        with FakeTensorMode(), torch.device(device):
+            return build_optimizer(
+                Plain(),
+                optimizer=partial(options.pop("kind", torch.optim.Adam), **options),
+                lr=0.1,
+                weight_decay=0.0,
+                weight_decay_norm=0.0,
+                weight_decay_bias=0.0,
+            ).defaults.get("fused")
+
+    assert made("cuda") is True
+    assert made("cuda", kind=torch.optim.AdamW) is True
+    assert made("cuda", kind=torch.optim.NAdam) is None
+    assert made("cuda", foreach=True) is None
+    assert made("cpu") is None
+
+
+def test_the_host_reads_nothing_else_of_a_queued_step(tmp_path):
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "_unique2"):
+                waits.append(func)
+            return func(*args, **kwargs or {})
+
+    def counted(trainer):
+        with Count():
+            real(trainer)
+
+    waits = []
+    real = trainer_module.Trainer.run_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "run_step", counted)
+        run_queued(tmp_path / "queued", clip_norm=0.1, accumulate=2, ema=0.9)
+        assert not waits

@@ -4,7 +4,6 @@ import numpy as np
 
 from panoptic_dl.visualize.style import (
     TextBox,
-    class_colors,
     draw_text_boxes,
     text_size,
 )
@@ -22,13 +21,3 @@ def test_text_grows_with_the_picture_and_is_told_from_its_ground():
         inside = picture[10 : 10 + high, 10 : 10 + wide].astype(int)
         assert inside.max() > 240
         assert np.median(inside) < 80
-
-
-def test_colors_come_from_metadata_or_differ():
-    class Metadata(dict):
-        pass
-
-    own = [[1, 2, 3], [4, 5, 6]]
-    assert class_colors(Metadata(stuff_colors=own), 2).tolist() == own
-    made = class_colors(Metadata(stuff_colors=own), 133)
-    assert len({tuple(c) for c in made}) == 133

@@ -15,10 +15,9 @@ from panoptic_dl.config import compose
 from panoptic_dl.core.classes import Classes, record_classes
 from panoptic_dl.core.errors import WeightsError
 from panoptic_dl.core.run_folder import find_checkpoint
+from panoptic_dl.weights.files import SUFFIXES, read_weights, write_weights
 from panoptic_dl.weights.load import compare, load_model, load_to_train, start_from
 from panoptic_dl.weights.names import KNOWN_DTYPES, find_statistics, fit
-from panoptic_dl.weights.read import read_weights
-from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.golden import golden
 from tests.models.golden_rows import ROWS, build_model, load_shapes
 from tests.train.tiny_run import TinyModel, run_training
@@ -349,11 +348,11 @@ def test_a_run_of_another_channel_order_is_refused(tmp_path, given):
     load_model(Tiny(), tmp_path / given)
 
 
-def test_an_unknown_channel_order_is_ignored_and_said(tmp_path, caplog):
+def test_an_unknown_channel_order_is_another_one(tmp_path):
     file = tmp_path / "w.safetensors"
     write_weights(file, Tiny().state_dict(), provenance(image_format="GBR"))
-    load_model(Tiny(), file)
-    assert "neither RGB nor BGR" in caplog.text
+    with pytest.raises(WeightsError, match="expects GBR images"):
+        load_model(Tiny(), file)
 
 
 def test_whole_numbers_in_the_place_of_real_ones_are_refused(tmp_path):

@@ -9,9 +9,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from panoptic_dl.core.errors import WeightsError
+from panoptic_dl.weights.files import SUFFIXES, read_weights, write_weights
 from panoptic_dl.weights.load import load_model
-from panoptic_dl.weights.read import read_weights
-from panoptic_dl.weights.write import SUFFIXES, write_weights
 from tests.weights.tiny_weights import Tiny, provenance, same
 
 

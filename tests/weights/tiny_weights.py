@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from panoptic_dl.weights.read import Provenance
+from panoptic_dl.weights.files import Provenance
 
 
 class Tiny(nn.Module):

@@ -23,7 +23,7 @@ import numpy as np
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.images import opened_image, read_label_ids, read_panoptic_ids
 from panoptic_dl.datasets.formats.base import SPLITS, Export, Label, Sample
-from panoptic_dl.datasets.formats.class_tables import BORDER, Table, find_table, read_mask
+from panoptic_dl.datasets.formats.masks import BORDER, Table, find_table, read_mask
 from panoptic_dl.datasets.formats.official import how_to_get, official_layout, read_table
 
 FOLDER = "VOCdevkit/VOC2012"

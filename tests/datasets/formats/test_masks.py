@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError
-from panoptic_dl.datasets.formats.class_tables import read_table
-from panoptic_dl.datasets.formats.masks import read, recognize
+from panoptic_dl.datasets.formats.masks import read, read_table, recognize
 
 SIZE = (4, 6)
 NUMBERS = np.array([[0, 0, 1, 1, 2, 2]] * 4, np.uint8)

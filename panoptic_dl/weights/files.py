@@ -1,4 +1,4 @@
-"""Read files of safetensors, PyTorch and pickle into tensors and their provenance.
+"""Read and write files of safetensors, PyTorch and pickle: tensors with their provenance.
 
 Nothing in a file is ever executed: safetensors hold nothing executable, PyTorch's files are opened
 with its `weights_only`, and all others by the restricted unpickler of `safe_pickle`. Which kind a
@@ -7,21 +7,33 @@ file is stands in its first bytes: `.pth.tar`, `.ckpt`, `.bin` and others are na
 
 import json
 import logging
+import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
-from panoptic_dl.core.errors import WeightsError
-from panoptic_dl.core.files import local_path, near_names, printable, require_file, sha256_of
+from panoptic_dl.core.errors import WeightsError, disk_error
+from panoptic_dl.core.files import (
+    atomic_write,
+    flush,
+    local_path,
+    near_names,
+    printable,
+    require_file,
+    sha256_of,
+)
 from panoptic_dl.core.parallel import size_text
 from panoptic_dl.core.run_folder import is_exported
+from panoptic_dl.core.settings import has_type
+from panoptic_dl.weights.names import KNOWN_DTYPES
 from panoptic_dl.weights.safe_pickle import read_pickle
 
 logger = logging.getLogger(__name__)
@@ -39,8 +51,8 @@ IGNORED = """
 """.split()  # noqa: SIM905
 WRAPPERS = ("model", "state_dict")  # keys that the parameters may lie in, before all others
 MAX_WRAPPERS = 8  # one in the other: a file may hold itself
-MAX_TEXT = 500  # characters of a text of the provenance
-MAX_METRICS = 4000  # of the JSON text of metrics; cut text is no JSON, so the writer keeps to it
+MAX_TEXT = 4000  # characters of a text of the provenance, such as the JSON of metrics
+MAX_VALUES = 16  # of a list of it
 
 
 @dataclass(frozen=True)
@@ -105,16 +117,14 @@ def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
     if "converter" not in stored or "source_sha256" not in stored:
         return None
     values: dict[str, Any] = {}
-    for field in fields(Provenance):
-        if field.name not in stored:
-            continue
-        value, longest = stored[field.name], MAX_METRICS if field.name == "metrics" else MAX_TEXT
+    for name, kind in get_type_hints(Provenance).items():
         try:
-            values[field.name] = _parse(value, field.type, longest)
+            if name in stored:
+                values[name] = _parse(stored[name], kind)
         # "1e999" as a whole number, a list in a thousand lists
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise WeightsError(
-                f"the provenance in the file is damaged: {field.name} is '{printable(value, 80)}'"
+                f"the provenance in the file is damaged: {name} is '{printable(stored[name], 80)}'"
             ) from error
     try:
         return Provenance(**values)
@@ -122,19 +132,16 @@ def _read_provenance(stored: Mapping[str, Any]) -> Provenance | None:
         raise WeightsError(f"the provenance in the file is damaged: {error}") from error
 
 
-def _parse(value: Any, kind: Any, max_text: int) -> Any:
-    if kind is str:
-        if not isinstance(value, str):
-            raise TypeError
-        return "".join(c if c.isprintable() else "?" for c in value[:max_text])
-    value = json.loads(value) if isinstance(value, str) else value
-    if kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError
-        return kind(value)
-    if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value[:16]):
+def _parse(value: Any, kind: Any) -> Any:
+    if kind is not str and isinstance(value, str):
+        value = json.loads(value)
+    if not has_type(value, kind if kind in (str, int, float) else list[float]):
         raise TypeError
-    return tuple(float(v) for v in value[:16])
+    if isinstance(value, list):
+        return tuple(map(float, value[:MAX_VALUES]))
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value[:MAX_TEXT])
+    return kind(value)
 
 
 @dataclass(frozen=True)
@@ -167,16 +174,11 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file{near}")
-    if is_exported(path):
+    if is_exported(path) or path.suffix.lower() == ".pt2":
         raise WeightsError(
-            f"weights={path} is an exported file, which mode=demo, mode=eval and mode=benchmark "
-            "run, and panoptic_dl.runtime.Session; here take the run or file it was exported from"
-        )
-    if path.suffix.lower() == ".pt2":
-        raise WeightsError(
-            f"weights={path} is a graph of torch.export, which torch.export.load reads, or torch."
-            "_inductor.aoti_load_package where it is compiled; here take the run or file it was "
-            "exported from, or for mode=demo, mode=eval and mode=benchmark export.format=onnx"
+            f"weights={path} is an exported file: mode=demo, mode=eval and mode=benchmark run "
+            ".onnx, as panoptic_dl.runtime.Session does; torch.export.load and torch._inductor."
+            "aoti_load_package read .pt2. Here take the run or file it was exported from"
         )
     if SHARD.search(path.name):
         raise WeightsError(
@@ -287,3 +289,84 @@ def _read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
             f"weights={path} holds {printable(asked[1])}, and opening it could run code: where it "
             "was made, save the weights alone, torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+SUFFIXES = (".safetensors", ".pth", ".pkl")
+
+
+def write_weights(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    provenance: Provenance,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a file that `read_weights` and, with these names, Detectron2 read; `overwrite` one.
+
+    It is written under a temporary name, flushed and renamed. Its ending decides the kind:
+    .safetensors, .pth, or Detectron2's .pkl.
+
+    Raises WeightsError: there is such a file, or the kind is none or cannot hold a tensor's type;
+    OSError: the disk is full or may not be written; nothing is left behind.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"{path}: write one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise WeightsError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise WeightsError(f"{path} exists; name another file, or allow it with --overwrite")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in KNOWN_DTYPES:
+            raise WeightsError(
+                f"{path}: {printable(name)} has numbers of {tensor.dtype}, which not every reader "
+                "knows; make them torch.float32 first"
+            )
+    # Clones: a view would take all of the tensor behind it along.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_write(path) as temporary:
+            temporary.touch()
+            rights = temporary.stat().st_mode
+            _write(temporary, plain, provenance)
+            temporary.chmod(rights)  # safetensors makes files that only their owner may read
+            flush(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by kind of file
+        why = disk_error(error, Path(path)) if isinstance(error, OSError) else error
+        raise OSError(f"cannot write {path}, no part of it is left: {why}") from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor], provenance: Provenance) -> None:
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt", **provenance.header()})
+        _sort_header(path)
+        return
+    content: dict[str, Any] = {"model": tensors, "provenance": provenance.plain()}
+    if path.suffix == ".pth":
+        torch.save(content, path)
+        return
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    except TypeError as error:  # bfloat16
+        raise WeightsError(f"{path}: numpy has no such numbers ({error}); write .pth") from error
+    # Detectron2 matches names by likeness unless the file says that they are exact.
+    content |= {"model": arrays, "__author__": "panoptic-dl", "matching_heuristics": False}
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=4)
+
+
+def _sort_header(path: Path) -> None:
+    """safetensors writes its texts in any order: sort them, so that equal content is equal files.
+
+    The format: 8 bytes with the header's length, the header in JSON, the numbers.
+    """
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))  # spaces, as the format allows
