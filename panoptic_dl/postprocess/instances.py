@@ -136,7 +136,7 @@ def _exp_(values: Tensor) -> Tensor:
     """The exponential, maybe in place; in single precision on a CPU by OpenCV, which is faster."""
     if values.is_cuda or values.dtype != torch.float32:
         return values.exp_()
-    values = values.contiguous()
+    values = values.contiguous()  # logits of weights that are channels last are so, too
     flat = values.view(len(values), -1).numpy()
     cv2.exp(flat, flat)
     return values
