@@ -7,6 +7,7 @@ Cityscapes; the published recipe. Or your own data, as `run.py` would train on i
 
     python scripts/benchmark_data.py dataset=coco
 
+    python scripts/benchmark_data.py --things 1000     streets with so many things in the labels
     python scripts/benchmark_data.py --archives        the streets in folders and in zip archives
     python scripts/benchmark_data.py --listed 118000   the start of a run with a JSON of so many
 
@@ -63,6 +64,7 @@ COLORS = {
 STAGES = tuple(COLORS)
 ROUNDS = 3  # of which the best counts
 THINGS = 18  # added to a drawn street, which has about 12 segments
+NEW_ID = 40_000  # of the first; those of Cityscapes are below
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as of run.py; none: drawn streets")
     parser.add_argument("--samples", type=int, default=64, help="timed, of each way")
     parser.add_argument("--images", type=int, default=8, help="drawn")
+    parser.add_argument("--things", type=int, default=THINGS, help="added to a drawn street")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="loader processes")
     parser.add_argument("--archives", action="store_true", help="compare folders and zip archives")
@@ -89,7 +92,7 @@ def main() -> None:
             print(report_starts(Path(folder), arguments.listed, arguments.workers))
             return
         if not overrides:
-            root = draw_streets(folder, arguments.images, tuple(arguments.size))
+            root = draw_streets(folder, arguments.images, tuple(arguments.size), arguments.things)
             overrides = ["dataset=cityscapes", f"dataset.root={root}"]
         if arguments.archives:
             print(report_archives(overrides, Path(folder), arguments.samples, arguments.workers))
@@ -262,7 +265,7 @@ def rate(mapper: Mapper, records: list[dict[str, Any]], workers: int, number: in
     return 4 * max(1, number // 4) / (time.perf_counter() - started)
 
 
-def draw_streets(folder: str, number: int, size: tuple[int, int]) -> str:
+def draw_streets(folder: str, number: int, size: tuple[int, int], num_things: int = THINGS) -> str:
     """Streets in Cityscapes' format; softened as a camera's are, with more things in the labels."""
     root = toy_cityscapes(root=folder, num_train=number, num_val=1, size=size, classes=ALL_CLASSES)
     base = Path(root, "cityscapes")
@@ -274,24 +277,28 @@ def draw_streets(folder: str, number: int, size: tuple[int, int]) -> str:
     content = json.loads(listed.read_bytes())
     random = np.random.default_rng(0)
     for annotation in content["annotations"]:
-        _add_things(listed.with_suffix("") / annotation["file_name"], annotation, random)
+        _add_things(
+            listed.with_suffix("") / annotation["file_name"], annotation, random, num_things
+        )
     listed.write_text(json.dumps(content))
     return root
 
 
-def _add_things(file: Path, annotation: dict[str, Any], random: np.random.Generator) -> None:
+def _add_things(
+    file: Path, annotation: dict[str, Any], random: np.random.Generator, num_things: int
+) -> None:
     """Ellipses of cars, 30 to 120 pixels wide at 2048, over a label and in its list."""
     with Image.open(file) as image:
         ids = colors_to_ids(np.asarray(image))
     height, width = ids.shape
-    for number in range(THINGS):
+    for number in range(num_things):
         center = int(random.integers(width)), int(random.integers(height // 3, height))
         axes = [max(2, int(width * share)) for share in random.uniform(0.007, 0.03, 2)]
         mask = np.zeros(ids.shape, np.uint8)
         cv2.ellipse(mask, center, axes, 0, 0, 360, (1,), -1)
-        ids[mask > 0] = 26500 + number
+        ids[mask > 0] = NEW_ID + number
         annotation["segments_info"].append(
-            {"id": 26500 + number, "category_id": 26, "iscrowd": 0, "area": 0, "bbox": [0] * 4}
+            {"id": NEW_ID + number, "category_id": 26, "iscrowd": 0, "area": 0, "bbox": [0] * 4}
         )
     Image.fromarray(ids_to_colors(ids)).save(file)
 

@@ -367,7 +367,7 @@ def _begin_worker(ending: Any, worker: int) -> None:
 def keep_freed_memory() -> None:
     """Let this process keep what it frees: the system zeroes each page of new memory.
 
-    That took a quarter of the time of a sample. Done where the C library is glibc.
+    That took up to a quarter of the time of a sample. Done where the C library is glibc.
     """
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)

@@ -6,7 +6,6 @@ checks that name a damaged or ill-fitting file.
 Shapes: H W pixels (after augmentation).
 """
 
-import copy
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -190,7 +189,7 @@ class PanopticTrainMapper(TrainMapper):
             DatasetError: a file cannot be read, image and label differ in size, or a label holds an
                 id that is not in `segments_info` or outside the classes.
         """
-        sample = copy.deepcopy(record)
+        sample = dict(record)
         made = self._augmented(sample)
         if self.copy_paste is not None:
             made = self._with_pasted(made, self.copy_paste)

@@ -109,6 +109,19 @@ def test_targets_of_a_whole_crop_with_many_segments():
     assert_equal(ours(panoptic, segments), theirs(panoptic, segments))
 
 
+def test_a_thousand_segments():
+    random = np.random.default_rng(0)
+    panoptic = np.kron(np.arange(1, 1025).reshape(32, 32), np.ones((4, 6), np.int32))
+    panoptic = panoptic.astype(np.int32)
+    panoptic[random.random(panoptic.shape) < 0.1] = 0
+    segments = [
+        {"id": number, "category_id": number % 8, "iscrowd": int(number % 50 == 0)}
+        for number in range(1, 1025)
+    ]
+    ours, theirs = targets(small_instance_area=20)
+    assert_equal(ours(panoptic, segments), theirs(panoptic, segments))
+
+
 def test_a_segment_of_exactly_the_limit_is_not_small():
     panoptic = np.zeros((3, 7), np.int32)
     segments = []
