@@ -164,7 +164,7 @@ def test_instances_can_be_left_out():
     model = build_panoptic(predict_instances=False).eval()
     sample = {"image": make_sample(32, 32)["image"]}
     with torch.no_grad():
-        assert set(model([sample])[0]) == {"sem_seg", "panoptic_seg"}
+        assert set(model([sample])[0]) == {"sem_seg", "panoptic_seg", "classes"}
         model.predict_semantic, model.predict_instances = False, True
         assert set(model([sample])[0]) == {"instances", "panoptic_seg"}
 
