@@ -24,7 +24,7 @@ from detectron2.structures import BitMasks
 from panoptic_dl.core.distributed import sum_over_processes
 from panoptic_dl.core.errors import EvaluationError
 from panoptic_dl.core.headers import Labels
-from panoptic_dl.postprocess.strips import waits
+from panoptic_dl.postprocess.semantic import waits
 
 Prediction = TypeVar("Prediction")
 Match = TypeVar("Match")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panoptic_dl.postprocess.strips import in_strips, waits
+from panoptic_dl.postprocess.semantic import in_strips, waits
 
 Result = TypeVar("Result")
 # Yields tensors (n,) int64 on the device, receives their values, returns a result.

@@ -16,8 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from panoptic_dl.postprocess.grouping import indices, member
-from panoptic_dl.postprocess.semantic import ARRAYS
-from panoptic_dl.postprocess.strips import in_strips, waits
+from panoptic_dl.postprocess.semantic import ARRAYS, in_strips, waits
 
 # Whole numbers up to here, and so sums of coordinates, are exact in single precision.
 EXACT = 1 << 24

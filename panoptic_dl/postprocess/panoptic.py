@@ -23,8 +23,7 @@ from panoptic_dl.postprocess.grouping import (
     nearest_of_cells,
     run_all,
 )
-from panoptic_dl.postprocess.semantic import ARRAYS
-from panoptic_dl.postprocess.strips import in_strips, waits
+from panoptic_dl.postprocess.semantic import ARRAYS, in_strips, waits
 
 
 def get_panoptic_segmentation(

@@ -7,7 +7,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_dl.postprocess import argmax_classes, strips
+from panoptic_dl.postprocess import argmax_classes, semantic
 from panoptic_dl.postprocess.semantic import argmax_upsampled, resize
 
 
@@ -39,7 +39,7 @@ def test_strips_give_the_classes_of_the_whole(rows, columns, stride, strip, leve
         0
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(strips.ENTRIES, "cpu", strip * 6 * columns * stride)
+        patch.setitem(semantic.ENTRIES, "cpu", strip * 6 * columns * stride)
         assert torch.equal(argmax_upsampled(logits, stride), whole.argmax(dim=0))
 
 

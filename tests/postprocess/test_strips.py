@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from panoptic_dl.postprocess import strips
-from panoptic_dl.postprocess.strips import in_strips
+from panoptic_dl.postprocess import semantic as strips
+from panoptic_dl.postprocess.semantic import in_strips
 
 CPU = torch.device("cpu")
 
