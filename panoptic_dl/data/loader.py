@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import torch.utils.data
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch import Tensor
@@ -51,37 +51,31 @@ def train_loader(*, dataset: str, **options: Any) -> "TrainLoader":
     return loader
 
 
-class TestLoader(torch.utils.data.DataLoader[Batch]):
-    """A loader whose batches are moved to a GPU while the one before is used.
+class PrefetchedToGpu:
+    """The batches of a loader, moved to a GPU while the one before is used."""
 
-    Attributes:
-        device: where they are moved, if it is a GPU.
-    """
+    def __init__(self, loader: "torch.utils.data.DataLoader[Batch]", device: torch.device) -> None:
+        self._loader, self._device = loader, device
 
-    __test__ = False  # not a test, whatever pytest thinks of its name
-    device: torch.device | None = None
+    def __len__(self) -> int:
+        return len(self._loader)
 
-    def __iter__(self) -> Any:
-        gpu = self.device if self.device is not None and self.device.type == "cuda" else None
-        self.pin_memory = gpu is not None
-        stream = super().__iter__()
-        return stream if gpu is None else _prefetch_to_gpu(stream, gpu)
+    def __iter__(self) -> Iterator[Batch]:
+        self._loader.pin_memory = True
+        return _prefetch_to_gpu(iter(self._loader), self._device)
 
 
-def test_loader(*, dataset: str, mapper: Mapper, num_workers: int) -> TestLoader:
+def test_loader(
+    *, dataset: str, mapper: Mapper, num_workers: int
+) -> "torch.utils.data.DataLoader[Batch]":
     """Every image once, in the order of the dataset, one at a time; each process gets its share.
 
     Raises:
         DatasetError: the dataset is unknown or empty.
     """
     records = _records(dataset)
-    if isinstance(records, list):
-        records = DatasetFromList(records, copy=False)
-    return TestLoader(
-        MapDataset(records, mapper),
-        sampler=InferenceSampler(len(records)),
-        num_workers=num_workers,
-        collate_fn=list,
+    return build_detection_test_loader(
+        records, mapper=mapper, sampler=InferenceSampler(len(records)), num_workers=num_workers
     )
 
 

@@ -21,6 +21,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context
 from detectron2.utils import comm
 from torch import nn
+from torch.utils.data import DataLoader
 
 from panoptic_dl.core.classes import Classes, require_classes
 from panoptic_dl.core.errors import EvaluationError
@@ -29,6 +30,7 @@ from panoptic_dl.core.headers import check_records, fingerprint, require_own_ids
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.run_folder import RESULTS, as_json, is_exported
 from panoptic_dl.core.settings import EvaluationSettings
+from panoptic_dl.data.loader import PrefetchedToGpu
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator, ThreadedEvaluator
 from panoptic_dl.evaluation.metrics import METRIC_NAMES, headline, headline_names
 from panoptic_dl.evaluation.official import pair_up, require_agreement
@@ -372,9 +374,10 @@ class Evaluation:
             logger.warning("Evaluators that need the whole split are left out of this trial")
         pictures = EvaluationPictures(self.dataset, folder, settings)
         saved, records, no_result = folder / "predictions", None, None
-        if hasattr(self.loader, "device"):
-            self.loader.device = device
-        batches = self.loader if batches is None else batches
+        if batches is None:
+            batches = self.loader
+            if device.type == "cuda" and isinstance(self.loader, DataLoader):
+                batches = PrefetchedToGpu(self.loader, device)
         if limit is not None:
             batches, records, number = _limit(self.dataset, self.loader, limit)
             no_result = f"fast_dev_run: {number}, no result"

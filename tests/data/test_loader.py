@@ -17,6 +17,7 @@ from PIL import Image
 
 from panoptic_dl.core.errors import DatasetError, message_for_user
 from panoptic_dl.data.loader import (
+    PrefetchedToGpu,
     TrainLoader,
     _prefetch,
     _prefetch_to_gpu,
@@ -489,8 +490,9 @@ def test_batches_of_an_evaluation_are_moved_ahead_too(monkeypatch):
         expected = [[{"id": number}] for number in range(5)]
         assert list(batches) == expected
         assert moved == []
-        batches.device = torch.device("cuda")
-        assert list(batches) == expected
+        ahead = PrefetchedToGpu(batches, torch.device("cuda"))
+        assert len(ahead) == 5
+        assert list(ahead) == expected
         assert moved == [torch.device("cuda")]
     finally:
         DatasetCatalog.remove(name)
