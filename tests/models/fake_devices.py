@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from panoptic_dl.postprocess import grouping
 
 aten = torch.ops.aten
-NUM_PIXELS = 100_000  # of things
+NUM_PIXELS = 100_000
 NUM_INSTANCES = 40
 # What the host is told, by the number of values that it asks for at once.
 ANSWERS = {1: [1000], 3: [NUM_INSTANCES, 0, 18]}
