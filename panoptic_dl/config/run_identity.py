@@ -35,7 +35,7 @@ NO_PART = (
 # Later than saved configs.
 NEW_KEYS = (
     *("recipe_record.warmup_iters", "recipe_record.epochs", "dataset.test_split"),
-    *("weights_match", "backbone.freeze_at"),
+    *("weights_match", "backbone.freeze_at", "evaluation.precision"),
 )
 IN_EVALUATION = ("scales", "flip", "precision")  # the rest is printed, drawn and saved besides
 # What a training that goes on may change: its length, its hardware, when it is evaluated; weights

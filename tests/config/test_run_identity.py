@@ -210,3 +210,16 @@ def test_a_damaged_config_is_said_and_not_compared(tmp_path, text):
 def test_when_a_part_is_made_is_no_difference():
     one, other = ({"a": {"_target_": "b", **more}} for more in ({}, {"_partial_": True}))
     assert differing_keys(one, other) == []
+
+
+def test_a_run_from_before_evaluations_had_a_precision_goes_on(begun, tmp_path):
+    config = OmegaConf.load(begun / ".hydra" / "resolved.yaml")
+    del config.evaluation.precision
+    config.train.precision = "fp32"  # the default of that time
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(config, tmp_path / ".hydra" / "resolved.yaml")
+    (tmp_path / "model_0000001.pth").touch()
+    words = ["train.batch_size=4", "dataset.root.root=/a", "weights=x.pth"]
+    assert resumed(tmp_path, *words, "train.precision=fp32") == []
+    with pytest.raises(ValueError, match=r"other numbers: train\.precision differ\."):
+        resumed(tmp_path, *words)

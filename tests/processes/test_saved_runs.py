@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_with_the_losses_it_would_have_had(runs, draw
 
 def test_the_command_of_a_finished_sweep_leaves_its_rows_as_they_are(runs, drawn):
     sweep = runs / "sweep"
-    options = overrides_of(sweep / f"{SWEPT}_conv", "head")
+    options = [*overrides_of(sweep / f"{SWEPT}_conv", "head"), "train.precision=fp32"]  # as it was
     done = run("-m", "head=conv,dsconv", *options, drawn, f"sweep_dir={sweep}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished already, left as it is") == 2
