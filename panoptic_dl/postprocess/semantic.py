@@ -11,8 +11,10 @@ thread goes through all operations of a strip alone, and then takes the next str
 Shapes: K classes, C channels; h w pixels at the network's stride, H W pixels of the image.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +29,10 @@ Result = TypeVar("Result")
 
 # Entries of the arrays of a strip: a share of a CPU's cache, or what a GPU has memory for.
 ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
+
+_usual: list[int] = []  # threads of an operation, of each call of `in_strips` under way
+_lock = threading.Lock()
+_here = threading.local()  # `is_strip`: this thread works on a strip
 
 
 def waits(tensor: Tensor) -> bool:
@@ -48,18 +54,22 @@ def in_strips(
     strips = [slice(start, min(start + step, height)) for start in range(0, height, step)]
     if device.type == "cuda":
         return [work(rows) for rows in strips]
+    if getattr(_here, "is_strip", False):  # of a strip: its thread does them alone
+        return [work(rows) for rows in strips]
     results: dict[int, Result] = {}
     waiting = iter(range(len(strips)))
     is_inference = torch.is_inference_mode_enabled()
 
     def run() -> None:
-        with torch.inference_mode(is_inference), torch.no_grad():  # modes belong to a thread
-            for number in waiting:
-                results[number] = work(strips[number])
+        _here.is_strip = True
+        try:
+            with torch.inference_mode(is_inference), torch.no_grad():  # modes belong to a thread
+                for number in waiting:
+                    results[number] = work(strips[number])
+        finally:
+            _here.is_strip = False
 
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of operations; new threads take it over
-    try:
+    with _one_thread_an_operation() as num_threads:
         others = min(num_threads, len(strips)) - 1
         if others < 1:
             run()
@@ -69,9 +79,26 @@ def in_strips(
                 run()
             for future in futures:
                 future.result()
-    finally:
-        torch.set_num_threads(num_threads)
     return [results[number] for number in range(len(strips))]
+
+
+@contextmanager
+def _one_thread_an_operation() -> Iterator[int]:
+    """PyTorch's operations take one thread inside; yields how many they take else.
+
+    PyTorch has the number of each thread, and the last one that was set, which new threads take
+    over: also from another call of this, whose 1 must not stay.
+    """
+    with _lock:
+        usual = _usual[0] if _usual else torch.get_num_threads()
+        _usual.append(usual)
+    torch.set_num_threads(1)
+    try:
+        yield usual
+    finally:
+        with _lock:
+            _usual.pop()
+            torch.set_num_threads(usual)
 
 
 def resize(maps: Tensor, image_size: tuple[int, int], height: int, width: int) -> Tensor:

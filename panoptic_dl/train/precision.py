@@ -48,16 +48,21 @@ def float32(*, tf32: bool) -> Iterator[None]:
     wanted = dict.fromkeys((cudnn.conv, cudnn.rnn), "tf32" if tf32 else "ieee")
     wanted |= dict.fromkeys((matmul, mkldnn.conv, mkldnn.matmul), "ieee")
     before = {op: op.fp32_precision for op in wanted}
-    flags = {}  # of the older API, which cannot be read while they contradict the newer one
-    for owner, flag in ((cudnn, tf32), (matmul, False)):
-        with contextlib.suppress(RuntimeError):
-            flags[owner], owner.allow_tf32 = owner.allow_tf32, flag
+    # Those of the older API cannot be read while they contradict the newer one.
+    convolutions = products = None
+    with contextlib.suppress(RuntimeError):
+        convolutions, cudnn.allow_tf32 = cudnn.allow_tf32, tf32
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
     try:
         _set_precisions(wanted)
         yield
     finally:
-        for owner, flag in flags.items():
-            owner.allow_tf32 = flag
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
         _set_precisions(before)
 
 

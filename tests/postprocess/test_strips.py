@@ -69,3 +69,52 @@ def test_strips_may_write_to_tensors_of_inference_mode(monkeypatch):
 
 def test_no_rows():
     assert in_strips(lambda rows: rows, 0, 10, CPU) == []
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_calls_of_several_threads_leave_the_number_as_it_was(monkeypatch):
+    """The second one begins and ends within the first one, or after it has ended."""
+    monkeypatch.setitem(strips.ENTRIES, "cpu", 10)
+    inside, ended = threading.Barrier(2, timeout=20), threading.Event()
+    found = []
+
+    def first(rows):
+        if rows.start == 0:
+            inside.wait()
+
+    def second(rows):
+        if rows.start == 0:
+            inside.wait()
+            ended.wait(20)
+
+    def call(work):
+        in_strips(work, 1, 10, CPU)
+        ended.set()
+        found.append(torch.get_num_threads())
+
+    for works in ((first, second), (second, first)):
+        ended.clear()
+        callers = [threading.Thread(target=call, args=(work,)) for work in works]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [2] * 5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_strips_of_a_strip_take_no_more_threads(monkeypatch):
+    monkeypatch.setitem(strips.ENTRIES, "cpu", 10)
+
+    def inner(rows):
+        return rows.start, threading.get_ident()
+
+    for own, others in zip(
+        in_strips(lambda rows: threading.get_ident(), 1, 10, CPU),
+        in_strips(lambda rows: in_strips(inner, 3, 10, CPU), 1, 10, CPU),
+        strict=True,
+    ):
+        assert others == [(0, own), (1, own), (2, own)]

@@ -74,6 +74,19 @@ def test_libraries_that_read_the_older_flags_still_can():
     assert torch.backends.cudnn.allow_tf32
 
 
+@pytest.mark.parametrize("products", ["highest", "high", "medium"])
+def test_the_precision_of_products_that_a_user_chose_can_still_be_read(products):
+    try:
+        torch.set_float32_matmul_precision(products)
+        before = flags()
+        with float32(tf32=True):
+            assert flags() == ROUNDED
+        assert torch.get_float32_matmul_precision() == products
+        assert flags() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize(("precision", "wanted"), [("tf32", ROUNDED), ("fp32", STRICT)])
 def test_training_sets_float32_and_the_next_job_does_not_inherit_it(precision, wanted):
     before = flags()
