@@ -152,12 +152,17 @@ def _decode_rows(
     header = struct.pack(">II", width, stop - first) + content[24:29]
     stored = _stored(memoryview(rows)[first * stride :])
     png = [SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", *stored), *_chunk(b"IEND")]
-    return _decoded(b"".join(png))[start - first :]
+    found = _decoded(b"".join(png))
+    return None if found is None else found[start - first :]
 
 
-def _decoded(png: bytes) -> NDArray[np.uint8]:
+def _decoded(png: bytes) -> NDArray[np.uint8] | None:
+    """The pixels of a plain PNG; None where a row has a filter that there is none of."""
     if pyspng is not None:
-        return pyspng.load(png)  # type: ignore[no-any-return]
+        try:
+            return pyspng.load(png)  # type: ignore[no-any-return]
+        except RuntimeError:
+            return None
     import cv2
 
     mode = cv2.IMREAD_COLOR_RGB if png[25] == RGB else cv2.IMREAD_GRAYSCALE

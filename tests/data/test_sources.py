@@ -99,6 +99,25 @@ def test_every_filter_of_rows_is_undone(kind, channels, decoder, monkeypatch):
         assert np.array_equal(rows_of(content, start, stop), pixels[start:stop])
 
 
+@pytest.mark.parametrize("decoder", ["libspng", "OpenCV"])
+def test_a_filter_that_there_is_none_of_is_left_to_pillow(tmp_path, decoder, monkeypatch):
+    """As where bits of compressed data are wrong, which zlib may not notice."""
+    if decoder == "OpenCV":
+        monkeypatch.setattr(sources, "pyspng", None)
+    pixels = picture(0, 23, 31)
+    content = filtered_by(pixels, 0)
+    start, stop = next(c[1:] for c in sources._chunks(content) if c[0] == b"IDAT")
+    rows = bytearray(zlib.decompress(content[start:stop]))
+    rows[5 * (31 * 3 + 1)] = 9
+    body = sources._chunk(b"IDAT", zlib.compress(rows))
+    damaged = b"".join([content[: start - 8], *body, *sources._chunk(b"IEND")])
+    assert np.array_equal(rows_of(damaged, 0, 5), pixels[:5])
+    assert rows_of(damaged, 0, 23) is rows_of(damaged, 4, 7) is None
+    (tmp_path / "x.png").write_bytes(damaged)
+    with pytest.raises(DatasetError, match=r"x\.png"):
+        open_source(str(tmp_path / "x.png"), "RGB").rows()
+
+
 def test_large_images_have_many_stored_blocks():
     pixels = picture(0, 300, 400)
     content = encode(pixels)
