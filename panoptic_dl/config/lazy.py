@@ -2,7 +2,8 @@
 
 A lazy file is executed when its option is chosen, and becomes a tree that YAML can hold. Executing
 it imports Detectron2 and torch, which takes seconds; so the trees of files that import nothing but
-these and this package are kept in `$PANOPTIC_DL_CACHE/lazy`, until any of the sources changes.
+these and this package are kept in `$PANOPTIC_DL_CACHE/lazy`, until any of the sources changes, or
+another Detectron2 or torch is installed.
 """
 
 # mypy: disable-error-code="safe-super"
@@ -11,6 +12,7 @@ import ast
 import builtins
 import contextlib
 import hashlib
+import importlib.util
 import json
 from dataclasses import is_dataclass
 from functools import cache, partial
@@ -164,7 +166,12 @@ def _sources(file: Path) -> set[Path] | None:
 
 @cache
 def _package_digest() -> bytes:
+    """Of this package, and of which Detectron2 and torch are installed."""
     digest = hashlib.sha256()
+    for name in ("detectron2", "torch"):
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            digest.update(f"{found.origin} {Path(found.origin).stat().st_mtime_ns}".encode())
     for file in sorted(Path(PACKAGE).rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.digest()

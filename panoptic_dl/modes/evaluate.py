@@ -110,12 +110,10 @@ def evaluate(
             require_classes(classes, weights)
         model.to(device)
         run = Run(folder, "eval", model=model)
-        source = {"weights": weights}
         plain = plain_precision("evaluation.precision", precision, torch.device(device))
         if precision == AUTO:
             model = accelerate(model.eval(), plain, torch.device(device))
-            source["precision"] = f"auto ({plain})"
-        measure = partial(evaluation, model, folder, source=source)
+        measure = partial(evaluation, model, folder, source={"weights": weights})
     else:
         measure = _of_files(evaluation, str(predictions), folder)
     accept()
@@ -401,12 +399,17 @@ class Evaluation:
         finally:
             threaded.close()
 
+        measured = {**(source or {}), "scales": settings.scales, "flip": settings.flip}
+        if settings.precision == AUTO:
+            measured["precision"] = f"auto ({precision})"
+        elif precision not in ("fp32", "tf32"):
+            measured["precision"] = precision
         summary: dict[str, Any] = {}
         unsaved: OSError | None = None
         if comm.is_main_process() and self.has_truth:  # before what may fail and lose the metrics
             summary = {
                 "dataset": self.dataset,
-                "measured": {**(source or {}), "scales": settings.scales, "flip": settings.flip},
+                "measured": measured,
                 "num_images": len(self.loader.dataset),  # type: ignore[attr-defined]
                 "metrics": headline(results),
                 # Of a network; whose files these are nobody knows.

@@ -49,9 +49,10 @@ JUDGED = ("PQ", "mIoU")
 MIN_TRAINING = 0.5  # share of the published images; with fewer a run is a trial
 STATED = (
     f"PQ and mIoU within ±{TOLERANCE} of the published metric count as reproduced, at the "
-    f"published batch, iterations and fp32; where one of these differs, within ±{WIDE}. A row "
-    "is below when one of the two is, and better when its main metric (PQ, or mIoU of a semantic "
-    "row) is above. Differences are rounded to one decimal first, as published metrics are."
+    "published batch, iterations and fp32 or tf32; where one of these differs, within "
+    f"±{WIDE}. A row is below when one of the two is, and better when its main metric (PQ, or mIoU "
+    "of a semantic row) is above. Differences are rounded to one decimal first, as published "
+    "metrics are."
 )
 
 # Settings under these change a network, its data or its optimization, except those that only say
@@ -218,6 +219,8 @@ def _training_differences(run: Run, row: _PublishedRow) -> Sequence[str]:
         if own != value and (own, value) != ("fp32", "tf32"):
             own, of = (f"{x:,}" if isinstance(x, int) else x for x in (own, value))
             found.append(f"{metric_name(name)} {own}, published {of}")
+    if "precision" in run.measured:
+        found.append(f"evaluated in {run.measured['precision']}")
     if LEARNING_RATE in run.overridden:
         found.append(f"{LEARNING_RATE} {run.setting(LEARNING_RATE)}")
     return found

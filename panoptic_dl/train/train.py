@@ -40,6 +40,7 @@ from panoptic_dl.train.hooks import (
     ScheduleHook,
     StoppedEarly,
 )
+from panoptic_dl.train.inference import plain_precision
 from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
 from panoptic_dl.train.recipe import (
     Recipe,
@@ -117,6 +118,8 @@ def train(
     published, place, folder = Recipe(**recipe), torch.device(device), Path(run_dir)
     if hasattr(evaluation, "check_folder"):
         evaluation.check_folder(folder)
+    if hasattr(evaluation, "settings"):  # its first call may be hours away
+        plain_precision("evaluation.precision", evaluation.settings.precision, place)
     if options.fast_dev_run:
         logger.warning("fast_dev_run: a few iterations of everything, no results")
         # A schedule has no rate beyond its end.

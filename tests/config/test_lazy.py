@@ -1,7 +1,9 @@
 """Lazy files become trees that YAML can hold, or are refused with file and key."""
 
 import builtins
+import importlib.util
 import os
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -107,6 +109,17 @@ def test_trees_are_kept_between_processes_until_a_source_changes(tmp_path, monke
     kept.write_text("{")
     assert in_another_process()["b"]["x"][0] == 4
     assert len(executed) == 4
+
+
+def test_another_detectron2_makes_other_trees(tmp_path, monkeypatch):
+    file = tmp_path / "__init__.py"
+    file.touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(file)))
+    digests = set()
+    for modified in (1, 2, 2):
+        os.utime(file, ns=(0, modified))
+        digests.add(lazy._package_digest.__wrapped__())
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize(

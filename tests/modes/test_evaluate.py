@@ -473,7 +473,7 @@ def test_the_precision_of_this_machine(tmp_path):
     drawn = ["evaluation.charts=false", "evaluation.best_and_worst=0"]
     command = [*small_coco(tmp_path / "coco"), "mode=eval", *drawn]
     metrics = {}
-    for precision in ("fp32", "auto"):
+    for precision in ("fp32", "auto", "bf16"):
         (tmp_path / precision).mkdir()
         words = [f"evaluation.precision={precision}", f"run_dir={tmp_path / precision}"]
         metrics[precision] = work("cpu", compose([*command, *words]), ())["metrics"]
@@ -481,6 +481,7 @@ def test_the_precision_of_this_machine(tmp_path):
     measured = saved(tmp_path / "auto")["measured"]
     assert measured["precision"] in ("auto (fp32)", "auto (bf16)")
     assert "precision" not in saved(tmp_path / "fp32")["measured"]
+    assert saved(tmp_path / "bf16")["measured"]["precision"] == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ def test_an_evaluation_of_other_images_or_of_several_looks_gets_no_verdict(tmp_p
     assert "several looks" in judged(tmp_path / "d", results=results(looks={"scales": [2]})).text
 
 
+def test_an_evaluation_in_half_precision_has_the_wide_tolerance(tmp_path):
+    metrics = {"PQ": 61.4, "mIoU": 79.4}
+    for number, (more, word) in enumerate([({}, "below"), ({"precision": "bf16"}, "reproduced")]):
+        measured = {"scales": [1.0], "flip": False} | more
+        results = {"metrics": metrics, "measured": measured, "num_images": 500}
+        assert judged(tmp_path / str(number), metrics=metrics, results=results).word == word
+
+
 @pytest.mark.parametrize("override", ["dataset.root=/x", "dataset.cache.folder=y", "seed=3"])
 def test_where_things_are_does_not_matter(tmp_path, override):
     assert judged(tmp_path / "a", overrides=[override]).text == "reproduced"

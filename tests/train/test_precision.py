@@ -1,8 +1,11 @@
 """Faster training: what is switched on, that it trains the same, and that nothing leaks out."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from panoptic_dl.core.settings import EvaluationSettings
 from panoptic_dl.train.precision import (
     check_precision,
     float32,
@@ -12,6 +15,7 @@ from panoptic_dl.train.precision import (
 from tests.models.tiny_models import build_panoptic, make_sample
 from tests.train.tiny_run import (
     RECORDS,
+    TinyEvaluation,
     TinyModel,
     losses,
     metrics,
@@ -116,6 +120,14 @@ def test_fp32_is_strict_while_training_and_everything_is_as_before_afterwards(tm
 def test_what_the_cpu_cannot_is_said(tmp_path, precision, message):
     with pytest.raises(ValueError, match=message):
         run_training(tmp_path, precision=precision)
+
+
+def test_what_the_cpu_cannot_evaluate_in_is_said_before_training(tmp_path):
+    evaluation: Any = TinyEvaluation()
+    evaluation.settings = EvaluationSettings(precision="fp16")
+    with pytest.raises(ValueError, match=r"evaluation\.precision=fp16 needs a GPU"):
+        run_training(tmp_path, evaluation=evaluation)
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_a_gpu_cannot_is_said(monkeypatch):
