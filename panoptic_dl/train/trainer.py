@@ -40,6 +40,7 @@ MAX_OVERFLOWS = 40  # fp16 steps in a row; the scale is then 2^-40 of what it wa
 BAD_SAMPLES_FILE = "bad_samples.json"
 NONFINITE_FILE = "nonfinite.jsonl"
 QUEUED_DEVICES = ("cuda",)  # on which steps are queued
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # of train.compile, those that use them
 Batches = list[list[dict[str, Any]]]
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Trainer(SimpleTrainer):
         fp16 = settings.precision == "fp16"
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.stop, self.run_dir = stop, run_dir
+        # A graph of CUDA writes gradients where those of the micro-batch before are.
+        self._adds_gradients = loader.accumulate > 1 and settings.compile in CUDA_GRAPHS
         self._is_checked = find_unused_parameters
         self._is_queued = (
             device.type in QUEUED_DEVICES
@@ -137,6 +140,9 @@ class Trainer(SimpleTrainer):
         if skips:
             copy_all(buffers, [*self.model.buffers()])
         self.optimizer.zero_grad()
+        if self._adds_gradients:
+            for parameter in filter(lambda each: each.requires_grad, self.model.parameters()):
+                parameter.grad = torch.zeros_like(parameter)
         with fixed_sizes():
             batches, losses, data_time = self._accumulate_gradients()
         self.after_backward()

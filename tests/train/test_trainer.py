@@ -61,6 +61,27 @@ def test_accumulated_micro_batches_train_like_the_whole_batch(tmp_path):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_micro_batches_add_to_gradients_that_cuda_graphs_do_not_own(tmp_path, monkeypatch):
+    """PyTorch would keep the first one's, in memory that the next replay of a graph takes."""
+    monkeypatch.setattr("panoptic_dl.train.train.prepare_training", lambda *_: None)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    seen = []
+
+    class Watching(Plain):
+        def forward(self, batch):
+            seen.append(self.head.weight.grad)
+            return super().forward(batch)
+
+    for folder, compiled in (("graphs", "max-autotune"), ("plain", False)):
+        loader = tiny_loader(**UNGROUPED, accumulate=2)
+        run_training(tmp_path / folder, model=Watching(), loader=loader, compile=compiled)
+    graphs, plain = seen[:12], seen[12:]
+    assert all(first is second for first, second in zip(graphs[::2], graphs[1::2], strict=True))
+    assert None not in graphs
+    assert plain[0] is None
+    assert losses(tmp_path / "graphs") == losses(tmp_path / "plain")
+
+
 def test_gradients_are_clipped_to_the_norm(tmp_path):
     """SGD at rate 1 moves the weights by the gradient: by the norm that it was shrunk to."""
     options = {
