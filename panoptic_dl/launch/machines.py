@@ -102,7 +102,10 @@ class Machines:
         peer.settimeout(60 * self._minutes)
         with contextlib.suppress(OSError):
             peer.sendall(f"{self._rank} {processes} {socket.gethostname()}".encode())
-            answer = peer.recv(500).decode().strip() or answer
+            said = b""  # up to the end of the line: what machine 0 says later is for `check`
+            while not said.endswith(b"\n") and (byte := peer.recv(1)):
+                said += byte
+            answer = said.decode().strip() or answer
         if answer != "go":
             raise ValueError(answer)
 

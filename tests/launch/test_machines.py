@@ -124,6 +124,24 @@ def test_a_machine_that_is_gone_is_lost_whatever_happened_there(url):
     assert "machine 0 (127.0.0.1) is gone" in str(lost(second))
 
 
+def test_a_failure_right_after_the_meeting_is_told(url):
+    """Both messages of machine 0 may be there at once."""
+    with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2]))) as server:
+
+        def tell():
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(500)
+                peer.sendall(b"go\n76 machine 0 (a): a process ended with exit code 76\n")
+
+        telling = threading.Thread(target=tell)
+        telling.start()
+        machine = Machines(url, 1, 2, 1, 1)
+        telling.join()
+        assert lost(machine).exit_code == ExitCode.DIVERGED
+        end_of(machine)
+
+
 def test_who_has_finished_is_not_lost(url):
     first, second = meet(url, (0, 1), (1, 1))
     end_of(second)
