@@ -5,6 +5,7 @@ None of these changes a name in checkpoints.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from panoptic_dl.core.settings import PRECISIONS, TrainSettings, require_value
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 
 logger = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_inside: list[dict[str, Any]] = []  # settings before, of each `float32` that is entered
 
 
 def check_precision(key: str, precision: str, device: torch.device) -> None:
@@ -41,29 +45,37 @@ def float32(*, tf32: bool) -> Iterator[None]:
 
     That they may, and matrix products may not, is the default of PyTorch and thereby of Detectron2,
     which leaves it alone. The process's settings are restored afterwards, also after an error: the
-    next job of a sweep must not inherit them.
+    next job of a sweep must not inherit them. Of several threads inside, the last to enter decides.
     """
     backends: Any = torch.backends
     cudnn, matmul, mkldnn = backends.cudnn, backends.cuda.matmul, backends.mkldnn
     wanted = dict.fromkeys((cudnn.conv, cudnn.rnn), "tf32" if tf32 else "ieee")
     wanted |= dict.fromkeys((matmul, mkldnn.conv, mkldnn.matmul), "ieee")
-    before = {op: op.fp32_precision for op in wanted}
-    # Those of the older API cannot be read while they contradict the newer one.
-    convolutions = products = None
-    with contextlib.suppress(RuntimeError):
-        convolutions, cudnn.allow_tf32 = cudnn.allow_tf32, tf32
-    with contextlib.suppress(RuntimeError):
-        products = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    try:
+    with _lock:
+        entry: dict[str, Any] = {"new": {op: op.fp32_precision for op in wanted}}
+        # Those of the older API cannot be read while they contradict the newer one.
+        with contextlib.suppress(RuntimeError):
+            entry["convolutions"], cudnn.allow_tf32 = cudnn.allow_tf32, tf32
+        with contextlib.suppress(RuntimeError):
+            entry["products"] = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+        _inside.append(entry)
         _set_precisions(wanted)
+    try:
         yield
     finally:
-        if convolutions is not None:
-            cudnn.allow_tf32 = convolutions
-        if products is not None:
-            torch.set_float32_matmul_precision(products)
-        _set_precisions(before)
+        with _lock:
+            number = next(i for i, each in enumerate(_inside) if each is entry)
+            if later := _inside[number + 1 :]:  # of another thread, which restores them
+                later[0].clear()
+                later[0].update(entry)
+            else:
+                if "convolutions" in entry:
+                    cudnn.allow_tf32 = entry["convolutions"]
+                if "products" in entry:
+                    torch.set_float32_matmul_precision(entry["products"])
+                _set_precisions(entry["new"])
+            del _inside[number]
 
 
 def _set_precisions(wanted: Mapping[Any, str]) -> None:

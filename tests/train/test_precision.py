@@ -78,6 +78,25 @@ def test_libraries_that_read_the_older_flags_still_can():
     assert torch.backends.cudnn.allow_tf32
 
 
+def test_threads_that_come_and_go_leave_what_was_before():
+    torch.set_float32_matmul_precision("high")
+    try:
+        before = flags()
+        first, second, third = (float32(tf32=tf32) for tf32 in (True, False, True))
+        for each in (first, second):
+            each.__enter__()
+        first.__exit__(None, None, None)
+        assert flags() == STRICT
+        third.__enter__()
+        second.__exit__(None, None, None)
+        assert flags() == ROUNDED
+        third.__exit__(None, None, None)
+        assert flags() == before
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("products", ["highest", "high", "medium"])
 def test_the_precision_of_products_that_a_user_chose_can_still_be_read(products):
     try:
