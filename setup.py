@@ -12,7 +12,8 @@ INSIDE = (
 # They make this checkout, or work in it.
 LEFT_OUT = {
     *("setup", "generate_docs", "publish_docs", "chaos", "benchmark_backbones"),
-    *("compare_pretraining", "compare_training_options"),
+    *("compare_pretraining", "compare_training_options", "gpu_check", "gpu_report"),
+    "benchmark_startup",
 }
 
 

@@ -312,7 +312,7 @@ def sync_batch_norm(device: str) -> dict[str, Any]:
     work = tempfile.mkdtemp()
     multiprocessing.spawn(_layers, (device, work, 2), nprocs=2)
     _layers(0, device, work, 1)
-    two, one = (torch.load(f"{work}/{number}.pt") for number in (2, 1))
+    two, one = (torch.load(f"{work}/{number}.pt", weights_only=True) for number in (2, 1))
     gap = max(
         ((a - b).abs().max() / b.abs().max()).item()
         for a, b in zip(two["values"], one["values"], strict=True)

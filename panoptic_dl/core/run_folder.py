@@ -191,17 +191,23 @@ class RunState:
 
     def _write_texts(self) -> None:
         """Write all, or none; another config, of an attempt before, is kept by its time."""
-        config = self._place / Path(CONFIG).name
-        self._place.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as files:  # which renames them when all are written
-            for name, text in self._texts.items():
-                temporary = files.enter_context(atomic_write(self._place / name))
-                temporary.write_text(text, encoding="utf-8")
+        config, old = self._place / Path(CONFIG).name, None
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
             if config.is_file() and config.read_bytes() != self._texts[config.name].encode():
                 old = self._place / f"{datetime.fromtimestamp(config.stat().st_mtime):{TIME}}"
                 old.mkdir(exist_ok=True)
                 for file in self._place.glob("*.yaml"):
                     shutil.copy2(file, old)
+            with contextlib.ExitStack() as files:  # which renames them when all are written
+                for name, text in self._texts.items():
+                    temporary = files.enter_context(atomic_write(self._place / name))
+                    temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+            problem = error.strerror or str(error)
+            raise OSError(error.errno, f"cannot be written: {problem}", str(config)) from error
 
     def note(self, **facts: Any) -> None:
         """Add what only the main process knows: its environment, its metrics."""

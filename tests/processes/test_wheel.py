@@ -117,7 +117,8 @@ def test_a_wheel_has_all_that_is_read(wheel):
     missing = here - {Path(name).name for name in names if "/scripts/" in name}
     assert missing == {
         *("setup.py", "generate_docs.py", "publish_docs.py", "chaos.py", "benchmark_backbones.py"),
-        *("compare_pretraining.py", "compare_training_options.py"),
+        *("compare_pretraining.py", "compare_training_options.py", "benchmark_startup.py"),
+        *("gpu_check.py", "gpu_report.py", "pack_wheels.sh"),
     }
     assert not [name for name in names if name.startswith("tests")]
 
