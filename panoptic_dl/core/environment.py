@@ -85,7 +85,7 @@ def gpus_unused(device: str, processes: int) -> str | None:
 
     there = torch.cuda.device_count()
     if device == "cuda" and processes == 1 < there:
-        return f"1 of {there} GPUs is used: launch.num_gpus={there} trains on all"
+        return f"1 of {there} GPUs is used: launch.num_gpus={there} trains and evaluates on all"
     if there or "CUDA_VISIBLE_DEVICES" in os.environ or not glob.glob("/dev/nvidia[0-9]*"):
         return None
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
