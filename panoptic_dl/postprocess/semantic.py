@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 # Entries of the arrays of a strip: a share of a CPU's cache, or what a GPU has memory for.
 ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
+STRIPS = 4  # that a thread must have to do: to start it takes half a millisecond
+
 _usual: list[int] = []  # threads of an operation, of each call of `in_strips` under way
 _lock = threading.Lock()
 _here = threading.local()  # `is_strip`: this thread works on a strip
@@ -70,7 +72,7 @@ def in_strips(
             _here.is_strip = False
 
     with _one_thread_an_operation() as num_threads:
-        others = min(num_threads, len(strips)) - 1
+        others = min(num_threads, len(strips) // STRIPS) - 1
         if others < 1:
             run()
         else:
