@@ -32,9 +32,9 @@ def test_all_rows_once_in_two_threads(monkeypatch):
         settings.add((torch.get_num_threads(), torch.is_grad_enabled()))
         return rows
 
-    found = in_strips(work, 20, 10, CPU)
+    found = in_strips(work, 23, 10, CPU)
     assert [(rows.start, rows.stop) for rows in found] == [
-        (start, min(start + 3, 20)) for start in range(0, 20, 3)
+        (start, min(start + 3, 23)) for start in range(0, 23, 3)
     ]
     assert len(threads) == 2
     assert settings == {(1, False)}
@@ -118,3 +118,9 @@ def test_strips_of_a_strip_take_no_more_threads(monkeypatch):
         strict=True,
     ):
         assert others == [(0, own), (1, own), (2, own)]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_few_strips_start_no_thread(monkeypatch):
+    monkeypatch.setitem(strips.ENTRIES, "cpu", 30)
+    assert {*in_strips(lambda rows: threading.get_ident(), 20, 10, CPU)} == {threading.get_ident()}
