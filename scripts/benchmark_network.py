@@ -31,8 +31,8 @@ from panoptic_dl.modes.benchmark import _init_statistics
 from panoptic_dl.modes.export import engines
 from panoptic_dl.run import work
 from panoptic_dl.runtime.session import Session, graph_inputs
-from panoptic_dl.train.inference import accelerate, fold_exactly, plain_precision
-from panoptic_dl.train.precision import arithmetic
+from panoptic_dl.train.inference import accelerate, fold_exactly
+from panoptic_dl.train.precision import arithmetic, plain_precision
 
 CPU = torch.device("cpu")
 SIDE = 2048  # of the matrices

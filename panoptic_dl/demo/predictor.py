@@ -25,8 +25,8 @@ from panoptic_dl.core.images import LABEL_DIVISOR
 from panoptic_dl.models.panoptic_deeplab import PanopticDeepLab
 from panoptic_dl.runtime.prediction import BasePredictor, NetworkOutput, PreparedImage
 from panoptic_dl.runtime.result import PanopticResult
-from panoptic_dl.train.inference import AUTO, accelerate, plain_precision
-from panoptic_dl.train.precision import arithmetic
+from panoptic_dl.train.inference import accelerate
+from panoptic_dl.train.precision import AUTO, arithmetic, plain_precision
 from panoptic_dl.weights.hub import find_model
 from panoptic_dl.weights.load import load_model
 

@@ -46,7 +46,12 @@ from panoptic_dl.report.benchmark import (
 )
 from panoptic_dl.runtime.session import Session, graph_inputs
 from panoptic_dl.train import inference
-from panoptic_dl.train.precision import arithmetic, check_precision, compile_errors
+from panoptic_dl.train.precision import (
+    arithmetic,
+    check_precision,
+    compile_errors,
+    plain_precision,
+)
 from panoptic_dl.weights.load import load_model
 
 STAGES = ("load and decode", "host to device", "network", "post-processing")
@@ -324,7 +329,7 @@ def _autotune(
         exact = [r for r in results if (r["effect"] or NO_EFFECT)["changed_classes"] <= TOLERANCE]
         return min(exact, key=lambda result: result["stages"]["network"]["p50"])
 
-    here = PRECISIONS if on_gpu else ("fp32", inference.plain_precision("", "auto", device))
+    here = PRECISIONS if on_gpu else ("fp32", plain_precision("", "auto", device))
     for precision in dict.fromkeys(here):
         attempt(precision=precision)
         attempt(precision=precision, fold_batch_norm=True)
@@ -395,7 +400,7 @@ def _compare_engines(
     def by_engine(compute: Engine, number: int) -> NDArray[Any]:
         return compute(feeds[number])[name]
 
-    plain = inference.plain_precision("precision", "auto", run.device)
+    plain = plain_precision("precision", "auto", run.device)
     fast = inference.accelerate(model, plain, run.device).network
     programs = {
         "PyTorch": partial(by_torch, model.network),

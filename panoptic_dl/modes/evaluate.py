@@ -51,8 +51,8 @@ from panoptic_dl.report.results import (
 )
 from panoptic_dl.runtime.prediction import NetworkOutput, PreparedImage
 from panoptic_dl.runtime.session import Session
-from panoptic_dl.train.inference import AUTO, accelerate, plain_precision
-from panoptic_dl.train.precision import arithmetic
+from panoptic_dl.train.inference import accelerate
+from panoptic_dl.train.precision import AUTO, arithmetic, plain_precision
 from panoptic_dl.weights.load import load_model
 
 Batch = list[dict[str, Any]]

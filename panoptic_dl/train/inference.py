@@ -13,33 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from panoptic_dl.models.batch_norm import fold_batch_norms
-from panoptic_dl.train.precision import arithmetic, check_precision
+from panoptic_dl.train.precision import arithmetic
 
-AUTO = "auto"
 FOLDED_SIDE = 128  # pixels of the image on which folding is checked
 TIMED_SIDE = {"cpu": 512, "cuda": 1024}  # pixels of the image on which memory formats are timed
 REPETITIONS = 3
 GAIN = 1.03  # with channels last, or weights stay channels first
 
 logger = logging.getLogger(__name__)
-
-
-def plain_precision(key: str, precision: str, device: torch.device) -> str:
-    """One of `PRECISIONS` for "auto": bf16 where the device has units for it, else fp32.
-
-    Raises ValueError, with the key, for a precision that is unknown or not of the device.
-    """
-    if device.type == "cuda":
-        has_units = precision == AUTO and torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        units: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        has_units = bool(units.get("avx512_bf16") or units.get("amx_bf16"))
-        if precision == "bf16" and not has_units:
-            logger.warning("%s=bf16 is emulated on this CPU, and many times slower than fp32", key)
-    if precision == AUTO:
-        return "bf16" if has_units else "fp32"
-    check_precision(key, precision, device)
-    return precision
 
 
 def accelerate(model: Any, precision: str, device: torch.device) -> Any:

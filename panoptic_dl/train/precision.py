@@ -15,6 +15,8 @@ from torch import nn
 from panoptic_dl.core.settings import PRECISIONS, TrainSettings, require_value
 from panoptic_dl.models.activation_checkpointing import recompute_activations
 
+AUTO = "auto"  # of evaluation.precision and the like: see `train.inference`
+
 logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
@@ -37,6 +39,24 @@ def check_precision(key: str, precision: str, device: torch.device) -> None:
                 f"{key}={precision}: {torch.cuda.get_device_name(device)} (compute capability "
                 f"{major}.{minor}) has no arithmetic of its own for it; choose {other} or tf32"
             )
+
+
+def plain_precision(key: str, precision: str, device: torch.device) -> str:
+    """One of `PRECISIONS` for "auto": bf16 where the device has units for it, else fp32.
+
+    Raises ValueError, with the key, for a precision that is unknown or not of the device.
+    """
+    if device.type == "cuda":
+        has_units = precision == AUTO and torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        units: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        has_units = bool(units.get("avx512_bf16") or units.get("amx_bf16"))
+        if precision == "bf16" and not has_units:
+            logger.warning("%s=bf16 is emulated on this CPU, and many times slower than fp32", key)
+    if precision == AUTO:
+        return "bf16" if has_units else "fp32"
+    check_precision(key, precision, device)
+    return precision
 
 
 @contextlib.contextmanager

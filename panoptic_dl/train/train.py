@@ -40,8 +40,12 @@ from panoptic_dl.train.hooks import (
     ScheduleHook,
     StoppedEarly,
 )
-from panoptic_dl.train.inference import plain_precision
-from panoptic_dl.train.precision import check_precision, prepare_training, training_arithmetic
+from panoptic_dl.train.precision import (
+    check_precision,
+    plain_precision,
+    prepare_training,
+    training_arithmetic,
+)
 from panoptic_dl.train.recipe import (
     Recipe,
     find_differences,

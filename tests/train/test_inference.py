@@ -11,7 +11,8 @@ from torch import nn
 from panoptic_dl.models import batch_norm
 from panoptic_dl.models.batch_norm import NORMS
 from panoptic_dl.train import inference
-from panoptic_dl.train.inference import accelerate, plain_precision
+from panoptic_dl.train.inference import accelerate
+from panoptic_dl.train.precision import plain_precision
 from tests.models.tiny_models import build_backbone, build_panoptic, build_semantic
 
 CPU = torch.device("cpu")
