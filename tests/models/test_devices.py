@@ -6,6 +6,7 @@ Tensors have no data here (`fake_devices`); PyTorch still refuses operators that
 import pytest
 import torch
 
+from panoptic_dl.doctor.memory import _sample as sample
 from tests.models import golden_rows, tiny_models
 from tests.models.fake_devices import fake_gpu
 
@@ -15,21 +16,6 @@ ROWS = [
 ]
 # As docs/speed.md says: two for the panoptic map, three for the instances.
 WAITS = {"panoptic": {"tolist": 3, "nonzero": 1, "unique": 1}, "semantic": {}}
-
-
-def sample(height, width):
-    """An image with the targets of both tasks, on the host."""
-    return {
-        "image": torch.empty(3, height, width, dtype=torch.uint8),
-        "height": height,
-        "width": width,
-        "sem_seg": torch.empty(height, width, dtype=torch.int64),
-        "sem_seg_weights": torch.empty(height, width),
-        "center": torch.empty(height, width),
-        "center_weights": torch.empty(1, height, width),
-        "offset": torch.empty(2, height, width),
-        "offset_weights": torch.empty(1, height, width),
-    }
 
 
 @pytest.fixture(params=[None, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
