@@ -38,7 +38,7 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-results: setup ## Make docs/results.md anew; ARGS="FOLDER..." adds the runs below folders
+results: setup ## Make docs/reference/results.md anew; ARGS="FOLDER..." adds the runs below folders
 	@$(BIN)/python scripts/publish_docs.py $(ARGS)
 
 gpu-report: setup ## Tables of docs/ from a GPU: ARGS=DIR of scripts/gpu_check.py

@@ -1,8 +1,8 @@
-"""Compare backbones: parameters, multiplications, features, time; the table of docs/backbones.md.
+"""Compare backbones: parameters, multiplications, features, time.
 
     python scripts/benchmark_backbones.py                       # all options of backbone=
     python scripts/benchmark_backbones.py hrnet48 timm:convnext_base   # some, and any of timm's
-    python scripts/benchmark_backbones.py --write               # into docs/backbones.md
+    python scripts/benchmark_backbones.py --write               # into docs/how-to/backbones.md
 
 Of one image of --size, without decoders. GMACs are convolutions and matrix products, one
 multiplication with one addition each (torch.utils.flop_counter, halved). Times are CPU seconds in
@@ -23,7 +23,7 @@ from panoptic_dl.config import build, compose, options
 from panoptic_dl.core.environment import describe_device
 from panoptic_dl.core.errors import one_line_errors
 
-PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "backbones.md"
 REFERENCE = "hrnet48"
 HEADERS = ("backbone", "M parameters", "GMACs", "strides", "channels", f"CPU time / {REFERENCE}")
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("backbones", nargs="*", metavar="NAME")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="the table into docs/backbones.md")
+    parser.add_argument("--write", action="store_true", help="into docs/how-to/backbones.md")
     arguments = parser.parse_args()
     names = arguments.backbones or [name for name in options("backbone") if name != "timm"]
     table = compare([*dict.fromkeys([*names, REFERENCE])], arguments.size, arguments.rounds)

@@ -6,7 +6,7 @@ Two pairs of trainings on COCO ($DETECTRON2_DATASETS/coco), which differ in thei
 * HRNet-18 from a run that knows three images by heart, and from random weights, on other classes.
 
 Runs lie in FOLDER; those that are finished are not run again. Draws FOLDER/finetuning.png and
-prints a Markdown table: docs/finetuning.md.
+prints a Markdown table: docs/how-to/finetuning.md.
 """
 
 import argparse
@@ -42,7 +42,7 @@ IMAGENET = (
     *("recipe_record.warmup_iters=20", "task.train_loader.aspect_ratio_grouping=false"),
     *("train.num_workers=1", "train.log_period=10", "train.eval_period=100"),
 )
-IMAGES = [34, 72, 502]  # those of docs/overfitting.md
+IMAGES = [34, 72, 502]  # those of docs/explanation/overfitting.md
 OTHER_CLASSES = {  # of what is in these images
     **{"bear": "bear", "zebra": "hoofed animal", "giraffe": "hoofed animal"},
     **dict.fromkeys(("tree-merged", "rock-merged"), "surroundings"),

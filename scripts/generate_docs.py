@@ -1,7 +1,7 @@
 """Write the parts of the documentation that come from the code: `make docs`.
 
-docs/settings.md from panoptic_dl/core/settings.py and the first lines of the options in conf/, and
-the tree of docs/architecture.md from the first sentences of the modules.
+docs/reference/settings.md from panoptic_dl/core/settings.py and the first lines of the options in
+conf/, and the tree of docs/explanation/architecture.md from the first sentences of the modules.
 """
 
 import ast
@@ -56,7 +56,7 @@ def _line(name: str, file: Path) -> str:
 
 
 def settings_page() -> str:
-    """The text of docs/settings.md: a table for each group of settings, and of options."""
+    """The text of reference/settings.md: a table for each group of settings, and of options."""
     parts = [
         "# Settings\n\nEvery key can be set on the command line (`train.ema=0.9999`) or in an "
         "experiment file. `make docs` makes this page."
@@ -82,15 +82,15 @@ def settings_page() -> str:
 
 
 def with_tree(text: str) -> str:
-    """The text of docs/architecture.md with the present tree."""
+    """The text of docs/explanation/architecture.md with the present tree."""
     block = re.compile(r"(<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
     return block.sub(lambda match: match[1] + module_tree(), text)
 
 
 def main() -> None:
     docs = ROOT / "docs"
-    (docs / "settings.md").write_text(settings_page())
-    architecture = docs / "architecture.md"
+    (docs / "reference" / "settings.md").write_text(settings_page())
+    architecture = docs / "explanation" / "architecture.md"
     architecture.write_text(with_tree(architecture.read_text()))
 
 

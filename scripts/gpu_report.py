@@ -1,4 +1,4 @@
-"""Tables of docs/speed.md and docs/training_options.md from results of a GPU: `make gpu-report`.
+"""Tables of the documentation from results of a GPU: `make gpu-report`.
 
 `make gpu-report ARGS=DIR` takes DIR/results.jsonl of `scripts/gpu_check.py`, keeps it as
 docs/gpu_results.jsonl, and writes what it says between the markers `<!-- gpu -->` of both pages.
@@ -42,7 +42,7 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def speed(stages: Results) -> str:
-    """What docs/speed.md says of the GPU: the card, the stages, inference, post-processing."""
+    """What explanation/speed.md says: the card, the stages, inference, post-processing."""
     found = stages.get("environment", {}).get("result") or {}
     parts = [f"{found.get('machine', 'an unknown card')} ({found.get('nvidia_smi', '')})".strip()]
     rows = [
@@ -60,7 +60,7 @@ def speed(stages: Results) -> str:
 
 
 def training(stages: Results) -> str:
-    """What docs/training_options.md says of the GPU: time, memory and waits of training steps."""
+    """What how-to/training_options.md says: time, memory and waits of training steps."""
     lines = [
         line
         for name in ("training", "compile_warm", "mapper")
@@ -98,7 +98,7 @@ def _text(value: Any) -> str:
 
 def write(stages: Results | None) -> None:
     """Write both pages."""
-    for name, make in (("speed.md", speed), ("training_options.md", training)):
+    for name, make in (("explanation/speed.md", speed), ("how-to/training_options.md", training)):
         text = NO_GPU if stages is None else make(stages)
         page = (DOCS / name).read_text()
         if not BLOCK.search(page):

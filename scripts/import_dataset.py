@@ -3,7 +3,7 @@
     python scripts/import_dataset.py FOLDER OUT [KEY=VALUE ...]
 
 FOLDER is an export of Roboflow, CVAT, Label Studio, Datumaro, LabelMe or Ultralytics, images with
-masks, or a dataset that docs/custom_dataset.md lists. OUT gets annotations/panoptic_<split>.json,
+masks, or a dataset that the documentation lists. OUT gets annotations/panoptic_<split>.json,
 panoptic_<split>/ and images/, which dataset=coco_format dataset.root=OUT reads, as other programs
 for that format do. KEY=VALUE are those of dataset.*: background=void, stuff=[road,sky], names=FILE.
 Training needs no such copy: `python run.py mode=doctor dataset.root=FOLDER` says what to run.

@@ -1,7 +1,9 @@
-"""Refresh docs/results.md, the repository's own results, from runs; nobody edits it by hand.
+"""Refresh docs/reference/results.md, the repository's own results, from runs.
 
-    python scripts/publish_docs.py outputs/toy  # adds its finished runs to docs/results.json
-    python scripts/publish_docs.py              # makes the page anew from docs/results.json
+Nobody edits the page by hand.
+
+    python scripts/publish_docs.py outputs/toy  # adds its finished runs to results.json
+    python scripts/publish_docs.py              # makes the page anew from it
     python scripts/publish_docs.py --check      # only says whether the page is up to date
 
 A run replaces an earlier one of the same config and seed; --fresh forgets all earlier runs.
@@ -25,16 +27,16 @@ from panoptic_dl.report.runs import MEASURING, Group, Run, collect, run_from_rec
 from panoptic_dl.report.tables import STATED, Table, build_tables
 from panoptic_dl.report.text import duration
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
 FORMAT = 1  # of results.json
 PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?[/\\][^\s,'\"\]}]+")  # an absolute one
-HEAD = """<!-- Made by `make results` from docs/results.json and conf/experiment; never edit it. -->
+HEAD = """<!-- Made by `make results` from results.json and conf/experiment; never edit it. -->
 
 # Results
 
 Figures are percentages. An empty cell was not measured; n/a could not be decided by any image;
 ± is the standard deviation over n seeds. `make results ARGS="FOLDER..."` adds the finished runs
-below folders to docs/results.json and makes this page anew."""
+below folders to results.json and makes this page anew."""
 
 
 @one_line_errors()

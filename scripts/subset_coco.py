@@ -2,7 +2,7 @@
 
 The chosen images become both `train2017` and `val2017` of a new folder, in the official layout, so
 that a model can be trained and evaluated on the very same images: the overfitting check of
-docs/overfitting.md. Images and panoptic PNGs are linked, not copied.
+docs/explanation/overfitting.md. Images and panoptic PNGs are linked, not copied.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""docs/architecture.md: its tree is the package, and its walks are as short as they look."""
+"""explanation/architecture.md: its tree is the package, and its walks are as short as they look."""
 
 import importlib
 import pkgutil
@@ -16,7 +16,7 @@ from tests.runs import ROOT, SMALL, command_line
 
 
 def test_the_tree_is_that_of_the_package():
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     assert with_tree(text) == text, "make docs writes it anew"
     packages = {file.parent.name for file in (ROOT / "panoptic_dl").glob("*/__init__.py")}
     assert packages == set(PACKAGES)

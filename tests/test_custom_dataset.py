@@ -1,4 +1,4 @@
-"""What docs/custom_dataset.md says can be done is done here, with its own text, on fewer images."""
+"""What tutorials/custom_dataset.md says is done here, with its own text, on fewer images."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.runs import HEAD, in_process
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[1]
-GUIDE = (ROOT / "docs" / "custom_dataset.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "tutorials" / "custom_dataset.md").read_text(encoding="utf-8")
 SMALL = [*HEAD, "dataset.min_size_test=64", "train.iterations=2", "train.num_workers=0"]
 
 
@@ -127,6 +127,6 @@ def test_every_number_and_file_that_the_guide_names_exists():
             if isinstance(place, (int, float)) and name != "optimizer.lr" and "," not in value:
                 assert float(value) == place, name
     for target in re.findall(r"\]\(([\w./-]+)\)", GUIDE):
-        assert (ROOT / "docs" / target).exists(), target
+        assert (ROOT / "docs" / "tutorials" / target).exists(), target
     for key in re.findall(r"`dataset\.(\w+)=", GUIDE):
         assert key in config.dataset, key

@@ -1,4 +1,4 @@
-"""The arrows of docs/architecture.md: which package may import, or name in a config, which."""
+"""The arrows of architecture.md: which package may import, or name in a config, which."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ KNOW_HYDRA = ("config", "sweeps", "run")
 
 def read_arrows():
     """What each package may import, from the block of the document that has the arrows."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     block = re.search(r"## Arrows\n.*?```\n(.*?)```", text, re.DOTALL)[1]
     arrows = {}
     for line in block.strip().splitlines():

@@ -3,7 +3,8 @@
     python run.py dataset=yolo dataset.root=FOLDER
 
 Polygons become things; what none covers becomes the class background. The folder is only read:
-panoptic labels are made once, below $PANOPTIC_DL_CACHE. docs/custom_dataset.md has all keys.
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
+docs/tutorials/custom_dataset.md.
 """
 
 from ._imported import OPTIONS, SPLITTING, use_import

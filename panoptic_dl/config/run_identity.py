@@ -22,8 +22,8 @@ from panoptic_dl.core.settings import experiment_name
 MAX_ROWS = 20  # of a table of differences
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 
-# Where, how and under which names a run works. Metrics do not depend on it (docs/long_runs.md says
-# why workers, processes and interruptions do not), so it is no part of the hash.
+# Where, how and under which names a run works. Metrics do not depend on it, so it is no part of
+# the hash (docs/how-to/long_runs.md: why workers, processes and interruptions are none).
 NO_PART = (
     *("run_dir", "sweep_dir", "resume", "resume_changed", "launch", "logger", "sweep", "name"),
     *("published", "published_note", "published_row", "choice", "mode", "benchmark", "browse"),

@@ -29,7 +29,7 @@ PACKAGES = (
 
 TORCH_CURE = (
     "Update the driver that `nvidia-smi` names (CUDA 13 needs 580), or take torch 2.14 for CUDA "
-    "12.6, for drivers from 525 and cards from compute capability 5.0 on: docs/install.md"
+    "12.6, for drivers from 525 and cards from compute capability 5.0 on: docs/start/install.md"
 )
 
 

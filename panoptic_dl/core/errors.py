@@ -38,7 +38,7 @@ DEVICE_ERRORS = {
     "at once, train.images_per_gpu=1, compute activations again, train.activation_checkpointing="
     "true, or train.precision=bf16",
     r"no kernel image|[Dd]river (version|on your)|NVIDIA driver|unsupported display driver": "this "
-    "torch does not fit the GPU or its driver: docs/install.md names the one to take",
+    "torch does not fit the GPU or its driver: docs/start/install.md names the one to take",
     "NCCL|Dist(Backend|Network|Store)Error": "the processes of the run cannot reach each other: "
     "NCCL_DEBUG=INFO before the command says more. Often NCCL_SOCKET_IFNAME must name the network "
     "between machines, or /dev/shm is small (docker run --shm-size=8g)",

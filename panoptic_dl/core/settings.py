@@ -2,8 +2,9 @@
 
 Each class is a group of the config and each field a key: `TrainSettings.batch_size` is
 `train.batch_size`. The group's option `default` (`local` of `launch`), the kinds that values on
-the command line and in experiment files must have, the listing of `python run.py --help` and
-docs/settings.md are all made from these fields; ranges are checked when the object is made.
+the command line and in experiment files must have, the listing of `python run.py --help`, and
+docs/reference/settings.md are all made from these fields; ranges are checked when the object is
+made.
 """
 
 import json
@@ -137,7 +138,7 @@ class CheckpointSettings(Settings, group="checkpoint"):
 
 @dataclass(frozen=True)
 class LaunchSettings(Settings, group="launch"):
-    """`launch.*`; torchrun and several machines: docs/long_runs.md."""
+    """`launch.*`; torchrun and several machines: docs/how-to/long_runs.md."""
 
     num_gpus: int | None = key(
         None,

@@ -1,6 +1,6 @@
 """Detectron2's catalogs and the folders of datasets.
 
-How to add one: docs/architecture.md.
+How to add one: docs/explanation/architecture.md.
 """
 
 import logging

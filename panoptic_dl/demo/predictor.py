@@ -110,7 +110,7 @@ class Predictor(BasePredictor):
             weights: a file or run folder that covers all of the model; None: it has its own.
             device: "cuda", "cuda:1", "cpu"; None: a GPU if there is one.
             precision: of the network, "fp32", "tf32", "bf16" or "fp16"; "auto": a copy of it that
-                computes nearly the same in less time, see docs/speed.md.
+                computes nearly the same in less time, see docs/explanation/speed.md.
             maps: "image": pixels are grouped at the size of the image, as mode=eval does it.
                 "network": at the size that the network sees, for which the model's numbers are
                 made, and labels are brought to the image's size. That is for images much larger or

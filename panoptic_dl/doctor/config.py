@@ -94,7 +94,7 @@ def _check_recipe(context: CheckContext) -> CheckResult:
     return from_problems(
         "batch, learning rate, length and arithmetic are the recipe's",
         "numbers are not the recipe's: metrics will differ",
-        "nothing, if meant; else leave out what changes them (docs/training_options.md)",
+        "nothing, if meant; else leave out what changes them (docs/how-to/training_options.md)",
         [],
         [f"{d.setting}: {d.run} for {d.recipe} ({d.effect})" for d in differences if d.effect],
     )

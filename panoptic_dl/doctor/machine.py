@@ -26,7 +26,7 @@ PREFETCHED = 2  # batches that each loader process keeps ready: PyTorch's defaul
 # heatmap 4 and 4, offsets 8 and 4.
 SAMPLE_BYTES = {"panoptic": 35, "semantic": 11}
 TEST_IMAGE_BYTES = 3 * 1024 * 2048  # of an image to evaluate, as large as those of Cityscapes
-MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of the estimate: docs/doctor.md
+MARGIN = 1.1  # measured steps of six experiments took 0.91 to 1.03 of it: docs/how-to/doctor.md
 UNCOUNTED_HINT = "watch the peak of two steps (row: steps) against the memory that is there"
 
 
@@ -54,14 +54,14 @@ def check_packages(context: CheckContext) -> CheckResult:
 def check_device(context: CheckContext) -> CheckResult:
     """As many devices as asked for, which have the precision of training."""
     if context.launch_refused is not None:
-        return fail(context.launch_refused, "see launch.num_gpus in docs/long_runs.md")
+        return fail(context.launch_refused, "see launch.num_gpus in docs/how-to/long_runs.md")
     device = torch.device(context.device)
     check_precision("train.precision", context.train["precision"], device)
     found = describe_device(context.device)
     if context.num_processes > 1:
         found = f"{context.num_processes} processes, each on: {found}"
     if unused := gpus_unused(context.device, context.num_processes):
-        return warn(f"{found}; {unused}", "see docs/install.md and docs/long_runs.md")
+        return warn(f"{found}; {unused}", "see docs/start/install.md and docs/how-to/long_runs.md")
     if device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available():
         found += "; no GPU"
     if device.type == "cpu" and torch.cuda.device_count() > 0:

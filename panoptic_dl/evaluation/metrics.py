@@ -4,7 +4,7 @@ An evaluator returns results by task, such as `{"panoptic_seg": {"PQ": 62.9, "PQ
 of them go to results.json, and those of single classes, `PQ-road`, to the tables by class.
 `METRICS` names the few that printed tables, metrics.json, the loggers and the reports show.
 
-How to add one: docs/architecture.md.
+How to add one: docs/explanation/architecture.md.
 """
 
 import math

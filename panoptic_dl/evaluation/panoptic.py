@@ -322,7 +322,9 @@ class StreamingPanopticEvaluator(StreamingEvaluator[PanopticPrediction, SegmentM
         self._things = frozenset(things.values())
         self.names = list(metadata.stuff_classes)
         categories = {*stuff.values(), *things.values()}
-        assert categories == {*range(len(self.names))}, "how to add a dataset: docs/architecture.md"
+        assert categories == {*range(len(self.names))}, (
+            "how to add a dataset: docs/explanation/architecture.md"
+        )
         self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
         self._coverage = Coverage(self._records, metadata.get("panoptic_json", dataset))
         self.reset()

@@ -1,4 +1,4 @@
 """Loggers: CSV, TensorBoard and Weights & Biases behind one interface.
 
-How to add one: docs/architecture.md.
+How to add one: docs/explanation/architecture.md.
 """

@@ -224,7 +224,7 @@ def _conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     top = rows[-1]["metrics"]["PQ"]
     if top < 100 - SMALL:
-        text += f" With all three true PQ is {top:.1f}; docs/analysis.md says what takes the rest."
+        text += f" With all three true PQ is {top:.1f}; docs/how-to/analysis.md says what is left."
     return text
 
 

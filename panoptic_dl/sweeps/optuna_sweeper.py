@@ -32,7 +32,7 @@ class Search(Sweeper):
     """Search with Optuna, in `hydra.sweep.dir`; the same command goes on where it was stopped.
 
     Trials that were killed are run again with their values, in their folders. Trials that fail
-    are reported to Optuna as failed. See docs/search.md.
+    are reported to Optuna as failed. See docs/how-to/search.md.
 
     Args:
         n_trials: in all, those of earlier starts included.

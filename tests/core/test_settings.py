@@ -32,7 +32,7 @@ def test_the_config_has_the_defaults(group):
 
 
 def test_the_docs_and_the_help_list_every_key():
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), (
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_page(), (
         "make docs writes it anew"
     )
     for group in GROUPS:

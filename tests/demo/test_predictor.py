@@ -20,7 +20,7 @@ from panoptic_dl.modes.evaluate import predict
 from panoptic_dl.weights.load import load_model
 from tests.demo.samples import ROW, scene
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "demo.md").read_text()
 
 
 class Remembers(DatasetEvaluator):
@@ -222,7 +222,7 @@ def test_the_lines_of_python_run(panoptic_run, tmp_path, monkeypatch, capsys):
     Image.fromarray(scene(64, 128)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(code, "docs/demo.md", "exec"), names)
+    exec(compile(code, "docs/how-to/demo.md", "exec"), names)
     assert "(64, 128)" in capsys.readouterr().out
     assert names["picture"].dtype == np.uint8
     one, two = names["results"]

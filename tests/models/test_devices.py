@@ -14,7 +14,7 @@ SMALLEST = "cityscapes_panoptic_xception65_conv"
 ROWS = [
     pytest.param(row, marks=() if row == SMALLEST else pytest.mark.slow) for row in golden_rows.ROWS
 ]
-# As docs/speed.md says: two for the panoptic map, three for the instances.
+# As docs/explanation/speed.md says: two for the panoptic map, three for the instances.
 WAITS = {"panoptic": {"tolist": 3, "nonzero": 1, "unique": 1}, "semantic": {}}
 
 

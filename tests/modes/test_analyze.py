@@ -117,7 +117,7 @@ def test_all_truth_is_perfect(tmp_path, overrides, middling):
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "coco").is_dir(), reason=f"no real data in {REAL}")
 def test_all_truth_of_real_coco_is_perfect_but_for_small_stuff(tmp_path, overrides):
-    """What docs/analysis.md says of the 100 images of val2017; the model is untrained."""
+    """What docs/how-to/analysis.md says of the 100 images of val2017; the model is untrained."""
     real = [*overrides, f"dataset.root={REAL}", "mode.unlabelled=void"]
     assert row(run(tmp_path / "whole", real), *BRANCHES)["PQ"] == 100.0
     published = run(tmp_path / "published", real, "dataset.stuff_area=4096")
@@ -218,7 +218,7 @@ def hand_made(segments, size=(40, 60)):
 
 
 def test_what_is_left_with_all_truth_has_these_causes():
-    """docs/analysis.md names them."""
+    """docs/how-to/analysis.md names them."""
     near = [(1, 90, 0, 0, 40, 60), (2, 0, 10, 10, 20, 13), (3, 0, 10, 13, 20, 16)]
     assert hand_made(near)(nms_kernel=41) == 3, "true peaks are equal: no window suppresses one"
     nested = [(1, 90, 0, 0, 40, 60), (2, 0, 10, 10, 30, 30), (3, 1, 16, 16, 24, 24)]

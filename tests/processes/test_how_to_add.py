@@ -1,4 +1,4 @@
-"""The recipes of docs/architecture.md, "How to add", followed in a copy of the project.
+"""The recipes of docs/explanation/architecture.md, "How to add", followed in a copy of the project.
 
 Each is used on the command line, and seen in the report where it belongs there.
 """

@@ -1,4 +1,4 @@
-"""docs/results.md is made from docs/results.json, and has the same tables as the runs."""
+"""reference/results.md is made from reference/results.json, and has the same tables as the runs."""
 
 import json
 import math
@@ -19,9 +19,9 @@ CONV = "cityscapes_panoptic_xception65_conv"
 
 
 def test_the_page_of_this_repository_is_what_its_data_give():
-    file = ROOT / "docs" / "results.json"
+    file = ROOT / "docs" / "reference" / "results.json"
     text = script.results_page(script.read_records(file), script.read_benchmarks(file))
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == text
+    assert (ROOT / "docs" / "reference" / "results.md").read_text(encoding="utf-8") == text
 
 
 def test_a_record_gives_the_tables_of_its_run(tmp_path):

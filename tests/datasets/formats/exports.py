@@ -2,7 +2,7 @@
 
     python -m tests.datasets.formats.exports FOLDER
 
-writes the one of docs/custom_dataset.md: 60 images of 480 x 640 pixels, a task of CVAT.
+writes the one of docs/tutorials/custom_dataset.md: 60 images of 480 x 640 pixels, a task of CVAT.
 """
 
 import base64
