@@ -6,11 +6,13 @@ import logging
 import multiprocessing
 import os
 import resource
+import shlex
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -31,9 +33,11 @@ from panoptic_dl.core.errors import (
     steady_output,
     steady_text,
 )
-from panoptic_dl.core.files import visible
+from panoptic_dl.core.files import PROGRAM, visible
+from panoptic_dl.core.parallel import OUTPUT
 from panoptic_dl.core.run_folder import (
     ERROR,
+    FINAL,
     LOG,
     NEWEST,
     STOPPED,
@@ -42,15 +46,18 @@ from panoptic_dl.core.run_folder import (
     Requeued,
     RunState,
     as_json,
+    best_so_far,
     error_line,
     first_error_line,
     how_to_continue,
+    iteration_of,
 )
 from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.machines import LostMachine
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
+WORDS = Path(__file__).with_name("last_words.txt")
 OPEN_FILES = 65536  # of a process, where the system allows it
 
 
@@ -170,7 +177,7 @@ def call_mode(
 ) -> dict[str, Any]:
     """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
     global _on_acceptance
-    run_dir, requeue = config.run_dir, config.launch.requeue
+    run_dir, requeue, began = config.run_dir, config.launch.requeue, time.monotonic()
     state = state or RunState(run_dir, writes=False)
     with interruptible(), session(run_dir, state, ends=False), requeue_when_stopped(requeue):
         unused = [gpus_unused(device, comm.get_world_size())] * (
@@ -185,9 +192,32 @@ def call_mode(
             accept()
         finally:
             _on_acceptance = None
-        if comm.is_main_process() and results:
-            state.note(metrics=as_json(results.get("metrics")))
+        if comm.is_main_process():
+            if results:
+                state.note(metrics=as_json(results.get("metrics")))
+            _say_last_words(config, results, time.monotonic() - began)
     return results
+
+
+def _say_last_words(config: Any, results: Mapping[str, Any], seconds: float) -> None:
+    """Log what a run has made, and a useful next command, of modes that the template knows."""
+    from jinja2 import Template
+
+    folder = Path(config.run_dir)
+    text = Template(WORDS.read_text()).render(
+        config=config,
+        mode=config.mode.get("_target_", "").rpartition(".")[2],
+        results=results,
+        time=timedelta(seconds=round(seconds)),
+        iterations=f"{iteration_of(folder / FINAL) + 1:.0f}",
+        best=best_so_far(folder, config.checkpoint.best),
+        there=lambda *names: [name for name in names if (folder / name).exists()],
+        folder=shlex.quote(os.path.relpath(folder)),
+        program=PROGRAM,
+        script="python scripts/{}.py" if PROGRAM.endswith(".py") else f"{PROGRAM} {{}}",
+    )
+    if text:
+        logging.getLogger("panoptic_dl").info("%s", text)
 
 
 def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:
@@ -221,6 +251,8 @@ def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) 
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_made_visible)
             handler.addFilter(_is_for_console)
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(OUTPUT)
         logging.getLogger(name).addHandler(log)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
@@ -284,7 +316,8 @@ def _is_for_console(record: logging.LogRecord) -> bool:
     """Whether the console shows a record; log.txt has all of them."""
     least = logging.INFO if record.name.startswith("panoptic_dl") else logging.WARNING
     # Detectron2 logs the traceback of an error, too, of which `session` prints one line.
-    return record.levelno >= least and not record.exc_info
+    is_shown_elsewhere = record.exc_info or getattr(record, "is_drawn", False)
+    return record.levelno >= least and not is_shown_elsewhere
 
 
 def _git_state() -> str:
