@@ -54,15 +54,11 @@ def shows_bars() -> bool:
 
 
 @cache
-def _screen() -> Any:
-    """Where all bars are drawn, the newest below the others, and lines of output above them."""
+def _terminal() -> Any:
+    """Where all bars are drawn, the newest below the others; output appears above them."""
     from rich.console import Console  # only where there is a bar
 
-    class Screen(Console):
-        def show_cursor(self, show: bool = True) -> bool:
-            return False  # a process that is killed would leave a terminal without one
-
-    return Screen(stderr=True, soft_wrap=True, force_jupyter=False)
+    return Console(stderr=True, soft_wrap=True, force_jupyter=False)
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
@@ -108,44 +104,32 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def _draw(self) -> None:
         from rich.live import Live
+        from rich.text import Text
 
         if self._bar is None:
             # A refresh of its own takes a thread, and a loop may fork its workers after this.
-            self._bar = Live(
-                get_renderable=self._picture, console=_screen(), auto_refresh=False, transient=True
-            )
+            self._bar = Live(console=_terminal(), auto_refresh=False, transient=True)
             self._bar.start()
-        self._bar.refresh()
-
-    def _picture(self) -> Any:
-        from rich.text import Text
-
+            self._bar.console.show_cursor()  # a process that is killed cannot bring it back
         full = round(BAR * self.done / self.total) if self.total else 0
         bar = (("━" * full, "green"), ("━" * (BAR - full), "dim")) if self.total else ()
-        note = f"\n{self.note}" if self.note else ""
-        parts = (f"{self.title} ", *bar, f" {self.state()}{note}")
-        return Text.assemble(*parts, overflow="fold", no_wrap=False)
+        parts = (f"{self.title} ", *bar, f" {self.state()}", f"\n{self.note}" * bool(self.note))
+        self._bar.update(Text.assemble(*parts, overflow="fold", no_wrap=False), refresh=True)
 
     def state(self) -> str:
         """How much is done, the time it took, the time left, and the rate."""
-        seconds, is_size = self._seconds(), self.unit == "B"
-        of = size_text if is_size else "{:.0f}".format
-        rate = (self.done - self._before) / seconds
+        seconds, is_size = max(time.perf_counter() - self._start, 1e-9), self.unit == "B"
+        rate, took = (self.done - self._before) / seconds, timedelta(seconds=round(seconds))
         speed = f"{size_text(rate)}/s" if is_size else f"{rate:.2f} {self.unit}/s"
+        done, total = (size_text(n) if is_size else n for n in (self.done, self.total or 0))
         if not self.total:
-            return (
-                f"{of(self.done)}{'' if is_size else f' {self.unit}'} [{_clock(seconds)}, {speed}]"
-            )
-        counts = f"{self.done / self.total:.0%} {of(self.done)}/{of(self.total)}"
-        return f"{counts} [{_clock(seconds)}<{self.left()}, {speed}]"
+            return f"{done} {self.unit} [{took}, {speed}]"
+        return f"{self.done / self.total:.0%} {done}/{total} [{took}<{self.left()}, {speed}]"
 
     def left(self) -> timedelta:
         """The time left at the rate so far."""
-        done = max(self.done - self._before, 1)
-        return _clock(((self.total or self.done) - self.done) * self._seconds() / done)
-
-    def _seconds(self) -> float:
-        return max(time.perf_counter() - self._start, 1e-9)
+        pace = (time.perf_counter() - self._start) / max(self.done - self._before, 1)
+        return timedelta(seconds=round(pace * ((self.total or self.done) - self.done)))
 
     def close(self) -> None:
         """Take the bar away."""
@@ -155,10 +139,6 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _clock(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
 
 
 def size_text(number: float) -> str:

@@ -507,28 +507,12 @@ def find_weights(path: str | Path) -> Path:
         near = near_names(path.parent, path.name)
         raise WeightsError(f"weights={path}: there is no such file or folder{near}")
     chosen = find_checkpoint(path)
-    done = f", iteration {step:.0f}" if (step := iteration_of(chosen)) >= 0 else ""
+    done = f", iteration {step:.0f}" if (step := _iteration(chosen)) >= 0 else ""
     logger.info("weights=%s is a folder: taking %s%s", path, printable(chosen.name), done)
     return chosen
 
 
-def best_so_far(folder: Path, name: str | None) -> str:
-    """The metric of `model_best`, such as "best PQ 61.02 (iteration 250)"; "" where there is none.
-
-    `name` is that of `checkpoint.best`; None: the first.
-    """
-    try:
-        entry = Fields(read_json_object(folder / MANIFEST), MANIFEST).object("files").object(BEST)
-        figures = entry.object("figures").numbers()
-    except (OSError, ValueError):
-        return ""
-    name = name or next(iter(figures), "")
-    if name not in figures:
-        return ""
-    return f"best {name} {figures[name]:.4g} (iteration {entry.number('iteration') + 1:.0f})"
-
-
-def iteration_of(checkpoint: Path) -> float:
+def _iteration(checkpoint: Path) -> float:
     """Of a file in a run's folder; NaN where the manifest does not know it."""
     try:
         manifest = Fields(read_json_object(checkpoint.with_name(MANIFEST)), MANIFEST)
@@ -556,7 +540,7 @@ def find_checkpoint(folder: Path, name: str | None = None) -> Path:
     newest = tag.read_text(errors="replace").strip() if tag.is_file() else ""
     # The tag is a name in the folder; anything else, such as ../x, is damage.
     is_there = newest and Path(newest).name == newest and (folder / newest).is_file()
-    if final.is_file() and not (is_there and iteration_of(folder / newest) > iteration_of(final)):
+    if final.is_file() and not (is_there and _iteration(folder / newest) > _iteration(final)):
         return final
     if is_there:
         return folder / newest

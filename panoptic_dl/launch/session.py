@@ -37,7 +37,6 @@ from panoptic_dl.core.files import PROGRAM, visible
 from panoptic_dl.core.parallel import OUTPUT
 from panoptic_dl.core.run_folder import (
     ERROR,
-    FINAL,
     LOG,
     NEWEST,
     STOPPED,
@@ -46,11 +45,9 @@ from panoptic_dl.core.run_folder import (
     Requeued,
     RunState,
     as_json,
-    best_so_far,
     error_line,
     first_error_line,
     how_to_continue,
-    iteration_of,
 )
 from panoptic_dl.launch.gpus import take_gpus
 from panoptic_dl.launch.launcher import launch
@@ -195,29 +192,24 @@ def call_mode(
         if comm.is_main_process():
             if results:
                 state.note(metrics=as_json(results.get("metrics")))
-            _say_last_words(config, results, time.monotonic() - began)
+            if text := _last_words(config, results, time.monotonic() - began):
+                logging.getLogger("panoptic_dl").info("%s", text)
     return results
 
 
-def _say_last_words(config: Any, results: Mapping[str, Any], seconds: float) -> None:
-    """Log what a run has made, and a useful next command, of modes that the template knows."""
+def _last_words(config: Any, results: Mapping[str, Any], seconds: float) -> str:
+    """What a run has made, and a useful next command; "" of modes that say it themselves."""
     from jinja2 import Template
 
     folder = Path(config.run_dir)
-    text = Template(WORDS.read_text()).render(
+    return Template(WORDS.read_text()).render(
         config=config,
-        mode=config.mode.get("_target_", "").rpartition(".")[2],
         results=results,
         time=timedelta(seconds=round(seconds)),
-        iterations=f"{iteration_of(folder / FINAL) + 1:.0f}",
-        best=best_so_far(folder, config.checkpoint.best),
-        there=lambda *names: [name for name in names if (folder / name).exists()],
         folder=shlex.quote(os.path.relpath(folder)),
+        there=lambda *names: [name for name in names if (folder / name).exists()],
         program=PROGRAM,
-        script="python scripts/{}.py" if PROGRAM.endswith(".py") else f"{PROGRAM} {{}}",
     )
-    if text:
-        logging.getLogger("panoptic_dl").info("%s", text)
 
 
 def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from panoptic_dl.core.environment import host_memory, peak_host_memory
 from panoptic_dl.core.files import parse_json, write_text
 from panoptic_dl.core.parallel import Progress, shows_bars
-from panoptic_dl.core.run_folder import METRICS, best_so_far, how_to_continue
+from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.evaluation.metrics import is_better
 from panoptic_dl.launch.signals import Interrupted, StopRequest
@@ -160,7 +160,7 @@ class MetricsWriter(HookBase):
         done = self.trainer.iter + 1
         self._bar.add(1)
         if done % self._settings.log_period == 0 or done == self.trainer.max_iter:
-            self._write_step(say=True)
+            self._write_step()
 
     def after_train(self) -> None:
         """Write the last step's metrics, when training ended between two lines."""
@@ -184,13 +184,12 @@ class MetricsWriter(HookBase):
         self._write(iteration, metrics)
         self._loggers.evaluation(iteration, metrics, details)
 
-    def _write_step(self, *, say: bool = False) -> None:
+    def _write_step(self) -> None:
         latest = self.trainer.storage.latest()
         _, iteration = latest["total_loss"]
         metrics = {name: value for name, (value, at) in latest.items() if at == iteration}
         metrics |= self._speed_and_memory(iteration)
-        if say:
-            self._say(iteration + 1, metrics)
+        self._say(iteration + 1, metrics)
         self._write(iteration, metrics)
         self._loggers.step(iteration, metrics)
         self._written = iteration
@@ -201,7 +200,8 @@ class MetricsWriter(HookBase):
         losses = [name for name in histories if name.startswith("loss_") or name == "total_loss"]
         parts = [f"{n.removeprefix('loss_')} {histories[n].median(period):.4g}" for n in losses]
         parts.append(f"lr {metrics.get('lr', math.nan):.3g}")
-        parts.append(f"{metrics.get('images_per_s', math.nan):.3g} images/s")
+        if "images_per_s" in metrics:
+            parts.append(f"{metrics['images_per_s']:.3g} images/s")
         parts.append(f"data {histories['data_time'].median(period):.3f} s")
         parts.append(f"memory {metrics.get('device_memory_MiB', peak_host_memory()):.0f} MiB")
         self._bar.note = "  ".join([*parts, *filter(None, [self.best])])
@@ -298,7 +298,7 @@ class EvalHook(HookBase):
             return
         metrics = comm.all_gather(self.checkpoints.metrics())[0]
         if self.writer is not None:
-            self.writer.best = self._best()
+            self.writer.best = self.checkpoints.best()
         if not done or not self._is_due(done):
             return
         if metrics is None:
@@ -358,11 +358,9 @@ class EvalHook(HookBase):
         split = {key: self.results[key] for key in SPLIT if key in self.results}
         self.checkpoints.note_metrics(metrics, split)
         if self.writer is not None:
-            self.writer.best = self._best()
+            self.writer.best = self.checkpoints.best()
+            self.results |= {"best": self.writer.best, "iterations": done}
         self._step_schedule(metrics)
-
-    def _best(self) -> str:
-        return best_so_far(self.checkpoints.folder, self.checkpoints.settings.best)
 
     def _step_schedule(self, metrics: Mapping[str, float]) -> None:
         """Called by every process; those of the main one count."""
