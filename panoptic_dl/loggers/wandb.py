@@ -205,7 +205,10 @@ class WandbLogger(Logger):
                     f"W&B: {reason}. The run is kept offline; send it later with `wandb login` and "
                     f"`{self._sync}`"
                 )
-        about = {"run": facts.about, "network": facts.parameters.get("network.parameters")}
+        about = {
+            "run": facts.about,
+            "network": {"parameters": facts.parameters.get("network.parameters")},
+        }
         self._run.config.update({**facts.config, **about}, allow_val_change=True)
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")

@@ -68,7 +68,7 @@ def test_everything_is_there(tmp_path, store):
     assert (parameters["optimizer.lr"], parameters["seed"]) == ("0.05", "7")
     assert (parameters["x_y"], parameters["network.parameters"]) == ("1", "65")
     assert steps(store, run, "loss/total") == [0, 1, 2, 3]
-    assert steps(store, run, "time/data") == [1, 2, 3]
+    assert steps(store, run, "time/data") == [0, 1, 2, 3]
     assert steps(store, run, "val/PQ") == [1, 3]
     assert run.data.metrics["val/PQ"] == 60.0
     assert np.isnan(run.data.metrics["val/AP"])
@@ -87,9 +87,9 @@ def test_everything_is_there(tmp_path, store):
 def test_killed_and_resumed_has_each_point_once(tmp_path, store):
     options = {"iterations": 9, "eval_period": 5, "evaluation": Detailed(40.0)}
     with pytest.raises(Killed):
-        run_training(tmp_path, model=Dying(8), loggers=store(), **options)
+        run_training(tmp_path, model=Dying(7), loggers=store(), **options)
     (run,) = store.runs()
-    assert max(steps(store, run, "loss/total")) == 6  # iterations 6 and on are trained again
+    assert max(steps(store, run, "loss/total")) == 6  # trained again
     run_training(tmp_path, resume=True, loggers=store(), **options)
     (again,) = store.runs()
     assert again.info.run_id == run.info.run_id

@@ -40,8 +40,8 @@ def test_each_number_is_there_once(tmp_path):
     assert sorted(e.step for e in events.Scalars("loss/total")) == list(range(6))
     assert sorted(e.step for e in events.Scalars("val/PQ")) == [1, 3, 5]
     assert set(events.Tags()["scalars"]) == {
-        *("loss/total", "loss/fit", "loss/extra", "lr", "val/PQ", "memory/host_MiB"),
-        *("time/iteration", "time/data", "time/images_per_s"),
+        *("loss/total", "loss/fit", "loss/extra", "lr", "val/PQ", "train/grad_norm"),
+        *("time/iteration", "time/data", "time/images_per_s", "memory/host_MiB"),
     }
 
 
