@@ -19,12 +19,12 @@ SMOOTHED = "loss/"  # curves that are noisy
 
 
 def panel_table() -> str:
-    """The panels as a Markdown table, for docs/how-to/logging.md."""
+    """The panels as a Markdown table; `make docs` writes it into docs/how-to/logging.md."""
     lines = ["| section | panel | tags | question that it answers |", "| --- | --- | --- | --- |"]
     for panel in panels():
         tags = ", ".join(f"`{tag}`" for tag in panel.tags)
         lines.append(f"| {panel.section} | {panel.title} | {tags} | {panel.question} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _panel(panel: Panel) -> Any:
@@ -69,12 +69,12 @@ def make_report(project: str, entity: str, sweep: str, *, asks: bool = True) -> 
     Unless `asks`, W&B is not asked for the project's number, which the runs are found by.
     """
     import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
+    from wandb_workspaces.expr import And, Metric
 
     runs = wr.Runset(
         **({"project": project, "entity": entity} if asks else {}),
         name=sweep,
-        filters=[expr.Metric("group") == sweep],
+        filters=And(Metric("group") == sweep),
         pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
     )
     bars = [

@@ -32,13 +32,13 @@ from panoptic_dl.loggers.base import (
     tagged_pictures,
 )
 
-for _name, _value in {
+for _variable, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; by default 120, and 7 retries
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }.items():
-    os.environ.setdefault(_name, _value)
+    os.environ.setdefault(_variable, _value)
 try:
     import mlflow
     from mlflow.entities import Metric, Param
@@ -104,7 +104,7 @@ class MLflowLogger(Logger):
         entry = found[0] if found else client.create_run(experiment, None, tags, self._name)
         self._client, self._id, self._run = client, entry.info.run_id, run
         client.update_run(self._id, "RUNNING")
-        given = {re.sub(r"[^\w\-. :/]", "_", key): v for key, v in facts.parameters.items()}
+        given = {_name(key): value for key, value in facts.parameters.items()}
         new = given.keys() - entry.data.params  # which MLflow never changes
         parameters = [Param(key, str(given[key])[:LONGEST]) for key in sorted(new)]
         for at in range(0, len(parameters), BATCH_PARAMETERS):
@@ -171,4 +171,9 @@ class MLflowLogger(Logger):
 
 def _points(iteration: int, values: Metrics) -> list[Any]:
     now = int(1000 * time.time())
-    return [Metric(name, float(value), now, iteration) for name, value in values.items()]
+    return [Metric(_name(key), float(value), now, iteration) for key, value in values.items()]
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", text)

@@ -125,9 +125,9 @@ def test_a_benchmark_and_files_of_results(tmp_path, store):
     Image.new("RGB", (8, 8)).save(picture)
     with Loggers(store()) as loggers:
         loggers.start(Run(tmp_path, "benchmark"))
-        loggers.measured({"total ms": 3.0}, [picture])
+        loggers.measured({"total ms": 3.0, "time (CPU)": 4.0}, [picture])
     (run,) = store.runs()
-    assert run.data.metrics == {"benchmark/total ms": 3.0}
+    assert run.data.metrics == {"benchmark/total ms": 3.0, "benchmark/time _CPU_": 4.0}
     assert set(artifacts(store, run)) == {"benchmark.json", "benchmark/pictures/benchmark.jpg"}
 
 
