@@ -47,7 +47,7 @@ function ticks({ low, high }, most) {
   const size = 10 ** Math.floor(Math.log10((high - low) / most));
   const step = size * [1, 2, 5, 10].find((each) => size * each * most >= high - low);
   const found = [];
-  for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
   return found;
 }
 
