@@ -45,7 +45,7 @@ function axis(values, room, start, end) {
 
 function ticks({ low, high }, most) {
   const size = 10 ** Math.floor(Math.log10((high - low) / most));
-  const step = size * [1, 2, 5, 10].find((each) => size * each * most >= high - low);
+  const step = size * [1, 2, 2.5, 5, 10].find((each) => size * each * most >= high - low);
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
   return found;
