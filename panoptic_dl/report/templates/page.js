@@ -65,13 +65,13 @@ function draw(figure) {
     return node;
   };
   const path = (line) => line.map(([a, b]) => `${x.place(a).toFixed(1)},${y.place(b).toFixed(1)}`).join(" ");
-  for (const tick of ticks(y, 4)) {
+  for (const tick of ticks(y, 5)) {
     const at = y.place(tick);
     add("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: at, y2: at });
     add("text", { x: LEFT - 6, y: at + 3.5, "text-anchor": "end" }, text(tick, 6));
   }
   add("line", { class: "axis", x1: LEFT, x2: RIGHT, y1: bottom, y2: bottom });
-  for (const tick of ticks(x, 5)) {
+  for (const tick of ticks(x, 6)) {
     const at = x.place(tick);
     add("text", { x: at, y: bottom + 16, "text-anchor": at > RIGHT - 12 ? "end" : "middle" }, text(tick, 6));
   }
