@@ -15,8 +15,8 @@ from PIL import Image
 from panoptic_dl import Predictor
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.runtime.result import _in_cells
-from panoptic_dl.visualize.style import PAPER
 from panoptic_dl.visualize.segmentation import SegmentTable
+from panoptic_dl.visualize.style import PAPER
 from tests.demo.samples import scene
 
 SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
