@@ -4,7 +4,7 @@
 
 FOLDER holds a labelmap.txt. The label background is stuff, all others are things. The folder is
 only read: panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
-docs/tutorials/custom_dataset.md.
+docs/how-to/formats.md.
 """
 
 from ._imported import SPLITTING, use_import

@@ -3,7 +3,7 @@
     python run.py task=semantic dataset=masks dataset.root=FOLDER
 
 A table says which color is which class. The folder is only read: labels are made once, below
-$PANOPTIC_DL_CACHE. docs/tutorials/custom_dataset.md has all keys.
+$PANOPTIC_DL_CACHE. docs/how-to/formats.md has all keys.
 """
 
 from ._imported import SPLITTING, use_import
