@@ -1,4 +1,4 @@
-"""Your own data in Cityscapes' folders: panoptic JSON files and PNGs with your categories.
+"""Your own data in Cityscapes' panoptic format: JSON files, PNGs, and your own categories.
 
     python run.py dataset=cityscapes_format dataset.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""Your own data in COCO's panoptic format: a JSON file and a folder of PNGs a split.
+"""Your own data in COCO's panoptic format: a JSON file and a folder of PNGs for each split.
 
     python run.py dataset=coco_format dataset.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""LabelMe: a folder of images, each with a JSON file of shapes.
+"""Your own data from LabelMe: a folder of images, each with a JSON file of shapes.
 
     python run.py dataset=labelme dataset.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""Ultralytics YOLO segmentation: the folder of a data.yaml with its images and labels.
+"""Your own data in the segmentation format of Ultralytics YOLO: the folder of a data.yaml.
 
     python run.py dataset=yolo dataset.root=FOLDER
 
