@@ -19,7 +19,6 @@ import yaml
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
-from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import GROUPS, OTHERS, as_yaml, describe_type, settings_table
 from panoptic_dl.evaluation.metrics import EVALUATORS, METRICS
 
@@ -315,16 +314,6 @@ def evaluators_table() -> str:
     return table("evaluator | dataset and task | official evaluator beside it", rows)
 
 
-def exit_codes_table() -> str:
-    """A row for each exit code, with the comment beside it."""
-    source = (ROOT / "panoptic_dl" / "core" / "run_folder.py").read_text()
-    rows = [("0", "", "finished")]
-    for code in ExitCode:
-        (meaning,) = re.findall(rf"    {code.name} = {code.value}  # (.*)", source)
-        rows.append((str(code.value), f"`{code.name}`", meaning))
-    return table("code | name | meaning", rows)
-
-
 def schema() -> str:
     """A JSON schema of files that set keys of the whole config, such as conf/experiment/*.yaml."""
     properties: dict[str, Any] = {
@@ -438,7 +427,6 @@ def _type(value: Any) -> str:
 MADE: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "evaluators": evaluators_table,
-    "exit codes": exit_codes_table,
 }
 
 

@@ -1,4 +1,4 @@
-"""Cityscapes: street scenes of 50 cities, 8 things and 11 stuff classes (Cordts et al., CVPR 2016).
+"""Cityscapes: street scenes of 50 cities, 19 classes, 8 of them things (Cordts et al., CVPR 2016).
 
 2,975 training and 500 validation images of 1024 x 2048 pixels with fine labels; 12 GB.
 Licence: free for non-commercial use after registration at cityscapes-dataset.com; not to pass on.

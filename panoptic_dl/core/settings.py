@@ -138,7 +138,7 @@ class CheckpointSettings(Settings, group="checkpoint"):
 
 @dataclass(frozen=True)
 class LaunchSettings(Settings, group="launch"):
-    """`launch.*`; torchrun and several machines: docs/how-to/long_runs.md."""
+    """`launch.*`; torchrun and several machines: docs/how-to/distributed.md."""
 
     num_gpus: int | None = key(
         None,
