@@ -36,7 +36,7 @@ from panoptic_dl.evaluation.error_map import (
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
 from panoptic_dl.evaluation.panoptic import match_segments
-from panoptic_dl.loggers.base import Confusions, Details
+from panoptic_dl.loggers.base import Details
 from panoptic_dl.report.results import class_metrics
 from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions
 from panoptic_dl.visualize.overlays import draw_errors, error_legend
@@ -137,8 +137,8 @@ class EvaluationPictures:
         return Details(
             results=results,
             samples=tuple(self._samples),
+            drawn=tuple(self._rows),
             class_names=self.names,
-            confusions=confused and Confusions(confused.names, confused.confusions),
             pictures=files,
         )
 
