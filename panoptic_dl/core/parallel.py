@@ -10,22 +10,27 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from datetime import timedelta
+from functools import cache, partial
 from multiprocessing import active_children, get_context
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
-
-from tqdm import tqdm
 
 from panoptic_dl.core.errors import STOPPING, DatasetError
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_A_BAR = 0.1  # until it is drawn anew
+BAR = 24  # columns
 SECONDS_TO_END = 2  # before SIGTERM kills a worker
 ORPHANS_LIVE = 30.0  # seconds in which processes may save and end after their parent was killed
 SECONDS_BETWEEN_LOOKS = 1.0  # of a worker at whether its parent lives
 
+# Standard output as it is when a line is written, for handlers of logs: bars stand below its lines.
+OUTPUT: Any = SimpleNamespace(
+    write=lambda text: sys.stdout.write(text), flush=lambda: sys.stdout.flush()
+)
 unheeded: list[int] = []  # signals that came when a run had nothing left to do but to end
 
 Say = Callable[[str], object]  # takes a line for people, such as `print`
@@ -39,14 +44,28 @@ def count_cores() -> int:
 
 
 def shows_bars() -> bool:
-    """Whether a bar can be drawn again in its place: on a terminal, and in a notebook."""
-    if type(sys.stderr).__module__.startswith("ipykernel"):
-        return True
-    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether bars can be drawn again in their place: where output and errors are one terminal.
+
+    A notebook, which keeps all that was ever drawn, gets lines, as files and pipes do.
+    """
+    streams = (sys.stdout, sys.stderr)
+    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
+    return is_terminal and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+
+
+@cache
+def _terminal() -> Any:
+    """Where all bars are drawn, the newest below the others; output appears above them."""
+    from rich.console import Console  # only where there is a bar
+
+    return Console(stderr=True, soft_wrap=True, force_jupyter=False)
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
-    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds."""
+    """How far a long loop is: a bar on a terminal, elsewhere a line every ten seconds.
+
+    When all is done, there is a last line everywhere.
+    """
 
     def __init__(
         self,
@@ -56,43 +75,70 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         unit: str = "images",
         say: Say | None = None,
         shown: bool = True,
+        done: int = 0,
     ) -> None:
         """Count to `total` `unit`s, None if unknown ("B": bytes); `title` is such as "evaluated".
 
         `say` gets the lines; None: the log. `shown` is false in all processes of a run but one.
+        `done` are from before.
         """
-        self.title, self.total, self.shown = title, total, shown
-        self.done = 0
+        self.title, self.total, self.unit, self.shown = title, total, unit, shown
+        self.done = self._before = done
+        self.note = ""  # lines below the bar
         self._say = say or partial(logger.info, "%s")
         self._start = self._last = time.perf_counter()
-        self._bar: tqdm | None = None
-        is_size = unit == "B"
-        self._form: Any = {"unit": unit if is_size else f" {unit}", "unit_scale": is_size}
+        self._bar: Any = None
 
     def add(self, number: int) -> None:
         """Count `number` more as done."""
         self.done += number
         if not self.shown:
             return
-        if self._bar is None and shows_bars():
-            # Only now: a bar has a thread, and a loop may fork its workers before this.
-            self._bar = tqdm(total=self.total, desc=self.title, dynamic_ncols=True, **self._form)
-        if self._bar is not None:
-            self._bar.update(number)
-            return
-        now = time.perf_counter()
-        if self.done == self.total or now - self._last >= SECONDS_BETWEEN_LINES:
+        now, is_end, has_bar = time.perf_counter(), self.done == self.total, shows_bars()
+        if is_end or now - self._last >= (SECONDS_OF_A_BAR if has_bar else SECONDS_BETWEEN_LINES):
             self._last = now
-            self._say(self.line(now - self._start))
+            if has_bar:
+                self._draw()
+            if is_end or not has_bar:
+                self._say(f"{self.title}: {self.state()}")
 
-    def line(self, seconds: float) -> str:
-        """The line to show after so many seconds: a bar's text without the bar."""
-        text = tqdm.format_meter(self.done, self.total or 0, seconds, 0, self.title, **self._form)
-        return " ".join(text.split())
+    def _draw(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        if self._bar is None:
+            # A refresh of its own takes a thread, and a loop may fork its workers after this.
+            self._bar = Live(console=_terminal(), auto_refresh=False, transient=True)
+            self._bar.start()
+            self._bar.console.show_cursor()  # a process that is killed cannot bring it back
+        full = round(BAR * self.done / self.total) if self.total else 0
+        bar = (("━" * full, "green"), ("━" * (BAR - full), "dim")) if self.total else ()
+        parts = (f"{self.title} ", *bar, f" {self.state()}", f"\n{self.note}" * bool(self.note))
+        self._bar.update(Text.assemble(*parts, overflow="fold", no_wrap=False), refresh=True)
+
+    def state(self) -> str:
+        """How much is done, the time it took, the time left, and the rate."""
+        seconds, is_size = max(time.perf_counter() - self._start, 1e-9), self.unit == "B"
+        rate, took = (self.done - self._before) / seconds, timedelta(seconds=round(seconds))
+        speed = f"{size_text(rate)}/s" if is_size else f"{rate:.2f} {self.unit}/s"
+        done, total = (size_text(n) if is_size else n for n in (self.done, self.total or 0))
+        if not self.total:
+            return f"{done} {self.unit} [{took}, {speed}]"
+        return f"{self.done / self.total:.0%} {done}/{total} [{took}<{self.left()}, {speed}]"
+
+    def left(self) -> timedelta:
+        """The time left at the rate so far."""
+        pace = (time.perf_counter() - self._start) / max(self.done - self._before, 1)
+        return timedelta(seconds=round(pace * ((self.total or self.done) - self.done)))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
 
 
 def size_text(number: float) -> str:

@@ -50,7 +50,7 @@ from panoptic_dl.datasets.categories import (
 from panoptic_dl.datasets.formats.official import official_layout
 from panoptic_dl.datasets.registry import NO_TRUTH, Record, register_once
 
-LAYOUT_HELP = "docs/tutorials/custom_dataset.md says what lies where"
+LAYOUT_HELP = "docs/how-to/formats.md says what lies where"
 WITHOUT_DATA = "for a trained model without its dataset: dataset.classes_file=RUN/classes.json"
 CITY_SUFFIX = "_leftImg8bit"
 

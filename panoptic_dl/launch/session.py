@@ -6,11 +6,13 @@ import logging
 import multiprocessing
 import os
 import resource
+import shlex
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -31,7 +33,8 @@ from panoptic_dl.core.errors import (
     steady_output,
     steady_text,
 )
-from panoptic_dl.core.files import visible
+from panoptic_dl.core.files import PROGRAM, visible
+from panoptic_dl.core.parallel import OUTPUT
 from panoptic_dl.core.run_folder import (
     ERROR,
     LOG,
@@ -51,6 +54,7 @@ from panoptic_dl.launch.launcher import launch
 from panoptic_dl.launch.machines import LostMachine
 from panoptic_dl.launch.signals import Interrupted, interruptible, requeue_when_stopped
 
+WORDS = Path(__file__).with_name("last_words.txt")
 OPEN_FILES = 65536  # of a process, where the system allows it
 
 
@@ -170,7 +174,7 @@ def call_mode(
 ) -> dict[str, Any]:
     """Call a mode's function in each process of a run, in a `session`, and note its metrics."""
     global _on_acceptance
-    run_dir, requeue = config.run_dir, config.launch.requeue
+    run_dir, requeue, began = config.run_dir, config.launch.requeue, time.monotonic()
     state = state or RunState(run_dir, writes=False)
     with interruptible(), session(run_dir, state, ends=False), requeue_when_stopped(requeue):
         unused = [gpus_unused(device, comm.get_world_size())] * (
@@ -185,9 +189,27 @@ def call_mode(
             accept()
         finally:
             _on_acceptance = None
-        if comm.is_main_process() and results:
-            state.note(metrics=as_json(results.get("metrics")))
+        if comm.is_main_process():
+            if results:
+                state.note(metrics=as_json(results.get("metrics")))
+            if text := _last_words(config, results, time.monotonic() - began):
+                logging.getLogger("panoptic_dl").info("%s", text)
     return results
+
+
+def _last_words(config: Any, results: Mapping[str, Any], seconds: float) -> str:
+    """What a run has made, and a useful next command; "" of modes that say it themselves."""
+    from jinja2 import Template
+
+    folder = Path(config.run_dir)
+    return Template(WORDS.read_text()).render(
+        config=config,
+        results=results,
+        time=timedelta(seconds=round(seconds)),
+        folder=shlex.quote(os.path.relpath(folder)),
+        there=lambda *names: [name for name in names if (folder / name).exists()],
+        program=PROGRAM,
+    )
 
 
 def start(work: Callable[..., Any], config: Any, *more: Any) -> Any:
@@ -221,6 +243,8 @@ def _begin(run_dir: str, seed: int | None, device: str, remarks: Sequence[str]) 
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_made_visible)
             handler.addFilter(_is_for_console)
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(OUTPUT)
         logging.getLogger(name).addHandler(log)
     # Detectron2 calls torch.meshgrid the old way; nothing a user could act on.
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
@@ -284,7 +308,8 @@ def _is_for_console(record: logging.LogRecord) -> bool:
     """Whether the console shows a record; log.txt has all of them."""
     least = logging.INFO if record.name.startswith("panoptic_dl") else logging.WARNING
     # Detectron2 logs the traceback of an error, too, of which `session` prints one line.
-    return record.levelno >= least and not record.exc_info
+    is_shown_elsewhere = record.exc_info or getattr(record, "is_drawn", False)
+    return record.levelno >= least and not is_shown_elsewhere
 
 
 def _git_state() -> str:

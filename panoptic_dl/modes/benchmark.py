@@ -130,7 +130,6 @@ def benchmark(
     write_text(folder / "benchmark.json", json.dumps(result, indent=2) + "\n")
     draw_stages([result], folder / "benchmark.png")
     logger.info("%s", benchmark_text(result))
-    logger.info("Saved %s and benchmark.png", folder / "benchmark.json")
     p50 = {f"{stage} ms": times["p50"] for stage, times in result["stages"].items()}
     metrics = {"total ms": p50.pop("total ms"), **p50}
     more = {"parameters": parameters, "GMACs": macs / 1e9}

@@ -446,8 +446,6 @@ class Evaluation:
             ) from error
         if not comm.is_main_process():
             return {}
-        if details.pictures:
-            logger.info("Pictures:\n%s", "\n".join(f"  {file}" for file in details.pictures))
         if settings.kinds:
             logger.info("Predictions for servers: %s", saved)
         if official:
@@ -488,7 +486,6 @@ def _save(summary: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
-    logger.info("Saved %s, .csv and .md", folder / RESULTS)
 
 
 def predict(model: Model, batches: Iterable[Batch], evaluators: Iterable[DatasetEvaluator]) -> None:

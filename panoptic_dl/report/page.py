@@ -1,9 +1,8 @@
 """The report of runs: report.md, .csv, .tex, and one HTML page of at most five megabytes.
 
 The page has the tables, learning curves, metrics by class, speed and memory, the same validation
-images for every run, and what differs between the configs of a table's runs. Of charts here are the
-numbers and pixels; templates/charts.html draws them as inline SVG, in the colors of
-templates/style.css. (Matplotlib's SVG has style attributes, which the page's policy forbids.)
+images for every run, and what differs between the configs of a table's runs. The page's script,
+templates/page.js, draws the charts from their numbers.
 """
 
 import base64
@@ -13,14 +12,14 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from PIL import Image
 
-from panoptic_dl.core.files import write_text
+from panoptic_dl.core.files import visible, write_text
 from panoptic_dl.core.run_folder import METRICS
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS
 from panoptic_dl.report.formats import (
@@ -33,21 +32,19 @@ from panoptic_dl.report.formats import (
 )
 from panoptic_dl.report.results import class_metrics
 from panoptic_dl.report.runs import Collected, Curves, Run, collect, read_curves, thinned
-from panoptic_dl.report.tables import STATED, Table, build_tables, find_benchmark
+from panoptic_dl.report.tables import (
+    STATED,
+    Cell,
+    Table,
+    build_tables,
+    differing_settings,
+    find_benchmark,
+)
 from panoptic_dl.report.text import duration, metric_name, short_names
 
 LIMIT = 5_000_000  # bytes of the page
 
-COPIES = ("task.", "mode.")  # hold resolved copies of other keys of a config
 MAX_DIFFERENCES = 80  # keys of a table
-# Last parts of keys that are not compared: names, folders, seeds, and what is printed, drawn and
-# saved.
-IGNORED = (
-    "seed", "run_dir", "resume", "name", "row", "sweep_dir", "published_note", "published_row",
-    "num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips", "per_class",
-    "official", "num_threads", "save", "picture_count", "best_and_worst", "charts",
-)  # fmt: skip
-
 GALLERY = Path("pictures", "gallery")
 
 
@@ -112,7 +109,7 @@ def _render_page(
     """The page of at most `limit` bytes, and remarks: what was left out or could not be read."""
     style, script = ((TEMPLATES / x).read_text("utf-8") for x in ("style.css", "page.js"))
     template = load_template("report.html", autoescape=True, lstrip_blocks=True)
-    labels = [run.label for run in collected.runs]
+    names = run_names(tables, collected.runs)
     curves = {run.label: read_curves(run.folder / METRICS) for run in collected.runs}
     unread: list[str] = []
     for run in collected.runs:
@@ -125,9 +122,10 @@ def _render_page(
         notes = [*([_note(detail)] if level else []), *unread, *remarks]
         page = template.render(
             tables=tables,
-            learning=learning_curves(tables, curves, detail.points),
+            learning=learning_curves(tables, curves, detail.points, names),
             classes=_compare_classes(tables) if detail.comparisons else [],
-            speed=speeds(tables, curves, collected.benchmarks),
+            speed=speeds(tables, collected),
+            curves=curves,
             galleries=shown,
             differences=_compare_settings(tables) if detail.comparisons else [],
             runs=collected.runs,
@@ -138,8 +136,9 @@ def _render_page(
             stated=STATED,
             made=made,
             counts=_counts(tables, collected),
-            ids={label: index for index, label in enumerate(labels)},
-            short=short_names(labels, "/"),
+            ids={run.label: index for index, run in enumerate(collected.runs)},
+            names=names,
+            short=short_names([run.label for run in collected.runs], "/"),
             cell_texts=cell_texts,
             duration=duration,
             style=Markup(style),
@@ -211,28 +210,12 @@ def _compare_settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
     for table in tables:
         firsts = [line.group.first for line in table.lines if line.group]
         runs = {run.label: run.settings for run in firsts if run.settings}
-        rows = _differing(list(runs.values()))
+        rows = differing_settings(list(runs.values()))
         if rows:
             about = {"title": table.title, "runs": list(runs)}
             more = len(rows[MAX_DIFFERENCES:])
             found.append(about | {"rows": rows[:MAX_DIFFERENCES], "more": more})
     return found
-
-
-def _differing(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Keys with different values, and the values; "" where a config has no such key."""
-    rows = {}
-    for key in dict.fromkeys(key for each in settings for key in each):
-        values = tuple(each.get(key, "") for each in settings)
-        leaf = key.rpartition(".")[2]
-        if len(set(values)) > 1 and (key == "seed" or leaf not in IGNORED):
-            rows[key] = (values, leaf)
-    originals = {row for key, row in rows.items() if not key.startswith(COPIES)}
-    return [
-        (key, row[0])
-        for key, row in rows.items()
-        if not (key.startswith(COPIES) and row in originals)
-    ]
 
 
 def _galleries(tables: Sequence[Table], detail: _Detail) -> tuple[list[dict[str, Any]], list[str]]:
@@ -291,156 +274,120 @@ def _address(file: Path, detail: _Detail) -> tuple[str, tuple[int, int]]:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", small.size
 
 
-WIDTH, HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26  # pixels around the plot
 COLORS = 8  # of series in style.css; further ones come again, dashed
-LETTER = 6.0  # pixels of a letter, about
-
 MAIN_METRICS = ("PQ", "mIoU")  # of evaluations during training
 LOSSES = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset")
 
-# Label, index of the color, and points: x, y and the text of a dot, "" for none.
-Series = tuple[str, int, Sequence[tuple[float, float, str]]]
-
 
 def learning_curves(
-    tables: Sequence[Table], curves: Mapping[str, Curves], points: int
+    tables: Sequence[Table], curves: Mapping[str, Curves], points: int, names: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Of each table with a run that trained: "title", "legend" and "charts".
+    """Of each table with a run that trained: "title", "legend", "charts" and "numbers".
 
-    `curves` are those of runs by label; a line has at most about so many points.
+    `curves` and `names` are those of runs by label; a line has at most about so many points.
+    "numbers" has what no run has more than one point of: its name, and the points by label.
     """
     found = []
     for table in tables:
         runs = [run.label for run in table.runs if curves[run.label].steps]
-        names = dict.fromkeys(name for run in runs for name in curves[run].steps)
-        losses = [name for name in LOSSES if name in names]
-        losses += [name for name in names if name.startswith("loss_") and name not in LOSSES]
-        charts = []
+        there = dict.fromkeys(name for run in runs for name in curves[run].steps)
+        losses = [name for name in LOSSES if name in there]
+        losses += [name for name in there if name.startswith("loss_") and name not in LOSSES]
+        charts, numbers = [], []
         for name in [*MAIN_METRICS, *losses, "lr"]:
-            evaluated = name in MAIN_METRICS
-            series: list[Series] = []
-            for index, run in enumerate(runs):
-                own = curves[run].evaluations if evaluated else curves[run].steps
-                line = [
-                    (x, y, f"{run}: {y:.1f} after {x:,} iterations" if evaluated else "")
-                    for x, y in thinned(own.get(name, ()), points)
-                ]
-                series += [(run, index, line)] if line else []
-            title = f"{name} in percent" if evaluated else metric_name(name)
-            if series:
-                charts.append((title, chart(f"{title} over iterations", series)))
+            kind = "evaluations" if name in MAIN_METRICS else "steps"
+            lines = {run: thinned(getattr(curves[run], kind).get(name, ()), points) for run in runs}
+            series = [(names[run], i, lines[run]) for i, run in enumerate(runs) if lines[run]]
+            title = f"{name} in percent" if name in MAIN_METRICS else metric_name(name)
+            if any(len(line) > 1 for line in lines.values()):
+                charts.append(chart(title, series, "iterations", kind))
+            elif series:
+                numbers.append((title, {run: line[0] for run, line in lines.items() if line}))
         if runs:
             legend = [(_series_class(index), run) for index, run in enumerate(runs)]
-            found.append({"title": table.title, "legend": legend, "charts": charts})
+            about = {"title": table.title, "legend": legend, "charts": charts}
+            found.append(about | {"numbers": numbers})
     return found
 
 
-def speeds(
-    tables: Sequence[Table], curves: Mapping[str, Curves], benchmarks: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Of each table with a run or a benchmark: "title", "costs", "benchmarks" and "charts"."""
+def speeds(tables: Sequence[Table], collected: Collected) -> list[dict[str, Any]]:
+    """Of each table with a run or a benchmark: "title", "runs", "benchmarks" and "charts"."""
     found = []
     for table in tables:
         rows = {line.row for line in table.lines}
-        own = [benchmark for benchmark in benchmarks if benchmark["row"] in rows]
-        costs = [_cost(run, curves[run.label]) for run in table.runs]
-        if costs or own:
-            about = {"title": table.title, "costs": costs, "benchmarks": own}
-            found.append(about | {"charts": _speed_charts(table, own)})
+        own = [benchmark for benchmark in collected.benchmarks if benchmark["row"] in rows]
+        if table.runs or own:
+            about = {"title": table.title, "runs": table.runs, "charts": _speed_charts(table, own)}
+            titles = [_benchmark_title(table, benchmark) for benchmark in own]
+            found.append(about | {"benchmarks": list(zip(titles, own, strict=True))})
     return found
 
 
-def _cost(run: Run, curves: Curves) -> dict[str, Any]:
-    """What a run took; NaN where it is not known."""
-    return {
-        "run": run.label,
-        "device": run.device,
-        "images_per_s": curves.typical("images_per_s"),
-        "device_MiB": curves.highest("device_memory_MiB"),
-        "host_MiB": curves.highest("host_memory_MiB"),
-        "wall_seconds": run.wall_seconds,
-        "device_hours": run.device_hours,
-    }
+def _benchmark_title(table: Table, benchmark: Mapping[str, Any]) -> str:
+    """The row of the table whose network was measured, else the name of the experiment."""
+    lines = (x for x in table.lines if x.group and find_benchmark(x.group.first, [benchmark]))
+    return next((line.name for line in lines), benchmark["row"])
 
 
-def _speed_charts(
-    table: Table, benchmarks: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, dict[str, Any]]]:
+def _speed_charts(table: Table, benchmarks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The main metric over speed, for each machine and size of images, with its Pareto front."""
     main = next((name for name in MAIN_METRICS if name in table.columns), "")
     charts = []
     for machine, size in dict.fromkeys((b["machine"], b["size"]) for b in benchmarks):
         same = [b for b in benchmarks if (b["machine"], b["size"]) == (machine, size)]
-        dots: list[Series] = []
+        dots = []
         for index, line in enumerate(table.lines):
-            cell, measured = (
-                line.cells.get(main),
-                line.group and find_benchmark(line.group.first, same),
-            )
+            measured = find_benchmark(line.group.first, same) if line.group else None
             x = measured["images_per_s"] if measured else math.nan
-            y = cell.own.mean if cell and cell.own else math.nan
-            if math.isfinite(x) and math.isfinite(y):
-                text = f"{line.title}: {x:.2f} images/s, {main} {y:.1f}"
-                dots.append((line.title, index, [(x, y, text)]))
+            own = line.cells.get(main, Cell()).own
+            if own is not None and math.isfinite(x) and math.isfinite(own.mean):
+                dots.append((line.name, index, [(x, own.mean)]))
         if dots:
-            drawn = chart(f"{main} over speed", dots, x_name="images/s")
-            charts.append((f"{main} over images/s, {size} pixels, {machine}", drawn))
+            title = f"{main} over images/s, {size} pixels, {machine}"
+            charts.append(chart(title, dots, "images/s", "front"))
     return charts
 
 
-def chart(title: str, series: Sequence[Series], x_name: str = "") -> dict[str, Any]:
-    """What templates/charts.html draws: lines, with dots where points have texts.
+def chart(
+    title: str,
+    series: Sequence[tuple[str, int, Sequence[tuple[float, float]]]],
+    x_name: str,
+    kind: str,
+) -> dict[str, Any]:
+    """What templates/page.js draws of series: name, index of the color, and points.
 
-    `x_name` is written below; the points of such a chart, one of each series, have its label, and
-    those than which no other is better in both x and y are joined.
+    `kind` is steps, evaluations (with dots), or front: single points, the best of which are joined.
     """
-    points = [point for *_, line in series for point in line]
-    x_room, y_room = (0.25, 0.25) if x_name else (0.0, 0.04)
-    bottom = HEIGHT - BOTTOM - (12 if x_name else 0)
-    x_axis, x_ticks = _axis([x for x, *_ in points], x_room, (LEFT, WIDTH - RIGHT), 6)
-    y_axis, y_ticks = _axis([y for _, y, _ in points], y_room, (bottom, TOP), 4)
-    drawn = []
-    for label, index, line in series:
-        places = [(x_axis(x), y_axis(y), text) for x, y, text in line]
-        drawn.append(
-            {
-                "class": _series_class(index),
-                "label": label,
-                "path": " ".join(f"{x:g},{y:g}" for x, y, _ in places),
-                "dots": [place for place in places if place[2]],
-                # A name that would leave the chart on the right is written on the left.
-                "on_left": places[0][0] + 9 + LETTER * len(label) > WIDTH,
-            }
-        )
-    best = sorted(
-        (x, y)
-        for x, y, _ in points
-        if x_name and not any((a, b) != (x, y) and a >= x and b >= y for a, b, _ in points)
-    )
-    front = " ".join(f"{x_axis(x):g},{y_axis(y):g}" for x, y in best)
-    size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT}
-    axes = {"bottom": bottom, "x_ticks": x_ticks, "y_ticks": y_ticks, "x_name": x_name}
-    return {"title": title, "series": drawn, "front": front, **size, **axes}
-
-
-def _axis(
-    values: Sequence[float], room: float, pixels: tuple[int, int], about: int
-) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
-    """A function from values to pixels, and the pixels and texts of about so many ticks."""
-    from matplotlib.ticker import MaxNLocator
-
-    (low, high), (start, end) = (min(values), max(values)), pixels
-    space = (high - low) * room or abs(high) * 0.1 or 1.0
-    low, high = low - space, high + space  # never the same
-
-    def place(value: float) -> float:
-        return round(start + (value - low) / (high - low) * (end - start), 1)
-
-    ticks = MaxNLocator(about, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return place, [(place(tick), f"{tick:,.6g}") for tick in ticks if low <= tick <= high]
+    lines = [
+        {
+            "name": visible(name),
+            "class": _series_class(index),
+            "points": [[float(f"{value:.6g}") for value in point] for point in points],
+        }
+        for name, index, points in series
+    ]
+    return {"title": visible(title), "x": x_name, "kind": kind, "series": lines}
 
 
 def _series_class(index: int) -> str:
     """The classes of a series' color and dashes in style.css."""
     return f"s{index % COLORS}" + (" again" if index // COLORS % 2 else "")
+
+
+def run_names(tables: Sequence[Table], runs: Sequence[Run]) -> dict[str, str]:
+    """By label the row of a run in its table, with its seed; without a row the folder.
+
+    Where all rows have the same title, what differs is enough.
+    """
+    short = short_names([run.label for run in runs], "/")
+    names = {}
+    for table in tables:
+        one_title = len({line.title for line in table.lines}) == 1
+        for line in table.lines:
+            for run in line.group.runs if line.group else ():
+                name = line.detail if one_title and line.detail else line.name
+                several = line.group is not None and len(line.group.runs) > 1
+                names[run.label] = name + (f", seed {run.seed}" if several else "")
+    count = Counter(names.values())
+    told = {x: f"{name} ({short[x]})" if count[name] > 1 else name for x, name in names.items()}
+    return {label: visible(name) for label, name in (short | told).items()}

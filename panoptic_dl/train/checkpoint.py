@@ -216,6 +216,15 @@ class RunCheckpoints:
             else:
                 self._update({self.newest: entry})
 
+    def best(self) -> str:
+        """The metric of `model_best`, such as "best PQ 61.02 (iteration 250)"; "" where none is."""
+        entry = self._manifest().get(BEST, {})
+        figures = entry.get("figures") or {}
+        name = self.settings.best or next(iter(figures), "")
+        if name not in figures:
+            return ""
+        return f"best {name} {figures[name]:.4g} (iteration {entry['iteration'] + 1})"
+
     def metrics(self) -> dict[str, float] | None:
         """Of the checkpoint that was restored; None where its evaluation was not completed."""
         return self._manifest().get(str(self.newest), {}).get("figures")

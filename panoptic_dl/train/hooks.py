@@ -1,12 +1,11 @@
 """Hooks of a training run: console and metrics.json, checkpoints, evaluations, the schedule."""
 
 import copy
-import datetime
 import json
 import logging
+import math
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +15,12 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from panoptic_dl.core.environment import host_memory, peak_host_memory
 from panoptic_dl.core.files import parse_json, write_text
+from panoptic_dl.core.parallel import Progress, shows_bars
 from panoptic_dl.core.run_folder import METRICS, how_to_continue
 from panoptic_dl.core.settings import TrainSettings
 from panoptic_dl.evaluation.metrics import is_better
@@ -120,44 +119,12 @@ class EarlyStop(HookBase):
             self.is_over = len(self._metrics) - 1 - best >= self.patience
 
 
-class _Console:
-    """Prints losses, learning rate, seconds per iteration, data time, memory and time left.
-
-    Losses and times are medians over the iterations since the last line.
-    """
-
-    def __init__(self, max_iter: int, period: int) -> None:
-        self.max_iter, self.period = max_iter, period
-        self.last: tuple[int, float] | None = None  # iterations done, and when
-
-    def write(self, storage: EventStorage) -> None:
-        done, now = storage.iter + 1, time.perf_counter()
-        histories = storage.histories()
-        parts = [
-            f"{name.removeprefix('loss_')} {history.median(self.period):.4g}"
-            for name, history in histories.items()
-            if name.startswith("loss_") or name == "total_loss"
-        ]
-        if "lr" in histories:
-            parts.append(f"lr {histories['lr'].latest():.3g}")
-        if self.last is not None:
-            seconds = (now - self.last[1]) / (done - self.last[0])
-            parts.append(f"{seconds:.3f} s/iter")
-            parts.append(f"data {histories['data_time'].median(self.period):.3f} s")
-            left = datetime.timedelta(seconds=int(seconds * (self.max_iter - done)))
-            parts.append(f"ETA {left}")
-        self.last = (done, now)
-        gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() / 2**20
-        parts.append(f"memory {gpu or peak_host_memory():.0f} MiB")
-        logger.info("iteration %d/%d  %s", done, self.max_iter, "  ".join(parts))
-
-
 class MetricsWriter(HookBase):
     """Writes metrics.json: every `log_period`-th step, and every evaluation, as a line of its own.
 
-    The same goes to the console and to loggers. Register it before the hook that saves: a step's
-    line is on the disk when its checkpoint is, so a run that is killed and goes on has each line
-    once. For the main process.
+    The same goes to loggers, and to the console: on a terminal below a bar, else as a line.
+    Register it before the hook that saves: a step's line is on the disk when its checkpoint is, so
+    a run that is killed and goes on has each line once. For the main process.
     """
 
     def __init__(
@@ -177,7 +144,10 @@ class MetricsWriter(HookBase):
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device
-        self._console = _Console(settings.iterations, settings.log_period)
+        self._bar = Progress(
+            "training", settings.iterations, unit="iterations", done=start, shown=shows_bars()
+        )
+        self.best = ""  # for the console, such as "best PQ 61.02 (iteration 250)"
         self._written = start - 1
         self.file.touch()
         _keep_lines(self.file, lambda line: line["iteration"] < start)
@@ -188,12 +158,13 @@ class MetricsWriter(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
+        self._bar.add(1)
         if done % self._settings.log_period == 0 or done == self.trainer.max_iter:
-            self._console.write(self.trainer.storage)
             self._write_step()
 
     def after_train(self) -> None:
         """Write the last step's metrics, when training ended between two lines."""
+        self._bar.close()
         self.on_error = "continue"  # must not hide the error that ended training
         # Of the last whole step: an error may have ended the one after it, whose line is not there.
         _, last = self.trainer.storage.latest().get("total_loss", (None, self._written))
@@ -218,9 +189,24 @@ class MetricsWriter(HookBase):
         _, iteration = latest["total_loss"]
         metrics = {name: value for name, (value, at) in latest.items() if at == iteration}
         metrics |= self._speed_and_memory(iteration)
+        self._say(iteration + 1, metrics)
         self._write(iteration, metrics)
         self._loggers.step(iteration, metrics)
         self._written = iteration
+
+    def _say(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Show medians of losses and of waiting since the last line, rates, memory, the best."""
+        histories, period = self.trainer.storage.histories(), self._settings.log_period
+        losses = [name for name in histories if name.startswith("loss_") or name == "total_loss"]
+        parts = [f"{n.removeprefix('loss_')} {histories[n].median(period):.4g}" for n in losses]
+        parts.append(f"lr {metrics.get('lr', math.nan):.3g}")
+        if "images_per_s" in metrics:
+            parts.append(f"{metrics['images_per_s']:.3g} images/s")
+        parts.append(f"data {histories['data_time'].median(period):.3f} s")
+        parts.append(f"memory {metrics.get('device_memory_MiB', peak_host_memory()):.0f} MiB")
+        self._bar.note = "  ".join([*parts, *filter(None, [self.best])])
+        text = f"iteration {done}/{self.trainer.max_iter}  {self._bar.note}  ETA {self._bar.left()}"
+        logger.info(text, extra={"is_drawn": self._bar.shown})
 
     def _speed_and_memory(self, iteration: int) -> dict[str, float]:
         """Images a second of the steps since the last line, without what lies between, and MiB."""
@@ -311,6 +297,8 @@ class EvalHook(HookBase):
         if done >= self.trainer.max_iter:
             return
         metrics = comm.all_gather(self.checkpoints.metrics())[0]
+        if self.writer is not None:
+            self.writer.best = self.checkpoints.best()
         if not done or not self._is_due(done):
             return
         if metrics is None:
@@ -369,6 +357,9 @@ class EvalHook(HookBase):
             self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
         split = {key: self.results[key] for key in SPLIT if key in self.results}
         self.checkpoints.note_metrics(metrics, split)
+        if self.writer is not None:
+            self.writer.best = self.checkpoints.best()
+            self.results |= {"best": self.writer.best, "iterations": done}
         self._step_schedule(metrics)
 
     def _step_schedule(self, metrics: Mapping[str, float]) -> None:

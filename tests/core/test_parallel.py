@@ -1,12 +1,19 @@
 """Work is shared out, stopped at once, and nobody is left behind."""
 
 import contextlib
+import fcntl
 import logging
 import multiprocessing
 import os
+import pty
+import re
 import signal
+import struct
+import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +22,8 @@ from panoptic_dl.core import parallel
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, shows_bars, size_text
 from tests.core.long_job import long
+
+ROOT = Path(__file__).parents[2]
 
 
 def double(number):
@@ -62,27 +71,45 @@ def test_what_is_not_wanted_any_more_is_not_begun(tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that loops see; `clock.now` sets it."""
+    time = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: time.now)
+    return time
+
+
 @pytest.mark.parametrize(
-    ("total", "line"),
+    ("total", "state"),
     [
-        (500, "evaluated: 24% 120/500 [01:00<03:10, 2.00 images/s]"),
-        (120, "evaluated: 100% 120/120 [01:00<00:00, 2.00 images/s]"),
-        (None, "evaluated: 120 images [01:00, 2.00 images/s]"),
+        (500, "24% 120/500 [0:01:00<0:03:10, 2.00 images/s]"),
+        (120, "100% 120/120 [0:01:00<0:00:00, 2.00 images/s]"),
+        (None, "120 images [0:01:00, 2.00 images/s]"),
     ],
 )
-def test_a_line_has_rate_and_time_left(total, line):
+def test_a_line_has_rate_and_time_left(clock, total, state):
     progress = Progress("evaluated", total, shown=False)
     progress.add(120)
-    assert progress.line(60.0) == line
+    clock.now = 60.0
+    assert progress.state() == state
 
 
-def test_a_line_counts_bytes():
+def test_what_was_done_before_counts_in_no_rate(clock):
+    progress = Progress("training", 300, unit="iterations", shown=False, done=200)
+    clock.now = 10.0
+    assert progress.state() == "67% 200/300 [0:00:10<0:16:40, 0.00 iterations/s]"
+    progress.add(20)
+    assert progress.state() == "73% 220/300 [0:00:10<0:00:40, 2.00 iterations/s]"
+
+
+def test_a_line_counts_bytes(clock):
     lines = []
     progress = Progress("a.zip", 10_000_000_000, unit="B", say=lines.append)
-    progress.done = 2_500_000_000
-    assert progress.line(30.0) == "a.zip: 25% 2.50G/10.0G [00:30<01:30, 83.3MB/s]"
+    clock.now = 30.0
+    progress.add(2_500_000_000)
+    assert lines == ["a.zip: 25% 2.5 GB/10 GB [0:00:30<0:01:30, 83.3 MB/s]"]
     progress.add(7_500_000_000)
-    assert lines[0].startswith("a.zip: 100% 10.0G/10.0G")
+    assert lines[1].startswith("a.zip: 100% 10 GB/10 GB")
     assert [size_text(n) for n in (0, 999, 1000, 999_600, 11_592_327_197)] == [
         "0 bytes",
         "999 bytes",
@@ -93,15 +120,102 @@ def test_a_line_counts_bytes():
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_lines_come_by_time_and_at_the_end(monkeypatch, caplog, shown):
-    clock = iter([0.0, *(4.0 * step for step in range(1, 7))])
-    monkeypatch.setattr(parallel.time, "perf_counter", lambda: next(clock))
+def test_lines_come_by_time_and_at_the_end(clock, caplog, shown):
     caplog.set_level(logging.INFO, logger="panoptic_dl")
     with Progress("evaluated", 6, shown=shown) as progress:
         for _ in range(6):
+            clock.now += 4.0
             progress.add(1)
     done = [record.getMessage().split()[2] for record in caplog.records]
     assert done == (["3/6", "6/6"] if shown else [])
+
+
+LOOPS = """
+import logging, sys, warnings
+from panoptic_dl.core import parallel
+from panoptic_dl.core.parallel import OUTPUT, Progress
+
+parallel.SECONDS_OF_A_BAR = 0
+handler = logging.StreamHandler(OUTPUT)
+logging.getLogger("panoptic_dl").addHandler(handler)
+logging.getLogger("panoptic_dl").setLevel(logging.INFO)
+with Progress("training", 3, unit="iterations") as outer:
+    outer.note = "loss 2.5 " * 12
+    outer.add(1)
+    with Progress("evaluated", 2) as inner:
+        inner.add(1)
+        logging.getLogger("panoptic_dl").info("a log line, longer than the terminal: " + "x" * 80)
+        print("a printed line")
+        inner.add(1)
+    outer.add(1)
+    if sys.argv[1:]:
+        raise KeyboardInterrupt
+    outer.add(1)
+print("after")
+"""
+
+
+def on_terminal(*arguments, columns=80, stdout=None, **environment):
+    """What LOOPS writes on a terminal, and its exit code; with `stdout`, only errors go there."""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "JPY_PARENT_PID")}
+    environment = known | {"TERM": "xterm", "PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, "-c", LOOPS, *arguments]
+    with subprocess.Popen(command, stdout=stdout or side, stderr=side, env=environment) as process:
+        os.close(side)
+        written = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while block := os.read(main, 65536):
+                written += block
+    os.close(main)
+    return written.decode(), process.returncode
+
+
+def shown(written, columns=80):
+    """The lines that stay on a terminal; of its commands those that bars use: up, and erase."""
+    lines, row = [""], 0
+    for text in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if text == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif text == "\x1b[2K":
+            lines[row] = ""
+        elif re.fullmatch(r"\x1b\[\d*A", text):
+            row -= int(text[2:-1] or 1)
+        elif not text.startswith(("\x1b", "\r")):
+            lines[row] += text
+            assert lines[row].startswith("a log line") or len(lines[row]) <= columns, lines[row]
+    return "\n".join(lines).rstrip("\n").split("\n")
+
+
+def test_bars_leave_a_terminal_with_its_lines_and_nothing_else():
+    written, code = on_terminal()
+    log, printed, evaluated, trained, after = shown(written)
+    assert (code, printed, after) == (0, "a printed line", "after")
+    assert log == "a log line, longer than the terminal: " + "x" * 80
+    assert re.fullmatch(r"evaluated: 100% 2/2 \[.* images/s\]", evaluated)
+    assert re.fullmatch(r"training: 100% 3/3 \[.* iterations/s\]", trained)
+    assert re.search(r"training .*━+.* 33% 1/3 \[0:00:0\d<0:00:\d\d, .* iterations/s\]", written)
+    both = re.search(r"training [^\n]*\n(loss 2.5 [^\n]*\n)+evaluated [^\n]* 50% 1/2 ", written)
+    assert both, "the bars stand below each other"
+    assert written.index("\x1b[?25h") < written.index("━"), "the cursor stays"
+
+
+def test_ctrl_c_takes_the_bars_away_before_the_error_is_printed():
+    written, code = on_terminal("stop")
+    lines = shown(written)
+    assert code
+    assert not [line for line in lines if line.startswith(("training ", "loss"))]
+    assert lines[-1] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize(
+    "environment", [{"TERM": "dumb"}, {"JPY_PARENT_PID": "1"}, {"stdout": subprocess.DEVNULL}]
+)
+def test_elsewhere_there_is_no_bar(environment):
+    written, code = on_terminal(**environment)
+    assert (code, "\x1b" in written, "━" in written) == (0, False, False)
 
 
 def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch):
@@ -144,15 +258,13 @@ def test_a_closed_terminal_stops_a_run_unless_nohup_ignores_it():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_bars_are_for_terminals_and_notebooks(monkeypatch):
-    terminal = SimpleNamespace(isatty=lambda: True)
+def test_bars_are_for_terminals(monkeypatch):
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", terminal)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, SimpleNamespace(isatty=lambda: True))
     assert shows_bars()
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: False))  # | less
     assert not shows_bars()
-    notebook = type("OutStream", (), {"__module__": "ipykernel.iostream"})()
-    monkeypatch.setattr(sys, "stderr", notebook)
-    assert shows_bars()
-    monkeypatch.setattr(sys, "stderr", None)  # 2>&-
+    monkeypatch.setattr(sys, "stdout", None)  # >&-
     assert not shows_bars()

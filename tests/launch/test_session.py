@@ -280,6 +280,96 @@ def test_the_log_waits_for_acceptance(tmp_path):
     assert (tmp_path / "environment.txt").is_file()
 
 
+TRAINED = {"metrics": {"PQ": 67.178, "SQ": 76.0}, "best": "best PQ 67.18 (iteration 350)"}
+LAST_WORDS = [
+    (
+        "train.train.train",
+        TRAINED | {"iterations": 350},
+        ["model_final.pth", "model_best.pth", "log.txt"],
+        """Finished training, 350 iterations, in 0:04:52
+  metrics  PQ 67.18  SQ 76  best PQ 67.18 (iteration 350)
+  files    outputs/a: model_best.pth, model_final.pth, log.txt
+  next     python run.py mode=demo weights=outputs/a input=PHOTO_OR_FOLDER
+  curves   tensorboard --logdir outputs/a""",
+    ),
+    (
+        "modes.evaluate.evaluate",
+        {"metrics": {"PQ": 67.178, "AP": None}, "num_images": 40},
+        ["results.md", "pictures/worst.png"],
+        """Finished evaluation, 40 images, in 0:04:52
+  metrics  PQ 67.18
+  files    outputs/a: results.md, pictures
+  next     python scripts/report.py outputs/a
+  look at  outputs/a/pictures/worst.png""",
+    ),
+    (
+        "modes.benchmark.benchmark",
+        {"metrics": {"total ms": 12.0}},
+        ["benchmark.json", "benchmark.png"],
+        """Finished benchmark, in 0:04:52
+  metrics  total ms 12
+  files    outputs/a: benchmark.json
+  next     python scripts/report.py outputs/a
+  look at  outputs/a/benchmark.png""",
+    ),
+    (
+        "modes.export.export",
+        {"metrics": {"semantic": 0.0}},
+        ["model.onnx"],
+        """Finished export, in 0:04:52
+  metrics  semantic 0
+  files    outputs/a: model.onnx
+  next     python run.py mode=demo weights=outputs/a/model.onnx input=PHOTO_OR_FOLDER
+  serve    python scripts/serve.py outputs/a/model.onnx""",
+    ),
+    (
+        "demo.demo.demo",
+        {"metrics": {"images/s": 2.5}},
+        ["demo/panoptic/a.jpg"],
+        """Finished demo, in 0:04:52
+  metrics  images/s 2.5
+  files    outputs/a: demo
+  next     python run.py mode=export weights=outputs/b
+  look at  outputs/a/demo""",
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "results", "files", "words"), LAST_WORDS)
+def test_a_run_ends_with_what_it_made_and_a_useful_command(
+    tmp_path, monkeypatch, function, results, files, words
+):
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        file = tmp_path / "outputs" / "a" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    config = OmegaConf.create(
+        {
+            "mode": {"_target_": f"panoptic_dl.{function}"},
+            "run_dir": str(tmp_path / "outputs" / "a"),
+            "weights": "outputs/b",
+            "logger": {"tensorboard": {}},
+            "train": {"fast_dev_run": False, "iterations": 1},
+        }
+    )
+    assert session_module._last_words(config, results, 292.3).rstrip() == words
+    config.train.fast_dev_run = True
+    config.weights = "outputs/b/model.onnx"
+    changed = session_module._last_words(config, results, 292.3)
+    assert (changed == "") == (function == "train.train.train")
+    assert "next" not in changed or "mode=export" not in changed
+    config.mode._target_ = "mine.of_my_own"
+    assert session_module._last_words(config, results, 292.3) == ""
+
+
+def test_commands_are_those_of_an_installed_package(tmp_path, monkeypatch):
+    config = {"mode": {"_target_": "panoptic_dl.modes.evaluate.evaluate"}, "run_dir": "a b"}
+    monkeypatch.setattr(session_module, "PROGRAM", "panoptic-dl")
+    words = session_module._last_words(OmegaConf.create(config), {}, 1.0)
+    assert "panoptic-dl report 'a b'" in words
+
+
 def test_other_code_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "git", lambda *commands: ["a" * 40 + "\n", ""])
     assert start(tmp_path, TEXTS).remarks == []

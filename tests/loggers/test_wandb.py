@@ -12,7 +12,7 @@ from wandb.proto import wandb_internal_pb2
 
 from panoptic_dl.config import compose
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers.base import Run
+from panoptic_dl.loggers.base import Run, facts_of, run_id
 from panoptic_dl.loggers.wandb import (
     WandbLogger,
     _has_key,
@@ -20,7 +20,6 @@ from panoptic_dl.loggers.wandb import (
     _read_records,
     _repair,
     _returns,
-    _run_id,
 )
 
 RECORD = {"format": 1, "status": "running", "attempts": [], "mode": "train"}
@@ -78,8 +77,8 @@ def test_other_bytes_end_quietly(tmp_path_factory, data):
 
 
 def test_the_id_stays(tmp_path):
-    known = _run_id(tmp_path)
-    assert _run_id(tmp_path) == known
+    known = run_id(tmp_path, "wandb.json")
+    assert run_id(tmp_path, "wandb.json") == known
     assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": known}
 
 
@@ -87,7 +86,7 @@ def test_the_id_stays(tmp_path):
 def test_a_damaged_id_is_named(tmp_path, text):
     (tmp_path / "wandb.json").write_text(text)
     with pytest.raises(ValueError, match=r"wandb\.json is damaged; remove it"):
-        _run_id(tmp_path)
+        run_id(tmp_path, "wandb.json")
 
 
 @given(st.integers(0, 400_000))
@@ -170,7 +169,8 @@ def test_its_own_variables_count_unless_the_command_line_says_otherwise(monkeypa
     def begin(*overrides):
         options = compose(["logger=wandb", *overrides]).logger.wandb
         names = {key: options[key] for key in ("project", "name", "group", "tags")}
-        WandbLogger(**names)._init(Run(tmp_path, "train"), "id", "offline")
+        run = Run(tmp_path, "train")
+        WandbLogger(**names)._init(run, facts_of(run), "id", "offline")
         return given["project"], given["name"], given["group"], given["tags"]
 
     (tmp_path / "run.json").write_text(json.dumps(RECORD | {"sweep": "table"}))

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from panoptic_dl.core.files import temporary_path
-from panoptic_dl.report.page import LIMIT, _differing, _render_page, make_report
+from panoptic_dl.report.page import LIMIT, _render_page, make_report
 from panoptic_dl.report.runs import collect
-from panoptic_dl.report.tables import build_tables
+from panoptic_dl.report.tables import build_tables, differing_settings
 
 from .run_folders import make_pictures, make_run, results_of
 
@@ -192,8 +192,11 @@ def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
     make_run(tmp_path / "torn", CONV, mode="benchmark")
     _, _, notes = make_report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
-    assert "Xception-65: 7.25 images/s, PQ 62.6" in text
-    assert "1024 x 2048 pixels, a GPU" in text
+    charts = [json.loads(each["data-chart"]) for each in Reader(text).of("figure") if each]
+    (chart,) = [each for each in charts if each["kind"] == "front"]
+    assert chart["title"] == "PQ over images/s, 1024 x 2048 pixels, a GPU"
+    (dot,) = chart["series"]
+    assert (dot["name"], dot["points"]) == ("Xception-65", [[7.25, 62.6]])
     (note,) = notes
     assert note.startswith("torn is unreadable: benchmark.json")
 
@@ -201,11 +204,10 @@ def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
 def test_only_settings_that_differ_are_shown_and_copies_once():
     one = {"train.batch_size": "8", "task.loader.batch_size": "8", "run_dir": "a", "x": "1"}
     two = {"train.batch_size": "4", "task.loader.batch_size": "4", "run_dir": "b", "x": "1"}
-    assert _differing([one, two]) == [("train.batch_size", ("8", "4"))]
-    assert (
-        _differing([one, two | {"task.loader.batch_size": "2"}])[1][0] == "task.loader.batch_size"
-    )
-    assert _differing([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
+    assert differing_settings([one, two]) == [("train.batch_size", ("8", "4"))]
+    both = differing_settings([one, two | {"task.loader.batch_size": "2"}])
+    assert both[1][0] == "task.loader.batch_size"
+    assert differing_settings([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
         ("seed", ("0", "1")),
         ("new", ("", "2")),
     ]

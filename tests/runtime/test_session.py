@@ -281,7 +281,7 @@ print(*{name.partition(".")[0] for name in sys.modules})
 """
 BLOCKED = {
     *("torch", "torchvision", "detectron2", "fvcore", "cv2", "scipy", "hydra", "omegaconf"),
-    *("isal", "pycocotools", "yaml", "tqdm", "matplotlib", "onnx"),
+    *("isal", "pycocotools", "yaml", "rich", "matplotlib", "onnx"),
 }
 
 

@@ -1,6 +1,7 @@
 """Hooks of a run: lines of metrics.json, the schedule, evaluations, the best checkpoint."""
 
 import os
+import re
 import time
 
 import pytest
@@ -98,6 +99,34 @@ def test_the_best_is_that_of_one_validation_set(tmp_path, caplog, images, best):
     run_training(tmp_path, iterations=6, evaluation=other, resume=True)
     assert state(tmp_path, "model_best.pth")["iteration"] == best
     assert ("chosen on other validation images (1)" in caplog.text) == (best == 5)
+
+
+@pytest.mark.parametrize("has_bar", [False, True])
+def test_the_console_shows_losses_rates_and_the_best(tmp_path, monkeypatch, caplog, has_bar):
+    """Below a bar on a terminal, whose lines the log alone has; else as lines."""
+    drawn = []
+    monkeypatch.setattr("panoptic_dl.train.hooks.shows_bars", lambda: has_bar)
+    monkeypatch.setattr("panoptic_dl.core.parallel.shows_bars", lambda: has_bar)
+    monkeypatch.setattr("panoptic_dl.core.parallel.SECONDS_OF_A_BAR", 0)
+    monkeypatch.setattr(
+        "panoptic_dl.core.parallel.Progress._draw", lambda self: drawn.append(self.note)
+    )
+    caplog.set_level("INFO", logger="panoptic_dl")
+    run_training(tmp_path, iterations=6, eval_period=2, evaluation=TinyEvaluation(60.0, 62.0, 61.0))
+    lines = [record for record in caplog.records if record.getMessage().startswith("iteration ")]
+    texts = [record.getMessage() for record in lines]
+    parts = r"fit \S+  extra \S+  lr \S+( .* images/s)?  data \S+ s  memory \d+ MiB"
+    pattern = rf"iteration \d/6  total_loss \S+  {parts}(  best PQ \d+ \(iteration \d\))?  ETA \S+"
+    assert all(re.fullmatch(pattern, text) for text in texts), texts
+    assert len(texts) == 6
+    assert "best PQ 60 (iteration 2)" in texts[2]
+    assert "best PQ 62 (iteration 4)" in texts[5]
+    assert [record.is_drawn for record in lines] == [has_bar] * 6
+    assert bool(drawn) == has_bar
+    if has_bar:
+        assert drawn[5] in texts[4]
+    (last,) = [r for r in caplog.records if r.getMessage().startswith("training: 100%")] or [None]
+    assert (last is not None) == has_bar
 
 
 def full_metrics(monkeypatch):

@@ -1,0 +1,226 @@
+"""Make the pictures of docs/pictures: `python scripts/make_pictures.py [NAME ...]`, or `make pictures`.
+
+All of them are of small networks trained on drawn images. Their runs lie in outputs/pictures; those
+that are finished are not run again. The first time takes about 40 minutes on two CPU cores, 20 of
+them for the picture of the README: the quickstart's network, trained for 1,200 iterations instead
+of 350, on streets of the validation split, which it has not been trained on.
+
+What is not made by default stays as it is:
+
+    search      a search of 12 trials: 15 minutes more
+    data_speed  scripts/benchmark_data.py draws it, and its page quotes its table
+    speed       mode=benchmark of the published models draws it, and its page quotes its table
+    finetuning  scripts/compare_pretraining.py draws it from COCO and from weights of ImageNet
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the browser that the tests drive, and drawn exports
+
+from panoptic_dl import Predictor  # noqa: E402
+from panoptic_dl.datasets.toy.cityscapes import toy_cityscapes  # noqa: E402
+
+RUNS, PICTURES = ROOT / "outputs" / "pictures", ROOT / "docs" / "pictures"
+SHOWN, SIZE = 24, (512, 1024)  # drawn streets of the validation split, H and W of each
+HERO, VIEWS, SERVED = 0, 1, 2  # the streets that are shown
+BROWSED = 0  # the training sample of mode=browse
+
+
+def execute(*arguments: Any) -> None:
+    """Run a Python file or module of the project; what it prints is seen."""
+    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+
+
+def run(name: str, *overrides: str) -> Path:
+    """The folder of a finished run, which is made where it is missing."""
+    folder = RUNS / name
+    if not (folder / "results.json").is_file():
+        execute("run.py", *overrides, f"run_dir={folder}")
+    return folder
+
+
+def again(name: str, *overrides: str) -> Path:
+    """The folder of a run that is always made anew, because it takes seconds."""
+    shutil.rmtree(RUNS / name, ignore_errors=True)
+    execute("run.py", *overrides, f"run_dir={RUNS / name}", "logger=none")
+    return RUNS / name
+
+
+def save(picture: NDArray[np.uint8] | Image.Image | Path, name: str, width: int) -> None:
+    """Write a picture to docs/pictures, at most so many pixels wide, in 256 colors."""
+    image = Image.open(picture) if isinstance(picture, Path) else picture
+    image = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
+    if image.width > width:
+        size = width, round(image.height * width / image.width)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    PICTURES.mkdir(exist_ok=True)
+    image.quantize(256).save(PICTURES / f"{name}.png", optimize=True)
+    print(f"{name}.png: {image.width} x {image.height}", flush=True)
+
+
+def quickstart_run() -> Path:
+    return run("toy_quickstart", "experiment=toy_quickstart")
+
+
+def hero_run() -> Path:
+    return run("hero", "experiment=toy_quickstart", "train.iterations=1200")
+
+
+def streets() -> list[Path]:
+    root = toy_cityscapes(root=str(RUNS / "data"), num_train=1, num_val=SHOWN, size=SIZE)
+    return sorted(Path(root, "cityscapes", "leftImg8bit", "val").rglob("*.png"))
+
+
+def hero() -> None:
+    """The image, and the panoptic prediction."""
+    result = Predictor.from_run(hero_run(), device="cpu")(streets()[HERO])
+    drawn = result.draw(legend=False)
+    gap = np.full((len(drawn), 12, 3), 255, np.uint8)
+    save(np.concatenate([result.image, gap, drawn], axis=1), "hero", 1600)
+
+
+def demo_views() -> None:
+    predictor = Predictor.from_run(hero_run(), device="cpu", branches=True)
+    views = ["panoptic", "instances", "center", "offset"]
+    save(predictor(streets()[VIEWS]).draw(views, layout="side_by_side"), "demo_views", 1500)
+
+
+def evaluation() -> None:
+    folder = again("evaluation", "mode=eval", f"weights={quickstart_run()}")
+    save(folder / "predictions.png", "quickstart", 1464)
+    save(folder / "pictures" / "worst.png", "evaluation_worst", 1600)
+    save(folder / "pictures" / "pq_by_class.png", "evaluation_classes", 910)
+    save(folder / "pictures" / "confusions.png", "evaluation_confusions", 1800)
+
+
+def analysis() -> None:
+    folder = again("analysis", "mode=analyze", f"weights={quickstart_run()}")
+    save(folder / "analysis.png", "analysis", 1300)
+
+
+def browse() -> None:
+    folder = again("browse", "mode=browse", "experiment=toy_quickstart")
+    save(sorted((folder / "browse").iterdir())[BROWSED], "browse", 1952)
+
+
+def first_look() -> None:
+    """The tutorial's drawn export of CVAT."""
+    data = RUNS / "data" / "export"
+    if not data.is_dir():
+        execute("-m", "tests.datasets.formats.exports", data)
+    chosen = "experiment=first_look", "dataset=coco_instances", f"dataset.root={data}"
+    folder = again("first_look_browse", "mode=browse", *chosen, "browse.count=1")
+    save(next((folder / "browse").iterdir()), "first_look_browse", 900)
+    folder = run("first_look", *chosen)
+    with Image.open(folder / "predictions.png") as sheet:  # its first two rows
+        save(sheet.crop((0, 0, sheet.width, round(sheet.height * 0.51))), "first_look", 1200)
+
+
+def custom_dataset() -> None:
+    """What the guide to own annotations draws and trains on, of its own text."""
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
+    blocks = [
+        block for text in texts for block in re.findall(r"^```\w+\n(.*?)^```$", text, re.S | re.M)
+    ]
+    (script,) = (block for block in blocks if block.startswith("# make_shapes.py"))
+    (experiment,) = (block for block in blocks if "conf/experiment/shapes.yaml" in block)
+    data, config = RUNS / "data" / "shapes", RUNS / "conf" / "experiment"
+    if not data.is_dir():
+        data.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-c", script], cwd=data.parent, check=True)
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "shapes.yaml").write_text(experiment, encoding="utf-8")
+    known = f"--config-dir={config.parent}", "experiment=shapes", f"dataset.root={data}"
+    folder = run("shapes", *known)
+    with Image.open(folder / "predictions.png") as sheet:
+        save(sheet.crop((0, 0, sheet.width, round(sheet.height * 0.51))), "custom_dataset", 1200)
+
+
+def serve() -> None:
+    """The page of scripts/serve.py in a wide window, and on a phone in the dark."""
+    from tests.processes.browser import Browser
+
+    model = RUNS / "export" / "model.onnx"
+    if not model.is_file():
+        execute("run.py", "mode=export", f"weights={hero_run()}", f"run_dir={model.parent}")
+    command = [sys.executable, "scripts/serve.py", str(model), "--port=0"]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            address = next(
+                found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line))
+            )
+            shots = []
+            for scheme, size, mobile in (("light", (1060, 716), False), ("dark", (390, 716), True)):
+                browser.prefer(scheme)
+                browser.resize(*size, mobile=mobile)
+                browser.open(address)
+                browser.run(DROP % json.dumps(list(streets()[SERVED].read_bytes())))
+                shots.append(Image.open(browser.picture(Path(profile, f"{scheme}.png"))))
+        finally:
+            browser.close()
+            server.terminate()
+            server.wait()
+        sheet = Image.new("RGB", (1060 + 30 + 390, 716), "white")
+        sheet.paste(shots[0], (0, 0))
+        sheet.paste(shots[1], (1090, 0))
+    save(sheet, "serve", 1480)
+
+
+DROP = """(() => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(%s)], "street.png", { type: "image/png" }));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+    return new Promise((done) => setInterval(() => document.body.className === "" &&
+        document.getElementById("status").textContent && done(), 50));
+})()"""
+
+
+def search() -> None:
+    folder = RUNS / "search"
+    execute("run.py", "-m", "sweep=toy_search", f"sweep_dir={folder}")
+    save(folder / "search.png", "search", 1100)
+
+
+MAKERS: dict[str, Callable[[], None]] = {
+    "hero": hero,
+    "demo_views": demo_views,
+    "evaluation": evaluation,
+    "analysis": analysis,
+    "browse": browse,
+    "first_look": first_look,
+    "custom_dataset": custom_dataset,
+    "serve": serve,
+    "search": search,
+}
+BY_DEFAULT = [name for name in MAKERS if name != "search"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", choices=[[], *MAKERS], help="all but search by default")
+    for name in parser.parse_args(arguments).names or BY_DEFAULT:
+        MAKERS[name]()
+
+
+if __name__ == "__main__":
+    main()

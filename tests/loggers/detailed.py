@@ -1,0 +1,55 @@
+"""An evaluation with all that comes with it: classes, samples, drawn pictures."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from panoptic_dl.loggers.base import Details
+from panoptic_dl.visualize.sheets import Sample
+from tests.train.tiny_run import TinyEvaluation
+
+NAMES = ("road", "car", "sky")
+
+
+def sample():
+    truth = np.arange(12 * 16).reshape(12, 16) % 4 - 1  # -1 is void
+    image = np.full((12, 16, 3), 200, np.uint8)
+    return Sample("street", image, truth, np.zeros((12, 16), np.int64))
+
+
+def drawn():
+    """Image, ground truth and prediction of the sample: gray, blue and green."""
+    colors = ((200, 200, 200), (0, 0, 255), (0, 255, 0))
+    return [np.full((12, 16, 3), color, np.uint8) for color in colors]
+
+
+class Detailed(TinyEvaluation):
+    """Figures that rise and fall, and all that comes with them."""
+
+    def __call__(self, model, folder, **options):
+        results = super().__call__(model, folder, **options)
+        picture = folder / "worst.png"
+        Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
+        classes = {f"PQ-{name}": 10.0 * i for i, name in enumerate(NAMES)} | {"PQ-sky": np.nan}
+        details = Details(
+            results={"panoptic_seg": {"PQ": 1.0, **classes}},
+            samples=[sample()],
+            drawn=[drawn()],
+            class_names=NAMES,
+            pictures=[folder / "predictions.png", picture],
+        )
+        figures = results["metrics"] | {"AP": float("nan")}
+        return results | {"metrics": figures, "details": details}
+
+
+def write_facts(folder):
+    """A config and a run.json as a run of the program has them."""
+    about = {"choices": {"backbone": "hrnet48", "head": "conv", "recipe": None, "mode": "train"}}
+    about |= {"sweep": "cityscapes", "git": {"revision": "abc", "changed": False}}
+    about |= {"format": 1, "status": "running", "attempts": [], "mode": "train"}
+    about["overrides"] = ["backbone=hrnet48", "+x@y=1"]
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / ".hydra").mkdir()
+    config = "optimizer: {lr: 0.05, betas: [0.9, 0.99], _target_: x}\nseed: 7\n"
+    (folder / ".hydra" / "resolved.yaml").write_text(config)
