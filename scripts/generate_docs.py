@@ -9,7 +9,7 @@ mkdocs calls `on_page_markdown`, which brings in files that lie outside of docs/
 import ast
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from types import NoneType, UnionType
@@ -19,7 +19,6 @@ import yaml
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
-from panoptic_dl.core.run_folder import ExitCode
 from panoptic_dl.core.settings import GROUPS, OTHERS, as_yaml, describe_type, settings_table
 from panoptic_dl.evaluation.metrics import EVALUATORS, METRICS
 
@@ -285,21 +284,17 @@ def _short(value: Any) -> str:
 
 def metrics_table() -> str:
     """A row for each metric, in the order of the printed tables."""
-    rows = []
-    for metric in METRICS:
-        tasks = {task for task, _ in metric.results}
-        where = ", ".join(f"`{task}/{key}`" for task, key in metric.results)
-        better = "higher" if metric.higher_is_better else "lower"
-        published = "yes" if metric.published else ""
-        names = {"segm": "instances", "bbox": "instances"}
-        measured = dict.fromkeys(
-            each.target.partition(".")[0]
-            for each in EVALUATORS
-            if each.name in {names.get(task, task) for task in tasks}
+    rows = [
+        (
+            f"`{metric.name}`",
+            metric.unit,
+            "higher" if metric.higher_is_better else "lower",
+            "yes" if metric.published else "",
+            ", ".join(f"`{task}/{key}`" for task, key in metric.results),
         )
-        by = ", ".join(f"`{module}`" for module in measured)
-        rows.append((f"`{metric.name}`", metric.unit, better, published, where, by))
-    return table("metric | unit | better | in published tables | in results.json | module", rows)
+        for metric in METRICS
+    ]
+    return table("metric | unit | better | in published tables | in results.json", rows)
 
 
 def evaluators_table() -> str:
@@ -313,16 +308,6 @@ def evaluators_table() -> str:
         for each in EVALUATORS
     ]
     return table("evaluator | dataset and task | official evaluator beside it", rows)
-
-
-def exit_codes_table() -> str:
-    """A row for each exit code, with the comment beside it."""
-    source = (ROOT / "panoptic_dl" / "core" / "run_folder.py").read_text()
-    rows = [("0", "", "finished")]
-    for code in ExitCode:
-        (meaning,) = re.findall(rf"    {code.name} = {code.value}  # (.*)", source)
-        rows.append((str(code.value), f"`{code.name}`", meaning))
-    return table("code | name | meaning", rows)
 
 
 def schema() -> str:
@@ -435,17 +420,20 @@ def _type(value: Any) -> str:
     return "number" if name == "integer" else name
 
 
-MADE: dict[str, Callable[[], str]] = {
-    "metrics": metrics_table,
-    "evaluators": evaluators_table,
-    "exit codes": exit_codes_table,
-}
+def panels() -> str:
+    """The table of what loggers show, which has the program of W&B's dashboard."""
+    from wandb_dashboard import panel_table
+
+    return panel_table()
+
+
+MADE = {"metrics": metrics_table, "evaluators": evaluators_table, "panels": panels}
 
 
 def with_parts(text: str) -> str:
-    """A page, with what stands between `<!-- made: NAME -->` and `<!-- end -->` made anew."""
-    block = re.compile(r"(<!-- made: (.+?) -->\n)[\s\S]*?(?=\n<!-- end -->)")
-    return block.sub(lambda match: match[1] + MADE[match[2]](), text)
+    """A page, with what stands between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
+    block = re.compile(rf"(<!-- ({'|'.join(MADE)}) -->\n)[\s\S]*?(?=<!-- /\2 -->)")
+    return block.sub(lambda match: f"{match[1]}\n{MADE[match[2]]().strip()}\n\n", text)
 
 
 def with_tree(text: str) -> str:
@@ -458,7 +446,7 @@ def pages() -> dict[Path, str]:
     """All files of docs/ that are made in whole or in part, and their present text."""
     docs = ROOT / "docs"
     made = {file: with_tree(with_parts(file.read_text())) for file in docs.rglob("*.md")}
-    made = {file: text for file, text in made.items() if re.search("<!-- (tree|made)", text)}
+    made = {file: text for file, text in made.items() if re.search("<!-- (tree|/[a-z]+) -->", text)}
     return made | {
         docs / "reference" / "groups.md": groups_page(),
         docs / "reference" / "settings.md": settings_page(),

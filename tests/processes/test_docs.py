@@ -1,8 +1,18 @@
 """The commands of README.md and the tutorials, run as a reader would; the site that is built."""
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit
+
 import pytest
 
 from tests.docs_blocks import BlockError, blocks, checkout, run_page
+from tests.processes.browser import CHROMIUM, Browser
 from tests.runs import ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
@@ -49,3 +59,89 @@ def test_all_commands_of_a_page_work(page, trained, tmp_path):
 @pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.place} {block.skip}")
 def test_commands_that_no_test_runs_say_why(block):
     pytest.skip(block.skip)
+
+
+def build(project, site):
+    """`mkdocs build`, which `make docs` calls after it has made the pages."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)],
+        cwd=project,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_is_built_without_a_warning_and_can_be_searched(site):
+    index = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    places = [each["location"] for each in index if "train.early_stop" in each["text"]]
+    assert "reference/settings.html#train" in places
+    assert any(each["location"] == "reference/changelog.html" for each in index)
+
+
+def test_pages_ask_for_nothing_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        asked = re.findall(
+            r"<(?:script|link|img|iframe)[^>]* (?:src|href)=\"?([^\" >]+)", page.read_text()
+        )
+        assert [each for each in asked if urlsplit(each).netloc] == [], page
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("[a](nowhere.md)", "nowhere.md"),
+        ("[a](../start/install.md#nowhere)", "#nowhere"),
+        ("[a](../../README.md)", "README.md"),
+        ("::: panoptic_dl.config.nowhere", "nowhere"),
+    ],
+)
+def test_what_is_broken_fails_the_build(tmp_path, broken, message):
+    for name in ("docs", "scripts", "panoptic_dl", "lazy_configs", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "docs").unlink()
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
+    for file in ROOT.glob("*.*"):
+        if file.suffix in (".md", ".yml"):
+            shutil.copy(file, tmp_path)
+    page = tmp_path / "docs" / "reference" / "exit_codes.md"
+    page.write_text(f"{page.read_text()}\n{broken}\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_and_searches_it_from_its_folder(site, tmp_path):
+    browser = Browser(tmp_path / "profile")
+    try:
+        for page in ("index", "reference/settings", "reference/api", "tutorials/quickstart"):
+            browser.resize(390, 800, mobile=True)
+            browser.open(site / f"{page}.html")
+            width = browser.run("document.documentElement.scrollWidth")
+            assert width <= 390, f"{page} is wider than a phone: {width}"
+            assert all(url.startswith("file:") for url in browser.requests()), page
+            assert browser.complaints() == [], page
+        browser.resize(1200, 800)
+        browser.open(site / "index.html")
+        found = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
+        script = """{ const box = document.querySelector('.md-search__input');
+            box.focus(); box.value = 'early_stop'; box.dispatchEvent(new Event('input'));
+            box.dispatchEvent(new Event('keyup')) }"""
+        until = time.monotonic() + 30
+        while not any("settings.html" in link for link in browser.run(found)):
+            assert time.monotonic() < until, "the search finds nothing"
+            browser.run(script)
+            time.sleep(0.5)
+        assert all(url.startswith("file:") for url in browser.requests())
+        assert browser.complaints() == []
+    finally:
+        browser.close()
