@@ -112,7 +112,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._bar.start()
             self._bar.console.show_cursor()  # a process that is killed cannot bring it back
         full = round(BAR * self.done / self.total) if self.total else 0
-        bar = (("━" * full, "green"), ("━" * (BAR - full), "dim")) if self.total else ()
+        bar = (("━" * full, "green"), ("─" * (BAR - full), "dim")) if self.total else ()
         parts = (f"{self.title} ", *bar, f" {self.state()}", f"\n{self.note}" * bool(self.note))
         self._bar.update(Text.assemble(*parts, overflow="fold", no_wrap=False), refresh=True)
 
