@@ -48,9 +48,8 @@ def shows_bars() -> bool:
 
     A notebook, which keeps all that was ever drawn, gets lines, as files and pipes do.
     """
-    streams = (sys.stdout, sys.stderr)
-    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
-    return is_terminal and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    return is_terminal and "JPY_PARENT_PID" not in os.environ and _terminal().is_interactive
 
 
 @cache
