@@ -5,6 +5,7 @@ finds the run again. What the store lacks when a run goes on is sent from metric
 trained again is not sent again.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -51,7 +52,7 @@ ID_FILE, ID_TAG = "mlflow.json", "panoptic_dl_id"
 DATABASE = "sqlite:///"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 FILES = ("results.json", "results.csv", "results.md", "benchmark.json")  # of a run that has ended
-BATCH_METRICS, BATCH_PARAMETERS, LONGEST = 1000, 100, 500  # MLflow's limits
+BATCH, LONGEST = 100, 500  # parameters in a call, and letters of one
 
 
 class MLflowLogger(Logger):
@@ -90,11 +91,11 @@ class MLflowLogger(Logger):
             file = Path(self._uri.removeprefix(DATABASE)).absolute()
             file.parent.mkdir(parents=True, exist_ok=True)
             artifacts = (file.parent / "mlflow_artifacts").as_uri()
-        client = mlflow.MlflowClient(self._uri)
-        known = client.get_experiment_by_name(self._experiment)
-        experiment = known and known.experiment_id
-        if experiment is None:
-            experiment = client.create_experiment(self._experiment, artifacts)
+        client: Any = mlflow.MlflowClient(self._uri)
+        if client.get_experiment_by_name(self._experiment) is None:
+            with contextlib.suppress(mlflow.MlflowException):  # another run has just made it
+                client.create_experiment(self._experiment, artifacts)
+        experiment = client.get_experiment_by_name(self._experiment).experiment_id
         tag = run_id(run.folder, ID_FILE)
         found = client.search_runs([experiment], f"tags.{ID_TAG} = '{tag}'", max_results=1)
         facts = facts_of(run)
@@ -105,16 +106,15 @@ class MLflowLogger(Logger):
         self._client, self._id, self._run = client, entry.info.run_id, run
         client.update_run(self._id, "RUNNING")
         given = {_name(key): value for key, value in facts.parameters.items()}
-        new = given.keys() - entry.data.params  # which MLflow never changes
-        parameters = [Param(key, str(given[key])[:LONGEST]) for key in sorted(new)]
-        for at in range(0, len(parameters), BATCH_PARAMETERS):
-            client.log_batch(self._id, params=parameters[at : at + BATCH_PARAMETERS])
+        new = sorted(given.keys() - entry.data.params)  # which MLflow never changes
+        parameters = [Param(key, str(given[key])[:LONGEST]) for key in new]
+        for at in range(0, len(parameters), BATCH):
+            client.log_batch(self._id, params=parameters[at : at + BATCH])
         if (run.folder / RESOLVED).exists():
             client.log_artifact(self._id, str(run.folder / RESOLVED))
         self._known = self._known_lines(entry.data.metrics)
-        self._log(
-            [p for line in run.history for p in self._new_points(int(line["iteration"]), line)]
-        )
+        for line in run.history:
+            self._log(self._new_points(int(line["iteration"]), line))
         logger.info("MLflow: run %s in %s", self._id, self._uri)
 
     def step(self, iteration: int, metrics: Metrics) -> None:
@@ -157,8 +157,8 @@ class MLflowLogger(Logger):
         return _points(iteration, {**tagged(line), **(more or {})})
 
     def _log(self, points: Sequence[Any]) -> None:
-        for at in range(0, len(points), BATCH_METRICS):
-            self._client.log_batch(self._id, metrics=points[at : at + BATCH_METRICS])
+        if points:
+            self._client.log_batch(self._id, metrics=points)
 
     def _log_pictures(self, pictures: Mapping[str, Image.Image], place: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
