@@ -26,6 +26,7 @@ from panoptic_dl.loggers.base import (
     facts_of,
     is_evaluation,
     jpeg,
+    line_number,
     run_id,
     tagged,
     tagged_classes,
@@ -83,7 +84,7 @@ class MLflowLogger(Logger):
         self._client: Any = None
         self._id = ""  # MLflow's, of the run
         self._run: Run | None = None
-        self._known: set[tuple[bool, int]] = set()  # see `_known_lines`
+        self._last = -1  # the last line that the run has, see `line_number`
 
     def start(self, run: Run) -> None:
         artifacts = None
@@ -112,7 +113,15 @@ class MLflowLogger(Logger):
             client.log_batch(self._id, params=parameters[at : at + BATCH])
         if (run.folder / RESOLVED).exists():
             client.log_artifact(self._id, str(run.folder / RESOLVED))
-        self._known = self._known_lines(entry.data.metrics)
+        self._last = max(
+            (
+                line_number(point.step, name != "loss/total")
+                for name in entry.data.metrics
+                if name == "loss/total" or name.startswith("val/")
+                for point in client.get_metric_history(self._id, name)
+            ),
+            default=-1,
+        )
         for line in run.history:
             self._log(self._new_points(int(line["iteration"]), line))
         logger.info("MLflow: run %s in %s", self._id, self._uri)
@@ -139,21 +148,12 @@ class MLflowLogger(Logger):
         self._client.set_tag(self._id, "exit_code", str(exit_code))
         self._client.set_terminated(self._id, STATUS[status])
 
-    def _known_lines(self, metrics: Mapping[str, float]) -> set[tuple[bool, int]]:
-        """Whether an evaluation, and the iteration, of each line that the run has."""
-        return {
-            (name != "loss/total", each.step)
-            for name in metrics
-            if name == "loss/total" or name.startswith("val/")
-            for each in self._client.get_metric_history(self._id, name)
-        }
-
     def _new_points(self, iteration: int, line: Metrics, more: Metrics | None = None) -> list[Any]:
         """The numbers of a line of metrics.json, unless the run has that line."""
-        key = (is_evaluation(line), iteration)
-        if key in self._known:
+        number = line_number(iteration, is_evaluation(line))
+        if number <= self._last:
             return []
-        self._known.add(key)
+        self._last = number
         return _points(iteration, {**tagged(line), **(more or {})})
 
     def _log(self, points: Sequence[Any]) -> None:

@@ -46,7 +46,6 @@ from panoptic_dl.visualize.sheets import (
     Sample,
     clear_gallery,
     fit,
-    make_sample,
     resize_map,
     save_gallery,
     save_sheet,
@@ -137,8 +136,6 @@ class EvaluationPictures:
         return Details(
             results=results,
             samples=tuple(self._samples),
-            drawn=tuple(self._rows),
-            class_names=self.names,
             pictures=files,
         )
 
@@ -179,7 +176,7 @@ class EvaluationPictures:
         maps = [self.drawer.panoptic(image, each) for each in (truth, prediction)]
         self._rows.append([image, *maps])
         name = Path(record["file_name"]).stem
-        self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
+        self._samples.append(Sample(name, *self._rows[-1]))
 
     def _draw_best_and_worst(self) -> list[Path]:
         """Draw a sheet of each; in the main process."""
