@@ -100,16 +100,13 @@ SIDE, QUALITY = 1024, 75  # pixels of the longer side, and of JPEG: logs stay sm
 
 
 def tagged_pictures(details: Details) -> dict[str, Image.Image]:
-    """Ground truth beside prediction of each sample, `predictions/NAME`, and the drawn files."""
+    """Ground truth beside prediction of the samples, `predictions/1` ..., and the drawn files."""
+    pairs = [(sample.ground_truth, sample.prediction) for sample in details.samples]
     found = {
-        f"predictions/{file_name_text(sample.name)}": Image.fromarray(
-            np.hstack([sample.ground_truth, sample.prediction])
-        )
-        for sample in details.samples
+        f"predictions/{number}": _small(Image.fromarray(np.hstack(pair)))
+        for number, pair in enumerate(pairs, start=1)
     }
-    return {name: _small(picture) for name, picture in found.items()} | tagged_files(
-        details.pictures
-    )
+    return found | tagged_files(details.pictures)
 
 
 def tagged_files(files: Sequence[Path]) -> dict[str, Image.Image]:

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 ID_FILE, ID_TAG = "mlflow.json", "panoptic_dl_id"
 DATABASE = "sqlite:///"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-FILES = ("results.json", "results.csv", "results.md", "benchmark.json")  # of a run that has ended
+FILES = ("run.json", "results.json", "results.csv", "results.md", "benchmark.json")  # at the end
 BATCH, LONGEST = 100, 500  # parameters in a call, and letters of one
 
 
