@@ -72,12 +72,13 @@ def make_report(project: str, entity: str, sweep: str, *, asks: bool = True) -> 
     from wandb_workspaces.expr import And, Metric
 
     runs = wr.Runset(
-        **({"project": project, "entity": entity} if asks else {}),
+        project=project if asks else "",
+        entity=entity if asks else "",
         name=sweep,
         filters=And(Metric("group") == sweep),
         pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
     )
-    bars = [
+    bars: list[Any] = [
         wr.BarPlot(title=f"best {n}", metrics=[wr.SummaryMetric(f"{n}/best")])
         for n in ("PQ", "mIoU")
     ]
@@ -110,7 +111,9 @@ def main() -> int:
         raise ValueError("this script needs an extra: pip install 'panoptic-dl[wandb]'") from None
     if "'" in (arguments.sweep or ""):
         raise ValueError(f"--sweep {arguments.sweep}: W&B's filters take no quotation mark")
-    entity = arguments.entity or ("ENTITY" if arguments.dry_run else wandb.Api().default_entity)
+    entity: Any = arguments.entity or (
+        "ENTITY" if arguments.dry_run else wandb.Api().default_entity
+    )
     made = {"workspace": make_workspace(arguments.project, entity)}
     if arguments.sweep:
         options = {"asks": not arguments.dry_run}

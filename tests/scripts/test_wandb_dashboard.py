@@ -5,9 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from panoptic_dl.loggers.base import panels, tagged
+from panoptic_dl.core.settings import EvaluationSettings
+from panoptic_dl.loggers.base import Details, panels, tagged, tagged_pictures
+from panoptic_dl.visualize.sheets import Sample
 from scripts import wandb_dashboard
 
 ROOT = Path(__file__).parents[2]
@@ -61,15 +65,23 @@ def test_the_report_is_of_the_runs_of_the_sweep(sent):
     assert [bar["viewType"] for bar in bars] == ["Bar Chart", "Bar Chart"]
 
 
-def test_curves_are_of_tags_that_are_logged():
+def test_panels_are_of_tags_that_are_logged(tmp_path):
     """A tag that is renamed would leave an empty panel."""
     step = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset", "lr", "grad_norm", "time")
     step += ("data_time", "images_per_s", "host_memory_MiB", "device_memory_MiB")
     logged = {*tagged(dict.fromkeys(step, 0.0)), "PQ_by_class/road", "IoU_by_class/road"}
     metrics = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "mIoU", "AP", "box_AP", "mask_AP")
     logged |= set(tagged(dict.fromkeys((*metrics, "ema/PQ", "ema/mIoU"), 0.0)))
+    pictures = ["worst", "best", "confusions", "pq_by_class", "iou_by_class"]
+    files = [tmp_path / f"{name}.png" for name in pictures]
+    for file in files:
+        Image.new("RGB", (4, 4)).save(file)
+    image = np.zeros((4, 4, 3), np.uint8)
+    count = EvaluationSettings().picture_count
+    samples = [Sample("street", image, image, image)] * count
+    logged |= set(tagged_pictures(Details(samples=samples, pictures=files)))
     for panel in panels():
-        for tag in () if panel.pictures else panel.tags:
+        for tag in panel.tags:
             assert any(re.fullmatch(tag, name) for name in logged), tag
 
 
