@@ -331,10 +331,12 @@ def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
 
 def test_rows_of_the_same_title_say_what_differs(tmp_path):
     row = "toy_coco_panoptic_hrnet_tiny_conv"
-    for name, lr, norm in (("a", 0.01, "BN"), ("b", 0.001, "BN"), ("c", 0.001, "GN")):
-        given = [f"optimizer.lr={lr}", f"backbone.norm={norm}", f"run_dir={name}", f"seed={norm}"]
+    networks = ("a", 0.01, "BN"), ("b", 0.001, "BN"), ("c", 0.001, "GN")
+    for seed, (name, lr, norm) in enumerate(networks):
+        given = [f"optimizer.lr={lr}", f"backbone.norm={norm}", f"run_dir={name}", f"seed={seed}"]
         resolved = {"optimizer": {"lr": lr}, "backbone": {"norm": norm, "copy": lr}}
-        make_run(tmp_path / name, row, overrides=given, settings=resolved, metrics={"PQ": 1.0})
+        changes = {"settings": resolved, "metrics": {"PQ": 1.0}, "seed": seed}
+        make_run(tmp_path / name, row, overrides=given, **changes)
     make_run(tmp_path / "other", "toy_coco_panoptic_hrnet18_conv", metrics={"PQ": 1.0})
     (table,) = build_tables(collect([tmp_path]).runs)
     assert [line.name for line in table.lines] == [
