@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoptic_dl.visualize.sheets import (
-    SAMPLE_SIDE,
     fit,
     legend_strip,
-    make_sample,
     save_gallery,
     save_sheet,
     with_legend,

@@ -245,7 +245,6 @@ if (toolbar) {
     const across = end.clientX - start.clientX, down = end.clientY - start.clientY;
     start = null;
     if (Math.abs(across) < 40 || Math.abs(across) < 2 * Math.abs(down)) return;
-    event.preventDefault(); // it is no tap
     stepAll(across < 0 ? 1 : -1);
   });
 }
