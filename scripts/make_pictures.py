@@ -1,9 +1,9 @@
 """Make the pictures of docs/pictures: `python scripts/make_pictures.py [NAME ...]`.
 
 All of them are of small networks trained on drawn images. Their runs lie in outputs/pictures; those
-that are finished are not run again. The first time takes about 40 minutes on two CPU cores, 20 of
-them for the picture of the README: the quickstart's network, trained for 1,200 iterations instead
-of 350, on streets of the validation split, which it has not been trained on.
+that are finished are not run again. The picture of the README is of the quickstart's network,
+trained for 1,200 iterations instead of 350 (PQ 83.8 instead of 67.2), on a drawn street of the
+validation split: an image that it has not seen in training.
 
 The pictures in KEPT stay as they are unless they are named or made by hand.
 """
@@ -28,10 +28,11 @@ sys.path.insert(0, str(ROOT))  # for the browser that the tests drive, and drawn
 
 from panoptic_dl import Predictor  # noqa: E402
 from panoptic_dl.datasets.toy.cityscapes import toy_cityscapes  # noqa: E402
+from panoptic_dl.visualize.segmentation import SegmentDrawer  # noqa: E402
 
 RUNS, PICTURES = ROOT / "outputs" / "pictures", ROOT / "docs" / "pictures"
 SHOWN, SIZE = 24, (512, 1024)  # drawn streets of the validation split, H and W of each
-HERO, VIEWS, SERVED = 0, 1, 2  # the streets that are shown
+HERO, VIEWS, SERVED = 9, 18, 3  # the streets that are shown
 LARGE = 250_000  # bytes of a file
 BROWSED = 6  # the training sample of mode=browse
 
@@ -87,7 +88,15 @@ def streets() -> list[Path]:
 def hero() -> None:
     """The image, and the panoptic prediction."""
     result = Predictor.from_run(hero_run(), device="cpu")(streets()[HERO])
-    drawn = result.draw(legend=False)
+    drawer = SegmentDrawer(
+        names=result.classes.names,
+        colors=result.classes.colors,
+        thing_ids=result.classes.thing_ids,
+        label_divisor=result.label_divisor,
+        text_scale=1.8,  # it is shown in half of its size
+    )
+    assert result.panoptic is not None
+    drawn = drawer.panoptic(result.image, result.panoptic)
     gap = np.full((len(drawn), 12, 3), 255, np.uint8)
     save(np.concatenate([result.image, gap, drawn], axis=1), "hero", 1600)
 
