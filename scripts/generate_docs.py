@@ -19,6 +19,7 @@ import yaml
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
+from panoptic_dl.config.lazy import COMPANIONS
 from panoptic_dl.core.settings import GROUPS, OTHERS, as_yaml, describe_type, settings_table
 from panoptic_dl.evaluation.metrics import EVALUATORS, METRICS
 
@@ -197,7 +198,7 @@ def yaml_keys(text: str) -> list[tuple[str, str, str]]:
         if comment := re.match(r" *# ?(.*)", line):
             before = f"{before} {comment[1]}".strip()
             continue
-        match = re.match(r"( *)(\w+):(?: +(.*?))?(?: +# (.*))?$", line)
+        match = re.match(r"( *)(\w+):(?: +([^#\s].*?))?(?: +# (.*))?$", line)
         if match is None or (match[2] in ("defaults", "hydra") and not match[1]):
             parents, before = [(len(match[1]), "")] if match else parents, ""
             continue
@@ -247,12 +248,12 @@ def _head_rows() -> list[tuple[str, ...]]:
     ]
 
 
-def _tree(group: str, option: str) -> dict[str, Any]:
-    """What an option of a group holds, as its own file says."""
+def _tree(group: str, option: str, variable: str = "") -> Any:
+    """What an option of a group holds, as its own file says, or another variable of that file."""
     if not (LAZY / group / f"{option}.py").exists():
         return yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    found = LazyConfig.load(str(LAZY / group / f"{option}.py"))[group]
-    return OmegaConf.to_container(found, resolve=False)
+    found = LazyConfig.load(str(LAZY / group / f"{option}.py")).get(variable or group)
+    return None if found is None else OmegaConf.to_container(found, resolve=False)
 
 
 def _leaves(tree: Any, prefix: str = "", *, built: bool = False) -> Iterable[tuple[str, Any]]:
@@ -350,7 +351,9 @@ def schema() -> str:
         }
         properties[group] = {"type": "object", "properties": keys, "additionalProperties": False}
     for group in PARTS:
-        properties[group] = _like([_tree(group, name) for name, _ in _options(group)])
+        for key in (group, *COMPANIONS.get(group, ())):
+            trees = [_tree(group, name, key) for name, _ in _options(group)]
+            properties[key] = _like([tree for tree in trees if tree is not None])
     described = properties["dataset"]["properties"]
     meanings = _comments(LAZY / "dataset" / "cityscapes.py", *(LAZY / "dataset").glob("*.py"))
     for key, meaning in meanings.items():
@@ -409,7 +412,7 @@ def _like(values: list[Any]) -> dict[str, Any]:
         properties = {key: _like([tree[key] for tree in trees if key in tree]) for key in keys}
         also = {_type(each) for each in values if not isinstance(each, dict)}
         return {"type": sorted({"object", "null"} | also), "properties": properties}
-    types = {_type(each) for each in values if each is not None and "${" not in str(each)}
+    types = {_type(each) for each in values if each not in (None, "???") and "${" not in str(each)}
     return {"type": sorted({*types, "null", "string"})} if types else {}
 
 
