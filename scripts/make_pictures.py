@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # for the browser that the tests drive, and drawn
 from panoptic_dl import Predictor  # noqa: E402
 from panoptic_dl.datasets.toy.cityscapes import toy_cityscapes  # noqa: E402
 from panoptic_dl.visualize.segmentation import SegmentDrawer  # noqa: E402
+from report_picture import report_picture  # noqa: E402
 
 RUNS, PICTURES = ROOT / "outputs" / "pictures", ROOT / "docs" / "pictures"
 SHOWN, SIZE = 24, (512, 1024)  # drawn streets of the validation split, H and W of each
@@ -210,13 +211,8 @@ DROP = """(() => {
 
 
 def report() -> None:
-    """The report of two runs: its beginning in the light, and its pictures in the dark."""
-    folder = RUNS / "report"
-    execute("scripts/report.py", quickstart_run(), hero_run(), "--out", folder)
-    pictures = "document.getElementById('gallery').scrollIntoView()"
-    shots: list[Shot] = [(scheme, (735, 800), False, "0") for scheme in ("light", "dark")]
-    shots[1] = (*shots[1][:3], pictures)
-    photograph(folder / "report.html", "report", shots)
+    picture = report_picture([quickstart_run(), hero_run()])
+    picture.quantize(256).save(PICTURES / "report.png", optimize=True)
 
 
 def search() -> None:
