@@ -281,7 +281,12 @@ class DemoSettings(Settings, group="demo"):
         (None, "panoptic", "instances", "masks", "json"),
     )
     legend: bool = key(True, "Draw the classes below pictures (never in videos).")
-    labels: bool = key(True, "Draw names into the picture, with the scores of instances.")
+    labels: bool = key(True, "Draw the names of segments into the picture.")
+    scores: bool = key(
+        False,
+        "Draw scores behind the names of instances: probability of the class times height of the "
+        "center, so that good ones are often below 0.5.",
+    )
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(
         "image",

@@ -20,7 +20,8 @@ LINE = 34  # height of headings, of a caption, of the title and legend, in pixel
 GAP, LETTER = 8, 11  # and the width of a letter of a caption, about
 HIGHEST = 2  # times their width are cells: strips are narrower
 NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
-GALLERY_KINDS = ("image", "truth", "prediction")
+GALLERY_KINDS = ("image", "truth", "prediction")  # names of files
+HEADINGS = ("image", "ground truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
 SAMPLE_SIDE = 1024  # pixels of a sample's longer side
@@ -89,7 +90,7 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
-def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
+def legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
     """Colored squares, each before its name, in as many lines as it takes: (H, width, 3)."""
     line, side, gap = round(size * 1.7), round(size * 1.0), round(size * 1.2)
     placed, x, y = [], gap // 2, 0
@@ -120,7 +121,7 @@ def with_legend(
         return picture
     height, width = picture.shape[:2]
     wide = max(width, NARROWEST)
-    strip = _legend_strip(entries, wide, size or text_size(picture.shape))
+    strip = legend_strip(entries, wide, size or text_size(picture.shape))
     sheet = np.empty((height + len(strip), wide, 3), np.uint8)
     sheet[:] = PAPER
     left = (wide - width) // 2
