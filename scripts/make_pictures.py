@@ -157,47 +157,35 @@ def custom_dataset() -> None:
         save(sheet.crop((0, 0, sheet.width, round(sheet.height * 0.51))), "custom_dataset", 1200)
 
 
-Shot = tuple[str, tuple[int, int], bool, str]  # color scheme, width and height, mobile, script
-
-
-def photograph(place: Path | str, name: str, shots: Sequence[Shot]) -> None:
-    """A page in Chromium, once for each shot, side by side."""
-    from tests.processes.browser import Browser
-
-    pictures = []
-    with TemporaryDirectory() as profile:
-        browser = Browser(Path(profile))
-        try:
-            for scheme, size, mobile, script in shots:
-                browser.prefer(scheme)
-                browser.resize(*size, mobile=mobile)
-                browser.open(place)
-                browser.run(script)
-                with Image.open(browser.picture(Path(profile, "shot.png"))) as shot:
-                    pictures.append(np.asarray(shot.convert("RGB")))
-        finally:
-            browser.close()
-    gap = np.full((len(pictures[0]), 16, 3), 128, np.uint8)
-    save(np.concatenate([pictures[0], gap, pictures[1]], axis=1), name, 1500)
-
-
 def serve() -> None:
     """The page of scripts/serve.py in a wide window, and on a phone in the dark."""
+    from tests.processes.browser import Browser
+
     model = RUNS / "export" / "model.onnx"
     if not model.is_file():
         execute("run.py", "mode=export", f"weights={hero_run()}", f"run_dir={model.parent}")
     command = [sys.executable, "scripts/serve.py", str(model), "--port=0"]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr is not None
-        found = (re.search(r"http://[\d.:]+", line) for line in server.stderr)
-        address = next(match[0] for match in found if match)
-        drop = DROP % b64encode(streets()[SERVED].read_bytes()).decode()
-        wide, phone = ("light", (1110, 716), False, drop), ("dark", (370, 716), True, drop)
-        photograph(address, "serve", [wide, phone])
-    finally:
-        server.terminate()
-        server.wait()
+    shots = []
+    with TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            assert server.stderr is not None
+            found = (re.search(r"http://[\d.:]+", line) for line in server.stderr)
+            address = next(match[0] for match in found if match)
+            for scheme, width in (("light", 1110), ("dark", 370)):
+                browser.prefer(scheme)
+                browser.resize(width, 716, mobile=width < 500)
+                browser.open(address)
+                browser.run(DROP % b64encode(streets()[SERVED].read_bytes()).decode())
+                with Image.open(browser.picture(Path(profile, "shot.png"))) as shot:
+                    shots.append(np.asarray(shot.convert("RGB")))
+        finally:
+            browser.close()
+            server.terminate()
+            server.wait()
+    gap = np.full((len(shots[0]), 16, 3), 128, np.uint8)
+    save(np.concatenate([shots[0], gap, shots[1]], axis=1), "serve", 1500)
 
 
 DROP = """(() => {
@@ -211,8 +199,7 @@ DROP = """(() => {
 
 
 def report() -> None:
-    picture = report_picture([quickstart_run(), hero_run()])
-    picture.quantize(256).save(PICTURES / "report.png", optimize=True)
+    save(report_picture([quickstart_run(), hero_run()]), "report", 2014)
 
 
 def search() -> None:
