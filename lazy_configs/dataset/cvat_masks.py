@@ -1,9 +1,10 @@
-"""Your own data in CVAT's "Segmentation mask 1.1": masks of classes and objects, labelmap.txt.
+"""Your own data in CVAT's format "Segmentation mask 1.1": masks of classes and of objects.
 
     python run.py dataset=cvat_masks dataset.root=FOLDER
 
-The label background is stuff, all others are things. The folder is only read: panoptic labels are
-made once, below $PANOPTIC_DL_CACHE. docs/tutorials/custom_dataset.md has all keys.
+FOLDER holds a labelmap.txt. The label background is stuff, all others are things. The folder is
+only read: panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
+docs/how-to/formats.md.
 """
 
 from ._imported import SPLITTING, use_import

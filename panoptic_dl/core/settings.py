@@ -61,7 +61,7 @@ class TrainSettings(Settings, group="train"):
         None, "Passes over the training images, instead of `iterations`; null uses those.", above=0
     )
     batch_size: int = key(
-        "${recipe_record.batch_size}", "Images of a step, summed over all processes.", least=1
+        "${recipe_record.batch_size}", "Images per step, over all processes.", least=1
     )
     images_per_gpu: int | None = key(
         None, "Largest number of images per forward pass; null: the whole share.", least=1
@@ -297,7 +297,7 @@ class DemoSettings(Settings, group="demo"):
     precision: str = key(
         "tf32", "Arithmetic of the network, as in `evaluation.precision`.", INFERENCE_PRECISIONS
     )
-    batch_size: int = key(1, "Images of one size that the network processes.", least=1)
+    batch_size: int = key(1, "Images of one size in one forward pass.", least=1)
     num_workers: int | None = key(
         None, "Threads that read, and that draw; null: one per core, at most 8.", least=1
     )
