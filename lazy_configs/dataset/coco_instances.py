@@ -1,10 +1,10 @@
-"""Your own data as COCO instances, such as exports of Roboflow, CVAT, Label Studio and Datumaro.
+"""Your own data as COCO instances: exports of Roboflow, CVAT, Label Studio, Datumaro; COCO itself.
 
     python run.py dataset=coco_instances dataset.root=FOLDER
 
-Masks become things; what none covers becomes the class background. The files of COCO itself work
-too. The folder is only read: panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
-docs/how-to/formats.md.
+Masks become things; what none covers becomes the class background. The folder is only read:
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
+docs/tutorials/custom_dataset.md.
 """
 
 from ._imported import OPTIONS, SPLITTING, use_import

@@ -1,9 +1,9 @@
-"""Your own images with one mask each, a PNG of class ids or of colors, for the semantic task.
+"""Your own images with one mask each: PNGs of class ids, or of colors with a table.
 
     python run.py task=semantic dataset=masks dataset.root=FOLDER
 
-A table says which color is which class. The folder is only read: labels are made once, below
-$PANOPTIC_DL_CACHE. docs/how-to/formats.md has all keys.
+Masks have classes and no instances: for the semantic task. The folder is only read: labels are made
+once, below $PANOPTIC_DL_CACHE. docs/tutorials/custom_dataset.md has all keys.
 """
 
 from ._imported import SPLITTING, use_import
