@@ -19,12 +19,12 @@ SMOOTHED = "loss/"  # curves that are noisy
 
 
 def panel_table() -> str:
-    """The panels as a Markdown table, for docs/how-to/logging.md."""
+    """The panels as a Markdown table; `make docs` writes it into docs/how-to/logging.md."""
     lines = ["| section | panel | tags | question that it answers |", "| --- | --- | --- | --- |"]
     for panel in panels():
         tags = ", ".join(f"`{tag}`" for tag in panel.tags)
         lines.append(f"| {panel.section} | {panel.title} | {tags} | {panel.question} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _panel(panel: Panel) -> Any:
@@ -69,15 +69,16 @@ def make_report(project: str, entity: str, sweep: str, *, asks: bool = True) -> 
     Unless `asks`, W&B is not asked for the project's number, which the runs are found by.
     """
     import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
+    from wandb_workspaces.expr import And, Metric
 
     runs = wr.Runset(
-        **({"project": project, "entity": entity} if asks else {}),
+        project=project if asks else "",
+        entity=entity if asks else "",
         name=sweep,
-        filters=[expr.Metric("group") == sweep],
+        filters=And(Metric("group") == sweep),
         pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
     )
-    bars = [
+    bars: list[Any] = [
         wr.BarPlot(title=f"best {n}", metrics=[wr.SummaryMetric(f"{n}/best")])
         for n in ("PQ", "mIoU")
     ]
@@ -110,7 +111,9 @@ def main() -> int:
         raise ValueError("this script needs an extra: pip install 'panoptic-dl[wandb]'") from None
     if "'" in (arguments.sweep or ""):
         raise ValueError(f"--sweep {arguments.sweep}: W&B's filters take no quotation mark")
-    entity = arguments.entity or ("ENTITY" if arguments.dry_run else wandb.Api().default_entity)
+    entity: Any = arguments.entity or (
+        "ENTITY" if arguments.dry_run else wandb.Api().default_entity
+    )
     made = {"workspace": make_workspace(arguments.project, entity)}
     if arguments.sweep:
         options = {"asks": not arguments.dry_run}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.utils import comm
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -51,14 +50,17 @@ class Details:
 
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the evaluators
     samples: Sequence[Sample] = ()  # the first images, the same in every evaluation
-    drawn: Sequence[Sequence[NDArray[np.uint8]]] = ()  # image, ground truth, prediction of each
-    class_names: Sequence[str] = ()
     pictures: Sequence[Path] = ()  # files that were drawn
 
 
 def is_evaluation(line: Metrics) -> bool:
     """Whether a line of metrics.json is of an evaluation, and not of a training step."""
     return "total_loss" not in line
+
+
+def line_number(iteration: int, evaluation: bool) -> int:
+    """A number that grows from line to line: an evaluation's comes after its iteration's."""
+    return 2 * (iteration + 1) + evaluation
 
 
 TAGS = {  # of a training step; `loss_NAME` becomes `loss/NAME`, and others go to `train/`
@@ -98,14 +100,13 @@ SIDE, QUALITY = 1024, 75  # pixels of the longer side, and of JPEG: logs stay sm
 
 
 def tagged_pictures(details: Details) -> dict[str, Image.Image]:
-    """Ground truth beside prediction of each sample, `predictions/NAME`, and the drawn files."""
+    """Ground truth beside prediction of the samples, `predictions/1` ..., and the drawn files."""
+    pairs = [(sample.ground_truth, sample.prediction) for sample in details.samples]
     found = {
-        f"predictions/{file_name_text(sample.name)}": Image.fromarray(np.hstack(drawn[1:]))
-        for sample, drawn in zip(details.samples, details.drawn, strict=True)
+        f"predictions/{number}": _small(Image.fromarray(np.hstack(pair)))
+        for number, pair in enumerate(pairs, start=1)
     }
-    return {name: _small(picture) for name, picture in found.items()} | tagged_files(
-        details.pictures
-    )
+    return found | tagged_files(details.pictures)
 
 
 def tagged_files(files: Sequence[Path]) -> dict[str, Image.Image]:

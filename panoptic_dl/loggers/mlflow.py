@@ -5,6 +5,7 @@ finds the run again. What the store lacks when a run goes on is sent from metric
 trained again is not sent again.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from panoptic_dl.loggers.base import (
     facts_of,
     is_evaluation,
     jpeg,
+    line_number,
     run_id,
     tagged,
     tagged_classes,
@@ -32,13 +34,13 @@ from panoptic_dl.loggers.base import (
     tagged_pictures,
 )
 
-for _name, _value in {
+for _variable, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; by default 120, and 7 retries
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }.items():
-    os.environ.setdefault(_name, _value)
+    os.environ.setdefault(_variable, _value)
 try:
     import mlflow
     from mlflow.entities import Metric, Param
@@ -50,8 +52,8 @@ logger = logging.getLogger(__name__)
 ID_FILE, ID_TAG = "mlflow.json", "panoptic_dl_id"
 DATABASE = "sqlite:///"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-FILES = ("results.json", "results.csv", "results.md", "benchmark.json")  # of a run that has ended
-BATCH_METRICS, BATCH_PARAMETERS, LONGEST = 1000, 100, 500  # MLflow's limits
+FILES = ("run.json", "results.json", "results.csv", "results.md", "benchmark.json")  # at the end
+BATCH, LONGEST = 100, 500  # parameters in a call, and letters of one
 
 
 class MLflowLogger(Logger):
@@ -82,7 +84,7 @@ class MLflowLogger(Logger):
         self._client: Any = None
         self._id = ""  # MLflow's, of the run
         self._run: Run | None = None
-        self._known: set[tuple[bool, int]] = set()  # see `_known_lines`
+        self._last = -1  # the last line that the run has, see `line_number`
 
     def start(self, run: Run) -> None:
         artifacts = None
@@ -90,11 +92,11 @@ class MLflowLogger(Logger):
             file = Path(self._uri.removeprefix(DATABASE)).absolute()
             file.parent.mkdir(parents=True, exist_ok=True)
             artifacts = (file.parent / "mlflow_artifacts").as_uri()
-        client = mlflow.MlflowClient(self._uri)
-        known = client.get_experiment_by_name(self._experiment)
-        experiment = known and known.experiment_id
-        if experiment is None:
-            experiment = client.create_experiment(self._experiment, artifacts)
+        client: Any = mlflow.MlflowClient(self._uri)
+        if client.get_experiment_by_name(self._experiment) is None:
+            with contextlib.suppress(mlflow.MlflowException):  # another run has just made it
+                client.create_experiment(self._experiment, artifacts)
+        experiment = client.get_experiment_by_name(self._experiment).experiment_id
         tag = run_id(run.folder, ID_FILE)
         found = client.search_runs([experiment], f"tags.{ID_TAG} = '{tag}'", max_results=1)
         facts = facts_of(run)
@@ -104,17 +106,24 @@ class MLflowLogger(Logger):
         entry = found[0] if found else client.create_run(experiment, None, tags, self._name)
         self._client, self._id, self._run = client, entry.info.run_id, run
         client.update_run(self._id, "RUNNING")
-        given = {re.sub(r"[^\w\-. :/]", "_", key): v for key, v in facts.parameters.items()}
-        new = given.keys() - entry.data.params  # which MLflow never changes
-        parameters = [Param(key, str(given[key])[:LONGEST]) for key in sorted(new)]
-        for at in range(0, len(parameters), BATCH_PARAMETERS):
-            client.log_batch(self._id, params=parameters[at : at + BATCH_PARAMETERS])
+        given = {_name(key): value for key, value in facts.parameters.items()}
+        new = sorted(given.keys() - entry.data.params)  # which MLflow never changes
+        parameters = [Param(key, str(given[key])[:LONGEST]) for key in new]
+        for at in range(0, len(parameters), BATCH):
+            client.log_batch(self._id, params=parameters[at : at + BATCH])
         if (run.folder / RESOLVED).exists():
             client.log_artifact(self._id, str(run.folder / RESOLVED))
-        self._known = self._known_lines(entry.data.metrics)
-        self._log(
-            [p for line in run.history for p in self._new_points(int(line["iteration"]), line)]
+        self._last = max(
+            (
+                line_number(point.step, name != "loss/total")
+                for name in entry.data.metrics
+                if name == "loss/total" or name.startswith("val/")
+                for point in client.get_metric_history(self._id, name)
+            ),
+            default=-1,
         )
+        for line in run.history:
+            self._log(self._new_points(int(line["iteration"]), line))
         logger.info("MLflow: run %s in %s", self._id, self._uri)
 
     def step(self, iteration: int, metrics: Metrics) -> None:
@@ -139,26 +148,17 @@ class MLflowLogger(Logger):
         self._client.set_tag(self._id, "exit_code", str(exit_code))
         self._client.set_terminated(self._id, STATUS[status])
 
-    def _known_lines(self, metrics: Mapping[str, float]) -> set[tuple[bool, int]]:
-        """Whether an evaluation, and the iteration, of each line that the run has."""
-        return {
-            (name != "loss/total", each.step)
-            for name in metrics
-            if name == "loss/total" or name.startswith("val/")
-            for each in self._client.get_metric_history(self._id, name)
-        }
-
     def _new_points(self, iteration: int, line: Metrics, more: Metrics | None = None) -> list[Any]:
         """The numbers of a line of metrics.json, unless the run has that line."""
-        key = (is_evaluation(line), iteration)
-        if key in self._known:
+        number = line_number(iteration, is_evaluation(line))
+        if number <= self._last:
             return []
-        self._known.add(key)
+        self._last = number
         return _points(iteration, {**tagged(line), **(more or {})})
 
     def _log(self, points: Sequence[Any]) -> None:
-        for at in range(0, len(points), BATCH_METRICS):
-            self._client.log_batch(self._id, metrics=points[at : at + BATCH_METRICS])
+        if points:
+            self._client.log_batch(self._id, metrics=points)
 
     def _log_pictures(self, pictures: Mapping[str, Image.Image], place: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -171,4 +171,9 @@ class MLflowLogger(Logger):
 
 def _points(iteration: int, values: Metrics) -> list[Any]:
     now = int(1000 * time.time())
-    return [Metric(name, float(value), now, iteration) for name, value in values.items()]
+    return [Metric(_name(key), float(value), now, iteration) for key, value in values.items()]
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", text)

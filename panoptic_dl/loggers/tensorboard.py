@@ -32,13 +32,14 @@ class TensorBoardLogger(Logger):
     """
 
     def __init__(self) -> None:
-        self._events: SummaryWriter | None = None
+        self._events: Any = None
         self._end: Any = None  # what says that the run has finished
 
     def start(self, run: Run) -> None:
         if run.mode != "train":
             return
-        events = self._events = SummaryWriter(str(run.folder), purge_step=run.start or None)
+        events: Any = SummaryWriter(str(run.folder), purge_step=run.start or None)
+        self._events = events
         facts = facts_of(run)
         for name, text in (
             ("config", yaml.safe_dump(dict(facts.config), sort_keys=False)),

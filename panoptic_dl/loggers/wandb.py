@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import numpy as np
+from PIL import Image
 
 from panoptic_dl.core.settings import require_value
 from panoptic_dl.evaluation.metrics import PUBLISHED, is_better
@@ -34,12 +34,13 @@ from panoptic_dl.loggers.base import (
     Run,
     facts_of,
     is_evaluation,
+    line_number,
     run_id,
     tagged,
     tagged_classes,
     tagged_files,
+    tagged_pictures,
 )
-from panoptic_dl.visualize.sheets import Sample
 
 try:
     import wandb
@@ -120,7 +121,7 @@ class WandbLogger(Logger):
         def log() -> None:
             named = {f"{self._run.job_type}/{name}": value for name, value in metrics.items()}
             self._run.summary.update(named)
-            self._log(0, 1, _images(pictures))
+            self._log(0, 1, _images(tagged_files(pictures)))
 
         self._call(log, MEDIA, "metrics")
 
@@ -172,7 +173,6 @@ class WandbLogger(Logger):
             raise PermissionError(f"{folder} cannot be written")
         settings = wandb.setup().settings
         mode = self._mode or settings.mode
-        mode = ALIASES.get(mode, mode)
         if mode == "disabled":
             self._ended = True
             return
@@ -248,14 +248,13 @@ class WandbLogger(Logger):
     def _log_line(self, iteration: int, metrics: Metrics, details: Details | None = None) -> None:
         """Log a line of metrics.json, unless W&B has it already."""
         evaluation = is_evaluation(metrics)
-        number = 2 * (iteration + 1) + evaluation
+        number = line_number(iteration, evaluation)
         if number > self._last:
             values: dict[str, Any] = tagged(metrics)
             if details is not None:
                 values |= tagged_classes(details)
             if details is not None and self._pictures:
-                shown = [_masked(sample, details.class_names) for sample in details.samples]
-                values |= ({"predictions": shown} if shown else {}) | _images(details.pictures)
+                values |= _images(tagged_pictures(details))
             self._log(iteration, number, values)
         if evaluation:
             self._summarize(iteration, metrics)
@@ -273,31 +272,8 @@ class WandbLogger(Logger):
             )
 
 
-VOID_MASK_VALUE = 255  # masks are bytes
-
-
-def _images(files: Sequence[Path]) -> dict[str, Any]:
-    pictures = tagged_files(files)
+def _images(pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
     return {tag: wandb.Image(picture, file_type="jpg") for tag, picture in pictures.items()}
-
-
-def _masked(sample: Sample, names: Sequence[str]) -> Any:
-    """A `wandb.Image` with the masks `ground_truth` and `prediction`; none with > 255 classes."""
-    masks = None
-    if len(names) <= VOID_MASK_VALUE:
-        labels = dict(enumerate(names)) | {VOID_MASK_VALUE: "void"}
-        maps = {"ground_truth": sample.ground_truth, "prediction": sample.prediction}
-        masks = {
-            kind: {
-                "mask_data": np.where(classes < 0, VOID_MASK_VALUE, classes).astype(np.uint8),
-                "class_labels": labels,
-            }
-            for kind, classes in maps.items()
-        }
-    return wandb.Image(sample.image, caption=sample.name, masks=masks, file_type="jpg")
-
-
-ALIASES = {"dryrun": "offline", "run": "online"}  # older names that wandb knows
 
 
 def _has_key(server: str) -> bool:

@@ -46,7 +46,6 @@ from panoptic_dl.visualize.sheets import (
     Sample,
     clear_gallery,
     fit,
-    make_sample,
     resize_map,
     save_gallery,
     save_sheet,
@@ -137,8 +136,6 @@ class EvaluationPictures:
         return Details(
             results=results,
             samples=tuple(self._samples),
-            drawn=tuple(self._rows),
-            class_names=self.names,
             pictures=files,
         )
 
@@ -178,7 +175,7 @@ class EvaluationPictures:
         truth = _ground_truth(record, self.things, self.ignore_label)
         self._rows.append(self._draw_row(image, truth, prediction))
         name = Path(record["file_name"]).stem
-        self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
+        self._samples.append(Sample(name, *self._rows[-1]))
 
     def _draw_best_and_worst(self) -> list[Path]:
         """Draw a sheet of each; in the main process."""

@@ -24,7 +24,6 @@ GALLERY_KINDS = ("image", "truth", "prediction")  # names of files
 HEADINGS = ("image", "ground truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
-SAMPLE_SIDE = 1024  # pixels of a sample's longer side
 
 
 def save_sheet(
@@ -132,35 +131,12 @@ def with_legend(
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with the ground truth and predicted class of each pixel; -1: none."""
+    """An image, its ground truth and its prediction, drawn: (H, W, 3)."""
 
     name: str
-    image: NDArray[np.uint8]  # (H, W, 3), RGB
-    ground_truth: NDArray[np.int64]  # (H, W) contiguous classes
-    prediction: NDArray[np.int64]  # (H, W)
-
-
-def make_sample(
-    name: str,
-    image: NDArray[np.uint8],
-    ground_truth: NDArray[np.int64],
-    prediction: NDArray[np.int64],
-    label_divisor: int,
-) -> Sample:
-    """Shrink an image and its maps (H, W) to a longer side of at most `SAMPLE_SIDE`.
-
-    The maps hold category * label_divisor + instance; negative: void. They may be of another size
-    than the image and come out in the image's.
-    """
-    height, width = image.shape[:2]
-    scale = min(1.0, SAMPLE_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shrunk = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    maps = [
-        resize_map(np.where(each < 0, -1, each // label_divisor), size)
-        for each in (ground_truth, prediction)
-    ]
-    return Sample(name, shrunk, *maps)
+    image: NDArray[np.uint8]
+    ground_truth: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
 
 
 def resize_map(values: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.int64]:

@@ -10,18 +10,11 @@ from panoptic_dl.visualize.sheets import Sample
 from tests.train.tiny_run import TinyEvaluation
 
 NAMES = ("road", "car", "sky")
+COLORS = ((200, 200, 200), (0, 0, 255), (0, 255, 0))  # of image, ground truth, prediction
 
 
-def sample():
-    truth = np.arange(12 * 16).reshape(12, 16) % 4 - 1  # -1 is void
-    image = np.full((12, 16, 3), 200, np.uint8)
-    return Sample("street", image, truth, np.zeros((12, 16), np.int64))
-
-
-def drawn():
-    """Image, ground truth and prediction of the sample: gray, blue and green."""
-    colors = ((200, 200, 200), (0, 0, 255), (0, 255, 0))
-    return [np.full((12, 16, 3), color, np.uint8) for color in colors]
+def plain(color):
+    return np.full((12, 16, 3), color, np.uint8)
 
 
 class Detailed(TinyEvaluation):
@@ -34,9 +27,7 @@ class Detailed(TinyEvaluation):
         classes = {f"PQ-{name}": 10.0 * i for i, name in enumerate(NAMES)} | {"PQ-sky": np.nan}
         details = Details(
             results={"panoptic_seg": {"PQ": 1.0, **classes}},
-            samples=[sample()],
-            drawn=[drawn()],
-            class_names=NAMES,
+            samples=[Sample("street", *map(plain, COLORS))],
             pictures=[folder / "predictions.png", picture],
         )
         figures = results["metrics"] | {"AP": float("nan")}

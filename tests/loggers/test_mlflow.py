@@ -76,9 +76,9 @@ def test_everything_is_there(tmp_path, store):
     files = artifacts(store, run)
     assert "resolved.yaml" in files
     pictures = [f"evaluation_000000{i}" for i in (1, 3)]
-    names = ("pictures/worst.jpg", "predictions/street.jpg")
+    names = ("pictures/worst.jpg", "predictions/1.jpg")
     assert {f for f in files if "/" in f} == {f"{p}/{name}" for p in pictures for name in names}
-    place = f"{pictures[1]}/predictions/street.jpg"
+    place = f"{pictures[1]}/predictions/1.jpg"
     with open(store.client.download_artifacts(run.info.run_id, place, str(tmp_path)), "rb") as file:
         picture = np.asarray(Image.open(io.BytesIO(file.read()))).astype(int)
     assert np.abs(picture[:, :15] - (0, 0, 255)).max() < 20  # the ground truth
@@ -125,9 +125,9 @@ def test_a_benchmark_and_files_of_results(tmp_path, store):
     Image.new("RGB", (8, 8)).save(picture)
     with Loggers(store()) as loggers:
         loggers.start(Run(tmp_path, "benchmark"))
-        loggers.measured({"total ms": 3.0}, [picture])
+        loggers.measured({"total ms": 3.0, "time (CPU)": 4.0}, [picture])
     (run,) = store.runs()
-    assert run.data.metrics == {"benchmark/total ms": 3.0}
+    assert run.data.metrics == {"benchmark/total ms": 3.0, "benchmark/time _CPU_": 4.0}
     assert set(artifacts(store, run)) == {"benchmark.json", "benchmark/pictures/benchmark.jpg"}
 
 

@@ -56,8 +56,8 @@ def test_pictures_tables_config_and_hyper_parameters(tmp_path):
         loggers={"t": TensorBoardLogger()},
     )
     events = read(tmp_path)
-    assert set(events.Tags()["images"]) == {"predictions/street", "pictures/worst"}
-    shown = events.Images("predictions/street")
+    assert set(events.Tags()["images"]) == {"predictions/1", "pictures/worst"}
+    shown = events.Images("predictions/1")
     assert [each.step for each in shown] == [1, 3]
     picture = np.asarray(Image.open(io.BytesIO(shown[1].encoded_image_string))).astype(int)
     assert picture.shape == (12, 32, 3)

