@@ -135,7 +135,6 @@ def _render_page(
             notes=notes,
             stated=STATED,
             made=made,
-            counts=_counts(tables, collected),
             ids={run.label: index for index, run in enumerate(collected.runs)},
             names=names,
             short=short_names([run.label for run in collected.runs], "/"),
@@ -157,20 +156,6 @@ def _render_page(
 def _sha256(text: str) -> str:
     """Of a script or style, as a Content-Security-Policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _counts(
-    tables: Sequence[Table], collected: Collected
-) -> list[tuple[str, list[tuple[str, int, str]]]]:
-    """Verdicts of the published rows, and what became of the runs: word, number, kind of dot."""
-    verdicts = [line.verdict for table in tables for line in table.lines if line.verdict]
-    words = Counter((verdict.word, verdict.kind) for verdict in verdicts)
-    statuses = Counter([run.status for run in collected.runs] + ["failed"] * len(collected.failed))
-    rows = [(word, count, kind) for (word, kind), count in words.items()]
-    runs = [(status, count, status) for status, count in statuses.items()]
-    runs += [("not started", len(collected.planned), "open")] if collected.planned else []
-    runs += [("unreadable", len(collected.unreadable), "failed")] if collected.unreadable else []
-    return [("Published rows", rows), ("Runs", runs)]
 
 
 def _compare_classes(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -324,9 +309,9 @@ def speeds(tables: Sequence[Table], collected: Collected) -> list[dict[str, Any]
 
 
 def _benchmark_title(table: Table, benchmark: Mapping[str, Any]) -> str:
-    """The row of the table whose network was measured, else the name of the experiment."""
-    lines = (x for x in table.lines if x.group and find_benchmark(x.group.first, [benchmark]))
-    return next((line.name for line in lines), benchmark["row"])
+    """The rows of the table whose network was measured, else the name of the experiment."""
+    lines = [x for x in table.lines if x.group and find_benchmark(x.group.first, [benchmark])]
+    return lines[0].title if lines[1:] else lines[0].name if lines else benchmark["row"]
 
 
 def _speed_charts(table: Table, benchmarks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -342,7 +327,7 @@ def _speed_charts(table: Table, benchmarks: Sequence[Mapping[str, Any]]) -> list
             own = line.cells.get(main, Cell()).own
             if own is not None and math.isfinite(x) and math.isfinite(own.mean):
                 dots.append((line.name, index, [(x, own.mean)]))
-        if dots:
+        if len({x for *_, ((x, _),) in dots}) > 1:
             title = f"{main} over images/s, {size} pixels, {machine}"
             charts.append(chart(title, dots, "images/s", "front"))
     return charts

@@ -20,30 +20,9 @@ from panoptic_dl.report.runs import Group, Run, Spread, group_runs
 from panoptic_dl.report.text import metric_name, short_names
 
 CONF = ROOT / "conf"
+TEXTS = yaml.safe_load((Path(__file__).parent / "templates" / "tables.yaml").read_text("utf-8"))
+NAMES = TEXTS["names"]
 VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published metrics were measured on
-NAMES = {
-    "xception65": "Xception-65",
-    "hrnet18": "HRNet-18",
-    "hrnet32": "HRNet-32",
-    "hrnet48": "HRNet-48",
-    "hrnet_tiny": "HRNet-tiny",
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "resnet52": "ResNet-52",
-    "resnet103": "ResNet-103",
-    "convnext_tiny": "ConvNeXt-T",
-    "convnextv2_base": "ConvNeXt V2-B",
-    "swin_tiny": "Swin-T",
-    "mobilenetv3_large": "MobileNetV3-L",
-    "efficientnetv2_s": "EfficientNetV2-S",
-    "dinov2_vits14": "DINOv2 ViT-S/14",
-    "dinov3_vits16": "DINOv3 ViT-S/16",
-    "cityscapes": "Cityscapes",
-    "coco": "COCO",
-    "toy_cityscapes": "toy Cityscapes",
-    "toy_coco": "toy COCO",
-}  # of options, as papers print them; one of a user's own is its file's name
-
 COSTS = ("params_M", "GMACs", "ms_per_image", "peak_MiB")  # of mode=benchmark; less is better
 TOLERANCE, WIDE = 0.5, 1.5  # percentage points
 JUDGED = ("PQ", "mIoU")
@@ -65,15 +44,6 @@ LEARNING_RATE = "optimizer.lr"  # goes with the batch
 MAX_NAMED = 3  # differences in the name of a row
 MAX_VALUE = 32  # letters of one
 COPIES = ("task.", "mode.")  # hold resolved copies of other keys of a config
-# Last parts of keys that are not compared: names, folders, seeds, and what is printed, drawn and
-# saved.
-IGNORED = (
-    "seed", "run_dir", "resume", "name", "row", "sweep_dir", "published_note", "published_row",
-    "num_workers", "log_period", "activation_checkpointing", "max_nonfinite_skips", "per_class",
-    "official", "num_threads", "save", "picture_count", "best_and_worst", "charts",
-)  # fmt: skip
-# Groups that the title of a row has already, or that change no metric.
-UNNAMED = (*EXPERIMENT_PARTS, "experiment", "sweep", "logger", "launch", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -303,11 +273,11 @@ class Table:
         return list(dict.fromkeys(found))
 
     def is_best(self, line: Line, name: str) -> bool:
-        """Whether no line has a better value in a column, of a table of several of one's own."""
+        """Whether no line has a better value in a column, and one a worse; no published row."""
         values = [x.cells[name].own for x in self.lines if name in x.cells]
         means = [own.mean for own in values if own is not None and math.isfinite(own.mean)]
         own = line.cells[name].own if name in line.cells else None
-        if self.published or own is None or len(means) < 2:
+        if self.published or own is None or len(set(means)) < 2:
             return False
         return own.mean == (min if name in COSTS else max)(means)
 
@@ -364,7 +334,7 @@ def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[tuple[str,
     for key in dict.fromkeys(key for each in settings for key in each):
         values = tuple(each.get(key, "") for each in settings)
         leaf = key.rpartition(".")[2]
-        if len(set(values)) > 1 and (key == "seed" or leaf not in IGNORED):
+        if len(set(values)) > 1 and (key == "seed" or leaf not in TEXTS["not_compared"]):
             rows[key] = (values, leaf)
     originals = {row for key, row in rows.items() if not key.startswith(COPIES)}
     return [
@@ -394,12 +364,11 @@ def _tell_apart(lines: Sequence[Line]) -> list[Line]:
 def _chosen_differently(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Options and overrides that differ, and short values; of files that do, their settings."""
     keys = dict.fromkeys(key for run in runs for key in (*run.choices, *run.overridden))
-    chosen = [
-        {key: run.choices.get(key) or run.setting(key) or "" for key in keys if key not in UNNAMED}
-        for run in runs
-    ]
-    rows = differing_settings(chosen) or differing_settings([run.settings for run in runs])
-    named = [(key, values) for key, values in rows if not key.startswith("hydra")]
+    chosen = [{x: run.choices.get(x) or run.setting(x) or "" for x in keys} for run in runs]
+    for values in (chosen, [dict(run.settings) for run in runs]):
+        named = [x for x in differing_settings(values) if x[0] not in TEXTS["not_named"]]
+        if named:
+            break
     return [(key, [Path(x).name[:MAX_VALUE] for x in values]) for key, values in named]
 
 

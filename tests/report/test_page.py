@@ -15,7 +15,7 @@ from panoptic_dl.report.tables import build_tables, differing_settings
 
 from .run_folders import make_pictures, make_run, results_of
 
-CONV = "cityscapes_panoptic_xception65_conv"
+CONV, OTHER = "cityscapes_panoptic_xception65_conv", "cityscapes_panoptic_hrnet48_conv"
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'"
 VOID = {"meta", "link", "img"}  # the SVG of charts closes its elements itself
 
@@ -185,18 +185,22 @@ def test_the_report_writes_four_files_whole(tmp_path, kind):
 
 def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
     make_run(tmp_path / "run")
-    fast = make_run(tmp_path / "fast", CONV, mode="benchmark")
-    stages = {"total": {"images_per_s": 7.25}}
-    content = {"machine": "a GPU", "image_size": [1024, 2048], "stages": stages}
-    (fast / "benchmark.json").write_text(json.dumps(content))
+    make_run(tmp_path / "other", OTHER, metrics={"PQ": 63.0})
+    for name, row, rate in (("fast", CONV, 7.25), ("slow", OTHER, 5.0)):
+        folder = make_run(tmp_path / name, row, mode="benchmark")
+        stages = {"total": {"images_per_s": rate}}
+        content = {"machine": "a GPU", "image_size": [1024, 2048], "stages": stages}
+        (folder / "benchmark.json").write_text(json.dumps(content))
     make_run(tmp_path / "torn", CONV, mode="benchmark")
     _, _, notes = make_report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     charts = [json.loads(each["data-chart"]) for each in Reader(text).of("figure") if each]
     (chart,) = [each for each in charts if each["kind"] == "front"]
     assert chart["title"] == "PQ over images/s, 1024 x 2048 pixels, a GPU"
-    (dot,) = chart["series"]
-    assert (dot["name"], dot["points"]) == ("Xception-65", [[7.25, 62.6]])
+    assert [(dot["name"], dot["points"]) for dot in chart["series"]] == [
+        ("Xception-65", [[7.25, 62.6]]),
+        ("HRNet-48", [[5.0, 63.0]]),
+    ]
     (note,) = notes
     assert note.startswith("torn is unreadable: benchmark.json")
 

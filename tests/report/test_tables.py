@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -262,9 +263,9 @@ def test_costs_of_benchmarks_stand_beside_metrics_in_the_order_of_the_sweep(tmp_
     (table,) = build_tables(found.runs, found.benchmarks)
     assert table.columns == ["PQ", "mIoU", "params_M", "GMACs", "ms_per_image", "peak_MiB"]
     assert [line_texts(line, table) for line in table.lines] == [
-        ["**60.0**", "**60.0**", "50.0", "**10.0**", "500.0", "**900.0**"],
-        ["40.0", "40.0", "**3.2**", "**10.0**", "**50.0**", "**900.0**"],
-        ["59.0", "59.0", "90.0", "**10.0**", "1000.0", "**900.0**"],
+        ["**60.0**", "**60.0**", "50.0", "10.0", "500.0", "900.0"],
+        ["40.0", "40.0", "**3.2**", "10.0", "**50.0**", "900.0"],
+        ["59.0", "59.0", "90.0", "10.0", "1000.0", "900.0"],
     ]
     (table,) = build_tables(found.runs, found.benchmarks, columns=["ms", "params", "PQ"])
     assert table.columns == ["ms_per_image", "params_M", "PQ"]
@@ -277,6 +278,9 @@ def test_costs_of_benchmarks_stand_beside_metrics_in_the_order_of_the_sweep(tmp_
         ("fast, conv", [[20.0, 40.0]]),
         ("large, conv", [[1.0, 59.0]]),
     ]
+    (drawn,) = speeds([table], replace(found, benchmarks=found.benchmarks[:1]))
+    assert drawn["charts"] == []  # one network has no front
+    (drawn,) = speeds([table], found)
     assert [title for title, _ in drawn["benchmarks"]] == [
         "fast, conv",
         "large, conv",
@@ -327,10 +331,12 @@ def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
 
 def test_rows_of_the_same_title_say_what_differs(tmp_path):
     row = "toy_coco_panoptic_hrnet_tiny_conv"
-    for name, lr, norm in (("a", 0.01, "BN"), ("b", 0.001, "BN"), ("c", 0.001, "GN")):
-        given = [f"optimizer.lr={lr}", f"backbone.norm={norm}", f"run_dir={name}", "seed=1"]
+    networks = ("a", 0.01, "BN"), ("b", 0.001, "BN"), ("c", 0.001, "GN")
+    for seed, (name, lr, norm) in enumerate(networks):
+        given = [f"optimizer.lr={lr}", f"backbone.norm={norm}", f"run_dir={name}", f"seed={seed}"]
         resolved = {"optimizer": {"lr": lr}, "backbone": {"norm": norm, "copy": lr}}
-        make_run(tmp_path / name, row, overrides=given, settings=resolved, metrics={"PQ": 1.0})
+        changes = {"settings": resolved, "metrics": {"PQ": 1.0}, "seed": seed}
+        make_run(tmp_path / name, row, overrides=given, **changes)
     make_run(tmp_path / "other", "toy_coco_panoptic_hrnet18_conv", metrics={"PQ": 1.0})
     (table,) = build_tables(collect([tmp_path]).runs)
     assert [line.name for line in table.lines] == [
@@ -362,7 +368,9 @@ def test_every_metric_of_a_run_can_be_a_column(tmp_path):
     runs = collect([tmp_path]).runs
     (table,) = build_tables(runs)
     assert (table.columns, table.all_columns) == (["PQ", "mIoU"], ["PQ", "mIoU", "PQ_th"])
+    (table,) = build_tables(runs, columns=["PQ"])
+    assert table.columns == ["PQ"]  # it is a name, not the beginning of one
     (table,) = build_tables(runs, columns=["PQ_", "PQ"])
-    assert table.columns == ["PQ_th", "PQ"]  # PQ is a name, not the beginning of one
+    assert table.columns == ["PQ_th", "PQ"]
     lines = csv.DictReader(io.StringIO(report_csv([table])))
     assert [line["metric"] for line in lines] == ["PQ", "PQ_th"]

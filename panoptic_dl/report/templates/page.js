@@ -45,7 +45,7 @@ function axis(values, room, start, end) {
 
 function ticks({ low, high }, most) {
   const size = 10 ** Math.floor(Math.log10((high - low) / most));
-  const step = size * [1, 2, 5, 10].find((each) => size * each * most >= high - low);
+  const step = size * [1, 2, 2.5, 5, 10].find((each) => size * each * most >= high - low);
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
   return found;
@@ -65,13 +65,13 @@ function draw(figure) {
     return node;
   };
   const path = (line) => line.map(([a, b]) => `${x.place(a).toFixed(1)},${y.place(b).toFixed(1)}`).join(" ");
-  for (const tick of ticks(y, 4)) {
+  for (const tick of ticks(y, 5)) {
     const at = y.place(tick);
     add("line", { class: "grid", x1: LEFT, x2: RIGHT, y1: at, y2: at });
     add("text", { x: LEFT - 6, y: at + 3.5, "text-anchor": "end" }, text(tick, 6));
   }
   add("line", { class: "axis", x1: LEFT, x2: RIGHT, y1: bottom, y2: bottom });
-  for (const tick of ticks(x, 5)) {
+  for (const tick of ticks(x, 6)) {
     const at = x.place(tick);
     add("text", { x: at, y: bottom + 16, "text-anchor": at > RIGHT - 12 ? "end" : "middle" }, text(tick, 6));
   }
@@ -245,7 +245,6 @@ if (toolbar) {
     const across = end.clientX - start.clientX, down = end.clientY - start.clientY;
     start = null;
     if (Math.abs(across) < 40 || Math.abs(across) < 2 * Math.abs(down)) return;
-    event.preventDefault(); // it is no tap
     stepAll(across < 0 ? 1 : -1);
   });
 }
