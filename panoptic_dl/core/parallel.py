@@ -48,9 +48,8 @@ def shows_bars() -> bool:
 
     A notebook, which keeps all that was ever drawn, gets lines, as files and pipes do.
     """
-    streams = (sys.stdout, sys.stderr)
-    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
-    return is_terminal and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    return is_terminal and "JPY_PARENT_PID" not in os.environ and _terminal().is_interactive
 
 
 @cache
@@ -112,7 +111,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._bar.start()
             self._bar.console.show_cursor()  # a process that is killed cannot bring it back
         full = round(BAR * self.done / self.total) if self.total else 0
-        bar = (("━" * full, "green"), ("━" * (BAR - full), "dim")) if self.total else ()
+        bar = (("━" * full, "green"), ("─" * (BAR - full), "dim")) if self.total else ()
         parts = (f"{self.title} ", *bar, f" {self.state()}", f"\n{self.note}" * bool(self.note))
         self._bar.update(Text.assemble(*parts, overflow="fold", no_wrap=False), refresh=True)
 

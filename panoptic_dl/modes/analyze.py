@@ -134,7 +134,6 @@ def analyze(
     write_text(folder / "analysis.json", text + "\n")
     draw_analysis(analysis, folder / "analysis.png")
     logger.info("%s", analysis_text(analysis))
-    logger.info("Saved %s and analysis.png", folder / "analysis.json")
     names = ["PQ", *(f"PQ with true {' + '.join(branches)}" for branches in COMBINATIONS[1:])]
     metrics = {name: row["metrics"]["PQ"] for name, row in zip(names, rows, strict=True)}
     return {"metrics": metrics, **analysis}

@@ -133,7 +133,7 @@ class RunCheckpoints:
                     self.newest = None
                     self._write(name, iteration)
                     self.newest = name
-                    logger.info("Saved %s", self.folder / name)
+                    logger.info("Saved %s", os.path.relpath(self.folder / name))
                     self._remove_old()
                     self.loggers.checkpoint(self.folder / name, iteration, best=False)
                 if final:

@@ -136,18 +136,19 @@ class MetricsWriter(HookBase):
         on_error: str,
         loggers: Loggers,
         device: torch.device,
+        best: Callable[[], str] = str,
     ) -> None:
         """`start` is the first iteration to come: lines of it or later ones are dropped.
 
         On a full disk, `on_error`, stop | continue. `device`, whose memory is recorded, is this
-        process's. Raises OSError.
+        process's; `best` tells the best metric so far. Raises OSError.
         """
         self.file, self.on_error = run_dir / METRICS, on_error
         self._settings, self._loggers, self._device = settings, loggers, device
+        self._best = best
         self._bar = Progress(
             "training", settings.iterations, unit="iterations", done=start, shown=shows_bars()
         )
-        self.best = ""  # for the console, such as "best PQ 61.02 (iteration 250)"
         self._written = start - 1
         self.file.touch()
         _keep_lines(self.file, lambda line: line["iteration"] < start)
@@ -204,7 +205,7 @@ class MetricsWriter(HookBase):
             parts.append(f"{metrics['images_per_s']:.3g} images/s")
         parts.append(f"data {histories['data_time'].median(period):.3f} s")
         parts.append(f"memory {metrics.get('device_memory_MiB', peak_host_memory()):.0f} MiB")
-        self._bar.note = "  ".join([*parts, *filter(None, [self.best])])
+        self._bar.note = "  ".join(filter(None, [*parts, self._best()]))
         text = f"iteration {done}/{self.trainer.max_iter}  {self._bar.note}  ETA {self._bar.left()}"
         logger.info(text, extra={"is_drawn": self._bar.shown})
 
@@ -297,8 +298,6 @@ class EvalHook(HookBase):
         if done >= self.trainer.max_iter:
             return
         metrics = comm.all_gather(self.checkpoints.metrics())[0]
-        if self.writer is not None:
-            self.writer.best = self.checkpoints.best()
         if not done or not self._is_due(done):
             return
         if metrics is None:
@@ -357,9 +356,8 @@ class EvalHook(HookBase):
             self.writer.write_evaluation(done - 1, metrics, self.results.get("details", Details()))
         split = {key: self.results[key] for key in SPLIT if key in self.results}
         self.checkpoints.note_metrics(metrics, split)
-        if self.writer is not None:
-            self.writer.best = self.checkpoints.best()
-            self.results |= {"best": self.writer.best, "iterations": done}
+        if self.results:
+            self.results |= {"best": self.checkpoints.best(), "iterations": done}
         self._step_schedule(metrics)
 
     def _step_schedule(self, metrics: Mapping[str, float]) -> None:

@@ -211,6 +211,7 @@ def train(
                     on_error=saving.on_error,
                     loggers=listening,
                     device=place,
+                    best=checkpoints.best,
                 )
                 listening.start(Run(folder, "train", start, writer.history(), model))
         evaluate = partial(evaluate_both, evaluation, model, average, folder)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import io
 import json
 import logging
 import os
@@ -280,6 +281,20 @@ def test_the_log_waits_for_acceptance(tmp_path):
     assert (tmp_path / "environment.txt").is_file()
 
 
+def test_the_console_gets_lines_that_are_not_drawn_on_the_output_of_the_moment(tmp_path, capsys):
+    """A bar replaces sys.stdout while it is drawn, so that lines appear above it."""
+    session_module._begin(str(tmp_path), 0, "cpu", [])
+    log = logging.getLogger("panoptic_dl.x")
+    log.info("plain")
+    log.info("below a bar", extra={"is_drawn": True})
+    with contextlib.redirect_stdout(io.StringIO()) as replaced:
+        log.info("above a bar")
+    out = capsys.readouterr().out
+    assert "plain" in out
+    assert "bar" not in out
+    assert "above a bar" in replaced.getvalue()
+
+
 TRAINED = {"metrics": {"PQ": 67.178, "SQ": 76.0}, "best": "best PQ 67.18 (iteration 350)"}
 LAST_WORDS = [
     (
@@ -358,7 +373,8 @@ def test_a_run_ends_with_what_it_made_and_a_useful_command(
     config.weights = "outputs/b/model.onnx"
     changed = session_module._last_words(config, results, 292.3)
     assert (changed == "") == (function == "train.train.train")
-    assert "next" not in changed or "mode=export" not in changed
+    if function == "demo.demo.demo":
+        assert "next     python scripts/serve.py outputs/b/model.onnx" in changed
     config.mode._target_ = "mine.of_my_own"
     assert session_module._last_words(config, results, 292.3) == ""
 
@@ -593,7 +609,7 @@ ncclSystemError: System call (e.g. socket, malloc) or external library call fail
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory ran out: take fewer"),
         (
             torch.AcceleratorError("CUDA error: no kernel image is available"),
-            r"this torch does not fit the GPU or its driver: docs/install\.md",
+            r"this torch does not fit the GPU or its driver: docs/start/install\.md",
         ),
         (RuntimeError("The NVIDIA driver on your system is too old"), "this torch does not fit"),
         (

@@ -112,16 +112,16 @@ def test_the_console_shows_losses_rates_and_the_best(tmp_path, monkeypatch, capl
         "panoptic_dl.core.parallel.Progress._draw", lambda self: drawn.append(self.note)
     )
     caplog.set_level("INFO", logger="panoptic_dl")
-    run_training(tmp_path, iterations=6, eval_period=2, evaluation=TinyEvaluation(60.0, 62.0, 61.0))
+    run_training(tmp_path, iterations=8, eval_period=2, evaluation=TinyEvaluation(60.0, 62.0, 61.0))
     lines = [record for record in caplog.records if record.getMessage().startswith("iteration ")]
     texts = [record.getMessage() for record in lines]
     parts = r"fit \S+  extra \S+  lr \S+( .* images/s)?  data \S+ s  memory \d+ MiB"
-    pattern = rf"iteration \d/6  total_loss \S+  {parts}(  best PQ \d+ \(iteration \d\))?  ETA \S+"
+    pattern = rf"iteration \d/8  total_loss \S+  {parts}(  best PQ \d+ \(iteration \d\))?  ETA \S+"
     assert all(re.fullmatch(pattern, text) for text in texts), texts
-    assert len(texts) == 6
+    assert len(texts) == 8
     assert "best PQ 60 (iteration 2)" in texts[2]
-    assert "best PQ 62 (iteration 4)" in texts[5]
-    assert [record.is_drawn for record in lines] == [has_bar] * 6
+    assert "best PQ 62 (iteration 4)" in texts[7]
+    assert [record.is_drawn for record in lines] == [has_bar] * 8
     assert bool(drawn) == has_bar
     if has_bar:
         assert drawn[5] in texts[4]
