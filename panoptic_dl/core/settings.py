@@ -284,8 +284,8 @@ class DemoSettings(Settings, group="demo"):
     labels: bool = key(True, "Draw the names of segments into the picture.")
     scores: bool = key(
         False,
-        "Draw scores behind the names of instances. They are products of two probabilities, so "
-        "that good ones are often below 0.5.",
+        "Draw scores behind the names of instances: probability of the class times height of the "
+        "center, so that good ones are often below 0.5.",
     )
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(

@@ -78,6 +78,7 @@ class EvaluationPictures:
             colors=metadata.stuff_colors,
             thing_ids=self.things,
             label_divisor=DIVISOR,
+            text_scale=1.35,  # cells of a sheet are shown smaller than they are
         )
         self._num_first = 0
         if comm.is_main_process():

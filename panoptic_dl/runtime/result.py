@@ -227,15 +227,12 @@ class PanopticResult:
         cells = [_captioned(self.image, "image")]
         cells += [_draw_view(self, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
         size = round(text_size(self.image.shape) * SHEET_TEXT)
-        strip = legend_strip(entries, self.image.shape[1], round(size * 1.4))
         number, shape = len(cells), self.image.shape
-        if (
-            entries
-            and len(strip) <= shape[0]
-            and _layout(number + 1, shape) < _layout(number, shape)
-        ):
-            cells.append(strip)  # in the field that would be empty, or that makes a better sheet
-            entries = []
+        if entries and _layout(number + 1, shape) < _layout(number, shape):
+            # In the field that would be empty, or that makes a better sheet, if it fits there.
+            strips = (legend_strip(entries, shape[1], round(size * by)) for by in (2, 1.5, 1))
+            fitting = [strip for strip in strips if len(strip) <= shape[0]][:1]
+            cells, entries = cells + fitting, [] if fitting else entries
         return with_legend(_in_cells(cells), entries, size)
 
 

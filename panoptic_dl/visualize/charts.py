@@ -168,7 +168,7 @@ def draw_confusions(
     if len(shown) < len(names):
         legend += f". The {len(shown)} of {len(names)} classes with the most wrong pixels"
     if len(rows) < len(shown):
-        legend += f"; {len(shown) - len(rows)} without ground truth have no row"
+        legend += f"; {len(shown) - len(rows)} classes without ground truth have no row"
     x, y = place(0.15, 0.58, 0, 0)[:2]
     figure.text(x, y, legend, fontsize=9, va="center", color=REMARK)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def test_rows_are_percentages_of_true_classes(tmp_path, drawn):
     matrix = drawn[0].axes[0]
     assert [label.get_text() for label in matrix.get_xticklabels()] == ["road", "sky", "nothing"]
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["road"]
-    assert any("2 without ground truth have no row" in text for text in texts)
+    assert any("2 classes without ground truth have no row" in text for text in texts)
     lines = ["60.0 %  (6 %)", "40.0 %  (4 %)", "road as nothing", "road as sky"]
     assert [text for text in texts if text in lines] == lines
     require_readable(drawn[0])
