@@ -74,6 +74,7 @@ KEYS_OF = {
     "schedule": (CONF / "schedule" / "poly.yaml", "schedule."),
     "mode=analyze": (CONF / "mode" / "analyze.yaml", "mode."),
     "logger=wandb": (CONF / "logger" / "wandb.yaml", "logger."),
+    "logger=mlflow": (CONF / "logger" / "mlflow.yaml", "logger."),
     "hydra/launcher=slurm": (CONF / "hydra" / "launcher" / "slurm.yaml", "hydra.launcher."),
     "hydra/sweeper=optuna": (CONF / "hydra" / "sweeper" / "optuna.yaml", "hydra.sweeper."),
 }

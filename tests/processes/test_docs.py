@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,6 +55,15 @@ def test_the_commands_of_a_page_work(page, trained, tmp_path):
 @pytest.mark.parametrize("page", SLOW, ids=ids)
 def test_all_commands_of_a_page_work(page, trained, tmp_path):
     run_page(page, checkout(tmp_path / "checkout", [trained]), slow=True)
+
+
+def test_every_file_of_a_run_folder_is_explained(trained):
+    named = re.findall(r"`([\w./*]+)`", (ROOT / "docs" / "reference" / "run_folder.md").read_text())
+    patterns = {re.sub(r"\d+", "*", name.rstrip("/")) for name in named}
+    inside = [file for file in trained.glob(".hydra/*") if file.is_file()]
+    files = [file.relative_to(trained).as_posix() for file in [*trained.glob("[!.]*"), *inside]]
+    assert len(files) > 10
+    assert [f for f in files if not any(fnmatch(re.sub(r"\d+", "*", f), p) for p in patterns)] == []
 
 
 @pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.place} {block.skip}")
