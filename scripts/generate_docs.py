@@ -186,7 +186,7 @@ def _yaml_rows(name: str) -> list[tuple[str, str, str, str]]:
     file, prefix = KEYS_OF[name]
     found = []
     for key, text, meaning in yaml_keys(file.read_text()):
-        if meaning:
+        if meaning or not re.search(r"\$\{(?!oc\.env)", text):
             value = yaml.safe_load(text)
             found.append((f"`{prefix}{key}`", f"`{text}`", _values(prefix + key, value), meaning))
     return found
