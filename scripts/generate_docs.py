@@ -151,8 +151,9 @@ def _options(group: str) -> list[tuple[str, Path]]:
 
 
 def _prose(text: str) -> str:
-    """Text of a comment as Markdown: what looks like HTML or a path is code."""
-    return re.sub(r"(?<!`)(<\w+>[\w/.]*|\$\w+)(?!`)", r"`\1`", text)
+    """Text of a comment as Markdown: what looks like HTML or a path is code, papers are links."""
+    text = re.sub(r"(?<!`)(<\w+>[\w/.]*|\$\w+)(?!`)", r"`\1`", text)
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def settings_page() -> str:
