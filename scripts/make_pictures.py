@@ -156,47 +156,35 @@ def custom_dataset() -> None:
         save(sheet.crop((0, 0, sheet.width, round(sheet.height * 0.51))), "custom_dataset", 1200)
 
 
-Shot = tuple[str, tuple[int, int], bool, str]  # color scheme, width and height, mobile, script
-
-
-def photograph(place: Path | str, name: str, shots: Sequence[Shot]) -> None:
-    """A page in Chromium, once for each shot, side by side."""
-    from tests.processes.browser import Browser
-
-    pictures = []
-    with TemporaryDirectory() as profile:
-        browser = Browser(Path(profile))
-        try:
-            for scheme, size, mobile, script in shots:
-                browser.prefer(scheme)
-                browser.resize(*size, mobile=mobile)
-                browser.open(place)
-                browser.run(script)
-                with Image.open(browser.picture(Path(profile, "shot.png"))) as shot:
-                    pictures.append(np.asarray(shot.convert("RGB")))
-        finally:
-            browser.close()
-    gap = np.full((len(pictures[0]), 16, 3), 128, np.uint8)
-    save(np.concatenate([pictures[0], gap, pictures[1]], axis=1), name, 1500)
-
-
 def serve() -> None:
     """The page of scripts/serve.py in a wide window, and on a phone in the dark."""
+    from tests.processes.browser import Browser
+
     model = RUNS / "export" / "model.onnx"
     if not model.is_file():
         execute("run.py", "mode=export", f"weights={hero_run()}", f"run_dir={model.parent}")
     command = [sys.executable, "scripts/serve.py", str(model), "--port=0"]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr is not None
-        found = (re.search(r"http://[\d.:]+", line) for line in server.stderr)
-        address = next(match[0] for match in found if match)
-        drop = DROP % b64encode(streets()[SERVED].read_bytes()).decode()
-        wide, phone = ("light", (1110, 716), False, drop), ("dark", (370, 716), True, drop)
-        photograph(address, "serve", [wide, phone])
-    finally:
-        server.terminate()
-        server.wait()
+    shots = []
+    with TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            assert server.stderr is not None
+            found = (re.search(r"http://[\d.:]+", line) for line in server.stderr)
+            address = next(match[0] for match in found if match)
+            for scheme, width in (("light", 1110), ("dark", 370)):
+                browser.prefer(scheme)
+                browser.resize(width, 716, mobile=width < 500)
+                browser.open(address)
+                browser.run(DROP % b64encode(streets()[SERVED].read_bytes()).decode())
+                with Image.open(browser.picture(Path(profile, "shot.png"))) as shot:
+                    shots.append(np.asarray(shot.convert("RGB")))
+        finally:
+            browser.close()
+            server.terminate()
+            server.wait()
+    gap = np.full((len(shots[0]), 16, 3), 128, np.uint8)
+    save(np.concatenate([shots[0], gap, shots[1]], axis=1), "serve", 1500)
 
 
 DROP = """(() => {
@@ -210,13 +198,9 @@ DROP = """(() => {
 
 
 def report() -> None:
-    """The report of two runs: its beginning in the light, and its pictures in the dark."""
-    folder = RUNS / "report"
-    execute("scripts/report.py", quickstart_run(), hero_run(), "--out", folder)
-    pictures = "document.getElementById('gallery').scrollIntoView()"
-    shots: list[Shot] = [(scheme, (735, 800), False, "0") for scheme in ("light", "dark")]
-    shots[1] = (*shots[1][:3], pictures)
-    photograph(folder / "report.html", "report", shots)
+    from scripts.report_picture import report_picture
+
+    save(report_picture([quickstart_run(), hero_run()]), "report", 2000)
 
 
 def search() -> None:

@@ -11,6 +11,7 @@ from panoptic_dl.config import compose
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/how-to/*.md"), *ROOT.glob("docs/explanation/*.md")])
+OWN_OPTIONS = ("formats",)  # pages whose commands need files that they write: test_custom_dataset
 
 
 def commands(text):
@@ -34,7 +35,9 @@ def first_row(words):
             yield override.input_line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem not in OWN_OPTIONS], ids=lambda page: page.stem
+)
 def test_commands_exist(page):
     for words in commands(page.read_text()):
         if words[:2] == ["python", "run.py"]:

@@ -29,7 +29,7 @@ def test_pictures_are_small_enough_to_be_loaded_with_a_page(name):
     file = script.PICTURES / f"{name}.png"
     assert file.stat().st_size <= 600_000
     with Image.open(file) as picture:
-        assert picture.width <= 2000
+        assert picture.width <= 2048
 
 
 def test_pictures_are_shrunk_and_large_files_have_256_colors(tmp_path, monkeypatch):
