@@ -104,8 +104,9 @@ def test_every_export_has_its_row():
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_the_command_of_every_tool_trains_and_evaluates(tmp_path, tool):
-    root = tmp_path / "unpacked"
+def test_the_command_of_every_tool_trains_and_evaluates(tmp_path, monkeypatch, tool):
+    monkeypatch.chdir(tmp_path)
+    root = Path("unpacked")  # a folder is named as it is seen from here
     EXPORTS[tool][1](root, exports.draw(4), exports.draw(2, "other", seed=1))
     assert recognize(root)[2] == f"python run.py {TOOLS[tool]} dataset.root={root}"
     given = [*TOOLS[tool].split(), f"dataset.root={root}"]
