@@ -381,7 +381,7 @@ def run_names(tables: Sequence[Table], runs: Sequence[Run]) -> dict[str, str]:
                 several = line.group is not None and len(line.group.runs) > 1
                 names[run.label] = name + (f", seed {run.seed}" if several else "")
     # Pictures of several tables stand together where they are of one dataset.
-    data = {run.label: run.results.get("dataset") for run in runs}
+    data = {run.label: str(run.results.get("dataset")) for run in runs}
     count = Counter((data[label], name) for label, name in names.items())
     told = {x: f"{y} ({short[x]})" if count[data[x], y] > 1 else y for x, y in names.items()}
     return {label: visible(name) for label, name in (short | told).items()}
