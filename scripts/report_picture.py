@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from report import make_report
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the browser that the tests drive
 
-from scripts.report import make_report  # noqa: E402
 from tests.processes.browser import Browser  # noqa: E402
 
 HEIGHT, GAP = 1000, 12
