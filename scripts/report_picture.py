@@ -1,6 +1,6 @@
-"""Draw docs/pictures/report.png: the report of runs in a browser, light, dark and on a phone.
+"""Draw docs/pictures/report.png: `python scripts/report_picture.py RUN RUN...`.
 
-python scripts/report_picture.py RUN RUN...
+It shows the report of these runs in a browser, in light and dark colors and on a phone.
 """
 
 import sys
@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from report import make_report
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the browser that the tests drive
 
-from panoptic_dl.report.page import make_report  # noqa: E402
 from tests.processes.browser import Browser  # noqa: E402
 
 HEIGHT, GAP = 1000, 12

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from panoptic_dl.report.page import make_report
+from scripts.report import make_report
 from tests.report.run_folders import make_run, results_of, steps
 
 from .browser import CHROMIUM, Browser
@@ -41,7 +41,7 @@ def test_tables_are_printed_and_files_named(tmp_path):
 
 
 def test_a_report_does_not_wait_for_torch():
-    code = "import sys, panoptic_dl.report.page;sys.exit('torch' in sys.modules)"
+    code = "import sys, scripts.report;sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from panoptic_dl.core.files import temporary_path
-from panoptic_dl.report.page import LIMIT, _render_page, make_report
 from panoptic_dl.report.runs import collect
 from panoptic_dl.report.tables import build_tables, differing_settings
+from scripts.report import LIMIT, _render_page, make_report
 
 from .run_folders import make_pictures, make_run, results_of
 

@@ -4,9 +4,9 @@ import json
 import re
 
 from panoptic_dl.report.formats import load_template
-from panoptic_dl.report.page import chart, learning_curves, run_names
 from panoptic_dl.report.runs import Curves, collect
 from panoptic_dl.report.tables import build_tables
+from scripts.report import chart, learning_curves, run_names
 
 from .run_folders import make_run
 

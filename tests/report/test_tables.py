@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from panoptic_dl.core.run_folder import write_sweep
 from panoptic_dl.report.formats import line_texts, report_csv, report_latex, table_markdown
-from panoptic_dl.report.page import speeds
 from panoptic_dl.report.runs import Group, collect, read_run
 from panoptic_dl.report.tables import (
     CONF,
@@ -26,6 +25,7 @@ from panoptic_dl.report.tables import (
     build_tables,
     published_rows,
 )
+from scripts.report import speeds
 
 from .run_folders import make_run
 
