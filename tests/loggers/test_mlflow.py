@@ -141,6 +141,7 @@ def test_a_store_of_files(tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("files").experiment_id])
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "loss/total")) == 2
+    assert client.list_artifacts(run.info.run_id) == []  # no pictures
 
 
 def test_a_server_that_does_not_answer_stops_no_run(tmp_path, monkeypatch, caplog):
