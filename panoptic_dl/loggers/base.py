@@ -132,20 +132,15 @@ def jpeg(picture: Image.Image) -> bytes:
 
 
 ABOUT = ("row", "command", "git", "environment", "config_hash", "seed", "published")  # of run.json
-CHOICES = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware")
-PARTS = ("optimizer", "schedule", "loss", "augmentation")  # further groups whose options matter
+CHOICES = (  # groups whose options runs are told apart by
+    *("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware"),
+    *("optimizer", "schedule", "loss", "augmentation"),
+)
 SETTINGS = (
     *("train.iterations", "train.batch_size", "train.precision", "train.clip_norm", "train.ema"),
     *("optimizer.lr", "optimizer.weight_decay", "schedule.warmup_iters", "seed"),
 )
 BESIDE = ("logger", "launch", "hydra", "run_dir", "resume", "mode")  # overrides of no consequence
-    "logger",
-    "launch",
-    "hydra",
-    "run_dir",
-    "resume",
-    "mode",
-)  # overrides that change no result
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ class Facts:
 
     config: Mapping[str, Any]  # resolved
     about: Mapping[str, Any]  # git revision, command, environment ...
-    choices: Mapping[str, str]  # of the groups that runs are told apart by
+    choices: Mapping[str, str]  # the options of `CHOICES`
     sweep: str | None
     parameters: Mapping[str, str | float]  # what runs are compared by
 
@@ -162,10 +157,11 @@ class Facts:
 def facts_of(run: Run) -> Facts:
     """Read the facts of a run; of a folder without files they are empty."""
     record, config = read_state(run.folder), read_config(run.folder)
-    choices = {group: str(name) for group, name in (record.get("choices") or {}).items() if name}
+    chosen = record.get("choices") or {}
+    choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group)}
     given = dict(each.lstrip("+~").partition("=")[::2] for each in record.get("overrides") or ())
     parameters = {k: v for k, v in given.items() if re.split(r"[./]", k)[0] not in BESIDE}
-    parameters |= {group: choices[group] for group in (*CHOICES, *PARTS) if group in choices}
+    parameters |= choices
     for name in SETTINGS:
         group, _, leaf = name.rpartition(".")
         value = (config.get(group) or {} if group else config).get(leaf)
@@ -176,7 +172,7 @@ def facts_of(run: Run) -> Facts:
     return Facts(
         config=config,
         about={key: value for key, value in record.items() if key in ABOUT},
-        choices={group: choices[group] for group in CHOICES if group in choices},
+        choices=choices,
         sweep=record.get("sweep"),
         parameters=parameters,
     )
