@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-quick test-slow test-gpu check format results gpu-report docs lock environment clean
+.PHONY: help setup run test test-quick test-slow test-gpu check format results gpu-report docs docs-serve pictures lock environment clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,15 @@ results: setup ## Make docs/reference/results.md anew; ARGS="FOLDER..." adds the
 gpu-report: setup ## Tables of docs/ from a GPU: ARGS=DIR of scripts/gpu_check.py
 	@$(BIN)/python scripts/gpu_report.py $(ARGS)
 
-docs: setup ## Make the parts of docs/ anew that come from the code: settings, the tree of modules
+docs: setup ## Make the generated pages and the site, site/index.html; a warning is an error
 	@$(BIN)/python scripts/generate_docs.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
+
+docs-serve: setup ## Show the site at http://127.0.0.1:8000, made anew when a page changes
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
+
+pictures: setup ## Make the pictures of docs/ anew: 40 minutes on two CPU cores; ARGS="NAME ..." some
+	@$(BIN)/python scripts/make_pictures.py $(ARGS)
 
 environment: setup ## Versions, GPU, Detectron2's origin: what a bug report needs
 	@$(BIN)/python -m panoptic_dl.core.environment

@@ -20,8 +20,9 @@ from panoptic_dl.report.text import markdown_table
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 KEPT = DOCS / "gpu_results.jsonl"
 NO_GPU = (
-    "No NVIDIA GPU was at hand: there are no figures of one. Where there is one, `python "
-    "scripts/gpu_check.py --minutes 9 --out DIR` and `make gpu-report ARGS=DIR` fill this in."
+    "No NVIDIA GPU was at hand, so this table is empty. To fill it, run `python "
+    "scripts/gpu_check.py --minutes 9 --out DIR` on a machine with a GPU, then `make gpu-report "
+    "ARGS=DIR`."
 )
 BLOCK = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
 Results = Mapping[str, Mapping[str, Any]]

@@ -30,13 +30,13 @@ from panoptic_dl.report.text import duration
 DOCS = Path(__file__).parents[1] / "docs" / "reference"
 FORMAT = 1  # of results.json
 PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?[/\\][^\s,'\"\]}]+")  # an absolute one
-HEAD = """<!-- Made by `make results` from results.json and conf/experiment; never edit it. -->
+HEAD = """<!-- Made by `make results` from its results.json and conf/experiment; never edit it. -->
 
 # Results
 
-Figures are percentages. An empty cell was not measured; n/a could not be decided by any image;
+Metrics are percentages. An empty cell was not measured; n/a could not be decided by any image;
 ± is the standard deviation over n seeds. `make results ARGS="FOLDER..."` adds the finished runs
-below folders to results.json and makes this page anew."""
+below folders to `docs/reference/results.json` and makes this page anew."""
 
 
 @one_line_errors()

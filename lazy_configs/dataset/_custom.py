@@ -31,16 +31,16 @@ def custom_data(form):
     return dict(
         root=None,  # the folder of your data
         # Files and folders are found by the names of the splits ...
-        train_split="train",
-        test_split="val",
+        train_split="train",  # name of the split to train on
+        test_split="val",  # name of the split to evaluate on
         # ... or named, relative to the root.
-        train_json=None,
-        train_images=None,
-        train_labels=None,
-        test_json=None,
-        test_images=None,
-        test_labels=None,
-        classes_file=None,  # RUN/classes.json: a trained model where its dataset is not
+        train_json=None,  # annotations to train on, relative to the root; null: found by the split
+        train_images=None,  # folder of their images; null: found
+        train_labels=None,  # folder of their label maps; null: found
+        test_json=None,  # annotations to evaluate on; null: found by the split
+        test_images=None,  # folder of its images; null: found
+        test_labels=None,  # folder of its label maps; null: found
+        classes_file=None,  # RUN/classes.json: classes of a run, where its dataset is not
         classes=L(custom_classes)(
             form=form,
             root="${dataset.root}",

@@ -1,4 +1,4 @@
-"""ADE20K: scenes of all kinds, 100 things and 50 stuff classes.
+"""ADE20K: scenes of all kinds, 150 classes, 100 of them things.
 
 20,210 training and 2,000 validation images of about 512 x 683 pixels, 1 GB (Zhou et al., CVPR
 2017). The semantic task has the official labels of 150 classes, the panoptic one joins them with

@@ -1,4 +1,4 @@
-"""BDD100K, panoptic segmentation: American roads, 10 things and 30 stuff classes.
+"""BDD100K panoptic segmentation: American roads, 40 classes, 10 of them things.
 
 7,000 training and 1,000 validation images of 720 x 1280 pixels (Yu et al., CVPR 2020).
 Licence: BSD-3 for the annotations, after registration.

@@ -1,4 +1,4 @@
-"""COCO 2017 panoptic: photographs of everyday scenes, 80 things and 53 stuff classes.
+"""COCO 2017 panoptic: photographs of everyday scenes, 133 classes, 80 of them things.
 
 118,287 training and 5,000 validation images of about 480 x 640 pixels, 20 GB (Lin et al., ECCV
 2014; Kirillov et al., CVPR 2019).

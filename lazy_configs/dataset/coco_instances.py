@@ -1,4 +1,4 @@
-"""Any COCO instances JSON: exports of Roboflow, CVAT, Label Studio, Datumaro, and COCO itself.
+"""Your own data as COCO instances: exports of Roboflow, CVAT, Label Studio and Datumaro.
 
     python run.py dataset=coco_instances dataset.root=FOLDER
 

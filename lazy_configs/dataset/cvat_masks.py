@@ -1,4 +1,4 @@
-"""CVAT's "Segmentation mask 1.1": masks of classes and of objects, with a labelmap.txt.
+"""Your own data in CVAT's "Segmentation mask 1.1": masks of classes and objects, labelmap.txt.
 
     python run.py dataset=cvat_masks dataset.root=FOLDER
 

@@ -1,7 +1,7 @@
-"""Mapillary Vistas: photographs of streets all over the world, by many cameras.
+"""Mapillary Vistas: street photographs from all over the world, 65 classes, 37 of them things.
 
 18,000 training and 2,000 validation images of 2 to 22 megapixels (Neuhold et al., ICCV 2017).
-Version v1.2 has 65 classes, 37 of them things; v2.0 has new annotations and about twice as many.
+`dataset.version=v2.0` has new annotations and about twice as many classes.
 Classes, things and colors come from the JSON files.
 Licence: for research, after registration at mapillary.com/dataset/vistas.
 Prepare: `python scripts/prepare_dataset.py mapillary $DETECTRON2_DATASETS` says what to download,

@@ -1,4 +1,4 @@
-"""Images and one mask each: PNGs of class ids, or of colors with a table.
+"""Your own images with one mask each: PNGs of class ids, or of colors with a table.
 
     python run.py task=semantic dataset=masks dataset.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""Drawn street scenes that lie on disk exactly as Cityscapes does: for quickstarts and tests.
+"""Drawn street scenes in the files of Cityscapes, for quickstarts and tests.
 
 256 x 512 pixels, 19 classes, generated on first use below $PANOPTIC_DL_CACHE (default
 ~/.cache/panoptic-dl), the same for the same seed. No licence, no download, nothing to prepare.

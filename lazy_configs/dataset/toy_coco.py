@@ -1,4 +1,4 @@
-"""Drawn pictures that lie on disk exactly as COCO 2017 does: for quickstarts and tests.
+"""Drawn pictures in the files of COCO 2017, for quickstarts and tests.
 
 About 192 x 256 pixels, upright and lying, some of the 133 classes, generated on first use below
 $PANOPTIC_DL_CACHE (default ~/.cache/panoptic-dl), the same for the same seed. No licence, no

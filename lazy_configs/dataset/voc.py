@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012, segmentation: photographs, 20 things and the background as stuff.
+"""PASCAL VOC 2012 segmentation: photographs, 21 classes, all but the background things.
 
 1,464 training and 1,449 validation images of about 375 x 500 pixels, 2 GB (Everingham et al., IJCV
 2015). The 10,582 "trainaug" images of published results are not in the archive.

@@ -1,10 +1,10 @@
-"""Ultralytics YOLO segmentation: the folder of a data.yaml with its images and labels.
+"""Your own data in the segmentation format of Ultralytics YOLO: the folder of a data.yaml.
 
     python run.py dataset=yolo dataset.root=FOLDER
 
 Polygons become things; what none covers becomes the class background. The folder is only read:
 panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
-docs/tutorials/custom_dataset.md.
+docs/how-to/formats.md.
 """
 
 from ._imported import OPTIONS, SPLITTING, use_import

@@ -25,34 +25,34 @@ _panoptic = dict(
     aspp_dilations="${decoder.panoptic.aspp_dilations}",
 )
 _semantic_loss = dict(
-    loss_type="hard_pixel_mining",
+    loss_type="hard_pixel_mining",  # cross_entropy, focal or dice: see the group loss
     loss_top_k="${dataset.loss_top_k}",
-    loss_weight=1.0,
+    loss_weight=1.0,  # weight of the semantic loss
     ignore_value="${dataset.ignore_label}",
     num_classes="${dataset.num_classes}",
 )
 
 head = dict(
-    norm="SyncBN",
-    common_stride=4,
-    aspp_channels=256,
-    aspp_dropout=0.1,
-    use_depthwise_separable_conv=False,
+    norm="SyncBN",  # normalization: SyncBN, BN, GN, FrozenBN, ...
+    common_stride=4,  # stride of the finest feature that is read, and of the outputs
+    aspp_channels=256,  # channels of atrous spatial pyramid pooling
+    aspp_dropout=0.1,  # share of its outputs that are dropped in training
+    use_depthwise_separable_conv=False,  # separable convolutions, as head=dsconv
     panoptic=dict(
         semantic=L(semantic_branch)(
             **_common,
             **_panoptic,
             **_semantic_loss,
-            decoder_dim=256,
-            head_channels=256,
+            decoder_dim=256,  # channels of the decoder
+            head_channels=256,  # channels of the last layers
         ),
         instance=L(instance_branch)(
             **_common,
             **_panoptic,
             decoder_dim=128,
             head_channels=32,
-            center_loss_weight=200.0,
-            offset_loss_weight=0.01,
+            center_loss_weight=200.0,  # weight of the loss of the heatmap of centers
+            offset_loss_weight=0.01,  # weight of the loss of the offsets
         ),
     ),
     semantic=L(semantic_head)(

@@ -1,4 +1,4 @@
-"""The decoders of `conv` with depthwise separable convolutions, in all but the center head.
+"""The decoders of `conv` with depthwise separable convolutions, except in the center head.
 
 Two 3x3 convolutions become one separable 5x5 with the same receptive field (arXiv:1911.10194).
 """

@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab: semantic logits, a center heatmap and offsets, grouped into a panoptic map."""
+"""Panoptic-DeepLab: classes, a heatmap of centers and offsets, grouped into a panoptic map."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""DeepLabV3+: one class per pixel."""
+"""DeepLabV3+: semantic segmentation, a class for each pixel."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

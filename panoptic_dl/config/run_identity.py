@@ -23,7 +23,7 @@ MAX_ROWS = 20  # of a table of differences
 LONGEST = 150  # characters of a folder's name; file systems take 255 bytes
 
 # Where, how and under which names a run works. Metrics do not depend on it, so it is no part of
-# the hash (docs/how-to/long_runs.md: why workers, processes and interruptions are none).
+# the hash (docs/explanation/resume.md: why workers, processes and interruptions are none).
 NO_PART = (
     *("run_dir", "sweep_dir", "resume", "resume_changed", "launch", "logger", "sweep", "name"),
     *("published", "published_note", "published_row", "choice", "mode", "benchmark", "browse"),

@@ -70,7 +70,7 @@ STATUSES = ("running", "finished", "stopped", "failed")
 
 
 class ExitCode(IntEnum):
-    """Exit codes of a run that did not finish, for job scripts: docs/how-to/long_runs.md."""
+    """Exit codes of a run that did not finish, for job scripts: docs/reference/exit_codes.md."""
 
     ERROR = 1  # one message has what is wrong and what to do
     SAVED = 75  # a signal stopped it with all saved: `resume=true` goes on (EX_TEMPFAIL)

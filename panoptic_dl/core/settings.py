@@ -56,54 +56,54 @@ class Settings:
 class TrainSettings(Settings, group="train"):
     """`train.*`."""
 
-    iterations: int = key("${recipe_record.iterations}", "Optimizer steps.", least=1)
+    iterations: int = key("${recipe_record.iterations}", "Number of optimizer steps.", least=1)
     epochs: float | None = key(
-        None, "Looks at each training image, in place of `iterations`; null: those.", above=0
+        None, "Passes over the training images, instead of `iterations`; null uses those.", above=0
     )
     batch_size: int = key(
-        "${recipe_record.batch_size}", "Images of one iteration, over all processes.", least=1
+        "${recipe_record.batch_size}", "Images per step, over all processes.", least=1
     )
     images_per_gpu: int | None = key(
-        None, "Most images in one forward pass of a process; null: its whole share.", least=1
+        None, "Largest number of images per forward pass; null: the whole share.", least=1
     )
     accumulate: int | None = key(
-        None, "Forward passes of one iteration; null: as many as `images_per_gpu` needs.", least=1
+        None, "Forward passes per step; null: as many as `images_per_gpu` needs.", least=1
     )
     auto_scale_lr: bool = key(
-        False, "Multiply `optimizer.lr` by batch_size over the recipe's batch (linear rule)."
+        False, "Multiply `optimizer.lr` by batch_size over the recipe's batch size (linear rule)."
     )
-    num_workers: int = key(10, "Loader processes per training process.", least=0)
+    num_workers: int = key(10, "Number of loader processes per training process.", least=0)
     precision: str = key(
         "tf32",
-        "Arithmetic of the network: tf32 is fp32 whose convolutions round to TF32 on GPUs that "
-        "have it, as in Detectron2; fp32 is strict; fp16 scales the loss.",
+        "Arithmetic of the network: tf32 rounds convolutions to TF32 on GPUs that have it, as "
+        "in Detectron2; fp32 is strict; fp16 scales the loss.",
         PRECISIONS,
     )
-    channels_last: bool = key(False, "Memory format of weights and activations.")
+    channels_last: bool = key(False, "Channels-last format of weights and activations.")
     compile: bool | str = key(
         False,
-        "`torch.compile` of backbone and heads; evaluation runs them uncompiled. A mode of it: "
-        "default (as true), reduce-overhead (CUDA graphs), max-autotune.",
+        "Compile backbone and heads with `torch.compile`, in this mode or the default one "
+        "(true); evaluations run them uncompiled.",
         (False, True, "default", "reduce-overhead", "max-autotune"),
     )
     activation_checkpointing: bool = key(
-        False, "Compute activations of the backbone's blocks twice, which needs less memory."
+        False, "Compute the backbone's activations twice instead of keeping them, to save memory."
     )
     clip_norm: float | None = key(
-        None, "Largest L2 norm of the gradient of all parameters; null: any.", above=0
+        None, "Largest allowed L2 norm of the whole gradient; null: no limit.", above=0
     )
     ema: float | None = key(
         None,
-        "Decay, such as 0.9999, of an average of the weights, which is evaluated too; null: none.",
+        "Decay, such as 0.9999, of an average of the weights that is evaluated too; null: none.",
         above=0,
         below=1,
     )
     on_nonfinite: str = key(
-        "stop", "What to do when a loss or gradient is infinite or NaN.", ("stop", "skip")
+        "stop", "Reaction to a loss or gradient that is infinite or NaN.", ("stop", "skip")
     )
-    max_nonfinite_skips: int = key(10, "Steps that a run may skip for `on_nonfinite`.", least=0)
+    max_nonfinite_skips: int = key(10, "Largest number of steps that a run skips.", least=0)
     overfit_batches: int = key(
-        0, "Train on the first N batches again and again, as a test; 0: on all data.", least=0
+        0, "Train only on the first N batches, as a test; 0: on all data.", least=0
     )
     fast_dev_run: bool = key(
         False, "Run 4 iterations of everything on 4 images, in run_dir/fast_dev_run, as a test."
@@ -123,46 +123,46 @@ class CheckpointSettings(Settings, group="checkpoint"):
     """`checkpoint.*`."""
 
     period: int = key(
-        5000, "Iterations between checkpoints, besides those of evaluations and the end.", least=1
+        5000, "Iterations between checkpoints; each evaluation and the end save one too.", least=1
     )
     kept: int = key(
-        3, "Numbered checkpoints kept, besides model_final.pth and model_best.pth.", least=1
+        3, "Number of checkpoints to keep, besides model_final.pth and model_best.pth.", least=1
     )
     best: str | None = key(
-        None, "Metric that model_best.pth is best in, such as PQ; null: the first of the table."
+        None, "Metric that selects model_best.pth, such as PQ; null: the first of the results."
     )
     on_error: str = key(
-        "stop", "What to do when a checkpoint cannot be written (full disk).", ("stop", "continue")
+        "stop", "Reaction to a checkpoint that cannot be written (full disk).", ("stop", "continue")
     )
 
 
 @dataclass(frozen=True)
 class LaunchSettings(Settings, group="launch"):
-    """`launch.*`; torchrun and several machines: docs/how-to/long_runs.md."""
+    """`launch.*`; torchrun and several machines: docs/how-to/distributed.md."""
 
     num_gpus: int | None = key(
         None,
-        "GPUs of each machine, one process each; 0: the CPU; null: one if there is one.",
+        "GPUs per machine, one process each; 0: use the CPU; null: one if there is one.",
         least=0,
     )
     num_cpu_processes: int = key(
-        1, "Processes of a machine without GPUs, which train together over gloo.", least=1
+        1, "Number of processes of a machine without GPUs, connected by gloo.", least=1
     )
     num_machines: int = key(
-        1, "Machines; start the run on each, with its machine_rank and the same run_dir.", least=1
+        1, "Number of machines; start the run on each, with its own machine_rank.", least=1
     )
-    machine_rank: int = key(0, "Rank of this machine; 0 is the one that dist_url names.", least=0)
+    machine_rank: int = key(0, "Rank of this machine; rank 0 is the one in dist_url.", least=0)
     dist_url: str = key(
-        "auto", "Where machines meet: tcp://HOST:PORT of machine 0; auto works under SLURM."
+        "auto", "Address where machines meet, tcp://HOST:PORT of machine 0; auto works under SLURM."
     )
     timeout_minutes: int = key(
-        30, "How long processes and machines wait for each other before the run fails.", least=1
+        30, "Time that processes and machines wait for each other before the run fails.", least=1
     )
     find_unused_parameters: bool = key(
-        False, "Allow parameters that take no part in the loss, of all steps or of some."
+        False, "Allow parameters that take no part in the loss of some or all steps."
     )
     requeue: bool = key(
-        False, "SLURM: after SIGUSR1 or SIGUSR2 the job queues again; needs resume=auto."
+        False, "Queue the SLURM job again after SIGUSR1 or SIGUSR2; needs resume=auto."
     )
 
 
@@ -170,35 +170,34 @@ class LaunchSettings(Settings, group="launch"):
 class EvaluationSettings(Settings, group="evaluation"):
     """`evaluation.*`."""
 
-    per_class: bool = key(False, "Print the tables of all classes too; results.md always has them.")
+    per_class: bool = key(False, "Print the tables of all classes, as results.md has them.")
     official: bool = key(
-        False, "Run the datasets' own scripts too; metrics that differ from ours are an error."
+        False, "Also run the datasets' own scripts; it is an error if their metrics differ."
     )
     num_threads: int = key(
-        2, "Threads that evaluate while the network runs; 0: in turn with the network.", least=0
+        2, "Threads that evaluate while the network runs; 0: evaluate in turn with it.", least=0
     )
     precision: str = key(
         "tf32",
-        "Arithmetic of the network; auto: the fastest way to run it on this machine that is exact "
-        "enough.",
+        "Arithmetic of the network; auto: the fastest on this machine that is exact enough.",
         INFERENCE_PRECISIONS,
     )
     scales: list[float] = key(
-        [1.0], "Scales of the test image; outputs are averaged, as with flip.", above=0
+        [1.0], "Scales of the test image, whose outputs are averaged.", above=0
     )
     flip: bool = key(False, "Average with the output for the mirrored image.")
     save: str | list[str] | None = key(
         None,
-        "Predictions that are saved for the servers of COCO and Cityscapes; null: none.",
+        "Predictions to save for the servers of COCO and Cityscapes; null: none.",
         (None, "panoptic", "instances", "semantic"),
     )
     picture_count: int = key(
-        4, "First images that are drawn as image | ground truth | prediction; 0: none.", least=0
+        4, "Number of first images to draw as image | ground truth | prediction.", least=0
     )
     best_and_worst: int = key(
-        3, "Best and worst images that are drawn with a map of their errors; 0: none.", least=0
+        3, "Number of best and of worst images to draw with a map of errors.", least=0
     )
-    charts: bool = key(True, "Draw bars of all classes, and which class is taken for which.")
+    charts: bool = key(True, "Draw bar charts of all classes, and a matrix of confused classes.")
 
     @property
     def kinds(self) -> list[str]:
@@ -218,37 +217,37 @@ class BenchmarkSettings(Settings, group="benchmark"):
     """`benchmark.*`."""
 
     image_size: list[int] = key(
-        "${dataset.image_size}", "[H, W] of the image files, in pixels.", least=32
+        "${dataset.image_size}", "Height and width of the images in pixels.", least=32
     )
-    batch_size: int = key(1, "Images that the network gets at once.", least=1)
-    num_scenes: int = key(4, "Different images, taken in turn.", least=1)
+    batch_size: int = key(1, "Number of images that the network processes at once.", least=1)
+    num_scenes: int = key(4, "Number of different images, used in turn.", least=1)
     num_things: int = key(
-        50, "Instances in each image; about six of seven have a center of their own.", least=0
+        50, "Instances per image; about six of seven have a center of their own.", least=0
     )
     warmup: int | None = key(
         None, "Iterations before the timed ones; null: 10 on a GPU, 1 on the CPU.", least=0
     )
     iterations: int | None = key(
-        None, "Timed iterations; null: 50 on a GPU, 5 on the CPU.", least=1
+        None, "Number of timed iterations; null: 50 on a GPU, 5 on the CPU.", least=1
     )
     network_only: bool = key(
-        False, "Nothing after the network, as the published BENCHMARK_NETWORK_SPEED."
+        False, "Skip all after the network, as Detectron2's BENCHMARK_NETWORK_SPEED."
     )
     postprocess: str = key(
-        "fast", "Our post-processing, or Detectron2's (reference).", ("fast", "reference")
+        "fast", "This project's (fast) or Detectron2's (reference).", ("fast", "reference")
     )
     precision: str = key("fp32", "Arithmetic of the network.", PRECISIONS)
-    channels_last: bool = key(False, "Memory format of weights and activations.")
+    channels_last: bool = key(False, "Channels-last format of weights and activations.")
     compile: bool | str = key(
         False,
-        "`torch.compile` of the network, and its mode; true: default.",
+        "Compile the network with `torch.compile`, in this mode or the default one (true).",
         (False, True, "default", "reduce-overhead", "max-autotune"),
     )
     fold_batch_norm: bool = key(
-        False, "Fold batch norm into the convolutions before; refused where it is not exact."
+        False, "Fold batch normalization into the convolutions; refused where it is not exact."
     )
     autotune: bool = key(
-        False, "Try settings of the network on this machine, and name the fastest exact enough."
+        False, "Try settings of the network and print the fastest that is exact enough."
     )
 
 
@@ -256,8 +255,8 @@ class BenchmarkSettings(Settings, group="benchmark"):
 class BrowseSettings(Settings, group="browse"):
     """`browse.*`."""
 
-    count: int = key(8, "Training samples that are drawn, in the order of training.", least=1)
-    num_workers: int = key(0, "Loader processes.", least=0)
+    count: int = key(8, "Training samples to draw, in the order of training.", least=1)
+    num_workers: int = key(0, "Number of loader processes.", least=0)
 
 
 @dataclass(frozen=True)
@@ -266,38 +265,43 @@ class DemoSettings(Settings, group="demo"):
 
     views: str | list[str] | None = key(
         None,
-        "What is drawn; null: panoptic, or semantic with task=semantic.",
+        "Views to draw; null: panoptic, or semantic with task=semantic.",
         (None, "panoptic", "semantic", "instances", "center", "offset"),
     )
     layout: str = key(
         "overlay",
-        "A picture of each view (overlay), one of the image and all views (side_by_side), or both.",
+        "One picture per view (overlay), one of the image and all views (side_by_side), or both.",
         ("overlay", "side_by_side", "both"),
     )
-    format: str = key("jpg", "Format of pictures; videos are mp4.", ("jpg", "png"))
+    format: str = key("jpg", "Format of pictures; videos are always mp4.", ("jpg", "png"))
     save: str | list[str] | None = key(
         None,
-        "Also write files for other programs: COCO's panoptic format, COCO's instances, a PNG of "
-        "class ids each; json: panoptic, as it was called first.",
+        "Also write files for other programs: COCO's panoptic or instances format, or PNGs of "
+        "class ids (masks); json is an older name of panoptic.",
         (None, "panoptic", "instances", "masks", "json"),
     )
     legend: bool = key(True, "Draw the classes below pictures (never in videos).")
-    labels: bool = key(True, "Draw names into the picture, with the scores of instances.")
+    labels: bool = key(True, "Draw the names of segments into the picture.")
+    scores: bool = key(
+        False,
+        "Draw scores behind the names of instances: probability of the class times height of the "
+        "center, so that good ones are often below 0.5.",
+    )
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(
         "image",
-        "Size at which pixels are grouped: the image's, as mode=eval does, or the network's, for "
+        "Group pixels at the image's size, as mode=eval does, or at the network's, for "
         "photographs much larger or smaller than the test size.",
         ("image", "network"),
     )
     precision: str = key(
-        "tf32", "Arithmetic of the network, as `evaluation.precision`.", INFERENCE_PRECISIONS
+        "tf32", "Arithmetic of the network, as in `evaluation.precision`.", INFERENCE_PRECISIONS
     )
-    batch_size: int = key(1, "Images of one size that the network gets at once.", least=1)
+    batch_size: int = key(1, "Images of one size in one forward pass.", least=1)
     num_workers: int | None = key(
         None, "Threads that read, and that draw; null: one per core, at most 8.", least=1
     )
-    max_frames: int | None = key(None, "Frames of a video or camera; null: all.", least=1)
+    max_frames: int | None = key(None, "Most frames of a video or camera; null: all.", least=1)
 
 
 @dataclass(frozen=True)
@@ -306,19 +310,19 @@ class ExportSettings(Settings, group="export"):
 
     format: str = key(
         "onnx",
-        "model.onnx; model.pt2 of torch.export; or model.pt2 of AOTInductor, compiled for machines "
-        "such as this one.",
+        "Write model.onnx (onnx), a program of torch.export (pt2), or one compiled by "
+        "AOTInductor for machines like this one (aotinductor).",
         ("onnx", "pt2", "aotinductor"),
     )
-    postprocess: bool = key(True, "End in labels and scores; false: in the maps of the heads.")
+    postprocess: bool = key(True, "Output labels and scores; false: the maps of the heads.")
     height: int | None = key(
-        None, "Of the input, a multiple of the model's stride; null: any.", least=1
+        None, "Height of the input, a multiple of the model's stride; null: any.", least=1
     )
-    width: int | None = key(None, "As `height`.", least=1)
-    batch: int | None = key(None, "Images of the input; null: any number.", least=1)
+    width: int | None = key(None, "Width of the input, as `height`.", least=1)
+    batch: int | None = key(None, "Number of images of the input; null: any.", least=1)
     precision: str = key("fp32", "Arithmetic of the network.", ("fp32", "fp16"))
-    opset: int = key(18, "Version of ONNX's operators.", least=18, most=23)
-    check: bool = key(True, "Run the file on several sizes and compare it with PyTorch.")
+    opset: int = key(18, "Version of ONNX's operator set.", least=18, most=23)
+    check: bool = key(True, "Run the file on several sizes and compare the results with PyTorch's.")
 
 
 @dataclass(frozen=True)
@@ -326,7 +330,7 @@ class DoctorSettings(Settings, group="doctor"):
     """`doctor.*`."""
 
     sample: int | None = key(
-        None, "Images of each split that are opened, always the same ones; null: all.", least=1
+        None, "Images to open in each split, always the same ones; null: all.", least=1
     )
     workers: int | None = key(None, "Processes that open images; null: one per core.", least=1)
     steps: bool = key(True, "Make two training steps and one evaluation step.")

@@ -20,7 +20,7 @@ from panoptic_dl.core.settings import has_type
 from panoptic_dl.datasets.index import indexed
 
 MAX_CLASSES = 255  # labels have 8 bits, and one value means "none"
-GUIDE = "docs/tutorials/custom_dataset.md has an example"
+GUIDE = "docs/how-to/formats.md has an example"
 
 
 def class_metadata(classes: Classes, *, semantic: bool = False) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from panoptic_dl.datasets.categories import (
 from panoptic_dl.datasets.formats.official import official_layout
 from panoptic_dl.datasets.registry import NO_TRUTH, Record, register_once
 
-LAYOUT_HELP = "docs/tutorials/custom_dataset.md says what lies where"
+LAYOUT_HELP = "docs/how-to/formats.md says what lies where"
 WITHOUT_DATA = "for a trained model without its dataset: dataset.classes_file=RUN/classes.json"
 CITY_SUFFIX = "_leftImg8bit"
 
@@ -232,6 +232,7 @@ class _Split:
         if version and form not in FORMATS:
             raise DatasetError(f"{name} has no dataset.version=v{version}: write v1.2 or v2.0")
         self.form = FORMATS.get(form, FORMATS["coco_format"])  # as which others are imported
+        self.is_imported = form not in FORMATS  # labels are in a cache, images in dataset.root
         self.part, self.split = part, split
         folder = "mapillary_vistas" if version else ""
         self.layout = official_layout(f"dataset={name}", root, folder)
@@ -245,7 +246,8 @@ class _Split:
     def _places(self, key: str, given: str | None) -> list[Path]:
         usual = getattr(self.form, key)
         names = [given] if given else [name.format(split=self.split) for name in usual]
-        paths = [self.layout.base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
+        base = Path.cwd() if key == "images" and self.is_imported else self.layout.base
+        paths = [base / local_path(n, f"dataset.{self.part}_{key}") for n in names]
         return paths if key == "json" else [place for path in paths for place in places(path)]
 
     def require_annotations(self) -> None:

@@ -74,6 +74,7 @@ class ResultWriter:
                 layout=SIDE_BY_SIDE if kind == SIDE_BY_SIDE else "overlay",
                 legend=legend,
                 labels=self.settings.labels,
+                scores=self.settings.scores,
                 opacity=self.settings.opacity,
             )
             for kind in self.kinds

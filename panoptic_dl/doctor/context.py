@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 CUSTOM_DATASET_HINT = (
     'correct what is named, then run this again; "When something is refused" in '
-    "docs/tutorials/custom_dataset.md says more"
+    "docs/how-to/formats.md says more"
 )
 UNEXPECTED_HINT = "log.txt in the run's folder has the whole error: please report it with that file"
 

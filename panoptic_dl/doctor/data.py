@@ -39,7 +39,7 @@ CHUNK = 8  # images that a process is given at a time
 MAX_NAMES = 8  # of classes in a line
 
 SEE_ROOT = "dataset.root must be the folder that holds the dataset's folder (DETECTRON2_DATASETS)"
-PREPARE = "mend the file that is named, or prepare the dataset again (README.md, Data)"
+PREPARE = "correct the file that is named, or prepare the dataset again (docs/how-to/data.md)"
 # By dataset and origin of a file: downloaded "images" or "labels", or "prepared" by our script.
 HINTS = {
     ("cityscapes", "images"): (

@@ -54,14 +54,16 @@ def check_packages(context: CheckContext) -> CheckResult:
 def check_device(context: CheckContext) -> CheckResult:
     """As many devices as asked for, which have the precision of training."""
     if context.launch_refused is not None:
-        return fail(context.launch_refused, "see launch.num_gpus in docs/how-to/long_runs.md")
+        return fail(context.launch_refused, "see launch.num_gpus in docs/how-to/distributed.md")
     device = torch.device(context.device)
     check_precision("train.precision", context.train["precision"], device)
     found = describe_device(context.device)
     if context.num_processes > 1:
         found = f"{context.num_processes} processes, each on: {found}"
     if unused := gpus_unused(context.device, context.num_processes):
-        return warn(f"{found}; {unused}", "see docs/start/install.md and docs/how-to/long_runs.md")
+        return warn(
+            f"{found}; {unused}", "see docs/start/install.md and docs/how-to/distributed.md"
+        )
     if device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available():
         found += "; no GPU"
     if device.type == "cpu" and torch.cuda.device_count() > 0:

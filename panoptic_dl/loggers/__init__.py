@@ -1,4 +1,4 @@
-"""Loggers: CSV, TensorBoard and Weights & Biases behind one interface.
+"""Loggers: CSV, TensorBoard, Weights & Biases and MLflow behind one interface.
 
-How to add one: docs/explanation/architecture.md.
+How to add one: docs/how-to/logging.md.
 """

@@ -4,7 +4,12 @@ Loggers work in the main process. Iterations count from 0, as in metrics.json.
 """
 
 import contextlib
+import io
+import json
 import logging
+import math
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partialmethod
@@ -12,15 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from detectron2.utils import comm
-from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
+from panoptic_dl.core.files import file_name_text, read_json, read_text, write_text
+from panoptic_dl.core.run_folder import read_config, read_state
+from panoptic_dl.evaluation.metrics import CLASS_CHARTS
 from panoptic_dl.launch.session import exit_status
+from panoptic_dl.report.results import class_metrics
 from panoptic_dl.visualize.sheets import Sample
 
 logger = logging.getLogger(__name__)
 Metrics = Mapping[str, float]
+PANELS = "panels.yaml"
 
 
 @dataclass(frozen=True)
@@ -35,21 +46,11 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Confusions:
-    """The confusion matrix of K classes, in pixels."""
-
-    names: Sequence[str]
-    counts: NDArray[np.int64]  # (K, K + 1): rows true, columns predicted, the last column none
-
-
-@dataclass(frozen=True)
 class Details:
     """What an evaluation returns besides its metrics."""
 
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the evaluators
     samples: Sequence[Sample] = ()  # the first images, the same in every evaluation
-    class_names: Sequence[str] = ()
-    confusions: Confusions | None = None
     pictures: Sequence[Path] = ()  # files that were drawn
 
 
@@ -58,8 +59,151 @@ def is_evaluation(line: Metrics) -> bool:
     return "total_loss" not in line
 
 
-SECTIONS = {"time": "speed", "data_time": "speed", "images_per_s": "speed"}
-SECTIONS |= {"host_memory_MiB": "memory", "device_memory_MiB": "memory"}
+def line_number(iteration: int, evaluation: bool) -> int:
+    """A number that grows from line to line: an evaluation's comes after its iteration's."""
+    return 2 * (iteration + 1) + evaluation
+
+
+TAGS = {  # of a training step; `loss_NAME` becomes `loss/NAME`, and others go to `train/`
+    "lr": "lr",
+    "total_loss": "loss/total",
+    "time": "time/iteration",
+    "data_time": "time/data",
+    "images_per_s": "time/images_per_s",
+    "host_memory_MiB": "memory/host_MiB",
+    "device_memory_MiB": "memory/device_MiB",
+}
+
+
+def tagged(line: Metrics) -> dict[str, float]:
+    """The numbers of a line of metrics.json by their tags; `PQ` of an evaluation is `val/PQ`."""
+
+    def tag(name: str) -> str:
+        if is_evaluation(line):
+            return f"val/{name}"
+        section, name = ("loss", name[5:]) if name.startswith("loss_") else ("train", name)
+        return TAGS.get(name, f"{section}/{name}")
+
+    return {tag(name): value for name, value in line.items() if name != "iteration"}
+
+
+def tagged_classes(details: Details) -> dict[str, float]:
+    """The charted metric of each class that has one, such as `PQ_by_class/road`, in percent."""
+    return {
+        f"{metric}_by_class/{file_name_text(name)}": value
+        for task, metric, _ in CLASS_CHARTS
+        for name, value in class_metrics(details.results.get(task, {})).get(metric, {}).items()
+        if not math.isnan(value)
+    }
+
+
+SIDE, QUALITY = 1024, 75  # pixels of the longer side, and of JPEG: logs stay small
+
+
+def tagged_pictures(details: Details) -> dict[str, Image.Image]:
+    """Ground truth beside prediction of the samples, `predictions/1` ..., and the drawn files."""
+    pairs = [(sample.ground_truth, sample.prediction) for sample in details.samples]
+    found = {
+        f"predictions/{number}": _small(Image.fromarray(np.hstack(pair)))
+        for number, pair in enumerate(pairs, start=1)
+    }
+    return found | tagged_files(details.pictures)
+
+
+def tagged_files(files: Sequence[Path]) -> dict[str, Image.Image]:
+    """Pictures by tags such as `pictures/worst`, without the sheet of the samples."""
+    return {
+        f"pictures/{file.stem}": _small(Image.open(file).convert("RGB"))
+        for file in files
+        if file.stem != "predictions"
+    }
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A picture as a JPEG file."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+ABOUT = ("row", "command", "git", "environment", "config_hash", "seed", "published")  # of run.json
+CHOICES = (  # groups whose options runs are told apart by
+    *("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware"),
+    *("optimizer", "schedule", "loss", "augmentation"),
+)
+SETTINGS = (
+    *("train.iterations", "train.batch_size", "train.precision", "train.clip_norm", "train.ema"),
+    *("optimizer.lr", "optimizer.weight_decay", "schedule.warmup_iters", "seed"),
+)
+BESIDE = ("logger", "launch", "hydra", "run_dir", "resume", "mode")  # overrides of no consequence
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What run.json and the config say about a run."""
+
+    config: Mapping[str, Any]  # resolved
+    about: Mapping[str, Any]  # git revision, command, environment ...
+    choices: Mapping[str, str]  # the options of `CHOICES`
+    sweep: str | None
+    parameters: Mapping[str, str | float]  # what runs are compared by
+
+
+def facts_of(run: Run) -> Facts:
+    """Read the facts of a run; of a folder without files they are empty."""
+    record, config = read_state(run.folder), read_config(run.folder)
+    chosen = record.get("choices") or {}
+    choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group)}
+    given = dict(each.lstrip("+~").partition("=")[::2] for each in record.get("overrides") or ())
+    parameters = {k: v for k, v in given.items() if re.split(r"[./]", k)[0] not in BESIDE}
+    parameters |= choices
+    for name in SETTINGS:
+        group, _, leaf = name.rpartition(".")
+        value = (config.get(group) or {} if group else config).get(leaf)
+        if isinstance(value, str | float | int):
+            parameters[name] = value
+    if run.model is not None:
+        parameters["network.parameters"] = sum(p.numel() for p in run.model.parameters())
+    return Facts(
+        config=config,
+        about={key: value for key, value in record.items() if key in ABOUT},
+        choices=choices,
+        sweep=record.get("sweep"),
+        parameters=parameters,
+    )
+
+
+def run_id(folder: Path, file_name: str) -> str:
+    """The id of a folder's run elsewhere, from a file; a new one is written there first."""
+    file = folder / file_name
+    if not file.exists():
+        write_text(file, json.dumps({"id": secrets.token_hex(4)}) + "\n")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        known = read_json(file)["id"]
+        if isinstance(known, str) and known.isalnum():
+            return known
+    raise ValueError(f"{file} is damaged; remove it, and a new run is begun there")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a dashboard."""
+
+    section: str
+    title: str
+    tags: Sequence[str]  # of curves, as regular expressions, or of pictures
+    question: str  # that it answers
+    pictures: bool = False
+
+
+def panels() -> list[Panel]:
+    """The panels of the dashboard."""
+    return [Panel(**each) for each in yaml.safe_load(read_text(Path(__file__).with_name(PANELS)))]
 
 
 class Logger:
@@ -67,16 +211,6 @@ class Logger:
 
     Whatever a method raises, training goes on, and the logger is not called again.
     """
-
-    @staticmethod
-    def in_sections(line: Metrics) -> dict[str, float]:
-        """`total_loss` becomes `train/total_loss`, `PQ` of an evaluation `eval/PQ`; `lr` stays."""
-        section = "eval" if is_evaluation(line) else "train"
-        return {
-            name if name == "lr" else f"{SECTIONS.get(name, section)}/{name}": value
-            for name, value in line.items()
-            if name != "iteration"
-        }
 
     def start(self, run: Run) -> None:
         """Begin, or go on with the run that left the same folder."""

@@ -1,17 +1,17 @@
 """Logger of Weights & Biases: one run there for each run folder, also when that is resumed.
 
-Logged names have a section before the slash: `train/total_loss`, `speed/time`, `eval/PQ`. W&B's own
-step may only grow. Each iteration has two of them, for its training step and its evaluation, so
-that a resumed run knows what W&B has already. What it has is read back, from the server or from
-its local files; what it lacks is sent from metrics.json; what is trained again is not sent again.
+W&B's own step may only grow. Each iteration has two of them, for its training step and its
+evaluation, so that a resumed run knows what W&B has already. What it has is read back, from the
+server or from its local files; what it lacks is sent from metrics.json; what is trained again is
+not sent again. Tables would be artifacts, whose copies an offline run keeps, so there are none:
+values of classes are curves, and pictures are JPEGs.
 """
 
 import contextlib
-import json
 import logging
 import math
 import os
-import secrets
+import shutil
 import signal
 import struct
 import threading
@@ -22,16 +22,25 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import numpy as np
-from torch import nn
+from PIL import Image
 
-from panoptic_dl.core.files import read_json, write_text
-from panoptic_dl.core.run_folder import read_config, read_state
 from panoptic_dl.core.settings import require_value
-from panoptic_dl.evaluation.metrics import CLASS_CHARTS, PUBLISHED, is_better
-from panoptic_dl.loggers.base import Confusions, Details, Logger, Metrics, Run, is_evaluation
-from panoptic_dl.report.results import class_tables
-from panoptic_dl.visualize.sheets import Sample
+from panoptic_dl.evaluation.metrics import PUBLISHED, is_better
+from panoptic_dl.loggers.base import (
+    Details,
+    Facts,
+    Logger,
+    Metrics,
+    Run,
+    facts_of,
+    is_evaluation,
+    line_number,
+    run_id,
+    tagged,
+    tagged_classes,
+    tagged_files,
+    tagged_pictures,
+)
 
 try:
     import wandb
@@ -45,14 +54,12 @@ LOG_CHECKPOINTS = ("none", "best", "all")
 LINE, MEDIA, ARTIFACT = 30.0, 120.0, 600.0  # seconds to wait for one
 UNFINISHED = 10.0  # seconds to wait for uploads of a run that was stopped or failed
 STAGING = "WANDB_DATA_DIR"  # where copies of artifacts wait to be sent, below the home by default
-ABOUT = ("row", "command", "git", "environment", "config_hash", "seed", "published")  # of run.json
-TAGGED = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware", "sweep")
 MAX_TAG = 64  # letters
-MODULE_DEPTH = 2  # of names such as backbone.stem
+ID_FILE = "wandb.json"
 
 
 class WandbLogger(Logger):
-    """Logs what metrics.json has, and the config, pictures, tables and checkpoints."""
+    """Logs what metrics.json has, and the config, pictures and checkpoints."""
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class WandbLogger(Logger):
                 variables say, such as WANDB_TAGS; then the group is the run's sweep.
             mode: online | offline | disabled; None: what WANDB_MODE or `wandb offline` says, else
                 online. Without a key it is offline.
-            pictures: send images and charts of evaluations.
+            pictures: send the pictures of evaluations.
             log_checkpoints: none | best | all.
             init_timeout: seconds to wait for the server before the run goes on offline.
             finish_timeout: seconds that uploads may take at the end.
@@ -114,7 +121,7 @@ class WandbLogger(Logger):
         def log() -> None:
             named = {f"{self._run.job_type}/{name}": value for name, value in metrics.items()}
             self._run.summary.update(named)
-            self._log(0, 1, _pictures(pictures))
+            self._log(0, 1, _images(tagged_files(pictures)))
 
         self._call(log, MEDIA, "metrics")
 
@@ -136,6 +143,10 @@ class WandbLogger(Logger):
             self._run.summary["status"] = status
             self._run.finish(exit_code=exit_code)
             wandb.teardown(exit_code)  # its process ends when all is on the disk
+            folder = Path(self._staging or "")
+            waiting = self._run._finish_timed_out or any(folder.glob("offline-run-*"))
+            if self._staging and not waiting:  # all copies are sent
+                shutil.rmtree(folder / "artifacts", ignore_errors=True)
 
         seconds = self._finish_timeout if status == "finished" else UNFINISHED
         try:
@@ -163,11 +174,11 @@ class WandbLogger(Logger):
             raise PermissionError(f"{folder} cannot be written")
         settings = wandb.setup().settings
         mode = self._mode or settings.mode
-        mode = ALIASES.get(mode, mode)
         if mode == "disabled":
             self._ended = True
             return
-        identity = _run_id(run.folder)
+        facts = facts_of(run)
+        identity = run_id(run.folder, ID_FILE)
         self._files = lambda: sorted(folder.glob(f"*run-*-{identity}/run-{identity}.wandb"))
         _repair(self._files())  # an attempt before this one may have been killed
         self._sync = f"wandb sync {os.path.relpath(run.folder)}/wandb/*run-*-{identity}"
@@ -175,7 +186,7 @@ class WandbLogger(Logger):
         if mode == "online":
             try:
                 if _has_key(settings.base_url):
-                    self._run = self._init(run, identity, "online")
+                    self._run = self._init(run, facts, identity, "online")
                 else:
                     reason = f"there is no key for {urlsplit(settings.base_url).netloc}"
             except Exception as error:
@@ -187,7 +198,7 @@ class WandbLogger(Logger):
             logger.info("W&B: %s", self._run.url)
         else:
             self._last = _last_step(self._files())
-            self._run = self._init(run, identity, "offline")
+            self._run = self._init(run, facts, identity, "offline")
             if reason is None:
                 logger.info("W&B: offline; send it with `%s`", self._sync)
             else:
@@ -195,16 +206,20 @@ class WandbLogger(Logger):
                     f"W&B: {reason}. The run is kept offline; send it later with `wandb login` and "
                     f"`{self._sync}`"
                 )
-        self._describe(run)
+        about = {
+            "run": facts.about,
+            "network": {"parameters": facts.parameters.get("network.parameters")},
+        }
+        self._run.config.update({**facts.config, **about}, allow_val_change=True)
+        self._run.define_metric("iteration")
+        self._run.define_metric("*", step_metric="iteration")
         for line in run.history:
             self._log_line(int(line["iteration"]), line)
 
-    def _init(self, run: Run, identity: str, mode: str) -> Any:
+    def _init(self, run: Run, facts: Facts, identity: str, mode: str) -> Any:
         if STAGING not in os.environ:
             self._staging = os.environ[STAGING] = str((run.folder / "wandb").absolute())
-        record = read_state(run.folder)
-        choices = record.get("choices") or {}
-        tags = [f"{group}={choices[group]}" for group in TAGGED if choices.get(group)]
+        tags = [f"{group}={name}" for group, name in facts.choices.items()]
         own = self._tags or os.environ.get("WANDB_TAGS", "").split(",")
         return wandb.init(
             **cast(Any, self._names),
@@ -213,7 +228,7 @@ class WandbLogger(Logger):
             reinit="create_new",  # of a run that was given up nothing is left behind
             mode=cast(Any, mode),
             dir=str(run.folder),
-            group=self._group or os.environ.get("WANDB_RUN_GROUP") or record.get("sweep"),
+            group=self._group or os.environ.get("WANDB_RUN_GROUP") or facts.sweep,
             job_type=run.mode,
             tags=list(dict.fromkeys(tag[:MAX_TAG] for tag in (*tags, *own) if tag)),
             settings=wandb.Settings(
@@ -226,22 +241,6 @@ class WandbLogger(Logger):
             ),
         )
 
-    def _describe(self, run: Run) -> None:
-        """Log the config, the axes of charts and the network's modules."""
-        about = {key: value for key, value in read_state(run.folder).items() if key in ABOUT}
-        config: dict[str, Any] = {**read_config(run.folder), "run": about}
-        modules = [] if run.model is None else _modules(run.model)
-        if modules:
-            _, _, parameters, trained = modules[0]
-            config["network"] = {"parameters": parameters, "trained": trained}
-        self._run.config.update(config, allow_val_change=True)
-        self._run.define_metric("iteration")
-        self._run.define_metric("*", step_metric="iteration")
-        if modules and self._last < 0:
-            columns: list[str | int] = ["module", "class", "parameters", "trained"]
-            table = wandb.Table(columns=columns, data=modules)
-            self._log(0, 0, {"network/modules": table})
-
     def _log(self, iteration: int, number: int, values: Mapping[str, Any]) -> None:
         """Log `values` as W&B's step `number`."""
         self._run.log({"iteration": iteration, **values}, step=number, commit=True)
@@ -250,10 +249,14 @@ class WandbLogger(Logger):
     def _log_line(self, iteration: int, metrics: Metrics, details: Details | None = None) -> None:
         """Log a line of metrics.json, unless W&B has it already."""
         evaluation = is_evaluation(metrics)
-        number = 2 * (iteration + 1) + evaluation
+        number = line_number(iteration, evaluation)
         if number > self._last:
-            shown = {} if details is None else _media(details, pictures=self._pictures)
-            self._log(iteration, number, self.in_sections(metrics) | shown)
+            values: dict[str, Any] = tagged(metrics)
+            if details is not None:
+                values |= tagged_classes(details)
+            if details is not None and self._pictures:
+                values |= _images(tagged_pictures(details))
+            self._log(iteration, number, values)
         if evaluation:
             self._summarize(iteration, metrics)
 
@@ -270,83 +273,8 @@ class WandbLogger(Logger):
             )
 
 
-def _modules(model: nn.Module) -> list[list[Any]]:
-    """Name, class, parameters and trained parameters of a network and its modules."""
-    rows = []
-    for name, module in model.named_modules():
-        sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-        if name.count(".") < MODULE_DEPTH and sizes:
-            trained = sum(size for size, is_trained in sizes if is_trained)
-            title = name or "network"
-            rows.append([title, type(module).__name__, sum(size for size, _ in sizes), trained])
-    return rows
-
-
-VOID_MASK_VALUE = 255  # masks are bytes
-MAX_CELLS = 10_000  # of a confusion matrix: W&B draws no more rows of a table
-
-
-def _media(details: Details, *, pictures: bool) -> dict[str, Any]:
-    """Tables of an evaluation by their names in W&B, and its images and charts if `pictures`."""
-
-    def table(rows: Sequence[tuple[str, Sequence[float]]], columns: Sequence[str]) -> Any:
-        data = [[n, *(v if math.isfinite(v) else None for v in values)] for n, values in rows]
-        return wandb.Table(columns=["name", *columns], data=data)
-
-    found: dict[str, Any] = {}
-    for each in class_tables(details.results):
-        found[f"classes/{each.title.replace(' ', '_')}"] = table(each.rows, each.columns)
-        charted = [name for _, name, _ in CLASS_CHARTS if name in each.columns]
-        for measure in charted if pictures else ():
-            title = f"{measure} by {each.title.rpartition(' ')[2]}"
-            bars = wandb.plot.bar(table(each.rows, each.columns), "name", measure, title=title)
-            found[f"charts/{title.replace(' ', '_')}"] = bars
-    if not pictures:
-        return found
-    if details.samples:
-        found["images/validation"] = [_image(s, details.class_names) for s in details.samples]
-    if details.confusions is not None:
-        found["charts/confusions"] = _confusion_chart(details.confusions)
-    return found | _pictures(details.pictures)
-
-
-def _pictures(files: Sequence[Path]) -> dict[str, Any]:
-    return {f"pictures/{f.stem}": wandb.Image(str(f), caption=f.name) for f in files}
-
-
-def _image(sample: Sample, names: Sequence[str]) -> Any:
-    """A `wandb.Image` with the masks `ground_truth` and `prediction`; none with > 255 classes."""
-    masks = None
-    if len(names) <= VOID_MASK_VALUE:
-        labels = dict(enumerate(names)) | {VOID_MASK_VALUE: "void"}
-        maps = {"ground_truth": sample.ground_truth, "prediction": sample.prediction}
-        masks = {
-            kind: {
-                "mask_data": np.where(classes < 0, VOID_MASK_VALUE, classes).astype(np.uint8),
-                "class_labels": labels,
-            }
-            for kind, classes in maps.items()
-        }
-    return wandb.Image(sample.image, caption=sample.name, masks=masks, file_type="jpg")
-
-
-def _confusion_chart(confusions: Confusions) -> Any:
-    """W&B's chart of a confusion matrix, in pixels; of large ones the largest cells."""
-    columns = [*confusions.names, "none"]
-    cells = [(int(n), row, column) for (row, column), n in np.ndenumerate(confusions.counts)]
-    if len(cells) > MAX_CELLS:
-        cells = sorted(sorted(cells, reverse=True)[:MAX_CELLS], key=lambda cell: cell[1:])
-    rows = [[confusions.names[row], columns[column], n] for n, row, column in cells]
-    names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
-    return wandb.plot_table(
-        vega_spec_name="wandb/confusion_matrix/v1",
-        data_table=wandb.Table(columns=names, data=rows),
-        fields={str(name): str(name) for name in names},
-        string_fields={"title": "Confusions, in pixels"},
-    )
-
-
-ALIASES = {"dryrun": "offline", "run": "online"}  # older names that wandb knows
+def _images(pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
+    return {tag: wandb.Image(picture, file_type="jpg") for tag, picture in pictures.items()}
 
 
 def _has_key(server: str) -> bool:
@@ -357,23 +285,10 @@ def _has_key(server: str) -> bool:
     return auth is not None
 
 
-ID_FILE = "wandb.json"
 # A `.wandb` file is a LevelDB log after a header of 7 bytes: blocks of 32 KiB, in them pieces of a
 # checksum (4 bytes), a length (2) and a kind (1), little-endian.
 HEADER, BLOCK, PIECE = 7, 32 * 1024, struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def _run_id(folder: Path) -> str:
-    """The id of the folder's W&B run, from `wandb.json`; a new one is written there first."""
-    file = folder / ID_FILE
-    if not file.exists():
-        write_text(file, json.dumps({"id": secrets.token_hex(4)}) + "\n")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        known = read_json(file)["id"]
-        if isinstance(known, str) and known.isalnum():
-            return known
-    raise ValueError(f"{file} is damaged; remove it, and a new W&B run is begun")
 
 
 def _last_step(files: Sequence[Path]) -> int:

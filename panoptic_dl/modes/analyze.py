@@ -254,8 +254,8 @@ def draw_analysis(analysis: Mapping[str, Any], file: Path) -> None:
     axes.spines[:].set_visible(False)
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
-    title = f"{analysis['name']}: PQ where predictions are replaced by the truth"
+    title = "PQ where predictions are replaced by the ground truth"
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
-    where = f"PQ in % on {analysis['dataset']} ({analysis['num_images']} images)"
-    axes.set_xlabel(where, fontsize=9)
+    of = f"{analysis['name']} on {analysis['dataset']} ({analysis['num_images']} images)"
+    axes.set_xlabel(f"PQ in %: {of}", fontsize=9)
     figure.savefig(file)

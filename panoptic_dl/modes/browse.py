@@ -30,7 +30,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 OURS = re.compile(r"\d{4,}_.*\.png")
 LEFT_OUT = (150, 20, 30)
-WHITE_WEIGHT = 3.0  # the least weight that is drawn white
+LARGE_WEIGHT = 3.0  # the least weight that shows the image in full
 COLUMNS, NARROWEST = 3, 480  # of the sheet; pixels of a column
 LARGEST = {2: (960, 720), 3: (640, 640)}  # width and height of a panel in pixels, by columns
 LONGEST_NAME = 60  # letters; long names lose their beginning
@@ -134,18 +134,20 @@ def _panels(
     weights = np.where(ignored, 0, sample["sem_seg_weights"].numpy())
     learned = sample["offset_weights"][0].numpy()
     return found | {
-        f"weights of the semantic loss, dark to bright: {_list_values(weights)}": _gray(
-            weights, max(WHITE_WEIGHT, float(weights.max()))
+        f"weights of the semantic loss, dark to bright: {_list_values(weights)}": _lit(
+            image, weights, max(LARGE_WEIGHT, float(weights.max()))
         ),
         "center heatmap (red: left out of the loss)": heatmap.astype(np.uint8),
         f"offsets, up to {longest:.0f} pixels": draw_offsets(image, offset, offset.any(axis=0)),
-        f"weights of the offset loss, dark to bright: {_list_values(learned)}": _gray(learned, 1.0),
+        f"weights of the offset loss, dark to bright: {_list_values(learned)}": _lit(
+            image, learned, 1.0
+        ),
     }
 
 
-def _gray(weights: NDArray[np.floating], white: float) -> Picture:
-    """Black for a weight of 0; `white` is the weight that is white."""
-    return np.repeat((weights / white * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+def _lit(image: Picture, weights: NDArray[np.floating], full: float) -> Picture:
+    """The image as bright as its weights: black for 0, itself for the weight `full`."""
+    return (image * (weights / full)[..., None] ** 0.7).round().astype(np.uint8)
 
 
 def _list_values(weights: NDArray[np.floating]) -> str:

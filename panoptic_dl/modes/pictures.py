@@ -36,17 +36,16 @@ from panoptic_dl.evaluation.error_map import (
 from panoptic_dl.evaluation.evaluator import StreamingEvaluator
 from panoptic_dl.evaluation.metrics import CLASS_CHARTS, Results
 from panoptic_dl.evaluation.panoptic import match_segments
-from panoptic_dl.loggers.base import Confusions, Details
+from panoptic_dl.loggers.base import Details
 from panoptic_dl.report.results import class_metrics
 from panoptic_dl.visualize.charts import draw_class_bars, draw_confusions
 from panoptic_dl.visualize.overlays import draw_errors, error_legend
 from panoptic_dl.visualize.segmentation import SegmentDrawer
 from panoptic_dl.visualize.sheets import (
-    GALLERY_KINDS,
+    HEADINGS,
     Sample,
     clear_gallery,
     fit,
-    make_sample,
     resize_map,
     save_gallery,
     save_sheet,
@@ -79,6 +78,7 @@ class EvaluationPictures:
             colors=metadata.stuff_colors,
             thing_ids=self.things,
             label_divisor=DIVISOR,
+            text_scale=1.35,  # cells of a sheet are shown smaller than they are
         )
         self._num_first = 0
         if comm.is_main_process():
@@ -90,7 +90,7 @@ class EvaluationPictures:
         listed = DatasetCatalog.get(dataset) if wanted else []  # COCO's take seconds to read
         self._records: list[dict[str, Any]] = sorted(listed, key=lambda item: item["file_name"])
         self._indices = {record["file_name"]: i for i, record in enumerate(self._records)}
-        self._rows: list[list[NDArray[np.uint8]]] = []  # the first images, by GALLERY_KINDS
+        self._rows: list[list[NDArray[np.uint8]]] = []  # the first images, by HEADINGS
         self._samples: list[Sample] = []  # the same images, for loggers
         self._metric = "PQ"
         # Of the worst and the best images so far. Panoptic maps of a street take some 100 KB
@@ -126,7 +126,7 @@ class EvaluationPictures:
         """
         files = self._draw_best_and_worst()
         if self._rows:
-            save_sheet(self._rows, GALLERY_KINDS, self.sheet)
+            save_sheet(self._rows, HEADINGS, self.sheet)
             names = [sample.name for sample in self._samples]
             save_gallery(names, self._rows, self.folder / "gallery")
             files.insert(0, self.sheet)
@@ -137,8 +137,6 @@ class EvaluationPictures:
         return Details(
             results=results,
             samples=tuple(self._samples),
-            class_names=self.names,
-            confusions=confused and Confusions(confused.names, confused.confusions),
             pictures=files,
         )
 
@@ -176,10 +174,9 @@ class EvaluationPictures:
     def _draw_first(self, record: dict[str, Any], prediction: NDArray[np.int64]) -> None:
         image = read_image(record["file_name"], "RGB")
         truth = _ground_truth(record, self.things, self.ignore_label)
-        maps = [self.drawer.panoptic(image, each) for each in (truth, prediction)]
-        self._rows.append([image, *maps])
+        self._rows.append(self._draw_row(image, truth, prediction))
         name = Path(record["file_name"]).stem
-        self._samples.append(make_sample(name, image, truth, prediction, DIVISOR))
+        self._samples.append(Sample(name, *self._rows[-1]))
 
     def _draw_best_and_worst(self) -> list[Path]:
         """Draw a sheet of each; in the main process."""
@@ -201,7 +198,7 @@ class EvaluationPictures:
                 sheets.append(self.folder / f"{kind}.png")
                 save_sheet(
                     rows,
-                    (*GALLERY_KINDS, "errors"),
+                    (*HEADINGS, "errors"),
                     sheets[-1],
                     captions=captions,
                     title=self.dataset,
@@ -226,13 +223,18 @@ class EvaluationPictures:
             share = (true == predicted)[labeled].mean() if labeled.any() else 0.0
             words = f"{100 * share:.1f} % of pixels right"
             truth = np.where(true < 0, VOID_LABEL, true * DIVISOR)  # no instances
-        image = Image.fromarray(read_image(record["file_name"], "RGB"))
-        size = fit(prediction.shape, CELL_WIDTH)
-        small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-        # Segments are named at the size of the cell, where writing stays sharp. Errors, which may
-        # be one pixel wide, are painted in full and then averaged.
-        maps = [self.drawer.panoptic(small, resize_map(each, size)) for each in (truth, prediction)]
-        return [small, *maps, draw_errors(np.asarray(image), kinds, names)], words
+        image = read_image(record["file_name"], "RGB")
+        # Errors, which may be one pixel wide, are painted in full and then averaged.
+        errors = draw_errors(image, kinds, names)
+        return [*self._draw_row(image, truth, prediction), errors], words
+
+    def _draw_row(
+        self, image: NDArray[np.uint8], *maps: NDArray[np.int64]
+    ) -> list[NDArray[np.uint8]]:
+        """An image and its maps (H, W), drawn at the size of a cell: there writing is sharp."""
+        size = fit(image.shape, CELL_WIDTH)
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+        return [small, *(self.drawer.panoptic(small, resize_map(each, size)) for each in maps)]
 
     def _panoptic_errors(
         self, record: dict[str, Any], prediction: NDArray[np.int64]

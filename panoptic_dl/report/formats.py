@@ -16,13 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from panoptic_dl.core.files import csv_text, latex_text, markdown_text, visible
 from panoptic_dl.report.runs import Collected, Run
-from panoptic_dl.report.tables import STATED, Cell, Line, Table
+from panoptic_dl.report.tables import COSTS, STATED, Cell, Line, Table
 from panoptic_dl.report.text import as_difference, as_text, markdown_table, metric_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLUS_MINUS = "±"
 CSV_COLUMNS = (
-    "table", "row", "run", "mode", "recipe", "seed", "status", "figure",
+    "table", "row", "title", "run", "mode", "recipe", "seed", "status", "metric",
     "own", "published", "difference", "verdict",
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def table_markdown(table: Table, runs: bool = True) -> str:
     notes: list[str] = []
     for line in table.lines:
         mark = f" ({len(notes) + 1})" if line.notes else ""
-        cells = [markdown_text(line.title) + mark]
+        cells = [markdown_text(line.name) + mark]
         if line.notes:
             notes.append(f"{mark.strip()} {markdown_text('; '.join(line.notes))}")
         if runs:
@@ -116,14 +116,14 @@ def load_template(name: str, **options: Any) -> Template:
 
 
 def _caption(table: Table) -> str:
-    notes = [f"{line.title}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
+    notes = [f"{line.name}: {'; '.join(line.notes)}." for line in table.lines if line.notes]
     return " ".join([f"{table.title}.", *notes])
 
 
 def report_csv(tables: Sequence[Table]) -> str:
     """One line for each metric of each run, in percent, also of runs without an end or metrics.
 
-    `own` is empty where a metric was undecided. The verdict is the group's.
+    `own` is empty where a metric was undecided. The verdict and the costs are the group's.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -131,7 +131,9 @@ def report_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for line in table.lines:
             published = {n: c.published for n, c in line.cells.items() if c.published is not None}
-            about = {"table": table.title, "row": line.row, "status": "not run"}
+            costs = {n: c.own.mean for n, c in line.cells.items() if n in COSTS and c.own}
+            about = {"table": table.title, "row": line.row, "title": line.name}
+            about |= {"status": "not run"}
             about |= {"verdict": line.verdict.text} if line.verdict else {}
             runs: Sequence[Run | None] = line.group.runs if line.group else [None]
             for run in runs:
@@ -139,12 +141,13 @@ def report_csv(tables: Sequence[Table]) -> str:
                     seed, recipe = run.seed, run.choices.get("recipe", "")
                     about |= {"run": run.label, "mode": run.mode, "recipe": recipe}
                     about |= {"seed": "" if seed is None else str(seed), "status": run.status}
-                metrics = run.metrics if run else {}
-                for name in dict.fromkeys([*published, *metrics]) or [""]:
+                metrics = {**run.metrics, **costs} if run else {}
+                names = dict.fromkeys([*published, *metrics])
+                for name in [n for n in names if not table.wanted or n in table.columns] or [""]:
                     own, theirs = metrics.get(name, math.nan), published.get(name, math.nan)
                     numbers = {"own": own, "published": theirs, "difference": own - theirs}
                     writer.writerow(
-                        {key: csv_text(value) for key, value in (about | {"figure": name}).items()}
+                        {key: csv_text(value) for key, value in (about | {"metric": name}).items()}
                         | {key: repr(x) for key, x in numbers.items() if math.isfinite(x)}
                     )
     return text.getvalue()

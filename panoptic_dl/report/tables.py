@@ -5,8 +5,9 @@ The rows of the published tables come from the experiments that reproduce them,
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,12 @@ from panoptic_dl.core.files import ROOT
 from panoptic_dl.core.settings import EXPERIMENT_PARTS, experiment_name
 from panoptic_dl.evaluation.metrics import PUBLISHED
 from panoptic_dl.report.runs import Group, Run, Spread, group_runs
-from panoptic_dl.report.text import metric_name
+from panoptic_dl.report.text import metric_name, short_names
 
 CONF = ROOT / "conf"
+TEXTS = yaml.safe_load((Path(__file__).parent / "templates" / "tables.yaml").read_text("utf-8"))
+NAMES = TEXTS["names"]
 VAL_IMAGES = {"cityscapes": 500, "coco": 5000}  # that published metrics were measured on
-NAMES = {
-    "xception65": "Xception-65",
-    "hrnet18": "HRNet-18",
-    "hrnet32": "HRNet-32",
-    "hrnet48": "HRNet-48",
-    "hrnet_tiny": "HRNet-tiny",
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "resnet52": "ResNet-52",
-    "resnet103": "ResNet-103",
-    "convnext_tiny": "ConvNeXt-T",
-    "convnextv2_base": "ConvNeXt V2-B",
-    "swin_tiny": "Swin-T",
-    "mobilenetv3_large": "MobileNetV3-L",
-    "efficientnetv2_s": "EfficientNetV2-S",
-    "dinov2_vits14": "DINOv2 ViT-S/14",
-    "dinov3_vits16": "DINOv3 ViT-S/16",
-    "cityscapes": "Cityscapes",
-    "coco": "COCO",
-    "toy_cityscapes": "toy Cityscapes",
-    "toy_coco": "toy COCO",
-}  # of options, as papers print them; one of a user's own is its file's name
-
 COSTS = ("params_M", "GMACs", "ms_per_image", "peak_MiB")  # of mode=benchmark; less is better
 TOLERANCE, WIDE = 0.5, 1.5  # percentage points
 JUDGED = ("PQ", "mIoU")
@@ -60,6 +40,10 @@ STATED = (
 PARTS = ("backbone", "head", "decoder", "pixels", "dataset", "optimizer", "schedule", "task")
 HARMLESS = ("dataset.root", "dataset.cache", "dataset.max_bad_samples", "schedule.max_iter")
 LEARNING_RATE = "optimizer.lr"  # goes with the batch
+
+MAX_NAMED = 3  # differences in the name of a row
+MAX_VALUE = 32  # letters of one
+COPIES = ("task.", "mode.")  # hold resolved copies of other keys of a config
 
 
 @dataclass(frozen=True)
@@ -256,6 +240,11 @@ class Line:
     verdict: _Verdict | None = None  # None where nothing is published
     notes: Sequence[str] = ()
     group: Group | None = None  # None where it was not run
+    detail: str = ""  # what tells it from others of the same title: "lr=0.01"
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.title, self.detail)))
 
 
 @dataclass(frozen=True)
@@ -265,23 +254,30 @@ class Table:
     title: str
     lines: Sequence[Line]
     published: bool = False
-    wanted: Sequence[str] = ()  # the beginnings of its columns; (): all that there are
+    wanted: Sequence[str] = ()  # columns, or beginnings of their names; (): the usual ones
+
+    @property
+    def all_columns(self) -> list[str]:
+        """What its lines have: metrics of the published tables, costs, all other metrics."""
+        there = dict.fromkeys(name for line in self.lines for name in line.cells)
+        usual = (*PUBLISHED, *COSTS)
+        return [n for n in usual if n in there] + [n for n in there if n not in usual]
 
     @property
     def columns(self) -> list[str]:
-        """The metrics of its lines in the order of the published tables, or as wanted; costs."""
-        there = [n for n in (*PUBLISHED, *COSTS) if any(n in line.cells for line in self.lines)]
+        """Those that are shown: the wanted ones, else published metrics and costs."""
+        there = self.all_columns
         if not self.wanted:
-            return there
-        chosen = (n for beginning in self.wanted for n in there if n.startswith(beginning))
-        return list(dict.fromkeys(chosen))
+            return [name for name in there if name in (*PUBLISHED, *COSTS)]
+        found = (n for x in self.wanted for n in ([x] if x in there else there) if n.startswith(x))
+        return list(dict.fromkeys(found))
 
     def is_best(self, line: Line, name: str) -> bool:
-        """Whether no line has a better value in a column, of a table of several of one's own."""
+        """Whether no line has a better value in a column, and one a worse; no published row."""
         values = [x.cells[name].own for x in self.lines if name in x.cells]
         means = [own.mean for own in values if own is not None and math.isfinite(own.mean)]
         own = line.cells[name].own if name in line.cells else None
-        if self.published or own is None or len(means) < 2:
+        if self.published or own is None or len(set(means)) < 2:
             return False
         return own.mean == (min if name in COSTS else max)(means)
 
@@ -301,14 +297,14 @@ def build_tables(
     """One for each dataset and task of one's own, then the published tables.
 
     `benchmarks`, see `panoptic_dl.report.runs.Collected`, give the `COSTS` of rows; `columns` are
-    beginnings of names, such as PQ, params; `all_published` has rows that were not run, too.
+    names or their beginnings, such as PQ, params; `all_published` has rows that were not run, too.
 
     Raises ValueError: an experiment with published metrics cannot be read; a column is unknown.
     """
+    known = dict.fromkeys([*PUBLISHED, *COSTS, *(name for run in runs for name in run.metrics)])
     for column in columns:
-        if not any(name.startswith(column) for name in (*PUBLISHED, *COSTS)):
-            known = ", ".join((*PUBLISHED, *COSTS))
-            raise ValueError(f"--columns: {column} is no column; choose among {known}")
+        if not any(name.startswith(column) for name in known):
+            raise ValueError(f"--columns: {column} is no column; choose among {', '.join(known)}")
     groups, rows = group_runs(runs), published_rows()
     published: dict[str, list[Line]] = {}
     for row in rows:
@@ -327,8 +323,53 @@ def build_tables(
                 title = f"{NAMES.get(chosen['dataset'], chosen['dataset'])}, {chosen['task']}"
             title += ", predictions from files" if group.first.files else ""
             others.setdefault(title, []).append(_other_line(group, benchmarks))
-    tables = [Table(title, lines, False, columns) for title, lines in others.items()]
-    return tables + [Table(title, lines, True, columns) for title, lines in published.items()]
+    found = [(title, lines, False) for title, lines in others.items()]
+    found += [(title, lines, True) for title, lines in published.items()]
+    return [Table(title, _tell_apart(lines), known, columns) for title, lines, known in found]
+
+
+def differing_settings(settings: Sequence[Mapping[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Keys with different values, and the values; "" where a config has no such key."""
+    rows = {}
+    for key in dict.fromkeys(key for each in settings for key in each):
+        values = tuple(each.get(key, "") for each in settings)
+        leaf = key.rpartition(".")[2]
+        if len(set(values)) > 1 and (key == "seed" or leaf not in TEXTS["not_compared"]):
+            rows[key] = (values, leaf)
+    originals = {row for key, row in rows.items() if not key.startswith(COPIES)}
+    return [
+        (key, row[0])
+        for key, row in rows.items()
+        if not (key.startswith(COPIES) and row in originals)
+    ]
+
+
+def _tell_apart(lines: Sequence[Line]) -> list[Line]:
+    """Give lines of the same title as "detail" what differs between their runs."""
+    told = list(lines)
+    for title, count in Counter(line.title for line in lines).items():
+        same = {i: x.group.first for i, x in enumerate(lines) if x.group and x.title == title}
+        if count > 1:
+            rows = _chosen_differently(list(same.values()))
+            keys = short_names([key for key, _ in rows], ".")
+            words = [[f"{keys[key]}={x[i]}" for key, x in rows if x[i]] for i in range(len(same))]
+            details = [", ".join(each[:MAX_NAMED]) for each in words]
+            labels = short_names([run.label for run in same.values()], "/")
+            for (index, run), detail in zip(same.items(), details, strict=True):
+                more = f"run {labels[run.label]}" if details.count(detail) > 1 else ""
+                told[index] = replace(lines[index], detail=", ".join(filter(None, (detail, more))))
+    return told
+
+
+def _chosen_differently(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Options and overrides that differ, and short values; of files that do, their settings."""
+    keys = dict.fromkeys(key for run in runs for key in (*run.choices, *run.overridden))
+    chosen = [{x: run.choices.get(x) or run.setting(x) or "" for x in keys} for run in runs]
+    for values in (chosen, [dict(run.settings) for run in runs]):
+        named = [x for x in differing_settings(values) if x[0] not in TEXTS["not_named"]]
+        if named:
+            break
+    return [(key, [Path(x).name[:MAX_VALUE] for x in values]) for key, values in named]
 
 
 def _published_line(row: _PublishedRow, group: Group) -> Line:

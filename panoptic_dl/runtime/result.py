@@ -21,7 +21,7 @@ from panoptic_dl.core.errors import DemoError, name_unwritable
 from panoptic_dl.core.files import atomic_write, local_path, printable
 from panoptic_dl.core.images import ids_to_colors, picture_ids
 from panoptic_dl.visualize.segmentation import SegmentDrawer, SegmentTable
-from panoptic_dl.visualize.sheets import with_legend
+from panoptic_dl.visualize.sheets import legend_strip, with_legend
 from panoptic_dl.visualize.style import PAPER, Color, draw_text_boxes, place_caption, text_size
 
 VIEWS = ("panoptic", "semantic", "instances", "center", "offset")
@@ -184,6 +184,7 @@ class PanopticResult:
         layout: str = "overlay",
         legend: bool = True,
         labels: bool = True,
+        scores: bool = False,
         opacity: float = 0.55,
     ) -> NDArray[np.uint8]:
         """A picture of it, RGB uint8.
@@ -194,7 +195,8 @@ class PanopticResult:
                 None: panoptic, or semantic where that is all there is.
             layout: "overlay" or "side_by_side".
             legend: name the classes below.
-            labels: name segments, with scores.
+            labels: name segments.
+            scores: write the scores of instances behind their names.
             opacity: of colors over the image, 0..1.
 
         Raises:
@@ -216,6 +218,7 @@ class PanopticResult:
             label_divisor=self.label_divisor,
             opacity=opacity,
             labels=labels,
+            scores=scores,
             text_scale=SHEET_TEXT if side_by_side else 1.0,
         )
         entries = _legend_of(self, chosen, drawer) if legend else []
@@ -224,6 +227,12 @@ class PanopticResult:
         cells = [_captioned(self.image, "image")]
         cells += [_draw_view(self, view, drawer, CAPTIONS.get(view, view)) for view in chosen]
         size = round(text_size(self.image.shape) * SHEET_TEXT)
+        number, shape = len(cells), self.image.shape
+        if entries and _layout(number + 1, shape) < _layout(number, shape):
+            # In the field that would be empty, or that makes a better sheet, if it fits there.
+            strips = (legend_strip(entries, shape[1], round(size * by)) for by in (2, 1.5, 1))
+            fitting = [strip for strip in strips if len(strip) <= shape[0]][:1]
+            cells, entries = cells + fitting, [] if fitting else entries
         return with_legend(_in_cells(cells), entries, size)
 
 
@@ -264,14 +273,15 @@ def _legend_of(
 ) -> list[tuple[str, Color]]:
     """Names and colors of the classes that views show."""
     if result.panoptic is not None and {"panoptic", "instances"} & set(views):
-        labels = np.array([segment.id for segment in result.segments], np.int64)
-        if not {"panoptic", "semantic"} & set(views):
-            labels = labels[drawer.are_things(labels)]
-        return drawer.legend(labels)
-    if "semantic" in views:
-        found = SegmentTable.of(result.semantic.astype(np.int32)).ids.tolist()
-        return [(drawer.names[i], tuple(drawer.colors[i].tolist())) for i in found]
-    return []
+        table = SegmentTable.of(result.panoptic)
+        all_classes = {"panoptic", "semantic"} & set(views)
+        labels = table.ids if all_classes else np.where(drawer.are_things(table.ids), table.ids, -1)
+    elif "semantic" in views:
+        table = SegmentTable.of(result.semantic.astype(np.int32))
+        labels = table.ids * drawer.label_divisor
+    else:
+        return []
+    return drawer.legend(table, labels)
 
 
 def _draw_view(
@@ -304,21 +314,29 @@ def _captioned(picture: NDArray[np.uint8], caption: str | None) -> NDArray[np.ui
     return draw_text_boxes(picture, place_caption(picture.shape, caption, size))
 
 
-def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures of one size in rows: little of the sheet is empty, and its sides suit a screen."""
-    height, width = cells[0].shape[:2]
+def _layout(number: int, shape: Sequence[int]) -> tuple[float, int]:
+    """How bad the best layout of so many pictures (H, W, ...) is, and its number of columns."""
 
     def badness(columns: int) -> float:
-        rows = -(-len(cells) // columns)
-        empty = 1 - len(cells) / (rows * columns)
-        return abs(math.log(columns * width / (rows * height) / WIDE)) + 4 * empty
+        rows = -(-number // columns)
+        empty = 1 - number / (rows * columns)
+        return abs(math.log(columns * shape[1] / (rows * shape[0]) / WIDE)) + 4 * empty
 
-    columns = min(range(1, len(cells) + 1), key=badness)
+    return min((badness(columns), columns) for columns in range(1, number + 1))
+
+
+def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures in rows: little of the sheet is empty, and its sides suit a screen.
+
+    All have the size of the first, or are less high.
+    """
+    height, width = cells[0].shape[:2]
+    _, columns = _layout(len(cells), cells[0].shape)
     gap = max(2, round((height * width) ** 0.5 / 120))
     high, wide = height + gap, width + gap
     sheet = np.empty((-(-len(cells) // columns) * high - gap, columns * wide - gap, 3), np.uint8)
     sheet[:] = PAPER
     for number, cell in enumerate(cells):
         top, left = number // columns * high, number % columns * wide
-        sheet[top : top + height, left : left + width] = cell
+        sheet[top : top + len(cell), left : left + width] = cell
     return sheet

@@ -312,8 +312,8 @@ class Trainer(SimpleTrainer):
         )
         if not skips:
             raise FloatingPointError(
-                f"{what}. No weights were changed; the last checkpoint is from before. Try a lower "
-                "optimizer.lr, train.clip_norm, or train.on_nonfinite=skip, with resume=true"
+                f"{what}. No weights were changed; the last checkpoint is from before. Add "
+                "resume=true resume_changed=true and a lower optimizer.lr, train.clip_norm or skip"
             )
         if self.skips > most:
             raise FloatingPointError(

@@ -139,13 +139,14 @@ def draw_confusions(
     """
     names = [_short(name) for name in names]
     shown = _worst_classes(counts, MOST_ROWS)
-    table, columns = _table(counts, names, shown)
+    rows = [index for index in shown if counts[index].any()] or shown
+    table, columns = _table(counts, names, rows, shown)
     pairs = worst_pairs(counts, LISTED_PAIRS)
 
     # Inches around the matrix. Names of columns, at 60 degrees, are about 0.06 a letter high.
     left, right, bottom = 1.7, 5.3, 0.35
     top = 0.85 + 0.06 * max(len(name) for name in columns)
-    size = (CELL * len(columns), CELL * len(shown))
+    size = (CELL * len(columns), CELL * len(rows))
     width = left + size[0] + right
     height = top + max(size[1], PAIR * len(pairs)) + bottom
     figure = _new_figure(width, height)
@@ -155,7 +156,7 @@ def draw_confusions(
         return x / width, 1 - (y + high) / height, wide / width, high / height
 
     matrix = figure.add_axes(place(left, top, *size))
-    _draw_matrix(matrix, table, [names[index] for index in shown], columns)
+    _draw_matrix(matrix, table, [names[index] for index in rows], columns)
     bars = figure.add_axes(place(width - 2.8, top, 1.4, PAIR * max(1, len(pairs))))
     _draw_pairs(bars, counts, names, pairs)
 
@@ -166,6 +167,8 @@ def draw_confusions(
     legend = "Rows: pixels of a true class by predicted class, in percent; blue right, red wrong"
     if len(shown) < len(names):
         legend += f". The {len(shown)} of {len(names)} classes with the most wrong pixels"
+    if len(rows) < len(shown):
+        legend += f"; {len(shown) - len(rows)} classes without ground truth have no row"
     x, y = place(0.15, 0.58, 0, 0)[:2]
     figure.text(x, y, legend, fontsize=9, va="center", color=REMARK)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,18 +197,19 @@ def _wrong(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _table(
-    counts: NDArray[np.int64], names: Sequence[str], shown: list[int]
+    counts: NDArray[np.int64], names: Sequence[str], rows: list[int], shown: list[int]
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Percentages of rows, NaN in those without ground truth, and the names of columns."""
-    columns = [names[index] for index in shown]
-    parts = [counts[np.ix_(shown, shown)]]
+    """Percentages of rows, and the names of columns: rows, others that are predicted, the rest."""
+    predicted = [i for i in shown if i not in rows and counts[:, i].any()]
+    columns = [names[index] for index in (*rows, *predicted)]
+    parts = [counts[np.ix_(rows, (*rows, *predicted))]]
     if len(shown) < len(names):
         others = [index for index in range(len(names)) if index not in set(shown)]
-        parts.append(counts[np.ix_(shown, others)].sum(axis=1, keepdims=True))
+        parts.append(counts[np.ix_(rows, others)].sum(axis=1, keepdims=True))
         columns.append("all others")
-    parts.append(counts[shown][:, -1:])
+    parts.append(counts[rows][:, -1:])
     columns.append("nothing")
-    true = counts[shown].sum(axis=1, keepdims=True)
+    true = counts[rows].sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         return 100 * np.concatenate(parts, axis=1) / true, columns
 
@@ -223,7 +227,6 @@ def _draw_matrix(
     # Errors of a few percent are what one looks for; the root lifts them off the paper.
     depth = np.sqrt(np.nan_to_num(table) / 100)[..., None]
     picture = 1 - depth * (1 - colors)
-    picture[np.isnan(table[:, 0])] = 0.93
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     centered: dict[str, Any] = {"ha": "center", "va": "center"}
     for row, column in np.ndindex(*table.shape):
@@ -231,9 +234,6 @@ def _draw_matrix(
         if value >= 0.5:
             ink = "white" if value > (45 if row == column else 35) else TEXT
             axes.text(column, row, f"{value:.0f}", fontsize=7.5, color=ink, **centered)
-    for row in np.flatnonzero(np.isnan(table[:, 0])):
-        look: dict[str, Any] = {"fontsize": 8, "color": REMARK, "style": "italic", **centered}
-        axes.text((len(columns) - 1) / 2, row, "no ground truth", **look)
     axes.set_xticks(
         range(len(columns)), columns, fontsize=8, rotation=60, ha="left", rotation_mode="anchor"
     )

@@ -26,7 +26,7 @@ from panoptic_dl.visualize.style import (
 )
 
 LONGEST_SIDE = 512  # of the map that is searched for room
-LEAST_SCORE = 0.05  # of instances that are named; weaker ones are specks without a meaning
+SPECK = 1e-4  # share of the picture below which a segment is only tinted
 GAP = 1  # pixels between two text boxes
 ROWS = 64  # that are blended at once: the processor's cache holds them
 STRAIGHT, DIAGONAL = 62587, 89738  # lengths of steps between pixels, in 65,536ths of a pixel
@@ -45,6 +45,7 @@ class SegmentDrawer:
     label_divisor: int  # of panoptic maps
     opacity: float = 0.55  # of the tint, 0..1
     labels: bool = True  # whether segments are named
+    scores: bool = False  # whether the scores of instances stand behind their names
     text_scale: float = 1.0  # of letters, for pictures that will be shown smaller
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class SegmentDrawer:
         scores: Mapping[int, float] | None = None,
         caption: str | None = None,
     ) -> NDArray[np.uint8]:
-        """Tint every segment, outline it, and name those that have room and a score for it.
+        """Tint every segment; outline those that are no specks, and name those that have room.
 
         Args:
             image: (H, W, 3) RGB, 0..255.
@@ -100,14 +101,20 @@ class SegmentDrawer:
         """Whether each of (S,) labels is an instance of a thing."""
         return np.isin(labels // self.label_divisor, list(self.thing_ids)) & (labels >= 0)
 
-    def legend(self, labels: NDArray[np.integer]) -> list[tuple[str, Color]]:
-        """Names and colors of the classes of (S,) labels; things with their number."""
-        classes = labels[labels >= 0] // self.label_divisor
+    def legend(self, table: "SegmentTable", labels: NDArray[np.integer]) -> list[tuple[str, Color]]:
+        """Names and colors of the classes of segments, without specks; instances with their number.
+
+        `labels` (S,) are those of the segments; negative ones are left out.
+        """
+        categories, instances = np.divmod(
+            labels[(labels >= 0) & table.are_visible()], self.label_divisor
+        )
         entries = []
-        for category, count in zip(*np.unique(classes, return_counts=True), strict=True):
-            suffix = f" ({count})" if category in self.thing_ids else ""
+        for category in np.unique(categories).tolist():
+            number = np.count_nonzero(instances[categories == category])
             red, green, blue = self.colors[category].tolist()
-            entries.append((self.names[category] + suffix, (red, green, blue)))
+            name = self.names[category] + (f" ({number})" if number else "")
+            entries.append((name, (red, green, blue)))
         return entries
 
     def _draw(
@@ -127,7 +134,7 @@ class SegmentDrawer:
                 color = self.colors[category]
                 colors[row] = instance_color(color, instance) if instance else color
         tinted = _blend(image, table.paint(colors), self.opacity)
-        things = self.are_things(labels)
+        things = self.are_things(labels) & table.are_visible()
         if only is not None:
             _paste(image, ~only, tinted)
         _draw_outlines(tinted, table, things, stuff=only is None)
@@ -140,9 +147,7 @@ class SegmentDrawer:
             if label < 0 or (only is not None and not things[row]):
                 continue
             text = self.names[label // self.label_divisor]
-            if label in scores:
-                if scores[label] < LEAST_SCORE:
-                    continue
+            if self.scores and label in scores:
                 text += f" {scores[label]:.2f}"
             red, green, blue = colors[row].tolist()
             box = TextBox(text, size, (red, green, blue))
@@ -221,6 +226,10 @@ class SegmentTable:
         areas = np.bincount(segments, lengths, len(ids)).astype(np.int64)
         segments = segments.astype(np.uint8 if len(ids) <= 256 else np.uint16)
         return cls(ids.astype(np.int64), np.repeat(segments, lengths).reshape(labels.shape), areas)
+
+    def are_visible(self) -> NDArray[np.bool_]:
+        """Whether each of (S,) segments is more than a speck in the picture."""
+        return self.areas >= SPECK * self.index.size
 
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """(x0, y0, x1, y1) of each segment in pixels, right and bottom exclusive."""

@@ -20,10 +20,10 @@ LINE = 34  # height of headings, of a caption, of the title and legend, in pixel
 GAP, LETTER = 8, 11  # and the width of a letter of a caption, about
 HIGHEST = 2  # times their width are cells: strips are narrower
 NARROWEST = 240  # pixels that a picture with a legend is filled up to, for names to fit
-GALLERY_KINDS = ("image", "truth", "prediction")
+GALLERY_KINDS = ("image", "truth", "prediction")  # names of files
+HEADINGS = ("image", "ground truth", "prediction")
 GALLERY_SIDE = 640  # pixels of a gallery picture's longer side
 GALLERY_QUALITY = 88  # of JPEG: names in the pictures stay legible
-SAMPLE_SIDE = 1024  # pixels of a sample's longer side
 
 
 def save_sheet(
@@ -89,7 +89,7 @@ def fit(shape: Sequence[int], width: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
-def _legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
+def legend_strip(entries: Sequence[tuple[str, Color]], width: int, size: int) -> NDArray[np.uint8]:
     """Colored squares, each before its name, in as many lines as it takes: (H, width, 3)."""
     line, side, gap = round(size * 1.7), round(size * 1.0), round(size * 1.2)
     placed, x, y = [], gap // 2, 0
@@ -120,7 +120,7 @@ def with_legend(
         return picture
     height, width = picture.shape[:2]
     wide = max(width, NARROWEST)
-    strip = _legend_strip(entries, wide, size or text_size(picture.shape))
+    strip = legend_strip(entries, wide, size or text_size(picture.shape))
     sheet = np.empty((height + len(strip), wide, 3), np.uint8)
     sheet[:] = PAPER
     left = (wide - width) // 2
@@ -131,35 +131,12 @@ def with_legend(
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with the ground truth and predicted class of each pixel; -1: none."""
+    """An image, its ground truth and its prediction, drawn: (H, W, 3)."""
 
     name: str
-    image: NDArray[np.uint8]  # (H, W, 3), RGB
-    ground_truth: NDArray[np.int64]  # (H, W) contiguous classes
-    prediction: NDArray[np.int64]  # (H, W)
-
-
-def make_sample(
-    name: str,
-    image: NDArray[np.uint8],
-    ground_truth: NDArray[np.int64],
-    prediction: NDArray[np.int64],
-    label_divisor: int,
-) -> Sample:
-    """Shrink an image and its maps (H, W) to a longer side of at most `SAMPLE_SIDE`.
-
-    The maps hold category * label_divisor + instance; negative: void. They may be of another size
-    than the image and come out in the image's.
-    """
-    height, width = image.shape[:2]
-    scale = min(1.0, SAMPLE_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shrunk = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    maps = [
-        resize_map(np.where(each < 0, -1, each // label_divisor), size)
-        for each in (ground_truth, prediction)
-    ]
-    return Sample(name, shrunk, *maps)
+    image: NDArray[np.uint8]
+    ground_truth: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
 
 
 def resize_map(values: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from panoptic_dl.core.errors import DemoError
 from panoptic_dl.core.parallel import Progress
 from panoptic_dl.core.settings import DemoSettings
 from panoptic_dl.demo.inputs import VideoReader
-from tests.demo.samples import files, make_video, run_demo
+from tests.demo.samples import files, make_video, run_demo, scene
 
 
 def test_every_input_has_results_of_its_own(panoptic_run, photos, tmp_path):
@@ -26,6 +26,18 @@ def test_every_input_has_results_of_its_own(panoptic_run, photos, tmp_path):
     for name, source in zip(names, sources, strict=True):
         drawn = np.asarray(Image.open(folder / "panoptic" / f"{name}.png"))
         assert np.array_equal(drawn, predictor(photos / source).draw(legend=False)), name
+
+
+def test_scores_are_drawn_where_they_are_asked_for(panoptic_run, tmp_path):
+    Image.fromarray(scene(256, 512)).save(tmp_path / "z.png")
+    result = Predictor.from_run(panoptic_run.folder, device="cpu")(tmp_path / "z.png")
+    expected = [result.draw(legend=False, scores=scores) for scores in (False, True)]
+    assert not np.array_equal(*expected)
+    for chosen, drawing in zip(({}, {"scores": True}), expected, strict=True):
+        out = tmp_path / f"out{len(chosen)}"
+        run_demo(panoptic_run, tmp_path / "z.png", out, format="png", legend=False, **chosen)
+        with Image.open(out / "demo" / "panoptic" / "z.png") as picture:
+            assert np.array_equal(np.asarray(picture), drawing)
 
 
 def test_a_broken_file_is_named_and_the_rest_goes_on(panoptic_run, photos, tmp_path):

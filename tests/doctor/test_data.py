@@ -205,7 +205,7 @@ def test_the_cure_of_a_wrong_entry_is_in_the_own_file(tmp_path):
     edit(tmp_path, lambda c: c["annotations"][0]["segments_info"][0].update(category_id=5))
     rows = results_of(data.checks(), context)
     assert "category_id 5" in words(rows["train data: layout"])
-    assert "docs/tutorials/custom_dataset.md" in rows["train data: layout"].hint
+    assert "docs/how-to/formats.md" in rows["train data: layout"].hint
 
 
 def test_labels_without_any_class_are_a_fault(tmp_path):

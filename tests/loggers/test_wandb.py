@@ -4,6 +4,7 @@ import json
 import struct
 import time
 import zlib
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import example, given
@@ -12,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 
 from panoptic_dl.config import compose
 from panoptic_dl.loggers import wandb as ours
-from panoptic_dl.loggers.base import Run
+from panoptic_dl.loggers.base import Run, facts_of, run_id
 from panoptic_dl.loggers.wandb import (
     WandbLogger,
     _has_key,
@@ -20,7 +21,6 @@ from panoptic_dl.loggers.wandb import (
     _read_records,
     _repair,
     _returns,
-    _run_id,
 )
 
 RECORD = {"format": 1, "status": "running", "attempts": [], "mode": "train"}
@@ -78,8 +78,8 @@ def test_other_bytes_end_quietly(tmp_path_factory, data):
 
 
 def test_the_id_stays(tmp_path):
-    known = _run_id(tmp_path)
-    assert _run_id(tmp_path) == known
+    known = run_id(tmp_path, "wandb.json")
+    assert run_id(tmp_path, "wandb.json") == known
     assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": known}
 
 
@@ -87,7 +87,7 @@ def test_the_id_stays(tmp_path):
 def test_a_damaged_id_is_named(tmp_path, text):
     (tmp_path / "wandb.json").write_text(text)
     with pytest.raises(ValueError, match=r"wandb\.json is damaged; remove it"):
-        _run_id(tmp_path)
+        run_id(tmp_path, "wandb.json")
 
 
 @given(st.integers(0, 400_000))
@@ -124,6 +124,21 @@ def test_where_keys_are_looked_for(tmp_path, monkeypatch):
     assert not _has_key(server)
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
     assert _has_key(server)
+
+
+@pytest.mark.parametrize("waits", [None, "offline-run-1", "timeout"])
+def test_copies_of_checkpoints_are_removed_when_they_are_sent(tmp_path, monkeypatch, waits):
+    monkeypatch.setattr(ours.wandb, "teardown", lambda exit_code: None)
+    copy = tmp_path / "wandb" / "artifacts" / "staging" / "copy"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    if waits == "offline-run-1":
+        (tmp_path / "wandb" / waits).mkdir()
+    logger = WandbLogger(project="tests", name="tiny")
+    logger._staging = str(tmp_path / "wandb")
+    logger._run = MagicMock(_finish_timed_out=waits == "timeout")
+    logger.finish("finished", 0)
+    assert copy.exists() == bool(waits)
 
 
 def test_results_and_errors_come_back():
@@ -170,7 +185,8 @@ def test_its_own_variables_count_unless_the_command_line_says_otherwise(monkeypa
     def begin(*overrides):
         options = compose(["logger=wandb", *overrides]).logger.wandb
         names = {key: options[key] for key in ("project", "name", "group", "tags")}
-        WandbLogger(**names)._init(Run(tmp_path, "train"), "id", "offline")
+        run = Run(tmp_path, "train")
+        WandbLogger(**names)._init(run, facts_of(run), "id", "offline")
         return given["project"], given["name"], given["group"], given["tags"]
 
     (tmp_path / "run.json").write_text(json.dumps(RECORD | {"sweep": "table"}))

@@ -74,3 +74,16 @@ def test_text_and_picture(tmp_path, unlabelled):
         draw_analysis(analysis | {"combinations": combinations}, tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 1000
+
+
+def test_long_names_do_not_leave_the_picture(tmp_path):
+    analysis = {
+        "name": "toy_cityscapes_panoptic_hrnet_tiny_conv",
+        "dataset": "toy_cityscapes_fine_panoptic_val",
+        "num_images": 500,
+        "combinations": USUAL,
+    }
+    draw_analysis(analysis, tmp_path / "long.png")
+    with Image.open(tmp_path / "long.png") as picture:
+        edge = picture.convert("L").crop((picture.width - 3, 0, picture.width, picture.height))
+        assert edge.getextrema() == (255, 255)

@@ -87,8 +87,14 @@ def test_panels_of_real_samples_show_their_tensors(toy, dataset):
         assert np.ptp(offsets[still], axis=-1).max() <= 1  # gray
         if not still.all():
             assert offsets[~still].max(axis=-1).min() > 200
-        learnt = sample["offset_weights"][0].numpy()
-        assert (shown["weights of the offset loss"][..., 0] == 255 * learnt).all()
+        image, lit = shown["image"], shown["weights of the offset loss"]
+        learnt = sample["offset_weights"].numpy()[0][..., None]
+        assert (lit == image * learnt).all()
+        lit, weights = shown["weights of the semantic loss"], sample["sem_seg_weights"].numpy()
+        assert (lit[weights == 3] == image[weights == 3]).all()
+        ones = (weights == 1) & (labels != 255)
+        assert np.allclose(lit[ones], image[ones] * (1 / 3) ** 0.7, atol=1)
+        assert not lit[labels == 255].any()
     assert peaks
 
 

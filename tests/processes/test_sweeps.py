@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from panoptic_dl.report.page import make_report
 from panoptic_dl.sweeps.status import rows, status_text
+from scripts.report import make_report
 from tests.runs import ENVIRONMENT, ROOT, SMALL, multirun, run
 from tests.sweeps.rows import QUIET, states
 from tests.sweeps.trials import search, times_run, trials

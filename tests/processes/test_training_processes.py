@@ -207,7 +207,7 @@ def test_bad_images_are_known_to_both(folder):
 def test_the_main_process_alone_logs(folder):
     assert said(folder, "logged") == "finished"
     told = one(folder / "logged")
-    assert [e["iteration"] for e in told.history if "train/total_loss" in e] == list(range(6))
+    assert [e["iteration"] for e in told.history if "loss/total" in e] == list(range(6))
     assert told.exit == 0
 
 

@@ -38,7 +38,7 @@ def test_markdown_parses_back(tables):
         for row, line in zip(rows, table.lines, strict=True):
             texts = line_texts(line, table)
             assert row[2 : 2 + len(texts)] == texts
-            assert re.sub(r" \(\d+\)$", "", row[0]) == line.title.strip()
+            assert re.sub(r" \(\d+\)$", "", row[0]) == line.name.strip()
             assert not table.published or row[-1] == line.verdict.text
 
 
@@ -52,7 +52,7 @@ def test_markdown_lists_failed_and_planned_runs(collected, tables):
 
 def test_csv_has_every_metric_in_full(collected, tables):
     rows = list(csv.DictReader(io.StringIO(report_csv(tables))))
-    found = {(row["run"], row["figure"]): row for row in rows}
+    found = {(row["run"], row["metric"]): row for row in rows}
     for run in collected.runs:
         for name, value in run.metrics.items():
             row = found[run.label, name]
@@ -62,7 +62,7 @@ def test_csv_has_every_metric_in_full(collected, tables):
                 assert float(row["difference"]) == pytest.approx(difference)
     assert found["broken", ""]["status"] == "failed"
     assert found["", "mIoU"]["status"] == "not run"
-    published = {(row["row"], row["figure"]): row["published"] for row in rows if row["published"]}
+    published = {(row["row"], row["metric"]): row["published"] for row in rows if row["published"]}
     for row in published_rows():
         for name, value in row.metrics.items():
             assert float(published[row.row, name]) == value

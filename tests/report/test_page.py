@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import pytest
 
 from panoptic_dl.core.files import temporary_path
-from panoptic_dl.report.page import LIMIT, _differing, _render_page, make_report
 from panoptic_dl.report.runs import collect
-from panoptic_dl.report.tables import build_tables
+from panoptic_dl.report.tables import build_tables, differing_settings
+from scripts.report import LIMIT, _render_page, make_report
 
 from .run_folders import make_pictures, make_run, results_of
 
-CONV = "cityscapes_panoptic_xception65_conv"
+CONV, OTHER = "cityscapes_panoptic_xception65_conv", "cityscapes_panoptic_hrnet48_conv"
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'"
 VOID = {"meta", "link", "img"}  # the SVG of charts closes its elements itself
 
@@ -185,15 +185,22 @@ def test_the_report_writes_four_files_whole(tmp_path, kind):
 
 def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
     make_run(tmp_path / "run")
-    fast = make_run(tmp_path / "fast", CONV, mode="benchmark")
-    stages = {"total": {"images_per_s": 7.25}}
-    content = {"machine": "a GPU", "image_size": [1024, 2048], "stages": stages}
-    (fast / "benchmark.json").write_text(json.dumps(content))
+    make_run(tmp_path / "other", OTHER, metrics={"PQ": 63.0})
+    for name, row, rate in (("fast", CONV, 7.25), ("slow", OTHER, 5.0)):
+        folder = make_run(tmp_path / name, row, mode="benchmark")
+        stages = {"total": {"images_per_s": rate}}
+        content = {"machine": "a GPU", "image_size": [1024, 2048], "stages": stages}
+        (folder / "benchmark.json").write_text(json.dumps(content))
     make_run(tmp_path / "torn", CONV, mode="benchmark")
     _, _, notes = make_report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
-    assert "Xception-65: 7.25 images/s, PQ 62.6" in text
-    assert "1024 x 2048 pixels, a GPU" in text
+    charts = [json.loads(each["data-chart"]) for each in Reader(text).of("figure") if each]
+    (chart,) = [each for each in charts if each["kind"] == "front"]
+    assert chart["title"] == "PQ over images/s, 1024 x 2048 pixels, a GPU"
+    assert [(dot["name"], dot["points"]) for dot in chart["series"]] == [
+        ("Xception-65", [[7.25, 62.6]]),
+        ("HRNet-48", [[5.0, 63.0]]),
+    ]
     (note,) = notes
     assert note.startswith("torn is unreadable: benchmark.json")
 
@@ -201,11 +208,10 @@ def test_benchmarks_are_drawn_against_quality_and_damaged_ones_named(tmp_path):
 def test_only_settings_that_differ_are_shown_and_copies_once():
     one = {"train.batch_size": "8", "task.loader.batch_size": "8", "run_dir": "a", "x": "1"}
     two = {"train.batch_size": "4", "task.loader.batch_size": "4", "run_dir": "b", "x": "1"}
-    assert _differing([one, two]) == [("train.batch_size", ("8", "4"))]
-    assert (
-        _differing([one, two | {"task.loader.batch_size": "2"}])[1][0] == "task.loader.batch_size"
-    )
-    assert _differing([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
+    assert differing_settings([one, two]) == [("train.batch_size", ("8", "4"))]
+    both = differing_settings([one, two | {"task.loader.batch_size": "2"}])
+    assert both[1][0] == "task.loader.batch_size"
+    assert differing_settings([{"seed": "0"}, {"seed": "1", "new": "2"}]) == [
         ("seed", ("0", "1")),
         ("new", ("", "2")),
     ]

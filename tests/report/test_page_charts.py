@@ -1,52 +1,74 @@
-"""Axes of the report's charts."""
+"""The numbers of the report's charts, and the names of runs in them."""
 
-from itertools import pairwise
-
-from hypothesis import assume, given
-from hypothesis import strategies as st
+import json
+import re
 
 from panoptic_dl.report.formats import load_template
-from panoptic_dl.report.page import _axis, chart
+from panoptic_dl.report.runs import Curves, collect
+from panoptic_dl.report.tables import build_tables
+from scripts.report import chart, learning_curves, run_names
 
-numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
+from .run_folders import make_run
 
-
-@given(numbers, numbers)
-def test_ticks_are_few_and_even(one, other):
-    assume(abs(one - other) > 1e-6 * max(abs(one), abs(other)))
-    _, ticks = _axis([one, other], 0.04, (0, 300), 4)
-    assert 1 <= len(ticks) <= 6
-    steps = [b - a for (a, _), (b, _) in pairwise(ticks)]
-    assert all(abs(step - steps[0]) <= 0.21 for step in steps)  # pixels have one decimal
+TOY = "toy_coco_panoptic_hrnet_tiny_conv"
 
 
-@given(st.lists(numbers, min_size=1, max_size=5))
-def test_limits_hold_all_values_and_axes_stay_in_their_pixels(values):
-    place, ticks = _axis(values, 0.04, (200, 10), 4)
-    assert all(10 <= place(value) <= 200 for value in values)
-    assert all(10 <= pixel <= 200 for pixel, _ in ticks)
+def curves_of(folder, curves):
+    collected = collect([folder])
+    tables = build_tables(collected.runs)
+    names = run_names(tables, collected.runs)
+    return learning_curves(tables, {run.label: curves for run in collected.runs}, 50, names)
 
 
-def test_ticks_are_written_short():
-    assert [text for _, text in _axis([0, 0.3], 0, (0, 300), 4)[1]] == ["0", "0.1", "0.2", "0.3"]
-    assert _axis([0, 90_000], 0.04, (0, 300), 4)[1][-1][1] == "50,000"
+def test_what_has_one_point_is_a_number_and_no_chart(tmp_path):
+    make_run(tmp_path / "a", TOY, settings={"lr": 1})
+    make_run(tmp_path / "b", TOY, settings={"lr": 2})
+    steps = {"total_loss": [(10, 2.0), (20, 1.0)], "lr": [(10, 0.1)]}
+    (found,) = curves_of(tmp_path, Curves(steps, {"PQ": [(20, 60.0)]}))
+    assert [each["title"] for each in found["charts"]] == ["total loss"]
+    (drawn,) = found["charts"]
+    assert [each["name"] for each in drawn["series"]] == ["lr=1", "lr=2"]
+    assert found["numbers"] == [
+        ("PQ in percent", {"a": (20, 60.0), "b": (20, 60.0)}),
+        ("lr", {"a": (10, 0.1), "b": (10, 0.1)}),
+    ]
 
 
-def drawn(*arguments, **options):
+def test_two_evaluations_are_a_curve(tmp_path):
+    make_run(tmp_path / "a", TOY)
+    evaluations = {"PQ": [(10, 50.0), (20, 60.0)]}
+    (found,) = curves_of(tmp_path, Curves({"lr": [(10, 0.1)]}, evaluations))
+    assert [(each["title"], each["kind"]) for each in found["charts"]] == [
+        ("PQ in percent", "evaluations")
+    ]
+
+
+def test_names_of_runs_are_unique_and_as_short_as_can_be(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"s{seed}", TOY, seed=seed)
+    make_run(tmp_path / "lr", TOY, settings={"lr": 2})
+    make_run(tmp_path / "conv", "cityscapes_panoptic_xception65_conv")
+    make_run(tmp_path / "dsconv", "cityscapes_panoptic_xception65_dsconv")
+    make_run(tmp_path / "speed", TOY, mode="benchmark")
+    runs = collect([tmp_path]).runs
+    names = run_names(build_tables(runs), runs)
+    assert names == {
+        "s0": "HRNet-tiny, conv, seed 0",
+        "s1": "HRNet-tiny, conv, seed 1",
+        "lr": "lr=2",
+        "conv": "Xception-65 (conv)",
+        "dsconv": "Xception-65 (dsconv)",
+        "speed": "speed",
+    }
+
+
+def test_charts_hold_names_with_markup_as_text():
+    evil = "<script>'\"&\x1b[2J"
     template = load_template("charts.html", autoescape=True)
-    return template.module.draw(chart(*arguments, **options))
-
-
-def test_names_of_dots_are_escaped_and_stay_inside():
-    dots = [("<script>", 0, [(1.0, 2.0, "<script>: 1")]), ("right" * 5, 1, [(9.0, 3.0, "x")])]
-    text = drawn("a", dots, x_name="x")
+    text = template.module.draw(chart(evil, [(evil, 9, [(5, 1 / 3)])], "iterations", "steps"))
+    (data,) = re.findall("data-chart='(.*?)'", text)
     assert "<script>" not in text
-    assert text.count("&lt;script&gt;") == 2
-    assert 'text-anchor="end" y=' in text
-
-
-def test_a_line_of_one_point_and_names_with_markup():
-    text = drawn("a<b", [("<script>", 0, [(5, 1.0, "")])])
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
-    assert "nan" not in text
+    (line,) = json.loads(data)["series"]
+    assert line["name"].startswith("<script>'")
+    assert "\x1b" not in line["name"]
+    assert (line["class"], line["points"]) == ("s1 again", [[5, 0.333333]])

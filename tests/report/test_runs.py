@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_dl.report.page import make_report
 from panoptic_dl.report.runs import Spread, collect, group_runs, read_curves, read_run, thinned
+from scripts.report import make_report
 
 from .run_folders import make_run
 

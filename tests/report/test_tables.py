@@ -1,8 +1,11 @@
 """The published tables come whole, and a verdict compares a run with its published row."""
 
+import csv
+import io
 import json
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panoptic_dl.core.run_folder import write_sweep
-from panoptic_dl.report.formats import line_texts, report_latex
-from panoptic_dl.report.page import speeds
-from panoptic_dl.report.runs import Curves, Group, collect, read_run
+from panoptic_dl.report.formats import line_texts, report_csv, report_latex, table_markdown
+from panoptic_dl.report.runs import Group, collect, read_run
 from panoptic_dl.report.tables import (
     CONF,
     TOLERANCE,
@@ -23,10 +25,11 @@ from panoptic_dl.report.tables import (
     build_tables,
     published_rows,
 )
+from scripts.report import speeds
 
 from .run_folders import make_run
 
-README = Path(__file__).parents[2] / "README.md"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "tutorials" / "reproduce.md"
 NASTY = "<script>&|`*_\\%$#{}^~"
 ROWS = {row.row: row for row in published_rows()}
 ROW = "cityscapes_panoptic_xception65_conv"
@@ -151,17 +154,17 @@ def named(tables, title):
     return next(table for table in tables if table.title == title)
 
 
-def test_published_rows_are_those_of_the_readme():
-    text = README.read_text()
+def test_published_rows_are_those_of_the_tutorial():
+    text = PUBLISHED.read_text()
     header = re.search(r"^\| `python run.py experiment=...` \|(.*)\|$", text, re.MULTILINE)
     names = [name.strip().replace(" ", "_") for name in header[1].split("|")]
-    readme = {}
+    listed = {}
     for row, cells in re.findall(r"^\| `(\w+_(?:conv|dsconv))`[^|]*\|(.*)\|$", text, re.MULTILINE):
         values = dict(zip(names, map(str.strip, cells.split("|")), strict=True))
-        readme[row] = {name: float(value) for name, value in values.items() if value}
+        listed[row] = {name: float(value) for name, value in values.items() if value}
     rows = published_rows()
-    assert {row.row: row.metrics for row in rows} == readme
-    assert [row.row for row in rows] == list(readme)
+    assert {row.row: row.metrics for row in rows} == listed
+    assert [row.row for row in rows] == list(listed)
     assert all((CONF / "experiment" / f"{row.row}.yaml").is_file() for row in rows)
     assert len({row.table for row in rows}) == 4
 
@@ -260,17 +263,29 @@ def test_costs_of_benchmarks_stand_beside_metrics_in_the_order_of_the_sweep(tmp_
     (table,) = build_tables(found.runs, found.benchmarks)
     assert table.columns == ["PQ", "mIoU", "params_M", "GMACs", "ms_per_image", "peak_MiB"]
     assert [line_texts(line, table) for line in table.lines] == [
-        ["**60.0**", "**60.0**", "50.0", "**10.0**", "500.0", "**900.0**"],
-        ["40.0", "40.0", "**3.2**", "**10.0**", "**50.0**", "**900.0**"],
-        ["59.0", "59.0", "90.0", "**10.0**", "1000.0", "**900.0**"],
+        ["**60.0**", "**60.0**", "50.0", "10.0", "500.0", "900.0"],
+        ["40.0", "40.0", "**3.2**", "10.0", "**50.0**", "900.0"],
+        ["59.0", "59.0", "90.0", "10.0", "1000.0", "900.0"],
     ]
     (table,) = build_tables(found.runs, found.benchmarks, columns=["ms", "params", "PQ"])
     assert table.columns == ["ms_per_image", "params_M", "PQ"]
     with pytest.raises(ValueError, match="--columns: speed is no column; choose among PQ, "):
         build_tables(found.runs, columns=["speed"])
-    (drawn,) = speeds([table], {run.label: Curves() for run in found.runs}, found.benchmarks)
-    ((_, chart),) = drawn["charts"]
-    assert len(chart["front"].split()) == 2  # `large` is slower and worse than `slow`
+    (drawn,) = speeds([table], found)
+    (chart,) = drawn["charts"]
+    assert [(each["name"], each["points"]) for each in chart["series"]] == [
+        ("slow, conv", [[2.0, 60.0]]),
+        ("fast, conv", [[20.0, 40.0]]),
+        ("large, conv", [[1.0, 59.0]]),
+    ]
+    (drawn,) = speeds([table], replace(found, benchmarks=found.benchmarks[:1]))
+    assert drawn["charts"] == []  # one network has no front
+    (drawn,) = speeds([table], found)
+    assert [title for title, _ in drawn["benchmarks"]] == [
+        "fast, conv",
+        "large, conv",
+        "slow, conv",
+    ]
     assert "textbf{60.0}" in report_latex([table])
 
 
@@ -293,7 +308,13 @@ def test_costs_are_those_of_the_same_network(tmp_path):
     assert costs["b"].own.mean == 2.0
     assert costs["data"].own.mean == 1.0
     assert costs["c"] is costs["wide"] is None  # nobody has measured that network
-    assert {line.title for line in table.lines} == {"a, conv", "b, conv", "timm, conv"}
+    assert {line.group.first.label: line.name for line in table.lines} == {
+        "a": "a, conv",
+        "b": "b, conv",
+        "c": "timm, conv",
+        "wide": "a, conv, aspp_channels=512",
+        "data": "a, conv, crop_size=[64,64]",
+    }
     alone = [each for each in found.benchmarks if each["parameters"] == 1e6]
     (table,) = build_tables(found.runs, alone)
     measured = {line.group.first.label for line in table.lines if "params_M" in line.cells}
@@ -306,3 +327,50 @@ def test_rows_that_were_not_run_are_shown_where_they_are_wanted(tmp_path):
     (table,) = build_tables(runs)
     assert [line.verdict.word for line in table.lines] == ["below"]
     assert len(build_tables(runs, all_published=True)) == 4
+
+
+def test_rows_of_the_same_title_say_what_differs(tmp_path):
+    row = "toy_coco_panoptic_hrnet_tiny_conv"
+    networks = ("a", 0.01, "BN"), ("b", 0.001, "BN"), ("c", 0.001, "GN")
+    for seed, (name, lr, norm) in enumerate(networks):
+        given = [f"optimizer.lr={lr}", f"backbone.norm={norm}", f"run_dir={name}", f"seed={seed}"]
+        resolved = {"optimizer": {"lr": lr}, "backbone": {"norm": norm, "copy": lr}}
+        changes = {"settings": resolved, "metrics": {"PQ": 1.0}, "seed": seed}
+        make_run(tmp_path / name, row, overrides=given, **changes)
+    make_run(tmp_path / "other", "toy_coco_panoptic_hrnet18_conv", metrics={"PQ": 1.0})
+    (table,) = build_tables(collect([tmp_path]).runs)
+    assert [line.name for line in table.lines] == [
+        "HRNet-tiny, conv, lr=0.01, norm=BN",
+        "HRNet-tiny, conv, lr=0.001, norm=BN",
+        "HRNet-tiny, conv, lr=0.001, norm=GN",
+        "HRNet-18, conv",
+    ]
+    for text in (report_latex([table]), table_markdown(table), report_csv([table])):
+        assert "HRNet-tiny, conv, lr=0.001, norm=GN" in text.replace("\\allowbreak{}", "")
+
+
+def test_rows_whose_configs_differ_in_nothing_known_have_their_folders(tmp_path):
+    for name in ("one/x", "two/x"):
+        make_run(tmp_path / name, "mine_panoptic_net_x", config_hash_any_seed=name)
+    (table,) = build_tables(collect([tmp_path]).runs)
+    assert [line.detail for line in table.lines] == ["run one/x", "run two/x"]
+
+
+def test_files_that_changed_between_runs_are_told_by_their_settings(tmp_path):
+    for kind in ("old", "new"):
+        make_run(tmp_path / kind, "mine_panoptic_net_x", settings={"head": {"kind": kind}})
+    (table,) = build_tables(collect([tmp_path]).runs)
+    assert [line.detail for line in table.lines] == ["kind=new", "kind=old"]
+
+
+def test_every_metric_of_a_run_can_be_a_column(tmp_path):
+    make_run(tmp_path, "mine_panoptic_net_x", metrics={"PQ": 1.0, "PQ_th": 2.0, "mIoU": 3.0})
+    runs = collect([tmp_path]).runs
+    (table,) = build_tables(runs)
+    assert (table.columns, table.all_columns) == (["PQ", "mIoU"], ["PQ", "mIoU", "PQ_th"])
+    (table,) = build_tables(runs, columns=["PQ"])
+    assert table.columns == ["PQ"]  # it is a name, not the beginning of one
+    (table,) = build_tables(runs, columns=["PQ_", "PQ"])
+    assert table.columns == ["PQ_th", "PQ"]
+    lines = csv.DictReader(io.StringIO(report_csv([table])))
+    assert [line["metric"] for line in lines] == ["PQ", "PQ_th"]

@@ -16,6 +16,7 @@ from panoptic_dl import Predictor
 from panoptic_dl.core.errors import DemoError
 from panoptic_dl.runtime.result import _in_cells
 from panoptic_dl.visualize.segmentation import SegmentTable
+from panoptic_dl.visualize.style import PAPER
 from tests.demo.samples import scene
 
 SIZES = [(1, 1), (1, 500), (500, 1), (5, 7), (31, 32), (20, 3000), (3000, 20), (33, 47)]
@@ -165,3 +166,16 @@ def test_a_notebook_shows_a_picture_and_no_walls_of_numbers(predictor):
     prepared = predictor.prepare(scene(80, 90))
     (output,) = predictor.predict([prepared])
     assert "array" not in repr(prepared) + repr(output)
+
+
+def test_the_legend_fills_the_field_that_would_be_empty(predictor):
+    result = predictor(scene(256, 512))
+    views = ["panoptic", "instances", "center", "offset"]
+    height, width, _ = result.draw(views, layout="side_by_side").shape
+    assert (height, width) == (3 * 256 + 2 * 3, 2 * 512 + 3)
+    bare = result.draw(views, layout="side_by_side", legend=False)
+    assert bare.shape == (height, width, 3)
+    assert (bare[-256:, -512:] == PAPER).all()
+    assert (result.draw(views, layout="side_by_side")[-256:, -512:] != PAPER).any()
+    pair = result.draw("panoptic", layout="side_by_side")
+    assert len(pair) > 2 * 256 + 3  # two pictures leave no field: the legend is below

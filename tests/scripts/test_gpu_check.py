@@ -90,11 +90,14 @@ LINES = (
 )
 
 
+PAGES = ("explanation/speed.md", "how-to/training_options.md")
+
+
 @pytest.fixture
 def pages(tmp_path, monkeypatch):
     docs = tmp_path / "docs"
-    docs.mkdir()
-    for name in ("speed.md", "training_options.md"):
+    for name in PAGES:
+        (docs / name).parent.mkdir(parents=True)
         (docs / name).write_text("before\n<!-- gpu -->\nold\n<!-- /gpu -->\nafter\n")
     monkeypatch.setattr(gpu_report, "DOCS", docs)
     monkeypatch.setattr(gpu_report, "KEPT", docs / "gpu_results.jsonl")
@@ -110,7 +113,7 @@ def test_tables_stand_between_the_markers(tmp_path, pages, monkeypatch):
     (tmp_path / RESULTS).write_text(results(*LINES))
     report(monkeypatch, tmp_path)
     report(monkeypatch)  # again, from what was kept
-    speed, training = ((pages / n).read_text() for n in ("speed.md", "training_options.md"))
+    speed, training = ((pages / name).read_text() for name in PAGES)
     for page in (speed, training):
         assert page.startswith("before\n<!-- gpu -->\nH200")
         assert page.endswith("\n<!-- /gpu -->\nafter\n")
@@ -126,7 +129,7 @@ def test_tables_stand_between_the_markers(tmp_path, pages, monkeypatch):
 
 def test_without_results_the_pages_say_so(pages, monkeypatch):
     report(monkeypatch)
-    for name in ("speed.md", "training_options.md"):
+    for name in PAGES:
         assert "No NVIDIA GPU was at hand" in (pages / name).read_text()
 
 

@@ -121,11 +121,15 @@ def test_confusions_of_any_number_of_classes(tmp_path, drawn, number):
 
 
 def test_rows_are_percentages_of_true_classes(tmp_path, drawn):
-    counts = np.array([[90, 4, 6], [0, 0, 0]])
-    draw_confusions(counts, ["road", "sky"], tmp_path / "a.png", title="t")
+    counts = np.array([[0, 0, 0, 0], [4, 90, 0, 6], [0, 0, 0, 0]])
+    draw_confusions(counts, ["sky", "road", "train"], tmp_path / "a.png", title="t")
     texts = words(drawn[0])
     assert [text for text in texts if text.isdigit()] == ["90", "4", "6"]
-    assert texts.count("no ground truth") == 1
+    # Of the classes without ground truth one has a column, since it was predicted; none has a row.
+    matrix = drawn[0].axes[0]
+    assert [label.get_text() for label in matrix.get_xticklabels()] == ["road", "sky", "nothing"]
+    assert [label.get_text() for label in matrix.get_yticklabels()] == ["road"]
+    assert any("2 classes without ground truth have no row" in text for text in texts)
     lines = ["60.0 %  (6 %)", "40.0 %  (4 %)", "road as nothing", "road as sky"]
     assert [text for text in texts if text in lines] == lines
     require_readable(drawn[0])

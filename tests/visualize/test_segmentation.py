@@ -152,7 +152,7 @@ def test_labels_that_find_no_room_stand_beside_or_fall_out():
     assert _place_labels(index, [(9, (5, 5))]) == [None]  # a segment that is not there
 
 
-def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
+def test_scores_stand_behind_things_where_they_are_wanted(monkeypatch):
     written = []
     monkeypatch.setattr(
         "panoptic_dl.visualize.segmentation.draw_text_boxes",
@@ -160,11 +160,11 @@ def test_scores_stand_with_things_and_stuff_has_none(monkeypatch):
     )
     panoptic = np.zeros((300, 600), np.int32)
     panoptic[:, 200:400], panoptic[:, 400:] = 10, 21
-    drawer().panoptic(grey(300, 600), panoptic, {21: 0.876}, caption="hello")
+    drawer(scores=True).panoptic(grey(300, 600), panoptic, {21: 0.876}, caption="hello")
     assert sorted(written) == ["car 0.88", "hello", "road", "tree"]
     written.clear()
-    drawer().panoptic(grey(300, 600), panoptic, {21: 0.004})
-    assert sorted(written) == ["road", "tree"]  # and not "car 0.00"
+    drawer().panoptic(grey(300, 600), panoptic, {21: 0.876})
+    assert sorted(written) == ["car", "road", "tree"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (64, 64), (20, 3000), (3000, 20), (3000, 4000)])
@@ -179,13 +179,32 @@ def test_every_size_is_drawn(size):
     assert draw_offsets(grey(*size), np.zeros((2, *size), np.float32), things).shape == (*size, 3)
 
 
-def test_the_legend_counts_things():
-    labels = np.array([-1, 0, 21, 22, 10])
-    assert drawer().legend(labels) == [
+def test_the_legend_counts_things_that_are_no_specks():
+    panoptic = np.zeros((200, 200), np.int32)
+    panoptic[:50], panoptic[50:99, :40], panoptic[50:99, 50:90], panoptic[150] = -1, 21, 22, 10
+    panoptic[199, :3] = 23  # pixels of 40,000
+    table = SegmentTable.of(panoptic)
+    expected = [("road", COLORS[0]), ("tree", COLORS[1]), ("car (2)", COLORS[2])]
+    assert drawer().legend(table, table.ids) == expected
+    panoptic[199, :4] = 23
+    table = SegmentTable.of(panoptic)
+    assert drawer().legend(table, table.ids)[2] == ("car (3)", COLORS[2])
+    assert drawer().legend(table, np.where(table.ids == 22, -1, table.ids))[2][0] == "car (2)"
+    semantic = SegmentTable.of(panoptic // 10)
+    assert drawer().legend(semantic, semantic.ids * 10) == [
         ("road", COLORS[0]),
         ("tree", COLORS[1]),
-        ("car (2)", COLORS[2]),
+        ("car", COLORS[2]),
     ]
+
+
+def test_specks_have_no_outline():
+    panoptic = np.zeros((200, 200), np.int32)
+    panoptic[100, 100:103] = 21
+    faint = drawer().panoptic(grey(200, 200), panoptic)[100, 101]
+    panoptic[100, 100:104] = 21
+    bright = drawer().panoptic(grey(200, 200), panoptic)[100, 101]
+    assert (bright > faint.astype(int) + 20).any()
 
 
 def draw(panoptic, opacity=1.0):

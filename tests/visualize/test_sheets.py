@@ -8,8 +8,8 @@ from PIL import Image
 
 from panoptic_dl.visualize.sheets import (
     SAMPLE_SIDE,
-    _legend_strip,
     fit,
+    legend_strip,
     make_sample,
     save_gallery,
     save_sheet,
@@ -94,7 +94,7 @@ def grey(*size):
 
 def test_a_legend_names_all_in_as_many_lines_as_it_takes():
     entries = [(f"class {i}", (i, 0, 0)) for i in range(30)]
-    wide, narrow = _legend_strip(entries, 2000, 14), _legend_strip(entries, 200, 14)
+    wide, narrow = legend_strip(entries, 2000, 14), legend_strip(entries, 200, 14)
     assert wide.shape[1] == 2000
     assert narrow.shape[0] > 5 * wide.shape[0]
     for red in range(30):
