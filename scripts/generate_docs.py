@@ -74,6 +74,7 @@ KEYS_OF = {
     "schedule": (CONF / "schedule" / "poly.yaml", "schedule."),
     "mode=analyze": (CONF / "mode" / "analyze.yaml", "mode."),
     "logger=wandb": (CONF / "logger" / "wandb.yaml", "logger."),
+    "logger=mlflow": (CONF / "logger" / "mlflow.yaml", "logger."),
     "hydra/launcher=slurm": (CONF / "hydra" / "launcher" / "slurm.yaml", "hydra.launcher."),
     "hydra/sweeper=optuna": (CONF / "hydra" / "sweeper" / "optuna.yaml", "hydra.sweeper."),
 }
@@ -150,8 +151,9 @@ def _options(group: str) -> list[tuple[str, Path]]:
 
 
 def _prose(text: str) -> str:
-    """Text of a comment as Markdown: what looks like HTML or a path is code."""
-    return re.sub(r"(?<!`)(<\w+>[\w/.]*|\$\w+)(?!`)", r"`\1`", text)
+    """Text of a comment as Markdown: what looks like HTML or a path is code, papers are links."""
+    text = re.sub(r"(?<!`)(<\w+>[\w/.]*|\$\w+)(?!`)", r"`\1`", text)
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def settings_page() -> str:
@@ -185,7 +187,7 @@ def _yaml_rows(name: str) -> list[tuple[str, str, str, str]]:
     file, prefix = KEYS_OF[name]
     found = []
     for key, text, meaning in yaml_keys(file.read_text()):
-        if meaning:
+        if meaning or not re.search(r"\$\{(?!oc\.env)", text):
             value = yaml.safe_load(text)
             found.append((f"`{prefix}{key}`", f"`{text}`", _values(prefix + key, value), meaning))
     return found

@@ -380,8 +380,10 @@ def run_names(tables: Sequence[Table], runs: Sequence[Run]) -> dict[str, str]:
                 name = line.detail if one_title and line.detail else line.name
                 several = line.group is not None and len(line.group.runs) > 1
                 names[run.label] = name + (f", seed {run.seed}" if several else "")
-    count = Counter(names.values())
-    told = {x: f"{name} ({short[x]})" if count[name] > 1 else name for x, name in names.items()}
+    # Pictures of several tables stand together where they are of one dataset.
+    data = {run.label: str(run.results.get("dataset")) for run in runs}
+    count = Counter((data[label], name) for label, name in names.items())
+    told = {x: f"{y} ({short[x]})" if count[data[x], y] > 1 else y for x, y in names.items()}
     return {label: visible(name) for label, name in (short | told).items()}
 
 
@@ -393,7 +395,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=local_path, metavar="FOLDER")
     parser.add_argument("--out", type=local_path, default=Path("outputs/report"), metavar="DIR")
     parser.add_argument("--published", action="store_true", help="also published rows not run")
-    parser.add_argument("--columns", default="", help="such as PQ,mIoU,params,ms; all by default")
+    parser.add_argument(
+        "--columns", default="", help="names or their beginnings, such as PQ,mIoU,params,ms"
+    )
     arguments = parser.parse_args()
     columns = [each.strip() for each in arguments.columns.split(",") if each.strip()]
     made = f"{datetime.now().astimezone():{MOMENT}}"

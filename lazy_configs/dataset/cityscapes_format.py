@@ -5,7 +5,7 @@
 FOLDER holds gtFine/cityscapes_panoptic_train.json, gtFine/cityscapes_panoptic_train/ and
 leftImg8bit/train/<city>/, and the same of val; polygons and other labels are not needed. Classes,
 things and stuff come from the JSON files, sizes are those of Cityscapes (1024 x 2048 pixels).
-docs/tutorials/custom_dataset.md has the format, an example, and which numbers to change.
+docs/how-to/formats.md has the format, an example, and which numbers to change.
 """
 
 from ._custom import custom_data

@@ -4,7 +4,7 @@
 
 FOLDER holds annotations/panoptic_train.json, train/, panoptic_train/ and the same of val; other
 places are named by `dataset.train_json`, ... Classes, things and stuff come from the JSON files.
-docs/tutorials/custom_dataset.md has the format, an example, and which numbers to change.
+docs/how-to/formats.md has the format, an example, and which numbers to change.
 """
 
 from ._custom import custom_data

@@ -4,7 +4,7 @@
 
 Shapes become things; what none covers becomes the class background. The folder is only read:
 panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
-docs/tutorials/custom_dataset.md.
+docs/how-to/formats.md.
 """
 
 from ._imported import OPTIONS, SPLITTING, use_import

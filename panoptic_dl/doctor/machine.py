@@ -61,7 +61,9 @@ def check_device(context: CheckContext) -> CheckResult:
     if context.num_processes > 1:
         found = f"{context.num_processes} processes, each on: {found}"
     if unused := gpus_unused(context.device, context.num_processes):
-        return warn(f"{found}; {unused}", "see docs/start/install.md, docs/how-to/distributed.md")
+        return warn(
+            f"{found}; {unused}", "see docs/start/install.md and docs/how-to/distributed.md"
+        )
     if device.type == "cpu" and torch.version.cuda and not torch.cuda.is_available():
         found += "; no GPU"
     if device.type == "cpu" and torch.cuda.device_count() > 0:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,15 @@ def jpeg(picture: Image.Image) -> bytes:
 
 
 ABOUT = ("row", "command", "git", "environment", "config_hash", "seed", "published")  # of run.json
-CHOICES = ("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware")
+CHOICES = (  # groups whose options runs are told apart by
+    *("dataset", "task", "backbone", "head", "recipe", "experiment", "hardware"),
+    *("optimizer", "schedule", "loss", "augmentation"),
+)
+SETTINGS = (
+    *("train.iterations", "train.batch_size", "train.precision", "train.clip_norm", "train.ema"),
+    *("optimizer.lr", "optimizer.weight_decay", "schedule.warmup_iters", "seed"),
+)
+BESIDE = ("logger", "launch", "hydra", "run_dir", "resume", "mode")  # overrides of no consequence
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ class Facts:
 
     config: Mapping[str, Any]  # resolved
     about: Mapping[str, Any]  # git revision, command, environment ...
-    choices: Mapping[str, str]  # of the groups that runs are told apart by
+    choices: Mapping[str, str]  # the options of `CHOICES`
     sweep: str | None
     parameters: Mapping[str, str | float]  # what runs are compared by
 
@@ -148,22 +157,24 @@ class Facts:
 def facts_of(run: Run) -> Facts:
     """Read the facts of a run; of a folder without files they are empty."""
     record, config = read_state(run.folder), read_config(run.folder)
-    choices = {group: str(name) for group, name in (record.get("choices") or {}).items() if name}
-    settings = {
-        f"{group}.{name}": value
-        for group in ("train", "optimizer", "schedule")
-        for name, value in (config.get(group) or {}).items()
-        if isinstance(value, str | float | int) and not name.startswith("_")
-    }
+    chosen = record.get("choices") or {}
+    choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group)}
     given = dict(each.lstrip("+~").partition("=")[::2] for each in record.get("overrides") or ())
+    parameters = {k: v for k, v in given.items() if re.split(r"[./]", k)[0] not in BESIDE}
+    parameters |= choices
+    for name in SETTINGS:
+        group, _, leaf = name.rpartition(".")
+        value = (config.get(group) or {} if group else config).get(leaf)
+        if isinstance(value, str | float | int):
+            parameters[name] = value
     if run.model is not None:
-        settings["network.parameters"] = sum(p.numel() for p in run.model.parameters())
+        parameters["network.parameters"] = sum(p.numel() for p in run.model.parameters())
     return Facts(
         config=config,
         about={key: value for key, value in record.items() if key in ABOUT},
-        choices={group: choices[group] for group in CHOICES if group in choices},
+        choices=choices,
         sweep=record.get("sweep"),
-        parameters={**settings, "seed": config.get("seed", 0), **choices, **given},
+        parameters=parameters,
     )
 
 

@@ -143,8 +143,9 @@ class WandbLogger(Logger):
             self._run.summary["status"] = status
             self._run.finish(exit_code=exit_code)
             wandb.teardown(exit_code)  # its process ends when all is on the disk
-            folder = self._staging and Path(self._staging)
-            if folder and not any(folder.glob("offline-run-*")):  # which are still to be sent
+            folder = Path(self._staging or "")
+            waiting = self._run._finish_timed_out or any(folder.glob("offline-run-*"))
+            if self._staging and not waiting:  # all copies are sent
                 shutil.rmtree(folder / "artifacts", ignore_errors=True)
 
         seconds = self._finish_timeout if status == "finished" else UNFINISHED

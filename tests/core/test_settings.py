@@ -1,7 +1,6 @@
 """A setting stands once: its class gives default, checks, the listing of --help and the docs."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -17,9 +16,7 @@ from panoptic_dl.core.settings import (
     key,
     settings_table,
 )
-from scripts.generate_docs import settings_page
 
-ROOT = Path(__file__).parents[2]
 MODES = {"benchmark", "browse", "demo", "doctor", "export"}
 
 
@@ -31,10 +28,7 @@ def test_the_config_has_the_defaults(group):
     assert set(config[group]) == set(defaults(group))
 
 
-def test_the_docs_and_the_help_list_every_key():
-    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_page(), (
-        "make docs writes it anew"
-    )
+def test_the_help_lists_every_key():
     for group in GROUPS:
         for name in defaults(group):
             assert f"  {group}.{name}=" in OmegaConf.create({"help": "${settings:}"}).help

@@ -39,7 +39,7 @@ def write_facts(folder):
     about = {"choices": {"backbone": "hrnet48", "head": "conv", "recipe": None, "mode": "train"}}
     about |= {"sweep": "cityscapes", "git": {"revision": "abc", "changed": False}}
     about |= {"format": 1, "status": "running", "attempts": [], "mode": "train"}
-    about["overrides"] = ["backbone=hrnet48", "+x@y=1"]
+    about["overrides"] = ["backbone=hrnet48", "optimizer.lr=5e-2", "+x@y=1", "logger.csv.z=1"]
     (folder / "run.json").write_text(json.dumps(about))
     (folder / ".hydra").mkdir()
     config = "optimizer: {lr: 0.05, betas: [0.9, 0.99], _target_: x}\nseed: 7\n"

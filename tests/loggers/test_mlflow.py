@@ -65,8 +65,10 @@ def test_everything_is_there(tmp_path, store):
     assert (tags["mode"], tags["exit_code"]) == ("train", "0")
     assert tags["mlflow.source.git.commit"] == "abc"
     parameters = run.data.params
-    assert (parameters["optimizer.lr"], parameters["seed"]) == ("0.05", "7")
-    assert (parameters["x_y"], parameters["network.parameters"]) == ("1", "65")
+    assert parameters == {
+        **{"optimizer.lr": "0.05", "seed": "7", "network.parameters": "65"},
+        **{"backbone": "hrnet48", "head": "conv", "x_y": "1"},
+    }
     assert steps(store, run, "loss/total") == [0, 1, 2, 3]
     assert steps(store, run, "time/data") == [0, 1, 2, 3]
     assert steps(store, run, "val/PQ") == [1, 3]
@@ -141,6 +143,7 @@ def test_a_store_of_files(tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("files").experiment_id])
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "loss/total")) == 2
+    assert client.list_artifacts(run.info.run_id) == []  # no pictures
 
 
 def test_a_server_that_does_not_answer_stops_no_run(tmp_path, monkeypatch, caplog):

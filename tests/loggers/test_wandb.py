@@ -4,6 +4,7 @@ import json
 import struct
 import time
 import zlib
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import example, given
@@ -123,6 +124,21 @@ def test_where_keys_are_looked_for(tmp_path, monkeypatch):
     assert not _has_key(server)
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
     assert _has_key(server)
+
+
+@pytest.mark.parametrize("waits", [None, "offline-run-1", "timeout"])
+def test_copies_of_checkpoints_are_removed_when_they_are_sent(tmp_path, monkeypatch, waits):
+    monkeypatch.setattr(ours.wandb, "teardown", lambda exit_code: None)
+    copy = tmp_path / "wandb" / "artifacts" / "staging" / "copy"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    if waits == "offline-run-1":
+        (tmp_path / "wandb" / waits).mkdir()
+    logger = WandbLogger(project="tests", name="tiny")
+    logger._staging = str(tmp_path / "wandb")
+    logger._run = MagicMock(_finish_timed_out=waits == "timeout")
+    logger.finish("finished", 0)
+    assert copy.exists() == bool(waits)
 
 
 def test_results_and_errors_come_back():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,6 +55,15 @@ def test_the_commands_of_a_page_work(page, trained, tmp_path):
 @pytest.mark.parametrize("page", SLOW, ids=ids)
 def test_all_commands_of_a_page_work(page, trained, tmp_path):
     run_page(page, checkout(tmp_path / "checkout", [trained]), slow=True)
+
+
+def test_every_file_of_a_run_folder_is_explained(trained):
+    named = re.findall(r"`([\w./*]+)`", (ROOT / "docs" / "reference" / "run_folder.md").read_text())
+    patterns = {re.sub(r"\d+", "*", name.rstrip("/")) for name in named}
+    inside = [file for file in trained.glob(".hydra/*") if file.is_file()]
+    files = [file.relative_to(trained).as_posix() for file in [*trained.glob("[!.]*"), *inside]]
+    assert len(files) > 10
+    assert [f for f in files if not any(fnmatch(re.sub(r"\d+", "*", f), p) for p in patterns)] == []
 
 
 @pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.place} {block.skip}")
@@ -133,12 +143,12 @@ def test_a_browser_shows_and_searches_it_from_its_folder(site, tmp_path):
         browser.resize(1200, 800)
         browser.open(site / "index.html")
         found = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
-        browser.run("document.querySelector('.md-search__input').focus()")
-        browser("Input.insertText", text="early_stop")
         until = time.monotonic() + 30
         while not any("settings.html" in link for link in browser.run(found)):
             assert time.monotonic() < until, "the search finds nothing"
-            time.sleep(0.2)
+            browser.run("document.querySelector('.md-search__input').select()")
+            browser("Input.insertText", text="early_stop")
+            time.sleep(1)
         assert all(url.startswith("file:") for url in browser.requests())
         assert browser.complaints() == []
     finally:

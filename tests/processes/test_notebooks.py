@@ -36,7 +36,9 @@ def test_a_notebook_runs_with_few_iterations(file, tmp_path, monkeypatch):
             cell.source, times = re.subn(
                 r"train\.iterations={ITERATIONS}( train\.batch_size=4)?", FEW, cell.source
             )
-            cell.source = cell.source.replace("num_val=12", "num_val=2")
+            cell.source = cell.source.replace("num_val=12", "num_val=2").replace(
+                "experiment=toy_quickstart", "experiment=toy_quickstart dataset.root.num_val=2"
+            )
             cut += times
     assert cut == 1
     execute(notebook, tmp_path, monkeypatch)

@@ -71,9 +71,9 @@ function draw(figure) {
     add("text", { x: LEFT - 6, y: at + 3.5, "text-anchor": "end" }, text(tick, 6));
   }
   add("line", { class: "axis", x1: LEFT, x2: RIGHT, y1: bottom, y2: bottom });
-  for (const tick of ticks(x, 6)) {
+  for (const tick of ticks(x, 5)) {
     const at = x.place(tick);
-    add("text", { x: at, y: bottom + 16, "text-anchor": at > RIGHT - 12 ? "end" : "middle" }, text(tick, 6));
+    add("text", { x: at, y: bottom + 16, "text-anchor": "middle" }, text(tick, 6));
   }
   if (front) {
     const best = points.filter(([a, b]) => !points.some(([c, d]) => (c !== a || d !== b) && c >= a && d >= b));
