@@ -224,6 +224,7 @@ MAKERS: dict[Callable[[], None], tuple[str, ...]] = {
     search: ("search",),
 }
 KEPT = {
+    "analysis": "its page quotes its table, so both are made anew: it is made where it is named",
     "search": "12 trials take 15 minutes: it is made where it is named",
     "data_speed": "scripts/benchmark_data.py draws it beside the table that its page quotes",
     "speed": "mode=benchmark of the published models, beside the table that its page quotes",
