@@ -153,6 +153,7 @@ def begin(uri, folder):
         loggers.step(0, {"total_loss": 1.0})
 
 
+@pytest.mark.thorough
 def test_runs_that_begin_together_make_one_database(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     folders = [tmp_path / name for name in "abc"]
