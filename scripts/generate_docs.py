@@ -195,7 +195,9 @@ def _yaml_rows(name: str) -> list[tuple[str, str, str, str]]:
 
 def yaml_keys(text: str) -> list[tuple[str, str, str]]:
     """Dotted key, value and comment, behind it or in the lines before, of each leaf."""
-    found, parents, before = [], [], ""
+    found: list[tuple[str, str, str]] = []
+    parents: list[tuple[int, str]] = []
+    before = ""
     for line in text.splitlines():
         if comment := re.match(r" *# ?(.*)", line):
             before = f"{before} {comment[1]}".strip()
