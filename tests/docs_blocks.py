@@ -246,7 +246,8 @@ def _compose(left_out: list[tuple[Block, str]], folder: Path) -> None:
     commands = []
     for block, text in left_out:
         for match in _COMMAND.finditer(_with_times(text, folder)):
-            words = [word for word in shlex.split(match[1]) if word not in ("-m", "--multirun")]
+            command = match[1].replace("\\\n", " ")  # which shlex keeps
+            words = [word for word in shlex.split(command) if word not in ("-m", "--multirun")]
             if not any(word.startswith("-") for word in words):  # --help and other doors of Hydra
                 commands.append((block.place, words))
     if commands:
