@@ -88,9 +88,9 @@ def tagged(line: Metrics) -> dict[str, float]:
 
 
 def tagged_classes(details: Details) -> dict[str, float]:
-    """The charted metric of each class that has one, such as `PQ_by_class/road`, in percent."""
+    """The charted metric of each class that has one, such as `val_PQ/road`, in percent."""
     return {
-        f"{metric}_by_class/{file_name_text(name)}": value
+        f"val_{metric}/{file_name_text(name)}": value
         for task, metric, _ in CLASS_CHARTS
         for name, value in class_metrics(details.results.get(task, {})).get(metric, {}).items()
         if not math.isnan(value)

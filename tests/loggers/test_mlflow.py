@@ -74,7 +74,7 @@ def test_everything_is_there(tmp_path, store):
     assert steps(store, run, "val/PQ") == [1, 3]
     assert run.data.metrics["val/PQ"] == 60.0
     assert np.isnan(run.data.metrics["val/AP"])
-    assert run.data.metrics["PQ_by_class/car"] == 10.0
+    assert run.data.metrics["val_PQ/car"] == 10.0
     files = artifacts(store, run)
     assert "resolved.yaml" in files
     pictures = [f"evaluation_000000{i}" for i in (1, 3)]

@@ -63,8 +63,8 @@ def test_pictures_tables_config_and_hyper_parameters(tmp_path):
     assert picture.shape == (12, 32, 3)
     assert np.abs(picture[:, :15] - (0, 0, 255)).max() < 20  # the ground truth, on the left
     assert np.abs(picture[:, 17:] - (0, 255, 0)).max() < 20
-    assert [e.value for e in events.Scalars("PQ_by_class/car")] == [10.0, 10.0]
-    assert "PQ_by_class/sky" not in events.Tags()["scalars"]  # which is not defined
+    assert [e.value for e in events.Scalars("val_PQ/car")] == [10.0, 10.0]
+    assert "val_PQ/sky" not in events.Tags()["scalars"]  # which is not defined
     assert "| car" in text(events, "classes/Panoptic quality by class")
     assert "    optimizer:\n      lr: 0.05" in text(events, "run/config")
     assert '"revision": "abc"' in text(events, "run/about")

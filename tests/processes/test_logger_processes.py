@@ -113,8 +113,8 @@ def test_pictures_and_values_of_classes(tmp_path):
     run_training(tmp_path, iterations=1, evaluation=Detailed(), loggers={"wandb": wandb_logger()})
     log = one(tmp_path)
     (entry,) = [e for e in log.history if "val/PQ" in e]
-    classes = {key: value for key, value in entry.items() if key.startswith("PQ_by_class")}
-    assert classes == {"PQ_by_class/road": 0.0, "PQ_by_class/car": 10.0}  # sky is not defined
+    classes = {key: value for key, value in entry.items() if key.startswith("val_PQ")}
+    assert classes == {"val_PQ/road": 0.0, "val_PQ/car": 10.0}  # sky is not defined
     picture = media(tmp_path, entry, "pictures/worst")
     assert Image.open(picture).size == (8, 8)
     assert picture.suffix == ".jpg"
@@ -129,7 +129,7 @@ def test_pictures_can_be_left_out(tmp_path):
     loggers = {"wandb": wandb_logger(pictures=False)}
     run_training(tmp_path, iterations=1, evaluation=Detailed(), loggers=loggers)
     (entry,) = [e for e in one(tmp_path).history if "val/PQ" in e]
-    assert "PQ_by_class/car" in entry
+    assert "val_PQ/car" in entry
     assert not any(key.startswith(("predictions", "pictures")) for key in entry)
 
 
@@ -414,7 +414,7 @@ def test_a_training_and_an_evaluation_of_its_weights(tmp_path, toy):
     drawn = ("worst", "best", "confusions", "pq_by_class", "iou_by_class")
     assert {f"pictures/{name}" for name in drawn} <= keys
     assert len([key for key in keys if key.startswith("predictions/")]) == 2
-    assert len([key for key in entry if key.startswith("PQ_by_class/")]) > 5
+    assert len([key for key in entry if key.startswith("val_PQ/")]) > 5
     # An offline run is small: pictures are JPEGs, and no copies wait to be sent.
     files = [file for file in (run_dir / "wandb").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 2_000_000

@@ -69,7 +69,7 @@ def test_panels_are_of_tags_that_are_logged(tmp_path):
     """A tag that is renamed would leave an empty panel."""
     step = ("total_loss", "loss_sem_seg", "loss_center", "loss_offset", "lr", "grad_norm", "time")
     step += ("data_time", "images_per_s", "host_memory_MiB", "device_memory_MiB")
-    logged = {*tagged(dict.fromkeys(step, 0.0)), "PQ_by_class/road", "IoU_by_class/road"}
+    logged = {*tagged(dict.fromkeys(step, 0.0)), "val_PQ/road", "val_IoU/road"}
     metrics = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "mIoU", "AP", "box_AP", "mask_AP")
     logged |= set(tagged(dict.fromkeys((*metrics, "ema/PQ", "ema/mIoU"), 0.0)))
     pictures = ["worst", "best", "confusions", "pq_by_class", "iou_by_class"]
