@@ -98,6 +98,8 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._last = now
             if has_bar:
                 self._draw()
+            if is_end:
+                self.close()
             if is_end or not has_bar:
                 self._say(f"{self.title}: {self.state()}")
 

@@ -1,19 +1,14 @@
 """Work is shared out, stopped at once, and nobody is left behind."""
 
 import contextlib
-import fcntl
 import logging
 import multiprocessing
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,8 +17,7 @@ from panoptic_dl.core import parallel
 from panoptic_dl.core.errors import DatasetError
 from panoptic_dl.core.parallel import Progress, count_cores, parallel_map, shows_bars, size_text
 from tests.core.long_job import long
-
-ROOT = Path(__file__).parents[2]
+from tests.terminal import on_terminal, shown
 
 
 def double(number):
@@ -131,11 +125,13 @@ def test_lines_come_by_time_and_at_the_end(clock, caplog, shown):
 
 
 LOOPS = """
-import logging, sys, warnings
+import logging, sys
+from functools import partial
 from panoptic_dl.core import parallel
 from panoptic_dl.core.parallel import OUTPUT, Progress
 
 parallel.SECONDS_OF_A_BAR = 0
+say = partial(print, file=sys.stderr)
 handler = logging.StreamHandler(OUTPUT)
 logging.getLogger("panoptic_dl").addHandler(handler)
 logging.getLogger("panoptic_dl").setLevel(logging.INFO)
@@ -151,51 +147,21 @@ with Progress("training", 3, unit="iterations") as outer:
     if sys.argv[1:]:
         raise KeyboardInterrupt
     outer.add(1)
+with Progress("written", 2, say=say) as last:
+    last.add(1)
+    last.add(1)
 print("after")
 """
 
 
-def on_terminal(*arguments, columns=80, stdout=None, **environment):
-    """What LOOPS writes on a terminal, and its exit code; with `stdout`, only errors go there."""
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "JPY_PARENT_PID")}
-    environment = known | {"TERM": "xterm", "PYTHONPATH": str(ROOT)} | environment
-    command = [sys.executable, "-c", LOOPS, *arguments]
-    with subprocess.Popen(command, stdout=stdout or side, stderr=side, env=environment) as process:
-        os.close(side)
-        written = b""
-        with contextlib.suppress(OSError):  # the end, on Linux
-            while block := os.read(main, 65536):
-                written += block
-    os.close(main)
-    return written.decode(), process.returncode
-
-
-def shown(written, columns=80):
-    """The lines that stay on a terminal; of its commands those that bars use: up, and erase."""
-    lines, row = [""], 0
-    for text in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
-        if text == "\n":
-            row += 1
-            lines += [""] * (row == len(lines))
-        elif text == "\x1b[2K":
-            lines[row] = ""
-        elif re.fullmatch(r"\x1b\[\d*A", text):
-            row -= int(text[2:-1] or 1)
-        elif not text.startswith(("\x1b", "\r")):
-            lines[row] += text
-            assert lines[row].startswith("a log line") or len(lines[row]) <= columns, lines[row]
-    return "\n".join(lines).rstrip("\n").split("\n")
-
-
 def test_bars_leave_a_terminal_with_its_lines_and_nothing_else():
-    written, code = on_terminal()
-    log, printed, evaluated, trained, after = shown(written)
+    written, code = on_terminal(LOOPS)
+    log, printed, evaluated, trained, saved, after = shown(written)
     assert (code, printed, after) == (0, "a printed line", "after")
     assert log == "a log line, longer than the terminal: " + "x" * 80
     assert re.fullmatch(r"evaluated: 100% 2/2 \[.* images/s\]", evaluated)
     assert re.fullmatch(r"training: 100% 3/3 \[.* iterations/s\]", trained)
+    assert re.fullmatch(r"written: 100% 2/2 \[.* images/s\]", saved)
     assert re.search(r"training .*━+.* 33% 1/3 \[0:00:0\d<0:00:\d\d, .* iterations/s\]", written)
     both = re.search(r"training [^\n]*\n((?:[^\n]*loss [^\n]*\n)+)evaluated [^\n]* 1/2 ", written)
     assert both[1].count("loss 2.5") % 12 == 0, "the bars stand below each other, with whole notes"
@@ -203,7 +169,7 @@ def test_bars_leave_a_terminal_with_its_lines_and_nothing_else():
 
 
 def test_ctrl_c_takes_the_bars_away_before_the_error_is_printed():
-    written, code = on_terminal("stop")
+    written, code = on_terminal(LOOPS, "stop")
     lines = shown(written)
     assert code
     assert not [line for line in lines if line.startswith(("training ", "loss"))]
@@ -220,7 +186,7 @@ def test_ctrl_c_takes_the_bars_away_before_the_error_is_printed():
     ],
 )
 def test_elsewhere_there_is_no_bar(environment):
-    written, code = on_terminal(**environment)
+    written, code = on_terminal(LOOPS, **environment)
     assert (code, "\x1b" in written, "━" in written) == (0, False, False)
 
 
