@@ -282,11 +282,7 @@ class DemoSettings(Settings, group="demo"):
     )
     legend: bool = key(True, "Draw the classes below pictures (never in videos).")
     labels: bool = key(True, "Draw the names of segments into the picture.")
-    scores: bool = key(
-        False,
-        "Draw scores behind the names of instances: probability of the class times height of the "
-        "center, so that good ones are often below 0.5.",
-    )
+    scores: bool = key(False, "Draw the scores of instances, which are products and so are low.")
     opacity: float = key(0.55, "Opacity of the colors over the image.", least=0, most=1)
     maps: str = key(
         "image",

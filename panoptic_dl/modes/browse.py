@@ -132,20 +132,18 @@ def _panels(
     offset = sample["offset"].numpy()
     longest = float(np.hypot(*offset).max())
     weights = np.where(ignored, 0, sample["sem_seg_weights"].numpy())
-    learned = sample["offset_weights"][0].numpy()
+    learnt = sample["offset_weights"][0].numpy()
     return found | {
         f"weights of the semantic loss, dark to bright: {_list_values(weights)}": _lit(
             image, weights, max(LARGE_WEIGHT, float(weights.max()))
         ),
         "center heatmap (red: left out of the loss)": heatmap.astype(np.uint8),
         f"offsets, up to {longest:.0f} pixels": draw_offsets(image, offset, offset.any(axis=0)),
-        f"weights of the offset loss, dark to bright: {_list_values(learned)}": _lit(
-            image, learned, 1.0
-        ),
+        f"weights of the offset loss, dark to bright: {_list_values(learnt)}": _lit(image, learnt),
     }
 
 
-def _lit(image: Picture, weights: NDArray[np.floating], full: float) -> Picture:
+def _lit(image: Picture, weights: NDArray[np.floating], full: float = 1.0) -> Picture:
     """The image as bright as its weights: black for 0, itself for the weight `full`."""
     return (image * (weights / full)[..., None] ** 0.7).round().astype(np.uint8)
 

@@ -58,6 +58,7 @@ PICTURES = ("worst.png", "best.png", CONFUSIONS, *CHARTS)
 
 DIVISOR = 2**16  # more than segments in an image, see `segment_numbers`
 
+Picture = NDArray[np.uint8]
 Evaluators = Sequence[StreamingEvaluator[Any, Any]]
 Key = tuple[float, int]  # quality, index of the image, which makes keys unique
 
@@ -196,15 +197,10 @@ class EvaluationPictures:
                 captions.append(f"{name}  ·  {self._metric} {100 * quality:.1f}  ·  {words}")
             if rows:
                 sheets.append(self.folder / f"{kind}.png")
-                save_sheet(
-                    rows,
-                    (*HEADINGS, "errors"),
-                    sheets[-1],
-                    captions=captions,
-                    title=self.dataset,
-                    legend=error_legend(PANOPTIC_KINDS if self._metric == "PQ" else SEMANTIC_KINDS),
-                    cell_width=CELL_WIDTH,
-                )
+                kinds = PANOPTIC_KINDS if self._metric == "PQ" else SEMANTIC_KINDS
+                about: Any = {"captions": captions, "title": self.dataset}
+                about |= {"legend": error_legend(kinds), "cell_width": CELL_WIDTH}
+                save_sheet(rows, (*HEADINGS, "errors"), sheets[-1], **about)
         return sheets
 
     def _draw_errors(
@@ -228,9 +224,7 @@ class EvaluationPictures:
         errors = draw_errors(image, kinds, names)
         return [*self._draw_row(image, truth, prediction), errors], words
 
-    def _draw_row(
-        self, image: NDArray[np.uint8], *maps: NDArray[np.int64]
-    ) -> list[NDArray[np.uint8]]:
+    def _draw_row(self, image: Picture, *maps: NDArray[np.int64]) -> list[Picture]:
         """An image and its maps (H, W), drawn at the size of a cell: there writing is sharp."""
         size = fit(image.shape, CELL_WIDTH)
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

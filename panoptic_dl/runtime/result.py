@@ -326,10 +326,7 @@ def _layout(number: int, shape: Sequence[int]) -> tuple[float, int]:
 
 
 def _in_cells(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures in rows: little of the sheet is empty, and its sides suit a screen.
-
-    All have the size of the first, or are less high.
-    """
+    """Pictures, none larger than the first, in rows: the sides of the sheet suit a screen."""
     height, width = cells[0].shape[:2]
     _, columns = _layout(len(cells), cells[0].shape)
     gap = max(2, round((height * width) ** 0.5 / 120))

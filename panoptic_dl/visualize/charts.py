@@ -21,6 +21,8 @@ ROW, WIDTH = 0.2, 7.0  # inches, of a bar and of a column
 MOST_ROWS, LISTED_PAIRS = 30, 15  # classes of the matrix, pairs in the list of the worst
 CELL, PAIR = 0.34, 0.3  # inches, of a cell of the matrix and of a line of the list
 MARKERS = ("o", "D", "s")
+HOLLOW: dict[str, Any] = {"s": 15, "facecolors": "white", "edgecolors": TEXT, "linewidths": 0.8}
+HOLLOW |= {"zorder": 3, "clip_on": False}
 
 
 def draw_class_bars(
@@ -68,18 +70,8 @@ def draw_class_bars(
             lengths = [present[name] if wanted(name) else math.nan for name in names]
             axes.barh(places, lengths, color=color, height=0.72, label=label)
         for marker, (other, of_classes) in zip(MARKERS, (others or {}).items(), strict=False):
-            axes.scatter(
-                [of_classes.get(name, math.nan) for name in names],
-                places,
-                marker=marker,
-                s=15,
-                facecolors="white",
-                edgecolors=TEXT,
-                linewidths=0.8,
-                zorder=3,
-                clip_on=False,
-                label=other,
-            )
+            shares = [of_classes.get(name, math.nan) for name in names]
+            axes.scatter(shares, places, marker=marker, label=other, **HOLLOW)
         axes.axvline(mean, color=TEXT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2, label="mean")
         for place, name in enumerate(names):
             text = f"{present[name]:.1f}"
@@ -97,19 +89,11 @@ def draw_class_bars(
     heading = f"{title}   {mean_text} ({len(present)} classes)"
     found = dict(zip(*reversed(columns[0].get_legend_handles_labels()), strict=True))
     labels = [*bars, *(others or {}), "mean"]
-    figure.legend(
-        [found[label] for label in labels],
-        labels,
-        title=heading,
-        title_fontproperties={"size": 12},
-        alignment="left",
-        loc="outside upper left",
-        ncols=len(labels),
-        frameon=False,
-        fontsize=9,
-    )
+    look: dict[str, Any] = {"title_fontproperties": {"size": 12}, "alignment": "left"}
+    look |= {"loc": "outside upper left", "ncols": len(labels), "frameon": False, "fontsize": 9}
+    figure.legend([found[label] for label in labels], labels, title=heading, **look)
     if absent:
-        look: dict[str, Any] = {"fontsize": 8, "color": REMARK, "multialignment": "left"}
+        look = {"fontsize": 8, "color": REMARK, "multialignment": "left"}
         figure.supxlabel(note, x=0.15 / width, ha="left", **look)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
@@ -210,8 +194,7 @@ def _table(
     parts.append(counts[rows][:, -1:])
     columns.append("nothing")
     true = counts[rows].sum(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 100 * np.concatenate(parts, axis=1) / true, columns
+    return 100 * np.concatenate(parts, axis=1) / np.maximum(true, 1), columns
 
 
 def _draw_matrix(
@@ -225,7 +208,7 @@ def _draw_matrix(
     diagonal = np.arange(len(rows))
     colors[diagonal, diagonal] = right
     # Errors of a few percent are what one looks for; the root lifts them off the paper.
-    depth = np.sqrt(np.nan_to_num(table) / 100)[..., None]
+    depth = np.sqrt(table / 100)[..., None]
     picture = 1 - depth * (1 - colors)
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     centered: dict[str, Any] = {"ha": "center", "va": "center"}

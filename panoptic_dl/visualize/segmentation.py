@@ -62,14 +62,7 @@ class SegmentDrawer:
     ) -> NDArray[np.uint8]:
         """Tint every segment; outline those that are no specks, and name those that have room.
 
-        Args:
-            image: (H, W, 3) RGB, 0..255.
-            panoptic: (H, W).
-            scores: of instances, by their labels in the map.
-            caption: in the corner.
-
-        Returns:
-            (H, W, 3) RGB. Void keeps the image, darkened.
+        `scores` are those of instances, by their labels in the map. Void is the image, darkened.
         """
         table = SegmentTable.of(panoptic)
         return self._draw(image, table, table.ids, scores or {}, caption)
@@ -102,13 +95,9 @@ class SegmentDrawer:
         return np.isin(labels // self.label_divisor, list(self.thing_ids)) & (labels >= 0)
 
     def legend(self, table: "SegmentTable", labels: NDArray[np.integer]) -> list[tuple[str, Color]]:
-        """Names and colors of the classes of segments, without specks; instances with their number.
-
-        `labels` (S,) are those of the segments; negative ones are left out.
-        """
-        categories, instances = np.divmod(
-            labels[(labels >= 0) & table.are_visible()], self.label_divisor
-        )
+        """Names and colors of classes, with numbers of instances; of (S,) labels of 0 and above."""
+        shown = labels[(labels >= 0) & table.are_visible()]
+        categories, instances = np.divmod(shown, self.label_divisor)
         entries = []
         for category in np.unique(categories).tolist():
             number = np.count_nonzero(instances[categories == category])
