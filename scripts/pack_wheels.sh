@@ -17,7 +17,7 @@ for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux
 done
 get=($pip download -q --disable-pip-version-check --no-deps --only-binary=:all:)
 # The versions of requirements.lock; NumPy stays the other machine's, which its other packages are built for.
-pinned=$(grep -oE '^(hydra-core|omegaconf|pyyaml|yacs|termcolor|tabulate|cloudpickle|tqdm|portalocker|packaging|pycocotools|panopticapi-lite|cityscapesscripts|isal|pyspng|safetensors|pyquaternion|appdirs)==[^ ;]+' "$root/requirements.lock" | sort -u)
+pinned=$(grep -oE '^(hydra-core|omegaconf|pyyaml|yacs|termcolor|tabulate|cloudpickle|tqdm|rich|markdown-it-py|mdurl|pygments|portalocker|packaging|pycocotools|panopticapi-lite|cityscapesscripts|isal|pyspng|safetensors|pyquaternion|appdirs)==[^ ;]+' "$root/requirements.lock" | sort -u)
 "${get[@]}" --python-version "$version" --implementation cp "${platforms[@]}" --platform any -d "$out" $pinned
 # Published as source only, pure Python.
 sources=$(grep -oE '^(fvcore|iopath|antlr4-python3-runtime)==[^ ;]+' "$root/requirements.lock" | sort -u)

@@ -169,6 +169,9 @@ def find_target(target: Any) -> Any:
         try:
             found = locate(name)
         except Exception as error:  # ImportError, and what the imported module raises
+            stop = getattr(error, "value", None)
+            if isinstance(stop, KeyboardInterrupt | SystemExit):  # a signal, wrapped by pydoc
+                raise stop from None
             raise TargetError(f"_target_ {name} cannot be found: {error}") from error
     defined = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}."
     is_private = any(part.startswith("_") for part in f"{name}.{defined}".split("."))

@@ -185,3 +185,12 @@ def test_only_trainings_need_the_dataset_for_a_length(tmp_path):
         assert OmegaConf.is_missing(config.recipe_record, "iterations") == (mode == "eval")
         OmegaConf.resolve(config)
     assert not set_iterations(compose(["dataset=cityscapes"]), "train", tmp_path)
+
+
+@pytest.mark.parametrize("stop", ["KeyboardInterrupt", "SystemExit(130)"])
+def test_a_signal_while_a_module_is_imported_is_no_missing_target(tmp_path, monkeypatch, stop):
+    (tmp_path / "interrupted.py").write_text(f"raise {stop}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("panoptic_dl.config.builder.ALLOWED", ["interrupted"])
+    with pytest.raises(KeyboardInterrupt if stop[0] == "K" else SystemExit):
+        build({"_target_": "interrupted.Part"})
