@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from panoptic_dl.core.files import file_lock
 from panoptic_dl.core.run_folder import RESOLVED
 from panoptic_dl.loggers.base import (
     Details,
@@ -87,15 +88,18 @@ class MLflowLogger(Logger):
         self._last = -1  # the last line that the run has, see `line_number`
 
     def start(self, run: Run) -> None:
-        artifacts = None
+        artifacts: str | None = None
+        alone: Any = contextlib.nullcontext()
         if self._uri.startswith(DATABASE):
             file = Path(self._uri.removeprefix(DATABASE)).absolute()
             file.parent.mkdir(parents=True, exist_ok=True)
             artifacts = (file.parent / "mlflow_artifacts").as_uri()
-        client: Any = mlflow.MlflowClient(self._uri)
-        if client.get_experiment_by_name(self._experiment) is None:
-            with contextlib.suppress(mlflow.MlflowException):  # another run has just made it
-                client.create_experiment(self._experiment, artifacts)
+            alone = file_lock(file.with_suffix(".lock"))  # several runs may make the tables at once
+        with alone:
+            client: Any = mlflow.MlflowClient(self._uri)
+            if client.get_experiment_by_name(self._experiment) is None:
+                with contextlib.suppress(mlflow.MlflowException):  # another run has just made it
+                    client.create_experiment(self._experiment, artifacts)
         experiment = client.get_experiment_by_name(self._experiment).experiment_id
         tag = run_id(run.folder, ID_FILE)
         found = client.search_runs([experiment], f"tags.{ID_TAG} = '{tag}'", max_results=1)

@@ -1,6 +1,7 @@
 """What MLflow has of a run, read back from its store without a server."""
 
 import io
+from multiprocessing import get_context
 
 import mlflow
 import numpy as np
@@ -144,6 +145,27 @@ def test_a_store_of_files(tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "loss/total")) == 2
     assert client.list_artifacts(run.info.run_id) == []  # no pictures
+
+
+def begin(uri, folder):
+    with Loggers({"m": MLflowLogger(tracking_uri=uri, experiment="x", name="n")}) as loggers:
+        loggers.start(Run(folder, "train"))
+        loggers.step(0, {"total_loss": 1.0})
+
+
+@pytest.mark.thorough
+def test_runs_that_begin_together_make_one_database(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    folders = [tmp_path / name for name in "abc"]
+    processes = [get_context("spawn").Process(target=begin, args=(uri, f)) for f in folders]
+    for folder, process in zip(folders, processes, strict=True):
+        folder.mkdir()
+        process.start()
+    for process in processes:
+        process.join()
+    client = mlflow.MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name("x").experiment_id])
+    assert [run.data.metrics for run in found] == [{"loss/total": 1.0}] * 3
 
 
 def test_a_server_that_does_not_answer_stops_no_run(tmp_path, monkeypatch, caplog):
