@@ -34,7 +34,7 @@ from panoptic_dl.visualize.sheets import LINE  # noqa: E402
 RUNS, PICTURES = ROOT / "outputs" / "pictures", ROOT / "docs" / "pictures"
 SHOWN, SIZE = 24, (512, 1024)  # drawn streets of the validation split, H and W of each
 HERO, VIEWS, SERVED = 9, 18, 3  # the streets that are shown
-LARGE = 250_000  # bytes of a file
+LARGE = 400_000  # bytes of a file
 BROWSED = 6  # the training sample of mode=browse
 
 
