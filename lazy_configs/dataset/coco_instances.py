@@ -3,8 +3,7 @@
     python run.py dataset=coco_instances dataset.root=FOLDER
 
 Masks become things; what none covers becomes the class background. The folder is only read:
-panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys:
-docs/tutorials/custom_dataset.md.
+panoptic labels are made once, below $PANOPTIC_DL_CACHE. All keys: docs/how-to/formats.md.
 """
 
 from ._imported import OPTIONS, SPLITTING, use_import

@@ -3,7 +3,7 @@
     python run.py dataset=cvat_masks dataset.root=FOLDER
 
 The label background is stuff, all others are things. The folder is only read: panoptic labels are
-made once, below $PANOPTIC_DL_CACHE. docs/tutorials/custom_dataset.md has all keys.
+made once, below $PANOPTIC_DL_CACHE. docs/how-to/formats.md has all keys.
 """
 
 from ._imported import SPLITTING, use_import

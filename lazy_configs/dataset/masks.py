@@ -3,7 +3,7 @@
     python run.py task=semantic dataset=masks dataset.root=FOLDER
 
 Masks have classes and no instances: for the semantic task. The folder is only read: labels are made
-once, below $PANOPTIC_DL_CACHE. docs/tutorials/custom_dataset.md has all keys.
+once, below $PANOPTIC_DL_CACHE. docs/how-to/formats.md has all keys.
 """
 
 from ._imported import SPLITTING, use_import
