@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from panoptic_dl.core.files import file_lock
-from panoptic_dl.core.run_folder import RESOLVED
+from panoptic_dl.core.run_folder import MLFLOW_ARTIFACTS, RESOLVED
 from panoptic_dl.loggers.base import (
     Details,
     Logger,
@@ -93,7 +93,7 @@ class MLflowLogger(Logger):
         if self._uri.startswith(DATABASE):
             file = Path(self._uri.removeprefix(DATABASE)).absolute()
             file.parent.mkdir(parents=True, exist_ok=True)
-            artifacts = (file.parent / "mlflow_artifacts").as_uri()
+            artifacts = (file.parent / MLFLOW_ARTIFACTS).as_uri()
             alone = file_lock(file.with_suffix(".lock"))  # several runs may make the tables at once
         with alone:
             client: Any = mlflow.MlflowClient(self._uri)
