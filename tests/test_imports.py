@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from panoptic_dl.config.builder import find_target
+from panoptic_dl.core.errors import import_advice
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "panoptic_dl"
@@ -146,3 +147,12 @@ def test_the_rule_sees_names_in_configs():
 def test_the_package_and_the_configs_entrance_load_without_torch():
     code = "import sys, panoptic_dl.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_advice_on_a_missing_package_names_all_extras():
+    project = (ROOT / "pyproject.toml").read_text()
+    table = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = {*re.findall(r"^(\w+) = ", table, re.MULTILINE)}
+    named = re.search(r"\[(.*)\]", import_advice(ImportError("x", name="x")))[1].split(",")
+    # What export and serve have too, and what only work on the project needs.
+    assert extras - {"runtime", "docs", "notebooks", "dev"} == {*named}

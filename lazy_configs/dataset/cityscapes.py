@@ -43,7 +43,7 @@ dataset = dict(
     max_size_test=2048,  # longest edge in tests
     augmentation="crop_first",  # reference: Detectron2 on the whole image; slower, same pixels
     cache=dict(
-        folder=None,  # of decoded images, on a fast disk, from the second epoch on; null: none
+        folder=None,  # a fast folder for decoded images, from the second epoch on; null: none
         max_gb=100,  # largest size of that folder, in 10^9 bytes
     ),
     single_category_max_area=1.0,  # semantic crops: largest share of one class; 1 allows any

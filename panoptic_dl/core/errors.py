@@ -183,7 +183,7 @@ def import_advice(error: ImportError) -> str:
             "`panoptic-dl setup-detectron2` installs Detectron2, which PyPI does not have under "
             "its name; an official build does as well"
         )
-    extras = "search,launchers,timm,wandb,export,serve,hub"
+    extras = "search,launchers,timm,wandb,mlflow,export,openvino,serve,hub"
     return f"all packages, also optional ones: pip install 'panoptic-dl[{extras}]'"
 
 

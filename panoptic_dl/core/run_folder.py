@@ -59,6 +59,7 @@ ERROR = "error.txt"  # the traceback of what ended the last attempt
 FAILED = "failed.txt"  # in a row of a sweep that ended without a word of its own: its error
 REFUSED = "refused.txt"  # in a sweep's folder: finished rows that its last command was refused
 SWEEP = "sweep.json"
+MLFLOW_ARTIFACTS = "mlflow_artifacts"  # beside a database of MLflow: copies of runs' files
 # A model that is shared: a folder of its weights, the config to build it from, and classes.json.
 SHARED = "panoptic_dl.json"  # the SHA-256 of these files
 SHARED_CONFIG, SHARED_WEIGHTS = "config.yaml", "model.safetensors"

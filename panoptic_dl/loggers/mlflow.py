@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from panoptic_dl.core.files import file_lock
-from panoptic_dl.core.run_folder import RESOLVED
+from panoptic_dl.core.run_folder import MLFLOW_ARTIFACTS, RESOLVED
 from panoptic_dl.loggers.base import (
     Details,
     Logger,
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 ID_FILE, ID_TAG = "mlflow.json", "panoptic_dl_id"
 DATABASE = "sqlite:///"
+OWN_STORE = f"{DATABASE}outputs/mlflow.db"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 FILES = ("run.json", "results.json", "results.csv", "results.md", "benchmark.json")  # at the end
 BATCH, LONGEST = 100, 500  # parameters in a call, and letters of one
@@ -63,16 +64,17 @@ class MLflowLogger(Logger):
     def __init__(
         self,
         *,
-        tracking_uri: str,
         experiment: str,
         name: str,
+        tracking_uri: str | None = None,
         tags: Mapping[str, str] | None = None,
         pictures: bool = True,
     ) -> None:
         """
         Args:
             tracking_uri, experiment, name, tags: as MLflow has them. The artifacts of a database
-                file, `sqlite:///FILE`, lie beside it.
+                file, `sqlite:///FILE`, lie beside it. Without an address MLFLOW_TRACKING_URI has
+                it: that may hold a password, which no saved config should.
             pictures: log the pictures of evaluations.
 
         Raises:
@@ -80,7 +82,8 @@ class MLflowLogger(Logger):
         """
         if mlflow is None:
             raise ValueError("logger=mlflow needs an extra: pip install 'panoptic-dl[mlflow]'")
-        self._uri, self._experiment, self._name = tracking_uri, experiment, name
+        self._uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN_STORE
+        self._experiment, self._name = experiment, name
         self._tags, self._pictures = dict(tags or {}), pictures
         self._client: Any = None
         self._id = ""  # MLflow's, of the run
@@ -93,7 +96,7 @@ class MLflowLogger(Logger):
         if self._uri.startswith(DATABASE):
             file = Path(self._uri.removeprefix(DATABASE)).absolute()
             file.parent.mkdir(parents=True, exist_ok=True)
-            artifacts = (file.parent / "mlflow_artifacts").as_uri()
+            artifacts = (file.parent / MLFLOW_ARTIFACTS).as_uri()
             alone = file_lock(file.with_suffix(".lock"))  # several runs may make the tables at once
         with alone:
             client: Any = mlflow.MlflowClient(self._uri)
@@ -128,7 +131,7 @@ class MLflowLogger(Logger):
         )
         for line in run.history:
             self._log(self._new_points(int(line["iteration"]), line))
-        logger.info("MLflow: run %s in %s", self._id, self._uri)
+        logger.info("MLflow: run %s in %s", self._id, without_password(self._uri))
 
     def step(self, iteration: int, metrics: Metrics) -> None:
         self._log(self._new_points(iteration, metrics))
@@ -171,6 +174,11 @@ class MLflowLogger(Logger):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(jpeg(picture))
             self._client.log_artifacts(self._id, folder)
+
+
+def without_password(address: str) -> str:
+    """An address to be shown: without a user's name and password."""
+    return re.sub(r"//[^/]*@", "//", address)
 
 
 def _points(iteration: int, values: Metrics) -> list[Any]:

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 from panoptic_dl.core import run_folder
 from panoptic_dl.core.files import parse_json, read_json_object, visible
-from panoptic_dl.core.run_folder import LOG, METRICS, RESOLVED, RESULTS, RUN, SWEEP, Fields
+from panoptic_dl.core.run_folder import (
+    LOG,
+    METRICS,
+    MLFLOW_ARTIFACTS,
+    RESOLVED,
+    RESULTS,
+    RUN,
+    SWEEP,
+    Fields,
+)
 
 MEASURING = ("train", "eval")  # modes whose runs have metrics to be compared
 MOMENT = "%Y-%m-%d %H:%M %Z"
@@ -314,7 +323,7 @@ def _folders(
             below.clear()
             continue
         seen.add(real)
-        below[:] = sorted(each for each in below if not each.startswith("."))
+        below[:] = sorted(x for x in below if not x.startswith(".") and x != MLFLOW_ARTIFACTS)
         # The folder of a trial lies inside its run's, which is reported as a trial.
         if RUN in files:
             below[:] = [each for each in below if each not in ("pictures", "fast_dev_run")]

@@ -350,7 +350,9 @@ def _tell_apart(lines: Sequence[Line]) -> list[Line]:
     for title, count in Counter(line.title for line in lines).items():
         same = {i: x.group.first for i, x in enumerate(lines) if x.group and x.title == title}
         if count > 1:
+            # What tells most rows apart comes first: not all of it may be named.
             rows = _chosen_differently(list(same.values()))
+            rows.sort(key=lambda row: -len(set(row[1])))
             keys = short_names([key for key, _ in rows], ".")
             words = [[f"{keys[key]}={x[i]}" for key, x in rows if x[i]] for i in range(len(same))]
             details = [", ".join(each[:MAX_NAMED]) for each in words]
@@ -362,11 +364,21 @@ def _tell_apart(lines: Sequence[Line]) -> list[Line]:
 
 
 def _chosen_differently(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Options and overrides that differ, and short values; of files that do, their settings."""
+    """Options and overrides that differ, and short values; of files that do, their settings.
+
+    "" stands for null, and for settings of training of a run that did not train.
+    """
+    trained = [run.mode == "train" for run in runs]
     keys = dict.fromkeys(key for run in runs for key in (*run.choices, *run.overridden))
     chosen = [{x: run.choices.get(x) or run.setting(x) or "" for x in keys} for run in runs]
-    for values in (chosen, [dict(run.settings) for run in runs]):
-        named = [x for x in differing_settings(values) if x[0] not in TEXTS["not_named"]]
+    named: list[tuple[str, list[str]]] = []
+    for settings in (chosen, [dict(run.settings) for run in runs]):
+        for key, values in differing_settings(settings):
+            used = trained if key.split(".")[0] in TEXTS["of_training"] else [True] * len(runs)
+            shown = [x if use and x != "null" else "" for x, use in zip(values, used, strict=True)]
+            is_told = len({x for x, use in zip(shown, used, strict=True) if use}) > 1
+            if is_told and key not in TEXTS["not_named"]:
+                named.append((key, shown))
         if named:
             break
     return [(key, [Path(x).name[:MAX_VALUE] for x in values]) for key, values in named]

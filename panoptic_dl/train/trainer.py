@@ -313,7 +313,8 @@ class Trainer(SimpleTrainer):
         if not skips:
             raise FloatingPointError(
                 f"{what}. No weights were changed; the last checkpoint is from before. Add "
-                "resume=true resume_changed=true and a lower optimizer.lr, train.clip_norm or skip"
+                "resume=true resume_changed=true and a lower optimizer.lr, train.clip_norm, "
+                "or train.on_nonfinite=skip"
             )
         if self.skips > most:
             raise FloatingPointError(

@@ -6,9 +6,10 @@ from multiprocessing import get_context
 import mlflow
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
-from panoptic_dl.config import compose
+from panoptic_dl.config import build, compose
 from panoptic_dl.launch.signals import Interrupted
 from panoptic_dl.loggers import mlflow as ours
 from panoptic_dl.loggers.base import Loggers, Run
@@ -184,10 +185,25 @@ def test_a_missing_package_is_one_error(monkeypatch):
         MLflowLogger(tracking_uri="", experiment="", name="")
 
 
-def test_its_variables_count(monkeypatch):
+def test_its_variables_count_and_a_password_stays_in_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options = compose(["logger=mlflow"]).logger.mlflow
-    assert options.tracking_uri == "sqlite:///outputs/mlflow.db"
-    assert options.experiment == "panoptic-dl"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here:5000")
-    assert compose(["logger=mlflow"]).logger.mlflow.tracking_uri == "http://here:5000"
+    assert (options.tracking_uri, options.experiment) == (None, "panoptic-dl")
+    addresses = []
+
+    class Client:
+        def __init__(self, address):
+            addresses.append(address)
+            raise RuntimeError("no server")
+
+    monkeypatch.setattr(ours.mlflow, "MlflowClient", Client)
+    for given in (None, "http://me:secret@here:5000"):
+        if given:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        config = compose(["logger=mlflow"])
+        assert "secret" not in OmegaConf.to_yaml(config, resolve=True)
+        with pytest.raises(RuntimeError, match="no server"):
+            build(config.logger.mlflow).start(Run(tmp_path, "train"))
+    assert addresses == ["sqlite:///outputs/mlflow.db", "http://me:secret@here:5000"]
+    assert ours.without_password(addresses[1]) == "http://here:5000"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panoptic_dl.core.run_folder import MLFLOW_ARTIFACTS
 from panoptic_dl.report.runs import Spread, collect, group_runs, read_curves, read_run, thinned
 from scripts.report import make_report
 
@@ -25,6 +26,12 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     assert sorted(run.label for run in found.runs) == [
         f"{tmp_path.name}/{name}" for name in ("a/b/run", "other")
     ]
+
+
+def test_the_copy_of_run_json_in_mlflow_s_artifacts_is_no_run(tmp_path):
+    make_run(tmp_path / "mine")
+    make_run(tmp_path / MLFLOW_ARTIFACTS / "0123" / "artifacts", status="running")
+    assert [run.label for run in collect([tmp_path]).runs] == ["mine"]
 
 
 def test_a_run_folder_itself_can_be_named(tmp_path):

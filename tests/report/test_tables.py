@@ -349,6 +349,21 @@ def test_rows_of_the_same_title_say_what_differs(tmp_path):
         assert "HRNet-tiny, conv, lr=0.001, norm=GN" in text.replace("\\allowbreak{}", "")
 
 
+def test_what_tells_most_rows_apart_is_named_and_nothing_that_a_run_did_not_use(tmp_path):
+    row = "toy_coco_panoptic_hrnet_tiny_conv"
+    for name, lr in (("a", 0.01), ("b", 0.001), ("c", 0.002)):
+        given = ["head.width=1", "head.depth=2", "head.kind=x"] if name == "a" else []
+        resolved = {"head": dict(each[5:].split("=") for each in given), "optimizer": {"lr": lr}}
+        overrides = [*given, f"optimizer.lr={lr}"]
+        make_run(tmp_path / name, row, overrides=overrides, settings=resolved, seed=None)
+    evaluated = {"weights": "outputs/b", "optimizer": {"lr": 0.1}}
+    about = {"mode": "eval", "overrides": ["weights=outputs/b"], "settings": evaluated}
+    make_run(tmp_path / "d", row, **about)
+    (table,) = build_tables(collect([tmp_path]).runs)
+    details = [line.detail for line in table.lines]
+    assert details == ["lr=0.01, width=1, depth=2", "lr=0.001", "lr=0.002", "weights=b"]
+
+
 def test_rows_whose_configs_differ_in_nothing_known_have_their_folders(tmp_path):
     for name in ("one/x", "two/x"):
         make_run(tmp_path / name, "mine_panoptic_net_x", config_hash_any_seed=name)
