@@ -54,7 +54,7 @@ ID_FILE, ID_TAG = "mlflow.json", "panoptic_dl_id"
 DATABASE = "sqlite:///"
 OWN_STORE = f"{DATABASE}outputs/mlflow.db"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-FILES = ("run.json", "results.json", "results.csv", "results.md", "benchmark.json")  # at the end
+FILES = ("results.json", "results.csv", "results.md", "benchmark.json")  # at the end
 BATCH, LONGEST = 100, 500  # parameters in a call, and letters of one
 
 
@@ -118,6 +118,7 @@ class MLflowLogger(Logger):
         parameters = [Param(key, str(given[key])[:LONGEST]) for key in new]
         for at in range(0, len(parameters), BATCH):
             client.log_batch(self._id, params=parameters[at : at + BATCH])
+        client.log_dict(self._id, dict(facts.about), "about.json")
         if (run.folder / RESOLVED).exists():
             client.log_artifact(self._id, str(run.folder / RESOLVED))
         self._last = max(

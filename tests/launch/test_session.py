@@ -332,7 +332,6 @@ LAST_WORDS = [
         {"metrics": {"semantic": 0.0}},
         ["model.onnx"],
         """Finished export, in 0:04:52
-  metrics  semantic 0
   files    outputs/a: model.onnx
   next     python run.py mode=demo weights=outputs/a/model.onnx input=PHOTO_OR_FOLDER
   serve    python scripts/serve.py outputs/a/model.onnx""",
@@ -342,7 +341,6 @@ LAST_WORDS = [
         {"metrics": {"images/s": 2.5}},
         ["demo/panoptic/a.jpg"],
         """Finished demo, in 0:04:52
-  metrics  images/s 2.5
   files    outputs/a: demo
   next     python run.py mode=export weights=outputs/b
   look at  outputs/a/demo""",

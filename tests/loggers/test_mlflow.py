@@ -78,7 +78,7 @@ def test_everything_is_there(tmp_path, store):
     assert np.isnan(run.data.metrics["val/AP"])
     assert run.data.metrics["val_PQ/car"] == 10.0
     files = artifacts(store, run)
-    assert "resolved.yaml" in files
+    assert {"resolved.yaml", "about.json"} <= set(files)
     pictures = [f"evaluation_000000{i}" for i in (1, 3)]
     names = ("pictures/worst.jpg", "predictions/1.jpg")
     assert {f for f in files if "/" in f} == {f"{p}/{name}" for p in pictures for name in names}
@@ -132,7 +132,11 @@ def test_a_benchmark_and_files_of_results(tmp_path, store):
         loggers.measured({"total ms": 3.0, "time (CPU)": 4.0}, [picture])
     (run,) = store.runs()
     assert run.data.metrics == {"benchmark/total ms": 3.0, "benchmark/time _CPU_": 4.0}
-    assert set(artifacts(store, run)) == {"benchmark.json", "benchmark/pictures/benchmark.jpg"}
+    assert set(artifacts(store, run)) == {
+        "about.json",
+        "benchmark.json",
+        "benchmark/pictures/benchmark.jpg",
+    }
 
 
 def test_a_store_of_files(tmp_path, monkeypatch):
@@ -145,7 +149,8 @@ def test_a_store_of_files(tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("files").experiment_id])
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "loss/total")) == 2
-    assert client.list_artifacts(run.info.run_id) == []  # no pictures
+    (about,) = client.list_artifacts(run.info.run_id)  # no pictures
+    assert about.path == "about.json"
 
 
 def begin(uri, folder):
