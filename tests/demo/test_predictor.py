@@ -167,7 +167,9 @@ def test_from_run_takes_the_weights_that_are_named(panoptic_run, tmp_path):
         Predictor.from_run(run, weights="w.pth")
 
 
-def test_the_precision_of_this_machine(panoptic_run, predictor):
+def test_the_precision_of_this_machine(panoptic_run, predictor, monkeypatch):
+    # Of a network that has hardly been trained bf16 changes many pixels.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     auto = Predictor.from_run(panoptic_run.folder, device="cpu", precision="auto")
     assert not any("BatchNorm" in type(module).__name__ for module in auto.model.modules())
     for each in (scene(64, 128), scene(80, 200, 3)):

@@ -148,7 +148,7 @@ def test_a_browser_shows_and_searches_it_from_its_folder(site, tmp_path):
         browser.resize(1200, 800)
         browser.open(site / "index.html")
         found = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not any("settings.html" in link for link in browser.run(found)):
             assert time.monotonic() < until, "the search finds nothing"
             for text in ("early", "early_stop"):  # what the box holds already is no new query

@@ -118,7 +118,8 @@ def test_a_wheel_has_all_that_is_read(wheel):
     assert missing == {
         *("setup.py", "generate_docs.py", "publish_docs.py", "chaos.py", "benchmark_backbones.py"),
         *("compare_pretraining.py", "compare_training_options.py", "benchmark_startup.py"),
-        *("gpu_check.py", "gpu_report.py", "pack_wheels.sh"),
+        *("gpu_check.py", "gpu_report.py", "pack_wheels.sh", "make_pictures.py"),
+        "report_picture.py",
     }
     assert not [name for name in names if name.startswith("tests")]
 
