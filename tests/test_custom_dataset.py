@@ -128,9 +128,6 @@ def test_every_number_and_file_that_the_guide_names_exists():
                 place = place[key]
             if isinstance(place, (int, float)) and name != "optimizer.lr" and "," not in value:
                 assert float(value) == place, name
-    options = {
-        option for command in TOOLS.values() for option in re.findall(r"dataset=\w+", command)
-    }
-    known = {key for option in options for key in compose([option]).dataset}
+    known = {key for tool in set(TOOLS.values()) for key in compose(tool.split()).dataset}
     for key in re.findall(r"`dataset\.(\w+)=", GUIDE + TUTORIAL):
         assert key in known, key
